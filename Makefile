@@ -1,0 +1,51 @@
+# Every target sets up what it needs; nothing has to be done before.
+.DEFAULT_GOAL := help
+PYTHON ?= $(shell for p in python3 python3.13 python3.12 python3.11; do \
+	$$p -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $$p && break; done)
+BIN := .venv/bin
+INSTALLED := .venv/.installed
+DEMO ?= vitrine-demo
+
+.PHONY: help setup demo test lint format bench lock clean
+
+help:
+	@echo "make demo    draw a sample catalogue, run the whole pipeline on it, say where the report is"
+	@echo "make test    lint and run the tests"
+	@echo "make lint    ruff and mypy        make format   let ruff rewrite"
+	@echo "make bench   speed figures        make setup    only make .venv"
+
+setup: $(INSTALLED)
+
+$(INSTALLED): requirements.lock pyproject.toml
+	@test -n "$(PYTHON)" || { echo "Vitrine needs Python 3.11 or newer: make PYTHON=/path/to/python3.11"; exit 1; }
+	$(PYTHON) -m venv .venv
+	$(BIN)/pip install --quiet --disable-pip-version-check --require-hashes -r requirements.lock
+	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps --editable .
+	@touch $(INSTALLED)
+
+demo: setup
+	$(BIN)/vitrine demo --dir $(DEMO)
+
+lint: setup
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+
+format: setup
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+test: lint
+	$(BIN)/pytest
+
+bench: setup
+	$(BIN)/python -m benchmarks.embedding
+	$(BIN)/python -m benchmarks.index
+
+# Needs `uv` on the path. The lock names no index host.
+lock:
+	uv pip compile --universal --python-version 3.11 --generate-hashes --all-extras --no-header --no-annotate \
+		--quiet pyproject.toml --output-file requirements.lock
+
+clean:
+	rm -rf .venv *.egg-info .mypy_cache .ruff_cache .pytest_cache

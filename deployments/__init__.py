@@ -1,0 +1,1 @@
+"""Front doors: whatever a person, a clock or an event starts."""

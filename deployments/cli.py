@@ -1,0 +1,261 @@
+"""The command line: `vitrine run`, `plan`, `search`, `status`, `verify`, `promote`, `rollback`, `demo`.
+
+With `--json` a command prints one JSON document on stdout and nothing else there; logs go to stderr. Exit codes: 0 done,
+1 failed, 2 wrong usage or config, 3 the gate held the release back.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from retrieval_core.errors import BadConfig, VitrineError
+
+if TYPE_CHECKING:
+    from pydantic import BaseModel
+
+    from retrieval_core.settings import Settings
+
+EXIT_HELD = 3
+DEMO_PRODUCTS, DEMO_VIEWS = 260, 4
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command and return its exit code."""
+    arguments = _parser().parse_args(argv)
+    _quiet_environment()
+    try:
+        return int(arguments.command(arguments))
+    except VitrineError as error:
+        print(f"vitrine: {_one_line(error)}", file=sys.stderr)
+        return error.exit_code
+    except KeyboardInterrupt:
+        print("vitrine: interrupted; run the same command again to go on where it stopped", file=sys.stderr)
+        return 1
+    except BrokenPipeError:
+        return 1
+
+
+def _one_line(error: Exception) -> str:
+    return " ".join(str(error).split())
+
+
+def _quiet_environment() -> None:
+    """Nothing leaves the machine unasked, and Prefect's embedded server gets the time a fresh home needs."""
+    for name, value in {
+        "DO_NOT_TRACK": "1",
+        "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
+        "PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS": "120",
+        "HF_HUB_DISABLE_TELEMETRY": "1",
+        "HF_HUB_DISABLE_PROGRESS_BARS": "1",
+    }.items():
+        os.environ.setdefault(name, value)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="vitrine", description="Keeps a product catalogue searchable by picture.")
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+
+    def add(name: str, command: Callable[[argparse.Namespace], int], text: str) -> argparse.ArgumentParser:
+        sub = commands.add_parser(name, help=text, description=text)
+        sub.set_defaults(command=command)
+        sub.add_argument("--json", action="store_true", help="print one JSON document on stdout")
+        return sub
+
+    demo = add("demo", _demo, "draw a sample catalogue, run everything on it, say where the report is")
+    demo.add_argument("--dir", type=Path, default=Path("vitrine-demo"), help="folder for catalogue and store")
+    demo.add_argument("--products", type=int, default=DEMO_PRODUCTS, help="products to draw, four pictures each")
+
+    for name, command, text in (
+        ("run", _run, "run the nightly flow: exit code 3 when the gate holds the release back"),
+        ("plan", _plan, "what a run would do, before it does"),
+    ):
+        sub = add(name, command, text)
+        _add_store(sub)
+        sub.add_argument("--source", help="KIND:URI, for example folder:photos or table:items.csv")
+        sub.add_argument("--set", action="append", default=[], metavar="STAGE.KEY=VALUE", help="set one config value")
+
+    search = add("search", _search, "find items by picture, text or item")
+    _add_store(search)
+    query = search.add_mutually_exclusive_group(required=True)
+    query.add_argument("--image", help="a picture: a file or s3:// URI")
+    query.add_argument("--text", help="words, where the backbone reads text")
+    query.add_argument("--item", help="an item of the catalogue; it is left out of its own hits")
+    search.add_argument("-k", type=int, default=10, help="number of hits")
+    search.add_argument("--release", default="production", help="a release's name instead of production")
+
+    for name, command, text in (
+        ("status", _status, "production, releases and the last run"),
+        ("verify", _verify, "prove that production can be read and is whole"),
+        ("rollback", _rollback, "point production at the release before"),
+    ):
+        _add_store(add(name, command, text))
+    promote = add("promote", _promote, "make a release production, also one the gate held back")
+    _add_store(promote)
+    promote.add_argument("release", help="the release's name, or the start of it")
+    return parser
+
+
+def _add_store(sub: argparse.ArgumentParser) -> None:
+    sub.add_argument("--store", help="folder or s3://bucket/prefix; default: VITRINE_STORE or vitrine.toml")
+    sub.add_argument("--config", type=Path, help="a vitrine.toml")
+
+
+def _settings(arguments: argparse.Namespace) -> Settings:
+    from retrieval_core.settings import Settings
+
+    return Settings.load(arguments.config, store=arguments.store)
+
+
+def _print(arguments: argparse.Namespace, document: BaseModel | dict[str, Any], text: str) -> None:
+    if arguments.json:
+        plain = document if isinstance(document, dict) else document.model_dump(mode="json")
+        print(json.dumps(plain, ensure_ascii=False))
+    else:
+        print(text)
+
+
+def _source(arguments: argparse.Namespace) -> str:
+    from retrieval_core.config import read_toml
+
+    source = arguments.source or (read_toml(arguments.config).get("source") if arguments.config else None)
+    if not source:
+        raise BadConfig("no source named: give --source KIND:URI, for example --source folder:photos")
+    return str(source)
+
+
+def _run(arguments: argparse.Namespace) -> int:
+    return _run_nightly(arguments, _source(arguments), _settings(arguments), arguments.set)
+
+
+def _run_nightly(arguments: argparse.Namespace, source: str, settings: Settings, overrides: list[str]) -> int:
+    from retrieval_core.config import NightlyConfig
+    from retrieval_core.ingest.sources import open_source
+
+    config = NightlyConfig.load(getattr(arguments, "config", None), overrides)
+    check_before_run(config, settings)
+    open_source(source)
+    from prefect.task_runners import ThreadPoolTaskRunner
+
+    from flows.nightly import nightly
+
+    runner = ThreadPoolTaskRunner(max_workers=settings.shard_workers)
+    summary = nightly.with_options(task_runner=runner)(source, settings, config)
+    _print(arguments, summary, _run_text(summary.model_dump()))
+    return 0 if summary.gate == "published" else EXIT_HELD
+
+
+def _run_text(run: dict[str, Any]) -> str:
+    catalog, seconds = run["catalog"], run["seconds"]
+    lines = [
+        f"release    {run['release'][:12]}  {run['gate']}: {run['reason']}",
+        "catalogue  " + ", ".join(f"{count} {name}" for name, count in catalog.items()),
+        f"work       {run['masked']} masked, {run['embedded']} embedded, trained: {', '.join(run['trained']) or 'nothing'}",
+        "seconds    " + ", ".join(f"{stage} {value:.1f}" for stage, value in seconds.items()),
+    ]
+    lines += [f"{name:<28}{value:.4f}" for name, value in run["metrics"].items() if "/" not in name]
+    return "\n".join([*lines, f"report     {run['report']}"])
+
+
+def check_before_run(config: Any, settings: Settings) -> None:
+    """Find what would fail late before anything is read: an unknown backbone or weights, a store that cannot be written.
+
+    Raises `BadConfig`, `WeightsInvalid`, `StoreNotWritable`.
+    """
+    from retrieval_core.embed.backbones import check_config
+
+    check_config(config.embed)
+    store = settings.open_store()
+    store.put("runs/.writable", b"")
+    store.delete("runs/.writable")
+
+
+def _demo(arguments: argparse.Namespace) -> int:
+    from retrieval_core.settings import Settings
+
+    folder = arguments.dir
+    source = f"synthetic:{folder / 'catalog'}?products={arguments.products}&views={DEMO_VIEWS}"
+    settings = Settings.load(store=str(folder / "store"))
+    code = _run_nightly(arguments, source, settings, DEMO_CONFIG)
+    if not arguments.json:
+        query = next((folder / "catalog" / "images").iterdir())
+        print(f"\nsearch it  vitrine search --store {folder / 'store'} --image {query} -k 5")
+    return code
+
+
+# Pictures are 256 px and weights cannot be fetched on every machine, so the demo stays small and learns what it can.
+DEMO_CONFIG = ["embed.weights=random:0", "embed.size_px=128", "mask.size_px=96", "mask.max_epochs=4"]
+
+
+def _plan(arguments: argparse.Namespace) -> int:
+    from deployments.forecast import forecast
+    from retrieval_core.config import NightlyConfig
+
+    settings = _settings(arguments)
+    config = NightlyConfig.load(arguments.config, arguments.set)
+    document = forecast(_source(arguments), settings, config)
+    _print(arguments, document, document.as_text())
+    return 0
+
+
+def _search(arguments: argparse.Namespace) -> int:
+    from retrieval_core.search import open_release
+
+    settings = _settings(arguments)
+    release = open_release(settings.open_store(), arguments.release, settings)
+    if arguments.image is not None:
+        hits = release.search(arguments.image, arguments.k)
+    elif arguments.text is not None:
+        hits = release.search_text(arguments.text, arguments.k)
+    else:
+        hits = release.search_item(arguments.item, arguments.k)
+    document = {"release": release.release.fingerprint, "hits": [hit.model_dump() for hit in hits]}
+    lines = [f"{hit.score:6.3f}  {hit.item_id:<24} {hit.category or ', '.join(hit.labels)}" for hit in hits]
+    _print(arguments, document, "\n".join(lines))
+    return 0
+
+
+def _status(arguments: argparse.Namespace) -> int:
+    from retrieval_core.inspection import status
+
+    document = status(_settings(arguments).open_store())
+    lines = [f"production  {(document.production or 'none')[:12]}"]
+    lines += [f"{row.created}  {row.release[:12]}  {row.gate:<9} {row.rows} rows" for row in document.releases]
+    _print(arguments, document, "\n".join(lines))
+    return 0
+
+
+def _verify(arguments: argparse.Namespace) -> int:
+    from retrieval_core.inspection import verify
+
+    document = verify(_settings(arguments).open_store())
+    lines = [f"{'ok  ' if check.ok else 'FAIL'}  {check.name:<14} {check.detail}" for check in document.checks]
+    _print(arguments, document, "\n".join(lines))
+    return 0 if document.ok else 1
+
+
+def _promote(arguments: argparse.Namespace) -> int:
+    from retrieval_core import releases
+
+    store = _settings(arguments).open_store()
+    now = releases.read_alias(store, releases.PRODUCTION)
+    alias = releases.promote(store, arguments.release, now.release if now else None)
+    _print(arguments, {"production": alias.release}, f"production is {alias.release[:12]}")
+    return 0
+
+
+def _rollback(arguments: argparse.Namespace) -> int:
+    from retrieval_core import releases
+
+    alias = releases.rollback(_settings(arguments).open_store())
+    _print(arguments, {"production": alias.release}, f"production is {alias.release[:12]}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,1 @@
+"""Order: which stage runs after which."""

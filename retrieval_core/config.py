@@ -1,0 +1,188 @@
+"""Every knob that changes what is made: one frozen model per stage.
+
+These models are the flows' parameters, so titles, descriptions and bounds are what an operator reads in the Prefect form.
+Whatever only says *where* or *how fast* is in `settings`, and never enters a fingerprint.
+"""
+
+from __future__ import annotations
+
+import tomllib
+from pathlib import Path
+from typing import Any, Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+
+from retrieval_core.errors import BadConfig
+
+Background = Literal["raw", "masked", "both"]
+Variant = Literal["raw", "masked", "boosted", "masked_boosted"]
+
+
+class StageConfig(BaseModel):
+    """Base of the stage configs: frozen, and a key nobody knows is an error."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class IngestConfig(StageConfig):
+    max_reject_fraction: float = Field(
+        0.05, ge=0, le=1, description="Fail the run when more than this share of the catalogue cannot be read."
+    )
+    max_pixels: int = Field(
+        100_000_000, gt=0, description="Refuse a picture with more pixels than this before decoding."
+    )
+    n_holdout: int = Field(
+        500, ge=0, description="Pictures to hold out for evaluation when the source names no split; at most a third."
+    )
+    seed: int = Field(0, description="Seed of the holdout.")
+
+
+class MaskConfig(StageConfig):
+    enabled: bool = Field(True, description="Train (where the source has masks) and apply the background segmenter.")
+    encoder: str = Field("resnet18", description="segmentation-models-pytorch encoder of the U-Net.")
+    weights: str = Field("random:0", description="Encoder start: random:SEED or file:PATH (a torchvision state dict).")
+    size_px: int = Field(128, ge=64, le=512, multiple_of=32, description="Side of the square the U-Net sees.")
+    max_epochs: int = Field(10, ge=1, description="Upper bound of training epochs.")
+    patience: int = Field(3, ge=1, description="Epochs without a better validation IoU before training stops.")
+    batch_size: int = Field(16, ge=1)
+    learning_rate: float = Field(1e-3, gt=0)
+    seed: int = 0
+    min_area: float = Field(0.01, ge=0, le=1, description="Smaller share of the picture: the mask is distrusted.")
+    max_area: float = Field(0.95, ge=0, le=1, description="Larger share of the picture: the mask is distrusted.")
+    min_largest_part: float = Field(
+        0.5, ge=0, le=1, description="Share of the mask its largest component must hold; below, it is distrusted."
+    )
+    shard_rows: int = Field(512, ge=1, description="Pictures in one mask shard.")
+    refit_after_change: float = Field(
+        0.2, ge=0, le=1, description="Train again once this share of the catalogue has changed since the last training."
+    )
+
+
+class EmbedConfig(StageConfig):
+    backbone: str = Field("resnet18", description="Name of a backbone card: see `vitrine plan`.")
+    weights: str = Field("pretrained", description="pretrained, random:SEED, file:PATH or artifact:NAME.")
+    sha256: str = Field("", description="Expected sha256 of a file: given as weights; empty accepts any.")
+    background: Background = Field("both", description="Embed the raw picture, the masked one, or both.")
+    size_px: int = Field(0, ge=0, le=1024, description="Side of the square the backbone sees; 0 takes the card's own.")
+    batch_size: int = Field(32, ge=1, le=1024)
+    shard_rows: int = Field(512, ge=1, description="Pictures in one vector shard.")
+
+
+class HeadConfig(StageConfig):
+    enabled: bool = Field(True, description="Train the multi-task head where the catalogue has labels.")
+    hidden_dim: int = Field(
+        0, ge=0, description="Width of the hidden layer, the boosted vector; 0 takes the input's width."
+    )
+    max_epochs: int = Field(60, ge=1)
+    patience: int = Field(8, ge=1)
+    batch_size: int = Field(128, ge=2)
+    learning_rate: float = Field(1e-3, gt=0)
+    weight_decay: float = Field(1e-4, ge=0)
+    dropout: float = Field(0.2, ge=0, lt=1)
+    min_count: int = Field(5, ge=1, description="A class or label seen less often than this is left out of training.")
+    seed: int = 0
+    refit_after_change: float = Field(
+        0.2, ge=0, le=1, description="Train again once this share of the catalogue has changed since the last training."
+    )
+
+
+class ReduceConfig(StageConfig):
+    dims: tuple[int, ...] = Field(
+        (64,), description="Dimensions to reduce to; the first finds the candidates of a search."
+    )
+    sample_rows: int = Field(100_000, ge=2, description="Random rows the PCA is fitted on.")
+    whiten: bool = False
+    seed: int = 0
+    refit_after_change: float = Field(
+        0.2, ge=0, le=1, description="Fit again once this share of the catalogue has changed since the last fit."
+    )
+
+    @field_validator("dims")
+    @classmethod
+    def _positive_and_unique(cls, dims: tuple[int, ...]) -> tuple[int, ...]:
+        if not dims or any(d < 1 for d in dims) or len(set(dims)) != len(dims):
+            raise ValueError(f"dims must be distinct positive numbers, got {dims}")
+        return dims
+
+
+class IndexConfig(StageConfig):
+    variant: Literal["auto"] | Variant = Field(
+        "auto",
+        description="Vectors to publish; auto: boosted where a head could be trained, else raw (or masked, if only that).",
+    )
+    shards: int = Field(0, ge=0, le=4096, description="Number of shards; 0 chooses by the catalogue's size.")
+    recipe: str = Field("auto", description="A faiss key for every shard, or auto to choose by size.")
+    nprobe: int = Field(0, ge=0, description="Inverted lists visited per query; 0 chooses by recipe.")
+    rerank_depth: int = Field(10, ge=1, description="Candidates per wanted hit that are reranked exactly.")
+    sample_rows: int = Field(100_000, ge=1, description="Random rows the quantizer is trained on.")
+    seed: int = 0
+
+
+class EvaluateConfig(StageConfig):
+    queries: int = Field(500, ge=0, description="Held-out pictures to query with; fewer if fewer are held out.")
+    seed: int = 0
+
+
+class GateConfig(StageConfig):
+    mode: Literal["block", "warn", "off"] = Field(
+        "block", description="What a loss against production does to a release."
+    )
+    max_loss: float = Field(0.01, ge=0, le=1, description="Tolerated fall of a headline metric, absolute.")
+    min_ann_recall: float = Field(0.95, ge=0, le=1, description="ann_recall@10 below this holds the release back.")
+    alpha: float = Field(0.05, gt=0, lt=1, description="Level of the paired test that a loss must pass to block.")
+
+
+class NightlyConfig(StageConfig):
+    """Everything a nightly run can be told; each field is one stage."""
+
+    ingest: IngestConfig = IngestConfig()
+    mask: MaskConfig = MaskConfig()
+    embed: EmbedConfig = EmbedConfig()
+    head: HeadConfig = HeadConfig()
+    reduce: ReduceConfig = ReduceConfig()
+    index: IndexConfig = IndexConfig()
+    evaluate: EvaluateConfig = EvaluateConfig()
+    gate: GateConfig = GateConfig()
+
+    @classmethod
+    def load(cls, path: Path | None, overrides: list[str]) -> Self:
+        """Config from the stage tables of a TOML file and `stage.key=value` overrides, the later winning.
+
+        Raises `BadConfig` for an unreadable file, an unknown key or a value out of bounds.
+        """
+        tables = {k: v for k, v in read_toml(path).items() if k in cls.model_fields} if path else {}
+        for override in overrides:
+            stage, key, value = _parse_override(override)
+            tables.setdefault(stage, {})[key] = value
+        try:
+            return cls.model_validate(tables)
+        except ValidationError as error:
+            raise BadConfig(_first_line(error)) from error
+
+
+def read_toml(path: Path) -> dict[str, Any]:
+    """The tables of a `vitrine.toml`. Raises `BadConfig` when it is absent or is not TOML."""
+    try:
+        return tomllib.loads(path.read_text(encoding="utf-8"))
+    except (OSError, tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise BadConfig(f"cannot read config {path}: {error}") from error
+
+
+def _parse_override(text: str) -> tuple[str, str, Any]:
+    name, equals, value = text.partition("=")
+    stage, dot, key = name.strip().partition(".")
+    if not (equals and dot and stage and key):
+        raise BadConfig(f"--set wants stage.key=value, got {text!r}; for example --set embed.backbone=resnet50")
+    try:
+        return stage, key, tomllib.loads(f"v = {value}")["v"]
+    except tomllib.TOMLDecodeError:
+        return stage, key, value.strip()
+
+
+def _first_line(error: ValidationError) -> str:
+    first = error.errors()[0]
+    where = ".".join(str(part) for part in first["loc"])
+    more = f" (and {error.error_count() - 1} more)" if error.error_count() > 1 else ""
+    if first["type"] == "extra_forbidden":
+        return f"unknown config key {where}{more}; `vitrine run --help` lists the stages"
+    return f"config {where}: {first['msg']}, got {first['input']!r}{more}"

@@ -1,0 +1,3 @@
+"""Pictures and texts to vectors."""
+
+VERSION = 1  # raise when the same input gives another output

@@ -1,0 +1,3 @@
+"""Rankings to metrics, verdict and report."""
+
+VERSION = 1  # raise when the same input gives another output

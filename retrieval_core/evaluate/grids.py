@@ -1,0 +1,108 @@
+"""Pictures for the report: real queries with what was found, and masks as they were made."""
+
+from __future__ import annotations
+
+import base64
+import logging
+
+import numpy as np
+import numpy.typing as npt
+import polars as pl
+
+from retrieval_core.artifacts import MaskSet
+from retrieval_core.errors import VitrineError
+from retrieval_core.evaluate.facts import Picture, QueryGrid
+from retrieval_core.evaluate.protocol import Protocol
+from retrieval_core.evaluate.relevance import label_iou
+from retrieval_core.images import apply_mask, decode, thumbnail
+from retrieval_core.shards import read_masks
+from retrieval_core.store import Store, read_uri
+
+log = logging.getLogger(__name__)
+
+THUMBNAIL_PX = 160
+N_HITS = 5
+ALIKE = 0.5  # label IoU from which a hit counts as alike, where nothing sharper is known
+
+
+def query_grids(
+    items: pl.DataFrame,
+    protocol: Protocol,
+    positions: npt.NDArray[np.int64],
+    scores: npt.NDArray[np.float32],
+    n_grids: int,
+    seed: int,
+) -> tuple[QueryGrid, ...]:
+    """Randomly drawn queries, each with its first five hits: `positions` in the gallery and cosine `scores`, (q, k)."""
+    chosen = np.sort(np.random.default_rng(seed).permutation(len(positions))[:n_grids])
+    marks, judged_by = hit_marks(protocol, positions[:, :N_HITS])
+    grids = []
+    for query in chosen:
+        picture = _picture(items, int(protocol.queries[query]))
+        hits = [
+            _picture(
+                items,
+                int(protocol.gallery[position]),
+                float(score),
+                None if marks is None else bool(marks[query, slot]),
+            )
+            for slot, (position, score) in enumerate(zip(positions[query, :N_HITS], scores[query], strict=False))
+            if position >= 0
+        ]
+        grids.append(QueryGrid(query=picture, hits=tuple(hits), note=judged_by))
+    return tuple(grids)
+
+
+def hit_marks(protocol: Protocol, positions: npt.NDArray[np.int64]) -> tuple[npt.NDArray[np.bool_] | None, str]:
+    """Which hits, (q, k), share what a query can be judged by, and the name of that; None where nothing is known."""
+    truth = protocol.truth
+    found = np.maximum(positions, 0)
+    for name, query_codes, gallery_codes in (
+        ("same product", truth.queries.product, truth.gallery.product),
+        ("same category", truth.queries.category, truth.gallery.category),
+    ):
+        if query_codes is not None and gallery_codes is not None:
+            same = (gallery_codes[found] == query_codes[:, None]) & (query_codes[:, None] >= 0)
+            return same & (positions >= 0), name
+    if truth.queries.labels is not None and truth.gallery.labels is not None:
+        alike = label_iou(truth.queries.labels, truth.gallery.labels[found]) >= ALIKE
+        return alike & (positions >= 0), "half of the labels or more"
+    return None, ""
+
+
+def mask_examples(
+    store: Store, items: pl.DataFrame, masks: MaskSet, n: int, seed: int
+) -> tuple[tuple[Picture, Picture], ...]:
+    """Random pictures beside what is left of them under their mask."""
+    drawn = items.sample(min(n, len(items)), seed=seed)
+    rows = read_masks(store, masks, drawn["content_id"])
+    pairs = []
+    for row in drawn.iter_rows(named=True):
+        mask = rows.get(row["content_id"])
+        if mask is None:
+            continue
+        try:
+            image = decode(read_uri(row["image_uri"]))
+        except VitrineError as error:
+            log.warning("no thumbnail of %s: %s", row["item_id"], error)
+            continue
+        caption = mask.reason or f"{mask.area:.0%} of the picture"
+        before = Picture(item_id=row["item_id"], caption=row["item_id"], jpeg=_jpeg(image))
+        after = Picture(item_id=row["item_id"], caption=caption, jpeg=_jpeg(apply_mask(image, mask.array())))
+        pairs.append((before, after))
+    return tuple(pairs)
+
+
+def _picture(items: pl.DataFrame, row: int, score: float | None = None, mark: bool | None = None) -> Picture:
+    item = items.row(row, named=True)
+    try:
+        jpeg = _jpeg(decode(read_uri(item["image_uri"])))
+    except VitrineError as error:  # a picture that went away since it was embedded leaves a gap, not a failed night
+        log.warning("no thumbnail of %s: %s", item["item_id"], error)
+        jpeg = ""
+    words = item["category"] or ", ".join(item["labels"][:6])
+    return Picture(item_id=item["item_id"], caption=words, jpeg=jpeg, score=score, mark=mark)
+
+
+def _jpeg(image: npt.NDArray[np.uint8]) -> str:
+    return base64.b64encode(thumbnail(image, THUMBNAIL_PX)).decode("ascii")

@@ -1,0 +1,77 @@
+"""A trained head at work, in numpy alone: a search boosts its query without loading torch."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+from safetensors import SafetensorError
+from safetensors.numpy import load_file, save_file
+
+from retrieval_core.errors import DimensionMismatch, ShardCorrupt
+from retrieval_core.head.targets import LABELS
+
+Float32 = npt.NDArray[np.float32]
+Weights = Mapping[str, Float32]
+
+SMALLEST = np.finfo(np.float32).tiny  # divides a zero vector without making it NaN
+HIDDEN_KEYS = ("mean", "std", "hidden.weight", "hidden.bias")
+
+
+def boost(weights: Weights, vectors: Float32) -> Float32:
+    """Boosted vectors (n, dim) float32, unit length, from embeddings (n, d): the head's hidden ReLU activations.
+
+    A vector that activates no unit stays zero. Raises `DimensionMismatch` for another width than the head's.
+    """
+    activations = _hidden(weights, vectors)
+    lengths = np.linalg.norm(activations, axis=1, keepdims=True)
+    return activations / np.maximum(lengths, SMALLEST)
+
+
+def predict(weights: Weights, vectors: Float32) -> dict[str, Float32]:
+    """Probabilities (n, classes) per task from embeddings (n, d): softmax, and for "labels" a sigmoid each.
+
+    Raises `DimensionMismatch` for another width than the head's.
+    """
+    activations = _hidden(weights, vectors)
+    names = [key.removeprefix("task.").removesuffix(".weight") for key in weights if _is_task_weight(key)]
+    return {name: _probabilities(weights, name, activations) for name in names}
+
+
+def _is_task_weight(key: str) -> bool:
+    return key.startswith("task.") and key.endswith(".weight")
+
+
+def _hidden(weights: Weights, vectors: Float32) -> Float32:
+    width = len(weights["mean"])
+    if vectors.ndim != 2 or vectors.shape[1] != width:
+        raise DimensionMismatch(f"the head was trained on vectors of width {width}, got shape {vectors.shape}")
+    standardised = (vectors.astype(np.float32, copy=False) - weights["mean"]) / weights["std"]
+    return np.maximum(standardised @ weights["hidden.weight"].T + weights["hidden.bias"], np.float32(0))
+
+
+def _probabilities(weights: Weights, name: str, activations: Float32) -> Float32:
+    logits = activations @ weights[f"task.{name}.weight"].T + weights[f"task.{name}.bias"]
+    if name == LABELS:
+        return (1 + np.tanh(logits / 2)) / 2  # the sigmoid, without overflow
+    odds = np.exp(logits - logits.max(axis=1, keepdims=True))
+    return odds / odds.sum(axis=1, keepdims=True)
+
+
+def save_head(weights: Weights, path: Path) -> None:
+    """Write the weights as safetensors; equal weights give equal bytes."""
+    save_file({key: np.ascontiguousarray(value) for key, value in weights.items()}, path)
+
+
+def load_head(path: Path) -> dict[str, Float32]:
+    """The weights `save_head` wrote, bit for bit. Raises `ShardCorrupt` when the file holds no head."""
+    try:
+        weights = load_file(path)
+    except (SafetensorError, OSError) as error:
+        raise ShardCorrupt(f"{path} is not a trained head: {error}; train it again") from error
+    missing = [key for key in HIDDEN_KEYS if key not in weights]
+    if missing:
+        raise ShardCorrupt(f"{path} is not a trained head: it lacks {', '.join(missing)}; train it again")
+    return weights

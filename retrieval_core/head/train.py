@@ -1,0 +1,268 @@
+"""Training of the shallow multi-task net whose hidden layer is the boosted vector.
+
+Linear → ReLU → one softmax per single-valued attribute and a sigmoid per label, on frozen embeddings: what the labels
+have in common shapes the hidden layer, so that neighbours in it share more labels than neighbours in the embedding.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from retrieval_core.config import HeadConfig
+from retrieval_core.errors import BadConfig, DimensionMismatch, ShardCorrupt
+from retrieval_core.head.apply import predict
+from retrieval_core.head.scores import best_threshold, example_metrics
+from retrieval_core.head.targets import LABELS, UNKNOWN, Targets
+
+if TYPE_CHECKING:
+    import torch
+
+Float32 = npt.NDArray[np.float32]
+OnEpoch = Callable[[dict[str, float]], None]
+
+VAL_FRACTION = 0.1
+PLATEAU_FACTOR = 0.1
+
+
+class TrainedHead(NamedTuple):
+    """A head for `retrieval_core.head.apply`, its scores on the validation rows, and one history row per epoch.
+
+    `metrics` holds f1_example, accuracy_example, precision_example, recall_example and threshold where there are
+    labels, and accuracy/<task> for each single-valued task; `history` epoch, train_loss, val_loss and learning_rate.
+    """
+
+    weights: dict[str, Float32]
+    dim: int
+    metrics: dict[str, float]
+    history: tuple[dict[str, float], ...]
+
+
+class _Rows(NamedTuple):
+    """Standardised inputs and targets on the training device."""
+
+    inputs: torch.Tensor
+    single: dict[str, torch.Tensor]
+    multi: torch.Tensor | None
+
+    def take(self, rows: torch.Tensor) -> _Rows:
+        single = {name: codes[rows] for name, codes in self.single.items()}
+        return _Rows(self.inputs[rows], single, None if self.multi is None else self.multi[rows])
+
+
+def train_head(
+    vectors: Float32,
+    targets: Targets,
+    val_rows: npt.NDArray[np.bool_],
+    config: HeadConfig,
+    on_epoch: OnEpoch | None = None,
+    *,
+    device: str = "cpu",
+) -> TrainedHead:
+    """Fit a head to embeddings (n, d) float32 and their targets; `val_rows` (n,) bool are only validated on.
+
+    AdamW on the mean of the tasks' losses; the learning rate falls tenfold on a plateau of the validation loss,
+    training stops `config.patience` epochs after its best, and the weights of the best epoch are kept. Pictures without
+    a target are left out. Where `val_rows` marks none with a target, a tenth is held out by `config.seed`; of fewer
+    than ten pictures none is, and the training rows themselves are watched. The same call gives the same weights, and
+    the global random state is untouched.
+
+    Raises `BadConfig` when there is nothing to learn from, `DimensionMismatch` when the rows do not match,
+    `ShardCorrupt` for vectors that are not finite.
+    """
+    _check(vectors, targets, val_rows)
+    train, val = _split(targets.known(), val_rows, config.seed)
+    mean, std = _standardisation(vectors[train])
+    rows = [_to_device((vectors[part] - mean) / std, targets.take(part), device) for part in (train, val)]
+    net, history = _fit(*rows, targets, config, on_epoch)
+    weights = {"mean": mean, "std": std, **_export(net, targets)}
+    metrics = _validate(predict(weights, vectors[val]), targets.take(val))
+    return TrainedHead(weights, len(weights["hidden.bias"]), metrics, history)
+
+
+def _check(vectors: Float32, targets: Targets, val_rows: npt.NDArray[np.bool_]) -> None:
+    if not targets.tasks:
+        raise BadConfig(
+            "no attribute or label to train a head on: the catalogue names too few, or each fewer than head.min_count "
+            "times; add labels, lower head.min_count, or set head.enabled=false"
+        )
+    for name, classes in targets.tasks.items():
+        if name != LABELS and len(classes) < 2:
+            raise BadConfig(f"task {name!r} has {len(classes)} class, two or more are needed; leave it out")
+    lengths = {len(codes) for codes in targets.single.values()} | {len(val_rows)}
+    if targets.multi is not None:
+        lengths.add(len(targets.multi))
+    if vectors.ndim != 2 or lengths != {len(vectors)}:
+        raise DimensionMismatch(f"vectors of shape {vectors.shape} for {sorted(lengths)} rows of targets and val_rows")
+    bad = np.flatnonzero(~np.isfinite(vectors).all(axis=1))
+    if len(bad):
+        raise ShardCorrupt(
+            f"{len(bad)} of {len(vectors)} vectors hold NaN or infinity, the first in row {bad[0]}; "
+            "remove their part and embed again"
+        )
+
+
+def _split(
+    known: npt.NDArray[np.bool_], val_rows: npt.NDArray[np.bool_], seed: int
+) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
+    train, val = np.flatnonzero(known & ~val_rows), np.flatnonzero(known & val_rows)
+    if len(train) == 0:
+        raise BadConfig("every picture with a target is a validation row; leave some to train the head on")
+    if len(val) == 0:
+        shuffled = np.random.default_rng(seed).permutation(train)
+        n_val = int(len(train) * VAL_FRACTION)
+        train, val = np.sort(shuffled[n_val:]), np.sort(shuffled[:n_val])
+    return train, val if len(val) else train
+
+
+def _standardisation(vectors: Float32) -> tuple[Float32, Float32]:
+    mean = vectors.mean(axis=0, dtype=np.float64)
+    std = vectors.std(axis=0, dtype=np.float64)
+    # A dimension that varies by no more than rounding is constant: only shifted, or its noise would fill the input.
+    std = np.where(std > 1e-6 * np.abs(mean), std, 1.0)
+    return mean.astype(np.float32), std.astype(np.float32)
+
+
+def _to_device(inputs: Float32, targets: Targets, device: str) -> _Rows:
+    import torch
+
+    single = {name: torch.from_numpy(codes).to(device) for name, codes in targets.single.items()}
+    multi = None if targets.multi is None else torch.from_numpy(targets.multi).to(device)
+    return _Rows(torch.from_numpy(inputs).to(device), single, multi)
+
+
+def _fit(
+    train: _Rows, val: _Rows, targets: Targets, config: HeadConfig, on_epoch: OnEpoch | None
+) -> tuple[torch.nn.Sequential, tuple[dict[str, float], ...]]:
+    import torch
+
+    with torch.random.fork_rng():
+        torch.manual_seed(config.seed)
+        net = _build(train.inputs.shape[1], targets, config).to(train.inputs.device)
+        _start_at_base_rates(net, train, targets)
+        optimizer = torch.optim.AdamW(net.parameters(), lr=config.learning_rate, weight_decay=config.weight_decay)
+        # Twice within the patience of early stopping, so that a lower rate has its chance first.
+        plateau = torch.optim.lr_scheduler.ReduceLROnPlateau(
+            optimizer, factor=PLATEAU_FACTOR, patience=max(config.patience // 2 - 1, 0)
+        )
+        history: list[dict[str, float]] = []
+        best_loss, best_epoch, best_state = float("inf"), 0, copy.deepcopy(net.state_dict())
+        for epoch in range(1, config.max_epochs + 1):
+            learning_rate = optimizer.param_groups[0]["lr"]
+            train_loss = _train_epoch(net, optimizer, train, targets, config.batch_size)
+            net.eval()
+            with torch.inference_mode():
+                val_loss = float(_loss(net, val, targets))
+            history.append(
+                {"epoch": epoch, "train_loss": train_loss, "val_loss": val_loss, "learning_rate": learning_rate}
+            )
+            if on_epoch:
+                on_epoch(history[-1])
+            plateau.step(val_loss)
+            if val_loss < best_loss:
+                best_loss, best_epoch, best_state = val_loss, epoch, copy.deepcopy(net.state_dict())
+            if epoch - best_epoch >= config.patience:
+                break
+    if best_epoch == 0:
+        raise BadConfig(f"the head's validation loss was never finite at learning rate {config.learning_rate}; lower it")
+    net.load_state_dict(best_state)
+    return net, tuple(history)
+
+
+def _build(input_dim: int, targets: Targets, config: HeadConfig) -> torch.nn.Sequential:
+    """One output layer holds all tasks' classes side by side, in the order of `targets.tasks`."""
+    from torch import nn
+
+    hidden_dim = config.hidden_dim or input_dim
+    n_outputs = sum(len(classes) for classes in targets.tasks.values())
+    return nn.Sequential(
+        nn.Linear(input_dim, hidden_dim), nn.ReLU(), nn.Dropout(config.dropout), nn.Linear(hidden_dim, n_outputs)
+    )
+
+
+def _start_at_base_rates(net: torch.nn.Sequential, train: _Rows, targets: Targets) -> None:
+    """Predict every class and label as often as it occurs, before anything is learned.
+
+    The hidden layer is then shaped by what sets pictures apart from the first step, not by learning that most labels
+    are rare (the prior of Lin et al. 2017, focal loss). Counts start at one: a class may be absent from these rows.
+    """
+    import torch
+
+    with torch.no_grad():
+        bias = net[-1].bias
+        for name, columns in _task_slices(targets):
+            if name == LABELS and train.multi is not None:
+                known = train.multi[~train.multi.isnan().any(dim=1)]
+                n_with = known.sum(dim=0)
+                bias[columns] = torch.log((n_with + 1) / (len(known) - n_with + 1))
+            else:
+                known = train.single[name][train.single[name] != UNKNOWN]
+                bias[columns] = torch.log(known.bincount(minlength=len(targets.tasks[name])) + 1.0)
+
+
+def _task_slices(targets: Targets) -> Iterator[tuple[str, slice]]:
+    start = 0
+    for name, classes in targets.tasks.items():
+        yield name, slice(start, start + len(classes))
+        start += len(classes)
+
+
+def _train_epoch(
+    net: torch.nn.Sequential, optimizer: torch.optim.Optimizer, train: _Rows, targets: Targets, batch_size: int
+) -> float:
+    import torch
+
+    net.train()
+    total = 0.0
+    for rows in torch.randperm(len(train.inputs)).split(batch_size):
+        loss = _loss(net, train.take(rows.to(train.inputs.device)), targets)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        total += float(loss.detach()) * len(rows)
+    return total / len(train.inputs)
+
+
+def _loss(net: torch.nn.Sequential, rows: _Rows, targets: Targets) -> torch.Tensor:
+    """Mean of the losses of the tasks that have a target among these rows."""
+    import torch
+    from torch.nn import functional
+
+    logits = net(rows.inputs)
+    losses = []
+    for name, columns in _task_slices(targets):
+        if name == LABELS and rows.multi is not None:
+            known = ~rows.multi.isnan().any(dim=1)
+            if known.any():
+                losses.append(functional.binary_cross_entropy_with_logits(logits[known, columns], rows.multi[known]))
+        elif (rows.single[name] != UNKNOWN).any():
+            losses.append(functional.cross_entropy(logits[:, columns], rows.single[name], ignore_index=UNKNOWN))
+    return torch.stack(losses).mean()
+
+
+def _export(net: torch.nn.Sequential, targets: Targets) -> dict[str, Float32]:
+    hidden_weight, hidden_bias, output_weight, output_bias = (p.detach().cpu().numpy() for p in net.parameters())
+    weights = {"hidden.weight": hidden_weight, "hidden.bias": hidden_bias}
+    for name, columns in _task_slices(targets):
+        weights[f"task.{name}.weight"] = output_weight[columns]
+        weights[f"task.{name}.bias"] = output_bias[columns]
+    return weights
+
+
+def _validate(probabilities: dict[str, Float32], targets: Targets) -> dict[str, float]:
+    metrics: dict[str, float] = {}
+    if targets.multi is not None:
+        known = ~np.isnan(targets.multi).any(axis=1)
+        if known.any():
+            truth, scores = targets.multi[known] == 1, probabilities[LABELS][known]
+            metrics |= example_metrics(truth, scores, best_threshold(truth, scores))
+    for name, codes in targets.single.items():
+        known = codes != UNKNOWN
+        if known.any():
+            hits = probabilities[name].argmax(axis=1)[known] == codes[known]
+            metrics[f"accuracy/{name}"] = float(hits.mean())
+    return metrics

@@ -1,0 +1,249 @@
+"""Bytes to upright RGB, and RGB to what a model sees: the one decode path of index and query.
+
+A plain JPEG is decoded by simplejpeg with the exact DCT and smooth upsampling, which gives Pillow's pixels in less
+time; everything else is decoded by Pillow. Embedded colour profiles are ignored, for query and index alike.
+"""
+
+from __future__ import annotations
+
+import io
+import math
+import struct
+import warnings
+from typing import Literal
+
+import numpy as np
+import numpy.typing as npt
+import simplejpeg
+from PIL import (
+    BmpImagePlugin,
+    ExifTags,
+    GifImagePlugin,
+    Image,
+    ImageFile,
+    JpegImagePlugin,
+    PngImagePlugin,
+    TiffImagePlugin,
+    WebPImagePlugin,
+)
+from pydantic import Field
+
+from retrieval_core.artifacts import Value
+from retrieval_core.errors import ImageRefused
+
+DEFAULT_MAX_PIXELS = 100_000_000
+MAX_ASPECT = 4  # of the part of a picture that `fit` resizes before its centre crop
+WHITE = (255, 255, 255)
+
+RGB = npt.NDArray[np.uint8]
+
+# Pillow warns of oddities in metadata (EXIF, TIFF tags) that do not touch the pixels. A filter set once, because
+# `warnings.catch_warnings` is not safe in threads.
+warnings.filterwarnings("ignore", category=UserWarning, module=r"PIL\.")
+warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)  # `max_pixels` is the bound
+
+_SIGNATURES: tuple[tuple[bytes, type[ImageFile.ImageFile]], ...] = (
+    (b"\xff\xd8\xff", JpegImagePlugin.JpegImageFile),
+    (b"\x89PNG\r\n\x1a\n", PngImagePlugin.PngImageFile),
+    (b"GIF87a", GifImagePlugin.GifImageFile),
+    (b"GIF89a", GifImagePlugin.GifImageFile),
+    (b"BM", BmpImagePlugin.BmpImageFile),
+    (b"II*\x00", TiffImagePlugin.TiffImageFile),
+    (b"MM\x00*", TiffImagePlugin.TiffImageFile),
+    (b"II+\x00", TiffImagePlugin.TiffImageFile),
+    (b"MM\x00+", TiffImagePlugin.TiffImageFile),
+)
+_REFUSED_SIGNATURES: tuple[tuple[bytes, str], ...] = (
+    (b"%PDF", "a PDF"),
+    (b"<svg", "an SVG"),
+    (b"<?xml", "an XML or SVG document"),
+    (b"<!DOCTYPE", "an HTML or XML document"),
+    (b"<html", "an HTML document"),
+    (b"8BPS", "a Photoshop document"),
+    (b"PK\x03\x04", "a ZIP archive"),
+    (b"\x00\x00\x01\x00", "an icon"),
+    (b"\x1f\x8b", "a gzip archive"),
+)
+
+
+class Preprocess(Value):
+    """How an upright picture becomes the square a model sees."""
+
+    size_px: int = Field(gt=0)
+    crop_fraction: float = Field(1.0, gt=0, le=1)
+    interpolation: Literal["bicubic", "bilinear"] = "bicubic"
+    crop: Literal["center", "squash"] = "center"
+
+
+def decode(data: bytes, *, max_pixels: int = DEFAULT_MAX_PIXELS) -> RGB:
+    """Upright (h, w, 3) uint8 RGB of a JPEG, PNG, WebP, GIF (first frame), BMP or TIFF (first page).
+
+    The format is told by the bytes, never by a name. Transparency is laid over white, 16-bit grey keeps its high byte,
+    CMYK, palette, grey and 1-bit pictures become RGB. Raises `ImageRefused` with the reason for anything else: another
+    format, more than `max_pixels` pixels (read from the header, before decoding), a truncated or corrupt file, float
+    or 32-bit pixels, whose range nobody knows.
+    """
+    try:
+        image = _open(data, max_pixels)
+        pixels = _decode_jpeg(data) if _is_plain_jpeg(image) else np.array(_flatten(image))
+        return _upright(pixels, _orientation(image))
+    except ImageRefused:
+        raise
+    except MemoryError as error:
+        raise ImageRefused("does not fit into memory") from error
+    except Exception as error:  # decoders fail in many ways on hostile bytes; each of them is a refused picture
+        raise ImageRefused(_reason(error)) from error
+
+
+def fit(image: RGB, how: Preprocess) -> RGB:
+    """(size_px, size_px, 3) uint8 of an (h, w, 3) uint8 picture, resized with antialiasing.
+
+    "center" resizes the short side to `size_px / crop_fraction` and crops the centre, as timm and torchvision do;
+    "squash" resizes both sides.
+    """
+    if how.crop == "squash":
+        return _resize(image, how.size_px, how.size_px, how.interpolation)
+    image = _limit_aspect(image)
+    height, width = image.shape[:2]
+    scale = max(how.size_px, math.floor(how.size_px / how.crop_fraction)) / min(height, width)
+    # Never below size_px: int() of an inexact product could fall short of the short side.
+    new_height, new_width = (max(how.size_px, int(side * scale + 1e-6)) for side in (height, width))
+    return _center_crop(_resize(image, new_height, new_width, how.interpolation), how.size_px, how.size_px)
+
+
+def apply_mask(image: RGB, mask: npt.NDArray[np.bool_]) -> RGB:
+    """(h, w, 3) uint8, the background zeroed; `mask` is (h2, w2) bool, True on the product, stretched by nearest."""
+    height, width = image.shape[:2]
+    rows = np.arange(height) * mask.shape[0] // height
+    columns = np.arange(width) * mask.shape[1] // width
+    masked: RGB = image * mask[np.ix_(rows, columns)][..., None]
+    return masked
+
+
+def thumbnail(image: RGB, max_side_px: int) -> bytes:
+    """JPEG bytes of an (h, w, 3) uint8 picture, shrunk (never enlarged) to at most `max_side_px` a side."""
+    small = Image.fromarray(image)
+    small.thumbnail((max_side_px, max_side_px), Image.Resampling.BICUBIC)
+    out = io.BytesIO()
+    small.save(out, "JPEG", quality=85)
+    return out.getvalue()
+
+
+def _open(data: bytes, max_pixels: int) -> ImageFile.ImageFile:
+    """The picture with its header read and its pixels not."""
+    if data[:4] == b"RIFF" and data[8:12] == b"WEBP":
+        # Pillow's WebP reader allocates the canvas on opening, so the size must be known before.
+        _check_size(_webp_size(data), max_pixels)
+        return WebPImagePlugin.WebPImageFile(io.BytesIO(data))
+    for signature, reader in _SIGNATURES:
+        if data.startswith(signature):
+            # The plugin itself rather than Image.open: no guessing among formats, no second bound on pixels.
+            image = reader(io.BytesIO(data))
+            _check_size(image.size, max_pixels)
+            return image
+    raise ImageRefused(_unknown_format(data))
+
+
+def _unknown_format(data: bytes) -> str:
+    if not data:
+        return "the file is empty"
+    head = data[:512].removeprefix(b"\xef\xbb\xbf").lstrip()
+    for signature, name in _REFUSED_SIGNATURES:
+        if head[: len(signature)].lower() == signature.lower():
+            return f"is {name}, not a JPEG, PNG, WebP, GIF, BMP or TIFF"
+    if data[4:8] == b"ftyp":
+        return "is a HEIF, AVIF or video file, not a JPEG, PNG, WebP, GIF, BMP or TIFF"
+    return f"is not a JPEG, PNG, WebP, GIF, BMP or TIFF (starts with {data[:8].hex()})"
+
+
+def _webp_size(data: bytes) -> tuple[int, int]:
+    """Width and height from the first chunk; https://developers.google.com/speed/webp/docs/riff_container."""
+    chunk = data[12:16]
+    if chunk == b"VP8X":
+        return int.from_bytes(data[24:27], "little") + 1, int.from_bytes(data[27:30], "little") + 1
+    if chunk == b"VP8L":
+        (bits,) = struct.unpack_from("<I", data, 21)
+        return (bits & 0x3FFF) + 1, (bits >> 14 & 0x3FFF) + 1
+    width, height = struct.unpack_from("<HH", data, 26)
+    return width & 0x3FFF, height & 0x3FFF
+
+
+def _check_size(size: tuple[int, int], max_pixels: int) -> None:
+    width, height = size
+    if width < 1 or height < 1:
+        raise ImageRefused(f"has no pixels ({width} x {height})")
+    if width * height > max_pixels:
+        raise ImageRefused(f"{width} x {height} is more than the bound of {max_pixels} pixels")
+
+
+def _is_plain_jpeg(image: ImageFile.ImageFile) -> bool:
+    return isinstance(image, JpegImagePlugin.JpegImageFile) and image.mode in ("RGB", "L")
+
+
+def _decode_jpeg(data: bytes) -> RGB:
+    pixels: RGB = simplejpeg.decode_jpeg(data, "RGB", fastdct=False, fastupsample=False, strict=True)
+    return pixels
+
+
+def _flatten(image: Image.Image) -> Image.Image:
+    """Mode RGB of any picture whose range of values is known; transparency over white."""
+    if image.mode in ("I", "F"):
+        raise ImageRefused(f"has 32-bit pixels (mode {image.mode}) of unknown range; expected 8 or 16 bits")
+    image.load()
+    if image.mode.startswith("I;16"):
+        return Image.fromarray((np.asarray(image).astype(np.uint16) >> 8).astype(np.uint8)).convert("RGB")
+    if not image.has_transparency_data:
+        return image.convert("RGB")
+    layered = image.convert("RGBA")
+    flat = Image.new("RGB", image.size, WHITE)
+    flat.paste(layered, mask=layered.getchannel("A"))
+    return flat
+
+
+def _orientation(image: Image.Image) -> int:
+    """The EXIF orientation still to be applied, 1 (upright) to 8. Unreadable EXIF says nothing about the pixels: 1."""
+    try:
+        value = image.getexif().get(ExifTags.Base.Orientation, 1)
+    except Exception:
+        return 1
+    return value if isinstance(value, int) else 1
+
+
+def _upright(pixels: RGB, orientation: int) -> RGB:
+    """Undo an EXIF orientation; values the standard does not know leave the picture as it is."""
+    if orientation in (5, 6, 7, 8):
+        pixels = pixels.transpose(1, 0, 2)
+    if orientation in (2, 3, 6, 7):
+        pixels = pixels[:, ::-1]
+    if orientation in (3, 4, 7, 8):
+        pixels = pixels[::-1]
+    return np.ascontiguousarray(pixels)
+
+
+def _reason(error: Exception) -> str:
+    lines = str(error).strip().splitlines()
+    return f"cannot be decoded: {lines[0][:200] if lines else type(error).__name__}"
+
+
+def _limit_aspect(image: RGB) -> RGB:
+    """The central part of a very long picture: its ends are cropped anyway, and resizing them could fill the memory."""
+    limit = MAX_ASPECT * min(image.shape[:2])
+    return _center_crop(image, min(image.shape[0], limit), min(image.shape[1], limit))
+
+
+def _center_crop(image: RGB, height: int, width: int) -> RGB:
+    top = round((image.shape[0] - height) / 2)
+    left = round((image.shape[1] - width) / 2)
+    return np.ascontiguousarray(image[top : top + height, left : left + width])
+
+
+def _resize(image: RGB, height: int, width: int, interpolation: Literal["bicubic", "bilinear"]) -> RGB:
+    import torch
+    from torchvision.transforms.v2 import InterpolationMode
+    from torchvision.transforms.v2 import functional as transforms
+
+    # A view with channels last in memory: the uint8 kernel takes it as it is.
+    channels_first = torch.from_numpy(np.ascontiguousarray(image)).permute(2, 0, 1)
+    resized = transforms.resize(channels_first, [height, width], InterpolationMode(interpolation), antialias=True)
+    out: RGB = resized.permute(1, 2, 0).contiguous().numpy()
+    return out

@@ -1,0 +1,3 @@
+"""Vectors to sharded FAISS files, and back to hits."""
+
+VERSION = 1  # raise when the same input gives another output

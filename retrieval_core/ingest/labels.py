@@ -1,0 +1,66 @@
+"""Labels and attributes as sources write them, brought to one form."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable
+from typing import Any, TypedDict
+
+
+class Attribute(TypedDict):
+    """One single-valued property of an item, e.g. colour = red."""
+
+    name: str
+    value: str
+
+
+def normalise_labels(labels: Iterable[str]) -> list[str]:
+    """Labels trimmed, ordered, each once; empty ones dropped."""
+    return sorted({label.strip() for label in labels} - {""})
+
+
+def parse_labels(cell: str | None) -> list[str]:
+    """Labels of a table's cell: `coat|hat` or a JSON list of strings. Raises `ValueError` with what is wrong."""
+    text = (cell or "").strip()
+    if not text.startswith("["):
+        return normalise_labels(text.split("|"))
+    labels = _parse_json(text)
+    if not all(isinstance(label, str) for label in labels):
+        raise ValueError("expected a JSON list of strings")
+    return normalise_labels(labels)
+
+
+def parse_attributes(cell: str | None) -> list[Attribute]:
+    """Attributes of a table's cell, a JSON object of single values. Raises `ValueError` with what is wrong."""
+    text = (cell or "").strip()
+    values = _parse_json(text) if text else {}
+    if not isinstance(values, dict):
+        raise ValueError('expected a JSON object such as {"colour": "red"}')
+    return attributes_of(values)
+
+
+def attributes_of(values: dict[str, Any]) -> list[Attribute]:
+    """Attributes of a mapping from name to single value, ordered by name; empty values are left out."""
+    found: list[Attribute] = []
+    for name, value in sorted(values.items()):
+        if isinstance(value, dict | list):
+            raise ValueError(f"attribute {name!r} has several values; several values are labels")
+        text = _text(value)
+        if name.strip() and text:
+            found.append(Attribute(name=name.strip(), value=text))
+    return found
+
+
+def _text(value: Any) -> str:
+    if value is None:
+        return ""
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    return str(value).strip()
+
+
+def _parse_json(text: str) -> Any:
+    try:
+        return json.loads(text)
+    except json.JSONDecodeError as error:
+        raise ValueError(f"not JSON: {error.msg}") from error

@@ -1,0 +1,3 @@
+"""Pictures to masks of the product."""
+
+VERSION = 1  # raise when the same input gives another output

@@ -1,0 +1,128 @@
+"""Pictures to masks of the product, with a trained segmenter on ONNX Runtime."""
+
+from __future__ import annotations
+
+import os
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from retrieval_core.artifacts import content_id
+from retrieval_core.config import MaskConfig
+from retrieval_core.errors import DimensionMismatch, ImageRefused, NotFound, WeightsInvalid
+from retrieval_core.images import DEFAULT_MAX_PIXELS, RGB, Preprocess, decode, fit
+from retrieval_core.mask.quality import Mask, distrust
+from retrieval_core.store import read_uri
+
+Picture = tuple[str, str]  # content id, image URI
+BATCHES_AHEAD = 2  # decoded while one batch is in its forward pass
+
+
+def square_of(size_px: int) -> Preprocess:
+    """How a picture becomes the square that a segmenter of `size_px` sees, in training and after."""
+    return Preprocess(size_px=size_px, crop="squash", interpolation="bilinear")
+
+
+class Segmented(NamedTuple):
+    """Masks in the order asked, without the pictures that could not be read.
+
+    `masks` are (s, s) bool, True on the product; `reasons` say why a mask is distrusted, "" where it is trusted.
+    """
+
+    content_ids: list[str]
+    masks: list[Mask]
+    reasons: list[str]
+
+
+class SegmenterEngine:
+    """A trained segmenter on ONNX Runtime's CPU provider.
+
+    `threads` 0 takes every core. Raises `WeightsInvalid` when the file is no segmenter of `size_px`.
+    """
+
+    def __init__(self, onnx_path: Path, size_px: int, threads: int) -> None:
+        import onnxruntime as ort
+
+        options = ort.SessionOptions()
+        options.intra_op_num_threads = threads
+        # Threads that spin while they wait for the next batch would take the cores from the decoders.
+        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+        try:
+            self._session = ort.InferenceSession(onnx_path, options, providers=["CPUExecutionProvider"])
+        except Exception as error:  # ONNX Runtime's own exceptions share no base but this one
+            raise WeightsInvalid(f"{onnx_path} is not a readable ONNX model: {error}") from error
+        shape = self._session.get_inputs()[0].shape
+        if shape[1:] != [size_px, size_px, 3]:
+            raise WeightsInvalid(f"{onnx_path} takes pixels of shape {shape}; expected (n, {size_px}, {size_px}, 3)")
+        self.size_px = size_px
+
+    def predict(self, pixels: npt.NDArray[np.uint8]) -> Mask:
+        """(n, s, s) bool, True on the product, of (n, s, s, 3) uint8. Raises `DimensionMismatch` for another shape."""
+        expected = (self.size_px, self.size_px, 3)
+        if pixels.dtype != np.uint8 or pixels.shape[1:] != expected:
+            raise DimensionMismatch(f"pixels are {pixels.dtype} {pixels.shape}; expected uint8 (n, *{expected})")
+        if not len(pixels):
+            return np.zeros((0, self.size_px, self.size_px), np.bool_)
+        (probability,) = self._session.run(None, {"pixels": pixels})
+        mask: Mask = probability > 0.5
+        return mask
+
+
+def segment(
+    pictures: Sequence[Picture],
+    engine: SegmenterEngine,
+    config: MaskConfig,
+    threads: int,
+    max_pixels: int = DEFAULT_MAX_PIXELS,
+    on_batch: Callable[[int], None] | None = None,
+) -> Segmented:
+    """Masks of (content id, image URI) pairs, each at the engine's square, to be stretched back over its picture.
+
+    Decoding threads overlap with forward passes and the order is kept. A picture that is absent, cannot be decoded or
+    no longer hashes to its content id is left out: compare the ids. `on_batch` is given the number of pictures that
+    each batch went through. Raises `StoreUnavailable`.
+    """
+    square = square_of(engine.size_px)
+
+    def load(picture: Picture) -> RGB | None:
+        wanted, uri = picture
+        try:
+            data = read_uri(uri)
+            return fit(decode(data, max_pixels=max_pixels), square) if content_id(data) == wanted else None
+        except (NotFound, ImageRefused):
+            return None
+
+    out = Segmented([], [], [])
+    batches = [pictures[i : i + config.batch_size] for i in range(0, len(pictures), config.batch_size)]
+    for batch, squares in zip(batches, _load_ahead(batches, load, threads), strict=True):
+        readable = [(key, pixels) for (key, _), pixels in zip(batch, squares, strict=True) if pixels is not None]
+        if readable:
+            masks = engine.predict(np.stack([pixels for _, pixels in readable]))
+            out.content_ids.extend(key for key, _ in readable)
+            out.masks.extend(masks)
+            out.reasons.extend(distrust(mask, config) for mask in masks)
+        if on_batch:
+            on_batch(len(batch))
+    return out
+
+
+def _load_ahead(
+    batches: Sequence[Sequence[Picture]], load: Callable[[Picture], RGB | None], threads: int
+) -> Iterator[list[RGB | None]]:
+    """The loaded pictures of each batch in order, while threads load those of the next few."""
+    pool = ThreadPoolExecutor(threads or os.cpu_count())
+    waiting: deque[list[Future[RGB | None]]] = deque()
+    try:
+        for batch in batches:
+            waiting.append([pool.submit(load, picture) for picture in batch])
+            if len(waiting) > BATCHES_AHEAD:
+                yield [future.result() for future in waiting.popleft()]
+        while waiting:
+            yield [future.result() for future in waiting.popleft()]
+    finally:
+        pool.shutdown(cancel_futures=True)

@@ -1,0 +1,121 @@
+"""The segmenter's network, from raw pixels to probabilities. Imports torch: import this where it is used."""
+
+from __future__ import annotations
+
+import pickle
+from collections.abc import Mapping
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from retrieval_core.config import MaskConfig
+from retrieval_core.errors import BadConfig, WeightsInvalid
+
+# ImageNet's channel means and deviations, which torchvision's encoder weights expect, in units of a pixel value.
+MEAN = (0.485 * 255, 0.456 * 255, 0.406 * 255)
+STD = (0.229 * 255, 0.224 * 255, 0.225 * 255)
+CLASSIFIER = {"fc.weight", "fc.bias"}  # of a whole ResNet; the encoder ends before it
+STEP_COUNTER = ".num_batches_tracked"  # of a batch norm; old files lack it and nothing is lost
+
+
+class UNet(nn.Module):
+    """U-Net (Ronneberger et al., 2015, arXiv:1505.04597) with a ResNet encoder and its normalisation inside."""
+
+    mean: Tensor
+    std: Tensor
+
+    def __init__(self, net: nn.Module) -> None:
+        super().__init__()
+        self.net = net
+        self.register_buffer("mean", torch.tensor(MEAN).view(3, 1, 1), persistent=False)
+        self.register_buffer("std", torch.tensor(STD).view(3, 1, 1), persistent=False)
+
+    def logits(self, images: Tensor) -> Tensor:
+        """(n, s, s) float32 logits of (n, 3, s, s) float32 images in 0 to 255."""
+        normalised = ((images - self.mean) / self.std).contiguous(memory_format=torch.channels_last)
+        scores: Tensor = self.net(normalised)
+        return scores[:, 0]
+
+    def forward(self, pixels: Tensor) -> Tensor:
+        """(n, s, s) float32 probability of the product for each of (n, s, s, 3) uint8 pixels."""
+        return torch.sigmoid(self.logits(to_images(pixels)))
+
+
+def to_images(pixels: Tensor) -> Tensor:
+    """(n, 3, s, s) float32 in 0 to 255 of (n, s, s, 3) uint8."""
+    return pixels.permute(0, 3, 1, 2).float()
+
+
+def build_unet(config: MaskConfig) -> UNet:
+    """An untrained U-Net: random from `config.seed`, its encoder as `config.weights` says.
+
+    The global random state is left as it was. Raises `BadConfig` for an unknown encoder or kind of weights,
+    `WeightsInvalid` for a file that is absent, unreadable or of another architecture.
+    """
+    kind, _, value = config.weights.partition(":")
+    if kind not in ("random", "file") or (kind == "random" and not value.isdecimal()):
+        raise BadConfig(f"mask.weights is {config.weights!r}; expected random:SEED or file:PATH")
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(int(value) if kind == "random" else config.seed)
+        net = _new_net(config.encoder)
+    if kind == "file":
+        _load_encoder(net.get_submodule("encoder"), Path(value))
+    return UNet(net).to(memory_format=torch.channels_last)
+
+
+def rebuild_unet(state: Mapping[str, Tensor], encoder: str) -> UNet:
+    """The U-Net of a trained state. Raises `WeightsInvalid` when the state is of another architecture."""
+    unet = UNet(_new_net(encoder))
+    try:
+        unet.net.load_state_dict(dict(state))
+    except RuntimeError as error:
+        raise WeightsInvalid(f"segmenter weights do not fit a U-Net on {encoder}: {_one_line(error)}") from error
+    return unet.eval()
+
+
+def _new_net(encoder: str) -> nn.Module:
+    import segmentation_models_pytorch as smp
+
+    known = smp.encoders.get_encoder_names()
+    if encoder not in known:
+        raise BadConfig(f"mask.encoder is {encoder!r}; expected one of {', '.join(sorted(known))}")
+    net: nn.Module = smp.Unet(encoder, encoder_weights=None, classes=1)
+    return net
+
+
+def _load_encoder(encoder: nn.Module, path: Path) -> None:
+    given = {key: value for key, value in _read_state(path).items() if key not in CLASSIFIER}
+    expected = encoder.state_dict()
+    missing = sorted(key for key in expected.keys() - given.keys() if not key.endswith(STEP_COUNTER))
+    extra = sorted(given.keys() - expected.keys())
+    if missing or extra:
+        raise WeightsInvalid(
+            f"{path} is of another architecture than the encoder: {len(missing)} keys missing ({_some(missing)}), "
+            f"{len(extra)} unexpected ({_some(extra)}); expected a torchvision state dict"
+        )
+    try:
+        encoder.load_state_dict(given)
+    except RuntimeError as error:
+        raise WeightsInvalid(f"{path} does not fit the encoder: {_one_line(error)}") from error
+
+
+def _read_state(path: Path) -> dict[str, Tensor]:
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    try:
+        state = load_file(path) if path.suffix == ".safetensors" else torch.load(path, "cpu", weights_only=True)
+    except (OSError, SafetensorError, pickle.UnpicklingError, RuntimeError, EOFError, ValueError) as error:
+        raise WeightsInvalid(f"cannot read the weights in {path}: {_one_line(error)}") from error
+    if not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in state.values()):
+        raise WeightsInvalid(f"{path} holds no state dict; expected parameter names and tensors")
+    return state
+
+
+def _some(keys: list[str]) -> str:
+    return ", ".join(keys[:3]) or "none"
+
+
+def _one_line(error: Exception) -> str:
+    return " ".join(str(error).split())[:300] or type(error).__name__

@@ -1,0 +1,156 @@
+"""Principal components, fitted in one pass over batches: O(dim²) memory however many rows stream by."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+from safetensors import SafetensorError
+from safetensors.numpy import load_file, save_file
+
+from retrieval_core.errors import BadConfig, DimensionMismatch, ShardCorrupt
+
+Float32 = npt.NDArray[np.float32]
+Float64 = npt.NDArray[np.float64]
+
+CHUNK_ROWS = 8192
+SMALLEST = np.finfo(np.float32).tiny  # divides a zero vector without making it NaN
+# Below this share of the largest variance a component holds rounding noise, which whitening must not blow up.
+NEGLIGIBLE_VARIANCE = 1e-10
+
+
+class Pca(NamedTuple):
+    """Orthonormal directions ordered by falling variance, so that the first rows are the PCA of any smaller dimension.
+
+    `variances` (n - 1 in the denominator) belong to the kept components, `total_variance` to all of the data.
+    """
+
+    mean: Float32  # (d,)
+    components: Float32  # (k, d)
+    variances: Float64  # (k,)
+    total_variance: float
+
+    def explained_variance(self, dim: int) -> float:
+        """Share of the total variance that the first `dim` components hold, 0 to 1; 1 for data that does not vary."""
+        if self.total_variance == 0:
+            return 1.0
+        return min(1.0, float(self.variances[:dim].sum()) / self.total_variance)
+
+
+def fit_pca(batches: Iterable[Float32], max_dim: int) -> Pca:
+    """The first `max_dim` principal components of all rows of `batches`, each (n, d) float32; n may vary and may be 0.
+
+    Sums and outer products are kept in float64 and decomposed by `eigh`; the entry of largest magnitude of each
+    component is positive. With fewer rows than dimensions the last components have variance 0 and complete the basis.
+
+    Raises `BadConfig` without rows or when `max_dim` is not in 1..d, `DimensionMismatch` when widths differ,
+    `ShardCorrupt` for values that are not finite.
+    """
+    moments = _stream_moments(batches)
+    dim = len(moments.origin)
+    if not 1 <= max_dim <= dim:
+        raise BadConfig(f"cannot reduce vectors of width {dim} to {max_dim}; choose reduce.dims from 1 to {dim}")
+    shift = moments.total / moments.n_rows
+    scatter = moments.outer - moments.n_rows * np.outer(shift, shift)
+    covariance = scatter / max(moments.n_rows - 1, 1)
+    eigenvalues, eigenvectors = np.linalg.eigh(covariance)  # ascending
+    components = eigenvectors[:, ::-1][:, :max_dim].T
+    largest = np.abs(components).argmax(axis=1)
+    signs = np.where(components[np.arange(max_dim), largest] < 0, -1.0, 1.0)
+    return Pca(
+        mean=(moments.origin + shift).astype(np.float32),
+        components=np.ascontiguousarray(components * signs[:, None], dtype=np.float32),
+        variances=eigenvalues[::-1][:max_dim].clip(min=0.0),
+        total_variance=float(np.trace(covariance).clip(min=0.0)),
+    )
+
+
+class _Moments(NamedTuple):
+    n_rows: int
+    origin: Float64  # (d,) the first row; sums are taken from it, or a mean far from 0 would cancel the variance
+    total: Float64  # (d,) sum of the rows, less the origin
+    outer: Float64  # (d, d) sum of their outer products
+
+
+def _stream_moments(batches: Iterable[Float32]) -> _Moments:
+    n_rows = 0
+    origin = total = outer = np.empty(0)
+    for chunk in _checked_chunks(batches):
+        if n_rows == 0:
+            origin = chunk[0].copy()
+            total, outer = np.zeros(len(origin)), np.zeros((len(origin), len(origin)))
+        elif chunk.shape[1] != len(origin):
+            raise DimensionMismatch(f"a batch of width {chunk.shape[1]} follows batches of width {len(origin)}")
+        chunk -= origin
+        n_rows += len(chunk)
+        total += chunk.sum(axis=0)
+        outer += chunk.T @ chunk
+    if n_rows == 0:
+        raise BadConfig("no vectors to fit a PCA on; embed at least one picture first")
+    return _Moments(n_rows, origin, total, outer)
+
+
+def _checked_chunks(batches: Iterable[Float32]) -> Iterator[Float64]:
+    for batch in batches:
+        if batch.ndim != 2:
+            raise DimensionMismatch(f"PCA wants batches of shape (n, d), got {batch.shape}")
+        for start in range(0, len(batch), CHUNK_ROWS):
+            chunk = batch[start : start + CHUNK_ROWS].astype(np.float64)
+            if not np.isfinite(chunk).all():
+                raise ShardCorrupt("vectors to fit a PCA on hold NaN or infinity; remove their part and embed again")
+            yield chunk
+
+
+def project(pca: Pca, vectors: Float32, dim: int, whiten: bool = False) -> Float32:
+    """Coordinates (n, dim) float32 of (n, d) `vectors` on the first `dim` components, of any length.
+
+    Whitened coordinates have variance 1 over the fitted rows, and are 0 where the fitted rows did not vary.
+    Raises `DimensionMismatch` for another width, `BadConfig` when `dim` is not in 1..k.
+    """
+    n_components, width = pca.components.shape
+    if vectors.ndim != 2 or vectors.shape[1] != width:
+        raise DimensionMismatch(f"the PCA was fitted on vectors of width {width}, got shape {vectors.shape}")
+    if not 1 <= dim <= n_components:
+        raise BadConfig(f"the PCA holds {n_components} components, {dim} were asked for; fit it with a larger max_dim")
+    coordinates = (vectors.astype(np.float32, copy=False) - pca.mean) @ pca.components[:dim].T
+    if whiten:
+        coordinates *= _whitening_scale(pca.variances)[:dim]
+    return coordinates
+
+
+def _whitening_scale(variances: Float64) -> Float32:
+    varies = variances > NEGLIGIBLE_VARIANCE * variances[0]
+    return np.where(varies, 1 / np.sqrt(np.where(varies, variances, 1.0)), 0.0).astype(np.float32)
+
+
+def apply_pca(pca: Pca, vectors: Float32, dim: int, whiten: bool = False) -> Float32:
+    """Reduced vectors (n, dim) float32 of unit length from (n, d); a vector equal to the mean stays zero.
+
+    Raises as `project` does.
+    """
+    coordinates = project(pca, vectors, dim, whiten)
+    lengths = np.linalg.norm(coordinates, axis=1, keepdims=True)
+    return coordinates / np.maximum(lengths, SMALLEST)
+
+
+def save_pca(pca: Pca, path: Path) -> None:
+    """Write the PCA as safetensors; equal PCAs give equal bytes."""
+    tensors = {**pca._asdict(), "total_variance": np.array([pca.total_variance])}
+    save_file(tensors, path)
+
+
+def load_pca(path: Path) -> Pca:
+    """The PCA `save_pca` wrote, bit for bit. Raises `ShardCorrupt` when the file holds none."""
+    try:
+        tensors = load_file(path)
+        return Pca(
+            mean=tensors["mean"],
+            components=tensors["components"],
+            variances=tensors["variances"],
+            total_variance=float(tensors["total_variance"][0]),
+        )
+    except (SafetensorError, OSError, KeyError, IndexError) as error:
+        raise ShardCorrupt(f"{path} is not a fitted PCA: {error}; fit it again") from error

@@ -1,0 +1,68 @@
+"""Where and how fast: read from the environment (`VITRINE_*`) and `vitrine.toml`, never part of a fingerprint."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Literal, Self
+
+from pydantic import Field, ValidationError
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from retrieval_core.config import read_toml
+from retrieval_core.errors import BadConfig
+from retrieval_core.store import Store, open_store
+
+
+class Settings(BaseSettings):
+    """Operator's settings; an argument wins over the environment, the environment over the file."""
+
+    model_config = SettingsConfigDict(env_prefix="VITRINE_", frozen=True, extra="forbid")
+
+    store: str = Field("", description="Folder or s3://bucket/prefix that holds everything a run makes.")
+    s3_endpoint_url: str | None = Field(None, description="Endpoint of an S3-compatible store; empty for AWS.")
+    cache_dir: Path = Field(
+        default_factory=lambda: Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "vitrine",
+        description="Local read cache of a remote store.",
+    )
+    device: Literal["auto", "cpu", "cuda"] = Field("auto", description="auto takes CUDA where it is there.")
+    threads: int = Field(0, ge=0, description="CPU threads of one task; 0 takes every core.")
+    shard_workers: int = Field(1, ge=1, description="Shards worked on at once on this machine.")
+
+    @classmethod
+    def load(cls, toml: Path | None = None, **arguments: object) -> Self:
+        """Settings from the `[settings]` table, the environment and explicit arguments. Raises `BadConfig`."""
+        given = {name: value for name, value in arguments.items() if value is not None}
+        try:
+            file = dict(read_toml(toml).get("settings", {})) if toml else {}
+            from_environment = cls().model_dump(exclude_unset=True)
+            return cls.model_validate(file | from_environment | given)
+        except ValidationError as error:
+            raise BadConfig(f"settings: {error.errors()[0]['loc']}: {error.errors()[0]['msg']}") from error
+
+    @property
+    def n_threads(self) -> int:
+        """CPU threads of one task."""
+        if self.threads:
+            return self.threads
+        # A container's quota shows in the affinity mask, which macOS does not have.
+        return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+    @property
+    def torch_device(self) -> str:
+        """`cpu` or `cuda`. Raises `BadConfig` where CUDA was asked for and is not there."""
+        if self.device == "cpu":
+            return "cpu"
+        import torch
+
+        if torch.cuda.is_available():
+            return "cuda"
+        if self.device == "cuda":
+            raise BadConfig("device is cuda, but torch sees no CUDA device; set VITRINE_DEVICE=cpu or auto")
+        return "cpu"
+
+    def open_store(self) -> Store:
+        """The store. Raises `BadConfig` where none is named."""
+        if not self.store:
+            raise BadConfig("no store named: give --store FOLDER or s3://bucket/prefix, or set VITRINE_STORE")
+        return open_store(self.store, s3_endpoint_url=self.s3_endpoint_url, cache_dir=self.cache_dir)

@@ -1,0 +1,200 @@
+"""Parquet parts of content-addressed sets: plan, write, read.
+
+A set grows from night to night. The plan covers what is missing and nothing else; a part's name derives from the ids it
+covers, so a run that died is picked up where it stopped and two runs cannot disagree on what a name holds.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import zlib
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import polars as pl
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from retrieval_core.artifacts import MaskSet, Part, Value, VectorSet
+from retrieval_core.errors import DimensionMismatch, ShardCorrupt
+from retrieval_core.store import Store
+
+VECTOR_ROW_GROUP = 8192
+Float32 = npt.NDArray[np.float32]
+
+
+class ShardPlan(Value):
+    """One shard of work: the content ids it covers, ordered, and the part's name that follows from them."""
+
+    name: str
+    content_ids: tuple[str, ...]
+
+
+def plan_shards(wanted: Iterable[str], present: Iterable[str], shard_rows: int) -> list[ShardPlan]:
+    """Shards covering each id of `wanted` that is not in `present` once, `shard_rows` ids each and the last one fewer.
+
+    Only the last shard is short and ids are ordered, so when some shards of a plan exist already, planning again
+    yields the remaining ones under the same names.
+    """
+    missing = sorted(set(wanted) - set(present))
+    chunks = (tuple(missing[i : i + shard_rows]) for i in range(0, len(missing), shard_rows))
+    return [ShardPlan(name=_plan_name(chunk), content_ids=chunk) for chunk in chunks]
+
+
+def _plan_name(content_ids: Sequence[str]) -> str:
+    return hashlib.sha256("\n".join(content_ids).encode()).hexdigest()[:16]
+
+
+def put_part(store: Store, key: str, data: bytes, n_rows: int) -> Part:
+    """Store bytes as one immutable part."""
+    store.put(key, data)
+    return Part(key=key, sha256=hashlib.sha256(data).hexdigest(), n_rows=n_rows, n_bytes=len(data))
+
+
+def put_part_file(store: Store, key: str, path: Path, n_rows: int) -> Part:
+    """Store a local file as one immutable part."""
+    store.put_file(key, path)
+    with path.open("rb") as file:
+        digest = hashlib.file_digest(file, "sha256").hexdigest()
+    return Part(key=key, sha256=digest, n_rows=n_rows, n_bytes=path.stat().st_size)
+
+
+def table_bytes(frame: pl.DataFrame) -> bytes:
+    """A polars table as Parquet; equal tables give equal bytes."""
+    sink = pa.BufferOutputStream()
+    pq.write_table(frame.to_arrow(), sink, compression="zstd")
+    return sink.getvalue().to_pybytes()
+
+
+def read_table(store: Store, part: Part, columns: list[str] | None = None) -> pl.DataFrame:
+    """A table part as polars. Raises `ShardCorrupt` when the file is not what was sealed."""
+    try:
+        return pl.read_parquet(store.local_path(part.key, part.sha256), columns=columns)
+    except (pl.exceptions.PolarsError, OSError) as error:
+        raise ShardCorrupt(f"{part.key}: {error}") from error
+
+
+def vectors_bytes(content_ids: Sequence[str], vectors: Float32) -> bytes:
+    """A vector part: columns content_id (string) and vector (fixed-size list of float32).
+
+    `vectors` is (n, dim) float32; raises `DimensionMismatch` when the rows do not match the ids.
+    """
+    if vectors.ndim != 2 or len(content_ids) != len(vectors):
+        raise DimensionMismatch(f"{len(content_ids)} ids for vectors of shape {vectors.shape}")
+    flat = pa.array(np.ascontiguousarray(vectors, dtype=np.float32).reshape(-1))
+    table = pa.table(
+        {
+            "content_id": pa.array(content_ids, pa.string()),
+            "vector": pa.FixedSizeListArray.from_arrays(flat, vectors.shape[1]),
+        },
+    )
+    sink = pa.BufferOutputStream()
+    pq.write_table(
+        table,
+        sink,
+        row_group_size=VECTOR_ROW_GROUP,
+        compression="zstd",
+        use_dictionary=False,
+        write_statistics=False,
+        column_encoding={"content_id": "PLAIN", "vector.list.element": "BYTE_STREAM_SPLIT"},
+    )
+    return sink.getvalue().to_pybytes()
+
+
+def read_vectors(path: Path) -> tuple[list[str], Float32]:
+    """Ids and (n, dim) float32 of one vector part. Raises `ShardCorrupt`."""
+    try:
+        table = pq.read_table(path)
+        column = table["vector"].combine_chunks()
+        flat = column.flatten().to_numpy(zero_copy_only=False)
+        return table["content_id"].to_pylist(), flat.reshape(len(table), column.type.list_size)
+    except (pa.ArrowException, OSError, KeyError, ValueError, AttributeError) as error:
+        raise ShardCorrupt(f"{path} is not a vector part: {error}") from error
+
+
+def read_ids(path: Path) -> list[str]:
+    """The content ids of one vector or mask part, without its payload. Raises `ShardCorrupt`."""
+    try:
+        return pq.read_table(path, columns=["content_id"])["content_id"].to_pylist()
+    except (pa.ArrowException, OSError) as error:
+        raise ShardCorrupt(f"{path} has no readable ids: {error}") from error
+
+
+def describe_part(store: Store, key: str, n_rows: int | None = None) -> Part:
+    """The `Part` of a file already stored, from its bytes; rows are counted where not given, which wants Parquet."""
+    path = store.local_path(key)
+    with path.open("rb") as file:
+        digest = hashlib.file_digest(file, "sha256").hexdigest()
+    rows = pq.read_metadata(path).num_rows if n_rows is None else n_rows
+    return Part(key=key, sha256=digest, n_rows=rows, n_bytes=path.stat().st_size)
+
+
+def masks_bytes(content_ids: Sequence[str], masks: Sequence[npt.NDArray[np.bool_]], reasons: Sequence[str]) -> bytes:
+    """A mask part: columns content_id, height, width, mask (zlib over packed bits), area (0 to 1) and reason.
+
+    `masks` are (h, w) bool, True on the product; `reasons` says why a mask is distrusted, "" where it is trusted.
+    """
+    table = pa.table(
+        {
+            "content_id": pa.array(content_ids, pa.string()),
+            "height": pa.array([mask.shape[0] for mask in masks], pa.int32()),
+            "width": pa.array([mask.shape[1] for mask in masks], pa.int32()),
+            "mask": pa.array([zlib.compress(np.packbits(mask).tobytes(), 6) for mask in masks], pa.binary()),
+            "area": pa.array([float(mask.mean()) for mask in masks], pa.float32()),
+            "reason": pa.array(reasons, pa.string()),
+        }
+    )
+    sink = pa.BufferOutputStream()
+    pq.write_table(table, sink, compression="none", use_dictionary=False)
+    return sink.getvalue().to_pybytes()
+
+
+class MaskRow(Value):
+    """One stored mask; `bits` is unpacked by `array`."""
+
+    height: int
+    width: int
+    bits: bytes
+    area: float
+    reason: str
+
+    def array(self) -> npt.NDArray[np.bool_]:
+        """(height, width) bool, True on the product."""
+        packed = np.frombuffer(zlib.decompress(self.bits), np.uint8)
+        return np.unpackbits(packed, count=self.height * self.width).reshape(self.height, self.width).astype(bool)
+
+
+def read_masks(store: Store, mask_set: MaskSet, wanted: Iterable[str]) -> dict[str, MaskRow]:
+    """The masks of the wanted content ids that the set holds. Raises `ShardCorrupt`."""
+    keys = set(wanted)
+    found: dict[str, MaskRow] = {}
+    for part in mask_set.parts:
+        table = read_table(store, part)
+        for row in table.filter(pl.col("content_id").is_in(keys)).iter_rows(named=True):
+            found[row["content_id"]] = MaskRow(
+                height=row["height"], width=row["width"], bits=row["mask"], area=row["area"], reason=row["reason"]
+            )
+    return found
+
+
+def iter_vectors(store: Store, vector_set: VectorSet) -> Iterator[tuple[list[str], Float32]]:
+    """Ids and (n, dim) float32, part by part."""
+    for part in vector_set.parts:
+        yield read_vectors(store.local_path(part.key, part.sha256))
+
+
+def load_vectors(store: Store, vector_set: VectorSet, content_ids: Sequence[str]) -> Float32:
+    """(len(content_ids), dim) float32 in the order asked. Raises `ShardCorrupt` when the set lacks one."""
+    rows_of: dict[str, list[int]] = {}
+    for row, key in enumerate(content_ids):
+        rows_of.setdefault(key, []).append(row)
+    out = np.empty((len(content_ids), vector_set.dim), np.float32)
+    for ids, vectors in iter_vectors(store, vector_set):
+        for source, key in enumerate(ids):
+            for target in rows_of.pop(key, ()):
+                out[target] = vectors[source]
+    if rows_of:
+        raise ShardCorrupt(f"{vector_set.key} lacks {len(rows_of)} of the wanted vectors, e.g. {next(iter(rows_of))}")
+    return out

@@ -1,0 +1,170 @@
+"""Pictures to vectors: prepare the backbone once, embed what is missing, seal the set."""
+
+from __future__ import annotations
+
+import hashlib
+import tempfile
+from datetime import UTC, datetime
+from functools import lru_cache
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+from prefect.logging import get_run_logger
+from retrieval_core.embed.backbones import backbone_preprocess, load_backbone, parse_weights, save_backbone
+from retrieval_core.embed.engine import Engine, open_engine
+from retrieval_core.embed.extract import Picture, extract
+
+from retrieval_core import lineage, releases
+from retrieval_core.artifacts import Backbone, MaskSet, Ref, Reject, Value, VectorSet
+from retrieval_core.config import EmbedConfig, IngestConfig
+from retrieval_core.errors import BadConfig, WeightsInvalid
+from retrieval_core.images import RGB, decode, fit
+from retrieval_core.sets import WorkPlan, part_key, plan_work, seal_vectors, shard_pictures
+from retrieval_core.settings import Settings
+from retrieval_core.shards import put_part, put_part_file, read_masks, vectors_bytes
+from retrieval_core.store import Store, read_uri
+from tasks.mask import usable_pictures
+from tasks.stage import progress, stage
+
+PIXEL_SAMPLE_ROWS = 2_000
+
+
+class ShardOutcome(Value):
+    """What one shard gave: rows stored and pictures refused."""
+
+    n_rows: int
+    rejects: tuple[Reject, ...] = ()
+
+
+@stage("prepare backbone")
+def prepare_backbone(settings: Settings, catalog: Ref, config: EmbedConfig, ingest: IngestConfig) -> Ref:
+    """The frozen backbone as an artifact: weights and an exported graph, made once."""
+    store = settings.open_store()
+    weights = parse_weights(config.weights)
+    if weights.kind == "artifact":
+        return _trained_backbone(store, config, weights.value).ref
+    file_sha256 = _file_sha256(Path(weights.value)) if weights.kind == "file" else ""
+    name = lineage.backbone_fingerprint(config, file_sha256)
+    known = Backbone.find(store, name)
+    if known:
+        return known.ref
+    get_run_logger().info("exporting %s with weights %s", config.backbone, config.weights)
+    loaded = load_backbone(config, lambda: _pixel_sample(store, catalog, config, ingest))
+    with tempfile.TemporaryDirectory() as folder:
+        save_backbone(loaded, Path(folder))
+        parts = tuple(
+            put_part_file(store, f"{Backbone.folder}/{name}/{file.name}", file, 0)
+            for file in sorted(Path(folder).iterdir())
+        )
+    return (
+        Backbone(
+            fingerprint=name,
+            config={"weights": config.weights},
+            parts=parts,
+            card=config.backbone,
+            dim=loaded.card.dim,
+            size_px=loaded.preprocess.size_px,
+            has_text=loaded.card.has_text,
+        )
+        .seal(store)
+        .ref
+    )
+
+
+def _trained_backbone(store: Store, config: EmbedConfig, name: str) -> Backbone:
+    alias = releases.read_alias(store, name)
+    backbone = Backbone.find(store, alias.release if alias else name)
+    if backbone is None:
+        raise BadConfig(f"embed.weights artifact:{name}: no such backbone in {store.url}")
+    if backbone.card != config.backbone:
+        raise BadConfig(f"embed.weights artifact:{name} is a {backbone.card}, but embed.backbone is {config.backbone}")
+    return backbone
+
+
+def _file_sha256(path: Path) -> str:
+    try:
+        with path.open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    except OSError as error:
+        raise WeightsInvalid(f"cannot read weights file {path}: {error.strerror}") from error
+
+
+def _pixel_sample(store: Store, catalog: Ref, config: EmbedConfig, ingest: IngestConfig) -> RGB:
+    """A random sample of the catalogue's pictures at the card's size, for the backbone that is fitted on pixels."""
+    pictures = usable_pictures(store, catalog).sort("item_id")
+    seed = int(parse_weights(config.weights).value or 0)
+    sample = pictures.sample(min(len(pictures), PIXEL_SAMPLE_ROWS), seed=seed, shuffle=False)
+    how = backbone_preprocess(config)
+    return np.stack([fit(decode(read_uri(uri), max_pixels=ingest.max_pixels), how) for uri in sample["image_uri"]])
+
+
+@stage("plan vectors")
+def plan_vectors(settings: Settings, catalog: Ref, backbone: Ref, masks: Ref | None, config: EmbedConfig) -> WorkPlan:
+    """The shards of pictures that have no vector of this backbone (and mask family) yet."""
+    store = settings.open_store()
+    mask_family = MaskSet.open(store, masks).family if masks else None
+    family = lineage.vector_family(backbone.name, mask_family)
+    return plan_work(store, VectorSet.folder, family, usable_pictures(store, catalog), config.shard_rows)
+
+
+@stage("embed shard")
+def embed_shard(
+    settings: Settings,
+    plan: WorkPlan,
+    number: int,
+    backbone: Ref,
+    masks: Ref | None,
+    config: EmbedConfig,
+    ingest: IngestConfig,
+) -> ShardOutcome:
+    """Embed one shard of the plan and store it as one part."""
+    store = settings.open_store()
+    shard = shard_pictures(store, plan, number)
+    pictures = [Picture(**row) for row in shard.iter_rows(named=True)]
+    mask_rows = read_masks(store, MaskSet.open(store, masks), shard["content_id"]) if masks else None
+    report = progress(f"embed shard {number + 1} of {len(plan.shards)}", len(pictures))
+    done = extract(
+        pictures,
+        mask_rows,
+        _engine(settings, backbone),
+        backbone_preprocess(config),
+        config.batch_size,
+        settings.n_threads,
+        ingest.max_pixels,
+        report,
+    )
+    if done.content_ids:
+        data = vectors_bytes(done.content_ids, done.vectors)
+        put_part(store, part_key(plan.folder, plan.family, plan.shards[number]), data, len(done.content_ids))
+    return ShardOutcome(n_rows=len(done.content_ids), rejects=tuple(done.rejects))
+
+
+@lru_cache(maxsize=2)
+def _engine(settings: Settings, backbone: Ref) -> Engine:
+    """Sessions take seconds to open; the shards of one process share them."""
+    store = settings.open_store()
+    artifact = Backbone.open(store, backbone)
+    paths = [store.local_path(part.key, part.sha256) for part in artifact.parts]
+    return open_engine(artifact.card, artifact.size_px, paths[0].parent, settings.torch_device, settings.n_threads)
+
+
+@stage("seal vectors")
+def seal_vector_set(settings: Settings, catalog: Ref, plan: WorkPlan, backbone: Ref, variant: str) -> Ref:
+    """The vectors of this catalogue, as one set."""
+    store = settings.open_store()
+    wanted = usable_pictures(store, catalog)["content_id"]
+    dim = Backbone.open(store, backbone).dim
+    return seal_vectors(store, plan.family, variant, dim, catalog.name, wanted).ref
+
+
+@stage("late rejects")
+def rejected_items(settings: Settings, catalog: Ref, rejects: list[Reject]) -> tuple[Reject, ...]:
+    """Every item whose picture was refused at embedding: several items may show the same picture."""
+    reasons = {reject.content_id: reject.reason for reject in rejects}
+    items = usable_pictures(settings.open_store(), catalog).filter(pl.col("content_id").is_in(list(reasons)))
+    now = datetime.now(UTC).isoformat(timespec="seconds")
+    return tuple(
+        Reject(**row, reason=reasons[row["content_id"]], last_seen=now)
+        for row in items.sort("item_id").iter_rows(named=True)
+    )

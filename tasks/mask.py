@@ -1,0 +1,144 @@
+"""Background masking: train the segmenter where the source has masks, apply it to every picture."""
+
+from __future__ import annotations
+
+import tempfile
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+from prefect.logging import get_run_logger
+
+from retrieval_core import lineage, releases
+from retrieval_core.artifacts import MaskSet, Ref, Segmenter, Value
+from retrieval_core.config import IngestConfig, MaskConfig
+from retrieval_core.images import Preprocess, decode, fit, fit_mask
+from retrieval_core.mask.apply import SegmenterEngine, segment
+from retrieval_core.mask.train import SegmentationData, save_segmenter, train_segmenter
+from retrieval_core.sets import WorkPlan, part_key, plan_work, seal_masks, shard_pictures
+from retrieval_core.settings import Settings
+from retrieval_core.shards import masks_bytes, put_part, put_part_file, read_masks
+from retrieval_core.store import Store, read_uri
+from tasks.stage import progress, stage
+
+HELD_OUT = ("query", "val", "test")
+
+
+class FitOutcome(Value):
+    """A fitted model, and whether this run made it."""
+
+    ref: Ref
+    trained: bool
+
+
+@stage("train segmenter")
+def fit_segmenter(
+    settings: Settings, catalog: Ref, truth: Ref | None, config: MaskConfig, ingest: IngestConfig
+) -> FitOutcome | None:
+    """The segmenter to use tonight: an earlier one while it serves, else one trained on the source's masks.
+
+    None where there is neither.
+    """
+    store, logger = settings.open_store(), get_run_logger()
+    name = lineage.segmenter_fingerprint(config, catalog.name)
+    known = Segmenter.find(store, name) or _earlier_segmenter(store, catalog, config, truth is None)
+    if known:
+        return FitOutcome(ref=known.ref, trained=False)
+    if truth is None:
+        logger.warning(
+            "the source has no masks and the store no segmenter: pictures are embedded with their background"
+        )
+        return None
+    train, val = _segmentation_data(store, catalog, truth, config, ingest)
+    logger.info("training the U-Net on %d pictures, validating on %d", len(train.pixels), len(val.pixels))
+    trained = train_segmenter(train, val, config, settings.torch_device, lambda epoch: logger.info("U-Net %s", epoch))
+    with tempfile.TemporaryDirectory() as folder:
+        save_segmenter(trained, config, Path(folder))
+        parts = tuple(
+            put_part_file(store, f"{Segmenter.folder}/{name}/{file}", Path(folder, file), 0)
+            for file in ("weights.safetensors", "model.onnx")
+        )
+    segmenter = Segmenter(
+        fingerprint=name,
+        config=lineage.segmenter_question(config),
+        parents={"catalog": catalog.name, "truth": truth.name},
+        parts=parts,
+        counts={"train": len(train.pixels), "val": len(val.pixels)},
+        val_iou=trained.val_iou,
+        history=trained.history,
+    ).seal(store)
+    return FitOutcome(ref=segmenter.ref, trained=True)
+
+
+def _earlier_segmenter(store: Store, catalog: Ref, config: MaskConfig, any_age: bool) -> Segmenter | None:
+    release = releases.read_release(store, releases.PRODUCTION)
+    if release is None or release.segmenter is None:
+        return None
+    earlier = Segmenter.open(store, release.segmenter)
+    if any_age:
+        return earlier
+    items = lineage.load_items(store, catalog.name)
+    serves = lineage.still_serves(store, earlier, lineage.segmenter_question(config), {}, config, items)
+    return earlier if serves else None
+
+
+def _segmentation_data(
+    store: Store, catalog: Ref, truth: Ref, config: MaskConfig, ingest: IngestConfig
+) -> tuple[SegmentationData, SegmentationData]:
+    """Pictures and masks of the training split and of the held-out one, squashed to the U-Net's square."""
+    items = lineage.load_items(store, catalog.name)
+    items = items.filter((pl.col("status") == "ok") & pl.col("mask_id").is_not_null())
+    masks = read_masks(store, MaskSet.open(store, truth), items["mask_id"])
+    how = Preprocess(size_px=config.size_px, crop="squash")
+    report = progress("pictures for the U-Net", len(items))
+
+    def load(rows: pl.DataFrame) -> SegmentationData:
+        pixels = np.empty((len(rows), config.size_px, config.size_px, 3), np.uint8)
+        targets = np.empty(pixels.shape[:3], np.bool_)
+        for row, (uri, mask_id) in enumerate(rows.select("image_uri", "mask_id").iter_rows()):
+            pixels[row] = fit(decode(read_uri(uri), max_pixels=ingest.max_pixels), how)
+            targets[row] = fit_mask(masks[mask_id].array(), config.size_px)
+            report(1)
+        return SegmentationData(pixels, targets)
+
+    held_out = pl.col("split").is_in(HELD_OUT)
+    return load(items.filter(~held_out)), load(items.filter(held_out))
+
+
+@stage("plan masks")
+def plan_masks(settings: Settings, catalog: Ref, segmenter: Ref, config: MaskConfig) -> WorkPlan:
+    """The shards of pictures that have no mask of this segmenter yet."""
+    store = settings.open_store()
+    family = lineage.mask_family(config, segmenter.name)
+    return plan_work(store, MaskSet.folder, family, usable_pictures(store, catalog), config.shard_rows)
+
+
+def usable_pictures(store: Store, catalog: Ref) -> pl.DataFrame:
+    """content_id, image_uri and item_id of every catalogue row that is not in quarantine."""
+    items = lineage.load_items(store, catalog.name)
+    return items.filter(pl.col("status") == "ok").select("content_id", "image_uri", "item_id")
+
+
+@stage("mask shard")
+def mask_shard(
+    settings: Settings, plan: WorkPlan, number: int, segmenter: Ref, config: MaskConfig, ingest: IngestConfig
+) -> int:
+    """Mask one shard of the plan; returns the number of masks stored."""
+    store = settings.open_store()
+    shard = shard_pictures(store, plan, number)
+    onnx = store.local_path(Segmenter.open(store, segmenter).part("model.onnx").key)
+    engine = SegmenterEngine(onnx, config.size_px, settings.n_threads)
+    pictures = list(shard.select("content_id", "image_uri").iter_rows())
+    report = progress(f"mask shard {number + 1} of {len(plan.shards)}", len(pictures))
+    done = segment(pictures, engine, config, settings.n_threads, ingest.max_pixels, report)
+    if done.content_ids:
+        data = masks_bytes(done.content_ids, done.masks, done.reasons)
+        put_part(store, part_key(plan.folder, plan.family, plan.shards[number]), data, len(done.content_ids))
+    return len(done.content_ids)
+
+
+@stage("seal masks")
+def seal_mask_set(settings: Settings, catalog: Ref, plan: WorkPlan) -> Ref:
+    """The masks of this catalogue, as one set."""
+    store = settings.open_store()
+    return seal_masks(store, plan.family, catalog.name, usable_pictures(store, catalog)["content_id"]).ref

@@ -1,0 +1,81 @@
+"""Bundle the night into a release; move production if the gate let it through."""
+
+from __future__ import annotations
+
+import polars as pl
+from prefect.logging import get_run_logger
+
+from retrieval_core import releases
+from retrieval_core.artifacts import Ref, Reject, Release, Report, Value, VectorSet, fingerprint
+from retrieval_core.config import NightlyConfig
+from retrieval_core.settings import Settings
+from retrieval_core.shards import table_bytes
+from retrieval_core.store import Store
+from tasks.evaluate import Night
+from tasks.ingest import LEDGER
+from tasks.stage import stage
+
+VERSION = 1
+
+
+class Published(Value):
+    """The night's release, and whether it is production now."""
+
+    release: str
+    gate: str
+    reason: str
+
+
+@stage("publish")
+def publish_release(
+    settings: Settings, night: Night, report: Ref, production: str | None, config: NightlyConfig
+) -> Published:
+    """Seal the release; promote it if the gate published it and production still is what it was compared with."""
+    store = settings.open_store()
+    sealed = Report.open(store, report)
+    release = _release(store, night, sealed, config).seal(store)
+    _add_to_ledger(store, night.rejects)
+    if sealed.gate == "published":
+        releases.promote(store, release.fingerprint, production)
+    else:
+        get_run_logger().warning("held back: %s", sealed.gate_reason)
+    releases.point_alias(store, releases.LATEST, release.fingerprint)
+    return Published(release=release.fingerprint, gate=sealed.gate, reason=sealed.gate_reason)
+
+
+def _release(store: Store, night: Night, report: Report, config: NightlyConfig) -> Release:
+    vectors = VectorSet.open(store, night.plan.vectors)
+    heads = tuple(outcome.ref for outcome in night.heads)
+    boosted_by = [outcome.ref for outcome in night.heads if outcome.ref.name == vectors.parents.get("head")]
+    masked = vectors.variant.startswith("masked")
+    bundle = {
+        "catalog": night.catalog,
+        "backbone": night.backbone,
+        "segmenter": night.segmenter.ref if night.segmenter and masked else None,
+        "head": boosted_by[0] if boosted_by else None,
+        "reducer": night.reducer.ref,
+        "vectors": night.plan.vectors,
+        "index": night.index,
+        "report": report.ref,
+    }
+    parents = {role: ref.name for role, ref in bundle.items() if ref}
+    return Release(
+        fingerprint=fingerprint("release", VERSION, config.model_dump(mode="json"), list(parents.values())),
+        config=config.model_dump(mode="json"),
+        parents=parents,
+        counts={"rows": night.plan.n_rows},
+        heads=heads,
+        variant=vectors.variant,
+        gate=report.gate,
+        gate_reason=report.gate_reason,
+        **bundle,
+    )
+
+
+def _add_to_ledger(store: Store, rejects: tuple[Reject, ...]) -> None:
+    """Pictures that went bad between ingest and embedding join the ledger that ingest wrote."""
+    if not rejects:
+        return
+    ledger = pl.read_parquet(store.get(LEDGER))
+    late = pl.DataFrame([reject.model_dump() for reject in rejects], schema=ledger.schema)
+    store.put(LEDGER, table_bytes(pl.concat([ledger, late]).unique("item_id", keep="last").sort("item_id")))

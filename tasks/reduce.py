@@ -1,0 +1,72 @@
+"""PCA: fit it on a random sample of the published vectors, apply it to all of them."""
+
+from __future__ import annotations
+
+import tempfile
+from functools import partial
+from pathlib import Path
+
+from prefect.logging import get_run_logger
+
+from retrieval_core import lineage, releases
+from retrieval_core.artifacts import Reducer, Ref, VectorSet
+from retrieval_core.config import ReduceConfig
+from retrieval_core.reduce.pca import apply_pca, fit_pca, load_pca, save_pca
+from retrieval_core.sets import derive_vectors, sample_vectors
+from retrieval_core.settings import Settings
+from retrieval_core.shards import put_part_file
+from tasks.mask import FitOutcome
+from tasks.stage import stage
+
+PCA = "pca.safetensors"
+
+
+@stage("fit reducer")
+def fit_reducer(settings: Settings, catalog: Ref, vectors: Ref, config: ReduceConfig) -> FitOutcome:
+    """The reducer to use on these vectors tonight: production's while it serves, else one fitted on a sample."""
+    store, logger = settings.open_store(), get_run_logger()
+    vector_set = VectorSet.open(store, vectors)
+    name = lineage.reducer_fingerprint(config, catalog.name, vector_set.family)
+    items = lineage.load_items(store, catalog.name)
+    known = Reducer.find(store, name)
+    release = releases.read_release(store, releases.PRODUCTION)
+    if known is None and release and release.reducer:
+        earlier = Reducer.open(store, release.reducer)
+        parents = {"vectors": vector_set.family}
+        if lineage.still_serves(store, earlier, lineage.reducer_question(config), parents, config, items):
+            known = earlier
+    if known:
+        return FitOutcome(ref=known.ref, trained=False)
+    # More dimensions than the data spans would be noise: a small or narrow catalogue gets fewer.
+    dims = tuple(dim for dim in config.dims if dim <= vector_set.dim) or (vector_set.dim,)
+    if dims != config.dims:
+        logger.warning("vectors have %d dimensions: reducing to %s instead of %s", vector_set.dim, dims, config.dims)
+    pca = fit_pca(sample_vectors(store, vector_set, config.sample_rows, config.seed), max(dims))
+    with tempfile.TemporaryDirectory() as folder:
+        save_pca(pca, Path(folder, PCA))
+        part = put_part_file(store, f"{Reducer.folder}/{name}/{PCA}", Path(folder, PCA), 0)
+    explained = {str(dim): float(pca.variances[:dim].sum() / max(pca.total_variance, 1e-12)) for dim in dims}
+    reducer = Reducer(
+        fingerprint=name,
+        config=lineage.reducer_question(config),
+        parents={"catalog": catalog.name, "vectors": vector_set.family},
+        parts=(part,),
+        input_dim=vector_set.dim,
+        dims=dims,
+        explained_variance=explained,
+    ).seal(store)
+    return FitOutcome(ref=reducer.ref, trained=True)
+
+
+@stage("apply reducer")
+def apply_reducer(settings: Settings, vectors: Ref, reducer: Ref, config: ReduceConfig) -> list[Ref]:
+    """A set reduced to each of the reducer's dimensions, unit length; parts reduced before are kept."""
+    store = settings.open_store()
+    source, fitted = VectorSet.open(store, vectors), Reducer.open(store, reducer)
+    pca = load_pca(store.local_path(fitted.part(PCA).key, fitted.part(PCA).sha256))
+    refs = []
+    for dim in fitted.dims:
+        family = lineage.reduced_family(fitted.fingerprint, source.family, dim)
+        reduce = partial(apply_pca, pca, dim=dim, whiten=config.whiten)
+        refs.append(derive_vectors(store, source, family, f"pca{dim}", dim, reduce).ref)
+    return refs
