@@ -1,7 +1,7 @@
 """The command line: `vitrine run`, `plan`, `search`, `status`, `verify`, `promote`, `rollback`, `demo`.
 
-With `--json` a command prints one JSON document on stdout and nothing else there; logs go to stderr. Exit codes: 0 done,
-1 failed, 2 wrong usage or config, 3 the gate held the release back.
+With `--json` a command prints one JSON document on stdout and nothing else there; logs go to stderr. Exit codes:
+0 done, 1 failed, 2 wrong usage or config, 3 the gate held the release back.
 """
 
 from __future__ import annotations
@@ -109,7 +109,11 @@ def _add_store(sub: argparse.ArgumentParser) -> None:
 def _settings(arguments: argparse.Namespace) -> Settings:
     from retrieval_core.settings import Settings
 
-    return Settings.load(arguments.config, store=arguments.store)
+    settings = Settings.load(arguments.config, store=arguments.store)
+    if settings.s3_endpoint_url:
+        # Pictures are read by URI, without a store at hand.
+        os.environ["VITRINE_S3_ENDPOINT_URL"] = settings.s3_endpoint_url
+    return settings
 
 
 def _print(arguments: argparse.Namespace, document: BaseModel | dict[str, Any], text: str) -> None:
@@ -138,14 +142,11 @@ def _run_nightly(arguments: argparse.Namespace, source: str, settings: Settings,
     from retrieval_core.ingest.sources import open_source
 
     config = NightlyConfig.load(getattr(arguments, "config", None), overrides)
-    check_before_run(config, settings)
     open_source(source)
-    from prefect.task_runners import ThreadPoolTaskRunner
-
+    check_before_run(config, settings)
     from flows.nightly import nightly
 
-    runner = ThreadPoolTaskRunner(max_workers=settings.shard_workers)
-    summary = nightly.with_options(task_runner=runner)(source, settings, config)
+    summary = nightly(source, settings, config)
     _print(arguments, summary, _run_text(summary.model_dump()))
     return 0 if summary.gate == "published" else EXIT_HELD
 
@@ -155,7 +156,8 @@ def _run_text(run: dict[str, Any]) -> str:
     lines = [
         f"release    {run['release'][:12]}  {run['gate']}: {run['reason']}",
         "catalogue  " + ", ".join(f"{count} {name}" for name, count in catalog.items()),
-        f"work       {run['masked']} masked, {run['embedded']} embedded, trained: {', '.join(run['trained']) or 'nothing'}",
+        f"work       {run['masked']} masked, {run['embedded']} embedded",
+        f"trained    {', '.join(run['trained']) or 'nothing'}",
         "seconds    " + ", ".join(f"{stage} {value:.1f}" for stage, value in seconds.items()),
     ]
     lines += [f"{name:<28}{value:.4f}" for name, value in run["metrics"].items() if "/" not in name]
@@ -163,16 +165,17 @@ def _run_text(run: dict[str, Any]) -> str:
 
 
 def check_before_run(config: Any, settings: Settings) -> None:
-    """Find what would fail late before anything is read: an unknown backbone or weights, a store that cannot be written.
+    """Find what would fail late before anything is read: unknown backbone or weights, a store that refuses writes.
 
-    Raises `BadConfig`, `WeightsInvalid`, `StoreNotWritable`.
+    Raises `BadConfig`, `StoreNotWritable`.
     """
-    from retrieval_core.embed.backbones import check_config
+    from retrieval_core.embed.backbones import backbone_preprocess, parse_weights
 
-    check_config(config.embed)
+    backbone_preprocess(config.embed)
+    parse_weights(config.embed.weights)
     store = settings.open_store()
-    store.put("runs/.writable", b"")
-    store.delete("runs/.writable")
+    store.put("runs/_probe", b"")
+    store.delete("runs/_probe")
 
 
 def _demo(arguments: argparse.Namespace) -> int:
@@ -193,12 +196,12 @@ DEMO_CONFIG = ["embed.weights=random:0", "embed.size_px=128", "mask.size_px=96",
 
 
 def _plan(arguments: argparse.Namespace) -> int:
-    from deployments.forecast import forecast
     from retrieval_core.config import NightlyConfig
+    from retrieval_core.forecast import forecast
 
     settings = _settings(arguments)
     config = NightlyConfig.load(arguments.config, arguments.set)
-    document = forecast(_source(arguments), settings, config)
+    document = forecast(_source(arguments), settings.open_store(), config)
     _print(arguments, document, document.as_text())
     return 0
 

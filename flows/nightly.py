@@ -6,12 +6,13 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
-from typing import Literal
+from typing import Any, Literal, cast
 
 from prefect import flow, unmapped
 from prefect.artifacts import create_markdown_artifact
+from prefect.futures import PrefectFuture
 from prefect.logging import get_run_logger
-from prefect.task_runners import ThreadPoolTaskRunner
+from prefect.task_runners import TaskRunner, ThreadPoolTaskRunner
 from retrieval_core.embed.backbones import get_card
 
 from retrieval_core import releases
@@ -96,7 +97,11 @@ class Boosting(Value):
     vectors: dict[str, Ref] = {}
 
 
-@flow(name="nightly", task_runner=ThreadPoolTaskRunner(max_workers=1), validate_parameters=True)
+# One shard at a time: a shard's own threads decode and embed on every core already.
+RUNNER = cast("TaskRunner[PrefectFuture[Any]]", ThreadPoolTaskRunner(max_workers=1))
+
+
+@flow(name="nightly", task_runner=RUNNER, validate_parameters=True)
 def nightly(source: str, settings: Settings, config: NightlyConfig | None = None) -> RunSummary:
     """Bring the search up to date with the catalogue, measure it, and publish unless it got worse.
 
@@ -111,10 +116,11 @@ def nightly(source: str, settings: Settings, config: NightlyConfig | None = None
     with clock.stage("ingest"):
         ingested = snapshot_catalog(settings, source, config.ingest)
         catalog = ingested.catalog
+    with clock.stage("backbone"):  # before the long work: bad weights fail here
+        backbone = prepare_backbone(settings, catalog, config.embed, config.ingest)
     with clock.stage("mask"):
         masking = _mask(settings, source, catalog, config)
     with clock.stage("embed"):
-        backbone = prepare_backbone(settings, catalog, config.embed, config.ingest)
         embeddings = _embed(settings, catalog, backbone, masking.masks, config)
         rejects = rejected_items(settings, catalog, [reject for made in embeddings.values() for reject in made.rejects])
     with clock.stage("head"):
@@ -160,7 +166,7 @@ def nightly(source: str, settings: Settings, config: NightlyConfig | None = None
         trained=[name for name, outcome in fitted.items() if outcome and outcome.trained],
         seconds=clock.total(),
         metrics=sealed.metrics,
-        report=store.uri(sealed.part("report.html").key),
+        report=str(store.local_path(sealed.part("report.html").key)),
     )
     now = datetime.now(UTC).isoformat(timespec="milliseconds")
     store.put(f"{RUNS}/{now.replace(':', '')}.json", summary.model_dump_json(indent=1).encode())

@@ -210,7 +210,7 @@ class Reducer(Artifact):
 
 
 class IndexSet(Artifact):
-    """A version of the index: a list of shard folders, each shared with the versions before it that it did not change."""
+    """A version of the index: a list of shard files; those of an unchanged shard are shared with earlier versions."""
 
     folder = "indexes"
     kind: Literal["IndexSet"] = "IndexSet"

@@ -1,6 +1,6 @@
 """Every knob that changes what is made: one frozen model per stage.
 
-These models are the flows' parameters, so titles, descriptions and bounds are what an operator reads in the Prefect form.
+These models are the flows' parameters: their descriptions and bounds are what an operator reads in the Prefect form.
 Whatever only says *where* or *how fast* is in `settings`, and never enters a fingerprint.
 """
 
@@ -44,6 +44,7 @@ class MaskConfig(StageConfig):
     size_px: int = Field(128, ge=64, le=512, multiple_of=32, description="Side of the square the U-Net sees.")
     max_epochs: int = Field(10, ge=1, description="Upper bound of training epochs.")
     patience: int = Field(3, ge=1, description="Epochs without a better validation IoU before training stops.")
+    target_iou: float = Field(0.95, gt=0, le=1, description="Training stops once the validation IoU reaches this.")
     batch_size: int = Field(16, ge=1)
     learning_rate: float = Field(1e-3, gt=0)
     seed: int = 0
@@ -108,7 +109,7 @@ class ReduceConfig(StageConfig):
 class IndexConfig(StageConfig):
     variant: Literal["auto"] | Variant = Field(
         "auto",
-        description="Vectors to publish; auto: boosted where a head could be trained, else raw (or masked, if only that).",
+        description="Vectors to publish; auto: boosted where a head was trained and no text is read, else raw.",
     )
     shards: int = Field(0, ge=0, le=4096, description="Number of shards; 0 chooses by the catalogue's size.")
     recipe: str = Field("auto", description="A faiss key for every shard, or auto to choose by size.")

@@ -80,8 +80,8 @@ def decode(data: bytes, *, max_pixels: int = DEFAULT_MAX_PIXELS) -> RGB:
 
     The format is told by the bytes, never by a name. Transparency is laid over white, 16-bit grey keeps its high byte,
     CMYK, palette, grey and 1-bit pictures become RGB. Raises `ImageRefused` with the reason for anything else: another
-    format, more than `max_pixels` pixels (read from the header, before decoding), a truncated or corrupt file, float
-    or 32-bit pixels, whose range nobody knows.
+    format, more than `max_pixels` pixels (read from the header, before decoding), a truncated or corrupt file (a plain
+    JPEG is corrupt when its decoder warns), float or 32-bit pixels, whose range nobody knows.
     """
     try:
         image = _open(data, max_pixels)
@@ -164,6 +164,8 @@ def _webp_size(data: bytes) -> tuple[int, int]:
     if chunk == b"VP8L":
         (bits,) = struct.unpack_from("<I", data, 21)
         return (bits & 0x3FFF) + 1, (bits >> 14 & 0x3FFF) + 1
+    if chunk != b"VP8 ":
+        raise ImageRefused(f"is not a WebP picture (its first chunk is {chunk!r})")
     width, height = struct.unpack_from("<HH", data, 26)
     return width & 0x3FFF, height & 0x3FFF
 

@@ -1,7 +1,7 @@
 """Releases and the aliases that point at them: promote, roll back, list.
 
-An alias is the one mutable thing a searcher reads. It is moved by compare-and-swap and by nothing else, and it remembers
-where it pointed, so that a rollback needs no guess.
+An alias is the one mutable thing a searcher reads. It is moved by compare-and-swap and by nothing else, and it
+remembers where it pointed, so that a rollback needs no guess.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ def read_release(store: Store, alias: str) -> Release | None:
 
 
 def get_release(store: Store, name: str) -> Release:
-    """A release by its fingerprint, or by the unique start of it. Raises `NotFound`, `BadConfig` when it is ambiguous."""
+    """A release by its fingerprint or the unique start of it. Raises `NotFound`, `BadConfig` when ambiguous."""
     release = Release.find(store, name)
     if release is not None:
         return release

@@ -64,8 +64,8 @@ class QueryChain:
         """(dim,) unit-length float32 of a text. Raises `BadConfig` where the backbone has no text side."""
         if not self._backbone.has_text:
             raise BadConfig(
-                f"release {self._release.fingerprint[:12]} was embedded with {self._backbone.card}, which reads no text; "
-                "search by picture, or publish with --set embed.backbone=clip_vit_b32"
+                f"release {self._release.fingerprint[:12]} was embedded with {self._backbone.card}, which reads no "
+                "text; search by picture, or publish with --set embed.backbone=clip_vit_b32"
             )
         return self._boosted(embed_texts(self._backbone.card, self._folder(self._release.backbone), [text]))[0]
 

@@ -27,7 +27,6 @@ class Settings(BaseSettings):
     )
     device: Literal["auto", "cpu", "cuda"] = Field("auto", description="auto takes CUDA where it is there.")
     threads: int = Field(0, ge=0, description="CPU threads of one task; 0 takes every core.")
-    shard_workers: int = Field(1, ge=1, description="Shards worked on at once on this machine.")
 
     @classmethod
     def load(cls, toml: Path | None = None, **arguments: object) -> Self:

@@ -375,10 +375,11 @@ class S3Store(Store):
         with _local_write(copy), _temporary_beside(self._cache) as temporary:
             with _s3_errors(self._at(key)):
                 _client(self._endpoint_url).download_file(*address.values(), str(temporary), Config=_transfer_config())
+            signature = _signature(temporary)  # a rename keeps it; another download may take the name at any time
             _install(temporary, copy, os.replace)
         note = self._note(copy)
         with _local_write(note), _temporary_beside(self._cache) as temporary:
-            temporary.write_text(f"{etag} {_signature(copy)}")
+            temporary.write_text(f"{etag} {signature}")
             _install(temporary, note, os.replace)
 
     def _version_of(self, copy: Path) -> str | None:

@@ -10,9 +10,11 @@ import numpy as np
 import numpy.typing as npt
 import polars as pl
 from prefect.logging import get_run_logger
+from retrieval_core.evaluate.report import render
 
 from retrieval_core import lineage, releases
 from retrieval_core.artifacts import (
+    Catalog,
     Head,
     IndexSet,
     MaskSet,
@@ -33,7 +35,6 @@ from retrieval_core.evaluate.grids import mask_examples, query_grids
 from retrieval_core.evaluate.metrics import METRIC_DEFINITIONS, Scores, ann_recall, random_baseline, score
 from retrieval_core.evaluate.neighbours import exact_topk
 from retrieval_core.evaluate.protocol import Protocol, choose_protocol, positions_in_gallery
-from retrieval_core.evaluate.report import render
 from retrieval_core.search import open_index
 from retrieval_core.sets import indexable_items
 from retrieval_core.settings import Settings
@@ -109,7 +110,7 @@ def evaluate_night(settings: Settings, night: Night, config: NightlyConfig) -> R
 def _seal(store: Store, name: str, question: dict[str, object], facts: Facts, measured: Measured) -> Report:
     metrics = pl.DataFrame({"metric": list(measured.metrics), "value": list(measured.metrics.values())})
     files = {
-        "metrics.json": facts.model_dump_json(indent=1, exclude={"grids", "masks": {"examples"}}).encode(),
+        "metrics.json": facts.model_dump_json(indent=1, exclude={"grids": True, "masks": {"examples"}}).encode(),
         "metrics.parquet": table_bytes(metrics),
         "queries.parquet": table_bytes(measured.per_query),
         "report.html": render(facts).encode(),
@@ -140,12 +141,19 @@ def _measure(store: Store, night: Night, config: NightlyConfig) -> Measured:
         metrics["mask_iou"] = Segmenter.open(store, night.segmenter.ref).val_iou
         metrics["mask_fallback_rate"] = masks.fallback_rate
     for outcome in night.heads:
-        head = Head.open(store, outcome.ref)
-        metrics |= {name: value for name, value in head.metrics.items() if name.endswith("_example")}
+        metrics |= _head_metrics(Head.open(store, outcome.ref), vectors.parents.get("head"))
     per_query = published.per_query.with_columns(
         item_id=items["item_id"].gather(protocol.queries), **({"ann_recall@10": recall} if len(recall) else {})
     )
     return Measured(items, protocol, variants, metrics, per_query, positions, scores, latency_ms, masks)
+
+
+def _head_metrics(head: Head, published: str | None) -> dict[str, float]:
+    """How well a head labels held-out pictures; of the published head also under the plain names."""
+    variant = "boosted" if head.variant == "raw" else f"{head.variant}_boosted"
+    scores = {name: value for name, value in head.metrics.items() if name.endswith("_example")}
+    prefixed = {f"{variant}/{name}": value for name, value in scores.items()}
+    return prefixed | scores if head.fingerprint == published else prefixed
 
 
 def _measure_variant(store: Store, ref: Ref, items: pl.DataFrame, protocol: Protocol) -> VariantFacts:
@@ -159,7 +167,7 @@ def _measure_variant(store: Store, ref: Ref, items: pl.DataFrame, protocol: Prot
 def _measure_published(
     store: Store, night: Night, items: pl.DataFrame, protocol: Protocol, config: NightlyConfig
 ) -> tuple[Float32, npt.NDArray[np.int64], Scores, npt.NDArray[np.float64], npt.NDArray[np.float64]]:
-    """The index as a searcher meets it: hits in the gallery, latency of single queries, and recall against exact search."""
+    """The index as a searcher meets it: hits in the gallery, single-query latency, recall against exact search."""
     index = open_index(store, IndexSet.open(store, night.index))
     content_ids, row_ids = items["content_id"].to_list(), items["row_id"].to_numpy()
     vectors = load_vectors(store, VectorSet.open(store, night.plan.vectors), content_ids)
@@ -170,7 +178,7 @@ def _measure_published(
     recall = ann_recall(np.where(exact >= 0, row_ids[exact], -1), found)
     # Queries are in the index too: ask for enough that ten hits of the gallery are left.
     k = min(len(items), K + 2 * K * len(items) // max(len(protocol.gallery), 1))
-    scores, hits = index.search(queries, candidates, max(k, 1), depth)
+    _, hits = index.search(queries, candidates, max(k, 1), depth)
     positions = positions_in_gallery(hits, row_ids[protocol.gallery], K)
     latency_ms = np.empty(min(N_TIMED, len(queries)))
     for i in range(len(latency_ms)):
@@ -237,11 +245,16 @@ def _facts(
         masks=measured.masks,
         index=_index_facts(store, night, measured),
         seconds=night.seconds,
-        quarantine=night.rejects,
+        quarantine=_quarantine(store, night),
         grids=grids,
         backbone=config.embed.backbone,
         weights=config.embed.weights,
     )
+
+
+def _quarantine(store: Store, night: Night) -> tuple[Reject, ...]:
+    ledger = read_table(store, Catalog.open(store, night.catalog).part("quarantine.parquet"))
+    return (*(Reject(**row) for row in ledger.iter_rows(named=True)), *night.rejects)
 
 
 def _training_facts(store: Store, night: Night) -> tuple[TrainingFacts, ...]:
@@ -270,9 +283,7 @@ def _training_facts(store: Store, night: Night) -> tuple[TrainingFacts, ...]:
         )
     reducer = Reducer.open(store, night.reducer.ref)
     explained = {f"variance explained by {dim}": share for dim, share in reducer.explained_variance.items()}
-    facts.append(
-        TrainingFacts(name="PCA", trained=night.reducer.trained, fitted=reducer.created, metrics=explained)
-    )
+    facts.append(TrainingFacts(name="PCA", trained=night.reducer.trained, fitted=reducer.created, metrics=explained))
     return tuple(facts)
 
 

@@ -12,13 +12,15 @@ from retrieval_core import lineage
 from retrieval_core.artifacts import IndexSet, Ref, Value, VectorSet, fingerprint
 from retrieval_core.config import IndexConfig
 from retrieval_core.index import VERSION
-from retrieval_core.index.build import SHARD_FILES, build_shard, train_template
+from retrieval_core.index.build import INDEX_FILE, VECTORS_FILE, build_shard, train_template
 from retrieval_core.index.recipes import Recipe, choose_recipe, choose_shards, shard_of
 from retrieval_core.sets import indexable_items, sample_vectors
 from retrieval_core.settings import Settings
 from retrieval_core.shards import describe_part, load_vectors
 from retrieval_core.store import Store
 from tasks.stage import stage
+
+SHARD_FILES = (INDEX_FILE, VECTORS_FILE)  # stored in this order: a shard exists when its last file does
 
 
 class IndexPlan(Value):
@@ -74,12 +76,11 @@ def _template_key(template: str) -> str:
 
 
 def _ensure_template(store: Store, template: str, recipe: Recipe, candidates: VectorSet, config: IndexConfig) -> None:
-    if not store.exists(_template_key(template)):
-        sample = np.concatenate(
-            [np.empty((0, candidates.dim), np.float32)]
-            + list(sample_vectors(store, candidates, config.sample_rows, config.seed))
-        )
-        store.put_if_absent(_template_key(template), train_template(sample, recipe, config.seed))
+    if store.exists(_template_key(template)):
+        return
+    empty = np.empty((0, candidates.dim), np.float32)
+    sample = np.concatenate([empty, *sample_vectors(store, candidates, config.sample_rows, config.seed)])
+    store.put_if_absent(_template_key(template), train_template(sample, recipe, config.seed))
 
 
 @stage("build index shard")

@@ -12,7 +12,7 @@ from retrieval_core.artifacts import Catalog, MaskSet, Ref, Value, fingerprint
 from retrieval_core.config import IngestConfig
 from retrieval_core.errors import NotFound
 from retrieval_core.ingest import VERSION
-from retrieval_core.ingest.catalog import Snapshot, catalog_fingerprint, take_snapshot
+from retrieval_core.ingest.catalog import LEDGER, SEEN_ITEMS, Snapshot, catalog_fingerprint, take_snapshot
 from retrieval_core.ingest.diff import CatalogDiff, diff_catalogs
 from retrieval_core.ingest.sources import open_source
 from retrieval_core.sets import part_key, plan_work, seal_masks, shard_pictures
@@ -21,9 +21,6 @@ from retrieval_core.shards import masks_bytes, put_part, table_bytes
 from retrieval_core.store import Store
 from tasks.stage import progress, stage
 
-# What was last seen of every file, and the quarantine ledger: the next run reads only what differs.
-SEEN_ITEMS = "ingest/items.parquet"
-LEDGER = "ingest/quarantine.parquet"
 TRUTH_SHARD_ROWS = 256
 
 
@@ -40,9 +37,9 @@ def snapshot_catalog(settings: Settings, source: str, config: IngestConfig) -> I
     """Read what changed in the source and seal the snapshot."""
     store = settings.open_store()
     rows = open_source(source).rows()
-    report = progress("ingest", len(rows))
+    advance = progress("pictures of the source", len(rows))
     now = datetime.now(UTC).isoformat(timespec="seconds")
-    snapshot = take_snapshot(rows, _last_seen(store), config, now, report)
+    snapshot = take_snapshot(rows, _last_seen(store), config, now, lambda done, total: advance(1))
     catalog = _seal(store, snapshot)
     store.put(LEDGER, table_bytes(snapshot.quarantine))
     store.put(SEEN_ITEMS, table_bytes(snapshot.items))

@@ -12,9 +12,16 @@ from prefect.logging import get_run_logger
 from retrieval_core import lineage, releases
 from retrieval_core.artifacts import MaskSet, Ref, Segmenter, Value
 from retrieval_core.config import IngestConfig, MaskConfig
-from retrieval_core.images import Preprocess, decode, fit, fit_mask
-from retrieval_core.mask.apply import SegmenterEngine, segment
-from retrieval_core.mask.train import SegmentationData, save_segmenter, train_segmenter
+from retrieval_core.images import decode, fit
+from retrieval_core.mask.apply import SegmenterEngine, segment, square_of
+from retrieval_core.mask.train import (
+    ONNX_FILE,
+    WEIGHTS_FILE,
+    SegmentationData,
+    save_segmenter,
+    square_mask,
+    train_segmenter,
+)
 from retrieval_core.sets import WorkPlan, part_key, plan_work, seal_masks, shard_pictures
 from retrieval_core.settings import Settings
 from retrieval_core.shards import masks_bytes, put_part, put_part_file, read_masks
@@ -56,7 +63,7 @@ def fit_segmenter(
         save_segmenter(trained, config, Path(folder))
         parts = tuple(
             put_part_file(store, f"{Segmenter.folder}/{name}/{file}", Path(folder, file), 0)
-            for file in ("weights.safetensors", "model.onnx")
+            for file in (WEIGHTS_FILE, ONNX_FILE)
         )
     segmenter = Segmenter(
         fingerprint=name,
@@ -89,7 +96,7 @@ def _segmentation_data(
     items = lineage.load_items(store, catalog.name)
     items = items.filter((pl.col("status") == "ok") & pl.col("mask_id").is_not_null())
     masks = read_masks(store, MaskSet.open(store, truth), items["mask_id"])
-    how = Preprocess(size_px=config.size_px, crop="squash")
+    how = square_of(config.size_px)
     report = progress("pictures for the U-Net", len(items))
 
     def load(rows: pl.DataFrame) -> SegmentationData:
@@ -97,7 +104,7 @@ def _segmentation_data(
         targets = np.empty(pixels.shape[:3], np.bool_)
         for row, (uri, mask_id) in enumerate(rows.select("image_uri", "mask_id").iter_rows()):
             pixels[row] = fit(decode(read_uri(uri), max_pixels=ingest.max_pixels), how)
-            targets[row] = fit_mask(masks[mask_id].array(), config.size_px)
+            targets[row] = square_mask(masks[mask_id].array(), config.size_px)
             report(1)
         return SegmentationData(pixels, targets)
 
@@ -126,7 +133,7 @@ def mask_shard(
     """Mask one shard of the plan; returns the number of masks stored."""
     store = settings.open_store()
     shard = shard_pictures(store, plan, number)
-    onnx = store.local_path(Segmenter.open(store, segmenter).part("model.onnx").key)
+    onnx = store.local_path(Segmenter.open(store, segmenter).part(ONNX_FILE).key)
     engine = SegmenterEngine(onnx, config.size_px, settings.n_threads)
     pictures = list(shard.select("content_id", "image_uri").iter_rows())
     report = progress(f"mask shard {number + 1} of {len(plan.shards)}", len(pictures))

@@ -8,11 +8,11 @@ from prefect.logging import get_run_logger
 from retrieval_core import releases
 from retrieval_core.artifacts import Ref, Reject, Release, Report, Value, VectorSet, fingerprint
 from retrieval_core.config import NightlyConfig
+from retrieval_core.ingest.catalog import LEDGER
 from retrieval_core.settings import Settings
 from retrieval_core.shards import table_bytes
 from retrieval_core.store import Store
 from tasks.evaluate import Night
-from tasks.ingest import LEDGER
 from tasks.stage import stage
 
 VERSION = 1

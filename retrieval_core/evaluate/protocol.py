@@ -24,10 +24,10 @@ class Protocol(NamedTuple):
 
 
 def choose_protocol(items: pl.DataFrame, config: EvaluateConfig) -> Protocol:
-    """Draw up to `config.queries` queries from the held-out rows of `items` (columns split, product_id and what judges).
+    """Draw up to `config.queries` queries from the held-out rows of `items` (split, product_id and what judges).
 
-    Where the source names a gallery, that is searched; otherwise every row that does not query. A product shown in several
-    pictures gives at most half of them as queries, so that the other half can be found.
+    Where the source names a gallery, that is searched; otherwise every row that does not query. A product shown in
+    several pictures gives at most half of them as queries, so that the other half can be found.
     """
     held_out = items.with_row_index("row").filter(pl.col("split").is_in(HELD_OUT))
     shuffled = held_out.sample(fraction=1.0, shuffle=True, seed=config.seed)

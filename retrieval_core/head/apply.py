@@ -16,6 +16,7 @@ from retrieval_core.head.targets import LABELS
 Float32 = npt.NDArray[np.float32]
 Weights = Mapping[str, Float32]
 
+HALF = np.float32(0.5)
 SMALLEST = np.finfo(np.float32).tiny  # divides a zero vector without making it NaN
 HIDDEN_KEYS = ("mean", "std", "hidden.weight", "hidden.bias")
 
@@ -55,7 +56,7 @@ def _hidden(weights: Weights, vectors: Float32) -> Float32:
 def _probabilities(weights: Weights, name: str, activations: Float32) -> Float32:
     logits = activations @ weights[f"task.{name}.weight"].T + weights[f"task.{name}.bias"]
     if name == LABELS:
-        return (1 + np.tanh(logits / 2)) / 2  # the sigmoid, without overflow
+        return np.tanh(logits * HALF) * HALF + HALF  # the sigmoid, without overflow
     odds = np.exp(logits - logits.max(axis=1, keepdims=True))
     return odds / odds.sum(axis=1, keepdims=True)
 

@@ -16,9 +16,9 @@ Int64 = npt.NDArray[np.int64]
 TopK = Callable[[Float32, int], tuple[Float32, Int64]]
 
 TIE = 2e-6  # float32 products of unit vectors agree to this whatever their order of summation
-MAX_TIED = 2_000  # a group of equal vectors is fetched no further than this, to bound a query's work
-MAX_BLOCK_QUERIES = 256
-MAX_BLOCK_PAIRS = 2_000_000  # candidates of all queries of a block together
+MAX_TIED = 1_000  # a group of equal vectors is fetched no further than this, to bound a query's work
+MAX_BLOCK_QUERIES = 1_024  # fewer slow an exact search down
+MAX_BLOCK_PAIRS = 200_000  # candidates of all queries of a block together
 GATHER_BYTES = 4 * 2**20  # of vectors gathered at a time; more would fall out of the cache
 
 
@@ -29,20 +29,21 @@ def query_blocks(n_queries: int, depth: int) -> Iterator[slice]:
 
 
 def search_past_ties(search: TopK, queries: Float32, depth: int, n_rows: int) -> tuple[Float32, Int64]:
-    """The best `depth` of each query, and every other row that ties with the last of them.
+    """The best `depth` of each query, and the other rows that tie with the last of them, up to MAX_TIED in all.
 
     `search(queries, n)` returns the (q, n) best scores, falling, and their ids, -1 where there are fewer. Returns
     (q, m) scores and ids, `m` at least min(depth, n_rows), padded with -inf and -1.
     """
     width = min(depth + 1, n_rows)
+    limit = min(n_rows, max(width, MAX_TIED))
     scores, ids = _searched(search, queries, width)
     tied = np.arange(len(queries))
     while width > depth:
         cut, last = scores[tied, depth - 1], scores[tied, width - 1]
         tied = tied[np.isfinite(cut) & (last >= cut - TIE)]
-        if len(tied) == 0 or width >= min(n_rows, MAX_TIED):
+        if len(tied) == 0 or width >= limit:
             break
-        more = min(2 * width, n_rows)
+        more = min(2 * width, limit)
         extra = ((0, 0), (0, more - width))
         scores = np.pad(scores, extra, constant_values=-np.inf)
         ids = np.pad(ids, extra, constant_values=-1)
@@ -61,7 +62,7 @@ def kept_candidates(scores: Float32, ids: Int64, depth: int) -> tuple[Int64, Int
 
 
 def pair_scores(queries: Float32, query: Int64, vectors: Float32, row: Int64) -> Float32:
-    """(p,) float32 inner products of queries[query] with vectors[row]; equal rows score equally, wherever they stand."""
+    """(p,) float32 inner products of queries[query] with vectors[row]; equal rows score equally wherever they stand."""
     scores = np.empty(len(query), np.float32)
     n = max(1, GATHER_BYTES // (4 * queries.shape[1]))
     for start in range(0, len(query), n):

@@ -46,6 +46,10 @@ S3_THREADS = 32  # they wait for the network, not for a core
 CHUNK = 32
 FINGERPRINT_CHUNK = 100_000
 
+# Where a store keeps what was last seen of every file, and the ledger: the next run reads only what differs.
+SEEN_ITEMS = "ingest/items.parquet"
+LEDGER = "ingest/quarantine.parquet"
+
 T = TypeVar("T")
 R = TypeVar("R")
 
@@ -91,17 +95,17 @@ def take_snapshot(
     Raises `TooManyRejects` above `config.max_reject_fraction`, `CatalogInvalid` when two ids share a row_id, and
     `StoreUnavailable`: an outage says nothing about a picture.
     """
-    items = _with_row_ids(rows.sort("item_id"))
-    items = pl.concat([items, _stat_pictures(items)], how="horizontal")
-    if previous is not None:
-        items = items.join(_seen(previous.items), on=SEEN_BY, how="left", nulls_equal=True, maintain_order="left")
-    else:
-        items = items.with_columns(pl.lit(None, CATALOG_SCHEMA[name]).alias(name) for name in _READ_COLUMNS)
-    unseen = items.filter(pl.col("content_id").is_null() & pl.col("reason").is_null())
+    items = _compare(_with_row_ids(rows.sort("item_id")), previous.items if previous is not None else None)
+    unseen = items.filter(_IS_UNSEEN)
     items = _with_readings(items, _read_pictures(unseen, config.max_pixels, progress))
     quarantine = _quarantine(items, previous, now)
     _check_rejects(quarantine, len(items), config.max_reject_fraction)
     return Snapshot(_with_splits(items, previous, config).select(*CATALOG_SCHEMA), quarantine, len(unseen))
+
+
+def unseen_pictures(rows: pl.DataFrame, seen: pl.DataFrame | None) -> pl.DataFrame:
+    """The `rows` of a source whose pictures a snapshot would read, given the items `seen` before; none is opened."""
+    return _compare(rows, seen).filter(_IS_UNSEEN)
 
 
 def row_id(item_id: str) -> int:
@@ -119,6 +123,15 @@ def catalog_fingerprint(items: pl.DataFrame) -> str:
 
 
 _READ_COLUMNS = ("content_id", "mask_id", "height", "width")
+_IS_UNSEEN = pl.col("content_id").is_null() & pl.col("reason").is_null()
+
+
+def _compare(items: pl.DataFrame, seen: pl.DataFrame | None) -> pl.DataFrame:
+    """The items with their stat, and with what reading them told where it was done under the same stat before."""
+    items = pl.concat([items, _stat_pictures(items)], how="horizontal")
+    if seen is None:
+        return items.with_columns(pl.lit(None, CATALOG_SCHEMA[name]).alias(name) for name in _READ_COLUMNS)
+    return items.join(_seen(seen), on=SEEN_BY, how="left", nulls_equal=True, maintain_order="left")
 
 
 def _with_row_ids(rows: pl.DataFrame) -> pl.DataFrame:

@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 import polars as pl
 
-from retrieval_core.errors import NotFound, SourceMissing
+from retrieval_core.errors import CatalogInvalid, NotFound, SourceMissing
 from retrieval_core.ingest.sources import IMAGE_SUFFIXES, SPLITS, conform
 from retrieval_core.store import list_uris
 
@@ -50,13 +50,19 @@ def absolute_uri(uri: str) -> str:
 
 
 def list_files(root: str, spec: str) -> list[tuple[str, str]]:
-    """(path below `root`, URI) of every file. Raises `SourceMissing` when `root` is no folder."""
+    """(path below `root`, URI) of every file.
+
+    Raises `SourceMissing` when `root` is no folder, `CatalogInvalid` for a name that is no text.
+    """
     if "://" not in root and not Path(root).is_dir():
         raise SourceMissing(f"{spec}: {root} is not a folder; check the path")
     try:
-        return [(uri.removeprefix(root.rstrip("/") + "/"), uri) for uri, _ in list_uris(root)]
+        files = [(uri.removeprefix(root.rstrip("/") + "/"), uri) for uri, _ in list_uris(root)]
     except NotFound as error:
         raise SourceMissing(f"{spec}: {error}") from error
+    if not_text := [uri for _, uri in files if any("\ud800" <= character <= "\udfff" for character in uri)]:
+        raise CatalogInvalid(f"{spec}: the file name {not_text[0]!r} is not UTF-8; rename the file")
+    return files
 
 
 def is_picture(path: str) -> bool:

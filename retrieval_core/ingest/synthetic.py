@@ -1,10 +1,10 @@
 """`synthetic:FOLDER?products=300&views=4&seed=0&size_px=256`: a catalogue that is drawn when it is first read.
 
-The pictures are drawings, not photographs. They have what the pipeline needs to be exercised and shown: several views of
-each product, named attributes, backgrounds that distract, masks that are exact to the pixel. They do not have what makes
-real catalogues hard: no faces and bodies, no true cloth, no lens, few shapes, labels without a mistake. So a figure
-measured on them says that a machine works and which of two ways is better *here*; it says nothing of how well either
-does on photographs, and backbones pretrained on photographs have no particular advantage on them.
+The pictures are drawings, not photographs. They have what the pipeline needs to be exercised and shown: several views
+of each product, named attributes, backgrounds that distract, masks that are exact to the pixel. They do not have what
+makes real catalogues hard: no faces and bodies, no true cloth, no lens, few shapes, labels without a mistake. So a
+figure measured on them shows that the stages work together and which of two ways is better *here*; it is no estimate of
+how well either does on photographs.
 """
 
 from __future__ import annotations
@@ -59,7 +59,7 @@ class Query(Extent):
 
 
 class Record(Value):
-    """`catalog.json`: whose pictures a folder holds. A picture of a drawn extent that is gone was taken away on purpose."""
+    """`catalog.json`: what a folder holds. A picture of a drawn extent that is gone was taken away on purpose."""
 
     about: str = "Drawn by Vitrine's synthetic source; these are not photographs."
     drawing_version: int
@@ -82,9 +82,11 @@ class Item(NamedTuple):
 class SyntheticSource:
     """Drawn products with labels, attributes and exact masks; the same URI query gives the same pictures everywhere.
 
-    The first `rows()` draws; the folder is then a catalogue like any other: pictures may be deleted, replaced or damaged,
-    and stay so. Asking for more products or views later draws only those. `n_threads` 0 takes every core and changes
-    nothing but the time. Raises `BadConfig` for a URI without folder, an unknown query key or a number out of bounds.
+    The first `rows()` draws; the folder is then a catalogue like any other: pictures may be deleted, replaced or
+    damaged, and stay so. Asking for more products or views later draws only those. `n_threads` 0 takes every core and
+    changes nothing but the time.
+
+    Raises `BadConfig` for a URI without folder, an unknown query key or a number out of bounds.
     """
 
     def __init__(self, uri: str, n_threads: int = 0) -> None:
@@ -99,13 +101,15 @@ class SyntheticSource:
     def rows(self) -> pl.DataFrame:
         """One row per picture that is on disk, in `SOURCE_SCHEMA`, after drawing what was never drawn; split is null.
 
-        Raises `BadConfig` when the folder cannot be written or holds drawings of another seed or size, `CatalogInvalid` when
-        its `catalog.json` is damaged, and `SourceMissing` when every picture was deleted.
+        Raises `BadConfig` when the folder cannot be written or holds drawings of another seed or size, `CatalogInvalid`
+        when its `catalog.json` is damaged, and `SourceMissing` when every picture was deleted.
         """
         try:
             self._draw_missing()
         except OSError as error:
-            raise BadConfig(f"{self.spec}: cannot draw into the folder ({error}); name one that can be written") from error
+            raise BadConfig(
+                f"{self.spec}: cannot draw into the folder ({error}); name one that can be written"
+            ) from error
         pictures, masks = _names(self._folder / "images"), _names(self._folder / "masks")
         described = []
         for product, items in groupby(self._items(), key=lambda item: item.product):
@@ -163,7 +167,7 @@ class SyntheticSource:
         self._write_record(record.model_copy(update={"drawn": (*record.drawn, extent)}))
 
     def _draw(self, items: list[Item]) -> None:
-        """Threads suffice: nearly all the time is spent inside Pillow and numpy, which let go of the interpreter lock."""
+        """Threads suffice: most of the time is spent inside Pillow and numpy, which let go of the interpreter lock."""
         log.info("%s: drawing %d pictures", self.spec, len(items))
         by_product = [list(group) for _, group in groupby(items, key=lambda item: item.product)]
         pool = ThreadPoolExecutor(self._n_threads)
@@ -188,7 +192,9 @@ class SyntheticSource:
         except FileNotFoundError:
             return Record(drawing_version=DRAWING_VERSION, seed=query.seed, size_px=query.size_px)
         except ValidationError as error:
-            raise CatalogInvalid(f"{self._folder / RECORD} is damaged; delete it, and missing pictures are drawn") from error
+            raise CatalogInvalid(
+                f"{self._folder / RECORD} is damaged; delete it, and missing pictures are drawn"
+            ) from error
         found = (record.drawing_version, record.seed, record.size_px)
         if found != (DRAWING_VERSION, query.seed, query.size_px):
             raise BadConfig(

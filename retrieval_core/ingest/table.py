@@ -97,7 +97,7 @@ class TableSource:
 
     def _attributes(self) -> pl.Series:
         """The `attributes` column and the prefixed columns in one; a prefixed column wins over the same name."""
-        rows = [{a["name"]: a["value"] for a in cell or ()} for cell in self._attribute_cells()]
+        rows = [{a["name"]: a["value"] for a in cell or ()} for cell in self._attribute_cells().to_list()]
         for column in self._table.columns:
             prefix = next((p for p in ATTRIBUTE_PREFIXES if column.startswith(p)), None)
             if prefix is None:
@@ -124,12 +124,14 @@ class TableSource:
 
     def _parsed(self, column: pl.Series, parse: Callable[[Any], Any]) -> pl.Series:
         values = []
-        for row, cell in enumerate(column):
+        for row, cell in enumerate(column.to_list()):
             try:
                 values.append(parse(cell))
             except ValueError as error:
                 item_id = self._table["item_id"][row]
-                raise CatalogInvalid(f"{self.spec}: item {item_id!r}, {column.name} {cell!r}: {error}") from error
+                raise CatalogInvalid(
+                    f"{self.spec}: item {item_id!r}, {column.name} {str(cell)[:80]!r}: {error}"
+                ) from error
         return pl.Series(column.name, values, SOURCE_SCHEMA[column.name])
 
     def _resolved(self, rows: pl.DataFrame, name: str) -> pl.Series:

@@ -73,14 +73,14 @@ class Learner:
         images = _shrink(to_images(pixels.to(self.device)), size_px)
         truth = _shrink(masks.to(self.device).float()[:, None], size_px)[:, 0]
         images, truth = augment(images, truth, self.generator)
-        # Pictures in the place of classes: the mean of every picture's Dice, as the IoU is averaged, not that of the batch.
+        # Pictures in the place of classes: Dice of every picture, averaged as the IoU is, and not of the batch as one.
         loss = self.loss(self.unet.logits(images)[None], (truth > 0.5).float()[None])
         self.optimizer.zero_grad()
         loss.backward()
         self.optimizer.step()
         self.n_steps += 1
         self._average()
-        return float(loss)
+        return loss.item()
 
     def _set_learning_rate(self, epoch: Epoch, share_done: float, steps_per_epoch: int) -> None:
         """A linear rise over the first steps, a cosine's fall over the whole training."""

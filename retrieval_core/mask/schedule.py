@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 from retrieval_core.config import MaskConfig
 
-HALF_SHARE = 0.6  # of the epochs are at half size, where one costs a quarter
+HALF_SHARE = 0.7  # of the epochs are at half size, where one costs a quarter
 SIDE_STEP_PX = 32  # an encoder halves the picture five times
 MIN_SIDE_PX = 64
 

@@ -115,7 +115,8 @@ def project(pca: Pca, vectors: Float32, dim: int, whiten: bool = False) -> Float
         raise DimensionMismatch(f"the PCA was fitted on vectors of width {width}, got shape {vectors.shape}")
     if not 1 <= dim <= n_components:
         raise BadConfig(f"the PCA holds {n_components} components, {dim} were asked for; fit it with a larger max_dim")
-    coordinates = (vectors.astype(np.float32, copy=False) - pca.mean) @ pca.components[:dim].T
+    centred = vectors.astype(np.float32, copy=False) - pca.mean
+    coordinates: Float32 = np.matmul(centred, pca.components[:dim].T)
     if whiten:
         coordinates *= _whitening_scale(pca.variances)[:dim]
     return coordinates

@@ -9,6 +9,7 @@ import sys
 import tracemalloc
 import zlib
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
@@ -23,6 +24,9 @@ from retrieval_core.errors import ImageRefused
 from retrieval_core.images import Preprocess, apply_mask, decode, fit, thumbnail
 
 RUBBISH_EXIF = b"Exif\x00\x00II*\x00\x08\x00\x00\x00\x09\x00rubbish"
+# The module silences Pillow's warnings on metadata, but pytest puts its own filters first.
+pytestmark = pytest.mark.filterwarnings("ignore::UserWarning:PIL.TiffImagePlugin")
+
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF")
 
 
@@ -218,7 +222,8 @@ class TestRefusals:
             (b"BM", "cannot be decoded"),
             (b"GIF89a", "cannot be decoded"),
             (b"II*\x00", "cannot be decoded"),
-            (b"RIFF\x00\x00\x00\x00WEBP", "cannot be decoded"),
+            (b"RIFF\x00\x00\x00\x00WEBP", "not a WebP picture"),
+            (b"RIFF\x00\x00\x00\x00WEBPVP8X", "cannot be decoded"),
         ],
     )
     def test_what_is_no_picture_is_refused_with_a_reason(self, data: bytes, reason: str) -> None:
@@ -402,9 +407,5 @@ class TestMaskAndThumbnail:
 
 
 def _decoded_or_refused(data: bytes) -> None:
-    try:
-        pixels = decode(data)
-    except ImageRefused as refusal:
-        assert str(refusal)
-    else:
-        assert pixels.ndim == 3
+    with suppress(ImageRefused):
+        assert decode(data).ndim == 3

@@ -295,16 +295,16 @@ def test_put_file_of_an_absent_file_says_so(store: Store, tmp_path: Path) -> Non
 
 
 def test_put_file_does_not_hold_the_file_in_memory(local_store: Store, tmp_path: Path) -> None:
-    source = tmp_path / "large"
+    source, file_bytes = tmp_path / "large", 64 * 2**20
     with source.open("wb") as file:
-        file.truncate(64 * 2**20)
+        file.truncate(file_bytes)
     tracemalloc.start()
     try:
         local_store.put_file("large", source)
         peak_bytes = tracemalloc.get_traced_memory()[1]
     finally:
         tracemalloc.stop()
-    assert peak_bytes < 8 * 2**20
+    assert peak_bytes < file_bytes / 4  # the copy takes 2 MiB; what else this process does is counted too
 
 
 @pytest.mark.parametrize(

@@ -15,6 +15,7 @@ Pen = ImageDraw.ImageDraw
 Rng = np.random.Generator
 
 HAZE: Rgb = (186, 184, 180)
+HAZE_SHARE = 0.5  # chosen so that an untrained ResNet-18 still finds some products behind all that goes on
 
 
 def draw_backdrop(kind: str, seed: int, side_px: int) -> Image.Image:
@@ -22,7 +23,7 @@ def draw_backdrop(kind: str, seed: int, side_px: int) -> Image.Image:
     rng = np.random.default_rng(seed)
     image, blur = BACKDROPS[kind](side_px, rng)
     half = image.reduce(2).filter(ImageFilter.BoxBlur(blur * side_px / 2))  # out of focus needs no more pixels
-    half = Image.blend(half, Image.new("RGB", half.size, HAZE), 0.4)
+    half = Image.blend(half, Image.new("RGB", half.size, HAZE), HAZE_SHARE)
     return half.resize(image.size, Image.Resampling.BILINEAR)
 
 
@@ -34,7 +35,7 @@ def _any_colour(rng: Rng, greyed: float = 0.25) -> Rgb:
 
 
 def _jittered(rng: Rng, colour: Rgb, spread: int) -> Rgb:
-    red, green, blue = (int(min(max(c + rng.integers(-spread, spread + 1), 0), 255)) for c in colour)
+    red, green, blue = (min(max(c + int(rng.integers(-spread, spread + 1)), 0), 255) for c in colour)
     return red, green, blue
 
 
@@ -63,7 +64,10 @@ def _brick(side_px: int, rng: Rng) -> tuple[Image.Image, float]:
         for column in range(-1, int(side_px / long) + 2):
             x = (column + 0.5 * (row % 2)) * long
             colour = _jittered(rng, clay, 16)
-            pen.rectangle([x + high * 0.06, row * high + high * 0.06, x + long - high * 0.06, (row + 1) * high - high * 0.06], fill=colour)
+            pen.rectangle(
+                [x + high * 0.06, row * high + high * 0.06, x + long - high * 0.06, (row + 1) * high - high * 0.06],
+                fill=colour,
+            )
     return image, 0.002
 
 
@@ -104,7 +108,10 @@ def _street(side_px: int, rng: Rng) -> tuple[Image.Image, float]:
     pave = float(rng.uniform(0.8, 0.88))
     pen.rectangle([0, pave * side_px, side_px, side_px], fill=(118, 116, 114))
     for k in range(7):
-        pen.rectangle([(k * 0.16) * side_px, (pave + 0.05) * side_px, (k * 0.16 + 0.09) * side_px, (pave + 0.07) * side_px], fill=(214, 208, 190))
+        pen.rectangle(
+            [(k * 0.16) * side_px, (pave + 0.05) * side_px, (k * 0.16 + 0.09) * side_px, (pave + 0.07) * side_px],
+            fill=(214, 208, 190),
+        )
     return image, 0.005
 
 
@@ -116,7 +123,10 @@ def _windows(pen: Pen, house: tuple[float, float, float], glass: Rgb, side_px: i
         for k in range(n):
             x = left + width * (k + 0.5) / n - pane / 2
             lit = rng.random() < 0.25
-            pen.rectangle([x * side_px, y * side_px, (x + pane) * side_px, (y + step * 0.6) * side_px], fill=(238, 214, 140) if lit else glass)
+            pen.rectangle(
+                [x * side_px, y * side_px, (x + pane) * side_px, (y + step * 0.6) * side_px],
+                fill=(238, 214, 140) if lit else glass,
+            )
 
 
 def _shelf(side_px: int, rng: Rng) -> tuple[Image.Image, float]:
@@ -131,9 +141,16 @@ def _shelf(side_px: int, rng: Rng) -> tuple[Image.Image, float]:
             width, high = float(rng.uniform(0.025, 0.1)), float(rng.uniform(0.5, 0.88)) / n
             if rng.random() < 0.85:
                 colour = _any_colour(rng, 0.1)
-                pen.rectangle([x * side_px, (floor - high) * side_px, (x + width) * side_px, floor * side_px], fill=colour, outline=mix(colour, (0, 0, 0), 0.4))
+                pen.rectangle(
+                    [x * side_px, (floor - high) * side_px, (x + width) * side_px, floor * side_px],
+                    fill=colour,
+                    outline=mix(colour, (0, 0, 0), 0.4),
+                )
                 band = floor - high * float(rng.uniform(0.6, 0.8))
-                pen.rectangle([x * side_px, band * side_px, (x + width) * side_px, (band + 0.012) * side_px], fill=mix(colour, (255, 255, 255), 0.5))
+                pen.rectangle(
+                    [x * side_px, band * side_px, (x + width) * side_px, (band + 0.012) * side_px],
+                    fill=mix(colour, (255, 255, 255), 0.5),
+                )
             x += width
         pen.rectangle([0, (floor - 0.022) * side_px, side_px, floor * side_px], fill=wood)
     return image, 0.003
@@ -146,7 +163,10 @@ def _bokeh(side_px: int, rng: Rng) -> tuple[Image.Image, float]:
     for _ in range(46):
         x, y, r = rng.uniform(0, 1), rng.uniform(0, 1), rng.uniform(0.02, 0.085)
         glow = mix(_any_colour(rng, 0.0), (255, 226, 170), 0.45)
-        pen.ellipse([(x - r) * side_px, (y - r) * side_px, (x + r) * side_px, (y + r) * side_px], fill=(*glow, int(rng.integers(60, 170))))
+        pen.ellipse(
+            [(x - r) * side_px, (y - r) * side_px, (x + r) * side_px, (y + r) * side_px],
+            fill=(*glow, int(rng.integers(60, 170))),
+        )
     return image, 0.006
 
 
@@ -172,7 +192,15 @@ def _writing(pen: Pen, sheet: tuple[float, float, float, float], ink: Rgb, side_
         while x < left + width - 0.03:
             stroke = float(rng.uniform(0.006, 0.02))
             if rng.random() < 0.8:
-                pen.rectangle([x * side_px, (y + float(rng.uniform(0, 0.3)) * size) * side_px, (x + stroke) * side_px, (y + size * 0.8) * side_px], fill=ink)
+                pen.rectangle(
+                    [
+                        x * side_px,
+                        (y + float(rng.uniform(0, 0.3)) * size) * side_px,
+                        (x + stroke) * side_px,
+                        (y + size * 0.8) * side_px,
+                    ],
+                    fill=ink,
+                )
             x += stroke + 0.006
         y += size * 1.25
         size = float(rng.choice([0.02, 0.026, 0.05]))
@@ -188,7 +216,11 @@ def _planks(side_px: int, rng: Rng) -> tuple[Image.Image, float]:
         pen.rectangle([(k / n + 0.004) * side_px, 0, ((k + 1) / n - 0.003) * side_px, side_px], fill=plank)
         for _ in range(9):
             x, y, length = (k + rng.uniform(0.1, 0.9)) / n, rng.uniform(-0.2, 1), rng.uniform(0.1, 0.5)
-            pen.line([x * side_px, y * side_px, x * side_px, (y + length) * side_px], fill=mix(plank, (40, 26, 16), 0.22), width=max(1, side_px // 250))
+            pen.line(
+                [x * side_px, y * side_px, x * side_px, (y + length) * side_px],
+                fill=mix(plank, (40, 26, 16), 0.22),
+                width=max(1, side_px // 250),
+            )
     return (image.rotate(90) if rng.random() < 0.5 else image), 0.002
 
 
@@ -230,7 +262,11 @@ def _rail(side_px: int, rng: Rng) -> tuple[Image.Image, float]:
         pen.polygon([(a * side_px, b * side_px) for a, b in corners], fill=colour)
         for k in range(1, int(rng.integers(2, 5))):
             fold = x + width * k / 5
-            pen.line([fold * side_px, 0.18 * side_px, fold * side_px, hem * side_px], fill=mix(colour, (0, 0, 0), 0.3), width=max(1, side_px // 120))
+            pen.line(
+                [fold * side_px, 0.18 * side_px, fold * side_px, hem * side_px],
+                fill=mix(colour, (0, 0, 0), 0.3),
+                width=max(1, side_px // 120),
+            )
         x += width * 1.02
     pen.line([0, 0.12 * side_px, side_px, 0.12 * side_px], fill=(70, 70, 74), width=max(2, side_px // 50))
     return image, 0.006

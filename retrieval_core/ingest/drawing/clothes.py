@@ -9,8 +9,10 @@ from dataclasses import dataclass
 import numpy as np
 
 from retrieval_core.ingest.drawing.garment import Garment, Part
-from retrieval_core.ingest.drawing.outlines import Points, box, mirror, motif, strip, symmetric, trace
+from retrieval_core.ingest.drawing.outlines import box, mirror, motif, strip, symmetric, trace
 from retrieval_core.ingest.drawing.products import Product
+
+NECKLINE_DEPTH = {"v-neck": 0.15, "round": 0.075, "square": 0.09, "turtleneck": 0.02, "collar": 0.07}
 
 
 @dataclass(frozen=True)
@@ -32,17 +34,17 @@ def _upper(garment: Garment, product: Product, size: Bodice, sleeve_width: float
     """Back of the neck, sleeves, body and neckline, in that order."""
     s, middle = size, 0.5
     garment.shown_on, garment.neck = "hanger", (middle, s.top)
-    depth = {"v-neck": 0.15, "round": 0.075, "square": 0.09, "turtleneck": 0.02, "collar": 0.07}[product.neckline or "round"]
-    garment.add(
-        symmetric((middle, s.top + 0.012), (middle + s.neck, s.top), (middle + s.neck, s.top + depth), (middle, s.top + depth)),
-        "lining", folds=0.2,
-    )  # fmt: skip
-    if product.sleeve != "sleeveless":
+    depth = NECKLINE_DEPTH[product.neckline or "round"]
+    low = s.top + depth
+    back = symmetric((middle, s.top + 0.012), (middle + s.neck, s.top), (middle + s.neck, low), (middle, low))
+    garment.add(back, "lining", folds=0.2)
+    bare = product.sleeve == "sleeveless"
+    if not bare:
         _sleeves(garment, product, s, sleeve_width)
     body = symmetric(
         *_neckline(product.neckline or "round", s, depth),
         (middle + s.neck, s.top),
-        (middle + s.shoulder, s.top + 0.045) if product.sleeve != "sleeveless" else (middle + s.shoulder * 0.8, s.top + 0.03),
+        (middle + s.shoulder * 0.8, s.top + 0.03) if bare else (middle + s.shoulder, s.top + 0.045),
         (middle + s.chest * 0.78, s.top + 0.15, middle + s.chest, s.armpit_y),
         (middle + s.waist, s.armpit_y + 0.06, middle + s.waist, s.waist_y),
         (middle + s.waist + 0.01, s.waist_y + 0.09, middle + s.hem, s.hem_y),
@@ -68,7 +70,8 @@ def _sleeves(garment: Garment, product: Product, s: Bodice, width: float) -> Non
     long = product.sleeve == "long"
     turn = math.radians(17 + 5 * product.shape[3] if long else 42 + 8 * product.shape[3])
     length = 0.5 if long else 0.17
-    shoulder, armpit = np.array([0.5 + s.shoulder - 0.02, s.top + 0.04]), np.array([0.5 + s.chest - 0.02, s.armpit_y + 0.01])
+    shoulder = np.array([0.5 + s.shoulder - 0.02, s.top + 0.04])
+    armpit = np.array([0.5 + s.chest - 0.02, s.armpit_y + 0.01])
     along, across = np.array([math.sin(turn), math.cos(turn)]), np.array([-math.cos(turn), math.sin(turn)])
     end_width = width * (0.72 if long else 1.15)
     outer = shoulder + along * length + np.array([0.025, 0])
@@ -89,22 +92,30 @@ def _sleeves(garment: Garment, product: Product, s: Bodice, width: float) -> Non
 
 def _t_shirt(product: Product) -> Garment:
     garment, (wide, long, *_) = Garment(), product.shape
-    s = Bodice(waist=0.2 + 0.02 * wide, chest=0.21 + 0.015 * wide, hem=0.205 + 0.025 * wide, hem_y=0.78 + 0.07 * long, waist_y=0.55)
+    s = Bodice(
+        waist=0.2 + 0.02 * wide,
+        chest=0.21 + 0.015 * wide,
+        hem=0.205 + 0.025 * wide,
+        hem_y=0.78 + 0.07 * long,
+        waist_y=0.55,
+    )
     _upper(garment, product, s, 0.16)
-    hem = symmetric((0.5, s.hem_y), (0.5 + s.hem, s.hem_y - 0.022))[:2]
+    hem = np.array([[0.5, s.hem_y], [0.5 + s.hem, s.hem_y - 0.022]])
     garment.sew(hem, mirror(hem), stitched=True)
-    _print_and_pocket(garment, product, (0.5, 0.42))
+    _print_and_pocket(garment, product)
     return garment
 
 
 def _shirt(product: Product) -> Garment:
     garment, (wide, long, *_) = Garment(), product.shape
-    s = Bodice(waist=0.19 + 0.02 * wide, chest=0.2 + 0.01 * wide, hem=0.2 + 0.02 * wide, hem_y=0.82 + 0.05 * long, neck=0.065)
+    s = Bodice(
+        waist=0.19 + 0.02 * wide, chest=0.2 + 0.01 * wide, hem=0.2 + 0.02 * wide, hem_y=0.82 + 0.05 * long, neck=0.065
+    )
     _upper(garment, product, s, 0.125)
     garment.add(box(0.478, s.top + 0.06, 0.522, s.hem_y + 0.02, 0.004), folds=0.3)
     garment.button_row(0.5, s.top + 0.12, s.hem_y - 0.06, 6)
-    _collar(garment, s, 0.09)
-    _print_and_pocket(garment, product, (0.5, 0.42))
+    _collar(garment, s)
+    _print_and_pocket(garment, product)
     return garment
 
 
@@ -112,24 +123,34 @@ def _sweater(product: Product) -> Garment:
     garment, (wide, long, *_) = Garment(), product.shape
     s = Bodice(waist=0.215 + 0.02 * wide, chest=0.215, hem=0.19 + 0.015 * wide, hem_y=0.73 + 0.06 * long, waist_y=0.56)
     _upper(garment, product, s, 0.15)
-    garment.parts.append(Part(box(0.5 - s.hem - 0.004, s.hem_y - 0.04, 0.5 + s.hem + 0.004, s.hem_y + 0.025), "plain", ribs=46))
+    half = s.hem + 0.004
+    garment.parts.append(Part(box(0.5 - half, s.hem_y - 0.04, 0.5 + half, s.hem_y + 0.025), "plain", ribs=46))
     if product.neckline == "turtleneck":
-        garment.parts.append(Part(box(0.5 - 0.086, s.top - 0.055, 0.5 + 0.086, s.top + 0.045, 0.025), "plain", ribs=46))
-    _print_and_pocket(garment, product, (0.5, 0.42))
+        garment.parts.append(Part(box(0.414, s.top - 0.055, 0.586, s.top + 0.045, 0.025), "plain", ribs=46))
+    _print_and_pocket(garment, product)
     return garment
 
 
 def _coat(product: Product) -> Garment:
     garment, (wide, flare, *_) = Garment(), product.shape
     hem_y = {"short": 0.68, "knee": 0.83, "long": 0.96}[product.length or "knee"]
-    s = Bodice(shoulder=0.22, chest=0.22, waist=0.2 + 0.02 * wide, hem=0.24 + 0.04 * flare, hem_y=hem_y, neck=0.075, top=0.08)
+    s = Bodice(
+        shoulder=0.22, chest=0.22, waist=0.2 + 0.02 * wide, hem=0.24 + 0.04 * flare, hem_y=hem_y, neck=0.075, top=0.08
+    )
     _upper(garment, product, s, 0.15)
-    opening = 0.5 + 0.03 * (1 if product.number % 2 else 0)
+    double_breasted = product.pattern_style == 0
+    opening = 0.53 if double_breasted else 0.5
     garment.sew(np.array([[opening, s.top + 0.24], [opening, hem_y + 0.02]]))
     garment.button_row(opening + 0.022, 0.36, min(hem_y - 0.1, 0.7), 4)
-    if opening > 0.5:
-        garment.button_row(0.5 - 0.052, 0.36, min(hem_y - 0.1, 0.7), 4)
-    lapel = trace((0.5 + s.neck, s.top), (0.5 + 0.13, s.top + 0.07), (0.5 + 0.1, s.top + 0.11), (0.5 + 0.115, s.top + 0.125), (opening, 0.34))
+    if double_breasted:
+        garment.button_row(0.448, 0.36, min(hem_y - 0.1, 0.7), 4)
+    lapel = trace(
+        (0.5 + s.neck, s.top),
+        (0.5 + 0.13, s.top + 0.07),
+        (0.5 + 0.1, s.top + 0.11),
+        (0.5 + 0.115, s.top + 0.125),
+        (opening, 0.34),
+    )
     garment.add_pair(np.concatenate([lapel, [[0.5 + s.neck * 0.4, s.top + 0.075]]]), "plain", folds=0.3)
     _belt(garment, product, s.waist_y, s.waist)
     if "pocket" in product.details:
@@ -147,13 +168,12 @@ def _dress(product: Product) -> Garment:
     _upper(garment, product, s, 0.1)
     if "ruffle" in product.details:
         w = s.hem + 0.012
-        garment.parts.append(
-            Part(symmetric((0.5, hem_y - 0.05), (0.5 + w * 0.93, hem_y - 0.075), (0.5 + w, hem_y), (0.5, hem_y + 0.06, 0.5, hem_y + 0.035)), ribs=16)
-        )
+        side = (0.5 + w * 0.93, hem_y - 0.075), (0.5 + w, hem_y)
+        ruffle = symmetric((0.5, hem_y - 0.05), *side, (0.5, hem_y + 0.06, 0.5, hem_y + 0.035))
+        garment.parts.append(Part(ruffle, ribs=16))
     if "buttons" in product.details:
         garment.button_row(0.5, 0.24, s.waist_y - 0.04, 4)
-    waist = np.array([[0.5 - s.waist, s.waist_y], [0.5 + s.waist, s.waist_y]])
-    garment.sew(waist)
+    garment.sew(np.array([[0.5 - s.waist, s.waist_y], [0.5 + s.waist, s.waist_y]]))
     _belt(garment, product, s.waist_y, s.waist)
     return garment
 
@@ -187,8 +207,7 @@ def _trousers(product: Product) -> Garment:
     garment.add_pair(leg_outline, turn_deg=-4, folds=1.0)
     cuff = np.array([[centre - leg, hem_y - 0.022], [centre + leg, hem_y - 0.028]])
     garment.sew(cuff, mirror(cuff), stitched=True)
-    fly = trace((0.5, 0.12), (0.5, 0.36))
-    garment.sew(fly)
+    garment.sew(trace((0.5, 0.12), (0.5, 0.36)))
     garment.sew(trace((0.53, 0.12), (0.535, 0.25, 0.5, 0.27)), stitched=True)
     if "pocket" in product.details:
         pocket = trace((0.5 + top - 0.05, 0.12), (0.5 + top - 0.035, 0.2, 0.5 + top + 0.026, 0.215))
@@ -202,8 +221,13 @@ def _trousers(product: Product) -> Garment:
     return garment
 
 
-def _collar(garment: Garment, s: Bodice, drop: float) -> None:
-    flap = trace((0.5 + s.neck * 0.2, s.top + 0.075), (0.5 + s.neck, s.top - 0.022), (0.5 + s.neck + 0.035, s.top + 0.03), (0.5 + s.neck * 0.9, s.top + 0.045 + drop))
+def _collar(garment: Garment, s: Bodice) -> None:
+    flap = trace(
+        (0.5 + s.neck * 0.2, s.top + 0.075),
+        (0.5 + s.neck, s.top - 0.022),
+        (0.5 + s.neck + 0.035, s.top + 0.03),
+        (0.5 + s.neck * 0.9, s.top + 0.135),
+    )
     garment.add_pair(flap, "fabric", 28, 0.3)
 
 
@@ -211,13 +235,13 @@ def _belt(garment: Garment, product: Product, y: float, half_width: float) -> No
     if "belt" not in product.details:
         return
     garment.add(box(0.5 - half_width - 0.008, y - 0.02, 0.5 + half_width + 0.008, y + 0.02, 0.006), "trim", folds=0.3)
-    garment.add(np.concatenate([box(0.5 - 0.03, y - 0.028, 0.5 + 0.03, y + 0.028, 0.008)]), "accent", folds=0.1)
-    garment.add(box(0.5 - 0.016, y - 0.015, 0.5 + 0.016, y + 0.015, 0.004), "trim", folds=0.1)
+    garment.add(box(0.47, y - 0.028, 0.53, y + 0.028, 0.008), "accent", folds=0.1)  # the buckle
+    garment.add(box(0.484, y - 0.015, 0.516, y + 0.015, 0.004), "trim", folds=0.1)
 
 
-def _print_and_pocket(garment: Garment, product: Product, chest: tuple[float, float]) -> None:
+def _print_and_pocket(garment: Garment, product: Product) -> None:
     if "print" in product.details:
-        x, y = chest[0] + 0.05 * product.motif_at[0], chest[1] + 0.06 * product.motif_at[1]
+        x, y = 0.5 + 0.05 * product.motif_at[0], 0.42 + 0.06 * product.motif_at[1]
         outline = motif(product.motif, x, y, 0.085 + 0.02 * product.shape[2])
         garment.parts.append(Part(outline, "accent", folds=0.6, casts=False))
     if "pocket" in product.details:

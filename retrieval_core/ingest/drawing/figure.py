@@ -106,7 +106,7 @@ def _relief(part: Part, stencil: Image.Image, window: Window, side_px: int, rng:
         x = np.linspace(window.left / side_px, window.right / side_px, width, dtype=np.float32)
         span = np.ptp(part.outline[:, 0])
         relief += np.sin((x - 0.5) / span * part.ribs * math.tau)[None, :] * np.float32(0.055 * span / part.ribs)
-    return relief
+    return relief.astype(np.float32, copy=False)
 
 
 def _folds(turn_deg: float, size: tuple[int, int], side_px: int, rng: np.random.Generator) -> Floats:
@@ -118,7 +118,7 @@ def _folds(turn_deg: float, size: tuple[int, int], side_px: int, rng: np.random.
     turned = sheet.rotate(turn_deg, Image.Resampling.BILINEAR, expand=True)
     left, top = (turned.width - size[0]) // 2, (turned.height - size[1]) // 2
     crop = turned.crop((left, top, left + size[0], top + size[1]))
-    return np.asarray(crop, dtype=np.float32) / 128 - 1
+    return np.asarray(crop, dtype=np.float32) / np.float32(128) - np.float32(1)
 
 
 def _colours(part: Part, product: Product, cloth: Pixels, relief: Floats, window: Window) -> Pixels:
@@ -144,8 +144,7 @@ def _plain_colour(part: Part, product: Product) -> Rgb:
         return product.accent
     if part.cloth == "lining":
         return mix(product.base, (20, 18, 20), 0.55)
-    top_of_gradient_or_plain = product.base
-    return mix(top_of_gradient_or_plain, (0, 0, 0), 0.1)
+    return mix(product.base, (0, 0, 0), 0.1)
 
 
 def _sew(figure: Figure, garment: Garment) -> None:

@@ -16,8 +16,8 @@ Cloth = Literal["fabric", "plain", "accent", "trim", "lining"]
 class Part:
     """One piece of cloth; later parts lie on earlier ones.
 
-    `turn_deg` turns pattern and folds with the piece, `folds` is their depth, `ribs` a number of knitted ribs or pleats,
-    `casts` whether it throws a contact shadow on what lies below.
+    `turn_deg` turns pattern and folds with the piece, `folds` is their depth, `ribs` a number of knitted ribs or
+    pleats, `casts` whether it throws a contact shadow on what lies below.
     """
 
     outline: Points

@@ -1,4 +1,4 @@
-"""What the drawn products are: names that a catalogue would give them, and the small differences that tell two apart."""
+"""What the drawn products are: the words a catalogue has for them, and the small differences that tell two apart."""
 
 from __future__ import annotations
 
@@ -49,9 +49,7 @@ CUTS: dict[str, Cut] = {
     "t-shirt": Cut(sleeve=("sleeveless", "short"), neckline=("round", "v-neck"), details=("print", "pocket")),
     "shirt": Cut(sleeve=("short", "long"), neckline=("collar",), details=("pocket",)),
     "sweater": Cut(sleeve=("long",), neckline=("round", "v-neck", "turtleneck"), details=("print",)),
-    "coat": Cut(
-        sleeve=("long",), neckline=("collar",), length=("short", "knee", "long"), details=("belt", "pocket")
-    ),
+    "coat": Cut(sleeve=("long",), neckline=("collar",), length=("short", "knee", "long"), details=("belt", "pocket")),
     "skirt": Cut(length=("short", "knee", "long"), details=("pleats", "belt", "buttons")),
     "trousers": Cut(length=("short", "long"), details=("belt", "pocket", "crease")),
     "bag": Cut(style=("tote", "satchel", "backpack"), details=("pocket", "print")),

@@ -55,15 +55,15 @@ def plan_view(seed: int, number: int, view: int) -> View:
     return View(
         backdrop=str(kinds[view % len(kinds)]),
         backdrop_seed=int(rng.integers(2**31)),
-        size=float(rng.uniform(0.82, 1.0)),
-        turn_deg=float(rng.uniform(-9, 9)),
-        shear=float(rng.uniform(-0.07, 0.07)),
-        shift=(float(rng.uniform(-0.05, 0.05)), float(rng.uniform(-0.05, 0.05))),
+        size=float(rng.uniform(0.86, 1.0)),
+        turn_deg=float(rng.uniform(-7, 7)),
+        shear=float(rng.uniform(-0.05, 0.05)),
+        shift=(float(rng.uniform(-0.03, 0.03)), float(rng.uniform(-0.03, 0.03))),
         drape=tuple((float(x), float(y)) for x, y in rng.uniform(-0.011, 0.011, size=((MESH_CELLS + 1) ** 2, 2))),
         light_deg=float(rng.uniform(0, 360)),
         contrast=float(rng.uniform(0.7, 1.15)),
-        exposure=float(rng.uniform(0.88, 1.1)),
-        warmth=float(rng.uniform(-0.05, 0.06)),
+        exposure=float(rng.uniform(0.92, 1.06)),
+        warmth=float(rng.uniform(-0.04, 0.05)),
         on_stand=bool(rng.random() < 0.6),
         tag=bool(rng.random() < 0.2),
         noise_seed=int(rng.integers(2**31)),
@@ -151,7 +151,8 @@ def _cast_shadow(scene: Image.Image, visible: Image.Image, view: View) -> None:
     angle = math.radians(view.light_deg)
     dx, dy = round(-math.cos(angle) * side_px * 0.025), round(side_px * (0.022 - 0.012 * math.sin(angle)))
     small = visible.reduce(4).filter(ImageFilter.BoxBlur(side_px * 0.004))
-    shadow = ImageChops.offset(small.resize(visible.size, Image.Resampling.BILINEAR), dx, dy)
+    shadow = Image.new("L", visible.size)
+    shadow.paste(small.resize(visible.size, Image.Resampling.BILINEAR), (dx, dy))
     scene.paste((16, 14, 22), mask=shadow.point([round(v * 0.42) for v in range(256)]))
 
 

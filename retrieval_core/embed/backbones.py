@@ -1,0 +1,265 @@
+"""The frozen backbones: what each one is, how its weights are found, and how it is kept.
+
+A backbone's weights come from where the config says and from nowhere else: what cannot be had is an error, never a
+fallback.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from retrieval_core.artifacts import Value
+from retrieval_core.config import EmbedConfig
+from retrieval_core.errors import BadConfig, WeightsInvalid
+from retrieval_core.images import Preprocess
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from retrieval_core.embed.networks import ImageEmbedder
+
+UInt8 = npt.NDArray[np.uint8]
+Channels = tuple[float, float, float]
+WeightsKind = Literal["pretrained", "random", "file", "artifact", "fit"]
+
+_SPELLING: dict[WeightsKind, str] = {
+    "pretrained": "pretrained",
+    "random": "random:SEED",
+    "file": "file:PATH",
+    "artifact": "artifact:NAME",
+    "fit": "fit:SEED",
+}
+_VALUE_PATTERN = {"pretrained": "", "random": "[0-9]{1,9}", "file": ".+", "artifact": ".+", "fit": "[0-9]{1,9}"}
+
+WEIGHTS_FILE = "weights.safetensors"
+GRAPH_FILE = "model.onnx"
+
+IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+CLIP_MEAN, CLIP_STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
+
+
+class Card(Value):
+    """What is known of a backbone before any weight is loaded.
+
+    `mean` and `std` are of RGB in 0..1. `resizable` networks take squares of any size. `unused_keys` are prefixes of
+    keys of published weights that no embedding needs (the classifier). `hub_repo` and `hub_file` hold the pretrained
+    weights on the Hugging Face hub, under `licence`.
+    """
+
+    name: str
+    library: Literal["timm", "open_clip", "pixels"]
+    model: str
+    tag: str
+    dim: int
+    size_px: int
+    crop_fraction: float = 1.0
+    crop: Literal["center", "squash"] = "center"
+    mean: Channels = IMAGENET_MEAN
+    std: Channels = IMAGENET_STD
+    resizable: bool = True
+    unused_keys: tuple[str, ...] = ()
+    hub_repo: str = ""
+    hub_file: str = "model.safetensors"
+    licence: str = "apache-2.0"
+    has_text: bool = False
+
+    @property
+    def weights_kinds(self) -> tuple[WeightsKind, ...]:
+        """The weights `load_backbone` can give this card."""
+        return ("fit", "file") if self.library == "pixels" else ("pretrained", "random", "file")
+
+
+def _resnet(name: str, tag: str, dim: int) -> Card:
+    return _timm(name, model=name, tag=tag, dim=dim, crop_fraction=0.95, unused_keys=("fc.",))
+
+
+def _mobile(name: str, model: str, tag: str, dim: int, size_px: int, crop_fraction: float = 0.875) -> Card:
+    card = _timm(name, model=model, tag=tag, dim=dim, crop_fraction=crop_fraction, unused_keys=("classifier.",))
+    return card.model_copy(update={"size_px": size_px})
+
+
+def _timm(name: str, *, model: str, tag: str, dim: int, crop_fraction: float, unused_keys: tuple[str, ...]) -> Card:
+    return Card(
+        name=name,
+        library="timm",
+        model=model,
+        tag=tag,
+        dim=dim,
+        size_px=224,
+        crop_fraction=crop_fraction,
+        unused_keys=unused_keys,
+        hub_repo=f"timm/{model}.{tag}",
+    )
+
+
+_VIT = _timm(
+    "vit_b16",
+    model="vit_base_patch16_224",
+    tag="augreg2_in21k_ft_in1k",
+    dim=768,
+    crop_fraction=0.9,
+    unused_keys=("head.",),
+).model_copy(update={"mean": (0.5, 0.5, 0.5), "std": (0.5, 0.5, 0.5), "resizable": False})
+
+# OpenAI's weights need QuickGELU: the plain ViT-B-32 takes them without a word and gives other embeddings.
+_CLIP = Card(
+    name="clip_vit_b32",
+    library="open_clip",
+    model="ViT-B-32-quickgelu",
+    tag="openai",
+    dim=512,
+    size_px=224,
+    mean=CLIP_MEAN,
+    std=CLIP_STD,
+    resizable=False,
+    unused_keys=("input_resolution", "context_length", "vocab_size"),
+    hub_repo="timm/vit_base_patch32_clip_224.openai",
+    hub_file="open_clip_model.safetensors",
+    licence="mit",
+    has_text=True,
+)
+
+# The baseline every network has to beat: principal components of the squashed pixels.
+_PIXELS = Card(
+    name="pca_pixels",
+    library="pixels",
+    model="pca",
+    tag="",
+    dim=128,
+    size_px=64,
+    crop="squash",
+    mean=(0.0, 0.0, 0.0),
+    std=(1.0, 1.0, 1.0),
+    licence="",
+)
+
+CARDS: dict[str, Card] = {
+    card.name: card
+    for card in (
+        _resnet("resnet18", "a1_in1k", 512),
+        _resnet("resnet34", "a1_in1k", 512),
+        _resnet("resnet50", "a1_in1k", 2048),
+        _resnet("resnet101", "a1h_in1k", 2048),
+        _mobile("mobilenetv3", "mobilenetv3_large_100", "ra_in1k", 1280, 224),
+        _mobile("efficientnet_b0", "efficientnet_b0", "ra_in1k", 1280, 224),
+        _mobile("efficientnet_b4", "efficientnet_b4", "ra2_in1k", 1792, 320),
+        _mobile("efficientnet_b7", "tf_efficientnet_b7", "ns_jft_in1k", 2560, 600, crop_fraction=0.949),
+        _VIT,
+        _CLIP,
+        _PIXELS,
+    )
+}
+
+
+class Weights(Value):
+    """Where weights come from; `value` is the seed, the path or the artifact's name, and empty for pretrained."""
+
+    kind: WeightsKind
+    value: str = ""
+
+
+class LoadedBackbone(NamedTuple):
+    """A backbone with its weights; `module` maps (n, size, size, 3) uint8 to (n, dim) float32 of any length."""
+
+    card: Card
+    preprocess: Preprocess
+    module: ImageEmbedder
+
+
+def get_card(name: str) -> Card:
+    """The card of that name. Raises `BadConfig` that lists the names."""
+    try:
+        return CARDS[name]
+    except KeyError:
+        raise BadConfig(f"unknown backbone {name!r}; embed.backbone is one of {', '.join(CARDS)}") from None
+
+
+def parse_weights(text: str) -> Weights:
+    """`pretrained`, `random:SEED`, `file:PATH`, `artifact:NAME` or `fit:SEED`. Raises `BadConfig` for anything else."""
+    kind, _, value = text.partition(":")
+    if kind not in _VALUE_PATTERN or not re.fullmatch(_VALUE_PATTERN[kind], value):
+        raise BadConfig(
+            f"cannot read weights {text!r}; embed.weights is {', '.join(_SPELLING.values())}, "
+            "with SEED a whole number below 1,000,000,000"
+        )
+    return Weights.model_validate({"kind": kind, "value": value})
+
+
+def backbone_preprocess(config: EmbedConfig) -> Preprocess:
+    """How pictures are cut for the configured backbone; no weights are read. Raises `BadConfig`."""
+    card = get_card(config.backbone)
+    if config.size_px not in (0, card.size_px) and not card.resizable:
+        raise BadConfig(
+            f"{card.name} sees squares of {card.size_px} px and no other, got embed.size_px={config.size_px}; "
+            "set it to 0"
+        )
+    return Preprocess(size_px=config.size_px or card.size_px, crop_fraction=card.crop_fraction, crop=card.crop)
+
+
+def load_backbone(config: EmbedConfig, sample: Callable[[], UInt8] | None = None) -> LoadedBackbone:
+    """The configured backbone with the weights that the config names, and no others.
+
+    `sample` gives (n, size, size, 3) uint8 pictures of the catalogue; only `fit:SEED` calls it, and SEED is the
+    caller's, who draws them. `artifact:NAME` is resolved by the caller, who gives its weights as `file:PATH`.
+
+    Raises `BadConfig` (unknown name, weights this card cannot have), `WeightsInvalid` (a file that is absent, altered
+    or of another model) and `WeightsUnavailable` (no hub and nothing cached).
+    """
+    card, weights, preprocess = get_card(config.backbone), parse_weights(config.weights), backbone_preprocess(config)
+    if weights.kind not in card.weights_kinds:
+        choices = " or ".join(_SPELLING[kind] for kind in card.weights_kinds)
+        raise BadConfig(f"{card.name} cannot have weights {config.weights}; set embed.weights to {choices}")
+    if config.sha256 and weights.kind != "file":
+        raise BadConfig(f"embed.sha256 is for weights file:PATH, but embed.weights is {config.weights}")
+
+    from retrieval_core.embed.networks import ImageEmbedder, build_network
+
+    if weights.kind == "fit":
+        from retrieval_core.embed.pixels import fit_pixel_pca
+
+        if sample is None:
+            raise BadConfig(f"{card.name} is fitted on the catalogue's own pictures; none were given")
+        network: nn.Module = fit_pixel_pca(sample(), card.dim)
+    else:
+        seed = int(weights.value) if weights.kind == "random" else 0
+        network = build_network(card, preprocess.size_px, seed)
+    if weights.kind in ("file", "pretrained"):
+        from retrieval_core.embed.weights import fill, hub_file, read_state
+
+        path = hub_file(card) if weights.kind == "pretrained" else Path(weights.value)
+        _check_sha256(path, config.sha256)
+        fill(network, read_state(path), card, path.name)
+    return LoadedBackbone(card, preprocess, ImageEmbedder(card, network))
+
+
+def save_backbone(loaded: LoadedBackbone, folder: Path) -> None:
+    """Write `weights.safetensors`, everything needed to rebuild the backbone offline, and `model.onnx`, its image side.
+
+    Equal weights give equal bytes under the same library versions.
+    """
+    from safetensors.torch import save_file
+
+    from retrieval_core.embed.networks import export_onnx
+
+    state = loaded.module.network.state_dict()
+    save_file({key: tensor.contiguous() for key, tensor in state.items()}, folder / WEIGHTS_FILE)
+    export_onnx(loaded.module, loaded.preprocess.size_px, folder / GRAPH_FILE)
+
+
+def _check_sha256(path: Path, expected: str) -> None:
+    if not expected:
+        return
+    try:
+        with path.open("rb") as file:
+            seen = hashlib.file_digest(file, "sha256").hexdigest()
+    except OSError as error:
+        raise WeightsInvalid(f"cannot read weights file {path}: {error.strerror}") from error
+    if seen != expected.strip().lower():
+        raise WeightsInvalid(f"weights file {path} has sha256 {seen}, but embed.sha256 expects {expected}")

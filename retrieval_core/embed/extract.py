@@ -1,0 +1,122 @@
+"""Pictures to vectors, decoding and forward passes overlapped."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from retrieval_core.artifacts import Reject, Value, content_id
+from retrieval_core.embed.engine import Engine
+from retrieval_core.errors import ImageRefused, NotFound
+from retrieval_core.images import RGB, Preprocess, apply_mask, decode, fit
+from retrieval_core.shards import MaskRow
+from retrieval_core.store import read_uri
+
+
+class Picture(Value):
+    """A picture to embed: where its file lies, what its bytes hashed to, and an item that shows it."""
+
+    content_id: str
+    image_uri: str
+    item_id: str
+
+
+class Extracted(NamedTuple):
+    """`vectors` is (n, dim) float32 of unit length, its rows those of `content_ids`."""
+
+    content_ids: list[str]
+    vectors: npt.NDArray[np.float32]
+    rejects: list[Reject]
+
+
+def extract(
+    pictures: Sequence[Picture],
+    masks: Mapping[str, MaskRow] | None,
+    engine: Engine,
+    preprocess: Preprocess,
+    batch_size: int,
+    threads: int,
+    max_pixels: int,
+    on_batch: Callable[[int], None] | None = None,
+) -> Extracted:
+    """Vectors of the pictures that can be read, in the order given, and a `Reject` for each of the others.
+
+    A picture is refused when its file is gone, its bytes no longer hash to `content_id`, or they cannot be decoded; the
+    reject's `last_seen` is empty, since the same pictures give the same answer on any day. Where a mask is trusted
+    (`reason` is empty) the background is zeroed; otherwise the raw picture is embedded. `on_batch` is told the number
+    of pictures done since the last time. A store that does not answer raises `StoreUnavailable`.
+    """
+    worker = engine.for_worker()
+    n_rows = min(batch_size, worker.max_rows)
+    batches = [pictures[start : start + n_rows] for start in range(0, len(pictures), n_rows)]
+    load = _Loader(masks or {}, preprocess, max_pixels)
+
+    def embed(batch: Sequence[Picture]) -> Extracted:
+        loaded = load(batch)
+        return Extracted(loaded.content_ids, worker.embed(loaded.pixels), loaded.rejects)
+
+    done = Extracted([], np.empty((len(pictures), engine.dim), np.float32), [])
+    # Each thread decodes a batch and embeds it: while one waits for the device or the disk, the others go on, and no
+    # more than one batch a thread is in memory. What a batch holds never depends on the number of threads.
+    pool = ThreadPoolExecutor(threads, thread_name_prefix="embed")
+    try:
+        for batch, part in zip(batches, pool.map(embed, batches), strict=True):
+            n_done = len(done.content_ids)
+            done.vectors[n_done : n_done + len(part.vectors)] = part.vectors
+            done.content_ids.extend(part.content_ids)
+            done.rejects.extend(part.rejects)
+            if on_batch:
+                on_batch(len(batch))
+    finally:
+        pool.shutdown(cancel_futures=True)
+    return done._replace(vectors=done.vectors[: len(done.content_ids)])
+
+
+class _Loaded(NamedTuple):
+    content_ids: list[str]
+    pixels: npt.NDArray[np.uint8]  # (n, size, size, 3)
+    rejects: list[Reject]
+
+
+class _Loader:
+    """Reads, checks, decodes, masks and cuts pictures."""
+
+    def __init__(self, masks: Mapping[str, MaskRow], preprocess: Preprocess, max_pixels: int) -> None:
+        self._masks, self._preprocess, self._max_pixels = masks, preprocess, max_pixels
+
+    def __call__(self, batch: Sequence[Picture]) -> _Loaded:
+        size_px = self._preprocess.size_px
+        loaded = _Loaded([], np.empty((len(batch), size_px, size_px, 3), np.uint8), [])
+        for picture in batch:
+            try:
+                loaded.pixels[len(loaded.content_ids)] = self._square(picture)
+            except (ImageRefused, NotFound) as error:
+                loaded.rejects.append(_reject(picture, str(error)))
+            else:
+                loaded.content_ids.append(picture.content_id)
+        return loaded._replace(pixels=loaded.pixels[: len(loaded.content_ids)])
+
+    def _square(self, picture: Picture) -> RGB:
+        data = read_uri(picture.image_uri)
+        seen = content_id(data)
+        if seen != picture.content_id:
+            raise ImageRefused(f"the file changed during the run: its bytes are {seen}, expected {picture.content_id}")
+        image = decode(data, max_pixels=self._max_pixels)
+        mask = self._masks.get(picture.content_id)
+        if mask is not None and not mask.reason:
+            image = apply_mask(image, mask.array())
+        return fit(image, self._preprocess)
+
+
+def _reject(picture: Picture, reason: str) -> Reject:
+    return Reject(
+        item_id=picture.item_id,
+        image_uri=picture.image_uri,
+        content_id=picture.content_id,
+        reason=reason,
+        last_seen="",
+    )

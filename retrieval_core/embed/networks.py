@@ -1,0 +1,93 @@
+"""The torch side of the backbones: building, embedding, exporting.
+
+Importing this module imports torch.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from retrieval_core.embed.backbones import Card
+
+EXPORT_OPSET = 20
+
+
+class ImageEmbedder(nn.Module):
+    """(n, size, size, 3) uint8 RGB to (n, dim) float32, not of unit length.
+
+    The normalisation of pixels is part of the network, so that an exported graph cannot be fed with another one.
+    """
+
+    scale: Tensor
+    shift: Tensor
+
+    def __init__(self, card: Card, network: nn.Module) -> None:
+        super().__init__()
+        self.network = network
+        self._encode = "encode_image" if card.library == "open_clip" else "forward"
+        mean, std = (torch.tensor(values, dtype=torch.float64).view(3, 1, 1) for values in (card.mean, card.std))
+        self.register_buffer("scale", (1 / (255 * std)).float())
+        self.register_buffer("shift", (-mean / std).float())
+        self.eval().requires_grad_(False)
+
+    def forward(self, pixels: Tensor) -> Tensor:
+        normalised = pixels.permute(0, 3, 1, 2).float() * self.scale + self.shift
+        vectors: Tensor = getattr(self.network, self._encode)(normalised)
+        return vectors
+
+
+class PixelPca(nn.Module):
+    """(n, 3, size, size) float32 in 0..1 to (n, dim): coordinates along the principal components of the pixels."""
+
+    mean: Tensor
+    components: Tensor
+
+    def __init__(self, mean: Tensor, components: Tensor) -> None:
+        super().__init__()
+        self.register_buffer("mean", mean)
+        self.register_buffer("components", components)
+
+    def forward(self, pixels: Tensor) -> Tensor:
+        return (pixels.flatten(1) - self.mean) @ self.components.T
+
+
+def build_network(card: Card, size_px: int, seed: int) -> nn.Module:
+    """The card's network with the random start its library gives it under `seed`; torch's own generator stays put."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        if card.library == "timm":
+            import timm
+
+            return timm.create_model(f"{card.model}.{card.tag}", pretrained=False, num_classes=0)
+        if card.library == "open_clip":
+            import open_clip
+
+            return open_clip.create_model(card.model, load_weights=False)
+        width = 3 * size_px * size_px
+        return PixelPca(torch.zeros(width), torch.zeros(card.dim, width))
+
+
+def export_onnx(module: ImageEmbedder, size_px: int, path: Path) -> None:
+    """Write the graph pixels (n, size, size, 3) uint8 -> vectors (n, dim) float32, with any n of at least 1."""
+    pixels = torch.zeros(2, size_px, size_px, 3, dtype=torch.uint8)
+    program = torch.onnx.export(
+        module,
+        (pixels,),
+        dynamo=True,
+        opset_version=EXPORT_OPSET,
+        input_names=["pixels"],
+        output_names=["vectors"],
+        dynamic_shapes=({0: torch.export.Dim("n", min=1)},),
+        verbose=False,
+    )
+    if program is None:
+        raise RuntimeError("torch.onnx.export returned no program")
+    for graph in program.model.graphs():
+        for node in graph.all_nodes():
+            # Source paths and stack traces of this machine: of no use to a reader, and no two exports share them.
+            node.metadata_props.clear()
+            node.doc_string = None
+    program.save(path)

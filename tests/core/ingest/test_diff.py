@@ -1,0 +1,91 @@
+"""The difference of two snapshots adds up, and agrees with a dictionary's."""
+
+from __future__ import annotations
+
+import polars as pl
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from retrieval_core.ingest.catalog import CATALOG_SCHEMA, catalog_fingerprint
+from retrieval_core.ingest.diff import diff_catalogs
+
+Statement = tuple[str | None, str | None, list[str], list[dict[str, str]], str]
+
+STATEMENTS = st.tuples(
+    st.sampled_from([None, "c1", "c2"]),
+    st.sampled_from([None, "coat", "hat"]),
+    st.sampled_from([[], ["a"], ["a", "b"]]),
+    st.sampled_from([[], [{"name": "colour", "value": "red"}], [{"name": "colour", "value": "blue"}]]),
+    st.sampled_from(["ok", "quarantined"]),
+)
+CATALOGS = st.dictionaries(st.sampled_from("abcdefgh"), STATEMENTS)
+
+
+def items(catalog: dict[str, Statement], version: str = "1") -> pl.DataFrame:
+    rows = [
+        {
+            "item_id": item_id,
+            "image_uri": f"/{item_id}.jpg",
+            "content_id": content_id,
+            "category": category,
+            "labels": labels,
+            "attributes": attributes,
+            "status": status,
+            "version": version,
+        }
+        for item_id, (content_id, category, labels, attributes, status) in catalog.items()
+    ]
+    return pl.DataFrame(rows, schema=CATALOG_SCHEMA)
+
+
+GOOD: Statement = ("c1", "coat", ["a"], [], "ok")
+
+
+@settings(deadline=None)
+@given(before=CATALOGS, after=CATALOGS)
+def test_agrees_with_a_dictionary(before: dict[str, Statement], after: dict[str, Statement]) -> None:
+    diff = diff_catalogs(items(before), items(after, version="2"))
+    assert diff.added_ids == tuple(sorted(after.keys() - before.keys()))
+    assert diff.removed_ids == tuple(sorted(before.keys() - after.keys()))
+    assert diff.changed_ids == tuple(sorted(key for key in after.keys() & before.keys() if after[key] != before[key]))
+    assert diff.added + diff.changed + diff.unchanged == len(after)
+    assert diff.removed + diff.changed + diff.unchanged == len(before)
+    assert (diff.added, diff.changed, diff.removed) == tuple(
+        len(ids) for ids in (diff.added_ids, diff.changed_ids, diff.removed_ids)
+    )
+
+
+@settings(deadline=None)
+@given(before=CATALOGS, after=CATALOGS)
+def test_nothing_differs_exactly_when_the_fingerprints_agree(
+    before: dict[str, Statement], after: dict[str, Statement]
+) -> None:
+    diff = diff_catalogs(items(before), items(after, version="2"))
+    is_same = catalog_fingerprint(items(before)) == catalog_fingerprint(items(after, version="2"))
+    assert (diff.added + diff.changed + diff.removed == 0) == is_same
+
+
+def test_without_a_previous_snapshot_everything_is_added() -> None:
+    diff = diff_catalogs(None, items({"a": GOOD, "b": GOOD}))
+    assert (diff.added, diff.changed, diff.removed, diff.unchanged) == (2, 0, 0, 0)
+    assert diff.added_ids == ("a", "b")
+
+
+def test_the_order_of_rows_does_not_count() -> None:
+    both = items({"a": GOOD, "b": GOOD})
+    assert diff_catalogs(both, both.reverse()).unchanged == 2
+
+
+@pytest.mark.parametrize(
+    ("column", "value"),
+    [("split", "val"), ("product_id", "p"), ("mask_id", "m"), ("image_uri", "/b.jpg"), ("mask_uri", "/m.png")],
+)
+def test_metadata_counts_as_a_change(column: str, value: str) -> None:
+    before = items({"a": GOOD})
+    assert diff_catalogs(before, before.with_columns(pl.lit(value).alias(column))).changed_ids == ("a",)
+
+
+def test_a_picture_that_turned_bad_changed() -> None:
+    bad = (None, *GOOD[1:4], "quarantined")
+    assert diff_catalogs(items({"a": GOOD}), items({"a": bad})).changed_ids == ("a",)

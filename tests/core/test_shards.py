@@ -1,0 +1,120 @@
+"""Planning, writing and reading the parts of content-addressed sets."""
+
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from retrieval_core.artifacts import MaskSet, VectorSet
+from retrieval_core.errors import DimensionMismatch, ShardCorrupt
+from retrieval_core.shards import (
+    load_vectors,
+    masks_bytes,
+    plan_shards,
+    put_part,
+    read_ids,
+    read_masks,
+    read_table,
+    read_vectors,
+    table_bytes,
+    vectors_bytes,
+)
+from retrieval_core.store import open_store
+
+ids = st.lists(st.text("abcdef0123456789", min_size=1, max_size=6), max_size=60)
+
+
+@given(wanted=ids, present=ids, shard_rows=st.integers(1, 10))
+@settings(deadline=None)
+def test_a_plan_covers_what_is_missing_once_within_bounds(
+    wanted: list[str], present: list[str], shard_rows: int
+) -> None:
+    shards = plan_shards(wanted, present, shard_rows)
+    planned = [key for shard in shards for key in shard.content_ids]
+    assert planned == sorted(set(wanted) - set(present))
+    assert all(len(shard.content_ids) == shard_rows for shard in shards[:-1])
+    assert all(1 <= len(shard.content_ids) <= shard_rows for shard in shards)
+    assert len({shard.name for shard in shards}) == len(shards)
+
+
+@given(wanted=ids, shard_rows=st.integers(1, 5), data=st.data())
+@settings(deadline=None)
+def test_planning_again_after_a_crash_names_the_remaining_shards_alike(
+    wanted: list[str], shard_rows: int, data: st.DataObject
+) -> None:
+    undisturbed = plan_shards(wanted, [], shard_rows)
+    done = [shard for shard in undisturbed if data.draw(st.booleans())]
+    remaining = plan_shards(wanted, [key for shard in done for key in shard.content_ids], shard_rows)
+    assert remaining == [shard for shard in undisturbed if shard not in done]
+
+
+@given(n=st.integers(1, 30), dim=st.integers(1, 20), seed=st.integers(0, 9))
+@settings(deadline=None, max_examples=25)
+def test_vectors_come_back_bit_for_bit(n: int, dim: int, seed: int, tmp_path_factory: pytest.TempPathFactory) -> None:
+    vectors = np.random.default_rng(seed).normal(size=(n, dim)).astype(np.float32)
+    names = [f"{i:04d}" for i in range(n)]
+    path = tmp_path_factory.mktemp("part") / "part.parquet"
+    path.write_bytes(vectors_bytes(names, vectors))
+    found_names, found = read_vectors(path)
+    assert found_names == names == read_ids(path)
+    assert np.array_equal(found, vectors)
+    assert path.read_bytes() == vectors_bytes(names, vectors), "equal input, equal bytes"
+
+
+def test_vectors_without_their_ids_are_refused() -> None:
+    with pytest.raises(DimensionMismatch, match="2 ids"):
+        vectors_bytes(["a", "b"], np.zeros((3, 4), np.float32))
+
+
+@pytest.mark.parametrize("damage", [b"", b"PAR1 not really", None])
+def test_a_damaged_part_is_named(tmp_path: Path, damage: bytes | None) -> None:
+    path = tmp_path / "part.parquet"
+    whole = vectors_bytes(["a", "b"], np.ones((2, 4), np.float32))
+    path.write_bytes(whole[: len(whole) // 2] if damage is None else damage)
+    with pytest.raises(ShardCorrupt, match=r"part\.parquet"):
+        read_vectors(path)
+    with pytest.raises(ShardCorrupt, match=r"part\.parquet"):
+        read_ids(path)
+
+
+def test_a_flipped_bit_is_caught_by_the_checksum(tmp_path: Path) -> None:
+    store = open_store(str(tmp_path))
+    part = put_part(store, "t/table.parquet", table_bytes(pl.DataFrame({"a": [1, 2, 3]})), 3)
+    assert read_table(store, part)["a"].to_list() == [1, 2, 3]
+    file = tmp_path / "t" / "table.parquet"
+    data = bytearray(file.read_bytes())
+    data[len(data) // 2] ^= 1
+    file.write_bytes(data)
+    with pytest.raises(ShardCorrupt):
+        read_table(open_store(str(tmp_path)), part)
+
+
+def test_vectors_are_loaded_in_the_order_asked_also_twice(tmp_path: Path) -> None:
+    store = open_store(str(tmp_path))
+    rows = np.arange(8, dtype=np.float32).reshape(4, 2)
+    parts = (
+        put_part(store, "v/a.parquet", vectors_bytes(["p", "q"], rows[:2]), 2),
+        put_part(store, "v/b.parquet", vectors_bytes(["r", "s"], rows[2:]), 2),
+    )
+    vector_set = VectorSet(fingerprint="f", family="v", variant="raw", dim=2, parts=parts)
+    assert np.array_equal(load_vectors(store, vector_set, ["s", "p", "s"]), rows[[3, 0, 3]])
+    with pytest.raises(ShardCorrupt, match="lacks 1"):
+        load_vectors(store, vector_set, ["p", "nobody"])
+
+
+@given(height=st.integers(1, 40), width=st.integers(1, 40), seed=st.integers(0, 5))
+@settings(deadline=None, max_examples=30)
+def test_masks_come_back_pixel_for_pixel(
+    height: int, width: int, seed: int, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    store = open_store(str(tmp_path_factory.mktemp("store")))
+    mask = np.random.default_rng(seed).random((height, width)) > 0.5
+    part = put_part(store, "m/a.parquet", masks_bytes(["x", "y"], [mask, ~mask], ["", "too small"]), 2)
+    found = read_masks(store, MaskSet(fingerprint="f", family="m", parts=(part,)), ["x", "y", "z"])
+    assert np.array_equal(found["x"].array(), mask)
+    assert np.array_equal(found["y"].array(), ~mask)
+    assert (found["x"].reason, found["y"].reason) == ("", "too small")
+    assert set(found) == {"x", "y"}

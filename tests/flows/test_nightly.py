@@ -1,0 +1,211 @@
+"""Nights in a row over a drawn catalogue: what is new is done, what is done stays, what is broken is told."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+import polars as pl
+import pytest
+from prefect.testing.utilities import prefect_test_harness
+
+from flows.nightly import RunSummary, nightly
+from retrieval_core import releases
+from retrieval_core.config import NightlyConfig
+from retrieval_core.errors import BadConfig, NotFound, TooManyRejects
+from retrieval_core.inspection import status, verify
+from retrieval_core.search import open_release
+from retrieval_core.settings import Settings
+
+PRODUCTS, VIEWS = 24, 4
+CONFIG = NightlyConfig.load(
+    None,
+    [
+        "embed.weights=random:0",
+        "embed.size_px=64",
+        "embed.shard_rows=40",
+        "mask.size_px=64",
+        "mask.max_epochs=1",
+        "mask.shard_rows=60",
+        "head.max_epochs=5",
+        "head.min_count=2",
+        "reduce.dims=[16, 8]",
+        "index.shards=2",
+        "evaluate.queries=20",
+        "ingest.max_reject_fraction=0.2",
+        "gate.mode=warn",
+    ],
+)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def prefect_server() -> Iterator[None]:
+    with prefect_test_harness(server_startup_timeout=120):
+        yield
+
+
+class Shop:
+    """A drawn catalogue, its store, and the nights that were run on it."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.source = f"synthetic:{folder / 'catalog'}?products={PRODUCTS}&views={VIEWS}&size_px=96"
+        self.settings = Settings.load(store=str(folder / "store"), threads=2)
+        self.store = self.settings.open_store()
+
+    def night(self, config: NightlyConfig = CONFIG) -> RunSummary:
+        return nightly(self.source, self.settings, config)
+
+    @property
+    def pictures(self) -> list[Path]:
+        return sorted((self.folder / "catalog" / "images").iterdir())
+
+
+@pytest.fixture(scope="module")
+def first(tmp_path_factory: pytest.TempPathFactory) -> tuple[Shop, RunSummary]:
+    shop = Shop(tmp_path_factory.mktemp("shop"))
+    return shop, shop.night()
+
+
+@pytest.fixture
+def shop(first: tuple[Shop, RunSummary], tmp_path: Path) -> Shop:
+    """The shop after its first night, to be changed at will; pictures keep their times."""
+    shutil.copytree(first[0].folder / "store", tmp_path / "store")
+    copy = Shop(tmp_path)
+    shutil.copytree(first[0].folder / "catalog", tmp_path / "catalog")
+    copy.source = first[0].source
+    return copy
+
+
+def test_the_first_night_publishes_everything(first: tuple[Shop, RunSummary]) -> None:
+    shop, run = first
+    assert run.gate == "published"
+    assert run.catalog.model_dump() == {
+        "rows": PRODUCTS * VIEWS,
+        "added": PRODUCTS * VIEWS,
+        "changed": 0,
+        "removed": 0,
+        "unchanged": 0,
+        "quarantined": 0,
+    }
+    assert (run.masked, run.embedded) == (PRODUCTS * VIEWS, PRODUCTS * VIEWS)
+    assert run.trained == ["segmenter", "reducer", "head/raw", "head/masked"]
+    assert {"raw/recall@1", "masked/recall@1", "boosted/map@10", "pca16/recall@1", "pca8/recall@1"} <= set(run.metrics)
+    assert {"recall@1", "recall@10", "map@5", "precision@5", "label_iou@5_random", "ann_recall@10", "mask_iou"} <= set(
+        run.metrics
+    )
+    assert run.metrics["ann_recall@10"] > 0.95
+    assert "<html" in Path(run.report).read_text()
+    assert status(shop.store).production == run.release
+    assert verify(shop.store).ok
+
+
+def test_a_picture_of_the_catalogue_finds_itself(first: tuple[Shop, RunSummary]) -> None:
+    shop, _ = first
+    release = open_release(shop.store, settings=shop.settings)
+    for path in shop.pictures[::17]:
+        best = release.search(path, k=3)[0]
+        assert Path(best.image_uri) == path
+        assert best.score == pytest.approx(1, abs=1e-4)
+    item = release.search(shop.pictures[0], k=1)[0].item_id
+    assert item not in {hit.item_id for hit in release.search_item(item, k=5)}
+    assert len(release.search(shop.pictures[0], k=10_000)) == PRODUCTS * VIEWS
+
+
+def test_search_says_what_it_cannot_do(first: tuple[Shop, RunSummary]) -> None:
+    shop, _ = first
+    release = open_release(shop.store, settings=shop.settings)
+    with pytest.raises(BadConfig, match="reads no text"):
+        release.search_text("red dress")
+    with pytest.raises(NotFound, match="nobody"):
+        release.search_item("nobody")
+    with pytest.raises(NotFound):
+        release.search(shop.folder / "absent.jpg")
+    with pytest.raises(NotFound, match="no release"):
+        open_release(shop.store, "feed", settings=shop.settings)
+
+
+def test_the_same_night_again_does_nothing(first: tuple[Shop, RunSummary]) -> None:
+    shop, before = first
+    run = shop.night()
+    assert (run.masked, run.embedded, run.trained) == (0, 0, [])
+    assert run.release == before.release
+    assert run.catalog.unchanged == PRODUCTS * VIEWS
+    assert run.metrics == before.metrics
+
+
+def test_what_changed_and_nothing_else_is_done(tmp_path: Path) -> None:
+    shop = Shop(tmp_path)
+    shop.night()
+    pictures = shop.pictures
+    removed, replaced, broken = pictures[:4], pictures[10:12], pictures[20:23]
+    for path in removed:
+        path.unlink()
+    for path, other in zip(replaced, pictures[30:32], strict=True):
+        path.write_bytes(other.read_bytes()[:-2] + b"\x00\x00\xff\xd9")
+    for path in broken:
+        path.write_bytes(path.read_bytes()[:300])
+    run = shop.night()
+    assert (run.embedded, run.trained) == (2, [])
+    rows = PRODUCTS * VIEWS - 4
+    assert run.catalog.model_dump() == {
+        "rows": rows,
+        "added": 0,
+        "changed": 5,
+        "removed": 4,
+        "unchanged": rows - 5,
+        "quarantined": 3,
+    }
+    ledger = pl.read_parquet(shop.store.get("ingest/quarantine.parquet"))
+    assert [Path(uri) for uri in ledger["image_uri"]] == broken
+    assert ledger["reason"].str.len_chars().min() > 5
+    found = {Path(hit.image_uri) for hit in open_release(shop.store).search(pictures[5], k=1000)}
+    assert found == set(shop.pictures) - set(broken)
+    assert verify(shop.store).ok
+
+
+def test_too_many_bad_pictures_stop_the_night_and_leave_production_alone(tmp_path: Path) -> None:
+    shop = Shop(tmp_path)
+    before = shop.night()
+    for path in shop.pictures[:30]:
+        path.write_bytes(b"not a picture")
+    with pytest.raises(TooManyRejects, match="30 of 96"):
+        shop.night()
+    assert status(shop.store).production == before.release
+
+
+def test_a_worse_night_is_held_and_production_stays(tmp_path: Path) -> None:
+    shop = Shop(tmp_path)
+    before = shop.night()
+    worse = CONFIG.model_copy(
+        update={
+            # Two components cannot tell 96 pictures apart, and without depth nothing reranks them.
+            "index": CONFIG.index.model_copy(update={"rerank_depth": 1}),
+            "reduce": CONFIG.reduce.model_copy(update={"dims": (2,)}),
+            "gate": CONFIG.gate.model_copy(update={"mode": "block"}),
+        }
+    )
+    run = shop.night(worse)
+    assert run.gate == "held"
+    assert run.reason
+    assert status(shop.store).production == before.release
+    assert len(status(shop.store).releases) == 2
+    releases.promote(shop.store, run.release, before.release)
+    assert status(shop.store).production == run.release
+    assert releases.rollback(shop.store).release == before.release
+
+
+def test_a_catalogue_without_masks_or_labels_is_still_published(tmp_path: Path) -> None:
+    drawn = Shop(tmp_path / "drawn")
+    from retrieval_core.ingest.sources import open_source
+
+    open_source(drawn.source).rows()
+    shop = Shop(tmp_path)
+    (tmp_path / "photos").mkdir()
+    for path in drawn.pictures[:20]:
+        shutil.copy(path, tmp_path / "photos")
+    shop.source = f"folder:{tmp_path / 'photos'}"
+    run = shop.night()
+    assert (run.gate, run.masked, run.trained) == ("published", 0, ["reducer"])
+    assert len(open_release(shop.store).search(drawn.pictures[0], k=5)) == 5
