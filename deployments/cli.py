@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import logging
 import os
 import sys
 from collections.abc import Callable, Sequence
@@ -146,9 +147,17 @@ def _run_nightly(arguments: argparse.Namespace, source: str, settings: Settings,
     check_before_run(config, settings)
     from flows.nightly import nightly
 
+    logging.getLogger("prefect.flow_runs").addFilter(_without_traceback)
     summary = nightly(source, settings, config)
     _print(arguments, summary, _run_text(summary.model_dump()))
     return 0 if summary.gate == "published" else EXIT_HELD
+
+
+def _without_traceback(record: logging.LogRecord) -> bool:
+    """An error raised on purpose is one line; its traceback would bury it."""
+    if record.exc_info and isinstance(record.exc_info[1], VitrineError):
+        record.exc_info = None
+    return True
 
 
 def _run_text(run: dict[str, Any]) -> str:
@@ -165,17 +174,21 @@ def _run_text(run: dict[str, Any]) -> str:
 
 
 def check_before_run(config: Any, settings: Settings) -> None:
-    """Find what would fail late before anything is read: unknown backbone or weights, a store that refuses writes.
+    """Find what would fail late before anything is read: a store that refuses writes, weights that cannot be had.
 
-    Raises `BadConfig`, `StoreNotWritable`.
+    Raises `BadConfig`, `StoreNotWritable`, `WeightsInvalid`, `WeightsUnavailable`.
     """
-    from retrieval_core.embed.backbones import backbone_preprocess, parse_weights
+    from retrieval_core.artifacts import Backbone
+    from retrieval_core.embed.backbones import backbone_preprocess, load_backbone, parse_weights
+    from retrieval_core.lineage import backbone_fingerprint
 
     backbone_preprocess(config.embed)
-    parse_weights(config.embed.weights)
+    weights = parse_weights(config.embed.weights)
     store = settings.open_store()
     store.put("runs/_probe", b"")
     store.delete("runs/_probe")
+    if weights.kind in ("file", "pretrained") and Backbone.find(store, backbone_fingerprint(config.embed)) is None:
+        load_backbone(config.embed)
 
 
 def _demo(arguments: argparse.Namespace) -> int:

@@ -13,11 +13,11 @@ from prefect.artifacts import create_markdown_artifact
 from prefect.futures import PrefectFuture
 from prefect.logging import get_run_logger
 from prefect.task_runners import TaskRunner, ThreadPoolTaskRunner
-from retrieval_core.embed.backbones import get_card
 
 from retrieval_core import releases
 from retrieval_core.artifacts import Catalog, Ref, Reject, Report, Value
 from retrieval_core.config import IndexConfig, NightlyConfig
+from retrieval_core.embed.backbones import get_card
 from retrieval_core.errors import BadConfig
 from retrieval_core.evaluate.facts import CatalogFacts
 from retrieval_core.inspection import RUNS

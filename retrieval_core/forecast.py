@@ -1,4 +1,4 @@
-"""What a run would do and cost, before it does: the document of `vitrine plan`. Nothing is decoded and nothing written."""
+"""What a run would do and cost, before it does: the document of `vitrine plan`. Nothing is decoded or written."""
 
 from __future__ import annotations
 

@@ -11,7 +11,7 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from retrieval_core.config import read_toml
 from retrieval_core.errors import BadConfig
-from retrieval_core.store import Store, open_store
+from retrieval_core.store import Store, default_cache_dir, open_store
 
 
 class Settings(BaseSettings):
@@ -21,10 +21,7 @@ class Settings(BaseSettings):
 
     store: str = Field("", description="Folder or s3://bucket/prefix that holds everything a run makes.")
     s3_endpoint_url: str | None = Field(None, description="Endpoint of an S3-compatible store; empty for AWS.")
-    cache_dir: Path = Field(
-        default_factory=lambda: Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "vitrine",
-        description="Local read cache of a remote store.",
-    )
+    cache_dir: Path = Field(default_factory=default_cache_dir, description="Local read cache of a remote store.")
     device: Literal["auto", "cpu", "cuda"] = Field("auto", description="auto takes CUDA where it is there.")
     threads: int = Field(0, ge=0, description="CPU threads of one task; 0 takes every core.")
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import tempfile
 from datetime import UTC, datetime
 from functools import lru_cache
@@ -11,14 +10,14 @@ from pathlib import Path
 import numpy as np
 import polars as pl
 from prefect.logging import get_run_logger
-from retrieval_core.embed.backbones import backbone_preprocess, load_backbone, parse_weights, save_backbone
-from retrieval_core.embed.engine import Engine, open_engine
-from retrieval_core.embed.extract import Picture, extract
 
 from retrieval_core import lineage, releases
 from retrieval_core.artifacts import Backbone, MaskSet, Ref, Reject, Value, VectorSet
 from retrieval_core.config import EmbedConfig, IngestConfig
-from retrieval_core.errors import BadConfig, WeightsInvalid
+from retrieval_core.embed.backbones import backbone_preprocess, load_backbone, parse_weights, save_backbone
+from retrieval_core.embed.engine import Engine, open_engine
+from retrieval_core.embed.extract import Picture, extract
+from retrieval_core.errors import BadConfig
 from retrieval_core.images import RGB, decode, fit
 from retrieval_core.sets import WorkPlan, part_key, plan_work, seal_vectors, shard_pictures
 from retrieval_core.settings import Settings
@@ -44,8 +43,7 @@ def prepare_backbone(settings: Settings, catalog: Ref, config: EmbedConfig, inge
     weights = parse_weights(config.weights)
     if weights.kind == "artifact":
         return _trained_backbone(store, config, weights.value).ref
-    file_sha256 = _file_sha256(Path(weights.value)) if weights.kind == "file" else ""
-    name = lineage.backbone_fingerprint(config, file_sha256)
+    name = lineage.backbone_fingerprint(config)
     known = Backbone.find(store, name)
     if known:
         return known.ref
@@ -80,14 +78,6 @@ def _trained_backbone(store: Store, config: EmbedConfig, name: str) -> Backbone:
     if backbone.card != config.backbone:
         raise BadConfig(f"embed.weights artifact:{name} is a {backbone.card}, but embed.backbone is {config.backbone}")
     return backbone
-
-
-def _file_sha256(path: Path) -> str:
-    try:
-        with path.open("rb") as file:
-            return hashlib.file_digest(file, "sha256").hexdigest()
-    except OSError as error:
-        raise WeightsInvalid(f"cannot read weights file {path}: {error.strerror}") from error
 
 
 def _pixel_sample(store: Store, catalog: Ref, config: EmbedConfig, ingest: IngestConfig) -> RGB:

@@ -173,9 +173,9 @@ def _measure_published(
     vectors = load_vectors(store, VectorSet.open(store, night.plan.vectors), content_ids)
     candidates = load_vectors(store, VectorSet.open(store, night.plan.candidates), content_ids)[protocol.queries]
     queries, depth = vectors[protocol.queries], config.index.rerank_depth
-    _, exact = exact_topk(queries, vectors, K)
-    _, found = index.search(queries, candidates, K, depth)
-    recall = ann_recall(np.where(exact >= 0, row_ids[exact], -1), found)
+    exact, _ = exact_topk(queries, vectors, K)
+    found, _ = index.search(queries, candidates, K, depth)
+    recall = ann_recall(exact, found)
     # Queries are in the index too: ask for enough that ten hits of the gallery are left.
     k = min(len(items), K + 2 * K * len(items) // max(len(protocol.gallery), 1))
     _, hits = index.search(queries, candidates, max(k, 1), depth)

@@ -65,7 +65,7 @@ def build_network(card: Card, size_px: int, seed: int) -> nn.Module:
         if card.library == "open_clip":
             import open_clip
 
-            return open_clip.create_model(card.model, load_weights=False)
+            return open_clip.CLIP(**open_clip.get_model_config(card.model))
         width = 3 * size_px * size_px
         return PixelPca(torch.zeros(width), torch.zeros(card.dim, width))
 

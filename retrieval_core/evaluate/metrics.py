@@ -26,6 +26,7 @@ from retrieval_core.evaluate.relevance import (
 RECALL_CUTOFFS = (1, 2, 3, 5, 10)
 MAP_CUTOFFS = (1, 3, 5, 10)
 N_NEIGHBOURS = 5
+SAME_SCORE = 2e-6  # float32 sums of the same products in another order differ by less
 
 _SAME_PRODUCT = "queries whose product has no gallery item are left out"
 _SAME_CATEGORY = "queries whose category has no gallery item are left out"
@@ -190,16 +191,15 @@ def _draw_distinct(rng: np.random.Generator, truth: Truth, n_drawn: int) -> Int6
     return drawn
 
 
-def ann_recall(exact_ids: Int64, found_ids: Int64) -> Float64:
-    """Share of each query's exact neighbours that an approximate search found: (q, k) and (q, any) ids to (q,) float64.
+def ann_recall(exact_scores: Float32, found_scores: Float32) -> Float64:
+    """Share of each query's k exact nearest neighbours that an approximate search found: two (q, k) to (q,) float64.
 
-    -1 is padding on both sides; a query without exact neighbours misses nothing: 1. Raises `DimensionMismatch`.
+    Both hold the exact scores of what was found, -inf where nothing was. Scores are compared, not ids: of pictures that
+    are the same any will do. A query without neighbours misses nothing: 1. Raises `DimensionMismatch`.
     """
-    if exact_ids.ndim != 2 or found_ids.ndim != 2 or len(exact_ids) != len(found_ids):
-        raise DimensionMismatch(f"exact ids of shape {exact_ids.shape}, found ids of shape {found_ids.shape}")
-    wanted = exact_ids >= 0
-    hits = np.zeros(exact_ids.shape, np.bool_)
-    for found in found_ids.T:
-        hits |= exact_ids == found[:, None]
-    n_wanted = wanted.sum(axis=1)
-    return np.where(n_wanted > 0, (hits & wanted).sum(axis=1) / np.maximum(n_wanted, 1), 1.0)
+    if exact_scores.ndim != 2 or exact_scores.shape != found_scores.shape:
+        raise DimensionMismatch(f"exact scores of shape {exact_scores.shape}, found scores of {found_scores.shape}")
+    n_wanted = np.isfinite(exact_scores).sum(axis=1)
+    worst = np.where(np.isfinite(exact_scores), exact_scores, np.inf).min(axis=1, initial=np.inf)
+    n_found = (found_scores >= worst[:, None] - SAME_SCORE).sum(axis=1)
+    return np.where(n_wanted > 0, np.minimum(n_found, n_wanted) / np.maximum(n_wanted, 1), 1.0)

@@ -29,9 +29,6 @@ VAL_FRACTION = 0.1
 PLATEAU_FACTOR = 0.1
 # Directions of less than about this share of the average variance are noise, and not stretched to full length.
 RIDGE = 0.3
-# Far above the usual 1e-8: directions of the input with hardly a gradient are not stepped along as boldly as the ones
-# that tell labels apart, and so the hidden layer of a small catalogue keeps less of its noise.
-ADAM_EPSILON = 1e-3
 
 
 class TrainedHead(NamedTuple):
@@ -70,12 +67,11 @@ def train_head(
 ) -> TrainedHead:
     """Fit a head to embeddings (n, d) float32 and their targets; `val_rows` (n,) bool are only validated on.
 
-    Inputs are standardised by the training rows, and the net is trained on them decorrelated, which the exported first
-    layer has taken in. AdamW on the mean of the tasks' losses; the learning rate falls tenfold on a plateau of the validation loss,
-    training stops `config.patience` epochs after its best, and the weights of the best epoch are kept. Pictures without
-    a target are left out. Where `val_rows` marks none with a target, a tenth is held out by `config.seed`; of fewer
-    than ten pictures none is, and the training rows themselves are watched. The same call gives the same weights, and
-    the global random state is untouched.
+    Inputs are standardised by the training rows. AdamW on the mean of the tasks' losses; the learning rate falls tenfold
+    on a plateau of the validation loss, training stops `config.patience` epochs after its best, and the weights of the
+    best epoch are kept. Pictures without a target are left out. Where `val_rows` marks none with a target, a tenth is
+    held out by `config.seed`; of fewer than ten pictures none is, and the training rows themselves are watched. The
+    same call gives the same weights, and the global random state is untouched.
 
     Raises `BadConfig` when there is nothing to learn from, `DimensionMismatch` when the rows do not match,
     `ShardCorrupt` for vectors that are not finite.
@@ -84,8 +80,9 @@ def train_head(
     vectors = vectors.astype(np.float32, copy=False)
     train, val = _split(targets.known(), val_rows, config.seed)
     mean, std = _standardisation(vectors[train])
-    mixing = _decorrelation((vectors[train] - mean) / std)
-    inputs = ((vectors - mean) / std) @ mixing
+    standardised = (vectors - mean) / std
+    mixing = _decorrelation(standardised[train])
+    inputs = standardised @ mixing
     learned = _to_device(inputs[train], targets.take(train), device)
     watched = _to_device(inputs[val], targets.take(val), device)
     net, history = _fit(learned, watched, targets, config, on_epoch)
@@ -171,9 +168,7 @@ def _fit(
     with torch.random.fork_rng():
         torch.manual_seed(config.seed)
         net = _build(train.inputs.shape[1], targets, config).to(train.inputs.device)
-        optimizer = torch.optim.AdamW(
-            net.parameters(), lr=config.learning_rate, eps=ADAM_EPSILON, weight_decay=config.weight_decay
-        )
+        optimizer = torch.optim.AdamW(net.parameters(), lr=config.learning_rate, weight_decay=config.weight_decay)
         # Twice within the patience of early stopping, so that a lower rate has its chance first.
         plateau = torch.optim.lr_scheduler.ReduceLROnPlateau(
             optimizer, factor=PLATEAU_FACTOR, patience=max(config.patience // 2 - 1, 0)

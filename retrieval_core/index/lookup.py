@@ -60,8 +60,9 @@ class ShardedIndex:
 
         `queries` (q, dim) and `candidate_queries` (q, candidate_dim) float32, unit length, are the same queries before
         and after the reducer. The `k * rerank_depth` best candidates (and what ties with the last) are scored in the
-        full dimension; equal scores go by the lower row id, so the number of shards does not show. Returns (q, k)
-        float32 scores, falling, and (q, k) int64 row ids, padded with -inf and -1 where the index holds fewer.
+        full dimension; equal scores go by the lower row id, so the number of shards does not show (unless more than
+        `topk.MAX_TIED` rows tie). Returns (q, k) float32 scores, falling, and (q, k) int64 row ids, padded with -inf
+        and -1 where the index holds fewer.
 
         Raises `DimensionMismatch` for other widths, `BadConfig` for k or depth below 1 and for NaN or infinite queries,
         `ShardCorrupt` when an index names a row its vectors lack.

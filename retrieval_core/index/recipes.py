@@ -20,7 +20,7 @@ from retrieval_core.errors import BadConfig
 
 ROWS_PER_SHARD = 100_000
 MIN_POINTS_PER_LIST = 39  # faiss warns below this many training points for each centroid
-TRAIN_POINTS_PER_LIST = 64  # more points move the centroids, not the recall
+TRAIN_POINTS_PER_LIST = 64  # a quarter of faiss's own cap, to keep training short
 MIN_LISTS = 16
 
 

@@ -4,7 +4,9 @@ The pictures are drawings, not photographs. They have what the pipeline needs to
 of each product, named attributes, backgrounds that distract, masks that are exact to the pixel. They do not have what
 makes real catalogues hard: no faces and bodies, no true cloth, no lens, few shapes, labels without a mistake. So a
 figure measured on them shows that the stages work together and which of two ways is better *here*; it is no estimate of
-how well either does on photographs.
+how well either does on photographs. How hard they are was chosen, too: pose, light and haze were set on the default
+catalogue so that an untrained ResNet-18 finds another view of the product first for about 0.3 of the raw pictures, and
+for about 0.65 of those with the background masked away.
 """
 
 from __future__ import annotations

@@ -296,11 +296,22 @@ def test_drawing_the_whole_gallery_finds_everything():
 
 
 @settings(deadline=None)
-@given(st.lists(st.tuples(st.sets(st.integers(0, 9), max_size=5), st.sets(st.integers(0, 9), max_size=7)), max_size=5))
-def test_ann_recall_is_the_share_of_exact_neighbours_found(pairs):
-    exact = np.array([sorted(e) + [-1] * (5 - len(e)) for e, _ in pairs], int).reshape(-1, 5)
-    found = np.array([sorted(f) + [-1] * (7 - len(f)) for _, f in pairs], int).reshape(-1, 7)
-    assert ann_recall(exact, found).tolist() == [len(e & f) / len(e) if e else 1 for e, f in pairs]
+@given(st.integers(0, 30), st.integers(1, 8), st.integers(0, 99))
+def test_ann_recall_is_the_share_of_exact_neighbours_found(n_items, k, seed):
+    rng = np.random.default_rng(seed)
+    scores = rng.permutation(n_items).astype(np.float32)
+    exact = np.sort(scores)[::-1][:k]
+    found = np.sort(rng.permutation(scores)[: min(k, n_items) // 2 + 1])[::-1][:k]
+    share = len(set(exact) & set(found)) / len(exact) if len(exact) else 1.0
+    padded = [np.append(row, np.full(k - len(row), -np.inf, np.float32))[None] for row in (exact, found)]
+    assert ann_recall(*padded).tolist() == [share]
+
+
+def test_ann_recall_takes_any_of_several_equal_pictures():
+    exact = np.array([[0.9, 0.5, 0.5]], np.float32)
+    found = np.array([[0.9, 0.5 - 1e-7, 0.5 - 1e-7]], np.float32)
+    assert ann_recall(exact, found).tolist() == [1.0]
+    assert ann_recall(exact, np.array([[0.9, 0.4, 0.4]], np.float32))[0] == pytest.approx(1 / 3)
 
 
 def test_ann_recall_refuses_different_queries():

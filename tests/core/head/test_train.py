@@ -16,7 +16,7 @@ from retrieval_core.head.targets import UNKNOWN, Targets
 from retrieval_core.head.train import TrainedHead, train_head
 
 Float32 = npt.NDArray[np.float32]
-CONFIG = HeadConfig(learning_rate=1e-2, dropout=0.5, max_epochs=30, patience=5)
+CONFIG = HeadConfig(learning_rate=1e-2, dropout=0.5, max_epochs=40, patience=5)
 
 
 class Planted(NamedTuple):

@@ -1,0 +1,316 @@
+"""What S3 alone can do to a store: pages, parts, lost and false answers, credentials, and copies kept on this machine."""
+
+from __future__ import annotations
+
+import hashlib
+import http.client
+import os
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+import pytest
+
+from retrieval_core import store_s3
+from retrieval_core.errors import BadConfig, NotFound, Permanent, StoreNotWritable, StoreUnavailable
+from retrieval_core.store import Store, open_store, read_uri
+
+CLOSED_PORT = "http://127.0.0.1:1"
+
+pytestmark = pytest.mark.usefixtures("aws_environment")
+
+
+def sha256(data: bytes) -> str:
+    return hashlib.sha256(data).hexdigest()
+
+
+class FaultyS3(ThreadingHTTPServer):
+    """Passes requests on to a real endpoint, except for the faults laid out for it."""
+
+    daemon_threads = True
+
+    def __init__(self, endpoint_url: str) -> None:
+        super().__init__(("127.0.0.1", 0), _FaultyHandler)
+        self.endpoint = urlsplit(endpoint_url).netloc
+        self.url = f"http://127.0.0.1:{self.server_port}"
+        self.faults: dict[str, list[str | tuple[int, str]]] = {}
+        self.n_requests = 0
+
+
+class _FaultyHandler(BaseHTTPRequestHandler):
+    server: FaultyS3
+    protocol_version = "HTTP/1.1"
+
+    def _serve(self) -> None:
+        body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
+        self.server.n_requests += 1
+        faults = self.server.faults.get(self.command, [])
+        fault = faults.pop(0) if faults else None
+        if isinstance(fault, tuple):
+            self._answer(
+                fault[0], {}, f"<Error><Code>{fault[1]}</Code><Message>said the server</Message></Error>".encode()
+            )
+            return
+        onward = http.client.HTTPConnection(self.server.endpoint)
+        onward.request(self.command, self.path, body, dict(self.headers))
+        answer = onward.getresponse()
+        data = answer.read()
+        onward.close()
+        if fault == "lose the answer":
+            self.close_connection = True
+            return
+        self._answer(answer.status, dict(answer.headers), data, cut=fault == "cut the answer short")
+
+    def _answer(self, status: int, headers: dict[str, str], data: bytes, cut: bool = False) -> None:
+        self.send_response_only(status)
+        for name, value in headers.items():
+            if name.lower() not in {"content-length", "connection", "transfer-encoding"}:
+                self.send_header(name, value)
+        self.send_header("Content-Length", headers.get("Content-Length", str(len(data))))
+        self.end_headers()
+        if self.command != "HEAD":
+            self.wfile.write(data[: len(data) // 2] if cut else data)
+        self.close_connection = cut
+
+    do_GET = do_PUT = do_HEAD = do_POST = do_DELETE = _serve  # noqa: N815
+
+    def log_message(self, format: str, *args: Any) -> None:
+        pass
+
+
+@pytest.fixture(scope="session")
+def faulty_server(s3_endpoint: str) -> Iterator[FaultyS3]:
+    server = FaultyS3(s3_endpoint)
+    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
+    thread.start()
+    yield server
+    server.shutdown()
+    thread.join()
+    server.server_close()
+
+
+@pytest.fixture
+def faulty(bucket: str, faulty_server: FaultyS3) -> FaultyS3:
+    faulty_server.faults = {}
+    return faulty_server
+
+
+@pytest.fixture
+def faulty_store(bucket: str, faulty: FaultyS3, tmp_path: Path) -> Store:
+    return open_store(f"s3://{bucket}/house", s3_endpoint_url=faulty.url, cache_dir=tmp_path / "cache")
+
+
+# Listing
+
+
+def test_a_listing_goes_past_the_first_page_of_s3(bucket: str, s3_store: Store) -> None:
+    from moto.s3.models import s3_backends
+
+    keys = [f"part-{i:04}" for i in range(1005)]
+    for key in keys:  # past the server's door, for speed
+        s3_backends["123456789012"]["aws"].put_object(bucket, f"house/{key}", b"")
+
+    assert list(s3_store.list("")) == keys
+
+
+def test_stores_in_one_bucket_do_not_see_each_other(bucket: str, s3_store: Store, s3_endpoint: str) -> None:
+    neighbour = open_store(f"s3://{bucket}/house2/", s3_endpoint_url=s3_endpoint)
+    whole = open_store(f"s3://{bucket}", s3_endpoint_url=s3_endpoint)
+    s3_store.put("a", b"1")
+    neighbour.put("a", b"2")
+
+    assert list(s3_store.list("")) == ["a"]
+    assert s3_store.get("a") == b"1"
+    assert list(whole.list("")) == ["house/a", "house2/a"]
+
+
+# Who was first
+
+
+def test_a_swap_between_the_read_and_the_write_of_another_is_noticed(faulty: FaultyS3, faulty_store: Store) -> None:
+    faulty_store.put("alias", b"1")
+    faulty.faults["PUT"] = [(412, "PreconditionFailed")]
+
+    assert not faulty_store.compare_and_swap("alias", b"2", b"1")
+    assert faulty_store.get("alias") == b"1"
+
+
+def test_a_put_whose_answer_was_lost_is_still_ours(faulty: FaultyS3, faulty_store: Store) -> None:
+    faulty.faults["PUT"] = ["lose the answer"]
+    assert faulty_store.put_if_absent("manifest.json", b"mine")
+
+    faulty.faults["PUT"] = ["lose the answer"]
+    assert faulty_store.compare_and_swap("manifest.json", b"mine too", b"mine")
+    assert faulty_store.get("manifest.json") == b"mine too"
+
+
+def test_a_conflict_that_left_nothing_is_worth_a_retry(faulty: FaultyS3, faulty_store: Store) -> None:
+    faulty.faults["PUT"] = [(409, "ConditionalRequestConflict")]
+
+    with pytest.raises(StoreUnavailable):
+        faulty_store.put_if_absent("a", b"1")
+    assert faulty_store.put_if_absent("a", b"1")
+
+
+# Never half an object
+
+
+def test_a_large_file_goes_up_in_parts_and_comes_down_whole(
+    bucket: str, s3_client: Any, s3_store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(store_s3, "MULTIPART_THRESHOLD_BYTES", 2**20)
+    source = tmp_path / "large"
+    data = os.urandom(9 * 2**20)
+    source.write_bytes(data)
+
+    s3_store.put_file("large", source)
+
+    assert s3_client.head_object(Bucket=bucket, Key="house/large")["ETag"].strip('"').endswith("-2")
+    assert s3_store.local_path("large", sha256(data)).read_bytes() == data
+
+
+# Local files
+
+
+def test_a_flipped_bit_in_the_local_copy_is_mended(s3_store: Store) -> None:
+    good = bytes(1000)
+    s3_store.put("part", good)
+    s3_store.local_path("part", sha256(good)).write_bytes(b"\x01" + good[1:])
+
+    assert s3_store.local_path("part", sha256(good)).read_bytes() == good
+
+
+def test_an_immutable_object_is_fetched_once_and_then_needs_no_network(faulty: FaultyS3, faulty_store: Store) -> None:
+    faulty_store.put("part", b"x")
+    faulty_store.local_path("part", sha256(b"x"))
+    n_requests = faulty.n_requests
+
+    assert faulty_store.local_path("part", sha256(b"x")).read_bytes() == b"x"
+    assert faulty.n_requests == n_requests
+
+
+def test_an_unchanged_object_is_asked_about_but_not_fetched_again(faulty: FaultyS3, faulty_store: Store) -> None:
+    faulty_store.put("part", b"x")
+    faulty_store.local_path("part")
+    faulty.faults["GET"] = [(403, "AccessDenied")]
+
+    assert faulty_store.local_path("part").read_bytes() == b"x"
+
+
+def test_copies_of_two_stores_are_kept_apart(bucket: str, s3_endpoint: str, tmp_path: Path) -> None:
+    stores = [
+        open_store(f"s3://{bucket}/{name}", s3_endpoint_url=s3_endpoint, cache_dir=tmp_path / "cache") for name in "ab"
+    ]
+    for store, data in zip(stores, (b"1", b"2"), strict=True):
+        store.put("part", data)
+
+    assert [store.local_path("part").read_bytes() for store in stores] == [b"1", b"2"]
+
+
+def test_a_cache_that_cannot_be_written_says_so(bucket: str, s3_endpoint: str, tmp_path: Path) -> None:
+    (tmp_path / "file").write_bytes(b"")
+    store = open_store(f"s3://{bucket}/house", s3_endpoint_url=s3_endpoint, cache_dir=tmp_path / "file" / "cache")
+    store.put("part", b"x")
+
+    with pytest.raises(StoreNotWritable, match="cache"):
+        store.local_path("part")
+
+
+# Stores that refuse or do not answer
+
+
+def test_an_endpoint_that_is_not_there_is_told_quickly(tmp_path: Path) -> None:
+    store = open_store(f"s3://bucket/house", s3_endpoint_url=CLOSED_PORT, cache_dir=tmp_path)
+    start = time.monotonic()
+
+    with pytest.raises(StoreUnavailable, match="does not answer"):
+        store.get("a")
+    assert time.monotonic() - start < 10
+
+
+def test_an_absent_bucket_is_a_matter_of_configuration(s3_endpoint: str) -> None:
+    store = open_store("s3://no-such-bucket/house", s3_endpoint_url=s3_endpoint)
+
+    for use in (lambda: store.get("a"), lambda: store.put("a", b"1"), lambda: list(store.list(""))):
+        with pytest.raises(BadConfig, match="create the bucket"):
+            use()
+
+
+@pytest.mark.parametrize("answer", [(403, "AccessDenied"), (403, "SignatureDoesNotMatch"), (400, "ExpiredToken")])
+def test_refused_credentials_are_told_by_what_was_tried(
+    faulty: FaultyS3, faulty_store: Store, answer: tuple[int, str], tmp_path: Path
+) -> None:
+    source = tmp_path / "source"
+    source.write_bytes(b"x")
+    faulty.faults = {"PUT": [answer] * 3, "GET": [answer] * 2, "DELETE": [answer]}
+
+    for write in (
+        lambda: faulty_store.put("a", b"1"),
+        lambda: faulty_store.put_if_absent("a", b"1"),
+        lambda: faulty_store.put_file("a", source),
+        lambda: faulty_store.delete("a"),
+    ):
+        with pytest.raises(StoreNotWritable, match=answer[1]):
+            write()
+    for read in (lambda: faulty_store.get("a"), lambda: list(faulty_store.list(""))):
+        with pytest.raises(Permanent, match="check the credentials") as caught:
+            read()
+        assert not isinstance(caught.value, NotFound | StoreNotWritable)
+        assert os.environ["AWS_SECRET_ACCESS_KEY"] not in str(caught.value)
+
+
+def test_an_overloaded_server_is_tried_again_and_then_given_up(faulty: FaultyS3, faulty_store: Store) -> None:
+    faulty_store.put("a", b"1")
+    faulty.faults["GET"] = [(503, "SlowDown")]
+    assert faulty_store.get("a") == b"1"
+
+    faulty.faults["GET"] = [(503, "SlowDown")] * 3
+    with pytest.raises(StoreUnavailable, match="503 SlowDown"):
+        faulty_store.get("a")
+
+
+def test_an_answer_cut_short_is_never_taken_for_the_object(faulty: FaultyS3, faulty_store: Store) -> None:
+    faulty_store.put("a", b"1" * 1000)
+    faulty.faults["GET"] = ["cut the answer short"]
+    with pytest.raises(StoreUnavailable):
+        faulty_store.get("a")
+
+    faulty.faults["GET"] = ["cut the answer short"]
+    assert faulty_store.local_path("a").read_bytes() == b"1" * 1000
+
+
+def test_absent_credentials_are_a_matter_of_configuration(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("AWS_ACCESS_KEY_ID")
+    monkeypatch.delenv("AWS_SECRET_ACCESS_KEY")
+
+    with pytest.raises(BadConfig, match="AWS_ACCESS_KEY_ID"):
+        open_store(f"s3://bucket", s3_endpoint_url="http://127.0.0.1:2").get("a")
+
+
+@pytest.mark.parametrize("endpoint", ["localhost:9000", "ftp://host", "http://user:pw@host", "http://"])
+def test_a_malformed_endpoint_is_refused_without_repeating_it(endpoint: str) -> None:
+    with pytest.raises(BadConfig, match="http") as caught:
+        open_store(f"s3://bucket", s3_endpoint_url=endpoint).get("a")
+    assert "pw" not in str(caught.value)
+
+
+def test_nothing_heavy_is_imported_before_s3_is_used() -> None:
+    code = "import sys, retrieval_core.store as s; s.open_store('s3://bucket/p'); sys.exit('boto3' in sys.modules)"
+
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+# Files outside a store
+
+
+def test_an_outage_is_no_absent_file(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("VITRINE_S3_ENDPOINT_URL", CLOSED_PORT)
+
+    with pytest.raises(StoreUnavailable):
+        read_uri(f"s3://bucket/a.jpg")
