@@ -167,7 +167,7 @@ def list_uris(folder_uri: str) -> Iterator[tuple[str, UriStat]]:
 
 
 def is_key(name: str) -> bool:
-    """Whether a store may hold an object of that name; a folder or bucket may hold others' files beside its objects."""
+    """Whether an object of a store can have that name; other files in its folder or bucket are not its own."""
     return _KEY.fullmatch(name) is not None
 
 

@@ -67,11 +67,11 @@ def train_head(
 ) -> TrainedHead:
     """Fit a head to embeddings (n, d) float32 and their targets; `val_rows` (n,) bool are only validated on.
 
-    Inputs are standardised by the training rows. AdamW on the mean of the tasks' losses; the learning rate falls tenfold
-    on a plateau of the validation loss, training stops `config.patience` epochs after its best, and the weights of the
-    best epoch are kept. Pictures without a target are left out. Where `val_rows` marks none with a target, a tenth is
-    held out by `config.seed`; of fewer than ten pictures none is, and the training rows themselves are watched. The
-    same call gives the same weights, and the global random state is untouched.
+    AdamW on the mean of the tasks' losses; the learning rate falls tenfold on a plateau of the validation loss,
+    training stops `config.patience` epochs after its best, and the weights of the best epoch are kept. Pictures without
+    a target are left out. Where `val_rows` marks none with a target, a tenth is held out by `config.seed`; of fewer
+    than ten pictures none is, and the training rows themselves are watched. The same call gives the same weights, and
+    the global random state is untouched.
 
     Raises `BadConfig` when there is nothing to learn from, `DimensionMismatch` when the rows do not match,
     `ShardCorrupt` for vectors that are not finite.
@@ -82,7 +82,7 @@ def train_head(
     mean, std = _standardisation(vectors[train])
     standardised = (vectors - mean) / std
     mixing = _decorrelation(standardised[train])
-    inputs = standardised @ mixing
+    inputs: Float32 = np.matmul(standardised, mixing)
     learned = _to_device(inputs[train], targets.take(train), device)
     watched = _to_device(inputs[val], targets.take(val), device)
     net, history = _fit(learned, watched, targets, config, on_epoch)
@@ -142,7 +142,7 @@ def _decorrelation(standardised: Float32) -> Float32:
     the first layer for as many epochs as a small catalogue takes to overfit. A matrix before a linear layer can be
     multiplied into it, so the head stays Linear → ReLU on standardised inputs.
     """
-    covariance = np.matmul(standardised.T, standardised, dtype=np.float32) / len(standardised)
+    covariance = np.matmul(standardised.T, standardised) / len(standardised)
     variances, directions = np.linalg.eigh(covariance.astype(np.float64))
     variances = variances.clip(min=0.0)
     if not variances.any():

@@ -8,7 +8,6 @@ import signal
 import subprocess
 import sys
 import threading
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -16,7 +15,7 @@ from typing import Any
 import pytest
 
 from retrieval_core.errors import BadConfig, NotFound, Permanent, ShardCorrupt
-from retrieval_core.store import Store, list_uris, open_store, read_uri, stat_uri
+from retrieval_core.store import Store, open_store
 
 pytestmark = pytest.mark.usefixtures("aws_environment")
 
@@ -29,26 +28,6 @@ def sha256(data: bytes) -> str:
 def store(request: pytest.FixtureRequest) -> Store:
     opened: Store = request.getfixturevalue(f"{request.param}_store")
     return opened
-
-
-@pytest.fixture(params=["local", "s3"])
-def folder_uri(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
-    """A folder of pictures outside any store, on disk and on S3, holding what `fill` puts there."""
-    if request.param == "local":
-        return str(tmp_path / "pictures")
-    monkeypatch.setenv("VITRINE_S3_ENDPOINT_URL", request.getfixturevalue("s3_endpoint"))
-    return f"s3://{request.getfixturevalue('bucket')}/pictures"
-
-
-def fill(folder_uri: str, files: dict[str, bytes], client: Any) -> None:
-    for name, data in files.items():
-        if folder_uri.startswith("s3://"):
-            bucket, folder = folder_uri.removeprefix("s3://").split("/")
-            client.put_object(Bucket=bucket, Key=f"{folder}/{name}", Body=data)
-        else:
-            path = Path(folder_uri, name)
-            path.parent.mkdir(parents=True, exist_ok=True)
-            path.write_bytes(data)
 
 
 # Whole objects
@@ -324,52 +303,3 @@ def test_other_addresses_are_refused(url: str) -> None:
     with pytest.raises(BadConfig) as caught:
         open_store(url)
     assert "pw" not in str(caught.value)
-
-
-# Files outside a store
-
-
-def test_files_anywhere_are_listed_with_what_tells_a_change(folder_uri: str, s3_client: Any) -> None:
-    files = {"dress/2 b.jpg": b"22", "dress/1.jpg": b"1", "été.jpg": b"333", "dress.jpg": b""}
-    fill(folder_uri, files, s3_client)
-
-    listed = dict(list_uris(folder_uri))
-
-    expected = ["dress.jpg", "dress/1.jpg", "dress/2 b.jpg", "été.jpg"]
-    assert list(listed) == [f"{folder_uri}/{name}" for name in expected]
-    for name, data in files.items():
-        uri = f"{folder_uri}/{name}"
-        assert read_uri(uri) == data
-        assert stat_uri(uri) == listed[uri]
-        assert listed[uri].size_bytes == len(data)
-
-
-def test_the_version_changes_with_the_bytes(folder_uri: str, s3_client: Any) -> None:
-    fill(folder_uri, {"a.jpg": b"1"}, s3_client)
-    before = stat_uri(f"{folder_uri}/a.jpg")
-    time.sleep(0.02)
-    fill(folder_uri, {"a.jpg": b"2"}, s3_client)
-    after = stat_uri(f"{folder_uri}/a.jpg")
-
-    assert (before.size_bytes, after.size_bytes) == (1, 1)
-    assert before.version != after.version
-
-
-def test_absent_files_are_not_found(folder_uri: str) -> None:
-    for uri in (f"{folder_uri}/absent.jpg", f"{folder_uri}/{'x' * 300}.jpg"):
-        for look in (read_uri, stat_uri):
-            with pytest.raises(NotFound):
-                look(uri)
-
-
-def test_an_absent_folder_holds_no_files(folder_uri: str) -> None:
-    if folder_uri.startswith("s3://"):
-        assert list(list_uris(folder_uri)) == []
-    else:
-        with pytest.raises(NotFound, match="pictures"):
-            list(list_uris(folder_uri))
-
-
-def test_a_web_address_is_refused() -> None:
-    with pytest.raises(BadConfig, match="https:// is not supported"):
-        read_uri("https://example.org/a.jpg")

@@ -1,4 +1,4 @@
-"""What a folder alone can do to a store: links, locks, disks that are full or fail, files of others beside ours."""
+"""What a folder alone can do to a store: links, locks, disks that are full or fail, files of others in it."""
 
 from __future__ import annotations
 
@@ -15,9 +15,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from retrieval_core.errors import NotFound, Permanent, StoreNotWritable, Transient
-from retrieval_core.store import Store, list_uris, open_store, read_uri
-
+from retrieval_core.errors import StoreNotWritable, Transient
+from retrieval_core.store import Store, open_store
 
 # Whole objects
 
@@ -149,37 +148,3 @@ def test_an_object_cannot_stand_where_a_folder_is(local_store: Store) -> None:
             local_store.put(key, b"2")
         with pytest.raises(StoreNotWritable):
             local_store.put_if_absent(key, b"2")
-
-
-# Files outside a store
-
-
-def test_what_is_no_regular_file_is_not_read(tmp_path: Path) -> None:
-    os.mkfifo(tmp_path / "pipe")
-
-    for uri in (str(tmp_path / "pipe"), str(tmp_path), "/dev/zero", "a\0b"):
-        with pytest.raises(NotFound):
-            read_uri(uri)
-
-
-def test_a_file_one_may_not_read_is_not_called_absent(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def refuse(_: Path) -> bytes:
-        raise PermissionError(13, "Permission denied")
-
-    (tmp_path / "a.jpg").write_bytes(b"1")
-    monkeypatch.setattr(Path, "read_bytes", refuse)
-
-    with pytest.raises(Permanent, match="permissions") as caught:
-        read_uri(str(tmp_path / "a.jpg"))
-    assert not isinstance(caught.value, NotFound)
-
-
-def test_linked_folders_are_followed_but_not_in_circles(tmp_path: Path) -> None:
-    (tmp_path / "pictures" / "train").mkdir(parents=True)
-    (tmp_path / "elsewhere").mkdir()
-    (tmp_path / "elsewhere" / "1.jpg").write_bytes(b"1")
-    (tmp_path / "pictures" / "query").symlink_to(tmp_path / "elsewhere")
-    (tmp_path / "pictures" / "train" / "up").symlink_to(tmp_path / "pictures")
-    (tmp_path / "pictures" / "dangling.jpg").symlink_to(tmp_path / "nowhere")
-
-    assert [uri for uri, _ in list_uris(str(tmp_path / "pictures"))] == [str(tmp_path / "pictures" / "query" / "1.jpg")]

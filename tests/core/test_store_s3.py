@@ -1,4 +1,4 @@
-"""What S3 alone can do to a store: pages, parts, lost and false answers, credentials, and copies kept on this machine."""
+"""What S3 alone can do to a store: pages, parts, lost and false answers, credentials, and local copies."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ import pytest
 
 from retrieval_core import store_s3
 from retrieval_core.errors import BadConfig, NotFound, Permanent, StoreNotWritable, StoreUnavailable
-from retrieval_core.store import Store, open_store, read_uri
+from retrieval_core.store import Store, open_store
 
 CLOSED_PORT = "http://127.0.0.1:1"
 
@@ -226,7 +226,7 @@ def test_a_cache_that_cannot_be_written_says_so(bucket: str, s3_endpoint: str, t
 
 
 def test_an_endpoint_that_is_not_there_is_told_quickly(tmp_path: Path) -> None:
-    store = open_store(f"s3://bucket/house", s3_endpoint_url=CLOSED_PORT, cache_dir=tmp_path)
+    store = open_store("s3://bucket/house", s3_endpoint_url=CLOSED_PORT, cache_dir=tmp_path)
     start = time.monotonic()
 
     with pytest.raises(StoreUnavailable, match="does not answer"):
@@ -290,13 +290,13 @@ def test_absent_credentials_are_a_matter_of_configuration(monkeypatch: pytest.Mo
     monkeypatch.delenv("AWS_SECRET_ACCESS_KEY")
 
     with pytest.raises(BadConfig, match="AWS_ACCESS_KEY_ID"):
-        open_store(f"s3://bucket", s3_endpoint_url="http://127.0.0.1:2").get("a")
+        open_store("s3://bucket", s3_endpoint_url="http://127.0.0.1:2").get("a")
 
 
 @pytest.mark.parametrize("endpoint", ["localhost:9000", "ftp://host", "http://user:pw@host", "http://"])
 def test_a_malformed_endpoint_is_refused_without_repeating_it(endpoint: str) -> None:
     with pytest.raises(BadConfig, match="http") as caught:
-        open_store(f"s3://bucket", s3_endpoint_url=endpoint).get("a")
+        open_store("s3://bucket", s3_endpoint_url=endpoint).get("a")
     assert "pw" not in str(caught.value)
 
 
@@ -304,13 +304,3 @@ def test_nothing_heavy_is_imported_before_s3_is_used() -> None:
     code = "import sys, retrieval_core.store as s; s.open_store('s3://bucket/p'); sys.exit('boto3' in sys.modules)"
 
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
-
-
-# Files outside a store
-
-
-def test_an_outage_is_no_absent_file(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("VITRINE_S3_ENDPOINT_URL", CLOSED_PORT)
-
-    with pytest.raises(StoreUnavailable):
-        read_uri(f"s3://bucket/a.jpg")

@@ -14,11 +14,13 @@ from flows.nightly import RunSummary, nightly
 from retrieval_core import releases
 from retrieval_core.config import NightlyConfig
 from retrieval_core.errors import BadConfig, NotFound, TooManyRejects
+from retrieval_core.ingest.sources import open_source
 from retrieval_core.inspection import status, verify
 from retrieval_core.search import open_release
 from retrieval_core.settings import Settings
 
 PRODUCTS, VIEWS = 24, 4
+ROWS = PRODUCTS * VIEWS
 CONFIG = NightlyConfig.load(
     None,
     [
@@ -68,28 +70,18 @@ def first(tmp_path_factory: pytest.TempPathFactory) -> tuple[Shop, RunSummary]:
     return shop, shop.night()
 
 
-@pytest.fixture
-def shop(first: tuple[Shop, RunSummary], tmp_path: Path) -> Shop:
-    """The shop after its first night, to be changed at will; pictures keep their times."""
-    shutil.copytree(first[0].folder / "store", tmp_path / "store")
-    copy = Shop(tmp_path)
-    shutil.copytree(first[0].folder / "catalog", tmp_path / "catalog")
-    copy.source = first[0].source
-    return copy
-
-
 def test_the_first_night_publishes_everything(first: tuple[Shop, RunSummary]) -> None:
     shop, run = first
     assert run.gate == "published"
     assert run.catalog.model_dump() == {
-        "rows": PRODUCTS * VIEWS,
-        "added": PRODUCTS * VIEWS,
+        "rows": ROWS,
+        "added": ROWS,
         "changed": 0,
         "removed": 0,
         "unchanged": 0,
         "quarantined": 0,
     }
-    assert (run.masked, run.embedded) == (PRODUCTS * VIEWS, PRODUCTS * VIEWS)
+    assert (run.masked, run.embedded) == (ROWS, PRODUCTS * VIEWS)
     assert run.trained == ["segmenter", "reducer", "head/raw", "head/masked"]
     assert {"raw/recall@1", "masked/recall@1", "boosted/map@10", "pca16/recall@1", "pca8/recall@1"} <= set(run.metrics)
     assert {"recall@1", "recall@10", "map@5", "precision@5", "label_iou@5_random", "ann_recall@10", "mask_iou"} <= set(
@@ -110,7 +102,7 @@ def test_a_picture_of_the_catalogue_finds_itself(first: tuple[Shop, RunSummary])
         assert best.score == pytest.approx(1, abs=1e-4)
     item = release.search(shop.pictures[0], k=1)[0].item_id
     assert item not in {hit.item_id for hit in release.search_item(item, k=5)}
-    assert len(release.search(shop.pictures[0], k=10_000)) == PRODUCTS * VIEWS
+    assert len(release.search(shop.pictures[0], k=10_000)) == ROWS
 
 
 def test_search_says_what_it_cannot_do(first: tuple[Shop, RunSummary]) -> None:
@@ -131,7 +123,7 @@ def test_the_same_night_again_does_nothing(first: tuple[Shop, RunSummary]) -> No
     run = shop.night()
     assert (run.masked, run.embedded, run.trained) == (0, 0, [])
     assert run.release == before.release
-    assert run.catalog.unchanged == PRODUCTS * VIEWS
+    assert run.catalog.unchanged == ROWS
     assert run.metrics == before.metrics
 
 
@@ -148,7 +140,7 @@ def test_what_changed_and_nothing_else_is_done(tmp_path: Path) -> None:
         path.write_bytes(path.read_bytes()[:300])
     run = shop.night()
     assert (run.embedded, run.trained) == (2, [])
-    rows = PRODUCTS * VIEWS - 4
+    rows = ROWS - 4
     assert run.catalog.model_dump() == {
         "rows": rows,
         "added": 0,
@@ -198,8 +190,6 @@ def test_a_worse_night_is_held_and_production_stays(tmp_path: Path) -> None:
 
 def test_a_catalogue_without_masks_or_labels_is_still_published(tmp_path: Path) -> None:
     drawn = Shop(tmp_path / "drawn")
-    from retrieval_core.ingest.sources import open_source
-
     open_source(drawn.source).rows()
     shop = Shop(tmp_path)
     (tmp_path / "photos").mkdir()

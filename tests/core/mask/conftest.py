@@ -1,5 +1,8 @@
 """Drawn pictures with exact masks, and one segmenter trained on them."""
 
+import contextlib
+import io
+
 import numpy as np
 import pytest
 import torch
@@ -26,7 +29,7 @@ def drawn_shapes(n, seed, size_px=SIZE_PX):
 
 @pytest.fixture(scope="session")
 def config():
-    return MaskConfig(size_px=SIZE_PX, max_epochs=6, batch_size=8, learning_rate=2e-3, target_iou=0.85)
+    return MaskConfig(size_px=SIZE_PX, max_epochs=6, batch_size=4, learning_rate=2e-3, target_iou=0.85)
 
 
 @pytest.fixture(scope="session")
@@ -38,12 +41,14 @@ def shapes():
 @pytest.fixture(scope="session")
 def trained(config):
     torch.set_num_threads(1)  # the same sums in the same order, on any machine
-    return train_segmenter(drawn_shapes(64, 0), drawn_shapes(16, 1), config)
+    return train_segmenter(drawn_shapes(40, 0), drawn_shapes(16, 1), config)
 
 
 @pytest.fixture(scope="session")
 def folder(trained, config, tmp_path_factory):
-    """The trained segmenter, stored."""
+    """The trained segmenter, stored; what storing said on stdout lies beside it, in `stdout.txt`."""
     path = tmp_path_factory.mktemp("segmenter")
-    save_segmenter(trained, config, path)
+    with contextlib.redirect_stdout(io.StringIO()) as said:
+        save_segmenter(trained, config, path)
+    (path / "stdout.txt").write_text(said.getvalue())
     return path

@@ -25,9 +25,7 @@ def mask_pairs(draw):
 @settings(deadline=None)
 def test_example_iou_is_the_jaccard_score_of_each_picture(pair):
     predicted, truth = pair
-    expected = [
-        jaccard_score(t.ravel(), p.ravel(), zero_division=1.0) for p, t in zip(predicted, truth, strict=True)
-    ]
+    expected = [jaccard_score(t.ravel(), p.ravel(), zero_division=1.0) for p, t in zip(predicted, truth, strict=True)]
     assert example_iou(predicted, truth).tolist() == pytest.approx(expected)
 
 

@@ -1,14 +1,14 @@
 """The course of a training: half size first, full size last."""
 
+import itertools
+
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from retrieval_core.config import MaskConfig
 from retrieval_core.mask.schedule import plan_phases
 
-configs = st.builds(
-    MaskConfig, size_px=st.integers(2, 16).map(lambda sides: 32 * sides), max_epochs=st.integers(1, 60)
-)
+configs = st.builds(MaskConfig, size_px=st.integers(2, 16).map(lambda sides: 32 * sides), max_epochs=st.integers(1, 60))
 
 
 @given(configs)
@@ -18,7 +18,7 @@ def test_phases_hold_every_epoch_once_and_end_at_full_size(config):
     assert len(epochs) == config.max_epochs
     assert epochs[-1].size_px == config.size_px
     assert (epochs[0].begins, epochs[-1].ends) == (0, 1)
-    assert all(before.ends == after.begins for before, after in zip(epochs, epochs[1:], strict=False))
+    assert all(before.ends == after.begins for before, after in itertools.pairwise(epochs))
 
 
 @given(configs)

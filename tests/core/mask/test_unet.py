@@ -79,7 +79,7 @@ def test_a_file_of_something_else_than_tensors_is_refused(tmp_path):
 
 @pytest.mark.parametrize("weights", ["pretrained", "random:", "random:x", "file:", "artifact:a", ""])
 def test_unknown_kinds_of_weights_are_refused(weights):
-    with pytest.raises((BadConfig, WeightsInvalid), match="expected|cannot read"):
+    with pytest.raises((BadConfig, WeightsInvalid), match=r"expected|cannot read"):
         build_unet(MaskConfig(weights=weights))
 
 

@@ -1,0 +1,149 @@
+"""The command line as a script meets it: one JSON document, exit codes, one-line errors."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from deployments.cli import main
+from retrieval_core.images import thumbnail
+
+QUICK = [
+    "--set=embed.weights=random:0",
+    "--set=embed.size_px=64",
+    "--set=embed.background=raw",
+    "--set=reduce.dims=[4]",
+    "--set=evaluate.queries=4",
+]
+
+
+def vitrine(*arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "deployments.cli", *arguments]
+    return subprocess.run(command, cwd=cwd, capture_output=True, text=True, env=os.environ)
+
+
+@pytest.fixture(scope="module")
+def shop(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Twelve pictures of two categories, one of them broken, and a published release of them."""
+    folder = tmp_path_factory.mktemp("shop")
+    rng = np.random.default_rng(0)
+    for category in ("red", "blue"):
+        (folder / "photos" / category).mkdir(parents=True)
+        for number in range(6):
+            colour = (200, 40, 40) if category == "red" else (40, 40, 200)
+            pixels = np.clip(rng.normal(colour, 40, (64, 64, 3)), 0, 255).astype(np.uint8)
+            (folder / "photos" / category / f"{number}.jpg").write_bytes(thumbnail(pixels, 64))
+    (folder / "photos" / "red" / "5.jpg").write_bytes(b"\xff\xd8\xff broken")
+    done = vitrine(
+        "run", "--source=folder:photos", "--store=store", "--json", "--set=ingest.max_reject_fraction=0.1", *QUICK,
+        cwd=folder,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    (folder / "run.json").write_text(done.stdout)
+    return folder
+
+
+def test_run_prints_its_document_and_nothing_else(shop: Path) -> None:
+    run = json.loads((shop / "run.json").read_text())
+    assert {"release", "gate", "catalog", "masked", "embedded", "trained", "seconds", "metrics", "report"} <= set(run)
+    assert run["gate"] == "published"
+    assert set(run["catalog"]) == {"rows", "added", "changed", "removed", "unchanged", "quarantined"}
+    assert (run["catalog"]["rows"], run["catalog"]["quarantined"], run["embedded"]) == (12, 1, 11)
+    assert run["seconds"]["total"] >= run["seconds"]["embed"]
+    assert Path(run["report"]).read_text().startswith("<!")
+
+
+def test_search_finds_the_query_itself(shop: Path) -> None:
+    done = vitrine("search", "--store=store", "--image=photos/red/0.jpg", "-k", "3", "--json", cwd=shop)
+    answer = json.loads(done.stdout)
+    assert answer["release"] == json.loads((shop / "run.json").read_text())["release"]
+    assert len(answer["hits"]) == 3
+    assert set(answer["hits"][0]) == {"item_id", "score", "image_uri", "product_id", "category", "labels"}
+    assert (answer["hits"][0]["item_id"], answer["hits"][0]["category"]) == ("red/0.jpg", "red")
+
+
+def test_status_and_verify_describe_the_store(shop: Path) -> None:
+    run = json.loads((shop / "run.json").read_text())
+    status = json.loads(vitrine("status", "--store=store", "--json", cwd=shop).stdout)
+    assert status["production"] == run["release"]
+    assert [release["release"] for release in status["releases"]] == [run["release"]]
+    assert status["last_run"]["release"] == run["release"]
+    verified = json.loads(vitrine("verify", "--store=store", "--json", cwd=shop).stdout)
+    assert verified["ok"]
+    assert {"name", "ok", "detail"} == set(verified["checks"][0])
+
+
+def test_verify_finds_a_flipped_bit(shop: Path, tmp_path: Path) -> None:
+    subprocess.run(["cp", "-r", str(shop / "store"), str(tmp_path / "store")], check=True)
+    victim = next((tmp_path / "store" / "indexes" / "shards").glob("*/vectors.arrow"))
+    data = bytearray(victim.read_bytes())
+    data[len(data) // 2] ^= 1
+    victim.write_bytes(data)
+    done = vitrine("verify", "--store=store", "--json", cwd=tmp_path)
+    assert done.returncode == 1
+    checks = {check["name"]: check for check in json.loads(done.stdout)["checks"]}
+    assert not checks["checksums"]["ok"]
+    assert "vectors.arrow" in checks["checksums"]["detail"]
+
+
+def test_plan_says_what_a_run_would_do(shop: Path) -> None:
+    done = vitrine("plan", "--source=folder:photos", "--store=store", "--json", *QUICK, cwd=shop)
+    plan = json.loads(done.stdout)
+    assert (plan["rows"], plan["to_read"], plan["gone"], plan["refit"]) == (12, 1, 0, False)
+    assert plan["recipe"] == "Flat"
+    fresh = json.loads(vitrine("plan", "--source=folder:photos", "--store=new", "--json", *QUICK, cwd=shop).stdout)
+    assert (fresh["to_read"], fresh["refit"]) == (12, True)
+    assert not (shop / "new").exists(), "a plan writes nothing"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "says"),
+    [
+        (["run", "--store=s", "--source=folder:absent"], 2, "absent"),
+        (["run", "--store=s", "--source=folder:empty"], 2, "empty"),
+        (["run", "--store=s", "--source=nothing"], 2, "KIND:URI"),
+        (["run", "--store=s"], 2, "--source"),
+        (["run", "--source=folder:photos", "--store=s", "--set=embed.backbone=resnet19"], 2, "resnet19"),
+        (["run", "--source=folder:photos", "--store=s", "--set=embed.weights=file:nope.pt"], 1, "nope.pt"),
+        (["run", "--source=folder:photos", "--store=s", "--set=embed.weights=file:notes.txt"], 1, "notes.txt"),
+        (["run", "--source=folder:photos", "--store=notes.txt/s", "--set=embed.weights=random:0"], 1, "notes.txt"),
+        (["search", "--store=s", "--image=photos/a.jpg"], 1, "nothing is published"),
+        (["rollback", "--store=s"], 1, "no earlier release"),
+        (["promote", "--store=s", "ghost"], 1, "ghost"),
+        (["verify", "--store=ftp://host"], 2, "ftp"),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, list) else None,
+)
+def test_bad_input_is_one_clear_line(
+    arguments: list[str],
+    code: int,
+    says: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("VITRINE_STORE", raising=False)
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "photos").mkdir()
+    (tmp_path / "photos" / "a.jpg").write_bytes(thumbnail(np.zeros((8, 8, 3), np.uint8), 8))
+    (tmp_path / "notes.txt").write_text("not weights")
+    assert main(arguments) == code
+    printed = capsys.readouterr()
+    assert printed.out == ""
+    assert printed.err.startswith("vitrine: ")
+    assert printed.err.count("\n") == 1
+    assert says in printed.err
+
+
+def test_an_unknown_command_is_wrong_usage(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as raised:
+        main(["publish-everything"])
+    assert raised.value.code == 2
+    assert "invalid choice" in capsys.readouterr().err

@@ -1,0 +1,59 @@
+"""A run killed with SIGKILL during embedding is picked up where it stopped."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+from retrieval_core.ingest.sources import open_source
+from retrieval_core.store import open_store
+
+N_PARTS = 6
+COMMAND = [
+    "--set=embed.weights=random:0",
+    "--set=embed.size_px=96",
+    "--set=embed.shard_rows=32",
+    "--set=embed.background=raw",
+    "--set=evaluate.queries=10",
+    "--set=head.enabled=false",
+    "--set=reduce.dims=[8]",
+]
+
+
+def run(source: str, store: Path) -> list[str]:
+    return [sys.executable, "-m", "deployments.cli", "run", f"--source={source}", f"--store={store}", *COMMAND]
+
+
+def parts(store: Path) -> dict[str, tuple[bytes, int]]:
+    """Bytes and modification time of every vector part of the raw pictures, by its name."""
+    found = sorted(store.glob("vectors/*/parts/*.parquet"), key=lambda path: path.stat().st_mtime_ns)
+    return {path.name: (path.read_bytes(), path.stat().st_mtime_ns) for path in found}
+
+
+def test_completed_shards_are_not_computed_twice(tmp_path: Path) -> None:
+    source = f"synthetic:{tmp_path / 'catalog'}?products={N_PARTS * 8}&views=4&size_px=96"
+    open_source(source).rows()
+    killed, undisturbed = tmp_path / "killed", tmp_path / "undisturbed"
+
+    with subprocess.Popen(run(source, killed), stderr=subprocess.DEVNULL, start_new_session=True) as process:
+        deadline = time.monotonic() + 300
+        while len(parts(killed)) < 2 and process.poll() is None and time.monotonic() < deadline:
+            time.sleep(0.002)
+        os.killpg(process.pid, signal.SIGKILL)
+    before = parts(killed)
+    assert 2 <= len(before) < N_PARTS, "the run was to be killed half way through embedding"
+    assert not open_store(str(killed)).exists("aliases/production")
+
+    subprocess.run(run(source, killed), check=True, capture_output=True)
+    subprocess.run(run(source, undisturbed), check=True, capture_output=True)
+
+    after, expected = parts(killed), parts(undisturbed)
+    assert {name: after[name][1] for name in before} == {name: time for name, (_, time) in before.items()}
+    raw = {name: data for name, (data, _) in expected.items()}
+    assert {name: data for name, (data, _) in after.items()} == raw
+    releases = [open_store(str(store)).get("aliases/production") for store in (killed, undisturbed)]
+    assert releases[0] == releases[1]
