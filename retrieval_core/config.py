@@ -77,9 +77,9 @@ class HeadConfig(StageConfig):
     max_epochs: int = Field(60, ge=1)
     patience: int = Field(8, ge=1)
     batch_size: int = Field(128, ge=2)
-    learning_rate: float = Field(1e-3, gt=0)
+    learning_rate: float = Field(3e-3, gt=0)
     weight_decay: float = Field(1e-4, ge=0)
-    dropout: float = Field(0.2, ge=0, lt=1)
+    dropout: float = Field(0.5, ge=0, lt=1)
     min_count: int = Field(5, ge=1, description="A class or label seen less often than this is left out of training.")
     seed: int = 0
     refit_after_change: float = Field(

@@ -6,6 +6,7 @@ Importing this module imports torch.
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -61,7 +62,9 @@ def build_network(card: Card, size_px: int, seed: int) -> nn.Module:
         if card.library == "timm":
             import timm
 
-            return timm.create_model(f"{card.model}.{card.tag}", pretrained=False, num_classes=0)
+            # Untrained, a ResNet's residual branches would end in a zero batch norm and say nothing.
+            start: dict[str, Any] = {"zero_init_last": False} if card.model.startswith("resnet") else {}
+            return timm.create_model(f"{card.model}.{card.tag}", pretrained=False, num_classes=0, **start)
         if card.library == "open_clip":
             import open_clip
 

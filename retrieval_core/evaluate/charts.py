@@ -1,0 +1,199 @@
+"""Charts of the report: pure functions from numbers to inline SVG. The page's stylesheet gives the colours.
+
+Every series has a shape or a dash of its own beside its colour, and every chart says in words what it shows.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
+
+from markupsafe import Markup
+
+Point = tuple[float, float]
+
+WIDTH = 380  # of the fixed-ratio charts, in CSS pixels at their natural size
+ROW_HEIGHT = 26
+LABEL_HEIGHT = 15
+MAX_LABEL_CHARS = 17
+MAX_MARKERS = 40
+MINUS = "\N{MINUS SIGN}"
+
+
+class _Scale(NamedTuple):
+    """A linear map from values to pixels, with round ticks inside its range."""
+
+    low: float
+    high: float
+    start_px: float
+    end_px: float
+
+    def __call__(self, value: float) -> float:
+        share = (value - self.low) / (self.high - self.low)
+        return round(self.start_px + share * (self.end_px - self.start_px), 1)
+
+    def ticks(self) -> list[float]:
+        step = _round_step((self.high - self.low) / 5)
+        first, last = math.ceil(self.low / step - 1e-9), math.floor(self.high / step + 1e-9)
+        return [round(i * step, 10) for i in range(first, last + 1)]
+
+
+def bar(share: float) -> Markup:
+    """A horizontal bar as wide as `share`, 0 to 1, of its table cell; the figure itself stands beside it."""
+    percent = 100 * min(max(share, 0.0), 1.0)
+    return Markup('<svg class="bar" aria-hidden="true"><rect width="{:.2f}%" height="100%" rx="2"/></svg>').format(
+        percent
+    )
+
+
+def interval(difference: float, low: float | None, high: float | None, reach: float) -> Markup:
+    """A difference as a dot and its interval as a line around 0; the cell spans -reach to reach."""
+
+    def x(value: float) -> str:
+        return f"{50 + 47 * min(max(value / reach, -1.0), 1.0):.2f}%" if reach > 0 else "50%"
+
+    parts = [Markup('<line class="zero" x1="50%" x2="50%" y1="0" y2="20"/>')]
+    words = f"difference {signed(difference)}"
+    if low is not None and high is not None:
+        words += f", 95% interval {signed(low)} to {signed(high)}"
+        for start, end, top, bottom in ((low, high, 10, 10), (low, low, 6, 14), (high, high, 6, 14)):
+            line = Markup('<line class="span" x1="{}" x2="{}" y1="{}" y2="{}"/>')
+            parts.append(line.format(x(start), x(end), top, bottom))
+    parts.append(Markup('<circle cx="{}" cy="10" r="4"/>').format(x(difference)))
+    return Markup('<svg class="interval" role="img" aria-label="{0}"><title>{0}</title>{1}</svg>').format(
+        words, Markup().join(parts)
+    )
+
+
+def dots(title: str, values: Mapping[str, float], baseline: float | None, highlight: str = "") -> Markup:
+    """One row a name: a dot at its value, from 0 on; a dashed line at the random `baseline`; `highlight` a diamond."""
+    shown = {name: value for name, value in values.items() if math.isfinite(value)}
+    top, left = 24, 128
+    bottom = top + ROW_HEIGHT * len(shown)
+    largest = max([*shown.values(), baseline or 0.0, 0.0])
+    step = _round_step(largest / 4) if largest > 0 else 0.25
+    x = _Scale(0.0, step * max(math.ceil(largest / step - 1e-9), 1), left, WIDTH - 62)
+    parts = [_grid_line(x(tick), x(tick), top, bottom) for tick in x.ticks()]
+    parts += [_text(x(tick), bottom + 16, _tick(tick), "tick", "middle") for tick in x.ticks()]
+    if baseline is not None:
+        parts.append(Markup('<line class="baseline" x1="{0}" x2="{0}" y1="{1}" y2="{2}"/>').format(
+            x(baseline), top - 4, bottom
+        ))
+        parts.append(_text(x(baseline), top - 9, f"random {baseline:.3f}", "tick", "middle" if baseline else "start"))
+    for row, (name, value) in enumerate(shown.items()):
+        parts.append(_dot_row(name, value, x, top + ROW_HEIGHT * row + ROW_HEIGHT / 2, name == highlight))
+    said = ", ".join(f"{name} {value:.3f}" for name, value in shown.items())
+    words = f"{title} by representation: {said}" + ("" if baseline is None else f"; at random {baseline:.3f}")
+    return _chart(words, bottom + 24, parts)
+
+
+def _dot_row(name: str, value: float, x: _Scale, y: float, highlighted: bool) -> Markup:
+    label = name if len(name) <= MAX_LABEL_CHARS else f"{name[: MAX_LABEL_CHARS - 1]}\N{HORIZONTAL ELLIPSIS}"
+    at = x(value)
+    if highlighted:
+        mark = Markup('<path class="mark" d="M{} {}l6.5 6.5-6.5 6.5-6.5-6.5z"/>').format(at, y - 6.5)
+    else:
+        mark = Markup('<circle class="mark" cx="{}" cy="{}" r="5"/>').format(at, y)
+    return Markup('<g class="{}"><line class="stem" x1="{}" x2="{}" y1="{y}" y2="{y}"/>{}{}{}</g>').format(
+        "dot highlight" if highlighted else "dot",
+        x(0.0),
+        at,
+        mark,
+        _text(x(0.0) - 10, y + 4, label, "label", "end"),
+        _text(WIDTH - 4, y + 4, f"{value:.3f}", "value", "end"),
+        y=y,
+    )
+
+
+def curves(title: str, series: Mapping[str, Sequence[Point]], best: str = "") -> Markup:
+    """Lines over epochs, each labelled at its end; `best` says whether the last series is best at its `min` or `max`.
+
+    `series` maps a name to its (epoch, value) points; values that are not finite leave a gap.
+    """
+    lines = {name: [p for p in points if all(map(math.isfinite, p))] for name, points in series.items()}
+    lines = {name: points for name, points in lines.items() if points}
+    if not lines:
+        return Markup()
+    xs = [x for points in lines.values() for x, _ in points]
+    ys = [y for points in lines.values() for _, y in points]
+    height, bottom = 196, 160
+    margin = 0.06 * (max(ys) - min(ys)) or 0.05 * abs(max(ys)) or 0.05
+    x = _Scale(min(xs), max(max(xs), min(xs) + 1), 44, WIDTH - 92)
+    y = _Scale(min(ys) - margin, max(ys) + margin, bottom, 12)
+    parts = [_grid_line(44, WIDTH - 92, y(tick), y(tick)) for tick in y.ticks()]
+    parts += [_text(38, y(tick) + 4, _tick(tick), "tick", "end") for tick in y.ticks()]
+    parts += [_text(x(tick), bottom + 16, f"{tick:g}", "tick", "middle") for tick in _epoch_ticks(min(xs), max(xs))]
+    parts.append(_text((44 + WIDTH - 92) / 2, height - 4, "epoch", "tick", "middle"))
+    label_ys = _spread([y(points[-1][1]) for points in lines.values()])
+    for number, ((name, points), label_y) in enumerate(zip(lines.items(), label_ys, strict=True)):
+        placed = [(x(at), y(value)) for at, value in points]
+        parts.append(_line(number, name, points, placed))
+        parts.append(_text(x(max(xs)) + 10, label_y + 4, name, f"label s{number % 3}", "start"))
+    words = [f"{title} by epoch"]
+    if best:
+        name, points = list(lines.items())[-1]
+        epoch, value = (min if best == "min" else max)(points, key=lambda point: point[1])
+        parts.append(Markup('<circle class="best" cx="{}" cy="{}" r="7"/>').format(x(epoch), y(value)))
+        words.append(f"{name} is best at epoch {epoch:g} with {value:.3f}")
+    words += [f"{name} ends at {points[-1][1]:.3f}" for name, points in lines.items()]
+    return _chart("; ".join(words), height, parts)
+
+
+def _line(number: int, name: str, points: Sequence[Point], placed: Sequence[Point]) -> Markup:
+    path = Markup('<polyline points="{}"/>').format(" ".join(f"{x},{y}" for x, y in placed))
+    marks = []
+    if len(points) <= MAX_MARKERS:
+        for (epoch, value), (x, y) in zip(points, placed, strict=True):
+            shape = f"M{x - 3} {y - 3}h6v6h-6z" if number % 2 else f"M{x - 3} {y}a3 3 0 1 0 6 0a3 3 0 1 0-6 0z"
+            marks.append(Markup('<path d="{}"><title>{} at epoch {:g}: {:.4f}</title></path>').format(
+                shape, name, epoch, value
+            ))
+    return Markup('<g class="curve s{}">{}{}</g>').format(number % 3, path, Markup().join(marks))
+
+
+def _chart(words: str, height: float, parts: list[Markup]) -> Markup:
+    return Markup('<svg class="chart" viewBox="0 0 {0} {1}" role="img" aria-label="{2}"><title>{2}</title>{3}</svg>').format(
+        WIDTH, f"{height:g}", words, Markup().join(parts)
+    )
+
+
+def _grid_line(x1: float, x2: float, y1: float, y2: float) -> Markup:
+    return Markup('<line class="grid" x1="{}" x2="{}" y1="{}" y2="{}"/>').format(x1, x2, y1, y2)
+
+
+def _text(x: float, y: float, words: str, style: str, anchor: str) -> Markup:
+    return Markup('<text class="{}" x="{:g}" y="{:g}" text-anchor="{}">{}</text>').format(
+        style, x, y, anchor, words
+    )
+
+
+def signed(value: float) -> str:
+    """A difference of metrics: +0.012, and a true minus sign; no sign where it rounds to nothing."""
+    if abs(value) < 0.0005:
+        return "0.000"
+    return f"{'+' if value > 0 else MINUS}{abs(value):.3f}"
+
+
+def _round_step(raw: float) -> float:
+    """The smallest of 1, 2, 2.5 or 5 times a power of ten that is not below `raw`."""
+    power = 10.0 ** math.floor(math.log10(raw))
+    return next(step * power for step in (1, 2, 2.5, 5, 10) if step * power >= raw * (1 - 1e-9))
+
+
+def _tick(value: float) -> str:
+    return f"{value:.4g}".replace("-", MINUS)
+
+
+def _epoch_ticks(first: float, last: float) -> list[float]:
+    step = max(1, math.ceil((last - first) / 6))
+    return [first + step * i for i in range(int((last - first) // step) + 1)]
+
+
+def _spread(ys: list[float]) -> list[float]:
+    """Label heights moved down just enough not to overlap."""
+    out = list(ys)
+    order = sorted(range(len(ys)), key=lambda i: ys[i])
+    for above, below in zip(order, order[1:], strict=False):
+        out[below] = max(out[below], out[above] + LABEL_HEIGHT)
+    return out

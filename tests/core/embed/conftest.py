@@ -1,0 +1,86 @@
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import open_clip
+import pytest
+import torch
+from torch import nn
+
+from retrieval_core.config import EmbedConfig
+from retrieval_core.embed.backbones import CARDS, Card, LoadedBackbone, load_backbone, save_backbone
+
+
+class Saved(NamedTuple):
+    loaded: LoadedBackbone
+    folder: Path
+
+    @property
+    def card(self) -> Card:
+        return self.loaded.card
+
+    @property
+    def size_px(self) -> int:
+        return self.loaded.preprocess.size_px
+
+    def pixels(self, n: int) -> np.ndarray:
+        shape = (n, self.size_px, self.size_px, 3)
+        return np.random.default_rng(7).integers(0, 256, shape, dtype=np.uint8)
+
+
+def unsettle_norms(module: nn.Module) -> None:
+    """Give batch norms what training would: an untrained one is the identity, or zero, and hides a wrong export."""
+    generator = torch.Generator().manual_seed(1)
+    for layer in module.modules():
+        if isinstance(layer, nn.BatchNorm2d):
+            layer.running_mean.normal_(0, 0.1, generator=generator)
+            layer.running_var.uniform_(0.5, 1.5, generator=generator)
+            layer.weight.uniform_(0.5, 1.5, generator=generator)
+            layer.bias.normal_(0, 0.1, generator=generator)
+
+
+def keep(config: EmbedConfig, folder: Path) -> Saved:
+    sample = np.random.default_rng(3).integers(0, 256, (12, 16, 16, 3), dtype=np.uint8)
+    loaded = load_backbone(config, lambda: sample)
+    unsettle_norms(loaded.module)
+    save_backbone(loaded, folder)
+    return Saved(loaded, folder)
+
+
+@pytest.fixture(scope="session")
+def small_models() -> Iterator[None]:
+    """A ViT card of the smallest size, and CLIP with two layers a side: the same code as the real ones, sooner."""
+    config = copy.deepcopy(open_clip.get_model_config(CARDS["clip_vit_b32"].model))
+    config["vision_cfg"]["layers"] = config["text_cfg"]["layers"] = 2
+    tiny = {"name": "vit_tiny", "model": "vit_tiny_patch16_224", "tag": "augreg_in21k_ft_in1k", "dim": 192}
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(open_clip, "get_model_config", lambda name: config)
+        patch.setitem(CARDS, "vit_tiny", CARDS["vit_b16"].model_copy(update=tiny))
+        yield
+
+
+@pytest.fixture(scope="session")
+def pixel_backbone(tmp_path_factory: pytest.TempPathFactory) -> Saved:
+    config = EmbedConfig(backbone="pca_pixels", weights="fit:0", size_px=16)
+    return keep(config, tmp_path_factory.mktemp("pca_pixels"))
+
+
+@pytest.fixture(scope="session")
+def clip_backbone(small_models: None, tmp_path_factory: pytest.TempPathFactory) -> Saved:
+    return keep(EmbedConfig(backbone="clip_vit_b32", weights="random:0"), tmp_path_factory.mktemp("clip"))
+
+
+@pytest.fixture(scope="session", params=["resnet18", "mobilenetv3", "vit_tiny", "clip_vit_b32", "pca_pixels"])
+def backbone(request: pytest.FixtureRequest, small_models: None, tmp_path_factory: pytest.TempPathFactory) -> Saved:
+    """One saved backbone of every family."""
+    if request.param == "pca_pixels":
+        return request.getfixturevalue("pixel_backbone")
+    if request.param == "clip_vit_b32":
+        return request.getfixturevalue("clip_backbone")
+    size_px = 64 if CARDS[request.param].resizable else 0
+    config = EmbedConfig(backbone=request.param, weights="random:0", size_px=size_px)
+    return keep(config, tmp_path_factory.mktemp(request.param))
