@@ -133,13 +133,14 @@ def plain_ways(backbone: str, paths: Sequence[str]) -> list[Way]:
     """What most people write: a Dataset that opens pictures with Pillow, a DataLoader, and the model in eager mode."""
     import timm
     import torch
-    from timm.data.config import resolve_model_data_config
     from timm.data.transforms_factory import create_transform
     from torch.utils.data import DataLoader, Dataset
 
     card = get_card(backbone)
     model = timm.create_model(f"{card.model}.{card.tag}", num_classes=0).eval()
-    transform = create_transform(**resolve_model_data_config(model), is_training=False)
+    transform = create_transform(
+        card.size_px, interpolation="bicubic", mean=card.mean, std=card.std, crop_pct=card.crop_fraction
+    )
 
     class Pictures(Dataset[torch.Tensor]):
         def __init__(self, n: int) -> None:
@@ -149,7 +150,8 @@ def plain_ways(backbone: str, paths: Sequence[str]) -> list[Way]:
             return self.n
 
         def __getitem__(self, row: int) -> torch.Tensor:
-            return transform(Image.open(paths[row]).convert("RGB"))
+            pixels: torch.Tensor = transform(Image.open(paths[row]).convert("RGB"))
+            return pixels
 
     def loop(workers: int) -> Callable[[int], object]:
         def run(n: int) -> torch.Tensor:

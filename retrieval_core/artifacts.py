@@ -233,7 +233,8 @@ class Report(Artifact):
 class Release(Artifact):
     """The immutable bundle a search opens: which artifacts, and through which chain a query goes.
 
-    `head` is the one a query goes through; `heads` are all that were trained, one for each kind of background.
+    `head` is the one a query goes through; `heads` are all of the night, one for each kind of background. They and the
+    segmenter are named even where no query needs them, so that the next night can keep them.
     """
 
     folder = "releases"

@@ -47,11 +47,10 @@ def _release(store: Store, night: Night, report: Report, config: NightlyConfig) 
     vectors = VectorSet.open(store, night.plan.vectors)
     heads = tuple(outcome.ref for outcome in night.heads)
     boosted_by = [outcome.ref for outcome in night.heads if outcome.ref.name == vectors.parents.get("head")]
-    masked = vectors.variant.startswith("masked")
     bundle = {
         "catalog": night.catalog,
         "backbone": night.backbone,
-        "segmenter": night.segmenter.ref if night.segmenter and masked else None,
+        "segmenter": night.segmenter.ref if night.segmenter else None,
         "head": boosted_by[0] if boosted_by else None,
         "reducer": night.reducer.ref,
         "vectors": night.plan.vectors,

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from itertools import pairwise
 from typing import NamedTuple
 
 from markupsafe import Markup
@@ -72,14 +73,14 @@ def dots(title: str, values: Mapping[str, float], baseline: float | None, highli
     top, left = 24, 128
     bottom = top + ROW_HEIGHT * len(shown)
     largest = max([*shown.values(), baseline or 0.0, 0.0])
-    step = _round_step(largest / 4) if largest > 0 else 0.25
+    step = _round_step(largest / 4) if largest > 1e-6 else 0.25
     x = _Scale(0.0, step * max(math.ceil(largest / step - 1e-9), 1), left, WIDTH - 62)
     parts = [_grid_line(x(tick), x(tick), top, bottom) for tick in x.ticks()]
     parts += [_text(x(tick), bottom + 16, _tick(tick), "tick", "middle") for tick in x.ticks()]
     if baseline is not None:
-        parts.append(Markup('<line class="baseline" x1="{0}" x2="{0}" y1="{1}" y2="{2}"/>').format(
-            x(baseline), top - 4, bottom
-        ))
+        parts.append(
+            Markup('<line class="baseline" x1="{0}" x2="{0}" y1="{1}" y2="{2}"/>').format(x(baseline), top - 4, bottom)
+        )
         parts.append(_text(x(baseline), top - 9, f"random {baseline:.3f}", "tick", "middle" if baseline else "start"))
     for row, (name, value) in enumerate(shown.items()):
         parts.append(_dot_row(name, value, x, top + ROW_HEIGHT * row + ROW_HEIGHT / 2, name == highlight))
@@ -118,7 +119,7 @@ def curves(title: str, series: Mapping[str, Sequence[Point]], best: str = "") ->
     xs = [x for points in lines.values() for x, _ in points]
     ys = [y for points in lines.values() for _, y in points]
     height, bottom = 196, 160
-    margin = 0.06 * (max(ys) - min(ys)) or 0.05 * abs(max(ys)) or 0.05
+    margin = max(0.06 * (max(ys) - min(ys)) or 0.05 * abs(max(ys)), 1e-6)
     x = _Scale(min(xs), max(max(xs), min(xs) + 1), 44, WIDTH - 92)
     y = _Scale(min(ys) - margin, max(ys) + margin, bottom, 12)
     parts = [_grid_line(44, WIDTH - 92, y(tick), y(tick)) for tick in y.ticks()]
@@ -146,16 +147,16 @@ def _line(number: int, name: str, points: Sequence[Point], placed: Sequence[Poin
     if len(points) <= MAX_MARKERS:
         for (epoch, value), (x, y) in zip(points, placed, strict=True):
             shape = f"M{x - 3} {y - 3}h6v6h-6z" if number % 2 else f"M{x - 3} {y}a3 3 0 1 0 6 0a3 3 0 1 0-6 0z"
-            marks.append(Markup('<path d="{}"><title>{} at epoch {:g}: {:.4f}</title></path>').format(
-                shape, name, epoch, value
-            ))
+            marks.append(
+                Markup('<path d="{}"><title>{} at epoch {:g}: {:.4f}</title></path>').format(shape, name, epoch, value)
+            )
     return Markup('<g class="curve s{}">{}{}</g>').format(number % 3, path, Markup().join(marks))
 
 
 def _chart(words: str, height: float, parts: list[Markup]) -> Markup:
-    return Markup('<svg class="chart" viewBox="0 0 {0} {1}" role="img" aria-label="{2}"><title>{2}</title>{3}</svg>').format(
-        WIDTH, f"{height:g}", words, Markup().join(parts)
-    )
+    return Markup(
+        '<svg class="chart" viewBox="0 0 {0} {1}" role="img" aria-label="{2}"><title>{2}</title>{3}</svg>'
+    ).format(WIDTH, f"{height:g}", words, Markup().join(parts))
 
 
 def _grid_line(x1: float, x2: float, y1: float, y2: float) -> Markup:
@@ -163,9 +164,7 @@ def _grid_line(x1: float, x2: float, y1: float, y2: float) -> Markup:
 
 
 def _text(x: float, y: float, words: str, style: str, anchor: str) -> Markup:
-    return Markup('<text class="{}" x="{:g}" y="{:g}" text-anchor="{}">{}</text>').format(
-        style, x, y, anchor, words
-    )
+    return Markup('<text class="{}" x="{:g}" y="{:g}" text-anchor="{}">{}</text>').format(style, x, y, anchor, words)
 
 
 def signed(value: float) -> str:
@@ -194,6 +193,6 @@ def _spread(ys: list[float]) -> list[float]:
     """Label heights moved down just enough not to overlap."""
     out = list(ys)
     order = sorted(range(len(ys)), key=lambda i: ys[i])
-    for above, below in zip(order, order[1:], strict=False):
+    for above, below in pairwise(order):
         out[below] = max(out[below], out[above] + LABEL_HEIGHT)
     return out

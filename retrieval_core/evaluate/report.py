@@ -94,22 +94,26 @@ def render(facts: Facts) -> str:
     """
     representations = _representations(facts)
     rows = _metric_rows(representations, facts.metrics)
-    return _environment().get_template("report.html").render(
-        facts=facts,
-        banner=_banner(facts),
-        quality=_quality_tiles(facts),
-        parts=_part_tiles(facts),
-        comparison=_comparison(facts.changes),
-        representations=representations,
-        rows=rows,
-        plots=_plots(representations, facts.metrics),
-        margin=0.98 / math.sqrt(facts.n_queries) if facts.n_queries else 0.0,
-        training=[(model, _history_charts(model)) for model in facts.training],
-        total_s=facts.seconds.get("total", sum(facts.seconds.values())),
-        seconds={name: s for name, s in facts.seconds.items() if name != "total"},
-        ledger=facts.quarantine[:MAX_QUARANTINE_ROWS],
-        frequent=[(reason, n) for reason, n in Counter(r.reason for r in facts.quarantine).most_common(3) if n > 1],
-        figures=_figures(facts),
+    return (
+        _environment()
+        .get_template("report.html")
+        .render(
+            facts=facts,
+            banner=_banner(facts),
+            quality=_quality_tiles(facts),
+            parts=_part_tiles(facts),
+            comparison=_comparison(facts.changes),
+            representations=representations,
+            rows=rows,
+            plots=_plots(representations, facts.metrics),
+            margin=0.98 / math.sqrt(facts.n_queries) if facts.n_queries else 0.0,
+            training=[(model, _history_charts(model)) for model in facts.training],
+            total_s=facts.seconds.get("total", sum(facts.seconds.values())),
+            seconds={name: s for name, s in facts.seconds.items() if name != "total"},
+            ledger=facts.quarantine[:MAX_QUARANTINE_ROWS],
+            frequent=[(reason, n) for reason, n in Counter(r.reason for r in facts.quarantine).most_common(3) if n > 1],
+            figures=_figures(facts),
+        )
     )
 
 
@@ -174,7 +178,9 @@ def _tile(name: str, facts: Facts) -> Tile:
 def _against_random(value: float, random: float | None, deviation: float | None) -> str:
     if random is None:
         return ""
-    reached = number(random) + ("" if deviation is None else f"\N{NO-BREAK SPACE}\N{PLUS-MINUS SIGN}\N{NO-BREAK SPACE}{number(deviation)}")
+    reached = number(random) + (
+        "" if deviation is None else f"\N{NO-BREAK SPACE}\N{PLUS-MINUS SIGN}\N{NO-BREAK SPACE}{number(deviation)}"
+    )
     if value <= random:
         return f"no better than random ({reached})"
     if random <= 0 or value / random >= 100:
@@ -224,7 +230,9 @@ def _metric_rows(representations: list[Representation], metrics: dict[str, float
             Cell(value, column.metrics.get(f"{name}_std"), number(value) == best and len(set(shown)) > 1)
             for value, column in zip(values, representations, strict=True)
         )
-        rows.append(MetricRow(name, tuple(cells), Cell(metrics.get(f"{name}_random"), metrics.get(f"{name}_random_std"))))
+        rows.append(
+            MetricRow(name, tuple(cells), Cell(metrics.get(f"{name}_random"), metrics.get(f"{name}_random_std")))
+        )
     return rows
 
 
@@ -258,15 +266,13 @@ def _history_charts(model: TrainingFacts) -> list[tuple[str, Markup]]:
 def _figures(facts: Facts) -> list[tuple[str, float | None, float | None, str]]:
     """Every plain metric of the night, measured or only defined: name, value, value at random, definition."""
     names = dict.fromkeys([*facts.metrics, *facts.definitions])
-    shown = [name for name in names if "/" not in name and not _is_baseline(name, facts.metrics)]
+    # A baseline stands in its metric's row, and has one of its own only where its definition says more.
+    baselines = {f"{name}_random" for name in names} - facts.definitions.keys()
+    shown = [name for name in names if "/" not in name and name not in baselines]
     return [
         (name, facts.metrics.get(name), facts.metrics.get(f"{name}_random"), facts.definitions.get(name, ""))
         for name in shown
     ]
-
-
-def _is_baseline(name: str, metrics: dict[str, float]) -> bool:
-    return name.endswith("_random") and name.removesuffix("_random") in metrics
 
 
 def number(value: float | None) -> str:

@@ -1,0 +1,466 @@
+"""The report says every fact once, survives missing ones, and trusts no catalogue row."""
+
+import base64
+import re
+from html.parser import HTMLParser
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from retrieval_core.artifacts import Reject
+from retrieval_core.evaluate import charts
+from retrieval_core.evaluate.facts import (
+    CatalogFacts,
+    Facts,
+    IndexFacts,
+    MaskFacts,
+    Picture,
+    QueryGrid,
+    TrainingFacts,
+    VariantFacts,
+)
+from retrieval_core.evaluate.gate import MetricChange
+from retrieval_core.evaluate.metrics import METRIC_DEFINITIONS
+from retrieval_core.evaluate.report import duration, moment, number, percent, render, size, trend
+from retrieval_core.images import thumbnail
+
+VOID = {"meta", "img", "br", "link", "input", "hr"}
+ATTACK = "\"'><script>alert(1)</script><img src=x onerror=alert(2)>{{ 7 * 7 }}"
+
+
+class Page(HTMLParser):
+    """A parsed report: its tags with attributes, its visible words, and whether every element is closed in order."""
+
+    def __init__(self, html: str):
+        super().__init__(convert_charrefs=True)
+        self.tags: list[tuple[str, dict[str, str | None]]] = []
+        self.words: list[str] = []
+        self.open: list[str] = []
+        self.feed(html)
+        self.close()
+        assert self.open == []
+
+    def handle_starttag(self, tag, attrs):
+        self.tags.append((tag, dict(attrs)))
+        if tag not in VOID:
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag, attrs):
+        self.tags.append((tag, dict(attrs)))
+
+    def handle_endtag(self, tag):
+        assert self.open.pop() == tag
+
+    def handle_data(self, data):
+        if self.open and self.open[-1] != "style":
+            self.words.append(data)
+
+    @property
+    def text(self) -> str:
+        return " ".join(" ".join(self.words).split())
+
+    def all(self, tag: str) -> list[dict[str, str | None]]:
+        return [attributes for name, attributes in self.tags if name == tag]
+
+
+def minimal(**changes) -> Facts:
+    """The first night of three unlabelled pictures: nothing compared, measured, masked or trained."""
+    facts = Facts(
+        report="0" * 32,
+        production=None,
+        created="2026-11-21T07:04:49+00:00",
+        gate="published",
+        reason="First release: there is no production to compare with.",
+        changes=(),
+        catalog=CatalogFacts(
+            source="folder:photos", rows=3, added=3, changed=0, removed=0, unchanged=0, indexed=3, quarantined=0
+        ),
+        metrics={},
+        definitions={},
+        n_queries=0,
+        n_gallery=3,
+        variants=(),
+        training=(),
+        masks=MaskFacts(),
+        index=IndexFacts(
+            variant="raw",
+            recipe="Flat",
+            why="3 rows: comparing every row is exact.",
+            n_rows=3,
+            n_shards=1,
+            n_shards_built=1,
+            n_bytes=6144,
+            dim=512,
+            candidate_dim=512,
+            latency_ms_p50=0.0,
+            latency_ms_p95=0.0,
+        ),
+        seconds={},
+        quarantine=(),
+        grids=(),
+        backbone="resnet18",
+        weights="pretrained",
+    )
+    return facts.model_copy(update=changes)
+
+
+def jpeg(seed: int = 0) -> str:
+    """The hardest thumbnail to compress: noise."""
+    noise = np.random.default_rng(seed).integers(0, 256, (160, 120, 3), dtype=np.uint8)
+    return base64.b64encode(thumbnail(noise, 160)).decode()
+
+
+def picture(item_id="sku-1", caption="dress", score=None, mark=None) -> Picture:
+    return Picture(item_id=item_id, caption=caption, jpeg=jpeg(), score=score, mark=mark)
+
+
+def change(name="recall@1", difference=-0.034, low=-0.052, high=-0.016, **more) -> MetricChange:
+    return MetricChange(
+        name=name,
+        production=0.728,
+        candidate=0.728 + difference,
+        difference=difference,
+        n_queries=500,
+        low=low,
+        high=high,
+        **more,
+    )
+
+
+PUBLISHED = {"recall@1": 0.694, "map@5": 0.571, "attribute_map@10": 0.336, "label_iou@5": 0.461}
+VARIANTS = {
+    "raw": PUBLISHED | {"recall@1": 0.5331},
+    "masked_boosted": PUBLISHED | {"recall@1": 0.7071},
+    "pca64": PUBLISHED | {"recall@1": 0.6982},
+}
+
+
+def full(**changes) -> Facts:
+    """A night that was held back, with everything there is to say."""
+    hits = tuple(picture(f"hit-{i}", "shirt", 0.95 - i / 20, i % 2 == 0) for i in range(5))
+    values = {
+        "production": "77ac01dc8b8630e5",
+        "gate": "held",
+        "reason": "Held: recall@1 fell from 0.728 to 0.694 on 500 shared queries.",
+        "changes": (
+            change(p_holm=0.0021, blocks=True),
+            change("map@5", 0.003, -0.01, 0.016, p_holm=0.44),
+            change("recall@10", 0.02, 0.01, 0.03),
+            MetricChange(name="ann_recall@10", production=0.99, candidate=0.987, difference=-0.003),
+            MetricChange(name="recall@1_random", production=0.006, candidate=0.006, difference=0.0),
+        ),
+        "catalog": CatalogFacts(
+            source="ccp:photos",
+            rows=1550,
+            added=12,
+            changed=3,
+            removed=15,
+            unchanged=1535,
+            indexed=1490,
+            quarantined=60,
+        ),
+        "metrics": PUBLISHED
+        | {f"{variant}/{name}": value for variant, metrics in VARIANTS.items() for name, value in metrics.items()}
+        | {"masked_boosted/f1_example": 0.6613, "f1_example": 0.6613, "mask_iou": 0.842, "ann_recall@10": 0.987}
+        | {"recall@1_random": 0.1, "label_iou@5_std": 0.171, "label_iou@5_random": 0.146},
+        "definitions": METRIC_DEFINITIONS,
+        "n_queries": 500,
+        "variants": tuple(VariantFacts(name=name, dim=64, metrics=metrics) for name, metrics in VARIANTS.items()),
+        "training": (
+            TrainingFacts(
+                name="U-Net segmenter",
+                trained=False,
+                fitted="2026-11-17T02:44:00+00:00",
+                metrics={"mask_iou": 0.842},
+                history=tuple({"epoch": e, "loss": 1 / e, "val_iou": 1 - 1 / e, "seconds": 3.0} for e in range(1, 5)),
+            ),
+            TrainingFacts(
+                name="head",
+                trained=True,
+                fitted="2026-11-21T02:44:00+00:00",
+                history=tuple({"epoch": e, "train_loss": 2 / e, "val_loss": 3 / e} for e in range(1, 4)),
+            ),
+        ),
+        "masks": MaskFacts(
+            n_masks=1490, n_fallback=46, reasons={"area": 30, "empty": 16}, examples=((picture(), picture("", "21%")),)
+        ),
+        "seconds": {"ingest": 41.2, "embed": 611.8},
+        "quarantine": tuple(
+            Reject(
+                item_id=f"bad-{i:02}", image_uri=f"photos/{i}.jpg", reason="truncated", last_seen="2026-11-21T02:04:49"
+            )
+            for i in range(60)
+        ),
+        "grids": (QueryGrid(query=picture("query-1"), hits=hits, note="same category"),),
+    }
+    return minimal(**(values | changes))
+
+
+def test_the_first_sentence_is_the_verdict():
+    assert "Published First release: there is no production" in Page(render(minimal())).text
+    held = Page(render(full())).text
+    assert "Held back Held: recall@1 fell from 0.728 to 0.694 on 500 shared queries." in held
+    assert "Production 77ac01dc8b86 stays in place" in held
+    warned = full(gate="published", reason="Published with a warning: recall@1 fell.")
+    assert "Published with a warning Published with a warning: recall@1 fell." in Page(render(warned)).text
+
+
+@pytest.mark.parametrize("facts", [minimal(), full()], ids=["minimal", "full"])
+def test_the_page_is_whole_and_stands_alone(facts: Facts):
+    html = render(facts)
+    page = Page(html)
+    assert html.startswith("<!doctype html>")
+    assert not {"script", "link", "iframe", "object"} & {tag for tag, _ in page.tags}
+    for _, attributes in page.tags:
+        assert not [name for name in attributes if name.startswith("on")]
+        for name in ("src", "href", "srcset", "action", "data"):
+            assert (attributes.get(name) or "#").startswith(("#", "data:image/jpeg;base64,"))
+    assert "http://" not in html
+    assert "https://" not in html
+    assert not re.search(r"url\(|@import", html)
+    policies = [meta["content"] for meta in page.all("meta") if "http-equiv" in meta]
+    assert policies
+    assert "default-src 'none'" in policies[0]
+
+
+@pytest.mark.parametrize("facts", [minimal(), full()], ids=["minimal", "full"])
+def test_the_page_can_be_read_without_seeing_it(facts: Facts):
+    page = Page(render(facts))
+    assert len(page.all("h1")) == 1
+    assert all(image.get("alt") for image in page.all("img"))
+    assert all("aria-label" in svg or svg.get("aria-hidden") == "true" for svg in page.all("svg"))
+    assert all("scope" in cell for cell in page.all("th"))
+    assert len(page.all("caption")) == len(page.all("table"))
+    links = {(link["href"] or "")[1:] for link in page.all("a")}
+    assert links <= {attributes.get("id") for _, attributes in page.tags}
+
+
+def test_missing_facts_are_said():
+    text = Page(render(minimal())).text
+    for sentence in (
+        "First night: nothing is in production yet",
+        "nothing is known of this release's quality",
+        "No picture was held out to query with",
+        "No masks tonight",
+        "No model was fitted",
+        "No stage was timed",
+        "The ledger is empty",
+    ):
+        assert sentence in text
+    assert "No metric is defined: the catalogue names no products" in Page(render(minimal(n_queries=3))).text
+    assert "nothing was compared" in Page(render(minimal(production="77ac"))).text
+
+
+def test_every_fact_can_be_emptied_alone():
+    for name, empty in (("changes", ()), ("metrics", {}), ("variants", ()), ("training", ()), ("masks", MaskFacts())):
+        Page(render(full(**{name: empty})))
+    for name in ("definitions", "seconds"):
+        Page(render(full(**{name: {}})))
+    for name in ("quarantine", "grids"):
+        Page(render(full(**{name: ()})))
+
+
+def test_every_metric_of_every_representation_is_there():
+    facts = full()
+    page = Page(render(facts))
+    for name, value in facts.metrics.items():
+        variant, _, plain = name.rpartition("/")
+        assert variant in page.text
+        assert plain.removesuffix("_random").removesuffix("_std") in page.text
+        assert number(value) in page.text
+    for name, definition in METRIC_DEFINITIONS.items():
+        assert name in page.text
+        assert definition in page.text
+
+
+def test_the_best_representation_of_a_metric_is_marked_and_equal_ones_are_not():
+    text = Page(render(full())).text
+    assert text.count("best: ") == 1
+    assert "best: 0.707" in text
+
+
+def test_a_figure_stands_against_random_and_against_production():
+    text = Page(render(full())).text
+    assert "6.9 times random (0.100)" in text
+    assert f"{charts.MINUS}0.034 to production, worse" in text
+    assert "+0.003 to production, within chance" in text
+    worse_than_random = full(metrics={"recall@1": 0.1, "recall@1_random": 0.2})
+    assert "no better than random (0.200)" in Page(render(worse_than_random)).text
+
+
+def test_the_metric_that_blocks_is_named_in_its_row():
+    text = Page(render(full())).text
+    assert re.search(r"recall@1 0\.728 0\.694 \S+0\.034 difference .{1,60} 0\.0021 500 \S blocks", text)
+    assert text.count(" blocks ") == 1
+
+
+def test_the_rows_add_up_in_sight_or_the_page_says_so():
+    text = Page(render(full())).text
+    assert "1,550 rows = 1,490 indexed + 60 quarantined" in text
+    assert "1,550 rows = 12 added + 3 changed + 1,535 unchanged" in text
+    assert "do not add up" not in text
+    lost = full().catalog.model_copy(update={"indexed": 1489})
+    assert "The rows do not add up" in Page(render(full(catalog=lost))).text
+
+
+def test_hits_and_misses_differ_by_more_than_colour():
+    page = Page(render(full()))
+    icons = [use["href"] for use in page.all("use")]
+    assert (icons.count("#hit"), icons.count("#miss")) == (3, 2)
+    labels = [svg.get("aria-label") for svg in page.all("svg")]
+    assert (labels.count("relevant"), labels.count("not relevant")) == (3, 2)
+    assert "3 of 5 hits: same category" in page.text
+    unjudged = QueryGrid(query=picture(), hits=(picture(score=0.9),))
+    assert "not judged" in Page(render(full(grids=(unjudged,)))).text
+
+
+def test_a_picture_that_went_away_leaves_a_labelled_gap():
+    gone = Picture(item_id="gone", caption="dress", jpeg="")
+    page = Page(render(full(grids=(QueryGrid(query=gone, hits=()),), masks=MaskFacts())))
+    assert not page.all("img")
+    assert "query gone: dress, the picture is gone" in [span.get("aria-label") for span in page.all("span")]
+
+
+def test_models_are_trained_tonight_or_kept():
+    page = Page(render(full()))
+    assert "U-Net segmenter kept from 17 November 2026" in page.text
+    assert "head trained tonight" in page.text
+    said = [svg["aria-label"] for svg in page.all("svg") if "by epoch" in (svg.get("aria-label") or "")]
+    assert said == [
+        "Loss of U-Net segmenter by epoch; loss ends at 0.250",
+        "Validation of U-Net segmenter by epoch; val_iou is best at epoch 4 with 0.750; val_iou ends at 0.750",
+        "Loss of head by epoch; val_loss is best at epoch 3 with 1.000; train_loss ends at 0.667; "
+        "val_loss ends at 1.000",
+    ]
+
+
+def test_a_long_ledger_is_cut_and_says_how_much():
+    text = Page(render(full())).text
+    assert "bad-49" in text
+    assert "bad-50" not in text
+    assert "the first 50 rows, 10 more stand in metrics.json" in text
+    assert "truncated (60)" in text
+
+
+def test_a_catalogue_row_never_becomes_markup():
+    plain = full()
+    hostile = full(
+        production=ATTACK,
+        gate="held",
+        reason=ATTACK,
+        created=ATTACK,
+        catalog=plain.catalog.model_copy(update={"source": ATTACK}),
+        changes=(change(ATTACK, blocks=True),),
+        metrics={ATTACK: 0.5, f"{ATTACK}/recall@1": 0.5},
+        definitions={ATTACK: ATTACK},
+        variants=(VariantFacts(name=ATTACK, dim=1, metrics={"recall@1": 0.5, "x" + ATTACK: 0.1}),),
+        training=(
+            TrainingFacts(
+                name=ATTACK, trained=False, fitted=ATTACK, metrics={ATTACK: 1.0}, history=({ATTACK: 1.0},) * 2
+            ),
+        ),
+        masks=MaskFacts(
+            n_masks=1, n_fallback=1, reasons={ATTACK: 1}, examples=((picture(ATTACK), picture(ATTACK, ATTACK)),)
+        ),
+        index=plain.index.model_copy(update={"variant": ATTACK, "recipe": ATTACK, "why": ATTACK}),
+        seconds={ATTACK: 1.0},
+        quarantine=(Reject(item_id=ATTACK, image_uri=ATTACK, reason=ATTACK, last_seen=ATTACK),),
+        grids=(
+            QueryGrid(
+                query=Picture(item_id=ATTACK, caption=ATTACK, jpeg=ATTACK),
+                hits=(picture(ATTACK, ATTACK, 1.0, True),),
+                note=ATTACK,
+            ),
+        ),
+        backbone=ATTACK,
+        weights=ATTACK,
+    )
+    html = render(hostile)
+    page = Page(html)
+    assert "<script" not in html
+    assert not {"script"} & {tag for tag, _ in page.tags}
+    assert not [name for _, attributes in page.tags for name in attributes if name.startswith("on")]
+    assert all((image["src"] or "").startswith("data:image/jpeg;base64,") for image in page.all("img"))
+    assert "{{ 7 * 7 }}" in page.text
+    assert ATTACK in page.text
+
+
+def test_the_same_facts_give_the_same_page():
+    assert render(full()) == render(Facts.model_validate_json(full().model_dump_json()))
+
+
+def test_two_hundred_thumbnails_stay_under_five_megabytes():
+    hits = tuple(picture(f"hit-{i}", "dress", 0.9, True) for i in range(5))
+    grids = tuple(QueryGrid(query=picture(f"query-{i}"), hits=hits) for i in range(34))
+    html = render(full(grids=grids))
+    assert html.count("data:image/jpeg;base64,") > 200
+    assert len(html.encode()) < 5_000_000
+
+
+def test_figures_that_are_no_numbers_are_a_dash():
+    facts = full(metrics={"recall@1": float("nan"), "raw/recall@1": float("inf")})
+    assert "nan" not in Page(render(facts)).text
+    broken = TrainingFacts(
+        name="head", trained=True, fitted="", history=({"epoch": 1, "val_loss": float("nan")}, {"epoch": 2})
+    )
+    assert "nan" not in Page(render(full(training=(broken,)))).text
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "expected"), [(0.01, 0.02, "better"), (-0.02, -0.01, "worse"), (-0.01, 0.01, "same"), (None, 1, "")]
+)
+def test_a_change_within_its_interval_is_no_change(low, high, expected):
+    assert trend(change(low=low, high=high)) == expected
+
+
+@pytest.mark.parametrize(
+    ("shown", "expected"),
+    [
+        (number(None), "\N{EN DASH}"),
+        (number(-0.5), f"{charts.MINUS}0.500"),
+        (charts.signed(0.0123), "+0.012"),
+        (charts.signed(-0.0004), "0.000"),
+        (percent(0.031), "3.1%"),
+        (percent(0), "0%"),
+        (percent(0.0001), "under 0.1%"),
+        (percent(0.9999), "over 99.9%"),
+        (duration(0.281), "0.28 s"),
+        (duration(59.97), "1 min 00 s"),
+        (duration(252), "4 min 12 s"),
+        (duration(7500), "2 h 05 min"),
+        (size(999.7), "1 kB"),
+        (size(206_248), "206 kB"),
+        (size(16_240_000), "16.2 MB"),
+        (moment("2026-11-21T07:04:49+00:00"), "Saturday 21 November 2026, 07:04 UTC"),
+        (moment("yesterday"), "yesterday"),
+    ],
+)
+def test_numbers_are_written_for_people(shown, expected):
+    assert shown == expected
+
+
+finite = st.floats(-1e30, 1e30)
+any_number = finite | st.sampled_from([float("nan"), float("inf"), -float("inf")])
+
+
+@settings(deadline=None, max_examples=60)
+@given(
+    st.dictionaries(st.text(max_size=30), any_number, max_size=6),
+    st.none() | st.floats(0, 1),
+    st.lists(st.tuples(st.integers(1, 100), any_number), max_size=50),
+    finite,
+    finite,
+)
+def test_charts_are_whole_for_any_numbers(values, baseline, points, difference, reach):
+    drawn = (
+        charts.dots("recall@1", values, baseline),
+        charts.curves("loss", {"loss": points, "val_loss": points}, "min"),
+        charts.interval(difference, difference - 1, difference + 1, reach),
+        charts.bar(difference),
+    )
+    for chart in drawn:
+        page = Page(chart)
+        numbers = [value for _, attributes in page.tags for value in attributes.values() if value]
+        assert not [value for value in numbers if re.fullmatch(r"[+-]?(nan|inf)%?", value)]
