@@ -28,7 +28,12 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
+import onnxruntime
+import timm
+import torch
 from PIL import Image
+from timm.data.transforms_factory import create_transform
+from torch.utils.data import DataLoader, Dataset
 
 from retrieval_core.artifacts import content_id
 from retrieval_core.config import EmbedConfig
@@ -51,6 +56,19 @@ class Way(NamedTuple):
     name: str
     setting: str
     run: Callable[[int], object]
+
+
+class PlainPictures(Dataset[torch.Tensor]):
+    """Files opened with Pillow and transformed one by one."""
+
+    def __init__(self, paths: Sequence[str], transform: Callable[[Image.Image], torch.Tensor]) -> None:
+        self.paths, self.transform = paths, transform
+
+    def __len__(self) -> int:
+        return len(self.paths)
+
+    def __getitem__(self, row: int) -> torch.Tensor:
+        return self.transform(Image.open(self.paths[row]).convert("RGB"))
 
 
 class Timing(NamedTuple):
@@ -92,8 +110,6 @@ def measure(backbone: str, pictures: Sequence[Picture], rounds: int) -> dict[str
 
 def bare_ways(loaded: LoadedBackbone, folder: Path, squares: npt.NDArray[np.uint8]) -> list[Way]:
     """Forward passes alone: our engine's own ways of using all cores, and ONNX Runtime as it comes out of the box."""
-    import onnxruntime
-
     n_threads = cores()
     engine = open_engine(loaded.card.name, loaded.preprocess.size_px, folder, "cpu", n_threads)
     worker = engine.for_worker()
@@ -107,7 +123,9 @@ def bare_ways(loaded: LoadedBackbone, folder: Path, squares: npt.NDArray[np.uint
         return lambda n: [default.run(None, {"pixels": chunk}) for chunk in chunks(squares[:n], rows)]
 
     return [
-        Way("bare engine", f"{n_threads} threads of one session each, batches of {worker.max_rows}", streams),
+        Way(
+            "bare engine", f"{n_threads} threads calling a session of one thread, batches of {worker.max_rows}", streams
+        ),
         Way(
             "bare engine",
             f"one session of {n_threads} threads, batches of {engine.max_rows}, no spinning",
@@ -131,32 +149,17 @@ def end_to_end(loaded: LoadedBackbone, folder: Path, pictures: Sequence[Picture]
 
 def plain_ways(backbone: str, paths: Sequence[str]) -> list[Way]:
     """What most people write: a Dataset that opens pictures with Pillow, a DataLoader, and the model in eager mode."""
-    import timm
-    import torch
-    from timm.data.transforms_factory import create_transform
-    from torch.utils.data import DataLoader, Dataset
-
     card = get_card(backbone)
     model = timm.create_model(f"{card.model}.{card.tag}", num_classes=0).eval()
     transform = create_transform(
         card.size_px, interpolation="bicubic", mean=card.mean, std=card.std, crop_pct=card.crop_fraction
     )
 
-    class Pictures(Dataset[torch.Tensor]):
-        def __init__(self, n: int) -> None:
-            self.n = n
-
-        def __len__(self) -> int:
-            return self.n
-
-        def __getitem__(self, row: int) -> torch.Tensor:
-            pixels: torch.Tensor = transform(Image.open(paths[row]).convert("RGB"))
-            return pixels
-
     def loop(workers: int) -> Callable[[int], object]:
         def run(n: int) -> torch.Tensor:
             with torch.inference_mode():
-                return torch.cat([model(batch) for batch in DataLoader(Pictures(n), BATCH_SIZE, num_workers=workers)])
+                loader = DataLoader(PlainPictures(paths[:n], transform), BATCH_SIZE, num_workers=workers)
+                return torch.cat([model(batch) for batch in loader])
 
         return run
 

@@ -205,7 +205,7 @@ def _demo(arguments: argparse.Namespace) -> int:
 
 
 # Pictures are 256 px and weights cannot be fetched on every machine, so the demo stays small and learns what it can.
-DEMO_CONFIG = ["embed.weights=random:0", "embed.size_px=128", "mask.size_px=96", "mask.max_epochs=4"]
+DEMO_CONFIG = ["embed.weights=random:0", "embed.size_px=128", "mask.size_px=64", "mask.max_epochs=3"]
 
 
 def _plan(arguments: argparse.Namespace) -> int:

@@ -42,11 +42,11 @@ class MaskConfig(StageConfig):
     encoder: str = Field("resnet18", description="segmentation-models-pytorch encoder of the U-Net.")
     weights: str = Field("random:0", description="Encoder start: random:SEED or file:PATH (a torchvision state dict).")
     size_px: int = Field(128, ge=64, le=512, multiple_of=32, description="Side of the square the U-Net sees.")
-    max_epochs: int = Field(10, ge=1, description="Upper bound of training epochs.")
+    max_epochs: int = Field(16, ge=1, description="Upper bound of epochs, most of them at half size.")
     patience: int = Field(3, ge=1, description="Epochs without a better validation IoU before training stops.")
     target_iou: float = Field(0.95, gt=0, le=1, description="Training stops once the validation IoU reaches this.")
     batch_size: int = Field(16, ge=1)
-    learning_rate: float = Field(1e-3, gt=0)
+    learning_rate: float = Field(2e-3, gt=0)
     seed: int = 0
     min_area: float = Field(0.01, ge=0, le=1, description="Smaller share of the picture: the mask is distrusted.")
     max_area: float = Field(0.95, ge=0, le=1, description="Larger share of the picture: the mask is distrusted.")

@@ -11,7 +11,6 @@ import numpy as np
 import numpy.typing as npt
 import polars as pl
 from prefect.logging import get_run_logger
-from retrieval_core.evaluate.report import render
 
 from retrieval_core import lineage, releases
 from retrieval_core.artifacts import (
@@ -36,6 +35,7 @@ from retrieval_core.evaluate.grids import mask_examples, query_grids
 from retrieval_core.evaluate.metrics import METRIC_DEFINITIONS, Scores, ann_recall, random_baseline, score
 from retrieval_core.evaluate.neighbours import exact_topk
 from retrieval_core.evaluate.protocol import Protocol, choose_protocol, positions_in_gallery
+from retrieval_core.evaluate.report import render
 from retrieval_core.search import open_index
 from retrieval_core.sets import indexable_items
 from retrieval_core.settings import Settings
@@ -48,7 +48,7 @@ from tasks.stage import stage
 K = 10
 N_GRIDS = 8
 N_TIMED = 100
-# The gate compares what the published search achieves: no other variant, no baseline, no spread, nothing lower-is-better.
+# The gate compares the published search alone: no other variant, no baseline, no spread, no rate where less is better.
 NOT_COMPARED = re.compile(r"/|_random|_std|_rate")
 
 

@@ -46,6 +46,8 @@ def fit_segmenter(
 
     None where there is neither.
     """
+    import torch
+
     store, logger = settings.open_store(), get_run_logger()
     name = lineage.segmenter_fingerprint(config, catalog.name)
     known = Segmenter.find(store, name) or _earlier_segmenter(store, catalog, config, truth is None)
@@ -58,6 +60,7 @@ def fit_segmenter(
         return None
     train, val = _segmentation_data(store, catalog, truth, config, ingest)
     logger.info("training the U-Net on %d pictures, validating on %d", len(train.pixels), len(val.pixels))
+    torch.set_num_threads(settings.n_threads)
     trained = train_segmenter(train, val, config, settings.torch_device, lambda epoch: logger.info("U-Net %s", epoch))
     with tempfile.TemporaryDirectory() as folder:
         save_segmenter(trained, config, Path(folder))

@@ -56,7 +56,7 @@ class PixelPca(nn.Module):
 
 
 def build_network(card: Card, size_px: int, seed: int) -> nn.Module:
-    """The card's network with the random start its library gives it under `seed`; torch's own generator stays put."""
+    """The card's network with a random start drawn under `seed`; torch's own generator stays put."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         if card.library == "timm":
