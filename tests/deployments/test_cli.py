@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -11,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from deployments.cli import main
+from deployments.cli import _parser, main
 from retrieval_core.images import thumbnail
 
 QUICK = [
@@ -66,6 +67,24 @@ def test_search_finds_the_query_itself(shop: Path) -> None:
     assert len(answer["hits"]) == 3
     assert set(answer["hits"][0]) == {"item_id", "score", "image_uri", "product_id", "category", "labels"}
     assert (answer["hits"][0]["item_id"], answer["hits"][0]["category"]) == ("red/0.jpg", "red")
+
+
+def test_the_python_of_the_readme_runs(shop: Path, tmp_path: Path) -> None:
+    readme = (Path(__file__).parents[2] / "README.md").read_text()
+    code = readme.split("```python\n")[1].split("```")[0]
+    (tmp_path / "vitrine-store").symlink_to(shop / "store")
+    (tmp_path / "query.jpg").symlink_to(shop / "photos" / "blue" / "3.jpg")
+    done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.splitlines()[0] == "1.000 blue/3.jpg"
+
+
+def test_the_commands_of_the_readme_are_understood() -> None:
+    readme = (Path(__file__).parents[2] / "README.md").read_text()
+    commands = [line.partition("#")[0] for line in readme.splitlines() if line.startswith("vitrine ")]
+    assert len(commands) >= 3
+    for command in commands:
+        _parser().parse_args(shlex.split(command)[1:])
 
 
 def test_status_and_verify_describe_the_store(shop: Path) -> None:

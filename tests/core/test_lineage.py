@@ -1,0 +1,104 @@
+"""The same question has the same name, another question another; a model serves while little has changed."""
+
+from pathlib import Path
+
+import polars as pl
+import pytest
+
+from retrieval_core import lineage
+from retrieval_core.artifacts import Catalog, Reducer, fingerprint
+from retrieval_core.config import EmbedConfig, HeadConfig, MaskConfig, ReduceConfig
+from retrieval_core.errors import WeightsInvalid
+from retrieval_core.shards import put_part, table_bytes
+from retrieval_core.store import Store, open_store
+
+
+def test_a_fingerprint_depends_on_all_of_the_question_and_its_order() -> None:
+    names = {
+        fingerprint("a", 1, {"x": 1, "y": 2}, ["p", "q"]),
+        fingerprint("b", 1, {"x": 1, "y": 2}, ["p", "q"]),
+        fingerprint("a", 2, {"x": 1, "y": 2}, ["p", "q"]),
+        fingerprint("a", 1, {"x": 1, "y": 3}, ["p", "q"]),
+        fingerprint("a", 1, {"x": 1, "y": 2}, ["q", "p"]),
+    }
+    assert len(names) == 5
+    assert fingerprint("a", 1, {"y": 2, "x": 1}, ["p", "q"]) in names
+
+
+def test_how_work_is_cut_does_not_change_what_it_makes() -> None:
+    assert lineage.segmenter_fingerprint(MaskConfig(shard_rows=7), "c") == lineage.segmenter_fingerprint(
+        MaskConfig(), "c"
+    )
+    assert lineage.head_fingerprint(HeadConfig(refit_after_change=0.9), "c", "v") == lineage.head_fingerprint(
+        HeadConfig(), "c", "v"
+    )
+    assert lineage.backbone_fingerprint(EmbedConfig(batch_size=1)) == lineage.backbone_fingerprint(EmbedConfig())
+
+
+def test_what_changes_the_output_changes_the_name() -> None:
+    assert lineage.segmenter_fingerprint(MaskConfig(seed=1), "c") != lineage.segmenter_fingerprint(MaskConfig(), "c")
+    assert lineage.mask_family(MaskConfig(min_area=0.1), "s") != lineage.mask_family(MaskConfig(), "s")
+    assert lineage.vector_family("b", None) != lineage.vector_family("b", "masks")
+    assert lineage.backbone_fingerprint(EmbedConfig(size_px=64)) != lineage.backbone_fingerprint(EmbedConfig())
+
+
+def test_weights_from_a_file_are_named_by_its_content(tmp_path: Path) -> None:
+    for name, data in (("a.bin", b"one"), ("b.bin", b"one"), ("c.bin", b"two")):
+        (tmp_path / name).write_bytes(data)
+    names = [lineage.backbone_fingerprint(EmbedConfig(weights=f"file:{tmp_path / name}.bin")) for name in "abc"]
+    assert names[0] == names[1] != names[2]
+    with pytest.raises(WeightsInvalid, match="absent"):
+        lineage.backbone_fingerprint(EmbedConfig(weights=f"file:{tmp_path / 'absent'}"))
+
+
+def items(*content_ids: str) -> pl.DataFrame:
+    rows = [(f"i{n}", content_id) for n, content_id in enumerate(content_ids)]
+    return pl.DataFrame(rows, schema={"item_id": pl.String, "content_id": pl.String}, orient="row")
+
+
+@pytest.mark.parametrize(
+    ("now", "expected"),
+    [
+        (items(*"abcd"), 0.0),
+        (items(*"abcx"), 0.25),
+        (items(*"abc"), 0.25),
+        (items(*"abcde"), 0.2),
+        (items(), 1.0),
+    ],
+)
+def test_change_is_the_share_of_items_that_are_not_as_they_were(now: pl.DataFrame, expected: float) -> None:
+    assert lineage.changed_fraction(items(*"abcd"), now) == pytest.approx(expected)
+    assert lineage.changed_fraction(now, items(*"abcd")) == pytest.approx(expected)
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Store:
+    store = open_store(str(tmp_path))
+    part = put_part(store, "catalogs/then/items.parquet", table_bytes(items(*"abcdefghij")), 10)
+    Catalog(fingerprint="then", parts=(part,)).seal(store)
+    return store
+
+
+def fitted(config: ReduceConfig, catalog: str = "then") -> Reducer:
+    parents = {"catalog": catalog, "vectors": "family"}
+    question = lineage.reducer_question(config)
+    return Reducer(fingerprint="r", config=question, parents=parents, input_dim=8, dims=(4,))
+
+
+def serves(store: Store, reducer: Reducer, config: ReduceConfig, now: pl.DataFrame, vectors: str = "family") -> bool:
+    question = lineage.reducer_question(config)
+    return lineage.still_serves(store, reducer, question, {"vectors": vectors}, config, now)
+
+
+def test_a_model_serves_until_too_much_has_changed(store: Store) -> None:
+    config = ReduceConfig(refit_after_change=0.2)
+    assert serves(store, fitted(config), config, items(*"abcdefghxy"))
+    assert not serves(store, fitted(config), config, items(*"abcdefgxyz"))
+
+
+def test_a_model_of_another_question_or_other_vectors_never_serves(store: Store) -> None:
+    config, same = ReduceConfig(), items(*"abcdefghij")
+    assert serves(store, fitted(config), config, same)
+    assert not serves(store, fitted(ReduceConfig(whiten=True)), config, same)
+    assert not serves(store, fitted(config), config, same, vectors="other")
+    assert not serves(store, fitted(config, catalog="vacuumed"), config, same)
