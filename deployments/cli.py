@@ -145,8 +145,10 @@ def _run_nightly(arguments: argparse.Namespace, source: str, settings: Settings,
     config = NightlyConfig.load(getattr(arguments, "config", None), overrides)
     open_source(source)
     check_before_run(config, settings)
+    from deployments.server import start_guarded_server
     from flows.nightly import nightly
 
+    start_guarded_server()
     logging.getLogger("prefect.flow_runs").addFilter(_without_traceback)
     summary = nightly(source, settings, config)
     _print(arguments, summary, _run_text(summary.model_dump()))
@@ -199,8 +201,8 @@ def _demo(arguments: argparse.Namespace) -> int:
     settings = Settings.load(store=str(folder / "store"))
     code = _run_nightly(arguments, source, settings, DEMO_CONFIG)
     if not arguments.json:
-        query = next((folder / "catalog" / "images").iterdir())
-        print(f"\nsearch it  vitrine search --store {folder / 'store'} --image {query} -k 5")
+        query = min((folder / "catalog" / "images").iterdir())
+        print(f"\nsearch it  {sys.argv[0]} search --store {folder / 'store'} --image {query} -k 5")
     return code
 
 

@@ -15,19 +15,20 @@ from prefect.logging import get_run_logger
 from prefect.task_runners import TaskRunner, ThreadPoolTaskRunner
 
 from retrieval_core import releases
-from retrieval_core.artifacts import Catalog, Ref, Reject, Report, Value
+from retrieval_core.artifacts import Catalog, Fitted, Ref, Reject, Report, Value
 from retrieval_core.config import IndexConfig, NightlyConfig
 from retrieval_core.embed.backbones import get_card
 from retrieval_core.errors import BadConfig
 from retrieval_core.evaluate.facts import CatalogFacts
+from retrieval_core.evaluate.measure import Night
 from retrieval_core.inspection import RUNS
 from retrieval_core.settings import Settings
 from tasks.embed import embed_shard, plan_vectors, prepare_backbone, rejected_items, seal_vector_set
-from tasks.evaluate import Night, evaluate_night
+from tasks.evaluate import evaluate_night
 from tasks.head import apply_head, fit_head
 from tasks.index import IndexPlan, build_index_shard, plan_index, seal_index
 from tasks.ingest import IngestOutcome, collect_truth_masks, snapshot_catalog
-from tasks.mask import FitOutcome, fit_segmenter, mask_shard, plan_masks, seal_mask_set
+from tasks.mask import fit_segmenter, mask_shard, plan_masks, seal_mask_set
 from tasks.publish import publish_release
 from tasks.reduce import apply_reducer, fit_reducer
 
@@ -77,7 +78,7 @@ class Clock:
 class Masking(Value):
     """The segmenter of the night and its masks, both None where pictures stay as they are."""
 
-    segmenter: FitOutcome | None = None
+    segmenter: Fitted | None = None
     masks: Ref | None = None
     n_masked: int = 0
 
@@ -93,7 +94,7 @@ class Embedding(Value):
 class Boosting(Value):
     """The heads of the night and the boosted sets, by the variant they were trained on."""
 
-    heads: dict[str, FitOutcome] = {}
+    heads: dict[str, Fitted] = {}
     vectors: dict[str, Ref] = {}
 
 
@@ -143,8 +144,10 @@ def nightly(source: str, settings: Settings, config: NightlyConfig | None = None
         heads=tuple(boosting.heads.values()),
         reducer=reducer,
         variants=(*everything.values(), *reduced),
-        plan=plan,
+        vectors=plan.vectors,
+        candidates=plan.candidates,
         index=index,
+        n_shards_built=len(plan.missing),
         rejects=rejects,
         seconds=clock.seconds,
     )

@@ -50,6 +50,13 @@ class Ref(Value):
         return self.key.rsplit("/", 1)[-1]
 
 
+class Fitted(Value):
+    """A fitted model, and whether this run fitted it."""
+
+    ref: Ref
+    trained: bool
+
+
 class Part(Value):
     """One immutable file of an artifact."""
 

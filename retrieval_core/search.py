@@ -23,7 +23,7 @@ from retrieval_core.errors import BadConfig, DimensionMismatch, NotFound, ShardC
 from retrieval_core.head.apply import boost, load_head
 from retrieval_core.images import RGB, Preprocess, apply_mask, decode, fit
 from retrieval_core.index.lookup import ShardedIndex
-from retrieval_core.mask.apply import SegmenterEngine
+from retrieval_core.mask.apply import SegmenterEngine, square_of
 from retrieval_core.mask.quality import distrust
 from retrieval_core.reduce.pca import Pca, apply_pca, load_pca
 from retrieval_core.settings import Settings
@@ -73,7 +73,7 @@ class QueryChain:
         return boost(self._head_weights, vectors) if self._head_weights else vectors
 
     def _masked(self, image: RGB) -> RGB:
-        square = fit(image, Preprocess(size_px=self._config.mask.size_px, crop="squash"))
+        square = fit(image, square_of(self._config.mask.size_px))
         mask = self._segmenter.predict(square[None])[0]
         return image if distrust(mask, self._config.mask) else apply_mask(image, mask)
 

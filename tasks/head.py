@@ -10,23 +10,23 @@ import polars as pl
 from prefect.logging import get_run_logger
 
 from retrieval_core import lineage, releases
-from retrieval_core.artifacts import Head, Ref, VectorSet
+from retrieval_core.artifacts import Fitted, Head, Ref, VectorSet
 from retrieval_core.config import HeadConfig
 from retrieval_core.head.apply import boost, load_head, save_head
 from retrieval_core.head.targets import build_targets
 from retrieval_core.head.train import train_head
+from retrieval_core.ingest.sources import HELD_OUT
 from retrieval_core.sets import derive_vectors, indexable_items
 from retrieval_core.settings import Settings
 from retrieval_core.shards import load_vectors, put_part_file
 from retrieval_core.store import Store
-from tasks.mask import HELD_OUT, FitOutcome
 from tasks.stage import stage
 
 WEIGHTS = "weights.safetensors"
 
 
 @stage("train head")
-def fit_head(settings: Settings, catalog: Ref, vectors: Ref, config: HeadConfig) -> FitOutcome | None:
+def fit_head(settings: Settings, catalog: Ref, vectors: Ref, config: HeadConfig) -> Fitted | None:
     """The head to use on these vectors tonight; None where the catalogue has nothing to learn from."""
     store, logger = settings.open_store(), get_run_logger()
     vector_set = VectorSet.open(store, vectors)
@@ -34,7 +34,7 @@ def fit_head(settings: Settings, catalog: Ref, vectors: Ref, config: HeadConfig)
     items = lineage.load_items(store, catalog.name)
     known = Head.find(store, name) or _earlier_head(store, vector_set, config, items)
     if known:
-        return FitOutcome(ref=known.ref, trained=False)
+        return Fitted(ref=known.ref, trained=False)
     usable = indexable_items(store, items, vector_set)
     targets = build_targets(usable, config.min_count)
     if not targets.tasks:
@@ -62,7 +62,7 @@ def fit_head(settings: Settings, catalog: Ref, vectors: Ref, config: HeadConfig)
         metrics=trained.metrics,
         history=trained.history,
     ).seal(store)
-    return FitOutcome(ref=head.ref, trained=True)
+    return Fitted(ref=head.ref, trained=True)
 
 
 def _earlier_head(store: Store, vectors: VectorSet, config: HeadConfig, items: pl.DataFrame) -> Head | None:

@@ -13,7 +13,8 @@ from retrieval_core.artifacts import IndexSet, Ref, Value, VectorSet, fingerprin
 from retrieval_core.config import IndexConfig
 from retrieval_core.index import VERSION
 from retrieval_core.index.build import INDEX_FILE, VECTORS_FILE, build_shard, train_template
-from retrieval_core.index.recipes import Recipe, choose_recipe, choose_shards, shard_of
+from retrieval_core.index.plan import name_shard, split_rows
+from retrieval_core.index.recipes import Recipe, choose_recipe, choose_shards
 from retrieval_core.sets import indexable_items, sample_vectors
 from retrieval_core.settings import Settings
 from retrieval_core.shards import describe_part, load_vectors
@@ -45,13 +46,9 @@ def plan_index(settings: Settings, catalog: Ref, vectors: Ref, candidates: Ref, 
     recipe = choose_recipe(len(rows), candidate_set.dim, config)
     template = lineage.template_fingerprint(recipe.key, config, candidate_set.family)
     _ensure_template(store, template, recipe, candidate_set, config)
-    n_shards = choose_shards(len(rows), config)
-    numbered = rows.with_columns(shard=pl.Series(shard_of(rows["row_id"].to_numpy(), n_shards), dtype=pl.Int32))
-    shards = []
-    for number in range(n_shards):
-        content = numbered.filter(pl.col("shard") == number).select("row_id", "content_id").rows()
-        name = fingerprint("shard", VERSION, content, [template, vector_set.family, candidate_set.family])
-        shards.append(f"{IndexSet.folder}/shards/{name}")
+    made_by = [template, vector_set.family, candidate_set.family]
+    split = split_rows(rows, choose_shards(len(rows), config))
+    shards = [f"{IndexSet.folder}/shards/{name_shard(shard, made_by)}" for shard in split]
     missing = tuple(n for n, folder in enumerate(shards) if not store.exists(f"{folder}/{SHARD_FILES[-1]}"))
     return IndexPlan(
         catalog=catalog,
@@ -66,9 +63,9 @@ def plan_index(settings: Settings, catalog: Ref, vectors: Ref, candidates: Ref, 
 
 
 def _rows(store: Store, catalog: Ref, vectors: VectorSet) -> pl.DataFrame:
-    """row_id and content_id of every row that can be indexed, ordered by row id."""
+    """row_id and content_id of every row that can be indexed."""
     items = indexable_items(store, lineage.load_items(store, catalog.name), vectors)
-    return items.select("row_id", "content_id").sort("row_id")
+    return items.select("row_id", "content_id")
 
 
 def _template_key(template: str) -> str:
@@ -88,8 +85,7 @@ def build_index_shard(settings: Settings, plan: IndexPlan, number: int) -> None:
     """Build one shard from the shared template and store its files."""
     store = settings.open_store()
     vectors, candidates = VectorSet.open(store, plan.vectors), VectorSet.open(store, plan.candidates)
-    rows = _rows(store, plan.catalog, vectors)
-    rows = rows.filter(pl.Series(shard_of(rows["row_id"].to_numpy(), len(plan.shards)) == number))
+    rows = split_rows(_rows(store, plan.catalog, vectors), len(plan.shards))[number]
     content_ids = rows["content_id"].to_list()
     template = store.get(_template_key(plan.template))
     with tempfile.TemporaryDirectory() as name:

@@ -10,9 +10,10 @@ import polars as pl
 from prefect.logging import get_run_logger
 
 from retrieval_core import lineage, releases
-from retrieval_core.artifacts import MaskSet, Ref, Segmenter, Value
+from retrieval_core.artifacts import Fitted, MaskSet, Ref, Segmenter
 from retrieval_core.config import IngestConfig, MaskConfig
 from retrieval_core.images import decode, fit
+from retrieval_core.ingest.sources import HELD_OUT
 from retrieval_core.mask.apply import SegmenterEngine, segment, square_of
 from retrieval_core.mask.train import (
     ONNX_FILE,
@@ -28,20 +29,11 @@ from retrieval_core.shards import masks_bytes, put_part, put_part_file, read_mas
 from retrieval_core.store import Store, read_uri
 from tasks.stage import progress, stage
 
-HELD_OUT = ("query", "val", "test")
-
-
-class FitOutcome(Value):
-    """A fitted model, and whether this run made it."""
-
-    ref: Ref
-    trained: bool
-
 
 @stage("train segmenter")
 def fit_segmenter(
     settings: Settings, catalog: Ref, truth: Ref | None, config: MaskConfig, ingest: IngestConfig
-) -> FitOutcome | None:
+) -> Fitted | None:
     """The segmenter to use tonight: an earlier one while it serves, else one trained on the source's masks.
 
     None where there is neither.
@@ -52,7 +44,7 @@ def fit_segmenter(
     name = lineage.segmenter_fingerprint(config, catalog.name)
     known = Segmenter.find(store, name) or _earlier_segmenter(store, catalog, config, truth is None)
     if known:
-        return FitOutcome(ref=known.ref, trained=False)
+        return Fitted(ref=known.ref, trained=False)
     if truth is None:
         logger.warning(
             "the source has no masks and the store no segmenter: pictures are embedded with their background"
@@ -77,7 +69,7 @@ def fit_segmenter(
         val_iou=trained.val_iou,
         history=trained.history,
     ).seal(store)
-    return FitOutcome(ref=segmenter.ref, trained=True)
+    return Fitted(ref=segmenter.ref, trained=True)
 
 
 def _earlier_segmenter(store: Store, catalog: Ref, config: MaskConfig, any_age: bool) -> Segmenter | None:

@@ -8,11 +8,11 @@ from prefect.logging import get_run_logger
 from retrieval_core import releases
 from retrieval_core.artifacts import Ref, Reject, Release, Report, Value, VectorSet, fingerprint
 from retrieval_core.config import NightlyConfig
+from retrieval_core.evaluate.measure import Night
 from retrieval_core.ingest.catalog import LEDGER
 from retrieval_core.settings import Settings
 from retrieval_core.shards import table_bytes
 from retrieval_core.store import Store
-from tasks.evaluate import Night
 from tasks.stage import stage
 
 VERSION = 1
@@ -35,16 +35,19 @@ def publish_release(
     sealed = Report.open(store, report)
     release = _release(store, night, sealed, config).seal(store)
     _add_to_ledger(store, night.rejects)
-    if sealed.gate == "published":
+    # A release that somebody promoted against the gate stays what it is when the same night comes again.
+    is_published = sealed.gate == "published" or release.fingerprint == production
+    if is_published:
         releases.promote(store, release.fingerprint, production)
     else:
         get_run_logger().warning("held back: %s", sealed.gate_reason)
     releases.point_alias(store, releases.LATEST, release.fingerprint)
-    return Published(release=release.fingerprint, gate=sealed.gate, reason=sealed.gate_reason)
+    gate = "published" if is_published else "held"
+    return Published(release=release.fingerprint, gate=gate, reason=sealed.gate_reason)
 
 
 def _release(store: Store, night: Night, report: Report, config: NightlyConfig) -> Release:
-    vectors = VectorSet.open(store, night.plan.vectors)
+    vectors = VectorSet.open(store, night.vectors)
     heads = tuple(outcome.ref for outcome in night.heads)
     boosted_by = [outcome.ref for outcome in night.heads if outcome.ref.name == vectors.parents.get("head")]
     bundle = {
@@ -53,7 +56,7 @@ def _release(store: Store, night: Night, report: Report, config: NightlyConfig) 
         "segmenter": night.segmenter.ref if night.segmenter else None,
         "head": boosted_by[0] if boosted_by else None,
         "reducer": night.reducer.ref,
-        "vectors": night.plan.vectors,
+        "vectors": night.vectors,
         "index": night.index,
         "report": report.ref,
     }
@@ -62,7 +65,7 @@ def _release(store: Store, night: Night, report: Report, config: NightlyConfig) 
         fingerprint=fingerprint("release", VERSION, config.model_dump(mode="json"), list(parents.values())),
         config=config.model_dump(mode="json"),
         parents=parents,
-        counts={"rows": night.plan.n_rows},
+        counts={"rows": night.catalog_facts.indexed},
         heads=heads,
         variant=vectors.variant,
         gate=report.gate,

@@ -9,20 +9,19 @@ from pathlib import Path
 from prefect.logging import get_run_logger
 
 from retrieval_core import lineage, releases
-from retrieval_core.artifacts import Reducer, Ref, VectorSet
+from retrieval_core.artifacts import Fitted, Reducer, Ref, VectorSet
 from retrieval_core.config import ReduceConfig
 from retrieval_core.reduce.pca import apply_pca, fit_pca, load_pca, save_pca
 from retrieval_core.sets import derive_vectors, sample_vectors
 from retrieval_core.settings import Settings
 from retrieval_core.shards import put_part_file
-from tasks.mask import FitOutcome
 from tasks.stage import stage
 
 PCA = "pca.safetensors"
 
 
 @stage("fit reducer")
-def fit_reducer(settings: Settings, catalog: Ref, vectors: Ref, config: ReduceConfig) -> FitOutcome:
+def fit_reducer(settings: Settings, catalog: Ref, vectors: Ref, config: ReduceConfig) -> Fitted:
     """The reducer to use on these vectors tonight: production's while it serves, else one fitted on a sample."""
     store, logger = settings.open_store(), get_run_logger()
     vector_set = VectorSet.open(store, vectors)
@@ -36,7 +35,7 @@ def fit_reducer(settings: Settings, catalog: Ref, vectors: Ref, config: ReduceCo
         if lineage.still_serves(store, earlier, lineage.reducer_question(config), parents, config, items):
             known = earlier
     if known:
-        return FitOutcome(ref=known.ref, trained=False)
+        return Fitted(ref=known.ref, trained=False)
     # More dimensions than the data spans would be noise: a small or narrow catalogue gets fewer.
     dims = tuple(dim for dim in config.dims if dim <= vector_set.dim) or (vector_set.dim,)
     if dims != config.dims:
@@ -55,7 +54,7 @@ def fit_reducer(settings: Settings, catalog: Ref, vectors: Ref, config: ReduceCo
         dims=dims,
         explained_variance=explained,
     ).seal(store)
-    return FitOutcome(ref=reducer.ref, trained=True)
+    return Fitted(ref=reducer.ref, trained=True)
 
 
 @stage("apply reducer")

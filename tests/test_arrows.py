@@ -17,7 +17,7 @@ OWNERS = {
     "pyarrow.parquet": ("retrieval_core/shards.py",),
     "PIL": ("retrieval_core/images.py", "retrieval_core/ingest"),
     "faiss": ("retrieval_core/index", "retrieval_core/evaluate"),
-    "prefect": ("flows", "tasks"),
+    "prefect": ("flows", "tasks", "deployments/server.py"),
     "timm": ("retrieval_core/embed",),
     "open_clip": ("retrieval_core/embed",),
     "segmentation_models_pytorch": ("retrieval_core/mask",),

@@ -10,8 +10,7 @@ import polars as pl
 
 from retrieval_core.config import EvaluateConfig
 from retrieval_core.evaluate.relevance import Judgements, Truth, encode, find_truth
-
-HELD_OUT = ("query", "val", "test")
+from retrieval_core.ingest.sources import HELD_OUT
 
 
 class Protocol(NamedTuple):

@@ -12,6 +12,7 @@ from retrieval_core.errors import BadConfig, CatalogInvalid, SourceMissing
 
 KINDS = ("folder", "table", "ccp", "synthetic")
 SPLITS = ("train", "val", "query", "gallery", "test")
+HELD_OUT = ("val", "query", "test")  # splits that nothing trains on
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".jfif", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff")
 
 SOURCE_SCHEMA: dict[str, pl.DataType] = {

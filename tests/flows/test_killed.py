@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import signal
 import subprocess
 import sys
 import time
@@ -34,19 +32,36 @@ def parts(store: Path) -> dict[str, tuple[bytes, int]]:
     return {str(path.relative_to(store)): (path.read_bytes(), path.stat().st_mtime_ns) for path in found}
 
 
+def processes() -> list[tuple[int, int, str]]:
+    """Process id, parent's id and command of every process."""
+    listed = subprocess.run(["ps", "-axo", "pid=,ppid=,command="], capture_output=True, text=True, check=True).stdout
+    rows = [line.split(maxsplit=2) for line in listed.splitlines()]
+    return [(int(row[0]), int(row[1]), row[-1]) for row in rows]
+
+
+def children(parent: int, name: str) -> set[int]:
+    return {pid for pid, parent_id, command in processes() if parent_id == parent and name in command}
+
+
 def test_completed_shards_are_not_computed_twice(tmp_path: Path) -> None:
     source = f"synthetic:{tmp_path / 'catalog'}?products={N_PARTS * 8}&views=4&size_px=96"
     open_source(source).rows()
     killed, undisturbed = tmp_path / "killed", tmp_path / "undisturbed"
 
-    with subprocess.Popen(run(source, killed), stderr=subprocess.DEVNULL, start_new_session=True) as process:
+    with subprocess.Popen(run(source, killed), stderr=subprocess.DEVNULL) as process:
         deadline = time.monotonic() + 300
         while len(parts(killed)) < 2 and process.poll() is None and time.monotonic() < deadline:
             time.sleep(0.002)
-        os.killpg(process.pid, signal.SIGKILL)
+        servers = children(process.pid, "uvicorn")
+        process.kill()
     before = parts(killed)
     assert 2 <= len(before) < N_PARTS, "the run was to be killed half way through embedding"
     assert not open_store(str(killed)).exists("aliases/production")
+
+    assert len(servers) == 1
+    while servers & {pid for pid, _, _ in processes()} and time.monotonic() < deadline:
+        time.sleep(0.1)
+    assert not servers & {pid for pid, _, _ in processes()}, "the embedded server ends with the run"
 
     subprocess.run(run(source, killed), check=True, capture_output=True)
     subprocess.run(run(source, undisturbed), check=True, capture_output=True)

@@ -188,6 +188,19 @@ def test_a_worse_night_is_held_and_production_stays(tmp_path: Path) -> None:
     assert releases.rollback(shop.store).release == before.release
 
 
+def test_a_masked_release_masks_its_queries_too(tmp_path: Path) -> None:
+    shop = Shop(tmp_path)
+    masked = CONFIG.model_copy(update={"embed": CONFIG.embed.model_copy(update={"background": "masked"})})
+    run = shop.night(masked)
+    assert not any(name.startswith(("raw/", "boosted/")) for name in run.metrics)
+    release = open_release(shop.store)
+    assert release.release.variant == "masked_boosted"
+    for path in shop.pictures[::29]:
+        best = release.search(path, k=1)[0]
+        assert Path(best.image_uri) == path
+        assert best.score == pytest.approx(1, abs=0.01)
+
+
 def test_a_catalogue_without_masks_or_labels_is_still_published(tmp_path: Path) -> None:
     drawn = Shop(tmp_path / "drawn")
     open_source(drawn.source).rows()

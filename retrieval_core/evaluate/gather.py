@@ -1,0 +1,109 @@
+"""From what a night made and measured to the facts of its report."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+
+import numpy as np
+
+from retrieval_core.artifacts import Catalog, Head, IndexSet, Reducer, Reject, Segmenter, VectorSet
+from retrieval_core.config import NightlyConfig
+from retrieval_core.evaluate.facts import Facts, IndexFacts, TrainingFacts
+from retrieval_core.evaluate.gate import Verdict
+from retrieval_core.evaluate.grids import query_grids
+from retrieval_core.evaluate.measure import Measured, Night
+from retrieval_core.evaluate.metrics import METRIC_DEFINITIONS
+from retrieval_core.shards import read_table
+from retrieval_core.store import Store
+
+N_GRIDS = 8
+
+
+def gather_facts(
+    store: Store,
+    night: Night,
+    measured: Measured,
+    verdict: Verdict,
+    config: NightlyConfig,
+    name: str,
+    production: str | None,
+) -> Facts:
+    grids = query_grids(
+        measured.items, measured.protocol, measured.positions, measured.scores, N_GRIDS, config.evaluate.seed
+    )
+    return Facts(
+        report=name,
+        production=production,
+        created=datetime.now(UTC).isoformat(timespec="seconds"),
+        gate=verdict.gate,
+        reason=verdict.reason,
+        changes=verdict.rows,
+        catalog=night.catalog_facts,
+        metrics=measured.metrics,
+        definitions=METRIC_DEFINITIONS,
+        n_queries=len(measured.protocol.queries),
+        n_gallery=len(measured.protocol.gallery),
+        variants=measured.variants,
+        training=_training_facts(store, night),
+        masks=measured.masks,
+        index=_index_facts(store, night, measured),
+        seconds=night.seconds,
+        quarantine=_quarantine(store, night),
+        grids=grids,
+        backbone=config.embed.backbone,
+        weights=config.embed.weights,
+    )
+
+
+def _quarantine(store: Store, night: Night) -> tuple[Reject, ...]:
+    ledger = read_table(store, Catalog.open(store, night.catalog).part("quarantine.parquet"))
+    return (*(Reject(**row) for row in ledger.iter_rows(named=True)), *night.rejects)
+
+
+def _training_facts(store: Store, night: Night) -> tuple[TrainingFacts, ...]:
+    facts = []
+    if night.segmenter:
+        segmenter = Segmenter.open(store, night.segmenter.ref)
+        facts.append(
+            TrainingFacts(
+                name="U-Net segmenter",
+                trained=night.segmenter.trained,
+                fitted=segmenter.created,
+                metrics={"mask_iou": segmenter.val_iou},
+                history=segmenter.history,
+            )
+        )
+    for outcome in night.heads:
+        head = Head.open(store, outcome.ref)
+        facts.append(
+            TrainingFacts(
+                name=f"head of {head.dim} over {head.variant}",
+                trained=outcome.trained,
+                fitted=head.created,
+                metrics=head.metrics,
+                history=head.history,
+            )
+        )
+    reducer = Reducer.open(store, night.reducer.ref)
+    explained = {f"variance explained by {dim}": share for dim, share in reducer.explained_variance.items()}
+    facts.append(TrainingFacts(name="PCA", trained=night.reducer.trained, fitted=reducer.created, metrics=explained))
+    return tuple(facts)
+
+
+def _index_facts(store: Store, night: Night, measured: Measured) -> IndexFacts:
+    index = IndexSet.open(store, night.index)
+    vectors = VectorSet.open(store, night.vectors)
+    p50, p95 = np.percentile(measured.latency_ms, [50, 95]) if len(measured.latency_ms) else (0.0, 0.0)
+    return IndexFacts(
+        variant=vectors.variant,
+        recipe=index.recipe,
+        why=str(index.config["why"]),
+        n_rows=index.counts["rows"],
+        n_shards=index.counts["shards"],
+        n_shards_built=night.n_shards_built,
+        n_bytes=sum(part.n_bytes for part in index.parts),
+        dim=index.dim,
+        candidate_dim=index.candidate_dim,
+        latency_ms_p50=float(p50),
+        latency_ms_p95=float(p95),
+    )

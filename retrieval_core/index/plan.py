@@ -1,0 +1,24 @@
+"""Which rows go to which shard, and the name of each shard: a hash of all that goes into it."""
+
+from __future__ import annotations
+
+import polars as pl
+
+from retrieval_core.artifacts import fingerprint
+from retrieval_core.index import VERSION
+from retrieval_core.index.recipes import shard_of
+
+
+def split_rows(rows: pl.DataFrame, n_shards: int) -> list[pl.DataFrame]:
+    """`rows` (row_id, content_id) of each of `n_shards` shards, ordered by row id; a shard may be empty."""
+    shard = pl.Series(shard_of(rows["row_id"].to_numpy(), n_shards), dtype=pl.Int64)
+    ordered = rows.with_columns(shard=shard).sort("row_id")
+    return [ordered.filter(pl.col("shard") == number).drop("shard") for number in range(n_shards)]
+
+
+def name_shard(rows: pl.DataFrame, made_by: list[str]) -> str:
+    """The fingerprint of a shard of these rows; `made_by` names the template and the families of its vectors.
+
+    A shard whose rows and pictures did not change has the name it had, and exists already.
+    """
+    return fingerprint("shard", VERSION, rows.select("row_id", "content_id").rows(), made_by)

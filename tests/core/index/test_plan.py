@@ -1,0 +1,42 @@
+"""Rows go to shards by their id alone, and a shard's name says what is in it."""
+
+import polars as pl
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from retrieval_core.index.plan import name_shard, split_rows
+
+row_ids = st.lists(st.integers(0, 2**63 - 1), unique=True, max_size=50)
+SCHEMA = {"row_id": pl.Int64, "content_id": pl.String}
+
+
+def table(ids: list[int]) -> pl.DataFrame:
+    return pl.DataFrame([(row_id, f"c{row_id}") for row_id in ids], schema=SCHEMA, orient="row")
+
+
+@given(row_ids, st.integers(1, 9))
+@settings(deadline=None)
+def test_every_row_is_in_one_shard(ids: list[int], n_shards: int) -> None:
+    shards = split_rows(table(ids), n_shards)
+    assert len(shards) == n_shards
+    assert sorted(row for shard in shards for row in shard["row_id"]) == sorted(ids)
+    assert all(shard["row_id"].is_sorted() for shard in shards)
+
+
+@given(row_ids.filter(bool), st.integers(1, 9), st.randoms(use_true_random=False))
+@settings(deadline=None)
+def test_a_change_in_one_row_renames_one_shard(ids: list[int], n_shards: int, random) -> None:
+    before = [name_shard(shard, ["t"]) for shard in split_rows(table(ids), n_shards)]
+    shuffled = random.sample(ids, len(ids))
+    assert [name_shard(shard, ["t"]) for shard in split_rows(table(shuffled), n_shards)] == before
+    changed = table(ids).with_columns(
+        content_id=pl.when(pl.col("row_id") == ids[0]).then(pl.lit("new")).otherwise("content_id")
+    )
+    after = [name_shard(shard, ["t"]) for shard in split_rows(changed, n_shards)]
+    assert sum(a != b for a, b in zip(before, after, strict=True)) == 1
+    removed = [name_shard(shard, ["t"]) for shard in split_rows(table(ids[1:]), n_shards)]
+    assert sum(a != b for a, b in zip(before, removed, strict=True)) == 1
+
+
+def test_other_vectors_make_other_shards() -> None:
+    assert name_shard(table([1, 2]), ["t", "v"]) != name_shard(table([1, 2]), ["t", "w"])
