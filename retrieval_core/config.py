@@ -89,7 +89,7 @@ class HeadConfig(StageConfig):
 
 class ReduceConfig(StageConfig):
     dims: tuple[int, ...] = Field(
-        (64,), description="Dimensions to reduce to; the first finds the candidates of a search."
+        (128, 64), description="Dimensions to reduce to; the first finds the candidates of a search."
     )
     sample_rows: int = Field(100_000, ge=2, description="Random rows the PCA is fitted on.")
     whiten: bool = False
@@ -114,7 +114,7 @@ class IndexConfig(StageConfig):
     shards: int = Field(0, ge=0, le=4096, description="Number of shards; 0 chooses by the catalogue's size.")
     recipe: str = Field("auto", description="A faiss key for every shard, or auto to choose by size.")
     nprobe: int = Field(0, ge=0, description="Inverted lists visited per query; 0 chooses by recipe.")
-    rerank_depth: int = Field(10, ge=1, description="Candidates per wanted hit that are reranked exactly.")
+    rerank_depth: int = Field(20, ge=1, description="Candidates per wanted hit that are reranked exactly.")
     sample_rows: int = Field(100_000, ge=1, description="Random rows the quantizer is trained on.")
     seed: int = 0
 

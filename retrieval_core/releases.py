@@ -41,6 +41,11 @@ def read_release(store: Store, alias: str) -> Release | None:
     return get_release(store, found.release) if found else None
 
 
+def read_reference(store: Store) -> Release | None:
+    """The release whose models a night may keep: production, or the last one where nothing is published."""
+    return read_release(store, PRODUCTION) or read_release(store, LATEST)
+
+
 def get_release(store: Store, name: str) -> Release:
     """A release by its fingerprint or the unique start of it. Raises `NotFound`, `BadConfig` when ambiguous."""
     release = Release.find(store, name)

@@ -66,8 +66,8 @@ def fit_head(settings: Settings, catalog: Ref, vectors: Ref, config: HeadConfig)
 
 
 def _earlier_head(store: Store, vectors: VectorSet, config: HeadConfig, items: pl.DataFrame) -> Head | None:
-    """The head of production, if it boosts these vectors and still serves."""
-    release = releases.read_release(store, releases.PRODUCTION)
+    """The head of an earlier night, if it boosts these vectors and still serves."""
+    release = releases.read_reference(store)
     for ref in release.heads if release else ():
         head = Head.open(store, ref)
         parents = {"vectors": vectors.family}

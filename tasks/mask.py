@@ -73,7 +73,7 @@ def fit_segmenter(
 
 
 def _earlier_segmenter(store: Store, catalog: Ref, config: MaskConfig, any_age: bool) -> Segmenter | None:
-    release = releases.read_release(store, releases.PRODUCTION)
+    release = releases.read_reference(store)
     if release is None or release.segmenter is None:
         return None
     earlier = Segmenter.open(store, release.segmenter)

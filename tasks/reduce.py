@@ -22,13 +22,13 @@ PCA = "pca.safetensors"
 
 @stage("fit reducer")
 def fit_reducer(settings: Settings, catalog: Ref, vectors: Ref, config: ReduceConfig) -> Fitted:
-    """The reducer to use on these vectors tonight: production's while it serves, else one fitted on a sample."""
+    """The reducer to use on these vectors tonight: an earlier one while it serves, else one fitted on a sample."""
     store, logger = settings.open_store(), get_run_logger()
     vector_set = VectorSet.open(store, vectors)
     name = lineage.reducer_fingerprint(config, catalog.name, vector_set.family)
     items = lineage.load_items(store, catalog.name)
     known = Reducer.find(store, name)
-    release = releases.read_release(store, releases.PRODUCTION)
+    release = releases.read_reference(store)
     if known is None and release and release.reducer:
         earlier = Reducer.open(store, release.reducer)
         parents = {"vectors": vector_set.family}
