@@ -1,9 +1,20 @@
-"""What every test stands on: no network, no telemetry, a home of its own, small threads."""
+"""What tests stand on: no network, no telemetry, a home of their own; a store in a folder, and one on S3."""
+
+from __future__ import annotations
 
 import os
 import tempfile
+import threading
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
 
-# Set before anything imports Prefect or torch.
+import pytest
+
+from retrieval_core.store import Store, open_store
+
+# Before anything imports Prefect.
 os.environ.update(
     {
         "DO_NOT_TRACK": "1",
@@ -13,3 +24,95 @@ os.environ.update(
         "HF_HUB_OFFLINE": "1",
     }
 )
+
+
+@pytest.fixture(scope="session")
+def s3_endpoint() -> Iterator[str]:
+    """moto on loopback, one request at a time: S3 checks and writes a conditional put in one step, moto in two."""
+    from moto.moto_server.werkzeug_app import DomainDispatcherApplication, create_backend_app
+    from werkzeug.serving import make_server
+
+    app, turn = DomainDispatcherApplication(create_backend_app), threading.Lock()
+
+    def in_turn(environ: Any, start_response: Any) -> Any:
+        with turn:
+            return app(environ, start_response)
+
+    server = make_server("127.0.0.1", 0, in_turn, threaded=True)
+    thread = threading.Thread(target=server.serve_forever)
+    thread.start()
+    yield f"http://127.0.0.1:{server.server_port}"
+    server.shutdown()
+    thread.join()
+    server.server_close()
+
+
+@pytest.fixture(scope="session")
+def s3_client(s3_endpoint: str) -> Any:
+    import boto3
+
+    return boto3.client(
+        "s3",
+        endpoint_url=s3_endpoint,
+        region_name="us-east-1",
+        aws_access_key_id="test",
+        aws_secret_access_key="test",
+    )
+
+
+@pytest.fixture
+def bucket(s3_client: Any) -> Iterator[str]:
+    """The name of an empty bucket."""
+    name = "vitrine-test"
+    s3_client.create_bucket(Bucket=name)
+    yield name
+    for page in s3_client.get_paginator("list_objects_v2").paginate(Bucket=name):
+        keys = [{"Key": found["Key"]} for found in page.get("Contents", ())]
+        s3_client.delete_objects(Bucket=name, Delete={"Objects": keys}) if keys else None
+    s3_client.delete_bucket(Bucket=name)
+
+
+@pytest.fixture
+def aws_environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Fake credentials, and nothing of the machine's own."""
+    for name in (
+        "AWS_PROFILE",
+        "AWS_SESSION_TOKEN",
+        "AWS_ENDPOINT_URL",
+        "AWS_ENDPOINT_URL_S3",
+        "VITRINE_S3_ENDPOINT_URL",
+    ):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "test")
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "not-a-real-secret")
+    monkeypatch.setenv("AWS_DEFAULT_REGION", "us-east-1")
+    monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
+    for name in ("AWS_CONFIG_FILE", "AWS_SHARED_CREDENTIALS_FILE"):
+        monkeypatch.setenv(name, str(tmp_path / "absent"))
+
+
+@pytest.fixture
+def s3_store(bucket: str, s3_endpoint: str, tmp_path: Path) -> Store:
+    return open_store(f"s3://{bucket}/house", s3_endpoint_url=s3_endpoint, cache_dir=tmp_path / "cache")
+
+
+@pytest.fixture
+def local_store(tmp_path: Path) -> Store:
+    return open_store(str(tmp_path / "store"))
+
+
+@pytest.fixture
+def in_threads() -> Callable[[int, Callable[[int], Any]], list[Any]]:
+    """`in_threads(n, work)` is `work` of 0 … n-1, all let go at once."""
+
+    def run_all(n: int, work: Callable[[int], Any]) -> list[Any]:
+        gate = threading.Barrier(n)
+
+        def run(i: int) -> Any:
+            gate.wait()
+            return work(i)
+
+        with ThreadPoolExecutor(n) as pool:
+            return list(pool.map(run, range(n)))
+
+    return run_all

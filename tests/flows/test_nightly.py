@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Iterator
 from pathlib import Path
 
 import polars as pl
 import pytest
-from prefect.testing.utilities import prefect_test_harness
 
 from flows.nightly import RunSummary, nightly
 from retrieval_core import releases
@@ -41,10 +39,7 @@ CONFIG = NightlyConfig.load(
 )
 
 
-@pytest.fixture(scope="module", autouse=True)
-def prefect_server() -> Iterator[None]:
-    with prefect_test_harness(server_startup_timeout=120):
-        yield
+pytestmark = pytest.mark.usefixtures("prefect_server")
 
 
 class Shop:
@@ -65,7 +60,7 @@ class Shop:
 
 
 @pytest.fixture(scope="module")
-def first(tmp_path_factory: pytest.TempPathFactory) -> tuple[Shop, RunSummary]:
+def first(prefect_server: None, tmp_path_factory: pytest.TempPathFactory) -> tuple[Shop, RunSummary]:
     shop = Shop(tmp_path_factory.mktemp("shop"))
     return shop, shop.night()
 
