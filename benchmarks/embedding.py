@@ -37,7 +37,8 @@ from torch.utils.data import DataLoader, Dataset
 
 from retrieval_core.artifacts import content_id
 from retrieval_core.config import EmbedConfig
-from retrieval_core.embed.backbones import GRAPH_FILE, LoadedBackbone, get_card, load_backbone, save_backbone
+from retrieval_core.embed.backbones import GRAPH_FILE, LoadedBackbone, load_backbone, save_backbone
+from retrieval_core.embed.cards import get_card
 from retrieval_core.embed.engine import open_engine
 from retrieval_core.embed.extract import Picture, extract
 from retrieval_core.images import DEFAULT_MAX_PIXELS, RGB, decode, fit

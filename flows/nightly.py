@@ -17,7 +17,7 @@ from prefect.task_runners import TaskRunner, ThreadPoolTaskRunner
 from retrieval_core import releases
 from retrieval_core.artifacts import Catalog, Fitted, Ref, Reject, Report, Value
 from retrieval_core.config import IndexConfig, NightlyConfig
-from retrieval_core.embed.backbones import get_card
+from retrieval_core.embed.cards import get_card
 from retrieval_core.errors import BadConfig
 from retrieval_core.evaluate.facts import CatalogFacts
 from retrieval_core.evaluate.measure import Night

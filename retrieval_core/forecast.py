@@ -7,7 +7,7 @@ import polars as pl
 from retrieval_core import lineage, releases
 from retrieval_core.artifacts import Value
 from retrieval_core.config import NightlyConfig
-from retrieval_core.embed.backbones import get_card
+from retrieval_core.embed.cards import get_card
 from retrieval_core.errors import NotFound
 from retrieval_core.index.recipes import choose_recipe, choose_shards
 from retrieval_core.ingest.catalog import SEEN_ITEMS, unseen_pictures

@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Protocol, Self
 import numpy as np
 import numpy.typing as npt
 
-from retrieval_core.embed.backbones import GRAPH_FILE, WEIGHTS_FILE, get_card
+from retrieval_core.embed.backbones import GRAPH_FILE, WEIGHTS_FILE
+from retrieval_core.embed.cards import get_card
 from retrieval_core.errors import BadConfig, DimensionMismatch, ShardCorrupt, WeightsInvalid
 
 if TYPE_CHECKING:

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from retrieval_core.embed.backbones import Card
+from retrieval_core.embed.cards import Card
 
 EXPORT_OPSET = 20
 

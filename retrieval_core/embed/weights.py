@@ -11,7 +11,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from retrieval_core.embed.backbones import Card
+from retrieval_core.embed.cards import Card
 from retrieval_core.errors import WeightsInvalid, WeightsUnavailable
 
 PROBE_TIMEOUT_S = 5.0

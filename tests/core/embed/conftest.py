@@ -12,7 +12,8 @@ import torch
 from torch import nn
 
 from retrieval_core.config import EmbedConfig
-from retrieval_core.embed.backbones import CARDS, Card, LoadedBackbone, load_backbone, save_backbone
+from retrieval_core.embed.backbones import LoadedBackbone, load_backbone, save_backbone
+from retrieval_core.embed.cards import CARDS, Card
 
 
 class Saved(NamedTuple):

@@ -14,14 +14,13 @@ from sklearn.decomposition import PCA
 
 from retrieval_core.config import EmbedConfig
 from retrieval_core.embed.backbones import (
-    CARDS,
     Weights,
     backbone_preprocess,
-    get_card,
     load_backbone,
     parse_weights,
     save_backbone,
 )
+from retrieval_core.embed.cards import CARDS, get_card
 from retrieval_core.embed.engine import open_engine
 from retrieval_core.errors import BadConfig, WeightsInvalid, WeightsUnavailable
 
