@@ -22,6 +22,7 @@ from retrieval_core.evaluate.gate import HEADLINES, MetricChange
 
 PUBLISHED = "published"
 MAX_QUARANTINE_ROWS = 50
+SMALLEST_SHOWN = 0.0005  # of a figure with three decimals
 # In the order of the page; the quality of search first, then that of the parts.
 MEANINGS = {
     "recall@1": "the first hit is the same product",
@@ -189,9 +190,14 @@ def _against_random(value: float, random: float | None, deviation: float | None)
 
 
 def trend(change: MetricChange) -> str:
-    """Whether a metric moved beyond chance: `better`, `worse` or `same`; empty where no interval is known."""
+    """Whether a metric moved beyond chance: `better`, `worse` or `same`; empty where no interval is known.
+
+    `tiny` is a move beyond chance that three decimals do not show.
+    """
     if change.low is None or change.high is None:
         return ""
+    if (change.low > 0 or change.high < 0) and abs(change.difference) < SMALLEST_SHOWN:
+        return "tiny"
     return "better" if change.low > 0 else "worse" if change.high < 0 else "same"
 
 

@@ -415,6 +415,12 @@ def test_a_change_within_its_interval_is_no_change(low, high, expected):
     assert trend(change(low=low, high=high)) == expected
 
 
+def test_a_certain_change_too_small_to_show_is_not_called_better():
+    moved = change(low=0.0001, high=0.0004).model_copy(update={"difference": 0.0003})
+    assert trend(moved) == "tiny"
+    assert "hardly moved" in Page(render(full(changes=(moved,)))).text
+
+
 @pytest.mark.parametrize(
     ("shown", "expected"),
     [
