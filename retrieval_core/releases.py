@@ -20,10 +20,14 @@ HISTORY_LENGTH = 100
 
 
 class Alias(Value):
-    """Where an alias points, and where it pointed before, the latest last."""
+    """Where an alias points, and where it pointed before, the latest last.
+
+    `withdrawn` was rolled back since: nobody but a person promotes it again.
+    """
 
     release: str
     history: tuple[str, ...] = ()
+    withdrawn: str = ""
 
     def moved_to(self, release: str) -> Alias:
         return self if release == self.release else Alias(release=release, history=(*self.history, self.release))
@@ -100,7 +104,7 @@ def rollback(store: Store) -> Alias:
     def back(now: Alias | None) -> Alias:
         if now is None or not now.history:
             raise NotFound("production has no earlier release to roll back to")
-        return Alias(release=now.history[-1], history=now.history[:-1])
+        return Alias(release=now.history[-1], history=now.history[:-1], withdrawn=now.release)
 
     return _move(store, PRODUCTION, back)
 

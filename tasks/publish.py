@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 import polars as pl
 from prefect.logging import get_run_logger
 
@@ -16,13 +18,14 @@ from retrieval_core.store import Store
 from tasks.stage import stage
 
 VERSION = 1
+Gate = Literal["published", "held"]
 
 
 class Published(Value):
     """The night's release, and whether it is production now."""
 
     release: str
-    gate: str
+    gate: Gate
     reason: str
 
 
@@ -35,15 +38,23 @@ def publish_release(
     sealed = Report.open(store, report)
     release = _release(store, night, sealed, config).seal(store)
     _add_to_ledger(store, night.rejects)
-    # A release that somebody promoted against the gate stays what it is when the same night comes again.
-    is_published = sealed.gate == "published" or release.fingerprint == production
-    if is_published:
+    gate, reason = _decide(store, release.fingerprint, production, sealed)
+    if gate == "published":
         releases.promote(store, release.fingerprint, production)
     else:
-        get_run_logger().warning("held back: %s", sealed.gate_reason)
+        get_run_logger().warning("held back: %s", reason)
     releases.point_alias(store, releases.LATEST, release.fingerprint)
-    gate = "published" if is_published else "held"
-    return Published(release=release.fingerprint, gate=gate, reason=sealed.gate_reason)
+    return Published(release=release.fingerprint, gate=gate, reason=reason)
+
+
+def _decide(store: Store, release: str, production: str | None, report: Report) -> tuple[Gate, str]:
+    """What the gate said, unless a person has decided about this very release since."""
+    if release == production:
+        return "published", report.gate_reason
+    alias = releases.read_alias(store, releases.PRODUCTION)
+    if alias and alias.withdrawn == release:
+        return "held", "Held: this release was rolled back; `vitrine promote` publishes it again."
+    return report.gate, report.gate_reason
 
 
 def _release(store: Store, night: Night, report: Report, config: NightlyConfig) -> Release:

@@ -41,7 +41,8 @@ def test_promote_and_roll_back_walk_the_same_way(store: Store) -> None:
     assert releases.rollback(store).release == "a1"
     with pytest.raises(NotFound, match="no earlier release"):
         releases.rollback(store)
-    assert releases.read_alias(store, "production") == releases.Alias(release="a1")
+    assert releases.read_alias(store, "production") == releases.Alias(release="a1", withdrawn="b2")
+    assert releases.promote(store, "c3", "a1") == releases.Alias(release="c3", history=("a1",))
 
 
 def test_promoting_twice_changes_nothing(store: Store) -> None:

@@ -181,6 +181,22 @@ def test_a_worse_night_is_held_and_production_stays(tmp_path: Path) -> None:
     releases.promote(shop.store, run.release, before.release)
     assert status(shop.store).production == run.release
     assert releases.rollback(shop.store).release == before.release
+    again = shop.night(worse.model_copy(update={"gate": CONFIG.gate.model_copy(update={"mode": "off"})}))
+    assert again.gate == "published", "another question to the gate makes another release"
+
+
+def test_what_was_rolled_back_is_not_published_again_by_the_next_night(tmp_path: Path) -> None:
+    shop = Shop(tmp_path)
+    config = CONFIG.model_copy(update={"embed": CONFIG.embed.model_copy(update={"background": "raw"})})
+    before = shop.night(config)
+    other = config.model_copy(update={"reduce": CONFIG.reduce.model_copy(update={"dims": (12,)})})
+    after = shop.night(other)
+    assert status(shop.store).production == after.release
+    releases.rollback(shop.store)
+    held = shop.night(other)
+    assert (held.release, held.gate) == (after.release, "held")
+    assert "rolled back" in held.reason
+    assert status(shop.store).production == before.release
 
 
 def test_a_masked_release_masks_its_queries_too(tmp_path: Path) -> None:
