@@ -15,7 +15,7 @@ from prefect.logging import get_run_logger
 from prefect.task_runners import TaskRunner, ThreadPoolTaskRunner
 
 from retrieval_core import releases
-from retrieval_core.artifacts import Catalog, Fitted, Ref, Reject, Report, Value
+from retrieval_core.artifacts import Catalog, Fitted, Ref, Reject, Report, Value, boosted
 from retrieval_core.config import IndexConfig, NightlyConfig
 from retrieval_core.embed.cards import get_card
 from retrieval_core.errors import BadConfig
@@ -187,8 +187,8 @@ def choose_variant(config: IndexConfig, available: list[str], backbone: str) -> 
         if config.variant not in available:
             raise BadConfig(f"index.variant {config.variant} was not made; this run made {', '.join(available)}")
         return config.variant
-    boosted = [name for name in available if name.endswith("boosted")]
-    return available[0] if get_card(backbone).has_text or not boosted else boosted[0]
+    by_head = [name for name in available if name.endswith("boosted")]
+    return available[0] if get_card(backbone).has_text or not by_head else by_head[0]
 
 
 def _mask(settings: Settings, source: str, catalog: Ref, config: NightlyConfig) -> Masking:
@@ -247,9 +247,7 @@ def _boost(settings: Settings, catalog: Ref, embeddings: dict[str, Embedding], c
         outcome = fit_head(settings, catalog, made.vectors, config.head)
         if outcome:
             heads[variant] = outcome
-            vectors["boosted" if variant == "raw" else "masked_boosted"] = apply_head(
-                settings, made.vectors, outcome.ref
-            )
+            vectors[boosted(variant)] = apply_head(settings, made.vectors, outcome.ref)
     return Boosting(heads=heads, vectors=vectors)
 
 

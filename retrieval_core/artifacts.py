@@ -193,6 +193,11 @@ class Backbone(Artifact):
     has_text: bool = False
 
 
+def boosted(variant: str) -> str:
+    """The name of a variant's boosted vectors: `boosted` of raw, `masked_boosted` of masked."""
+    return "boosted" if variant == "raw" else f"{variant}_boosted"
+
+
 class Head(Artifact):
     """A trained multi-task head: part `weights.safetensors`; its hidden layer is the boosted vector."""
 

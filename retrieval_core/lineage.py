@@ -5,7 +5,6 @@ Only what changes the output enters a fingerprint: shard sizes and the policies 
 
 from __future__ import annotations
 
-import hashlib
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +13,8 @@ import polars as pl
 from retrieval_core import embed, head, index, mask, reduce
 from retrieval_core.artifacts import Catalog, Head, Reducer, Segmenter, fingerprint
 from retrieval_core.config import EmbedConfig, HeadConfig, IndexConfig, MaskConfig, ReduceConfig
-from retrieval_core.errors import NotFound, WeightsInvalid
+from retrieval_core.embed.backbones import weights_sha256
+from retrieval_core.errors import NotFound
 from retrieval_core.shards import read_table
 from retrieval_core.store import Store
 
@@ -40,16 +40,8 @@ def mask_family(config: MaskConfig, segmenter: str) -> str:
 def backbone_fingerprint(config: EmbedConfig) -> str:
     """Of a frozen backbone; weights from a file are named by its content. Raises `WeightsInvalid` without the file."""
     kind, _, path = config.weights.partition(":")
-    weights = _file_sha256(Path(path)) if kind == "file" else config.weights
+    weights = weights_sha256(Path(path)) if kind == "file" else config.weights
     return fingerprint("backbone", embed.VERSION, [config.backbone, weights, config.size_px], [])
-
-
-def _file_sha256(path: Path) -> str:
-    try:
-        with path.open("rb") as file:
-            return hashlib.file_digest(file, "sha256").hexdigest()
-    except OSError as error:
-        raise WeightsInvalid(f"cannot read weights file {path}: {error.strerror}") from error
 
 
 def vector_family(backbone: str, masks: str | None) -> str:

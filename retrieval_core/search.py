@@ -20,12 +20,13 @@ from retrieval_core.config import EmbedConfig, NightlyConfig
 from retrieval_core.embed.backbones import backbone_preprocess
 from retrieval_core.embed.engine import Engine, embed_texts, open_engine
 from retrieval_core.errors import BadConfig, DimensionMismatch, NotFound, ShardCorrupt
-from retrieval_core.head.apply import boost, load_head
+from retrieval_core.head.apply import WEIGHTS_FILE, boost, load_head
 from retrieval_core.images import RGB, Preprocess, apply_mask, decode, fit
 from retrieval_core.index.lookup import ShardedIndex
 from retrieval_core.mask.apply import SegmenterEngine, square_of
 from retrieval_core.mask.quality import distrust
-from retrieval_core.reduce.pca import Pca, apply_pca, load_pca
+from retrieval_core.mask.train import ONNX_FILE
+from retrieval_core.reduce.pca import PCA_FILE, Pca, apply_pca, load_pca
 from retrieval_core.settings import Settings
 from retrieval_core.shards import Float32
 from retrieval_core.store import Store, read_uri
@@ -91,13 +92,13 @@ class QueryChain:
     def _segmenter(self) -> SegmenterEngine:
         segmenter = _require(self._release.segmenter, "segmenter")
         folder = self._folder(segmenter)
-        return SegmenterEngine(folder / "model.onnx", self._config.mask.size_px, self._settings.n_threads)
+        return SegmenterEngine(folder / ONNX_FILE, self._config.mask.size_px, self._settings.n_threads)
 
     @cached_property
     def _head_weights(self) -> dict[str, Float32] | None:
         if not self._release.variant.endswith("boosted"):
             return None
-        return load_head(self._folder(_require(self._release.head, "head")) / "weights.safetensors")
+        return load_head(self._folder(_require(self._release.head, "head")) / WEIGHTS_FILE)
 
     def _folder(self, ref: Ref) -> Path:
         """A local folder with every part of a fitted model, checked against their checksums."""
@@ -176,7 +177,7 @@ class OpenRelease:
     @cached_property
     def _pca(self) -> Pca:
         reducer = Reducer.open(self._store, _require(self.release.reducer, "reducer"))
-        part = reducer.part("pca.safetensors")
+        part = reducer.part(PCA_FILE)
         return load_pca(self._store.local_path(part.key, part.sha256))
 
 

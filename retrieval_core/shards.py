@@ -19,9 +19,10 @@ import pyarrow.parquet as pq
 
 from retrieval_core.artifacts import MaskSet, Part, Value, VectorSet
 from retrieval_core.errors import DimensionMismatch, ShardCorrupt
-from retrieval_core.store import Store
+from retrieval_core.store import Store, file_sha256
 
 VECTOR_ROW_GROUP = 8192
+SMALLEST = np.finfo(np.float32).tiny  # divides a zero vector without making it NaN
 Float32 = npt.NDArray[np.float32]
 
 
@@ -47,6 +48,12 @@ def _plan_name(content_ids: Sequence[str]) -> str:
     return hashlib.sha256("\n".join(content_ids).encode()).hexdigest()[:16]
 
 
+def unit_length(vectors: Float32) -> Float32:
+    """(n, dim) rows of length 1; a row of zeros, which has no direction, stays."""
+    lengths = np.linalg.norm(vectors, axis=1, keepdims=True)
+    return vectors / np.maximum(lengths, SMALLEST)
+
+
 def put_part(store: Store, key: str, data: bytes, n_rows: int) -> Part:
     """Store bytes as one immutable part."""
     store.put(key, data)
@@ -56,9 +63,7 @@ def put_part(store: Store, key: str, data: bytes, n_rows: int) -> Part:
 def put_part_file(store: Store, key: str, path: Path, n_rows: int) -> Part:
     """Store a local file as one immutable part."""
     store.put_file(key, path)
-    with path.open("rb") as file:
-        digest = hashlib.file_digest(file, "sha256").hexdigest()
-    return Part(key=key, sha256=digest, n_rows=n_rows, n_bytes=path.stat().st_size)
+    return _part_of(key, path, n_rows)
 
 
 def table_bytes(frame: pl.DataFrame) -> bytes:
@@ -125,10 +130,11 @@ def read_ids(path: Path) -> list[str]:
 def describe_part(store: Store, key: str, n_rows: int | None = None) -> Part:
     """The `Part` of a file already stored, from its bytes; rows are counted where not given, which wants Parquet."""
     path = store.local_path(key)
-    with path.open("rb") as file:
-        digest = hashlib.file_digest(file, "sha256").hexdigest()
-    rows = pq.read_metadata(path).num_rows if n_rows is None else n_rows
-    return Part(key=key, sha256=digest, n_rows=rows, n_bytes=path.stat().st_size)
+    return _part_of(key, path, pq.read_metadata(path).num_rows if n_rows is None else n_rows)
+
+
+def _part_of(key: str, path: Path, n_rows: int) -> Part:
+    return Part(key=key, sha256=file_sha256(path), n_rows=n_rows, n_bytes=path.stat().st_size)
 
 
 def masks_bytes(content_ids: Sequence[str], masks: Sequence[npt.NDArray[np.bool_]], reasons: Sequence[str]) -> bytes:

@@ -5,6 +5,7 @@ A write is whole or absent, on both, and both settle who was first: `store_local
 
 from __future__ import annotations
 
+import hashlib
 import os
 import re
 from abc import ABC, abstractmethod
@@ -114,6 +115,12 @@ def open_store(url: str, *, s3_endpoint_url: str | None = None, cache_dir: Path 
         return LocalStore(Path(url))
     bucket, prefix = address
     return S3Store(bucket, prefix.strip("/"), _endpoint_url(s3_endpoint_url), cache_dir or default_cache_dir())
+
+
+def file_sha256(path: Path) -> str:
+    """The sha256 (hex) of a local file, read without loading it whole. Raises `OSError`."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def default_cache_dir() -> Path:

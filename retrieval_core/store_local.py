@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import errno
 import fcntl
-import hashlib
 import os
 import shutil
 import stat
@@ -22,7 +21,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from retrieval_core.errors import NotFound, Permanent, ShardCorrupt, StoreNotWritable, StoreUnavailable
-from retrieval_core.store import Store, UriStat, check_prefix, checked_key, is_key
+from retrieval_core.store import Store, UriStat, check_prefix, checked_key, file_sha256, is_key
 
 COPY_CHUNK_BYTES = 2**20
 ABANDONED_AFTER_S = 24 * 3600
@@ -284,8 +283,7 @@ def _sha256_of(path: Path) -> str:
 
 @lru_cache(maxsize=2**16)
 def _digest(path: Path, signature: tuple[int, int, int]) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+    return file_sha256(path)
 
 
 def has_sha256(path: Path, sha256: str) -> bool:

@@ -10,9 +10,9 @@ import polars as pl
 from prefect.logging import get_run_logger
 
 from retrieval_core import lineage, releases
-from retrieval_core.artifacts import Fitted, Head, Ref, VectorSet
+from retrieval_core.artifacts import Fitted, Head, Ref, VectorSet, boosted
 from retrieval_core.config import HeadConfig
-from retrieval_core.head.apply import boost, load_head, save_head
+from retrieval_core.head.apply import WEIGHTS_FILE, boost, load_head, save_head
 from retrieval_core.head.targets import build_targets
 from retrieval_core.head.train import train_head
 from retrieval_core.ingest.sources import HELD_OUT
@@ -21,8 +21,6 @@ from retrieval_core.settings import Settings
 from retrieval_core.shards import load_vectors, put_part_file
 from retrieval_core.store import Store
 from tasks.stage import stage
-
-WEIGHTS = "weights.safetensors"
 
 
 @stage("train head")
@@ -47,8 +45,8 @@ def fit_head(settings: Settings, catalog: Ref, vectors: Ref, config: HeadConfig)
         "head over %s: %s", vector_set.variant, {key: round(value, 3) for key, value in trained.metrics.items()}
     )
     with tempfile.TemporaryDirectory() as folder:
-        save_head(trained.weights, Path(folder, WEIGHTS))
-        part = put_part_file(store, f"{Head.folder}/{name}/{WEIGHTS}", Path(folder, WEIGHTS), 0)
+        save_head(trained.weights, Path(folder, WEIGHTS_FILE))
+        part = put_part_file(store, f"{Head.folder}/{name}/{WEIGHTS_FILE}", Path(folder, WEIGHTS_FILE), 0)
     head = Head(
         fingerprint=name,
         config=lineage.head_question(config),
@@ -81,8 +79,9 @@ def apply_head(settings: Settings, vectors: Ref, head: Ref) -> Ref:
     """The boosted vectors of a set; parts boosted before are kept."""
     store = settings.open_store()
     source, fitted = VectorSet.open(store, vectors), Head.open(store, head)
-    weights = load_head(store.local_path(fitted.part(WEIGHTS).key, fitted.part(WEIGHTS).sha256))
+    weights = load_head(store.local_path(fitted.part(WEIGHTS_FILE).key, fitted.part(WEIGHTS_FILE).sha256))
     family = lineage.boosted_family(fitted.fingerprint, source.family)
-    variant = "boosted" if source.variant == "raw" else f"{source.variant}_boosted"
     made_by = {"head": fitted.fingerprint}
-    return derive_vectors(store, source, family, variant, fitted.dim, partial(boost, weights), made_by).ref
+    return derive_vectors(
+        store, source, family, boosted(source.variant), fitted.dim, partial(boost, weights), made_by
+    ).ref

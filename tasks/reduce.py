@@ -11,13 +11,11 @@ from prefect.logging import get_run_logger
 from retrieval_core import lineage, releases
 from retrieval_core.artifacts import Fitted, Reducer, Ref, VectorSet
 from retrieval_core.config import ReduceConfig
-from retrieval_core.reduce.pca import apply_pca, fit_pca, load_pca, save_pca
+from retrieval_core.reduce.pca import PCA_FILE, apply_pca, fit_pca, load_pca, save_pca
 from retrieval_core.sets import derive_vectors, sample_vectors
 from retrieval_core.settings import Settings
 from retrieval_core.shards import put_part_file
 from tasks.stage import stage
-
-PCA = "pca.safetensors"
 
 
 @stage("fit reducer")
@@ -42,8 +40,8 @@ def fit_reducer(settings: Settings, catalog: Ref, vectors: Ref, config: ReduceCo
         logger.warning("vectors have %d dimensions: reducing to %s instead of %s", vector_set.dim, dims, config.dims)
     pca = fit_pca(sample_vectors(store, vector_set, config.sample_rows, config.seed), max(dims))
     with tempfile.TemporaryDirectory() as folder:
-        save_pca(pca, Path(folder, PCA))
-        part = put_part_file(store, f"{Reducer.folder}/{name}/{PCA}", Path(folder, PCA), 0)
+        save_pca(pca, Path(folder, PCA_FILE))
+        part = put_part_file(store, f"{Reducer.folder}/{name}/{PCA_FILE}", Path(folder, PCA_FILE), 0)
     explained = {str(dim): float(pca.variances[:dim].sum() / max(pca.total_variance, 1e-12)) for dim in dims}
     reducer = Reducer(
         fingerprint=name,
@@ -62,7 +60,7 @@ def apply_reducer(settings: Settings, vectors: Ref, reducer: Ref, config: Reduce
     """A set reduced to each of the reducer's dimensions, unit length; parts reduced before are kept."""
     store = settings.open_store()
     source, fitted = VectorSet.open(store, vectors), Reducer.open(store, reducer)
-    pca = load_pca(store.local_path(fitted.part(PCA).key, fitted.part(PCA).sha256))
+    pca = load_pca(store.local_path(fitted.part(PCA_FILE).key, fitted.part(PCA_FILE).sha256))
     refs = []
     for dim in fitted.dims:
         family = lineage.reduced_family(fitted.fingerprint, source.family, dim)

@@ -6,7 +6,6 @@ fallback.
 
 from __future__ import annotations
 
-import hashlib
 import re
 from collections.abc import Callable
 from pathlib import Path
@@ -20,6 +19,7 @@ from retrieval_core.config import EmbedConfig
 from retrieval_core.embed.cards import Card, WeightsKind, get_card
 from retrieval_core.errors import BadConfig, WeightsInvalid
 from retrieval_core.images import Preprocess
+from retrieval_core.store import file_sha256
 
 if TYPE_CHECKING:
     from torch import nn
@@ -128,13 +128,17 @@ def save_backbone(loaded: LoadedBackbone, folder: Path) -> None:
     export_onnx(loaded.module, loaded.preprocess.size_px, folder / GRAPH_FILE)
 
 
+def weights_sha256(path: Path) -> str:
+    """The sha256 (hex) of a weights file. Raises `WeightsInvalid` where it cannot be read."""
+    try:
+        return file_sha256(path)
+    except OSError as error:
+        raise WeightsInvalid(f"cannot read weights file {path}: {error.strerror}") from error
+
+
 def _check_sha256(path: Path, expected: str) -> None:
     if not expected:
         return
-    try:
-        with path.open("rb") as file:
-            seen = hashlib.file_digest(file, "sha256").hexdigest()
-    except OSError as error:
-        raise WeightsInvalid(f"cannot read weights file {path}: {error.strerror}") from error
+    seen = weights_sha256(path)
     if seen != expected.strip().lower():
         raise WeightsInvalid(f"weights file {path} has sha256 {seen}, but embed.sha256 expects {expected}")

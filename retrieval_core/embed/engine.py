@@ -14,6 +14,7 @@ import numpy.typing as npt
 from retrieval_core.embed.backbones import GRAPH_FILE, WEIGHTS_FILE
 from retrieval_core.embed.cards import get_card
 from retrieval_core.errors import BadConfig, DimensionMismatch, ShardCorrupt, WeightsInvalid
+from retrieval_core.shards import unit_length
 
 if TYPE_CHECKING:
     import onnxruntime
@@ -170,8 +171,7 @@ def _check_pixels(pixels: UInt8, size_px: int) -> None:
 
 
 def _unit(vectors: Float32) -> Float32:
-    """Rows of length 1; a row of zeros, which has no direction, stays."""
-    lengths = np.linalg.norm(vectors, axis=1, keepdims=True)
-    if not np.isfinite(lengths).all():
+    """Rows of length 1. Raises `WeightsInvalid` for rows that have no finite length."""
+    if not np.isfinite(np.linalg.norm(vectors, axis=1)).all():
         raise WeightsInvalid("the backbone gave vectors that are not finite; its weights are damaged")
-    return vectors / np.maximum(lengths, np.finfo(np.float32).tiny)
+    return unit_length(vectors)

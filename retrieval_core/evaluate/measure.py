@@ -10,7 +10,7 @@ import numpy.typing as npt
 import polars as pl
 
 from retrieval_core import lineage
-from retrieval_core.artifacts import Fitted, Head, IndexSet, MaskSet, Ref, Reject, Segmenter, Value, VectorSet
+from retrieval_core.artifacts import Fitted, Head, IndexSet, MaskSet, Ref, Reject, Segmenter, Value, VectorSet, boosted
 from retrieval_core.config import NightlyConfig
 from retrieval_core.evaluate.facts import CatalogFacts, MaskFacts, VariantFacts
 from retrieval_core.evaluate.grids import mask_examples
@@ -86,9 +86,8 @@ def measure(store: Store, night: Night, config: NightlyConfig) -> Measured:
 
 def _head_metrics(head: Head, published: str | None) -> dict[str, float]:
     """How well a head labels held-out pictures; of the published head also under the plain names."""
-    variant = "boosted" if head.variant == "raw" else f"{head.variant}_boosted"
     scores = {name: value for name, value in head.metrics.items() if name.endswith("_example")}
-    prefixed = {f"{variant}/{name}": value for name, value in scores.items()}
+    prefixed = {f"{boosted(head.variant)}/{name}": value for name, value in scores.items()}
     return prefixed | scores if head.fingerprint == published else prefixed
 
 

@@ -12,12 +12,13 @@ from safetensors.numpy import load_file, save_file
 
 from retrieval_core.errors import DimensionMismatch, ShardCorrupt
 from retrieval_core.head.targets import LABELS
+from retrieval_core.shards import unit_length
 
 Float32 = npt.NDArray[np.float32]
 Weights = Mapping[str, Float32]
 
 HALF = np.float32(0.5)
-SMALLEST = np.finfo(np.float32).tiny  # divides a zero vector without making it NaN
+WEIGHTS_FILE = "weights.safetensors"
 HIDDEN_KEYS = ("mean", "std", "hidden.weight", "hidden.bias")
 
 
@@ -26,9 +27,7 @@ def boost(weights: Weights, vectors: Float32) -> Float32:
 
     A vector that activates no unit stays zero. Raises `DimensionMismatch` for another width than the head's.
     """
-    activations = _hidden(weights, vectors)
-    lengths = np.linalg.norm(activations, axis=1, keepdims=True)
-    return activations / np.maximum(lengths, SMALLEST)
+    return unit_length(_hidden(weights, vectors))
 
 
 def predict(weights: Weights, vectors: Float32) -> dict[str, Float32]:

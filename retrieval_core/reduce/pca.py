@@ -12,12 +12,13 @@ from safetensors import SafetensorError
 from safetensors.numpy import load_file, save_file
 
 from retrieval_core.errors import BadConfig, DimensionMismatch, ShardCorrupt
+from retrieval_core.shards import unit_length
 
 Float32 = npt.NDArray[np.float32]
 Float64 = npt.NDArray[np.float64]
 
 CHUNK_ROWS = 8192
-SMALLEST = np.finfo(np.float32).tiny  # divides a zero vector without making it NaN
+PCA_FILE = "pca.safetensors"
 # Below this share of the largest variance a component holds rounding noise, which whitening must not blow up.
 NEGLIGIBLE_VARIANCE = 1e-10
 
@@ -132,9 +133,7 @@ def apply_pca(pca: Pca, vectors: Float32, dim: int, whiten: bool = False) -> Flo
 
     Raises as `project` does.
     """
-    coordinates = project(pca, vectors, dim, whiten)
-    lengths = np.linalg.norm(coordinates, axis=1, keepdims=True)
-    return coordinates / np.maximum(lengths, SMALLEST)
+    return unit_length(project(pca, vectors, dim, whiten))
 
 
 def save_pca(pca: Pca, path: Path) -> None:
