@@ -1,4 +1,4 @@
-"""`ccp:DIR`: Clothing Co-Parsing in the dataset's own layout (Yang, Luo, Lin, CVPR 2014)."""
+"""`ccp:DIR?category=largest`: Clothing Co-Parsing in the dataset's own layout (Yang, Luo, Lin, CVPR 2014)."""
 
 from __future__ import annotations
 
@@ -8,15 +8,17 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import cached_property
 from pathlib import PurePosixPath
-from typing import Any
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 import polars as pl
 
+from retrieval_core.artifacts import Value
 from retrieval_core.errors import CatalogInvalid, SourceMissing
 from retrieval_core.ingest.folder import absolute_uri, is_picture, list_files
 from retrieval_core.ingest.labels import normalise_labels
+from retrieval_core.ingest.published import split_query
 from retrieval_core.ingest.sources import conform
 from retrieval_core.store import read_uri
 
@@ -25,16 +27,33 @@ PIXEL_LEVEL = "annotations/pixel-level"
 IMAGE_LEVEL = "annotations/image-level"
 
 
+class CcpQuery(Value):
+    """What the URI asks for behind the question mark."""
+
+    category: Literal["largest"] | None = None
+
+
+class Worn(NamedTuple):
+    """The apparel labels of a photo, and the one that covers the most pixels where that is known."""
+
+    labels: list[str]
+    largest: str | None
+
+
 class CcpSource:
     """Photos with the apparel on them: a label number per pixel for some, the numbers present for others.
 
     The item_id is the photo's number, labels are the apparel labels present, and a photo annotated per pixel has a
     mask: every label but null (background), hair and skin. A photo without annotation has no labels.
+
+    With `?category=largest` the category of a photo annotated per pixel is the apparel label that covers the most
+    pixels (the lower number of two that cover as many). Raises `BadConfig` for another query.
     """
 
     def __init__(self, uri: str) -> None:
         self.spec = f"ccp:{uri}"
-        root = absolute_uri(uri)
+        folder, self._query = split_query(uri, CcpQuery, self.spec)
+        root = absolute_uri(folder)
         self._uris = dict(list_files(root, self.spec))
         self._photos = [path for path in self._uris if path.startswith("photos/") and is_picture(path)]
         if not self._photos:
@@ -46,21 +65,21 @@ class CcpSource:
         item_ids = [PurePosixPath(path).stem for path in self._photos]
         masks = [self._uris.get(f"{PIXEL_LEVEL}/{item_id}.mat") for item_id in item_ids]
         with ThreadPoolExecutor(os.cpu_count()) as pool:
-            labels = list(pool.map(self._labels, item_ids))
+            worn = list(pool.map(self._worn, item_ids))
+        categories = [photo.largest if self._query.category else None for photo in worn]
         frame = pl.DataFrame(
             {
                 "item_id": item_ids,
                 "image_uri": [self._uris[path] for path in self._photos],
                 "mask_uri": pl.Series(masks, dtype=pl.String),
-                "labels": pl.Series(labels, dtype=pl.List(pl.String)),
+                "category": pl.Series(categories, dtype=pl.String),
+                "labels": pl.Series([photo.labels for photo in worn], dtype=pl.List(pl.String)),
             }
         )
         return conform(frame, self.spec)
 
     def read_mask(self, mask_uri: str) -> npt.NDArray[np.bool_]:
-        is_apparel = np.zeros(256, bool)
-        is_apparel[: len(self._names)] = [name not in NOT_APPAREL for name in self._names]
-        mask: npt.NDArray[np.bool_] = is_apparel[self._numbers(mask_uri, "groundtruth")]
+        mask: npt.NDArray[np.bool_] = self._is_apparel[self._numbers(mask_uri, "groundtruth")]
         return mask
 
     @cached_property
@@ -69,13 +88,25 @@ class CcpSource:
         cells = _read_mat(self._uris["label_list.mat"], "label_list").ravel()
         return [str(np.squeeze(cell)) for cell in cells]
 
-    def _labels(self, item_id: str) -> list[str]:
+    @cached_property
+    def _is_apparel(self) -> npt.NDArray[np.bool_]:
+        """(256,) bool by label number."""
+        is_apparel = np.zeros(256, bool)
+        is_apparel[: len(self._names)] = [name not in NOT_APPAREL for name in self._names]
+        return is_apparel
+
+    def _worn(self, item_id: str) -> Worn:
         if uri := self._uris.get(f"{PIXEL_LEVEL}/{item_id}.mat"):
-            numbers = np.flatnonzero(np.bincount(self._numbers(uri, "groundtruth").ravel(order="K")))
-        elif uri := self._uris.get(f"{IMAGE_LEVEL}/{item_id}.mat"):
-            numbers = np.unique(self._numbers(uri, "tags"))
-        else:
-            return []
+            n_pixels = np.bincount(self._numbers(uri, "groundtruth").ravel(order="K"))
+            labels = self._apparel(np.flatnonzero(n_pixels), uri)
+            n_pixels[~self._is_apparel[: len(n_pixels)]] = 0
+            return Worn(labels, self._names[int(n_pixels.argmax())].strip() if n_pixels.any() else None)
+        if uri := self._uris.get(f"{IMAGE_LEVEL}/{item_id}.mat"):
+            return Worn(self._apparel(np.unique(self._numbers(uri, "tags")), uri), None)
+        return Worn([], None)
+
+    def _apparel(self, numbers: npt.NDArray[np.integer[Any]], uri: str) -> list[str]:
+        """Names of ordered label numbers, those of apparel."""
         if len(numbers) and numbers[-1] >= len(self._names):
             raise CatalogInvalid(f"{uri} has label {numbers[-1]}, but label_list.mat names {len(self._names)}")
         return normalise_labels({self._names[int(number)] for number in numbers} - NOT_APPAREL)

@@ -10,7 +10,10 @@ import polars as pl
 
 from retrieval_core.errors import BadConfig, CatalogInvalid, SourceMissing
 
-KINDS = ("folder", "table", "ccp", "synthetic")
+KINDS = (
+    "folder", "table", "ccp", "synthetic",
+    "inshop", "fashion-products", "mnist", "fashion-mnist", "cifar10", "cifar100", "imagenet",
+)  # fmt: skip
 SPLITS = ("train", "val", "query", "gallery", "test")
 HELD_OUT = ("val", "query", "test")  # splits that nothing trains on
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".jfif", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff")
@@ -65,6 +68,26 @@ def open_source(spec: str) -> Source:
             from retrieval_core.ingest.ccp import CcpSource
 
             return CcpSource(uri)
+        case "inshop":
+            from retrieval_core.ingest.inshop import InShopSource
+
+            return InShopSource(uri)
+        case "fashion-products":
+            from retrieval_core.ingest.fashion_products import FashionProductsSource
+
+            return FashionProductsSource(uri)
+        case "mnist" | "fashion-mnist":
+            from retrieval_core.ingest.mnist import MnistSource
+
+            return MnistSource(kind, uri)
+        case "cifar10" | "cifar100":
+            from retrieval_core.ingest.cifar import CifarSource
+
+            return CifarSource(kind, uri)
+        case "imagenet":
+            from retrieval_core.ingest.imagenet import ImageNetSource
+
+            return ImageNetSource(uri)
         case _:
             from retrieval_core.ingest.synthetic import SyntheticSource
 

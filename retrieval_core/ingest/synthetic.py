@@ -20,7 +20,6 @@ from concurrent.futures import ThreadPoolExecutor
 from itertools import groupby
 from pathlib import Path
 from typing import NamedTuple
-from urllib.parse import parse_qsl
 
 import numpy as np
 import numpy.typing as npt
@@ -33,6 +32,7 @@ from retrieval_core.errors import BadConfig, CatalogInvalid, ImageRefused
 from retrieval_core.ingest.drawing.figure import make_figure
 from retrieval_core.ingest.drawing.products import plan_product
 from retrieval_core.ingest.drawing.scene import SUPERSAMPLE, plan_view, shoot
+from retrieval_core.ingest.published import split_query, write_whole
 from retrieval_core.ingest.sources import conform
 from retrieval_core.store import read_uri
 
@@ -93,11 +93,10 @@ class SyntheticSource:
 
     def __init__(self, uri: str, n_threads: int = 0) -> None:
         self.spec = f"synthetic:{uri}"
-        folder, _, query = uri.partition("?")
-        if not folder or "://" in folder:
+        folder, self._query = split_query(uri, Query, self.spec)
+        if "://" in folder:
             raise BadConfig(f"{self.spec}: expected a local folder to draw into; e.g. synthetic:./drawn?products=300")
         self._folder = Path(folder).absolute()
-        self._query = _parse_query(query, self.spec)
         self._n_threads = n_threads or os.cpu_count() or 1
 
     def rows(self) -> pl.DataFrame:
@@ -184,8 +183,10 @@ class SyntheticSource:
         figure = make_figure(plan_product(seed, number), self._query.size_px * SUPERSAMPLE)
         for item in items:
             shot = shoot(figure, plan_view(seed, number, item.view))
-            _write(self._mask(item), _encode(shot.mask, "PNG"))  # before the picture: a picture never lacks its mask
-            _write(self._picture(item), _encode(shot.picture, "JPEG"))
+            write_whole(
+                self._mask(item), _encode(shot.mask, "PNG")
+            )  # before the picture: a picture never lacks its mask
+            write_whole(self._picture(item), _encode(shot.picture, "JPEG"))
 
     def _read_record(self) -> Record:
         query = self._query
@@ -206,19 +207,7 @@ class SyntheticSource:
         return record
 
     def _write_record(self, record: Record) -> None:
-        _write(self._folder / RECORD, json.dumps(record.model_dump(), indent=2).encode())
-
-
-def _parse_query(text: str, spec: str) -> Query:
-    try:
-        return Query.model_validate(dict(parse_qsl(text, keep_blank_values=True, strict_parsing=bool(text))))
-    except ValidationError as error:
-        first = error.errors()[0]
-        key = ".".join(str(part) for part in first["loc"])
-        known = ", ".join(Query.model_fields)
-        raise BadConfig(f"{spec}: {key}={first['input']!r}: {first['msg']}; the keys are {known}") from error
-    except ValueError as error:
-        raise BadConfig(f"{spec}: {error}; expected FOLDER?key=value&key=value") from error
+        write_whole(self._folder / RECORD, json.dumps(record.model_dump(), indent=2).encode())
 
 
 def _names(folder: Path) -> set[str]:
@@ -232,10 +221,3 @@ def _encode(pixels: npt.NDArray[np.generic], kind: str) -> bytes:
     buffer = io.BytesIO()
     Image.fromarray(pixels).save(buffer, kind, quality=JPEG_QUALITY)
     return buffer.getvalue()
-
-
-def _write(path: Path, data: bytes) -> None:
-    """Whole or not at all, whatever happens meanwhile."""
-    unfinished = path.with_name(f".{path.name}.{os.getpid()}")
-    unfinished.write_bytes(data)
-    unfinished.replace(path)

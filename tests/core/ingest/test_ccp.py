@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 from scipy.io import savemat
 
-from retrieval_core.errors import CatalogInvalid, NotFound, SourceMissing
+from retrieval_core.errors import BadConfig, CatalogInvalid, NotFound, SourceMissing
 from retrieval_core.ingest.ccp import CcpSource
 
 NAMES = ["null", "bag", "coat", "hair", "hat", "skin"]
@@ -105,3 +105,41 @@ def test_label_numbers_may_be_wider_than_a_byte(root: Path) -> None:
 def test_an_absent_mask_is_not_found(root: Path) -> None:
     with pytest.raises(NotFound):
         CcpSource(str(root)).read_mask(str(root / "annotations/pixel-level/0009.mat"))
+
+
+class TestLargest:
+    def categories(self, root: Path, query: str = "?category=largest") -> list[str | None]:
+        return CcpSource(f"{root}{query}").rows()["category"].to_list()
+
+    def test_the_category_is_the_apparel_that_covers_most_where_pixels_tell(self, root: Path) -> None:
+        assert self.categories(root) == ["coat", None, None]
+
+    def test_without_being_asked_there_is_no_category(self, root: Path) -> None:
+        assert self.categories(root, "") == [None, None, None]
+
+    def test_all_else_stays_as_it_is(self, root: Path) -> None:
+        asked = CcpSource(f"{root}?category=largest")
+        plain = CcpSource(str(root))
+        assert asked.rows().drop("category").equals(plain.rows().drop("category"))
+        mask_uri = plain.rows()["mask_uri"][0]
+        assert np.array_equal(asked.read_mask(mask_uri), plain.read_mask(mask_uri))
+
+    @pytest.mark.parametrize(
+        ("numbers", "category"),
+        [
+            ([[0, 0, 0, 3, 3, 5, 4]], "hat"),
+            ([[4, 2, 1, 0]], "bag"),
+            ([[0, 3, 5]], None),
+            (np.zeros((0, 0)), None),
+        ],
+    )
+    def test_background_hair_and_skin_never_count_and_the_lower_number_wins(
+        self, root: Path, numbers: object, category: str | None
+    ) -> None:
+        save_mat(root / "annotations/pixel-level/0001.mat", groundtruth=np.array(numbers, np.uint8))
+        assert self.categories(root)[0] == category
+
+    @pytest.mark.parametrize("query", ["?category=first", "?colour=red", "?category", "?category=largest&size=2"])
+    def test_another_query_is_a_bad_config(self, root: Path, query: str) -> None:
+        with pytest.raises(BadConfig):
+            CcpSource(f"{root}{query}")

@@ -9,22 +9,22 @@ import pytest
 
 from retrieval_core.errors import BadConfig, CatalogInvalid, SourceMissing
 from retrieval_core.ingest.folder import FolderSource
-from retrieval_core.ingest.sources import SOURCE_SCHEMA, conform, open_source
+from retrieval_core.ingest.sources import KINDS, SOURCE_SCHEMA, conform, open_source
 
 
 @pytest.mark.parametrize("spec", ["", "folder", "folder:", ":pictures", "ftp:pictures", "pictures/summer", "FOLDER:x"])
 def test_an_unknown_kind_is_a_bad_config_that_names_the_kinds(spec: str) -> None:
-    with pytest.raises(BadConfig, match="folder, table, ccp, synthetic"):
+    with pytest.raises(BadConfig, match="folder, table, ccp, synthetic, inshop, fashion-products, mnist"):
         open_source(spec)
 
 
-@pytest.mark.parametrize("kind", ["folder", "table", "ccp"])
+@pytest.mark.parametrize("kind", [kind for kind in KINDS if kind != "synthetic"])
 def test_an_absent_source_is_missing(kind: str, tmp_path: Path) -> None:
     with pytest.raises(SourceMissing, match="nowhere"):
         open_source(f"{kind}:{tmp_path / 'nowhere.csv'}")
 
 
-@pytest.mark.parametrize("kind", ["folder", "ccp"])
+@pytest.mark.parametrize("kind", [kind for kind in KINDS if kind not in ("table", "synthetic")])
 def test_a_file_is_no_folder(kind: str, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("x")
     with pytest.raises(SourceMissing, match="is not a folder"):
