@@ -37,7 +37,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from retrieval_core.artifacts import content_id
 from retrieval_core.config import EmbedConfig
-from retrieval_core.embed.backbones import GRAPH_FILE, LoadedBackbone, load_backbone, save_backbone
+from retrieval_core.embed.backbones import GRAPH_FILE, load_backbone, save_backbone
 from retrieval_core.embed.cards import get_card
 from retrieval_core.embed.engine import open_engine
 from retrieval_core.embed.extract import Picture, extract
@@ -99,8 +99,8 @@ def measure(backbone: str, pictures: Sequence[Picture], rounds: int) -> dict[str
         save_backbone(loaded, folder)
         squares = np.stack([fit(decode(Path(item.image_uri).read_bytes()), loaded.preprocess) for item in pictures])
         ways = [
-            fastest(bare_ways(loaded, folder, squares), len(pictures)),
-            end_to_end(loaded, folder, pictures),
+            fastest(bare_ways(folder, squares), len(pictures)),
+            end_to_end(folder, pictures),
             fastest(plain_ways(backbone, [item.image_uri for item in pictures]), len(pictures)),
         ]
         for way in ways:
@@ -109,10 +109,10 @@ def measure(backbone: str, pictures: Sequence[Picture], rounds: int) -> dict[str
     return report(backbone, pictures, ways, timings)
 
 
-def bare_ways(loaded: LoadedBackbone, folder: Path, squares: npt.NDArray[np.uint8]) -> list[Way]:
+def bare_ways(folder: Path, squares: npt.NDArray[np.uint8]) -> list[Way]:
     """Forward passes alone: our engine's own ways of using all cores, and ONNX Runtime as it comes out of the box."""
     n_threads = cores()
-    engine = open_engine(loaded.card.name, loaded.preprocess.size_px, folder, "cpu", n_threads)
+    engine = open_engine(folder, "cpu", n_threads)
     worker = engine.for_worker()
     default = onnxruntime.InferenceSession(folder / GRAPH_FILE, providers=["CPUExecutionProvider"])
 
@@ -137,12 +137,12 @@ def bare_ways(loaded: LoadedBackbone, folder: Path, squares: npt.NDArray[np.uint
     ]
 
 
-def end_to_end(loaded: LoadedBackbone, folder: Path, pictures: Sequence[Picture]) -> Way:
+def end_to_end(folder: Path, pictures: Sequence[Picture]) -> Way:
     n_threads = cores()
-    engine = open_engine(loaded.card.name, loaded.preprocess.size_px, folder, "cpu", n_threads)
+    engine = open_engine(folder, "cpu", n_threads)
 
     def run(n: int) -> bytes:
-        done = extract(pictures[:n], None, engine, loaded.preprocess, BATCH_SIZE, n_threads, DEFAULT_MAX_PIXELS)
+        done = extract(pictures[:n], None, "raw", 0.0, engine, BATCH_SIZE, n_threads, DEFAULT_MAX_PIXELS)
         return vectors_bytes(done.content_ids, done.vectors)
 
     return Way("end to end", f"{n_threads} threads", run)
@@ -153,7 +153,7 @@ def plain_ways(backbone: str, paths: Sequence[str]) -> list[Way]:
     card = get_card(backbone)
     model = timm.create_model(f"{card.model}.{card.tag}", num_classes=0).eval()
     transform = create_transform(
-        card.size_px, interpolation="bicubic", mean=card.mean, std=card.std, crop_pct=card.crop_fraction
+        card.size_px, interpolation=card.interpolation, mean=card.mean, std=card.std, crop_pct=card.crop_fraction
     )
 
     def loop(workers: int) -> Callable[[int], object]:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any, ClassVar, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field
@@ -119,6 +120,11 @@ class Artifact(Value):
                 return part
         raise NotFound(f"{self.kind} {self.fingerprint} has no part {name!r}")
 
+    def local_folder(self, store: Store) -> Path:
+        """A local folder with every part, each checked against its checksum. Raises `ShardCorrupt`, `NotFound`."""
+        paths = [store.local_path(part.key, part.sha256) for part in self.parts]
+        return paths[0].parent
+
     def seal(self, store: Store) -> Self:
         """Write the manifest, after every part; the first manifest of a fingerprint stays."""
         store.put_if_absent(f"{self.key}/{MANIFEST}", self.model_dump_json(indent=1).encode())
@@ -183,7 +189,11 @@ class Segmenter(Artifact):
 
 
 class Backbone(Artifact):
-    """A frozen embedder: parts `weights.safetensors` and `model.onnx`."""
+    """An embedder: `weights.safetensors`, `model.onnx` and `card.json`, which says how to read and to feed them.
+
+    One trained here names its `objective`, its `parents` (catalog, start, masks, teacher) and how its training went,
+    and carries `run_card.json`; one trained to classify also `classifier.safetensors`.
+    """
 
     folder = "backbones"
     kind: Literal["Backbone"] = "Backbone"
@@ -191,6 +201,46 @@ class Backbone(Artifact):
     dim: int
     size_px: int
     has_text: bool = False
+    objective: str = ""
+    metrics: dict[str, float] = {}
+    history: tuple[dict[str, float], ...] = ()
+
+
+class Classifier(Artifact):
+    """Names the class of a picture: a backbone's parts, its `model.onnx` ending in logits, and `classes.json`."""
+
+    folder = "classifiers"
+    kind: Literal["Classifier"] = "Classifier"
+    card: str
+    size_px: int
+    n_classes: int
+
+
+class ClassSet(Artifact):
+    """The likeliest classes by content id; `family` is the fingerprint of the classifier that names them."""
+
+    folder = "classes"
+    kind: Literal["ClassSet"] = "ClassSet"
+    family: str
+
+    @property
+    def key(self) -> str:
+        return f"{self.folder}/{self.family}/{self.fingerprint}"
+
+
+class Detector(Artifact):
+    """A frozen torchvision detector: part `weights.safetensors`."""
+
+    folder = "detectors"
+    kind: Literal["Detector"] = "Detector"
+    model: str
+
+
+class Comparison(Artifact):
+    """Variants measured side by side: parts `report.html`, `facts.json`, `summary.parquet`, `queries.parquet`."""
+
+    folder = "comparisons"
+    kind: Literal["Comparison"] = "Comparison"
 
 
 def boosted(variant: str) -> str:
@@ -254,6 +304,9 @@ class Release(Artifact):
     catalog: Ref
     backbone: Ref
     segmenter: Ref | None = None
+    detector: Ref | None = None
+    classifier: Ref | None = None
+    classes: Ref | None = None
     head: Ref | None = None
     heads: tuple[Ref, ...] = ()
     reducer: Ref | None = None

@@ -14,8 +14,10 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 
 from retrieval_core.errors import BadConfig
 
-Background = Literal["raw", "masked", "both"]
-Variant = Literal["raw", "masked", "boosted", "masked_boosted"]
+Background = Literal["raw", "masked", "both", "crop"]
+Framing = Literal["card", "center", "squash"]
+Variant = Literal["raw", "masked", "crop", "boosted", "masked_boosted", "crop_boosted"]
+View = Literal["raw", "masked", "crop"]
 
 
 class StageConfig(BaseModel):
@@ -59,12 +61,29 @@ class MaskConfig(StageConfig):
     )
 
 
+class CropConfig(StageConfig):
+    detector: Literal["masks", "ssdlite320", "fasterrcnn320"] = Field(
+        "masks", description="What finds the product: the segmenter's masks, or a torchvision detector of COCO objects."
+    )
+    weights: str = Field("pretrained", description="Of a detector: pretrained, random:SEED or file:PATH.")
+    margin: float = Field(0.1, ge=0, le=1, description="Share of the box's sides that is kept around it.")
+    min_score: float = Field(0.3, ge=0, le=1, description="Boxes a detector is less sure of are passed over.")
+    shard_rows: int = Field(512, ge=1, description="Pictures in one shard of boxes.")
+
+
 class EmbedConfig(StageConfig):
-    backbone: str = Field("resnet18", description="Name of a backbone card: see `vitrine plan`.")
-    weights: str = Field("pretrained", description="pretrained, random:SEED, file:PATH or artifact:NAME.")
+    backbone: str = Field(
+        "resnet18", description="A backbone card (an unknown name lists them), hf-hub:OWNER/NAME or local-dir:PATH."
+    )
+    weights: str = Field("pretrained", description="pretrained, random:SEED, file:PATH or artifact:NAME[@ALIAS].")
     sha256: str = Field("", description="Expected sha256 of a file: given as weights; empty accepts any.")
-    background: Background = Field("both", description="Embed the raw picture, the masked one, or both.")
+    background: Background = Field(
+        "both", description="Embed the raw picture, the masked one, both, or the picture cropped to the product."
+    )
     size_px: int = Field(0, ge=0, le=1024, description="Side of the square the backbone sees; 0 takes the card's own.")
+    framing: Framing = Field(
+        "card", description="How a picture becomes a square: its centre, squashed, or as the backbone was trained."
+    )
     batch_size: int = Field(32, ge=1, le=1024)
     shard_rows: int = Field(512, ge=1, description="Pictures in one vector shard.")
 
@@ -119,6 +138,18 @@ class IndexConfig(StageConfig):
     seed: int = 0
 
 
+class ClassifyConfig(StageConfig):
+    enabled: bool = Field(False, description="Classify every picture, for the search mode `classified`.")
+    backbone: str = Field("efficientnet_b7", description="A card with a published classifier, or of a trained one.")
+    weights: str = Field("pretrained", description="pretrained, random:SEED, file:PATH or artifact:NAME[@ALIAS].")
+    size_px: int = Field(0, ge=0, le=1024, description="Side of the square the classifier sees; 0 takes its own.")
+    top_classes: int = Field(
+        3, ge=1, le=5, description="A search looks among the items of this many likeliest classes of the query."
+    )
+    batch_size: int = Field(32, ge=1, le=1024)
+    shard_rows: int = Field(512, ge=1, description="Pictures in one shard of classes.")
+
+
 class EvaluateConfig(StageConfig):
     queries: int = Field(500, ge=0, description="Held-out pictures to query with; fewer if fewer are held out.")
     seed: int = 0
@@ -138,12 +169,19 @@ class NightlyConfig(StageConfig):
 
     ingest: IngestConfig = IngestConfig()
     mask: MaskConfig = MaskConfig()
+    crop: CropConfig = CropConfig()
     embed: EmbedConfig = EmbedConfig()
     head: HeadConfig = HeadConfig()
     reduce: ReduceConfig = ReduceConfig()
     index: IndexConfig = IndexConfig()
+    classify: ClassifyConfig = ClassifyConfig()
     evaluate: EvaluateConfig = EvaluateConfig()
     gate: GateConfig = GateConfig()
+
+    @property
+    def detects(self) -> bool:
+        """Whether pictures are cropped to the boxes of a detector."""
+        return self.embed.background == "crop" and self.crop.detector != "masks"
 
     @classmethod
     def load(cls, path: Path | None, overrides: list[str]) -> Self:
@@ -153,12 +191,12 @@ class NightlyConfig(StageConfig):
         """
         tables = {k: v for k, v in read_toml(path).items() if k in cls.model_fields} if path else {}
         for override in overrides:
-            stage, key, value = _parse_override(override)
+            stage, key, value = parse_override(override)
             tables.setdefault(stage, {})[key] = value
         try:
             return cls.model_validate(tables)
         except ValidationError as error:
-            raise BadConfig(_first_line(error)) from error
+            raise BadConfig(first_line(error)) from error
 
 
 def read_toml(path: Path) -> dict[str, Any]:
@@ -169,7 +207,8 @@ def read_toml(path: Path) -> dict[str, Any]:
         raise BadConfig(f"cannot read config {path}: {error}") from error
 
 
-def _parse_override(text: str) -> tuple[str, str, Any]:
+def parse_override(text: str) -> tuple[str, str, Any]:
+    """Stage, key and value of `stage.key=value`, the value as TOML reads it or else as text. Raises `BadConfig`."""
     name, equals, value = text.partition("=")
     stage, dot, key = name.strip().partition(".")
     if not (equals and dot and stage and key):
@@ -180,9 +219,10 @@ def _parse_override(text: str) -> tuple[str, str, Any]:
         return stage, key, value.strip()
 
 
-def _first_line(error: ValidationError) -> str:
+def first_line(error: ValidationError, inside: str = "") -> str:
+    """The first of a config's errors in one line; `inside` is the place of the config within a larger one."""
     first = error.errors()[0]
-    where = ".".join(str(part) for part in first["loc"])
+    where = ".".join([inside] * bool(inside) + [str(part) for part in first["loc"]])
     more = f" (and {error.error_count() - 1} more)" if error.error_count() > 1 else ""
     if first["type"] == "extra_forbidden":
         return f"unknown config key {where}{more}; `vitrine run --help` lists the stages"

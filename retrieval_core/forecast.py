@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import polars as pl
 
-from retrieval_core import lineage, releases
+from retrieval_core import lineage, models, releases
 from retrieval_core.artifacts import Value
-from retrieval_core.config import NightlyConfig
-from retrieval_core.embed.cards import get_card
+from retrieval_core.config import ClassifyConfig, EmbedConfig, NightlyConfig
+from retrieval_core.embed.backbones import CARD_FILE, backbone_preprocess, describe
+from retrieval_core.embed.cards import Card, get_card
 from retrieval_core.errors import NotFound
 from retrieval_core.index.recipes import choose_recipe, choose_shards
 from retrieval_core.ingest.catalog import SEEN_ITEMS, unseen_pictures
@@ -19,7 +20,10 @@ BYTES_PER_FLOAT = 4
 
 
 class Forecast(Value):
-    """`to_read` pictures are new or touched since they were last seen; seconds are None before a first run."""
+    """`to_read` pictures are new or touched since they were last seen; seconds are None before a first run.
+
+    `detector` and `classifier` are empty where nothing is detected or classified.
+    """
 
     rows: int
     to_read: int
@@ -27,6 +31,9 @@ class Forecast(Value):
     refit: bool
     backbone: str
     dim: int
+    licence: str
+    detector: str
+    classifier: str
     recipe: str
     recipe_why: str
     shards: int
@@ -35,11 +42,16 @@ class Forecast(Value):
 
     def as_text(self) -> str:
         cost = "no earlier run to estimate from" if self.embed_seconds is None else f"about {self.embed_seconds:.0f} s"
+        crop = [f"crop       every picture in which {self.detector} has not looked yet"] * bool(self.detector)
+        classify = [f"classify   every picture that {self.classifier} has not seen yet"] * bool(self.classifier)
         return "\n".join(
             [
                 f"catalogue  {self.rows} rows, {self.gone} gone since the last run",
                 f"read       {self.to_read} pictures that are new or touched",
                 f"embed      at most {self.to_read} pictures with {self.backbone}, {self.dim} dimensions; {cost}",
+                f"licence    {self.licence}",
+                *crop,
+                *classify,
                 f"fit        {'models are fitted anew' if self.refit else 'models of the last release still serve'}",
                 f"index      {self.recipe} in {self.shards} shards: {self.recipe_why}",
                 f"vectors    {self.vector_bytes:,} bytes a representation",
@@ -53,8 +65,8 @@ def forecast(source: str, store: Store, config: NightlyConfig) -> Forecast:
     seen = _last_seen(store)
     to_read = len(unseen_pictures(rows, seen))
     gone = 0 if seen is None else seen.join(rows, on="item_id", how="anti").height
-    card = get_card(config.embed.backbone)
-    candidate_dim = min(config.reduce.dims[0], card.dim)
+    card, dim = _backbone(store, config.embed)
+    candidate_dim = min(config.reduce.dims[0], dim)
     recipe = choose_recipe(len(rows), candidate_dim, config.index)
     policies = (config.mask, config.head, config.reduce)
     changed = (to_read + gone) / max(len(rows), 1)
@@ -64,13 +76,42 @@ def forecast(source: str, store: Store, config: NightlyConfig) -> Forecast:
         gone=gone,
         refit=not _same_models(store, config) or changed > min(policy.refit_after_change for policy in policies),
         backbone=card.name,
-        dim=card.dim,
+        dim=dim,
+        licence=_licence(card),
+        detector=config.crop.detector if config.detects else "",
+        classifier=_classifier(config.classify),
         recipe=recipe.key,
         recipe_why=recipe.why,
         shards=choose_shards(len(rows), config.index),
-        vector_bytes=len(rows) * card.dim * BYTES_PER_FLOAT,
+        vector_bytes=len(rows) * dim * BYTES_PER_FLOAT,
         embed_seconds=_embed_seconds(store, to_read),
     )
+
+
+def _backbone(store: Store, config: EmbedConfig) -> tuple[Card, int]:
+    """The card of the configured backbone and the width of its vectors, which training may have changed."""
+    named = models.named_backbone(store, config)
+    if named is None:
+        backbone_preprocess(config)
+        card = get_card(config.backbone)
+        return card, card.dim
+    part = named.part(CARD_FILE)
+    return describe(store.local_path(part.key, part.sha256).parent).card, named.dim
+
+
+def _licence(card: Card) -> str:
+    """Under what the pretrained weights are published."""
+    if not card.licence:
+        return "none: fitted on the catalogue's own pictures"
+    return card.licence if card.commercial else f"{card.licence}, which forbids commercial use"
+
+
+def _classifier(config: ClassifyConfig) -> str:
+    """The card of the classifier and under what its weights are published."""
+    if not config.enabled:
+        return ""
+    card = get_card(config.backbone)
+    return f"{card.name} (licence {_licence(card)})"
 
 
 def _last_seen(store: Store) -> pl.DataFrame | None:

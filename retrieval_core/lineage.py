@@ -10,13 +10,15 @@ from typing import Any
 
 import polars as pl
 
-from retrieval_core import embed, head, index, mask, reduce
+from retrieval_core import embed, head, index, mask, reduce, train
 from retrieval_core.artifacts import Catalog, Head, Reducer, Segmenter, fingerprint
-from retrieval_core.config import EmbedConfig, HeadConfig, IndexConfig, MaskConfig, ReduceConfig
+from retrieval_core.config import CropConfig, EmbedConfig, HeadConfig, IndexConfig, MaskConfig, ReduceConfig, View
 from retrieval_core.embed.backbones import weights_sha256
+from retrieval_core.embed.openclip import CONFIG_FILE, LOCAL, folder_weights
 from retrieval_core.errors import NotFound
 from retrieval_core.shards import read_table
 from retrieval_core.store import Store
+from retrieval_core.train.config import Training
 
 _POLICY = {"shard_rows", "refit_after_change", "enabled"}
 _DISTRUST = {"min_area", "max_area", "min_largest_part"}
@@ -37,16 +39,58 @@ def mask_family(config: MaskConfig, segmenter: str) -> str:
     return fingerprint("masks", mask.VERSION, config.model_dump(mode="json", include=_DISTRUST), [segmenter])
 
 
+def detector_fingerprint(config: CropConfig) -> str:
+    """Of a frozen detector; weights from a file are named by its content. Raises `WeightsInvalid` without the file."""
+    return fingerprint("detector", mask.VERSION, [config.detector, _weights_name(config.weights)], [])
+
+
+def detections_family(config: CropConfig, detector: str) -> str:
+    """Of the boxes one detector finds, as masks, where a box has to score enough."""
+    return fingerprint("detections", mask.VERSION, {"min_score": config.min_score}, [detector])
+
+
+def classifier_fingerprint(backbone: str) -> str:
+    """Of the classifier that one backbone was published or trained with."""
+    return fingerprint("classifier", embed.VERSION, {}, [backbone])
+
+
+def class_family(classifier: str) -> str:
+    """Of the likeliest classes that one classifier gives raw pictures."""
+    return fingerprint("classes", embed.VERSION, {}, [classifier])
+
+
 def backbone_fingerprint(config: EmbedConfig) -> str:
-    """Of a frozen backbone; weights from a file are named by its content. Raises `WeightsInvalid` without the file."""
-    kind, _, path = config.weights.partition(":")
-    weights = weights_sha256(Path(path)) if kind == "file" else config.weights
-    return fingerprint("backbone", embed.VERSION, [config.backbone, weights, config.size_px], [])
+    """Of a frozen backbone; what lies in a file is named by its content.
+
+    Raises `WeightsInvalid` without the file, `WeightsUnavailable` for a folder without weights.
+    """
+    backbone, weights = config.backbone, _weights_name(config.weights)
+    if backbone.startswith(LOCAL):
+        folder = Path(backbone.removeprefix(LOCAL))
+        backbone = f"{LOCAL}{weights_sha256(folder / CONFIG_FILE)}"
+        weights = weights_sha256(folder_weights(folder)) if weights == "pretrained" else weights
+    framing = [config.framing] if config.framing != "card" else []
+    return fingerprint("backbone", embed.VERSION, [backbone, weights, config.size_px, *framing], [])
 
 
-def vector_family(backbone: str, masks: str | None) -> str:
-    """Of the vectors one backbone makes of raw pictures, or of pictures under one family of masks."""
-    return fingerprint("vectors", embed.VERSION, {}, [backbone, masks or "raw"])
+def training_question(config: Training, margin: float) -> dict[str, Any]:
+    """What a trained backbone depends on besides its parents; `margin` is that of the view `crop`."""
+    question = config.model_dump(mode="json", exclude={"backbone", "weights", "teacher"})
+    return question | ({"margin": margin} if config.background == "crop" else {})
+
+
+def training_fingerprint(question: dict[str, Any], parents: dict[str, str]) -> str:
+    """Of the backbone trained from its parents by role: catalog, start, and masks and teacher where there are any."""
+    return fingerprint("training", train.VERSION, question, [f"{role} {parents[role]}" for role in sorted(parents)])
+
+
+def vector_family(backbone: str, masks: str | None, view: View = "masked", margin: float = 0.0) -> str:
+    """Of the vectors one backbone makes of raw pictures, or of pictures shown by one family of masks.
+
+    `margin` is that of the view `crop`, and nothing to the others.
+    """
+    question = {"view": view, "margin": margin} if masks and view == "crop" else {}
+    return fingerprint("vectors", embed.VERSION, question, [backbone, masks or "raw"])
 
 
 def head_question(config: HeadConfig) -> dict[str, Any]:
@@ -121,3 +165,9 @@ def load_items(store: Store, catalog_fingerprint: str) -> pl.DataFrame:
     if catalog is None:
         raise NotFound(f"no catalogue {catalog_fingerprint} in {store.url}")
     return read_table(store, catalog.part("items.parquet"))
+
+
+def _weights_name(weights: str) -> str:
+    """What a config says of weights, a file by the sha256 of its content."""
+    kind, _, path = weights.partition(":")
+    return weights_sha256(Path(path)) if kind == "file" else weights

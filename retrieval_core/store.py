@@ -21,7 +21,7 @@ ENDPOINT_EXPECTED = (
     "keys belong in AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY"
 )
 
-_SEGMENT = r"[A-Za-z0-9_][A-Za-z0-9._=+-]*"
+_SEGMENT = r"[A-Za-z0-9_][A-Za-z0-9._=+@-]*"
 _KEY = re.compile(rf"{_SEGMENT}(?:/{_SEGMENT})*")
 _PREFIX = re.compile(rf"(?:{_SEGMENT}/)*(?:{_SEGMENT})?")
 _SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*)://")
@@ -38,7 +38,7 @@ class UriStat(NamedTuple):
 class Store(ABC):
     """Whole objects by key, on a folder or on S3.
 
-    A key is relative: names of letters, digits and `._=+-` joined by `/`, each starting with a letter, a digit or `_`;
+    A key is relative: names of letters, digits and `._=+@-` joined by `/`, each starting with a letter, a digit or `_`;
     any other raises `Permanent`. Reads raise `NotFound` for an absent object, writes `StoreNotWritable`; both raise
     `StoreUnavailable`, the one error worth a retry.
     """
@@ -182,7 +182,7 @@ def checked_key(key: str) -> str:
     """The key itself. Raises `Permanent` for what is none."""
     if not is_key(key):
         raise Permanent(
-            f"{key!r} is not a store key; expected names of letters, digits and ._=+- joined by '/', "
+            f"{key!r} is not a store key; expected names of letters, digits and ._=+@- joined by '/', "
             "each starting with a letter, a digit or _"
         )
     return key
@@ -191,7 +191,7 @@ def checked_key(key: str) -> str:
 def check_prefix(prefix: str) -> None:
     """Raises `Permanent` for what no key can start with."""
     if not _PREFIX.fullmatch(prefix):
-        raise Permanent(f"{prefix!r} cannot start a store key; expected names of letters, digits, ._=+- joined by '/'")
+        raise Permanent(f"{prefix!r} cannot start a store key; expected names of letters, digits, ._=+@- joined by '/'")
 
 
 def _split_s3(uri: str) -> tuple[str, str] | None:

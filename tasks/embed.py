@@ -11,13 +11,12 @@ import numpy as np
 import polars as pl
 from prefect.logging import get_run_logger
 
-from retrieval_core import lineage, releases
+from retrieval_core import lineage, models
 from retrieval_core.artifacts import Backbone, MaskSet, Ref, Reject, Value, VectorSet
-from retrieval_core.config import EmbedConfig, IngestConfig
+from retrieval_core.config import EmbedConfig, IngestConfig, View
 from retrieval_core.embed.backbones import backbone_preprocess, load_backbone, parse_weights, save_backbone
 from retrieval_core.embed.engine import Engine, open_engine
 from retrieval_core.embed.extract import Picture, extract
-from retrieval_core.errors import BadConfig
 from retrieval_core.images import RGB, decode, fit
 from retrieval_core.sets import WorkPlan, part_key, plan_work, seal_vectors, shard_pictures
 from retrieval_core.settings import Settings
@@ -38,11 +37,11 @@ class ShardOutcome(Value):
 
 @stage("prepare backbone")
 def prepare_backbone(settings: Settings, catalog: Ref, config: EmbedConfig, ingest: IngestConfig) -> Ref:
-    """The frozen backbone as an artifact: weights and an exported graph, made once."""
+    """The frozen backbone as an artifact, made once; one that is in the store already where the config names it."""
     store = settings.open_store()
-    weights = parse_weights(config.weights)
-    if weights.kind == "artifact":
-        return _trained_backbone(store, config, weights.value).ref
+    named = models.named_backbone(store, config)
+    if named:
+        return named.ref
     name = lineage.backbone_fingerprint(config)
     known = Backbone.find(store, name)
     if known:
@@ -61,23 +60,13 @@ def prepare_backbone(settings: Settings, catalog: Ref, config: EmbedConfig, inge
             config={"weights": config.weights},
             parts=parts,
             card=config.backbone,
-            dim=loaded.card.dim,
+            dim=loaded.module.dim,
             size_px=loaded.preprocess.size_px,
-            has_text=loaded.card.has_text,
+            has_text=loaded.has_text,
         )
         .seal(store)
         .ref
     )
-
-
-def _trained_backbone(store: Store, config: EmbedConfig, name: str) -> Backbone:
-    alias = releases.read_alias(store, name)
-    backbone = Backbone.find(store, alias.release if alias else name)
-    if backbone is None:
-        raise BadConfig(f"embed.weights artifact:{name}: no such backbone in {store.url}")
-    if backbone.card != config.backbone:
-        raise BadConfig(f"embed.weights artifact:{name} is a {backbone.card}, but embed.backbone is {config.backbone}")
-    return backbone
 
 
 def _pixel_sample(store: Store, catalog: Ref, config: EmbedConfig, ingest: IngestConfig) -> RGB:
@@ -90,11 +79,19 @@ def _pixel_sample(store: Store, catalog: Ref, config: EmbedConfig, ingest: Inges
 
 
 @stage("plan vectors")
-def plan_vectors(settings: Settings, catalog: Ref, backbone: Ref, masks: Ref | None, config: EmbedConfig) -> WorkPlan:
-    """The shards of pictures that have no vector of this backbone (and mask family) yet."""
+def plan_vectors(
+    settings: Settings,
+    catalog: Ref,
+    backbone: Ref,
+    masks: Ref | None,
+    view: View,
+    config: EmbedConfig,
+    margin: float = 0.0,
+) -> WorkPlan:
+    """The shards of pictures that have no vector of this backbone (and mask family) yet; `margin` is of view `crop`."""
     store = settings.open_store()
     mask_family = MaskSet.open(store, masks).family if masks else None
-    family = lineage.vector_family(backbone.name, mask_family)
+    family = lineage.vector_family(backbone.name, mask_family, view, margin)
     return plan_work(store, VectorSet.folder, family, usable_pictures(store, catalog), config.shard_rows)
 
 
@@ -105,8 +102,10 @@ def embed_shard(
     number: int,
     backbone: Ref,
     masks: Ref | None,
+    view: View,
     config: EmbedConfig,
     ingest: IngestConfig,
+    margin: float = 0.0,
 ) -> ShardOutcome:
     """Embed one shard of the plan and store it as one part."""
     store = settings.open_store()
@@ -117,8 +116,9 @@ def embed_shard(
     done = extract(
         pictures,
         mask_rows,
+        view,
+        margin,
         _engine(settings, backbone),
-        backbone_preprocess(config),
         config.batch_size,
         settings.n_threads,
         ingest.max_pixels,
@@ -134,9 +134,8 @@ def embed_shard(
 def _engine(settings: Settings, backbone: Ref) -> Engine:
     """Sessions take seconds to open; the shards of one process share them."""
     store = settings.open_store()
-    artifact = Backbone.open(store, backbone)
-    paths = [store.local_path(part.key, part.sha256) for part in artifact.parts]
-    return open_engine(artifact.card, artifact.size_px, paths[0].parent, settings.torch_device, settings.n_threads)
+    folder = Backbone.open(store, backbone).local_folder(store)
+    return open_engine(folder, settings.torch_device, settings.n_threads)
 
 
 @stage("seal vectors")

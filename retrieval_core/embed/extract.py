@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 import numpy as np
 import numpy.typing as npt
 
 from retrieval_core.artifacts import Reject, Value, content_id
+from retrieval_core.config import View
 from retrieval_core.embed.engine import Engine
 from retrieval_core.errors import ImageRefused, NotFound
-from retrieval_core.images import RGB, Preprocess, apply_mask, decode, fit
+from retrieval_core.images import RGB, Preprocess, apply_mask, crop_to_mask, decode, fit
 from retrieval_core.shards import MaskRow
 from retrieval_core.store import read_uri
+
+Result = TypeVar("Result")
 
 
 class Picture(Value):
@@ -36,8 +39,9 @@ class Extracted(NamedTuple):
 def extract(
     pictures: Sequence[Picture],
     masks: Mapping[str, MaskRow] | None,
+    view: View,
+    margin: float,
     engine: Engine,
-    preprocess: Preprocess,
     batch_size: int,
     threads: int,
     max_pixels: int,
@@ -47,50 +51,73 @@ def extract(
 
     A picture is refused when its file is gone, its bytes no longer hash to `content_id`, or they cannot be decoded; the
     reject's `last_seen` is empty, since the same pictures give the same answer on any day. Where a mask is trusted
-    (`reason` is empty) the background is zeroed; otherwise the raw picture is embedded. `on_batch` is told the number
-    of pictures done since the last time. A store that does not answer raises `StoreUnavailable`.
+    (`reason` is empty) the picture is shown as `view` says; otherwise the raw picture is embedded. `on_batch` is told
+    the number of pictures done since the last time. A store that does not answer raises `StoreUnavailable`.
     """
     worker = engine.for_worker()
-    n_rows = min(batch_size, worker.max_rows)
-    batches = [pictures[start : start + n_rows] for start in range(0, len(pictures), n_rows)]
-    load = _Loader(masks or {}, preprocess, max_pixels)
+    load = SquareLoader(masks, view, margin, engine.preprocess, max_pixels)
 
     def embed(batch: Sequence[Picture]) -> Extracted:
         loaded = load(batch)
         return Extracted(loaded.content_ids, worker.embed(loaded.pixels), loaded.rejects)
 
     done = Extracted([], np.empty((len(pictures), engine.dim), np.float32), [])
-    # Each thread decodes a batch and embeds it: while one waits for the device or the disk, the others go on, and no
-    # more than one batch a thread is in memory. What a batch holds never depends on the number of threads.
+    for part in in_batches(pictures, embed, min(batch_size, worker.max_rows), threads, on_batch):
+        n_done = len(done.content_ids)
+        done.vectors[n_done : n_done + len(part.vectors)] = part.vectors
+        done.content_ids.extend(part.content_ids)
+        done.rejects.extend(part.rejects)
+    return done._replace(vectors=done.vectors[: len(done.content_ids)])
+
+
+def in_batches(
+    pictures: Sequence[Picture],
+    work: Callable[[Sequence[Picture]], Result],
+    n_rows: int,
+    threads: int,
+    on_batch: Callable[[int], None] | None = None,
+) -> Iterator[Result]:
+    """What `work` makes of each `n_rows` pictures, in their order; `on_batch` is told how many each batch held.
+
+    Each thread decodes a batch and embeds it: while one waits for the device or the disk, the others go on, and no more
+    than one batch a thread is in memory. What a batch holds never depends on the number of threads.
+    """
+    batches = [pictures[start : start + n_rows] for start in range(0, len(pictures), n_rows)]
     pool = ThreadPoolExecutor(threads, thread_name_prefix="embed")
     try:
-        for batch, part in zip(batches, pool.map(embed, batches), strict=True):
-            n_done = len(done.content_ids)
-            done.vectors[n_done : n_done + len(part.vectors)] = part.vectors
-            done.content_ids.extend(part.content_ids)
-            done.rejects.extend(part.rejects)
+        for batch, result in zip(batches, pool.map(work, batches), strict=True):
+            yield result
             if on_batch:
                 on_batch(len(batch))
     finally:
         pool.shutdown(cancel_futures=True)
-    return done._replace(vectors=done.vectors[: len(done.content_ids)])
 
 
-class _Loaded(NamedTuple):
+class Loaded(NamedTuple):
+    """`pixels` is (n, size, size, 3) uint8, its rows those of `content_ids`."""
+
     content_ids: list[str]
-    pixels: npt.NDArray[np.uint8]  # (n, size, size, 3)
+    pixels: npt.NDArray[np.uint8]
     rejects: list[Reject]
 
 
-class _Loader:
-    """Reads, checks, decodes, masks and cuts pictures."""
+class SquareLoader:
+    """Reads, checks, decodes and cuts pictures, shown as `view` says where their mask is trusted."""
 
-    def __init__(self, masks: Mapping[str, MaskRow], preprocess: Preprocess, max_pixels: int) -> None:
-        self._masks, self._preprocess, self._max_pixels = masks, preprocess, max_pixels
+    def __init__(
+        self,
+        masks: Mapping[str, MaskRow] | None,
+        view: View,
+        margin: float,
+        preprocess: Preprocess,
+        max_pixels: int,
+    ) -> None:
+        self._masks, self._view, self._margin = masks or {}, view, margin
+        self._preprocess, self._max_pixels = preprocess, max_pixels
 
-    def __call__(self, batch: Sequence[Picture]) -> _Loaded:
+    def __call__(self, batch: Sequence[Picture]) -> Loaded:
         size_px = self._preprocess.size_px
-        loaded = _Loaded([], np.empty((len(batch), size_px, size_px, 3), np.uint8), [])
+        loaded = Loaded([], np.empty((len(batch), size_px, size_px, 3), np.uint8), [])
         for picture in batch:
             try:
                 loaded.pixels[len(loaded.content_ids)] = self._square(picture)
@@ -108,8 +135,17 @@ class _Loader:
         image = decode(data, max_pixels=self._max_pixels)
         mask = self._masks.get(picture.content_id)
         if mask is not None and not mask.reason:
-            image = apply_mask(image, mask.array())
+            image = self._seen(image, mask.array())
         return fit(image, self._preprocess)
+
+    def _seen(self, image: RGB, mask: npt.NDArray[np.bool_]) -> RGB:
+        match self._view:
+            case "raw":
+                return image
+            case "masked":
+                return apply_mask(image, mask)
+            case "crop":
+                return crop_to_mask(image, mask, self._margin)
 
 
 def _reject(picture: Picture, reason: str) -> Reject:

@@ -17,17 +17,19 @@ EXPORT_OPSET = 20
 
 
 class ImageEmbedder(nn.Module):
-    """(n, size, size, 3) uint8 RGB to (n, dim) float32, not of unit length.
+    """(n, size, size, 3) uint8 RGB to (n, dim) float32, not of unit length; a projection, if any, comes last.
 
-    The normalisation of pixels is part of the network, so that an exported graph cannot be fed with another one.
+    The normalisation of pixels is part of the network, so that an exported graph cannot be fed with another one. It
+    is made for use; who trains it asks for gradients and for train mode.
     """
 
     scale: Tensor
     shift: Tensor
 
-    def __init__(self, card: Card, network: nn.Module) -> None:
+    def __init__(self, card: Card, network: nn.Module, projection: nn.Linear | None = None) -> None:
         super().__init__()
-        self.network = network
+        self.network, self.projection = network, projection
+        self.dim = card.dim if projection is None else projection.out_features
         self._encode = "encode_image" if card.library == "open_clip" else "forward"
         mean, std = (torch.tensor(values, dtype=torch.float64).view(3, 1, 1) for values in (card.mean, card.std))
         self.register_buffer("scale", (1 / (255 * std)).float())
@@ -37,7 +39,7 @@ class ImageEmbedder(nn.Module):
     def forward(self, pixels: Tensor) -> Tensor:
         normalised = pixels.permute(0, 3, 1, 2).float() * self.scale + self.shift
         vectors: Tensor = getattr(self.network, self._encode)(normalised)
-        return vectors
+        return vectors if self.projection is None else self.projection(vectors)
 
 
 class PixelPca(nn.Module):
@@ -62,15 +64,28 @@ def build_network(card: Card, size_px: int, seed: int) -> nn.Module:
         if card.library == "timm":
             import timm
 
-            # Untrained, a ResNet's residual branches would end in a zero batch norm and say nothing.
-            start: dict[str, Any] = {"zero_init_last": False} if card.model.startswith("resnet") else {}
-            return timm.create_model(f"{card.model}.{card.tag}", pretrained=False, num_classes=0, **start)
+            return timm.create_model(f"{card.model}.{card.tag}", pretrained=False, num_classes=0, **_start(card.model))
         if card.library == "open_clip":
-            import open_clip
+            from retrieval_core.embed.openclip import build_clip
 
-            return open_clip.CLIP(**open_clip.get_model_config(card.model))
+            return build_clip(card)
+        if card.library == "unicom":
+            from retrieval_core.embed.unicom import SHAPES, Unicom
+
+            return Unicom(SHAPES[card.model], size_px, card.dim)
+        if card.library == "vae":
+            from retrieval_core.embed.vae import VaeEncoder
+
+            return VaeEncoder()
         width = 3 * size_px * size_px
         return PixelPca(torch.zeros(width), torch.zeros(card.dim, width))
+
+
+def _start(model: str) -> dict[str, Any]:
+    """Untrained, a branch that ends in a zero batch norm (ResNet) or a layer scale of 1e-5 (DINOv2) says nothing."""
+    if model.startswith("resnet"):
+        return {"zero_init_last": False}
+    return {"init_values": 1.0} if "dinov2" in model else {}
 
 
 def export_onnx(module: ImageEmbedder, size_px: int, path: Path) -> None:

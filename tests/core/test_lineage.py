@@ -7,10 +7,15 @@ import pytest
 
 from retrieval_core import lineage
 from retrieval_core.artifacts import Catalog, Reducer, fingerprint
-from retrieval_core.config import EmbedConfig, HeadConfig, MaskConfig, ReduceConfig
+from retrieval_core.config import CropConfig, EmbedConfig, HeadConfig, MaskConfig, ReduceConfig
 from retrieval_core.errors import WeightsInvalid
 from retrieval_core.shards import put_part, table_bytes
 from retrieval_core.store import Store, open_store
+from retrieval_core.train.config import DistillTraining, RotationTraining, Training
+
+# Of EmbedConfig(), and of vectors of backbone "b" raw and under masks "masks", since the first release.
+BACKBONE = "b6c6a7089f1c05c5995601f1c01c67d4"
+RAW, MASKED = "b364212faa5199c923f9a5ab83ca6f8a", "acf5925636dddb4b6d79182eca55a61d"
 
 
 def test_a_fingerprint_depends_on_all_of_the_question_and_its_order() -> None:
@@ -40,6 +45,62 @@ def test_what_changes_the_output_changes_the_name() -> None:
     assert lineage.mask_family(MaskConfig(min_area=0.1), "s") != lineage.mask_family(MaskConfig(), "s")
     assert lineage.vector_family("b", None) != lineage.vector_family("b", "masks")
     assert lineage.backbone_fingerprint(EmbedConfig(size_px=64)) != lineage.backbone_fingerprint(EmbedConfig())
+    assert lineage.backbone_fingerprint(EmbedConfig(framing="squash")) != lineage.backbone_fingerprint(EmbedConfig())
+
+
+def test_a_view_of_its_own_has_a_family_of_its_own() -> None:
+    crops = [lineage.vector_family("b", "masks", "crop", margin) for margin in (0.1, 0.2)]
+    assert len({*crops, lineage.vector_family("b", "masks"), lineage.vector_family("b", None)}) == 4
+    assert lineage.vector_family("b", "masks", "masked", 0.3) == lineage.vector_family("b", "masks")
+    assert lineage.vector_family("b", None, "raw", 0.3) == lineage.vector_family("b", None)
+
+
+def trained(config: Training, margin: float = 0.1, **parents: str) -> str:
+    question = lineage.training_question(config, margin)
+    return lineage.training_fingerprint(question, {"catalog": "c", "start": "s", **parents})
+
+
+def test_a_training_is_named_by_its_config_and_what_it_learns_from() -> None:
+    base = RotationTraining()
+    names = {
+        trained(base),
+        trained(RotationTraining(seed=1)),
+        trained(RotationTraining(background="masked"), masks="m"),
+        trained(RotationTraining(background="crop"), 0.1, masks="m"),
+        trained(RotationTraining(background="crop"), 0.2, masks="m"),
+        trained(base, start="t"),
+        trained(base, catalog="d"),
+        trained(DistillTraining(), teacher="m"),
+        trained(DistillTraining(), teacher="n"),
+    }
+    assert len(names) == 9
+    assert trained(base, 0.1) == trained(base, 0.2), "the margin is a crop's"
+    # The same weights under another name, and a teacher by the start of its fingerprint, are the same training.
+    assert trained(RotationTraining(weights="file:a.pt")) == trained(RotationTraining(weights="file:b.pt"))
+    assert trained(DistillTraining(teacher="ab"), teacher="m") == trained(DistillTraining(teacher="abc"), teacher="m")
+
+
+def test_names_of_what_stores_hold_already_stay() -> None:
+    assert lineage.backbone_fingerprint(EmbedConfig()) == BACKBONE
+    assert lineage.vector_family("b", None) == RAW
+    assert lineage.vector_family("b", "masks", "masked") == MASKED
+
+
+def test_boxes_are_named_by_their_detector_and_what_it_has_to_be_sure_of() -> None:
+    config = CropConfig(detector="ssdlite320", weights="random:0")
+    detector, boxes = lineage.detector_fingerprint(config), lineage.detections_family(config, "d")
+    for change in ({"margin": 0.5}, {"shard_rows": 3}):
+        other = config.model_copy(update=change)
+        assert (lineage.detector_fingerprint(other), lineage.detections_family(other, "d")) == (detector, boxes)
+    for change in ({"detector": "fasterrcnn320"}, {"weights": "random:1"}):
+        assert lineage.detector_fingerprint(config.model_copy(update=change)) != detector
+    assert lineage.detections_family(config.model_copy(update={"min_score": 0.5}), "d") != boxes
+    assert len({lineage.detections_family(config, "e"), boxes, lineage.mask_family(MaskConfig(), "d")}) == 3
+
+
+def test_classes_are_named_by_the_backbone_under_their_classifier() -> None:
+    classifiers = {lineage.classifier_fingerprint(name) for name in "ab"}
+    assert len(classifiers | {lineage.class_family(name) for name in classifiers} | {"a", "b"}) == 6
 
 
 def test_weights_from_a_file_are_named_by_its_content(tmp_path: Path) -> None:

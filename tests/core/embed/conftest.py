@@ -8,12 +8,25 @@ from typing import NamedTuple
 import numpy as np
 import open_clip
 import pytest
+import timm
 import torch
 from torch import nn
 
 from retrieval_core.config import EmbedConfig
+from retrieval_core.embed import unicom
 from retrieval_core.embed.backbones import LoadedBackbone, load_backbone, save_backbone
 from retrieval_core.embed.cards import CARDS, Card
+
+FAMILIES = [
+    "resnet18",
+    "mobilenetv3",
+    "vit_tiny",
+    "eva02_tiny",
+    "siglip_b16",
+    "unicom_tiny",
+    "clip_vit_b32",
+    "pca_pixels",
+]
 
 
 class Saved(NamedTuple):
@@ -37,7 +50,7 @@ def unsettle_norms(module: nn.Module) -> None:
     """Give batch norms what training would: an untrained one is the identity, or zero, and hides a wrong export."""
     generator = torch.Generator().manual_seed(1)
     for layer in module.modules():
-        if isinstance(layer, nn.BatchNorm2d):
+        if isinstance(layer, nn.BatchNorm1d | nn.BatchNorm2d):
             layer.running_mean.normal_(0, 0.1, generator=generator)
             layer.running_var.uniform_(0.5, 1.5, generator=generator)
             layer.weight.uniform_(0.5, 1.5, generator=generator)
@@ -52,15 +65,26 @@ def keep(config: EmbedConfig, folder: Path) -> Saved:
     return Saved(loaded, folder)
 
 
+def cut_depth(name: str) -> dict[str, int]:
+    return {"depth": 1} if name.startswith(("vit_tiny", "eva02_tiny", "vit_base_patch16_siglip")) else {}
+
+
 @pytest.fixture(scope="session")
 def small_models() -> Iterator[None]:
-    """A ViT card of the smallest size, and CLIP with two layers a side: the same code as the real ones, sooner."""
+    """Cards of the smallest size, and CLIP with two layers a side: the same code as the real ones, sooner."""
     config = copy.deepcopy(open_clip.get_model_config(CARDS["clip_vit_b32"].model))
     config["vision_cfg"]["layers"] = config["text_cfg"]["layers"] = 2
     tiny = {"name": "vit_tiny", "model": "vit_tiny_patch16_224", "tag": "augreg_in21k_ft_in1k", "dim": 192}
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(open_clip, "get_model_config", lambda name: config)
         patch.setitem(CARDS, "vit_tiny", CARDS["vit_b16"].model_copy(update=tiny))
+        tiny = {"name": "eva02_tiny", "model": "eva02_tiny_patch14_224", "tag": "mim_in22k", "dim": 192, "size_px": 224}
+        patch.setitem(CARDS, "eva02_tiny", CARDS["eva02_b14"].model_copy(update=tiny))
+        tiny = {"name": "unicom_tiny", "model": "ViT-T/8", "dim": 24, "size_px": 32}
+        patch.setitem(CARDS, "unicom_tiny", CARDS["unicom_vit_b32"].model_copy(update=tiny))
+        patch.setitem(unicom.SHAPES, "ViT-T/8", unicom.Shape(patch_px=8, width=32, depth=2, n_heads=2))
+        create = timm.create_model
+        patch.setattr(timm, "create_model", lambda name, **options: create(name, **options, **cut_depth(name)))
         yield
 
 
@@ -75,7 +99,7 @@ def clip_backbone(small_models: None, tmp_path_factory: pytest.TempPathFactory) 
     return keep(EmbedConfig(backbone="clip_vit_b32", weights="random:0"), tmp_path_factory.mktemp("clip"))
 
 
-@pytest.fixture(scope="session", params=["resnet18", "mobilenetv3", "vit_tiny", "clip_vit_b32", "pca_pixels"])
+@pytest.fixture(scope="session", params=FAMILIES)
 def backbone(request: pytest.FixtureRequest, small_models: None, tmp_path_factory: pytest.TempPathFactory) -> Saved:
     """One saved backbone of every family."""
     if request.param == "pca_pixels":

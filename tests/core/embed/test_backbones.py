@@ -14,15 +14,19 @@ from sklearn.decomposition import PCA
 
 from retrieval_core.config import EmbedConfig
 from retrieval_core.embed.backbones import (
+    LoadedBackbone,
     Weights,
     backbone_preprocess,
+    describe,
     load_backbone,
     parse_weights,
+    read_backbone,
     save_backbone,
 )
 from retrieval_core.embed.cards import CARDS, get_card
 from retrieval_core.embed.engine import open_engine
-from retrieval_core.errors import BadConfig, WeightsInvalid, WeightsUnavailable
+from retrieval_core.embed.networks import ImageEmbedder
+from retrieval_core.errors import BadConfig, ShardCorrupt, WeightsInvalid, WeightsUnavailable
 
 SMALL = 32
 TIMM_CARDS = [card for card in CARDS.values() if card.library == "timm"]
@@ -48,9 +52,11 @@ def test_card_says_what_timm_says(card):
     assert card.dim == network.head_hidden_size
     assert data["input_size"] == (3, card.size_px, card.size_px)
     assert (data["mean"], data["std"], data["crop_pct"]) == (card.mean, card.std, card.crop_fraction)
-    assert (data["interpolation"], data["crop_mode"]) == ("bicubic", "center")
-    assert card.unused_keys == (f"{published['classifier']}.",)
+    assert (data["interpolation"], data["crop_mode"]) == (card.interpolation, card.crop)
+    assert card.n_classes == published["num_classes"]
+    assert (f"{published['classifier']}." in card.unused_keys) is (card.n_classes > 0)
     assert (card.hub_repo, card.licence) == (published["hf_hub_id"], published["license"])
+    assert card.commercial is ("-nc" not in card.licence)
     assert card.resizable is not published["fixed_input_size"]
 
 
@@ -104,6 +110,29 @@ def test_size_comes_from_the_card_unless_set():
 def test_network_of_one_size_refuses_another(name):
     with pytest.raises(BadConfig, match=r"squares of 224 px and no other, got embed.size_px=256"):
         backbone_preprocess(EmbedConfig(backbone=name, size_px=256))
+
+
+@pytest.mark.parametrize(("framing", "crop"), [("card", "center"), ("center", "center"), ("squash", "squash")])
+def test_framing_is_the_card_s_own_unless_set(framing, crop):
+    assert backbone_preprocess(EmbedConfig(backbone="resnet18", framing=framing)).crop == crop
+
+
+def test_interpolation_is_the_card_s():
+    assert backbone_preprocess(EmbedConfig(backbone="resnet50_swsl")).interpolation == "bilinear"
+
+
+def test_size_that_is_no_multiple_of_the_card_s_step_is_refused():
+    assert backbone_preprocess(EmbedConfig(backbone="vae_sd_mse", size_px=72)).size_px == 72
+    with pytest.raises(BadConfig, match=r"multiple of 8 px, got embed.size_px=100; set it to 0 for 256 px"):
+        backbone_preprocess(EmbedConfig(backbone="vae_sd_mse", size_px=100))
+
+
+def test_licence_that_forbids_commerce_is_told(caplog):
+    load_backbone(config_of("random:0", "resnet50_swsl"))
+    load_backbone(config_of("random:0", "resnet18"))
+    assert caplog.messages == [
+        "the published weights of resnet50_swsl are under cc-by-nc-4.0, which forbids commercial use"
+    ]
 
 
 @pytest.mark.parametrize(
@@ -187,7 +216,7 @@ def test_checksum_is_checked(state, tmp_path):
     save_file(state, path)
     right = hashlib.sha256(path.read_bytes()).hexdigest()
     load_backbone(config_of(f"file:{path}", sha256=right.upper()))
-    with pytest.raises(WeightsInvalid, match=rf"has sha256 {right}, but embed.sha256 expects 0000"):
+    with pytest.raises(WeightsInvalid, match=rf"has sha256 {right}, expected 0000"):
         load_backbone(config_of(f"file:{path}", sha256="0" * 64))
 
 
@@ -287,7 +316,82 @@ def test_pixel_pca_without_a_catalogue_is_refused():
         load_backbone(config_of("fit:0", "pca_pixels"))
 
 
+# A projection on top
+
+
+def projected(dim: int = 7) -> LoadedBackbone:
+    """The pixel baseline with a linear layer on top, as training leaves a backbone."""
+    pixels = np.random.default_rng(0).integers(0, 256, (20, 8, 8, 3), dtype=np.uint8)
+    loaded = load_backbone(config_of("fit:0", "pca_pixels", size_px=8), lambda: pixels)
+    torch.manual_seed(2)
+    module = ImageEmbedder(loaded.card, loaded.module.network, torch.nn.Linear(loaded.card.dim, dim))
+    return loaded._replace(module=module)
+
+
+def test_projection_is_saved_and_read_with_its_backbone(tmp_path):
+    loaded = projected()
+    save_backbone(loaded, tmp_path)
+    pixels = np.random.default_rng(1).integers(0, 256, (5, 8, 8, 3), dtype=np.uint8)
+    expected = loaded.module(torch.from_numpy(pixels)).numpy()
+    again = read_backbone(tmp_path)
+    assert (again.card, again.preprocess, again.module.dim) == (loaded.card, loaded.preprocess, 7)
+    np.testing.assert_array_equal(again.module(torch.from_numpy(pixels)).numpy(), expected)
+    engine = open_engine(tmp_path, "cpu", 1)
+    assert (engine.dim, engine.card, engine.preprocess) == (7, loaded.card, loaded.preprocess)
+    expected /= np.linalg.norm(expected, axis=1, keepdims=True)
+    np.testing.assert_allclose(engine.embed(pixels), expected, atol=1e-5)
+
+
+def test_saved_projection_is_part_of_its_weights_file(tmp_path):
+    loaded = projected()
+    save_backbone(loaded, tmp_path)
+    again = load_backbone(config_of(f"file:{tmp_path / 'weights.safetensors'}", "pca_pixels", size_px=8))
+    assert again.module.dim == 7
+
+
+def test_projection_of_another_width_is_refused(tmp_path):
+    save_backbone(projected(), tmp_path)
+    state = load_file(tmp_path / "weights.safetensors")
+    save_file(state | {"projection.weight": torch.zeros(7, 99)}, tmp_path / "weights.safetensors")
+    with pytest.raises(WeightsInvalid, match=r"projection.weight \(7, 99\).*expected projection.weight \(dim, 128\)"):
+        read_backbone(tmp_path)
+
+
+def test_embedder_learns_when_it_is_asked_to():
+    module = ImageEmbedder(
+        CARDS["resnet18"], load_backbone(config_of("random:0")).module.network, torch.nn.Linear(512, 4)
+    )
+    assert not any(parameter.requires_grad for parameter in module.parameters())
+    module.requires_grad_(True).train()
+    module(torch.zeros(2, SMALL, SMALL, 3, dtype=torch.uint8)).sum().backward()
+    gradients = [parameter.grad for parameter in module.parameters()]
+    assert all(gradient is not None and torch.isfinite(gradient).all() for gradient in gradients)
+
+
+def test_texts_do_not_meet_vectors_behind_a_projection(clip_backbone, tmp_path):
+    loaded = clip_backbone.loaded
+    assert loaded.has_text
+    module = ImageEmbedder(loaded.card, loaded.module.network, torch.nn.Linear(512, 4))
+    assert not loaded._replace(module=module).has_text
+
+
 # Saving
+
+
+@pytest.mark.parametrize("text", [None, "{}", "no json"])
+def test_folder_that_does_not_describe_its_backbone_is_refused(text, tmp_path):
+    if text is not None:
+        (tmp_path / "card.json").write_text(text)
+    with pytest.raises(ShardCorrupt, match=r"(?s)card.json does not describe a backbone of this version.*run again"):
+        describe(tmp_path)
+
+
+def test_saved_backbone_is_read_as_it_was(backbone):
+    again = read_backbone(backbone.folder)
+    assert (again.card, again.preprocess) == (backbone.card, backbone.loaded.preprocess)
+    state, expected = again.module.state_dict(), backbone.loaded.module.state_dict()
+    assert state.keys() == expected.keys()
+    assert all(torch.equal(state[key], tensor) for key, tensor in expected.items())
 
 
 def test_saved_backbone_is_a_weights_file_of_its_own_card(pixel_backbone, tmp_path):
@@ -296,13 +400,13 @@ def test_saved_backbone_is_a_weights_file_of_its_own_card(pixel_backbone, tmp_pa
     again = load_backbone(config)
     pixels = pixel_backbone.pixels(3)
     save_backbone(again, tmp_path)
-    vectors = [open_engine("pca_pixels", 16, folder, "cpu", 1).embed(pixels) for folder in (tmp_path, weights.parent)]
+    vectors = [open_engine(folder, "cpu", 1).embed(pixels) for folder in (tmp_path, weights.parent)]
     assert np.array_equal(*vectors)
 
 
 def test_saving_again_writes_the_same_bytes(pixel_backbone, tmp_path):
     save_backbone(pixel_backbone.loaded, tmp_path)
-    for name in ("weights.safetensors", "model.onnx"):
+    for name in ("weights.safetensors", "model.onnx", "card.json"):
         assert (tmp_path / name).read_bytes() == (pixel_backbone.folder / name).read_bytes()
 
 
@@ -319,4 +423,4 @@ def test_saving_prints_nothing_on_stdout(pixel_backbone, tmp_path, capfd):
 
 def test_saved_weights_hold_both_sides_of_clip(clip_backbone):
     keys = load_file(clip_backbone.folder / "weights.safetensors").keys()
-    assert {"visual.proj", "text_projection", "token_embedding.weight"} <= keys
+    assert {"network.visual.proj", "network.text_projection", "network.token_embedding.weight"} <= keys

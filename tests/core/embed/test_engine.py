@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import shutil
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
@@ -13,7 +14,7 @@ from retrieval_core.errors import BadConfig, DimensionMismatch, ShardCorrupt, We
 
 
 def onnx_engine(saved, threads=1):
-    return open_engine(saved.card.name, saved.size_px, saved.folder, "cpu", threads)
+    return open_engine(saved.folder, "cpu", threads)
 
 
 def test_both_engines_give_the_module_s_vectors_at_length_one(backbone):
@@ -22,7 +23,7 @@ def test_both_engines_give_the_module_s_vectors_at_length_one(backbone):
         expected = backbone.loaded.module(torch.from_numpy(pixels)).numpy()
     expected /= np.linalg.norm(expected, axis=1, keepdims=True)
     onnx = onnx_engine(backbone).embed(pixels)
-    eager = TorchEngine(backbone.card.name, backbone.size_px, backbone.folder, "cpu").embed(pixels)
+    eager = TorchEngine(backbone.folder, "cpu").embed(pixels)
     assert onnx.shape == (5, backbone.card.dim)
     assert onnx.dtype == eager.dtype == np.float32
     np.testing.assert_allclose(onnx, expected, atol=1e-4)
@@ -54,28 +55,35 @@ def test_other_squares_are_refused(pixel_backbone, pixels):
 
 
 def test_picture_without_direction_stays_zero(pixel_backbone, tmp_path):
+    shutil.copytree(pixel_backbone.folder, tmp_path, dirs_exist_ok=True)
     state = load_file(pixel_backbone.folder / "weights.safetensors")
-    save_file(state | {"components": torch.zeros_like(state["components"])}, tmp_path / "weights.safetensors")
-    vectors = TorchEngine("pca_pixels", 16, tmp_path, "cpu").embed(pixel_backbone.pixels(2))
+    save_file(
+        state | {"network.components": torch.zeros_like(state["network.components"])}, tmp_path / "weights.safetensors"
+    )
+    vectors = TorchEngine(tmp_path, "cpu").embed(pixel_backbone.pixels(2))
     assert not vectors.any()
 
 
 def test_weights_that_give_no_finite_vector_are_refused(pixel_backbone, tmp_path):
+    shutil.copytree(pixel_backbone.folder, tmp_path, dirs_exist_ok=True)
     state = load_file(pixel_backbone.folder / "weights.safetensors")
-    save_file(state | {"mean": torch.full_like(state["mean"], torch.nan)}, tmp_path / "weights.safetensors")
+    save_file(
+        state | {"network.mean": torch.full_like(state["network.mean"], torch.nan)}, tmp_path / "weights.safetensors"
+    )
     with pytest.raises(WeightsInvalid, match="not finite"):
-        TorchEngine("pca_pixels", 16, tmp_path, "cpu").embed(pixel_backbone.pixels(2))
+        TorchEngine(tmp_path, "cpu").embed(pixel_backbone.pixels(2))
 
 
 def test_unknown_device_is_refused(pixel_backbone):
     with pytest.raises(BadConfig, match="unknown device 'tpu'"):
-        open_engine("pca_pixels", 16, pixel_backbone.folder, "tpu", 1)
+        open_engine(pixel_backbone.folder, "tpu", 1)
 
 
-def test_damaged_graph_is_refused(tmp_path):
+def test_damaged_graph_is_refused(pixel_backbone, tmp_path):
+    shutil.copytree(pixel_backbone.folder, tmp_path, dirs_exist_ok=True)
     (tmp_path / "model.onnx").write_bytes(b"no graph")
     with pytest.raises(ShardCorrupt, match=r"model.onnx cannot be opened"):
-        open_engine("pca_pixels", 16, tmp_path, "cpu", 1).embed(np.zeros((1, 16, 16, 3), np.uint8))
+        open_engine(tmp_path, "cpu", 1).embed(np.zeros((1, 16, 16, 3), np.uint8))
 
 
 def test_texts_are_embedded_as_open_clip_does(clip_backbone):
@@ -83,15 +91,15 @@ def test_texts_are_embedded_as_open_clip_does(clip_backbone):
     network = clip_backbone.loaded.module.network
     with torch.inference_mode():
         expected = network.encode_text(open_clip.get_tokenizer("ViT-B-32-quickgelu")(texts), normalize=True).numpy()
-    vectors = embed_texts("clip_vit_b32", clip_backbone.folder, texts)
+    vectors = embed_texts(clip_backbone.folder, texts)
     np.testing.assert_allclose(vectors, expected, atol=1e-5)
-    np.testing.assert_allclose(embed_texts("clip_vit_b32", clip_backbone.folder, texts[:1]), expected[:1], atol=1e-5)
+    np.testing.assert_allclose(embed_texts(clip_backbone.folder, texts[:1]), expected[:1], atol=1e-5)
 
 
 def test_no_text_gives_no_vector(clip_backbone):
-    assert embed_texts("clip_vit_b32", clip_backbone.folder, []).shape == (0, 512)
+    assert embed_texts(clip_backbone.folder, []).shape == (0, 512)
 
 
 def test_card_without_text_side_is_refused(pixel_backbone):
     with pytest.raises(BadConfig, match="pca_pixels has no text side"):
-        embed_texts("pca_pixels", pixel_backbone.folder, ["a red dress"])
+        embed_texts(pixel_backbone.folder, ["a red dress"])

@@ -13,10 +13,11 @@ from PIL import Image
 
 from retrieval_core.artifacts import content_id
 from retrieval_core.embed import extract as extract_module
+from retrieval_core.embed.cards import CARDS
 from retrieval_core.embed.engine import open_engine
 from retrieval_core.embed.extract import Picture, extract
 from retrieval_core.errors import StoreUnavailable
-from retrieval_core.images import Preprocess, apply_mask, decode, fit
+from retrieval_core.images import Preprocess, apply_mask, crop_to_mask, decode, fit
 from retrieval_core.shards import MaskRow, vectors_bytes
 
 HOW = Preprocess(size_px=16, crop="squash")
@@ -26,7 +27,7 @@ MAX_PIXELS = 10_000
 class MeanColour:
     """A stand-in engine that embeds a square as its mean colour, at any length."""
 
-    dim = 3
+    card, preprocess, dim = CARDS["pca_pixels"], HOW, 3
 
     def __init__(self, max_rows: int = 4) -> None:
         self.max_rows = max_rows
@@ -54,8 +55,10 @@ def picture(folder: Path, number: int, data: bytes | None = None) -> Picture:
     return Picture(content_id=content_id(data), image_uri=str(path), item_id=f"item{number}")
 
 
-def run(pictures, masks=None, engine=None, batch_size=4, threads=2, on_batch=None):
-    return extract(pictures, masks, engine or MeanColour(), HOW, batch_size, threads, MAX_PIXELS, on_batch)
+def run(pictures, masks=None, engine=None, batch_size=4, threads=2, on_batch=None, view="masked", margin=0.0):
+    return extract(
+        pictures, masks, view, margin, engine or MeanColour(), batch_size, threads, MAX_PIXELS, on_batch=on_batch
+    )
 
 
 def square(item: Picture) -> np.ndarray:
@@ -132,6 +135,29 @@ def test_background_is_zeroed_where_the_mask_is_trusted(tmp_path):
     assert not np.array_equal(run(pictures, masks).vectors[0], run(pictures).vectors[0])
 
 
+def test_picture_is_cropped_where_the_mask_is_trusted(tmp_path):
+    pictures = [picture(tmp_path, number) for number in range(2)]
+    product = np.zeros((8, 8), bool)
+    product[2:6, 2:6] = True
+    bits = MaskRow(height=8, width=8, bits=compressed(product), area=0.25, reason="")
+    masks = {
+        pictures[0].content_id: bits,
+        pictures[1].content_id: bits.model_copy(update={"reason": "area 0.25 is above 0.2"}),
+    }
+    squares = [square(item) for item in pictures]
+    squares[0] = fit(crop_to_mask(decode(Path(pictures[0].image_uri).read_bytes()), product, 0.1), HOW)
+    seen = run(pictures, masks, view="crop", margin=0.1).vectors
+    np.testing.assert_array_equal(seen, MeanColour().embed(np.stack(squares)))
+    assert not np.array_equal(seen[0], run(pictures, masks, view="crop", margin=0.4).vectors[0])
+
+
+def test_raw_view_looks_at_no_mask(tmp_path):
+    pictures = [picture(tmp_path, 0)]
+    bits = MaskRow(height=8, width=8, bits=compressed(np.zeros((8, 8), bool)), area=0.0, reason="")
+    masks = {pictures[0].content_id: bits}
+    np.testing.assert_array_equal(run(pictures, masks, view="raw").vectors, run(pictures).vectors)
+
+
 def compressed(mask: np.ndarray) -> bytes:
     return zlib.compress(np.packbits(mask).tobytes())
 
@@ -149,7 +175,7 @@ def test_bytes_do_not_depend_on_threads(tmp_path, pixel_backbone):
     pictures = [picture(tmp_path, n, b"broken" if n % 5 == 3 else None) for n in range(23)]
 
     def part(threads: int) -> bytes:
-        engine = open_engine("pca_pixels", 16, pixel_backbone.folder, "cpu", threads)
+        engine = open_engine(pixel_backbone.folder, "cpu", threads)
         done = run(pictures, engine=engine, batch_size=32, threads=threads)
         return vectors_bytes(done.content_ids, done.vectors)
 

@@ -1,0 +1,224 @@
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import huggingface_hub
+import numpy as np
+import open_clip
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from retrieval_core import lineage
+from retrieval_core.config import EmbedConfig
+from retrieval_core.embed.backbones import load_backbone, save_backbone
+from retrieval_core.embed.cards import get_card
+from retrieval_core.embed.engine import TorchEngine, embed_texts, open_engine
+from retrieval_core.embed.openclip import tokenize
+from retrieval_core.errors import BadConfig, WeightsInvalid, WeightsUnavailable
+
+MODEL: dict[str, Any] = {
+    "embed_dim": 24,
+    "vision_cfg": {"image_size": 32, "layers": 1, "width": 64, "head_width": 32, "patch_size": 16},
+    "text_cfg": {"context_length": 16, "vocab_size": 49408, "width": 32, "heads": 2, "layers": 1},
+}
+CUT = {"mean": [0.5, 0.4, 0.3], "std": [0.2, 0.3, 0.4], "interpolation": "bilinear", "resize_mode": "squash"}
+TEXTS = ["a red dress", "blue jeans", "word " * 40]
+
+
+def write_model(folder: Path, model: dict[str, Any] | None = None, **cut: Any) -> Path:
+    """An open_clip model's folder with random weights, as `push_to_hf_hub` writes one."""
+    model = model or MODEL
+    folder.mkdir(parents=True, exist_ok=True)
+    config = {"model_cfg": model, "preprocess_cfg": {**CUT, **cut}}
+    (folder / "open_clip_config.json").write_text(json.dumps(config))
+    torch.manual_seed(5)
+    build = open_clip.CustomTextCLIP if model.get("custom_text") else open_clip.CLIP
+    network = build(**{key: value for key, value in model.items() if key != "custom_text"})
+    save_file(network.state_dict(), folder / "open_clip_model.safetensors")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_model(tmp_path_factory.mktemp("shop-clip"))
+
+
+def config_of(folder: Path, weights: str = "pretrained") -> EmbedConfig:
+    return EmbedConfig(backbone=f"local-dir:{folder}", weights=weights)
+
+
+def test_card_is_what_the_folder_says(folder):
+    card = get_card(f"local-dir:{folder}")
+    assert (card.library, card.dim, card.size_px, card.has_text, card.resizable) == ("open_clip", 24, 32, True, False)
+    assert (card.mean, card.std) == ((0.5, 0.4, 0.3), (0.2, 0.3, 0.4))
+    assert (card.interpolation, card.crop) == ("bilinear", "squash")
+    assert card.model_cfg == MODEL
+
+
+def test_config_that_says_nothing_of_pictures_is_cut_as_clip_is(tmp_path):
+    (tmp_path / "open_clip_config.json").write_text(json.dumps({"model_cfg": MODEL}))
+    card, clip = get_card(f"local-dir:{tmp_path}"), get_card("clip_vit_b32")
+    assert (card.mean, card.std, card.interpolation, card.crop) == (clip.mean, clip.std, "bicubic", "center")
+
+
+def test_sealed_folder_embeds_as_open_clip_does_without_the_model_s_own(tmp_path):
+    source = write_model(tmp_path / "source", {**MODEL, "custom_text": True})
+    reference = open_clip.create_model(f"local-dir:{source}").eval()
+    sealed = tmp_path / "sealed"
+    sealed.mkdir()
+    save_backbone(load_backbone(config_of(source)), sealed)
+    with torch.inference_mode():
+        pixels = np.random.default_rng(0).integers(0, 256, (3, 32, 32, 3), dtype=np.uint8)
+        mean, std = (torch.tensor(values).view(3, 1, 1) for values in (CUT["mean"], CUT["std"]))
+        squares = (torch.from_numpy(pixels).permute(0, 3, 1, 2) / 255 - mean) / std
+        images = reference.encode_image(squares, normalize=True).numpy()
+        texts = reference.encode_text(open_clip.get_tokenizer(f"local-dir:{source}")(TEXTS), normalize=True).numpy()
+    shutil.rmtree(source)
+    np.testing.assert_allclose(open_engine(sealed, "cpu", 1).embed(pixels), images, atol=1e-4)
+    np.testing.assert_allclose(TorchEngine(sealed, "cpu").embed(pixels), images, atol=1e-4)
+    np.testing.assert_allclose(embed_texts(sealed, TEXTS), texts, atol=1e-5)
+
+
+def test_weights_are_the_folder_s_a_file_s_or_random(folder, tmp_path):
+    ours = load_backbone(config_of(folder)).module.network.state_dict()
+    torch.save({"state_dict": {f"module.{key}": tensor for key, tensor in ours.items()}}, tmp_path / "epoch_3.pt")
+    tuned = load_backbone(config_of(folder, f"file:{tmp_path / 'epoch_3.pt'}")).module.network.state_dict()
+    other = load_backbone(config_of(folder, "random:1")).module.network.state_dict()
+    assert all(torch.equal(tensor, tuned[key]) for key, tensor in ours.items())
+    assert not torch.equal(ours["visual.proj"], other["visual.proj"])
+
+
+def test_folder_with_a_torch_file_is_read(folder, tmp_path):
+    state = load_backbone(config_of(folder)).module.network.state_dict()
+    shutil.copy(folder / "open_clip_config.json", tmp_path)
+    torch.save(state, tmp_path / "open_clip_pytorch_model.bin")
+    assert torch.equal(load_backbone(config_of(tmp_path)).module.network.visual.proj, state["visual.proj"])
+
+
+def test_folder_of_another_network_s_weights_is_refused_naming_keys(folder, tmp_path):
+    deeper = {**MODEL, "vision_cfg": {**MODEL["vision_cfg"], "layers": 2}}
+    (tmp_path / "open_clip_config.json").write_text(json.dumps({"model_cfg": deeper}))
+    shutil.copy(folder / "open_clip_model.safetensors", tmp_path)
+    with pytest.raises(WeightsInvalid, match=r"missing \(visual.transformer.resblocks.1."):
+        load_backbone(config_of(tmp_path))
+
+
+def test_folder_without_weights_names_what_it_should_hold(folder, tmp_path):
+    shutil.copy(folder / "open_clip_config.json", tmp_path)
+    with pytest.raises(WeightsUnavailable, match=r"holds no weights; expected open_clip_model.safetensors or"):
+        load_backbone(config_of(tmp_path))
+
+
+@pytest.mark.parametrize(
+    ("config", "message"),
+    [
+        (None, r"cannot read .*open_clip_config.json: No such file"),
+        ("{", r"open_clip_config.json"),
+        ({"preprocess_cfg": CUT}, r"model_cfg: Field required"),
+        ({"model_cfg": {"embed_dim": 24, "text_cfg": {}}}, r"vision_cfg: Field required"),
+        ({"model_cfg": MODEL, "preprocess_cfg": {"resize_mode": "longest"}}, r"resize_mode.*got 'longest'"),
+        ({"model_cfg": {**MODEL, "vision_cfg": {"image_size": [32, 48]}}}, r"sees 48 x 32 px; only .* squares"),
+    ],
+)
+def test_config_that_cannot_be_used_is_refused(config, message, tmp_path):
+    if config is not None:
+        text = config if isinstance(config, str) else json.dumps(config)
+        (tmp_path / "open_clip_config.json").write_text(text)
+    with pytest.raises(BadConfig, match=message):
+        get_card(f"local-dir:{tmp_path}")
+
+
+def test_network_that_open_clip_does_not_know_is_refused(tmp_path):
+    odd = {**MODEL, "vision_cfg": {**MODEL["vision_cfg"], "wings": 2}}
+    (tmp_path / "open_clip_config.json").write_text(json.dumps({"model_cfg": odd}))
+    with pytest.raises(BadConfig, match=r"open_clip cannot build local-dir:.*wings"):
+        load_backbone(config_of(tmp_path, "random:0"))
+
+
+@pytest.mark.parametrize(
+    ("error", "expected", "message"),
+    [
+        (ModuleNotFoundError("No module named 'transformers'"), BadConfig, r"transformers.*pip install transformers"),
+        (OSError("no tokenizer.json\nat all"), WeightsUnavailable, r"cannot open the tokenizer of .*no tokenizer.json"),
+    ],
+)
+def test_tokenizer_that_cannot_be_had_is_told(error, expected, message, tmp_path, monkeypatch):
+    text = {**MODEL["text_cfg"], "hf_tokenizer_name": "some/tokenizer"}
+    card = get_card(f"local-dir:{write_model(tmp_path, {**MODEL, 'text_cfg': text})}")
+
+    def fail(name: str) -> None:
+        assert name == f"local-dir:{tmp_path}"
+        raise error
+
+    monkeypatch.setattr(open_clip, "get_tokenizer", fail)
+    with pytest.raises(expected, match=message):
+        tokenize(card, TEXTS)
+
+
+# The hub
+
+
+def test_model_in_the_hub_s_cache_needs_no_internet(folder, monkeypatch):
+    asked = []
+
+    def cached(repo: str, name: str) -> str | None:
+        asked.append((repo, name))
+        return str(folder / name) if (folder / name).exists() else None
+
+    monkeypatch.setattr(huggingface_hub, "try_to_load_from_cache", cached)
+    loaded = load_backbone(EmbedConfig(backbone="hf-hub:shop/clip"))
+    expected = load_backbone(config_of(folder)).module.network.visual.proj
+    assert torch.equal(loaded.module.network.visual.proj, expected)
+    assert (loaded.card.name, loaded.card.hub_repo) == ("hf-hub:shop/clip", "shop/clip")
+    assert asked == [("shop/clip", "open_clip_config.json"), ("shop/clip", "open_clip_model.safetensors")]
+
+
+def test_model_of_the_hub_without_safetensors_is_fetched_as_the_torch_file(folder, monkeypatch, tmp_path):
+    shutil.copy(folder / "open_clip_config.json", tmp_path)
+    torch.save(load_backbone(config_of(folder)).module.network.state_dict(), tmp_path / "open_clip_pytorch_model.bin")
+
+    class Session:
+        def head(self, url, timeout):
+            return None
+
+    def download(repo: str, name: str) -> str:
+        if not (tmp_path / name).exists():
+            raise huggingface_hub.errors.EntryNotFoundError(name)
+        return str(tmp_path / name)
+
+    monkeypatch.setattr(huggingface_hub, "try_to_load_from_cache", lambda *_: None)
+    monkeypatch.setattr(huggingface_hub, "get_session", Session)
+    monkeypatch.setattr(huggingface_hub, "hf_hub_download", download)
+    assert load_backbone(EmbedConfig(backbone="hf-hub:shop/clip")).card.dim == 24
+
+
+def test_hub_that_cannot_be_reached_says_the_way_out(monkeypatch):
+    def no_internet() -> None:
+        raise OSError("Name or service not known")
+
+    monkeypatch.setattr(huggingface_hub, "try_to_load_from_cache", lambda *_: None)
+    monkeypatch.setattr(huggingface_hub, "get_session", no_internet)
+    with pytest.raises(WeightsUnavailable, match=r"hf-hub:shop/clip: Name or service not known; .*local-dir:PATH"):
+        get_card("hf-hub:shop/clip")
+
+
+# Fingerprints
+
+
+def test_folder_is_named_by_what_lies_in_it(folder, tmp_path):
+    moved = shutil.copytree(folder, tmp_path / "moved")
+    before = lineage.backbone_fingerprint(config_of(folder))
+    assert lineage.backbone_fingerprint(config_of(moved)) == before
+    write_model(moved, resize_mode="shortest")
+    assert lineage.backbone_fingerprint(config_of(moved)) != before
+    save_file({"other": torch.zeros(1)}, folder.parent / "other")
+    shutil.copytree(folder, moved, dirs_exist_ok=True)
+    shutil.copy(folder.parent / "other", moved / "open_clip_model.safetensors")
+    assert lineage.backbone_fingerprint(config_of(moved)) != before
+    assert lineage.backbone_fingerprint(config_of(moved, "random:0")) == lineage.backbone_fingerprint(
+        config_of(folder, "random:0")
+    )
