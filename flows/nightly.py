@@ -1,94 +1,40 @@
-"""The night: ingest, mask, embed, boost, reduce, index, evaluate, publish."""
+"""The night: ingest, mask, embed, classify, boost, reduce, index, evaluate, publish."""
 
 from __future__ import annotations
 
-import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from datetime import UTC, datetime
-from typing import Any, Literal, cast
 
 from prefect import flow, unmapped
 from prefect.artifacts import create_markdown_artifact
-from prefect.futures import PrefectFuture
-from prefect.logging import get_run_logger
-from prefect.task_runners import TaskRunner, ThreadPoolTaskRunner
 
+from flows.shards import RUNNER, each_shard
+from flows.summary import CatalogSummary, Clock, RunSummary
+from flows.views import Embedding, embed_pictures, mask_pictures
 from retrieval_core import releases
-from retrieval_core.artifacts import Catalog, Fitted, Ref, Reject, Report, Value, boosted
+from retrieval_core.artifacts import Backbone, Catalog, Fitted, Ref, Report, Value, boosted
 from retrieval_core.config import IndexConfig, NightlyConfig
-from retrieval_core.embed.cards import get_card
 from retrieval_core.errors import BadConfig
 from retrieval_core.evaluate.facts import CatalogFacts
 from retrieval_core.evaluate.measure import Night
 from retrieval_core.inspection import RUNS
 from retrieval_core.settings import Settings
-from tasks.embed import embed_shard, plan_vectors, prepare_backbone, rejected_items, seal_vector_set
+from tasks.classify import classify_shard, plan_classes, prepare_classifier, seal_class_set
+from tasks.embed import prepare_backbone, rejected_items
 from tasks.evaluate import evaluate_night
 from tasks.head import apply_head, fit_head
 from tasks.index import IndexPlan, build_index_shard, plan_index, seal_index
-from tasks.ingest import IngestOutcome, collect_truth_masks, snapshot_catalog
-from tasks.mask import fit_segmenter, mask_shard, plan_masks, seal_mask_set
+from tasks.ingest import IngestOutcome, snapshot_catalog
+from tasks.mask import prepare_detector
 from tasks.publish import publish_release
 from tasks.reduce import apply_reducer, fit_reducer
 
 
-class CatalogSummary(Value):
-    rows: int
-    added: int
-    changed: int
-    removed: int
-    unchanged: int
-    quarantined: int
+class Classification(Value):
+    """The classifier of the night and the classes it gave, both None where pictures are not classified."""
 
-
-class RunSummary(Value):
-    """What a run did: the document of `vitrine run --json`."""
-
-    release: str
-    gate: Literal["published", "held"]
-    reason: str
-    catalog: CatalogSummary
-    masked: int
-    embedded: int
-    trained: list[str]
-    seconds: dict[str, float]
-    metrics: dict[str, float]
-    report: str
-
-
-class Clock:
-    """Seconds per stage, in the order the stages ran."""
-
-    def __init__(self) -> None:
-        self.seconds: dict[str, float] = {}
-        self._started = time.perf_counter()
-
-    @contextmanager
-    def stage(self, name: str) -> Iterator[None]:
-        started = time.perf_counter()
-        get_run_logger().info("stage %s", name)
-        yield
-        self.seconds[name] = round(time.perf_counter() - started, 3)
-
-    def total(self) -> dict[str, float]:
-        return {**self.seconds, "total": round(time.perf_counter() - self._started, 3)}
-
-
-class Masking(Value):
-    """The segmenter of the night and its masks, both None where pictures stay as they are."""
-
-    segmenter: Fitted | None = None
-    masks: Ref | None = None
-    n_masked: int = 0
-
-
-class Embedding(Value):
-    """A vector set and how it came about."""
-
-    vectors: Ref
-    n_embedded: int
-    rejects: tuple[Reject, ...]
+    classifier: Ref | None = None
+    classes: Ref | None = None
+    n_classified: int = 0
 
 
 class Boosting(Value):
@@ -96,10 +42,6 @@ class Boosting(Value):
 
     heads: dict[str, Fitted] = {}
     vectors: dict[str, Ref] = {}
-
-
-# One shard at a time: a shard's own threads decode and embed on every core already.
-RUNNER = cast("TaskRunner[PrefectFuture[Any]]", ThreadPoolTaskRunner(max_workers=1))
 
 
 @flow(name="nightly", task_runner=RUNNER, validate_parameters=True)
@@ -119,16 +61,22 @@ def nightly(source: str, settings: Settings, config: NightlyConfig | None = None
         catalog = ingested.catalog
     with clock.stage("backbone"):  # before the long work: bad weights fail here
         backbone = prepare_backbone(settings, catalog, config.embed, config.ingest)
+        detector = prepare_detector(settings, config.crop) if config.detects else None
+        classifier = prepare_classifier(settings, config.classify) if config.classify.enabled else None
     with clock.stage("mask"):
-        masking = _mask(settings, source, catalog, config)
+        masking = mask_pictures(settings, source, catalog, detector, config)
     with clock.stage("embed"):
-        embeddings = _embed(settings, catalog, backbone, masking.masks, config)
+        embeddings = embed_pictures(settings, catalog, backbone, masking.masks, config)
         rejects = rejected_items(settings, catalog, [reject for made in embeddings.values() for reject in made.rejects])
+    classification = Classification()
+    if classifier:
+        with clock.stage("classify"):
+            classification = _classify(settings, catalog, classifier, config)
     with clock.stage("head"):
         boosting = _boost(settings, catalog, embeddings, config)
     everything = {name: made.vectors for name, made in embeddings.items()} | boosting.vectors
     with clock.stage("reduce"):
-        chosen = everything[choose_variant(config.index, list(everything), config.embed.backbone)]
+        chosen = everything[choose_variant(config.index, list(everything), Backbone.open(store, backbone).has_text)]
         reducer = fit_reducer(settings, catalog, chosen, config.reduce)
         reduced = apply_reducer(settings, chosen, reducer.ref, config.reduce)
     with clock.stage("index"):
@@ -140,7 +88,10 @@ def nightly(source: str, settings: Settings, config: NightlyConfig | None = None
         catalog_facts=_catalog_facts(source, settings, ingested, plan, len(rejects)),
         backbone=backbone,
         segmenter=masking.segmenter,
+        detector=masking.detector,
         masks=masking.masks,
+        classifier=classification.classifier,
+        classes=classification.classes,
         heads=tuple(boosting.heads.values()),
         reducer=reducer,
         variants=(*everything.values(), *reduced),
@@ -166,6 +117,7 @@ def nightly(source: str, settings: Settings, config: NightlyConfig | None = None
         catalog=CatalogSummary(**{name: getattr(facts, name) for name in CatalogSummary.model_fields}),
         masked=masking.n_masked,
         embedded=max(made.n_embedded for made in embeddings.values()),
+        classified=classification.n_classified,
         trained=[name for name, outcome in fitted.items() if outcome and outcome.trained],
         seconds=clock.total(),
         metrics=sealed.metrics,
@@ -173,11 +125,11 @@ def nightly(source: str, settings: Settings, config: NightlyConfig | None = None
     )
     now = datetime.now(UTC).isoformat(timespec="milliseconds")
     store.put(f"{RUNS}/{now.replace(':', '')}.json", summary.model_dump_json(indent=1).encode())
-    create_markdown_artifact(_markdown(summary), key="nightly-summary", description="What the night did")
+    create_markdown_artifact(summary.as_markdown(), key="nightly-summary", description="What the night did")
     return summary
 
 
-def choose_variant(config: IndexConfig, available: list[str], backbone: str) -> str:
+def choose_variant(config: IndexConfig, available: list[str], reads_text: bool) -> str:
     """The representation to publish; `auto` takes boosted vectors, unless the backbone also reads text.
 
     A head is trained on pictures alone, so behind it a text would no longer meet them. Raises `BadConfig` when the
@@ -188,57 +140,14 @@ def choose_variant(config: IndexConfig, available: list[str], backbone: str) -> 
             raise BadConfig(f"index.variant {config.variant} was not made; this run made {', '.join(available)}")
         return config.variant
     by_head = [name for name in available if name.endswith("boosted")]
-    return available[0] if get_card(backbone).has_text or not by_head else by_head[0]
+    return available[0] if reads_text or not by_head else by_head[0]
 
 
-def _mask(settings: Settings, source: str, catalog: Ref, config: NightlyConfig) -> Masking:
-    if not config.mask.enabled or config.embed.background == "raw":
-        return Masking()
-    truth = collect_truth_masks(settings, source, catalog)
-    segmenter = fit_segmenter(settings, catalog, truth, config.mask, config.ingest)
-    if segmenter is None:
-        return Masking()
-    plan = plan_masks(settings, catalog, segmenter.ref, config.mask)
-    futures = mask_shard.map(
-        unmapped(settings),
-        unmapped(plan),
-        range(len(plan.shards)),
-        unmapped(segmenter.ref),
-        unmapped(config.mask),
-        unmapped(config.ingest),
-    )
-    n_masked = sum(future.result() for future in futures)
-    return Masking(segmenter=segmenter, masks=seal_mask_set(settings, catalog, plan), n_masked=n_masked)
-
-
-def _embed(
-    settings: Settings, catalog: Ref, backbone: Ref, masks: Ref | None, config: NightlyConfig
-) -> dict[str, Embedding]:
-    """One vector set for each background asked for; without masks there is only the raw one."""
-    backgrounds: dict[str, Ref | None] = {}
-    if config.embed.background != "masked" or masks is None:
-        backgrounds["raw"] = None
-    if masks is not None:
-        backgrounds["masked"] = masks
-    made = {}
-    for variant, worn in backgrounds.items():
-        plan = plan_vectors(settings, catalog, backbone, worn, config.embed)
-        futures = embed_shard.map(
-            unmapped(settings),
-            unmapped(plan),
-            range(len(plan.shards)),
-            unmapped(backbone),
-            unmapped(worn),
-            unmapped(config.embed),
-            unmapped(config.ingest),
-        )
-        outcomes = [future.result() for future in futures]
-        made[variant] = Embedding(
-            vectors=seal_vector_set(settings, catalog, plan, backbone, variant),
-            n_embedded=sum(outcome.n_rows for outcome in outcomes),
-            rejects=tuple(reject for outcome in outcomes for reject in outcome.rejects),
-        )
-    return made
+def _classify(settings: Settings, catalog: Ref, classifier: Ref, config: NightlyConfig) -> Classification:
+    plan = plan_classes(settings, catalog, classifier, config.classify)
+    n_classified = sum(each_shard(classify_shard, settings, plan, classifier, config.classify, config.ingest))
+    classes = seal_class_set(settings, catalog, plan)
+    return Classification(classifier=classifier, classes=classes, n_classified=n_classified)
 
 
 def _boost(settings: Settings, catalog: Ref, embeddings: dict[str, Embedding], config: NightlyConfig) -> Boosting:
@@ -273,17 +182,3 @@ def _catalog_facts(
         indexed=plan.n_rows,
         quarantined=counts["quarantined"] + n_late,
     )
-
-
-def _markdown(summary: RunSummary) -> str:
-    rows = [
-        ("release", summary.release),
-        ("gate", f"{summary.gate}: {summary.reason}"),
-        ("catalogue", ", ".join(f"{name} {n}" for name, n in summary.catalog.model_dump().items())),
-        ("embedded", str(summary.embedded)),
-        ("trained", ", ".join(summary.trained) or "nothing"),
-        ("seconds", ", ".join(f"{name} {s:.0f}" for name, s in summary.seconds.items())),
-        ("report", summary.report),
-    ]
-    headline = [(name, f"{value:.4f}") for name, value in summary.metrics.items() if "/" not in name]
-    return "| | |\n|---|---|\n" + "\n".join(f"| {name} | {value} |" for name, value in rows + headline)

@@ -120,6 +120,28 @@ def apply_mask(image: RGB, mask: npt.NDArray[np.bool_]) -> RGB:
     return masked
 
 
+def crop_to_mask(image: RGB, mask: npt.NDArray[np.bool_], margin: float) -> RGB:
+    """The part of an (h, w, 3) uint8 picture around its product, as an array of its own; an empty mask leaves it whole.
+
+    `mask` is (h2, w2) bool, True on the product, stretched over the picture. The box around its True pixels moves out
+    by `margin`, 0 or more, of its own height and width on each side, as far as the picture goes.
+    """
+    if not mask.any():
+        return image
+    rows = _widened(np.flatnonzero(mask.any(axis=1)), mask.shape[0], image.shape[0], margin)
+    columns = _widened(np.flatnonzero(mask.any(axis=0)), mask.shape[1], image.shape[1], margin)
+    return np.ascontiguousarray(image[rows, columns])
+
+
+def shrink(image: RGB, max_side_px: int) -> RGB:
+    """An (h, w, 3) uint8 picture reduced (never enlarged) to at most `max_side_px` a side, its proportions kept."""
+    scale = max_side_px / max(image.shape[:2])
+    if scale >= 1:
+        return image
+    height, width = (max(1, round(side * scale)) for side in image.shape[:2])
+    return _resize(image, height, width, "bilinear")
+
+
 def thumbnail(image: RGB, max_side_px: int) -> bytes:
     """JPEG bytes of an (h, w, 3) uint8 picture, shrunk (never enlarged) to at most `max_side_px` a side."""
     small = Image.fromarray(image)
@@ -225,6 +247,15 @@ def _upright(pixels: RGB, orientation: int) -> RGB:
 def _reason(error: Exception) -> str:
     lines = str(error).strip().splitlines()
     return f"cannot be decoded: {lines[0][:200] if lines else type(error).__name__}"
+
+
+def _widened(covered: npt.NDArray[np.intp], n_cells: int, n_pixels: int, margin: float) -> slice:
+    """The pixels of a side under cells first to last of `n_cells`, and `margin` of their span before and after."""
+    first, last = int(covered[0]), int(covered[-1]) + 1
+    extra, scale = margin * (last - first), n_pixels / n_cells
+    # Whole pixels outwards, but not for the sake of a rounding error.
+    low, high = math.floor((first - extra) * scale + 1e-6), math.ceil((last + extra) * scale - 1e-6)
+    return slice(max(low, 0), min(high, n_pixels))
 
 
 def _limit_aspect(image: RGB) -> RGB:

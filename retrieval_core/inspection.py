@@ -14,6 +14,9 @@ from retrieval_core.artifacts import (
     Artifact,
     Backbone,
     Catalog,
+    Classifier,
+    ClassSet,
+    Detector,
     Head,
     IndexSet,
     Part,
@@ -35,7 +38,19 @@ RUNS = "runs"
 N_SAMPLED = 1_000
 TOLERANCE = 1e-5
 
-_KINDS: tuple[type[Artifact], ...] = (Catalog, Backbone, Segmenter, Head, Reducer, VectorSet, IndexSet, Report)
+_KINDS: tuple[type[Artifact], ...] = (
+    Catalog,
+    Backbone,
+    Segmenter,
+    Detector,
+    Classifier,
+    ClassSet,
+    Head,
+    Reducer,
+    VectorSet,
+    IndexSet,
+    Report,
+)
 
 
 class ReleaseRow(Value):
@@ -158,6 +173,9 @@ def _artifacts(store: Store, release: Release) -> Iterator[Artifact]:
         release.catalog,
         release.backbone,
         release.segmenter,
+        release.detector,
+        release.classifier,
+        release.classes,
         release.head,
         release.reducer,
         release.vectors,

@@ -9,29 +9,49 @@ from __future__ import annotations
 import os
 from functools import cached_property
 from pathlib import Path
+from typing import Literal, get_args
 
 import numpy as np
 import numpy.typing as npt
 import polars as pl
 
 from retrieval_core import lineage, releases
-from retrieval_core.artifacts import Backbone, Head, Hit, IndexSet, Reducer, Ref, Release, Segmenter
-from retrieval_core.config import EmbedConfig, NightlyConfig
-from retrieval_core.embed.backbones import backbone_preprocess
+from retrieval_core.artifacts import (
+    Artifact,
+    Backbone,
+    Classifier,
+    ClassSet,
+    Detector,
+    Head,
+    Hit,
+    IndexSet,
+    Reducer,
+    Ref,
+    Release,
+    Segmenter,
+)
+from retrieval_core.config import NightlyConfig
+from retrieval_core.embed.classes import ClassifierEngine
 from retrieval_core.embed.engine import Engine, embed_texts, open_engine
 from retrieval_core.errors import BadConfig, DimensionMismatch, NotFound, ShardCorrupt
+from retrieval_core.evaluate.neighbours import exact_topk
 from retrieval_core.head.apply import WEIGHTS_FILE, boost, load_head
-from retrieval_core.images import RGB, Preprocess, apply_mask, decode, fit
+from retrieval_core.images import RGB, apply_mask, crop_to_mask, decode, fit
 from retrieval_core.index.lookup import ShardedIndex
+from retrieval_core.mask import detect
 from retrieval_core.mask.apply import SegmenterEngine, square_of
-from retrieval_core.mask.quality import distrust
+from retrieval_core.mask.quality import Mask, distrust
 from retrieval_core.mask.train import ONNX_FILE
 from retrieval_core.reduce.pca import PCA_FILE, Pca, apply_pca, load_pca
 from retrieval_core.settings import Settings
-from retrieval_core.shards import Float32
+from retrieval_core.shards import Float32, load_classes
 from retrieval_core.store import Store, read_uri
 
 Image = str | os.PathLike[str] | bytes | RGB
+Mode = Literal["nearest", "classified"]
+MODES: tuple[Mode, ...] = get_args(Mode)
+Int32 = npt.NDArray[np.int32]
+Int64 = npt.NDArray[np.int64]
 
 
 def open_release(store: Store | str, name: str = releases.PRODUCTION, settings: Settings | None = None) -> OpenRelease:
@@ -48,7 +68,7 @@ def open_release(store: Store | str, name: str = releases.PRODUCTION, settings: 
 
 
 class QueryChain:
-    """From a picture or a text to the vector the index holds: mask, backbone, head, in the release's order."""
+    """From a picture or a text to the vector the index holds: mask or crop, backbone, head, in the release's order."""
 
     def __init__(self, store: Store, release: Release, settings: Settings) -> None:
         self._store, self._release, self._settings = store, release, settings
@@ -57,9 +77,11 @@ class QueryChain:
 
     def embed_picture(self, image: RGB) -> Float32:
         """(dim,) unit-length float32 of an upright (h, w, 3) uint8 picture."""
-        if self._release.variant.startswith("masked"):
-            image = self._masked(image)
-        return self._boosted(self._engine.embed(fit(image, self._preprocess)[None]))[0]
+        mask = self._mask(image)
+        if mask is not None:
+            cropped = self._release.variant.startswith("crop")
+            image = crop_to_mask(image, mask, self._config.crop.margin) if cropped else apply_mask(image, mask)
+        return self._boosted(self._engine.embed(fit(image, self._engine.preprocess)[None]))[0]
 
     def embed_text(self, text: str) -> Float32:
         """(dim,) unit-length float32 of a text. Raises `BadConfig` where the backbone has no text side."""
@@ -68,31 +90,54 @@ class QueryChain:
                 f"release {self._release.fingerprint[:12]} was embedded with {self._backbone.card}, which reads no "
                 "text; search by picture, or publish with --set embed.backbone=clip_vit_b32"
             )
-        return self._boosted(embed_texts(self._backbone.card, self._folder(self._release.backbone), [text]))[0]
+        return self._boosted(embed_texts(self._folder(self._release.backbone), [text]))[0]
 
     def _boosted(self, vectors: Float32) -> Float32:
         return boost(self._head_weights, vectors) if self._head_weights else vectors
 
-    def _masked(self, image: RGB) -> RGB:
-        square = fit(image, square_of(self._config.mask.size_px))
-        mask = self._segmenter.predict(square[None])[0]
-        return image if distrust(mask, self._config.mask) else apply_mask(image, mask)
+    def classify(self, image: RGB) -> Int32:
+        """The likeliest classes of a picture, as many as a classified search looks in. Raises `BadConfig`."""
+        if self._release.classes is None:
+            raise BadConfig(
+                f"release {self._release.fingerprint[:12]} knows no classes of its items; search without "
+                "--mode classified, or publish with --set classify.enabled=true"
+            )
+        classes, _ = self._classifier.classify(fit(image, self._classifier.preprocess)[None])
+        return classes[0, : self._config.classify.top_classes]
 
-    @cached_property
-    def _preprocess(self) -> Preprocess:
-        return backbone_preprocess(EmbedConfig(backbone=self._backbone.card, size_px=self._backbone.size_px))
+    def _mask(self, image: RGB) -> Mask | None:
+        """Where the product is, None where the release shows pictures whole or cannot tell."""
+        if not self._release.variant.startswith(("masked", "crop")):
+            return None
+        if self._release.detector:
+            box = self._detector.box(image, self._config.crop)
+            return box.mask() if box else None
+        square = fit(image, square_of(self._config.mask.size_px))
+        mask: Mask = self._segmenter.predict(square[None])[0]
+        return None if distrust(mask, self._config.mask) else mask
 
     @cached_property
     def _engine(self) -> Engine:
         folder = self._folder(self._release.backbone)
-        device, threads = self._settings.torch_device, self._settings.n_threads
-        return open_engine(self._backbone.card, self._backbone.size_px, folder, device, threads)
+        return open_engine(folder, self._settings.torch_device, self._settings.n_threads)
 
     @cached_property
     def _segmenter(self) -> SegmenterEngine:
         segmenter = _require(self._release.segmenter, "segmenter")
         folder = self._folder(segmenter)
         return SegmenterEngine(folder / ONNX_FILE, self._config.mask.size_px, self._settings.n_threads)
+
+    @cached_property
+    def _detector(self) -> detect.DetectorEngine:
+        detector = _require(self._release.detector, "detector")
+        weights = self._folder(detector) / detect.WEIGHTS_FILE
+        model = Detector.open(self._store, detector).model
+        return detect.DetectorEngine(model, weights, self._settings.torch_device, self._settings.n_threads)
+
+    @cached_property
+    def _classifier(self) -> ClassifierEngine:
+        folder = self._folder(_require(self._release.classifier, "classifier"))
+        return ClassifierEngine(open_engine(folder, self._settings.torch_device, self._settings.n_threads))
 
     @cached_property
     def _head_weights(self) -> dict[str, Float32] | None:
@@ -102,14 +147,10 @@ class QueryChain:
 
     def _folder(self, ref: Ref) -> Path:
         """A local folder with every part of a fitted model, checked against their checksums."""
-        kinds: dict[str, type[Backbone | Head | Segmenter | Reducer]] = {
-            "Backbone": Backbone,
-            "Head": Head,
-            "Segmenter": Segmenter,
-            "Reducer": Reducer,
+        kinds: dict[str, type[Artifact]] = {
+            kind.__name__: kind for kind in (Backbone, Classifier, Detector, Head, Segmenter)
         }
-        parts = kinds[ref.kind].open(self._store, ref).parts
-        return next(self._store.local_path(part.key, part.sha256).parent for part in parts)
+        return kinds[ref.kind].open(self._store, ref).local_folder(self._store)
 
 
 class OpenRelease:
@@ -126,12 +167,20 @@ class OpenRelease:
         self._items = items.filter(pl.col("row_id").is_in(self._index.row_ids().tolist())).sort("row_id")
         self._row_ids = self._items["row_id"].to_numpy()
 
-    def search(self, image: Image, k: int = 10) -> list[Hit]:
+    def search(self, image: Image, k: int = 10, mode: Mode = "nearest") -> list[Hit]:
         """The k items most like a picture: a path, an `s3://` URI, a file's bytes, or an (h, w, 3) uint8 array.
 
-        Raises `ImageRefused` when it cannot be decoded, `NotFound` when there is no such file.
+        Mode `classified` looks exactly among the items whose likeliest class is one of the picture's few likeliest;
+        where those are fewer than k, the nearest of the others follow. Raises `ImageRefused` when the picture cannot be
+        decoded, `NotFound` when there is no such file, `BadConfig` when the release has no classes.
         """
-        return self.search_vector(self._chain.embed_picture(_read_picture(image, self._config.ingest.max_pixels)), k)
+        if mode not in MODES:
+            raise BadConfig(f"unknown search mode {mode!r}; expected {' or '.join(MODES)}")
+        picture = _read_picture(image, self._config.ingest.max_pixels)
+        if mode == "nearest":
+            return self.search_vector(self._chain.embed_picture(picture), k)
+        classes = self._chain.classify(picture)
+        return self._hits(*self._search_in(classes, self._chain.embed_picture(picture), k))
 
     def search_text(self, text: str, k: int = 10) -> list[Hit]:
         """The k items most like a text. Raises `BadConfig` where the backbone reads no text."""
@@ -152,15 +201,31 @@ class OpenRelease:
         Fewer when the catalogue is smaller. Raises `DimensionMismatch` and, for k below one, `BadConfig`.
         """
         scores, row_ids = self.search_vectors(np.atleast_2d(vector), k)
-        found = row_ids[0] >= 0
-        rows = self._items[np.searchsorted(self._row_ids, row_ids[0][found])]
+        return self._hits(scores[0], row_ids[0])
+
+    def _search_in(self, classes: Int32, vector: Float32, k: int) -> tuple[Float32, Int64]:
+        """Scores and row ids, (k,) or fewer, of the nearest items of these classes and then of the nearest others."""
+        scores, row_ids = (found[0] for found in self.search_vectors(np.atleast_2d(vector), k))
+        inside = self._row_ids[(classes[classes >= 0][:, None] == self._likeliest).any(axis=0)]
+        best_scores, best = exact_topk(np.atleast_2d(vector), self._index.vectors_of(inside), k)
+        found = best[0] >= 0
+        others = ~np.isin(row_ids, inside)
+        return (
+            np.concatenate([best_scores[0][found], scores[others]])[:k],
+            np.concatenate([inside[best[0][found]], row_ids[others]])[:k],
+        )
+
+    def _hits(self, scores: Float32, row_ids: Int64) -> list[Hit]:
+        """The items of these rows, in their order and without the -1 of padding."""
+        found = row_ids >= 0
+        rows = self._items[np.searchsorted(self._row_ids, row_ids[found])]
         columns = ["item_id", "image_uri", "product_id", "category", "labels"]
         return [
             Hit(score=float(score), **row)
-            for score, row in zip(scores[0][found], rows.select(columns).iter_rows(named=True), strict=True)
+            for score, row in zip(scores[found], rows.select(columns).iter_rows(named=True), strict=True)
         ]
 
-    def search_vectors(self, vectors: Float32, k: int) -> tuple[Float32, npt.NDArray[np.int64]]:
+    def search_vectors(self, vectors: Float32, k: int) -> tuple[Float32, Int64]:
         """Scores and row ids, (q, k) each, of (q, dim) queries; short answers are padded with -inf and -1."""
         if vectors.shape[1] != self._index_set.dim:
             raise DimensionMismatch(
@@ -173,6 +238,12 @@ class OpenRelease:
         if self._index_set.candidate_dim == self._index_set.dim:
             return vectors
         return apply_pca(self._pca, vectors, self._index_set.candidate_dim, self._config.reduce.whiten)
+
+    @cached_property
+    def _likeliest(self) -> Int32:
+        """(n_items,) int32: the likeliest class of each item, -1 where it has none."""
+        classes = ClassSet.open(self._store, _require(self.release.classes, "classes"))
+        return load_classes(self._store, classes, self._items["content_id"].to_list())[:, 0]
 
     @cached_property
     def _pca(self) -> Pca:

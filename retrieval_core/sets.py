@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable, Iterator
 import numpy as np
 import polars as pl
 
-from retrieval_core.artifacts import MANIFEST, MaskSet, Part, Ref, Value, VectorSet, fingerprint
+from retrieval_core.artifacts import MANIFEST, ClassSet, MaskSet, Part, Ref, Value, VectorSet, fingerprint
 from retrieval_core.errors import ShardCorrupt
 from retrieval_core.shards import (
     Float32,
@@ -27,6 +27,8 @@ from retrieval_core.shards import (
 from retrieval_core.store import Store
 
 log = logging.getLogger(__name__)
+
+GrowingSet = type[VectorSet] | type[MaskSet] | type[ClassSet]
 
 
 class WorkPlan(Value):
@@ -111,6 +113,18 @@ def seal_masks(store: Store, family: str, catalog_fingerprint: str, wanted: Iter
     ).seal(store)
 
 
+def seal_classes(store: Store, family: str, catalog_fingerprint: str, wanted: Iterable[str]) -> ClassSet:
+    """Seal the view of a family of classes that covers as much of `wanted` as there is."""
+    parts, n_rows = _parts_covering(store, ClassSet, family, set(wanted))
+    return ClassSet(
+        fingerprint=_view_fingerprint(family, catalog_fingerprint, parts),
+        family=family,
+        parts=parts,
+        parents={"catalog": catalog_fingerprint},
+        counts={"rows": n_rows},
+    ).seal(store)
+
+
 def derive_vectors(
     store: Store,
     source: VectorSet,
@@ -166,9 +180,7 @@ def _view_fingerprint(family: str, catalog_fingerprint: str, parts: Iterable[Par
     return fingerprint("view", 1, [part.key for part in parts], [family, catalog_fingerprint])
 
 
-def _parts_covering(
-    store: Store, kind: type[VectorSet] | type[MaskSet], family: str, wanted: set[str]
-) -> tuple[tuple[Part, ...], int]:
+def _parts_covering(store: Store, kind: GrowingSet, family: str, wanted: set[str]) -> tuple[tuple[Part, ...], int]:
     known = _known_parts(store, kind, family)
     parts: list[Part] = []
     found: set[str] = set()
@@ -180,7 +192,7 @@ def _parts_covering(
     return tuple(parts), len(found)
 
 
-def _known_parts(store: Store, kind: type[VectorSet] | type[MaskSet], family: str) -> dict[str, Part]:
+def _known_parts(store: Store, kind: GrowingSet, family: str) -> dict[str, Part]:
     """Parts by key as sealed before, so that their checksums are not computed again."""
     known = {}
     for key in store.list(f"{kind.folder}/{family}/"):

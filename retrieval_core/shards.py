@@ -17,13 +17,15 @@ import polars as pl
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from retrieval_core.artifacts import MaskSet, Part, Value, VectorSet
+from retrieval_core.artifacts import ClassSet, MaskSet, Part, Value, VectorSet
 from retrieval_core.errors import DimensionMismatch, ShardCorrupt
 from retrieval_core.store import Store, file_sha256
 
 VECTOR_ROW_GROUP = 8192
 SMALLEST = np.finfo(np.float32).tiny  # divides a zero vector without making it NaN
+N_TOP_CLASSES = 5  # kept of a picture, the likeliest first
 Float32 = npt.NDArray[np.float32]
+Int32 = npt.NDArray[np.int32]
 
 
 class ShardPlan(Value):
@@ -183,6 +185,33 @@ def read_masks(store: Store, mask_set: MaskSet, wanted: Iterable[str]) -> dict[s
                 height=row["height"], width=row["width"], bits=row["mask"], area=row["area"], reason=row["reason"]
             )
     return found
+
+
+def classes_bytes(content_ids: Sequence[str], classes: Int32, probabilities: Float32) -> bytes:
+    """A class part: columns content_id, classes and probabilities, the likeliest class first.
+
+    `classes` is (n, N_TOP_CLASSES) int32, -1 where there are fewer, with their `probabilities`, float32 in 0 to 1.
+    Raises `DimensionMismatch` when the rows do not match the ids.
+    """
+    shape = (len(content_ids), N_TOP_CLASSES)
+    if classes.shape != shape or probabilities.shape != shape:
+        raise DimensionMismatch(f"classes {classes.shape}, probabilities {probabilities.shape}; expected twice {shape}")
+    columns = {"classes": classes.astype(np.int32), "probabilities": probabilities.astype(np.float32)}
+    lists = {name: pa.FixedSizeListArray.from_arrays(v.ravel(), N_TOP_CLASSES) for name, v in columns.items()}
+    sink = pa.BufferOutputStream()
+    pq.write_table(pa.table({"content_id": pa.array(content_ids, pa.string()), **lists}), sink, compression="zstd")
+    return sink.getvalue().to_pybytes()
+
+
+def load_classes(store: Store, class_set: ClassSet, content_ids: Sequence[str]) -> Int32:
+    """(len(content_ids), N_TOP_CLASSES) int32 in the order asked, -1 where the set has none. Raises `ShardCorrupt`."""
+    asked = pl.DataFrame({"content_id": content_ids}, schema={"content_id": pl.String})
+    known = [read_table(store, part, ["content_id", "classes"]) for part in class_set.parts]
+    if not known or asked.is_empty():
+        return np.full((len(asked), N_TOP_CLASSES), -1, np.int32)
+    stored = pl.concat(known).unique("content_id", keep="first")
+    found = asked.join(stored, on="content_id", how="left", maintain_order="left")["classes"]
+    return found.fill_null([-1] * N_TOP_CLASSES).cast(pl.Array(pl.Int32, N_TOP_CLASSES)).to_numpy()
 
 
 def iter_vectors(store: Store, vector_set: VectorSet) -> Iterator[tuple[list[str], Float32]]:

@@ -31,13 +31,15 @@ def evaluate_night(settings: Settings, night: Night, config: NightlyConfig) -> R
     store = settings.open_store()
     production = releases.read_release(store, releases.PRODUCTION)
     against = Report.open(store, production.report) if production else None
-    question = {
+    question: dict[str, object] = {
         "evaluate": config.evaluate.model_dump(),
         "gate": config.gate.model_dump(),
         "rerank_depth": config.index.rerank_depth,
         "index": night.index.name,
         "variants": [ref.name for ref in night.variants],
     }
+    if night.classes:
+        question |= {"classes": night.classes.name, "top_classes": config.classify.top_classes}
     if against and against.config == question:
         return against.ref
     name = fingerprint("report", VERSION, question, [against.fingerprint if against else ""])

@@ -1,8 +1,9 @@
-"""Background masking: train the segmenter where the source has masks, apply it to every picture."""
+"""Where the product is: train the segmenter where the source has masks and apply it, or find boxes with a detector."""
 
 from __future__ import annotations
 
 import tempfile
+from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
@@ -10,11 +11,12 @@ import polars as pl
 from prefect.logging import get_run_logger
 
 from retrieval_core import lineage, releases
-from retrieval_core.artifacts import Fitted, MaskSet, Ref, Segmenter
-from retrieval_core.config import IngestConfig, MaskConfig
+from retrieval_core.artifacts import Detector, Fitted, MaskSet, Ref, Segmenter
+from retrieval_core.config import CropConfig, IngestConfig, MaskConfig
 from retrieval_core.images import decode, fit
 from retrieval_core.ingest.sources import HELD_OUT
-from retrieval_core.mask.apply import SegmenterEngine, segment, square_of
+from retrieval_core.mask import detect
+from retrieval_core.mask.apply import Segmented, SegmenterEngine, segment, square_of
 from retrieval_core.mask.train import (
     ONNX_FILE,
     WEIGHTS_FILE,
@@ -132,15 +134,67 @@ def mask_shard(
     engine = SegmenterEngine(onnx, config.size_px, settings.n_threads)
     pictures = list(shard.select("content_id", "image_uri").iter_rows())
     report = progress(f"mask shard {number + 1} of {len(plan.shards)}", len(pictures))
-    done = segment(pictures, engine, config, settings.n_threads, ingest.max_pixels, report)
+    return _put_masks(
+        store, plan, number, segment(pictures, engine, config, settings.n_threads, ingest.max_pixels, report)
+    )
+
+
+def _put_masks(store: Store, plan: WorkPlan, number: int, done: Segmented) -> int:
     if done.content_ids:
         data = masks_bytes(done.content_ids, done.masks, done.reasons)
         put_part(store, part_key(plan.folder, plan.family, plan.shards[number]), data, len(done.content_ids))
     return len(done.content_ids)
 
 
+@stage("prepare detector")
+def prepare_detector(settings: Settings, config: CropConfig) -> Ref:
+    """The frozen detector as an artifact: its weights, fetched once."""
+    store = settings.open_store()
+    name = lineage.detector_fingerprint(config)
+    known = Detector.find(store, name)
+    if known:
+        return known.ref
+    network = detect.load_detector(config)
+    with tempfile.TemporaryDirectory() as folder:
+        detect.save_detector(network, Path(folder))
+        key = f"{Detector.folder}/{name}/{detect.WEIGHTS_FILE}"
+        part = put_part_file(store, key, Path(folder, detect.WEIGHTS_FILE), 0)
+    detector = Detector(fingerprint=name, config={"weights": config.weights}, parts=(part,), model=config.detector)
+    return detector.seal(store).ref
+
+
+@stage("plan detections")
+def plan_detections(settings: Settings, catalog: Ref, detector: Ref, config: CropConfig) -> WorkPlan:
+    """The shards of pictures in which this detector has not looked for the product yet."""
+    store = settings.open_store()
+    family = lineage.detections_family(config, detector.name)
+    return plan_work(store, MaskSet.folder, family, usable_pictures(store, catalog), config.shard_rows)
+
+
+@stage("detect shard")
+def detect_shard(
+    settings: Settings, plan: WorkPlan, number: int, detector: Ref, config: CropConfig, ingest: IngestConfig
+) -> int:
+    """Find the product's box in one shard of the plan; returns the number of boxes stored, as masks."""
+    store = settings.open_store()
+    pictures = list(shard_pictures(store, plan, number).select("content_id", "image_uri").iter_rows())
+    engine = _detector_engine(settings, detector)
+    report = progress(f"detect shard {number + 1} of {len(plan.shards)}", len(pictures))
+    done = detect.detect(pictures, engine, config, settings.n_threads, ingest.max_pixels, report)
+    return _put_masks(store, plan, number, done)
+
+
+@lru_cache(maxsize=1)
+def _detector_engine(settings: Settings, detector: Ref) -> detect.DetectorEngine:
+    store = settings.open_store()
+    artifact = Detector.open(store, detector)
+    part = artifact.part(detect.WEIGHTS_FILE)
+    weights = store.local_path(part.key, part.sha256)
+    return detect.DetectorEngine(artifact.model, weights, settings.torch_device, settings.n_threads)
+
+
 @stage("seal masks")
 def seal_mask_set(settings: Settings, catalog: Ref, plan: WorkPlan) -> Ref:
-    """The masks of this catalogue, as one set."""
+    """The masks of this catalogue, or the boxes found in it, as one set."""
     store = settings.open_store()
     return seal_masks(store, plan.family, catalog.name, usable_pictures(store, catalog)["content_id"]).ref

@@ -10,7 +10,7 @@ import pytest
 ROOT = Path(__file__).parent.parent
 STAGES = ("ingest", "mask", "embed", "head", "reduce", "index")
 # Above the stages, inside the core: they put stages together.
-UPPER = ("evaluate", "search", "lineage", "inspection", "forecast")
+UPPER = ("evaluate", "search", "lineage", "inspection", "forecast", "train")
 FLOORS = ("deployments", "flows", "tasks", "retrieval_core")
 OWNERS = {
     "boto3": ("retrieval_core/store_s3.py",),
@@ -20,6 +20,9 @@ OWNERS = {
     "prefect": ("flows", "tasks", "deployments/server.py"),
     "timm": ("retrieval_core/embed",),
     "open_clip": ("retrieval_core/embed",),
+    "lightning": ("retrieval_core/train",),
+    "pytorch_metric_learning": ("retrieval_core/train",),
+    "torchvision.models.detection": ("retrieval_core/mask",),
     "segmentation_models_pytorch": ("retrieval_core/mask",),
     "onnxruntime": ("retrieval_core/embed", "retrieval_core/mask"),
 }

@@ -141,6 +141,47 @@ def curves(title: str, series: Mapping[str, Sequence[Point]], best: str = "") ->
     return _chart("; ".join(words), height, parts)
 
 
+def front(title: str, points: Mapping[str, Point], leaders: Sequence[str], cost: str) -> Markup:
+    """(cost, value) points, costs above 0 on a logarithmic scale; `leaders`, the cheapest first, are joined by steps.
+
+    They are diamonds that bear their rank. Points that cannot be placed are left out.
+    """
+    shown = {name: (x, y) for name, (x, y) in points.items() if 0 < x < math.inf and math.isfinite(y)}
+    if not shown:
+        return Markup()
+    ranks = {name: rank for rank, name in enumerate((name for name in leaders if name in shown), start=1)}
+    height, left, right, bottom = 236, 52, WIDTH - 16, 194
+    costs, values = [x for x, _ in shown.values()], [y for _, y in shown.values()]
+    margin = max(0.08 * (max(values) - min(values)) or 0.05 * abs(max(values)), 1e-6)
+    y = _Scale(min(values) - margin, max(values) + margin, bottom, 18)
+    log = _Scale(math.log10(min(costs)) - 0.12, math.log10(max(costs)) + 0.08, left, right)
+    parts = [_grid_line(left, right, y(tick), y(tick)) for tick in y.ticks()]
+    parts += [_text(left - 6, y(tick) + 4, _tick(tick), "tick", "end") for tick in y.ticks()]
+    parts += [_text(log(math.log10(tick)), bottom + 17, f"{tick:,.6g}", "tick", "middle") for tick in _log_ticks(costs)]
+    parts.append(_text((left + right) / 2, height - 5, cost, "tick", "middle"))
+    placed = {name: (log(math.log10(at)), y(value)) for name, (at, value) in shown.items()}
+    steps = [placed[name] for name in ranks]
+    corners = [(after[0], before[1]) for before, after in pairwise(steps)]
+    path = [*(point for pair in zip(steps, corners, strict=False) for point in pair), *steps[-1:]]
+    parts.append(Markup('<polyline class="frontier" points="{}"/>').format(" ".join(f"{x},{y}" for x, y in path)))
+    # The front is drawn last, over the others; above and to the left of it nothing can lie.
+    for name in sorted(shown, key=lambda name: name in ranks):
+        at, value = shown[name]
+        parts.append(_front_mark(f"{name}: {value:.3f} at {at:,.6g}", *placed[name], ranks.get(name)))
+    said = ", ".join(f"{name} {shown[name][1]:.3f} at {shown[name][0]:,.6g}" for name in ranks)
+    return _chart(f"{title} against {cost}; from the cheapest, unbeaten: {said}", height, parts)
+
+
+def _front_mark(words: str, x: float, y: float, rank: int | None) -> Markup:
+    if rank is None:
+        mark = Markup('<circle class="mark" cx="{}" cy="{}" r="4"><title>{}</title></circle>').format(x, y, words)
+        return Markup('<g class="dot">{}</g>').format(mark)
+    mark = Markup('<path class="mark" d="M{} {}l6.5 6.5-6.5 6.5-6.5-6.5z"><title>{}</title></path>').format(
+        x, y - 6.5, words
+    )
+    return Markup('<g class="dot highlight">{}{}</g>').format(mark, _text(x - 6, y - 7, str(rank), "label", "end"))
+
+
 def _line(number: int, name: str, points: Sequence[Point], placed: Sequence[Point]) -> Markup:
     path = Markup('<polyline points="{}"/>').format(" ".join(f"{x},{y}" for x, y in placed))
     marks = []
@@ -187,6 +228,16 @@ def _tick(value: float) -> str:
 def _epoch_ticks(first: float, last: float) -> list[float]:
     step = max(1, math.ceil((last - first) / 6))
     return [first + step * i for i in range(int((last - first) // step) + 1)]
+
+
+def _log_ticks(values: Sequence[float]) -> list[float]:
+    """1, 2 and 5 times the powers of ten within the values' range, only the powers over many; or else both ends."""
+    low, high = min(values), max(values)
+    powers = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
+    factors = (1, 2, 5) if len(powers) < 5 else (1,)
+    ticks = [factor * 10.0**power for power in powers for factor in factors]
+    inside = [tick for tick in ticks if low * (1 - 1e-9) <= tick <= high * (1 + 1e-9)]
+    return inside if len(inside) > 1 else sorted({low, high})
 
 
 def _spread(ys: list[float]) -> list[float]:

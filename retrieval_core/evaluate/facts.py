@@ -24,11 +24,15 @@ class CatalogFacts(Value):
 
 
 class VariantFacts(Value):
-    """One representation under exact search: `metrics` by their plain names, without the variant's prefix."""
+    """One representation under exact search: `metrics` by their plain names, without the variant's prefix.
+
+    `note` says what was searched where that is not the whole gallery.
+    """
 
     name: str
     dim: int
     metrics: dict[str, float]
+    note: str = ""
 
 
 class TrainingFacts(Value):

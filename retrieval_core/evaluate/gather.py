@@ -6,7 +6,7 @@ from datetime import UTC, datetime
 
 import numpy as np
 
-from retrieval_core.artifacts import Catalog, Head, IndexSet, Reducer, Reject, Segmenter, VectorSet
+from retrieval_core.artifacts import Backbone, Catalog, Head, IndexSet, Reducer, Reject, Segmenter, VectorSet
 from retrieval_core.config import NightlyConfig
 from retrieval_core.evaluate.facts import Facts, IndexFacts, TrainingFacts
 from retrieval_core.evaluate.gate import Verdict
@@ -62,6 +62,17 @@ def _quarantine(store: Store, night: Night) -> tuple[Reject, ...]:
 
 def _training_facts(store: Store, night: Night) -> tuple[TrainingFacts, ...]:
     facts = []
+    backbone = Backbone.open(store, night.backbone)
+    if backbone.objective:
+        facts.append(
+            TrainingFacts(
+                name=f"{backbone.card} trained by {backbone.objective}",
+                trained=False,
+                fitted=backbone.created,
+                metrics=backbone.metrics,
+                history=backbone.history,
+            )
+        )
     if night.segmenter:
         segmenter = Segmenter.open(store, night.segmenter.ref)
         facts.append(

@@ -10,11 +10,12 @@ import numpy.typing as npt
 import polars as pl
 
 from retrieval_core.artifacts import MaskSet
+from retrieval_core.config import NightlyConfig
 from retrieval_core.errors import VitrineError
 from retrieval_core.evaluate.facts import Picture, QueryGrid
 from retrieval_core.evaluate.protocol import Protocol
-from retrieval_core.evaluate.relevance import label_iou
-from retrieval_core.images import apply_mask, decode, thumbnail
+from retrieval_core.evaluate.relevance import neighbour_iou, same_code
+from retrieval_core.images import apply_mask, crop_to_mask, decode, thumbnail
 from retrieval_core.shards import read_masks
 from retrieval_core.store import Store, read_uri
 
@@ -33,7 +34,12 @@ def query_grids(
     n_grids: int,
     seed: int,
 ) -> tuple[QueryGrid, ...]:
-    """Randomly drawn queries, each with its first five hits: `positions` in the gallery and cosine `scores`, (q, k)."""
+    """Randomly drawn queries, each with its first five hits: `positions` in the gallery and cosine `scores`, (q, k).
+
+    None where there is no gallery to have hits in.
+    """
+    if not len(protocol.gallery):
+        return ()
     chosen = np.sort(np.random.default_rng(seed).permutation(len(positions))[:n_grids])
     marks, judged_by = hit_marks(protocol, positions[:, :N_HITS])
     grids = []
@@ -56,25 +62,22 @@ def query_grids(
 def hit_marks(protocol: Protocol, positions: npt.NDArray[np.int64]) -> tuple[npt.NDArray[np.bool_] | None, str]:
     """Which hits, (q, k), share what a query can be judged by, and the name of that; None where nothing is known."""
     truth = protocol.truth
-    found = np.maximum(positions, 0)
     for name, query_codes, gallery_codes in (
         ("same product", truth.queries.product, truth.gallery.product),
         ("same category", truth.queries.category, truth.gallery.category),
     ):
         if query_codes is not None and gallery_codes is not None:
-            same = (gallery_codes[found] == query_codes[:, None]) & (query_codes[:, None] >= 0)
-            return same & (positions >= 0), name
+            return same_code(query_codes, gallery_codes, positions), name
     if truth.queries.labels is not None and truth.gallery.labels is not None:
-        alike = label_iou(truth.queries.labels, truth.gallery.labels[found]) >= ALIKE
-        return alike & (positions >= 0), "half of the labels or more"
+        return neighbour_iou(truth.queries, truth.gallery, positions) >= ALIKE, "half of the labels or more"
     return None, ""
 
 
 def mask_examples(
-    store: Store, items: pl.DataFrame, masks: MaskSet, n: int, seed: int
+    store: Store, items: pl.DataFrame, masks: MaskSet, config: NightlyConfig, n: int
 ) -> tuple[tuple[Picture, Picture], ...]:
-    """Random pictures beside what is left of them under their mask."""
-    drawn = items.sample(min(n, len(items)), seed=seed)
+    """Random pictures beside what is left of them: under their mask, or of their crop."""
+    drawn = items.sample(min(n, len(items)), seed=config.evaluate.seed)
     rows = read_masks(store, masks, drawn["content_id"])
     pairs = []
     for row in drawn.iter_rows(named=True):
@@ -87,8 +90,10 @@ def mask_examples(
             log.warning("no thumbnail of %s: %s", row["item_id"], error)
             continue
         caption = mask.reason or f"{mask.area:.0%} of the picture"
-        before = Picture(item_id=row["item_id"], caption=row["item_id"], jpeg=_jpeg(image))
-        after = Picture(item_id=row["item_id"], caption=caption, jpeg=_jpeg(apply_mask(image, mask.array())))
+        before = Picture(item_id=row["item_id"], caption=row["item_id"], jpeg=jpeg_base64(image))
+        cropped = config.embed.background == "crop"
+        left = crop_to_mask(image, mask.array(), config.crop.margin) if cropped else apply_mask(image, mask.array())
+        after = Picture(item_id=row["item_id"], caption=caption, jpeg=jpeg_base64(left))
         pairs.append((before, after))
     return tuple(pairs)
 
@@ -96,7 +101,7 @@ def mask_examples(
 def _picture(items: pl.DataFrame, row: int, score: float | None = None, mark: bool | None = None) -> Picture:
     item = items.row(row, named=True)
     try:
-        jpeg = _jpeg(decode(read_uri(item["image_uri"])))
+        jpeg = jpeg_base64(decode(read_uri(item["image_uri"])))
     except VitrineError as error:  # a picture that went away since it was embedded leaves a gap, not a failed night
         log.warning("no thumbnail of %s: %s", item["item_id"], error)
         jpeg = ""
@@ -104,5 +109,6 @@ def _picture(items: pl.DataFrame, row: int, score: float | None = None, mark: bo
     return Picture(item_id=item["item_id"], caption=words, jpeg=jpeg, score=score, mark=mark)
 
 
-def _jpeg(image: npt.NDArray[np.uint8]) -> str:
+def jpeg_base64(image: npt.NDArray[np.uint8]) -> str:
+    """A thumbnail of an (h, w, 3) uint8 picture, as a page carries it."""
     return base64.b64encode(thumbnail(image, THUMBNAIL_PX)).decode("ascii")

@@ -17,8 +17,9 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
 from retrieval_core.evaluate import charts
-from retrieval_core.evaluate.facts import Facts, TrainingFacts
+from retrieval_core.evaluate.facts import Facts
 from retrieval_core.evaluate.gate import HEADLINES, MetricChange
+from retrieval_core.evaluate.history import history_charts
 
 PUBLISHED = "published"
 MAX_QUARANTINE_ROWS = 50
@@ -32,7 +33,6 @@ MEANINGS = {
     "ann_recall@10": "exact neighbours that the index finds",
     "mask_iou": "overlap of predicted and true masks",
 }
-NOT_CURVES = ("epoch", "seconds", "learning_rate", "size_px")
 NOTHING = "\N{EN DASH}"
 
 
@@ -96,7 +96,7 @@ def render(facts: Facts) -> str:
     representations = _representations(facts)
     rows = _metric_rows(representations, facts.metrics)
     return (
-        _environment()
+        environment()
         .get_template("report.html")
         .render(
             facts=facts,
@@ -108,7 +108,7 @@ def render(facts: Facts) -> str:
             rows=rows,
             plots=_plots(representations, facts.metrics),
             margin=0.98 / math.sqrt(facts.n_queries) if facts.n_queries else 0.0,
-            training=[(model, _history_charts(model)) for model in facts.training],
+            training=[(model, history_charts(model.name, model.history)) for model in facts.training],
             total_s=facts.seconds.get("total", sum(facts.seconds.values())),
             seconds={name: s for name, s in facts.seconds.items() if name != "total"},
             ledger=facts.quarantine[:MAX_QUARANTINE_ROWS],
@@ -119,8 +119,9 @@ def render(facts: Facts) -> str:
 
 
 @cache
-def _environment() -> Environment:
-    environment = Environment(
+def environment() -> Environment:
+    """Where the templates of all reports lie, and how they write numbers; whatever they are given is escaped."""
+    made = Environment(
         loader=FileSystemLoader(Path(__file__).parent),
         autoescape=True,
         undefined=StrictUndefined,
@@ -128,7 +129,7 @@ def _environment() -> Environment:
         lstrip_blocks=True,
         auto_reload=False,
     )
-    environment.filters |= {
+    made.filters |= {
         "number": number,
         "signed": charts.signed,
         "percent": percent,
@@ -137,8 +138,8 @@ def _environment() -> Environment:
         "day": day,
         "moment": moment,
     }
-    environment.globals |= {"bar": charts.bar, "interval": charts.interval, "trend": trend, "NOTHING": NOTHING}
-    return environment
+    made.globals |= {"bar": charts.bar, "interval": charts.interval, "trend": trend, "NOTHING": NOTHING}
+    return made
 
 
 def _banner(facts: Facts) -> Banner:
@@ -220,9 +221,9 @@ def _representations(facts: Facts) -> list[Representation]:
     published = {
         name: value for name, value in facts.metrics.items() if name in known or f"{name}_random" in facts.metrics
     }
-    dims = {variant.name: f"{variant.dim:,} dim" for variant in facts.variants}
+    notes = {variant.name: variant.note or f"{variant.dim:,} dim" for variant in facts.variants}
     chain = [Representation(PUBLISHED, f"{facts.index.variant}, by the index", published)] if published else []
-    return chain + [Representation(name, dims.get(name, ""), values) for name, values in metrics.items()]
+    return chain + [Representation(name, notes.get(name, ""), values) for name, values in metrics.items()]
 
 
 def _metric_rows(representations: list[Representation], metrics: dict[str, float]) -> list[MetricRow]:
@@ -249,24 +250,6 @@ def _plots(representations: list[Representation], metrics: dict[str, float]) -> 
         if values:
             plots.append((name, charts.dots(name, values, metrics.get(f"{name}_random"), PUBLISHED)))
     return plots
-
-
-def _history_charts(model: TrainingFacts) -> list[tuple[str, Markup]]:
-    """The losses of a model in one chart, everything else that was watched in another; either may be missing."""
-    names = dict.fromkeys(name for row in model.history for name in row if name not in NOT_CURVES)
-    losses = [name for name in names if name.endswith("loss")]
-    scores = [name for name in names if name not in losses]
-    drawn = []
-    for title, group, best in (("Loss", losses, "min" if "val_loss" in losses else ""), ("Validation", scores, "max")):
-        ordered = sorted(group, key=lambda name: name == "val_loss")
-        series = {
-            name: [(row.get("epoch", i + 1), row[name]) for i, row in enumerate(model.history) if name in row]
-            for name in ordered
-        }
-        chart = charts.curves(f"{title} of {model.name}", series, best)
-        if chart:
-            drawn.append((title, chart))
-    return drawn
 
 
 def _figures(facts: Facts) -> list[tuple[str, float | None, float | None, str]]:

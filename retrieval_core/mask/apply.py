@@ -88,27 +88,46 @@ def segment(
     each batch went through. Raises `StoreUnavailable`.
     """
     square = square_of(engine.size_px)
+    out = Segmented([], [], [])
+    for batch in load_batches(pictures, lambda image: fit(image, square), config.batch_size, threads, max_pixels):
+        if batch.images:
+            masks = engine.predict(np.stack(batch.images))
+            out.content_ids.extend(batch.content_ids)
+            out.masks.extend(masks)
+            out.reasons.extend(distrust(mask, config) for mask in masks)
+        if on_batch:
+            on_batch(batch.n_asked)
+    return out
+
+
+class Batch(NamedTuple):
+    """The pictures of a batch that could be read, and how many there were to read."""
+
+    content_ids: list[str]
+    images: list[RGB]
+    n_asked: int
+
+
+def load_batches(
+    pictures: Sequence[Picture], prepare: Callable[[RGB], RGB], batch_size: int, threads: int, max_pixels: int
+) -> Iterator[Batch]:
+    """Decoded pictures as `prepare` leaves them, batch by batch in the order given; threads decode a few batches ahead.
+
+    A picture that is absent, cannot be decoded or no longer hashes to its content id is left out.
+    """
 
     def load(picture: Picture) -> RGB | None:
         wanted, uri = picture
         try:
             data = read_uri(uri)
-            return fit(decode(data, max_pixels=max_pixels), square) if content_id(data) == wanted else None
+            return prepare(decode(data, max_pixels=max_pixels)) if content_id(data) == wanted else None
         except (NotFound, ImageRefused):
             return None
 
-    out = Segmented([], [], [])
-    batches = [pictures[i : i + config.batch_size] for i in range(0, len(pictures), config.batch_size)]
-    for batch, squares in zip(batches, _load_ahead(batches, load, threads), strict=True):
-        readable = [(key, pixels) for (key, _), pixels in zip(batch, squares, strict=True) if pixels is not None]
-        if readable:
-            masks = engine.predict(np.stack([pixels for _, pixels in readable]))
-            out.content_ids.extend(key for key, _ in readable)
-            out.masks.extend(masks)
-            out.reasons.extend(distrust(mask, config) for mask in masks)
-        if on_batch:
-            on_batch(len(batch))
-    return out
+    batches = [pictures[i : i + batch_size] for i in range(0, len(pictures), batch_size)]
+    for batch, images in zip(batches, _load_ahead(batches, load, threads), strict=True):
+        readable = [(key, image) for (key, _), image in zip(batch, images, strict=True) if image is not None]
+        yield Batch([key for key, _ in readable], [image for _, image in readable], len(batch))
 
 
 def _load_ahead(

@@ -10,12 +10,12 @@ from torch import Tensor, nn
 
 from retrieval_core.config import MaskConfig
 from retrieval_core.errors import BadConfig, WeightsInvalid
+from retrieval_core.mask.weights import fill, one_line, read_state
 
 # ImageNet's channel means and deviations, which torchvision's encoder weights expect, in units of a pixel value.
 MEAN = (0.485 * 255, 0.456 * 255, 0.406 * 255)
 STD = (0.229 * 255, 0.224 * 255, 0.225 * 255)
 CLASSIFIER = {"fc.weight", "fc.bias"}  # of a whole ResNet; the encoder ends before it
-STEP_COUNTER = ".num_batches_tracked"  # of a batch norm; old files lack it and nothing is lost
 
 
 class UNet(nn.Module):
@@ -59,7 +59,9 @@ def build_unet(config: MaskConfig) -> UNet:
         torch.manual_seed(int(value) if kind == "random" else config.seed)
         net = _new_net(config.encoder)
     if kind == "file":
-        _load_encoder(net.get_submodule("encoder"), Path(value))
+        path = Path(value)
+        given = {key: tensor for key, tensor in read_state(path).items() if key not in CLASSIFIER}
+        fill(net.get_submodule("encoder"), given, path, "the encoder")
     return UNet(net).to(memory_format=torch.channels_last)
 
 
@@ -69,7 +71,7 @@ def rebuild_unet(state: Mapping[str, Tensor], encoder: str) -> UNet:
     try:
         unet.net.load_state_dict(dict(state))
     except RuntimeError as error:
-        raise WeightsInvalid(f"segmenter weights do not fit a U-Net on {encoder}: {_one_line(error)}") from error
+        raise WeightsInvalid(f"segmenter weights do not fit a U-Net on {encoder}: {one_line(error)}") from error
     return unet.eval()
 
 
@@ -81,39 +83,3 @@ def _new_net(encoder: str) -> nn.Module:
         raise BadConfig(f"mask.encoder is {encoder!r}; expected one of {', '.join(sorted(known))}")
     net: nn.Module = smp.Unet(encoder, encoder_weights=None, classes=1)
     return net
-
-
-def _load_encoder(encoder: nn.Module, path: Path) -> None:
-    given = {key: value for key, value in _read_state(path).items() if key not in CLASSIFIER}
-    expected = encoder.state_dict()
-    missing = sorted(key for key in expected.keys() - given.keys() if not key.endswith(STEP_COUNTER))
-    extra = sorted(given.keys() - expected.keys())
-    if missing or extra:
-        raise WeightsInvalid(
-            f"{path} is of another architecture than the encoder: {len(missing)} keys missing ({_some(missing)}), "
-            f"{len(extra)} unexpected ({_some(extra)}); expected a torchvision state dict"
-        )
-    try:
-        encoder.load_state_dict(given)
-    except RuntimeError as error:
-        raise WeightsInvalid(f"{path} does not fit the encoder: {_one_line(error)}") from error
-
-
-def _read_state(path: Path) -> dict[str, Tensor]:
-    from safetensors.torch import load_file
-
-    try:
-        state = load_file(path) if path.suffix == ".safetensors" else torch.load(path, "cpu", weights_only=True)
-    except Exception as error:  # readers fail in many ways on bytes that are no weights
-        raise WeightsInvalid(f"cannot read the weights in {path}: {_one_line(error)}") from error
-    if not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in state.values()):
-        raise WeightsInvalid(f"{path} holds no state dict; expected parameter names and tensors")
-    return state
-
-
-def _some(keys: list[str]) -> str:
-    return ", ".join(keys[:3]) or "none"
-
-
-def _one_line(error: Exception) -> str:
-    return " ".join(str(error).split())[:300] or type(error).__name__

@@ -21,7 +21,7 @@ from PIL import ExifTags, Image, ImageOps
 from pydantic import ValidationError
 
 from retrieval_core.errors import ImageRefused
-from retrieval_core.images import Preprocess, apply_mask, decode, fit, thumbnail
+from retrieval_core.images import Preprocess, apply_mask, crop_to_mask, decode, fit, shrink, thumbnail
 
 RUBBISH_EXIF = b"Exif\x00\x00II*\x00\x08\x00\x00\x00\x09\x00rubbish"
 # The module silences Pillow's warnings on metadata, but pytest puts its own filters first.
@@ -404,6 +404,50 @@ class TestMaskAndThumbnail:
 
     def test_a_thumbnail_never_enlarges(self) -> None:
         assert decode(thumbnail(picture(5, 7), 100)).shape == (5, 7, 3)
+
+
+class TestCrop:
+    def test_a_crop_is_the_box_around_the_product_and_its_margin(self) -> None:
+        mask = np.zeros((24, 36), np.bool_)
+        mask[6:16, 10] = mask[8, 10:30] = True
+        assert np.array_equal(crop_to_mask(picture(), mask, 0), picture()[6:16, 10:30])
+        assert np.array_equal(crop_to_mask(picture(), mask, 0.1), picture()[5:17, 8:32])
+
+    def test_a_margin_ends_where_the_picture_does(self) -> None:
+        mask = np.zeros((24, 36), np.bool_)
+        mask[2:20, 30:] = True
+        assert np.array_equal(crop_to_mask(picture(), mask, 1), picture()[:, 24:])
+
+    def test_the_box_of_a_small_mask_is_stretched_over_the_picture(self) -> None:
+        mask = np.zeros((4, 4), np.bool_)
+        mask[1:3, 2] = True
+        assert np.array_equal(crop_to_mask(picture(40, 20), mask, 0), picture(40, 20)[10:30, 10:15])
+
+    def test_an_empty_mask_leaves_the_picture_whole(self) -> None:
+        assert np.array_equal(crop_to_mask(picture(), np.zeros((5, 5), np.bool_), 0.1), picture())
+
+    @given(
+        st.tuples(st.integers(1, 60), st.integers(1, 60)),
+        st.tuples(st.integers(1, 40), st.integers(1, 40)),
+        st.floats(0, 1),
+        st.randoms(use_true_random=False),
+    )
+    def test_no_pixel_of_the_product_is_cut_off(self, shape, mask_shape, margin, random) -> None:
+        """What a mask keeps of a picture, its crop has too."""
+        mask = np.array([random.random() < 0.1 for _ in range(mask_shape[0] * mask_shape[1])]).reshape(mask_shape)
+        image = np.stack([*np.indices(shape), np.ones(shape)], axis=-1).astype(np.uint8)  # each pixel names its place
+        cropped = crop_to_mask(image, mask, margin)
+        assert _places(apply_mask(image, mask)) <= _places(cropped) <= _places(image)
+        assert cropped.size > 0
+
+    def test_a_large_picture_is_shrunk_and_a_small_one_left_alone(self) -> None:
+        assert shrink(picture(300, 100), 60).shape == (60, 20, 3)
+        assert shrink(picture(1, 900), 60).shape == (1, 60, 3)
+        assert np.array_equal(shrink(picture(), 36), picture())
+
+
+def _places(image: np.ndarray) -> set[tuple[int, ...]]:
+    return set(map(tuple, image[image[..., 2] > 0]))
 
 
 def _decoded_or_refused(data: bytes) -> None:

@@ -8,9 +8,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from retrieval_core.artifacts import MaskSet, VectorSet
+from retrieval_core.artifacts import ClassSet, MaskSet, VectorSet
 from retrieval_core.errors import DimensionMismatch, ShardCorrupt
 from retrieval_core.shards import (
+    classes_bytes,
+    load_classes,
     load_vectors,
     masks_bytes,
     plan_shards,
@@ -118,3 +120,23 @@ def test_masks_come_back_pixel_for_pixel(
     assert np.array_equal(found["y"].array(), ~mask)
     assert (found["x"].reason, found["y"].reason) == ("", "too small")
     assert set(found) == {"x", "y"}
+
+
+def test_classes_are_loaded_in_the_order_asked_and_none_where_there_are_none(tmp_path: Path) -> None:
+    store = open_store(str(tmp_path))
+    classes, shares = np.arange(15, dtype=np.int32).reshape(3, 5), np.full((3, 5), 0.2, np.float32)
+    parts = (
+        put_part(store, "c/a.parquet", classes_bytes(["p", "q"], classes[:2], shares[:2]), 2),
+        put_part(store, "c/b.parquet", classes_bytes(["q", "r"], classes[1:], shares[1:]), 2),
+    )
+    class_set = ClassSet(fingerprint="f", family="c", parts=parts)
+    found = load_classes(store, class_set, ["r", "p", "nobody", "q", "p"])
+    assert found.dtype == np.int32
+    assert found.tolist() == [classes[2].tolist(), classes[0].tolist(), [-1] * 5, classes[1].tolist(), [0, 1, 2, 3, 4]]
+    assert load_classes(store, class_set, []).shape == (0, 5)
+    assert (load_classes(store, class_set.model_copy(update={"parts": ()}), ["p"]) == -1).all()
+
+
+def test_classes_that_do_not_match_their_ids_are_refused() -> None:
+    with pytest.raises(DimensionMismatch, match=r"expected twice \(2, 5\)"):
+        classes_bytes(["a", "b"], np.zeros((2, 4), np.int32), np.zeros((2, 5), np.float32))

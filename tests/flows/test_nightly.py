@@ -199,17 +199,20 @@ def test_what_was_rolled_back_is_not_published_again_by_the_next_night(tmp_path:
     assert status(shop.store).production == before.release
 
 
-def test_a_masked_release_masks_its_queries_too(tmp_path: Path) -> None:
+def test_a_masked_or_cropped_release_shows_its_queries_as_its_pictures(tmp_path: Path) -> None:
     shop = Shop(tmp_path)
-    masked = CONFIG.model_copy(update={"embed": CONFIG.embed.model_copy(update={"background": "masked"})})
-    run = shop.night(masked)
-    assert not any(name.startswith(("raw/", "boosted/")) for name in run.metrics)
-    release = open_release(shop.store)
-    assert release.release.variant == "masked_boosted"
-    for path in shop.pictures[::29]:
-        best = release.search(path, k=1)[0]
-        assert Path(best.image_uri) == path
-        assert best.score == pytest.approx(1, abs=0.01)
+    for background, n_masked in (("masked", ROWS), ("crop", 0)):  # the same masks serve both
+        run = shop.night(
+            CONFIG.model_copy(update={"embed": CONFIG.embed.model_copy(update={"background": background})})
+        )
+        assert run.masked == n_masked
+        assert not any(name.startswith(("raw/", "boosted/")) for name in run.metrics)
+        release = open_release(shop.store)
+        assert release.release.variant == f"{background}_boosted"
+        for path in shop.pictures[::29]:
+            best = release.search(path, k=1)[0]
+            assert Path(best.image_uri) == path
+            assert best.score == pytest.approx(1, abs=0.01)
 
 
 def test_a_catalogue_without_masks_or_labels_is_still_published(tmp_path: Path) -> None:

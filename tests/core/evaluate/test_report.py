@@ -2,7 +2,6 @@
 
 import base64
 import re
-from html.parser import HTMLParser
 
 import numpy as np
 import pytest
@@ -26,43 +25,7 @@ from retrieval_core.evaluate.metrics import METRIC_DEFINITIONS
 from retrieval_core.evaluate.report import duration, moment, number, percent, render, size, trend
 from retrieval_core.images import thumbnail
 
-VOID = {"meta", "img", "br", "link", "input", "hr"}
 ATTACK = "\"'><script>alert(1)</script><img src=x onerror=alert(2)>{{ 7 * 7 }}"
-
-
-class Page(HTMLParser):
-    """A parsed report: its tags with attributes, its visible words, and whether every element is closed in order."""
-
-    def __init__(self, html: str):
-        super().__init__(convert_charrefs=True)
-        self.tags: list[tuple[str, dict[str, str | None]]] = []
-        self.words: list[str] = []
-        self.open: list[str] = []
-        self.feed(html)
-        self.close()
-        assert self.open == []
-
-    def handle_starttag(self, tag, attrs):
-        self.tags.append((tag, dict(attrs)))
-        if tag not in VOID:
-            self.open.append(tag)
-
-    def handle_startendtag(self, tag, attrs):
-        self.tags.append((tag, dict(attrs)))
-
-    def handle_endtag(self, tag):
-        assert self.open.pop() == tag
-
-    def handle_data(self, data):
-        if self.open and self.open[-1] != "style":
-            self.words.append(data)
-
-    @property
-    def text(self) -> str:
-        return " ".join(" ".join(self.words).split())
-
-    def all(self, tag: str) -> list[dict[str, str | None]]:
-        return [attributes for name, attributes in self.tags if name == tag]
 
 
 def minimal(**changes) -> Facts:
@@ -198,19 +161,19 @@ def full(**changes) -> Facts:
     return minimal(**(values | changes))
 
 
-def test_the_first_sentence_is_the_verdict():
-    assert "Published First release: there is no production" in Page(render(minimal())).text
-    held = Page(render(full())).text
+def test_the_first_sentence_is_the_verdict(read_page):
+    assert "Published First release: there is no production" in read_page(render(minimal())).text
+    held = read_page(render(full())).text
     assert "Held back Held: recall@1 fell from 0.728 to 0.694 on 500 shared queries." in held
     assert "Production 77ac01dc8b86 stays in place" in held
     warned = full(gate="published", reason="Published with a warning: recall@1 fell.")
-    assert "Published with a warning Published with a warning: recall@1 fell." in Page(render(warned)).text
+    assert "Published with a warning Published with a warning: recall@1 fell." in read_page(render(warned)).text
 
 
 @pytest.mark.parametrize("facts", [minimal(), full()], ids=["minimal", "full"])
-def test_the_page_is_whole_and_stands_alone(facts: Facts):
+def test_the_page_is_whole_and_stands_alone(read_page, facts: Facts):
     html = render(facts)
-    page = Page(html)
+    page = read_page(html)
     assert html.startswith("<!doctype html>")
     assert not {"script", "link", "iframe", "object"} & {tag for tag, _ in page.tags}
     for _, attributes in page.tags:
@@ -226,8 +189,8 @@ def test_the_page_is_whole_and_stands_alone(facts: Facts):
 
 
 @pytest.mark.parametrize("facts", [minimal(), full()], ids=["minimal", "full"])
-def test_the_page_can_be_read_without_seeing_it(facts: Facts):
-    page = Page(render(facts))
+def test_the_page_can_be_read_without_seeing_it(read_page, facts: Facts):
+    page = read_page(render(facts))
     assert len(page.all("h1")) == 1
     assert all(image.get("alt") for image in page.all("img"))
     assert all("aria-label" in svg or svg.get("aria-hidden") == "true" for svg in page.all("svg"))
@@ -237,8 +200,8 @@ def test_the_page_can_be_read_without_seeing_it(facts: Facts):
     assert links <= {attributes.get("id") for _, attributes in page.tags}
 
 
-def test_missing_facts_are_said():
-    text = Page(render(minimal())).text
+def test_missing_facts_are_said(read_page):
+    text = read_page(render(minimal())).text
     for sentence in (
         "First night: nothing is in production yet",
         "nothing is known of this release's quality",
@@ -249,22 +212,22 @@ def test_missing_facts_are_said():
         "The ledger is empty",
     ):
         assert sentence in text
-    assert "No metric is defined: the catalogue names no products" in Page(render(minimal(n_queries=3))).text
-    assert "nothing was compared" in Page(render(minimal(production="77ac"))).text
+    assert "No metric is defined: the catalogue names no products" in read_page(render(minimal(n_queries=3))).text
+    assert "nothing was compared" in read_page(render(minimal(production="77ac"))).text
 
 
-def test_every_fact_can_be_emptied_alone():
+def test_every_fact_can_be_emptied_alone(read_page):
     for name, empty in (("changes", ()), ("metrics", {}), ("variants", ()), ("training", ()), ("masks", MaskFacts())):
-        Page(render(full(**{name: empty})))
+        read_page(render(full(**{name: empty})))
     for name in ("definitions", "seconds"):
-        Page(render(full(**{name: {}})))
+        read_page(render(full(**{name: {}})))
     for name in ("quarantine", "grids"):
-        Page(render(full(**{name: ()})))
+        read_page(render(full(**{name: ()})))
 
 
-def test_every_metric_of_every_representation_is_there():
+def test_every_metric_of_every_representation_is_there(read_page):
     facts = full()
-    page = Page(render(facts))
+    page = read_page(render(facts))
     for name, value in facts.metrics.items():
         variant, _, plain = name.rpartition("/")
         assert variant in page.text
@@ -275,56 +238,69 @@ def test_every_metric_of_every_representation_is_there():
         assert definition in page.text
 
 
-def test_the_best_representation_of_a_metric_is_marked_and_equal_ones_are_not():
-    text = Page(render(full())).text
+def test_the_best_representation_of_a_metric_is_marked_and_equal_ones_are_not(read_page):
+    text = read_page(render(full())).text
     assert text.count("best: ") == 1
     assert "best: 0.707" in text
 
 
-def test_a_figure_stands_against_random_and_against_production():
-    text = Page(render(full())).text
+def test_a_figure_stands_against_random_and_against_production(read_page):
+    text = read_page(render(full())).text
     assert "6.9 times random (0.100)" in text
     assert f"{charts.MINUS}0.034 to production, worse" in text
     assert "+0.003 to production, within chance" in text
     worse_than_random = full(metrics={"recall@1": 0.1, "recall@1_random": 0.2})
-    assert "no better than random (0.200)" in Page(render(worse_than_random)).text
+    assert "no better than random (0.200)" in read_page(render(worse_than_random)).text
 
 
-def test_the_metric_that_blocks_is_named_in_its_row():
-    text = Page(render(full())).text
+def test_queries_without_a_gallery_are_said_to_have_nothing_to_find(read_page):
+    text = read_page(render(minimal(n_queries=3, n_gallery=0))).text
+    assert "Not measured: every picture queries and none is left to be found" in text
+    assert "Name a gallery in the source, or lower evaluate.queries" in text
+    assert "There was nothing to find, so there are no hits" in text
+    assert "Not measured" not in read_page(render(minimal(n_queries=3, n_gallery=1))).text
+
+
+def test_a_search_of_a_part_of_the_gallery_says_of_which(read_page):
+    classified = VariantFacts(name="classified", dim=64, metrics={"recall@1": 0.7}, note="in the 3 likeliest classes")
+    assert "classified in the 3 likeliest classes" in read_page(render(full(variants=(classified,)))).text
+
+
+def test_the_metric_that_blocks_is_named_in_its_row(read_page):
+    text = read_page(render(full())).text
     assert re.search(r"recall@1 0\.728 0\.694 \S+0\.034 difference .{1,60} 0\.0021 500 \S blocks", text)
     assert text.count(" blocks ") == 1
 
 
-def test_the_rows_add_up_in_sight_or_the_page_says_so():
-    text = Page(render(full())).text
+def test_the_rows_add_up_in_sight_or_the_page_says_so(read_page):
+    text = read_page(render(full())).text
     assert "1,550 rows = 1,490 indexed + 60 quarantined" in text
     assert "1,550 rows = 12 added + 3 changed + 1,535 unchanged" in text
     assert "do not add up" not in text
     lost = full().catalog.model_copy(update={"indexed": 1489})
-    assert "The rows do not add up" in Page(render(full(catalog=lost))).text
+    assert "The rows do not add up" in read_page(render(full(catalog=lost))).text
 
 
-def test_hits_and_misses_differ_by_more_than_colour():
-    page = Page(render(full()))
+def test_hits_and_misses_differ_by_more_than_colour(read_page):
+    page = read_page(render(full()))
     icons = [use["href"] for use in page.all("use")]
     assert (icons.count("#hit"), icons.count("#miss")) == (3, 2)
     labels = [svg.get("aria-label") for svg in page.all("svg")]
     assert (labels.count("relevant"), labels.count("not relevant")) == (3, 2)
     assert "3 of 5 hits: same category" in page.text
     unjudged = QueryGrid(query=picture(), hits=(picture(score=0.9),))
-    assert "not judged" in Page(render(full(grids=(unjudged,)))).text
+    assert "not judged" in read_page(render(full(grids=(unjudged,)))).text
 
 
-def test_a_picture_that_went_away_leaves_a_labelled_gap():
+def test_a_picture_that_went_away_leaves_a_labelled_gap(read_page):
     gone = Picture(item_id="gone", caption="dress", jpeg="")
-    page = Page(render(full(grids=(QueryGrid(query=gone, hits=()),), masks=MaskFacts())))
+    page = read_page(render(full(grids=(QueryGrid(query=gone, hits=()),), masks=MaskFacts())))
     assert not page.all("img")
     assert "query gone: dress, the picture is gone" in [span.get("aria-label") for span in page.all("span")]
 
 
-def test_models_are_trained_tonight_or_kept():
-    page = Page(render(full()))
+def test_models_are_trained_tonight_or_kept(read_page):
+    page = read_page(render(full()))
     assert "U-Net segmenter kept from 17 November 2026" in page.text
     assert "head trained tonight" in page.text
     said = [svg["aria-label"] for svg in page.all("svg") if "by epoch" in (svg.get("aria-label") or "")]
@@ -336,15 +312,15 @@ def test_models_are_trained_tonight_or_kept():
     ]
 
 
-def test_a_long_ledger_is_cut_and_says_how_much():
-    text = Page(render(full())).text
+def test_a_long_ledger_is_cut_and_says_how_much(read_page):
+    text = read_page(render(full())).text
     assert "bad-49" in text
     assert "bad-50" not in text
     assert "the first 50 rows, 10 more stand in metrics.json" in text
     assert "truncated (60)" in text
 
 
-def test_a_catalogue_row_never_becomes_markup():
+def test_a_catalogue_row_never_becomes_markup(read_page):
     plain = full()
     hostile = full(
         production=ATTACK,
@@ -378,7 +354,7 @@ def test_a_catalogue_row_never_becomes_markup():
         weights=ATTACK,
     )
     html = render(hostile)
-    page = Page(html)
+    page = read_page(html)
     assert "<script" not in html
     assert not {"script"} & {tag for tag, _ in page.tags}
     assert not [name for _, attributes in page.tags for name in attributes if name.startswith("on")]
@@ -399,13 +375,13 @@ def test_two_hundred_thumbnails_stay_under_five_megabytes():
     assert len(html.encode()) < 5_000_000
 
 
-def test_figures_that_are_no_numbers_are_a_dash():
+def test_figures_that_are_no_numbers_are_a_dash(read_page):
     facts = full(metrics={"recall@1": float("nan"), "raw/recall@1": float("inf")})
-    assert "nan" not in Page(render(facts)).text
+    assert "nan" not in read_page(render(facts)).text
     broken = TrainingFacts(
         name="head", trained=True, fitted="", history=({"epoch": 1, "val_loss": float("nan")}, {"epoch": 2})
     )
-    assert "nan" not in Page(render(full(training=(broken,)))).text
+    assert "nan" not in read_page(render(full(training=(broken,)))).text
 
 
 @pytest.mark.parametrize(
@@ -415,10 +391,10 @@ def test_a_change_within_its_interval_is_no_change(low, high, expected):
     assert trend(change(low=low, high=high)) == expected
 
 
-def test_a_certain_change_too_small_to_show_is_not_called_better():
+def test_a_certain_change_too_small_to_show_is_not_called_better(read_page):
     moved = change(low=0.0001, high=0.0004).model_copy(update={"difference": 0.0003})
     assert trend(moved) == "tiny"
-    assert "hardly moved" in Page(render(full(changes=(moved,)))).text
+    assert "hardly moved" in read_page(render(full(changes=(moved,)))).text
 
 
 @pytest.mark.parametrize(
@@ -459,7 +435,7 @@ any_number = finite | st.sampled_from([float("nan"), float("inf"), -float("inf")
     finite,
     finite,
 )
-def test_charts_are_whole_for_any_numbers(values, baseline, points, difference, reach):
+def test_charts_are_whole_for_any_numbers(read_page, values, baseline, points, difference, reach):
     drawn = (
         charts.dots("recall@1", values, baseline),
         charts.curves("loss", {"loss": points, "val_loss": points}, "min"),
@@ -467,6 +443,6 @@ def test_charts_are_whole_for_any_numbers(values, baseline, points, difference, 
         charts.bar(difference),
     )
     for chart in drawn:
-        page = Page(chart)
+        page = read_page(chart)
         numbers = [value for _, attributes in page.tags for value in attributes.values() if value]
         assert not [value for value in numbers if re.fullmatch(r"[+-]?(nan|inf)%?", value)]

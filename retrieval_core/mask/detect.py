@@ -1,0 +1,212 @@
+"""Where the product is, by a torchvision detector of COCO objects: the box that a picture is cropped to."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple
+from urllib.request import Request, urlopen
+
+import numpy as np
+import numpy.typing as npt
+
+from retrieval_core.config import CropConfig
+from retrieval_core.errors import BadConfig, WeightsInvalid, WeightsUnavailable
+from retrieval_core.images import DEFAULT_MAX_PIXELS, RGB, shrink
+from retrieval_core.mask.apply import Picture, Segmented, load_batches
+from retrieval_core.mask.quality import Mask
+from retrieval_core.store import file_sha256
+
+if TYPE_CHECKING:
+    from torch import nn
+
+Float64 = npt.NDArray[np.float64]
+
+WEIGHTS_FILE = "weights.safetensors"
+MAX_SIDE_PX = 640  # no detector here looks closer, and a larger picture would only fill the memory
+GRID_PX = 320  # of the masks that boxes are stored as: the side of the square in which detectors find them
+CENTRE_SPREAD = 0.25
+BATCH_ROWS = 16  # decoded together; each picture has a forward pass of its own
+PROBE_TIMEOUT_S = 5.0
+
+
+class _Model(NamedTuple):
+    """Names in `torchvision.models.detection`."""
+
+    builder: str
+    weights: str
+
+
+_MODELS = {
+    "ssdlite320": _Model("ssdlite320_mobilenet_v3_large", "SSDLite320_MobileNet_V3_Large_Weights"),
+    "fasterrcnn320": _Model("fasterrcnn_mobilenet_v3_large_320_fpn", "FasterRCNN_MobileNet_V3_Large_320_FPN_Weights"),
+}
+
+
+class Box(NamedTuple):
+    """Shares of the picture's sides, 0 at its left and top, 1 at its right and bottom."""
+
+    left: float
+    top: float
+    right: float
+    bottom: float
+
+    def mask(self) -> Mask:
+        """(GRID_PX, GRID_PX) bool, True on every cell that the box touches."""
+        first = np.floor(np.array([self.top, self.left]) * GRID_PX).astype(int)
+        last = np.ceil(np.array([self.bottom, self.right]) * GRID_PX).astype(int)
+        mask = np.zeros((GRID_PX, GRID_PX), np.bool_)
+        mask[first[0] : last[0], first[1] : last[1]] = True
+        return mask
+
+
+def choose_box(boxes: Float64, scores: Float64, min_score: float) -> Box | None:
+    """The product's box among (n, 4) boxes, left, top, right and bottom in shares of the sides, with (n,) scores.
+
+    Of those that score `min_score` or more, the one of the largest A·exp(-d²/2s²): A is its area, d the distance of its
+    centre from the picture's, s a quarter of a side. A product fills its picture and stands in the middle, while what
+    is larger still but cut off by an edge is a backdrop or a neighbour: on the middle of an edge an area counts for a
+    seventh. None where no box of some area scores enough.
+    """
+    boxes = np.clip(boxes, 0, 1)
+    area = (boxes[:, 2] - boxes[:, 0]) * (boxes[:, 3] - boxes[:, 1])
+    away = (boxes[:, :2] + boxes[:, 2:]) / 2 - 0.5
+    weight = area * np.exp(-np.square(away).sum(axis=1) / (2 * CENTRE_SPREAD**2))
+    weight[~((scores >= min_score) & np.isfinite(weight))] = 0
+    return Box(*boxes[np.argmax(weight)].tolist()) if (weight > 0).any() else None
+
+
+class DetectorEngine:
+    """A detector of the model that `CropConfig.detector` names, its weights read from `save_detector`'s file.
+
+    `threads` CPU threads (0: every core) serve one picture. Raises `WeightsInvalid` for weights of another model.
+    """
+
+    def __init__(self, model: str, weights: Path, device: str, threads: int) -> None:
+        import torch
+
+        from retrieval_core.mask.weights import fill, read_state
+
+        network = _build(model)
+        fill(network, read_state(weights), weights, f"a {model}")
+        torch.set_num_threads(threads or os.cpu_count() or 1)
+        self._network, self._device = network.eval().to(device), device
+
+    def box(self, image: RGB, config: CropConfig) -> Box | None:
+        """The product's box in an upright (h, w, 3) uint8 picture; None where nothing scores `config.min_score`.
+
+        One picture at a time: in a batch, its padding and so its boxes would depend on the others. Whatever `min_score`
+        is, SSDlite itself passes over boxes below 0.001 and Faster R-CNN over those below 0.05.
+        """
+        import torch
+
+        small = shrink(image, MAX_SIDE_PX)
+        pixels = torch.from_numpy(np.ascontiguousarray(small)).to(self._device).permute(2, 0, 1).float() / 255
+        exact = torch.backends.cudnn.flags(enabled=True, deterministic=True, allow_tf32=False)
+        with torch.inference_mode(), exact:
+            (found,) = self._network([pixels])
+        height, width = small.shape[:2]
+        boxes = found["boxes"].cpu().numpy().astype(np.float64) / (width, height, width, height)
+        return choose_box(boxes, found["scores"].cpu().numpy().astype(np.float64), config.min_score)
+
+
+def detect(
+    pictures: Sequence[Picture],
+    engine: DetectorEngine,
+    config: CropConfig,
+    threads: int,
+    max_pixels: int = DEFAULT_MAX_PIXELS,
+    on_batch: Callable[[int], None] | None = None,
+) -> Segmented:
+    """The product's box in each of the (content id, image URI) pictures, as rectangular masks in the form of `segment`.
+
+    Where no box scores enough the mask covers the whole picture and its reason says so.
+    """
+    out = Segmented([], [], [])
+    for batch in load_batches(pictures, lambda image: shrink(image, MAX_SIDE_PX), BATCH_ROWS, threads, max_pixels):
+        for key, image in zip(batch.content_ids, batch.images, strict=True):
+            box = engine.box(image, config)
+            out.content_ids.append(key)
+            out.masks.append(box.mask() if box else np.ones((GRID_PX, GRID_PX), np.bool_))
+            out.reasons.append("" if box else f"no box scores {config.min_score:g} or more")
+        if on_batch:
+            on_batch(batch.n_asked)
+    return out
+
+
+def load_detector(config: CropConfig) -> nn.Module:
+    """The configured detector with the weights that the config names, and no others; its 91 classes are COCO's.
+
+    The global random state is left as it was. Raises `BadConfig` (weights of an unknown kind), `WeightsInvalid` (a file
+    that is absent, altered or of another model) and `WeightsUnavailable` (no internet and nothing cached).
+    """
+    import torch
+
+    from retrieval_core.mask.weights import fill, read_state
+
+    kind, _, value = config.weights.partition(":")
+    if not (config.weights == "pretrained" or (kind == "file" and value) or (kind == "random" and value.isdecimal())):
+        raise BadConfig(f"crop.weights is {config.weights!r}; expected pretrained, random:SEED or file:PATH")
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(int(value) if kind == "random" else 0)
+        network = _build(config.detector)
+    if kind != "random":
+        path = Path(value) if kind == "file" else published_file(_published_url(config.detector))
+        fill(network, read_state(path), path, f"a {config.detector}")
+    return network
+
+
+def save_detector(network: nn.Module, folder: Path) -> None:
+    """Write `weights.safetensors`; equal weights give equal bytes."""
+    from safetensors.torch import save_file
+
+    save_file({key: tensor.contiguous() for key, tensor in network.state_dict().items()}, folder / WEIGHTS_FILE)
+
+
+def published_file(url: str) -> Path:
+    """A file that torchvision publishes, from torch's own cache, fetched into it if need be.
+
+    The name ends in the first digits of the file's sha256, which torch checks when it fetches and here always is.
+    Raises `WeightsInvalid` for an altered file, `WeightsUnavailable` where it cannot be fetched.
+    """
+    import torch
+
+    path = Path(torch.hub.get_dir()) / "checkpoints" / url.rsplit("/", 1)[-1]
+    expected = path.stem.rsplit("-", 1)[-1]
+    if not path.exists():
+        _fetch(url, path, expected)
+    seen = file_sha256(path)
+    if not seen.startswith(expected):
+        raise WeightsInvalid(f"{path} has sha256 {seen}, but its name promises {expected}…; delete it and run again")
+    return path
+
+
+def _fetch(url: str, path: Path, sha256_start: str) -> None:
+    import torch
+
+    try:
+        # torch waits without end for a host that does not answer; one question tells sooner.
+        urlopen(Request(url, method="HEAD"), timeout=PROBE_TIMEOUT_S).close()
+        path.parent.mkdir(parents=True, exist_ok=True)
+        torch.hub.download_url_to_file(url, str(path), sha256_start, progress=False)
+    except (OSError, RuntimeError) as error:  # torch's word for a wrong sha256 is RuntimeError
+        raise WeightsUnavailable(
+            f"cannot fetch pretrained weights from {url}: {error}; give a copy of the file as "
+            "--set crop.weights=file:PATH, or crop to the segmenter's masks by --set crop.detector=masks"
+        ) from error
+
+
+def _published_url(model: str) -> str:
+    from torchvision.models import detection
+
+    return getattr(detection, _MODELS[model].weights).COCO_V1.url
+
+
+def _build(model: str) -> nn.Module:
+    from torchvision.models import detection
+
+    if model not in _MODELS:
+        raise BadConfig(f"crop.detector {model!r} is no detector; expected one of {', '.join(_MODELS)}")
+    network: nn.Module = getattr(detection, _MODELS[model].builder)(weights=None, weights_backbone=None)
+    return network
