@@ -1,4 +1,4 @@
-"""The command line: `vitrine run`, `plan`, `search`, `status`, `verify`, `promote`, `rollback`, `demo`.
+"""The command line: `vitrine run`, `plan`, `train`, `compare`, `search`, `status`, `verify`, `promote`, `rollback`, `demo`.
 
 With `--json` a command prints one JSON document on stdout and nothing else there; logs go to stderr. Exit codes:
 0 done, 1 failed, 2 wrong usage or config, 3 the gate held the release back.
@@ -15,12 +15,14 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from deployments.training import add_train
 from retrieval_core.errors import BadConfig, VitrineError
 
 if TYPE_CHECKING:
     from pydantic import BaseModel
 
     from retrieval_core.settings import Settings
+    from retrieval_core.store import Store
 
 EXIT_HELD = 3
 DEMO_PRODUCTS, DEMO_VIEWS = 260, 4
@@ -75,11 +77,15 @@ def _parser() -> argparse.ArgumentParser:
     for name, command, text in (
         ("run", _run, "run the nightly flow: exit code 3 when the gate holds the release back"),
         ("plan", _plan, "what a run would do, before it does"),
+        ("compare", _compare, "train and embed the variants of a comparison's config, and print them side by side"),
     ):
         sub = add(name, command, text)
         _add_store(sub)
         sub.add_argument("--source", help="KIND:URI, for example folder:photos or table:items.csv")
         sub.add_argument("--set", action="append", default=[], metavar="STAGE.KEY=VALUE", help="set one config value")
+
+    text = "train a backbone, the segmenter or the head on a catalogue"
+    add_train(commands.add_parser("train", help=text, description=text), _train, _add_store)
 
     search = add("search", _search, "find items by picture, text or item")
     _add_store(search)
@@ -87,6 +93,12 @@ def _parser() -> argparse.ArgumentParser:
     query.add_argument("--image", help="a picture: a file or s3:// URI")
     query.add_argument("--text", help="words, where the backbone reads text")
     query.add_argument("--item", help="an item of the catalogue; it is left out of its own hits")
+    search.add_argument(
+        "--mode",
+        choices=("nearest", "classified"),
+        default="nearest",
+        help="classified: the nearest among the items of a picture's likeliest classes",
+    )
     search.add_argument("-k", type=int, default=10, help="number of hits")
     search.add_argument("--release", default="production", help="a release's name instead of production")
 
@@ -145,14 +157,19 @@ def _run_nightly(arguments: argparse.Namespace, source: str, settings: Settings,
     config = NightlyConfig.load(getattr(arguments, "config", None), overrides)
     open_source(source)
     check_before_run(config, settings)
-    from deployments.server import start_guarded_server
     from flows.nightly import nightly
 
-    start_guarded_server()
-    logging.getLogger("prefect.flow_runs").addFilter(_without_traceback)
+    _start_prefect()
     summary = nightly(source, settings, config)
     _print(arguments, summary, _run_text(summary.model_dump()))
     return 0 if summary.gate == "published" else EXIT_HELD
+
+
+def _start_prefect() -> None:
+    from deployments.server import start_guarded_server
+
+    start_guarded_server()
+    logging.getLogger("prefect.flow_runs").addFilter(_without_traceback)
 
 
 def _without_traceback(record: logging.LogRecord) -> bool:
@@ -180,17 +197,72 @@ def check_before_run(config: Any, settings: Settings) -> None:
 
     Raises `BadConfig`, `StoreNotWritable`, `WeightsInvalid`, `WeightsUnavailable`.
     """
-    from retrieval_core.artifacts import Backbone
+    from retrieval_core.artifacts import Backbone, Classifier, Detector
     from retrieval_core.embed.backbones import backbone_preprocess, load_backbone, parse_weights
-    from retrieval_core.lineage import backbone_fingerprint
+    from retrieval_core.embed.classes import backbone_config, load_classifier
+    from retrieval_core.lineage import backbone_fingerprint, classifier_fingerprint, detector_fingerprint
+    from retrieval_core.mask.detect import load_detector
+    from retrieval_core.models import named_backbone
 
-    backbone_preprocess(config.embed)
     weights = parse_weights(config.embed.weights)
     store = settings.open_store()
-    store.put("runs/_probe", b"")
-    store.delete("runs/_probe")
+    if named_backbone(store, config.embed) is None:
+        backbone_preprocess(config.embed)
+    _probe(store)
     if weights.kind in ("file", "pretrained") and Backbone.find(store, backbone_fingerprint(config.embed)) is None:
         load_backbone(config.embed)
+    if config.detects and Detector.find(store, detector_fingerprint(config.crop)) is None:
+        load_detector(config.crop)
+    classifier = backbone_config(config.classify)
+    if config.classify.enabled and named_backbone(store, classifier) is None:
+        name = classifier_fingerprint(backbone_fingerprint(classifier))
+        if Classifier.find(store, name) is None:
+            load_classifier(config.classify)
+
+
+def _probe(store: Store) -> None:
+    """Raises `StoreNotWritable`."""
+    store.put("runs/_probe", b"")
+    store.delete("runs/_probe")
+
+
+def _train(arguments: argparse.Namespace) -> int:
+    from retrieval_core.ingest.sources import open_source
+
+    job = arguments.job(arguments)
+    source, settings = _source(arguments), _settings(arguments)
+    open_source(source)
+    if job.checked:
+        check_before_run(job.checked, settings)
+    _probe(settings.open_store())
+    _start_prefect()
+    summary = job.run(source, settings)
+    _print(arguments, summary, job.as_text(summary))
+    return 0
+
+
+def _compare(arguments: argparse.Namespace) -> int:
+    from retrieval_core.evaluate.compare.check import check_weights
+    from retrieval_core.evaluate.compare.config import ComparisonConfig
+    from retrieval_core.ingest.sources import open_source
+
+    if arguments.config is None:
+        raise BadConfig(
+            "no comparison named: give --config FILE.toml, for example configs/compare/retrieval_report.toml"
+        )
+    config = ComparisonConfig.load(arguments.config, arguments.set)
+    source, settings = _source(arguments), _settings(arguments)
+    store = settings.open_store()
+    open_source(source)
+    _probe(store)
+    check_weights(config, store)
+    from flows.compare import compare
+
+    _start_prefect()
+    summary = compare(source, settings, config)
+    heading = f"## {summary.title}\n\n{summary.about}\n"
+    _print(arguments, summary, "\n".join([heading, *summary.tables, f"Report: {summary.report}"]))
+    return 0
 
 
 def _demo(arguments: argparse.Namespace) -> int:
@@ -224,10 +296,12 @@ def _plan(arguments: argparse.Namespace) -> int:
 def _search(arguments: argparse.Namespace) -> int:
     from retrieval_core.search import open_release
 
+    if arguments.mode != "nearest" and arguments.image is None:
+        raise BadConfig(f"--mode {arguments.mode} searches by picture; give --image, or leave --mode out")
     settings = _settings(arguments)
     release = open_release(settings.open_store(), arguments.release, settings)
     if arguments.image is not None:
-        hits = release.search(arguments.image, arguments.k)
+        hits = release.search(arguments.image, arguments.k, arguments.mode)
     elif arguments.text is not None:
         hits = release.search_text(arguments.text, arguments.k)
     else:

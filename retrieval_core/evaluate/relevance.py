@@ -196,7 +196,7 @@ def _best_gains(truth: Truth) -> Float32:
         labels = gallery.labels[members].astype(np.float32)
         for block in _blocks(len(asking), len(members)):
             rows = asking[block]
-            iou = _iou_matrix(queries.labels[rows].astype(np.float32), labels)
+            iou = iou_matrix(queries.labels[rows].astype(np.float32), labels)
             best[rows, :width] = _largest(iou, width)
     return best
 
@@ -212,7 +212,7 @@ def _largest(values: Float32, k: int) -> Float32:
     return largest
 
 
-def _iou_matrix(query_labels: Float32, gallery_labels: Float32) -> Float32:
+def iou_matrix(query_labels: Float32, gallery_labels: Float32) -> Float32:
     """(q, n) float32 label IoU; the counts are small whole numbers, so the matrix product is exact."""
     shared = query_labels @ gallery_labels.T
     either = query_labels.sum(axis=1)[:, None] + gallery_labels.sum(axis=1)

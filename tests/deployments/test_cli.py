@@ -24,6 +24,9 @@ QUICK = [
 ]
 
 
+TRAIN = ["train", "backbone", "--source=folder:photos", "--store=s"]
+
+
 def vitrine(*arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-m", "deployments.cli", *arguments]
     return subprocess.run(command, cwd=cwd, capture_output=True, text=True, env=os.environ)
@@ -87,6 +90,27 @@ def test_the_commands_of_the_readme_are_understood() -> None:
         _parser().parse_args(shlex.split(command)[1:])
 
 
+def test_train_prints_its_document_and_names_the_backbone(shop: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("VITRINE_CACHE_DIR", str(shop / "cache"))
+    done = vitrine(
+        "train", "backbone", "rotation", "--source=folder:photos", "--store=trained", "--name=mine", "--json",
+        "--set=size_px=32", "--set=max_epochs=1", "--set=batch_size=4", "--set=ingest.max_reject_fraction=0.1",
+        cwd=shop,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    document = json.loads(done.stdout)
+    assert set(document) == {"backbone", "name", "objective", "trained", "metrics", "epochs", "seconds"}
+    assert (document["name"], document["objective"], document["trained"], document["epochs"]) == (
+        "mine",
+        "rotation",
+        True,
+        1,
+    )
+    assert "val_loss" in document["metrics"]
+    manifest = shop / "trained" / "backbones" / document["backbone"] / "manifest.json"
+    assert json.loads(manifest.read_text())["counts"]["pictures"] == 11
+
+
 def test_status_and_verify_describe_the_store(shop: Path) -> None:
     run = json.loads((shop / "run.json").read_text())
     status = json.loads(vitrine("status", "--store=store", "--json", cwd=shop).stdout)
@@ -133,7 +157,17 @@ def test_plan_says_what_a_run_would_do(shop: Path) -> None:
         (["run", "--source=folder:photos", "--store=s", "--set=embed.weights=file:notes.txt"], 1, "notes.txt"),
         (["run", "--source=folder:photos", "--store=notes.txt/s", "--set=embed.weights=random:0"], 1, "notes.txt"),
         (["search", "--store=s", "--image=photos/a.jpg"], 1, "nothing is published"),
+        (["search", "--store=s", "--text=red dress", "--mode=classified"], 2, "give --image"),
         (["rollback", "--store=s"], 1, "no earlier release"),
+        ([*TRAIN, "tripletts"], 2, "unknown objective 'tripletts'; expected one of multilabel"),
+        ([*TRAIN, "triplet", "--set=margins=1"], 2, "has no key margins; it has backbone"),
+        ([*TRAIN, "triplet", "--teacher=production"], 2, "has no key teacher"),
+        ([*TRAIN, "triplet", "--set=margin"], 2, "key=value"),
+        ([*TRAIN, "triplet", "--set=mask.sice_px=64"], 2, "unknown config key mask.sice_px"),
+        ([*TRAIN, "triplet", "--set=weights=file:nope.pt"], 1, "nope.pt"),
+        ([*TRAIN, "triplet", "--set=weights=artifact:nobody"], 2, "no backbone 'nobody'"),
+        (["train", "segmenter", "--source=folder:photos", "--store=s", "--set=mask.enabled=false"], 2, "mask.enabled"),
+        (["train", "head", "--source=folder:photos", "--store=s", "--set=embed.backbone=resnet19"], 2, "resnet19"),
         (["promote", "--store=s", "ghost"], 1, "ghost"),
         (["verify", "--store=ftp://host"], 2, "ftp"),
     ],

@@ -1,0 +1,281 @@
+"""Training on a catalogue's own pictures: one flow an objective, and one each for the segmenter and the heads."""
+
+from __future__ import annotations
+
+import re
+
+from prefect import Flow, flow
+
+from flows.shards import RUNNER
+from flows.summary import Clock
+from flows.views import embed_pictures, mask_pictures
+from retrieval_core.artifacts import Backbone, Fitted, Head, Ref, Segmenter, Value
+from retrieval_core.config import EmbedConfig, NightlyConfig
+from retrieval_core.errors import BadConfig
+from retrieval_core.settings import Settings
+from retrieval_core.store import Store
+from retrieval_core.train.config import (
+    AnyTraining,
+    ClassifyTraining,
+    ContrastiveTraining,
+    DistillTraining,
+    MultilabelTraining,
+    RotationTraining,
+    SupconTraining,
+    TripletTraining,
+)
+from retrieval_core.train.teacher import find_teacher
+from tasks.embed import prepare_backbone
+from tasks.head import fit_head
+from tasks.ingest import collect_truth_masks, snapshot_catalog
+from tasks.mask import fit_segmenter, prepare_detector
+from tasks.train import train_backbone
+
+
+class BackboneSummary(Value):
+    """What a training made: the document of `vitrine train backbone --json`; `trained` is False for one kept."""
+
+    backbone: str
+    name: str
+    objective: str
+    trained: bool
+    metrics: dict[str, float]
+    epochs: int
+    seconds: dict[str, float]
+
+
+class SegmenterSummary(Value):
+    """The document of `vitrine train segmenter --json`."""
+
+    segmenter: str
+    trained: bool
+    metrics: dict[str, float]
+    epochs: int
+    seconds: dict[str, float]
+
+
+class HeadSummary(Value):
+    """One head: `variant` names the vectors it boosts."""
+
+    head: str
+    variant: str
+    trained: bool
+    metrics: dict[str, float]
+    epochs: int
+
+
+class HeadsSummary(Value):
+    """The document of `vitrine train head --json`: a head for each view of the pictures."""
+
+    heads: list[HeadSummary]
+    seconds: dict[str, float]
+
+
+@flow(name="train-multilabel", task_runner=RUNNER, validate_parameters=True)
+def train_multilabel(
+    source: str,
+    settings: Settings,
+    name: str = "",
+    config: MultilabelTraining | None = None,
+    stages: NightlyConfig | None = None,
+) -> BackboneSummary:
+    """Train a backbone to say which labels a picture has, and keep it by name.
+
+    Args:
+        source: KIND:URI of the catalogue, for example table:items.csv.
+        settings: where the store is and how many threads to use.
+        name: what to call the backbone; empty for CARD-OBJECTIVE.
+        config: the network, its start and how to train it.
+        stages: the night's ingest, mask and crop.
+    """
+    return _train(source, settings, name, config or MultilabelTraining(), stages or NightlyConfig())
+
+
+@flow(name="train-rotation", task_runner=RUNNER, validate_parameters=True)
+def train_rotation(
+    source: str,
+    settings: Settings,
+    name: str = "",
+    config: RotationTraining | None = None,
+    stages: NightlyConfig | None = None,
+) -> BackboneSummary:
+    """Train a backbone to say by which quarter turn a picture was rotated; arguments as of train-multilabel."""
+    return _train(source, settings, name, config or RotationTraining(), stages or NightlyConfig())
+
+
+@flow(name="train-classify", task_runner=RUNNER, validate_parameters=True)
+def train_classify(
+    source: str,
+    settings: Settings,
+    name: str = "",
+    config: ClassifyTraining | None = None,
+    stages: NightlyConfig | None = None,
+) -> BackboneSummary:
+    """Train a backbone to say which class a picture has; arguments as of train-multilabel."""
+    return _train(source, settings, name, config or ClassifyTraining(), stages or NightlyConfig())
+
+
+@flow(name="train-triplet", task_runner=RUNNER, validate_parameters=True)
+def train_triplet(
+    source: str,
+    settings: Settings,
+    name: str = "",
+    config: TripletTraining | None = None,
+    stages: NightlyConfig | None = None,
+) -> BackboneSummary:
+    """Train a backbone that puts pictures alike nearer than others by a margin; arguments as of train-multilabel."""
+    return _train(source, settings, name, config or TripletTraining(), stages or NightlyConfig())
+
+
+@flow(name="train-contrastive", task_runner=RUNNER, validate_parameters=True)
+def train_contrastive(
+    source: str,
+    settings: Settings,
+    name: str = "",
+    config: ContrastiveTraining | None = None,
+    stages: NightlyConfig | None = None,
+) -> BackboneSummary:
+    """Train a backbone on pairs alike and unlike; arguments as of train-multilabel."""
+    return _train(source, settings, name, config or ContrastiveTraining(), stages or NightlyConfig())
+
+
+@flow(name="train-supcon", task_runner=RUNNER, validate_parameters=True)
+def train_supcon(
+    source: str,
+    settings: Settings,
+    name: str = "",
+    config: SupconTraining | None = None,
+    stages: NightlyConfig | None = None,
+) -> BackboneSummary:
+    """Train a backbone on each picture alike against all others of a batch; arguments as of train-multilabel."""
+    return _train(source, settings, name, config or SupconTraining(), stages or NightlyConfig())
+
+
+@flow(name="train-distill", task_runner=RUNNER, validate_parameters=True)
+def train_distill(
+    source: str,
+    settings: Settings,
+    name: str = "",
+    config: DistillTraining | None = None,
+    stages: NightlyConfig | None = None,
+) -> BackboneSummary:
+    """Train a backbone toward a teacher's vectors in the store; arguments as of train-multilabel."""
+    return _train(source, settings, name, config or DistillTraining(), stages or NightlyConfig())
+
+
+TRAININGS: dict[str, Flow[..., BackboneSummary]] = {
+    "multilabel": train_multilabel,
+    "rotation": train_rotation,
+    "classify": train_classify,
+    "triplet": train_triplet,
+    "contrastive": train_contrastive,
+    "supcon": train_supcon,
+    "distill": train_distill,
+}
+
+
+def _train(source: str, settings: Settings, name: str, config: AnyTraining, stages: NightlyConfig) -> BackboneSummary:
+    store, clock = settings.open_store(), Clock()
+    name = name or default_name(config)
+    teacher = find_teacher(store, config.teacher).ref if isinstance(config, DistillTraining) else None
+    with clock.stage("ingest"):
+        catalog = snapshot_catalog(settings, source, stages.ingest).catalog
+    with clock.stage("mask"):
+        masks = _masks(settings, source, catalog, config, stages)
+    with clock.stage("train"):
+        fitted = train_backbone(settings, catalog, masks, config, name, stages.ingest, stages.crop.margin, teacher)
+    backbone = Backbone.open(store, fitted.ref)
+    return BackboneSummary(
+        backbone=backbone.fingerprint,
+        name=name,
+        objective=config.objective,
+        trained=fitted.trained,
+        metrics=backbone.metrics,
+        epochs=len(backbone.history),
+        seconds=clock.total(),
+    )
+
+
+def default_name(config: AnyTraining) -> str:
+    """CARD-OBJECTIVE, as a name may be spelled."""
+    return re.sub(r"[^A-Za-z0-9._+-]+", "-", f"{config.backbone}-{config.objective}")
+
+
+def _masks(settings: Settings, source: str, catalog: Ref, config: AnyTraining, stages: NightlyConfig) -> Ref | None:
+    """What shows the product in the pictures, None for raw ones. Raises `BadConfig` where nothing can."""
+    if config.background == "raw":
+        return None
+    stages = stages.model_copy(update={"embed": EmbedConfig(background=config.background)})
+    detector = prepare_detector(settings, stages.crop) if stages.detects else None
+    masks = mask_pictures(settings, source, catalog, detector, stages).masks
+    if masks is None:
+        raise BadConfig(
+            f"background {config.background} needs masks, but mask.enabled is false, or the source has no masks "
+            "and the store no segmenter; train on raw pictures"
+        )
+    return masks
+
+
+@flow(name="train-segmenter", task_runner=RUNNER, validate_parameters=True)
+def train_segmenter(source: str, settings: Settings, stages: NightlyConfig | None = None) -> SegmenterSummary:
+    """Train the background segmenter on the masks of the source, or find the one that serves.
+
+    Args:
+        source: KIND:URI of the catalogue, for example table:items.csv.
+        settings: where the store is and how many threads to use.
+        stages: the night's ingest and mask.
+    """
+    stages, store, clock = stages or NightlyConfig(), settings.open_store(), Clock()
+    with clock.stage("ingest"):
+        catalog = snapshot_catalog(settings, source, stages.ingest).catalog
+    with clock.stage("train"):
+        truth = collect_truth_masks(settings, source, catalog)
+        fitted = fit_segmenter(settings, catalog, truth, stages.mask, stages.ingest)
+    if fitted is None:
+        raise BadConfig(f"{source} has no masks to train a segmenter on; give a source with masks")
+    segmenter = Segmenter.open(store, fitted.ref)
+    return SegmenterSummary(
+        segmenter=segmenter.fingerprint,
+        trained=fitted.trained,
+        metrics={"mask_iou": segmenter.val_iou},
+        epochs=len(segmenter.history),
+        seconds=clock.total(),
+    )
+
+
+@flow(name="train-head", task_runner=RUNNER, validate_parameters=True)
+def train_head(source: str, settings: Settings, stages: NightlyConfig | None = None) -> HeadsSummary:
+    """Train the multi-task head over the vectors of each view, or find the one that serves.
+
+    Args:
+        source: KIND:URI of the catalogue, for example table:items.csv.
+        settings: where the store is and how many threads to use.
+        stages: the night's ingest, mask, crop, embed and head.
+    """
+    stages, store, clock = stages or NightlyConfig(), settings.open_store(), Clock()
+    with clock.stage("ingest"):
+        catalog = snapshot_catalog(settings, source, stages.ingest).catalog
+    with clock.stage("backbone"):
+        backbone = prepare_backbone(settings, catalog, stages.embed, stages.ingest)
+        detector = prepare_detector(settings, stages.crop) if stages.detects else None
+    with clock.stage("mask"):
+        masks = mask_pictures(settings, source, catalog, detector, stages).masks
+    with clock.stage("embed"):
+        embeddings = embed_pictures(settings, catalog, backbone, masks, stages)
+    with clock.stage("train"):
+        outcomes = [fit_head(settings, catalog, made.vectors, stages.head) for made in embeddings.values()]
+    heads = [_head_summary(store, outcome) for outcome in outcomes if outcome]
+    if not heads:
+        raise BadConfig(f"no category, attribute or label of {source} is frequent enough to train a head on")
+    return HeadsSummary(heads=heads, seconds=clock.total())
+
+
+def _head_summary(store: Store, outcome: Fitted) -> HeadSummary:
+    head = Head.open(store, outcome.ref)
+    return HeadSummary(
+        head=head.fingerprint,
+        variant=head.variant,
+        trained=outcome.trained,
+        metrics=head.metrics,
+        epochs=len(head.history),
+    )

@@ -1,0 +1,280 @@
+"""The loop: Lightning runs the epochs, keeps the best weights, and goes on from its last checkpoint.
+
+Importing this module imports torch and Lightning.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+import sys
+import time
+import warnings
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import lightning
+import numpy as np
+import numpy.typing as npt
+import torch
+from lightning.pytorch.callbacks import Callback, Checkpoint
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset, Sampler
+from tqdm import tqdm
+
+from retrieval_core.errors import BadConfig
+from retrieval_core.images import Preprocess
+from retrieval_core.train.config import Training
+from retrieval_core.train.objective import Int64, Objective
+from retrieval_core.train.pictures import training_view, validation_view
+from retrieval_core.train.split import Split
+
+Row = dict[str, float]
+Draw = tuple[int, int]  # a row, and the seed of its view
+
+LAST = "last.ckpt"
+PLATEAU_FACTOR = 0.1
+SEED_STRIDE = 100_003  # of one epoch's random numbers from the next one's
+
+
+class Trained(NamedTuple):
+    """Scores of the best epoch, whose weights the objective now has, and one row of figures per epoch."""
+
+    metrics: Row
+    history: tuple[Row, ...]
+
+
+def fit(
+    objective: Objective,
+    pixels: npt.NDArray[np.uint8],
+    split: Split,
+    how: Preprocess,
+    config: Training,
+    *,
+    device: str,
+    folder: Path,
+    on_epoch: Callable[[Row], None] | None = None,
+) -> Trained:
+    """Train an objective on (n, side, side, 3) uint8 pictures, row by row those of its items, and keep the best epoch.
+
+    After every epoch a checkpoint is written to `LAST` in `folder`, then `on_epoch` is told its figures. A training
+    that was killed goes on from that one file, on any machine, and ends with the weights of an undisturbed one. The
+    same call gives the same weights on the same kind of CPU and number of threads; the global random state is left as
+    it was. Raises `BadConfig` when there is nothing to learn from, or the loss is no longer finite.
+    """
+    train = objective.learnable(split.train)
+    val = objective.watchable(train, split.val)
+    if len(train) < 2 or len(val) < 1:
+        raise BadConfig(
+            f"{len(train)} training and {len(val)} validation pictures have something to learn from; "
+            "give more pictures with labels, or another objective"
+        )
+    _prepare_layers(objective, config)
+    loop, last = _Loop(objective, config), folder / LAST
+    learned = DataLoader(
+        _Views(pixels, training_view(how, config.augment)),
+        batch_sampler=_Draws(loop, train, config),
+        generator=torch.Generator(),  # a loader draws from its generator whenever it likes: not from the global one
+    )
+    watched = DataLoader(
+        _Views(pixels, validation_view(how)),
+        batch_size=config.batch_size,
+        sampler=[(row, 0) for row in val.tolist()],
+        generator=torch.Generator(),
+    )
+    with torch.random.fork_rng(), _quiet():
+        trainer = lightning.Trainer(
+            accelerator="gpu" if device.startswith("cuda") else "cpu",
+            devices=1,
+            precision="16-mixed" if device.startswith("cuda") else "32-true",
+            max_epochs=config.max_epochs,
+            callbacks=[_Bar(), _LastCheckpoint(loop, last, on_epoch)],
+            logger=False,
+            enable_progress_bar=False,
+            enable_model_summary=False,
+            num_sanity_val_steps=0,
+            reload_dataloaders_every_n_epochs=1,  # an epoch may have more batches than the one before
+        )
+        trainer.fit(loop, learned, watched, ckpt_path=last if last.exists() else None, weights_only=True)
+    objective.to("cpu").eval().requires_grad_(False).load_state_dict(loop.best)
+    return Trained(loop.history[loop.best_epoch], tuple(loop.history))
+
+
+def _prepare_layers(objective: Objective, config: Training) -> None:
+    """Make trainable what the config says: everything, or only what lies on top of the network."""
+    objective.train().requires_grad_(True)
+    if config.trained_layers == "projection":
+        objective.embedder.network.eval().requires_grad_(False)  # a frozen batch norm keeps its statistics too
+    if not any(parameter.requires_grad for parameter in objective.parameters()):
+        raise BadConfig("trained_layers is projection, but nothing lies on top; set embedding_dim, or train all")
+
+
+class _Loop(lightning.LightningModule):
+    """An objective as Lightning wants it; the plateau, the history and the best weights are kept in its checkpoints."""
+
+    def __init__(self, objective: Objective, config: Training) -> None:
+        super().__init__()
+        self.objective, self._config = objective, config
+        self.history: list[Row] = []
+        self.best: dict[str, Tensor] = {}
+        self._sums: dict[str, list[float]] = {}
+        self._outputs: list[Tensor] = []
+        self._rows: list[Tensor] = []
+        self._started = time.perf_counter()
+
+    def configure_optimizers(self) -> torch.optim.Optimizer:
+        parameters = [parameter for parameter in self.objective.parameters() if parameter.requires_grad]
+        optimizer = torch.optim.Adam(parameters, lr=self._config.learning_rate, weight_decay=self._config.weight_decay)
+        # Twice within the patience of early stopping, so that a lower rate has its chance first.
+        self._plateau = torch.optim.lr_scheduler.ReduceLROnPlateau(
+            optimizer, self.objective.better, PLATEAU_FACTOR, max(self._config.patience // 2 - 1, 0)
+        )
+        return optimizer
+
+    def on_train_epoch_start(self) -> None:
+        self._started = time.perf_counter()
+        self._sums = {}
+        torch.manual_seed(self._config.seed + SEED_STRIDE * (self.current_epoch + 1))
+        self.objective.begin_epoch(self.current_epoch)
+
+    def training_step(self, batch: tuple[Tensor, Tensor]) -> Tensor:
+        loss, figures = self.objective.loss(*batch)
+        for name, value in {"train_loss": float(loss.detach()), **figures}.items():
+            self._sums.setdefault(name, []).append(value)
+        return loss
+
+    def on_validation_epoch_start(self) -> None:
+        self._outputs, self._rows = [], []
+
+    def validation_step(self, batch: tuple[Tensor, Tensor]) -> None:
+        pixels, rows = batch
+        self._outputs.append(self.objective.outputs(pixels).float().cpu())
+        self._rows.append(rows.cpu())
+
+    def on_validation_epoch_end(self) -> None:
+        outputs, watched = torch.cat(self._outputs), self.objective.watched
+        rate = self._plateau.optimizer.param_groups[0]["lr"]
+        row = {"epoch": float(self.current_epoch + 1)}
+        row |= {name: sum(values) / len(values) for name, values in self._sums.items()}
+        self._require_finite("loss", row["train_loss"])
+        self._require_finite("largest output", float(outputs.abs().max()))
+        row |= self.objective.score(outputs, torch.cat(self._rows).numpy())
+        self._require_finite(watched, row[watched])
+        row |= {"learning_rate": rate, "seconds": time.perf_counter() - self._started}
+        self.history.append(row)
+        self._plateau.step(row[watched])
+        if self.best_epoch == len(self.history) - 1:
+            state = self.objective.state_dict()
+            self.best = {name: value.detach().to("cpu", copy=True) for name, value in state.items()}
+        self._stop_without_progress()
+
+    @property
+    def best_epoch(self) -> int:
+        """Where in the history the best epoch stands, the first of equals."""
+        scores = [row[self.objective.watched] for row in self.history]
+        return scores.index(min(scores) if self.objective.better == "min" else max(scores))
+
+    def _stop_without_progress(self) -> None:
+        if len(self.history) - 1 - self.best_epoch >= self._config.patience:
+            self.trainer.should_stop = True
+
+    def _require_finite(self, what: str, value: float) -> None:
+        if not math.isfinite(value):
+            raise BadConfig(
+                f"training diverged in epoch {self.current_epoch + 1}: its {what} is {value}; "
+                f"lower learning_rate, now {self._config.learning_rate:g}"
+            )
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        checkpoint |= {"history": self.history, "best": self.best, "plateau": self._plateau.state_dict()}
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        self.history, self.best = list(checkpoint["history"]), checkpoint["best"]
+        self._resumed = checkpoint["plateau"]
+
+    def on_fit_start(self) -> None:
+        if state := self.__dict__.pop("_resumed", None):
+            self._plateau.load_state_dict(state)
+            self._stop_without_progress()
+
+
+class _Draws(Sampler[list[Draw]]):
+    """The objective's batches of the current epoch, the same for the same seed and epoch whatever ran before."""
+
+    def __init__(self, loop: _Loop, rows: Int64, config: Training) -> None:
+        self._loop, self._rows, self._config = loop, rows, config
+        self._epoch, self._batches = -1, list[list[Draw]]()
+
+    def __iter__(self) -> Iterator[list[Draw]]:
+        return iter(self._of_current_epoch())
+
+    def __len__(self) -> int:
+        return len(self._of_current_epoch())
+
+    def _of_current_epoch(self) -> list[list[Draw]]:
+        if self._epoch != self._loop.current_epoch:
+            self._epoch = self._loop.current_epoch
+            rng = np.random.default_rng((self._config.seed, self._epoch))
+            batches = self._loop.objective.batches(self._rows, self._config.batch_size, rng)
+            self._batches = [
+                list(zip(batch.tolist(), rng.integers(2**63, size=len(batch)).tolist(), strict=True))
+                for batch in batches
+            ]
+        return self._batches
+
+
+class _Views(Dataset[tuple[Tensor, int]]):
+    """(s, s, 3) uint8 views of prepared pictures, with their rows."""
+
+    def __init__(self, pixels: npt.NDArray[np.uint8], view: Callable[[Tensor], Tensor]) -> None:
+        self._pixels, self._view = pixels, view
+
+    def __getitem__(self, draw: Draw) -> tuple[Tensor, int]:
+        row, seed = draw
+        picture = torch.from_numpy(np.array(self._pixels[row])).permute(2, 0, 1)
+        # The CPU's generator alone: seeding all of them would restart what the network draws on a GPU.
+        before = torch.get_rng_state()
+        torch.default_generator.manual_seed(seed)
+        view = self._view(picture).permute(1, 2, 0).contiguous()
+        torch.set_rng_state(before)
+        return view, row
+
+
+class _LastCheckpoint(Checkpoint):
+    """Writes the one checkpoint that a killed training goes on from, then says that the epoch is over."""
+
+    def __init__(self, loop: _Loop, path: Path, on_epoch: Callable[[Row], None] | None) -> None:
+        self._loop, self._path, self._on_epoch = loop, path, on_epoch
+
+    def on_train_epoch_end(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
+        part = self._path.with_suffix(".part")  # a kill while writing leaves the checkpoint before whole
+        trainer.save_checkpoint(part)
+        part.replace(self._path)
+        if self._on_epoch:
+            self._on_epoch(self._loop.history[-1])
+
+
+class _Bar(Callback):
+    """A progress bar over each epoch on stderr, where somebody watches."""
+
+    def on_train_epoch_start(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
+        what = f"epoch {trainer.current_epoch + 1} of {trainer.max_epochs}"
+        n_batches = int(trainer.num_training_batches)
+        self._bar = tqdm(total=n_batches, desc=what, file=sys.stderr, disable=not sys.stderr.isatty(), leave=False)
+
+    def on_train_batch_end(self, *_: Any) -> None:
+        self._bar.update()
+
+    def on_train_epoch_end(self, *_: Any) -> None:
+        self._bar.close()
+
+
+class _quiet(warnings.catch_warnings):  # noqa: N801 - a context manager
+    """Lightning without its advice: how many workers to take, which hardware it saw."""
+
+    def __enter__(self) -> None:
+        super().__enter__()
+        warnings.filterwarnings("ignore", module="lightning")
+        for name in ("lightning.pytorch", "lightning.fabric"):
+            logging.getLogger(name).setLevel(logging.ERROR)

@@ -1,0 +1,144 @@
+"""The pictures of a training: decoded once, refused where they are bad, and seen as the embedder sees them."""
+
+from __future__ import annotations
+
+import io
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from PIL import Image
+
+from retrieval_core.artifacts import content_id
+from retrieval_core.embed.extract import Picture, SquareLoader
+from retrieval_core.images import Preprocess, decode, fit
+from retrieval_core.train.pictures import prepare_pictures, training_square, training_view, validation_view
+
+MAX_PIXELS = 10_000
+
+
+def smooth(number, width=61, height=47):
+    rng = np.random.default_rng(number)
+    patches = Image.fromarray(rng.integers(0, 256, (4, 5, 3), dtype=np.uint8))
+    return np.array(patches.resize((width, height), Image.Resampling.BICUBIC))
+
+
+def png(number):
+    out = io.BytesIO()
+    Image.fromarray(smooth(number)).save(out, "PNG")
+    return out.getvalue()
+
+
+def picture(folder, number, data=None):
+    data = png(number) if data is None else data
+    path = folder / f"{number}.png"
+    path.write_bytes(data)
+    return Picture(content_id=content_id(data), image_uri=str(path), item_id=f"item{number}")
+
+
+def prepare(pictures, how, folder, threads=2, on_done=None):
+    load = SquareLoader(None, "raw", 0.0, how, MAX_PIXELS)
+    return prepare_pictures(pictures, load, how.size_px, folder / "pixels.npy", threads, on_done)
+
+
+def centre_shifts(prepared, size_px):
+    """The centre of a prepared picture, and those a pixel off it."""
+    start = (prepared.shape[0] - size_px) // 2
+    starts = [at for at in (start, start + 1, start - 1) if 0 <= at <= prepared.shape[0] - size_px]
+    return [prepared[top : top + size_px, left : left + size_px] for top in starts for left in starts]
+
+
+def seen(view, square):
+    return view(torch.from_numpy(square).permute(2, 0, 1)).permute(1, 2, 0).numpy()
+
+
+def test_pictures_are_the_squares_of_the_one_decode_path(tmp_path):
+    how = Preprocess(size_px=16)
+    pictures = [picture(tmp_path, number) for number in range(70)]
+    prepared = prepare(pictures, how, tmp_path)
+    expected = [fit(decode(Path(item.image_uri).read_bytes()), how) for item in pictures]
+    np.testing.assert_array_equal(prepared.pixels, np.stack(expected))
+    assert prepared.positions.tolist() == list(range(70))
+    assert prepared.rejects == []
+
+
+def test_bad_pictures_are_rejected_and_the_others_keep_their_rows(tmp_path):
+    good = picture(tmp_path, 0)
+    broken, gone = picture(tmp_path, 1, b"no picture"), picture(tmp_path, 2)
+    Path(gone.image_uri).unlink()
+    done: list[int] = []
+    prepared = prepare(
+        [broken, good, gone, picture(tmp_path, 3)], Preprocess(size_px=16), tmp_path, on_done=done.append
+    )
+    assert prepared.positions.tolist() == [1, 3]
+    assert [reject.item_id for reject in prepared.rejects] == ["item1", "item2"]
+    assert not prepared.pixels[[0, 2]].any()
+    assert prepared.pixels[[1, 3]].any(axis=(1, 2, 3)).all()
+    assert sum(done) == 4
+
+
+def test_two_items_of_one_file_both_have_its_pixels(tmp_path):
+    first = picture(tmp_path, 0)
+    second = first.model_copy(update={"item_id": "another"})
+    prepared = prepare([first, picture(tmp_path, 1), second], Preprocess(size_px=16), tmp_path)
+    assert prepared.positions.tolist() == [0, 1, 2]
+    np.testing.assert_array_equal(prepared.pixels[0], prepared.pixels[2])
+    assert prepared.pixels[0].any()
+
+
+def test_no_readable_picture_gives_no_rows(tmp_path):
+    prepared = prepare([picture(tmp_path, 0, b"broken")], Preprocess(size_px=16), tmp_path)
+    assert prepared.positions.shape == (0,)
+    assert prepared.positions.dtype == np.int64
+
+
+@settings(deadline=None, max_examples=60)
+@given(
+    width=st.integers(20, 120),
+    height=st.integers(20, 120),
+    size_px=st.sampled_from([16, 21, 28]),
+    fraction=st.sampled_from([0.875, 0.9, 0.95]),
+)
+def test_the_validation_view_is_what_fit_shows_up_to_a_pixel(width, height, size_px, fraction):
+    image, how = smooth(1, width, height), Preprocess(size_px=size_px, crop_fraction=fraction)
+    prepared = fit(image, training_square(how))
+    view, expected = seen(validation_view(how), prepared), fit(image, how)
+    assert any(np.array_equal(expected, shifted) for shifted in centre_shifts(prepared, size_px))
+    assert any(np.array_equal(view, shifted) for shifted in centre_shifts(prepared, size_px))
+    margin = training_square(how).size_px - size_px
+    if margin % 4 == 0:  # no rounding
+        np.testing.assert_array_equal(view, expected)
+
+
+@pytest.mark.parametrize("crop", ["center", "squash"])
+def test_a_view_without_a_margin_of_its_own_is_close_to_what_fit_shows(crop):
+    image, how = smooth(2, 90, 130), Preprocess(size_px=28, crop=crop)
+    assert training_square(how).size_px == 32
+    view = seen(validation_view(how), fit(image, training_square(how)))
+    assert np.abs(view.astype(int) - fit(image, how)).mean() < 2
+
+
+@pytest.mark.parametrize("how", [Preprocess(size_px=28, crop_fraction=0.875), Preprocess(size_px=28, crop="squash")])
+def test_training_views_are_random_crops_and_mirror_images(how):
+    square = fit(smooth(3, 80, 80), training_square(how))
+    view = training_view(how, augment=True)
+    torch.manual_seed(0)
+    views = [seen(view, square) for _ in range(8)]
+    torch.manual_seed(0)
+    np.testing.assert_array_equal(seen(view, square), views[0])
+    assert all(one.shape == (28, 28, 3) and one.dtype == np.uint8 for one in views)
+    assert len({one.tobytes() for one in views}) == 8
+    centre = seen(validation_view(how), square).astype(int)
+    straight, mirrored = (
+        [np.abs(one.astype(int) - side).mean() for one in views] for side in (centre, centre[:, ::-1])
+    )
+    assert {a < b for a, b in zip(straight, mirrored, strict=True)} == {True, False}
+
+
+def test_without_augmentation_a_training_view_is_the_validation_view():
+    how = Preprocess(size_px=28, crop_fraction=0.875)
+    square = fit(smooth(4), training_square(how))
+    np.testing.assert_array_equal(seen(training_view(how, False), square), seen(validation_view(how), square))

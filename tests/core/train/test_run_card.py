@@ -1,0 +1,52 @@
+"""The run card says which code made a backbone."""
+
+from __future__ import annotations
+
+import subprocess
+from importlib.metadata import version
+from pathlib import Path
+
+import pytest
+
+from retrieval_core.train import run_card
+
+
+def git(folder: Path, *arguments: str) -> str:
+    who = ["-c", "user.name=a", "-c", "user.email=a@b.c"]
+    command = ["git", "-C", str(folder), *who, *arguments]
+    return subprocess.run(command, check=True, capture_output=True, text=True).stdout.strip()
+
+
+@pytest.fixture
+def checkout(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder laid out like the project, which the module believes to lie in."""
+    code = tmp_path / "retrieval_core" / "train" / "run_card.py"
+    code.parent.mkdir(parents=True)
+    code.write_text("one")
+    monkeypatch.setattr(run_card, "__file__", str(code))
+    return tmp_path
+
+
+def test_in_a_checkout_the_revision_is_the_commit_and_whether_files_were_changed(checkout: Path) -> None:
+    git(checkout, "init", "-q")
+    git(checkout, "add", ".")
+    git(checkout, "commit", "-q", "-m", "first")
+    git(checkout, "tag", "-a", "v1", "-m", "one")
+    commit = git(checkout, "rev-parse", "HEAD")
+    assert run_card.code_revision() == commit
+    Path(run_card.__file__).write_text("two")
+    assert run_card.code_revision() == f"{commit}-dirty"
+
+
+def test_outside_git_and_before_the_first_commit_it_is_the_packages_version(checkout: Path) -> None:
+    assert run_card.code_revision() == f"vitrine {version('vitrine')}"
+    git(checkout, "init", "-q")
+    assert run_card.code_revision() == f"vitrine {version('vitrine')}"
+
+
+def test_every_library_that_shapes_weights_is_installed_and_named() -> None:
+    assert {"torch", "lightning", "timm"} <= set(run_card.library_versions())
+
+
+def test_the_cpu_is_named_with_its_threads() -> None:
+    assert run_card.device_name("cpu", 3) == "cpu, 3 threads"

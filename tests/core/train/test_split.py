@@ -1,0 +1,171 @@
+"""The split: nothing that is the same product, file or picture is on both sides, and nothing held out on either."""
+
+from __future__ import annotations
+
+import io
+from typing import NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+import polars as pl
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from PIL import Image
+
+from retrieval_core.errors import BadConfig
+from retrieval_core.images import Preprocess, decode, fit
+from retrieval_core.ingest.sources import HELD_OUT
+from retrieval_core.train.duplicates import thumbnails
+from retrieval_core.train.split import group_pictures, split_pictures
+
+HOW = Preprocess(size_px=32)
+
+
+class Row(NamedTuple):
+    """A picture of a catalogue: what it shows, how its file was made of that, whose product it is, and its split."""
+
+    scene: int
+    encoding: str
+    product: int | None
+    split: str | None
+
+
+def scene(number: int) -> Image.Image:
+    """Random colours in large patches with a fine pattern: another one for each number."""
+    rng = np.random.default_rng(number)
+    patches = Image.fromarray(rng.integers(0, 256, (4, 4, 3), dtype=np.uint8)).resize(
+        (96, 96), Image.Resampling.BICUBIC
+    )
+    noise = rng.normal(0, 12, (96, 96, 1))
+    return Image.fromarray(np.clip(np.asarray(patches) + noise, 0, 255).astype(np.uint8))
+
+
+def encoded(number: int, encoding: str) -> bytes:
+    picture, out = scene(number), io.BytesIO()
+    if encoding == "png":
+        picture.save(out, "PNG")
+    elif encoding.startswith("q"):
+        picture.save(out, "JPEG", quality=int(encoding[1:]))
+    else:
+        side = int(encoding)
+        picture.resize((side, side), Image.Resampling.LANCZOS).save(out, "JPEG", quality=90)
+    return out.getvalue()
+
+
+def catalog(rows: list[Row]) -> tuple[pl.DataFrame, npt.NDArray[np.uint8]]:
+    squares = [fit(decode(encoded(row.scene, row.encoding)), HOW) for row in rows]
+    columns = {
+        "content_id": [f"{row.scene}-{row.encoding}" for row in rows],
+        "product_id": [None if row.product is None else f"p{row.product}" for row in rows],
+        "split": [row.split or "train" for row in rows],
+    }
+    return pl.DataFrame(columns, schema=dict.fromkeys(columns, pl.String)), np.stack(squares)
+
+
+def groups_of(rows: list[Row]) -> npt.NDArray[np.int64]:
+    items, pixels = catalog(rows)
+    return group_pictures(items, thumbnails(pixels))
+
+
+def connected(rows: list[Row]) -> list[set[int]]:
+    """Row numbers that belong together, by repeated merging: the truth, which knows the scenes."""
+    sets = [{number} for number in range(len(rows))]
+    for a, one in enumerate(rows):
+        for b, other in enumerate(rows[:a]):
+            if one.scene == other.scene or (one.product is not None and one.product == other.product):
+                joined = sets[a] | sets[b]
+                for number in joined:
+                    sets[number] = joined
+    return sets
+
+
+ROWS = st.lists(
+    st.builds(
+        Row,
+        st.integers(0, 11),
+        st.sampled_from(["png", "q95", "q60", "48", "160"]),
+        st.one_of(st.none(), st.integers(0, 8)),
+        st.sampled_from([None, None, None, None, "gallery", *HELD_OUT]),
+    ),
+    min_size=2,
+    max_size=16,
+)
+
+
+@settings(deadline=None, max_examples=60)
+@given(rows=ROWS, val_fraction=st.sampled_from([0.1, 0.3, 0.5, 0.9]), seed=st.integers(0, 5))
+def test_no_product_file_or_near_duplicate_is_on_both_sides_and_nothing_held_out_on_either(rows, val_fraction, seed):
+    items, pixels = catalog(rows)
+    groups, together = group_pictures(items, thumbnails(pixels)), connected(rows)
+    assert groups.tolist() == [min(rows) for rows in together]
+    free = {n for n, rows_of in enumerate(together) if not any(rows[m].split in HELD_OUT for m in rows_of)}
+    sizes = {min(together[row]): len(together[row]) for row in free}
+    if len(sizes) < 2:
+        with pytest.raises(BadConfig, match=f"{len(free)} of {len(rows)} pictures may be trained on"):
+            split_pictures(items, groups, val_fraction, seed)
+        return
+    split = split_pictures(items, groups, val_fraction, seed)
+    train, val = set(split.train.tolist()), set(split.val.tolist())
+    assert train | val == free
+    assert not train & val
+    assert train
+    assert val
+    assert all(together[row] <= (train if row in train else val) for row in free)
+    assert len(val) <= max(val_fraction * len(free), min(sizes.values()))
+    assert sorted(split.train) == split.train.tolist()
+    assert sorted(split.val) == split.val.tolist()
+    again = split_pictures(items, groups, val_fraction, seed)
+    assert again.train.tolist() == split.train.tolist()
+
+
+def test_another_seed_validates_on_other_pictures():
+    items = pl.DataFrame({"split": ["train"] * 50})
+    vals = {tuple(split_pictures(items, np.arange(50), 0.2, seed).val) for seed in range(4)}
+    assert len(vals) == 4
+    assert {len(val) for val in vals} == {10}
+
+
+def test_a_product_of_most_pictures_is_trained_on():
+    groups = np.array([0] * 90 + list(range(90, 100)))
+    for seed in range(10):
+        split = split_pictures(pl.DataFrame({"split": ["train"] * 100}), groups, 0.1, seed)
+        assert len(split.val) == 10
+        assert set(split.train) == set(range(90))
+
+
+def test_where_no_group_is_small_enough_the_smallest_validates():
+    groups = np.array([0] * 5 + [5] * 3 + [8] * 4)
+    split = split_pictures(pl.DataFrame({"split": ["train"] * 12}), groups, 0.1, 0)
+    assert split.val.tolist() == [5, 6, 7]
+
+
+def test_a_picture_encoded_again_or_at_another_size_is_the_same_and_another_one_is_not():
+    again = [Row(0, encoding, None, None) for encoding in ("png", "q95", "q75", "q50", "48", "80", "200")]
+    assert set(groups_of(again)) == {0}
+    others = [Row(number, "q90", None, None) for number in range(40)]
+    assert groups_of(others).tolist() == list(range(40))
+
+
+def test_many_copies_of_a_picture_are_one_group():
+    rows = [Row(0, f"q{quality}", None, None) for quality in range(60, 96)]
+    assert set(groups_of(rows)) == {0}
+
+
+def test_products_and_pictures_chain():
+    rows = [Row(0, "png", 1, None), Row(1, "png", 1, None), Row(1, "q80", 2, None), Row(2, "png", 2, None)]
+    assert groups_of(rows).tolist() == [0, 0, 0, 0]
+
+
+def test_a_near_duplicate_of_a_held_out_picture_is_not_trained_on():
+    rows = [Row(0, "png", None, "query"), Row(0, "q70", None, None), *(Row(n, "png", None, None) for n in (1, 2, 3))]
+    items, pixels = catalog(rows)
+    split = split_pictures(items, group_pictures(items, thumbnails(pixels)), 0.1, 0)
+    assert sorted([*split.train, *split.val]) == [2, 3, 4]
+
+
+def test_no_picture_at_all_is_refused():
+    items = pl.DataFrame(schema={"content_id": pl.String, "product_id": pl.String, "split": pl.String})
+    groups = group_pictures(items, thumbnails(np.empty((0, 32, 32, 3), np.uint8)))
+    with pytest.raises(BadConfig, match="0 of 0 pictures may be trained on"):
+        split_pictures(items, groups, 0.1, 0)
