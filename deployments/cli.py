@@ -1,4 +1,5 @@
-"""The command line: `vitrine run`, `plan`, `train`, `compare`, `search`, `status`, `verify`, `promote`, `rollback`, `demo`.
+"""The command line: `vitrine run`, `plan`, `train`, `compare`, `search`, `status`, `verify`, `promote`, `rollback` and
+`demo`.
 
 With `--json` a command prints one JSON document on stdout and nothing else there; logs go to stderr. Exit codes:
 0 done, 1 failed, 2 wrong usage or config, 3 the gate held the release back.

@@ -166,15 +166,17 @@ def _where(defined: npt.ArrayLike, values: npt.ArrayLike) -> Float64:
     return np.where(defined, np.asarray(values, np.float64), np.nan)
 
 
-def random_baseline(truth: Truth, seed: int) -> dict[str, float]:
-    """`{metric}_random` for every metric of `score`, and `label_iou@5_random_std`: what retrieval at random achieves.
-
-    For each query up to 10 gallery items are drawn without replacement.
-    """
+def random_scores(truth: Truth, seed: int) -> Scores:
+    """What retrieval at random achieves: for each query up to 10 gallery items are drawn without replacement."""
     n_found = min(MAX_CUTOFF, truth.gallery.n_items)
     positions = np.full((truth.queries.n_items, MAX_CUTOFF), -1, np.int64)
     positions[:, :n_found] = _draw_distinct(np.random.default_rng(seed), truth, n_found)
-    summary = score(positions, truth).summary
+    return score(positions, truth)
+
+
+def random_baseline(truth: Truth, seed: int) -> dict[str, float]:
+    """`{metric}_random` for every metric of `random_scores`, and `label_iou@5_random_std`."""
+    summary = random_scores(truth, seed).summary
     deviation = {"label_iou@5_random_std": summary.pop("label_iou@5_std")} if "label_iou@5_std" in summary else {}
     return {f"{name}_random": value for name, value in summary.items()} | deviation
 

@@ -1,0 +1,156 @@
+"""The comparison: make what every variant needs once, ask all of them the same queries, write it down side by side."""
+
+from __future__ import annotations
+
+import json
+
+from prefect import flow
+from prefect.logging import get_run_logger
+
+from flows.shards import RUNNER
+from flows.summary import Clock
+from flows.variants import Workbench, stages_of
+from flows.views import Masking, mask_pictures
+from retrieval_core.artifacts import Comparison, Ref, Value, VectorSet
+from retrieval_core.config import EmbedConfig
+from retrieval_core.evaluate.compare.config import ComparisonConfig, VariantConfig
+from retrieval_core.evaluate.compare.markdown import as_markdown
+from retrieval_core.evaluate.compare.measure import Candidate, Comparing
+from retrieval_core.evaluate.compare.tables import Table
+from retrieval_core.settings import Settings
+from retrieval_core.shards import read_table
+from retrieval_core.store import Store
+from tasks.compare import comparison_fingerprint, find_unlearnable, seal_comparison
+from tasks.ingest import snapshot_catalog
+
+NUMBER_BYTES = 4  # of a vector's component, and of the class an item is filed under
+NO_MASKS = "the source has no masks and the store no segmenter"
+
+
+class ComparisonSummary(Value):
+    """What a comparison did: the document of `vitrine compare --json`.
+
+    `metrics` are by variant, then by name; `tables` are Markdown; `report` and `queries` are files.
+    """
+
+    comparison: str
+    title: str
+    about: str
+    trained: list[str]
+    models: dict[str, str]
+    embedded: int
+    seconds: dict[str, float]
+    metrics: dict[str, dict[str, float]]
+    tables: list[str]
+    report: str
+    queries: str
+
+
+@flow(name="compare", task_runner=RUNNER, validate_parameters=True)
+def compare(source: str, settings: Settings, config: ComparisonConfig) -> ComparisonSummary:
+    """Train and embed what the variants need and the store lacks, and compare them on the same held-out queries.
+
+    Args:
+        source: KIND:URI of the catalogue, for example table:items.csv.
+        settings: where the store is and how many threads to use.
+        config: the variants, the models trained for them, and the tables.
+    """
+    store, clock = settings.open_store(), Clock()
+    with clock.stage("ingest"):
+        catalog = snapshot_catalog(settings, source, config.ingest).catalog
+        config = _without_unlearnable(settings, catalog, config)
+    with clock.stage("backbones"):  # before the long work: bad weights fail here
+        Workbench(settings, catalog, config, Masking()).prepare_published()
+    with clock.stage("mask"):
+        masking = _mask(settings, source, catalog, config)
+        if masking.masks is None:
+            config = _without(config, config.needing_masks(), NO_MASKS if config.mask.enabled else "masking is off")
+        bench = Workbench(settings, catalog, config, masking)
+        for view in config.views():
+            bench.masks(view)
+    with clock.stage("train"):
+        models = {name: bench.model(name) for name in config.training_order()}
+    with clock.stage("embed"):
+        for variant in config.variants:
+            bench.embedded(variant)
+    with clock.stage("boost and reduce"):
+        vectors = [bench.vectors(variant) for variant in config.variants]
+    with clock.stage("classify"):
+        classes = [bench.classes(variant) for variant in config.variants]
+    with clock.stage("evaluate"):
+        name = comparison_fingerprint(config, catalog, vectors, classes, models)
+        comparison = Comparison.find(store, name)
+        if comparison is None:
+            comparing = Comparing(
+                source=source,
+                catalog=catalog,
+                candidates=tuple(_candidate(bench, variant) for variant in config.variants),
+                models=models,
+                seconds=clock.seconds,
+            )
+            comparison = Comparison.open(store, seal_comparison(settings, name, comparing, config))
+    fitted = models | ({"segmenter": masking.segmenter} if masking.segmenter else {})
+    return ComparisonSummary(
+        comparison=comparison.fingerprint,
+        title=config.title,
+        about=config.about,
+        trained=[name for name, outcome in fitted.items() if outcome.trained],
+        models={name: outcome.ref.name for name, outcome in models.items()},
+        embedded=bench.n_embedded,
+        seconds=clock.total(),
+        metrics={variant.name: {} for variant in config.variants} | _metrics(store, comparison),
+        tables=_tables(store, comparison),
+        report=str(store.local_path(comparison.part("report.html").key)),
+        queries=str(store.local_path(comparison.part("queries.parquet").key)),
+    )
+
+
+def _without_unlearnable(settings: Settings, catalog: Ref, config: ComparisonConfig) -> ComparisonConfig:
+    """The comparison without the models that this catalogue cannot teach, and what needs them."""
+    unlearnable = find_unlearnable(settings, catalog, config)
+    for reason in dict.fromkeys(unlearnable.models.values()):
+        models = {name for name, why in unlearnable.models.items() if why == reason}
+        config = _without(config, config.needing(models=models), reason)
+    boosted = {variant.name for variant in config.variants if variant.boosted}
+    return _without(config, config.needing(variants=boosted), unlearnable.head) if unlearnable.head else config
+
+
+def _without(config: ComparisonConfig, variants: set[str], why: str) -> ComparisonConfig:
+    if not variants:
+        return config
+    get_run_logger().warning("left out, because %s: %s", why, ", ".join(sorted(variants)))
+    return config.without(variants, why)
+
+
+def _mask(settings: Settings, source: str, catalog: Ref, config: ComparisonConfig) -> Masking:
+    """The segmenter and its masks, where a variant needs them and there can be any."""
+    if not config.needing_masks():
+        return Masking()
+    return mask_pictures(settings, source, catalog, None, stages_of(config, EmbedConfig(background="masked")))
+
+
+def _candidate(bench: Workbench, variant: VariantConfig) -> Candidate:
+    vectors = bench.vectors(variant)
+    n_numbers = VectorSet.open(bench.settings.open_store(), vectors).dim + bool(variant.classifier)
+    return Candidate(
+        spec=variant,
+        vectors=vectors,
+        classes=bench.classes(variant),
+        masks=bench.masks(variant.background) if variant.background == "crop" else None,
+        backbone=bench.backbone(variant),
+        ms_per_picture=sum(bench.ms_per_picture(network) for network in bench.networks(variant)),
+        n_bytes_per_item=n_numbers * NUMBER_BYTES,
+    )
+
+
+def _metrics(store: Store, comparison: Comparison) -> dict[str, dict[str, float]]:
+    summary = read_table(store, comparison.part("summary.parquet"), ["variant", "metric", "value"])
+    metrics: dict[str, dict[str, float]] = {}
+    for variant, metric, value in summary.iter_rows():
+        metrics.setdefault(variant, {})[metric] = value
+    return metrics
+
+
+def _tables(store: Store, comparison: Comparison) -> list[str]:
+    facts = json.loads(store.get(comparison.part("facts.json").key))
+    return [as_markdown(Table.model_validate(table)) for table in facts["tables"]]

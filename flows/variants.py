@@ -1,0 +1,216 @@
+"""What a comparison makes of one catalogue: masks, models, vectors and classes, each made once."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import wraps
+from typing import Any, Concatenate, ParamSpec, TypeVar, cast
+
+from prefect.logging import get_run_logger
+
+from flows.shards import each_shard
+from flows.views import Masking, embed_pictures, mask_pictures
+from retrieval_core.artifacts import Fitted, Ref, VectorSet
+from retrieval_core.config import ClassifyConfig, EmbedConfig, NightlyConfig, View
+from retrieval_core.embed.cards import get_card
+from retrieval_core.errors import BadConfig
+from retrieval_core.evaluate.compare.config import ComparisonConfig, VariantConfig, model_of
+from retrieval_core.settings import Settings
+from retrieval_core.train.config import AnyTraining, DistillTraining
+from retrieval_core.train.teacher import find_teacher
+from tasks.classify import classify_shard, plan_classes, prepare_classifier, seal_class_set
+from tasks.compare import time_network
+from tasks.embed import prepare_backbone
+from tasks.head import apply_head, fit_head
+from tasks.mask import prepare_detector
+from tasks.reduce import apply_reducer, fit_reducer
+from tasks.train import train_backbone
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+
+def once(make: Callable[Concatenate[Workbench, P], R]) -> Callable[Concatenate[Workbench, P], R]:
+    """Keep what a method of a workbench made of the same (hashable) arguments before."""
+
+    @wraps(make)
+    def kept(self: Workbench, *args: P.args, **kwargs: P.kwargs) -> R:
+        key = (make.__name__, *args)
+        if key not in self.made:
+            self.made[key] = make(self, *args, **kwargs)
+        return cast("R", self.made[key])
+
+    return cast("Callable[Concatenate[Workbench, P], R]", kept)
+
+
+class Workbench:
+    """Makes what the variants of `config` need of one catalogue; what the store has already is only found.
+
+    `masking` holds the segmenter and its masks, where a variant needs them. `n_embedded` counts embedded pictures.
+    """
+
+    def __init__(self, settings: Settings, catalog: Ref, config: ComparisonConfig, masking: Masking) -> None:
+        self.settings, self.catalog, self.config, self.masking = settings, catalog, config, masking
+        self.made: dict[tuple[object, ...], Any] = {}
+        self.n_embedded = 0
+
+    def prepare_published(self) -> None:
+        """Export every backbone, classifier and detector that is not trained here."""
+        for variant in self.config.variants:
+            if not model_of(variant.weights):
+                self.backbone(variant)
+            if not model_of(variant.classifier_weights):
+                self.classifier(variant)
+        if any(view == "crop" and not self.config.needs_masks(view) for view in self.config.views()):
+            self.detector()
+
+    def networks(self, variant: VariantConfig) -> tuple[Ref, ...]:
+        """Every network that a query of a variant goes through."""
+        segmenter, view = self.masking.segmenter, variant.background
+        by_masks = segmenter.ref if segmenter and self.config.needs_masks(view) else None
+        shown_by = self.detector() if view == "crop" and not by_masks else by_masks
+        return tuple(ref for ref in (self.backbone(variant), shown_by, self.classifier(variant)) if ref)
+
+    @once
+    def ms_per_picture(self, network: Ref) -> float:
+        """The time that a network takes for a picture."""
+        return time_network(self.settings, self.catalog, network, self.config)
+
+    @once
+    def detector(self) -> Ref:
+        """The detector that crops, where it is not the segmenter's masks that do."""
+        return prepare_detector(self.settings, self.config.crop)
+
+    def masks(self, view: View) -> Ref | None:
+        """What pictures are shown by in a view: None for raw ones. Raises `BadConfig` without a segmenter."""
+        if view == "raw":
+            return None
+        masks = self.masking.masks if self.config.needs_masks(view) else self._detected()
+        if masks is None:
+            raise BadConfig(f"no segmenter, so no picture can be shown {view}; give a source with masks")
+        return masks
+
+    @once
+    def _detected(self) -> Ref | None:
+        stages = stages_of(self.config, EmbedConfig(background="crop"))
+        return mask_pictures(self.settings, "", self.catalog, self.detector(), stages).masks
+
+    @once
+    def model(self, name: str) -> Fitted:
+        """The trained backbone of a model, after those it needs."""
+        config = self.config.models[name]
+        if start := model_of(config.weights):
+            config = config.model_copy(update={"weights": _artifact(self.model(start))})
+        teacher = self.config.teachers.get(name)
+        taught = self.vectors(self.config.variant(teacher)) if teacher else self._named_teacher(config)
+        return train_backbone(
+            self.settings,
+            self.catalog,
+            self.masks(config.background),
+            config,
+            name,
+            self.config.ingest,
+            self.config.crop.margin,
+            taught,
+        )
+
+    def _named_teacher(self, config: AnyTraining) -> Ref | None:
+        store = self.settings.open_store()
+        return find_teacher(store, config.teacher).ref if isinstance(config, DistillTraining) else None
+
+    def backbone(self, variant: VariantConfig) -> Ref:
+        """The backbone of a variant, exported and ready to embed."""
+        return self._prepared(self._embed_config(variant))
+
+    @once
+    def _prepared(self, config: EmbedConfig) -> Ref:
+        return prepare_backbone(self.settings, self.catalog, config, self.config.ingest)
+
+    def embedded(self, variant: VariantConfig) -> Ref:
+        """The vectors that the backbone of a variant makes of the catalogue's pictures."""
+        return self._embedded(self._embed_config(variant))
+
+    def vectors(self, variant: VariantConfig) -> Ref:
+        """The vectors of a variant: embedded, then boosted and reduced where it says so. Raises `BadConfig`."""
+        vectors = self.embedded(variant)
+        if variant.boosted:
+            vectors = self._boosted(vectors)
+        return self._reduced(vectors, variant.dim) if variant.dim else vectors
+
+    @once
+    def _embedded(self, config: EmbedConfig) -> Ref:
+        backbone, stages = self._prepared(config), stages_of(self.config, config)
+        masks = self.masks(cast("View", config.background))
+        (embedding,) = embed_pictures(self.settings, self.catalog, backbone, masks, stages).values()
+        self.n_embedded += embedding.n_embedded
+        for reject in embedding.rejects:
+            get_run_logger().warning("%s is not compared: %s", reject.item_id, reject.reason)
+        return embedding.vectors
+
+    @once
+    def _boosted(self, vectors: Ref) -> Ref:
+        head = fit_head(self.settings, self.catalog, vectors, self.config.head)
+        if head is None:
+            raise BadConfig("the catalogue has nothing that a head could learn from, so no vectors can be boosted")
+        return apply_head(self.settings, vectors, head.ref)
+
+    @once
+    def _reduced(self, vectors: Ref, dim: int) -> Ref:
+        width = VectorSet.open(self.settings.open_store(), vectors).dim
+        if dim > width:
+            raise BadConfig(f"{dim} dimensions are asked of vectors that have {width}; lower the variant's dim")
+        # A PCA for each width: one for all would be another, and so another teacher, whenever a variant is added.
+        config = self.config.reduce.model_copy(update={"dims": (dim,)})
+        reducer = fit_reducer(self.settings, self.catalog, vectors, config)
+        (reduced,) = apply_reducer(self.settings, vectors, reducer.ref, config)
+        return reduced
+
+    def classifier(self, variant: VariantConfig) -> Ref | None:
+        """The classifier of a variant in mode classified, None of the others."""
+        return self._prepared_classifier(self._classify_config(variant)) if variant.classifier else None
+
+    def classes(self, variant: VariantConfig) -> Ref | None:
+        """The classes that the classifier of a variant gives the catalogue's pictures, None without a classifier."""
+        return self._classified(self._classify_config(variant)) if variant.classifier else None
+
+    @once
+    def _prepared_classifier(self, config: ClassifyConfig) -> Ref:
+        return prepare_classifier(self.settings, config)
+
+    @once
+    def _classified(self, config: ClassifyConfig) -> Ref:
+        classifier = self._prepared_classifier(config)
+        plan = plan_classes(self.settings, self.catalog, classifier, config)
+        each_shard(classify_shard, self.settings, plan, classifier, config, self.config.ingest)
+        return seal_class_set(self.settings, self.catalog, plan)
+
+    def _embed_config(self, variant: VariantConfig) -> EmbedConfig:
+        model = model_of(variant.weights)
+        return EmbedConfig(
+            backbone=variant.backbone,
+            weights=_artifact(self.model(model)) if model else variant.weights,
+            size_px=variant.size_px,
+            framing=variant.framing,
+            background=variant.background,
+        )
+
+    def _classify_config(self, variant: VariantConfig) -> ClassifyConfig:
+        model, weights = model_of(variant.classifier_weights), variant.classifier_weights
+        brings_size = model or weights.startswith("artifact:") or not get_card(variant.classifier).resizable
+        return self.config.classify.model_copy(
+            update={
+                "enabled": True,
+                "backbone": variant.classifier,
+                "weights": _artifact(self.model(model)) if model else weights,
+                "size_px": 0 if brings_size else self.config.classify.size_px,
+            }
+        )
+
+
+def stages_of(config: ComparisonConfig, embed: EmbedConfig) -> NightlyConfig:
+    """The stages of a night that one view of the pictures goes through."""
+    return NightlyConfig(ingest=config.ingest, mask=config.mask, crop=config.crop, embed=embed)
+
+
+def _artifact(model: Fitted) -> str:
+    return f"artifact:{model.ref.name}"

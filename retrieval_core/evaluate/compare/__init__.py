@@ -1,0 +1,3 @@
+"""Comparing representations: variants side by side, on the same queries of the same catalogue."""
+
+VERSION = 1

@@ -1,0 +1,87 @@
+"""What a picture costs: the time its networks take."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
+from itertools import islice
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+from retrieval_core.artifacts import Artifact, Backbone, Classifier, Detector, Ref, Segmenter
+from retrieval_core.config import CropConfig
+from retrieval_core.embed.classes import ClassifierEngine
+from retrieval_core.embed.engine import open_engine
+from retrieval_core.errors import ImageRefused, NotFound
+from retrieval_core.images import RGB, Preprocess, decode, fit
+from retrieval_core.mask.apply import SegmenterEngine, square_of
+from retrieval_core.mask.detect import WEIGHTS_FILE, DetectorEngine
+from retrieval_core.mask.train import ONNX_FILE
+from retrieval_core.settings import Settings
+from retrieval_core.store import Store, read_uri
+
+N_TIMED = 32
+N_RUNS = 3
+
+
+def decoded(uris: Sequence[str], max_pixels: int) -> list[RGB]:
+    """The first 32 pictures of `uris` that can be read. Raises `NotFound` where none can."""
+    images = list(islice(_readable(uris, max_pixels), N_TIMED))
+    if not images:
+        raise NotFound(f"none of {len(uris)} pictures can be read any more; run again to see what became of them")
+    return images
+
+
+def _readable(uris: Sequence[str], max_pixels: int) -> Iterator[RGB]:
+    for uri in uris:
+        try:
+            yield decode(read_uri(uri), max_pixels=max_pixels)
+        except (ImageRefused, NotFound):
+            continue
+
+
+def ms_per_picture(settings: Settings, network: Ref, images: Sequence[RGB], crop: CropConfig) -> float:
+    """Milliseconds a picture that a backbone, classifier, segmenter or detector of the store takes over `images`.
+
+    The median of three runs after one that is not counted, with all threads of a task; what comes before the network,
+    decoding and resizing, is not in it. `crop` says which boxes a detector finds.
+    """
+    forward = _forward(settings, network, images, crop)
+    forward()
+    seconds = []
+    for _ in range(N_RUNS):
+        started = time.perf_counter()
+        forward()
+        seconds.append(time.perf_counter() - started)
+    return 1e3 * float(np.median(seconds)) / len(images)
+
+
+def _forward(settings: Settings, network: Ref, images: Sequence[RGB], crop: CropConfig) -> Callable[[], object]:
+    """One run of the network over the pictures, cut before as it wants them."""
+    store, device, threads = settings.open_store(), settings.torch_device, settings.n_threads
+    if network.kind == "Detector":
+        detector = Detector.open(store, network)
+        finder = DetectorEngine(detector.model, _folder(store, detector) / WEIGHTS_FILE, device, threads)
+        return lambda: [finder.box(image, crop) for image in images]
+    if network.kind == "Segmenter":
+        segmenter = Segmenter.open(store, network)
+        size_px = int(segmenter.config["size_px"])
+        masker = SegmenterEngine(_folder(store, segmenter) / ONNX_FILE, size_px, threads)
+        return partial(masker.predict, _squares(images, square_of(size_px)))
+    kind: type[Artifact] = Classifier if network.kind == "Classifier" else Backbone
+    engine = open_engine(_folder(store, kind.open(store, network)), device, threads)
+    pixels = _squares(images, engine.preprocess)
+    return partial(ClassifierEngine(engine).classify if kind is Classifier else engine.embed, pixels)
+
+
+def _folder(store: Store, artifact: Artifact) -> Path:
+    """A local folder with all parts of an artifact."""
+    paths = [store.local_path(part.key, part.sha256) for part in artifact.parts]
+    return paths[0].parent
+
+
+def _squares(images: Sequence[RGB], how: Preprocess) -> npt.NDArray[np.uint8]:
+    return np.stack([fit(image, how) for image in images])

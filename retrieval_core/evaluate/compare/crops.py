@@ -1,0 +1,130 @@
+"""Where cropping to the product helped, and where tight boxes hurt: by how much of a query's picture its crop keeps."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+from typing import NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from retrieval_core.artifacts import MaskSet
+from retrieval_core.errors import VitrineError
+from retrieval_core.evaluate.compare.facts import CropBand, CropExample, CropFacts
+from retrieval_core.evaluate.compare.measure import Candidate, Compared
+from retrieval_core.evaluate.compare.paired import n_pairs, per_query
+from retrieval_core.evaluate.facts import Picture
+from retrieval_core.evaluate.grids import jpeg_base64
+from retrieval_core.evaluate.significance import Float64, paired_bootstrap
+from retrieval_core.images import crop_to_mask, decode
+from retrieval_core.shards import MaskRow, read_masks
+from retrieval_core.store import Store, read_uri
+
+log = logging.getLogger(__name__)
+
+N_BANDS = 3
+MIN_QUERIES = 2 * N_BANDS  # one alone tells nothing about spread
+N_EXAMPLES = 4
+
+Int64 = npt.NDArray[np.int64]
+
+
+class _Pair(NamedTuple):
+    """Two variants that differ in the crop alone, by their queries: values (q,) of the metric, and trusted masks."""
+
+    raw: Float64
+    crop: Float64
+    masks: Mapping[str, MaskRow]
+
+
+def crop_effects(store: Store, compared: Compared, metric: str, margin: float) -> tuple[CropFacts, ...]:
+    """One entry for each pair of variants that differ only in that one's pictures were cropped, `margin` wide.
+
+    Queries that leave `metric` undefined are left out; those whose box is not trusted were not cropped and keep all of
+    their picture. Pairs with fewer than six such queries, and crops whose masks are not known, have no entry.
+    """
+    facts = []
+    for raw in compared.candidates:
+        for crop in compared.candidates:
+            cropped = crop.spec.background == "crop" and raw.spec.is_pair(crop.spec, "background")
+            pair = _pair(store, compared, metric, raw, crop) if cropped else None
+            if pair:
+                facts.append(_effect(compared, pair, raw, crop, margin))
+    return tuple(facts)
+
+
+def _pair(store: Store, compared: Compared, metric: str, raw: Candidate, crop: Candidate) -> _Pair | None:
+    if crop.masks is None:
+        return None
+    raw_values, crop_values = (per_query(compared.scores[candidate.spec.name], metric) for candidate in (raw, crop))
+    if n_pairs(raw_values, crop_values) < MIN_QUERIES:
+        return None
+    content_ids = compared.items["content_id"].gather(compared.protocol.queries)
+    masks = read_masks(store, MaskSet.open(store, crop.masks), content_ids)
+    return _Pair(raw_values, crop_values, {key: mask for key, mask in masks.items() if not mask.reason})
+
+
+def _effect(compared: Compared, pair: _Pair, raw: Candidate, crop: Candidate, margin: float) -> CropFacts:
+    content_ids = compared.items["content_id"].gather(compared.protocol.queries).to_list()
+    kept = np.array([_kept_share(pair.masks.get(key), margin) for key in content_ids])
+    judged = np.flatnonzero(~np.isnan(pair.crop - pair.raw))
+    order = judged[np.argsort(kept[judged], kind="stable")]
+    bands = [_band(pair, kept, rows) for rows in np.array_split(order, N_BANDS)]
+    gain = (pair.crop - pair.raw)[judged]
+    by_gain = judged[np.argsort(-gain, kind="stable")]
+    most, least = by_gain[:N_EXAMPLES], by_gain[::-1][:N_EXAMPLES]
+    return CropFacts(
+        raw=raw.spec.name,
+        crop=crop.spec.name,
+        bands=tuple(bands),
+        helped=_examples(compared, pair, most[pair.crop[most] > pair.raw[most]], margin),
+        hurt=_examples(compared, pair, least[pair.crop[least] < pair.raw[least]], margin),
+    )
+
+
+def _kept_share(mask: MaskRow | None, margin: float) -> float:
+    """The share of a picture that its crop keeps, 0 to 1."""
+    if mask is None:
+        return 1.0
+    left = crop_to_mask(np.empty((mask.height, mask.width, 3), np.uint8), mask.array(), margin)
+    return left.shape[0] * left.shape[1] / (mask.height * mask.width)
+
+
+def _band(pair: _Pair, kept: Float64, rows: Int64) -> CropBand:
+    raw, crop = pair.raw[rows], pair.crop[rows]
+    difference, low, high, n_queries = paired_bootstrap(crop, raw)
+    return CropBand(
+        low=float(kept[rows].min()),
+        high=float(kept[rows].max()),
+        difference=difference,
+        interval=(low, high),
+        n_queries=n_queries,
+        n_better=int((crop > raw).sum()),
+        n_worse=int((crop < raw).sum()),
+    )
+
+
+def _examples(compared: Compared, pair: _Pair, queries: Int64, margin: float) -> tuple[CropExample, ...]:
+    """Those of (n,) numbers of queries that were cropped and whose picture is still there."""
+    examples = []
+    for query in queries.tolist():
+        item = compared.items.row(int(compared.protocol.queries[query]), named=True)
+        mask = pair.masks.get(item["content_id"])
+        if mask is None:
+            continue
+        try:
+            image = decode(read_uri(item["image_uri"]))
+        except VitrineError as error:
+            log.warning("no thumbnail of %s: %s", item["item_id"], error)
+            continue
+        name, left = item["item_id"], crop_to_mask(image, mask.array(), margin)
+        examples.append(
+            CropExample(
+                before=Picture(item_id=name, caption=name, jpeg=jpeg_base64(image)),
+                after=Picture(item_id=name, caption=name, jpeg=jpeg_base64(left)),
+                raw=float(pair.raw[query]),
+                crop=float(pair.crop[query]),
+            )
+        )
+    return tuple(examples)
