@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterable, Iterator
+from typing import TypeVar
 
 import numpy as np
 import polars as pl
@@ -27,6 +28,8 @@ from retrieval_core.shards import (
 from retrieval_core.store import Store
 
 log = logging.getLogger(__name__)
+
+View = TypeVar("View", MaskSet, ClassSet)
 
 GrowingSet = type[VectorSet] | type[MaskSet] | type[ClassSet]
 
@@ -101,22 +104,10 @@ def seal_vectors(
     ).seal(store)
 
 
-def seal_masks(store: Store, family: str, catalog_fingerprint: str, wanted: Iterable[str]) -> MaskSet:
-    """Seal the view of a mask family that covers as much of `wanted` as there is."""
-    parts, n_rows = _parts_covering(store, MaskSet, family, set(wanted))
-    return MaskSet(
-        fingerprint=_view_fingerprint(family, catalog_fingerprint, parts),
-        family=family,
-        parts=parts,
-        parents={"catalog": catalog_fingerprint},
-        counts={"rows": n_rows},
-    ).seal(store)
-
-
-def seal_classes(store: Store, family: str, catalog_fingerprint: str, wanted: Iterable[str]) -> ClassSet:
-    """Seal the view of a family of classes that covers as much of `wanted` as there is."""
-    parts, n_rows = _parts_covering(store, ClassSet, family, set(wanted))
-    return ClassSet(
+def seal_view(store: Store, kind: type[View], family: str, catalog_fingerprint: str, wanted: Iterable[str]) -> View:
+    """Seal the view of a family of masks or classes that covers as much of `wanted` as there is."""
+    parts, n_rows = _parts_covering(store, kind, family, set(wanted))
+    return kind(
         fingerprint=_view_fingerprint(family, catalog_fingerprint, parts),
         family=family,
         parts=parts,

@@ -22,7 +22,7 @@ from retrieval_core.embed.classes import (
 from retrieval_core.embed.engine import open_engine
 from retrieval_core.embed.extract import Picture
 from retrieval_core.errors import BadConfig
-from retrieval_core.sets import WorkPlan, part_key, plan_work, seal_classes, shard_pictures
+from retrieval_core.sets import WorkPlan, part_key, plan_work, seal_view, shard_pictures
 from retrieval_core.settings import Settings
 from retrieval_core.shards import classes_bytes, put_part, put_part_file
 from retrieval_core.store import Store
@@ -113,4 +113,4 @@ def _engine(settings: Settings, classifier: Ref) -> ClassifierEngine:
 def seal_class_set(settings: Settings, catalog: Ref, plan: WorkPlan) -> Ref:
     """The classes of this catalogue, as one set."""
     store = settings.open_store()
-    return seal_classes(store, plan.family, catalog.name, usable_pictures(store, catalog)["content_id"]).ref
+    return seal_view(store, ClassSet, plan.family, catalog.name, usable_pictures(store, catalog)["content_id"]).ref

@@ -86,7 +86,7 @@ def seal_comparison(settings: Settings, name: str, comparing: Comparing, config:
     compared = compare_variants(store, comparing.catalog, comparing.candidates, evaluate, top_classes)
     facts = gather_facts(store, comparing, compared, config, name)
     files = {
-        "facts.json": facts.model_dump_json(indent=1, exclude={"grids", "crops"}).encode(),
+        "facts.json": facts.json_bytes(),
         "summary.parquet": table_bytes(summary_table(compared)),
         "queries.parquet": table_bytes(per_query_table(compared)),
         "report.html": render_comparison(facts).encode(),

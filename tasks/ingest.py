@@ -15,7 +15,7 @@ from retrieval_core.ingest import VERSION
 from retrieval_core.ingest.catalog import LEDGER, SEEN_ITEMS, Snapshot, catalog_fingerprint, take_snapshot
 from retrieval_core.ingest.diff import CatalogDiff, diff_catalogs
 from retrieval_core.ingest.sources import open_source
-from retrieval_core.sets import part_key, plan_work, seal_masks, shard_pictures
+from retrieval_core.sets import part_key, plan_work, seal_view, shard_pictures
 from retrieval_core.settings import Settings
 from retrieval_core.shards import masks_bytes, put_part, table_bytes
 from retrieval_core.store import Store
@@ -100,4 +100,4 @@ def collect_truth_masks(settings: Settings, source: str, catalog: Ref) -> Ref | 
         data = masks_bytes(shard["content_id"].to_list(), found, [""] * len(found))
         put_part(store, part_key(plan.folder, family, name), data, len(found))
         report(len(found))
-    return seal_masks(store, family, catalog.name, masks["content_id"]).ref
+    return seal_view(store, MaskSet, family, catalog.name, masks["content_id"]).ref

@@ -25,7 +25,7 @@ from retrieval_core.mask.train import (
     square_mask,
     train_segmenter,
 )
-from retrieval_core.sets import WorkPlan, part_key, plan_work, seal_masks, shard_pictures
+from retrieval_core.sets import WorkPlan, part_key, plan_work, seal_view, shard_pictures
 from retrieval_core.settings import Settings
 from retrieval_core.shards import masks_bytes, put_part, put_part_file, read_masks
 from retrieval_core.store import Store, read_uri
@@ -197,4 +197,4 @@ def _detector_engine(settings: Settings, detector: Ref) -> detect.DetectorEngine
 def seal_mask_set(settings: Settings, catalog: Ref, plan: WorkPlan) -> Ref:
     """The masks of this catalogue, or the boxes found in it, as one set."""
     store = settings.open_store()
-    return seal_masks(store, plan.family, catalog.name, usable_pictures(store, catalog)["content_id"]).ref
+    return seal_view(store, MaskSet, plan.family, catalog.name, usable_pictures(store, catalog)["content_id"]).ref

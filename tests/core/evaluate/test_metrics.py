@@ -1,4 +1,4 @@
-"""The metrics against their definitions in plain loops, scikit-learn, and cases worked by hand."""
+"""The metrics against their definitions in plain loops, scikit-learn, pytorch-metric-learning, and cases by hand."""
 
 import itertools
 import re
@@ -6,8 +6,12 @@ import re
 import numpy as np
 import polars as pl
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from pytorch_metric_learning.distances import LpDistance
+from pytorch_metric_learning.utils.accuracy_calculator import AccuracyCalculator
+from pytorch_metric_learning.utils.inference import CustomKNN
 from sklearn.metrics import average_precision_score
 
 from retrieval_core.errors import DimensionMismatch
@@ -19,7 +23,9 @@ from retrieval_core.evaluate.metrics import (
     random_baseline,
     retrieval_metrics,
 )
+from retrieval_core.evaluate.neighbours import exact_topk
 from retrieval_core.evaluate.relevance import Judgements, find_truth
+from retrieval_core.shards import unit_length
 
 N_CODES = 4
 
@@ -317,3 +323,27 @@ def test_ann_recall_takes_any_of_several_equal_pictures():
 def test_ann_recall_refuses_different_queries():
     with pytest.raises(DimensionMismatch):
         ann_recall(np.zeros((2, 5), int), np.zeros((3, 5), int))
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_pytorch_metric_learning_agrees_on_the_nearest_and_on_map_at_r(seed: int) -> None:
+    per_category = 5  # so that its R, the relevant items of a query, is the 5 of map@5
+    rng = np.random.default_rng(seed)
+    gallery_codes = np.repeat(np.arange(4), per_category)
+    query_codes = rng.integers(0, 4, 30)
+    centres = rng.normal(size=(4, 8))
+    gallery = (centres[gallery_codes] + rng.normal(size=(20, 8))).astype(np.float32)
+    queries = (centres[query_codes] + rng.normal(size=(30, 8))).astype(np.float32)
+    theirs = AccuracyCalculator(
+        include=("precision_at_1", "mean_average_precision_at_r"),
+        k=10,
+        device=torch.device("cpu"),
+        knn_func=CustomKNN(LpDistance(normalize_embeddings=True)),
+    ).get_accuracy(queries, query_codes, gallery, gallery_codes, ref_includes_query=False)
+
+    judged = Judgements(50, product=np.r_[query_codes, gallery_codes], category=np.r_[query_codes, gallery_codes])
+    _, positions = exact_topk(unit_length(queries), unit_length(gallery), 10)
+    ours = retrieval_metrics(positions, judged.take(np.arange(30)), judged.take(np.arange(30, 50))).summary
+
+    assert ours["recall@1"] == pytest.approx(theirs["precision_at_1"], abs=1e-6)
+    assert ours["map@5"] == pytest.approx(theirs["mean_average_precision_at_r"], abs=1e-6)

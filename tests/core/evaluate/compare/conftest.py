@@ -14,7 +14,7 @@ from retrieval_core.config import EvaluateConfig
 from retrieval_core.evaluate.compare.config import ComparisonConfig, TableConfig, VariantConfig
 from retrieval_core.evaluate.compare.measure import Candidate, Compared, Comparing, compare_variants
 from retrieval_core.images import thumbnail
-from retrieval_core.sets import part_key, seal_classes, seal_masks, seal_vectors
+from retrieval_core.sets import part_key, seal_vectors, seal_view
 from retrieval_core.shards import (
     N_TOP_CLASSES,
     classes_bytes,
@@ -93,12 +93,12 @@ class Shop:
         all_classes[:, 0] = classes
         data = classes_bytes(self.content_ids, all_classes, np.zeros(all_classes.shape, np.float32))
         put_part(self.store, part_key(ClassSet.folder, "classes", "part"), data, len(classes))
-        return seal_classes(self.store, "classes", "shop", self.content_ids).ref
+        return seal_view(self.store, ClassSet, "classes", "shop", self.content_ids).ref
 
     def masks(self, masks: list[np.ndarray], reasons: list[str]) -> Ref:
         data = masks_bytes(self.content_ids, masks, reasons)
         put_part(self.store, part_key(MaskSet.folder, "masks", "part"), data, len(masks))
-        return seal_masks(self.store, "masks", "shop", self.content_ids).ref
+        return seal_view(self.store, MaskSet, "masks", "shop", self.content_ids).ref
 
     def backbone(self, name: str, **made: Any) -> Ref:
         """A backbone as a training leaves it."""
