@@ -79,13 +79,13 @@ def _lead(facts: ComparisonFacts) -> str:
     if not facts.quality:
         return "Nothing could be measured: no metric of the tables is defined here; each table says why."
     best, random = facts.ranked[0], facts.random.get(facts.quality)
-    words = f"{best.name} ranks first by {facts.quality}: {number(best.metrics[facts.quality])}"
+    words = f"“{best.name}” ranks first by {facts.quality}: {number(best.metrics[facts.quality])}"
     words += "." if random is None else f", where retrieval at random reaches {number(random)}."
     cheapest = next(variant for variant in facts.variants if variant.name == facts.fronts[0].variants[0])
     if cheapest == best:
         return f"{words} No variant is faster."
     return (
-        f"{words} It takes {best.ms_per_picture:.3g} ms a picture; the fastest, {cheapest.name}, "
+        f"{words} It takes {best.ms_per_picture:.3g} ms a picture; the fastest, “{cheapest.name}”, "
         f"takes {cheapest.ms_per_picture:.3g} ms and reaches {number(cheapest.metrics[facts.quality])}."
     )
 
