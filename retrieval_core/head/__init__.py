@@ -1,3 +1,3 @@
 """Vectors and attributes to boosted vectors."""
 
-VERSION = 1  # raise when the same input gives another output
+VERSION = 2  # raise when the same input gives another output

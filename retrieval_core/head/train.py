@@ -67,11 +67,11 @@ def train_head(
 ) -> TrainedHead:
     """Fit a head to embeddings (n, d) float32 and their targets; `val_rows` (n,) bool are only validated on.
 
-    AdamW on the mean of the tasks' losses; the learning rate falls tenfold on a plateau of the validation loss,
-    training stops `config.patience` epochs after its best, and the weights of the best epoch are kept. Pictures without
-    a target are left out. Where `val_rows` marks none with a target, a tenth is held out by `config.seed`; of fewer
-    than ten pictures none is, and the training rows themselves are watched. The same call gives the same weights, and
-    the global random state is untouched.
+    AdamW on the mean loss of the properties, an attribute or a label each; the learning rate falls tenfold on a plateau
+    of the validation loss, training stops `config.patience` epochs after its best, and the weights of the best epoch
+    are kept. Pictures without a target are left out. Where `val_rows` marks none with a target, a tenth is held out by
+    `config.seed`; of fewer than ten pictures none is, and the training rows themselves are watched. The same call gives
+    the same weights, and the global random state is untouched.
 
     Raises `BadConfig` when there is nothing to learn from, `DimensionMismatch` when the rows do not match,
     `ShardCorrupt` for vectors that are not finite.
@@ -232,20 +232,26 @@ def _train_epoch(
 
 
 def _loss(net: torch.nn.Sequential, rows: _Rows, targets: Targets) -> torch.Tensor:
-    """Mean of the losses of the tasks that have a target among these rows."""
+    """Mean loss of the properties that have a target among these rows: an attribute is one, and so is every label.
+
+    Were all labels together one task, a single attribute would weigh as much as dozens of labels.
+    """
     import torch
     from torch.nn import functional
 
     logits = net(rows.inputs)
-    losses = []
+    losses, n_properties = [], 0
     for name, columns in _task_slices(targets):
         if name == LABELS and rows.multi is not None:
             known = ~rows.multi.isnan().any(dim=1)
             if known.any():
-                losses.append(functional.binary_cross_entropy_with_logits(logits[known, columns], rows.multi[known]))
+                each = functional.binary_cross_entropy_with_logits(logits[known, columns], rows.multi[known])
+                losses.append(each * rows.multi.shape[1])
+                n_properties += rows.multi.shape[1]
         elif (rows.single[name] != UNKNOWN).any():
             losses.append(functional.cross_entropy(logits[:, columns], rows.single[name], ignore_index=UNKNOWN))
-    return torch.stack(losses).mean()
+            n_properties += 1
+    return torch.stack(losses).sum() / n_properties
 
 
 def _export(net: torch.nn.Sequential, targets: Targets) -> dict[str, Float32]:

@@ -76,6 +76,15 @@ def test_boosted_neighbours_share_more_labels_than_raw_ones(seed: int) -> None:
     assert boosted > 1.3 * raw
 
 
+def test_an_attribute_that_cannot_be_learned_does_not_drown_the_labels() -> None:
+    gallery = plant(seed=3)
+    noise = np.random.default_rng(5).integers(0, 40, len(gallery.vectors))
+    tasks = gallery.targets().tasks | {"colour": [f"colour{i}" for i in range(40)]}
+    targets = Targets(tasks, {"colour": noise}, gallery.targets().multi)
+    head = train_head(gallery.vectors, targets, nothing(len(gallery.vectors)), CONFIG)
+    assert head.metrics["f1_example"] > 0.65
+
+
 def test_it_predicts_what_it_was_not_shown() -> None:
     head, fresh = train(plant()), plant(200, seed=9)
     predictions = predict(head.weights, fresh.vectors)
