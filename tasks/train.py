@@ -164,7 +164,8 @@ def _fit(
         part = last.with_suffix(".part")
         shutil.copyfile(store.local_path(job.checkpoint_key), part)
         part.replace(last)
-    logger.info("training %s on %d pictures, validating on %d", config.objective, len(split.train), len(split.val))
+    n_train, n_val = len(objective.learnable(split.train)), len(objective.learnable(split.val))
+    logger.info("training %s on %d pictures, validating on %d", config.objective, n_train, n_val)
     if last.exists():
         logger.info("going on from its last checkpoint")
 
