@@ -20,6 +20,7 @@ from retrieval_core.evaluate.neighbours import exact_topk
 from retrieval_core.shards import unit_length
 from retrieval_core.train.config import DistillTraining
 from retrieval_core.train.objective import Int64, Objective
+from retrieval_core.train.standardised import StandardisedLinear
 
 MIN_MATCHED = 0.5
 K = 5
@@ -54,11 +55,18 @@ class Distill(Objective):
                 "set embedding_dim to 0, or loss to relational"
             )
         self._config = config
+        if embedder.projection is not None:
+            embedder.projection = StandardisedLinear(embedder.projection)
         # Not a part of the weights: checkpoints stay small.
         self.register_buffer("teacher", torch.from_numpy(teacher), persistent=False)
 
     def learnable(self, rows: Int64) -> Int64:
         return rows[self._known[rows]]
+
+    def finish(self) -> None:
+        """Fold the standardisation of the features into the projection that stays."""
+        if isinstance(self.embedder.projection, StandardisedLinear):
+            self.embedder.projection = self.embedder.projection.folded()
 
     def loss(self, pixels: Tensor, rows: Tensor) -> tuple[Tensor, dict[str, float]]:
         return self._distance(self.embedder(pixels), self.teacher[rows]), {}

@@ -97,7 +97,9 @@ def fit(
             reload_dataloaders_every_n_epochs=1,  # an epoch may have more batches than the one before
         )
         trainer.fit(loop, learned, watched, ckpt_path=last if last.exists() else None, weights_only=True)
-    objective.to("cpu").eval().requires_grad_(False).load_state_dict(loop.best)
+    objective.to("cpu").eval().load_state_dict(loop.best)
+    objective.finish()
+    objective.requires_grad_(False)
     return Trained(loop.history[loop.best_epoch], tuple(loop.history))
 
 

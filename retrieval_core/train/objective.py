@@ -61,6 +61,9 @@ class Objective(nn.Module, ABC):
     def score(self, outputs: Tensor, rows: Int64) -> dict[str, float]:
         """Scores of (n, m) float32 outputs, on the CPU, of the (n,) validation rows; `watched` is one of them."""
 
+    def finish(self) -> None:
+        """Told once the best epoch's weights are in place; by default nothing is left to do."""
+
     def layers(self) -> dict[str, Tensor]:
         """What was trained on top and is worth keeping beside the embedder (a classifier's weights); mostly nothing."""
         return {}
