@@ -153,7 +153,7 @@ def test_the_outcome_comes_first(read_page, full) -> None:
     text = read_page(render_comparison(full)).text
     best = full.ranked[0]
     assert f"“{best.name}” ranks first by map@5: {best.metrics['map@5']:.3f}" in text
-    assert "the fastest, chance, takes 3 ms and reaches" in text
+    assert "the fastest, “chance”, takes 3 ms and reaches" in text
     assert text.index("ranks first") < text.index("Table 0")
 
 
