@@ -153,30 +153,30 @@ class Catalog(Artifact):
     kind: Literal["Catalog"] = "Catalog"
 
 
-class MaskSet(Artifact):
+class GrowingSet(Artifact):
+    """Base of the sets whose parts are shared by all views of a `family`, the fingerprint of what makes its members."""
+
+    family: str
+
+    @property
+    def key(self) -> str:
+        return f"{self.folder}/{self.family}/{self.fingerprint}"
+
+
+class MaskSet(GrowingSet):
     """Masks by content id. `family` is the fingerprint of what makes them; parts are shared by all sets of a family."""
 
     folder = "masks"
     kind: Literal["MaskSet"] = "MaskSet"
-    family: str
-
-    @property
-    def key(self) -> str:
-        return f"{self.folder}/{self.family}/{self.fingerprint}"
 
 
-class VectorSet(Artifact):
+class VectorSet(GrowingSet):
     """Unit-length float32 vectors by content id, of one `variant` and width `dim`; parts are shared within a family."""
 
     folder = "vectors"
     kind: Literal["VectorSet"] = "VectorSet"
-    family: str
     variant: str
     dim: int
-
-    @property
-    def key(self) -> str:
-        return f"{self.folder}/{self.family}/{self.fingerprint}"
 
 
 class Segmenter(Artifact):
@@ -216,16 +216,11 @@ class Classifier(Artifact):
     n_classes: int
 
 
-class ClassSet(Artifact):
+class ClassSet(GrowingSet):
     """The likeliest classes by content id; `family` is the fingerprint of the classifier that names them."""
 
     folder = "classes"
     kind: Literal["ClassSet"] = "ClassSet"
-    family: str
-
-    @property
-    def key(self) -> str:
-        return f"{self.folder}/{self.family}/{self.fingerprint}"
 
 
 class Detector(Artifact):

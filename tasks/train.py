@@ -124,14 +124,17 @@ def _train(settings: Settings, job: Job, ingest: IngestConfig, scratch: Path) ->
     prepared = _prepare(settings, job, items, start.preprocess, ingest, scratch)
     split = split_readable(items, prepared, config)
     seconds = {"pictures": time.perf_counter() - began}
-    trained = _fit(settings, job, objective, prepared, split, start.preprocess, scratch)
-    seconds["training"] = sum(row["seconds"] for row in trained.history)
     counts = {
         "pictures": len(items),
         "rejected": len(prepared.rejects),
         "train": len(objective.learnable(split.train)),
         "val": len(objective.learnable(split.val)),
     }
+    get_run_logger().info(
+        "training %s on %d pictures, validating on %d", config.objective, counts["train"], counts["val"]
+    )
+    trained = _fit(settings, job, objective, prepared, split, start.preprocess, scratch)
+    seconds["training"] = sum(row["seconds"] for row in trained.history)
     return _keep(settings, job, start, Outcome(objective, trained, counts, seconds))
 
 
@@ -164,8 +167,6 @@ def _fit(
         part = last.with_suffix(".part")
         shutil.copyfile(store.local_path(job.checkpoint_key), part)
         part.replace(last)
-    n_train, n_val = len(objective.learnable(split.train)), len(objective.learnable(split.val))
-    logger.info("training %s on %d pictures, validating on %d", config.objective, n_train, n_val)
     if last.exists():
         logger.info("going on from its last checkpoint")
 

@@ -162,7 +162,7 @@ def neighbour_iou(queries: Judgements, gallery: Judgements, positions: Int64) ->
     iou = np.zeros(positions.shape, np.float64)
     if queries.labels is None or gallery.labels is None or not gallery.n_items:
         return iou
-    for rows in _blocks(len(positions), positions.shape[1] * queries.labels.shape[1]):
+    for rows in row_blocks(len(positions), positions.shape[1] * queries.labels.shape[1]):
         iou[rows] = label_iou(queries.labels[rows], gallery.labels[positions[rows]])
     return np.where(positions >= 0, iou, 0.0)
 
@@ -194,7 +194,7 @@ def _best_gains(truth: Truth) -> Float32:
             best[asking, :width] = 1.0
             continue
         labels = gallery.labels[members].astype(np.float32)
-        for block in _blocks(len(asking), len(members)):
+        for block in row_blocks(len(asking), len(members)):
             rows = asking[block]
             iou = iou_matrix(queries.labels[rows].astype(np.float32), labels)
             best[rows, :width] = _largest(iou, width)
@@ -245,7 +245,7 @@ def _count_equal(query_codes: Int64 | None, gallery_codes: Int64 | None) -> Int6
     return np.append(counts, 0)[query_codes]
 
 
-def _blocks(n_rows: int, row_size: int) -> Iterator[slice]:
+def row_blocks(n_rows: int, row_size: int) -> Iterator[slice]:
     """Slices of rows, so that rows times row_size stays within `BLOCK_PAIRS`."""
     step = max(1, BLOCK_PAIRS // max(row_size, 1))
     return (slice(start, start + step) for start in range(0, n_rows, step))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
 from typing import Literal, NamedTuple
 
 import numpy as np
@@ -11,7 +10,7 @@ import numpy.typing as npt
 import polars as pl
 
 from retrieval_core.errors import BadConfig
-from retrieval_core.evaluate.relevance import Judgements, encode, iou_matrix, label_iou, same_code
+from retrieval_core.evaluate.relevance import Judgements, encode, iou_matrix, label_iou, row_blocks, same_code
 from retrieval_core.train.config import MetricTraining
 from retrieval_core.train.targets import free_items
 
@@ -23,7 +22,6 @@ Kind = Literal["product", "category", "labels"]
 
 PER_CLASS = 4  # pictures of one class that go into a batch together; three or more leave no last one alone
 MIN_BATCH = 3 * PER_CLASS  # smaller batches would hold a single class, and so nothing unlike
-BLOCK_PAIRS = 4_000_000
 
 
 class Pairs(NamedTuple):
@@ -170,7 +168,7 @@ class SharedLabels(Relation):
         """Whether any two of `rows` are unlike."""
         numbers = np.unique(self._set_of[rows][self._set_of[rows] >= 0])
         sets = self._sets[numbers]
-        ious = (iou_matrix(sets[block], sets) for block in _blocks(len(sets), len(sets)))
+        ious = (iou_matrix(sets[block], sets) for block in row_blocks(len(sets), len(sets)))
         return any(bool((iou < self._unlike_iou).any()) for iou in ious)
 
     def partnered(self, rows: Int64) -> Int64:
@@ -180,7 +178,7 @@ class SharedLabels(Relation):
         counts = self._counts(labelled)
         numbers = np.flatnonzero(counts)
         lonely = np.zeros(len(counts), np.bool_)
-        for block in _blocks(len(numbers), len(counts)):
+        for block in row_blocks(len(numbers), len(counts)):
             lonely[numbers[block]] = self._n_alike(numbers[block], counts).sum(axis=1) == 0
         return labelled[~lonely[self._set_of[labelled]]]
 
@@ -204,7 +202,7 @@ class SharedLabels(Relation):
         """The mean label IoU with what was found."""
         labels, found = self._labels[rows], positions >= 0
         total = np.empty(len(rows), np.float64)
-        for block in _blocks(len(rows), positions.shape[1] * labels.shape[1]):
+        for block in row_blocks(len(rows), positions.shape[1] * labels.shape[1]):
             total[block] = (label_iou(labels[block], labels[positions[block]]) * found[block]).sum(axis=1)
         return total / np.maximum(found.sum(axis=1), 1)
 
@@ -217,7 +215,7 @@ class SharedLabels(Relation):
         rank = np.empty(len(anchors), np.int64)  # of each anchor within its own set
         rank[order] = np.arange(len(anchors)) - starts[own[order]]
         partners = np.empty_like(anchors)
-        for block in _blocks(len(anchors), len(counts)):
+        for block in row_blocks(len(anchors), len(counts)):
             n_alike = self._n_alike(own[block], counts)
             ends = np.cumsum(n_alike, axis=1)
             drawn = rng.integers(ends[:, -1])
@@ -235,9 +233,3 @@ class SharedLabels(Relation):
 
     def _counts(self, rows: Int64) -> Int64:
         return np.bincount(self._set_of[rows], minlength=len(self._sets))
-
-
-def _blocks(n_rows: int, row_size: int) -> Iterator[slice]:
-    """Slices of rows, so that rows times row_size stays within `BLOCK_PAIRS`."""
-    step = max(1, BLOCK_PAIRS // max(row_size, 1))
-    return (slice(start, start + step) for start in range(0, n_rows, step))

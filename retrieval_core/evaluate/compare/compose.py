@@ -7,7 +7,7 @@ that was trained, or that sees squares of one size only, keeps its own.
 from __future__ import annotations
 
 from copy import deepcopy
-from typing import Any, get_args
+from typing import Any
 
 from pydantic import ValidationError
 
@@ -15,13 +15,9 @@ from retrieval_core.config import first_line, parse_override
 from retrieval_core.embed.cards import get_card
 from retrieval_core.errors import BadConfig
 from retrieval_core.evaluate.compare.config import ComparisonConfig, VariantConfig, model_of
-from retrieval_core.train.config import AnyTraining, Training
+from retrieval_core.train.config import OBJECTIVES, AnyTraining, Training
 
 Table = dict[str, Any]
-
-TRAININGS: dict[str, type[AnyTraining]] = {
-    kind.model_fields["objective"].default: kind for kind in get_args(AnyTraining)
-}
 
 _NETWORK = ("backbone", "weights", "size_px", "framing")
 _CLASSIFIER = ("classifier", "classifier_weights")
@@ -106,9 +102,9 @@ def _trainings(models: dict[str, Table], shared: Table) -> dict[str, AnyTraining
 
 
 def _training(name: str, table: Table) -> AnyTraining:
-    kind = TRAININGS.get(table.get("objective", ""))
+    kind = OBJECTIVES.get(table.get("objective", ""))
     if kind is None:
-        wanted = ", ".join(TRAININGS)
+        wanted = ", ".join(OBJECTIVES)
         raise BadConfig(f"models.{name} has objective {table.get('objective', '')!r}; expected one of {wanted}")
     try:
         return kind.model_validate(table)

@@ -160,7 +160,7 @@ def test_many_label_sets_are_worked_through_in_blocks_with_the_same_result(monke
         return rows.tolist(), np.concatenate(batches).tolist(), relation.relevance(rows, positions).tolist()
 
     whole = answers()
-    monkeypatch.setattr("retrieval_core.train.relations.BLOCK_PAIRS", 50)
+    monkeypatch.setattr("retrieval_core.evaluate.relevance.BLOCK_PAIRS", 50)
     assert answers() == whole
 
 
