@@ -191,10 +191,11 @@ def read_backbone(folder: Path) -> LoadedBackbone:
 def _fill(network: nn.Module, path: Path, card: Card) -> nn.Linear | None:
     """Copy a weights file into `network`; returns the projection, where the file has one."""
     from retrieval_core.embed.vae import current_keys
-    from retrieval_core.embed.weights import fill, projection_of, read_state, split_state
+    from retrieval_core.embed.weights import fill_card, projection_of, split_state
+    from retrieval_core.weights import read_state
 
     state = split_state(read_state(path))
-    fill(network, current_keys(state.network) if card.library == "vae" else state.network, card, path.name)
+    fill_card(network, current_keys(state.network) if card.library == "vae" else state.network, card, path.name)
     return projection_of(state.projection, card, path.name)
 
 

@@ -162,7 +162,8 @@ def _published_layer(card: Card, weights: str) -> nn.Linear:
     import torch
     from torch import nn
 
-    from retrieval_core.embed.weights import pretrained_file, read_state, split_state
+    from retrieval_core.embed.weights import pretrained_file, split_state
+    from retrieval_core.weights import read_state
 
     kind, _, value = weights.partition(":")
     if kind == "random":
@@ -191,7 +192,7 @@ def _published_names(card: Card) -> list[str]:
 
 
 def _trained_layer(folder: Path, dim: int) -> nn.Linear:
-    from retrieval_core.embed.weights import read_state
+    from retrieval_core.weights import read_state
 
     state = read_state(folder / CLASSIFIER_FILE)
     weight, bias = state.get("weight"), state.get("bias")

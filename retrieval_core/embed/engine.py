@@ -168,14 +168,15 @@ def _text_side(folder: Path) -> CLIP:
     from torch import nn
 
     from retrieval_core.embed.networks import build_network
-    from retrieval_core.embed.weights import fill, read_state, split_state
+    from retrieval_core.embed.weights import fill_card, split_state
+    from retrieval_core.weights import read_state
 
     known = describe(folder)
     network = build_network(known.card, known.preprocess.size_px, seed=0)
     network.visual = nn.Identity()
     state = split_state(read_state(folder / WEIGHTS_FILE)).network
     text_side = {key: tensor for key, tensor in state.items() if not key.startswith("visual.")}
-    fill(network, text_side, known.card, WEIGHTS_FILE)
+    fill_card(network, text_side, known.card, WEIGHTS_FILE)
     return network.eval()
 
 

@@ -1,4 +1,4 @@
-"""Weights from a file or from the hub into a network, every key accounted for.
+"""Where a card's weights are had, and how a published file divides into network and projection.
 
 Importing this module imports torch.
 """
@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from retrieval_core.embed import openclip
 from retrieval_core.embed.cards import Card
 from retrieval_core.errors import WeightsInvalid, WeightsUnavailable
+from retrieval_core.weights import fill, first_line
 
 PROBE_TIMEOUT_S = 5.0
 WRAPPERS = ("model.", "module.")  # what training loops put before every key of the network they hold
@@ -25,31 +26,6 @@ class SplitState(NamedTuple):
 
     network: dict[str, Tensor]
     projection: dict[str, Tensor]
-
-
-def read_state(path: Path) -> dict[str, Tensor]:
-    """The tensors of a safetensors file, or of a torch file that holds nothing but tensors. Raises `WeightsInvalid`."""
-    try:
-        with path.open("rb") as file:
-            head = file.read(9)
-    except OSError as error:
-        raise WeightsInvalid(f"cannot read weights file {path}: {error.strerror}") from error
-    try:
-        if head[8:] == b"{":  # safetensors: eight bytes of length, then a JSON header
-            from safetensors.torch import load_file
-
-            return load_file(path)
-        state = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # unpickling a stranger's file fails in many ways; in each, these are no weights
-        raise WeightsInvalid(
-            f"{path} holds no plain tensors ({_first_line(error)}); "
-            "expected a safetensors file or a torch state dict; TorchScript must be converted first"
-        ) from error
-    if isinstance(state, Mapping):
-        state = state.get("state_dict", state)
-    if not isinstance(state, Mapping) or not all(isinstance(tensor, Tensor) for tensor in state.values()):
-        raise WeightsInvalid(f"{path} is no state dict: expected tensors by name, alone or under 'state_dict'")
-    return dict(state)
 
 
 def split_state(state: Mapping[str, Tensor]) -> SplitState:
@@ -80,26 +56,10 @@ def projection_of(state: Mapping[str, Tensor], card: Card, source: str) -> nn.Li
     return projection
 
 
-def fill(network: nn.Module, state: Mapping[str, Tensor], card: Card, source: str) -> None:
-    """Copy `state` into `network` as float32. Raises `WeightsInvalid` that names keys which do not fit."""
-    wanted = network.state_dict()
+def fill_card(network: nn.Module, state: Mapping[str, Tensor], card: Card, source: str) -> None:
+    """Copy a published file into a card's network, but for keys no embedding needs. Raises `WeightsInvalid`."""
     given = {key: tensor for key, tensor in state.items() if not key.startswith(card.unused_keys)}
-    # Files older than PyTorch 0.4.1 lack the counters, which inference does not use.
-    missing = [key for key in wanted if key not in given and not key.endswith("num_batches_tracked")]
-    unknown = [key for key in given if key not in wanted]
-    other_shape = [
-        f"{key} {tuple(given[key].shape)} instead of {tuple(tensor.shape)}"
-        for key, tensor in wanted.items()
-        if key in given and given[key].shape != tensor.shape
-    ]
-    faults = [
-        f"{len(keys)} {what} ({', '.join(keys[:3])}{', …' if len(keys) > 3 else ''})"
-        for what, keys in (("missing", missing), ("unknown", unknown), ("of another shape", other_shape))
-        if keys
-    ]
-    if faults:
-        raise WeightsInvalid(f"{source} is not a {card.name} ({card.library} {card.model}): keys {'; '.join(faults)}")
-    network.load_state_dict(given, strict=False)
+    fill(network, given, source, f"a {card.name} ({card.library} {card.model})")
 
 
 def pretrained_file(card: Card) -> Path:
@@ -115,7 +75,7 @@ def pretrained_file(card: Card) -> Path:
         return _url_file(card.url, card.sha256) if card.url else hub_path(card.hub_repo, names)
     except Exception as error:  # each client fails in many ways; in each, the weights cannot be had now
         raise WeightsUnavailable(
-            f"cannot fetch pretrained {card.name} ({source}): {_first_line(error)}; "
+            f"cannot fetch pretrained {card.name} ({source}): {first_line(error)}; "
             f"give a copy of its {(card.url or card.hub_file).rsplit('/', 1)[-1]} as --set embed.weights=file:PATH, "
             "or do without pretraining by --set embed.weights=random:0"
         ) from error
@@ -153,8 +113,3 @@ def _url_file(url: str, sha256: str) -> Path:
         path.parent.mkdir(parents=True, exist_ok=True)
         torch.hub.download_url_to_file(url, str(path), hash_prefix=sha256, progress=False)
     return path
-
-
-def _first_line(error: Exception) -> str:
-    lines = str(error).strip().splitlines()
-    return lines[0][:200] if lines else type(error).__name__

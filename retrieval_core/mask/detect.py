@@ -86,10 +86,10 @@ class DetectorEngine:
     def __init__(self, model: str, weights: Path, device: str, threads: int) -> None:
         import torch
 
-        from retrieval_core.mask.weights import fill, read_state
+        from retrieval_core.weights import fill, read_state
 
         network = _build(model)
-        fill(network, read_state(weights), weights, f"a {model}")
+        fill(network, read_state(weights), weights.name, f"a {model}")
         torch.set_num_threads(threads or os.cpu_count() or 1)
         self._network, self._device = network.eval().to(device), device
 
@@ -143,7 +143,7 @@ def load_detector(config: CropConfig) -> nn.Module:
     """
     import torch
 
-    from retrieval_core.mask.weights import fill, read_state
+    from retrieval_core.weights import fill, read_state
 
     kind, _, value = config.weights.partition(":")
     if not (config.weights == "pretrained" or (kind == "file" and value) or (kind == "random" and value.isdecimal())):
@@ -153,7 +153,7 @@ def load_detector(config: CropConfig) -> nn.Module:
         network = _build(config.detector)
     if kind != "random":
         path = Path(value) if kind == "file" else published_file(_published_url(config.detector))
-        fill(network, read_state(path), path, f"a {config.detector}")
+        fill(network, read_state(path), path.name, f"a {config.detector}")
     return network
 
 

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from retrieval_core.config import MaskConfig
 from retrieval_core.errors import BadConfig, WeightsInvalid
-from retrieval_core.mask.weights import fill, one_line, read_state
+from retrieval_core.weights import fill, first_line, read_state
 
 # ImageNet's channel means and deviations, which torchvision's encoder weights expect, in units of a pixel value.
 MEAN = (0.485 * 255, 0.456 * 255, 0.406 * 255)
@@ -61,7 +61,7 @@ def build_unet(config: MaskConfig) -> UNet:
     if kind == "file":
         path = Path(value)
         given = {key: tensor for key, tensor in read_state(path).items() if key not in CLASSIFIER}
-        fill(net.get_submodule("encoder"), given, path, "the encoder")
+        fill(net.get_submodule("encoder"), given, path.name, f"a torchvision state dict of a {config.encoder}")
     return UNet(net).to(memory_format=torch.channels_last)
 
 
@@ -71,7 +71,7 @@ def rebuild_unet(state: Mapping[str, Tensor], encoder: str) -> UNet:
     try:
         unet.net.load_state_dict(dict(state))
     except RuntimeError as error:
-        raise WeightsInvalid(f"segmenter weights do not fit a U-Net on {encoder}: {one_line(error)}") from error
+        raise WeightsInvalid(f"segmenter weights do not fit a U-Net on {encoder}: {first_line(error)}") from error
     return unet.eval()
 
 
