@@ -55,7 +55,8 @@ class Distill(Objective):
                 "set embedding_dim to 0, or loss to relational"
             )
         self._config = config
-        if embedder.projection is not None:
+        # Only over a network that stands still: running statistics lag behind one that learns.
+        if embedder.projection is not None and config.trained_layers == "projection":
             embedder.projection = StandardisedLinear(embedder.projection)
         # Not a part of the weights: checkpoints stay small.
         self.register_buffer("teacher", torch.from_numpy(teacher), persistent=False)

@@ -23,6 +23,7 @@ from retrieval_core.train.config import DistillTraining
 from retrieval_core.train.distill import VAL_BLOCK, Distill, agreement, cosine_loss, relational_loss
 from retrieval_core.train.fit import fit
 from retrieval_core.train.split import Split
+from retrieval_core.train.standardised import StandardisedLinear
 
 SIZE_PX = 16
 TEACHER_DIM = 6
@@ -148,6 +149,13 @@ def test_the_score_of_many_pictures_is_that_of_all_of_them() -> None:
 def test_vectors_that_are_not_finite_score_as_such() -> None:
     outputs = torch.full((6, TEACHER_DIM), torch.nan)
     assert math.isnan(distill(unit(6)).score(outputs, np.arange(6))["val_loss"])
+
+
+@pytest.mark.parametrize(("trained", "standardised"), [("projection", True), ("all", False)])
+def test_features_are_standardised_only_while_the_network_stands_still(trained: str, standardised: bool) -> None:
+    student = embedder()
+    distill(unit(4), student, trained_layers=trained)
+    assert isinstance(student.projection, StandardisedLinear) is standardised
 
 
 def test_checkpoints_do_not_carry_the_teacher() -> None:
