@@ -5,8 +5,9 @@ PYTHON ?= $(shell for p in python3 python3.13 python3.12 python3.11; do \
 BIN := .venv/bin
 INSTALLED := .venv/.installed
 DEMO ?= vitrine-demo
+AS_ROOT := $(if $(filter 0,$(shell id -u)),,sudo)
 
-.PHONY: help setup demo test lint format bench lock clean
+.PHONY: help setup demo test lint format bench browser lock clean
 
 help:
 	@echo "make demo    draw a sample catalogue, run the whole pipeline on it, say where the report is"
@@ -35,12 +36,18 @@ format: setup
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
-test: lint
+test: lint browser
 	$(BIN)/pytest
+
+# The app is tested in a real browser: Debian's, as pip has none.
+browser:
+	@command -v chromium >/dev/null || { echo "installing chromium"; $(AS_ROOT) apt-get update -qq && \
+		$(AS_ROOT) apt-get install -y -qq --no-install-recommends chromium >/dev/null; }
 
 bench: setup
 	$(BIN)/python -m benchmarks.embedding
 	$(BIN)/python -m benchmarks.index
+	$(BIN)/python -m benchmarks.nights
 
 # Needs `uv` on the path. The lock names no index host.
 lock:

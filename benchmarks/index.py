@@ -1,9 +1,11 @@
-"""The sharded index against one plain faiss index of the same key, and against exact search.
+"""The sharded index against plain faiss in one piece, autofaiss's own choice, and exact search, in turn in one run.
 
-    python -m benchmarks.index [--rows 50000] [--dim 128] [--shards 4] [--rounds 5] [--json FILE]
+    python -m benchmarks.index [--rows 200000] [--dim 128] [--rounds 5] [--peer PYTHON] [--json FILE]
 
-Each round measures every contender once, in turn, so that a busy machine slows all of them; medians over rounds are
-printed. The sharded build also writes the full vectors that its searches rerank with, and plain faiss does not.
+Builds go from full vectors to files that hold the full vectors too, PCA included: plain faiss gets the same sample and
+seed, and one key, `[PCA..,]KEY,RFlat`; it is built with faiss's own k-means iterations, and with ours. autofaiss is
+given the same memory and is run by an interpreter of its own (`make .venv-autofaiss`); without it the benchmark goes
+on. Queries are vectors that no index holds. Figures are medians over rounds, ratios are taken within a round.
 """
 
 from __future__ import annotations
@@ -11,186 +13,335 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import shutil
 import statistics
+import subprocess
 import time
 from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor
+from functools import partial
+from multiprocessing import get_context
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, NamedTuple
 
 import faiss
 import numpy as np
-import numpy.typing as npt
 
-from retrieval_core.config import IndexConfig
+from benchmarks.drawn import Float32, Int64, draw, draw_row_ids, recall, train_places, tune_queries
+from benchmarks.memory import PeakOwn, resident_mb
+from benchmarks.racing import Contender, interleaved, print_race, race, ratio
+from retrieval_core.config import IndexConfig, ReduceConfig
 from retrieval_core.evaluate.neighbours import exact_topk
-from retrieval_core.index.build import build_shard, train_template
+from retrieval_core.index.build import INDEX_FILE, VECTORS_FILE, build_shard, train_template
 from retrieval_core.index.lookup import ShardedIndex
-from retrieval_core.index.recipes import Recipe, choose_recipe, shard_of
+from retrieval_core.index.recipes import TRAIN_ITERATIONS, Recipe, choose_recipe, choose_shards, shard_of
+from retrieval_core.index.tune import Tuned, choose_candidate_dim, tune_search
+from retrieval_core.reduce.pca import Pca, apply_pca, fit_pca
 
 K = 10
-N_SINGLE = 100  # queries asked one by one
-VIEWS = 5  # pictures of one product
+N_SINGLE = 50  # queries asked one by one
+N_SAMPLED = 200_000  # rows that decide in how many dimensions candidates are found
+PEER = Path(".venv-autofaiss/bin/python")
+GRAPH_WIDTHS = (32, 48, 64, 96, 128, 192, 256, 384, 512, 768, 1024)  # efSearch to try where autofaiss chose a graph
+VECTORS, QUERIES = Path("embeddings", "vectors.npy"), Path("queries.npy")  # where the peer looks for them
 
-Float32 = npt.NDArray[np.float32]
-Search = Callable[[Float32], npt.NDArray[np.int64]]
+Search = Callable[[Float32], Int64]
 
 
-class Bench(NamedTuple):
-    vectors: Float32
-    queries: Float32
-    row_ids: npt.NDArray[np.int64]
-    sample: Float32
-    recipe: Recipe
+class Data(NamedTuple):
+    """What all contenders are given, and how ours takes it."""
+
+    vectors: Float32  # (n, dim)
+    queries: Float32  # (q, dim)
+    row_ids: Int64  # (n,)
     config: IndexConfig
+    recipe: Recipe
+    candidate_dim: int
+
+    @property
+    def sample(self) -> Float32:
+        return self.vectors[train_places(len(self.vectors), self.recipe, self.config.seed)]
+
+
+class Ours:
+    """The product's own way, in `folder`."""
+
+    def __init__(self, data: Data, folder: Path, pca: Pca | None = None) -> None:
+        self.data, self.pca = data, pca
+        self.folders = [folder / f"shard-{n}" for n in range(choose_shards(len(data.row_ids), data.config))]
+
+    def build(self) -> None:
+        data, sample = self.data, self.data.sample
+        if data.candidate_dim < data.vectors.shape[1]:
+            self.pca = fit_pca([sample], data.candidate_dim)
+        template = train_template(self.reduced(sample), data.recipe, data.config.seed)
+        shard = shard_of(data.row_ids, len(self.folders))
+        for number, path in enumerate(self.folders):
+            rows = shard == number
+            full = data.vectors[rows]
+            build_shard(template, data.row_ids[rows], self.reduced(full), full, path)
+
+    def reduced(self, vectors: Float32) -> Float32:
+        return apply_pca(self.pca, vectors, self.data.candidate_dim) if self.pca else vectors
+
+    def open(self) -> ShardedIndex:
+        return ShardedIndex.open(self.folders, self.data.vectors.shape[1], self.data.candidate_dim, 0)
+
+    def search(self, index: ShardedIndex, nprobe: int, depth: int, queries: Float32) -> Int64:
+        return index.search(queries, self.reduced(queries), K, depth, nprobe=nprobe)[1]
+
+
+class Plain:
+    """One faiss index of the same key and training, that reranks with full vectors of its own."""
+
+    def __init__(self, data: Data, path: Path, iterations: int = 0) -> None:
+        """`iterations` of k-means, 0 for faiss's own number."""
+        self.data, self.path, self.iterations = data, path, iterations
+        reduces = data.candidate_dim < data.vectors.shape[1]
+        self.key = f"PCA{data.candidate_dim}," * reduces + f"{data.recipe.key},RFlat"
+
+    def build(self) -> None:
+        index = faiss.index_factory(self.data.vectors.shape[1], self.key, faiss.METRIC_INNER_PRODUCT)
+        if self.data.recipe.nprobe:
+            training = faiss.extract_index_ivf(index).cp
+            training.niter, training.seed = self.iterations or training.niter, self.data.config.seed
+        index.train(self.data.sample)
+        index.add(self.data.vectors)
+        faiss.write_index(index, str(self.path))
+
+    def open(self, tuned: Tuned) -> Search:
+        index: Any = faiss.read_index(str(self.path))
+        index.k_factor = tuned.rerank_depth
+        if tuned.nprobe:
+            faiss.extract_index_ivf(index).nprobe = tuned.nprobe
+        return lambda queries: self.data.row_ids[index.search(queries, K)[1]]
+
+
+class Peer:
+    """autofaiss, run by an interpreter of its own in `folder`, where vectors and queries lie."""
+
+    def __init__(self, python: Path, folder: Path) -> None:
+        self.folder = folder
+        command = [str(python), str(Path(__file__).with_name("autofaiss_peer.py")), str(folder)]
+        self.process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+
+    def ask(self, command: str) -> dict[str, Any]:
+        """Its answer to a command of `autofaiss_peer`, once it is done."""
+        if self.process.stdin is None or self.process.stdout is None:
+            raise RuntimeError("autofaiss was started without pipes")
+        print(command, file=self.process.stdin, flush=True)
+        reply = self.process.stdout.readline()
+        if not reply:
+            raise RuntimeError(f"autofaiss ended when told to {command}; its last words stand above")
+        answer: dict[str, Any] = json.loads(reply)
+        return answer
+
+    def contender(self, param: str, truth: Int64) -> Contender:
+        """autofaiss searching with these parameters; `truth` (q, k) names rows by their positions."""
+
+        def run(command: str) -> None:
+            self.ask(f"param {param}")
+            self.ask(command)
+
+        run("find")
+        found = np.load(self.folder / "found.npy")
+        return Contender(partial(run, "batch"), partial(run, f"single {N_SINGLE}"), recall(found, truth))
 
 
 def main() -> None:
     arguments = _parse_arguments()
-    bench = _make_bench(arguments)
-    with TemporaryDirectory() as folder:
-        result = _measure(bench, Path(folder), arguments.rounds)
-    result = {
-        "rows": arguments.rows,
-        "dim": arguments.dim,
-        "shards": arguments.shards,
-        "cores": os.cpu_count(),
-        **result,
-    }
-    _print(result, bench.recipe)
+    with TemporaryDirectory() as name:
+        folder = Path(name)
+        data = _make_data(arguments, folder)
+        peer = Peer(arguments.peer, folder) if arguments.peer.exists() else None
+        if peer is None:
+            print(f"there is no {arguments.peer} (make .venv-autofaiss): autofaiss is left out")
+        result = _measure(data, folder, peer, arguments)
     if arguments.json:
-        arguments.json.write_text(json.dumps(result, indent=1))
+        arguments.json.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
 
 
 def _parse_arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.index", description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--rows", type=int, default=50_000)
+    parser.add_argument("--rows", type=int, default=200_000)
     parser.add_argument("--dim", type=int, default=128)
     parser.add_argument("--queries", type=int, default=500)
-    parser.add_argument("--shards", type=int, default=4)
-    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--shards", type=int, default=0, help="0 chooses by the number of rows")
     parser.add_argument("--recipe", default="auto")
-    parser.add_argument("--json", type=Path, metavar="FILE")
+    parser.add_argument("--memory-gb", type=float, default=4, help="what each index may take")
+    parser.add_argument("--rounds", type=int, default=5, help="of searches")
+    parser.add_argument("--builds", type=int, default=2, help="rounds of builds; autofaiss builds once")
+    parser.add_argument("--peer", type=Path, default=PEER, metavar="PYTHON", help="an interpreter that has autofaiss")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="also write the figures to this file")
     return parser.parse_args()
 
 
-def product_like(n_rows: int, dim: int, rng: np.random.Generator) -> Float32:
-    """(n_rows, dim) float32, unit length: products on a manifold of 24 factors, a few views of each, and noise."""
-    n_products = -(-n_rows // VIEWS)
-    products = np.repeat(rng.standard_normal((n_products, 24)), VIEWS, axis=0)[:n_rows]
-    views = products + 0.35 * rng.standard_normal(products.shape)
-    drawn = views @ rng.standard_normal((24, dim)) + 0.5 * rng.standard_normal((n_rows, dim))
-    unit: Float32 = (drawn / np.linalg.norm(drawn, axis=1, keepdims=True)).astype(np.float32)
-    return unit
-
-
-def _make_bench(arguments: argparse.Namespace) -> Bench:
-    rng = np.random.default_rng(0)
-    drawn: Float32 = rng.permutation(product_like(arguments.rows + arguments.queries, arguments.dim, rng))
+def _make_data(arguments: argparse.Namespace, folder: Path) -> Data:
+    """Drawn, and laid down for the peer and for the processes whose memory is measured."""
+    drawn = draw(arguments.rows + arguments.queries, arguments.dim)
     vectors, queries = drawn[: arguments.rows], drawn[arguments.rows :]
-    config = IndexConfig(shards=arguments.shards, recipe=arguments.recipe)
-    recipe = choose_recipe(len(vectors), arguments.dim, config)
-    sample = vectors[rng.choice(len(vectors), recipe.train_rows, replace=False)]
-    row_ids = rng.choice(2**62, len(vectors), replace=False).astype(np.int64)
-    return Bench(vectors, queries, row_ids, sample, recipe, config)
+    (folder / VECTORS).parent.mkdir()
+    np.save(folder / VECTORS, vectors)
+    np.save(folder / QUERIES, queries)
+    config = IndexConfig(shards=arguments.shards, recipe=arguments.recipe, memory_gb=arguments.memory_gb)
+    start = time.perf_counter()
+    dim = choose_candidate_dim(_offered(vectors, config), len(vectors), config)
+    print(f"{arguments.rows:,} x {arguments.dim}, {os.cpu_count()} cores; candidates in {dim} dimensions ", end="")
+    print(f"(chosen in {time.perf_counter() - start:.1f} s)")
+    recipe = choose_recipe(len(vectors), dim, arguments.dim, config)
+    print(f"{recipe.key}: {recipe.why}")
+    return Data(vectors, queries, draw_row_ids(len(vectors)), config, recipe, dim)
 
 
-def _measure(bench: Bench, folder: Path, rounds: int) -> dict[str, Any]:
-    builds = {"sharded": lambda: _build_sharded(bench, folder), "plain": lambda: _build_plain(bench, folder)}
-    build_s = _interleaved(builds, rounds)
-    searches = _open_searches(bench, folder)
-    batch_s = _interleaved({name: _batch(search, bench.queries) for name, search in searches.items()}, rounds)
-    single_s = _interleaved({name: _one_by_one(search, bench.queries) for name, search in searches.items()}, rounds)
-    truth = bench.row_ids[exact_topk(bench.queries, bench.vectors, K)[1]]
-    n_single = min(N_SINGLE, len(bench.queries))
+def _offered(vectors: Float32, config: IndexConfig) -> dict[int, Float32]:
+    """A sample in every width that a nightly run would offer."""
+    full = vectors[np.sort(np.random.default_rng(config.seed).permutation(len(vectors))[:N_SAMPLED])]
+    narrower = [dim for dim in ReduceConfig().dims if dim < full.shape[1]]
+    if not narrower:
+        return {full.shape[1]: full}
+    pca = fit_pca([full[: ReduceConfig().sample_rows]], max(narrower))
+    return {full.shape[1]: full} | {dim: apply_pca(pca, full, dim) for dim in narrower}
+
+
+def _measure(data: Data, folder: Path, peer: Peer | None, arguments: argparse.Namespace) -> dict[str, Any]:
+    ours, plain = Ours(data, folder), Plain(data, folder / "plain.faiss")
+    builds = _measure_builds(ours, plain, peer, arguments)
+    start = time.perf_counter()
+    asked = tune_queries(data.vectors, data.row_ids, data.config, ours.reduced)
+    tuned = tune_search(ours.open(), asked, data.config)
+    tuning_s = time.perf_counter() - start
+    print(f"tuning: {tuning_s:.1f} s, its queries' true neighbours included")
+    memory = _measure_memory(ours, folder, tuned)
+    truth = exact_topk(data.queries, data.vectors, K)[1]
+    contenders = _contenders(ours, plain, tuned, truth)
+    contenders |= _peer_contenders(peer, builds["param"], data, truth) if peer else {}
+    run = race(contenders, len(data.queries), N_SINGLE, arguments.rounds)
+    search = print_race(run, "exact")
+    for name in contenders:
+        if name.startswith("autofaiss"):
+            faster = ratio(run.batch_s, name, "ours"), ratio(run.single_s, name, "ours")
+            print(
+                f"ours is {faster[0]:.2f} times as fast as {name} in batch (aim: 2), {faster[1]:.2f} times one by one"
+            )
+    print(f"ours is {ratio(run.single_s, 'exact', 'ours'):.1f} times as fast as exact search one by one (aim: 20)")
+    points = {"exact": contenders["exact"]} | _curve(ours, tuned, truth)
+    curve = print_race(race(points, len(data.queries), N_SINGLE, arguments.rounds), "exact")
+    sizes = {"rows": len(data.vectors), "dim": data.vectors.shape[1], "candidate_dim": data.candidate_dim}
+    made = {"recipe": data.recipe.model_dump(), "builds": builds, "tuning_s": tuning_s, "memory": memory}
+    return {**sizes, "cores": os.cpu_count(), **made, "search": search, "curve": curve}
+
+
+def _measure_builds(ours: Ours, plain: Plain, peer: Peer | None, arguments: argparse.Namespace) -> dict[str, Any]:
+    same = Plain(plain.data, plain.path.with_name("same.faiss"), TRAIN_ITERATIONS)
+    builds = {"ours": ours.build, "plain": plain.build, "plain_same": same.build}
+    seconds: dict[str, list[float]] = {name: [] for name in builds}
+    for _ in range(arguments.builds):
+        for path in (*ours.folders, plain.path, same.path):
+            _remove(path)
+        for name, build in builds.items():
+            os.sync()  # what the one before left to be written
+            seconds[name] += interleaved({name: build}, 1)[name]
+    _remove(same.path)
+    taken = {f"{name}_s": statistics.median(of_one) for name, of_one in seconds.items()}
+    of_plain = {f"ours_of_{name}": ratio(seconds, "ours", name) for name in ("plain", "plain_same")}
+    print(f"build: ours {taken['ours_s']:.1f} s, plain {taken['plain_s']:.1f} s ({plain.key}), ", end="")
+    print(f"with our {TRAIN_ITERATIONS} iterations {taken['plain_same_s']:.1f} s: ", end="")
+    print(f"{of_plain['ours_of_plain']:.2f} and {of_plain['ours_of_plain_same']:.2f} of it (aim: at most 1.1)")
+    if peer is None:
+        return taken | of_plain
+    chosen = peer.ask(f"build {arguments.memory_gb:g}")
+    print(f"       autofaiss {chosen['seconds']:.1f} s ({chosen['key']}, {chosen['param']}): ", end="")
+    print(f"{chosen['seconds'] / taken['ours_s']:.1f} times ours (aim: at least 5)")
+    return taken | of_plain | {"autofaiss_s": chosen["seconds"], **chosen}
+
+
+def _remove(path: Path) -> None:
+    if path.is_dir():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
+
+
+def _contenders(ours: Ours, plain: Plain, tuned: Tuned, truth: Int64) -> dict[str, Contender]:
+    data = ours.data
+    exact = faiss.IndexFlatIP(data.vectors.shape[1])  # not exact_topk, which checks the whole gallery each time
+    exact.add(data.vectors)
+    searches: dict[str, Search] = {
+        "ours": partial(ours.search, ours.open(), tuned.nprobe, tuned.rerank_depth),
+        "plain": plain.open(tuned),
+        "exact": lambda queries: data.row_ids[exact.search(queries, K)[1]],
+    }
+    return {name: _contender(search, data, truth) for name, search in searches.items()}
+
+
+def _contender(search: Search, data: Data, truth: Int64) -> Contender:
+    def one_by_one() -> None:
+        for row in range(N_SINGLE):
+            search(data.queries[row : row + 1])
+
+    return Contender(partial(search, data.queries), one_by_one, recall(search(data.queries), data.row_ids[truth]))
+
+
+def _peer_contenders(peer: Peer, param: str, data: Data, truth: Int64) -> dict[str, Contender]:
+    """autofaiss as it chose to search and, where it chose a graph, with the least effort that reaches the target."""
+    peer.ask("open")
+    found = {f"autofaiss {param}": peer.contender(param, truth)}
+    for width in GRAPH_WIDTHS if "efSearch" in param else ():
+        least = peer.contender(f"efSearch={width}", truth)
+        if least.recall >= data.config.recall_target:
+            return found | {f"autofaiss efSearch={width}": least}
+    return found
+
+
+def _curve(ours: Ours, tuned: Tuned, truth: Int64) -> dict[str, Contender]:
+    """The ways to search that tuning tried and that no cheaper one beat."""
+    index = ours.open()
     return {
-        "key": bench.recipe.key,
-        "nprobe": bench.recipe.nprobe,
-        "build_s": build_s,
-        "batch_ms_per_query": {name: 1e3 * s / len(bench.queries) for name, s in batch_s.items()},
-        "single_ms_per_query": {name: 1e3 * s / n_single for name, s in single_s.items()},
-        "recall@10": {name: _recall(search(bench.queries), truth) for name, search in searches.items()},
+        f"nprobe {point.nprobe}, depth {point.rerank_depth}": _contender(
+            partial(ours.search, index, point.nprobe, point.rerank_depth), ours.data, truth
+        )
+        for point in tuned.curve
     }
 
 
-def _build_sharded(bench: Bench, folder: Path) -> None:
-    template = train_template(bench.sample, bench.recipe, bench.config.seed)
-    shard = shard_of(bench.row_ids, bench.config.shards)
-    for number, path in enumerate(_shard_folders(bench, folder)):
-        rows = shard == number
-        build_shard(template, bench.row_ids[rows], bench.vectors[rows], bench.vectors[rows], path)
+def _measure_memory(ours: Ours, folder: Path, tuned: Tuned) -> dict[str, float]:
+    """MB that building and searching take, each in a fresh process that maps the vectors from a file."""
+    recipe = ours.data.recipe
+    light = ours.data._replace(vectors=ours.data.vectors[:0])
+    held: dict[str, float] = {}
+    for measure in (_built_mb, _searched_mb):
+        with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
+            held |= pool.submit(measure, Ours(light, folder, ours.pca), folder, tuned).result()
+    for name in (INDEX_FILE, VECTORS_FILE):
+        held[name] = sum((shard / name).stat().st_size for shard in ours.folders) / 1e6
+    print(f"MB on disk: index {held[INDEX_FILE]:,.1f} (promised {recipe.index_bytes / 1e6:,.1f}), ", end="")
+    print(f"full vectors {held[VECTORS_FILE]:,.1f} (promised {recipe.vector_bytes / 1e6:,.1f})")
+    print(f"MB of memory: building {held['build']:,.0f}; searching {held['search']:,.0f}, ", end="")
+    print(
+        f"and {held['search_index']:,.0f} of mapped index (promised {recipe.memory_bytes / 1e6:,.0f} together), ",
+        end="",
+    )
+    print(f"and {held['search_vectors']:,.0f} of mapped full vectors")
+    return held
 
 
-def _build_plain(bench: Bench, folder: Path) -> None:
-    key = bench.recipe.key if bench.recipe.nprobe else f"IDMap2,{bench.recipe.key}"
-    index = faiss.index_factory(bench.vectors.shape[1], key, faiss.METRIC_INNER_PRODUCT)
-    if bench.recipe.nprobe:
-        faiss.extract_index_ivf(index).cp.seed = bench.config.seed  # the same centroids, so recalls can be compared
-    if not index.is_trained:
-        index.train(bench.sample)
-    index.add_with_ids(bench.vectors, bench.row_ids)
-    faiss.write_index(index, str(folder / "plain.faiss"))
+def _built_mb(ours: Ours, folder: Path, _: Tuned) -> dict[str, float]:
+    data = ours.data._replace(vectors=np.load(folder / VECTORS, mmap_mode="r"))
+    with PeakOwn() as peak:
+        Ours(data, folder / "again").build()
+    return {"build": peak.growth_mb}
 
 
-def _shard_folders(bench: Bench, folder: Path) -> list[Path]:
-    return [folder / f"shard-{number}" for number in range(bench.config.shards)]
-
-
-def _open_searches(bench: Bench, folder: Path) -> dict[str, Search]:
-    """Each contender as queries -> (q, 10) row ids; all but exact read what the builds wrote."""
-    dim = bench.vectors.shape[1]
-    sharded = ShardedIndex.open(_shard_folders(bench, folder), dim, dim, bench.recipe.nprobe)
-    plain = faiss.read_index(str(folder / "plain.faiss"))
-    if bench.recipe.nprobe:
-        faiss.extract_index_ivf(plain).nprobe = bench.recipe.nprobe
-    exact = faiss.IndexFlatIP(dim)  # not exact_topk: a single query should not pay for checking the whole gallery
-    exact.add(bench.vectors)
-    return {
-        "sharded": lambda queries: sharded.search(queries, queries, K, bench.config.rerank_depth)[1],
-        "plain": lambda queries: plain.search(queries, K)[1],
-        "exact": lambda queries: bench.row_ids[exact.search(queries, K)[1]],
-    }
-
-
-def _batch(search: Search, queries: Float32) -> Callable[[], None]:
-    def run() -> None:
-        search(queries)
-
-    return run
-
-
-def _one_by_one(search: Search, queries: Float32) -> Callable[[], None]:
-    def run() -> None:
-        for row in range(min(N_SINGLE, len(queries))):
-            search(queries[row : row + 1])
-
-    return run
-
-
-def _interleaved(contenders: dict[str, Callable[[], None]], rounds: int) -> dict[str, float]:
-    """Median seconds of each contender; every round runs all of them in turn."""
-    seconds: dict[str, list[float]] = {name: [] for name in contenders}
-    for _ in range(rounds):
-        for name, run in contenders.items():
-            start = time.perf_counter()
-            run()
-            seconds[name].append(time.perf_counter() - start)
-    return {name: statistics.median(taken) for name, taken in seconds.items()}
-
-
-def _recall(found: npt.NDArray[np.int64], truth: npt.NDArray[np.int64]) -> float:
-    return float((found[:, :, None] == truth[:, None, :]).any(axis=1).mean())
-
-
-def _print(result: dict[str, Any], recipe: Recipe) -> None:
-    print(f"{result['rows']:,} x {result['dim']} in {result['shards']} shards, {result['cores']} cores: {recipe.key}")
-    print(f"  {recipe.why}")
-    print(f"{'':22}{'sharded':>10}{'plain':>10}{'exact':>10}{'sharded/plain':>15}{'exact/sharded':>15}")
-    for name in ("build_s", "batch_ms_per_query", "single_ms_per_query", "recall@10"):
-        row = result[name]
-        cells = "".join(f"{row[c]:>10.3f}" if c in row else f"{'':>10}" for c in ("sharded", "plain", "exact"))
-        faster = f"{row['exact'] / row['sharded']:>15.2f}" if name.endswith("per_query") else ""
-        print(f"{name:22}{cells}{row['sharded'] / row['plain']:>15.2f}{faster}")
+def _searched_mb(ours: Ours, folder: Path, tuned: Tuned) -> dict[str, float]:
+    before = resident_mb()
+    index = ours.open()
+    queries = ours.data.queries
+    for asked in (queries, *(queries[row : row + 1] for row in range(N_SINGLE))):
+        ours.search(index, tuned.nprobe, tuned.rerank_depth, asked)
+    after = resident_mb()
+    mapped = {"search_index": after.get(INDEX_FILE, 0.0), "search_vectors": after.get(VECTORS_FILE, 0.0)}
+    return {"search": after["own"] - before["own"], **mapped}
 
 
 if __name__ == "__main__":

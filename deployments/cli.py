@@ -55,6 +55,7 @@ def _quiet_environment() -> None:
         "DO_NOT_TRACK": "1",
         "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
         "PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS": "120",
+        "GRADIO_ANALYTICS_ENABLED": "False",
         "HF_HUB_DISABLE_TELEMETRY": "1",
         "HF_HUB_DISABLE_PROGRESS_BARS": "1",
     }.items():
@@ -90,18 +91,38 @@ def _parser() -> argparse.ArgumentParser:
 
     search = add("search", _search, "find items by picture, text or item")
     _add_store(search)
-    query = search.add_mutually_exclusive_group(required=True)
-    query.add_argument("--image", help="a picture: a file or s3:// URI")
-    query.add_argument("--text", help="words, where the backbone reads text")
-    query.add_argument("--item", help="an item of the catalogue; it is left out of its own hits")
+    for name, metavar, what in (
+        ("image", "FILE", "a picture: a file or s3:// URI"),
+        ("text", "WORDS", "words, where the backbone reads text"),
+        ("item", "ID", "an item of the catalogue; it is left out of its own hits"),
+        ("unlike-image", "FILE", "a picture that hits should not be like"),
+        ("unlike-text", "WORDS", "words that hits should not be like"),
+    ):
+        search.add_argument(f"--{name}", action="append", default=[], metavar=metavar, help=f"{what}; may be repeated")
+    search.add_argument(
+        "--where", default="", metavar="FILTER", help="for example 'category=dress and colour in (red, blue)'"
+    )
+    search.add_argument(
+        "--collapse", action="store_true", help="of pictures that show one product alike, only the best"
+    )
+    search.add_argument(
+        "--whole", action="store_true", help="leave pictures whole where the release masks or crops them"
+    )
     search.add_argument(
         "--mode",
         choices=("nearest", "classified"),
         default="nearest",
-        help="classified: the nearest among the items of a picture's likeliest classes",
+        help="classified: first the nearest among the items of a picture's likeliest classes",
     )
     search.add_argument("-k", type=int, default=10, help="number of hits")
     search.add_argument("--release", default="production", help="a release's name instead of production")
+
+    text = "a page in the browser and a JSON API to search with"
+    app = commands.add_parser("app", help=text, description=text)
+    app.set_defaults(command=_app)
+    _add_store(app)
+    app.add_argument("--host", default="127.0.0.1", help="the address to listen on; there is no login")
+    app.add_argument("--port", type=int, default=7860, help="the port to listen on")
 
     for name, command, text in (
         ("status", _status, "production, releases and the last run"),
@@ -295,21 +316,38 @@ def _plan(arguments: argparse.Namespace) -> int:
 
 
 def _search(arguments: argparse.Namespace) -> int:
-    from retrieval_core.search import open_release
-
-    if arguments.mode != "nearest" and arguments.image is None:
+    if not (arguments.image or arguments.text or arguments.item):
+        raise BadConfig("nothing to search for: give --image, --text or --item")
+    if arguments.mode != "nearest" and not arguments.image:
         raise BadConfig(f"--mode {arguments.mode} searches by picture; give --image, or leave --mode out")
+    from retrieval_core.search import Query, open_release
+
+    query = Query(
+        images=tuple(arguments.image),
+        texts=tuple(arguments.text),
+        item_ids=tuple(arguments.item),
+        unlike_images=tuple(arguments.unlike_image),
+        unlike_texts=tuple(arguments.unlike_text),
+        whole=arguments.whole,
+    )
     settings = _settings(arguments)
     release = open_release(settings.open_store(), arguments.release, settings)
-    if arguments.image is not None:
-        hits = release.search(arguments.image, arguments.k, arguments.mode)
-    elif arguments.text is not None:
-        hits = release.search_text(arguments.text, arguments.k)
-    else:
-        hits = release.search_item(arguments.item, arguments.k)
+    hits = release.search(query, arguments.k, mode=arguments.mode, where=arguments.where, collapse=arguments.collapse)
     document = {"release": release.release.fingerprint, "hits": [hit.model_dump() for hit in hits]}
     lines = [f"{hit.score:6.3f}  {hit.item_id:<24} {hit.category or ', '.join(hit.labels)}" for hit in hits]
     _print(arguments, document, "\n".join(lines))
+    return 0
+
+
+def _app(arguments: argparse.Namespace) -> int:
+    try:
+        from deployments.search_app import serve
+    except ModuleNotFoundError as error:
+        raise BadConfig(f"the app needs {error.name}: pip install 'vitrine[app]'") from error
+    logging.basicConfig(level=logging.WARNING, format="vitrine: %(message)s")
+    logging.getLogger("vitrine").setLevel(logging.INFO)
+    settings = _settings(arguments)
+    serve(settings.open_store(), settings, arguments.host, arguments.port)
     return 0
 
 

@@ -80,8 +80,8 @@ def nightly(source: str, settings: Settings, config: NightlyConfig | None = None
         reducer = fit_reducer(settings, catalog, chosen, config.reduce)
         reduced = apply_reducer(settings, chosen, reducer.ref, config.reduce)
     with clock.stage("index"):
-        plan = plan_index(settings, catalog, chosen, reduced[0], config.index)
-        index = _index(settings, plan)
+        plan = plan_index(settings, catalog, chosen, reduced, config.index)
+        index = _index(settings, plan, config.index)
     night = Night(
         source=source,
         catalog=catalog,
@@ -160,11 +160,11 @@ def _boost(settings: Settings, catalog: Ref, embeddings: dict[str, Embedding], c
     return Boosting(heads=heads, vectors=vectors)
 
 
-def _index(settings: Settings, plan: IndexPlan) -> Ref:
+def _index(settings: Settings, plan: IndexPlan, config: IndexConfig) -> Ref:
     futures = build_index_shard.map(unmapped(settings), unmapped(plan), list(plan.missing))
     for future in futures:
         future.result()
-    return seal_index(settings, plan)
+    return seal_index(settings, plan, config)
 
 
 def _catalog_facts(

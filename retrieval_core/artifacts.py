@@ -266,8 +266,23 @@ class Reducer(Artifact):
     explained_variance: dict[str, float] = {}
 
 
+class TunePoint(Value):
+    """One way to search an index: what it finds of the true ten nearest, and the bytes a query reads for it."""
+
+    nprobe: int
+    rerank_depth: int
+    recall: float
+    query_bytes: int
+
+
 class IndexSet(Artifact):
-    """A version of the index: a list of shard files; those of an unchanged shard are shared with earlier versions."""
+    """A version of the index: a list of shard files; those of an unchanged shard are shared with earlier versions.
+
+    `family` is that of the full vectors; `template` names the trained empty index that every shard starts from;
+    `imbalance` says how uneven its lists are, 1 when all are equal. `curve` are the ways to search that were tried,
+    cheapest first; `nprobe` and `rerank_depth` are the chosen one, which found `recall` of the true ten nearest.
+    `when_new` holds imbalance and recall of the first version with this template.
+    """
 
     folder = "indexes"
     kind: Literal["IndexSet"] = "IndexSet"
@@ -275,10 +290,17 @@ class IndexSet(Artifact):
     dim: int
     candidate_dim: int
     nprobe: int = 0
+    rerank_depth: int
+    family: str
+    template: str
+    imbalance: float = 1.0
+    recall: float = 1.0
+    when_new: dict[str, float] = {}
+    curve: tuple[TunePoint, ...] = ()
 
 
 class Report(Artifact):
-    """An evaluation: parts `report.html`, `metrics.json`, `metrics.parquet`, `queries.parquet`."""
+    """An evaluation: `report.html`, `metrics.json` and the tables `metrics`, `queries` and `near_duplicates`."""
 
     folder = "reports"
     kind: Literal["Report"] = "Report"

@@ -131,10 +131,23 @@ class IndexConfig(StageConfig):
         description="Vectors to publish; auto: boosted where a head was trained and no text is read, else raw.",
     )
     shards: int = Field(0, ge=0, le=4096, description="Number of shards; 0 chooses by the catalogue's size.")
-    recipe: str = Field("auto", description="A faiss key for every shard, or auto to choose by size.")
-    nprobe: int = Field(0, ge=0, description="Inverted lists visited per query; 0 chooses by recipe.")
-    rerank_depth: int = Field(20, ge=1, description="Candidates per wanted hit that are reranked exactly.")
+    recipe: str = Field("auto", description="A faiss key for every shard, or auto to choose by size and memory.")
+    memory_gb: float = Field(
+        0, ge=0, description="Memory that the index may take while it is searched, in 10^9 bytes; 0 sets no limit."
+    )
+    recall_target: float = Field(
+        0.99, gt=0, le=1, description="Recall@10 against exact search that the search is tuned to reach."
+    )
+    candidate_dim: int = Field(
+        0, ge=0, description="Dimensions candidates are found in: the vectors' own or one of reduce.dims; 0 tunes."
+    )
+    nprobe: int = Field(0, ge=0, description="Inverted lists visited per query; 0 tunes.")
+    rerank_depth: int = Field(0, ge=0, description="Candidates per wanted hit that are reranked exactly; 0 tunes.")
+    tune_queries: int = Field(500, ge=1, description="Random items that the search is tuned with.")
     sample_rows: int = Field(100_000, ge=1, description="Random rows the quantizer is trained on.")
+    max_imbalance: float = Field(
+        1.5, ge=1, description="Train the quantizer again once its lists are so many times less even than when new."
+    )
     seed: int = 0
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import polars as pl
 
 from retrieval_core import lineage, models, releases
-from retrieval_core.artifacts import Value
+from retrieval_core.artifacts import IndexSet, Value
 from retrieval_core.config import ClassifyConfig, EmbedConfig, NightlyConfig
 from retrieval_core.embed.backbones import CARD_FILE, backbone_preprocess, describe
 from retrieval_core.embed.cards import Card, get_card
@@ -15,8 +15,6 @@ from retrieval_core.ingest.catalog import SEEN_ITEMS, unseen_pictures
 from retrieval_core.ingest.sources import open_source
 from retrieval_core.inspection import last_run
 from retrieval_core.store import Store
-
-BYTES_PER_FLOAT = 4
 
 
 class Forecast(Value):
@@ -37,7 +35,9 @@ class Forecast(Value):
     recipe: str
     recipe_why: str
     shards: int
+    index_bytes: int
     vector_bytes: int
+    memory_bytes: int
     embed_seconds: float | None
 
     def as_text(self) -> str:
@@ -54,7 +54,8 @@ class Forecast(Value):
                 *classify,
                 f"fit        {'models are fitted anew' if self.refit else 'models of the last release still serve'}",
                 f"index      {self.recipe} in {self.shards} shards: {self.recipe_why}",
-                f"vectors    {self.vector_bytes:,} bytes a representation",
+                f"bytes      {self.index_bytes:,} to find candidates, {self.vector_bytes:,} of vectors to rerank them",
+                f"memory     {self.memory_bytes:,} bytes while searching; the full vectors stay on disk, mapped",
             ]
         )
 
@@ -66,8 +67,7 @@ def forecast(source: str, store: Store, config: NightlyConfig) -> Forecast:
     to_read = len(unseen_pictures(rows, seen))
     gone = 0 if seen is None else seen.join(rows, on="item_id", how="anti").height
     card, dim = _backbone(store, config.embed)
-    candidate_dim = min(config.reduce.dims[0], dim)
-    recipe = choose_recipe(len(rows), candidate_dim, config.index)
+    recipe = choose_recipe(len(rows), _candidate_dim(store, config, dim), dim, config.index)
     policies = (config.mask, config.head, config.reduce)
     changed = (to_read + gone) / max(len(rows), 1)
     return Forecast(
@@ -83,9 +83,18 @@ def forecast(source: str, store: Store, config: NightlyConfig) -> Forecast:
         recipe=recipe.key,
         recipe_why=recipe.why,
         shards=choose_shards(len(rows), config.index),
-        vector_bytes=len(rows) * dim * BYTES_PER_FLOAT,
+        index_bytes=recipe.index_bytes,
+        vector_bytes=recipe.vector_bytes,
+        memory_bytes=recipe.memory_bytes,
         embed_seconds=_embed_seconds(store, to_read),
     )
+
+
+def _candidate_dim(store: Store, config: NightlyConfig, dim: int) -> int:
+    """What is asked for, else what production has, else the first of those that will be tried."""
+    release = releases.read_reference(store)
+    standing = IndexSet.open(store, release.index).candidate_dim if release else 0
+    return min(config.index.candidate_dim or standing or config.reduce.dims[0], dim)
 
 
 def _backbone(store: Store, config: EmbedConfig) -> tuple[Card, int]:

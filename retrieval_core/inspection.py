@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterator
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -29,7 +30,11 @@ from retrieval_core.artifacts import (
     VectorSet,
 )
 from retrieval_core.errors import NotFound, ShardCorrupt, VitrineError
-from retrieval_core.search import open_index
+from retrieval_core.evaluate.metrics import ann_recall
+from retrieval_core.index.build import indexed_row_ids, shard_row_ids
+from retrieval_core.index.lookup import ShardedIndex
+from retrieval_core.index.recipes import shard_of
+from retrieval_core.search import open_index, open_release, shard_folders
 from retrieval_core.sets import indexable_items
 from retrieval_core.shards import describe_part, load_vectors
 from retrieval_core.store import Store
@@ -37,6 +42,9 @@ from retrieval_core.store import Store
 RUNS = "runs"
 N_SAMPLED = 1_000
 TOLERANCE = 1e-5
+N_ASKED = 300
+K = 10
+RECALL_TOLERANCE = 0.005
 
 _KINDS: tuple[type[Artifact], ...] = (
     Catalog,
@@ -104,67 +112,113 @@ class Verification(Value):
     checks: list[Check]
 
 
+class _Production:
+    """What production is made of; whatever can fail is opened by the proof that asks for it first."""
+
+    def __init__(self, store: Store, release: Release) -> None:
+        self.store, self.release = store, release
+
+    @cached_property
+    def artifacts(self) -> list[Artifact]:
+        return list(_artifacts(self.store, self.release))
+
+    @cached_property
+    def items(self) -> pl.DataFrame:
+        items = lineage.load_items(self.store, self.release.catalog.name)
+        return indexable_items(self.store, items, VectorSet.open(self.store, self.release.vectors))
+
+    @cached_property
+    def index_set(self) -> IndexSet:
+        return IndexSet.open(self.store, self.release.index)
+
+    @cached_property
+    def index(self) -> ShardedIndex:
+        return open_index(self.store, self.index_set)
+
+
 def verify(store: Store) -> Verification:
-    """Prove production whole: manifests, checksums, rows, vectors. Raises `NotFound` where nothing is published."""
+    """Prove production whole, from manifests to recall. Raises `NotFound` where nothing is published."""
     release = releases.read_release(store, releases.PRODUCTION)
     if release is None:
         raise NotFound(f"nothing is published in {store.url}; `vitrine run` makes the first release")
-    proofs: dict[str, Callable[[Store, Release], str]] = {
+    production = _Production(store, release)
+    proofs: dict[str, Callable[[_Production], str]] = {
         "manifests": _prove_manifests,
         "checksums": _prove_checksums,
         "rows": _prove_rows,
+        "shards": _prove_shards,
         "vectors": _prove_vectors,
+        "recall": _prove_recall,
     }
     checks = []
     for name, proof in proofs.items():
         try:
-            checks.append(Check(name=name, ok=True, detail=proof(store, release)))
+            checks.append(Check(name=name, ok=True, detail=proof(production)))
         except VitrineError as error:
             checks.append(Check(name=name, ok=False, detail=f"{type(error).__name__}: {error}"))
     return Verification(ok=all(check.ok for check in checks), checks=checks)
 
 
-def _prove_manifests(store: Store, release: Release) -> str:
-    names = [artifact.kind for artifact in _artifacts(store, release)]
+def _prove_manifests(production: _Production) -> str:
+    names = [artifact.kind for artifact in production.artifacts]
     return f"{len(names)} artifacts can be read: {', '.join(names)}"
 
 
-def _prove_checksums(store: Store, release: Release) -> str:
-    parts: dict[str, Part] = {part.key: part for artifact in _artifacts(store, release) for part in artifact.parts}
-    damaged = [key for key, part in parts.items() if describe_part(store, key, part.n_rows) != part]
+def _prove_checksums(production: _Production) -> str:
+    parts: dict[str, Part] = {part.key: part for artifact in production.artifacts for part in artifact.parts}
+    damaged = [key for key, part in parts.items() if describe_part(production.store, key, part.n_rows) != part]
     if damaged:
         raise ShardCorrupt(f"{len(damaged)} of {len(parts)} files differ from what was sealed, e.g. {damaged[0]}")
     return f"{len(parts)} files hold what was sealed, {sum(part.n_bytes for part in parts.values()):,} bytes"
 
 
-def _prove_rows(store: Store, release: Release) -> str:
-    items = _indexed_items(store, release)
-    indexed = open_index(store, IndexSet.open(store, release.index)).row_ids()
+def _prove_rows(production: _Production) -> str:
+    indexed, wanted = production.index.row_ids(), production.items["row_id"].to_numpy()
     twice = len(indexed) - len(np.unique(indexed))
-    wanted = items["row_id"].to_numpy()
     lost, stray = np.setdiff1d(wanted, indexed), np.setdiff1d(indexed, wanted)
     if twice or len(lost) or len(stray):
         raise ShardCorrupt(f"{twice} rows are in two shards, {len(lost)} in none, {len(stray)} in no catalogue")
-    counts = Catalog.open(store, release.catalog).counts
+    counts = Catalog.open(production.store, production.release.catalog).counts
     return (
         f"each of {len(wanted)} rows is in one shard; {counts['rows'] - len(wanted)} of {counts['rows']} in quarantine"
     )
 
 
-def _prove_vectors(store: Store, release: Release) -> str:
-    items = _indexed_items(store, release)
-    sample = items.sample(min(len(items), N_SAMPLED), seed=0)
-    index = open_index(store, IndexSet.open(store, release.index))
-    stored = load_vectors(store, VectorSet.open(store, release.vectors), sample["content_id"].to_list())
-    worst = float(np.abs(index.vectors_of(sample["row_id"].to_numpy()) - stored).max(initial=0.0))
+def _prove_shards(production: _Production) -> str:
+    folders = shard_folders(production.store, production.index_set)
+    for number, folder in enumerate(folders):
+        listed = shard_row_ids(folder)
+        astray = int((shard_of(listed, len(folders)) != number).sum())
+        unlike = len(np.setxor1d(listed, indexed_row_ids(folder)))
+        if astray or unlike:
+            raise ShardCorrupt(
+                f"{folder.name} holds {astray} rows of other shards, and {unlike} rows that are not both in its index "
+                "and among its vectors; build it again"
+            )
+    return f"{len(folders)} shards hold the rows their hash names, alike in index and vectors"
+
+
+def _prove_vectors(production: _Production) -> str:
+    sample = production.items.sample(min(len(production.items), N_SAMPLED), seed=0)
+    vectors = VectorSet.open(production.store, production.release.vectors)
+    stored = load_vectors(production.store, vectors, sample["content_id"].to_list())
+    worst = float(np.abs(production.index.vectors_of(sample["row_id"].to_numpy()) - stored).max(initial=0.0))
     if worst > TOLERANCE:
         raise ShardCorrupt(f"vectors in the index differ from the set by up to {worst:.2g}")
     return f"{len(sample)} sampled vectors in the index equal those of the set"
 
 
-def _indexed_items(store: Store, release: Release) -> pl.DataFrame:
-    items = lineage.load_items(store, release.catalog.name)
-    return indexable_items(store, items, VectorSet.open(store, release.vectors))
+def _prove_recall(production: _Production) -> str:
+    index, promised = production.index, production.index_set.recall
+    sample = production.items.sample(min(len(production.items), N_ASKED), seed=1)["row_id"].to_numpy()
+    queries = index.vectors_of(sample)
+    exact, _ = index.exact(queries, K)
+    found, _ = open_release(production.store, production.release.fingerprint).search_vectors(queries, K)
+    recall = ann_recall(exact, found)
+    reached, error = float(recall.mean()), float(recall.std() / max(len(recall), 1) ** 0.5)
+    if reached < promised - 3 * error - RECALL_TOLERANCE:
+        raise ShardCorrupt(f"the index finds {reached:.4f} of the true ten nearest, {promised:.4f} was promised")
+    return f"{reached:.4f} of the true ten nearest of {len(sample)} items are found, {promised:.4f} was promised"
 
 
 def _artifacts(store: Store, release: Release) -> Iterator[Artifact]:

@@ -11,7 +11,7 @@ from typing import Any
 import polars as pl
 
 from retrieval_core import embed, head, index, mask, reduce, train
-from retrieval_core.artifacts import Catalog, Head, Reducer, Segmenter, fingerprint
+from retrieval_core.artifacts import Catalog, Head, IndexSet, Reducer, Segmenter, fingerprint
 from retrieval_core.config import CropConfig, EmbedConfig, HeadConfig, IndexConfig, MaskConfig, ReduceConfig, View
 from retrieval_core.embed.backbones import weights_sha256
 from retrieval_core.embed.openclip import CONFIG_FILE, LOCAL, folder_weights
@@ -22,6 +22,7 @@ from retrieval_core.train.config import Training
 
 _POLICY = {"shard_rows", "refit_after_change", "enabled"}
 _DISTRUST = {"min_area", "max_area", "min_largest_part"}
+RECALL_NOISE = 0.005  # three standard errors of a recall of 0.99 over the ten nearest of 500 queries
 
 
 def segmenter_question(config: MaskConfig) -> dict[str, Any]:
@@ -124,8 +125,15 @@ def reduced_family(reducer: str, vectors: str, dim: int) -> str:
 
 
 def template_fingerprint(recipe_key: str, config: IndexConfig, candidates: str) -> str:
-    """Of the empty trained index that every shard of one recipe over one family of candidate vectors starts from."""
+    """Of the empty trained index that the shards of one recipe over one family of candidate vectors start from."""
     return fingerprint("template", index.VERSION, [recipe_key, config.sample_rows, config.seed], [candidates])
+
+
+def quantizer_serves(earlier: IndexSet, config: IndexConfig) -> bool:
+    """Whether the trained lists of an earlier index still do: about as even, and finding as much, as when new."""
+    uneven = earlier.imbalance > config.max_imbalance * earlier.when_new["imbalance"]
+    worse = earlier.recall < min(config.recall_target, earlier.when_new["recall"]) - RECALL_NOISE
+    return not (uneven or worse)
 
 
 def still_serves(
@@ -159,12 +167,12 @@ def changed_fraction(then: pl.DataFrame, now: pl.DataFrame) -> float:
     return 1 - same / max(then.height, now.height, 1)
 
 
-def load_items(store: Store, catalog_fingerprint: str) -> pl.DataFrame:
-    """Every row of a sealed catalogue. Raises `NotFound`."""
+def load_items(store: Store, catalog_fingerprint: str, columns: list[str] | None = None) -> pl.DataFrame:
+    """Every row of a sealed catalogue, all of its columns or these. Raises `NotFound`."""
     catalog = Catalog.find(store, catalog_fingerprint)
     if catalog is None:
         raise NotFound(f"no catalogue {catalog_fingerprint} in {store.url}")
-    return read_table(store, catalog.part("items.parquet"))
+    return read_table(store, catalog.part("items.parquet"), columns)
 
 
 def _weights_name(weights: str) -> str:

@@ -7,6 +7,7 @@ covers, so a run that died is picked up where it stopped and two runs cannot dis
 from __future__ import annotations
 
 import hashlib
+import tempfile
 import zlib
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
@@ -22,6 +23,7 @@ from retrieval_core.errors import DimensionMismatch, ShardCorrupt
 from retrieval_core.store import Store, file_sha256
 
 VECTOR_ROW_GROUP = 8192
+MAPPED_BATCH = 65_536
 SMALLEST = np.finfo(np.float32).tiny  # divides a zero vector without making it NaN
 N_TOP_CLASSES = 5  # kept of a picture, the likeliest first
 Float32 = npt.NDArray[np.float32]
@@ -81,6 +83,32 @@ def read_table(store: Store, part: Part, columns: list[str] | None = None) -> pl
         return pl.read_parquet(store.local_path(part.key, part.sha256), columns=columns)
     except (pl.exceptions.PolarsError, OSError) as error:
         raise ShardCorrupt(f"{part.key}: {error}") from error
+
+
+def map_table(store: Store, part: Part, columns: Sequence[str]) -> list[pa.RecordBatch]:
+    """Columns of a table part, in order, mapped from an uncompressed copy that has no name and goes when unused.
+
+    Raises `ShardCorrupt` when the file is not what was sealed.
+    """
+    path = store.local_path(part.key, part.sha256)
+    try:
+        with tempfile.TemporaryDirectory(prefix="vitrine-table-") as folder:
+            copy = Path(folder) / "table.arrow"
+            _write_uncompressed(path, columns, copy)
+            reader = pa.ipc.open_file(pa.memory_map(str(copy)))
+            return [reader.get_batch(number) for number in range(reader.num_record_batches)]
+    except (pa.ArrowException, OSError, KeyError) as error:
+        raise ShardCorrupt(f"{part.key}: {error}") from error
+
+
+def _write_uncompressed(path: Path, columns: Sequence[str], copy: Path) -> None:
+    with pq.ParquetFile(path) as source:
+        schema = pa.schema([source.schema_arrow.field(name) for name in columns])
+        with pa.OSFile(str(copy), "wb") as sink, pa.ipc.new_file(sink, schema) as writer:
+            # One thread: more keep a hundred megabytes of what they have done.
+            for batch in source.iter_batches(MAPPED_BATCH, columns=columns, use_threads=False):
+                writer.write_batch(batch.select(columns))
+    pa.default_memory_pool().release_unused()
 
 
 def vectors_bytes(content_ids: Sequence[str], vectors: Float32) -> bytes:
@@ -221,15 +249,22 @@ def iter_vectors(store: Store, vector_set: VectorSet) -> Iterator[tuple[list[str
 
 
 def load_vectors(store: Store, vector_set: VectorSet, content_ids: Sequence[str]) -> Float32:
-    """(len(content_ids), dim) float32 in the order asked. Raises `ShardCorrupt` when the set lacks one."""
-    rows_of: dict[str, list[int]] = {}
-    for row, key in enumerate(content_ids):
-        rows_of.setdefault(key, []).append(row)
+    """(len(content_ids), dim) float32 in the order asked. Raises `ShardCorrupt` when the set lacks one.
+
+    Only the ids of a part are read to see whether it is needed.
+    """
     out = np.empty((len(content_ids), vector_set.dim), np.float32)
-    for ids, vectors in iter_vectors(store, vector_set):
-        for source, key in enumerate(ids):
-            for target in rows_of.pop(key, ()):
-                out[target] = vectors[source]
-    if rows_of:
-        raise ShardCorrupt(f"{vector_set.key} lacks {len(rows_of)} of the wanted vectors, e.g. {next(iter(rows_of))}")
+    asked = pl.DataFrame({"content_id": content_ids}, schema={"content_id": pl.String}).with_row_index("target")
+    for part in vector_set.parts:
+        if asked.is_empty():
+            break
+        path = store.local_path(part.key, part.sha256)
+        stored = pl.DataFrame({"content_id": read_ids(path)}, schema={"content_id": pl.String}).with_row_index("source")
+        found = asked.join(stored, on="content_id")
+        if found.is_empty():
+            continue
+        out[found["target"].to_numpy()] = read_vectors(path)[1][found["source"].to_numpy()]
+        asked = asked.join(found, on="target", how="anti")
+    if len(asked):
+        raise ShardCorrupt(f"{vector_set.key} lacks {len(asked)} of the wanted vectors, e.g. {asked['content_id'][0]}")
     return out

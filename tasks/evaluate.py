@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from typing import Any
 
 import polars as pl
 from prefect.logging import get_run_logger
@@ -21,6 +22,8 @@ from retrieval_core.shards import put_part, read_table, table_bytes
 from retrieval_core.store import Store
 from tasks.stage import stage
 
+# Too large for metrics.json.
+PICTURES: dict[str, Any] = {"grids": True, "masks": {"examples": True}, "duplicates": {"pairs": True}}
 # The gate compares the published search alone: no other variant, no baseline, no spread, no rate where less is better.
 NOT_COMPARED = re.compile(r"/|_random|_std|_rate")
 
@@ -34,7 +37,6 @@ def evaluate_night(settings: Settings, night: Night, config: NightlyConfig) -> R
     question: dict[str, object] = {
         "evaluate": config.evaluate.model_dump(),
         "gate": config.gate.model_dump(),
-        "rerank_depth": config.index.rerank_depth,
         "index": night.index.name,
         "variants": [ref.name for ref in night.variants],
     }
@@ -66,9 +68,10 @@ def _verdict(
 def _seal(store: Store, name: str, question: dict[str, object], facts: Facts, measured: Measured) -> Report:
     metrics = pl.DataFrame({"metric": list(measured.metrics), "value": list(measured.metrics.values())})
     files = {
-        "metrics.json": facts.model_dump_json(indent=1, exclude={"grids": True, "masks": {"examples"}}).encode(),
+        "metrics.json": facts.model_dump_json(indent=1, exclude=PICTURES).encode(),
         "metrics.parquet": table_bytes(metrics),
         "queries.parquet": table_bytes(measured.per_query),
+        "near_duplicates.parquet": table_bytes(measured.duplicates.pairs),
         "report.html": render(facts).encode(),
     }
     parts = tuple(put_part(store, f"{Report.folder}/{name}/{file}", data, 0) for file, data in files.items())

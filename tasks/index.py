@@ -1,4 +1,4 @@
-"""Vectors to index shards: plan which shards moved, build those, seal the version."""
+"""Vectors to index shards: plan which shards moved, update or build those, tune the search, seal the version."""
 
 from __future__ import annotations
 
@@ -7,14 +7,20 @@ from pathlib import Path
 
 import numpy as np
 import polars as pl
+from prefect.logging import get_run_logger
 
-from retrieval_core import lineage
+from retrieval_core import lineage, releases
 from retrieval_core.artifacts import IndexSet, Ref, Value, VectorSet, fingerprint
 from retrieval_core.config import IndexConfig
+from retrieval_core.errors import ShardCorrupt
 from retrieval_core.index import VERSION
-from retrieval_core.index.build import INDEX_FILE, VECTORS_FILE, build_shard, train_template
-from retrieval_core.index.plan import name_shard, split_rows
+from retrieval_core.index.build import INDEX_FILE, VECTORS_FILE, build_shard, shard_row_ids, train_template
+from retrieval_core.index.plan import name_shard, rows_to_change, split_rows
 from retrieval_core.index.recipes import Recipe, choose_recipe, choose_shards
+from retrieval_core.index.tune import Tuned, choose_candidate_dim, tune_queries, tune_search
+from retrieval_core.index.update import can_update, imbalance, update_shard
+from retrieval_core.ingest.sources import HELD_OUT
+from retrieval_core.search import open_index, shard_folders
 from retrieval_core.sets import indexable_items, sample_vectors
 from retrieval_core.settings import Settings
 from retrieval_core.shards import describe_part, load_vectors
@@ -22,10 +28,15 @@ from retrieval_core.store import Store
 from tasks.stage import stage
 
 SHARD_FILES = (INDEX_FILE, VECTORS_FILE)  # stored in this order: a shard exists when its last file does
+DIM_ROWS = 200_000  # of a larger catalogue a sample decides in how many dimensions candidates are found
 
 
 class IndexPlan(Value):
-    """A version of the index to be: its recipe, and the folder of every shard; `missing` numbers those to build."""
+    """A version of the index to be: its recipe, and the folder of every shard; `missing` numbers those to make.
+
+    `before` is the index of production where its shards were made alike, so that they can be updated; `when_new` is
+    empty where the template is new.
+    """
 
     catalog: Ref
     vectors: Ref
@@ -35,37 +46,77 @@ class IndexPlan(Value):
     shards: tuple[str, ...]
     missing: tuple[int, ...]
     n_rows: int
+    before: Ref | None
+    when_new: dict[str, float]
 
 
 @stage("plan index")
-def plan_index(settings: Settings, catalog: Ref, vectors: Ref, candidates: Ref, config: IndexConfig) -> IndexPlan:
-    """Choose recipe and shards; a shard is named by what goes into it, so an unchanged one exists already."""
-    store = settings.open_store()
-    vector_set, candidate_set = VectorSet.open(store, vectors), VectorSet.open(store, candidates)
+def plan_index(settings: Settings, catalog: Ref, vectors: Ref, reduced: list[Ref], config: IndexConfig) -> IndexPlan:
+    """Choose candidates, recipe and shards; a shard is named by what goes into it, so an unchanged one exists already.
+
+    What production has stays while it serves: the width of the candidates and the trained lists.
+    """
+    store, logger = settings.open_store(), get_run_logger()
+    release = releases.read_reference(store)
+    standing = IndexSet.open(store, release.index) if release else None
+    vector_set = VectorSet.open(store, vectors)
     rows = _rows(store, catalog, vector_set)
-    recipe = choose_recipe(len(rows), candidate_set.dim, config)
-    template = lineage.template_fingerprint(recipe.key, config, candidate_set.family)
-    _ensure_template(store, template, recipe, candidate_set, config)
-    made_by = [template, vector_set.family, candidate_set.family]
+    candidates = _choose_candidates(store, vector_set, reduced, rows, config, standing)
+    recipe = choose_recipe(len(rows), candidates.dim, vector_set.dim, config)
+    logger.info("index: %s", recipe.why)
+    template = _choose_template(recipe, candidates, catalog, config, standing)
+    _ensure_template(store, template, recipe, candidates, config)
+    made_by = [template, vector_set.family, candidates.family]
     split = split_rows(rows, choose_shards(len(rows), config))
     shards = [f"{IndexSet.folder}/shards/{name_shard(shard, made_by)}" for shard in split]
     missing = tuple(n for n, folder in enumerate(shards) if not store.exists(f"{folder}/{SHARD_FILES[-1]}"))
+    kept = standing if standing and standing.template == template else None
+    alike = kept is not None and (kept.counts["shards"], kept.family) == (len(shards), vector_set.family)
     return IndexPlan(
         catalog=catalog,
         vectors=vectors,
-        candidates=candidates,
+        candidates=candidates.ref,
         recipe=recipe,
         template=template,
         shards=tuple(shards),
         missing=missing,
         n_rows=len(rows),
+        before=kept.ref if kept and alike else None,
+        when_new=kept.when_new if kept else {},
     )
 
 
 def _rows(store: Store, catalog: Ref, vectors: VectorSet) -> pl.DataFrame:
-    """row_id and content_id of every row that can be indexed."""
+    """row_id, content_id and split of every row that can be indexed."""
     items = indexable_items(store, lineage.load_items(store, catalog.name), vectors)
-    return items.select("row_id", "content_id")
+    return items.select("row_id", "content_id", "split")
+
+
+def _choose_candidates(
+    store: Store,
+    vectors: VectorSet,
+    reduced: list[Ref],
+    rows: pl.DataFrame,
+    config: IndexConfig,
+    standing: IndexSet | None,
+) -> VectorSet:
+    """The set that candidates are found in: the full vectors or one of the reduced ones."""
+    sets = {made.dim: made for made in (vectors, *(VectorSet.open(store, ref) for ref in reduced))}
+    if len(sets) == 1:
+        return vectors
+    sample = rows.sample(min(len(rows), DIM_ROWS), seed=config.seed)["content_id"].to_list()
+    loaded = {dim: load_vectors(store, made, sample) for dim, made in sets.items()}
+    return sets[choose_candidate_dim(loaded, len(rows), config, standing.candidate_dim if standing else None)]
+
+
+def _choose_template(
+    recipe: Recipe, candidates: VectorSet, catalog: Ref, config: IndexConfig, standing: IndexSet | None
+) -> str:
+    """The trained empty index of production while it serves, else one trained on tonight's catalogue."""
+    question = lineage.template_fingerprint(recipe.key, config, candidates.family)
+    if standing and standing.template.startswith(f"{question}-") and lineage.quantizer_serves(standing, config):
+        return standing.template
+    return f"{question}-{catalog.name}"
 
 
 def _template_key(template: str) -> str:
@@ -82,31 +133,52 @@ def _ensure_template(store: Store, template: str, recipe: Recipe, candidates: Ve
 
 @stage("build index shard")
 def build_index_shard(settings: Settings, plan: IndexPlan, number: int) -> None:
-    """Build one shard from the shared template and store its files."""
+    """Make one shard and store its files: from production's where that was made alike, else from the template.
+
+    Both ways give the same bytes.
+    """
     store = settings.open_store()
-    vectors, candidates = VectorSet.open(store, plan.vectors), VectorSet.open(store, plan.candidates)
+    vectors = VectorSet.open(store, plan.vectors)
     rows = split_rows(_rows(store, plan.catalog, vectors), len(plan.shards))[number]
-    content_ids = rows["content_id"].to_list()
     template = store.get(_template_key(plan.template))
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        build_shard(
-            template,
-            rows["row_id"].to_numpy(),
-            load_vectors(store, candidates, content_ids),
-            load_vectors(store, vectors, content_ids),
-            folder,
-        )
+        if not _updated(store, plan, number, rows, template, folder):
+            content_ids = rows["content_id"].to_list()
+            candidates = load_vectors(store, VectorSet.open(store, plan.candidates), content_ids)
+            full = load_vectors(store, vectors, content_ids)
+            build_shard(template, rows["row_id"].to_numpy(), candidates, full, folder)
         for file in SHARD_FILES:
             store.put_file(f"{plan.shards[number]}/{file}", folder / file)
 
 
+def _updated(store: Store, plan: IndexPlan, number: int, rows: pl.DataFrame, template: bytes, folder: Path) -> bool:
+    """Whether the shard could be made of production's; it cannot where that is damaged or its kind holds no lists."""
+    if plan.before is None or not can_update(template):
+        return False
+    before = IndexSet.open(store, plan.before)
+    try:
+        previous = shard_folders(store, before)[number]
+        then = lineage.load_items(store, before.parents["catalog"], ["row_id", "content_id"])
+        held = pl.DataFrame({"row_id": shard_row_ids(previous)})
+        removed, added = rows_to_change(then.join(held, on="row_id", how="semi"), rows)
+        content_ids = added["content_id"].to_list()
+        candidates = load_vectors(store, VectorSet.open(store, plan.candidates), content_ids)
+        full = load_vectors(store, VectorSet.open(store, plan.vectors), content_ids)
+        update_shard(template, previous, removed, added["row_id"].to_numpy(), candidates, full, folder)
+    except ShardCorrupt as error:
+        get_run_logger().warning("%s; the shard is built anew", error)
+        return False
+    return True
+
+
 @stage("seal index")
-def seal_index(settings: Settings, plan: IndexPlan) -> Ref:
-    """The index version as a list of shard files."""
+def seal_index(settings: Settings, plan: IndexPlan, config: IndexConfig) -> Ref:
+    """Tune the search on the finished shards, and seal the version as a list of their files."""
     store = settings.open_store()
     vectors, candidates = VectorSet.open(store, plan.vectors), VectorSet.open(store, plan.candidates)
-    name = fingerprint("index", VERSION, [plan.shards, plan.recipe.nprobe], [plan.catalog.name])
+    tuning = config.model_dump(include={"recall_target", "nprobe", "rerank_depth", "tune_queries", "seed"})
+    name = fingerprint("index", VERSION, [plan.shards, tuning], [plan.catalog.name])
     known = IndexSet.find(store, name)
     if known:
         return known.ref
@@ -121,5 +193,41 @@ def seal_index(settings: Settings, plan: IndexPlan) -> Ref:
         dim=vectors.dim,
         candidate_dim=candidates.dim,
         nprobe=plan.recipe.nprobe,
+        rerank_depth=config.rerank_depth or 1,
+        template=plan.template,
+        family=vectors.family,
     )
-    return index.seal(store).ref
+    tuned = _tuned(store, index, plan, config)
+    uneven = imbalance(shard_folders(store, index))
+    return (
+        index.model_copy(
+            update={
+                "nprobe": tuned.nprobe,
+                "rerank_depth": tuned.rerank_depth,
+                "recall": tuned.recall,
+                "curve": tuned.curve,
+                "imbalance": uneven,
+                "when_new": plan.when_new or {"imbalance": uneven, "recall": tuned.recall},
+            }
+        )
+        .seal(store)
+        .ref
+    )
+
+
+def _tuned(store: Store, index: IndexSet, plan: IndexPlan, config: IndexConfig) -> Tuned:
+    """The way to search found with random rows, of those that no evaluation asks with where there are such."""
+    rows = _rows(store, plan.catalog, VectorSet.open(store, plan.vectors))
+    others = rows.filter(~pl.col("split").is_in(HELD_OUT).fill_null(False))
+    pool = rows if others.is_empty() else others
+    sample = pool.sample(min(len(pool), config.tune_queries), seed=config.seed).sort("row_id")
+    candidates = load_vectors(store, VectorSet.open(store, plan.candidates), sample["content_id"].to_list())
+    opened = open_index(store, index)
+    tuned = tune_search(opened, tune_queries(opened, sample["row_id"].to_numpy(), candidates), config)
+    if not tuned.reached:
+        get_run_logger().warning(
+            "index: searching finds %.4f of the true ten nearest at best, %.4f was asked (index.recall_target)",
+            tuned.recall,
+            config.recall_target,
+        )
+    return tuned

@@ -10,7 +10,7 @@ import pytest
 ROOT = Path(__file__).parent.parent
 STAGES = ("ingest", "mask", "embed", "head", "reduce", "index")
 # Above the stages, inside the core: they put stages together.
-UPPER = ("evaluate", "search", "lineage", "inspection", "forecast", "train")
+UPPER = ("evaluate", "search", "chain", "live", "lineage", "inspection", "forecast", "train")
 FLOORS = ("deployments", "flows", "tasks", "retrieval_core")
 OWNERS = {
     "boto3": ("retrieval_core/store_s3.py",),
@@ -18,6 +18,8 @@ OWNERS = {
     "PIL": ("retrieval_core/images.py", "retrieval_core/ingest"),
     "faiss": ("retrieval_core/index", "retrieval_core/evaluate"),
     "prefect": ("flows", "tasks", "deployments/server.py"),
+    "gradio": ("deployments/search_app.py",),
+    "httpcore": ("deployments/fetching.py",),
     "timm": ("retrieval_core/embed",),
     "open_clip": ("retrieval_core/embed",),
     "lightning": ("retrieval_core/train",),
@@ -70,7 +72,7 @@ def test_a_library_is_imported_by_its_owner_alone(path: Path) -> None:
 
 
 def test_the_command_line_starts_without_the_heavy_libraries() -> None:
-    heavy = ("torch", "faiss", "prefect", "polars", "boto3")
+    heavy = ("torch", "faiss", "prefect", "polars", "boto3", "gradio")
     code = f"import sys, deployments.cli as cli; cli._parser(); print([m for m in {heavy} if m in sys.modules])"
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"

@@ -6,7 +6,7 @@ Every series has a shape or a dash of its own beside its colour, and every chart
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from itertools import pairwise
 from typing import NamedTuple
 
@@ -141,45 +141,99 @@ def curves(title: str, series: Mapping[str, Sequence[Point]], best: str = "") ->
     return _chart("; ".join(words), height, parts)
 
 
+class _LogPlane(NamedTuple):
+    """Values over costs on a logarithmic scale, with the grid and the words on its axes."""
+
+    x: _Scale
+    y: _Scale
+    height: int
+    parts: list[Markup]
+
+    def place(self, cost: float, value: float) -> Point:
+        return self.x(math.log10(cost)), self.y(value)
+
+
+def _log_plane(points: Iterable[Point], cost: str, also: Sequence[float] = ()) -> _LogPlane:
+    """Room for all `points` and for the values `also`."""
+    costs, values = zip(*points, strict=True)
+    low, high = min(*values, *also, math.inf), max(*values, *also, -math.inf)
+    height, left, right, bottom = 236, 52, WIDTH - 16, 194
+    margin = max(0.08 * (high - low) or 0.05 * abs(high), 1e-6)
+    y = _Scale(low - margin, high + margin, bottom, 18)
+    x = _Scale(math.log10(min(costs)) - 0.12, math.log10(max(costs)) + 0.08, left, right)
+    parts = [_grid_line(left, right, y(tick), y(tick)) for tick in y.ticks()]
+    parts += [_text(left - 6, y(tick) + 4, _tick(tick), "tick", "end") for tick in y.ticks()]
+    parts += [_text(x(math.log10(tick)), bottom + 17, f"{tick:,.6g}", "tick", "middle") for tick in _log_ticks(costs)]
+    parts.append(_text((left + right) / 2, height - 5, cost, "tick", "middle"))
+    return _LogPlane(x, y, height, parts)
+
+
+def _steps(placed: Sequence[Point]) -> Markup:
+    """A staircase through placed points, the cheapest first: each stays the best until the next."""
+    corners = [(after[0], before[1]) for before, after in pairwise(placed)]
+    path = [*(point for pair in zip(placed, corners, strict=False) for point in pair), *placed[-1:]]
+    return Markup('<polyline class="frontier" points="{}"/>').format(" ".join(f"{x},{y}" for x, y in path))
+
+
+def _placeable(points: Mapping[str, Point]) -> dict[str, Point]:
+    return {name: (x, y) for name, (x, y) in points.items() if 0 < x < math.inf and math.isfinite(y)}
+
+
 def front(title: str, points: Mapping[str, Point], leaders: Sequence[str], cost: str) -> Markup:
     """(cost, value) points, costs above 0 on a logarithmic scale; `leaders`, the cheapest first, are joined by steps.
 
     They are diamonds that bear their rank. Points that cannot be placed are left out.
     """
-    shown = {name: (x, y) for name, (x, y) in points.items() if 0 < x < math.inf and math.isfinite(y)}
+    shown = _placeable(points)
     if not shown:
         return Markup()
-    ranks = {name: rank for rank, name in enumerate((name for name in leaders if name in shown), start=1)}
-    height, left, right, bottom = 236, 52, WIDTH - 16, 194
-    costs, values = [x for x, _ in shown.values()], [y for _, y in shown.values()]
-    margin = max(0.08 * (max(values) - min(values)) or 0.05 * abs(max(values)), 1e-6)
-    y = _Scale(min(values) - margin, max(values) + margin, bottom, 18)
-    log = _Scale(math.log10(min(costs)) - 0.12, math.log10(max(costs)) + 0.08, left, right)
-    parts = [_grid_line(left, right, y(tick), y(tick)) for tick in y.ticks()]
-    parts += [_text(left - 6, y(tick) + 4, _tick(tick), "tick", "end") for tick in y.ticks()]
-    parts += [_text(log(math.log10(tick)), bottom + 17, f"{tick:,.6g}", "tick", "middle") for tick in _log_ticks(costs)]
-    parts.append(_text((left + right) / 2, height - 5, cost, "tick", "middle"))
-    placed = {name: (log(math.log10(at)), y(value)) for name, (at, value) in shown.items()}
-    steps = [placed[name] for name in ranks]
-    corners = [(after[0], before[1]) for before, after in pairwise(steps)]
-    path = [*(point for pair in zip(steps, corners, strict=False) for point in pair), *steps[-1:]]
-    parts.append(Markup('<polyline class="frontier" points="{}"/>').format(" ".join(f"{x},{y}" for x, y in path)))
+    ranks = {name: str(rank) for rank, name in enumerate((name for name in leaders if name in shown), start=1)}
+    plane = _log_plane(shown.values(), cost)
+    parts = [*plane.parts, _steps([plane.place(*shown[name]) for name in ranks])]
     # The front is drawn last, over the others; above and to the left of it nothing can lie.
     for name in sorted(shown, key=lambda name: name in ranks):
         at, value = shown[name]
-        parts.append(_front_mark(f"{name}: {value:.3f} at {at:,.6g}", *placed[name], ranks.get(name)))
+        parts.append(_front_mark(f"{name}: {value:.3f} at {at:,.6g}", *plane.place(at, value), ranks.get(name)))
     said = ", ".join(f"{name} {shown[name][1]:.3f} at {shown[name][0]:,.6g}" for name in ranks)
-    return _chart(f"{title} against {cost}; from the cheapest, unbeaten: {said}", height, parts)
+    return _chart(f"{title} against {cost}; from the cheapest, unbeaten: {said}", plane.height, parts)
 
 
-def _front_mark(words: str, x: float, y: float, rank: int | None) -> Markup:
+def tuning(title: str, points: Mapping[str, Point], cost: str, target: float, chosen: str) -> Markup:
+    """(cost, value) points, costs above 0 on a logarithmic scale, over a dashed line at `target`; `chosen` a diamond.
+
+    Those that nothing cheaper reaches are joined by steps. Points that cannot be placed are left out.
+    """
+    shown = _placeable(points)
+    if not shown:
+        return Markup()
+    plane = _log_plane(shown.values(), cost, also=[target])
+    unbeaten: list[Point] = []
+    for point in sorted(shown.values(), key=lambda point: (point[0], -point[1])):
+        if not unbeaten or point[1] > unbeaten[-1][1]:
+            unbeaten.append(point)
+    y, (left, right) = plane.y(target), (plane.x.start_px, plane.x.end_px)
+    line = Markup('<line class="baseline" x1="{}" x2="{}" y1="{y}" y2="{y}"/>').format(left, right, y=y)
+    parts = [*plane.parts, line, _text(left + 4, y - 5, f"target {target:g}", "tick over", "start")]
+    parts.append(_steps([plane.place(*point) for point in unbeaten]))
+    for name in sorted(shown, key=lambda name: name == chosen):
+        at, value = shown[name]
+        place = plane.place(at, value)
+        parts.append(_front_mark(f"{name}: {value:.4f} at {at:,.4g}", *place, "" if name == chosen else None))
+    words = f"{title} against {cost}, {len(shown)} ways to search; the target is {target:g}"
+    if chosen in shown:
+        words += f"; published is {chosen} with {shown[chosen][1]:.4f} at {shown[chosen][0]:,.4g}"
+    return _chart(words, plane.height, parts)
+
+
+def _front_mark(words: str, x: float, y: float, rank: str | None) -> Markup:
+    """A dot, or a diamond that bears its rank."""
     if rank is None:
         mark = Markup('<circle class="mark" cx="{}" cy="{}" r="4"><title>{}</title></circle>').format(x, y, words)
         return Markup('<g class="dot">{}</g>').format(mark)
     mark = Markup('<path class="mark" d="M{} {}l6.5 6.5-6.5 6.5-6.5-6.5z"><title>{}</title></path>').format(
         x, y - 6.5, words
     )
-    return Markup('<g class="dot highlight">{}{}</g>').format(mark, _text(x - 6, y - 7, str(rank), "label", "end"))
+    return Markup('<g class="dot highlight">{}{}</g>').format(mark, _text(x - 6, y - 7, rank, "label", "end"))
 
 
 def _line(number: int, name: str, points: Sequence[Point], placed: Sequence[Point]) -> Markup:

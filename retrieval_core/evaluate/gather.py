@@ -13,6 +13,7 @@ from retrieval_core.evaluate.gate import Verdict
 from retrieval_core.evaluate.grids import query_grids
 from retrieval_core.evaluate.measure import Measured, Night
 from retrieval_core.evaluate.metrics import METRIC_DEFINITIONS
+from retrieval_core.index.build import INDEX_FILE, VECTORS_FILE
 from retrieval_core.shards import read_table
 from retrieval_core.store import Store
 
@@ -28,9 +29,9 @@ def gather_facts(
     name: str,
     production: str | None,
 ) -> Facts:
-    grids = query_grids(
-        measured.items, measured.protocol, measured.positions, measured.scores, N_GRIDS, config.evaluate.seed
-    )
+    """Everything the report called `name` says, of a night that the gate judged against `production`."""
+    positions, scores = measured.published.positions, measured.published.scores
+    grids = query_grids(measured.items, measured.protocol, positions, scores, N_GRIDS, config.evaluate.seed)
     return Facts(
         report=name,
         production=production,
@@ -46,7 +47,8 @@ def gather_facts(
         variants=measured.variants,
         training=_training_facts(store, night),
         masks=measured.masks,
-        index=_index_facts(store, night, measured),
+        index=_index_facts(store, night, measured, config.index.recall_target),
+        duplicates=measured.duplicates.facts,
         seconds=night.seconds,
         quarantine=_quarantine(store, night),
         grids=grids,
@@ -101,10 +103,11 @@ def _training_facts(store: Store, night: Night) -> tuple[TrainingFacts, ...]:
     return tuple(facts)
 
 
-def _index_facts(store: Store, night: Night, measured: Measured) -> IndexFacts:
+def _index_facts(store: Store, night: Night, measured: Measured, recall_target: float) -> IndexFacts:
     index = IndexSet.open(store, night.index)
     vectors = VectorSet.open(store, night.vectors)
-    p50, p95 = np.percentile(measured.latency_ms, [50, 95]) if len(measured.latency_ms) else (0.0, 0.0)
+    latency_ms = measured.published.latency_ms
+    p50, p95 = np.percentile(latency_ms, [50, 95]) if len(latency_ms) else (0.0, 0.0)
     return IndexFacts(
         variant=vectors.variant,
         recipe=index.recipe,
@@ -112,9 +115,23 @@ def _index_facts(store: Store, night: Night, measured: Measured) -> IndexFacts:
         n_rows=index.counts["rows"],
         n_shards=index.counts["shards"],
         n_shards_built=night.n_shards_built,
-        n_bytes=sum(part.n_bytes for part in index.parts),
+        index_bytes=_bytes_of(index, INDEX_FILE),
+        vector_bytes=_bytes_of(index, VECTORS_FILE),
+        predicted_index_bytes=index.config["index_bytes"],
+        predicted_vector_bytes=index.config["vector_bytes"],
         dim=index.dim,
         candidate_dim=index.candidate_dim,
+        nprobe=index.nprobe,
+        rerank_depth=index.rerank_depth,
+        recall_target=recall_target,
+        imbalance=index.imbalance,
+        curve=measured.curve,
+        filters=measured.filters,
         latency_ms_p50=float(p50),
         latency_ms_p95=float(p95),
     )
+
+
+def _bytes_of(index: IndexSet, file: str) -> int:
+    """Of all its files of this name, one a shard."""
+    return sum(part.n_bytes for part in index.parts if part.key.endswith(f"/{file}"))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import logging
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -41,36 +42,48 @@ def query_grids(
     if not len(protocol.gallery):
         return ()
     chosen = np.sort(np.random.default_rng(seed).permutation(len(positions))[:n_grids])
-    marks, judged_by = hit_marks(protocol, positions[:, :N_HITS])
+    marks = hit_marks(protocol, positions[:, :N_HITS])
     grids = []
     for query in chosen:
-        picture = _picture(items, int(protocol.queries[query]))
+        picture = item_picture(items, int(protocol.queries[query]))
         hits = [
-            _picture(
-                items,
-                int(protocol.gallery[position]),
-                float(score),
-                None if marks is None else bool(marks[query, slot]),
-            )
+            item_picture(items, int(protocol.gallery[position]), float(score), marks.of(int(query), slot))
             for slot, (position, score) in enumerate(zip(positions[query, :N_HITS], scores[query], strict=False))
             if position >= 0
         ]
-        grids.append(QueryGrid(query=picture, hits=tuple(hits), note=judged_by))
+        grids.append(QueryGrid(query=picture, hits=tuple(hits), note=marks.judged_by))
     return tuple(grids)
 
 
-def hit_marks(protocol: Protocol, positions: npt.NDArray[np.int64]) -> tuple[npt.NDArray[np.bool_] | None, str]:
-    """Which hits, (q, k), share what a query can be judged by, and the name of that; None where nothing is known."""
+class Marks(NamedTuple):
+    """Which hits, (q, k), share what a query is judged by, and of which that is `known`; none where nothing is."""
+
+    shared: npt.NDArray[np.bool_]
+    known: npt.NDArray[np.bool_]
+    judged_by: str
+
+    def of(self, query: int, slot: int) -> bool | None:
+        """None where the query or the hit does not say what it would be judged by."""
+        return bool(self.shared[query, slot]) if self.known[query, slot] else None
+
+
+def hit_marks(protocol: Protocol, positions: npt.NDArray[np.int64]) -> Marks:
+    """Judge hits, (q, k) positions in the gallery, by the sharpest thing that the catalogue says of its items."""
     truth = protocol.truth
     for name, query_codes, gallery_codes in (
         ("same product", truth.queries.product, truth.gallery.product),
         ("same category", truth.queries.category, truth.gallery.category),
     ):
         if query_codes is not None and gallery_codes is not None:
-            return same_code(query_codes, gallery_codes, positions), name
+            known = (query_codes >= 0)[:, None] & (gallery_codes >= 0)[positions]
+            return Marks(same_code(query_codes, gallery_codes, positions), known, name)
     if truth.queries.labels is not None and truth.gallery.labels is not None:
-        return neighbour_iou(truth.queries, truth.gallery, positions) >= ALIKE, "half of the labels or more"
-    return None, ""
+        asked, found = np.asarray(truth.queries.labels.any(axis=1)), np.asarray(truth.gallery.labels.any(axis=1))
+        known = asked[:, None] & found[positions]
+        alike = neighbour_iou(truth.queries, truth.gallery, positions) >= ALIKE
+        return Marks(alike, known, "half of the labels or more")
+    nothing = np.zeros(positions.shape, np.bool_)
+    return Marks(nothing, nothing, "")
 
 
 def mask_examples(
@@ -98,7 +111,8 @@ def mask_examples(
     return tuple(pairs)
 
 
-def _picture(items: pl.DataFrame, row: int, score: float | None = None, mark: bool | None = None) -> Picture:
+def item_picture(items: pl.DataFrame, row: int, score: float | None = None, mark: bool | None = None) -> Picture:
+    """The thumbnail of one row, captioned by its category or else its labels; empty where the picture went away."""
     item = items.row(row, named=True)
     try:
         jpeg = jpeg_base64(decode(read_uri(item["image_uri"])))

@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import time
 from typing import NamedTuple
 
-import numpy as np
-import numpy.typing as npt
 import polars as pl
 
 from retrieval_core import lineage
@@ -24,20 +21,22 @@ from retrieval_core.artifacts import (
     boosted,
 )
 from retrieval_core.config import NightlyConfig
+from retrieval_core.evaluate.bench import Bench, K
 from retrieval_core.evaluate.classified import classified_topk
-from retrieval_core.evaluate.facts import CatalogFacts, MaskFacts, VariantFacts
+from retrieval_core.evaluate.facts import CatalogFacts, CurvePoint, FilterFacts, MaskFacts, VariantFacts
+from retrieval_core.evaluate.filtered import measure_filters
 from retrieval_core.evaluate.grids import mask_examples
-from retrieval_core.evaluate.metrics import Scores, ann_recall, random_baseline, score
+from retrieval_core.evaluate.metrics import random_baseline, score
+from retrieval_core.evaluate.near_duplicates import NearDuplicates, find_near_duplicates
 from retrieval_core.evaluate.neighbours import exact_topk
-from retrieval_core.evaluate.protocol import Protocol, choose_protocol, positions_in_gallery
+from retrieval_core.evaluate.protocol import Protocol, choose_protocol
+from retrieval_core.evaluate.published import Published, measure_published, time_curve
 from retrieval_core.search import open_index
 from retrieval_core.sets import indexable_items
 from retrieval_core.shards import Float32, load_classes, load_vectors, read_table
 from retrieval_core.store import Store
 
-K = 10
 N_MASK_EXAMPLES = 8
-N_TIMED = 100
 CLASSIFIED = "classified"  # the prefix of what classify-then-nearest reaches
 
 
@@ -68,36 +67,21 @@ class Night(Value):
 
 
 class Measured(NamedTuple):
-    """What was found out: `per_query` is of the published chain, `metrics` of all variants under their full names."""
+    """What was found out: `published` is of the published chain, `metrics` of all variants under their full names.
+
+    `per_query` has one row a query: its item_id and its metrics by the published chain.
+    """
 
     items: pl.DataFrame
     protocol: Protocol
     variants: tuple[VariantFacts, ...]
     metrics: dict[str, float]
     per_query: pl.DataFrame
-    positions: npt.NDArray[np.int64]
-    scores: Float32
-    latency_ms: npt.NDArray[np.float64]
+    published: Published
+    curve: tuple[CurvePoint, ...]
+    filters: tuple[FilterFacts, ...]
+    duplicates: NearDuplicates
     masks: MaskFacts
-
-
-class _Bench(NamedTuple):
-    """What the published search is measured on: (n, dim) and (n, candidate_dim) vectors of all `items`."""
-
-    items: pl.DataFrame
-    protocol: Protocol
-    vectors: Float32
-    candidates: Float32
-
-
-class _Published(NamedTuple):
-    """The index as a searcher met it: positions in the gallery, their cosine scores, and what that was worth."""
-
-    positions: npt.NDArray[np.int64]
-    scores: Float32
-    worth: Scores
-    latency_ms: npt.NDArray[np.float64]
-    recall: npt.NDArray[np.float64]
 
 
 def measure(store: Store, night: Night, config: NightlyConfig) -> Measured:
@@ -105,20 +89,20 @@ def measure(store: Store, night: Night, config: NightlyConfig) -> Measured:
 
     Where every picture queries there is nothing to find, and no metric of the search for it.
     """
-    vectors = VectorSet.open(store, night.vectors)
-    items = indexable_items(store, lineage.load_items(store, night.catalog.name), vectors)
-    loaded = {ref.key: _load(store, ref, items) for ref in (night.vectors, night.candidates)}
-    protocol = choose_protocol(items, config.evaluate)
-    bench = _Bench(items, protocol, loaded[night.vectors.key], loaded[night.candidates.key])
+    vectors, index_set = VectorSet.open(store, night.vectors), IndexSet.open(store, night.index)
+    bench = _open_bench(store, night, index_set, config)
+    loaded = {night.candidates.key: bench.candidates, night.vectors.key: bench.vectors}
     variants = [_measure_variant(store, ref, bench, loaded.get(ref.key)) for ref in night.variants]
     if night.classes:
         variants.append(_measure_classified(store, night.classes, bench, config.classify.top_classes))
-    published = _measure_published(store, night, bench, config.index.rerank_depth)
+    published = measure_published(bench)
+    filters = measure_filters(bench, config.evaluate.seed)
     prefixed = {f"{variant.name}/{name}": value for variant in variants for name, value in variant.metrics.items()}
-    metrics = published.worth.summary | prefixed | random_baseline(protocol.truth, config.evaluate.seed)
+    metrics = published.worth.summary | prefixed | random_baseline(bench.protocol.truth, config.evaluate.seed)
+    metrics |= {f"{chosen.name}/ann_recall@10": chosen.recall for chosen in filters}
     if len(published.recall):
         metrics["ann_recall@10"] = float(published.recall.mean())
-    masks = _mask_facts(store, night, items, config)
+    masks = _mask_facts(store, night, bench.items, config)
     if night.segmenter:
         metrics["mask_iou"] = Segmenter.open(store, night.segmenter.ref).val_iou
     if night.masks:
@@ -126,15 +110,30 @@ def measure(store: Store, night: Night, config: NightlyConfig) -> Measured:
     for outcome in night.heads:
         metrics |= _head_metrics(Head.open(store, outcome.ref), vectors.parents.get("head"))
     return Measured(
-        items=items,
-        protocol=protocol,
+        items=bench.items,
+        protocol=bench.protocol,
         variants=tuple(variants),
         metrics=metrics,
         per_query=_per_query(bench, published),
-        positions=published.positions,
-        scores=published.scores,
-        latency_ms=published.latency_ms,
+        published=published,
+        curve=time_curve(bench, index_set.curve, (index_set.nprobe, index_set.rerank_depth)),
+        filters=filters,
+        duplicates=find_near_duplicates(bench, config.ingest.max_pixels, config.evaluate.seed),
         masks=masks,
+    )
+
+
+def _open_bench(store: Store, night: Night, index_set: IndexSet, config: NightlyConfig) -> Bench:
+    items = lineage.load_items(store, night.catalog.name)
+    items = indexable_items(store, items, VectorSet.open(store, night.vectors))
+    vectors = _load(store, night.vectors, items)
+    return Bench(
+        items=items,
+        protocol=choose_protocol(items, config.evaluate),
+        vectors=vectors,
+        candidates=vectors if night.candidates == night.vectors else _load(store, night.candidates, items),
+        index=open_index(store, index_set),
+        rerank_depth=index_set.rerank_depth,
     )
 
 
@@ -142,7 +141,7 @@ def _load(store: Store, ref: Ref, items: pl.DataFrame) -> Float32:
     return load_vectors(store, VectorSet.open(store, ref), items["content_id"].to_list())
 
 
-def _per_query(bench: _Bench, published: _Published) -> pl.DataFrame:
+def _per_query(bench: Bench, published: Published) -> pl.DataFrame:
     recall = {"ann_recall@10": published.recall} if len(published.recall) else {}
     item_ids = bench.items["item_id"].gather(bench.protocol.queries)
     return published.worth.per_query.with_columns(item_id=item_ids, **recall)
@@ -155,7 +154,7 @@ def _head_metrics(head: Head, published: str | None) -> dict[str, float]:
     return prefixed | scores if head.fingerprint == published else prefixed
 
 
-def _measure_variant(store: Store, ref: Ref, bench: _Bench, loaded: Float32 | None) -> VariantFacts:
+def _measure_variant(store: Store, ref: Ref, bench: Bench, loaded: Float32 | None) -> VariantFacts:
     """One representation under exact search over the gallery; `loaded` are its vectors where they are known."""
     vector_set, protocol = VectorSet.open(store, ref), bench.protocol
     vectors = _load(store, ref, bench.items) if loaded is None else loaded
@@ -163,7 +162,7 @@ def _measure_variant(store: Store, ref: Ref, bench: _Bench, loaded: Float32 | No
     return VariantFacts(name=vector_set.variant, dim=vector_set.dim, metrics=score(positions, protocol.truth).summary)
 
 
-def _measure_classified(store: Store, classes: Ref, bench: _Bench, top_classes: int) -> VariantFacts:
+def _measure_classified(store: Store, classes: Ref, bench: Bench, top_classes: int) -> VariantFacts:
     """The published vectors under exact search that looks among the items of a query's likeliest classes first."""
     queries, gallery = bench.protocol.queries, bench.protocol.gallery
     named = load_classes(store, ClassSet.open(store, classes), bench.items["content_id"].to_list())
@@ -176,28 +175,6 @@ def _measure_classified(store: Store, classes: Ref, bench: _Bench, top_classes: 
         metrics=score(positions, bench.protocol.truth).summary,
         note=f"in the {top_classes} likeliest classes" if top_classes > 1 else "in the likeliest class",
     )
-
-
-def _measure_published(store: Store, night: Night, bench: _Bench, depth: int) -> _Published:
-    """The index as a searcher meets it: hits in the gallery, single-query latency, recall against exact search."""
-    index = open_index(store, IndexSet.open(store, night.index))
-    protocol, row_ids = bench.protocol, bench.items["row_id"].to_numpy()
-    queries, candidates = bench.vectors[protocol.queries], bench.candidates[protocol.queries]
-    exact, _ = exact_topk(queries, bench.vectors, K)
-    found, _ = index.search(queries, candidates, K, depth)
-    # Queries are in the index too: ask for enough that ten hits of the gallery are left.
-    k = min(len(row_ids), K + 2 * K * len(row_ids) // max(len(protocol.gallery), 1))
-    _, hits = index.search(queries, candidates, max(k, 1), depth)
-    positions = positions_in_gallery(hits, row_ids[protocol.gallery], K)
-    latency_ms = np.empty(min(N_TIMED, len(queries)))
-    for i in range(len(latency_ms)):
-        started = time.perf_counter()
-        index.search(queries[i : i + 1], candidates[i : i + 1], K, depth)
-        latency_ms[i] = 1e3 * (time.perf_counter() - started)
-    query, slot = np.nonzero(positions >= 0)
-    scores = np.full(positions.shape, -np.inf, np.float32)
-    scores[query, slot] = np.vecdot(queries[query], bench.vectors[protocol.gallery[positions[query, slot]]])
-    return _Published(positions, scores, score(positions, protocol.truth), latency_ms, ann_recall(exact, found))
 
 
 def _mask_facts(store: Store, night: Night, items: pl.DataFrame, config: NightlyConfig) -> MaskFacts:

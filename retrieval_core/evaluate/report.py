@@ -20,6 +20,7 @@ from retrieval_core.evaluate import charts
 from retrieval_core.evaluate.facts import Facts
 from retrieval_core.evaluate.gate import HEADLINES, MetricChange
 from retrieval_core.evaluate.history import history_charts
+from retrieval_core.evaluate.tuning import tuning_charts, way_to_search
 
 PUBLISHED = "published"
 MAX_QUARANTINE_ROWS = 50
@@ -109,6 +110,7 @@ def render(facts: Facts) -> str:
             plots=_plots(representations, facts.metrics),
             margin=0.98 / math.sqrt(facts.n_queries) if facts.n_queries else 0.0,
             training=[(model, history_charts(model.name, model.history)) for model in facts.training],
+            tuning=tuning_charts(facts.index),
             total_s=facts.seconds.get("total", sum(facts.seconds.values())),
             seconds={name: s for name, s in facts.seconds.items() if name != "total"},
             ledger=facts.quarantine[:MAX_QUARANTINE_ROWS],
@@ -135,6 +137,7 @@ def environment() -> Environment:
         "percent": percent,
         "duration": duration,
         "size": size,
+        "way_to_search": way_to_search,
         "day": day,
         "moment": moment,
     }
@@ -213,9 +216,10 @@ def _comparison(changes: tuple[MetricChange, ...]) -> Comparison:
 def _representations(facts: Facts) -> list[Representation]:
     """The published chain first, then every variant in the order it was measured, and any that only `metrics` knows."""
     metrics: dict[str, dict[str, float]] = {variant.name: dict(variant.metrics) for variant in facts.variants}
+    filters = {chosen.name for chosen in facts.index.filters}
     for full_name, value in facts.metrics.items():
         variant, slash, name = full_name.rpartition("/")
-        if slash:
+        if slash and variant not in filters:
             metrics.setdefault(variant, {})[name] = value
     known = {name for of_variant in metrics.values() for name in of_variant}
     published = {

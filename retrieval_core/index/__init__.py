@@ -1,3 +1,3 @@
 """Vectors to sharded FAISS files, and back to hits."""
 
-VERSION = 1  # raise when the same input gives another output
+VERSION = 2  # raise when the same input gives another output

@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+import hashlib
+
+import numpy as np
+import numpy.typing as npt
 import polars as pl
 
 from retrieval_core.artifacts import fingerprint
 from retrieval_core.index import VERSION
 from retrieval_core.index.recipes import shard_of
+
+Int64 = npt.NDArray[np.int64]
 
 
 def split_rows(rows: pl.DataFrame, n_shards: int) -> list[pl.DataFrame]:
@@ -21,4 +27,16 @@ def name_shard(rows: pl.DataFrame, made_by: list[str]) -> str:
 
     A shard whose rows and pictures did not change has the name it had, and exists already.
     """
-    return fingerprint("shard", VERSION, rows.select("row_id", "content_id").rows(), made_by)
+    digest = hashlib.sha256(rows["row_id"].to_numpy().astype("<i8").tobytes())
+    digest.update("\n".join(rows["content_id"]).encode())
+    return fingerprint("shard", VERSION, digest.hexdigest(), made_by)
+
+
+def rows_to_change(before: pl.DataFrame, now: pl.DataFrame) -> tuple[Int64, pl.DataFrame]:
+    """What makes the rows `now` (row_id, content_id) of the rows `before`: ids to take out, and rows to put in.
+
+    A row that shows another picture is in both. Both are ordered by row id.
+    """
+    key = ["row_id", "content_id"]
+    removed = before.join(now, on=key, how="anti")["row_id"].sort().to_numpy()
+    return removed.astype(np.int64), now.join(before, on=key, how="anti").sort("row_id")

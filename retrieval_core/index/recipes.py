@@ -1,4 +1,4 @@
-"""From the catalogue's size to a faiss key, its search width and its number of shards: the one place that decides.
+"""From the catalogue's size to a faiss key, its number of shards and its bytes: the one place that decides.
 
 All shards of an index share one trained template, so they share its coarse centroids. Visiting `nprobe` lists in
 every shard therefore scans exactly the rows that one undivided index would scan, and `nlist` follows from the whole
@@ -21,46 +21,79 @@ from retrieval_core.errors import BadConfig
 ROWS_PER_SHARD = 100_000
 MIN_POINTS_PER_LIST = 39  # faiss warns below this many training points for each centroid
 TRAIN_POINTS_PER_LIST = 64  # a quarter of faiss's own cap, to keep training short
+TRAIN_ITERATIONS = (
+    5  # of k-means; 10, faiss's own, read as many bytes at a recall of 0.99 (within 7%) for twice the time
+)
 MIN_LISTS = 16
+ID_BYTES = 8
+ID_TABLE_BYTES = 46  # of memory a row, measured: finds a row by its id where ids stand beside the codes (IDMap2)
+ARROW_BYTES = 890  # schema, metadata and padding of one vectors.arrow
+FAST_SCAN_ROWS = 32  # each list of fast-scan codes is stored in blocks of as many rows
 
 
 class Recipe(Value):
-    """How every shard is built and searched.
+    """How every shard is built, and the bytes that this is predicted to take.
 
-    `key` is a faiss factory key, `nprobe` the inverted lists visited per query (0 where the key has none), `train_rows`
-    the random rows the template is trained on (0 where nothing is trained), `why` the choice in numbers.
+    `key` is a faiss factory key, `nprobe` a first guess of the inverted lists visited per query (0 where the key has
+    none), `train_rows` the random rows the template is trained on (0 where nothing is trained), `why` the choice in
+    numbers. `index_bytes` are those of all `index.faiss` files, `vector_bytes` of all `vectors.arrow` files, and
+    `memory_bytes` what searching may hold resident: the full vectors stay on disk, mapped.
     """
 
     key: str
     nprobe: int = Field(ge=0)
     train_rows: int = Field(ge=0)
     why: str
+    index_bytes: int = Field(ge=0)
+    vector_bytes: int = Field(ge=0)
+    memory_bytes: int = Field(ge=0)
 
 
-class _Tier(NamedTuple):
-    max_rows: float
+class _Size(NamedTuple):
+    n_rows: int
+    dim: int  # of the candidates
+    full_dim: int
+
+
+class _Kind(NamedTuple):
+    max_rows: float  # of the catalogues it is the first choice for
     key: str
-    component_bytes: int
     reason: str
 
 
-_TIERS = (
-    _Tier(20_000, "Flat", 4, "comparing every row is exact, and quick enough to need no training"),
-    _Tier(200_000, "IVF{nlist},Flat", 4, "inverted lists skip most rows, and whole floats still fit in memory"),
-    _Tier(math.inf, "IVF{nlist},SQ8", 1, "one byte a component quarters the memory; the rerank repairs the rounding"),
+# From the most accurate to the smallest. On 200,000 product-like rows of 128 dimensions, one thread, a recall@10 of
+# 0.99 after the rerank: SQ8 takes half the time of whole floats, at rerank depth 2; fast-scan PQ of half a byte for two
+# components takes a quarter of SQ8's, at depth 12 to 20, but its shards cannot be updated.
+_KINDS = (
+    _Kind(20_000, "Flat", "comparing every row is exact, and quick enough to need no training"),
+    _Kind(200_000, "IVF{nlist},Flat", "inverted lists skip most rows, and whole floats still fit in memory"),
+    _Kind(math.inf, "IVF{nlist},SQ8", "one byte a component quarters the memory; the rerank repairs the rounding"),
+    _Kind(math.inf, "IVF{nlist},PQ{m}x4fs", "half a byte for {components}, for want of memory; the rerank repairs it"),
 )
 
 
-def choose_recipe(n_rows: int, dim: int, config: IndexConfig) -> Recipe:
-    """The recipe for a catalogue of `n_rows` candidate vectors of width `dim`, or the one that `config.recipe` names.
+def choose_recipe(n_rows: int, dim: int, full_dim: int, config: IndexConfig) -> Recipe:
+    """The recipe for `n_rows` rows of width `full_dim` found in `dim` ones, or what `config.recipe` names.
 
-    Raises `BadConfig` when faiss refuses the named key, or when too few rows could train its lists.
+    The kind follows from the size; under `config.memory_gb` it is the most accurate one, from there on, that fits.
+    Raises `BadConfig` when faiss refuses the named key, too few rows could train its lists, or nothing fits.
     """
-    if n_rows < 0 or dim < 1:
-        raise BadConfig(f"an index wants 0 or more rows of 1 or more dimensions, got {n_rows} rows of {dim}")
+    if n_rows < 0 or dim < 1 or full_dim < 1:
+        raise BadConfig(
+            f"an index wants 0 or more rows of 1 or more dimensions, got {n_rows} rows of {full_dim} found in {dim}"
+        )
+    size = _Size(n_rows, dim, full_dim)
     if config.recipe == "auto":
-        return _recipe_by_size(n_rows, dim, config)
-    return _recipe_by_name(n_rows, dim, config)
+        return _recipe_by_size(size, config)
+    return _recipe_by_name(size, config)
+
+
+def scan_bytes(recipe: Recipe, n_rows: int, dim: int) -> int:
+    """Bytes a query is expected to read to find its candidates: the centroids, codes and ids of the visited lists."""
+    index = new_index(recipe.key, dim)
+    nlist = n_lists(index)
+    row_bytes = n_rows * _row_bytes(index)
+    return round(_centroid_bytes(index) + row_bytes * recipe.nprobe / nlist if nlist else row_bytes)
 
 
 def choose_shards(n_rows: int, config: IndexConfig) -> int:
@@ -131,52 +164,173 @@ def require_training_rows(key: str, nlist: int, n_rows: int) -> None:
         )
 
 
-def _recipe_by_size(n_rows: int, dim: int, config: IndexConfig) -> Recipe:
-    tier = next(tier for tier in _TIERS if n_rows <= tier.max_rows)
-    row_bytes = dim * tier.component_bytes
-    why = f"{n_rows:,} rows of {row_bytes:,} bytes ({n_rows * row_bytes / 1e6:,.1f} MB): {tier.reason}"
-    if tier.key == "Flat":
-        return Recipe(key="Flat", nprobe=0, train_rows=0, why=f"{why}.")
-    nlist = _choose_nlist(n_rows, config)
-    nprobe, why_nprobe = _choose_nprobe(nlist, config)
-    train_rows = min(n_rows, config.sample_rows, nlist * TRAIN_POINTS_PER_LIST)
-    why = f"{why}; {nlist:,} lists of about {n_rows // nlist:,} rows train on {train_rows:,}; {why_nprobe}."
-    return Recipe(key=tier.key.format(nlist=nlist), nprobe=nprobe, train_rows=train_rows, why=why)
+def _recipe_by_size(size: _Size, config: IndexConfig) -> Recipe:
+    kinds = [kind for kind in _KINDS if size.n_rows <= kind.max_rows]
+    if min(size.n_rows, config.sample_rows) < MIN_LISTS * MIN_POINTS_PER_LIST:
+        kinds = kinds[:1]
+    recipe, instead = _recipe_of_kind(kinds[0], size, config), ""
+    for kind in kinds[1:]:
+        if _fits(recipe, config):
+            break
+        instead = f" {recipe.key} would need {_gb(recipe.memory_bytes)} of the {config.memory_gb:g} GB allowed."
+        recipe = _recipe_of_kind(kind, size, config)
+    if not _fits(recipe, config):
+        raise _too_large(recipe, size, config)
+    return recipe.model_copy(update={"why": recipe.why + instead})
 
 
-def _recipe_by_name(n_rows: int, dim: int, config: IndexConfig) -> Recipe:
-    index = new_index(config.recipe, dim)
-    nlist = n_lists(index)
-    train_rows = 0 if index.is_trained else min(n_rows, config.sample_rows)
-    require_training_rows(config.recipe, nlist, train_rows)
-    why = f"index.recipe asks for it, for {n_rows:,} rows"
+def _recipe_of_kind(kind: _Kind, size: _Size, config: IndexConfig) -> Recipe:
+    nlist = 0 if kind.key == "Flat" else _choose_nlist(size.n_rows, config)
+    m, components = (size.dim // 2, "two components") if size.dim % 2 == 0 else (size.dim, "a component")
+    key = kind.key.format(nlist=nlist, m=m)
+    row_bytes = round(_row_bytes(new_index(key, size.dim))) - ID_BYTES
+    total = f"{size.n_rows:,} rows of {row_bytes:,} bytes ({size.n_rows * row_bytes / 1e6:,.1f} MB)"
+    why = f"{total}: {kind.reason.format(components=components)}"
     if nlist == 0:
-        return Recipe(key=config.recipe, nprobe=0, train_rows=train_rows, why=f"{why}.")
+        return _sized(key, 0, why, size, config)
+    train_rows = min(size.n_rows, config.sample_rows, nlist * TRAIN_POINTS_PER_LIST)
+    why = f"{why}; {nlist:,} lists of about {size.n_rows // nlist:,} rows train on {train_rows:,}"
+    return _sized(key, train_rows, why, size, config)
+
+
+def _recipe_by_name(size: _Size, config: IndexConfig) -> Recipe:
+    index = new_index(config.recipe, size.dim)
+    train_rows = 0 if index.is_trained else min(size.n_rows, config.sample_rows)
+    require_training_rows(config.recipe, n_lists(index), train_rows)
+    why = f"index.recipe asks for it, for {size.n_rows:,} rows"
+    if _is_graph(index):
+        why += "; a graph cannot give up rows, so every shard that changes is built anew"
+    recipe = _sized(config.recipe, train_rows, why, size, config)
+    if not _fits(recipe, config):
+        raise _too_large(recipe, size, config)
+    return recipe
+
+
+def _sized(key: str, train_rows: int, why: str, size: _Size, config: IndexConfig) -> Recipe:
+    """The recipe of this key with its nprobe and its bytes."""
+    index = new_index(key, size.dim)
+    nlist, n_shards = n_lists(index), choose_shards(size.n_rows, config)
     nprobe, why_nprobe = _choose_nprobe(nlist, config)
-    return Recipe(key=config.recipe, nprobe=nprobe, train_rows=train_rows, why=f"{why}; {why_nprobe}.")
+    shard_bytes = _template_bytes(index) + _padding_bytes(index)
+    index_bytes = round(n_shards * shard_bytes + size.n_rows * _row_bytes(index))
+    row_ids = ID_BYTES + (0 if nlist else ID_TABLE_BYTES)  # those of vectors.arrow are read at opening
+    return Recipe(
+        key=key,
+        nprobe=nprobe,
+        train_rows=train_rows,
+        why=f"{why}{why_nprobe}.",
+        index_bytes=index_bytes,
+        vector_bytes=n_shards * ARROW_BYTES + size.n_rows * (ID_BYTES + 4 * size.full_dim),
+        memory_bytes=index_bytes + size.n_rows * row_ids,
+    )
 
 
 def _choose_nlist(n_rows: int, config: IndexConfig) -> int:
-    """The power of two nearest to 4·√n_rows (faiss's guidelines: 4 to 16 times the root) that the sample can train."""
+    """The power of two nearest to 2·√n_rows that the sample can train.
+
+    On product-like vectors of 128 dimensions, SQ8 and a recall@10 of 0.99, twice as many lists read as many bytes
+    (100,000 rows: 2.04 and 2.06 MB a query; 200,000: 3.6 and 3.4; 1,000,000: 12.5 with 2,048 and 12.8 with 1,024) for
+    two to four times the training.
+    """
     trainable = min(n_rows, config.sample_rows) // MIN_POINTS_PER_LIST
     if trainable < MIN_LISTS:
         raise BadConfig(
             f"index.sample_rows {config.sample_rows:,} trains {trainable} inverted lists, fewer than the {MIN_LISTS} "
             f"worth having for {n_rows:,} rows; raise it to {MIN_LISTS * MIN_POINTS_PER_LIST} or more"
         )
-    wanted = 1 << round(math.log2(4 * math.sqrt(n_rows)))
-    return min(wanted, 1 << int(math.log2(trainable)))
+    wanted = 1 << round(math.log2(2 * math.sqrt(n_rows)))
+    return max(MIN_LISTS, min(wanted, 1 << int(math.log2(trainable))))
 
 
 def _choose_nprobe(nlist: int, config: IndexConfig) -> tuple[int, str]:
-    """4·√nlist: reached recall@10 of 0.99 on product-like vectors (24 factors of variation, five views a product, 64-d)
-    at 20,000, 50,000 and 200,000 rows. Tight clusters need less; vectors without structure need far more.
+    """A first guess of 4·√nlist: 512 to 2,048 lists of product-like vectors needed 3 to 4 times the root for a recall
+    of 0.99. Tight clusters need less; vectors without structure need far more.
     """
+    if nlist == 0:
+        return 0, ""
     if config.nprobe:
         nprobe = min(config.nprobe, nlist)
-        return nprobe, f"index.nprobe visits {nprobe:,} lists, {nprobe / nlist:.1%} of them"
+        return nprobe, f"; index.nprobe visits {nprobe:,} lists, {nprobe / nlist:.1%} of them"
     nprobe = min(nlist, math.ceil(4 * math.sqrt(nlist)))
-    return nprobe, f"nprobe {nprobe:,} visits {nprobe / nlist:.1%} of them and aims at recall@10 of 0.99"
+    return nprobe, f"; about {nprobe:,} of them ({nprobe / nlist:.1%}) will be visited, which tuning settles"
+
+
+def _fits(recipe: Recipe, config: IndexConfig) -> bool:
+    return not config.memory_gb or recipe.memory_bytes <= config.memory_gb * 1e9
+
+
+def _too_large(smallest: Recipe, size: _Size, config: IndexConfig) -> BadConfig:
+    return BadConfig(
+        f"index.memory_gb allows {config.memory_gb:g} GB, and {size.n_rows:,} rows of {size.dim} dimensions need "
+        f"{_gb(smallest.memory_bytes)} as {smallest.key}; find candidates in fewer dimensions (reduce.dims, "
+        f"index.candidate_dim){'' if config.recipe == 'auto' else ', write index.recipe auto'} or allow more memory"
+    )
+
+
+def _gb(n_bytes: int) -> str:
+    return f"{n_bytes / 1e9:,.3g} GB"
+
+
+def _row_bytes(index: Any) -> float:
+    """Bytes that one more row takes in the file of a faiss index: its code, its id and its links."""
+    import faiss
+
+    kind: Any = faiss.downcast_index(index)  # a view: it lives while `index` does
+    if isinstance(kind, faiss.IndexIDMap):
+        return ID_BYTES + _row_bytes(kind.index)
+    if isinstance(kind, faiss.IndexPreTransform):
+        return _row_bytes(kind.index)
+    if isinstance(kind, faiss.IndexIVF):
+        return ID_BYTES + float(kind.code_size)
+    if isinstance(kind, faiss.IndexRefine):
+        return _row_bytes(kind.base_index) + _row_bytes(kind.refine_index)
+    if _is_graph(kind):
+        return _row_bytes(kind.storage) + _link_bytes(kind)
+    return float(kind.sa_code_size())
+
+
+def _link_bytes(graph: Any) -> float:
+    import faiss
+
+    if isinstance(graph, faiss.IndexNSG):
+        return 4.0 * (graph.nsg.R + 1)
+    m = graph.hnsw.nb_neighbors(1)
+    # 2·m links on the ground floor, m on each other, to which one row in m goes on; then its floor and its offset.
+    return 4 * (2 * m + m / (m - 1)) + 4 + 8
+
+
+def _template_bytes(index: Any) -> float:
+    """Bytes of an untrained index once it is trained, with the lengths of its lists."""
+    import faiss
+
+    chain: Any = index.chain if isinstance(index, faiss.IndexPreTransform) else None
+    transforms = [faiss.downcast_VectorTransform(chain.at(i)) for i in range(chain.size())] if chain else []
+    learned = sum(4 * t.d_in * (t.d_out + t.d_in * isinstance(t, faiss.PCAMatrix)) for t in transforms)
+    return len(faiss.serialize_index(index)) + learned + _centroid_bytes(index) + 8 * n_lists(index)
+
+
+def _centroid_bytes(index: Any) -> float:
+    import faiss
+
+    nlist = n_lists(index)
+    return nlist * _row_bytes(faiss.extract_index_ivf(index).quantizer) if nlist else 0.0
+
+
+def _padding_bytes(index: Any) -> float:
+    """What fills up the last blocks of all fast-scan lists: half a block each, as their lengths are spread."""
+    import faiss
+
+    ivf: Any = faiss.downcast_index(faiss.extract_index_ivf(index)) if n_lists(index) else None
+    if not isinstance(ivf, faiss.IndexIVFFastScan):
+        return 0.0
+    return float(ivf.nlist * ivf.code_size * (FAST_SCAN_ROWS - 1) / 2)
+
+
+def _is_graph(index: Any) -> bool:
+    import faiss
+
+    inner = faiss.downcast_index(index.index) if isinstance(index, faiss.IndexIDMap) else index
+    return isinstance(inner, (faiss.IndexHNSW, faiss.IndexNSG))
 
 
 def _holds_ids(index: Any) -> bool:

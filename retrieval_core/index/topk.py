@@ -6,7 +6,9 @@ through a group of them wherever it likes. Here the group is fetched whole, scor
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+import math
+from collections.abc import Callable, Iterator, Sequence
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -14,6 +16,25 @@ import numpy.typing as npt
 Float32 = npt.NDArray[np.float32]
 Int64 = npt.NDArray[np.int64]
 TopK = Callable[[Float32, int], tuple[Float32, Int64]]
+
+
+class Source(NamedTuple):
+    """A place to search: `search(rows, n)` returns the (len(rows), n) best scores, falling, and ids of these queries.
+
+    Where there are fewer, ids are -1. It holds at most `n_rows` rows.
+    """
+
+    search: Callable[[Int64, int], tuple[Float32, Int64]]
+    n_rows: int
+
+
+class Candidates(NamedTuple):
+    """(q, m) scores and ids, padded with -inf and -1, and (m,) the number of the source of each column."""
+
+    scores: Float32
+    ids: Int64
+    source: Int64
+
 
 TIE = 2e-6  # float32 products of unit vectors agree to this whatever their order of summation
 MAX_TIED = 1_000  # a group of equal vectors is fetched no further than this, to bound a query's work
@@ -34,30 +55,40 @@ def search_past_ties(search: TopK, queries: Float32, depth: int, n_rows: int) ->
     `search(queries, n)` returns the (q, n) best scores, falling, and their ids, -1 where there are fewer. Returns
     (q, m) scores and ids, `m` at least min(depth, n_rows), padded with -inf and -1.
     """
-    width = min(depth + 1, n_rows)
-    limit = min(n_rows, max(width, MAX_TIED))
-    scores, ids = _searched(search, queries, width)
-    tied = np.arange(len(queries))
-    while width > depth:
-        cut, last = scores[tied, depth - 1], scores[tied, width - 1]
-        tied = tied[np.isfinite(cut) & (last >= cut - TIE)]
-        if len(tied) == 0 or width >= limit:
-            break
-        more = min(2 * width, limit)
-        extra = ((0, 0), (0, more - width))
-        scores = np.pad(scores, extra, constant_values=-np.inf)
-        ids = np.pad(ids, extra, constant_values=-1)
-        scores[tied], ids[tied] = _searched(search, queries[tied], more)
-        width = more
-    return scores, ids
+    found = search_sources([Source(lambda rows, n: search(queries[rows], n), n_rows)], len(queries), depth)
+    return found.scores, found.ids
+
+
+def search_sources(sources: Sequence[Source], n_queries: int, depth: int) -> Candidates:
+    """Among more, the best `depth` of each query in all sources, and the rows that tie with the last of them.
+
+    Of one source no more than MAX_TIED are fetched, or depth + 1. A source is asked for its share of the best first,
+    and again only by the queries for which it may hold more of them.
+    """
+    n_rows = [source.n_rows for source in sources]
+    limits = np.array([min(n, max(depth + 1, MAX_TIED)) for n in n_rows])
+    widths = np.array([min(n, _share(depth, n / sum(n_rows)) + 1) for n in n_rows])
+    rows = np.arange(n_queries)
+    parts = [source.search(rows, width) for source, width in zip(sources, widths.tolist(), strict=True)]
+    while True:
+        scores, ids = (np.concatenate(part, axis=1) for part in zip(*parts, strict=True))
+        scores[ids < 0] = -np.inf
+        last = scores[:, np.cumsum(widths) - 1]
+        unsure = np.isfinite(last) & (last >= _cut(scores, depth) - TIE) & (widths < limits)
+        if not unsure.any():
+            return Candidates(scores, ids, np.repeat(np.arange(len(sources)), widths))
+        for number in np.flatnonzero(unsure.any(axis=0)).tolist():
+            width = int(min(2 * widths[number], limits[number]))
+            parts[number] = _widened(parts[number], sources[number], np.flatnonzero(unsure[:, number]), width)
+            widths[number] = width
 
 
 def kept_candidates(scores: Float32, ids: Int64, depth: int) -> tuple[Int64, Int64]:
-    """Which (query, column) of (q, m) candidates are among the best `depth` of their query, or tie with the last."""
-    cut = np.full((len(scores), 1), -np.inf, np.float32)
-    if scores.shape[1] > depth:
-        cut[:, 0] = np.partition(scores, -depth, axis=1)[:, -depth]
-    query, column = np.nonzero((ids >= 0) & (scores >= cut - TIE))
+    """Which (query, column) of (q, m) candidates are among the best `depth` of their query, or tie with the last.
+
+    Ordered by column, so that those of a source follow each other.
+    """
+    column, query = np.nonzero(((ids >= 0) & (scores >= _cut(scores, depth) - TIE)).T)
     return query, column
 
 
@@ -67,7 +98,8 @@ def pair_scores(queries: Float32, query: Int64, vectors: Float32, row: Int64) ->
     n = max(1, GATHER_BYTES // (4 * queries.shape[1]))
     for start in range(0, len(query), n):
         pairs = slice(start, start + n)
-        scores[pairs] = np.vecdot(vectors[row[pairs]], queries[query[pairs]])
+        asked = queries[query[pairs]] if len(queries) > 1 else queries
+        scores[pairs] = np.vecdot(vectors[row[pairs]], asked)
     return scores
 
 
@@ -87,6 +119,22 @@ def best_of(query: Int64, ids: Int64, scores: Float32, n_queries: int, k: int) -
     return best_scores, best_ids
 
 
-def _searched(search: TopK, queries: Float32, width: int) -> tuple[Float32, Int64]:
-    scores, ids = search(queries, width)
-    return np.where(ids >= 0, scores, np.float32(-np.inf)), ids
+def _share(depth: int, fraction: float) -> int:
+    """Of the best `depth`, those that a source of this fraction of all rows holds: the mean and four deviations."""
+    mean = depth * fraction
+    return min(depth, math.ceil(mean + 4 * math.sqrt(mean * (1 - fraction))))
+
+
+def _cut(scores: Float32, depth: int) -> Float32:
+    """(q, 1) the score of the last of each query's best `depth`; -inf where no more were found."""
+    if scores.shape[1] <= depth:
+        return np.full((len(scores), 1), -np.inf, np.float32)
+    return np.partition(scores, -depth, axis=1)[:, -depth, None]
+
+
+def _widened(part: tuple[Float32, Int64], source: Source, rows: Int64, width: int) -> tuple[Float32, Int64]:
+    """The part of a source with `width` columns, filled for the queries `rows` and padded for the others."""
+    extra = ((0, 0), (0, width - part[0].shape[1]))
+    scores, ids = np.pad(part[0], extra), np.pad(part[1], extra, constant_values=-1)
+    scores[rows], ids[rows] = source.search(rows, width)
+    return scores, ids

@@ -5,9 +5,9 @@ from __future__ import annotations
 import numpy as np
 import polars as pl
 
+from retrieval_core.evaluate.duplicates import thumbnails
 from retrieval_core.ingest.sources import HELD_OUT
 from retrieval_core.train.config import Training
-from retrieval_core.train.duplicates import thumbnails
 from retrieval_core.train.pictures import Prepared
 from retrieval_core.train.split import Split, group_pictures, split_pictures
 

@@ -9,8 +9,8 @@ import numpy.typing as npt
 import polars as pl
 
 from retrieval_core.errors import BadConfig
+from retrieval_core.evaluate.duplicates import near_duplicates
 from retrieval_core.ingest.sources import HELD_OUT
-from retrieval_core.train.duplicates import near_duplicates
 
 Int64 = npt.NDArray[np.int64]
 

@@ -6,8 +6,8 @@ import polars as pl
 import pytest
 
 from retrieval_core import lineage
-from retrieval_core.artifacts import Catalog, Reducer, fingerprint
-from retrieval_core.config import CropConfig, EmbedConfig, HeadConfig, MaskConfig, ReduceConfig
+from retrieval_core.artifacts import Catalog, IndexSet, Reducer, fingerprint
+from retrieval_core.config import CropConfig, EmbedConfig, HeadConfig, IndexConfig, MaskConfig, ReduceConfig
 from retrieval_core.errors import WeightsInvalid
 from retrieval_core.shards import put_part, table_bytes
 from retrieval_core.store import Store, open_store
@@ -163,3 +163,38 @@ def test_a_model_of_another_question_or_other_vectors_never_serves(store: Store)
     assert not serves(store, fitted(ReduceConfig(whiten=True)), config, same)
     assert not serves(store, fitted(config), config, same, vectors="other")
     assert not serves(store, fitted(config, catalog="vacuumed"), config, same)
+
+
+@pytest.mark.parametrize(
+    ("imbalance", "recall", "serves"),
+    [
+        (1.2, 0.995, True),
+        (1.79, 0.995, True),  # half as uneven again is allowed
+        (1.9, 0.995, False),
+        (1.2, 0.986, True),  # within the noise of the measurement
+        (1.2, 0.98, False),
+    ],
+)
+def test_trained_lists_serve_until_they_are_uneven_or_find_less(imbalance: float, recall: float, serves: bool) -> None:
+    index = an_index(imbalance, recall, when_new={"imbalance": 1.2, "recall": 0.995})
+    assert lineage.quantizer_serves(index, IndexConfig(recall_target=0.99)) is serves
+
+
+def test_lists_that_never_found_enough_are_not_trained_every_night() -> None:
+    index = an_index(1.2, 0.7, when_new={"imbalance": 1.2, "recall": 0.7})
+    assert lineage.quantizer_serves(index, IndexConfig(recall_target=0.99))
+
+
+def an_index(imbalance: float, recall: float, when_new: dict[str, float]) -> IndexSet:
+    return IndexSet(
+        fingerprint="i",
+        recipe="IVF16,Flat",
+        dim=8,
+        candidate_dim=8,
+        rerank_depth=1,
+        family="f",
+        template="t",
+        imbalance=imbalance,
+        recall=recall,
+        when_new=when_new,
+    )

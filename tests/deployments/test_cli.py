@@ -72,6 +72,21 @@ def test_search_finds_the_query_itself(shop: Path) -> None:
     assert (answer["hits"][0]["item_id"], answer["hits"][0]["category"]) == ("red/0.jpg", "red")
 
 
+def test_search_joins_what_it_is_given_and_keeps_to_the_filter(shop: Path) -> None:
+    done = vitrine(
+        "search", "--store=store", "--json", "-k=20", "--collapse", "--whole", "--where=category=blue",
+        "--image=photos/red/0.jpg", "--image=photos/blue/1.jpg", "--item=blue/2.jpg", "--unlike-image=photos/red/1.jpg",
+        cwd=shop,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    found = {hit["item_id"] for hit in json.loads(done.stdout)["hits"]}
+    assert found == {f"blue/{number}.jpg" for number in (0, 1, 3, 4, 5)}
+    wrong = vitrine("search", "--store=store", "--item=blue/2.jpg", "--where=colour=blue", cwd=shop)
+    assert (wrong.returncode, wrong.stdout, wrong.stderr.count("\n")) == (2, "", 1)
+    assert "'colour'" in wrong.stderr
+    assert "category" in wrong.stderr
+
+
 def test_the_python_of_the_readme_runs(shop: Path, tmp_path: Path) -> None:
     readme = (Path(__file__).parents[2] / "README.md").read_text()
     code = readme.split("```python\n")[1].split("```")[0]
@@ -158,6 +173,7 @@ def test_plan_says_what_a_run_would_do(shop: Path) -> None:
         (["run", "--source=folder:photos", "--store=notes.txt/s", "--set=embed.weights=random:0"], 1, "notes.txt"),
         (["search", "--store=s", "--image=photos/a.jpg"], 1, "nothing is published"),
         (["search", "--store=s", "--text=red dress", "--mode=classified"], 2, "give --image"),
+        (["search", "--store=s", "--unlike-text=red", "--where=category=dress"], 2, "--image, --text or --item"),
         (["rollback", "--store=s"], 1, "no earlier release"),
         ([*TRAIN, "tripletts"], 2, "unknown objective 'tripletts'; expected one of multilabel"),
         ([*TRAIN, "triplet", "--set=margins=1"], 2, "has no key margins; it has backbone"),

@@ -14,7 +14,7 @@ from retrieval_core.config import NightlyConfig
 from retrieval_core.errors import BadConfig, NotFound, TooManyRejects
 from retrieval_core.ingest.sources import open_source
 from retrieval_core.inspection import status, verify
-from retrieval_core.search import open_release
+from retrieval_core.search import Query, open_release
 from retrieval_core.settings import Settings
 
 PRODUCTS, VIEWS = 24, 4
@@ -96,7 +96,7 @@ def test_a_picture_of_the_catalogue_finds_itself(first: tuple[Shop, RunSummary])
         assert Path(best.image_uri) == path
         assert best.score == pytest.approx(1, abs=1e-4)
     item = release.search(shop.pictures[0], k=1)[0].item_id
-    assert item not in {hit.item_id for hit in release.search_item(item, k=5)}
+    assert item not in {hit.item_id for hit in release.search(Query(item_ids=(item,)), k=5)}
     assert len(release.search(shop.pictures[0], k=10_000)) == ROWS
 
 
@@ -104,9 +104,9 @@ def test_search_says_what_it_cannot_do(first: tuple[Shop, RunSummary]) -> None:
     shop, _ = first
     release = open_release(shop.store, settings=shop.settings)
     with pytest.raises(BadConfig, match="reads no text"):
-        release.search_text("red dress")
+        release.search(Query(texts=("red dress",)))
     with pytest.raises(NotFound, match="nobody"):
-        release.search_item("nobody")
+        release.search(Query(item_ids=("nobody",)))
     with pytest.raises(NotFound):
         release.search(shop.folder / "absent.jpg")
     with pytest.raises(NotFound, match="no release"):
@@ -168,7 +168,7 @@ def test_a_worse_night_is_held_and_production_stays(tmp_path: Path) -> None:
     worse = CONFIG.model_copy(
         update={
             # Two components cannot tell 96 pictures apart, and without depth nothing reranks them.
-            "index": CONFIG.index.model_copy(update={"rerank_depth": 1}),
+            "index": CONFIG.index.model_copy(update={"candidate_dim": 2, "rerank_depth": 1}),
             "reduce": CONFIG.reduce.model_copy(update={"dims": (2,)}),
             "gate": CONFIG.gate.model_copy(update={"mode": "block"}),
         }

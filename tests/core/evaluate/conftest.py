@@ -1,8 +1,20 @@
-"""Pages as a reader meets them."""
+"""Pages as a reader meets them, and published indexes of a few rows."""
 
+from collections.abc import Callable
 from html.parser import HTMLParser
+from pathlib import Path
 
+import faiss
+import numpy as np
+import polars as pl
 import pytest
+
+from retrieval_core.config import EvaluateConfig
+from retrieval_core.evaluate.bench import Bench
+from retrieval_core.evaluate.protocol import choose_protocol
+from retrieval_core.index.build import build_shard
+from retrieval_core.index.lookup import ShardedIndex
+from retrieval_core.index.recipes import new_index, shard_of
 
 VOID = {"meta", "img", "br", "link", "input", "hr"}
 
@@ -46,3 +58,70 @@ class Page(HTMLParser):
 def read_page():
     """Parses a page."""
     return Page
+
+
+ATTRIBUTES = pl.List(pl.Struct({"name": pl.String, "value": pl.String}))
+
+
+@pytest.fixture
+def catalog_items() -> Callable[..., pl.DataFrame]:
+    """`catalog_items(n)` are n items with far-off row ids, the last fifth held out; columns can be given."""
+
+    def make(n: int, **columns: list[str | None]) -> pl.DataFrame:
+        row_ids = np.sort(np.random.default_rng(5).choice(2**62, n, replace=False))
+        plain = {
+            "item_id": [f"item-{i:05}" for i in range(n)],
+            "content_id": [f"{i:032x}" for i in range(n)],
+            "image_uri": ["gone.jpg"] * n,
+            "product_id": [None] * n,
+            "category": [None] * n,
+            "split": ["query" if i >= n - n // 5 else None for i in range(n)],
+        }
+        frame = pl.DataFrame(plain | columns, schema=dict.fromkeys(plain, pl.String))
+        labels = pl.Series("labels", [[]] * n, pl.List(pl.String))
+        attributes = pl.Series("attributes", [[]] * n, ATTRIBUTES)
+        return frame.with_columns(pl.Series("row_id", row_ids, pl.Int64), labels, attributes)
+
+    return make
+
+
+@pytest.fixture
+def open_bench(tmp_path: Path) -> Callable[..., Bench]:
+    """A bench over (n, d) unit vectors of items, indexed in two shards by the first `candidate_dim` dimensions."""
+
+    def make(
+        items: pl.DataFrame,
+        vectors: np.ndarray,
+        key: str = "Flat",
+        candidate_dim: int = 0,
+        nprobe: int = 0,
+        depth: int = 1,
+    ) -> Bench:
+        candidates = np.ascontiguousarray(vectors[:, : candidate_dim or vectors.shape[1]])
+        template = new_index(key, candidates.shape[1])
+        if not template.is_trained:
+            template.train(candidates)
+        template_bytes = bytes(faiss.serialize_index(template))
+        row_ids = items["row_id"].to_numpy()
+        folders = [tmp_path / f"shard-{number}" for number in range(2)]
+        for number, folder in enumerate(folders):
+            rows = shard_of(row_ids, len(folders)) == number
+            build_shard(template_bytes, row_ids[rows], candidates[rows], vectors[rows], folder)
+        index = ShardedIndex.open(folders, vectors.shape[1], candidates.shape[1], nprobe)
+        protocol = choose_protocol(items, EvaluateConfig(queries=100))
+        return Bench(items, protocol, vectors, candidates, index, depth)
+
+    return make
+
+
+@pytest.fixture
+def draw_vectors() -> Callable[..., np.ndarray]:
+    """`draw_vectors(n, dim)` are unit-length float32 vectors in loose clusters."""
+
+    def draw(n: int, dim: int = 16) -> np.ndarray:
+        rng = np.random.default_rng(3)
+        centres = rng.standard_normal((20, dim))
+        drawn = centres[rng.integers(0, 20, n)] + 0.6 * rng.standard_normal((n, dim))
+        return (drawn / np.linalg.norm(drawn, axis=1, keepdims=True)).astype(np.float32)
+
+    return draw

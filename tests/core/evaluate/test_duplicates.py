@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from retrieval_core.train.duplicates import near_duplicates, thumbnails
+from retrieval_core.evaluate.duplicates import near_duplicates, thumbnails
 
 
 def photograph(seed, size_px=200):

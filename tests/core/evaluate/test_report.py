@@ -12,7 +12,11 @@ from retrieval_core.artifacts import Reject
 from retrieval_core.evaluate import charts
 from retrieval_core.evaluate.facts import (
     CatalogFacts,
+    CurvePoint,
+    DuplicateFacts,
+    DuplicatePair,
     Facts,
+    FilterFacts,
     IndexFacts,
     MaskFacts,
     Picture,
@@ -54,12 +58,20 @@ def minimal(**changes) -> Facts:
             n_rows=3,
             n_shards=1,
             n_shards_built=1,
-            n_bytes=6144,
+            index_bytes=6189,
+            vector_bytes=6946,
+            predicted_index_bytes=6144,
+            predicted_vector_bytes=6168,
             dim=512,
             candidate_dim=512,
+            nprobe=0,
+            rerank_depth=1,
+            recall_target=0.99,
+            imbalance=1.0,
             latency_ms_p50=0.0,
             latency_ms_p95=0.0,
         ),
+        duplicates=DuplicateFacts(n_rows=3, n_asked=3),
         seconds={},
         quarantine=(),
         grids=(),
@@ -79,6 +91,15 @@ def picture(item_id="sku-1", caption="dress", score=None, mark=None) -> Picture:
     return Picture(item_id=item_id, caption=caption, jpeg=jpeg(), score=score, mark=mark)
 
 
+def duplicate(item_id="sku-1", products=("p-1", None)) -> DuplicatePair:
+    return DuplicatePair(
+        items=(item_id, f"{item_id}-again"),
+        products=products,
+        similarity=0.9931,
+        pictures=(picture(item_id), picture(f"{item_id}-again")),
+    )
+
+
 def change(name="recall@1", difference=-0.034, low=-0.052, high=-0.016, **more) -> MetricChange:
     return MetricChange(
         name=name,
@@ -92,6 +113,22 @@ def change(name="recall@1", difference=-0.034, low=-0.052, high=-0.016, **more) 
     )
 
 
+TUNED = (
+    CurvePoint(nprobe=4, rerank_depth=1, recall=0.871, query_bytes=31_000, latency_ms=0.21),
+    CurvePoint(nprobe=8, rerank_depth=1, recall=0.925, query_bytes=48_000, latency_ms=0.26),
+    CurvePoint(nprobe=8, rerank_depth=4, recall=0.961, query_bytes=96_000, latency_ms=0.33),
+    CurvePoint(nprobe=16, rerank_depth=4, recall=0.9912, query_bytes=131_000, latency_ms=0.41),
+    CurvePoint(nprobe=32, rerank_depth=1, recall=0.968, query_bytes=150_000, latency_ms=None),
+    CurvePoint(nprobe=32, rerank_depth=8, recall=0.9987, query_bytes=289_000, latency_ms=0.83),
+)
+FILTERED = (
+    FilterFacts(
+        name="where50", meaning="50% of the rows", n_rows=745, recall=0.993, latency_ms_p50=0.5, how="selector"
+    ),
+    FilterFacts(
+        name="where_category", meaning="category dress", n_rows=212, recall=0.903, latency_ms_p50=0.2, how="exact"
+    ),
+)
 PUBLISHED = {"recall@1": 0.694, "map@5": 0.571, "attribute_map@10": 0.336, "label_iou@5": 0.461}
 VARIANTS = {
     "raw": PUBLISHED | {"recall@1": 0.5331},
@@ -127,6 +164,7 @@ def full(**changes) -> Facts:
         "metrics": PUBLISHED
         | {f"{variant}/{name}": value for variant, metrics in VARIANTS.items() for name, value in metrics.items()}
         | {"masked_boosted/f1_example": 0.6613, "f1_example": 0.6613, "mask_iou": 0.842, "ann_recall@10": 0.987}
+        | {f"{chosen.name}/ann_recall@10": chosen.recall for chosen in FILTERED}
         | {"recall@1_random": 0.1, "label_iou@5_std": 0.171, "label_iou@5_random": 0.146},
         "definitions": METRIC_DEFINITIONS,
         "n_queries": 500,
@@ -145,6 +183,17 @@ def full(**changes) -> Facts:
                 fitted="2026-11-21T02:44:00+00:00",
                 history=tuple({"epoch": e, "train_loss": 2 / e, "val_loss": 3 / e} for e in range(1, 4)),
             ),
+        ),
+        "index": minimal().index.model_copy(
+            update={"nprobe": 16, "rerank_depth": 4, "imbalance": 1.31, "curve": TUNED, "filters": FILTERED}
+        ),
+        "duplicates": DuplicateFacts(
+            n_rows=1490,
+            n_asked=1000,
+            n_near=40,
+            n_compared=30,
+            n_pairs=14,
+            pairs=tuple(duplicate(f"sku-{i}") for i in range(12)),
         ),
         "masks": MaskFacts(
             n_masks=1490, n_fallback=46, reasons={"area": 30, "empty": 16}, examples=((picture(), picture("", "21%")),)
@@ -228,9 +277,10 @@ def test_every_fact_can_be_emptied_alone(read_page):
 def test_every_metric_of_every_representation_is_there(read_page):
     facts = full()
     page = read_page(render(facts))
+    filters = {chosen.name for chosen in FILTERED}
     for name, value in facts.metrics.items():
         variant, _, plain = name.rpartition("/")
-        assert variant in page.text
+        assert variant in filters or variant in page.text
         assert plain.removesuffix("_random").removesuffix("_std") in page.text
         assert number(value) in page.text
     for name, definition in METRIC_DEFINITIONS.items():
@@ -294,7 +344,8 @@ def test_hits_and_misses_differ_by_more_than_colour(read_page):
 
 def test_a_picture_that_went_away_leaves_a_labelled_gap(read_page):
     gone = Picture(item_id="gone", caption="dress", jpeg="")
-    page = read_page(render(full(grids=(QueryGrid(query=gone, hits=()),), masks=MaskFacts())))
+    bare = full(grids=(QueryGrid(query=gone, hits=()),), masks=MaskFacts(), duplicates=DuplicateFacts())
+    page = read_page(render(bare))
     assert not page.all("img")
     assert "query gone: dress, the picture is gone" in [span.get("aria-label") for span in page.all("span")]
 
@@ -320,6 +371,77 @@ def test_a_long_ledger_is_cut_and_says_how_much(read_page):
     assert "truncated (60)" in text
 
 
+def test_the_way_to_search_that_is_published_is_said_and_drawn(read_page):
+    page = read_page(render(full()))
+    assert "nprobe 16, rerank 4 is published, the cheapest that finds 0.99 of the true ten nearest" in page.text
+    assert "published: nprobe 16, rerank 4 0.9912 131 kB 0.41 ms" in page.text
+    assert "nprobe 32, rerank 1 0.9680 150 kB not timed" in page.text
+    said = [svg["aria-label"] for svg in page.all("svg") if "ways to search" in (svg.get("aria-label") or "")]
+    assert said == [
+        "recall@10 against kB a query, 6 ways to search; the target is 0.99; "
+        "published is nprobe 16, rerank 4 with 0.9912 at 131",
+        "recall@10 against ms a query, 5 ways to search; the target is 0.99; "
+        "published is nprobe 16, rerank 4 with 0.9912 at 0.41",
+    ]
+
+
+def test_a_target_that_nothing_reached_is_told(read_page):
+    missed = full().index.model_copy(update={"recall_target": 0.9999, "nprobe": 32, "rerank_depth": 8})
+    text = read_page(render(full(index=missed))).text
+    assert "nprobe 32, rerank 8 is published: none that was tried finds 0.9999 of the true ten nearest" in text
+
+
+def test_where_there_was_no_choice_nothing_is_drawn(read_page):
+    alone = minimal().index.model_copy(
+        update={"curve": (CurvePoint(nprobe=0, rerank_depth=1, recall=1.0, query_bytes=6144, latency_ms=0.1),)}
+    )
+    page = read_page(render(minimal(index=alone)))
+    assert "1 way to search in figures" in page.text
+    assert "published: rerank 1 1.0000 6.14 kB 0.1 ms" in page.text
+    assert not [svg for svg in page.all("svg") if "ways to search" in (svg.get("aria-label") or "")]
+    assert "Tuning" not in read_page(render(minimal())).text
+
+
+def test_the_bytes_taken_stand_beside_those_predicted(read_page):
+    text = read_page(render(minimal())).text
+    assert "index files 6.19 kB predicted 6.14 kB" in text
+    assert "full vectors 6.95 kB predicted 6.17 kB" in text
+
+
+def test_recall_under_filters_is_a_table_and_no_representation(read_page):
+    page = read_page(render(full()))
+    assert "50% of the rows 745 0.993 0.5 ms by the index" in page.text
+    assert "category dress 212 0.903 below the target 0.2 ms row by row" in page.text
+    assert "where50" not in page.text
+
+
+def test_duplicates_are_counted_and_the_first_are_shown(read_page):
+    text = read_page(render(full())).text
+    assert "14 pairs of items show the same picture without being known as one product" in text
+    assert "1,000 of 1,490 items, a fixed random sample, were asked" in text
+    assert "of 40 pairs of neighbours, the 30 that stand out most were compared by their pictures" in text
+    assert "The 12 most similar are shown" in text
+    assert "sku-3 , product p-1 sku-3-again , product unknown cosine 0.993" in text
+
+
+@pytest.mark.parametrize(
+    ("facts", "expected"),
+    [
+        (DuplicateFacts(), "Nothing is indexed"),
+        (
+            DuplicateFacts(n_rows=9, n_asked=9),
+            "Every item was asked for its nearest; no neighbours are of different products",
+        ),
+        (
+            DuplicateFacts(n_rows=9, n_asked=9, n_near=2, n_compared=2),
+            "the 2 pairs of neighbours were compared by their pictures, and show different things",
+        ),
+    ],
+)
+def test_no_duplicates_are_said_to_be_none(read_page, facts, expected):
+    assert expected in read_page(render(full(duplicates=facts))).text
+
+
 def test_a_catalogue_row_never_becomes_markup(read_page):
     plain = full()
     hostile = full(
@@ -340,7 +462,15 @@ def test_a_catalogue_row_never_becomes_markup(read_page):
         masks=MaskFacts(
             n_masks=1, n_fallback=1, reasons={ATTACK: 1}, examples=((picture(ATTACK), picture(ATTACK, ATTACK)),)
         ),
-        index=plain.index.model_copy(update={"variant": ATTACK, "recipe": ATTACK, "why": ATTACK}),
+        index=plain.index.model_copy(
+            update={
+                "variant": ATTACK,
+                "recipe": ATTACK,
+                "why": ATTACK,
+                "filters": (FILTERED[0].model_copy(update={"meaning": ATTACK}),),
+            }
+        ),
+        duplicates=DuplicateFacts(n_rows=2, n_asked=2, n_pairs=1, pairs=(duplicate(ATTACK, (ATTACK, ATTACK)),)),
         seconds={ATTACK: 1.0},
         quarantine=(Reject(item_id=ATTACK, image_uri=ATTACK, reason=ATTACK, last_seen=ATTACK),),
         grids=(
@@ -427,6 +557,10 @@ finite = st.floats(-1e30, 1e30)
 any_number = finite | st.sampled_from([float("nan"), float("inf"), -float("inf")])
 
 
+def enumerate_names(points):
+    return ((f"point {i}", point) for i, point in enumerate(points))
+
+
 @settings(deadline=None, max_examples=60)
 @given(
     st.dictionaries(st.text(max_size=30), any_number, max_size=6),
@@ -439,6 +573,7 @@ def test_charts_are_whole_for_any_numbers(read_page, values, baseline, points, d
     drawn = (
         charts.dots("recall@1", values, baseline),
         charts.curves("loss", {"loss": points, "val_loss": points}, "min"),
+        charts.tuning("recall", dict(enumerate_names(points)), "kB", baseline or 0.0, "point 0"),
         charts.interval(difference, difference - 1, difference + 1, reach),
         charts.bar(difference),
     )

@@ -23,7 +23,7 @@ def far_ids(n: int) -> np.ndarray:
 
 
 def recipe(key: str, n_rows: int = 1_000, dim: int = 8) -> Recipe:
-    return choose_recipe(n_rows, dim, IndexConfig(recipe=key))
+    return choose_recipe(n_rows, dim, dim, IndexConfig(recipe=key))
 
 
 def build(folder: Path, key: str = "Flat", n: int = 1_000) -> np.ndarray:

@@ -3,64 +3,17 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
+import faiss
 import numpy as np
 import pyarrow as pa
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from retrieval_core.config import IndexConfig
 from retrieval_core.errors import BadConfig, DimensionMismatch, NotFound, ShardCorrupt
-from retrieval_core.index.build import INDEX_FILE, VECTORS_FILE, build_shard, train_template
+from retrieval_core.index.build import INDEX_FILE, VECTORS_FILE
 from retrieval_core.index.lookup import ShardedIndex
-from retrieval_core.index.recipes import choose_recipe, shard_of
-
-
-def unit(drawn: np.ndarray) -> np.ndarray:
-    return (drawn / np.linalg.norm(drawn, axis=1, keepdims=True)).astype(np.float32)
-
-
-def noise(n: int, dim: int = 16, seed: int = 0) -> np.ndarray:
-    return unit(np.random.default_rng(seed).standard_normal((n, dim)))
-
-
-def clusters(n: int, dim: int = 32, seed: int = 0) -> np.ndarray:
-    rng = np.random.default_rng(seed)
-    centres = np.random.default_rng(77).standard_normal((60, dim))
-    return unit(centres[rng.integers(0, 60, n)] + 0.5 * rng.standard_normal((n, dim)))
-
-
-def far_ids(n: int) -> np.ndarray:
-    return np.sort(np.random.default_rng(9).permutation(10 * n)[:n].astype(np.int64))[::-1] + 2**61
-
-
-def build(
-    folder: Path, ids: np.ndarray, low: np.ndarray, full: np.ndarray, *, n_shards: int = 1, key: str = "Flat"
-) -> list[Path]:
-    template = train_template(low, choose_recipe(len(ids), low.shape[1], IndexConfig(recipe=key)), seed=0)
-    shard = shard_of(ids, n_shards)
-    folders = [folder / str(n) for n in range(n_shards)]
-    for number, path in enumerate(folders):
-        rows = shard == number
-        build_shard(template, ids[rows], low[rows], full[rows], path)
-    return folders
-
-
-def opened(folder: Path, ids: np.ndarray, full: np.ndarray, *, n_shards: int = 1, key: str = "Flat") -> ShardedIndex:
-    folders = build(folder, ids, full, full, n_shards=n_shards, key=key)
-    return ShardedIndex.open(folders, full.shape[1], full.shape[1], nprobe=0)
-
-
-def oracle(queries: np.ndarray, full: np.ndarray, ids: np.ndarray, k: int) -> np.ndarray:
-    """Row ids by exact float64 inner product, ties by the lower id, -1 padded."""
-    scores = queries.astype(np.float64) @ full.astype(np.float64).T
-    order = [np.lexsort((ids, -row))[:k] for row in scores]
-    return np.array([np.pad(ids[o], (0, k - len(o)), constant_values=-1) for o in order]).reshape(len(queries), k)
-
-
-def recall(found: np.ndarray, truth: np.ndarray) -> float:
-    return float(np.mean([len(set(f) & set(t)) / len(t) for f, t in zip(found, truth, strict=True)]))
-
+from tests.core.index.conftest import LIST_KEYS, build, clusters, far_ids, noise, opened, oracle, recall
 
 # Whole numbers keep every inner product exact in float32, so many rows tie and the oracle knows their order.
 whole_vectors = st.integers(0, 2**32 - 1).map(
@@ -310,6 +263,67 @@ def test_an_index_of_other_rows_is_refused(tmp_path: Path) -> None:
     index = ShardedIndex.open([mine], 16, 16, nprobe=0)
     with pytest.raises(ShardCorrupt, match=f"names row .* which {VECTORS_FILE} beside it lacks"):
         index.search(full[:1], full[:1], 1, 1)
+
+
+@pytest.mark.parametrize("key", ["IVF16,Flat", "IVF16,SQ8"])
+def test_shards_of_two_templates_are_refused(tmp_path: Path, key: str) -> None:
+    ids, full = far_ids(1_000), noise(1_000)
+    folders = [*build(tmp_path / "a", ids, full, full, key=key), *build(tmp_path / "b", ids, -full, full, key=key)]
+    with pytest.raises(ShardCorrupt, match="b/0 was made from another template"):
+        ShardedIndex.open(folders, 16, 16, nprobe=0)
+
+
+@pytest.mark.parametrize("key", LIST_KEYS)
+def test_lists_chosen_once_are_those_that_faiss_would_visit(tmp_path: Path, key: str) -> None:
+    ids, full, queries = far_ids(3_000), clusters(3_000, 16), clusters(50, 16, seed=5)
+    (folder,) = build(tmp_path, ids, full, full, key=key)
+    plain = faiss.read_index(str(folder / INDEX_FILE))
+    faiss.extract_index_ivf(plain).nprobe = 3
+    _, candidates = plain.search(queries, 10)
+    _, found = ShardedIndex.open([folder], 16, 16, nprobe=3).search(queries, queries, 10, 1)
+    alike = [len(set(a) & set(b)) for a, b in zip(found.tolist(), candidates.tolist(), strict=True)]
+    assert np.mean(alike) > 9.5, "but for ties of coarse codes"
+
+
+def test_nprobe_of_one_search_goes_before_that_of_the_index(tmp_path: Path) -> None:
+    ids, full, queries = far_ids(3_000), noise(3_000), noise(60, seed=5)
+    folders = build(tmp_path, ids, full, full, n_shards=3, key="IVF64,SQ8")
+    index = ShardedIndex.open(folders, 16, 16, nprobe=2)
+    assert (index.nprobe, index.n_lists) == (2, 64)
+    for nprobe in (0, 1, 5, 64, 1_000):
+        expected = ShardedIndex.open(folders, 16, 16, nprobe or 2).search(queries, queries, 10, 2)
+        found = index.search(queries, queries, 10, 2, nprobe=nprobe)
+        np.testing.assert_array_equal(found[1], expected[1])
+        np.testing.assert_array_equal(found[0], expected[0])
+    with pytest.raises(BadConfig, match="nprobe"):
+        index.search(queries, queries, 10, 2, nprobe=-1)
+
+
+def test_a_query_reads_centroids_lists_and_reranked_vectors(tmp_path: Path) -> None:
+    ids, full = far_ids(1_600), noise(1_600)
+    folders = build(tmp_path, ids, full[:, :8], full, n_shards=3, key="IVF16,SQ8")
+    index = ShardedIndex.open(folders, 16, 8, nprobe=4)
+    centroids, visited, reranked = 16 * 8 * 4, 1_600 * (8 + 8), 16 * 4
+    assert index.query_bytes(4, 20) == centroids + visited // 4 + 200 * reranked
+    assert index.query_bytes(0, 20) == index.query_bytes(4, 20)
+    assert index.query_bytes(99, 1_000, k=3) == centroids + visited + 1_600 * reranked
+    flat = opened(tmp_path / "flat", ids, full)
+    assert flat.n_lists == flat.nprobe == 0
+    assert flat.query_bytes(0, 1) >= 1_600 * 16 * 4
+
+
+def test_unordered_row_ids_are_found_out_when_all_are_read(tmp_path: Path) -> None:
+    full = noise(3)
+    (folder,) = build(tmp_path, np.arange(3), full, full)
+    vector = pa.list_(pa.field("item", pa.float32(), nullable=False), 16)
+    fields = [pa.field("row_id", pa.int64(), nullable=False), pa.field("vector", vector, nullable=False)]
+    arrays = [pa.array([0, 2, 1]), pa.FixedSizeListArray.from_arrays(pa.array(full.reshape(-1)), type=vector)]
+    size = str((folder / INDEX_FILE).stat().st_size)
+    batch = pa.record_batch(arrays, schema=pa.schema(fields, metadata={"index_bytes": size}))
+    with pa.OSFile(str(folder / VECTORS_FILE), "wb") as sink, pa.ipc.new_file(sink, batch.schema) as writer:
+        writer.write_batch(batch)
+    with pytest.raises(ShardCorrupt, match="not ascending"):
+        ShardedIndex.open([folder], 16, 16, nprobe=0).row_ids()
 
 
 def write_vectors(path: Path, columns: dict[str, pa.Array], n_index_bytes: int) -> None:

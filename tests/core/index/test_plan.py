@@ -4,7 +4,7 @@ import polars as pl
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from retrieval_core.index.plan import name_shard, split_rows
+from retrieval_core.index.plan import name_shard, rows_to_change, split_rows
 
 row_ids = st.lists(st.integers(0, 2**63 - 1), unique=True, max_size=50)
 SCHEMA = {"row_id": pl.Int64, "content_id": pl.String}
@@ -40,3 +40,18 @@ def test_a_change_in_one_row_renames_one_shard(ids: list[int], n_shards: int, ra
 
 def test_other_vectors_make_other_shards() -> None:
     assert name_shard(table([1, 2]), ["t", "v"]) != name_shard(table([1, 2]), ["t", "w"])
+
+
+pictures = st.dictionaries(st.integers(0, 40), st.sampled_from("abc"), max_size=20)
+
+
+@given(pictures, pictures)
+@settings(deadline=None)
+def test_taking_out_and_putting_in_makes_tonight_of_last_night(before: dict[int, str], now: dict[int, str]) -> None:
+    tables = [pl.DataFrame(list(rows.items()), schema=SCHEMA, orient="row") for rows in (before, now)]
+    removed, added = rows_to_change(*tables)
+    made = {row: picture for row, picture in before.items() if row not in removed}
+    assert made.keys().isdisjoint(added["row_id"])
+    assert made | dict(added.iter_rows()) == now
+    assert all(now.get(row) != before[row] for row in removed.tolist())
+    assert added["row_id"].is_sorted()
