@@ -41,8 +41,8 @@ test: lint browser
 
 # The app is tested in a real browser: Debian's, as pip has none.
 browser:
-	@command -v chromium >/dev/null || { echo "installing chromium"; $(AS_ROOT) apt-get update -qq && \
-		$(AS_ROOT) apt-get install -y -qq --no-install-recommends chromium >/dev/null; }
+	@command -v chromium >/dev/null || ! command -v apt-get >/dev/null || { echo "installing chromium"; \
+		$(AS_ROOT) apt-get update -qq; $(AS_ROOT) apt-get install -y -qq --no-install-recommends chromium >/dev/null; }
 
 bench: setup
 	$(BIN)/python -m benchmarks.embedding
