@@ -28,6 +28,7 @@ from retrieval_core.store import Store
 from tasks.stage import stage
 
 SHARD_FILES = (INDEX_FILE, VECTORS_FILE)  # stored in this order: a shard exists when its last file does
+MIN_HELD_OUT = 100
 DIM_ROWS = 200_000  # of a larger catalogue a sample decides in how many dimensions candidates are found
 
 
@@ -104,9 +105,16 @@ def _choose_candidates(
     sets = {made.dim: made for made in (vectors, *(VectorSet.open(store, ref) for ref in reduced))}
     if len(sets) == 1:
         return vectors
-    sample = rows.sample(min(len(rows), DIM_ROWS), seed=config.seed)["content_id"].to_list()
-    loaded = {dim: load_vectors(store, made, sample) for dim, made in sets.items()}
-    return sets[choose_candidate_dim(loaded, len(rows), config, standing.candidate_dim if standing else None)]
+    sample = rows.sample(min(len(rows), DIM_ROWS), seed=config.seed)
+    loaded = {dim: load_vectors(store, made, sample["content_id"].to_list()) for dim, made in sets.items()}
+    asking = _asking(sample.with_row_index("place"))["place"].to_numpy().astype(np.int64)
+    return sets[choose_candidate_dim(loaded, asking, len(rows), config, standing.candidate_dim if standing else None)]
+
+
+def _asking(rows: pl.DataFrame) -> pl.DataFrame:
+    """The rows to tune with: those nothing trained on, as what people will show, or all where they are few."""
+    held_out = rows.filter(pl.col("split").is_in(HELD_OUT))
+    return held_out if len(held_out) >= MIN_HELD_OUT else rows
 
 
 def _choose_template(
@@ -216,10 +224,7 @@ def seal_index(settings: Settings, plan: IndexPlan, config: IndexConfig) -> Ref:
 
 
 def _tuned(store: Store, index: IndexSet, plan: IndexPlan, config: IndexConfig) -> Tuned:
-    """The way to search found with random rows, of those that no evaluation asks with where there are such."""
-    rows = _rows(store, plan.catalog, VectorSet.open(store, plan.vectors))
-    others = rows.filter(~pl.col("split").is_in(HELD_OUT).fill_null(False))
-    pool = rows if others.is_empty() else others
+    pool = _asking(_rows(store, plan.catalog, VectorSet.open(store, plan.vectors)))
     sample = pool.sample(min(len(pool), config.tune_queries), seed=config.seed).sort("row_id")
     candidates = load_vectors(store, VectorSet.open(store, plan.candidates), sample["content_id"].to_list())
     opened = open_index(store, index)

@@ -107,15 +107,16 @@ def tune_search(index: Tunable, asked: TuneQueries, config: IndexConfig) -> Tune
 
 
 def choose_candidate_dim(
-    by_dim: Mapping[int, Float32], n_rows: int, config: IndexConfig, standing: int | None = None
+    by_dim: Mapping[int, Float32], asking: Int64, n_rows: int, config: IndexConfig, standing: int | None = None
 ) -> int:
     """In how many dimensions the candidates of an index of `n_rows` rows are found: one of `by_dim`.
 
-    `by_dim` holds the same rows, all or a random sample, (n, width) float32 of unit length for each width on offer; the
-    largest is the full one. Of those in which exact search and the deepest rerank find `config.recall_target` of the
-    ten nearest, and half of what it lets go more, as lists and codes lose some too, the one whose recipe reads the
-    fewest bytes. `standing`, that of the index in production, stays while it reaches the target at less than twice the
-    bytes, for a change rebuilds everything. `config.candidate_dim` decides where it is not 0.
+    `by_dim` holds the same rows, all or a random sample, (n, width) float32 of unit length for each width on offer;
+    the largest is the full one; `asking` (q,) are the places of the rows that may query. Of those in which exact
+    search and the deepest rerank find `config.recall_target` of the ten nearest, and half of what it lets go more,
+    as lists and codes lose some too, the one whose recipe reads the fewest bytes. `standing`, that of the index in
+    production, stays while it reaches the target at less than twice the bytes, for a change rebuilds everything.
+    `config.candidate_dim` decides where it is not 0.
 
     Raises `BadConfig` when that is not on offer, or when no width fits `config.memory_gb`.
     """
@@ -127,7 +128,7 @@ def choose_candidate_dim(
     recipe_bytes = _recipe_bytes(sorted(by_dim), n_rows, config)
     if len(recipe_bytes) == 1:
         return next(iter(recipe_bytes))
-    offers = _offers(by_dim, recipe_bytes, config)
+    offers = _offers(by_dim, asking, recipe_bytes, config)
     enough = (1 + config.recall_target) / 2
     reaching = [offer for offer in offers if offer.recall >= enough] or [max(offers, key=lambda offer: offer.recall)]
     best = min(reaching, key=lambda offer: (offer.query_bytes, offer.dim))
@@ -243,11 +244,12 @@ def _recipe_bytes(dims: list[int], n_rows: int, config: IndexConfig) -> dict[int
     return n_bytes
 
 
-def _offers(by_dim: Mapping[int, Float32], recipe_bytes: Mapping[int, int], config: IndexConfig) -> list[_Offer]:
+def _offers(
+    by_dim: Mapping[int, Float32], asking: Int64, recipe_bytes: Mapping[int, int], config: IndexConfig
+) -> list[_Offer]:
     full_dim = max(by_dim)
-    n_sampled = len(by_dim[full_dim])
-    n_queries = min(config.tune_queries, n_sampled)
-    own = np.sort(np.random.default_rng(config.seed).choice(n_sampled, n_queries, replace=False))
+    n_queries = min(config.tune_queries, len(asking))
+    own = np.sort(np.random.default_rng(config.seed).choice(asking, n_queries, replace=False))
     truth = _nearest(by_dim[full_dim], own, N_NEAREST)
     depths = (config.rerank_depth,) if config.rerank_depth else DEPTHS
     offers = []

@@ -157,6 +157,10 @@ def cut(full: np.ndarray, *dims: int) -> Mapping[int, np.ndarray]:
     return {full.shape[1]: full, **{dim: unit(full[:, :dim]) for dim in dims}}
 
 
+def everyone(offered: Mapping[int, np.ndarray]) -> np.ndarray:
+    return np.arange(len(offered[max(offered)]))
+
+
 @pytest.mark.parametrize("key", ["Flat", "IVF32,SQ8", "IVF32,PQ8x4fs"])
 def test_a_real_index_keeps_its_promise_on_other_queries(key: str, tmp_path: Path) -> None:
     full = low_rank(4_000, 24, 10, noise=0.15)
@@ -185,17 +189,18 @@ def test_a_real_index_keeps_its_promise_on_other_queries(key: str, tmp_path: Pat
 
 def test_few_dimensions_are_chosen_where_they_hold_the_neighbours() -> None:
     offered = cut(low_rank(3_000, 64, 8), 4, 16, 32)
-    assert choose_candidate_dim(offered, 1_000_000, IndexConfig()) == 16
+    assert choose_candidate_dim(offered, everyone(offered), 1_000_000, IndexConfig()) == 16
 
 
 def test_the_full_dimension_is_chosen_where_every_dimension_counts() -> None:
     offered = cut(low_rank(3_000, 32, 32), 4, 8)
-    assert choose_candidate_dim(offered, 1_000_000, IndexConfig()) == 32
+    assert choose_candidate_dim(offered, everyone(offered), 1_000_000, IndexConfig()) == 32
 
 
 def test_the_chosen_dimension_does_reach_the_target_by_an_oracle() -> None:
     full = low_rank(2_000, 48, 6, noise=0.1)
-    dim = choose_candidate_dim(cut(full, 4, 8, 16), 2_000, IndexConfig(recall_target=0.98))
+    offered = cut(full, 4, 8, 16)
+    dim = choose_candidate_dim(offered, everyone(offered), 2_000, IndexConfig(recall_target=0.98))
     low = unit(full[:, :dim]).astype(np.float64)
     hits = 0
     for own in range(0, 2_000, 20):
@@ -208,29 +213,38 @@ def test_the_chosen_dimension_does_reach_the_target_by_an_oracle() -> None:
 
 def test_a_standing_dimension_stays_while_it_serves() -> None:
     offered = cut(low_rank(3_000, 64, 8), 4, 16, 24)
-    assert choose_candidate_dim(offered, 1_000_000, IndexConfig(), standing=24) == 24
+    assert choose_candidate_dim(offered, everyone(offered), 1_000_000, IndexConfig(), standing=24) == 24
 
 
 @pytest.mark.parametrize("standing", [4, 64, 40])
 def test_a_standing_dimension_goes_that_misses_the_target_costs_double_or_is_no_more_on_offer(standing: int) -> None:
     offered = cut(low_rank(3_000, 64, 8), 4, 16)
-    assert choose_candidate_dim(offered, 1_000_000, IndexConfig(), standing=standing) == 16
+    assert choose_candidate_dim(offered, everyone(offered), 1_000_000, IndexConfig(), standing=standing) == 16
 
 
 def test_the_config_decides_the_dimension_and_names_those_on_offer() -> None:
     offered = cut(low_rank(50, 64, 8), 4, 16)
-    assert choose_candidate_dim(offered, 50, IndexConfig(candidate_dim=4), standing=16) == 4
+    assert choose_candidate_dim(offered, everyone(offered), 50, IndexConfig(candidate_dim=4), standing=16) == 4
     with pytest.raises(BadConfig, match=r"index\.candidate_dim 20 is none of 4, 16, 64"):
-        choose_candidate_dim(offered, 50, IndexConfig(candidate_dim=20))
+        choose_candidate_dim(offered, everyone(offered), 50, IndexConfig(candidate_dim=20))
 
 
 def test_memory_rules_dimensions_out() -> None:
     offered = cut(low_rank(2_000, 32, 32), 4, 8)
-    assert choose_candidate_dim(offered, 1_000_000, IndexConfig(memory_gb=0.026)) == 8
+    assert choose_candidate_dim(offered, everyone(offered), 1_000_000, IndexConfig(memory_gb=0.026)) == 8
     with pytest.raises(BadConfig, match="rows of 4 dimensions need"):
-        choose_candidate_dim(offered, 1_000_000, IndexConfig(memory_gb=0.001))
+        choose_candidate_dim(offered, everyone(offered), 1_000_000, IndexConfig(memory_gb=0.001))
 
 
 @pytest.mark.parametrize("n_rows", [0, 1, 5])
 def test_a_handful_of_rows_is_enough(n_rows: int) -> None:
-    assert choose_candidate_dim(cut(low_rank(n_rows, 16, 4), 4, 8), n_rows, IndexConfig()) in (4, 8, 16)
+    offered = cut(low_rank(n_rows, 16, 4), 4, 8)
+    assert choose_candidate_dim(offered, everyone(offered), n_rows, IndexConfig()) in (4, 8, 16)
+
+
+def test_those_who_ask_decide_how_many_dimensions_are_needed() -> None:
+    plain, hard = low_rank(1_500, 32, 8), low_rank(500, 32, 32, seed=5)
+    offered = cut(np.concatenate([plain, hard]), 8)
+    plainly, hardly = np.arange(1_500), np.arange(1_500, 2_000)
+    assert choose_candidate_dim(offered, plainly, 1_000_000, IndexConfig()) == 8
+    assert choose_candidate_dim(offered, hardly, 1_000_000, IndexConfig()) == 32
