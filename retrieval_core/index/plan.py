@@ -28,7 +28,7 @@ def name_shard(rows: pl.DataFrame, made_by: list[str]) -> str:
     A shard whose rows and pictures did not change has the name it had, and exists already.
     """
     digest = hashlib.sha256(rows["row_id"].to_numpy().astype("<i8").tobytes())
-    digest.update("\n".join(rows["content_id"]).encode())
+    digest.update(rows["content_id"].str.join("\n").item().encode())
     return fingerprint("shard", VERSION, digest.hexdigest(), made_by)
 
 

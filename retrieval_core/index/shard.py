@@ -137,6 +137,9 @@ def _visit_inside(index: Any, nprobe: int) -> None:
 def _search_lists(lists: Any, probe: Probe, params: Any, rows: Int64, n: int) -> tuple[Float32, Int64]:
     import faiss
 
+    # Over lists for one query, else over queries; of itself faiss would take one thread here. It only sets the pace, so
+    # another thread may set it meanwhile.
+    lists.parallel_mode = 1 if len(rows) == 1 else 3
     queries, numbers, closeness = probe if len(rows) == len(probe.queries) else (part[rows] for part in probe)
     scores, ids = np.empty((len(rows), n), np.float32), np.empty((len(rows), n), np.int64)
     pointers = [faiss.swig_ptr(array) for array in (numbers, closeness, scores, ids)]

@@ -154,12 +154,13 @@ def _sort_lists(index: Any, numbers: Int64) -> None:
     import faiss
 
     lists = own_lists(index).invlists
+    width = lists.code_size
     for number in numbers.tolist():
         size = lists.list_size(number)
         if size:
             ids = faiss.rev_swig_ptr(lists.get_ids(number), size)
-            codes = faiss.rev_swig_ptr(lists.get_codes(number), size * lists.code_size).reshape(size, lists.code_size)
-            order = np.argsort(ids)
+            codes = faiss.rev_swig_ptr(lists.get_codes(number), size * width).reshape(size, width)
+            order = ids.argsort()
             ids[:], codes[:] = ids[order], codes[order]
 
 
@@ -179,7 +180,10 @@ def _list_sizes(index: Any) -> Int64:
     import faiss
 
     ivf: Any = faiss.try_extract_index_ivf(index)
-    return np.array([ivf.invlists.list_size(n) for n in range(ivf.nlist)] if ivf is not None else [], np.int64)
+    if ivf is None:
+        return np.empty(0, np.int64)
+    lists = ivf.invlists
+    return np.fromiter(map(lists.list_size, range(ivf.nlist)), np.int64, ivf.nlist)
 
 
 def _merged(held: Float32, kept: Int64, added: Float32, ascending: Int64) -> Float32:
