@@ -1,7 +1,7 @@
 """The cheapest way to search that keeps the promise of recall: dimensions of the candidates, nprobe, rerank depth.
 
-Cost is the bytes that a query reads, so a choice is the same on every machine. Recall is that of the ten nearest rows
-of random rows of the index, each query itself left out.
+Cost is the bytes that a query reads, so a choice is the same on every machine. Queries are rows of the index: a search for
+ten finds the query and nine others, and recall is that of the nine.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ class Tunable(Protocol):
 class TuneQueries(NamedTuple):
     """Rows of the index as queries: `vectors` (q, dim) and `candidates` (q, candidate_dim) float32, unit length.
 
-    `own` (q,) int64 are their row ids, and `truth` (q, 10) int64 the row ids of the nearest others by exact search in
+    `own` (q,) int64 are their row ids, and `truth` (q, 9) int64 the row ids of the nearest others by exact search in
     the full dimension, ties by the lower id, padded with -1 where there are fewer.
     """
 
@@ -78,7 +78,7 @@ class Tuned(NamedTuple):
 def tune_queries(index: Exact, row_ids: Int64, candidates: Float32) -> TuneQueries:
     """These rows of the index as queries; `candidates` (q, candidate_dim) float32 are theirs. Raises `NotFound`."""
     vectors = index.vectors_of(row_ids)
-    _, nearest = index.exact(vectors, N_NEAREST + 1)
+    _, nearest = index.exact(vectors, N_NEAREST)
     return TuneQueries(vectors, candidates, row_ids, _others(nearest, row_ids))
 
 
@@ -150,7 +150,7 @@ class _Trials:
     def __call__(self, nprobe: int, depth: int) -> TunePoint:
         if (nprobe, depth) not in self.points:
             vectors, candidates, own, truth = self.asked
-            _, found = self.index.search(vectors, candidates, N_NEAREST + 1, depth, nprobe=nprobe)
+            _, found = self.index.search(vectors, candidates, N_NEAREST, depth, nprobe=nprobe)
             recall = _recall(_others(found, own), truth)
             n_bytes = self.index.query_bytes(nprobe, depth, N_NEAREST)
             self.points[nprobe, depth] = TunePoint(

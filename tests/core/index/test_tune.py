@@ -28,7 +28,7 @@ class DrawnIndex:
         self.n_lists = n_lists
         self.list_bytes = list_bytes
         self.own = np.arange(n_queries)
-        self.truth = 1000 + np.arange(10 * n_queries).reshape(n_queries, 10)
+        self.truth = 1000 + np.arange(9 * n_queries).reshape(n_queries, 9)
         self.needs_nprobe = np.ceil(rng.gamma(0.7, rng.uniform(1, 15), self.truth.shape))
         self.needs_depth = np.ceil(rng.gamma(0.7, rng.uniform(0.5, 15), self.truth.shape))
         self.searches = 0
@@ -44,14 +44,14 @@ class DrawnIndex:
     def search(
         self, queries: np.ndarray, candidate_queries: np.ndarray, k: int, rerank_depth: int, *, nprobe: int = 0
     ) -> tuple[np.ndarray, np.ndarray]:
-        assert k == 11
+        assert k == 10
         self.searches += 1
         met = (self.needs_depth <= rerank_depth) & ((self.needs_nprobe <= nprobe) | (self.n_lists == 0))
         found = np.where(met, self.truth, -1)
         return np.zeros((len(queries), k), np.float32), np.hstack([self.own[:, None], found])
 
     def recall(self, nprobe: int, depth: int) -> float:
-        return float(np.mean(self.search(self.own, self.own, 11, depth, nprobe=nprobe)[1][:, 1:] >= 0))
+        return float(np.mean(self.search(self.own, self.own, 10, depth, nprobe=nprobe)[1][:, 1:] >= 0))
 
 
 def cheapest_of_the_grid(index: DrawnIndex, wanted: float) -> int | None:
@@ -175,7 +175,7 @@ def test_a_real_index_keeps_its_promise_on_other_queries(key: str, tmp_path: Pat
     index = ShardedIndex.open([tmp_path / "0", tmp_path / "1"], 24, 16, recipe.nprobe)
 
     def asked(place: np.ndarray) -> TuneQueries:
-        truth = exact_topk(full[place], full, 10, exclude=place)[1]
+        truth = exact_topk(full[place], full, 9, exclude=place)[1]
         return TuneQueries(full[place], low[place], row_ids[place], row_ids[truth])
 
     place = np.random.default_rng(2).permutation(len(full))[:600]
