@@ -45,10 +45,16 @@ browser:
 		$(AS_ROOT) apt-get update -qq; $(AS_ROOT) apt-get install -y -qq --no-install-recommends chromium >/dev/null || \
 		echo "no chromium: the browser test will be skipped"; }
 
-bench: setup
+bench: setup .venv-autofaiss
 	$(BIN)/python -m benchmarks.embedding
 	$(BIN)/python -m benchmarks.index
 	$(BIN)/python -m benchmarks.nights
+	$(BIN)/python -m benchmarks.opening
+
+# A peer to measure against, whose pins clash with ours.
+.venv-autofaiss:
+	$(PYTHON) -m venv $@
+	$@/bin/pip install --quiet --disable-pip-version-check autofaiss==2.18.0 psutil
 
 # Needs `uv` on the path. The lock names no index host.
 lock:

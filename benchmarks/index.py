@@ -44,6 +44,7 @@ N_SINGLE = 50  # queries asked one by one
 N_SAMPLED = 200_000  # rows that decide in how many dimensions candidates are found
 PEER = Path(".venv-autofaiss/bin/python")
 GRAPH_WIDTHS = (32, 48, 64, 96, 128, 192, 256, 384, 512, 768, 1024)  # efSearch to try where autofaiss chose a graph
+BLOCK_ROWS = 8_192  # reduced at a time
 VECTORS, QUERIES = Path("embeddings", "vectors.npy"), Path("queries.npy")  # where the peer looks for them
 
 Search = Callable[[Float32], Int64]
@@ -72,18 +73,29 @@ class Ours:
         self.folders = [folder / f"shard-{n}" for n in range(choose_shards(len(data.row_ids), data.config))]
 
     def build(self) -> None:
-        data, sample = self.data, self.data.sample
-        if data.candidate_dim < data.vectors.shape[1]:
-            self.pca = fit_pca([sample], data.candidate_dim)
-        template = train_template(self.reduced(sample), data.recipe, data.config.seed)
-        shard = shard_of(data.row_ids, len(self.folders))
+        data = self.data
+        template = self._train(data.sample)
+        by_id = np.argsort(data.row_ids)
+        shard = shard_of(data.row_ids[by_id], len(self.folders))
         for number, path in enumerate(self.folders):
-            rows = shard == number
+            rows = by_id[shard == number]
             full = data.vectors[rows]
             build_shard(template, data.row_ids[rows], self.reduced(full), full, path)
 
+    def _train(self, sample: Float32) -> bytes:
+        if self.data.candidate_dim < self.data.vectors.shape[1]:
+            self.pca = fit_pca([sample], self.data.candidate_dim)
+        return train_template(self.reduced(sample), self.data.recipe, self.data.config.seed)
+
     def reduced(self, vectors: Float32) -> Float32:
-        return apply_pca(self.pca, vectors, self.data.candidate_dim) if self.pca else vectors
+        """Candidates of these rows, made in blocks as a nightly run makes them part by part."""
+        if self.pca is None:
+            return vectors
+        candidates = np.empty((len(vectors), self.data.candidate_dim), np.float32)
+        for start in range(0, len(vectors), BLOCK_ROWS):
+            block = slice(start, start + BLOCK_ROWS)
+            candidates[block] = apply_pca(self.pca, vectors[block], self.data.candidate_dim)
+        return candidates
 
     def open(self) -> ShardedIndex:
         return ShardedIndex.open(self.folders, self.data.vectors.shape[1], self.data.candidate_dim, 0)
@@ -206,7 +218,8 @@ def _offered(vectors: Float32, config: IndexConfig) -> dict[int, Float32]:
 
 
 def _measure(data: Data, folder: Path, peer: Peer | None, arguments: argparse.Namespace) -> dict[str, Any]:
-    ours, plain = Ours(data, folder), Plain(data, folder / "plain.faiss")
+    built = folder / "built"
+    ours, plain = Ours(data, built), Plain(data, built / "plain.faiss")
     builds = _measure_builds(ours, plain, peer, arguments)
     start = time.perf_counter()
     asked = tune_queries(data.vectors, data.row_ids, data.config, ours.reduced)
@@ -238,12 +251,12 @@ def _measure_builds(ours: Ours, plain: Plain, peer: Peer | None, arguments: argp
     builds = {"ours": ours.build, "plain": plain.build, "plain_same": same.build}
     seconds: dict[str, list[float]] = {name: [] for name in builds}
     for _ in range(arguments.builds):
-        for path in (*ours.folders, plain.path, same.path):
-            _remove(path)
+        shutil.rmtree(plain.path.parent, ignore_errors=True)
+        plain.path.parent.mkdir()
         for name, build in builds.items():
             os.sync()  # what the one before left to be written
             seconds[name] += interleaved({name: build}, 1)[name]
-    _remove(same.path)
+    same.path.unlink()
     taken = {f"{name}_s": statistics.median(of_one) for name, of_one in seconds.items()}
     of_plain = {f"ours_of_{name}": ratio(seconds, "ours", name) for name in ("plain", "plain_same")}
     print(f"build: ours {taken['ours_s']:.1f} s, plain {taken['plain_s']:.1f} s ({plain.key}), ", end="")
@@ -255,13 +268,6 @@ def _measure_builds(ours: Ours, plain: Plain, peer: Peer | None, arguments: argp
     print(f"       autofaiss {chosen['seconds']:.1f} s ({chosen['key']}, {chosen['param']}): ", end="")
     print(f"{chosen['seconds'] / taken['ours_s']:.1f} times ours (aim: at least 5)")
     return taken | of_plain | {"autofaiss_s": chosen["seconds"], **chosen}
-
-
-def _remove(path: Path) -> None:
-    if path.is_dir():
-        shutil.rmtree(path)
-    else:
-        path.unlink(missing_ok=True)
 
 
 def _contenders(ours: Ours, plain: Plain, tuned: Tuned, truth: Int64) -> dict[str, Contender]:
@@ -288,7 +294,7 @@ def _contender(search: Search, data: Data, truth: Int64) -> Contender:
 
 def _peer_contenders(peer: Peer, param: str, data: Data, truth: Int64) -> dict[str, Contender]:
     """autofaiss as it chose to search and, where it chose a graph, with the least effort that reaches the target."""
-    peer.ask("open")
+    print(f"autofaiss holds {peer.ask('open')['bytes'] / 1e6:,.0f} MB in memory")
     found = {f"autofaiss {param}": peer.contender(param, truth)}
     for width in GRAPH_WIDTHS if "efSearch" in param else ():
         least = peer.contender(f"efSearch={width}", truth)
@@ -315,7 +321,7 @@ def _measure_memory(ours: Ours, folder: Path, tuned: Tuned) -> dict[str, float]:
     held: dict[str, float] = {}
     for measure in (_built_mb, _searched_mb):
         with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
-            held |= pool.submit(measure, Ours(light, folder, ours.pca), folder, tuned).result()
+            held |= pool.submit(measure, Ours(light, ours.folders[0].parent, ours.pca), folder, tuned).result()
     for name in (INDEX_FILE, VECTORS_FILE):
         held[name] = sum((shard / name).stat().st_size for shard in ours.folders) / 1e6
     print(f"MB on disk: index {held[INDEX_FILE]:,.1f} (promised {recipe.index_bytes / 1e6:,.1f}), ", end="")

@@ -62,9 +62,11 @@ def build_shard(template: bytes, row_ids: Int64, candidates: Float32, vectors: F
     row_ids, candidates, vectors = valid_rows(row_ids, candidates, vectors)
     index = open_template(template)
     require_width(index, candidates)
-    order = np.argsort(row_ids)
-    add_rows(index, row_ids[order], candidates[order])
-    write_shard(index, row_ids[order], vectors[order], folder)
+    if (np.diff(row_ids) < 0).any():
+        order = np.argsort(row_ids)
+        row_ids, candidates, vectors = row_ids[order], candidates[order], vectors[order]
+    add_rows(index, row_ids, candidates)
+    write_shard(index, row_ids, vectors, folder)
 
 
 def shard_row_ids(folder: Path) -> Int64:
