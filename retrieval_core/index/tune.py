@@ -1,7 +1,7 @@
 """The cheapest way to search that keeps the promise of recall: dimensions of the candidates, nprobe, rerank depth.
 
-Cost is the bytes that a query reads, so a choice is the same on every machine. Queries are rows of the index: a search for
-ten finds the query and nine others, and recall is that of the nine.
+Cost is the bytes that a query reads, so a choice is the same on every machine. Queries are rows of the index: a search
+for ten finds the query and nine others, and recall is that of the nine.
 """
 
 from __future__ import annotations
