@@ -50,6 +50,7 @@ bench: setup .venv-autofaiss
 	$(BIN)/python -m benchmarks.index
 	$(BIN)/python -m benchmarks.nights
 	$(BIN)/python -m benchmarks.opening
+	$(BIN)/python -m benchmarks.fuzz
 
 # A peer to measure against, whose pins clash with ours.
 .venv-autofaiss:

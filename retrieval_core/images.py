@@ -8,8 +8,12 @@ from __future__ import annotations
 
 import io
 import math
+import re
 import struct
+import threading
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Literal
 
 import numpy as np
@@ -32,6 +36,8 @@ from retrieval_core.artifacts import Value
 from retrieval_core.errors import ImageRefused
 
 DEFAULT_MAX_PIXELS = 100_000_000
+PIXELS_AT_ONCE = 200_000_000  # that all threads together decode, at up to 12 bytes each
+MAX_SCANS = 500  # of a JPEG: encoders write about ten, and each costs a pass over the whole picture
 MAX_ASPECT = 4  # of the part of a picture that `fit` resizes before its centre crop
 WHITE = (255, 255, 255)
 
@@ -53,6 +59,7 @@ _SIGNATURES: tuple[tuple[bytes, type[ImageFile.ImageFile]], ...] = (
     (b"II+\x00", TiffImagePlugin.TiffImageFile),
     (b"MM\x00+", TiffImagePlugin.TiffImageFile),
 )
+_END_OF_SCAN = re.compile(rb"\xff[^\x00\xd0-\xd7\xff]")
 _REFUSED_SIGNATURES: tuple[tuple[bytes, str], ...] = (
     (b"%PDF", "a PDF"),
     (b"<svg", "an SVG"),
@@ -81,12 +88,14 @@ def decode(data: bytes, *, max_pixels: int = DEFAULT_MAX_PIXELS) -> RGB:
     The format is told by the bytes, never by a name. Transparency is laid over white, 16-bit grey keeps its high byte,
     CMYK, palette, grey and 1-bit pictures become RGB. Raises `ImageRefused` with the reason for anything else: another
     format, more than `max_pixels` pixels (read from the header, before decoding), a truncated or corrupt file (a plain
-    JPEG is corrupt when its decoder warns), float or 32-bit pixels, whose range nobody knows.
+    JPEG is corrupt when its decoder warns), float or 32-bit pixels, whose range nobody knows. However many threads
+    decode, `PIXELS_AT_ONCE` or one picture are in work; the others wait.
     """
     try:
         image = _open(data, max_pixels)
-        pixels = _decode_jpeg(data) if _is_plain_jpeg(image) else np.array(_flatten(image))
-        return _upright(pixels, _orientation(image))
+        with _ROOM.of(image.width * image.height):
+            pixels = _decode_jpeg(data) if _is_plain_jpeg(image) else np.array(_flatten(image))
+            return _upright(pixels, _orientation(image))
     except ImageRefused:
         raise
     except MemoryError as error:
@@ -151,6 +160,29 @@ def thumbnail(image: RGB, max_side_px: int) -> bytes:
     return out.getvalue()
 
 
+class _Room:
+    """What threads share out among themselves, so that many large pictures at once do not fill the memory."""
+
+    def __init__(self, total: int) -> None:
+        self._total, self._taken, self._changed = total, 0, threading.Condition()
+
+    @contextmanager
+    def of(self, wanted: int) -> Iterator[None]:
+        """Wait for room for `wanted`; more than there is at all waits until it is alone."""
+        with self._changed:
+            self._changed.wait_for(lambda: self._taken == 0 or self._taken + wanted <= self._total)
+            self._taken += wanted
+        try:
+            yield
+        finally:
+            with self._changed:
+                self._taken -= wanted
+                self._changed.notify_all()
+
+
+_ROOM = _Room(PIXELS_AT_ONCE)
+
+
 def _open(data: bytes, max_pixels: int) -> ImageFile.ImageFile:
     """The picture with its header read and its pixels not."""
     if data[:4] == b"RIFF" and data[8:12] == b"WEBP":
@@ -162,6 +194,7 @@ def _open(data: bytes, max_pixels: int) -> ImageFile.ImageFile:
             # The plugin itself rather than Image.open: no guessing among formats, no second bound on pixels.
             image = reader(io.BytesIO(data))
             _check_size(image.size, max_pixels)
+            _check_parts(image, data, max_pixels)
             return image
     raise ImageRefused(_unknown_format(data))
 
@@ -198,6 +231,30 @@ def _check_size(size: tuple[int, int], max_pixels: int) -> None:
         raise ImageRefused(f"has no pixels ({width} x {height})")
     if width * height > max_pixels:
         raise ImageRefused(f"{width} x {height} is more than the bound of {max_pixels} pixels")
+
+
+def _check_parts(image: ImageFile.ImageFile, data: bytes, max_pixels: int) -> None:
+    """What a decoder spends memory or time on however few pixels the picture has."""
+    if isinstance(image, TiffImagePlugin.TiffImageFile):
+        tags = image.tag_v2
+        width, height = (tags.get(tag, 1) for tag in (TiffImagePlugin.TILEWIDTH, TiffImagePlugin.TILELENGTH))
+        if width * height > max_pixels:
+            raise ImageRefused(f"has tiles of {width} x {height}, more than the bound of {max_pixels} pixels")
+    if isinstance(image, JpegImagePlugin.JpegImageFile) and _count_scans(data) > MAX_SCANS:
+        raise ImageRefused(f"has more than {MAX_SCANS} scans; encoders write about ten")
+
+
+def _count_scans(data: bytes) -> int:
+    """Scans of a JPEG up to its end, or to the first after `MAX_SCANS`; ITU-T T.81, annex B."""
+    place, n_scans = 2, 0
+    while n_scans <= MAX_SCANS and (found := _END_OF_SCAN.search(data, place)):
+        marker, place = data[found.start() + 1], found.end()
+        if marker == 0xD9:
+            break
+        if marker not in (0x01, 0xD8):
+            place += int.from_bytes(data[place : place + 2], "big")
+            n_scans += marker == 0xDA
+    return n_scans
 
 
 def _is_plain_jpeg(image: ImageFile.ImageFile) -> bool:

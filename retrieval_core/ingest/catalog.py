@@ -41,6 +41,7 @@ STATEMENT = (*SOURCE_SCHEMA, "content_id", "mask_id", "status")
 # A picture read before under these values need not be read again.
 SEEN_BY = ("image_uri", "mask_uri", "size_bytes", "version")
 
+MAX_FILE_BYTES = 2**30  # a larger file is no picture of a catalogue; it would be read into memory whole
 MAX_HOLDOUT_SHARE = 1 / 3
 S3_THREADS = 32  # they wait for the network, not for a core
 CHUNK = 32
@@ -157,6 +158,8 @@ def _stat(image_uri: str, mask_uri: str | None) -> _Stat:
         raise
     except Permanent as error:
         return _Stat(reason=_unreadable(error))
+    if found.size_bytes > MAX_FILE_BYTES:
+        return _Stat(found.size_bytes, reason=f"file of {found.size_bytes} bytes is more than {MAX_FILE_BYTES}")
     return _Stat(found.size_bytes, found.version + (f"+{_mask_version(mask_uri)}" if mask_uri else ""))
 
 

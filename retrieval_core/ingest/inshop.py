@@ -91,7 +91,7 @@ class InShopSource(Maskless):
     def _shot(self, number: int, line: str) -> Shot:
         fields = line.split()
         path = IMAGE_NAME.fullmatch(fields[0]) if fields else None
-        if len(fields) != 3 or path is None or fields[2] not in STATUSES:
+        if len(fields) != 3 or path is None or ".." in path[0].split("/") or fields[2] not in STATUSES:
             raise CatalogInvalid(
                 f"{self._partition}, line {number}: {line!r}; expected img/GENDER/GARMENT/ITEM/NAME.jpg, an item id "
                 f"and one of {', '.join(STATUSES)}"

@@ -61,6 +61,12 @@ def _text(value: Any) -> str:
 
 def _parse_json(text: str) -> Any:
     try:
-        return json.loads(text)
+        values = json.loads(text)
+        json.dumps(values, ensure_ascii=False).encode()
     except json.JSONDecodeError as error:
         raise ValueError(f"not JSON: {error.msg}") from error
+    except RecursionError as error:
+        raise ValueError("nested too deep") from error
+    except UnicodeEncodeError as error:
+        raise ValueError("half of a surrogate pair stands alone") from error
+    return values

@@ -16,6 +16,11 @@ KINDS = (
 )  # fmt: skip
 SPLITS = ("train", "val", "query", "gallery", "test")
 HELD_OUT = ("val", "query", "test")  # splits that nothing trains on
+NAMES = ("item_id", "image_uri", "mask_uri")
+MAX_ITEM_ID_BYTES = 1024  # as of an S3 key
+# Control characters, line and paragraph separators, and what turns the direction of text: in a log or on a page a name
+# with one of them can pass for another.
+DECEPTIVE = r"[\p{Cc}\u{61C}\u{200E}\u{200F}\u{2028}-\u{202E}\u{2066}-\u{2069}]"
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".jfif", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff")
 
 SOURCE_SCHEMA: dict[str, pl.DataType] = {
@@ -97,8 +102,8 @@ def open_source(spec: str) -> Source:
 def conform(frame: pl.DataFrame, spec: str) -> pl.DataFrame:
     """A source's columns as `SOURCE_SCHEMA`: absent ones null or empty, "" read as null, ordered by item_id, checked.
 
-    Raises `SourceMissing` without rows; `CatalogInvalid` for an empty or repeated item_id, an empty image_uri, or a
-    split nobody knows.
+    Raises `SourceMissing` without rows; `CatalogInvalid` for an empty, repeated or overlong item_id, an empty
+    image_uri, a name with a `DECEPTIVE` character, or a split nobody knows.
     """
     if frame.is_empty():
         raise SourceMissing(f"{spec} is empty; expected at least one picture")
@@ -118,7 +123,23 @@ def conform(frame: pl.DataFrame, spec: str) -> pl.DataFrame:
 def _check(rows: pl.DataFrame, spec: str) -> None:
     for name in ("item_id", "image_uri"):
         if n_empty := rows[name].null_count():
-            raise CatalogInvalid(f"{spec}: {n_empty} rows have an empty {name}; every row needs one")
+            first = rows[name].is_null().arg_max()
+            raise CatalogInvalid(
+                f"{spec}: {n_empty} rows have an empty {name}, the first after {first} others; every row needs one"
+            )
+    for name in NAMES:
+        deceptive = rows.filter(pl.col(name).str.contains(DECEPTIVE))[name]
+        if len(deceptive):
+            raise CatalogInvalid(
+                f"{spec}: {name} {deceptive[0][:80]!r} has a control character, or one that turns the direction of "
+                "text; rename it"
+            )
+    overlong = rows.filter(pl.col("item_id").str.len_bytes() > MAX_ITEM_ID_BYTES)["item_id"]
+    if len(overlong):
+        raise CatalogInvalid(
+            f"{spec}: item_id {overlong[0][:80]!r}… has {len(overlong[0].encode())} bytes; expected at most "
+            f"{MAX_ITEM_ID_BYTES}"
+        )
     repeated = rows.filter(pl.col("item_id").is_duplicated())["item_id"].unique().sort()
     if len(repeated):
         raise CatalogInvalid(f"{spec}: {len(repeated)} item_ids occur more than once, e.g. {repeated[0]!r}")

@@ -27,6 +27,7 @@ import polars as pl
 from PIL import Image
 from pydantic import Field, ValidationError
 
+from retrieval_core import images
 from retrieval_core.artifacts import Value
 from retrieval_core.errors import BadConfig, CatalogInvalid, ImageRefused
 from retrieval_core.ingest.drawing.figure import make_figure
@@ -125,10 +126,9 @@ class SyntheticSource:
     def read_mask(self, mask_uri: str) -> npt.NDArray[np.bool_]:
         """(size_px, size_px) bool, True on the product. Raises `NotFound`, or `ImageRefused` when it is no picture."""
         try:
-            with Image.open(io.BytesIO(read_uri(mask_uri))) as image:
-                mask: npt.NDArray[np.bool_] = np.asarray(image.convert("L")) >= 128
-        except (OSError, SyntaxError, ValueError) as error:
-            raise ImageRefused(f"mask {mask_uri} cannot be decoded ({error}); delete it to go without") from error
+            mask: npt.NDArray[np.bool_] = images.decode(read_uri(mask_uri))[..., 0] >= 128
+        except ImageRefused as error:
+            raise ImageRefused(f"mask {mask_uri} {error}; delete it to go without") from error
         return mask
 
     def _items(self) -> Iterator[Item]:

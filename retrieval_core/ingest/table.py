@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import re
 from collections.abc import Callable
 from typing import Any
 
@@ -21,6 +22,8 @@ REQUIRED = ("item_id", "image_uri")
 TEXT_COLUMNS = ("item_id", "image_uri", "product_id", "category", "split", "mask_uri")
 URI_COLUMNS = ("image_uri", "mask_uri")
 ATTRIBUTE_PREFIXES = ("attr_", "attributes.")
+S3_OBJECT = r"^s3://[A-Za-z0-9][A-Za-z0-9._-]+/."
+CLIMBS = r"(^|/)\.\.(/|$)"
 
 
 class TableSource:
@@ -28,7 +31,8 @@ class TableSource:
 
     Labels are `a|b` or a JSON list (in Parquet also a list of strings); attributes a JSON object (in Parquet also a
     struct or a list of name-value structs), or one column each, named `attr_…` or `attributes.…`. A relative URI starts
-    at the table's folder. A mask is a picture, bright on the product.
+    at the table's folder and stays below it; a table on S3 names no file of the machine that reads it. A mask is a
+    picture, bright on the product.
     """
 
     def __init__(self, uri: str) -> None:
@@ -57,24 +61,10 @@ class TableSource:
             data = read_uri(self._uri)
         except NotFound as error:
             raise SourceMissing(f"{self.spec}: there is no file {self._uri}; check the path") from error
-        try:
-            table = self._parse(data)
-        except pl.exceptions.NoDataError as error:
-            raise SourceMissing(f"{self.spec} is empty; expected a header and at least one row") from error
-        except (pl.exceptions.PolarsError, UnicodeDecodeError, OSError) as error:
-            raise CatalogInvalid(f"{self.spec} cannot be read: {str(error).splitlines()[0]}") from error
+        table = parse_table(data, self._uri, self.spec)
         if table.is_empty():
             raise SourceMissing(f"{self.spec} has no rows; expected at least one picture")
         return table
-
-    def _parse(self, data: bytes) -> pl.DataFrame:
-        name = self._uri.lower()
-        if name.endswith((".parquet", ".pq")):
-            return pl.read_parquet(io.BytesIO(data))
-        if name.endswith(".csv"):
-            # Everything as text: an id of 0012 is not the number 12.
-            return pl.read_csv(io.BytesIO(data), infer_schema=False)
-        raise CatalogInvalid(f"{self.spec} is neither .csv nor .parquet; save the table as one of them")
 
     def _text(self, name: str) -> pl.Series:
         """A column of single values as trimmed text; whole numbers are fine as ids."""
@@ -97,7 +87,8 @@ class TableSource:
 
     def _attributes(self) -> pl.Series:
         """The `attributes` column and the prefixed columns in one; a prefixed column wins over the same name."""
-        rows = [{a["name"]: a["value"] for a in cell or ()} for cell in self._attribute_cells().to_list()]
+        cells = self._attribute_cells().to_list()
+        rows = [{a["name"]: a["value"] for a in cell or () if a and a["name"]} for cell in cells]
         for column in self._table.columns:
             prefix = next((p for p in ATTRIBUTE_PREFIXES if column.startswith(p)), None)
             if prefix is None:
@@ -128,7 +119,7 @@ class TableSource:
             try:
                 values.append(parse(cell))
             except ValueError as error:
-                item_id = self._table["item_id"][row]
+                item_id = str(self._table["item_id"][row])[:80]
                 raise CatalogInvalid(
                     f"{self.spec}: item {item_id!r}, {column.name} {str(cell)[:80]!r}: {error}"
                 ) from error
@@ -136,12 +127,44 @@ class TableSource:
 
     def _resolved(self, rows: pl.DataFrame, name: str) -> pl.Series:
         """URIs of a column: absolute and `s3://` ones as they are, relative ones below the table's folder."""
-        uris = rows[name]
-        foreign = rows.filter(uris.str.contains("://", literal=True) & ~uris.str.starts_with("s3://"))
-        if len(foreign):
-            item_id, uri = foreign.select("item_id", name).row(0)
-            raise CatalogInvalid(f"{self.spec}: item {item_id!r} has {name} {uri!r}; expected a path or s3://")
+        uri = pl.col(name)
+        is_s3, is_local = uri.str.starts_with("s3://"), uri.str.starts_with("/")
+        is_relative = ~is_s3 & ~is_local
+        self._refuse(rows, name, ~is_s3 & uri.str.contains("://", literal=True), "a path or s3://")
+        self._refuse(rows, name, is_s3 & ~uri.str.contains(S3_OBJECT), "s3://bucket/key")
+        self._refuse(rows, name, is_relative & uri.str.contains(CLIMBS), "a path below the table's folder, without ..")
+        if "://" in self._uri:
+            self._refuse(rows, name, is_local, "s3:// or a path below the table's folder: the table lies on S3")
         folder = self._uri.rpartition("/")[0]
-        column = pl.col(name)
-        is_absolute = column.str.contains(r"^(s3://|/)")
-        return rows.select(pl.when(is_absolute).then(column).otherwise(folder + "/" + column)).to_series().alias(name)
+        return rows.select(pl.when(is_relative).then(folder + "/" + uri).otherwise(uri).alias(name)).to_series()
+
+    def _refuse(self, rows: pl.DataFrame, name: str, is_bad: pl.Expr, expected: str) -> None:
+        bad = rows.filter(is_bad)
+        if len(bad):
+            item_id, uri = bad.select("item_id", name).row(0)
+            raise CatalogInvalid(
+                f"{self.spec}: item {item_id[:80]!r} has {name} {_without_secrets(uri)!r}; expected {expected}"
+            )
+
+
+def parse_table(data: bytes, name: str, spec: str) -> pl.DataFrame:
+    """The table in a CSV file, all of it as text, or a Parquet file; `name` tells which, `spec` what an error calls it.
+
+    Raises `SourceMissing` for an empty file, `CatalogInvalid` for any other that cannot be read.
+    """
+    if not name.lower().endswith((".csv", ".parquet", ".pq")):
+        raise CatalogInvalid(f"{spec} is neither .csv nor .parquet; save the table as one of them")
+    try:
+        if name.lower().endswith(".csv"):
+            return pl.read_csv(io.BytesIO(data), infer_schema=False)  # an id of 0012 is not the number 12
+        # Arrow's reader says what is wrong with a damaged file; for some, polars' own ends the process.
+        return pl.read_parquet(io.BytesIO(data), use_pyarrow=True)
+    except pl.exceptions.NoDataError as error:
+        raise SourceMissing(f"{spec} is empty; expected a header and at least one row") from error
+    except (Exception, pl.exceptions.PanicException) as error:  # readers fail in many ways on hostile bytes
+        raise CatalogInvalid(f"{spec} cannot be read: {(str(error).splitlines() or [''])[0][:200]}") from error
+
+
+def _without_secrets(uri: str) -> str:
+    """A URI to show: no user and password, and no query, where signatures stand."""
+    return re.sub("//.*@", "//", uri.partition("?")[0])[:200]
