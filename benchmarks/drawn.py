@@ -8,9 +8,9 @@ import numpy as np
 import numpy.typing as npt
 
 from retrieval_core.config import IndexConfig
-from retrieval_core.evaluate.neighbours import exact_topk
+from retrieval_core.index.lookup import ShardedIndex
 from retrieval_core.index.recipes import Recipe
-from retrieval_core.index.tune import N_NEAREST, TuneQueries
+from retrieval_core.index.tune import TuneQueries, tune_queries
 
 VIEWS = 5  # pictures of one product
 FACTORS = 24  # that products differ in
@@ -47,16 +47,13 @@ def train_places(n_rows: int, recipe: Recipe, seed: int) -> Int64:
     return np.sort(np.random.default_rng(seed).choice(n_rows, recipe.train_rows, replace=False))
 
 
-def tune_queries(
-    vectors: Float32, row_ids: Int64, config: IndexConfig, reduced: Callable[[Float32], Float32] = lambda full: full
+def drawn_queries(
+    index: ShardedIndex, row_ids: Int64, config: IndexConfig, reduced: Callable[[Float32], Float32] = lambda full: full
 ) -> TuneQueries:
-    """Random rows as queries to tune with, as a nightly run draws them."""
-    n_queries = min(config.tune_queries, len(vectors))
-    own = np.sort(np.random.default_rng(config.seed).choice(len(vectors), n_queries, replace=False))
-    nearest = exact_topk(vectors[own], vectors, N_NEAREST + 1)[1]
-    itself = nearest == own[:, None]
-    others = np.take_along_axis(nearest, np.argsort(itself, axis=1, kind="stable"), axis=1)[:, :-1]
-    return TuneQueries(vectors[own], reduced(vectors[own]), row_ids[own], row_ids[others])
+    """Random rows of the index as queries to tune it with, as a nightly run draws them."""
+    n_queries = min(config.tune_queries, len(row_ids))
+    own = np.sort(np.random.default_rng(config.seed).choice(row_ids, n_queries, replace=False))
+    return tune_queries(index, own, reduced(index.vectors_of(own)))
 
 
 def recall(found: Int64, truth: Int64) -> float:

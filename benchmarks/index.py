@@ -28,7 +28,7 @@ from typing import Any, NamedTuple
 import faiss
 import numpy as np
 
-from benchmarks.drawn import Float32, Int64, draw, draw_row_ids, recall, train_places, tune_queries
+from benchmarks.drawn import Float32, Int64, draw, draw_row_ids, drawn_queries, recall, train_places
 from benchmarks.memory import PeakOwn, resident_mb
 from benchmarks.racing import Contender, interleaved, print_race, race, ratio
 from retrieval_core.config import IndexConfig, ReduceConfig
@@ -222,8 +222,8 @@ def _measure(data: Data, folder: Path, peer: Peer | None, arguments: argparse.Na
     ours, plain = Ours(data, built), Plain(data, built / "plain.faiss")
     builds = _measure_builds(ours, plain, peer, arguments)
     start = time.perf_counter()
-    asked = tune_queries(data.vectors, data.row_ids, data.config, ours.reduced)
-    tuned = tune_search(ours.open(), asked, data.config)
+    index = ours.open()
+    tuned = tune_search(index, drawn_queries(index, data.row_ids, data.config, ours.reduced), data.config)
     tuning_s = time.perf_counter() - start
     print(f"tuning: {tuning_s:.1f} s, its queries' true neighbours included")
     memory = _measure_memory(ours, folder, tuned)

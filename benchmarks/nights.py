@@ -22,7 +22,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import polars as pl
 
-from benchmarks.drawn import Float32, Int64, draw, draw_row_ids, recall, train_places, tune_queries
+from benchmarks.drawn import Float32, Int64, draw, draw_row_ids, drawn_queries, recall, train_places
 from retrieval_core.config import IndexConfig
 from retrieval_core.evaluate.neighbours import exact_topk
 from retrieval_core.index.build import build_shard, train_template
@@ -82,11 +82,8 @@ class Shop:
         return ShardedIndex.open(version.folders, dim, dim, 0)
 
     def tune(self, version: Version) -> Tuned:
-        rows = version.rows
-        vectors = self.vectors[rows["place"].to_numpy()]
-        return tune_search(
-            self.open(version), tune_queries(vectors, rows["row_id"].to_numpy(), self.config), self.config
-        )
+        index = self.open(version)
+        return tune_search(index, drawn_queries(index, index.row_ids(), self.config), self.config)
 
     def recall(self, version: Version, tuned: Tuned, queries: Float32, truth: Int64) -> float:
         index = self.open(version)

@@ -176,7 +176,7 @@ def _items(n_rows: int) -> pl.DataFrame:
 
 def _seal_index(store: Store, folder: Path, items: pl.DataFrame, vectors: Any) -> IndexSet:
     """The shards that the recipe wants for these rows, tuned, as a nightly run seals them."""
-    from benchmarks.drawn import train_places, tune_queries
+    from benchmarks.drawn import drawn_queries, train_places
     from retrieval_core.artifacts import IndexSet
     from retrieval_core.config import IndexConfig
     from retrieval_core.index.build import build_shard, train_template
@@ -195,7 +195,7 @@ def _seal_index(store: Store, folder: Path, items: pl.DataFrame, vectors: Any) -
         rows = shard == number
         build_shard(template, row_ids[rows], vectors[rows], vectors[rows], path)
     index = ShardedIndex.open(folders, dim, dim, recipe.nprobe)
-    tuned = tune_search(index, tune_queries(vectors, row_ids, config), config)
+    tuned = tune_search(index, drawn_queries(index, row_ids, config), config)
     return IndexSet(
         fingerprint="bench",
         config=recipe.model_dump(),
