@@ -120,6 +120,11 @@ class Artifact(Value):
                 return part
         raise NotFound(f"{self.kind} {self.fingerprint} has no part {name!r}")
 
+    @property
+    def n_bytes(self) -> int:
+        """Of all parts."""
+        return sum(part.n_bytes for part in self.parts)
+
     def local_folder(self, store: Store) -> Path:
         """A local folder with every part, each checked against its checksum. Raises `ShardCorrupt`, `NotFound`."""
         paths = [store.local_path(part.key, part.sha256) for part in self.parts]
@@ -300,13 +305,19 @@ class IndexSet(Artifact):
 
 
 class Report(Artifact):
-    """An evaluation: `report.html`, `metrics.json` and the tables `metrics`, `queries` and `near_duplicates`."""
+    """An evaluation: `report.html`, `metrics.json`, the tables metrics, queries, categories, near_duplicates, fixes.
+
+    `gate_causes` are what spoke against publishing; none where a release that is held merely waits for a person.
+    `lost_most` says which step of the chain loses most, "" where none does beyond chance.
+    """
 
     folder = "reports"
     kind: Literal["Report"] = "Report"
     metrics: dict[str, float] = {}
     gate: Literal["published", "held"]
     gate_reason: str
+    gate_causes: tuple[str, ...] = ()
+    lost_most: str = ""
 
 
 class Release(Artifact):
@@ -333,3 +344,4 @@ class Release(Artifact):
     variant: Variant
     gate: Literal["published", "held"]
     gate_reason: str = ""
+    gate_causes: tuple[str, ...] = ()

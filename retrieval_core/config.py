@@ -36,7 +36,7 @@ class IngestConfig(StageConfig):
     n_holdout: int = Field(
         500, ge=0, description="Pictures to hold out for evaluation when the source names no split; at most a third."
     )
-    seed: int = Field(0, description="Seed of the holdout.")
+    seed: int = Field(0, ge=0, description="Seed of the holdout.")
 
 
 class MaskConfig(StageConfig):
@@ -47,9 +47,9 @@ class MaskConfig(StageConfig):
     max_epochs: int = Field(16, ge=1, description="Upper bound of epochs, most of them at half size.")
     patience: int = Field(3, ge=1, description="Epochs without a better validation IoU before training stops.")
     target_iou: float = Field(0.95, gt=0, le=1, description="Training stops once the validation IoU reaches this.")
-    batch_size: int = Field(16, ge=1)
-    learning_rate: float = Field(2e-3, gt=0)
-    seed: int = 0
+    batch_size: int = Field(16, ge=1, description="Pictures in one step of the training.")
+    learning_rate: float = Field(2e-3, gt=0, description="Of the U-Net's training.")
+    seed: int = Field(0, ge=0, description="Seed of the U-Net's start and of its training.")
     min_area: float = Field(0.01, ge=0, le=1, description="Smaller share of the picture: the mask is distrusted.")
     max_area: float = Field(0.95, ge=0, le=1, description="Larger share of the picture: the mask is distrusted.")
     min_largest_part: float = Field(
@@ -84,7 +84,7 @@ class EmbedConfig(StageConfig):
     framing: Framing = Field(
         "card", description="How a picture becomes a square: its centre, squashed, or as the backbone was trained."
     )
-    batch_size: int = Field(32, ge=1, le=1024)
+    batch_size: int = Field(32, ge=1, le=1024, description="Pictures that the backbone sees at once.")
     shard_rows: int = Field(512, ge=1, description="Pictures in one vector shard.")
 
 
@@ -93,14 +93,14 @@ class HeadConfig(StageConfig):
     hidden_dim: int = Field(
         0, ge=0, description="Width of the hidden layer, the boosted vector; 0 takes the input's width."
     )
-    max_epochs: int = Field(60, ge=1)
-    patience: int = Field(8, ge=1)
-    batch_size: int = Field(128, ge=2)
-    learning_rate: float = Field(3e-3, gt=0)
-    weight_decay: float = Field(1e-4, ge=0)
-    dropout: float = Field(0.5, ge=0, lt=1)
+    max_epochs: int = Field(60, ge=1, description="Upper bound of epochs.")
+    patience: int = Field(8, ge=1, description="Epochs without a better validation loss before training stops.")
+    batch_size: int = Field(128, ge=2, description="Vectors in one step of the training.")
+    learning_rate: float = Field(3e-3, gt=0, description="Of the head's training.")
+    weight_decay: float = Field(1e-4, ge=0, description="Of the head's training.")
+    dropout: float = Field(0.5, ge=0, lt=1, description="Share of the hidden layer that is left out in training.")
     min_count: int = Field(5, ge=1, description="A class or label seen less often than this is left out of training.")
-    seed: int = 0
+    seed: int = Field(0, ge=0, description="Seed of the head's start and of its training.")
     refit_after_change: float = Field(
         0.2, ge=0, le=1, description="Train again once this share of the catalogue has changed since the last training."
     )
@@ -111,8 +111,8 @@ class ReduceConfig(StageConfig):
         (128, 64), description="Dimensions to reduce to; the first finds the candidates of a search."
     )
     sample_rows: int = Field(100_000, ge=2, description="Random rows the PCA is fitted on.")
-    whiten: bool = False
-    seed: int = 0
+    whiten: bool = Field(False, description="Give every component of the PCA the same variance.")
+    seed: int = Field(0, ge=0, description="Seed of the sample.")
     refit_after_change: float = Field(
         0.2, ge=0, le=1, description="Fit again once this share of the catalogue has changed since the last fit."
     )
@@ -126,7 +126,7 @@ class ReduceConfig(StageConfig):
 
 
 class IndexConfig(StageConfig):
-    variant: Literal["auto"] | Variant = Field(
+    variant: Literal["auto", "raw", "masked", "crop", "boosted", "masked_boosted", "crop_boosted"] = Field(
         "auto",
         description="Vectors to publish; auto: boosted where a head was trained and no text is read, else raw.",
     )
@@ -148,7 +148,7 @@ class IndexConfig(StageConfig):
     max_imbalance: float = Field(
         1.5, ge=1, description="Train the quantizer again once its lists are so many times less even than when new."
     )
-    seed: int = 0
+    seed: int = Field(0, ge=0, description="Seed of the quantizer's training and of the queries it is tuned with.")
 
 
 class ClassifyConfig(StageConfig):
@@ -159,37 +159,79 @@ class ClassifyConfig(StageConfig):
     top_classes: int = Field(
         3, ge=1, le=5, description="A search looks among the items of this many likeliest classes of the query."
     )
-    batch_size: int = Field(32, ge=1, le=1024)
+    batch_size: int = Field(32, ge=1, le=1024, description="Pictures that the classifier sees at once.")
     shard_rows: int = Field(512, ge=1, description="Pictures in one shard of classes.")
 
 
 class EvaluateConfig(StageConfig):
     queries: int = Field(500, ge=0, description="Held-out pictures to query with; fewer if fewer are held out.")
-    seed: int = 0
+    seed: int = Field(0, ge=0, description="Seed of the choice of queries.")
+    golden: str = Field(
+        "", description="A CSV of golden queries, s3:// or a path from the working folder; empty: there are none."
+    )
+    synthetic_queries: int = Field(
+        100, ge=0, le=10_000, description="Items whose pictures are changed in four ways and must find them; 0: none."
+    )
 
 
 class GateConfig(StageConfig):
-    mode: Literal["block", "warn", "off"] = Field(
-        "block", description="What a loss against production does to a release."
+    mode: Literal["block", "warn", "off", "hold"] = Field(
+        "block",
+        description="What a loss against production does to a release; hold: every release waits for a person.",
     )
     max_loss: float = Field(0.01, ge=0, le=1, description="Tolerated fall of a headline metric, absolute.")
+    max_category_loss: float = Field(
+        0.05, ge=0, le=1, description="Tolerated fall of a headline metric within one category, absolute."
+    )
+    min_category_queries: int = Field(
+        30, ge=2, le=100_000, description="A category with fewer queries shared with production is not compared."
+    )
+    alpha: float = Field(
+        0.05, gt=0, lt=1, description="How often chance alone may hold a release that is as good as production."
+    )
     min_ann_recall: float = Field(0.95, ge=0, le=1, description="ann_recall@10 below this holds the release back.")
-    alpha: float = Field(0.05, gt=0, lt=1, description="Level of the paired test that a loss must pass to block.")
+    # Twice what ingest stops at: it asks a person about nights that ingest was told to let go on.
+    max_quarantine_rate: float = Field(
+        0.1, ge=0, le=1, description="A larger quarantined share of the catalogue's rows holds the release back."
+    )
+    # A segmenter that serves is distrusted now and then; past half, most "masked" vectors are those of whole pictures.
+    max_mask_fallback_rate: float = Field(
+        0.5,
+        ge=0,
+        le=1,
+        description="Where masked or cropped pictures are published: a larger distrusted share holds the release back.",
+    )
+    max_index_gb: float = Field(
+        0.0, ge=0, description="Larger index files, in 10^9 bytes, hold the release back; 0 sets no limit."
+    )
+    # Per item, so that a growing catalogue passes; another width of the candidates alone stays below twice.
+    max_index_growth: float = Field(
+        1.0,
+        ge=0,
+        description="A larger growth of the index per item, against production, holds the release back; 1: twice as "
+        "large; 0 sets no limit.",
+    )
+    # Off: a figure of the machine and of its load, so only its owner can say.
+    max_latency_ms: float = Field(
+        0.0, ge=0, description="A longer single query (95th percentile) holds the release back; 0 sets no limit."
+    )
 
 
 class NightlyConfig(StageConfig):
     """Everything a nightly run can be told; each field is one stage."""
 
-    ingest: IngestConfig = IngestConfig()
-    mask: MaskConfig = MaskConfig()
-    crop: CropConfig = CropConfig()
-    embed: EmbedConfig = EmbedConfig()
-    head: HeadConfig = HeadConfig()
-    reduce: ReduceConfig = ReduceConfig()
-    index: IndexConfig = IndexConfig()
-    classify: ClassifyConfig = ClassifyConfig()
-    evaluate: EvaluateConfig = EvaluateConfig()
-    gate: GateConfig = GateConfig()
+    ingest: IngestConfig = Field(IngestConfig(), description="How the source is read: bad pictures, the holdout.")
+    mask: MaskConfig = Field(MaskConfig(), description="The background segmenter and its masks.")
+    crop: CropConfig = Field(CropConfig(), description="Cropping to the product; used with background crop.")
+    embed: EmbedConfig = Field(EmbedConfig(), description="The backbone and what it is shown: what makes the vectors.")
+    head: HeadConfig = Field(HeadConfig(), description="The multi-task head that boosts the vectors.")
+    reduce: ReduceConfig = Field(ReduceConfig(), description="The PCA that candidates are found with.")
+    index: IndexConfig = Field(IndexConfig(), description="Which vectors are searched, and how.")
+    classify: ClassifyConfig = Field(
+        ClassifyConfig(), description="The classes of pictures, for the search mode classified."
+    )
+    evaluate: EvaluateConfig = Field(EvaluateConfig(), description="What the release is measured with.")
+    gate: GateConfig = Field(GateConfig(), description="When a release is published, and when it is held back.")
 
     @property
     def detects(self) -> bool:

@@ -15,6 +15,7 @@
     │   └── StoreNotWritable      the store refuses writes
     └── Transient                 trying again may help; the only kind that tasks retry
         ├── StoreUnavailable      the store does not answer
+        ├── StoreBusy             somebody works in the store who must not be disturbed
         └── WeightsUnavailable    the weights hub does not answer
 
 A message says what was seen, what was expected, and what to do.
@@ -85,6 +86,10 @@ class Transient(VitrineError):
 
 class StoreUnavailable(Transient):
     """The store does not answer, or answers with a server error."""
+
+
+class StoreBusy(Transient):
+    """Somebody works in the store who must not be disturbed; nothing was changed."""
 
 
 class WeightsUnavailable(Transient):

@@ -14,6 +14,7 @@ from retrieval_core.index.recipes import choose_recipe, choose_shards
 from retrieval_core.ingest.catalog import SEEN_ITEMS, unseen_pictures
 from retrieval_core.ingest.sources import open_source
 from retrieval_core.inspection import last_run
+from retrieval_core.shards import read_unsealed
 from retrieval_core.store import Store
 
 
@@ -125,7 +126,7 @@ def _classifier(config: ClassifyConfig) -> str:
 
 def _last_seen(store: Store) -> pl.DataFrame | None:
     try:
-        return pl.read_parquet(store.get(SEEN_ITEMS))
+        return read_unsealed(store, SEEN_ITEMS)
     except NotFound:
         return None
 

@@ -66,14 +66,16 @@ class ReleaseRow(Value):
     created: str
     gate: str
     reason: str
+    causes: tuple[str, ...]
     rows: int
     variant: str
 
 
 class Status(Value):
-    """Production, every release (oldest first) and the document of the last run."""
+    """Production, what persons said of it (the latest last), every release (oldest first), the last run's document."""
 
     production: str | None
+    promotions: tuple[releases.Promotion, ...]
     releases: list[ReleaseRow]
     last_run: dict[str, Any] | None
 
@@ -87,12 +89,18 @@ def status(store: Store) -> Status:
             created=release.created,
             gate=release.gate,
             reason=release.gate_reason,
+            causes=release.gate_causes,
             rows=release.counts["rows"],
             variant=release.variant,
         )
         for release in releases.list_releases(store)
     ]
-    return Status(production=production.release if production else None, releases=rows, last_run=last_run(store))
+    return Status(
+        production=production.release if production else None,
+        promotions=production.promotions if production else (),
+        releases=rows,
+        last_run=last_run(store),
+    )
 
 
 def last_run(store: Store) -> dict[str, Any] | None:

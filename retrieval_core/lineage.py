@@ -5,13 +5,23 @@ Only what changes the output enters a fingerprint: shard sizes and the policies 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import polars as pl
 
 from retrieval_core import embed, head, index, mask, reduce, train
-from retrieval_core.artifacts import Catalog, Head, IndexSet, Reducer, Segmenter, fingerprint
+from retrieval_core.artifacts import (
+    Catalog,
+    Head,
+    IndexSet,
+    Reducer,
+    Release,
+    Segmenter,
+    VectorSet,
+    fingerprint,
+)
 from retrieval_core.config import CropConfig, EmbedConfig, HeadConfig, IndexConfig, MaskConfig, ReduceConfig, View
 from retrieval_core.embed.backbones import weights_sha256
 from retrieval_core.embed.openclip import CONFIG_FILE, LOCAL, folder_weights
@@ -134,6 +144,24 @@ def quantizer_serves(earlier: IndexSet, config: IndexConfig) -> bool:
     uneven = earlier.imbalance > config.max_imbalance * earlier.when_new["imbalance"]
     worse = earlier.recall < min(config.recall_target, earlier.when_new["recall"]) - RECALL_NOISE
     return not (uneven or worse)
+
+
+def known_candidates(
+    release: Release, standing: IndexSet, catalog: str, sets: Sequence[VectorSet], config: IndexConfig
+) -> VectorSet | None:
+    """Which of `sets` tonight's choice of candidates would come out as, where the index of `release` is of the same.
+
+    `sets` are the full vectors and what they are reduced to. None where catalogue, vectors, reducer or config are
+    others, so that the choice is to be made by measuring.
+    """
+    full, *reduced = sets
+    same_rows = {"catalog": catalog, "vectors": full.fingerprint}.items() <= standing.parents.items()
+    same_reducer = release.reducer is not None and all(
+        made.family == reduced_family(release.reducer.name, full.family, made.dim) for made in reduced
+    )
+    if same_rows and same_reducer and release.config["index"] == config.model_dump(mode="json"):
+        return next((made for made in sets if made.fingerprint == standing.parents["candidates"]), None)
+    return None
 
 
 def still_serves(

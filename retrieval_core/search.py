@@ -28,6 +28,7 @@ from retrieval_core.chain import QueryChain, opened_once, require
 from retrieval_core.config import NightlyConfig
 from retrieval_core.errors import BadConfig, DimensionMismatch, NotFound
 from retrieval_core.images import RGB, decode
+from retrieval_core.index.build import places_of
 from retrieval_core.index.lookup import Selection, ShardedIndex
 from retrieval_core.ingest.catalog import row_id
 from retrieval_core.items import Items
@@ -170,6 +171,11 @@ class OpenRelease:
         """The file of an item's picture. Raises `NotFound` without the item, and where its picture is gone."""
         (row,) = self._items.rows(np.array([self._find(item_id)], np.int64))
         return read_uri(row["image_uri"])
+
+    def shard_of(self, item_id: str) -> str:
+        """The name of the index shard that an item lies in. Raises `NotFound`."""
+        wanted = np.array([self._find(item_id)], np.int64)
+        return next(shard.folder.name for shard in self._index.shards if places_of(shard.row_ids, wanted)[1].any())
 
     def columns(self) -> dict[str, list[str]]:
         """What a filter can name, with the commonest values of each, the commonest first; ids go without."""

@@ -21,6 +21,7 @@ from retrieval_core.shards import (
     plan_shards,
     put_part,
     read_ids,
+    read_unsealed,
     read_vectors,
     table_bytes,
     vectors_bytes,
@@ -34,6 +35,30 @@ View = TypeVar("View", MaskSet, ClassSet)
 GrowingSet = type[VectorSet] | type[MaskSet] | type[ClassSet]
 
 
+class WorkShard(Value):
+    """One shard of a plan: all that whoever makes it is told, however many shards the plan has.
+
+    `number` counts from 0 and finds its pictures in the plan's table at `key`.
+    """
+
+    folder: str
+    family: str
+    key: str
+    name: str
+    number: int
+    n_shards: int
+
+    @property
+    def place(self) -> str:
+        """For people: "shard 3 of 10"."""
+        return f"shard {self.number + 1} of {self.n_shards}"
+
+    @property
+    def part_key(self) -> str:
+        """Where what is made of it lies."""
+        return part_key(self.folder, self.family, self.name)
+
+
 class WorkPlan(Value):
     """The shards still to be made of one family; `key` names the table of their pictures, "" when none is missing."""
 
@@ -42,6 +67,14 @@ class WorkPlan(Value):
     key: str = ""
     shards: tuple[str, ...] = ()
     n_missing: int = 0
+
+    def split(self) -> list[WorkShard]:
+        """The shards, each by itself."""
+        n_shards = len(self.shards)
+        return [
+            WorkShard(folder=self.folder, family=self.family, key=self.key, name=name, number=number, n_shards=n_shards)
+            for number, name in enumerate(self.shards)
+        ]
 
 
 def plan_work(store: Store, folder: str, family: str, pictures: pl.DataFrame, shard_rows: int) -> WorkPlan:
@@ -66,10 +99,9 @@ def plan_work(store: Store, folder: str, family: str, pictures: pl.DataFrame, sh
     return WorkPlan(folder=folder, family=family, key=key, shards=names, n_missing=len(plan))
 
 
-def shard_pictures(store: Store, plan: WorkPlan, number: int) -> pl.DataFrame:
-    """content_id, image_uri and item_id of one shard of the plan, ordered by content id."""
-    table = pl.read_parquet(store.local_path(plan.key))
-    return table.filter(pl.col("shard") == number).drop("shard").sort("content_id")
+def shard_pictures(store: Store, shard: WorkShard) -> pl.DataFrame:
+    """content_id, image_uri and item_id of one shard of a plan, ordered by content id."""
+    return read_unsealed(store, shard.key, pl.col("shard") == shard.number).drop("shard").sort("content_id")
 
 
 def part_key(folder: str, family: str, name: str) -> str:

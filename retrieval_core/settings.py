@@ -20,10 +20,22 @@ class Settings(BaseSettings):
     model_config = SettingsConfigDict(env_prefix="VITRINE_", frozen=True, extra="forbid")
 
     store: str = Field("", description="Folder or s3://bucket/prefix that holds everything a run makes.")
-    s3_endpoint_url: str | None = Field(None, description="Endpoint of an S3-compatible store; empty for AWS.")
+    s3_endpoint_url: str = Field("", description="Endpoint of an S3-compatible store; empty for AWS.")
     cache_dir: Path = Field(default_factory=default_cache_dir, description="Local read cache of a remote store.")
+    cache_gb: float = Field(50.0, ge=0, description="Bound of that cache for each store, in GB of 10^9; 0: none.")
     device: Literal["auto", "cpu", "cuda"] = Field("auto", description="auto takes CUDA where it is there.")
     threads: int = Field(0, ge=0, description="CPU threads of one task; 0 takes every core.")
+    runner: Literal["local", "dask"] = Field(
+        "local", description="Who makes the shards: this machine, one by one, or the workers of a Dask cluster."
+    )
+    dask_address: str = Field(
+        "tcp://127.0.0.1:8786", description="The scheduler of the Dask cluster, where that is the runner."
+    )
+    report_url: str = Field(
+        "",
+        pattern=r"^(https?://\S+)?$",
+        description="Where the search app shows reports, for example https://host/reports; empty: nowhere.",
+    )
 
     @classmethod
     def load(cls, toml: Path | None = None, **arguments: object) -> Self:
@@ -57,8 +69,17 @@ class Settings(BaseSettings):
             raise BadConfig("device is cuda, but torch sees no CUDA device; set VITRINE_DEVICE=cpu or auto")
         return "cpu"
 
+    def report_link(self, name: str) -> str:
+        """Where a browser finds the report of a release, or one by its own fingerprint; "" where none can."""
+        return f"{self.report_url.rstrip('/')}/{name}" if self.report_url else ""
+
     def open_store(self) -> Store:
         """The store. Raises `BadConfig` where none is named."""
         if not self.store:
             raise BadConfig("no store named: give --store FOLDER or s3://bucket/prefix, or set VITRINE_STORE")
-        return open_store(self.store, s3_endpoint_url=self.s3_endpoint_url, cache_dir=self.cache_dir)
+        return open_store(
+            self.store,
+            s3_endpoint_url=self.s3_endpoint_url or None,
+            cache_dir=self.cache_dir,
+            cache_bytes=int(self.cache_gb * 1e9),
+        )

@@ -7,6 +7,7 @@ covers, so a run that died is picked up where it stopped and two runs cannot dis
 from __future__ import annotations
 
 import hashlib
+import mmap
 import tempfile
 import zlib
 from collections.abc import Iterable, Iterator, Sequence
@@ -24,6 +25,7 @@ from retrieval_core.store import Store, file_sha256
 
 VECTOR_ROW_GROUP = 8192
 MAPPED_BATCH = 65_536
+CHECKSUM, NO_CHECKSUM = b"vitrine.sha256", b"0" * 64
 SMALLEST = np.finfo(np.float32).tiny  # divides a zero vector without making it NaN
 N_TOP_CLASSES = 5  # kept of a picture, the likeliest first
 Float32 = npt.NDArray[np.float32]
@@ -64,6 +66,16 @@ def put_part(store: Store, key: str, data: bytes, n_rows: int) -> Part:
     return Part(key=key, sha256=hashlib.sha256(data).hexdigest(), n_rows=n_rows, n_bytes=len(data))
 
 
+def put_part_once(store: Store, key: str, data: bytes, n_rows: int) -> Part:
+    """Store bytes as one immutable part unless a run at the same time did; what was first stays, and is described.
+
+    For bytes that tell the hour: overwritten, they would not be those that the other run has sealed.
+    """
+    if not store.put_if_absent(key, data):
+        return describe_part(store, key, n_rows)
+    return Part(key=key, sha256=hashlib.sha256(data).hexdigest(), n_rows=n_rows, n_bytes=len(data))
+
+
 def put_part_file(store: Store, key: str, path: Path, n_rows: int) -> Part:
     """Store a local file as one immutable part."""
     store.put_file(key, path)
@@ -71,16 +83,57 @@ def put_part_file(store: Store, key: str, path: Path, n_rows: int) -> Part:
 
 
 def table_bytes(frame: pl.DataFrame) -> bytes:
-    """A polars table as Parquet; equal tables give equal bytes."""
+    """A polars table as Parquet, its own checksum in its metadata; equal tables give equal bytes."""
+    table = frame.to_arrow().replace_schema_metadata({CHECKSUM: NO_CHECKSUM})
     sink = pa.BufferOutputStream()
-    pq.write_table(frame.to_arrow(), sink, compression="zstd")
-    return sink.getvalue().to_pybytes()
+    pq.write_table(table, sink, compression="zstd")
+    data = sink.getvalue().to_pybytes()
+    place = _checksum_place(data)
+    return data[: place.start] + hashlib.sha256(data).hexdigest().encode() + data[place.stop :]
+
+
+def read_unsealed(store: Store, key: str, where: pl.Expr | None = None) -> pl.DataFrame:
+    """A table of `table_bytes` whose checksum no manifest holds: all rows, or those that pass `where`.
+
+    Raises `NotFound`, and `ShardCorrupt` for any other bytes: polars would end the process for some of them.
+    """
+    path = store.local_path(key)
+    try:
+        with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
+            place = _checksum_place(data)
+            digest = hashlib.sha256(memoryview(data)[: place.start])
+            digest.update(NO_CHECKSUM)
+            digest.update(memoryview(data)[place.stop :])
+            whole = digest.hexdigest().encode() == data[place]
+    except (OSError, ValueError):  # an empty file cannot be mapped
+        whole = False
+    if not whole:
+        raise ShardCorrupt(f"{store.url}/{key} is not what was written; `vitrine repair` mends it")
+    table = pl.scan_parquet(path)
+    return (table if where is None else table.filter(where)).collect()
+
+
+def _checksum_place(data: bytes | mmap.mmap) -> slice:
+    """Where in a Parquet file its checksum stands, counted as `NO_CHECKSUM`. Raises `ValueError` where it has none."""
+    key = data.rfind(CHECKSUM)
+    if key < 0:
+        raise ValueError("no checksum")
+    start = key + len(CHECKSUM) + 2  # Thrift puts a field's type and a string's length between key and value
+    return slice(start, start + len(NO_CHECKSUM))
 
 
 def read_table(store: Store, part: Part, columns: list[str] | None = None) -> pl.DataFrame:
     """A table part as polars. Raises `ShardCorrupt` when the file is not what was sealed."""
     try:
         return pl.read_parquet(store.local_path(part.key, part.sha256), columns=columns)
+    except (pl.exceptions.PolarsError, OSError) as error:
+        raise ShardCorrupt(f"{part.key}: {error}") from error
+
+
+def read_rows(store: Store, part: Part, where: pl.Expr) -> pl.DataFrame:
+    """The rows of a table part that pass `where`. Raises `ShardCorrupt` when the file is not what was sealed."""
+    try:
+        return pl.scan_parquet(store.local_path(part.key, part.sha256)).filter(where).collect()
     except (pl.exceptions.PolarsError, OSError) as error:
         raise ShardCorrupt(f"{part.key}: {error}") from error
 

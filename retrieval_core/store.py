@@ -35,6 +35,14 @@ class UriStat(NamedTuple):
     version: str
 
 
+class Entry(NamedTuple):
+    """An object as a listing shows it; `modified_s` is when it was last written, in seconds since 1970."""
+
+    key: str
+    size_bytes: int
+    modified_s: float
+
+
 class Store(ABC):
     """Whole objects by key, on a folder or on S3.
 
@@ -77,8 +85,12 @@ class Store(ABC):
         """The object's size."""
 
     @abstractmethod
+    def entries(self, prefix: str) -> Iterator[Entry]:
+        """All objects that start with `prefix` ("" for all), in byte order of their keys, fetched page by page."""
+
     def list(self, prefix: str) -> Iterator[str]:
-        """All keys that start with `prefix` ("" for all), in byte order, fetched page by page."""
+        """The keys of `entries`."""
+        return (entry.key for entry in self.entries(prefix))
 
     @abstractmethod
     def delete(self, key: str) -> None:
@@ -99,11 +111,14 @@ class Store(ABC):
 # What follows imports the two kinds of store where they are used: both stand on this module.
 
 
-def open_store(url: str, *, s3_endpoint_url: str | None = None, cache_dir: Path | None = None) -> Store:
+def open_store(
+    url: str, *, s3_endpoint_url: str | None = None, cache_dir: Path | None = None, cache_bytes: int = 0
+) -> Store:
     """The store at a folder's path or `s3://bucket/prefix`; nothing is created or contacted before the first use.
 
     The S3 endpoint is the argument, else `VITRINE_S3_ENDPOINT_URL`, else what boto3 finds (`AWS_ENDPOINT_URL`, AWS).
-    `cache_dir` holds local copies of S3 objects. Raises `BadConfig` for another scheme, a bad bucket or a bad endpoint.
+    `cache_dir` holds local copies of S3 objects, about `cache_bytes` of them (0: no bound). Raises `BadConfig` for
+    another scheme, a bad bucket or a bad endpoint.
     """
     from retrieval_core.store_local import LocalStore
     from retrieval_core.store_s3 import S3Store
@@ -114,7 +129,8 @@ def open_store(url: str, *, s3_endpoint_url: str | None = None, cache_dir: Path 
     if address is None:
         return LocalStore(Path(url))
     bucket, prefix = address
-    return S3Store(bucket, prefix.strip("/"), _endpoint_url(s3_endpoint_url), cache_dir or default_cache_dir())
+    place = (bucket, prefix.strip("/"), _endpoint_url(s3_endpoint_url))
+    return S3Store(*place, cache_dir or default_cache_dir(), cache_bytes)
 
 
 def file_sha256(path: Path) -> str:
@@ -203,7 +219,12 @@ def _split_s3(uri: str) -> tuple[str, str] | None:
         raise BadConfig(f"{scheme[1]}:// is not supported; expected a local path or s3://bucket/…")
     bucket, _, key = uri[scheme.end() :].partition("/")
     if not _BUCKET.fullmatch(bucket):
-        raise BadConfig(f"{bucket.rpartition('@')[2]!r} is not a bucket name; expected s3://bucket/…")
+        if "@" in uri or ":" in bucket:
+            raise BadConfig(
+                "what follows s3:// is not a bucket name; expected s3://bucket/… without user and password, "
+                "which belong in AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY"
+            )
+        raise BadConfig(f"{bucket!r} is not a bucket name; expected s3://bucket/…")
     return bucket, key
 
 

@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from retrieval_core.errors import NotFound, Permanent, ShardCorrupt, StoreNotWritable, StoreUnavailable
-from retrieval_core.store import Store, UriStat, check_prefix, checked_key, file_sha256, is_key
+from retrieval_core.store import Entry, Store, UriStat, check_prefix, checked_key, file_sha256, is_key
 
 COPY_CHUNK_BYTES = 2**20
 ABANDONED_AFTER_S = 24 * 3600
@@ -89,14 +89,14 @@ class LocalStore(Store):
         with local_read(path):
             return _regular_stat(path).st_size
 
-    def list(self, prefix: str) -> Iterator[str]:
+    def entries(self, prefix: str) -> Iterator[Entry]:
         check_prefix(prefix)
         root = os.path.join(self._root, "")
         with suppress(NotFound):
-            for path, _ in list_files(root + prefix.rpartition("/")[0]):
+            for path, found in list_files(root + prefix.rpartition("/")[0]):
                 key = path.removeprefix(root)
                 if key.startswith(prefix) and is_key(key):
-                    yield key
+                    yield Entry(key, found.size_bytes, int(found.version) / 1e9)
 
     def delete(self, key: str) -> None:
         path = self._path(key)
@@ -259,7 +259,8 @@ def list_files(folder: str, above: frozenset[tuple[int, int]] = frozenset()) -> 
     with local_read(folder):
         here = os.stat(folder)
         with os.scandir(folder) as entries:
-            ordered = sorted(entries, key=lambda entry: entry.name + "/" if entry.is_dir() else entry.name)
+            present = [entry for entry in entries if not (entry.is_symlink() and _is_loop(entry))]
+            ordered = sorted(present, key=lambda entry: entry.name + "/" if entry.is_dir() else entry.name)
     identity = (here.st_dev, here.st_ino)
     if identity in above:
         return
@@ -269,6 +270,15 @@ def list_files(folder: str, above: frozenset[tuple[int, int]] = frozenset()) -> 
                 yield from list_files(entry.path, above | {identity})
             elif entry.is_file():
                 yield entry.path, _uri_stat(entry.stat())
+
+
+def _is_loop(link: os.DirEntry[str]) -> bool:
+    """Whether a link leads to itself, over others or not."""
+    try:
+        link.stat()
+    except OSError as error:
+        return error.errno == errno.ELOOP
+    return False
 
 
 def file_signature(path: Path) -> tuple[int, int, int]:
@@ -297,4 +307,4 @@ def check_sha256(path: Path, expected: str, name: str) -> None:
     """Raises `ShardCorrupt`, which calls the object `name`, unless the file has that sha256 (hex)."""
     found = _sha256_of(path)
     if found != expected:
-        raise ShardCorrupt(f"{name} has sha256 {found[:12]}…, was sealed as {expected[:12]}…; delete it and run again")
+        raise ShardCorrupt(f"{name} has sha256 {found[:12]}…, was sealed as {expected[:12]}…; `vitrine repair`")

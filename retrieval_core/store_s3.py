@@ -14,6 +14,8 @@ import hashlib
 import os
 import threading
 import uuid
+import zlib
+from base64 import b64encode
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from functools import lru_cache
@@ -21,7 +23,8 @@ from pathlib import Path
 from typing import Any
 
 from retrieval_core.errors import BadConfig, NotFound, Permanent, StoreNotWritable, StoreUnavailable, VitrineError
-from retrieval_core.store import ENDPOINT_EXPECTED, Store, UriStat, check_prefix, checked_key, is_key
+from retrieval_core.read_cache import ReadCache
+from retrieval_core.store import ENDPOINT_EXPECTED, Entry, Store, UriStat, check_prefix, checked_key, is_key
 from retrieval_core.store_local import (
     check_sha256,
     file_signature,
@@ -33,22 +36,25 @@ from retrieval_core.store_local import (
 )
 
 MULTIPART_THRESHOLD_BYTES = 16 * 2**20
+READ_TIMEOUT_S = 60
 
 _THROTTLED = {"SlowDown", "Throttling", "ThrottlingException", "RequestTimeout", "RequestLimitExceeded"}
 _BAD_CREDENTIALS = {"ExpiredToken", "InvalidToken", "TokenRefreshRequired"}
+_WRONG_CLOCK = {"RequestTimeTooSkewed", "RequestExpired"}
 _CLIENT_LOCK = threading.Lock()
 
 
 class S3Store(Store):
     """A store under a prefix of an S3 bucket, with local copies of what `local_path` was asked for."""
 
-    def __init__(self, bucket: str, prefix: str, endpoint_url: str | None, cache_dir: Path) -> None:
+    def __init__(self, bucket: str, prefix: str, endpoint_url: str | None, cache_dir: Path, cache_bytes: int) -> None:
         self.url = f"s3://{bucket}/{prefix}".rstrip("/")
         self._bucket = bucket
         self._folder = f"{prefix}/" if prefix else ""
         self._endpoint_url = endpoint_url
         place = hashlib.sha256(f"{endpoint_url or ''} {self.url}".encode()).hexdigest()[:16]
         self._cache = cache_dir.expanduser().absolute() / place
+        self._copies = ReadCache(self._cache, cache_bytes)
 
     def get(self, key: str) -> bytes:
         return self._get(key)[0]
@@ -56,7 +62,7 @@ class S3Store(Store):
     def put(self, key: str, data: bytes) -> None:
         address = self._address(key)
         with _s3_errors(self._at(key), writing=True):
-            _client(self._endpoint_url).put_object(**address, Body=data)
+            _client(self._endpoint_url).put_object(**address, **_body(data))
 
     def put_if_absent(self, key: str, data: bytes) -> bool:
         if self._put_on_condition(key, data, IfNoneMatch="*"):
@@ -93,12 +99,12 @@ class S3Store(Store):
     def size_bytes(self, key: str) -> int:
         return int(self._head(key)["ContentLength"])
 
-    def list(self, prefix: str) -> Iterator[str]:
+    def entries(self, prefix: str) -> Iterator[Entry]:
         check_prefix(prefix)
-        for name, _ in list_objects(self._endpoint_url, self._bucket, self._folder + prefix):
-            key = name.removeprefix(self._folder)
+        for found in _list_bucket(self._endpoint_url, self._bucket, self._folder + prefix):
+            key = found["Key"].removeprefix(self._folder)
             if is_key(key):
-                yield key
+                yield Entry(key, int(found["Size"]), found["LastModified"].timestamp())
 
     def delete(self, key: str) -> None:
         address = self._address(key)
@@ -107,6 +113,7 @@ class S3Store(Store):
 
     def local_path(self, key: str, sha256: str | None = None) -> Path:
         copy = self._cache / checked_key(key)
+        self._copies.use(copy)
         if sha256 is not None and has_sha256(copy, sha256):
             return copy
         etag = _bare(self._head(key)["ETag"])
@@ -142,7 +149,8 @@ class S3Store(Store):
         address, mark = self._address(key), uuid.uuid4().hex
         with _s3_errors(self._at(key), writing=True):
             try:
-                _client(self._endpoint_url).put_object(**address, Body=data, Metadata={"writer": mark}, **condition)
+                client = _client(self._endpoint_url)
+                client.put_object(**address, **_body(data), Metadata={"writer": mark}, **condition)
             except ClientError as error:
                 if _status(error) not in {409, 412}:
                     raise
@@ -162,6 +170,7 @@ class S3Store(Store):
         with local_write(note), temporary_beside(self._cache) as temporary:
             temporary.write_text(f"{etag} {signature}")
             install(temporary, note, os.replace)
+        self._copies.make_room(copy)
 
     def _version_of(self, copy: Path) -> str | None:
         """The ETag a local copy was made from; None when there is none, or it was replaced since that was noted."""
@@ -193,11 +202,16 @@ def stat_object(endpoint_url: str | None, bucket: str, key: str) -> UriStat:
 
 def list_objects(endpoint_url: str | None, bucket: str, prefix: str) -> Iterator[tuple[str, UriStat]]:
     """Names, sizes and ETags of the objects that start with `prefix`, in byte order, fetched page by page."""
+    for found in _list_bucket(endpoint_url, bucket, prefix):
+        yield found["Key"], UriStat(int(found["Size"]), _bare(found["ETag"]))
+
+
+def _list_bucket(endpoint_url: str | None, bucket: str, prefix: str) -> Iterator[Any]:
+    """What S3 tells of each object: Key, Size, ETag and LastModified."""
     with _s3_errors(f"s3://{bucket}/{prefix}"):
         pages = _client(endpoint_url).get_paginator("list_objects_v2").paginate(Bucket=bucket, Prefix=prefix)
         for page in pages:
-            for found in page.get("Contents", ()):
-                yield found["Key"], UriStat(int(found["Size"]), _bare(found["ETag"]))
+            yield from page.get("Contents", ())
 
 
 # boto3
@@ -214,10 +228,13 @@ def _make_client(endpoint_url: str | None, pid: int) -> Any:
     import boto3
     from botocore.config import Config
 
-    # boto3 adds a checksum to every upload and checks it on download by default.
+    # Over https boto3 sends a checksum after the bytes, which S3 servers such as Ceph 16 refuse (411). TLS guards the
+    # bytes of a file on their way, and `_body` names its checksum before them.
+    encrypted = not (endpoint_url or "").startswith("http://")
     config = Config(
+        request_checksum_calculation="when_required" if encrypted else "when_supported",
         connect_timeout=5,
-        read_timeout=60,
+        read_timeout=READ_TIMEOUT_S,
         retries={"mode": "standard", "total_max_attempts": 3},
         max_pool_connections=64,
     )
@@ -225,6 +242,12 @@ def _make_client(endpoint_url: str | None, pid: int) -> Any:
         return boto3.Session().client("s3", endpoint_url=endpoint_url, config=config)
     except ValueError as error:
         raise BadConfig(ENDPOINT_EXPECTED) from error
+
+
+def _body(data: bytes) -> dict[str, Any]:
+    """An object's bytes with the checksum by which the server refuses altered ones, and boto3 after it on download."""
+    crc32 = b64encode(zlib.crc32(data).to_bytes(4, "big")).decode()
+    return {"Body": data, "ChecksumAlgorithm": "CRC32", "ChecksumCRC32": crc32}
 
 
 def _transfer_config() -> Any:
@@ -242,6 +265,7 @@ def _s3_errors(where: str, *, writing: bool = False) -> Iterator[None]:
     """Tell boto3's errors in Vitrine's tree. Messages name the object and S3's code, never what boto3 was given."""
     from boto3.exceptions import RetriesExceededError
     from botocore import exceptions as boto
+    from s3transfer.exceptions import S3DownloadFailedError, S3ValidationError
 
     try:
         yield
@@ -270,6 +294,8 @@ def _s3_errors(where: str, *, writing: bool = False) -> Iterator[None]:
         raise StoreUnavailable(
             f"{where} does not answer ({type(error).__name__}); check the network and the endpoint, then try again"
         ) from error
+    except (S3DownloadFailedError, S3ValidationError) as error:
+        raise StoreUnavailable(f"{where} was replaced while it was being read; try again") from error
     except boto.BotoCoreError as error:
         raise Permanent(f"{where}: {error}") from error
 
@@ -281,13 +307,17 @@ def _status(error: Any) -> int:
 def _from_answer(error: Any, where: str, writing: bool) -> VitrineError:
     """The error that an S3 answer means."""
     status, code = _status(error), error.response.get("Error", {}).get("Code", "")
-    said = f"{where}: S3 answered {status} {code}"
+    said = f"{where}: S3 answered {status}" + f" {code}" * (code != str(status))  # HEAD has no code
     if code == "NoSuchBucket":
         return BadConfig(f"{said}; create the bucket (aws s3 mb s3://BUCKET) or name another")
+    if code == "NoSuchUpload":  # its end was told, the answer lost, and the telling repeated
+        return StoreUnavailable(f"{said}: the upload was ended or aborted before; try again")
     if status == 404:
         return NotFound(f"no object {where}")
     if status >= 500 or status in {408, 409, 412, 429} or code in _THROTTLED:
         return StoreUnavailable(f"{said}; try again")
+    if code in _WRONG_CLOCK:
+        return Permanent(f"{said}; set this machine's clock, which is minutes away from the server's")
     if status in {401, 403} or code in _BAD_CREDENTIALS:
         if writing:
             return StoreNotWritable(f"{said}; check the credentials, which want s3:PutObject and s3:DeleteObject there")

@@ -29,7 +29,7 @@ def read_state(path: Path) -> dict[str, Tensor]:
         state = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # unpickling a stranger's file fails in many ways; in each, these are no weights
         raise WeightsInvalid(
-            f"{path} holds no plain tensors ({_why_refused(error)}); "
+            f"{path} holds no plain tensors ({why_refused(error)}); "
             "expected a safetensors file or a torch state dict; TorchScript must be converted first"
         ) from error
     if isinstance(state, Mapping):
@@ -59,7 +59,7 @@ def fill(network: nn.Module, given: Mapping[str, Tensor], source: str, what: str
     network.load_state_dict(dict(given), strict=False)
 
 
-def _why_refused(error: Exception) -> str:
+def why_refused(error: Exception) -> str:
     """Why torch does not read a file; its own words advise to let the file run what it likes."""
     if called := re.search(r"GLOBAL ([\w.]+)", str(error)):
         return f"opening it would call {called[1]}, which no weights need"

@@ -139,6 +139,24 @@ class ShardedIndex:
             scores[block], row_ids[block] = found
         return scores, row_ids
 
+    def candidates(self, candidate_queries: Float32, k: int) -> tuple[Float32, Int64]:
+        """The `k` best by the index's own scores, (q, k) scores and row ids as `search` gives, none of them reranked.
+
+        `candidate_queries` is (q, candidate_dim) float32, unit length.
+        """
+        queries = _checked_queries(candidate_queries, self.candidate_dim, "candidate queries")
+        scores = np.full((len(queries), k), -np.inf, np.float32)
+        row_ids = np.full((len(queries), k), -1, np.int64)
+        depth = min(k, self.n_rows)
+        for block in query_blocks(len(queries) if depth else 0, 2 * depth + len(self.shards)):
+            n_queries = len(queries[block])
+            sources = self._sources(queries[block], self._lists_to_visit(0, self.n_rows), None)
+            found = search_sources(list(sources.values()), n_queries, depth)
+            query, column = kept_candidates(found.scores, found.ids, depth)
+            kept = found.ids[query, column], found.scores[query, column]
+            scores[block], row_ids[block] = best_of(query, *kept, n_queries, k)
+        return scores, row_ids
+
     def exact(self, queries: Float32, k: int) -> tuple[Float32, Int64]:
         """What `search` would find if it missed nothing: every row compared in the full dimension."""
         queries = _checked_queries(queries, self.dim, "queries")

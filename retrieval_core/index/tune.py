@@ -17,6 +17,7 @@ from retrieval_core.artifacts import TunePoint
 from retrieval_core.config import IndexConfig
 from retrieval_core.errors import BadConfig
 from retrieval_core.index.recipes import choose_recipe, scan_bytes
+from retrieval_core.index.topk import exact_search
 
 N_NEAREST = 10
 DEPTHS = (1, 2, 3, 5, 8, 12, 20, 32, 50)
@@ -264,13 +265,11 @@ def _offers(
 
 def _nearest(vectors: Float32, own: Int64, k: int) -> Int64:
     """(q, k) int64 places of the other rows nearest to the rows `own`, by exact search."""
-    import faiss
-
     if len(own) == 0:
         return np.empty((0, k), np.int64)
     vectors = np.ascontiguousarray(vectors, np.float32)
     width = min(k + 1, len(vectors))
-    _, found = faiss.knn(vectors[own], vectors, width, metric=faiss.METRIC_INNER_PRODUCT)
+    _, found = exact_search(vectors[own], vectors, width)
     return _others(found, own)
 
 

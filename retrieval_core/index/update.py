@@ -76,6 +76,19 @@ def update_shard(
     write_shard(index, row_ids[ascending], _merged(before.vectors, kept, vectors[order], ascending), folder)
 
 
+def template_of(folder: Path) -> bytes | None:
+    """The template that the shard in `folder` was made from: the shard without its rows. None for kinds that cannot be
+    updated, which keep more than rows. Raises `ShardCorrupt` for a damaged shard.
+    """
+    import faiss
+
+    index = map_index(folder / INDEX_FILE, map_vectors(folder / VECTORS_FILE).n_index_bytes, copy=True)
+    if not _can_update(index):
+        return None
+    index.reset()
+    return bytes(faiss.serialize_index(index).tobytes())
+
+
 def imbalance(folders: Sequence[Path]) -> float:
     """How uneven the inverted lists of all shards together are: nlist · Σ size² / (Σ size)².
 

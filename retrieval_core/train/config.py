@@ -31,33 +31,33 @@ class Training(StageConfig):
         "all", description="Train the whole network, or only what lies on top of a frozen one."
     )
     augment: bool = Field(True, description="Random crops and mirror images.")
-    max_epochs: int = Field(30, ge=1)
+    max_epochs: int = Field(30, ge=1, description="Upper bound of epochs.")
     patience: int = Field(6, ge=1, description="Epochs without a better validation score before training stops.")
-    batch_size: int = Field(128, ge=2)
+    batch_size: int = Field(128, ge=2, description="Pictures in one step.")
     learning_rate: float = Field(3e-4, gt=0, description="Of Adam; divided by ten on a plateau.")
-    weight_decay: float = Field(0.0, ge=0)
+    weight_decay: float = Field(0.0, ge=0, description="Of Adam.")
     val_fraction: float = Field(0.1, gt=0, lt=1, description="Share of the training pictures that is validated on.")
     max_pictures: int = Field(100_000, ge=2, description="A random sample of this many pictures trains.")
-    seed: int = Field(0, ge=0)
+    seed: int = Field(0, ge=0, description="Seed of the start, of the split and of the pictures' order.")
 
 
 class MultilabelTraining(Training):
     """Which labels a picture has: one sigmoid a label, binary cross-entropy."""
 
-    objective: Literal["multilabel"] = "multilabel"
+    objective: Literal["multilabel"] = Field("multilabel", description="Always multilabel.")
     min_count: int = Field(5, ge=1, description="A label seen less often than this is left out.")
 
 
 class RotationTraining(Training):
     """By which quarter turn a picture was rotated: needs no labels."""
 
-    objective: Literal["rotation"] = "rotation"
+    objective: Literal["rotation"] = Field("rotation", description="Always rotation.")
 
 
 class ClassifyTraining(Training):
     """Which class a picture has; the features under the classifier are the embedding."""
 
-    objective: Literal["classify"] = "classify"
+    objective: Literal["classify"] = Field("classify", description="Always classify.")
     target: str = Field("category", description="The category, or the name of an attribute.")
     min_count: int = Field(2, ge=2, description="A class of fewer pictures is left out.")
 
@@ -84,7 +84,7 @@ class MetricTraining(Training):
 class TripletTraining(MetricTraining):
     """A picture nearer to one alike than to one unlike it, by a margin."""
 
-    objective: Literal["triplet"] = "triplet"
+    objective: Literal["triplet"] = Field("triplet", description="Always triplet.")
     embedding_dim: int = Field(128, ge=0, description="Width of the linear layer that becomes the embedding.")
     margin: float = Field(1.0, gt=0, description="The margin, or the one that a growing margin ends at.")
     margin_start: float = Field(0.0, ge=0, description="Where a growing margin starts; 0 keeps it fixed.")
@@ -105,7 +105,7 @@ class TripletTraining(MetricTraining):
 class ContrastiveTraining(MetricTraining):
     """Siamese: pairs alike are pulled together, pairs unlike pushed apart; half of the pairs are alike."""
 
-    objective: Literal["contrastive"] = "contrastive"
+    objective: Literal["contrastive"] = Field("contrastive", description="Always contrastive.")
     backbone: str = Field("resnet50", description="The card of the network to train.")
     embedding_dim: int = Field(512, ge=0, description="Width of the linear layer that becomes the embedding.")
     margin: float = Field(1.0, gt=0, description="Unlike pairs farther apart than this are left alone.")
@@ -114,8 +114,10 @@ class ContrastiveTraining(MetricTraining):
 class SupconTraining(MetricTraining):
     """Supervised contrastive (Khosla et al., NeurIPS 2020): every like picture of a batch against all the others."""
 
-    objective: Literal["supcon"] = "supcon"
-    temperature: float = Field(0.1, gt=0)
+    objective: Literal["supcon"] = Field("supcon", description="Always supcon.")
+    temperature: float = Field(
+        0.1, gt=0, description="What similarities are divided by; small ones look at the nearest."
+    )
     projection_dim: int = Field(
         128, ge=1, description="Width of the projection the loss sees; it is dropped afterwards."
     )
@@ -124,7 +126,7 @@ class SupconTraining(MetricTraining):
 class DistillTraining(Training):
     """Toward a teacher's vectors that are in the store already."""
 
-    objective: Literal["distill"] = "distill"
+    objective: Literal["distill"] = Field("distill", description="Always distill.")
     teacher: str = Field("", description="Fingerprint of the teacher's vector set, the start of it, or production.")
     loss: Literal["cosine", "relational", "both"] = Field(
         "both", description="Each vector toward the teacher's, the similarities between pictures, or both."
@@ -133,7 +135,7 @@ class DistillTraining(Training):
     trained_layers: Literal["all", "projection"] = Field(
         "projection", description="Train the whole network, or only the projection on top of a frozen one."
     )
-    max_epochs: int = Field(10, ge=1)
+    max_epochs: int = Field(10, ge=1, description="Upper bound of epochs.")
 
 
 AnyTraining = (

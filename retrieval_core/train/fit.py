@@ -10,6 +10,7 @@ import math
 import sys
 import time
 import warnings
+import zipfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -23,12 +24,13 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 from tqdm import tqdm
 
-from retrieval_core.errors import BadConfig
+from retrieval_core.errors import BadConfig, WeightsInvalid
 from retrieval_core.images import Preprocess
 from retrieval_core.train.config import Training
 from retrieval_core.train.objective import Int64, Objective
 from retrieval_core.train.pictures import training_view, validation_view
 from retrieval_core.train.split import Split
+from retrieval_core.weights import why_refused
 
 Row = dict[str, float]
 Draw = tuple[int, int]  # a row, and the seed of its view
@@ -61,7 +63,8 @@ def fit(
     After every epoch a checkpoint is written to `LAST` in `folder`, then `on_epoch` is told its figures. A training
     that was killed goes on from that one file, on any machine, and ends with the weights of an undisturbed one. The
     same call gives the same weights on the same kind of CPU and number of threads; the global random state is left as
-    it was. Raises `BadConfig` when there is nothing to learn from, or the loss is no longer finite.
+    it was. Raises `BadConfig` when there is nothing to learn from, or the loss is no longer finite, and
+    `WeightsInvalid` for a checkpoint that is damaged or holds more than tensors and figures.
     """
     train = objective.learnable(split.train)
     val = objective.watchable(train, split.val)
@@ -96,11 +99,26 @@ def fit(
             num_sanity_val_steps=0,
             reload_dataloaders_every_n_epochs=1,  # an epoch may have more batches than the one before
         )
-        trainer.fit(loop, learned, watched, ckpt_path=last if last.exists() else None, weights_only=True)
+        trainer.fit(loop, learned, watched, ckpt_path=_checked(last) if last.exists() else None, weights_only=True)
     objective.to("cpu").eval().load_state_dict(loop.best)
     objective.finish()
     objective.requires_grad_(False)
     return Trained(loop.history[loop.best_epoch], tuple(loop.history))
+
+
+def _checked(last: Path) -> Path:
+    """The checkpoint, once it was read. Raises `WeightsInvalid`."""
+    try:
+        with zipfile.ZipFile(last) as archive:
+            if damaged := archive.testzip():  # torch itself does not look
+                raise zipfile.BadZipFile(f"{damaged} does not match its checksum")
+        torch.load(last, map_location="cpu", weights_only=True)
+    except Exception as error:  # as for any weights, unpickling fails in many ways
+        raise WeightsInvalid(
+            f"checkpoint {last} is damaged or no checkpoint ({why_refused(error)}); "
+            "delete it to train from the start, or put back a whole copy"
+        ) from error
+    return last
 
 
 def _prepare_layers(objective: Objective, config: Training) -> None:

@@ -11,7 +11,7 @@ import polars as pl
 import pytest
 
 from retrieval_core import releases
-from retrieval_core.artifacts import Backbone, Catalog, ClassSet, IndexSet, Part, Ref, Release, content_id
+from retrieval_core.artifacts import Backbone, Catalog, ClassSet, IndexSet, Part, Ref, Release, Report, content_id
 from retrieval_core.config import EmbedConfig, NightlyConfig
 from retrieval_core.embed.backbones import backbone_preprocess, load_backbone, save_backbone
 from retrieval_core.embed.engine import open_engine
@@ -28,7 +28,7 @@ PRODUCTS = 12
 VIEWS = 3  # the second shows nearly the pixels of the first, the third is another picture
 COLOURS = ("red", "blue", "green")
 EMBED = EmbedConfig(backbone="pca_pixels", weights="fit:0", size_px=16)
-NOWHERE = Ref(kind="Report", key="reports/none")
+NOWHERE = Ref(kind="VectorSet", key="vectors/none/none")
 SHARDS = 2
 
 
@@ -70,7 +70,7 @@ class Shop:
             classes=self._seal_classes(name, items) if classes else None,
             vectors=NOWHERE,
             index=self._seal_index(name, items),
-            report=NOWHERE,
+            report=self._seal_report(name),
             variant="raw",
             gate="published",
             counts={"rows": len(items)},
@@ -120,6 +120,12 @@ class Shop:
         data = classes_bytes(items["content_id"].to_list(), classes, np.ones((len(items), 5), np.float32))
         part = put_part(self.store, f"{ClassSet.folder}/f/parts/{name}.parquet", data, len(items))
         return ClassSet(fingerprint=name, family="f", parts=(part,)).seal(self.store).ref
+
+    def _seal_report(self, name: str) -> Ref:
+        key = f"{Report.folder}/{name}/report.html"
+        part = put_part(self.store, key, f"<p>the report of {name}</p>".encode(), 0)
+        report = Report(fingerprint=name, parts=(part,), gate="published", gate_reason="First release.")
+        return report.seal(self.store).ref
 
     def _seal_index(self, name: str, items: pl.DataFrame) -> Ref:
         shard = shard_of(items["row_id"].to_numpy(), SHARDS)

@@ -6,7 +6,7 @@ import polars as pl
 import pytest
 
 from retrieval_core import lineage
-from retrieval_core.artifacts import Catalog, IndexSet, Reducer, fingerprint
+from retrieval_core.artifacts import Catalog, IndexSet, Reducer, Ref, Release, VectorSet, fingerprint
 from retrieval_core.config import CropConfig, EmbedConfig, HeadConfig, IndexConfig, MaskConfig, ReduceConfig
 from retrieval_core.errors import WeightsInvalid
 from retrieval_core.shards import put_part, table_bytes
@@ -198,3 +198,50 @@ def an_index(imbalance: float, recall: float, when_new: dict[str, float]) -> Ind
         recall=recall,
         when_new=when_new,
     )
+
+
+SETS = tuple(
+    VectorSet(fingerprint=f"{dim}-of-c", family=family, variant="raw", dim=dim)
+    for dim, family in ((32, "v"), (16, lineage.reduced_family("r", "v", 16)), (8, lineage.reduced_family("r", "v", 8)))
+)
+NOWHERE = Ref(kind="", key="none/none")
+
+
+def published(reducer: str = "r", **config: object) -> Release:
+    """A release of catalogue "c", whose candidates are the vectors of 8 dimensions."""
+    return Release(
+        fingerprint="last", config={"index": IndexConfig.model_validate(config).model_dump(mode="json")},
+        catalog=NOWHERE, backbone=NOWHERE, vectors=NOWHERE, index=NOWHERE, report=NOWHERE, variant="raw",
+        gate="published", reducer=Ref(kind="Reducer", key=f"reducers/{reducer}"),
+    )  # fmt: skip
+
+
+def standing(**parents: str) -> IndexSet:
+    of = {"catalog": "c", "vectors": "32-of-c", "candidates": "8-of-c"}
+    return IndexSet(
+        fingerprint="i", recipe="Flat", dim=32, candidate_dim=8, rerank_depth=1, family="v", template="t",
+        parents=of | parents,
+    )  # fmt: skip
+
+
+def test_a_choice_of_candidates_is_known_where_all_it_was_made_from_is_the_same() -> None:
+    assert lineage.known_candidates(published(), standing(), "c", SETS, IndexConfig()) == SETS[2]
+    assert lineage.known_candidates(published(), standing(candidates="32-of-c"), "c", SETS, IndexConfig()) == SETS[0]
+
+
+@pytest.mark.parametrize(
+    ("release", "index", "catalog", "sets", "config"),
+    [
+        (published(), standing(), "other", SETS, IndexConfig()),
+        (published(), standing(vectors="others"), "c", SETS, IndexConfig()),
+        (published(), standing(candidates="gone"), "c", SETS, IndexConfig()),
+        (published("other"), standing(), "c", SETS, IndexConfig()),
+        (published(), standing(), "c", SETS, IndexConfig(recall_target=0.9)),
+        (published(recall_target=0.9), standing(), "c", SETS, IndexConfig()),
+        (published().model_copy(update={"reducer": None}), standing(), "c", SETS, IndexConfig()),
+    ],
+)
+def test_a_choice_of_candidates_from_anything_else_is_made_anew(
+    release: Release, index: IndexSet, catalog: str, sets: tuple[VectorSet, ...], config: IndexConfig
+) -> None:
+    assert lineage.known_candidates(release, index, catalog, sets, config) is None

@@ -2,6 +2,7 @@
 
 import threading
 from pathlib import Path
+from typing import Literal
 
 import pytest
 
@@ -18,7 +19,9 @@ def store(tmp_path: Path) -> Store:
     return open_store(str(tmp_path))
 
 
-def seal(store: Store, name: str) -> str:
+def seal(
+    store: Store, name: str, gate: Literal["published", "held"] = "published", causes: tuple[str, ...] = ()
+) -> str:
     Release(
         fingerprint=name,
         catalog=NOWHERE,
@@ -27,7 +30,9 @@ def seal(store: Store, name: str) -> str:
         index=NOWHERE,
         report=NOWHERE,
         variant="raw",
-        gate="published",
+        gate=gate,
+        gate_reason=f"Held: {'; '.join(causes)}." if causes else "",
+        gate_causes=causes,
         counts={"rows": 1},
     ).seal(store)
     return name
@@ -99,3 +104,97 @@ def test_a_damaged_alias_is_named_not_followed(store: Store) -> None:
     store.compare_and_swap("aliases/production", b"{", None)
     with pytest.raises(ShardCorrupt, match="production"):
         releases.read_alias(store, "production")
+
+
+def test_a_release_that_is_removed_while_it_is_promoted_is_not_left_in_production(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By a vacuum that looked before the alias moved."""
+    first, second = seal(store, "first"), seal(store, "second")
+    before = releases.promote(store, first, None)
+    swap = type(store).compare_and_swap
+
+    def swap_late(self: Store, key: str, data: bytes, expected: bytes | None) -> bool:
+        self.delete(f"releases/{second}/manifest.json")
+        return swap(self, key, data, expected)
+
+    monkeypatch.setattr(type(store), "compare_and_swap", swap_late)
+    with pytest.raises(NotFound, match="removed at this very moment"):
+        releases.promote(store, second, first)
+    assert releases.read_alias(store, "production") == before
+
+
+LOSS = "recall@1 fell from 0.700 to 0.650"
+
+
+def word(release: str, why: str = "") -> releases.Promotion:
+    return releases.Promotion(release=release, by="anna", at="2026-11-21T07:04:49+00:00", why=why)
+
+
+def test_what_the_gate_held_is_promoted_by_hand_only_anyway_and_with_a_why(store: Store) -> None:
+    seal(store, "a1"), seal(store, "b2", "held", (LOSS,))
+    before = releases.promote(store, "a1", None)
+    for why in ("", "I know better"):
+        with pytest.raises(BadConfig, match=f"keeps release b2 back. Held: {LOSS}.*--anyway --why"):
+            releases.promote_by_hand(store, word("b2", why))
+    with pytest.raises(BadConfig, match="--anyway goes with --why"):
+        releases.promote_by_hand(store, word("b2", " \n"), anyway=True)
+    assert releases.read_alias(store, "production") == before
+    moved = releases.promote_by_hand(store, word("b", "the buyers\n looked at it"), anyway=True)
+    said = word("b2", "the buyers looked at it").model_copy(update={"overruled": (LOSS,)})
+    assert moved == releases.Alias(release="b2", history=("a1",), promotions=(said,))
+    assert releases.read_alias(store, "production") == moved
+    assert said.as_sentence() == (
+        "Promoted by anna, against the gate, at 2026-11-21T07:04:49+00:00: the buyers looked at it."
+    )
+
+
+def test_what_merely_waits_is_promoted_by_a_word(store: Store) -> None:
+    """Of mode hold, of a backfill, or rolled back."""
+    seal(store, "a1"), seal(store, "b2", "held")
+    releases.promote(store, "a1", None)
+    moved = releases.promote_by_hand(store, word("b2"))
+    assert (moved.release, moved.promotions) == ("b2", (word("b2"),))
+    assert moved.said_by_hand == word("b2")
+    releases.rollback(store)
+    assert releases.promote_by_hand(store, word("b2", "again")).release == "b2"
+
+
+def test_what_the_gate_published_with_a_warning_needs_no_why_again(store: Store) -> None:
+    seal(store, "a1", "published", (LOSS,))
+    assert releases.promote_by_hand(store, word("a1")).promotions[-1].overruled == ()
+
+
+def test_no_move_of_the_alias_forgets_who_promoted_what(store: Store) -> None:
+    for name in ("a1", "b2", "c3", "d4"):
+        seal(store, name, "held")
+    for name in ("a1", "b2"):
+        releases.promote_by_hand(store, word(name))
+    releases.promote(store, "c3", "b2")
+    releases.promote(store, "d4", "c3")
+    releases.rollback(store)
+    releases.roll_back_to(store, "a1", "c3")
+    kept = releases.forget(store, "production", {"b2"})
+    assert kept.promotions == (word("a1"), word("b2"))
+    assert kept.said_by_hand == word("a1")
+    assert releases.promote(store, "d4", "a1").said_by_hand is None
+
+
+def test_promoting_production_by_hand_changes_and_records_nothing(store: Store) -> None:
+    seal(store, "a1")
+    once = releases.promote(store, "a1", None)
+    assert releases.promote_by_hand(store, word("a1", "to be sure")) == once
+    with pytest.raises(NotFound, match="no release 'ghost'"):
+        releases.promote_by_hand(store, word("ghost"))
+
+
+def test_of_promotions_by_hand_at_one_time_none_is_lost(store: Store) -> None:
+    names = [seal(store, f"n{i}") for i in range(6)]
+    threads = [threading.Thread(target=releases.promote_by_hand, args=(store, word(name))) for name in names]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    alias = releases.read_alias(store, "production")
+    assert sorted(said.release for said in alias.promotions) == names
+    assert sorted((*alias.history, alias.release)) == names

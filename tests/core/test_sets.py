@@ -38,18 +38,18 @@ def vector_of(content_id: str) -> np.ndarray:
 
 def embed(store: Store, plan, numbers: list[int] | None = None) -> None:
     """Stand in for the embedding of some shards of a plan."""
-    for number, name in enumerate(plan.shards):
-        if numbers is None or number in numbers:
-            names = shard_pictures(store, plan, number)["content_id"].to_list()
+    for shard in plan.split():
+        if numbers is None or shard.number in numbers:
+            names = shard_pictures(store, shard)["content_id"].to_list()
             data = vectors_bytes(names, np.stack([vector_of(key) for key in names]))
-            put_part(store, part_key(plan.folder, plan.family, name), data, len(names))
+            put_part(store, shard.part_key, data, len(names))
 
 
 def test_a_second_night_plans_only_what_is_new(store: Store) -> None:
     embed(store, plan_work(store, "vectors", FAMILY, pictures("a", "b", "c"), shard_rows=2))
     plan = plan_work(store, "vectors", FAMILY, pictures("b", "c", "d"), shard_rows=2)
     assert plan.n_missing == 1
-    assert shard_pictures(store, plan, 0).row(0, named=True) == {
+    assert shard_pictures(store, plan.split()[0]).row(0, named=True) == {
         "content_id": "d",
         "image_uri": "/pictures/d.jpg",
         "item_id": "item-d",
@@ -62,7 +62,7 @@ def test_two_items_with_one_picture_are_embedded_once(store: Store) -> None:
     twice = pl.concat([pictures("a"), pictures("a").with_columns(item_id=pl.lit("another"))])
     plan = plan_work(store, "vectors", FAMILY, twice, shard_rows=10)
     assert plan.n_missing == 1
-    assert shard_pictures(store, plan, 0)["item_id"].to_list() == ["another"]
+    assert shard_pictures(store, plan.split()[0])["item_id"].to_list() == ["another"]
 
 
 def test_a_run_killed_half_way_goes_on_with_the_remaining_shards(store: Store, tmp_path: Path) -> None:

@@ -1,5 +1,6 @@
 """Planning, writing and reading the parts of content-addressed sets."""
 
+import io
 from pathlib import Path
 
 import numpy as np
@@ -9,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from retrieval_core.artifacts import ClassSet, MaskSet, VectorSet
-from retrieval_core.errors import DimensionMismatch, ShardCorrupt
+from retrieval_core.errors import DimensionMismatch, NotFound, ShardCorrupt
 from retrieval_core.shards import (
     classes_bytes,
     load_classes,
@@ -20,11 +21,12 @@ from retrieval_core.shards import (
     read_ids,
     read_masks,
     read_table,
+    read_unsealed,
     read_vectors,
     table_bytes,
     vectors_bytes,
 )
-from retrieval_core.store import open_store
+from retrieval_core.store import Store, open_store
 
 ids = st.lists(st.text("abcdef0123456789", min_size=1, max_size=6), max_size=60)
 
@@ -140,3 +142,50 @@ def test_classes_are_loaded_in_the_order_asked_and_none_where_there_are_none(tmp
 def test_classes_that_do_not_match_their_ids_are_refused() -> None:
     with pytest.raises(DimensionMismatch, match=r"expected twice \(2, 5\)"):
         classes_bytes(["a", "b"], np.zeros((2, 4), np.int32), np.zeros((2, 5), np.float32))
+
+
+# Tables whose checksum no manifest holds
+
+
+def ledger_like(n_rows: int = 40) -> pl.DataFrame:
+    ids = [f"item-{number}" for number in range(n_rows)]
+    labels = [["red"] * (number % 3) for number in range(n_rows)]
+    return pl.DataFrame({"item_id": ids, "shard": [number % 4 for number in range(n_rows)], "labels": labels})
+
+
+def test_an_unsealed_table_comes_back_whole_or_as_the_rows_asked_for(local_store: Store) -> None:
+    for table in (ledger_like(), ledger_like(0)):
+        local_store.put("ingest/items.parquet", table_bytes(table))
+        assert read_unsealed(local_store, "ingest/items.parquet").equals(table)
+        some = read_unsealed(local_store, "ingest/items.parquet", pl.col("shard") == 3)
+        assert some.equals(table.filter(pl.col("shard") == 3))
+    with pytest.raises(NotFound):
+        read_unsealed(local_store, "ingest/none.parquet")
+
+
+def test_every_flipped_bit_of_an_unsealed_table_is_found(local_store: Store) -> None:
+    """polars ends the process for some of them, and takes others for data."""
+    data = table_bytes(ledger_like())
+    local_store.put("ingest/items.parquet", data)
+    path = local_store.local_path("ingest/items.parquet")
+    for place in range(len(data)):
+        flipped = bytearray(data)
+        flipped[place] ^= 1 << place % 8
+        path.write_bytes(flipped)
+        with pytest.raises(ShardCorrupt, match="vitrine repair"):
+            read_unsealed(local_store, "ingest/items.parquet")
+
+
+@pytest.mark.parametrize("n_bytes", [0, 1, 4, 100, -1, -64, -200])
+def test_an_unsealed_table_cut_off_is_found(local_store: Store, n_bytes: int) -> None:
+    local_store.put("ingest/items.parquet", table_bytes(ledger_like())[:n_bytes])
+    with pytest.raises(ShardCorrupt, match="vitrine repair"):
+        read_unsealed(local_store, "ingest/items.parquet")
+
+
+def test_another_program_s_table_is_none_of_ours(local_store: Store) -> None:
+    sink = io.BytesIO()
+    ledger_like().write_parquet(sink)
+    local_store.put("ingest/items.parquet", sink.getvalue())
+    with pytest.raises(ShardCorrupt, match="vitrine repair"):
+        read_unsealed(local_store, "ingest/items.parquet")

@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -141,6 +142,17 @@ def test_a_listing_is_recursive_in_byte_order_and_by_prefix(store: Store) -> Non
     assert list(store.list("a/")) == ["a/b/d", "a/c"]
     assert list(store.list("a/b")) == ["a/b/d"]
     assert list(store.list("absent/")) == []
+
+
+def test_a_listing_tells_size_and_age_of_each_object(store: Store) -> None:
+    store.put("a/empty", b"")
+    store.put("a/four", b"four")
+    store.put("b", b"x")
+
+    entries = list(store.entries("a/"))
+
+    assert [(entry.key, entry.size_bytes) for entry in entries] == [("a/empty", 0), ("a/four", 4)]
+    assert all(abs(entry.modified_s - time.time()) < 60 for entry in entries)
 
 
 @pytest.mark.parametrize("prefix", ["..", "../", "/", "a//", ".tmp/", "a b"])

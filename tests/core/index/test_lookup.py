@@ -106,6 +106,28 @@ def test_reranking_repairs_what_few_dimensions_lose(tmp_path: Path) -> None:
     assert recalls[0] + 0.5 < recalls[1] < recalls[2] == 1.0
 
 
+def test_candidates_come_in_the_order_of_the_few_dimensions_and_reranking_finds_among_them(tmp_path: Path) -> None:
+    ids, full, queries = far_ids(2_000), clusters(2_000), clusters(100, seed=5)
+    index = ShardedIndex.open(build(tmp_path, ids, full[:, :12], full, n_shards=3), 32, 12, nprobe=0)
+    scores, found = index.candidates(queries[:, :12], 30)
+    assert np.array_equal(found, oracle(queries[:, :12], full[:, :12], ids, 30))
+    assert (np.diff(scores, axis=1) <= 0).all()
+    _, hits = index.search(queries, queries[:, :12], 10, 3)
+    assert all(set(few) <= set(many) for few, many in zip(hits, found, strict=True))
+
+
+def test_candidates_of_too_few_rows_are_padded(tmp_path: Path) -> None:
+    ids, full = far_ids(3), noise(3)
+    index = opened(tmp_path, ids, full, n_shards=2)
+    scores, found = index.candidates(full[:1], 5)
+    assert found[0, 3:].tolist() == [-1, -1]
+    assert sorted(found[0, :3]) == sorted(ids)
+    assert np.isneginf(scores[0, 3:]).all()
+    assert index.candidates(full[:0], 5)[1].shape == (0, 5)
+    with pytest.raises(DimensionMismatch, match="candidate queries have shape"):
+        index.candidates(full[:, :3], 5)
+
+
 def test_more_hits_than_rows_are_padded(tmp_path: Path) -> None:
     ids, full = far_ids(3), noise(3)
     scores, found = opened(tmp_path, ids, full, n_shards=2).search(full, full, 5, 10)

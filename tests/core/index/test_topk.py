@@ -1,13 +1,19 @@
 """The best of several sources, whatever each holds and however many rows tie."""
 
+from collections.abc import Callable
+from typing import Any
+
 import numpy as np
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from retrieval_core.index.topk import (
+    MATRIX_QUERIES,
     MAX_TIED,
     Source,
     best_of,
+    exact_search,
     kept_candidates,
     pair_scores,
     search_sources,
@@ -81,3 +87,20 @@ def test_one_query_scores_as_many_do() -> None:
     for number in range(8):
         alone = pair_scores(queries[number : number + 1], np.zeros(300, np.int64), vectors, row)
         np.testing.assert_array_equal(alone, pair_scores(queries, np.full(300, number), vectors, row))
+
+
+@pytest.mark.parametrize("n_queries", [MATRIX_QUERIES - 1, MATRIX_QUERIES, 70])
+def test_an_exact_search_finds_the_nearest_however_many_ask_and_leaves_faiss_as_it_was(
+    n_queries: int, in_threads: Callable[[int, Callable[[int], Any]], list[Any]]
+) -> None:
+    import faiss
+
+    rng = np.random.default_rng(n_queries)
+    queries, gallery = (rng.normal(size=(n, 24)).astype(np.float32) for n in (n_queries, 300))
+    before = faiss.cvar.distance_compute_blas_threshold
+    truth = np.argsort(-(queries.astype(float) @ gallery.T.astype(float)), axis=1)[:, :7]
+    for scores, rows in in_threads(4, lambda _: exact_search(queries, gallery, 7)):
+        np.testing.assert_array_equal(rows, truth)
+        np.testing.assert_allclose(scores, np.take_along_axis(queries @ gallery.T, rows, axis=1), rtol=1e-5)
+    assert faiss.cvar.distance_compute_blas_threshold == before
+    assert (exact_search(queries, gallery[:3], 7)[1][:, 3:] == -1).all()

@@ -1,0 +1,263 @@
+"""Nights without pictures: every artifact a release names, of drawn vectors, made by the functions that tasks call."""
+
+from __future__ import annotations
+
+import hashlib
+import tempfile
+from collections.abc import Iterable
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+
+from retrieval_core import lineage, releases
+from retrieval_core.artifacts import (
+    Backbone,
+    Catalog,
+    Head,
+    IndexSet,
+    MaskSet,
+    Reducer,
+    Ref,
+    Release,
+    Report,
+    Segmenter,
+    VectorSet,
+    fingerprint,
+)
+from retrieval_core.config import EmbedConfig, NightlyConfig
+from retrieval_core.head.apply import WEIGHTS_FILE, boost, load_head, save_head
+from retrieval_core.index.build import INDEX_FILE, VECTORS_FILE, build_shard, train_template
+from retrieval_core.index.plan import name_shard, split_rows
+from retrieval_core.index.recipes import Recipe
+from retrieval_core.ingest.catalog import CATALOG_SCHEMA, LEDGER, QUARANTINE_SCHEMA, SEEN_ITEMS, row_id
+from retrieval_core.reduce.pca import PCA_FILE, apply_pca, fit_pca, load_pca, save_pca
+from retrieval_core.sets import (
+    derive_vectors,
+    indexable_items,
+    plan_work,
+    sample_vectors,
+    seal_vectors,
+    seal_view,
+    shard_pictures,
+)
+from retrieval_core.shards import (
+    Float32,
+    describe_part,
+    load_vectors,
+    masks_bytes,
+    put_part,
+    put_part_file,
+    table_bytes,
+    vectors_bytes,
+)
+from retrieval_core.store import Store
+
+DIM, BOOSTED_DIM, REDUCED_DIM, SHARDS, SHARD_ROWS = 12, 8, 4, 2, 5
+CONFIG = NightlyConfig(embed=EmbedConfig(background="masked"))
+RECIPE = Recipe(key="Flat", nprobe=0, train_rows=0, why="", index_bytes=0, vector_bytes=0, memory_bytes=0)
+
+
+def named(text: str) -> str:
+    """A name of the length of a fingerprint."""
+    return hashlib.sha256(text.encode()).hexdigest()[:32]
+
+
+SEGMENTER = named("segmenter")
+
+
+class Nights:
+    """A store, and nights in it: masks, masked vectors, boosted and reduced ones, an index of two shards, a report."""
+
+    def __init__(self, store: Store, recipe: Recipe = RECIPE) -> None:
+        self.store, self.recipe = store, recipe
+
+    def run(self, names: Iterable[str], backbone: str = "b", alias: str = releases.PRODUCTION) -> Release:
+        """A night over these items, published under `alias` and as the latest; what exists is not made again."""
+        items, backbone = _items(names), named(backbone)
+        catalog = self._seal_catalog(items)
+        self._seal_fitted(Backbone(fingerprint=backbone, card="tiny", dim=DIM, size_px=32), {"model.onnx": b"graph"})
+        segmenter = Segmenter(fingerprint=SEGMENTER, val_iou=1.0, parents={"catalog": catalog.name})
+        segmenter = self._seal_fitted(segmenter, {"weights.safetensors": b"u-net"})
+        masks = self._grow_masks(items, catalog)
+        raw = self._grow_vectors(items, catalog, backbone, masks.family)
+        head, boosted = self._boost(catalog, raw)
+        reducer, reduced = self._reduce(catalog, boosted)
+        index = self._seal_index(items, catalog, boosted, reduced)
+        report = self._seal_report(index)
+        bundle = {
+            "catalog": catalog, "backbone": Ref(kind="Backbone", key=f"backbones/{backbone}"), "segmenter": segmenter,
+            "head": head, "reducer": reducer, "vectors": boosted.ref, "index": index.ref, "report": report,
+        }  # fmt: skip
+        parents = {role: ref.name for role, ref in bundle.items()}
+        release = Release(
+            fingerprint=fingerprint("release", 1, {}, list(parents.values())),
+            config=CONFIG.model_dump(mode="json"),
+            parents=parents,
+            counts={"rows": len(items)},
+            heads=(head,),
+            variant="masked_boosted",
+            gate="published",
+            **bundle,
+        ).seal(self.store)
+        self.store.put(SEEN_ITEMS, table_bytes(items))
+        self.store.put(LEDGER, table_bytes(pl.DataFrame(schema=QUARANTINE_SCHEMA)))
+        for name in dict.fromkeys((alias, releases.LATEST)):
+            releases.point_alias(self.store, name, release.fingerprint)
+        return release
+
+    def _seal_catalog(self, items: pl.DataFrame) -> Ref:
+        name = fingerprint("catalog", 1, items["content_id"].to_list(), [])
+        tables = {"items": items, "quarantine": pl.DataFrame(schema=QUARANTINE_SCHEMA)}
+        parts = tuple(
+            put_part(self.store, f"catalogs/{name}/{table}.parquet", table_bytes(frame), len(frame))
+            for table, frame in tables.items()
+        )
+        counts = {"rows": len(items), "ok": len(items), "quarantined": 0}
+        return Catalog(fingerprint=name, parts=parts, counts=counts).seal(self.store).ref
+
+    def _seal_fitted(self, fitted: Backbone | Segmenter, files: dict[str, bytes]) -> Ref:
+        """The one there is already, as a night finds it by its fingerprint."""
+        known = type(fitted).find(self.store, fitted.fingerprint)
+        if known:
+            return known.ref
+        parts = tuple(put_part(self.store, f"{fitted.key}/{name}", data, 0) for name, data in files.items())
+        return fitted.model_copy(update={"parts": parts}).seal(self.store).ref
+
+    def _grow_masks(self, items: pl.DataFrame, catalog: Ref) -> MaskSet:
+        family = lineage.mask_family(CONFIG.mask, SEGMENTER)
+        plan = plan_work(self.store, "masks", family, items, SHARD_ROWS)
+        for shard in plan.split():
+            ids = shard_pictures(self.store, shard)["content_id"].to_list()
+            data = masks_bytes(ids, [np.ones((4, 4), bool)] * len(ids), [""] * len(ids))
+            put_part(self.store, shard.part_key, data, len(ids))
+        return seal_view(self.store, MaskSet, family, catalog.name, items["content_id"])
+
+    def _grow_vectors(self, items: pl.DataFrame, catalog: Ref, backbone: str, masks: str) -> VectorSet:
+        family = lineage.vector_family(backbone, masks)
+        plan = plan_work(self.store, "vectors", family, items, SHARD_ROWS)
+        for shard in plan.split():
+            ids = shard_pictures(self.store, shard)["content_id"].to_list()
+            data = vectors_bytes(ids, np.stack([_vector(content_id) for content_id in ids]))
+            put_part(self.store, shard.part_key, data, len(ids))
+        return seal_vectors(self.store, family, "masked", DIM, catalog.name, items["content_id"])
+
+    def _boost(self, catalog: Ref, raw: VectorSet) -> tuple[Ref, VectorSet]:
+        key = f"heads/{named(raw.family)}"
+        with tempfile.TemporaryDirectory() as folder:
+            path = Path(folder) / WEIGHTS_FILE
+            save_head(_head_weights(), path)
+            weights = load_head(path)
+            head = Head.find(self.store, key.split("/")[1]) or Head(
+                fingerprint=key.split("/")[1],
+                parents={"catalog": catalog.name, "vectors": raw.family},
+                parts=(put_part_file(self.store, f"{key}/{WEIGHTS_FILE}", path, 0),),
+                variant="masked",
+                input_dim=DIM,
+                dim=BOOSTED_DIM,
+            ).seal(self.store)
+        family = lineage.boosted_family(head.fingerprint, raw.family)
+        made_by = {"head": head.fingerprint}
+        made = derive_vectors(
+            self.store, raw, family, "masked_boosted", BOOSTED_DIM, lambda rows: boost(weights, rows), made_by
+        )
+        return head.ref, made
+
+    def _reduce(self, catalog: Ref, boosted: VectorSet) -> tuple[Ref, VectorSet]:
+        name = named(boosted.family)
+        reducer = Reducer.find(self.store, name)
+        if reducer is None:
+            with tempfile.TemporaryDirectory() as folder:
+                path = Path(folder) / PCA_FILE
+                save_pca(fit_pca(sample_vectors(self.store, boosted, 100, 0), REDUCED_DIM), path)
+                part = put_part_file(self.store, f"reducers/{name}/{PCA_FILE}", path, 0)
+            parents = {"catalog": catalog.name, "vectors": boosted.family}
+            reducer = Reducer(
+                fingerprint=name, parents=parents, parts=(part,), input_dim=BOOSTED_DIM, dims=(REDUCED_DIM,)
+            ).seal(self.store)
+        part = reducer.part(PCA_FILE)
+        pca = load_pca(self.store.local_path(part.key, part.sha256))
+        family = lineage.reduced_family(name, boosted.family, REDUCED_DIM)
+        made = derive_vectors(
+            self.store, boosted, family, "pca4", REDUCED_DIM, lambda rows: apply_pca(pca, rows, REDUCED_DIM)
+        )
+        return reducer.ref, made
+
+    def _seal_index(self, items: pl.DataFrame, catalog: Ref, full: VectorSet, reduced: VectorSet) -> IndexSet:
+        question = lineage.template_fingerprint(self.recipe.key, CONFIG.index, reduced.family)
+        kept = [key for key in self.store.list("indexes/templates/") if question in key]
+        key = kept[0] if kept else f"indexes/templates/{question}-{catalog.name}.faiss"
+        if not kept:
+            drawn = sample_vectors(self.store, reduced, CONFIG.index.sample_rows, CONFIG.index.seed)
+            sample = np.concatenate(list(drawn))
+            self.store.put(key, train_template(sample, self.recipe, CONFIG.index.seed))
+        template = key.rsplit("/", 1)[1].removesuffix(".faiss")
+        rows = indexable_items(self.store, items, full).select("row_id", "content_id")
+        split = split_rows(rows, SHARDS)
+        folders = [f"indexes/shards/{name_shard(shard, [template, full.family, reduced.family])}" for shard in split]
+        for folder, shard in zip(folders, split, strict=True):
+            self._put_shard(folder, shard, self.store.get(key), full, reduced)
+        files = [f"{folder}/{file}" for folder in folders for file in (INDEX_FILE, VECTORS_FILE)]
+        return IndexSet(
+            fingerprint=fingerprint("index", 1, folders, [catalog.name]),
+            config=self.recipe.model_dump(),
+            parents={"catalog": catalog.name, "vectors": full.fingerprint, "candidates": reduced.fingerprint},
+            parts=tuple(describe_part(self.store, file, 0) for file in files),
+            counts={"rows": len(rows), "shards": SHARDS},
+            recipe=self.recipe.key,
+            dim=full.dim,
+            candidate_dim=reduced.dim,
+            nprobe=self.recipe.nprobe,
+            rerank_depth=100,
+            when_new={"imbalance": 1.0, "recall": 1.0},
+            template=template,
+            family=full.family,
+        ).seal(self.store)
+
+    def _put_shard(self, folder: str, rows: pl.DataFrame, template: bytes, full: VectorSet, reduced: VectorSet) -> None:
+        if self.store.exists(f"{folder}/{VECTORS_FILE}"):
+            return
+        ids = rows["content_id"].to_list()
+        vectors = [load_vectors(self.store, made, ids) for made in (reduced, full)]
+        with tempfile.TemporaryDirectory() as made:
+            build_shard(template, rows["row_id"].to_numpy(), *vectors, Path(made))
+            for file in (INDEX_FILE, VECTORS_FILE):
+                self.store.put_file(f"{folder}/{file}", Path(made) / file)
+
+    def _seal_report(self, index: IndexSet) -> Ref:
+        name = named(index.fingerprint)
+        part = put_part(self.store, f"reports/{name}/report.html", f"<!doctype html>{name}".encode(), 0)
+        return Report(fingerprint=name, parts=(part,), gate="published", gate_reason="").seal(self.store).ref
+
+
+def _items(names: Iterable[str]) -> pl.DataFrame:
+    """A catalogue of items; what stands before `@` in a name is the item's id, and the whole names its picture."""
+    rows = [
+        {
+            "item_id": name.split("@")[0],
+            "image_uri": f"{name}.jpg",
+            "split": "train",
+            "row_id": row_id(name.split("@")[0]),
+            "content_id": hashlib.sha256(name.encode()).hexdigest()[:32],
+            "status": "ok",
+            "labels": [],
+            "attributes": [],
+        }
+        for name in sorted(names)
+    ]
+    return pl.DataFrame(rows, schema=CATALOG_SCHEMA)
+
+
+def _vector(content_id: str) -> Float32:
+    drawn = np.random.default_rng(int(content_id, 16)).normal(size=DIM).astype(np.float32)
+    return drawn / np.linalg.norm(drawn)
+
+
+def _head_weights() -> dict[str, Float32]:
+    rng = np.random.default_rng(0)
+    return {
+        "mean": np.zeros(DIM, np.float32),
+        "std": np.ones(DIM, np.float32),
+        "hidden.weight": rng.normal(size=(BOOSTED_DIM, DIM)).astype(np.float32),
+        "hidden.bias": np.ones(BOOSTED_DIM, np.float32),
+    }
