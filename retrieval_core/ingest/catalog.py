@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import NamedTuple, TypeVar
 
@@ -14,7 +14,15 @@ import xxhash
 from retrieval_core import images
 from retrieval_core.artifacts import content_id
 from retrieval_core.config import IngestConfig
-from retrieval_core.errors import BadConfig, CatalogInvalid, ImageRefused, NotFound, Permanent, TooManyRejects
+from retrieval_core.errors import (
+    BadConfig,
+    CatalogInvalid,
+    ImageRefused,
+    NotFound,
+    Permanent,
+    SourceMissing,
+    TooManyRejects,
+)
 from retrieval_core.ingest.sources import SOURCE_SCHEMA
 from retrieval_core.store import read_uri, stat_uri
 
@@ -96,12 +104,34 @@ def take_snapshot(
     Raises `TooManyRejects` above `config.max_reject_fraction`, `CatalogInvalid` when two ids share a row_id, and
     `StoreUnavailable`: an outage says nothing about a picture.
     """
-    items = _compare(_with_row_ids(rows.sort("item_id")), previous.items if previous is not None else None)
-    unseen = items.filter(_IS_UNSEEN)
-    items = _with_readings(items, _read_pictures(unseen, config.max_pixels, progress))
-    quarantine = _quarantine(items, previous, now)
-    _check_rejects(quarantine, len(items), config.max_reject_fraction)
-    return Snapshot(_with_splits(items, previous, config).select(*CATALOG_SCHEMA), quarantine, len(unseen))
+    return _settle(_look(rows, previous, config, now, progress), previous, config)
+
+
+def update_snapshot(
+    last: Snapshot,
+    rows: pl.DataFrame,
+    ids: Collection[str],
+    config: IngestConfig,
+    now: str,
+    progress: Callable[[int, int], None] | None = None,
+) -> Snapshot:
+    """The `last` snapshot with the items `ids` as the source's `rows` now have them; no other picture is looked at.
+
+    Items that the rows lack are taken out. Where nothing but these items changed it equals `take_snapshot` of the rows,
+    except that quarantined items not named are not tried again. Raises what `take_snapshot` raises, and `SourceMissing`
+    when no item is left.
+    """
+    is_named = pl.col("item_id").is_in(list(ids))
+    looked = _look(rows.filter(is_named), last, config, now, progress)
+    # A split that was filled in gives way to what the source says of a product's other rows, as on any night.
+    given = rows.filter(pl.col("split").is_not_null())["item_id"]
+    kept = last.items.filter(~is_named).with_columns(pl.when(pl.col("item_id").is_in(given.implode())).then("split"))
+    items = pl.concat([kept, looked.items]).sort("item_id")
+    if items.is_empty():
+        raise SourceMissing(f"without the {len(ids)} items named the catalogue would be empty; run the night instead")
+    _check_row_ids(items)
+    quarantine = pl.concat([last.quarantine.filter(~is_named), looked.quarantine]).sort("item_id")
+    return _settle(Snapshot(items, quarantine, looked.n_read), last, config)
 
 
 def unseen_pictures(rows: pl.DataFrame, seen: pl.DataFrame | None) -> pl.DataFrame:
@@ -135,13 +165,34 @@ def _compare(items: pl.DataFrame, seen: pl.DataFrame | None) -> pl.DataFrame:
     return items.join(_seen(seen), on=SEEN_BY, how="left", nulls_equal=True, maintain_order="left")
 
 
-def _with_row_ids(rows: pl.DataFrame) -> pl.DataFrame:
-    items = rows.with_columns(pl.Series("row_id", [row_id(item_id) for item_id in rows["item_id"]], pl.Int64))
+def _look(
+    rows: pl.DataFrame,
+    previous: Snapshot | None,
+    config: IngestConfig,
+    now: str,
+    progress: Callable[[int, int], None] | None,
+) -> Snapshot:
+    """What these rows' pictures hold; splits are as the source gave them. Raises `CatalogInvalid`."""
+    numbers = pl.Series("row_id", [row_id(item_id) for item_id in rows["item_id"]], pl.Int64)
+    ordered = rows.with_columns(numbers).sort("item_id")
+    _check_row_ids(ordered)
+    items = _compare(ordered, previous.items if previous is not None else None)
+    unseen = items.filter(_IS_UNSEEN)
+    items = _with_readings(items, _read_pictures(unseen, config.max_pixels, progress))
+    return Snapshot(items.select(*CATALOG_SCHEMA), _quarantine(items, previous, now), len(unseen))
+
+
+def _settle(looked: Snapshot, previous: Snapshot | None, config: IngestConfig) -> Snapshot:
+    """The snapshot with its splits filled. Raises `TooManyRejects`."""
+    _check_rejects(looked.quarantine, len(looked.items), config.max_reject_fraction)
+    return looked._replace(items=_with_splits(looked.items, previous, config).select(*CATALOG_SCHEMA))
+
+
+def _check_row_ids(items: pl.DataFrame) -> None:
     same = items.filter(pl.col("row_id").is_duplicated()).sort("row_id")
     if len(same):
         first, second = same["item_id"][:2]
         raise CatalogInvalid(f"item_ids {first!r} and {second!r} share row_id {same['row_id'][0]}; rename one of them")
-    return items
 
 
 def _stat_pictures(items: pl.DataFrame) -> pl.DataFrame:

@@ -45,13 +45,14 @@ def attributes_of(values: dict[str, Any]) -> list[Attribute]:
     for name, value in sorted(values.items()):
         if isinstance(value, dict | list):
             raise ValueError(f"attribute {name!r} has several values; several values are labels")
-        text = _text(value)
+        text = attribute_text(value)
         if name.strip() and text:
             found.append(Attribute(name=name.strip(), value=text))
     return found
 
 
-def _text(value: Any) -> str:
+def attribute_text(value: Any) -> str:
+    """A single value as trimmed text, "" for none; truths are `true` and `false`."""
     if value is None:
         return ""
     if isinstance(value, bool):

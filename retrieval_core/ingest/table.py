@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import re
 from collections.abc import Callable
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import numpy.typing as npt
@@ -13,8 +13,15 @@ import polars as pl
 
 from retrieval_core import images
 from retrieval_core.errors import CatalogInvalid, NotFound, SourceMissing
+from retrieval_core.ingest.cells import as_lists, read_lists, read_texts
 from retrieval_core.ingest.folder import absolute_uri
-from retrieval_core.ingest.labels import attributes_of, normalise_labels, parse_attributes, parse_labels
+from retrieval_core.ingest.labels import (
+    attribute_text,
+    attributes_of,
+    normalise_labels,
+    parse_attributes,
+    parse_labels,
+)
 from retrieval_core.ingest.sources import SOURCE_SCHEMA, conform
 from retrieval_core.store import read_uri
 
@@ -77,7 +84,7 @@ class TableSource:
 
     def _labels(self) -> pl.Series:
         if "labels" not in self._table.columns:
-            return pl.Series("labels", [[]] * self._table.height, SOURCE_SCHEMA["labels"])
+            return self._nothing("labels")
         column = self._table["labels"]
         if column.dtype in (pl.String, pl.Null):
             return self._parsed(column, parse_labels)
@@ -87,23 +94,33 @@ class TableSource:
 
     def _attributes(self) -> pl.Series:
         """The `attributes` column and the prefixed columns in one; a prefixed column wins over the same name."""
-        cells = self._attribute_cells().to_list()
-        rows = [{a["name"]: a["value"] for a in cell or () if a and a["name"]} for cell in cells]
-        for column in self._table.columns:
-            prefix = next((p for p in ATTRIBUTE_PREFIXES if column.startswith(p)), None)
-            if prefix is None:
-                continue
-            values = self._table[column]
-            if values.dtype.is_nested():
-                raise CatalogInvalid(f"{self.spec}: column {column} is {values.dtype}; expected single values")
-            for row, value in zip(rows, values, strict=True):
-                if value is not None:
-                    row[column.removeprefix(prefix)] = value
-        return pl.Series("attributes", [attributes_of(row) for row in rows], SOURCE_SCHEMA["attributes"])
+        cells = pl.DataFrame({"row": pl.int_range(self._table.height, eager=True), "said": self._attribute_cells()})
+        said = cells.explode("said").select("row", pl.col("said").struct.field("name", "value")).drop_nulls("name")
+        columns = [self._prefixed(name, prefix) for name in self._table.columns if (prefix := _prefix_of(name))]
+        last = pl.concat([said, *columns]).unique(["row", "name"], keep="last", maintain_order=True).sort("row", "name")
+        told = last.with_columns(pl.col("name", "value").str.strip_chars()).filter(
+            pl.col("name") != "", pl.col("value") != ""
+        )
+        return as_lists(told["row"], told.select("name", "value").to_struct(), self._table.height).alias("attributes")
+
+    def _prefixed(self, column: str, prefix: str) -> pl.DataFrame:
+        """What a prefixed column says: row, name and value, where it says anything."""
+        values = self._table[column]
+        if values.dtype.is_nested():
+            raise CatalogInvalid(f"{self.spec}: column {column} is {values.dtype}; expected single values")
+        return (
+            pl.DataFrame({"value": read_texts(values, attribute_text)})
+            .select(
+                pl.int_range(pl.len(), dtype=pl.Int64).alias("row"),
+                pl.lit(column.removeprefix(prefix)).alias("name"),
+                "value",
+            )
+            .drop_nulls("value")
+        )
 
     def _attribute_cells(self) -> pl.Series:
         if "attributes" not in self._table.columns:
-            return pl.Series("attributes", [[]] * self._table.height, SOURCE_SCHEMA["attributes"])
+            return self._nothing("attributes")
         column = self._table["attributes"]
         if column.dtype in (pl.String, pl.Null):
             return self._parsed(column, parse_attributes)
@@ -113,17 +130,20 @@ class TableSource:
             return column
         raise CatalogInvalid(f"{self.spec}: column attributes is {column.dtype}; expected a JSON object or a struct")
 
-    def _parsed(self, column: pl.Series, parse: Callable[[Any], Any]) -> pl.Series:
-        values = []
-        for row, cell in enumerate(column.to_list()):
+    def _nothing(self, name: str) -> pl.Series:
+        return pl.Series(name, [[]], SOURCE_SCHEMA[name]).new_from_index(0, self._table.height)
+
+    def _parsed(self, column: pl.Series, parse: Callable[[Any], list[Any]]) -> pl.Series:
+        def parsed(cell: Any) -> list[Any]:
             try:
-                values.append(parse(cell))
+                return parse(cell)
             except ValueError as error:
-                item_id = str(self._table["item_id"][row])[:80]
+                item_id = str(self._table["item_id"][column.to_list().index(cell)])[:80]
                 raise CatalogInvalid(
                     f"{self.spec}: item {item_id!r}, {column.name} {str(cell)[:80]!r}: {error}"
                 ) from error
-        return pl.Series(column.name, values, SOURCE_SCHEMA[column.name])
+
+        return read_lists(column, parsed, cast(pl.List, SOURCE_SCHEMA[column.name])).alias(column.name)
 
     def _resolved(self, rows: pl.DataFrame, name: str) -> pl.Series:
         """URIs of a column: absolute and `s3://` ones as they are, relative ones below the table's folder."""
@@ -163,6 +183,10 @@ def parse_table(data: bytes, name: str, spec: str) -> pl.DataFrame:
         raise SourceMissing(f"{spec} is empty; expected a header and at least one row") from error
     except (Exception, pl.exceptions.PanicException) as error:  # readers fail in many ways on hostile bytes
         raise CatalogInvalid(f"{spec} cannot be read: {(str(error).splitlines() or [''])[0][:200]}") from error
+
+
+def _prefix_of(column: str) -> str | None:
+    return next((prefix for prefix in ATTRIBUTE_PREFIXES if column.startswith(prefix)), None)
 
 
 def _without_secrets(uri: str) -> str:

@@ -64,6 +64,21 @@ class TestCsv:
         )
         assert attributes(source) == [{"colour": "red", "x": "1"}]
 
+    def test_a_prefixed_column_that_is_blank_takes_an_attribute_away_and_an_empty_one_does_not(
+        self, tmp_path: Path
+    ) -> None:
+        cell = '"{""colour"": ""blue""}"'
+        text = f"item_id,image_uri,attributes,attr_colour\na,a.jpg,{cell},\nb,b.jpg,{cell},  \nc,c.jpg,,red\n"
+        assert attributes(from_csv(tmp_path, text)) == [{"colour": "blue"}, {}, {"colour": "red"}]
+
+    def test_attributes_are_ordered_by_name_and_of_one_name_the_last_column_counts(self, tmp_path: Path) -> None:
+        text = "item_id,image_uri,attr_z,attr_size,attributes.size,attr_\na,a.jpg,1, 2 ,3,4\nb,b.jpg,1,2,,4\n"
+        rows = from_csv(tmp_path, text).rows()["attributes"].to_list()
+        assert rows == [
+            [{"name": "size", "value": "3"}, {"name": "z", "value": "1"}],
+            [{"name": "size", "value": "2"}, {"name": "z", "value": "1"}],
+        ]
+
     @pytest.mark.parametrize(
         ("uri", "resolved"),
         [

@@ -1,0 +1,160 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import polars as pl
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from PIL import Image
+
+from retrieval_core.config import IngestConfig
+from retrieval_core.errors import BadConfig, CatalogInvalid, NotFound, SourceMissing, TooManyRejects
+from retrieval_core.ingest import catalog
+from retrieval_core.ingest.catalog import Snapshot, row_id, take_snapshot, update_snapshot
+from retrieval_core.ingest.change import Change, name_items, read_names
+from retrieval_core.ingest.sources import conform
+
+CONFIG = IngestConfig(max_reject_fraction=1.0, n_holdout=3)
+IDS = "abcdefgh"
+PRODUCTS = (None, "P", "Q")
+
+
+@pytest.fixture(scope="module")
+def pictures(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
+    """Two pictures, one file that is none, and one that is absent."""
+    folder = tmp_path_factory.mktemp("pictures")
+    paths = [folder / name for name in ("dark.png", "light.png", "text.png", "absent.png")]
+    for path, level in zip(paths, (10, 200), strict=False):
+        Image.new("RGB", (4, 3), (level,) * 3).save(path)
+    paths[2].write_text("no picture")
+    return [str(path) for path in paths]
+
+
+def rows_of(items: dict[str, dict[str, object]], pictures: list[str]) -> pl.DataFrame:
+    described = [
+        {**item, "item_id": name, "image_uri": pictures[int(str(item["image_uri"]))]} for name, item in items.items()
+    ]
+    return conform(pl.DataFrame(described, infer_schema_length=None), "test")
+
+
+items_strategy = st.dictionaries(
+    st.sampled_from(IDS),
+    st.fixed_dictionaries(
+        {
+            "image_uri": st.integers(0, 3),
+            "product_id": st.sampled_from(PRODUCTS),
+            "category": st.sampled_from(("hat", "shoe")),
+            "split": st.sampled_from((None, "train", "query", "gallery")),
+        }
+    ),
+    min_size=1,
+)
+
+
+class TestUpdate:
+    @settings(deadline=None, max_examples=40, suppress_health_check=[HealthCheck.function_scoped_fixture])
+    @given(before=items_strategy, after=items_strategy, extra=st.sets(st.sampled_from(IDS)))
+    def test_naming_what_changed_gives_what_reading_everything_gives(
+        self,
+        pictures: list[str],
+        before: dict[str, dict[str, object]],
+        after: dict[str, dict[str, object]],
+        extra: set[str],
+    ) -> None:
+        old, new = rows_of(before, pictures), rows_of(after, pictures)
+        last = take_snapshot(old, None, CONFIG, "first")
+        named = {name for name in IDS if before.get(name) != after.get(name)} | extra
+        updated = update_snapshot(last, new, named, CONFIG, "second")
+        whole = take_snapshot(new, last, CONFIG, "second")
+        assert updated.items.equals(whole.items)
+        assert set(updated.quarantine["item_id"]) == set(whole.quarantine["item_id"])
+        again = updated.quarantine.join(whole.quarantine, on="item_id")
+        assert again.filter(
+            pl.col("item_id").is_in(list(named)) & (pl.col("attempts") != pl.col("attempts_right"))
+        ).is_empty()
+
+    def test_what_is_not_named_stays_and_is_not_looked_at(
+        self, pictures: list[str], monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        before = {name: {"image_uri": 0, "category": "hat"} for name in "abc"}
+        last = take_snapshot(rows_of(before, pictures), None, CONFIG, "first")
+        after = {"b": {"image_uri": 1, "category": "shoe"}, "c": {"image_uri": 1, "category": "shoe"}}
+        seen: list[str] = []
+        stat_uri = catalog.stat_uri
+        monkeypatch.setattr(catalog, "stat_uri", lambda uri: seen.append(uri) or stat_uri(uri))
+        updated = update_snapshot(last, rows_of(after, pictures), {"b"}, CONFIG, "second")
+        assert seen == [pictures[1]]
+        assert updated.n_read == 1
+        assert updated.items["category"].to_list() == ["hat", "shoe", "hat"]
+
+    def test_an_update_that_leaves_too_little_is_refused(self, pictures: list[str]) -> None:
+        items: dict[str, dict[str, object]] = {name: {"image_uri": 0} for name in "abc"}
+        last = take_snapshot(rows_of(items, pictures), None, CONFIG, "first")
+        with pytest.raises(SourceMissing, match="3 items named"):
+            update_snapshot(last, rows_of({"d": {"image_uri": 0}}, pictures), set("abc"), CONFIG, "second")
+        strict = IngestConfig(max_reject_fraction=0.5)
+        broken = rows_of({name: {"image_uri": 2} for name in "abc"}, pictures)
+        with pytest.raises(TooManyRejects, match="2 of 3"):
+            update_snapshot(last, broken, {"a", "b"}, strict, "second")
+
+    def test_a_new_item_that_shares_a_row_id_is_refused(
+        self, pictures: list[str], monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(catalog, "row_id", lambda item_id: 7 if item_id in "ab" else row_id(item_id))
+        last = take_snapshot(rows_of({"a": {"image_uri": 0}}, pictures), None, CONFIG, "first")
+        both = rows_of({"a": {"image_uri": 0}, "b": {"image_uri": 0}}, pictures)
+        with pytest.raises(CatalogInvalid, match="'a' and 'b' share row_id 7"):
+            update_snapshot(last, both, {"b"}, CONFIG, "second")
+
+
+class TestNames:
+    @pytest.fixture(scope="class")
+    def last(self, pictures: list[str]) -> Snapshot:
+        return take_snapshot(rows_of({n: {"image_uri": i} for i, n in enumerate("ab")}, pictures), None, CONFIG, "now")
+
+    def rows(self, pictures: list[str]) -> pl.DataFrame:
+        return rows_of({"b": {"image_uri": 1}, "c": {"image_uri": 1}}, pictures)
+
+    def test_an_item_is_named_by_its_id_or_by_its_picture(self, pictures: list[str], last: Snapshot) -> None:
+        named = name_items(Change(added=("c", "x"), removed=(pictures[0], "y")), self.rows(pictures), last.items)
+        assert named.item_ids == ("a", "c")
+        assert named.unknown == ("x",), "y is gone already, as it should be"
+        assert name_items(Change(changed=(pictures[1],)), self.rows(pictures), last.items).item_ids == ("b", "c")
+
+    def test_names_that_mean_nothing_are_refused_unless_they_were_to_go(
+        self, pictures: list[str], last: Snapshot
+    ) -> None:
+        with pytest.raises(BadConfig, match="names no item"):
+            name_items(Change(), self.rows(pictures), last.items)
+        with pytest.raises(NotFound, match="none of the 2 items named"):
+            name_items(Change(changed=("x", "y")), self.rows(pictures), last.items)
+        assert name_items(Change(removed=("x",)), self.rows(pictures), last.items).item_ids == ()
+
+    def test_a_table_names_items(self, tmp_path: Path, pictures: list[str], last: Snapshot) -> None:
+        table = tmp_path / "changes.csv"
+        table.write_text("item_id,why\nc,new\n 0012 ,\n")
+        assert read_names(str(table)) == ["c", "0012"]
+        named = name_items(Change(manifest_uri=str(table)), self.rows(pictures), last.items)
+        assert (named.item_ids, named.unknown) == (("c",), ("0012",))
+        pl.DataFrame({"item_id": [1, 2]}).write_parquet(tmp_path / "changes.parquet")
+        assert read_names(str(tmp_path / "changes.parquet")) == ["1", "2"]
+
+    @pytest.mark.parametrize(
+        ("name", "content", "error", "message"),
+        [
+            ("a.csv", "sku\n1\n", CatalogInvalid, "lacks column item_id"),
+            ("a.csv", "", SourceMissing, "is empty"),
+            ("a.csv", "item_id\n", SourceMissing, "names no item"),
+            ("a.parquet", "item_id\n1\n", CatalogInvalid, "cannot be read"),
+            ("a.txt", "item_id\n1\n", CatalogInvalid, "neither"),
+            ("a.csv", None, SourceMissing, "no manifest"),
+        ],
+    )
+    def test_a_bad_table_says_what_is_wrong(
+        self, tmp_path: Path, name: str, content: str | None, error: type[Exception], message: str
+    ) -> None:
+        if content is not None:
+            (tmp_path / name).write_text(content)
+        with pytest.raises(error, match=message):
+            read_names(str(tmp_path / name))
