@@ -12,32 +12,14 @@ from typing import NamedTuple
 
 from markupsafe import Markup
 
+from retrieval_core.evaluate.svg import MINUS, WIDTH, Scale, chart, grid_line, round_step, text, tick_label
+
 Point = tuple[float, float]
 
-WIDTH = 380  # of the fixed-ratio charts, in CSS pixels at their natural size
 ROW_HEIGHT = 26
 LABEL_HEIGHT = 15
 MAX_LABEL_CHARS = 17
 MAX_MARKERS = 40
-MINUS = "\N{MINUS SIGN}"
-
-
-class _Scale(NamedTuple):
-    """A linear map from values to pixels, with round ticks inside its range."""
-
-    low: float
-    high: float
-    start_px: float
-    end_px: float
-
-    def __call__(self, value: float) -> float:
-        share = (value - self.low) / (self.high - self.low)
-        return round(self.start_px + share * (self.end_px - self.start_px), 1)
-
-    def ticks(self) -> list[float]:
-        step = _round_step((self.high - self.low) / 5)
-        first, last = math.ceil(self.low / step - 1e-9), math.floor(self.high / step + 1e-9)
-        return [round(i * step, 10) for i in range(first, last + 1)]
 
 
 def bar(share: float) -> Markup:
@@ -73,23 +55,23 @@ def dots(title: str, values: Mapping[str, float], baseline: float | None, highli
     top, left = 24, 128
     bottom = top + ROW_HEIGHT * len(shown)
     largest = max([*shown.values(), baseline or 0.0, 0.0])
-    step = _round_step(largest / 4) if largest > 1e-6 else 0.25
-    x = _Scale(0.0, step * max(math.ceil(largest / step - 1e-9), 1), left, WIDTH - 62)
-    parts = [_grid_line(x(tick), x(tick), top, bottom) for tick in x.ticks()]
-    parts += [_text(x(tick), bottom + 16, _tick(tick), "tick", "middle") for tick in x.ticks()]
+    step = round_step(largest / 4) if largest > 1e-6 else 0.25
+    x = Scale(0.0, step * max(math.ceil(largest / step - 1e-9), 1), left, WIDTH - 62)
+    parts = [grid_line(x(tick), x(tick), top, bottom) for tick in x.ticks()]
+    parts += [text(x(tick), bottom + 16, tick_label(tick), "tick", "middle") for tick in x.ticks()]
     if baseline is not None:
         parts.append(
             Markup('<line class="baseline" x1="{0}" x2="{0}" y1="{1}" y2="{2}"/>').format(x(baseline), top - 4, bottom)
         )
-        parts.append(_text(x(baseline), top - 9, f"random {baseline:.3f}", "tick", "middle" if baseline else "start"))
+        parts.append(text(x(baseline), top - 9, f"random {baseline:.3f}", "tick", "middle" if baseline else "start"))
     for row, (name, value) in enumerate(shown.items()):
         parts.append(_dot_row(name, value, x, top + ROW_HEIGHT * row + ROW_HEIGHT / 2, name == highlight))
     said = ", ".join(f"{name} {value:.3f}" for name, value in shown.items())
     words = f"{title} by representation: {said}" + ("" if baseline is None else f"; at random {baseline:.3f}")
-    return _chart(words, bottom + 24, parts)
+    return chart(words, bottom + 24, parts)
 
 
-def _dot_row(name: str, value: float, x: _Scale, y: float, highlighted: bool) -> Markup:
+def _dot_row(name: str, value: float, x: Scale, y: float, highlighted: bool) -> Markup:
     label = name if len(name) <= MAX_LABEL_CHARS else f"{name[: MAX_LABEL_CHARS - 1]}\N{HORIZONTAL ELLIPSIS}"
     at = x(value)
     if highlighted:
@@ -101,8 +83,8 @@ def _dot_row(name: str, value: float, x: _Scale, y: float, highlighted: bool) ->
         x(0.0),
         at,
         mark,
-        _text(x(0.0) - 10, y + 4, label, "label", "end"),
-        _text(WIDTH - 4, y + 4, f"{value:.3f}", "value", "end"),
+        text(x(0.0) - 10, y + 4, label, "label", "end"),
+        text(WIDTH - 4, y + 4, f"{value:.3f}", "value", "end"),
         y=y,
     )
 
@@ -120,17 +102,17 @@ def curves(title: str, series: Mapping[str, Sequence[Point]], best: str = "") ->
     ys = [y for points in lines.values() for _, y in points]
     height, bottom = 196, 160
     margin = max(0.06 * (max(ys) - min(ys)) or 0.05 * abs(max(ys)), 1e-6)
-    x = _Scale(min(xs), max(max(xs), min(xs) + 1), 44, WIDTH - 92)
-    y = _Scale(min(ys) - margin, max(ys) + margin, bottom, 12)
-    parts = [_grid_line(44, WIDTH - 92, y(tick), y(tick)) for tick in y.ticks()]
-    parts += [_text(38, y(tick) + 4, _tick(tick), "tick", "end") for tick in y.ticks()]
-    parts += [_text(x(tick), bottom + 16, f"{tick:g}", "tick", "middle") for tick in _epoch_ticks(min(xs), max(xs))]
-    parts.append(_text((44 + WIDTH - 92) / 2, height - 4, "epoch", "tick", "middle"))
+    x = Scale(min(xs), max(max(xs), min(xs) + 1), 44, WIDTH - 92)
+    y = Scale(min(ys) - margin, max(ys) + margin, bottom, 12)
+    parts = [grid_line(44, WIDTH - 92, y(tick), y(tick)) for tick in y.ticks()]
+    parts += [text(38, y(tick) + 4, tick_label(tick), "tick", "end") for tick in y.ticks()]
+    parts += [text(x(tick), bottom + 16, f"{tick:g}", "tick", "middle") for tick in _epoch_ticks(min(xs), max(xs))]
+    parts.append(text((44 + WIDTH - 92) / 2, height - 4, "epoch", "tick", "middle"))
     label_ys = _spread([y(points[-1][1]) for points in lines.values()])
     for number, ((name, points), label_y) in enumerate(zip(lines.items(), label_ys, strict=True)):
         placed = [(x(at), y(value)) for at, value in points]
         parts.append(_line(number, name, points, placed))
-        parts.append(_text(x(max(xs)) + 10, label_y + 4, name, f"label s{number % 3}", "start"))
+        parts.append(text(x(max(xs)) + 10, label_y + 4, name, f"label s{number % 3}", "start"))
     words = [f"{title} by epoch"]
     if best:
         name, points = list(lines.items())[-1]
@@ -138,14 +120,14 @@ def curves(title: str, series: Mapping[str, Sequence[Point]], best: str = "") ->
         parts.append(Markup('<circle class="best" cx="{}" cy="{}" r="7"/>').format(x(epoch), y(value)))
         words.append(f"{name} is best at epoch {epoch:g} with {value:.3f}")
     words += [f"{name} ends at {points[-1][1]:.3f}" for name, points in lines.items()]
-    return _chart("; ".join(words), height, parts)
+    return chart("; ".join(words), height, parts)
 
 
 class _LogPlane(NamedTuple):
     """Values over costs on a logarithmic scale, with the grid and the words on its axes."""
 
-    x: _Scale
-    y: _Scale
+    x: Scale
+    y: Scale
     height: int
     parts: list[Markup]
 
@@ -159,12 +141,12 @@ def _log_plane(points: Iterable[Point], cost: str, also: Sequence[float] = ()) -
     low, high = min(*values, *also, math.inf), max(*values, *also, -math.inf)
     height, left, right, bottom = 236, 52, WIDTH - 16, 194
     margin = max(0.08 * (high - low) or 0.05 * abs(high), 1e-6)
-    y = _Scale(low - margin, high + margin, bottom, 18)
-    x = _Scale(math.log10(min(costs)) - 0.12, math.log10(max(costs)) + 0.08, left, right)
-    parts = [_grid_line(left, right, y(tick), y(tick)) for tick in y.ticks()]
-    parts += [_text(left - 6, y(tick) + 4, _tick(tick), "tick", "end") for tick in y.ticks()]
-    parts += [_text(x(math.log10(tick)), bottom + 17, f"{tick:,.6g}", "tick", "middle") for tick in _log_ticks(costs)]
-    parts.append(_text((left + right) / 2, height - 5, cost, "tick", "middle"))
+    y = Scale(low - margin, high + margin, bottom, 18)
+    x = Scale(math.log10(min(costs)) - 0.12, math.log10(max(costs)) + 0.08, left, right)
+    parts = [grid_line(left, right, y(tick), y(tick)) for tick in y.ticks()]
+    parts += [text(left - 6, y(tick) + 4, tick_label(tick), "tick", "end") for tick in y.ticks()]
+    parts += [text(x(math.log10(tick)), bottom + 17, f"{tick:,.6g}", "tick", "middle") for tick in _log_ticks(costs)]
+    parts.append(text((left + right) / 2, height - 5, cost, "tick", "middle"))
     return _LogPlane(x, y, height, parts)
 
 
@@ -195,7 +177,7 @@ def front(title: str, points: Mapping[str, Point], leaders: Sequence[str], cost:
         at, value = shown[name]
         parts.append(_front_mark(f"{name}: {value:.3f} at {at:,.6g}", *plane.place(at, value), ranks.get(name)))
     said = ", ".join(f"{name} {shown[name][1]:.3f} at {shown[name][0]:,.6g}" for name in ranks)
-    return _chart(f"{title} against {cost}; from the cheapest, unbeaten: {said}", plane.height, parts)
+    return chart(f"{title} against {cost}; from the cheapest, unbeaten: {said}", plane.height, parts)
 
 
 def tuning(title: str, points: Mapping[str, Point], cost: str, target: float, chosen: str) -> Markup:
@@ -213,7 +195,7 @@ def tuning(title: str, points: Mapping[str, Point], cost: str, target: float, ch
             unbeaten.append(point)
     y, (left, right) = plane.y(target), (plane.x.start_px, plane.x.end_px)
     line = Markup('<line class="baseline" x1="{}" x2="{}" y1="{y}" y2="{y}"/>').format(left, right, y=y)
-    parts = [*plane.parts, line, _text(left + 4, y - 5, f"target {target:g}", "tick over", "start")]
+    parts = [*plane.parts, line, text(left + 4, y - 5, f"target {target:g}", "tick over", "start")]
     parts.append(_steps([plane.place(*point) for point in unbeaten]))
     for name in sorted(shown, key=lambda name: name == chosen):
         at, value = shown[name]
@@ -222,7 +204,7 @@ def tuning(title: str, points: Mapping[str, Point], cost: str, target: float, ch
     words = f"{title} against {cost}, {len(shown)} ways to search; the target is {target:g}"
     if chosen in shown:
         words += f"; published is {chosen} with {shown[chosen][1]:.4f} at {shown[chosen][0]:,.4g}"
-    return _chart(words, plane.height, parts)
+    return chart(words, plane.height, parts)
 
 
 def _front_mark(words: str, x: float, y: float, rank: str | None) -> Markup:
@@ -233,7 +215,7 @@ def _front_mark(words: str, x: float, y: float, rank: str | None) -> Markup:
     mark = Markup('<path class="mark" d="M{} {}l6.5 6.5-6.5 6.5-6.5-6.5z"><title>{}</title></path>').format(
         x, y - 6.5, words
     )
-    return Markup('<g class="dot highlight">{}{}</g>').format(mark, _text(x - 6, y - 7, rank, "label", "end"))
+    return Markup('<g class="dot highlight">{}{}</g>').format(mark, text(x - 6, y - 7, rank, "label", "end"))
 
 
 def _line(number: int, name: str, points: Sequence[Point], placed: Sequence[Point]) -> Markup:
@@ -248,35 +230,11 @@ def _line(number: int, name: str, points: Sequence[Point], placed: Sequence[Poin
     return Markup('<g class="curve s{}">{}{}</g>').format(number % 3, path, Markup().join(marks))
 
 
-def _chart(words: str, height: float, parts: list[Markup]) -> Markup:
-    return Markup(
-        '<svg class="chart" viewBox="0 0 {0} {1}" role="img" aria-label="{2}"><title>{2}</title>{3}</svg>'
-    ).format(WIDTH, f"{height:g}", words, Markup().join(parts))
-
-
-def _grid_line(x1: float, x2: float, y1: float, y2: float) -> Markup:
-    return Markup('<line class="grid" x1="{}" x2="{}" y1="{}" y2="{}"/>').format(x1, x2, y1, y2)
-
-
-def _text(x: float, y: float, words: str, style: str, anchor: str) -> Markup:
-    return Markup('<text class="{}" x="{:g}" y="{:g}" text-anchor="{}">{}</text>').format(style, x, y, anchor, words)
-
-
 def signed(value: float) -> str:
     """A difference of metrics: +0.012, and a true minus sign; no sign where it rounds to nothing."""
     if abs(value) < 0.0005:
         return "0.000"
     return f"{'+' if value > 0 else MINUS}{abs(value):.3f}"
-
-
-def _round_step(raw: float) -> float:
-    """The smallest of 1, 2, 2.5 or 5 times a power of ten that is not below `raw`."""
-    power = 10.0 ** math.floor(math.log10(raw))
-    return next(step * power for step in (1, 2, 2.5, 5, 10) if step * power >= raw * (1 - 1e-9))
-
-
-def _tick(value: float) -> str:
-    return f"{value:.4g}".replace("-", MINUS)
 
 
 def _epoch_ticks(first: float, last: float) -> list[float]:

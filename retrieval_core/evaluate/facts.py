@@ -5,24 +5,17 @@ from __future__ import annotations
 from typing import Literal
 
 from retrieval_core.artifacts import Reject, TunePoint, Value
-from retrieval_core.evaluate.gate import MetricChange
-
-
-class CatalogFacts(Value):
-    """Where the night's rows went: `rows = indexed + quarantined`, and `rows = added + changed + unchanged`."""
-
-    source: str
-    rows: int
-    added: int
-    changed: int
-    removed: int
-    unchanged: int
-    indexed: int
-    quarantined: int
-
-    @property
-    def reconciled(self) -> bool:
-        return self.rows == self.indexed + self.quarantined == self.added + self.changed + self.unchanged
+from retrieval_core.evaluate.catalog_map import MapFacts
+from retrieval_core.evaluate.changes import MetricChange
+from retrieval_core.evaluate.churn import ChurnFacts
+from retrieval_core.evaluate.cost import CostFacts
+from retrieval_core.evaluate.drift import DriftFacts
+from retrieval_core.evaluate.hygiene import HygieneFacts
+from retrieval_core.evaluate.losses import LossFacts
+from retrieval_core.evaluate.night import CatalogFacts
+from retrieval_core.evaluate.past import PastNight
+from retrieval_core.evaluate.quality import QualityFacts
+from retrieval_core.evaluate.since import SinceFacts
 
 
 class VariantFacts(Value):
@@ -127,11 +120,12 @@ class Picture(Value):
 
 
 class QueryGrid(Value):
-    """A real query and what the published search answered."""
+    """A real query and what the published search answered; `metrics` are the headlines of this query alone."""
 
     query: Picture
     hits: tuple[Picture, ...]
     note: str = ""
+    metrics: dict[str, float] = {}
 
 
 class DuplicatePair(Value):
@@ -158,15 +152,77 @@ class DuplicateFacts(Value):
     pairs: tuple[DuplicatePair, ...] = ()
 
 
+class MissedQuery(Value):
+    """A query of known answer whose first hit was wrong: what was expected, up to five, and what was found."""
+
+    query: Picture
+    expected: tuple[Picture, ...]
+    hits: tuple[Picture, ...]
+    note: str = ""
+
+
+class GoldenFacts(Value):
+    """The queries that the team keeps in `file`: of `n_queries`, the `n_asked` could be searched and judged.
+
+    `problems` are the first of the `n_problems` things to mend in the file, one sentence each. `missing` says why
+    nothing was asked, "" where something was. `missed` are some of the `n_missed` queries whose first hit was wrong.
+    """
+
+    file: str = ""
+    n_queries: int = 0
+    n_asked: int = 0
+    metrics: dict[str, float] = {}
+    n_problems: int = 0
+    problems: tuple[str, ...] = ()
+    n_missed: int = 0
+    missed: tuple[MissedQuery, ...] = ()
+    missing: str = ""
+
+
+class DistortionFacts(Value):
+    """One way to change pictures, and the share of the `n_queries` changed so that find their item first."""
+
+    name: str
+    meaning: str
+    n_queries: int
+    recall: float
+
+
+class SyntheticFacts(Value):
+    """Pictures of `n_items` drawn items, each changed in the ways of `distortions`, that ought to find their item.
+
+    `recall` is averaged over items. `problems` are the first of the `n_problems` pictures that could not be read.
+    `missing` says why nothing was asked. `missed` are some of the `n_missed` queries whose first hit was wrong.
+    """
+
+    n_items: int = 0
+    n_queries: int = 0
+    recall: float = 0.0
+    distortions: tuple[DistortionFacts, ...] = ()
+    n_problems: int = 0
+    problems: tuple[str, ...] = ()
+    n_missed: int = 0
+    missed: tuple[MissedQuery, ...] = ()
+    missing: str = ""
+
+
 class Facts(Value):
-    """A whole report."""
+    """A whole report.
+
+    `nights` are the runs before this one, the latest last; `production_since` is when production was sealed. `best` and
+    `worst` are the queries that were answered so, the best and the worst first; `grids` are drawn at random. `album`
+    holds the thumbnails of the items that other facts name. What is None was not looked at.
+    """
 
     report: str
     production: str | None
     created: str
     gate: str
     reason: str
+    causes: tuple[str, ...] = ()
     changes: tuple[MetricChange, ...]
+    category_changes: tuple[MetricChange, ...] = ()
+    n_shared_gallery: int = 0  # items that both releases were compared on, 0 for all
     catalog: CatalogFacts
     metrics: dict[str, float]
     definitions: dict[str, str]
@@ -182,6 +238,21 @@ class Facts(Value):
     grids: tuple[QueryGrid, ...]
     backbone: str
     weights: str
+    quality: QualityFacts = QualityFacts()
+    best: tuple[QueryGrid, ...] = ()
+    worst: tuple[QueryGrid, ...] = ()
+    production_since: str = ""
+    nights: tuple[PastNight, ...] = ()
+    since: SinceFacts | None = None
+    losses: LossFacts | None = None
+    churn: ChurnFacts | None = None
+    golden: GoldenFacts = GoldenFacts()
+    synthetic: SyntheticFacts = SyntheticFacts()
+    hygiene: HygieneFacts | None = None
+    drift: DriftFacts | None = None
+    map: MapFacts | None = None
+    costs: CostFacts = CostFacts()
+    album: dict[str, Picture] = {}
 
 
 MaskFacts.model_rebuild()

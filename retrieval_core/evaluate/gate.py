@@ -1,174 +1,189 @@
-"""May we publish? The candidate against production on the same queries, decided once and said in one sentence."""
+"""May we publish? The candidate against production and against its bounds, decided once and said in one sentence."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Literal, NamedTuple
 
-import numpy as np
-import numpy.typing as npt
 import polars as pl
 
 from retrieval_core.artifacts import Value
 from retrieval_core.config import GateConfig
-from retrieval_core.evaluate.significance import holm, paired_bootstrap, paired_permutation_p
+from retrieval_core.evaluate.changes import Changes, MetricChange, compare
 
-# One metric for each kind of truth. Holm's correction pays for every metric tested, and recall@2 after recall@1 asks
-# the same question again: with all metrics tested, a real loss of two points would often pass.
-HEADLINES = ("recall@1", "map@5", "attribute_map@10", "label_iou@5")
-
-Float64 = npt.NDArray[np.float64]
+N_LOSSES_NAMED = 3  # of those within categories
+LONGEST_NAME = 60
 
 
-class MetricChange(Value):
-    """One metric of candidate and production, a higher value being better.
+class Figures(NamedTuple):
+    """What the gate reads of a release: the queries and the numbers of its search, its rows, its index.
 
-    Of a per-query metric: means over the `n_queries` that define it on both sides, the 95% interval of the difference,
-    and, if it was tested, its Holm-corrected p. Of a metric known only as a number, the two numbers.
+    `per_query` is a table as `compare` wants it, or None. Both it and `metrics` are of the published chain alone.
+    `reconciled`: every row is accounted for. `mask_fallback_rate` is of the pictures that were published masked or
+    cropped, 0 where none are; `index_bytes` are all that a searcher maps; `latency_ms` is what 95 of 100 single queries
+    stay below. `n_shared_gallery` are the items both were compared on, where those are not all; 0 where they are.
     """
 
-    name: str
-    production: float
-    candidate: float
-    difference: float
-    n_queries: int = 0
-    low: float | None = None
-    high: float | None = None
-    p_holm: float | None = None
-    blocks: bool = False
+    per_query: pl.DataFrame | None
+    metrics: Mapping[str, float]
+    n_rows: int = 0
+    n_indexed: int = 0
+    n_quarantined: int = 0
+    reconciled: bool = True
+    mask_fallback_rate: float = 0.0
+    index_bytes: int = 0
+    latency_ms: float = 0.0
+    n_shared_gallery: int = 0
 
 
 class Verdict(Value):
-    """What the gate decided, why in one sentence, and every metric that both sides have."""
+    """What the gate decided and why in one sentence; `causes` are what speaks against the release, if anything does.
+
+    `rows` are the metrics that both sides have, `categories` the tested ones within each category.
+    """
 
     gate: Literal["published", "held"]
     reason: str
+    causes: tuple[str, ...] = ()
     rows: tuple[MetricChange, ...] = ()
+    categories: tuple[MetricChange, ...] = ()
 
     @property
     def losses(self) -> tuple[MetricChange, ...]:
         """The metrics that block."""
-        return tuple(row for row in self.rows if row.blocks)
+        return tuple(row for row in (*self.rows, *self.categories) if row.blocks)
 
 
-class _Paired(NamedTuple):
-    name: str
-    candidate: Float64
-    production: Float64
+def decide(candidate: Figures, production: Figures | None, config: GateConfig) -> Verdict:
+    """Publish or hold a candidate release; `production` is None on the first night.
 
-
-def decide(
-    candidate: pl.DataFrame | None,
-    candidate_metrics: Mapping[str, float],
-    production: pl.DataFrame | None,
-    production_metrics: Mapping[str, float] | None,
-    config: GateConfig,
-    reconciled: bool,
-) -> Verdict:
-    """Publish or hold a candidate release.
-
-    `candidate` and `production` have a unique item_id column and a float column for each metric, a higher value being
-    better, null where undefined; they are compared on the queries both have. Pass only the chain that is published.
-
-    A headline metric blocks when it fell by more than `max_loss`, its one-sided Holm-corrected p is below `alpha`, and
-    its interval lies below 0; without any headline all shared metrics are tested. An `ann_recall@10` below
-    `min_ann_recall` and a catalogue that does not reconcile (`reconciled` False) block on any night, even the first.
-    Mode `warn` publishes with the reason all the same, `off` looks at nothing.
+    A loss beyond its tolerance and beyond chance blocks (`compare`). On any night, even the first, so does whatever is
+    out of its bounds: rows that do not reconcile, too many of them quarantined, distrusted masks, an index that misses
+    neighbours, is too large or too slow. Mode `warn` publishes with the reason all the same, `hold` holds what is well
+    too, `off` looks at nothing.
     """
     if config.mode == "off":
         return Verdict(gate="published", reason="The gate is off: nothing was compared.")
-    pairs = [] if candidate is None or production is None else _pair(candidate, production)
-    rows = (*_per_query_changes(pairs, config), *_other_changes(candidate_metrics, production_metrics or {}, pairs))
-    causes = _faults(candidate_metrics, config, reconciled) + [_loss(row, config) for row in rows if row.blocks]
-    if causes:
-        reason = f"{'Held' if config.mode == 'block' else 'Published with a warning'}: {'; '.join(causes)}."
-        return Verdict(gate="held" if config.mode == "block" else "published", reason=reason, rows=rows)
-    is_first = production is None and production_metrics is None
-    return Verdict(gate="published", reason=_all_clear(rows, is_first, config), rows=rows)
-
-
-def _pair(candidate: pl.DataFrame, production: pl.DataFrame) -> list[_Paired]:
-    names = [
-        name
-        for name, dtype in candidate.schema.items()
-        if dtype.is_float() and production.schema.get(name, pl.Null()).is_float()
-    ]
-    old = production.select("item_id", pl.col(names).name.suffix(" in production"))
-    shared = candidate.select("item_id", *names).join(old, on="item_id", maintain_order="left").fill_nan(None)
-    pairs = []
-    for name in names:
-        both = shared.select(name, f"{name} in production").drop_nulls().cast(pl.Float64)
-        # A single query has no spread, so nothing can be said about chance.
-        if both.height > 1:
-            pairs.append(_Paired(name, both[:, 0].to_numpy(), both[:, 1].to_numpy()))
-    return pairs
-
-
-def _per_query_changes(pairs: list[_Paired], config: GateConfig) -> list[MetricChange]:
-    headlines = [pair for pair in pairs if pair.name.rsplit("/", 1)[-1] in HEADLINES]
-    tested = [pair.name for pair in headlines or pairs]
-    p_values = [
-        paired_permutation_p(pair.candidate, pair.production, alternative="less")
-        if pair.name in tested
-        else float("nan")
-        for pair in pairs
-    ]
-    return [_change(pair, p, config) for pair, p in zip(pairs, holm(p_values), strict=True)]
-
-
-def _change(pair: _Paired, p_holm: float, config: GateConfig) -> MetricChange:
-    difference, low, high, n_queries = paired_bootstrap(pair.candidate, pair.production)
-    return MetricChange(
-        name=pair.name,
-        production=float(pair.production.mean()),
-        candidate=float(pair.candidate.mean()),
-        difference=difference,
-        n_queries=n_queries,
-        low=low,
-        high=high,
-        p_holm=None if np.isnan(p_holm) else p_holm,
-        blocks=difference < -config.max_loss and p_holm < config.alpha and high < 0,
+    changes = Changes()
+    if production and candidate.per_query is not None and production.per_query is not None:
+        changes = compare(candidate.per_query, production.per_query, config)
+    others = _other_changes(candidate.metrics, production.metrics, changes) if production else ()
+    verdict = Verdict(
+        gate="published",
+        reason=_all_clear(changes, production is None, candidate.n_shared_gallery, config),
+        causes=(*_faults(candidate, production, config), *_losses(changes, config)),
+        rows=(*changes.overall, *others),
+        categories=changes.by_category,
     )
+    if not verdict.causes:
+        waits = f"Waits to be promoted: {verdict.reason[0].lower()}{verdict.reason[1:]}"
+        return verdict.model_copy(update={"gate": "held", "reason": waits}) if config.mode == "hold" else verdict
+    causes = "; ".join(verdict.causes)
+    if config.mode == "warn":
+        return verdict.model_copy(update={"reason": f"Published with a warning: {causes}."})
+    return verdict.model_copy(update={"gate": "held", "reason": f"Held: {causes}."})
 
 
 def _other_changes(
-    candidate: Mapping[str, float], production: Mapping[str, float], pairs: list[_Paired]
-) -> list[MetricChange]:
-    compared = {pair.name for pair in pairs}
-    return [
-        MetricChange(name=name, production=production[name], candidate=value, difference=value - production[name])
-        for name, value in candidate.items()
-        if name in production and name not in compared
-    ]
+    candidate: Mapping[str, float], production: Mapping[str, float], changes: Changes
+) -> Iterator[MetricChange]:
+    """Of the metrics that are known only as numbers."""
+    compared = {row.name for row in changes.overall}
+    for name, value in candidate.items():
+        if name in production and name not in compared:
+            before = production[name]
+            yield MetricChange(name=name, production=before, candidate=value, difference=value - before)
 
 
-def _faults(metrics: Mapping[str, float], config: GateConfig, reconciled: bool) -> list[str]:
-    causes = [] if reconciled else ["the catalogue's rows are not the indexed ones plus the quarantined ones"]
-    ann_recall = metrics.get("ann_recall@10", 1.0)
-    if not ann_recall >= config.min_ann_recall:
-        causes.append(
-            f"the index finds {ann_recall:.3f} of the exact neighbours (ann_recall@10), below {config.min_ann_recall:g}"
+def _faults(night: Figures, production: Figures | None, config: GateConfig) -> Iterator[str]:
+    if not night.reconciled:
+        yield (
+            f"the {night.n_rows:,} rows of the catalogue are not the {night.n_indexed:,} indexed ones plus the "
+            f"{night.n_quarantined:,} quarantined ones: run it again, and where that does not help report it"
         )
-    return causes
+    rate = night.n_quarantined / max(night.n_rows, 1)
+    if rate > config.max_quarantine_rate:
+        yield (
+            f"{night.n_quarantined:,} of {night.n_rows:,} rows are quarantined ({rate:.1%}), more than "
+            f"{config.max_quarantine_rate:.4g} of them (gate.max_quarantine_rate): mend the pictures that the "
+            "quarantine ledger names"
+        )
+    if night.mask_fallback_rate > config.max_mask_fallback_rate:
+        yield (
+            f"{night.mask_fallback_rate:.1%} of the masks are distrusted, more than "
+            f"{config.max_mask_fallback_rate:.4g} of them (gate.max_mask_fallback_rate): train the segmenter longer or "
+            "on more masks, or publish vectors of the whole pictures (index.variant)"
+        )
+    yield from _index_faults(night, production, config)
 
 
-def _loss(row: MetricChange, config: GateConfig) -> str:
+def _index_faults(night: Figures, production: Figures | None, config: GateConfig) -> Iterator[str]:
+    ann_recall = night.metrics.get("ann_recall@10", 1.0)
+    if not ann_recall >= config.min_ann_recall:  # nor is NaN
+        yield (
+            f"the index finds {ann_recall:.3f} of the exact neighbours (ann_recall@10), below "
+            f"{config.min_ann_recall:g} (gate.min_ann_recall): raise index.recall_target, index.memory_gb or what was "
+            "set of the search by hand"
+        )
+    if 0 < config.max_index_gb * 1e9 < night.index_bytes:
+        yield (
+            f"the index takes {night.index_bytes / 1e9:.3g} GB, more than {config.max_index_gb:g} GB "
+            "(gate.max_index_gb): set index.memory_gb, publish fewer dimensions, or allow more"
+        )
+    if production and production.index_bytes and production.n_indexed and night.n_indexed and config.max_index_growth:
+        per_item, before = night.index_bytes / night.n_indexed, production.index_bytes / production.n_indexed
+        if per_item > before * (1 + config.max_index_growth):
+            yield (
+                f"the index takes {per_item:,.0f} bytes an item and production's {before:,.0f}, which is "
+                f"{per_item / before - 1:.0%} more and beyond {config.max_index_growth:.0%} "
+                "(gate.max_index_growth): see whether backbone, head or recipe were to change"
+            )
+    if 0 < config.max_latency_ms < night.latency_ms:
+        yield (
+            f"of 100 single queries 5 take longer than {night.latency_ms:.3g} ms, and {config.max_latency_ms:g} ms are "
+            "allowed (gate.max_latency_ms): lower index.recall_target, or measure on a machine with less to do"
+        )
+
+
+def _losses(changes: Changes, config: GateConfig) -> Iterator[str]:
+    yield from (_loss(row, config.max_loss) for row in changes.overall if row.blocks)
+    worst = sorted((row for row in changes.by_category if row.blocks), key=lambda row: row.difference)
+    yield from (_loss(row, config.max_category_loss) for row in worst[:N_LOSSES_NAMED])
+    if len(worst) > N_LOSSES_NAMED:
+        yield f"{len(worst) - N_LOSSES_NAMED} more metrics fell so within categories"
+
+
+def _loss(row: MetricChange, tolerated: float) -> str:
+    where = f" in category {_short(row.category)}" if row.category else ""
     return (
-        f"{row.name} fell from {row.production:.3f} to {row.candidate:.3f} on {row.n_queries} shared queries "
+        f"{row.name} fell{where} from {row.production:.3f} to {row.candidate:.3f} on {row.n_queries} shared queries "
         f"(95% interval {row.low:+.3f} to {row.high:+.3f}, p = {row.p_holm:.2g}), "
-        f"more than the tolerated {config.max_loss:g}"
+        f"more than the tolerated {tolerated:g}"
     )
 
 
-def _all_clear(rows: tuple[MetricChange, ...], is_first: bool, config: GateConfig) -> str:
+def _short(name: str) -> str:
+    """A name of the catalogue's in one line."""
+    line = " ".join(name.split())
+    return line if len(line) <= LONGEST_NAME else f"{line[: LONGEST_NAME - 1]}…"
+
+
+def _all_clear(changes: Changes, is_first: bool, n_gallery: int, config: GateConfig) -> str:
     if is_first:
         return "First release: there is no production to compare with."
-    tested = [row for row in rows if row.p_holm is not None]
+    tested = [row for row in changes.overall if row.p_holm is not None]
     if not tested:
         return "Nothing could be compared: candidate and production share no queries with a known answer."
-    n_queries = max(row.n_queries for row in tested)
     names = ", ".join(row.name for row in tested)
+    n_categories = len({row.category for row in changes.by_category})
+    within = f", nor beyond {config.max_category_loss:g} in any of {n_categories} categories" if n_categories else ""
+    among = f" among the {n_gallery:,} items that both hold" if n_gallery else ""
     return (
         f"No loss beyond {config.max_loss:g} and beyond chance in {names} "
-        f"on the {n_queries} queries shared with production."
+        f"on the {_most_queries(tested)} queries shared with production{among}{within}."
     )
+
+
+def _most_queries(tested: list[MetricChange]) -> int:
+    """Of the metrics that need labels, where there are any."""
+    return max(row.n_queries for row in [row for row in tested if "/" not in row.name] or tested)

@@ -2,43 +2,59 @@
 
 from __future__ import annotations
 
+from collections import Counter
+from collections.abc import Sequence
 from datetime import UTC, datetime
 
 import numpy as np
+import polars as pl
 
 from retrieval_core.artifacts import Backbone, Catalog, Head, IndexSet, Reducer, Reject, Segmenter, VectorSet
 from retrieval_core.config import NightlyConfig
-from retrieval_core.evaluate.facts import Facts, IndexFacts, TrainingFacts
+from retrieval_core.evaluate.analyse import Analysis
+from retrieval_core.evaluate.catalog_map import map_cells
+from retrieval_core.evaluate.changes import HEADLINES
+from retrieval_core.evaluate.facts import Facts, IndexFacts, Picture, QueryGrid, TrainingFacts
 from retrieval_core.evaluate.gate import Verdict
-from retrieval_core.evaluate.grids import query_grids
-from retrieval_core.evaluate.measure import Measured, Night
+from retrieval_core.evaluate.grids import album, grids_of, query_grids
+from retrieval_core.evaluate.measure import Measured
 from retrieval_core.evaluate.metrics import METRIC_DEFINITIONS
+from retrieval_core.evaluate.night import Night
+from retrieval_core.evaluate.quality import rank_queries
 from retrieval_core.index.build import INDEX_FILE, VECTORS_FILE
 from retrieval_core.shards import read_table
 from retrieval_core.store import Store
 
-N_GRIDS = 8
+N_GRIDS = 4
+N_BEST, N_WORST = 4, 8
+N_MOVED = 4  # items whose old and new neighbours are shown
+N_BESIDE = 5
+N_FIXES = 4  # of each problem
+N_QUARANTINED = 6
 
 
 def gather_facts(
     store: Store,
     night: Night,
     measured: Measured,
+    analysis: Analysis,
     verdict: Verdict,
     config: NightlyConfig,
     name: str,
-    production: str | None,
 ) -> Facts:
-    """Everything the report called `name` says, of a night that the gate judged against `production`."""
+    """Everything the report called `name` says."""
+    best, worst = _extremes(measured, config.evaluate.seed)
     positions, scores = measured.published.positions, measured.published.scores
-    grids = query_grids(measured.items, measured.protocol, positions, scores, N_GRIDS, config.evaluate.seed)
+    quarantine, against = _quarantine(store, night), analysis.against
     return Facts(
         report=name,
-        production=production,
+        production=against.fingerprint if against else None,
         created=datetime.now(UTC).isoformat(timespec="seconds"),
         gate=verdict.gate,
         reason=verdict.reason,
+        causes=verdict.causes,
         changes=verdict.rows,
+        category_changes=verdict.categories,
         catalog=night.catalog_facts,
         metrics=measured.metrics,
         definitions=METRIC_DEFINITIONS,
@@ -50,11 +66,72 @@ def gather_facts(
         index=_index_facts(store, night, measured, config.index.recall_target),
         duplicates=measured.duplicates.facts,
         seconds=night.seconds,
-        quarantine=_quarantine(store, night),
-        grids=grids,
+        quarantine=quarantine,
+        grids=query_grids(measured.items, measured.protocol, positions, scores, N_GRIDS, config.evaluate.seed),
         backbone=config.embed.backbone,
         weights=config.embed.weights,
+        quality=analysis.quality,
+        best=best,
+        worst=worst,
+        production_since=against.created if against else "",
+        nights=analysis.nights,
+        since=analysis.since.facts if analysis.since else None,
+        losses=analysis.losses,
+        churn=analysis.churn,
+        hygiene=analysis.hygiene.facts,
+        golden=measured.unlabelled.golden,
+        synthetic=measured.unlabelled.synthetic,
+        drift=analysis.drift,
+        map=analysis.map,
+        costs=analysis.costs,
+        album=_album(measured, analysis, quarantine),
     )
+
+
+def _extremes(measured: Measured, seed: int) -> tuple[tuple[QueryGrid, ...], tuple[QueryGrid, ...]]:
+    """The queries answered best and worst, none of them twice."""
+    protocol, published = measured.protocol, measured.published
+    row_ids = measured.items["row_id"].to_numpy()[protocol.queries]
+    ranked = rank_queries(measured.per_query, row_ids, seed)
+    n_best = min(N_BEST, len(ranked) // 2)
+    n_worst = min(N_WORST, len(ranked) - n_best)
+    sides = ranked[:n_best], ranked[::-1][:n_worst]
+    known = [name for name in HEADLINES if name in measured.per_query.columns]
+    found = []
+    for chosen in sides:
+        grids = grids_of(measured.items, protocol, published.positions, published.scores, chosen)
+        values = measured.per_query.select(known)[chosen].to_dicts()
+        found.append(
+            tuple(
+                grid.model_copy(update={"metrics": {name: value for name, value in row.items() if value is not None}})
+                for grid, row in zip(grids, values, strict=True)
+            )
+        )
+    return found[0], found[1]
+
+
+def _album(measured: Measured, analysis: Analysis, quarantine: Sequence[Reject]) -> dict[str, Picture]:
+    """Of the items that are shown beside what is said of them."""
+    wanted = [reject.item_id for reject in quarantine[:N_QUARANTINED]]
+    if analysis.since:
+        wanted += [change.item_id for change in analysis.since.facts.named]
+    for moved in analysis.churn.moved[:N_MOVED] if analysis.churn else ():
+        wanted += [moved.item_id, *moved.before[:N_BESIDE], *moved.after[:N_BESIDE]]
+    wanted += [item_id for item_id, _, _ in map_cells(analysis.map)]
+    shown: Counter[str] = Counter()
+    for example in analysis.hygiene.facts.examples:
+        shown[example.problem] += 1
+        if (
+            shown[example.problem] <= N_FIXES and example.problem != "near_duplicate"
+        ):  # those have pictures of their own
+            wanted += [example.item_id, *example.beside[:N_BESIDE]]
+    rejected = pl.DataFrame(
+        [(reject.item_id, reject.image_uri, "", []) for reject in quarantine[:N_QUARANTINED]],
+        schema={"item_id": pl.String, "image_uri": pl.String, "category": pl.String, "labels": pl.List(pl.String)},
+        orient="row",
+    )
+    earlier = [analysis.since.before] if analysis.since else []
+    return album(wanted, measured.items, rejected, *earlier)
 
 
 def _quarantine(store: Store, night: Night) -> tuple[Reject, ...]:

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import base64
 import logging
+from collections.abc import Iterable
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from typing import NamedTuple
 
 import numpy as np
@@ -24,6 +27,7 @@ log = logging.getLogger(__name__)
 
 THUMBNAIL_PX = 160
 N_HITS = 5
+THREADS = 4  # they decode, or wait for the network
 ALIKE = 0.5  # label IoU from which a hit counts as alike, where nothing sharper is known
 
 
@@ -39,9 +43,20 @@ def query_grids(
 
     None where there is no gallery to have hits in.
     """
+    chosen = np.sort(np.random.default_rng(seed).permutation(len(positions))[:n_grids])
+    return grids_of(items, protocol, positions, scores, chosen)
+
+
+def grids_of(
+    items: pl.DataFrame,
+    protocol: Protocol,
+    positions: npt.NDArray[np.int64],
+    scores: npt.NDArray[np.float32],
+    chosen: npt.NDArray[np.int64],
+) -> tuple[QueryGrid, ...]:
+    """As `query_grids`, of the chosen queries, in their order."""
     if not len(protocol.gallery):
         return ()
-    chosen = np.sort(np.random.default_rng(seed).permutation(len(positions))[:n_grids])
     marks = hit_marks(protocol, positions[:, :N_HITS])
     grids = []
     for query in chosen:
@@ -121,6 +136,18 @@ def item_picture(items: pl.DataFrame, row: int, score: float | None = None, mark
         jpeg = ""
     words = item["category"] or ", ".join(item["labels"][:6])
     return Picture(item_id=item["item_id"], caption=words, jpeg=jpeg, score=score, mark=mark)
+
+
+def album(wanted: Iterable[str], *tables: pl.DataFrame) -> dict[str, Picture]:
+    """Thumbnails by item id, of the first of the tables of items that has it; ids that none has are left out."""
+    ids = pl.DataFrame({"item_id": list(dict.fromkeys(wanted))}, schema={"item_id": pl.String})
+    found: dict[str, Picture] = {}
+    for items in tables:
+        rows = items.join(ids, on="item_id", how="semi").filter(~pl.col("item_id").is_in(list(found)))
+        with ThreadPoolExecutor(THREADS) as pool:
+            shown = pool.map(partial(item_picture, rows), range(len(rows)))
+            found |= {picture.item_id: picture for picture in shown}
+    return found
 
 
 def jpeg_base64(image: npt.NDArray[np.uint8]) -> str:

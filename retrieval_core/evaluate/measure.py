@@ -9,30 +9,31 @@ import polars as pl
 from retrieval_core import lineage
 from retrieval_core.artifacts import (
     ClassSet,
-    Fitted,
     Head,
     IndexSet,
     MaskSet,
     Ref,
-    Reject,
     Segmenter,
-    Value,
     VectorSet,
     boosted,
 )
 from retrieval_core.config import NightlyConfig
 from retrieval_core.evaluate.bench import Bench, K
 from retrieval_core.evaluate.classified import classified_topk
-from retrieval_core.evaluate.facts import CatalogFacts, CurvePoint, FilterFacts, MaskFacts, VariantFacts
+from retrieval_core.evaluate.facts import CurvePoint, FilterFacts, MaskFacts, VariantFacts
 from retrieval_core.evaluate.filtered import measure_filters
 from retrieval_core.evaluate.grids import mask_examples
-from retrieval_core.evaluate.metrics import random_baseline, score
+from retrieval_core.evaluate.losses import Link, chain_names
+from retrieval_core.evaluate.metrics import Scores, random_baseline, score
 from retrieval_core.evaluate.near_duplicates import NearDuplicates, find_near_duplicates
 from retrieval_core.evaluate.neighbours import exact_topk
+from retrieval_core.evaluate.night import Night
 from retrieval_core.evaluate.protocol import Protocol, choose_protocol
 from retrieval_core.evaluate.published import Published, measure_published, time_curve
+from retrieval_core.evaluate.unlabelled import Unlabelled, measure_unlabelled
 from retrieval_core.search import open_index
 from retrieval_core.sets import indexable_items
+from retrieval_core.settings import Settings
 from retrieval_core.shards import Float32, load_classes, load_vectors, read_table
 from retrieval_core.store import Store
 
@@ -40,40 +41,15 @@ N_MASK_EXAMPLES = 8
 CLASSIFIED = "classified"  # the prefix of what classify-then-nearest reaches
 
 
-class Night(Value):
-    """What a run has made by the time it is measured: `vectors` are published, `candidates` find them in the index.
-
-    `masks` are what the published variant was masked with or cropped to, the boxes of `detector` among them.
-    """
-
-    source: str
-    catalog: Ref
-    catalog_facts: CatalogFacts
-    backbone: Ref
-    segmenter: Fitted | None
-    detector: Ref | None
-    masks: Ref | None
-    classifier: Ref | None
-    classes: Ref | None
-    heads: tuple[Fitted, ...]
-    reducer: Fitted
-    variants: tuple[Ref, ...]
-    vectors: Ref
-    candidates: Ref
-    index: Ref
-    n_shards_built: int
-    rejects: tuple[Reject, ...]
-    seconds: dict[str, float]
-
-
 class Measured(NamedTuple):
     """What was found out: `published` is of the published chain, `metrics` of all variants under their full names.
 
-    `per_query` has one row a query: its item_id and its metrics by the published chain.
+    `per_query` has one row a query: its item_id and its metrics by the published chain. `links` are the representations
+    that lead to what is published, under exact search. `unlabelled` are the queries that need no labels.
     """
 
-    items: pl.DataFrame
-    protocol: Protocol
+    bench: Bench
+    links: tuple[Link, ...]
     variants: tuple[VariantFacts, ...]
     metrics: dict[str, float]
     per_query: pl.DataFrame
@@ -82,17 +58,32 @@ class Measured(NamedTuple):
     filters: tuple[FilterFacts, ...]
     duplicates: NearDuplicates
     masks: MaskFacts
+    unlabelled: Unlabelled
+
+    @property
+    def items(self) -> pl.DataFrame:
+        return self.bench.items
+
+    @property
+    def protocol(self) -> Protocol:
+        return self.bench.protocol
 
 
-def measure(store: Store, night: Night, config: NightlyConfig) -> Measured:
+def measure(store: Store, night: Night, config: NightlyConfig, settings: Settings | None = None) -> Measured:
     """Every representation under exact search, and the index as a searcher meets it, on the same held-out queries.
 
-    Where every picture queries there is nothing to find, and no metric of the search for it.
+    Where every picture queries there is nothing to find, and no metric of the search for it. `settings` say with what
+    device and threads the queries that need no labels are embedded, by default those of the environment.
     """
     vectors, index_set = VectorSet.open(store, night.vectors), IndexSet.open(store, night.index)
     bench = _open_bench(store, night, index_set, config)
     loaded = {night.candidates.key: bench.candidates, night.vectors.key: bench.vectors}
-    variants = [_measure_variant(store, ref, bench, loaded.get(ref.key)) for ref in night.variants]
+    searched = {
+        variant.name: (variant, scores)
+        for variant, scores in (_measure_variant(store, ref, bench, loaded.get(ref.key)) for ref in night.variants)
+    }
+    variants = [variant for variant, _ in searched.values()]
+    chain = chain_names(vectors.variant, VectorSet.open(store, night.candidates).variant, searched)
     if night.classes:
         variants.append(_measure_classified(store, night.classes, bench, config.classify.top_classes))
     published = measure_published(bench)
@@ -107,11 +98,13 @@ def measure(store: Store, night: Night, config: NightlyConfig) -> Measured:
         metrics["mask_iou"] = Segmenter.open(store, night.segmenter.ref).val_iou
     if night.masks:
         metrics["mask_fallback_rate"] = masks.fallback_rate
+    unlabelled = measure_unlabelled(store, night, bench.items, config, settings or Settings.load())
+    metrics |= unlabelled.metrics
     for outcome in night.heads:
         metrics |= _head_metrics(Head.open(store, outcome.ref), vectors.parents.get("head"))
     return Measured(
-        items=bench.items,
-        protocol=bench.protocol,
+        bench=bench,
+        links=tuple(Link(name, step, searched[name][1].per_query) for name, step in chain),
         variants=tuple(variants),
         metrics=metrics,
         per_query=_per_query(bench, published),
@@ -120,6 +113,7 @@ def measure(store: Store, night: Night, config: NightlyConfig) -> Measured:
         filters=filters,
         duplicates=find_near_duplicates(bench, config.ingest.max_pixels, config.evaluate.seed),
         masks=masks,
+        unlabelled=unlabelled,
     )
 
 
@@ -154,12 +148,13 @@ def _head_metrics(head: Head, published: str | None) -> dict[str, float]:
     return prefixed | scores if head.fingerprint == published else prefixed
 
 
-def _measure_variant(store: Store, ref: Ref, bench: Bench, loaded: Float32 | None) -> VariantFacts:
+def _measure_variant(store: Store, ref: Ref, bench: Bench, loaded: Float32 | None) -> tuple[VariantFacts, Scores]:
     """One representation under exact search over the gallery; `loaded` are its vectors where they are known."""
     vector_set, protocol = VectorSet.open(store, ref), bench.protocol
     vectors = _load(store, ref, bench.items) if loaded is None else loaded
     _, positions = exact_topk(vectors[protocol.queries], vectors[protocol.gallery], K)
-    return VariantFacts(name=vector_set.variant, dim=vector_set.dim, metrics=score(positions, protocol.truth).summary)
+    scores = score(positions, protocol.truth)
+    return VariantFacts(name=vector_set.variant, dim=vector_set.dim, metrics=scores.summary), scores
 
 
 def _measure_classified(store: Store, classes: Ref, bench: Bench, top_classes: int) -> VariantFacts:

@@ -9,6 +9,7 @@ import numpy.typing as npt
 import polars as pl
 
 from retrieval_core.errors import DimensionMismatch
+from retrieval_core.evaluate.distortions import DISTORTIONS
 from retrieval_core.evaluate.relevance import (
     MAX_CUTOFF,
     Bool,
@@ -53,6 +54,17 @@ METRIC_DEFINITIONS: dict[str, str] = {
     "label_iou@5_random": "label_iou@5 of 5 gallery items drawn at random for each query.",
     "label_iou@5_random_std": "Standard deviation over queries of their label_iou@5_random.",
     "ann_recall@10": "Share of the 10 exact nearest items that the index also returns, averaged over queries.",
+    "golden/hit@1": "Share of the golden queries whose first hit is expected.",
+    "golden/recall@10": "Expected pictures among the first 10 hits (or the query's own k), over as many as could be "
+    "there, averaged over golden queries.",
+    "golden/mrr": "1 / the rank of the first expected hit, 0 where none is among the first 10 (or the query's own k), "
+    "averaged over golden queries.",
+    "synthetic/recall@1": "Share of an item's synthetic queries, its picture changed on purpose, whose first hit is "
+    "the item, or another with the very same picture; averaged over items.",
+    **{
+        f"synthetic/{distortion.name}/recall@1": f"synthetic/recall@1 of those with {distortion.meaning}."
+        for distortion in DISTORTIONS
+    },
     "mask_iou": "Pixels shared by the predicted and the true mask over pixels of either, averaged over pictures.",
     "f1_example": "F1 of each picture's predicted labels, averaged over pictures, at the threshold where it is best.",
     "accuracy_example": "Labels both predicted and true over labels of either, averaged over pictures.",

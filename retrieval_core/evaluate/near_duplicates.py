@@ -22,7 +22,7 @@ from retrieval_core.evaluate.protocol import positions_in_gallery
 from retrieval_core.images import Preprocess
 
 N_NEIGHBOURS = 5
-MAX_ASKED = 50_000  # rows that search for their own like; of a larger catalogue those with the lowest hashes
+MAX_ASKED = 10_000  # rows that search for their own like; of a larger catalogue those with the lowest hashes
 ASKED_AT_ONCE = 4_096
 MAX_COMPARED = 1_000  # pairs whose pictures are read, those first that stand out most
 N_SHOWN = 12

@@ -6,7 +6,14 @@ import numpy as np
 import numpy.typing as npt
 
 from retrieval_core.errors import BadConfig, DimensionMismatch
-from retrieval_core.index.topk import best_of, kept_candidates, pair_scores, query_blocks, search_past_ties
+from retrieval_core.index.topk import (
+    best_of,
+    exact_search,
+    kept_candidates,
+    pair_scores,
+    query_blocks,
+    search_past_ties,
+)
 
 Float32 = npt.NDArray[np.float32]
 Int64 = npt.NDArray[np.int64]
@@ -39,13 +46,7 @@ def exact_topk(queries: Float32, gallery: Float32, k: int, *, exclude: Int64 | N
 
 
 def _topk_block(queries: Float32, gallery: Float32, own: Int64, k: int, depth: int) -> tuple[Float32, Int64]:
-    import faiss
-
-    def search(some: Float32, n: int) -> tuple[Float32, Int64]:
-        scores, positions = faiss.knn(some, gallery, n, metric=faiss.METRIC_INNER_PRODUCT)
-        return scores, positions
-
-    rough, found = search_past_ties(search, queries, depth, len(gallery))
+    rough, found = search_past_ties(lambda some, n: exact_search(some, gallery, n), queries, depth, len(gallery))
     query, column = kept_candidates(rough, found, depth)
     position = found[query, column]
     query, position = query[position != own[query]], position[position != own[query]]

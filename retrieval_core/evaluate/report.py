@@ -7,8 +7,6 @@ forbids a catalogue row to bring any.
 from __future__ import annotations
 
 import math
-from collections import Counter
-from datetime import datetime
 from functools import cache
 from pathlib import Path
 from typing import NamedTuple
@@ -16,15 +14,29 @@ from typing import NamedTuple
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
-from retrieval_core.evaluate import charts
+from retrieval_core.evaluate import charts, views
+from retrieval_core.evaluate.bench import K
+from retrieval_core.evaluate.catalog_map import MAP_COLUMNS, map_cells
+from retrieval_core.evaluate.changes import HEADLINES
 from retrieval_core.evaluate.facts import Facts
-from retrieval_core.evaluate.gate import HEADLINES, MetricChange
 from retrieval_core.evaluate.history import history_charts
+from retrieval_core.evaluate.losses import search_loss
+from retrieval_core.evaluate.past import N_NIGHTS, n_held_in_a_row
+from retrieval_core.evaluate.plots import catalog_map, is_constant, map_mark, sparkline, stacked
 from retrieval_core.evaluate.tuning import tuning_charts, way_to_search
+from retrieval_core.evaluate.wording import (
+    NOTHING,
+    day,
+    duration,
+    moment,
+    number,
+    p_value,
+    percent,
+    short_moment,
+    size,
+)
 
-PUBLISHED = "published"
-MAX_QUARANTINE_ROWS = 50
-SMALLEST_SHOWN = 0.0005  # of a figure with three decimals
+SHOWN_CAUSES = 4  # before the fold
 # In the order of the page; the quality of search first, then that of the parts.
 MEANINGS = {
     "recall@1": "the first hit is the same product",
@@ -34,7 +46,6 @@ MEANINGS = {
     "ann_recall@10": "exact neighbours that the index finds",
     "mask_iou": "overlap of predicted and true masks",
 }
-NOTHING = "\N{EN DASH}"
 
 
 class Banner(NamedTuple):
@@ -45,48 +56,17 @@ class Banner(NamedTuple):
 
 
 class Tile(NamedTuple):
-    """A headline figure; `trend` is better, worse or same where production's interval tells."""
+    """A headline figure; `trend` is better, worse or same where production's interval tells, `spark` the nights."""
 
     name: str
     meaning: str
     value: str
     deviation: str = ""
+    interval: str = ""
     baseline: str = ""
     change: str = ""
     trend: str = ""
-
-
-class Representation(NamedTuple):
-    """A column of the table of representations."""
-
-    name: str
-    note: str
-    metrics: dict[str, float]
-
-
-class Cell(NamedTuple):
-    """One metric of one representation; None where it has none."""
-
-    value: float | None
-    deviation: float | None = None
-    best: bool = False
-
-
-class MetricRow(NamedTuple):
-    """A metric over all representations, in their order, and what search at random reaches."""
-
-    name: str
-    cells: tuple[Cell, ...]
-    random: Cell
-
-
-class Comparison(NamedTuple):
-    """Changes against production: those the gate tested, the others, and what is no measure of quality."""
-
-    tested: list[MetricChange]
-    watched: list[MetricChange]
-    baselines: list[MetricChange]
-    reach: float
+    spark: Markup = Markup()
 
 
 def render(facts: Facts) -> str:
@@ -94,28 +74,40 @@ def render(facts: Facts) -> str:
 
     Everything that came from the catalogue is escaped. Sections whose facts are empty say so in a sentence.
     """
-    representations = _representations(facts)
-    rows = _metric_rows(representations, facts.metrics)
+    columns = views.representations(facts)
     return (
         environment()
         .get_template("report.html")
         .render(
             facts=facts,
             banner=_banner(facts),
+            held_before=n_held_in_a_row(facts.nights),
             quality=_quality_tiles(facts),
             parts=_part_tiles(facts),
-            comparison=_comparison(facts.changes),
-            representations=representations,
-            rows=rows,
-            plots=_plots(representations, facts.metrics),
+            comparison=views.comparison(facts),
+            representations=columns,
+            rows=views.metric_rows(columns, facts),
+            plots=views.metric_plots(columns, facts.metrics),
+            categories=views.category_table(facts),
+            confused=views.confused(facts.quality.confusion),
+            chains=views.chain_plots(facts.losses),
+            search_loss=search_loss(facts.losses) if facts.losses else None,
+            churn_plot=views.churn_plot(facts.churn),
+            problems=views.problems(facts.hygiene) if facts.hygiene else [],
+            drifts=views.drift_plots(facts.drift.catalog) if facts.drift else [],
+            constants=[drift for drift in facts.drift.catalog if is_constant(drift)] if facts.drift else [],
+            map_cells=[cell for cell in map_cells(facts.map) if cell[0] in facts.album] if facts.map else [],
+            map_columns=MAP_COLUMNS,
+            arrived=views.drift_plots(facts.drift.arrived) if facts.drift else [],
+            map_drawn=catalog_map(facts.map) if facts.map and facts.map.points else Markup(),
+            map_words=views.map_words(facts.map),
             margin=0.98 / math.sqrt(facts.n_queries) if facts.n_queries else 0.0,
             training=[(model, history_charts(model.name, model.history)) for model in facts.training],
             tuning=tuning_charts(facts.index),
             total_s=facts.seconds.get("total", sum(facts.seconds.values())),
-            seconds={name: s for name, s in facts.seconds.items() if name != "total"},
-            ledger=facts.quarantine[:MAX_QUARANTINE_ROWS],
-            frequent=[(reason, n) for reason, n in Counter(r.reason for r in facts.quarantine).most_common(3) if n > 1],
-            figures=_figures(facts),
+            ledger=facts.quarantine[: views.MAX_QUARANTINE_ROWS],
+            frequent=views.frequent_reasons(facts.quarantine),
+            figures=views.figures(facts),
         )
     )
 
@@ -135,13 +127,18 @@ def environment() -> Environment:
         "number": number,
         "signed": charts.signed,
         "percent": percent,
+        "p_value": p_value,
         "duration": duration,
         "size": size,
         "way_to_search": way_to_search,
         "day": day,
         "moment": moment,
+        "short_moment": short_moment,
     }
-    made.globals |= {"bar": charts.bar, "interval": charts.interval, "trend": trend, "NOTHING": NOTHING}
+    made.globals |= {"bar": charts.bar, "interval": charts.interval, "stacked": stacked, "map_mark": map_mark}
+    made.globals |= {"trend": views.trend, "share_interval": views.share_interval, "NOTHING": NOTHING, "K": K}
+    made.globals |= {"GONE": views.GONE_WORDS, "CAME": views.CAME_WORDS, "MAX_ROWS": views.MAX_CATEGORY_ROWS}
+    made.globals |= {"SHOWN_CAUSES": SHOWN_CAUSES}
     return made
 
 
@@ -174,10 +171,26 @@ def _tile(name: str, facts: Facts) -> Tile:
         meaning=MEANINGS[name],
         value=number(value),
         deviation="" if deviation is None else number(deviation),
+        interval=_interval(name, facts),
         baseline=_against_random(value, facts.metrics.get(f"{name}_random"), facts.metrics.get(f"{name}_random_std")),
         change="" if change is None else charts.signed(change.difference),
-        trend="" if change is None else trend(change),
+        trend="" if change is None else views.trend(change),
+        spark=_spark(name, facts),
     )
+
+
+def _spark(name: str, facts: Facts) -> Markup:
+    """The nights before this one, and this one."""
+    nights = [(short_moment(night.ended), night.metrics.get(name), night.gate == "published") for night in facts.nights]
+    tonight = ("this night", facts.metrics.get(name), facts.gate == "published")
+    return sparkline(name, [*nights[1 - N_NIGHTS :], tonight])
+
+
+def _interval(name: str, facts: Facts) -> str:
+    known = next((fact for fact in facts.quality.metrics if fact.name == name), None)
+    if known is None or known.low is None or known.high is None:
+        return ""
+    return f"{number(known.low)} to {number(known.high)}"
 
 
 def _against_random(value: float, random: float | None, deviation: float | None) -> str:
@@ -191,129 +204,3 @@ def _against_random(value: float, random: float | None, deviation: float | None)
     if random <= 0 or value / random >= 100:
         return f"over 100 times random ({reached})" if random > 0 else f"random {reached}"
     return f"{value / random:.1f} times random ({reached})"
-
-
-def trend(change: MetricChange) -> str:
-    """Whether a metric moved beyond chance: `better`, `worse` or `same`; empty where no interval is known.
-
-    `tiny` is a move beyond chance that three decimals do not show.
-    """
-    if change.low is None or change.high is None:
-        return ""
-    if (change.low > 0 or change.high < 0) and abs(change.difference) < SMALLEST_SHOWN:
-        return "tiny"
-    return "better" if change.low > 0 else "worse" if change.high < 0 else "same"
-
-
-def _comparison(changes: tuple[MetricChange, ...]) -> Comparison:
-    tested = [change for change in changes if change.p_holm is not None or change.blocks]
-    baselines = [change for change in changes if change.name.endswith(("_random", "_std"))]
-    watched = [change for change in changes if change not in tested and change not in baselines]
-    ends = [abs(end) for row in tested + watched for end in (row.low, row.difference, row.high) if end is not None]
-    return Comparison(tested, watched, baselines, max(ends, default=0.0))
-
-
-def _representations(facts: Facts) -> list[Representation]:
-    """The published chain first, then every variant in the order it was measured, and any that only `metrics` knows."""
-    metrics: dict[str, dict[str, float]] = {variant.name: dict(variant.metrics) for variant in facts.variants}
-    filters = {chosen.name for chosen in facts.index.filters}
-    for full_name, value in facts.metrics.items():
-        variant, slash, name = full_name.rpartition("/")
-        if slash and variant not in filters:
-            metrics.setdefault(variant, {})[name] = value
-    known = {name for of_variant in metrics.values() for name in of_variant}
-    published = {
-        name: value for name, value in facts.metrics.items() if name in known or f"{name}_random" in facts.metrics
-    }
-    notes = {variant.name: variant.note or f"{variant.dim:,} dim" for variant in facts.variants}
-    chain = [Representation(PUBLISHED, f"{facts.index.variant}, by the index", published)] if published else []
-    return chain + [Representation(name, notes.get(name, ""), values) for name, values in metrics.items()]
-
-
-def _metric_rows(representations: list[Representation], metrics: dict[str, float]) -> list[MetricRow]:
-    names = list(dict.fromkeys(name for column in representations for name in column.metrics))
-    rows = []
-    for name in (name for name in names if not name.endswith("_std")):
-        values = [column.metrics.get(name) for column in representations]
-        shown = [number(value) for value in values if value is not None]
-        best = number(max((value for value in values if value is not None), default=0.0))
-        cells = (
-            Cell(value, column.metrics.get(f"{name}_std"), number(value) == best and len(set(shown)) > 1)
-            for value, column in zip(values, representations, strict=True)
-        )
-        rows.append(
-            MetricRow(name, tuple(cells), Cell(metrics.get(f"{name}_random"), metrics.get(f"{name}_random_std")))
-        )
-    return rows
-
-
-def _plots(representations: list[Representation], metrics: dict[str, float]) -> list[tuple[str, Markup]]:
-    plots = []
-    for name in HEADLINES:
-        values = {column.name: column.metrics[name] for column in representations if name in column.metrics}
-        if values:
-            plots.append((name, charts.dots(name, values, metrics.get(f"{name}_random"), PUBLISHED)))
-    return plots
-
-
-def _figures(facts: Facts) -> list[tuple[str, float | None, float | None, str]]:
-    """Every plain metric of the night, measured or only defined: name, value, value at random, definition."""
-    names = dict.fromkeys([*facts.metrics, *facts.definitions])
-    # A baseline stands in its metric's row, and has one of its own only where its definition says more.
-    baselines = {f"{name}_random" for name in names} - facts.definitions.keys()
-    shown = [name for name in names if "/" not in name and name not in baselines]
-    return [
-        (name, facts.metrics.get(name), facts.metrics.get(f"{name}_random"), facts.definitions.get(name, ""))
-        for name in shown
-    ]
-
-
-def number(value: float | None) -> str:
-    """A metric: three decimals; a dash where there is none."""
-    return NOTHING if value is None or not math.isfinite(value) else f"{value:.3f}".replace("-", charts.MINUS)
-
-
-def percent(share: float) -> str:
-    """A share, 0 to 1: 4.2%, and never 0% or 100% of what is not quite."""
-    text = f"{100 * share:.1f}".removesuffix(".0")
-    if text == "0" and share > 0:
-        return "under 0.1%"
-    return "over 99.9%" if text == "100" and share < 1 else f"{text}%"
-
-
-def duration(seconds: float) -> str:
-    """0.28 s, 12.3 s, 4 min 12 s, 2 h 05 min."""
-    if seconds < 10:
-        return f"{seconds:.2f} s"
-    if seconds < 59.95:
-        return f"{seconds:.1f} s"
-    minutes, s = divmod(round(seconds), 60)
-    return f"{minutes} min {s:02} s" if minutes < 60 else f"{minutes // 60} h {minutes % 60:02} min"
-
-
-def size(n_bytes: float) -> str:
-    """Bytes in decimal units: 206 kB, 1.2 GB."""
-    for unit in ("B", "kB", "MB", "GB"):
-        if n_bytes < 999.5:
-            return f"{n_bytes:.3g} {unit}"
-        n_bytes /= 1000
-    return f"{n_bytes:.3g} TB"
-
-
-def day(iso: str) -> str:
-    """21 November 2026; what is no ISO date as it is."""
-    when = _parse(iso)
-    return f"{when.day} {when:%B %Y}" if when else iso
-
-
-def moment(iso: str) -> str:
-    """Saturday 21 November 2026, 07:04 UTC; what is no ISO date as it is."""
-    when = _parse(iso)
-    return f"{when:%A} {when.day} {when:%B %Y, %H:%M} {when.tzname() or ''}".rstrip() if when else iso
-
-
-def _parse(iso: str) -> datetime | None:
-    try:
-        return datetime.fromisoformat(iso)
-    except ValueError:
-        return None

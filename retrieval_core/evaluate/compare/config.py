@@ -35,7 +35,7 @@ Contrast = Literal["background", "boosted", "dim", "mode"]
 
 MODEL = "model:"
 # All but those of a whole search, and those that are printed beside the metric they belong to.
-METRICS = tuple(name for name in METRIC_DEFINITIONS if not re.search("_std$|_random|^ann_|^mask_", name))
+METRICS = tuple(name for name in METRIC_DEFINITIONS if not re.search("_std$|_random|^ann_|^mask_|/", name))
 
 _PLAIN: dict[Contrast, Any] = {"background": "raw", "boosted": False, "dim": 0, "mode": "nearest"}
 _CLASSIFIER = {"classifier", "classifier_weights"}
@@ -81,13 +81,13 @@ class VariantConfig(StageConfig):
 class TableConfig(StageConfig):
     """One table of the report."""
 
-    title: str = Field(min_length=1)
+    title: str = Field(min_length=1, description="Stands above the table.")
     kind: Literal["metrics", "pairs"] = Field("metrics", description="A row a variant, or a row a pair of variants.")
     metrics: tuple[str, ...] = Field(min_length=1, description="The columns.")
     variants: tuple[str, ...] = Field((), description="Names of the variants, in their order; empty takes all.")
     baseline: str = Field("", description="Of kind metrics: the variant that every other one is tested against.")
-    contrast: Contrast | Literal[""] = Field("", description="Of kind pairs: what the two of a pair differ in.")
-    note: str = ""
+    contrast: Literal["", Contrast] = Field("", description="Of kind pairs: what the two of a pair differ in.")
+    note: str = Field("", description="Stands below the table.")
 
     @model_validator(mode="after")
     def _fits_kind(self) -> Self:
@@ -110,19 +110,21 @@ class ComparisonConfig(StageConfig):
     that no variant uses.
     """
 
-    title: str = Field(min_length=1)
-    about: str = ""
-    variants: tuple[VariantConfig, ...] = Field(min_length=1)
-    tables: tuple[TableConfig, ...] = Field(min_length=1)
-    models: dict[str, Annotated[AnyTraining, Field(discriminator="objective")]] = {}
-    teachers: dict[str, str] = {}
-    ingest: IngestConfig = IngestConfig()
-    mask: MaskConfig = MaskConfig()
-    crop: CropConfig = CropConfig()
-    head: HeadConfig = HeadConfig()
-    reduce: ReduceConfig = ReduceConfig()
-    classify: ClassifyConfig = ClassifyConfig()
-    evaluate: EvaluateConfig = EvaluateConfig()
+    title: str = Field(min_length=1, description="Stands above the report.")
+    about: str = Field("", description="What is compared and why: the report's first words.")
+    variants: tuple[VariantConfig, ...] = Field(min_length=1, description="The ways to search: rows of the tables.")
+    tables: tuple[TableConfig, ...] = Field(min_length=1, description="The tables of the report.")
+    models: dict[str, Annotated[AnyTraining, Field(discriminator="objective")]] = Field(
+        {}, description="Models to train for the variants, by name."
+    )
+    teachers: dict[str, str] = Field({}, description="Of a distilled model, by name: the variant it is trained toward.")
+    ingest: IngestConfig = Field(IngestConfig(), description="How the source is read: bad pictures, the holdout.")
+    mask: MaskConfig = Field(MaskConfig(), description="The background segmenter and its masks.")
+    crop: CropConfig = Field(CropConfig(), description="Cropping to the product; of variants with background crop.")
+    head: HeadConfig = Field(HeadConfig(), description="The multi-task head; of variants that are boosted.")
+    reduce: ReduceConfig = Field(ReduceConfig(), description="The PCA; of variants with a dim.")
+    classify: ClassifyConfig = Field(ClassifyConfig(), description="The classifier; of variants with mode classified.")
+    evaluate: EvaluateConfig = Field(EvaluateConfig(), description="What the variants are measured with.")
 
     @classmethod
     def load(cls, path: Path, overrides: list[str]) -> Self:

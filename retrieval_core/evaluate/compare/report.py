@@ -10,7 +10,8 @@ from retrieval_core.evaluate import charts
 from retrieval_core.evaluate.compare.facts import ComparisonFacts, Cost, MeasuredVariant, ModelFacts
 from retrieval_core.evaluate.compare.tables import RANDOM, SIDES, Cell, Row, Table, best_rows
 from retrieval_core.evaluate.history import history_charts
-from retrieval_core.evaluate.report import SMALLEST_SHOWN, environment, number, size
+from retrieval_core.evaluate.report import environment
+from retrieval_core.evaluate.wording import SMALLEST_SHOWN, number, size
 
 COST_WORDS: dict[Cost, str] = {"ms_per_picture": "ms per picture", "n_bytes_per_item": "bytes per item"}
 CONTRAST_WORDS = {

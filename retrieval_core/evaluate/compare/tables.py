@@ -63,7 +63,7 @@ class Table(Value):
     rows: tuple[Row, ...]
     random: tuple[Cell, ...] = ()
     baseline: str = ""
-    contrast: Contrast | Literal[""] = ""
+    contrast: Literal["", Contrast] = ""
     note: str = ""
     remarks: tuple[str, ...] = ()
 

@@ -11,6 +11,7 @@ import pytest
 
 from retrieval_core.config import EvaluateConfig
 from retrieval_core.evaluate.bench import Bench
+from retrieval_core.evaluate.indexed import Indexed
 from retrieval_core.evaluate.protocol import choose_protocol
 from retrieval_core.index.build import build_shard
 from retrieval_core.index.lookup import ShardedIndex
@@ -125,3 +126,21 @@ def draw_vectors() -> Callable[..., np.ndarray]:
         return (drawn / np.linalg.norm(drawn, axis=1, keepdims=True)).astype(np.float32)
 
     return draw
+
+
+@pytest.fixture
+def index_items(tmp_path: Path) -> Callable[..., Indexed]:
+    """`index_items(items, vectors, family)` is a release of these items in a flat index of two shards."""
+
+    def make(items: pl.DataFrame, vectors: np.ndarray, family: str = "f") -> Indexed:
+        made = tmp_path / f"release-{len(list(tmp_path.iterdir()))}"
+        template = bytes(faiss.serialize_index(new_index("Flat", vectors.shape[1])))
+        row_ids = items["row_id"].to_numpy()
+        folders = [made / f"shard-{number}" for number in range(2)]
+        for number, folder in enumerate(folders):
+            rows = shard_of(row_ids, len(folders)) == number
+            build_shard(template, row_ids[rows], vectors[rows], vectors[rows], folder)
+        index = ShardedIndex.open(folders, vectors.shape[1], vectors.shape[1], 0)
+        return Indexed(items, index, family)
+
+    return make

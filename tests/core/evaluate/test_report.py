@@ -1,9 +1,7 @@
 """The report says every fact once, survives missing ones, and trusts no catalogue row."""
 
-import base64
 import re
 
-import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -11,203 +9,20 @@ from hypothesis import strategies as st
 from retrieval_core.artifacts import Reject
 from retrieval_core.evaluate import charts
 from retrieval_core.evaluate.facts import (
-    CatalogFacts,
     CurvePoint,
     DuplicateFacts,
-    DuplicatePair,
     Facts,
-    FilterFacts,
-    IndexFacts,
     MaskFacts,
     Picture,
     QueryGrid,
     TrainingFacts,
     VariantFacts,
 )
-from retrieval_core.evaluate.gate import MetricChange
 from retrieval_core.evaluate.metrics import METRIC_DEFINITIONS
-from retrieval_core.evaluate.report import duration, moment, number, percent, render, size, trend
-from retrieval_core.images import thumbnail
-
-ATTACK = "\"'><script>alert(1)</script><img src=x onerror=alert(2)>{{ 7 * 7 }}"
-
-
-def minimal(**changes) -> Facts:
-    """The first night of three unlabelled pictures: nothing compared, measured, masked or trained."""
-    facts = Facts(
-        report="0" * 32,
-        production=None,
-        created="2026-11-21T07:04:49+00:00",
-        gate="published",
-        reason="First release: there is no production to compare with.",
-        changes=(),
-        catalog=CatalogFacts(
-            source="folder:photos", rows=3, added=3, changed=0, removed=0, unchanged=0, indexed=3, quarantined=0
-        ),
-        metrics={},
-        definitions={},
-        n_queries=0,
-        n_gallery=3,
-        variants=(),
-        training=(),
-        masks=MaskFacts(),
-        index=IndexFacts(
-            variant="raw",
-            recipe="Flat",
-            why="3 rows: comparing every row is exact.",
-            n_rows=3,
-            n_shards=1,
-            n_shards_built=1,
-            index_bytes=6189,
-            vector_bytes=6946,
-            predicted_index_bytes=6144,
-            predicted_vector_bytes=6168,
-            dim=512,
-            candidate_dim=512,
-            nprobe=0,
-            rerank_depth=1,
-            recall_target=0.99,
-            imbalance=1.0,
-            latency_ms_p50=0.0,
-            latency_ms_p95=0.0,
-        ),
-        duplicates=DuplicateFacts(n_rows=3, n_asked=3),
-        seconds={},
-        quarantine=(),
-        grids=(),
-        backbone="resnet18",
-        weights="pretrained",
-    )
-    return facts.model_copy(update=changes)
-
-
-def jpeg(seed: int = 0) -> str:
-    """The hardest thumbnail to compress: noise."""
-    noise = np.random.default_rng(seed).integers(0, 256, (160, 120, 3), dtype=np.uint8)
-    return base64.b64encode(thumbnail(noise, 160)).decode()
-
-
-def picture(item_id="sku-1", caption="dress", score=None, mark=None) -> Picture:
-    return Picture(item_id=item_id, caption=caption, jpeg=jpeg(), score=score, mark=mark)
-
-
-def duplicate(item_id="sku-1", products=("p-1", None)) -> DuplicatePair:
-    return DuplicatePair(
-        items=(item_id, f"{item_id}-again"),
-        products=products,
-        similarity=0.9931,
-        pictures=(picture(item_id), picture(f"{item_id}-again")),
-    )
-
-
-def change(name="recall@1", difference=-0.034, low=-0.052, high=-0.016, **more) -> MetricChange:
-    return MetricChange(
-        name=name,
-        production=0.728,
-        candidate=0.728 + difference,
-        difference=difference,
-        n_queries=500,
-        low=low,
-        high=high,
-        **more,
-    )
-
-
-TUNED = (
-    CurvePoint(nprobe=4, rerank_depth=1, recall=0.871, query_bytes=31_000, latency_ms=0.21),
-    CurvePoint(nprobe=8, rerank_depth=1, recall=0.925, query_bytes=48_000, latency_ms=0.26),
-    CurvePoint(nprobe=8, rerank_depth=4, recall=0.961, query_bytes=96_000, latency_ms=0.33),
-    CurvePoint(nprobe=16, rerank_depth=4, recall=0.9912, query_bytes=131_000, latency_ms=0.41),
-    CurvePoint(nprobe=32, rerank_depth=1, recall=0.968, query_bytes=150_000, latency_ms=None),
-    CurvePoint(nprobe=32, rerank_depth=8, recall=0.9987, query_bytes=289_000, latency_ms=0.83),
-)
-FILTERED = (
-    FilterFacts(
-        name="where50", meaning="50% of the rows", n_rows=745, recall=0.993, latency_ms_p50=0.5, how="selector"
-    ),
-    FilterFacts(
-        name="where_category", meaning="category dress", n_rows=212, recall=0.903, latency_ms_p50=0.2, how="exact"
-    ),
-)
-PUBLISHED = {"recall@1": 0.694, "map@5": 0.571, "attribute_map@10": 0.336, "label_iou@5": 0.461}
-VARIANTS = {
-    "raw": PUBLISHED | {"recall@1": 0.5331},
-    "masked_boosted": PUBLISHED | {"recall@1": 0.7071},
-    "pca64": PUBLISHED | {"recall@1": 0.6982},
-}
-
-
-def full(**changes) -> Facts:
-    """A night that was held back, with everything there is to say."""
-    hits = tuple(picture(f"hit-{i}", "shirt", 0.95 - i / 20, i % 2 == 0) for i in range(5))
-    values = {
-        "production": "77ac01dc8b8630e5",
-        "gate": "held",
-        "reason": "Held: recall@1 fell from 0.728 to 0.694 on 500 shared queries.",
-        "changes": (
-            change(p_holm=0.0021, blocks=True),
-            change("map@5", 0.003, -0.01, 0.016, p_holm=0.44),
-            change("recall@10", 0.02, 0.01, 0.03),
-            MetricChange(name="ann_recall@10", production=0.99, candidate=0.987, difference=-0.003),
-            MetricChange(name="recall@1_random", production=0.006, candidate=0.006, difference=0.0),
-        ),
-        "catalog": CatalogFacts(
-            source="ccp:photos",
-            rows=1550,
-            added=12,
-            changed=3,
-            removed=15,
-            unchanged=1535,
-            indexed=1490,
-            quarantined=60,
-        ),
-        "metrics": PUBLISHED
-        | {f"{variant}/{name}": value for variant, metrics in VARIANTS.items() for name, value in metrics.items()}
-        | {"masked_boosted/f1_example": 0.6613, "f1_example": 0.6613, "mask_iou": 0.842, "ann_recall@10": 0.987}
-        | {f"{chosen.name}/ann_recall@10": chosen.recall for chosen in FILTERED}
-        | {"recall@1_random": 0.1, "label_iou@5_std": 0.171, "label_iou@5_random": 0.146},
-        "definitions": METRIC_DEFINITIONS,
-        "n_queries": 500,
-        "variants": tuple(VariantFacts(name=name, dim=64, metrics=metrics) for name, metrics in VARIANTS.items()),
-        "training": (
-            TrainingFacts(
-                name="U-Net segmenter",
-                trained=False,
-                fitted="2026-11-17T02:44:00+00:00",
-                metrics={"mask_iou": 0.842},
-                history=tuple({"epoch": e, "loss": 1 / e, "val_iou": 1 - 1 / e, "seconds": 3.0} for e in range(1, 5)),
-            ),
-            TrainingFacts(
-                name="head",
-                trained=True,
-                fitted="2026-11-21T02:44:00+00:00",
-                history=tuple({"epoch": e, "train_loss": 2 / e, "val_loss": 3 / e} for e in range(1, 4)),
-            ),
-        ),
-        "index": minimal().index.model_copy(
-            update={"nprobe": 16, "rerank_depth": 4, "imbalance": 1.31, "curve": TUNED, "filters": FILTERED}
-        ),
-        "duplicates": DuplicateFacts(
-            n_rows=1490,
-            n_asked=1000,
-            n_near=40,
-            n_compared=30,
-            n_pairs=14,
-            pairs=tuple(duplicate(f"sku-{i}") for i in range(12)),
-        ),
-        "masks": MaskFacts(
-            n_masks=1490, n_fallback=46, reasons={"area": 30, "empty": 16}, examples=((picture(), picture("", "21%")),)
-        ),
-        "seconds": {"ingest": 41.2, "embed": 611.8},
-        "quarantine": tuple(
-            Reject(
-                item_id=f"bad-{i:02}", image_uri=f"photos/{i}.jpg", reason="truncated", last_seen="2026-11-21T02:04:49"
-            )
-            for i in range(60)
-        ),
-        "grids": (QueryGrid(query=picture("query-1"), hits=hits, note="same category"),),
-    }
-    return minimal(**(values | changes))
+from retrieval_core.evaluate.report import render
+from retrieval_core.evaluate.views import trend
+from retrieval_core.evaluate.wording import duration, moment, number, percent, size
+from tests.core.evaluate.nightly_facts import ATTACK, FILTERED, change, duplicate, full, minimal, picture
 
 
 def test_the_first_sentence_is_the_verdict(read_page):

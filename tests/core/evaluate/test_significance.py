@@ -10,7 +10,14 @@ from hypothesis import strategies as st
 from scipy import stats
 
 from retrieval_core.errors import DimensionMismatch
-from retrieval_core.evaluate.significance import holm, paired_bootstrap, paired_permutation_p
+from retrieval_core.evaluate.significance import (
+    bootstrap_intervals,
+    can_reject,
+    holm,
+    paired_bootstrap,
+    paired_permutation_p,
+    permutation_p_less,
+)
 
 NAN = float("nan")
 
@@ -112,6 +119,94 @@ def test_the_seed_decides_everything_and_blocks_change_only_the_draws(monkeypatc
     monkeypatch.setattr("retrieval_core.evaluate.significance.BLOCK_DRAWS", 1000)
     assert paired_bootstrap(a, b)[1:3] == pytest.approx(whole[0][1:3], abs=0.02)
     assert paired_permutation_p(a, b) == pytest.approx(whole[1], abs=0.05)
+
+
+def test_metrics_that_share_their_draws_have_the_intervals_they_have_alone():
+    rng = np.random.default_rng(5)
+    pairs = [searches_that_differ_by(effect, 80, rng) for effect in (-0.2, 0.0, 0.3)]
+    low, high = bootstrap_intervals(np.column_stack([a - b for a, b in pairs]))
+    alone = [paired_bootstrap(a, b) for a, b in pairs]
+    assert low == pytest.approx([interval.low for interval in alone], abs=1e-12)
+    assert high == pytest.approx([interval.high for interval in alone], abs=1e-12)
+
+
+@settings(deadline=None, max_examples=25)
+@given(st.lists(st.tuples(*[st.sampled_from([-1.0, -0.5, -1 / 3, 0.0, 0.1, 1.0])] * 3), min_size=1, max_size=9))
+def test_p_that_stops_early_is_that_of_all_sign_flips_of_each_metric(rows):
+    d = np.array(rows)
+    signs = np.array(list(itertools.product((-1, 1), repeat=len(d))))
+    exact = ((signs @ np.abs(d)) <= d.sum(axis=0) + 1e-9).mean(axis=0)
+    # Two hundred extremes tell p to a fourteenth of itself: four such deviations, and the draws of a small p.
+    p = permutation_p_less(d, 20_000)
+    assert np.all(np.abs(p - exact) <= 0.3 * exact + 0.002)
+
+
+def test_p_stops_early_where_nothing_is_lost_and_goes_on_where_much_is(monkeypatch):
+    drawn = []
+    draw = np.random.Generator.integers
+
+    class Counting(np.random.Generator):
+        def integers(self, *args, **more):
+            drawn.append(args[2][0])
+            return draw(self, *args, **more)
+
+    monkeypatch.setattr(np.random, "default_rng", lambda seed: Counting(np.random.PCG64(seed)))
+    worse, better = searches_that_differ_by(-0.5, 200, np.random.Generator(np.random.PCG64(3)))
+    assert permutation_p_less((better - worse)[:, None], 50_000)[0] > 0.99
+    assert sum(drawn) == 5_000
+    drawn.clear()
+    assert permutation_p_less(np.column_stack([worse - better, better - worse]), 50_000)[0] == 1 / 50_001
+    assert sum(drawn) == 50_000
+
+
+def test_p_that_stops_early_rejects_equal_runs_no_more_often_than_alpha():
+    rng = np.random.default_rng(6)
+    differences = np.column_stack([np.subtract(*searches_that_differ_by(0, 60, rng)) for _ in range(1000)])
+    p = np.concatenate([permutation_p_less(differences[:, i : i + 1], 1000, seed=i) for i in range(1000)])
+    for alpha in (0.02, 0.05, 0.2):
+        assert np.mean(p < alpha) <= alpha + 3 * math.sqrt(alpha * (1 - alpha) / 1000)
+    assert 0.45 < p.mean() < 0.55
+
+
+def test_p_of_what_differs_nowhere_is_one_and_no_draw_is_made():
+    assert permutation_p_less(np.zeros((40, 2)), 10**12).tolist() == [1, 1]
+    assert permutation_p_less(np.zeros((0, 2)), 10**12).tolist() == [1, 1]
+
+
+@pytest.mark.parametrize(
+    ("n_differing", "chosen"),
+    [
+        ([10, 0, 0, 0], [True, False, False, False]),
+        ([5], [True]),  # 1/32 passes 0.05,
+        ([5, 5], [False, False]),  # and two of them do not pass half of that;
+        ([6, 6], [True, True]),  # 1/64 does.
+        ([7, 5, 5], [True, False, False]),
+        ([], []),
+    ],
+)
+def test_only_what_can_reject_is_corrected_for(n_differing, chosen):
+    assert can_reject(np.array(n_differing, np.int64), 0.05).tolist() == chosen
+
+
+@given(st.lists(st.integers(0, 14), max_size=40), st.sampled_from([0.01, 0.05]))
+def test_of_the_tests_left_out_none_could_have_rejected_in_the_family_of_all(n_differing, alpha):
+    chosen = can_reject(np.array(n_differing, np.int64), alpha)
+    least = 0.5 ** np.array(n_differing)
+    assert np.all(least[~chosen] * len(least) >= alpha)
+    # Even Holm's last step, with every chosen test rejected before, is one that the chosen may reach.
+    assert np.all(least[chosen] < alpha / max(chosen.sum(), 1))
+
+
+def test_leaving_out_by_size_keeps_the_family_wise_error():
+    """Fifty categories in which few or many of forty queries flip either way: the discrete case that Holm pays for."""
+    rng, wrong = np.random.default_rng(7), 0
+    for _ in range(300):
+        flips = rng.random((40, 50)) < rng.choice([0.05, 0.2, 0.6], 50)
+        differences = np.where(flips, rng.choice([-1.0, 1.0], (40, 50)), 0)
+        chosen = can_reject((differences != 0).sum(axis=0), 0.05)
+        p = permutation_p_less(differences[:, chosen], 5000)
+        wrong += any(value < 0.05 for value in holm(p.tolist()))
+    assert wrong <= 0.05 * 300 + 3 * math.sqrt(0.05 * 0.95 * 300)
 
 
 def test_runs_of_different_length_are_refused():

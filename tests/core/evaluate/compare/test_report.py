@@ -25,7 +25,7 @@ from retrieval_core.evaluate.compare.paired import PairedTest
 from retrieval_core.evaluate.compare.report import effect, render_comparison
 from retrieval_core.evaluate.compare.tables import Cell, Row, Table
 from retrieval_core.evaluate.facts import Picture, QueryGrid
-from retrieval_core.evaluate.report import number
+from retrieval_core.evaluate.wording import number
 from retrieval_core.train.config import MultilabelTraining, TripletTraining
 
 ATTACK = "\"'><script>alert(1)</script><img src=x onerror=alert(2)>{{ 7 * 7 }}|`"
