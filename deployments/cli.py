@@ -1,5 +1,5 @@
-"""The command line: `vitrine run`, `plan`, `train`, `compare`, `search`, `status`, `verify`, `promote`, `rollback` and
-`demo`.
+"""The command line: `vitrine run`, `plan`, `backfill`, `train`, `compare`, `search`, `report`, `explain`, `status`,
+`verify`, `repair`, `vacuum`, `promote`, `rollback` and `demo`.
 
 With `--json` a command prints one JSON document on stdout and nothing else there; logs go to stderr. Exit codes:
 0 done, 1 failed, 2 wrong usage or config, 3 the gate held the release back.
@@ -8,20 +8,23 @@ With `--json` a command prints one JSON document on stdout and nothing else ther
 from __future__ import annotations
 
 import argparse
-import json
 import logging
 import os
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from deployments.backfilling import TEXT as BACKFILL
+from deployments.backfilling import add_backfill, as_text
+from deployments.command import Command, add_store, named_source, one_line, open_settings, print_answer
+from deployments.keeping import add_keeping
+from deployments.reading import add_reading
+from deployments.terminal import visible, visible_lines
 from deployments.training import add_train
 from retrieval_core.errors import BadConfig, VitrineError
 
 if TYPE_CHECKING:
-    from pydantic import BaseModel
-
     from retrieval_core.settings import Settings
     from retrieval_core.store import Store
 
@@ -36,7 +39,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         return int(arguments.command(arguments))
     except VitrineError as error:
-        print(f"vitrine: {_one_line(error)}", file=sys.stderr)
+        print(f"vitrine: {visible(one_line(error))}", file=sys.stderr)
         return error.exit_code
     except KeyboardInterrupt:
         print("vitrine: interrupted; run the same command again to go on where it stopped", file=sys.stderr)
@@ -45,16 +48,14 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 1
 
 
-def _one_line(error: Exception) -> str:
-    return " ".join(str(error).split())
-
-
 def _quiet_environment() -> None:
-    """Nothing leaves the machine unasked, and Prefect's embedded server gets the time a fresh home needs."""
+    """Nothing leaves the machine unasked; Prefect's server gets the time that a fresh home or a restart needs."""
     for name, value in {
         "DO_NOT_TRACK": "1",
         "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
         "PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS": "120",
+        "PREFECT_CLIENT_MAX_RETRIES": "7",
+        "PREFECT_CLIENT_RETRY_EXTRA_CODES": "500",
         "GRADIO_ANALYTICS_ENABLED": "False",
         "HF_HUB_DISABLE_TELEMETRY": "1",
         "HF_HUB_DISABLE_PROGRESS_BARS": "1",
@@ -66,7 +67,7 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="vitrine", description="Keeps a product catalogue searchable by picture.")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
 
-    def add(name: str, command: Callable[[argparse.Namespace], int], text: str) -> argparse.ArgumentParser:
+    def add(name: str, command: Command, text: str) -> argparse.ArgumentParser:
         sub = commands.add_parser(name, help=text, description=text)
         sub.set_defaults(command=command)
         sub.add_argument("--json", action="store_true", help="print one JSON document on stdout")
@@ -82,15 +83,16 @@ def _parser() -> argparse.ArgumentParser:
         ("compare", _compare, "train and embed the variants of a comparison's config, and print them side by side"),
     ):
         sub = add(name, command, text)
-        _add_store(sub)
+        add_store(sub)
         sub.add_argument("--source", help="KIND:URI, for example folder:photos or table:items.csv")
         sub.add_argument("--set", action="append", default=[], metavar="STAGE.KEY=VALUE", help="set one config value")
 
+    add_backfill(commands.add_parser("backfill", help=BACKFILL, description=BACKFILL), _backfill, add_store)
     text = "train a backbone, the segmenter or the head on a catalogue"
-    add_train(commands.add_parser("train", help=text, description=text), _train, _add_store)
+    add_train(commands.add_parser("train", help=text, description=text), _train, add_store)
 
     search = add("search", _search, "find items by picture, text or item")
-    _add_store(search)
+    add_store(search)
     for name, metavar, what in (
         ("image", "FILE", "a picture: a file or s3:// URI"),
         ("text", "WORDS", "words, where the backbone reads text"),
@@ -102,12 +104,8 @@ def _parser() -> argparse.ArgumentParser:
     search.add_argument(
         "--where", default="", metavar="FILTER", help="for example 'category=dress and colour in (red, blue)'"
     )
-    search.add_argument(
-        "--collapse", action="store_true", help="of pictures that show one product alike, only the best"
-    )
-    search.add_argument(
-        "--whole", action="store_true", help="leave pictures whole where the release masks or crops them"
-    )
+    search.add_argument("--collapse", action="store_true", help="of pictures that show a product alike, only the best")
+    search.add_argument("--whole", action="store_true", help="leave pictures whole where the release masks or crops")
     search.add_argument(
         "--mode",
         choices=("nearest", "classified"),
@@ -120,56 +118,17 @@ def _parser() -> argparse.ArgumentParser:
     text = "a page in the browser and a JSON API to search with"
     app = commands.add_parser("app", help=text, description=text)
     app.set_defaults(command=_app)
-    _add_store(app)
+    add_store(app)
     app.add_argument("--host", default="127.0.0.1", help="the address to listen on; there is no login")
     app.add_argument("--port", type=int, default=7860, help="the port to listen on")
 
-    for name, command, text in (
-        ("status", _status, "production, releases and the last run"),
-        ("verify", _verify, "prove that production can be read and is whole"),
-        ("rollback", _rollback, "point production at the release before"),
-    ):
-        _add_store(add(name, command, text))
-    promote = add("promote", _promote, "make a release production, also one the gate held back")
-    _add_store(promote)
-    promote.add_argument("release", help="the release's name, or the start of it")
+    add_reading(add)
+    add_keeping(add)
     return parser
 
 
-def _add_store(sub: argparse.ArgumentParser) -> None:
-    sub.add_argument("--store", help="folder or s3://bucket/prefix; default: VITRINE_STORE or vitrine.toml")
-    sub.add_argument("--config", type=Path, help="a vitrine.toml")
-
-
-def _settings(arguments: argparse.Namespace) -> Settings:
-    from retrieval_core.settings import Settings
-
-    settings = Settings.load(arguments.config, store=arguments.store)
-    if settings.s3_endpoint_url:
-        # Pictures are read by URI, without a store at hand.
-        os.environ["VITRINE_S3_ENDPOINT_URL"] = settings.s3_endpoint_url
-    return settings
-
-
-def _print(arguments: argparse.Namespace, document: BaseModel | dict[str, Any], text: str) -> None:
-    if arguments.json:
-        plain = document if isinstance(document, dict) else document.model_dump(mode="json")
-        print(json.dumps(plain, ensure_ascii=False))
-    else:
-        print(text)
-
-
-def _source(arguments: argparse.Namespace) -> str:
-    from retrieval_core.config import read_toml
-
-    source = arguments.source or (read_toml(arguments.config).get("source") if arguments.config else None)
-    if not source:
-        raise BadConfig("no source named: give --source KIND:URI, for example --source folder:photos")
-    return str(source)
-
-
 def _run(arguments: argparse.Namespace) -> int:
-    return _run_nightly(arguments, _source(arguments), _settings(arguments), arguments.set)
+    return _run_nightly(arguments, named_source(arguments), open_settings(arguments), arguments.set)
 
 
 def _run_nightly(arguments: argparse.Namespace, source: str, settings: Settings, overrides: list[str]) -> int:
@@ -183,8 +142,35 @@ def _run_nightly(arguments: argparse.Namespace, source: str, settings: Settings,
 
     _start_prefect()
     summary = nightly(source, settings, config)
-    _print(arguments, summary, _run_text(summary.model_dump()))
+    print_answer(arguments, summary, _run_text(summary.model_dump()))
     return 0 if summary.gate == "published" else EXIT_HELD
+
+
+def _backfill(arguments: argparse.Namespace) -> int:
+    from retrieval_core.config import NightlyConfig
+    from retrieval_core.ingest.choice import Choice
+    from retrieval_core.ingest.sources import open_source
+
+    asked = {"where": arguments.where, "item_ids": tuple(arguments.item)}
+    asked |= {"since": arguments.since, "until": arguments.until}
+    config = NightlyConfig.load(arguments.config, arguments.set)
+    source, settings = named_source(arguments), open_settings(arguments)
+    Choice(**asked).period()
+    open_source(source)
+    check_before_run(config, settings)
+    from flows.backfill import backfill
+
+    _start_prefect()
+    summary = backfill(
+        source,
+        settings,
+        config,
+        **asked,
+        through=arguments.through,
+        pictures_per_second=arguments.pictures_per_second,
+    )
+    print_answer(arguments, summary, as_text(summary.model_dump()))
+    return 0
 
 
 def _start_prefect() -> None:
@@ -215,10 +201,12 @@ def _run_text(run: dict[str, Any]) -> str:
 
 
 def check_before_run(config: Any, settings: Settings) -> None:
-    """Find what would fail late before anything is read: a store that refuses writes, weights that cannot be had.
+    """Find what would fail late before anything is read: a store that refuses writes, a cluster that is not there,
+    weights that cannot be had.
 
     Raises `BadConfig`, `StoreNotWritable`, `WeightsInvalid`, `WeightsUnavailable`.
     """
+    from flows.shards import check_runner
     from retrieval_core.artifacts import Backbone, Classifier, Detector
     from retrieval_core.embed.backbones import backbone_preprocess, load_backbone, parse_weights
     from retrieval_core.embed.classes import backbone_config, load_classifier
@@ -231,6 +219,7 @@ def check_before_run(config: Any, settings: Settings) -> None:
     if named_backbone(store, config.embed) is None:
         backbone_preprocess(config.embed)
     _probe(store)
+    check_runner(settings)
     if weights.kind in ("file", "pretrained") and Backbone.find(store, backbone_fingerprint(config.embed)) is None:
         load_backbone(config.embed)
     if config.detects and Detector.find(store, detector_fingerprint(config.crop)) is None:
@@ -252,14 +241,14 @@ def _train(arguments: argparse.Namespace) -> int:
     from retrieval_core.ingest.sources import open_source
 
     job = arguments.job(arguments)
-    source, settings = _source(arguments), _settings(arguments)
+    source, settings = named_source(arguments), open_settings(arguments)
     open_source(source)
     if job.checked:
         check_before_run(job.checked, settings)
     _probe(settings.open_store())
     _start_prefect()
     summary = job.run(source, settings)
-    _print(arguments, summary, job.as_text(summary))
+    print_answer(arguments, summary, job.as_text(summary))
     return 0
 
 
@@ -273,17 +262,20 @@ def _compare(arguments: argparse.Namespace) -> int:
             "no comparison named: give --config FILE.toml, for example configs/compare/retrieval_report.toml"
         )
     config = ComparisonConfig.load(arguments.config, arguments.set)
-    source, settings = _source(arguments), _settings(arguments)
+    source, settings = named_source(arguments), open_settings(arguments)
     store = settings.open_store()
     open_source(source)
     _probe(store)
-    check_weights(config, store)
     from flows.compare import compare
+    from flows.shards import check_runner
+
+    check_runner(settings)
+    check_weights(config, store)
 
     _start_prefect()
     summary = compare(source, settings, config)
     heading = f"## {summary.title}\n\n{summary.about}\n"
-    _print(arguments, summary, "\n".join([heading, *summary.tables, f"Report: {summary.report}"]))
+    print_answer(arguments, summary, "\n".join([heading, *summary.tables, f"Report: {summary.report}"]))
     return 0
 
 
@@ -308,10 +300,10 @@ def _plan(arguments: argparse.Namespace) -> int:
     from retrieval_core.config import NightlyConfig
     from retrieval_core.forecast import forecast
 
-    settings = _settings(arguments)
+    settings = open_settings(arguments)
     config = NightlyConfig.load(arguments.config, arguments.set)
-    document = forecast(_source(arguments), settings.open_store(), config)
-    _print(arguments, document, document.as_text())
+    document = forecast(named_source(arguments), settings.open_store(), config)
+    print_answer(arguments, document, document.as_text())
     return 0
 
 
@@ -330,12 +322,12 @@ def _search(arguments: argparse.Namespace) -> int:
         unlike_texts=tuple(arguments.unlike_text),
         whole=arguments.whole,
     )
-    settings = _settings(arguments)
+    settings = open_settings(arguments)
     release = open_release(settings.open_store(), arguments.release, settings)
     hits = release.search(query, arguments.k, mode=arguments.mode, where=arguments.where, collapse=arguments.collapse)
     document = {"release": release.release.fingerprint, "hits": [hit.model_dump() for hit in hits]}
     lines = [f"{hit.score:6.3f}  {hit.item_id:<24} {hit.category or ', '.join(hit.labels)}" for hit in hits]
-    _print(arguments, document, "\n".join(lines))
+    print_answer(arguments, document, visible_lines(lines))
     return 0
 
 
@@ -346,45 +338,8 @@ def _app(arguments: argparse.Namespace) -> int:
         raise BadConfig(f"the app needs {error.name}: pip install 'vitrine[app]'") from error
     logging.basicConfig(level=logging.WARNING, format="vitrine: %(message)s")
     logging.getLogger("vitrine").setLevel(logging.INFO)
-    settings = _settings(arguments)
+    settings = open_settings(arguments)
     serve(settings.open_store(), settings, arguments.host, arguments.port)
-    return 0
-
-
-def _status(arguments: argparse.Namespace) -> int:
-    from retrieval_core.inspection import status
-
-    document = status(_settings(arguments).open_store())
-    lines = [f"production  {(document.production or 'none')[:12]}"]
-    lines += [f"{row.created}  {row.release[:12]}  {row.gate:<9} {row.rows} rows" for row in document.releases]
-    _print(arguments, document, "\n".join(lines))
-    return 0
-
-
-def _verify(arguments: argparse.Namespace) -> int:
-    from retrieval_core.inspection import verify
-
-    document = verify(_settings(arguments).open_store())
-    lines = [f"{'ok  ' if check.ok else 'FAIL'}  {check.name:<14} {check.detail}" for check in document.checks]
-    _print(arguments, document, "\n".join(lines))
-    return 0 if document.ok else 1
-
-
-def _promote(arguments: argparse.Namespace) -> int:
-    from retrieval_core import releases
-
-    store = _settings(arguments).open_store()
-    now = releases.read_alias(store, releases.PRODUCTION)
-    alias = releases.promote(store, arguments.release, now.release if now else None)
-    _print(arguments, {"production": alias.release}, f"production is {alias.release[:12]}")
-    return 0
-
-
-def _rollback(arguments: argparse.Namespace) -> int:
-    from retrieval_core import releases
-
-    alias = releases.rollback(_settings(arguments).open_store())
-    _print(arguments, {"production": alias.release}, f"production is {alias.release[:12]}")
     return 0
 
 

@@ -23,6 +23,7 @@ from deployments import search_page as page
 from deployments.fetching import fetch_picture
 from deployments.search_api import endpoints
 from deployments.search_desk import MAX_BYTES, MAX_K, Asked, Desk, published_at
+from deployments.search_reports import Reports
 from retrieval_core import releases
 from retrieval_core.artifacts import Release
 from retrieval_core.errors import BadConfig, VitrineError
@@ -68,15 +69,18 @@ def serve(store: Store, settings: Settings, host: str, port: int) -> None:
     with closing(Desk(store, settings)) as desk:
         app = build_app(desk)
         try:
-            launch(app, host, port)
+            launch(app, store, host, port)
         except (OSError, OverflowError, ServerFailedToStartError) as error:
             reason = "it is taken, or no address of this machine; give another --port or --host"
             raise BadConfig(f"cannot listen on {host}:{port}: {reason}") from error
         app.block_thread()
 
 
-def launch(app: gr.Blocks, host: str, port: int) -> None:
-    """Start answering in a thread. Raises as Gradio does where the address cannot be had."""
+def launch(app: gr.Blocks, store: Store, host: str, port: int) -> None:
+    """Start answering in a thread, with the reports of `store` beside the app.
+
+    Raises as Gradio does where the address cannot be had.
+    """
     neutral = gr.themes.colors.stone
     fonts = ("system-ui", "-apple-system", "Segoe UI", "sans-serif")
     theme = gr.themes.Base(
@@ -102,7 +106,7 @@ def launch(app: gr.Blocks, host: str, port: int) -> None:
         run_history=False,
         ssr_mode=False,
         mcp_server=False,
-        app_kwargs={"middleware": [Middleware(_Guard)]},
+        app_kwargs={"middleware": [Middleware(_Guard), Middleware(Reports, store=store)]},
     )
     log.info("the search app listens on %s", app.local_url)
 

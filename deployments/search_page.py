@@ -44,6 +44,7 @@ def header(release: Release) -> str:
     """The title, and which release this is."""
     facts = [f"{release.counts['rows']:,} items", f"release {release.fingerprint[:8]}", published_at(release)]
     listed = "".join(f"<span>{escape(fact)}</span>" for fact in facts)
+    listed += f'<span><a href="/reports/{escape(release.fingerprint)}">report</a></span>'
     return f'<header class="vi-head"><h1><a href="?">Vitrine</a></h1><p class="vi-facts">{listed}</p></header>'
 
 

@@ -7,6 +7,7 @@ import json
 from prefect import flow
 from prefect.logging import get_run_logger
 
+from flows.announced import announced
 from flows.shards import RUNNER
 from flows.summary import Clock
 from flows.variants import Workbench, stages_of
@@ -47,6 +48,7 @@ class ComparisonSummary(Value):
 
 
 @flow(name="compare", task_runner=RUNNER, validate_parameters=True)
+@announced
 def compare(source: str, settings: Settings, config: ComparisonConfig) -> ComparisonSummary:
     """Train and embed what the variants need and the store lacks, and compare them on the same held-out queries.
 

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import re
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Literal
 
 from prefect.logging import get_run_logger
 
 from retrieval_core.artifacts import Value
+from tasks.stage import running_stage
 
 
 class CatalogSummary(Value):
@@ -22,7 +24,10 @@ class CatalogSummary(Value):
 
 
 class RunSummary(Value):
-    """What a run did: the document of `vitrine run --json`."""
+    """What a run did: the document of `vitrine run --json`.
+
+    `production` are the metrics of what was production by then; `report` is a file, `link` where a browser finds it.
+    """
 
     release: str
     gate: Literal["published", "held"]
@@ -34,25 +39,65 @@ class RunSummary(Value):
     trained: list[str]
     seconds: dict[str, float]
     metrics: dict[str, float]
+    production: dict[str, float] = {}
+    causes: list[str] = []
+    lost_most: str = ""
     report: str
+    link: str = ""
 
     def as_markdown(self) -> str:
-        """A table for Prefect's UI."""
+        """Tables for Prefect's UI."""
+        catalog = self.catalog.model_dump()
+        work = [("masked", self.masked), ("embedded", self.embedded), ("classified", self.classified)]
         rows = [
             ("release", self.release),
-            ("gate", f"{self.gate}: {self.reason}"),
-            ("catalogue", ", ".join(f"{name} {n}" for name, n in self.catalog.model_dump().items())),
-            ("embedded", str(self.embedded)),
+            (self.gate, self.reason),
+            *((f"cause {place}", cause) for place, cause in enumerate(self.causes, start=1) if len(self.causes) > 1),
+            ("where quality is lost", self.lost_most or "in no step beyond chance"),
+            *((name, f"{n:,}") for name, n in work if n),
             ("trained", ", ".join(self.trained) or "nothing"),
-            ("seconds", ", ".join(f"{name} {s:.0f}" for name, s in self.seconds.items())),
-            ("report", self.report),
+            ("report", self.link or self.report),
         ]
-        headline = [(name, f"{value:.4f}") for name, value in self.metrics.items() if "/" not in name]
-        return "| | |\n|---|---|\n" + "\n".join(f"| {name} | {value} |" for name, value in rows + headline)
+        tables = (
+            as_table(("", ""), rows),
+            as_table(tuple(catalog), [[f"{n:,}" for n in catalog.values()]]),
+            as_table(("stage", "seconds"), [(name, f"{seconds:.1f}") for name, seconds in self.seconds.items()]),
+            metrics_table(self.metrics, self.production, "production"),
+        )
+        return "\n\n".join(tables)
+
+
+def metrics_table(metrics: Mapping[str, float], others: Mapping[str, float], other: str) -> str:
+    """The published search's metrics beside those of another release, in Markdown."""
+    shown = {name: value for name, value in metrics.items() if "/" not in name and not name.endswith("_std")}
+    rows = [
+        (
+            name,
+            f"{value:.4f}",
+            *((f"{others[name]:.4f}", f"{value - others[name]:+.4f}") if name in others else ("", "")),
+        )
+        for name, value in shown.items()
+    ]
+    return as_table(("metric", "here", other, "difference"), rows)
+
+
+def as_table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    """A table in Markdown; what stands in a cell is shown as it is."""
+    lines = [head, ["---"] * len(head), *([_cell(text) for text in row] for row in rows)]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+def _cell(text: str) -> str:
+    return " ".join(text.split()).replace("&", "&amp;").replace("<", "&lt;").replace("|", "\\|")
+
+
+def slug(text: str) -> str:
+    """A text as an artifact's key may be spelled: small letters, digits and dashes."""
+    return re.sub(r"[^a-z0-9]+", "-", text.lower()).strip("-")
 
 
 class Clock:
-    """Seconds per stage, in the order the stages ran."""
+    """Seconds per stage, in the order the stages ran; the names of a stage's task runs begin with it."""
 
     def __init__(self) -> None:
         self.seconds: dict[str, float] = {}
@@ -62,7 +107,8 @@ class Clock:
     def stage(self, name: str) -> Iterator[None]:
         started = time.perf_counter()
         get_run_logger().info("stage %s", name)
-        yield
+        with running_stage(name):
+            yield
         self.seconds[name] = round(time.perf_counter() - started, 3)
 
     def total(self) -> dict[str, float]:

@@ -6,6 +6,8 @@ import re
 
 from prefect import Flow, flow
 
+from flows.announced import announced
+from flows.night import DEFAULTS
 from flows.shards import RUNNER
 from flows.summary import Clock
 from flows.views import embed_pictures, mask_pictures
@@ -30,6 +32,10 @@ from tasks.head import fit_head
 from tasks.ingest import collect_truth_masks, snapshot_catalog
 from tasks.mask import fit_segmenter, prepare_detector
 from tasks.train import train_backbone
+
+# Parameters that may be None are forms that jump about.
+MULTILABEL, ROTATION, CLASSIFY = MultilabelTraining(), RotationTraining(), ClassifyTraining()
+TRIPLET, CONTRASTIVE, SUPCON, DISTILL = TripletTraining(), ContrastiveTraining(), SupconTraining(), DistillTraining()
 
 
 class BackboneSummary(Value):
@@ -72,12 +78,13 @@ class HeadsSummary(Value):
 
 
 @flow(name="train-multilabel", task_runner=RUNNER, validate_parameters=True)
+@announced
 def train_multilabel(
     source: str,
     settings: Settings,
     name: str = "",
-    config: MultilabelTraining | None = None,
-    stages: NightlyConfig | None = None,
+    config: MultilabelTraining = MULTILABEL,
+    stages: NightlyConfig = DEFAULTS,
 ) -> BackboneSummary:
     """Train a backbone to say which labels a picture has, and keep it by name.
 
@@ -88,79 +95,133 @@ def train_multilabel(
         config: the network, its start and how to train it.
         stages: the night's ingest, mask and crop.
     """
-    return _train(source, settings, name, config or MultilabelTraining(), stages or NightlyConfig())
+    return _train(source, settings, name, config, stages)
 
 
 @flow(name="train-rotation", task_runner=RUNNER, validate_parameters=True)
+@announced
 def train_rotation(
     source: str,
     settings: Settings,
     name: str = "",
-    config: RotationTraining | None = None,
-    stages: NightlyConfig | None = None,
+    config: RotationTraining = ROTATION,
+    stages: NightlyConfig = DEFAULTS,
 ) -> BackboneSummary:
-    """Train a backbone to say by which quarter turn a picture was rotated; arguments as of train-multilabel."""
-    return _train(source, settings, name, config or RotationTraining(), stages or NightlyConfig())
+    """Train a backbone to say by which quarter turn a picture was rotated.
+
+    Args:
+        source: KIND:URI of the catalogue, for example table:items.csv.
+        settings: where the store is and how many threads to use.
+        name: what to call the backbone; empty for CARD-OBJECTIVE.
+        config: the network, its start and how to train it.
+        stages: the night's ingest, mask and crop.
+    """
+    return _train(source, settings, name, config, stages)
 
 
 @flow(name="train-classify", task_runner=RUNNER, validate_parameters=True)
+@announced
 def train_classify(
     source: str,
     settings: Settings,
     name: str = "",
-    config: ClassifyTraining | None = None,
-    stages: NightlyConfig | None = None,
+    config: ClassifyTraining = CLASSIFY,
+    stages: NightlyConfig = DEFAULTS,
 ) -> BackboneSummary:
-    """Train a backbone to say which class a picture has; arguments as of train-multilabel."""
-    return _train(source, settings, name, config or ClassifyTraining(), stages or NightlyConfig())
+    """Train a backbone to say which class a picture has.
+
+    Args:
+        source: KIND:URI of the catalogue, for example table:items.csv.
+        settings: where the store is and how many threads to use.
+        name: what to call the backbone; empty for CARD-OBJECTIVE.
+        config: the network, its start and how to train it.
+        stages: the night's ingest, mask and crop.
+    """
+    return _train(source, settings, name, config, stages)
 
 
 @flow(name="train-triplet", task_runner=RUNNER, validate_parameters=True)
+@announced
 def train_triplet(
     source: str,
     settings: Settings,
     name: str = "",
-    config: TripletTraining | None = None,
-    stages: NightlyConfig | None = None,
+    config: TripletTraining = TRIPLET,
+    stages: NightlyConfig = DEFAULTS,
 ) -> BackboneSummary:
-    """Train a backbone that puts pictures alike nearer than others by a margin; arguments as of train-multilabel."""
-    return _train(source, settings, name, config or TripletTraining(), stages or NightlyConfig())
+    """Train a backbone that puts pictures alike nearer than others by a margin.
+
+    Args:
+        source: KIND:URI of the catalogue, for example table:items.csv.
+        settings: where the store is and how many threads to use.
+        name: what to call the backbone; empty for CARD-OBJECTIVE.
+        config: the network, its start and how to train it.
+        stages: the night's ingest, mask and crop.
+    """
+    return _train(source, settings, name, config, stages)
 
 
 @flow(name="train-contrastive", task_runner=RUNNER, validate_parameters=True)
+@announced
 def train_contrastive(
     source: str,
     settings: Settings,
     name: str = "",
-    config: ContrastiveTraining | None = None,
-    stages: NightlyConfig | None = None,
+    config: ContrastiveTraining = CONTRASTIVE,
+    stages: NightlyConfig = DEFAULTS,
 ) -> BackboneSummary:
-    """Train a backbone on pairs alike and unlike; arguments as of train-multilabel."""
-    return _train(source, settings, name, config or ContrastiveTraining(), stages or NightlyConfig())
+    """Train a backbone on pairs alike and unlike.
+
+    Args:
+        source: KIND:URI of the catalogue, for example table:items.csv.
+        settings: where the store is and how many threads to use.
+        name: what to call the backbone; empty for CARD-OBJECTIVE.
+        config: the network, its start and how to train it.
+        stages: the night's ingest, mask and crop.
+    """
+    return _train(source, settings, name, config, stages)
 
 
 @flow(name="train-supcon", task_runner=RUNNER, validate_parameters=True)
+@announced
 def train_supcon(
     source: str,
     settings: Settings,
     name: str = "",
-    config: SupconTraining | None = None,
-    stages: NightlyConfig | None = None,
+    config: SupconTraining = SUPCON,
+    stages: NightlyConfig = DEFAULTS,
 ) -> BackboneSummary:
-    """Train a backbone on each picture alike against all others of a batch; arguments as of train-multilabel."""
-    return _train(source, settings, name, config or SupconTraining(), stages or NightlyConfig())
+    """Train a backbone on each picture alike against all others of a batch.
+
+    Args:
+        source: KIND:URI of the catalogue, for example table:items.csv.
+        settings: where the store is and how many threads to use.
+        name: what to call the backbone; empty for CARD-OBJECTIVE.
+        config: the network, its start and how to train it.
+        stages: the night's ingest, mask and crop.
+    """
+    return _train(source, settings, name, config, stages)
 
 
 @flow(name="train-distill", task_runner=RUNNER, validate_parameters=True)
+@announced
 def train_distill(
     source: str,
     settings: Settings,
     name: str = "",
-    config: DistillTraining | None = None,
-    stages: NightlyConfig | None = None,
+    config: DistillTraining = DISTILL,
+    stages: NightlyConfig = DEFAULTS,
 ) -> BackboneSummary:
-    """Train a backbone toward a teacher's vectors in the store; arguments as of train-multilabel."""
-    return _train(source, settings, name, config or DistillTraining(), stages or NightlyConfig())
+    """Train a backbone toward a teacher's vectors in the store.
+
+    Args:
+        source: KIND:URI of the catalogue, for example table:items.csv.
+        settings: where the store is and how many threads to use.
+        name: what to call the backbone; empty for CARD-OBJECTIVE.
+        config: the network, its start and how to train it.
+        stages: the night's ingest, mask and crop.
+    """
+    return _train(source, settings, name, config, stages)
 
 
 TRAININGS: dict[str, Flow[..., BackboneSummary]] = {
@@ -217,7 +278,8 @@ def _masks(settings: Settings, source: str, catalog: Ref, config: AnyTraining, s
 
 
 @flow(name="train-segmenter", task_runner=RUNNER, validate_parameters=True)
-def train_segmenter(source: str, settings: Settings, stages: NightlyConfig | None = None) -> SegmenterSummary:
+@announced
+def train_segmenter(source: str, settings: Settings, stages: NightlyConfig = DEFAULTS) -> SegmenterSummary:
     """Train the background segmenter on the masks of the source, or find the one that serves.
 
     Args:
@@ -225,7 +287,7 @@ def train_segmenter(source: str, settings: Settings, stages: NightlyConfig | Non
         settings: where the store is and how many threads to use.
         stages: the night's ingest and mask.
     """
-    stages, store, clock = stages or NightlyConfig(), settings.open_store(), Clock()
+    store, clock = settings.open_store(), Clock()
     with clock.stage("ingest"):
         catalog = snapshot_catalog(settings, source, stages.ingest).catalog
     with clock.stage("train"):
@@ -244,7 +306,8 @@ def train_segmenter(source: str, settings: Settings, stages: NightlyConfig | Non
 
 
 @flow(name="train-head", task_runner=RUNNER, validate_parameters=True)
-def train_head(source: str, settings: Settings, stages: NightlyConfig | None = None) -> HeadsSummary:
+@announced
+def train_head(source: str, settings: Settings, stages: NightlyConfig = DEFAULTS) -> HeadsSummary:
     """Train the multi-task head over the vectors of each view, or find the one that serves.
 
     Args:
@@ -252,7 +315,7 @@ def train_head(source: str, settings: Settings, stages: NightlyConfig | None = N
         settings: where the store is and how many threads to use.
         stages: the night's ingest, mask, crop, embed and head.
     """
-    stages, store, clock = stages or NightlyConfig(), settings.open_store(), Clock()
+    store, clock = settings.open_store(), Clock()
     with clock.stage("ingest"):
         catalog = snapshot_catalog(settings, source, stages.ingest).catalog
     with clock.stage("backbone"):

@@ -22,7 +22,7 @@ from retrieval_core.embed.classes import (
 from retrieval_core.embed.engine import open_engine
 from retrieval_core.embed.extract import Picture
 from retrieval_core.errors import BadConfig
-from retrieval_core.sets import WorkPlan, part_key, plan_work, seal_view, shard_pictures
+from retrieval_core.sets import WorkPlan, WorkShard, plan_work, seal_view, shard_pictures
 from retrieval_core.settings import Settings
 from retrieval_core.shards import classes_bytes, put_part, put_part_file
 from retrieval_core.store import Store
@@ -87,18 +87,16 @@ def plan_classes(settings: Settings, catalog: Ref, classifier: Ref, config: Clas
 
 @stage("classify shard")
 def classify_shard(
-    settings: Settings, plan: WorkPlan, number: int, classifier: Ref, config: ClassifyConfig, ingest: IngestConfig
+    settings: Settings, shard: WorkShard, classifier: Ref, config: ClassifyConfig, ingest: IngestConfig
 ) -> int:
-    """Classify one shard of the plan and store it as one part; returns the number of pictures."""
+    """Classify one shard of a plan and store it as one part; returns the number of pictures."""
     store = settings.open_store()
-    pictures = [Picture(**row) for row in shard_pictures(store, plan, number).iter_rows(named=True)]
+    pictures = [Picture(**row) for row in shard_pictures(store, shard).iter_rows(named=True)]
     engine = _engine(settings, classifier)
-    report = progress(f"classify shard {number + 1} of {len(plan.shards)}", len(pictures))
+    report = progress(f"classify {shard.place}", len(pictures))
     done = classify(pictures, engine, config.batch_size, settings.n_threads, ingest.max_pixels, report)
     if done.content_ids:
-        put_part(
-            store, part_key(plan.folder, plan.family, plan.shards[number]), classes_bytes(*done), len(done.content_ids)
-        )
+        put_part(store, shard.part_key, classes_bytes(*done), len(done.content_ids))
     return len(done.content_ids)
 
 

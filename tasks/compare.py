@@ -14,7 +14,7 @@ from retrieval_core.evaluate.compare.measure import Comparing, compare_variants,
 from retrieval_core.evaluate.compare.report import render_comparison
 from retrieval_core.head.targets import build_targets
 from retrieval_core.settings import Settings
-from retrieval_core.shards import put_part, table_bytes
+from retrieval_core.shards import put_part_once, table_bytes
 from retrieval_core.train.config import DistillTraining
 from retrieval_core.train.items import choose_items
 from retrieval_core.train.teacher import find_teacher, teacher_vectors
@@ -91,7 +91,7 @@ def seal_comparison(settings: Settings, name: str, comparing: Comparing, config:
         "queries.parquet": table_bytes(per_query_table(compared)),
         "report.html": render_comparison(facts).encode(),
     }
-    parts = tuple(put_part(store, f"{Comparison.folder}/{name}/{file}", data, 0) for file, data in files.items())
+    parts = tuple(put_part_once(store, f"{Comparison.folder}/{name}/{file}", data, 0) for file, data in files.items())
     parents = {"catalog": comparing.catalog.name}
     parents |= {f"vectors/{candidate.spec.name}": candidate.vectors.name for candidate in comparing.candidates}
     parents |= {f"model/{model}": fitted.ref.name for model, fitted in comparing.models.items()}

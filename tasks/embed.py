@@ -18,7 +18,7 @@ from retrieval_core.embed.backbones import backbone_preprocess, load_backbone, p
 from retrieval_core.embed.engine import Engine, open_engine
 from retrieval_core.embed.extract import Picture, extract
 from retrieval_core.images import RGB, decode, fit
-from retrieval_core.sets import WorkPlan, part_key, plan_work, seal_vectors, shard_pictures
+from retrieval_core.sets import WorkPlan, WorkShard, plan_work, seal_vectors, shard_pictures
 from retrieval_core.settings import Settings
 from retrieval_core.shards import put_part, put_part_file, read_masks, vectors_bytes
 from retrieval_core.store import Store, read_uri
@@ -98,8 +98,7 @@ def plan_vectors(
 @stage("embed shard")
 def embed_shard(
     settings: Settings,
-    plan: WorkPlan,
-    number: int,
+    shard: WorkShard,
     backbone: Ref,
     masks: Ref | None,
     view: View,
@@ -107,12 +106,12 @@ def embed_shard(
     ingest: IngestConfig,
     margin: float = 0.0,
 ) -> ShardOutcome:
-    """Embed one shard of the plan and store it as one part."""
+    """Embed one shard of a plan and store it as one part."""
     store = settings.open_store()
-    shard = shard_pictures(store, plan, number)
-    pictures = [Picture(**row) for row in shard.iter_rows(named=True)]
-    mask_rows = read_masks(store, MaskSet.open(store, masks), shard["content_id"]) if masks else None
-    report = progress(f"embed shard {number + 1} of {len(plan.shards)}", len(pictures))
+    table = shard_pictures(store, shard)
+    pictures = [Picture(**row) for row in table.iter_rows(named=True)]
+    mask_rows = read_masks(store, MaskSet.open(store, masks), table["content_id"]) if masks else None
+    report = progress(f"embed {shard.place}", len(pictures))
     done = extract(
         pictures,
         mask_rows,
@@ -126,7 +125,7 @@ def embed_shard(
     )
     if done.content_ids:
         data = vectors_bytes(done.content_ids, done.vectors)
-        put_part(store, part_key(plan.folder, plan.family, plan.shards[number]), data, len(done.content_ids))
+        put_part(store, shard.part_key, data, len(done.content_ids))
     return ShardOutcome(n_rows=len(done.content_ids), rejects=tuple(done.rejects))
 
 

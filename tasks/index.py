@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -32,6 +33,19 @@ MIN_HELD_OUT = 100
 DIM_ROWS = 200_000  # of a larger catalogue a sample decides in how many dimensions candidates are found
 
 
+class IndexShard(Value):
+    """One shard of a version to be: where it goes, and what it is made of."""
+
+    catalog: Ref
+    vectors: Ref
+    candidates: Ref
+    template: str
+    folder: str
+    number: int
+    n_shards: int
+    before: Ref | None
+
+
 class IndexPlan(Value):
     """A version of the index to be: its recipe, and the folder of every shard; `missing` numbers those to make.
 
@@ -50,6 +64,22 @@ class IndexPlan(Value):
     before: Ref | None
     when_new: dict[str, float]
 
+    def split(self) -> list[IndexShard]:
+        """The shards to make, each by itself."""
+        return [
+            IndexShard(
+                catalog=self.catalog,
+                vectors=self.vectors,
+                candidates=self.candidates,
+                template=self.template,
+                folder=self.shards[number],
+                number=number,
+                n_shards=len(self.shards),
+                before=self.before,
+            )
+            for number in self.missing
+        ]
+
 
 @stage("plan index")
 def plan_index(settings: Settings, catalog: Ref, vectors: Ref, reduced: list[Ref], config: IndexConfig) -> IndexPlan:
@@ -62,7 +92,9 @@ def plan_index(settings: Settings, catalog: Ref, vectors: Ref, reduced: list[Ref
     standing = IndexSet.open(store, release.index) if release else None
     vector_set = VectorSet.open(store, vectors)
     rows = _rows(store, catalog, vector_set)
-    candidates = _choose_candidates(store, vector_set, reduced, rows, config, standing)
+    sets = (vector_set, *(VectorSet.open(store, ref) for ref in reduced))
+    known = lineage.known_candidates(release, standing, catalog.name, sets, config) if release and standing else None
+    candidates = known or _choose_candidates(store, sets, rows, config, standing)
     recipe = choose_recipe(len(rows), candidates.dim, vector_set.dim, config)
     logger.info("index: %s", recipe.why)
     template = _choose_template(recipe, candidates, catalog, config, standing)
@@ -94,21 +126,16 @@ def _rows(store: Store, catalog: Ref, vectors: VectorSet) -> pl.DataFrame:
 
 
 def _choose_candidates(
-    store: Store,
-    vectors: VectorSet,
-    reduced: list[Ref],
-    rows: pl.DataFrame,
-    config: IndexConfig,
-    standing: IndexSet | None,
+    store: Store, sets: Sequence[VectorSet], rows: pl.DataFrame, config: IndexConfig, standing: IndexSet | None
 ) -> VectorSet:
-    """The set that candidates are found in: the full vectors or one of the reduced ones."""
-    sets = {made.dim: made for made in (vectors, *(VectorSet.open(store, ref) for ref in reduced))}
-    if len(sets) == 1:
-        return vectors
+    """Which of the sets, the full vectors and what they are reduced to, candidates are found in."""
+    by_dim = {made.dim: made for made in sets}
+    if len(by_dim) == 1:
+        return sets[0]
     sample = rows.sample(min(len(rows), DIM_ROWS), seed=config.seed)
-    loaded = {dim: load_vectors(store, made, sample["content_id"].to_list()) for dim, made in sets.items()}
+    loaded = {dim: load_vectors(store, made, sample["content_id"].to_list()) for dim, made in by_dim.items()}
     asking = _asking(sample.with_row_index("place"))["place"].to_numpy().astype(np.int64)
-    return sets[choose_candidate_dim(loaded, asking, len(rows), config, standing.candidate_dim if standing else None)]
+    return by_dim[choose_candidate_dim(loaded, asking, len(rows), config, standing.candidate_dim if standing else None)]
 
 
 def _asking(rows: pl.DataFrame) -> pl.DataFrame:
@@ -140,39 +167,39 @@ def _ensure_template(store: Store, template: str, recipe: Recipe, candidates: Ve
 
 
 @stage("build index shard")
-def build_index_shard(settings: Settings, plan: IndexPlan, number: int) -> None:
+def build_index_shard(settings: Settings, shard: IndexShard) -> None:
     """Make one shard and store its files: from production's where that was made alike, else from the template.
 
     Both ways give the same bytes.
     """
     store = settings.open_store()
-    vectors = VectorSet.open(store, plan.vectors)
-    rows = split_rows(_rows(store, plan.catalog, vectors), len(plan.shards))[number]
-    template = store.get(_template_key(plan.template))
+    vectors = VectorSet.open(store, shard.vectors)
+    rows = split_rows(_rows(store, shard.catalog, vectors), shard.n_shards)[shard.number]
+    template = store.get(_template_key(shard.template))
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        if not _updated(store, plan, number, rows, template, folder):
+        if not _updated(store, shard, rows, template, folder):
             content_ids = rows["content_id"].to_list()
-            candidates = load_vectors(store, VectorSet.open(store, plan.candidates), content_ids)
+            candidates = load_vectors(store, VectorSet.open(store, shard.candidates), content_ids)
             full = load_vectors(store, vectors, content_ids)
             build_shard(template, rows["row_id"].to_numpy(), candidates, full, folder)
         for file in SHARD_FILES:
-            store.put_file(f"{plan.shards[number]}/{file}", folder / file)
+            store.put_file(f"{shard.folder}/{file}", folder / file)
 
 
-def _updated(store: Store, plan: IndexPlan, number: int, rows: pl.DataFrame, template: bytes, folder: Path) -> bool:
+def _updated(store: Store, shard: IndexShard, rows: pl.DataFrame, template: bytes, folder: Path) -> bool:
     """Whether the shard could be made of production's; it cannot where that is damaged or its kind holds no lists."""
-    if plan.before is None or not can_update(template):
+    if shard.before is None or not can_update(template):
         return False
-    before = IndexSet.open(store, plan.before)
+    before = IndexSet.open(store, shard.before)
     try:
-        previous = shard_folders(store, before)[number]
+        previous = shard_folders(store, before)[shard.number]
         then = lineage.load_items(store, before.parents["catalog"], ["row_id", "content_id"])
         held = pl.DataFrame({"row_id": shard_row_ids(previous)})
         removed, added = rows_to_change(then.join(held, on="row_id", how="semi"), rows)
         content_ids = added["content_id"].to_list()
-        candidates = load_vectors(store, VectorSet.open(store, plan.candidates), content_ids)
-        full = load_vectors(store, VectorSet.open(store, plan.vectors), content_ids)
+        candidates = load_vectors(store, VectorSet.open(store, shard.candidates), content_ids)
+        full = load_vectors(store, VectorSet.open(store, shard.vectors), content_ids)
         update_shard(template, previous, removed, added["row_id"].to_numpy(), candidates, full, folder)
     except ShardCorrupt as error:
         get_run_logger().warning("%s; the shard is built anew", error)
@@ -190,7 +217,10 @@ def seal_index(settings: Settings, plan: IndexPlan, config: IndexConfig) -> Ref:
     known = IndexSet.find(store, name)
     if known:
         return known.ref
-    parts = tuple(describe_part(store, f"{folder}/{file}", n_rows=0) for folder in plan.shards for file in SHARD_FILES)
+    # A shard taken over is what production sealed: one that was damaged since must not be sealed as it is.
+    taken = {part.key: part for part in IndexSet.open(store, plan.before).parts} if plan.before else {}
+    keys = [f"{folder}/{file}" for folder in plan.shards for file in SHARD_FILES]
+    parts = tuple(taken.get(key) or describe_part(store, key, n_rows=0) for key in keys)
     index = IndexSet(
         fingerprint=name,
         config=plan.recipe.model_dump(),

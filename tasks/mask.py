@@ -25,7 +25,7 @@ from retrieval_core.mask.train import (
     square_mask,
     train_segmenter,
 )
-from retrieval_core.sets import WorkPlan, part_key, plan_work, seal_view, shard_pictures
+from retrieval_core.sets import WorkPlan, WorkShard, plan_work, seal_view, shard_pictures
 from retrieval_core.settings import Settings
 from retrieval_core.shards import masks_bytes, put_part, put_part_file, read_masks
 from retrieval_core.store import Store, read_uri
@@ -40,8 +40,6 @@ def fit_segmenter(
 
     None where there is neither.
     """
-    import torch
-
     store, logger = settings.open_store(), get_run_logger()
     name = lineage.segmenter_fingerprint(config, catalog.name)
     known = Segmenter.find(store, name) or _earlier_segmenter(store, catalog, config, truth is None)
@@ -52,6 +50,8 @@ def fit_segmenter(
             "the source has no masks and the store no segmenter: pictures are embedded with their background"
         )
         return None
+    import torch  # here: most nights keep the segmenter, and it takes half a gigabyte
+
     train, val = _segmentation_data(store, catalog, truth, config, ingest)
     logger.info("training the U-Net on %d pictures, validating on %d", len(train.pixels), len(val.pixels))
     torch.set_num_threads(settings.n_threads)
@@ -93,6 +93,7 @@ def _segmentation_data(
     items = lineage.load_items(store, catalog.name)
     items = items.filter((pl.col("status") == "ok") & pl.col("mask_id").is_not_null())
     masks = read_masks(store, MaskSet.open(store, truth), items["mask_id"])
+    items = items.filter(pl.col("mask_id").is_in(list(masks)))  # some mask files may not have been readable
     how = square_of(config.size_px)
     report = progress("pictures for the U-Net", len(items))
 
@@ -124,25 +125,20 @@ def usable_pictures(store: Store, catalog: Ref) -> pl.DataFrame:
 
 
 @stage("mask shard")
-def mask_shard(
-    settings: Settings, plan: WorkPlan, number: int, segmenter: Ref, config: MaskConfig, ingest: IngestConfig
-) -> int:
-    """Mask one shard of the plan; returns the number of masks stored."""
+def mask_shard(settings: Settings, shard: WorkShard, segmenter: Ref, config: MaskConfig, ingest: IngestConfig) -> int:
+    """Mask one shard of a plan; returns the number of masks stored."""
     store = settings.open_store()
-    shard = shard_pictures(store, plan, number)
     onnx = store.local_path(Segmenter.open(store, segmenter).part(ONNX_FILE).key)
     engine = SegmenterEngine(onnx, config.size_px, settings.n_threads)
-    pictures = list(shard.select("content_id", "image_uri").iter_rows())
-    report = progress(f"mask shard {number + 1} of {len(plan.shards)}", len(pictures))
-    return _put_masks(
-        store, plan, number, segment(pictures, engine, config, settings.n_threads, ingest.max_pixels, report)
-    )
+    pictures = list(shard_pictures(store, shard).select("content_id", "image_uri").iter_rows())
+    report = progress(f"mask {shard.place}", len(pictures))
+    return _put_masks(store, shard, segment(pictures, engine, config, settings.n_threads, ingest.max_pixels, report))
 
 
-def _put_masks(store: Store, plan: WorkPlan, number: int, done: Segmented) -> int:
+def _put_masks(store: Store, shard: WorkShard, done: Segmented) -> int:
     if done.content_ids:
         data = masks_bytes(done.content_ids, done.masks, done.reasons)
-        put_part(store, part_key(plan.folder, plan.family, plan.shards[number]), data, len(done.content_ids))
+        put_part(store, shard.part_key, data, len(done.content_ids))
     return len(done.content_ids)
 
 
@@ -172,16 +168,14 @@ def plan_detections(settings: Settings, catalog: Ref, detector: Ref, config: Cro
 
 
 @stage("detect shard")
-def detect_shard(
-    settings: Settings, plan: WorkPlan, number: int, detector: Ref, config: CropConfig, ingest: IngestConfig
-) -> int:
-    """Find the product's box in one shard of the plan; returns the number of boxes stored, as masks."""
+def detect_shard(settings: Settings, shard: WorkShard, detector: Ref, config: CropConfig, ingest: IngestConfig) -> int:
+    """Find the product's box in one shard of a plan; returns the number of boxes stored, as masks."""
     store = settings.open_store()
-    pictures = list(shard_pictures(store, plan, number).select("content_id", "image_uri").iter_rows())
+    pictures = list(shard_pictures(store, shard).select("content_id", "image_uri").iter_rows())
     engine = _detector_engine(settings, detector)
-    report = progress(f"detect shard {number + 1} of {len(plan.shards)}", len(pictures))
+    report = progress(f"detect {shard.place}", len(pictures))
     done = detect.detect(pictures, engine, config, settings.n_threads, ingest.max_pixels, report)
-    return _put_masks(store, plan, number, done)
+    return _put_masks(store, shard, done)
 
 
 @lru_cache(maxsize=1)

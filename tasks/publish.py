@@ -10,10 +10,11 @@ from prefect.logging import get_run_logger
 from retrieval_core import releases
 from retrieval_core.artifacts import Ref, Reject, Release, Report, Value, VectorSet, fingerprint
 from retrieval_core.config import NightlyConfig
-from retrieval_core.evaluate.measure import Night
+from retrieval_core.evaluate.candidate import chain_of
+from retrieval_core.evaluate.night import Night
 from retrieval_core.ingest.catalog import LEDGER
 from retrieval_core.settings import Settings
-from retrieval_core.shards import table_bytes
+from retrieval_core.shards import read_unsealed, table_bytes
 from retrieval_core.store import Store
 from tasks.stage import stage
 
@@ -49,9 +50,10 @@ def publish_release(
 
 def _decide(store: Store, release: str, production: str | None, report: Report) -> tuple[Gate, str]:
     """What the gate said, unless a person has decided about this very release since."""
-    if release == production:
-        return "published", report.gate_reason
     alias = releases.read_alias(store, releases.PRODUCTION)
+    if release == production:
+        said = alias.said_by_hand if alias else None
+        return "published", said.as_sentence() if said and report.gate == "held" else report.gate_reason
     if alias and alias.withdrawn == release:
         return "held", "Held: this release was rolled back; `vitrine promote` publishes it again."
     return report.gate, report.gate_reason
@@ -59,31 +61,18 @@ def _decide(store: Store, release: str, production: str | None, report: Report) 
 
 def _release(store: Store, night: Night, report: Report, config: NightlyConfig) -> Release:
     vectors = VectorSet.open(store, night.vectors)
-    heads = tuple(outcome.ref for outcome in night.heads)
-    boosted_by = [outcome.ref for outcome in night.heads if outcome.ref.name == vectors.parents.get("head")]
-    bundle = {
-        "catalog": night.catalog,
-        "backbone": night.backbone,
-        "segmenter": night.segmenter.ref if night.segmenter else None,
-        "detector": night.detector,
-        "classifier": night.classifier,
-        "classes": night.classes,
-        "head": boosted_by[0] if boosted_by else None,
-        "reducer": night.reducer.ref,
-        "vectors": night.vectors,
-        "index": night.index,
-        "report": report.ref,
-    }
+    bundle = chain_of(store, night) | {"report": report.ref}
     parents = {role: ref.name for role, ref in bundle.items() if ref}
     return Release(
         fingerprint=fingerprint("release", VERSION, config.model_dump(mode="json"), list(parents.values())),
         config=config.model_dump(mode="json"),
         parents=parents,
         counts={"rows": night.catalog_facts.indexed},
-        heads=heads,
+        heads=tuple(outcome.ref for outcome in night.heads),
         variant=vectors.variant,
         gate=report.gate,
         gate_reason=report.gate_reason,
+        gate_causes=report.gate_causes,
         **bundle,
     )
 
@@ -92,6 +81,6 @@ def _add_to_ledger(store: Store, rejects: tuple[Reject, ...]) -> None:
     """Pictures that went bad between ingest and embedding join the ledger that ingest wrote."""
     if not rejects:
         return
-    ledger = pl.read_parquet(store.get(LEDGER))
+    ledger = read_unsealed(store, LEDGER)
     late = pl.DataFrame([reject.model_dump() for reject in rejects], schema=ledger.schema)
     store.put(LEDGER, table_bytes(pl.concat([ledger, late]).unique("item_id", keep="last").sort("item_id")))

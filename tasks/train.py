@@ -15,6 +15,7 @@ from retrieval_core import lineage, models, releases
 from retrieval_core.artifacts import Backbone, Fitted, MaskSet, Ref, VectorSet
 from retrieval_core.config import IngestConfig
 from retrieval_core.embed.extract import Picture, SquareLoader
+from retrieval_core.errors import WeightsInvalid
 from retrieval_core.images import Preprocess
 from retrieval_core.settings import Settings
 from retrieval_core.shards import put_part_file, read_masks
@@ -176,7 +177,10 @@ def _fit(
         store.put_file(job.checkpoint_key, last)
 
     device = settings.torch_device
-    return fit(objective, prepared.pixels, split, how, config, device=device, folder=scratch, on_epoch=after_epoch)
+    try:
+        return fit(objective, prepared.pixels, split, how, config, device=device, folder=scratch, on_epoch=after_epoch)
+    except WeightsInvalid as error:
+        raise WeightsInvalid(f"{error}; the store keeps one as {store.url}/{job.checkpoint_key}") from error
 
 
 def _keep(settings: Settings, job: Job, start: LoadedBackbone, outcome: Outcome) -> Backbone:

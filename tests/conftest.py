@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import tempfile
 import threading
 from collections.abc import Callable, Iterator
@@ -24,6 +25,41 @@ os.environ.update(
         "HF_HUB_OFFLINE": "1",
     }
 )
+
+
+@pytest.fixture(scope="session")
+def api_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """Of a Prefect server over PostgreSQL, as one that schedules should be.
+
+    Over SQLite, where PostgreSQL is absent, runs may wait a minute for its lock.
+    """
+    from tests.faults.servers import Postgres, PrefectServer, has_postgres
+
+    database = Postgres() if has_postgres() else None
+    if database:
+        database.start()
+    server = PrefectServer(tmp_path_factory.mktemp("server"), database.url if database else "")
+    try:
+        server.start()
+        yield server.api_url
+    finally:
+        server.kill(signal.SIGKILL)
+        if database:
+            database.remove()
+
+
+@pytest.fixture(scope="session")
+def prefect_server(api_url: str) -> Iterator[None]:
+    """The same server for all flows that run inside the tests."""
+    from prefect.events.worker import EventsWorker
+    from prefect.logging.handlers import APILogWorker
+    from prefect.settings import PREFECT_API_URL, temporary_settings
+
+    with temporary_settings({PREFECT_API_URL: api_url}):
+        yield
+        # Before the server goes: else they look for it for minutes.
+        APILogWorker.instance().drain()
+        EventsWorker.drain_all()
 
 
 @pytest.fixture(scope="session")

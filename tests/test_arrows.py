@@ -10,14 +10,24 @@ import pytest
 ROOT = Path(__file__).parent.parent
 STAGES = ("ingest", "mask", "embed", "head", "reduce", "index")
 # Above the stages, inside the core: they put stages together.
-UPPER = ("evaluate", "search", "chain", "live", "lineage", "inspection", "forecast", "train")
+UPPER = (
+    "evaluate", "search", "chain", "live", "lineage", "holdings", "inspection", "vacuum", "remake", "mend", "repair",
+    "forecast", "train", "explain",
+)  # fmt: skip
 FLOORS = ("deployments", "flows", "tasks", "retrieval_core")
 OWNERS = {
-    "boto3": ("retrieval_core/store_s3.py",),
+    "boto3": ("retrieval_core/store_s3.py", "deployments/trigger_queue.py"),
     "pyarrow.parquet": ("retrieval_core/shards.py",),
     "PIL": ("retrieval_core/images.py", "retrieval_core/ingest"),
     "faiss": ("retrieval_core/index", "retrieval_core/evaluate"),
-    "prefect": ("flows", "tasks", "deployments/server.py"),
+    "prefect": (
+        "flows",
+        "tasks",
+        "deployments/server.py",
+        "deployments/trigger_server.py",
+        "deployments/automations.py",
+    ),
+    "prefect_dask": ("flows/shards.py",),
     "gradio": ("deployments/search_app.py",),
     "httpcore": ("deployments/fetching.py",),
     "timm": ("retrieval_core/embed",),

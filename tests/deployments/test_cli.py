@@ -7,13 +7,16 @@ import os
 import shlex
 import subprocess
 import sys
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from deployments.cli import _parser, main
+from retrieval_core.artifacts import Ref, Release
 from retrieval_core.images import thumbnail
+from retrieval_core.store import open_store
 
 QUICK = [
     "--set=embed.weights=random:0",
@@ -21,6 +24,7 @@ QUICK = [
     "--set=embed.background=raw",
     "--set=reduce.dims=[4]",
     "--set=evaluate.queries=4",
+    "--set=evaluate.synthetic_queries=4",
 ]
 
 
@@ -105,6 +109,20 @@ def test_the_commands_of_the_readme_are_understood() -> None:
         _parser().parse_args(shlex.split(command)[1:])
 
 
+def test_backfill_fills_in_what_is_chosen_and_says_why_there_is_no_release(shop: Path) -> None:
+    options = ["--source=folder:photos", "--store=filled", "--set=ingest.max_reject_fraction=0.1", *QUICK]
+    done = vitrine("backfill", *options, "--where=category=red", "--item=red/1.jpg", "--json", cwd=shop)
+    assert done.returncode == 0, done.stderr
+    document = json.loads(done.stdout)
+    assert (document["items"], document["rows"], document["embedded"]) == (1, 12, 1)
+    assert (document["through"], document["release"]) == ("embed", None)
+    assert document["outcome"].startswith("No release: 1 of 12 items")
+    for wrong, message in (("--since=tomorrow", "since is 'tomorrow'"), ("--pictures-per-second=-1", "expected 0")):
+        refused = vitrine("backfill", *options, wrong, cwd=shop)
+        assert (refused.returncode, refused.stdout) == (2, "")
+        assert message in refused.stderr
+
+
 def test_train_prints_its_document_and_names_the_backbone(shop: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("VITRINE_CACHE_DIR", str(shop / "cache"))
     done = vitrine(
@@ -135,6 +153,36 @@ def test_status_and_verify_describe_the_store(shop: Path) -> None:
     verified = json.loads(vitrine("verify", "--store=store", "--json", cwd=shop).stdout)
     assert verified["ok"]
     assert {"name", "ok", "detail"} == set(verified["checks"][0])
+
+
+def test_promote_overrules_the_gate_only_anyway_and_status_says_who_and_why(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("LOGNAME", "anna")
+    where, store = f"--store={tmp_path}", open_store(str(tmp_path))
+    nowhere = Ref(kind="Catalog", key="catalogs/none")
+    bundle = dict.fromkeys(("catalog", "backbone", "vectors", "index", "report"), nowhere)
+    for name, causes in (("waits", ()), ("fell", ("recall@1 fell",))):
+        reason = "Held: recall@1 fell." if causes else "Waits to be promoted."
+        Release(
+            fingerprint=name, counts={"rows": 1}, variant="raw", gate="held", gate_reason=reason, gate_causes=causes,
+            **bundle,
+        ).seal(store)  # fmt: skip
+    assert main(["promote", where, "waits"]) == 0
+    for refused in (["fell"], ["fell", "--why=I know better"], ["fell", "--anyway"]):
+        assert main(["promote", where, *refused]) == 2
+        assert "--why 'TEXT'" in capsys.readouterr().err
+    assert main(["promote", where, "fell", "--anyway", "--why=the buyers looked"]) == 0
+    assert capsys.readouterr().out == "production is fell\n"
+    assert main(["status", where, "--json"]) == 0
+    status = json.loads(capsys.readouterr().out)
+    assert status["production"] == "fell"
+    first, last = status["promotions"]
+    assert (first["release"], first["why"], first["overruled"]) == ("waits", "", [])
+    assert (last["by"], last["why"], last["overruled"]) == ("anna", "the buyers looked", ["recall@1 fell"])
+    assert abs(datetime.now(UTC) - datetime.fromisoformat(last["at"])) < timedelta(minutes=10)
+    assert main(["status", where]) == 0
+    assert "Promoted by anna, against the gate" in capsys.readouterr().out
 
 
 def test_verify_finds_a_flipped_bit(shop: Path, tmp_path: Path) -> None:

@@ -24,7 +24,7 @@ from deployments.cli import main
 from deployments.search_app import build_app, launch
 from deployments.search_desk import Answer, Asked, Desk, Example
 from retrieval_core import releases
-from retrieval_core.artifacts import Hit
+from retrieval_core.artifacts import Hit, Report
 from retrieval_core.errors import BadConfig, NotFound
 from retrieval_core.where import parse_where
 from tests.deployments.conftest import FIRST, SECOND
@@ -59,13 +59,13 @@ def desk(shop: Any) -> Iterator[Desk]:
 
 
 @pytest.fixture(scope="module")
-def url(desk: Desk) -> Iterator[str]:
+def url(desk: Desk, shop: Any) -> Iterator[str]:
     """Where the app answers."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     app = build_app(desk)
-    launch(app, "127.0.0.1", port)
+    launch(app, shop.store, "127.0.0.1", port)
     yield f"http://127.0.0.1:{port}"
     app.close()
 
@@ -279,6 +279,36 @@ def test_every_answer_tells_the_browser_to_ask_nobody_else(url: str) -> None:
     assert "default-src 'self'" in headers["content-security-policy"]
     assert "http" not in headers["content-security-policy"]
     assert headers["x-content-type-options"] == "nosniff"
+
+
+def test_a_release_s_report_is_a_page_that_may_fetch_nothing(url: str, shop: Any) -> None:
+    answer = httpx.get(f"{url}/reports/production")
+    assert (answer.status_code, answer.text) == (200, f"<p>the report of {SECOND}</p>")
+    assert httpx.get(f"{url}/reports/{FIRST[:8]}").text == f"<p>the report of {FIRST}</p>"
+    assert any(policy.startswith("default-src 'none'") for policy in answer.headers.get_list("content-security-policy"))
+    alone = Report(fingerprint="c" * 32, gate="held", gate_reason="", parts=reported(shop, FIRST).parts).seal(
+        shop.store
+    )
+    assert httpx.get(f"{url}/reports/{alone.fingerprint}").text == f"<p>the report of {FIRST}</p>"
+    assert f'href="/reports/{SECOND}"' in page.header(shop.open().release)
+    for name in ("nobody", "..%2f..%2fcatalogs", "f" * 32, "", "production/../../aliases/production"):
+        answer = httpx.get(f"{url}/reports/{name}")
+        assert answer.status_code == 404
+        assert "<" not in answer.text
+
+
+def reported(shop: Any, release: str) -> Report:
+    return Report.open(shop.store, releases.get_release(shop.store, release).report)
+
+
+def test_a_damaged_report_is_told_and_not_shown(url: str, shop: Any) -> None:
+    key = reported(shop, FIRST).part("report.html").key
+    sealed = shop.store.get(key)
+    shop.store.put(key, b"<p>another</p>")
+    answer = httpx.get(f"{url}/reports/{FIRST}")
+    shop.store.put(key, sealed)
+    assert answer.status_code == 503
+    assert "another" not in answer.text
 
 
 def search_of(config: dict[str, Any]) -> int:

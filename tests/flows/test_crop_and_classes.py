@@ -37,6 +37,7 @@ QUICK = [
     "head.enabled=false",
     "reduce.dims=[8]",
     "evaluate.queries=6",
+    "evaluate.synthetic_queries=4",
     "gate.mode=warn",
 ]
 

@@ -17,6 +17,7 @@ COMMAND = [
     "--set=embed.shard_rows=32",
     "--set=embed.background=raw",
     "--set=evaluate.queries=10",
+    "--set=evaluate.synthetic_queries=4",
     "--set=head.enabled=false",
     "--set=reduce.dims=[8]",
 ]

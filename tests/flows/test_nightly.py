@@ -33,6 +33,7 @@ CONFIG = NightlyConfig.load(
         "reduce.dims=[16, 8]",
         "index.shards=2",
         "evaluate.queries=20",
+        "evaluate.synthetic_queries=4",
         "ingest.max_reject_fraction=0.2",
         "gate.mode=warn",
     ],
@@ -113,7 +114,11 @@ def test_search_says_what_it_cannot_do(first: tuple[Shop, RunSummary]) -> None:
         open_release(shop.store, "feed", settings=shop.settings)
 
 
-def test_the_same_night_again_does_nothing(first: tuple[Shop, RunSummary]) -> None:
+def test_the_same_night_again_does_nothing(first: tuple[Shop, RunSummary], monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: object) -> int:
+        raise AssertionError("measured again")
+
+    monkeypatch.setattr("tasks.index.choose_candidate_dim", refuse)
     shop, before = first
     run = shop.night()
     assert (run.masked, run.embedded, run.trained) == (0, 0, [])
@@ -178,8 +183,15 @@ def test_a_worse_night_is_held_and_production_stays(tmp_path: Path) -> None:
     assert run.reason
     assert status(shop.store).production == before.release
     assert len(status(shop.store).releases) == 2
-    releases.promote(shop.store, run.release, before.release)
+    word = releases.Promotion(release=run.release, by="anna", at="2026-11-21T07:04:49+00:00", why="it was made so")
+    with pytest.raises(BadConfig, match=r"ann_recall@10.*--anyway"):
+        releases.promote_by_hand(shop.store, word)
+    releases.promote_by_hand(shop.store, word, anyway=True)
     assert status(shop.store).production == run.release
+    assert "ann_recall@10" in status(shop.store).promotions[-1].overruled[0]
+    once_more = shop.night(worse)
+    assert (once_more.release, once_more.gate) == (run.release, "published")
+    assert once_more.reason.startswith("Promoted by anna, against the gate")
     assert releases.rollback(shop.store).release == before.release
     again = shop.night(worse.model_copy(update={"gate": CONFIG.gate.model_copy(update={"mode": "off"})}))
     assert again.gate == "published", "another question to the gate makes another release"
@@ -226,3 +238,28 @@ def test_a_catalogue_without_masks_or_labels_is_still_published(tmp_path: Path) 
     run = shop.night()
     assert (run.gate, run.masked, run.trained) == ("published", 0, ["reducer"])
     assert len(open_release(shop.store).search(drawn.pictures[0], k=5)) == 5
+
+
+def test_what_is_new_on_sale_does_not_make_the_search_worse(tmp_path: Path) -> None:
+    """Each query's own picture comes in as another product, and stands before what the query is to find."""
+    drawn = open_source(f"synthetic:{tmp_path / 'drawn'}?products=20&views=3&size_px=64").rows()
+    view = pl.int_range(pl.len()).over("product_id")
+    split = pl.when(view == 0).then(pl.lit("query")).otherwise(pl.lit("gallery"))
+    items = drawn.select("item_id", "image_uri", "product_id", split.alias("split"))
+    twins = items.filter(pl.col("split") == "query").with_columns(
+        pl.lit("gallery").alias("split"),
+        *(pl.format("twin-{}", name).alias(name) for name in ("item_id", "product_id")),
+    )
+    table, settings = tmp_path / "items.csv", Settings.load(store=str(tmp_path / "store"), threads=2)
+    small = ["embed.weights=random:0", "embed.size_px=64", "reduce.dims=[8]", "evaluate.synthetic_queries=4"]
+    config = NightlyConfig.load(None, small)
+
+    items.write_csv(table)
+    before = nightly(f"table:{table}", settings, config)
+    pl.concat([items, twins]).write_csv(table)
+    after = nightly(f"table:{table}", settings, config)
+
+    assert before.metrics["recall@1"] > 0.3
+    assert after.metrics["recall@1"] == 0
+    assert (after.gate, after.catalog.added) == ("published", 20)
+    assert "on the 20 queries shared with production among the 40 items that both hold" in after.reason

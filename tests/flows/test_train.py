@@ -43,6 +43,7 @@ NIGHT = NightlyConfig.load(
         "head.min_count=2",
         "reduce.dims=[8]",
         "evaluate.queries=8",
+        "evaluate.synthetic_queries=4",
         "mask.size_px=64",
         "mask.max_epochs=1",
     ],

@@ -1,0 +1,64 @@
+"""A change of the catalogue that somebody tells of: only the items it names are read again."""
+
+from __future__ import annotations
+
+from prefect import flow
+
+from flows.announced import announced
+from flows.night import DEFAULTS, publish_catalog
+from flows.shards import RUNNER
+from flows.story import tell_run
+from flows.summary import RunSummary
+from flows.waiting import with_waiting
+from retrieval_core import releases
+from retrieval_core.artifacts import Release
+from retrieval_core.config import NightlyConfig
+from retrieval_core.errors import BadConfig
+from retrieval_core.ingest.change import Change
+from retrieval_core.settings import Settings
+from tasks.ingest import IngestOutcome, update_catalog
+
+
+@flow(name="catalog-update", task_runner=RUNNER, validate_parameters=True)
+@announced
+def catalog_update(
+    source: str,
+    settings: Settings,
+    config: NightlyConfig = DEFAULTS,
+    added: tuple[str, ...] = (),
+    changed: tuple[str, ...] = (),
+    removed: tuple[str, ...] = (),
+    manifest_uri: str = "",
+) -> RunSummary:
+    """Make the items named searchable as the source has them now, and publish unless search got worse.
+
+    An item is named by its id or by the URI of its picture. What became of it is read from the source: a name in the
+    wrong list does no harm, and one that is nowhere is passed over with a warning. Runs of the same deployment that
+    wait behind this one are taken along.
+
+    Args:
+        source: KIND:URI of the catalogue, as the nightly reads it.
+        settings: where the store is and how many threads to use.
+        config: what to make, stage by stage; as the nightly's.
+        added: items that are new.
+        changed: items whose picture or metadata is another.
+        removed: items that are gone; gone already is fine.
+        manifest_uri: a .csv or .parquet with a column item_id that names items instead, or too.
+    """
+    own = Change(added=added, changed=changed, removed=removed, manifest_uri=manifest_uri)
+    with with_waiting(own) as change:
+        summary = _publish_change(source, settings, config, change)
+    tell_run("catalog-update", summary, "What the update did")
+    return summary
+
+
+def _publish_change(source: str, settings: Settings, config: NightlyConfig, change: Change) -> RunSummary:
+    store = settings.open_store()
+
+    def ingest(production: Release | None) -> IngestOutcome:
+        base = production or releases.read_release(store, releases.LATEST)
+        if base is None:
+            raise BadConfig(f"{store.url} has no release yet, so there is nothing to update; run the nightly first")
+        return update_catalog(settings, source, base.catalog, change, config.ingest)
+
+    return publish_catalog(source, settings, config, ingest)

@@ -1,0 +1,211 @@
+"""From a sealed catalogue to a release: mask, embed, classify, boost, reduce, index, evaluate, publish."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from datetime import UTC, datetime
+
+from prefect.logging import get_run_logger
+
+from flows.shards import check_runner, each_shard, in_shards
+from flows.summary import CatalogSummary, Clock, RunSummary
+from flows.views import Embedding, embed_pictures, mask_pictures
+from retrieval_core import releases
+from retrieval_core.artifacts import Backbone, Catalog, Fitted, Ref, Release, Report, Value, boosted
+from retrieval_core.config import IndexConfig, NightlyConfig
+from retrieval_core.errors import AliasConflict, BadConfig
+from retrieval_core.evaluate.golden import check_golden
+from retrieval_core.evaluate.night import CatalogFacts, Night
+from retrieval_core.inspection import RUNS
+from retrieval_core.settings import Settings
+from tasks.classify import classify_shard, plan_classes, prepare_classifier, seal_class_set
+from tasks.embed import prepare_backbone, rejected_items
+from tasks.evaluate import evaluate_night
+from tasks.head import apply_head, fit_head
+from tasks.index import IndexPlan, build_index_shard, plan_index, seal_index
+from tasks.ingest import IngestOutcome
+from tasks.mask import prepare_detector
+from tasks.publish import publish_release
+from tasks.reduce import apply_reducer, fit_reducer
+
+DEFAULTS = NightlyConfig()  # a parameter that may be None is a form that jumps about
+MAX_TRIES = 3
+
+
+class Classification(Value):
+    """The classifier of the night and the classes it gave, both None where pictures are not classified."""
+
+    classifier: Ref | None = None
+    classes: Ref | None = None
+    n_classified: int = 0
+
+
+class Boosting(Value):
+    """The heads of the night and the boosted sets, by the variant they were trained on."""
+
+    heads: dict[str, Fitted] = {}
+    vectors: dict[str, Ref] = {}
+
+
+def publish_catalog(
+    source: str, settings: Settings, config: NightlyConfig, ingest: Callable[[Release | None], IngestOutcome]
+) -> RunSummary:
+    """Seal a catalogue by `ingest`, make it searchable, measure it, and publish unless it got worse.
+
+    `ingest` is given what production is by then. Where somebody else publishes meanwhile, all begins again from what
+    they published, so that neither's changes are lost; what was made already is not made again. Raises `AliasConflict`
+    after `MAX_TRIES`.
+    """
+    check_runner(settings)
+    check_golden(config.evaluate.golden)
+    clock = Clock()
+    for _ in range(MAX_TRIES - 1):
+        try:
+            return _publish_catalog(source, settings, config, ingest, clock)
+        except AliasConflict as conflict:
+            get_run_logger().warning("%s. Going on from there", conflict)
+    return _publish_catalog(source, settings, config, ingest, clock)
+
+
+def _publish_catalog(
+    source: str,
+    settings: Settings,
+    config: NightlyConfig,
+    ingest: Callable[[Release | None], IngestOutcome],
+    clock: Clock,
+) -> RunSummary:
+    store = settings.open_store()
+    production = releases.read_release(store, releases.PRODUCTION)
+    with clock.stage("ingest"):
+        ingested = ingest(production)
+        catalog = ingested.catalog
+    with clock.stage("backbone"):  # before the long work: bad weights fail here
+        backbone = prepare_backbone(settings, catalog, config.embed, config.ingest)
+        detector = prepare_detector(settings, config.crop) if config.detects else None
+        classifier = prepare_classifier(settings, config.classify) if config.classify.enabled else None
+    with clock.stage("mask"):
+        masking = mask_pictures(settings, source, catalog, detector, config)
+    with clock.stage("embed"):
+        embeddings = embed_pictures(settings, catalog, backbone, masking.masks, config)
+        rejects = rejected_items(settings, catalog, [reject for made in embeddings.values() for reject in made.rejects])
+    classification = Classification()
+    if classifier:
+        with clock.stage("classify"):
+            classification = _classify(settings, catalog, classifier, config)
+    with clock.stage("head"):
+        boosting = _boost(settings, catalog, embeddings, config)
+    everything = {name: made.vectors for name, made in embeddings.items()} | boosting.vectors
+    with clock.stage("reduce"):
+        chosen = everything[choose_variant(config.index, list(everything), Backbone.open(store, backbone).has_text)]
+        reducer = fit_reducer(settings, catalog, chosen, config.reduce)
+        reduced = apply_reducer(settings, chosen, reducer.ref, config.reduce)
+    with clock.stage("index"):
+        plan = plan_index(settings, catalog, chosen, reduced, config.index)
+        index = _index(settings, plan, config.index)
+    night = Night(
+        source=source,
+        catalog=catalog,
+        catalog_facts=_catalog_facts(source, settings, ingested, plan, len(rejects)),
+        backbone=backbone,
+        segmenter=masking.segmenter,
+        detector=masking.detector,
+        masks=masking.masks,
+        classifier=classification.classifier,
+        classes=classification.classes,
+        heads=tuple(boosting.heads.values()),
+        reducer=reducer,
+        variants=(*everything.values(), *reduced),
+        vectors=plan.vectors,
+        candidates=plan.candidates,
+        index=index,
+        n_shards_built=len(plan.missing),
+        rejects=rejects,
+        seconds=clock.seconds,
+        n_pictures={
+            "ingest": ingested.n_read,
+            "mask": masking.n_masked,
+            "embed": max(made.n_embedded for made in embeddings.values()),
+            "classify": classification.n_classified,
+        },
+    )
+    with clock.stage("evaluate"):
+        report = evaluate_night(settings, night, config)
+    with clock.stage("publish"):
+        published = publish_release(settings, night, report, production.fingerprint if production else None, config)
+    sealed = Report.open(store, report)
+    facts = night.catalog_facts
+    fitted = {"segmenter": masking.segmenter, "reducer": reducer}
+    fitted |= {f"head/{variant}": outcome for variant, outcome in boosting.heads.items()}
+    summary = RunSummary(
+        release=published.release,
+        gate=published.gate,
+        reason=published.reason,
+        catalog=CatalogSummary(**{name: getattr(facts, name) for name in CatalogSummary.model_fields}),
+        masked=masking.n_masked,
+        embedded=max(made.n_embedded for made in embeddings.values()),
+        classified=classification.n_classified,
+        trained=[name for name, outcome in fitted.items() if outcome and outcome.trained],
+        seconds=clock.total(),
+        metrics=sealed.metrics,
+        causes=list(sealed.gate_causes),
+        lost_most=sealed.lost_most,
+        production=Report.open(store, production.report).metrics if production else {},
+        report=str(store.local_path(sealed.part("report.html").key)),
+        link=settings.report_link(published.release),
+    )
+    now = datetime.now(UTC).isoformat(timespec="milliseconds")
+    store.put(f"{RUNS}/{now.replace(':', '')}.json", summary.model_dump_json(indent=1).encode())
+    return summary
+
+
+def choose_variant(config: IndexConfig, available: list[str], reads_text: bool) -> str:
+    """The representation to publish; `auto` takes boosted vectors, unless the backbone also reads text.
+
+    A head is trained on pictures alone, so behind it a text would no longer meet them. Raises `BadConfig` when the
+    variant asked for was not made.
+    """
+    if config.variant != "auto":
+        if config.variant not in available:
+            raise BadConfig(f"index.variant {config.variant} was not made; this run made {', '.join(available)}")
+        return config.variant
+    by_head = [name for name in available if name.endswith("boosted")]
+    return available[0] if reads_text or not by_head else by_head[0]
+
+
+def _classify(settings: Settings, catalog: Ref, classifier: Ref, config: NightlyConfig) -> Classification:
+    plan = plan_classes(settings, catalog, classifier, config.classify)
+    n_classified = sum(each_shard(classify_shard, settings, plan, classifier, config.classify, config.ingest))
+    classes = seal_class_set(settings, catalog, plan)
+    return Classification(classifier=classifier, classes=classes, n_classified=n_classified)
+
+
+def _boost(settings: Settings, catalog: Ref, embeddings: dict[str, Embedding], config: NightlyConfig) -> Boosting:
+    heads, vectors = {}, {}
+    for variant, made in embeddings.items() if config.head.enabled else ():
+        outcome = fit_head(settings, catalog, made.vectors, config.head)
+        if outcome:
+            heads[variant] = outcome
+            vectors[boosted(variant)] = apply_head(settings, made.vectors, outcome.ref)
+    return Boosting(heads=heads, vectors=vectors)
+
+
+def _index(settings: Settings, plan: IndexPlan, config: IndexConfig) -> Ref:
+    in_shards(build_index_shard, settings, plan.split())
+    return seal_index(settings, plan, config)
+
+
+def _catalog_facts(
+    source: str, settings: Settings, ingested: IngestOutcome, plan: IndexPlan, n_late: int
+) -> CatalogFacts:
+    counts = Catalog.open(settings.open_store(), ingested.catalog).counts
+    diff = ingested.diff
+    return CatalogFacts(
+        source=source,
+        rows=counts["rows"],
+        added=diff.added,
+        changed=diff.changed,
+        removed=diff.removed,
+        unchanged=diff.unchanged,
+        indexed=plan.n_rows,
+        quarantined=counts["quarantined"] + n_late,
+    )

@@ -1,0 +1,29 @@
+"""The store swept of what no kept release needs."""
+
+from __future__ import annotations
+
+from prefect import flow
+
+from flows.shards import RUNNER
+from flows.story import tell_table
+from flows.summary import as_table
+from retrieval_core.settings import Settings
+from retrieval_core.vacuum import Policy
+from tasks.vacuum import Swept, vacuum_store
+
+POLICY = Policy()
+
+
+@flow(name="vacuum", task_runner=RUNNER, validate_parameters=True)
+def vacuum(settings: Settings, policy: Policy = POLICY, dry_run: bool = True) -> Swept:
+    """Remove what no kept release needs.
+
+    Args:
+        settings: where the store is.
+        policy: which releases to keep, and how long to leave what was written lately.
+        dry_run: only say what would be removed.
+    """
+    swept = vacuum_store(settings, policy, dry_run)
+    rows = [(name, ", ".join(value) if isinstance(value, tuple) else str(value)) for name, value in swept]
+    tell_table("vacuum-summary", as_table(("", ""), rows), "What was removed, or would be")
+    return swept

