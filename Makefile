@@ -7,11 +7,12 @@ INSTALLED := .venv/.installed
 DEMO ?= vitrine-demo
 AS_ROOT := $(if $(filter 0,$(shell id -u)),,sudo)
 
-.PHONY: help setup demo test lint format bench browser lock clean
+.PHONY: help setup demo test test-ceph lint format bench debian lock clean
 
 help:
 	@echo "make demo    draw a sample catalogue, run the whole pipeline on it, say where the report is"
 	@echo "make test    lint and run the tests"
+	@echo "make test-ceph   the store against Ceph's S3 gateway, on loopback"
 	@echo "make lint    ruff and mypy        make format   let ruff rewrite"
 	@echo "make bench   speed figures        make setup    only make .venv"
 
@@ -36,14 +37,22 @@ format: setup
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
-test: lint browser
-	$(BIN)/pytest
+test: lint debian
+	$(BIN)/pytest -n 2 --dist loadfile
 
-# The app is tested in a real browser: Debian's, as pip has none.
-browser:
-	@command -v chromium >/dev/null || ! command -v apt-get >/dev/null || { echo "installing chromium"; \
-		$(AS_ROOT) apt-get update -qq; $(AS_ROOT) apt-get install -y -qq --no-install-recommends chromium >/dev/null || \
-		echo "no chromium: the browser test will be skipped"; }
+# The app is tested in a real browser and Prefect on PostgreSQL: Debian's, as pip has neither.
+debian:
+	@{ command -v chromium && ls -d /usr/lib/postgresql; } >/dev/null 2>&1 || ! command -v apt-get >/dev/null || { \
+		echo "installing chromium and postgresql"; $(AS_ROOT) apt-get update -qq; \
+		$(AS_ROOT) apt-get install -y -qq --no-install-recommends chromium postgresql >/dev/null || \
+		echo "not all of chromium and postgresql is here: the tests that need them will be skipped"; }
+
+# Conditional writes, rights and parts against a real S3 server: Debian's Ceph.
+test-ceph: setup
+	@command -v radosgw >/dev/null && command -v ceph-mon >/dev/null && command -v ceph-osd >/dev/null || { \
+		$(AS_ROOT) apt-get update -qq; \
+		$(AS_ROOT) apt-get install -y -qq --no-install-recommends radosgw ceph-mon ceph-osd >/dev/null; }
+	VITRINE_TEST_CEPH=1 $(BIN)/pytest tests/faults/test_ceph.py
 
 bench: setup .venv-autofaiss
 	$(BIN)/python -m benchmarks.embedding
@@ -51,16 +60,21 @@ bench: setup .venv-autofaiss
 	$(BIN)/python -m benchmarks.nights
 	$(BIN)/python -m benchmarks.opening
 	$(BIN)/python -m benchmarks.fuzz
+	$(BIN)/python -m benchmarks.evaluation
+	$(BIN)/python -m benchmarks.operations
+	$(BIN)/python -m benchmarks.scaling
 
 # A peer to measure against, whose pins clash with ours.
 .venv-autofaiss:
 	$(PYTHON) -m venv $@
-	$@/bin/pip install --quiet --disable-pip-version-check autofaiss==2.18.0 psutil
+	$@/bin/pip install --quiet --disable-pip-version-check autofaiss==2.18.0 'pyarrow<20' psutil
 
-# Needs `uv` on the path. The lock names no index host.
+# Needs `uv` on the path. The locks name no index host; that of the images leaves out what only tests need.
 lock:
 	uv pip compile --universal --python-version 3.11 --generate-hashes --all-extras --no-header --no-annotate \
 		--quiet pyproject.toml --output-file requirements.lock
+	uv pip compile --universal --python-version 3.11 --generate-hashes --extra app --extra dask --no-header --no-annotate \
+		--quiet --constraint requirements.lock pyproject.toml --output-file docker/requirements.lock
 
 clean:
 	rm -rf .venv *.egg-info .mypy_cache .ruff_cache .pytest_cache

@@ -226,6 +226,10 @@ class TestLinks:
         (folder / "a.jpg").symlink_to(secret)
         (folder / "b.jpg").write_bytes(picture())
         (folder / "round").symlink_to(folder)
+        (folder / "itself.jpg").symlink_to(folder / "itself.jpg")
+        (folder / "there").symlink_to(folder / "and back")
+        (folder / "and back").symlink_to(folder / "there")
+        (folder / "nowhere.jpg").symlink_to(folder / "absent")
 
         kept = _snapshot(tmp_path, f"folder:{folder}")
 

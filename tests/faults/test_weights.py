@@ -135,22 +135,33 @@ def test_a_stored_model_that_became_a_pickle_is_refused(
 def test_a_checkpoint_that_would_run_a_program_is_not_gone_on_from(
     attack: Callable[[Path], None], tmp_path: Path
 ) -> None:
+    attack(tmp_path / LAST)
+
+    with pytest.raises(WeightsInvalid, match=r"last\.ckpt is damaged or no checkpoint .*; delete it to train"):
+        _train(tmp_path)
+
+
+def test_a_checkpoint_that_was_cut_short_or_altered_is_not_gone_on_from(tmp_path: Path) -> None:
+    _train(tmp_path)
+    whole = (tmp_path / LAST).read_bytes()
+    weights = torch.load(tmp_path / LAST, weights_only=True)["best"]["embedder.network.0.weight"].numpy().tobytes()
+    place = whole.index(weights) + 3
+    altered = whole[:place] + bytes([whole[place] ^ 1]) + whole[place + 1 :]
+    for damaged in (b"", whole[:100], whole[:-100], whole[: len(whole) // 2], altered):
+        (tmp_path / LAST).write_bytes(damaged)
+        with pytest.raises(WeightsInvalid, match=r"last\.ckpt is damaged or no checkpoint .*; delete it to train"):
+            _train(tmp_path)
+
+
+def _train(folder: Path) -> None:
+    """A training of one epoch that goes on from the checkpoint in `folder`."""
     network = nn.Sequential(nn.Conv2d(3, 8, 3, stride=2), nn.AdaptiveAvgPool2d(1), nn.Flatten())
     embedder = ImageEmbedder(get_card("resnet18").model_copy(update={"dim": 8}), network, None)
     config = RotationTraining(max_epochs=1, batch_size=4)
     pixels = np.random.default_rng(0).integers(0, 256, (8, 32, 32, 3), dtype=np.uint8)
-    attack(tmp_path / LAST)
-
-    with pytest.raises(pickle.UnpicklingError):
-        fit(
-            Rotation(embedder, config),
-            pixels,
-            Split(np.arange(6), np.arange(6, 8)),
-            Preprocess(size_px=28, crop_fraction=0.875),
-            config,
-            device="cpu",
-            folder=tmp_path,
-        )
+    rows = Split(np.arange(6), np.arange(6, 8))
+    how = Preprocess(size_px=28, crop_fraction=0.875)
+    fit(Rotation(embedder, config), pixels, rows, how, config, device="cpu", folder=folder)
 
 
 def test_nothing_in_the_house_unpickles_what_it_reads() -> None:

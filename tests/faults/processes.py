@@ -1,0 +1,135 @@
+"""Runs in processes of their own that a test may kill, forked from one that has imported everything already.
+
+A run that is started anew imports for ten seconds; one that is forked begins at once, so that a test can afford many.
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import signal
+import time
+from contextlib import suppress
+from multiprocessing.process import BaseProcess
+from pathlib import Path
+from typing import NamedTuple
+
+import yaml
+
+PATIENCE_S = 120.0
+PREFECT_YAML = Path(__file__).parents[2] / "deployments" / "prefect.yaml"
+# What a run imports on its way, or it would do so each time.
+IMPORTED = (
+    "__main__", "flows.nightly", "flows.catalog_update", "retrieval_core.search", "retrieval_core.ingest.table",
+    "retrieval_core.store_local", "retrieval_core.store_s3", "faiss", "jinja2", "onnx", "onnxruntime", "onnxscript",
+    "pandas", "prefect.engine", "prefect.flow_engine", "prefect.task_engine", "prefect.telemetry.run_telemetry",
+    "pyarrow.parquet", "pyarrow.dataset", "scipy", "segmentation_models_pytorch", "timm", "torch",
+    "torchvision.transforms.v2",
+)  # fmt: skip
+
+_context = multiprocessing.get_context("forkserver")
+_context.set_forkserver_preload([*IMPORTED])
+
+
+class Order(NamedTuple):
+    """A run to be made: the nightly, or where items are named a catalogue update. What it says goes to `log`."""
+
+    source: str
+    store: Path
+    config: tuple[str, ...]
+    api_url: str
+    log: Path
+    item_ids: tuple[str, ...] = ()
+
+
+class Run:
+    """A run under way, in a session of its own."""
+
+    def __init__(self, order: Order) -> None:
+        self.order = order
+        self._process: BaseProcess = _context.Process(target=_obey, args=(order,))
+        self._process.start()
+        self.started_s = time.monotonic()
+
+    @property
+    def pid(self) -> int:
+        pid = self._process.pid
+        assert pid is not None
+        return pid
+
+    @property
+    def log(self) -> str:
+        return self.order.log.read_text() if self.order.log.exists() else ""
+
+    @property
+    def stage(self) -> str:
+        """The stage that the run says it is in, "" before the first."""
+        said = [line.rpartition("stage ")[2] for line in self.log.splitlines() if " stage " in line]
+        return said[-1].strip() if said else ""
+
+    @property
+    def is_alive(self) -> bool:
+        return self._process.is_alive()
+
+    def wait_for(self, stage: str) -> None:
+        """Until the run says that it begins a stage, or has ended."""
+        given_up = time.monotonic() + PATIENCE_S
+        while f" stage {stage}\n" not in self.log and self.is_alive:
+            assert time.monotonic() < given_up, f"stage {stage} never began:\n{self.log[-4000:]}"
+            time.sleep(0.002)
+
+    def kill(self) -> bool:
+        """SIGKILL; whether the run was still going on."""
+        with suppress(ProcessLookupError):
+            os.kill(self.pid, signal.SIGKILL)
+        self._process.join(PATIENCE_S)
+        return self._process.exitcode == -signal.SIGKILL
+
+    def end(self) -> float:
+        """Wait for its good end; seconds that it took."""
+        self._process.join(PATIENCE_S)
+        if self._process.exitcode != 0:
+            self.kill()
+            raise AssertionError(f"a run ended with {self._process.exitcode}:\n{self.log[-4000:]}")
+        return time.monotonic() - self.started_s
+
+    def orphans(self) -> list[int]:
+        """Processes of the run's session."""
+        found = []
+        for folder in Path("/proc").glob("[0-9]*"):
+            with suppress(OSError):
+                state, _, _, session = (folder / "stat").read_text().rpartition(")")[2].split()[:4]
+                if int(session) == self.pid and state != "Z":
+                    found.append(int(folder.name))
+        return found
+
+
+def deployed_environment() -> dict[str, str]:
+    """What `deployments/prefect.yaml` tells Prefect in every run."""
+    deployed = yaml.safe_load(PREFECT_YAML.read_text())
+    environment: dict[str, str] = deployed["definitions"]["work_pool"]["job_variables"]["env"]
+    return {name: value for name, value in environment.items() if name.startswith("PREFECT_")}
+
+
+def _obey(order: Order) -> None:
+    os.setsid()
+    log = os.open(order.log, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
+    os.dup2(log, 1)
+    os.dup2(log, 2)
+    from prefect import settings as prefect_settings
+
+    from flows.catalog_update import catalog_update
+    from flows.nightly import nightly
+    from retrieval_core.config import NightlyConfig
+    from retrieval_core.settings import Settings
+
+    settings = Settings.load(store=str(order.store), threads=1, device="cpu")
+    config = NightlyConfig.load(None, list(order.config))
+    environment = deployed_environment() | {"PREFECT_API_URL": order.api_url}
+    with prefect_settings.temporary_settings(
+        {getattr(prefect_settings, name): environment[name] for name in environment}
+    ):
+        if order.item_ids:
+            catalog_update(order.source, settings, config, changed=order.item_ids)
+        else:
+            nightly(order.source, settings, config)

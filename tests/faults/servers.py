@@ -1,0 +1,126 @@
+"""Prefect's server and PostgreSQL as an operator runs them, to be killed and started again."""
+
+from __future__ import annotations
+
+import os
+import pwd
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Callable
+from pathlib import Path
+
+PATIENCE_S = 180.0
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def until(happened: Callable[[], bool], what: str) -> None:
+    given_up = time.monotonic() + PATIENCE_S
+    while not happened():
+        assert time.monotonic() < given_up, f"{what} did not happen in {PATIENCE_S:.0f} s"
+        time.sleep(0.02)
+
+
+class Server:
+    """A process with its children, in a session of its own, that starts again as it was."""
+
+    def __init__(self, command: list[str], environment: dict[str, str], log: Path, user: str | None = None) -> None:
+        self._command, self._environment, self._log, self._user = command, environment, log, user
+        self._process: subprocess.Popen[bytes] | None = None
+
+    def start(self) -> None:
+        with self._log.open("ab") as log:
+            self._process = subprocess.Popen(
+                self._command,
+                env=self._environment,
+                cwd=self._log.parent,
+                stdout=log,
+                stderr=log,
+                start_new_session=True,
+                user=self._user,
+            )
+
+    def kill(self, how: signal.Signals) -> None:
+        """End it, and wait until it is gone."""
+        if self._process is not None:
+            os.killpg(self._process.pid, how)
+            self._process.wait(PATIENCE_S)
+            self._process = None
+
+
+class PrefectServer(Server):
+    """`prefect server start` over a database, on a port that stays its own."""
+
+    def __init__(self, folder: Path, database_url: str = "") -> None:
+        port = free_port()
+        self.api_url = f"http://127.0.0.1:{port}/api"
+        environment = {name: value for name, value in os.environ.items() if name != "PREFECT_API_URL"}
+        environment["PREFECT_HOME"] = str(folder / "prefect")
+        if database_url:
+            environment["PREFECT_SERVER_DATABASE_CONNECTION_URL"] = database_url
+        command = [sys.executable, "-m", "prefect", "server", "start", "--host=127.0.0.1", f"--port={port}"]
+        super().__init__(command, environment, folder / "prefect-server.log")
+
+    def start(self) -> None:
+        super().start()
+        until(self.answers, "the Prefect server's start")
+
+    def answers(self) -> bool:
+        try:
+            with urllib.request.urlopen(f"{self.api_url}/health", timeout=5) as answer:
+                return bool(answer.status == 200)
+        except (urllib.error.URLError, OSError):
+            return False
+
+
+class Postgres(Server):
+    """PostgreSQL on loopback with one database, run by the user `postgres` where we are root: it refuses root."""
+
+    def __init__(self) -> None:
+        port = free_port()
+        self.url = f"postgresql+asyncpg://prefect@127.0.0.1:{port}/postgres"
+        user = "postgres" if os.geteuid() == 0 else None
+        self.folder = Path(tempfile.mkdtemp(prefix="vitrine-postgres-"))
+        if user:
+            owner = pwd.getpwnam(user)
+            os.chown(self.folder, owner.pw_uid, owner.pw_gid)
+        data = self.folder / "data"
+        environment = {"PATH": os.environ["PATH"], "LC_ALL": "C.UTF-8"}
+        made = [str(_binary("initdb")), f"--pgdata={data}", "--username=prefect", "--auth=trust", "--no-sync"]
+        subprocess.run(made, check=True, capture_output=True, user=user, cwd=self.folder, env=environment)
+        options = [f"-p{port}", "-h127.0.0.1", f"-k{self.folder}"]
+        self._port = port
+        super().__init__([str(_binary("postgres")), f"-D{data}", *options], environment, self.folder / "log", user)
+
+    def start(self) -> None:
+        super().start()
+        until(self._answers, "PostgreSQL's start")
+
+    def _answers(self) -> bool:
+        asked = [str(_binary("pg_isready")), "-h127.0.0.1", f"-p{self._port}"]
+        return subprocess.run(asked, capture_output=True, check=False).returncode == 0
+
+    def remove(self) -> None:
+        self.kill(signal.SIGKILL)
+        shutil.rmtree(self.folder, ignore_errors=True)
+
+
+def has_postgres() -> bool:
+    return _binary("initdb").exists()
+
+
+def _binary(name: str) -> Path:
+    """Of the newest version that Debian has installed."""
+    found = sorted(Path("/usr/lib/postgresql").glob(f"*/bin/{name}"))
+    return found[-1] if found else Path("/usr/lib/postgresql/none")

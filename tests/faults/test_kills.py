@@ -1,0 +1,231 @@
+"""SIGKILL at twenty moments of a night: what was published stays readable, what was made stays made, and the next run
+ends where an undisturbed one does.
+
+A moment is drawn from each stage in turn and not from the whole night: the shortest stages publish.
+"""
+
+from __future__ import annotations
+
+import json
+import random
+import shutil
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import polars as pl
+import pytest
+
+from retrieval_core.ingest.sources import open_source
+from retrieval_core.inspection import last_run, verify
+from retrieval_core.live import LiveRelease
+from retrieval_core.releases import PRODUCTION, read_alias
+from retrieval_core.search import open_release
+from retrieval_core.settings import Settings
+from retrieval_core.store import open_store
+from tests.faults.processes import PATIENCE_S, Order, Run
+
+SEED = 5
+N_KILLS = 20
+STAGES = ("ingest", "backbone", "mask", "embed", "head", "reduce", "index", "evaluate", "publish")
+CONFIG = (
+    "embed.backbone=mobilenetv3",
+    "embed.weights=random:0",
+    "embed.size_px=64",
+    "embed.background=masked",
+    "embed.shard_rows=5",
+    "mask.size_px=64",
+    "mask.max_epochs=1",
+    "mask.shard_rows=5",
+    "mask.refit_after_change=1",
+    "head.max_epochs=2",
+    "head.min_count=2",
+    "reduce.dims=[8]",
+    "index.shards=2",
+    "evaluate.queries=6",
+    "evaluate.synthetic_queries=4",
+    "ingest.max_reject_fraction=0.2",
+    "gate.mode=warn",
+)
+N_FIRST, N_DRAWN, N_CHANGED = 20, 30, 3
+
+# Nothing that a search, a later night or a person's question about quality stands on is left out of the comparison.
+# What a run printed, and the note it makes for itself of what it found missing: another run, another note.
+OWN_NOTES = ("/runs/", "/plans/")
+# The page that metrics.json is drawn as, with the hour and the seconds in it.
+DRAWN = "report.html"
+# Of metrics.json: when, how fast, and which share of the work fell to this run and which to the killed one.
+OF_THIS_RUN = {"created", "seconds", "costs", "fitted", "trained", "n_shards_built", "last_seen", "attempts"}
+SPEED = ("latency_ms", "seconds", "_per_second", "_ms")
+
+
+class Shop(NamedTuple):
+    """A source that changed since the first night, that night's store, and where the second leads undisturbed."""
+
+    order: Order
+    first: Path
+    undisturbed: Path
+    query: Path
+    seconds: dict[str, float]
+
+
+@pytest.fixture(scope="module")
+def shop(api_url: str, tmp_path_factory: pytest.TempPathFactory) -> Shop:
+    folder = tmp_path_factory.mktemp("shop")
+    drawn = open_source(f"synthetic:{folder / 'catalog'}?products={N_DRAWN // 2}&views=2&size_px=64").rows()
+    every = drawn.with_columns(pl.col("labels").list.join("|")).drop("attributes")
+    pictures = [Path(uri) for uri in every["image_uri"]]
+    table = folder / "items.csv"
+    order = Order(f"table:{table}", folder / "first", CONFIG, api_url, folder / "log")
+    every.head(N_FIRST).write_csv(table)
+    Run(order).end()
+
+    every.slice(2).write_csv(table)  # two are gone, ten are new, three show something else, and one is broken
+    for picture in pictures[2 : 2 + N_CHANGED]:
+        picture.write_bytes(picture.read_bytes()[:-2] + b"\x00\x00\xff\xd9")
+    pictures[2 + N_CHANGED].write_bytes(b"not a picture")
+    undisturbed, query = folder / "undisturbed", pictures[N_FIRST]
+    shutil.copytree(order.store, undisturbed)
+    with searched(undisturbed, query):
+        Run(order._replace(store=undisturbed)).end()
+    run = last_run(open_store(str(undisturbed)))
+    assert run is not None
+    return Shop(order, order.store, undisturbed, query, run["seconds"])
+
+
+class Searches:
+    """What a searcher in a loop met."""
+
+    def __init__(self) -> None:
+        self.n, self.errors = 0, list[Exception]()
+
+
+@contextmanager
+def searching(live: LiveRelease, query: Path) -> Iterator[Searches]:
+    """Search over and over while the block runs."""
+    stop, met = threading.Event(), Searches()
+
+    def search() -> None:
+        while not stop.wait(0.05):
+            try:
+                assert len(live.current.search(query, 5)) == 5
+                met.n += 1
+            except Exception as error:
+                met.errors.append(error)
+
+    thread = threading.Thread(target=search)
+    thread.start()
+    try:
+        yield met
+    finally:
+        stop.set()
+        thread.join()
+
+
+def files(store: Path) -> dict[str, tuple[int, int]]:
+    """Inode and time of writing of every object, by its key."""
+    found = ((path, path.stat()) for path in store.rglob("[!.]*") if path.is_file() and ".tmp" not in path.parts)
+    return {str(path.relative_to(store)): (stat.st_ino, stat.st_mtime_ns) for path, stat in found}
+
+
+def finished(keys: set[str]) -> set[str]:
+    """The files of all that is made: parts of sets, whole index shards, templates, and whatever has its manifest."""
+    folders = {key.rpartition("/")[0] for key in keys if key.endswith(("/manifest.json", "/vectors.arrow"))}
+    return {key for key in keys if key.rpartition("/")[0] in folders or "/parts/" in key or "/templates/" in key}
+
+
+def embedded(store: Path) -> int:
+    """Pictures that have a vector of the backbone; only what is made shard by shard has plans."""
+    (family,) = {path.parent.parent for path in store.glob("vectors/*/plans/*")}
+    return sum(pl.read_parquet(path).height for path in family.glob("parts/*"))
+
+
+def says(store: Path) -> dict[str, Any]:
+    """What every object says: its bytes, less the clock's and the run's own word."""
+    keys = [key for key in files(store) if not any(note in f"/{key}" for note in OWN_NOTES) and DRAWN not in key]
+    return {key: _says(store / key) for key in keys}
+
+
+def _says(path: Path) -> Any:
+    if path.name == "quarantine.parquet":  # a killed run has tried, too
+        return pl.read_parquet(path).drop("last_seen", "attempts").rows()
+    if path.name in ("manifest.json", "metrics.json"):
+        return _timeless(json.loads(path.read_bytes()))
+    return path.read_bytes()
+
+
+def _timeless(value: Any) -> Any:
+    if isinstance(value, list):
+        return [_timeless(each) for each in value]
+    if not isinstance(value, dict):
+        return value
+    if value.get("key", "").endswith((DRAWN, "quarantine.parquet", "metrics.json")):  # a part of other bytes
+        return {"key": value["key"]}
+    kept = {name: each for name, each in value.items() if name not in OF_THIS_RUN and not any(s in name for s in SPEED)}
+    return {name: _timeless(each) for name, each in kept.items()}
+
+
+@contextmanager
+def searched(store: Path, query: Path) -> Iterator[Searches]:
+    """A searcher of production, from before the block to after what it published is being searched."""
+    settings = Settings.load(store=str(store), threads=1, device="cpu")
+    with LiveRelease(settings.open_store(), settings=settings, check_s=0.05) as live, searching(live, query) as met:
+        yield met
+        given_up = time.monotonic() + PATIENCE_S
+        while live.current.release.fingerprint != production(store) and time.monotonic() < given_up:
+            time.sleep(0.01)
+        assert live.current.release.fingerprint == production(store), "the searcher follows production"
+    assert met.n
+    assert not met.errors, met.errors[:3]
+
+
+def production(store: Path) -> str:
+    alias = read_alias(open_store(str(store)), PRODUCTION)
+    assert alias is not None
+    return alias.release
+
+
+def check_readable(store: Path, query: Path) -> None:
+    """Production is whole, and what opens it anew finds."""
+    settings = Settings.load(store=str(store), threads=1, device="cpu")
+    checked = verify(settings.open_store())
+    assert checked.ok, checked
+    assert len(open_release(settings.open_store(), settings=settings).search(query, 5)) == 5
+
+
+def go_on(shop: Shop, killed: Run) -> None:
+    """Run again what was killed: finished work stays as it is, and all ends as if nothing had been."""
+    store = killed.order.store
+    assert not killed.orphans(), "a killed run leaves no process behind"
+    check_readable(store, shop.query)
+    before, n_done = files(store), embedded(store)
+    Run(killed.order._replace(log=killed.order.log.with_name("again.log"))).end()
+    after = files(store)
+    again = [key for key in finished(set(before)) if before[key] != after.get(key)]
+    assert not again, "made twice"
+    run = last_run(open_store(str(store)))
+    assert run is not None
+    assert run["embedded"] == embedded(shop.undisturbed) - n_done, "embedded twice"
+    assert says(store) == says(shop.undisturbed)
+    check_readable(store, shop.query)
+
+
+@pytest.mark.parametrize("number", range(N_KILLS))
+def test_a_killed_night_harms_nobody_and_is_gone_on_with(shop: Shop, number: int, tmp_path: Path) -> None:
+    stage = STAGES[number % len(STAGES)]
+    share = random.Random(f"{SEED}/{number}").random()
+    store, log = tmp_path / "store", tmp_path / "killed.log"
+    shutil.copytree(shop.first, store)
+    with searched(store, shop.query):
+        run = Run(shop.order._replace(store=store, log=log))
+        run.wait_for(stage)
+        time.sleep(share * shop.seconds[stage])
+        assert run.kill(), "the run was over before it could be killed"
+        try:
+            go_on(shop, run)
+        except AssertionError as error:
+            error.add_note(f"seed {SEED}, kill {number}: {share:.0%} into stage {stage}, which said it was {run.stage}")
+            raise

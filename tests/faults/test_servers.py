@@ -1,0 +1,103 @@
+"""Prefect's server and its database restarted while a night runs: the night ends well, and nothing is made twice."""
+
+from __future__ import annotations
+
+import json
+import re
+import signal
+import time
+import urllib.request
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from retrieval_core.ingest.sources import open_source
+from retrieval_core.inspection import last_run, verify
+from retrieval_core.store import open_store
+from tests.faults.processes import Order, Run
+from tests.faults.servers import Postgres, PrefectServer, Server, has_postgres, until
+
+N_PICTURES = 48
+SHARD_ROWS = 2
+N_SHARDS = N_PICTURES // SHARD_ROWS
+DOWN_S = 4.0  # so that requests are refused, not merely slow
+CONFIG = (
+    "embed.backbone=mobilenetv3",
+    "embed.weights=random:0",
+    "embed.size_px=64",
+    "embed.background=raw",
+    f"embed.shard_rows={SHARD_ROWS}",
+    "head.enabled=false",
+    "reduce.dims=[8]",
+    "evaluate.queries=4",
+    "evaluate.synthetic_queries=4",
+)
+
+
+@contextmanager
+def serving(folder: Path, database_url: str = "") -> Iterator[PrefectServer]:
+    server = PrefectServer(folder, database_url)
+    try:
+        server.start()
+        yield server
+    finally:
+        server.kill(signal.SIGKILL)
+
+
+def parts(store: Path) -> dict[str, int]:
+    """When each part was written, by its key."""
+    return {str(path.relative_to(store)): path.stat().st_mtime_ns for path in store.glob("vectors/*/parts/*")}
+
+
+def flow_runs(server: PrefectServer) -> list[dict[str, Any]]:
+    request = urllib.request.Request(
+        f"{server.api_url}/flow_runs/filter", b"{}", {"Content-Type": "application/json"}, method="POST"
+    )
+    with urllib.request.urlopen(request, timeout=30) as answer:
+        found: list[dict[str, Any]] = json.load(answer)
+    return found
+
+
+def night_through(server: PrefectServer, away: Server, how: signal.Signals, folder: Path) -> None:
+    """A night during whose embedding `away` is ended and, a little later, started again."""
+    source = f"synthetic:{folder / 'catalog'}?products={N_PICTURES // 2}&views=2&size_px=64"
+    open_source(source).rows()
+    store = folder / "store"
+    run = Run(Order(source, store, CONFIG, server.api_url, folder / "log"))
+    until(lambda: len(parts(store)) >= 2 or not run.is_alive, "embedding")
+    away.kill(how)
+    before = parts(store)
+    assert len(before) < N_SHARDS, "it was to be ended in the middle of embedding"
+    time.sleep(DOWN_S)
+    away.start()
+    run.end()
+
+    after = parts(store)
+    assert {key: after[key] for key in before} == before
+    made = re.findall(rf"'embed raw (\d+)/{N_SHARDS}' - Finished in state Completed", run.log)
+    assert sorted(map(int, made)) == list(range(1, N_SHARDS + 1)), "no shard was made twice"
+    summary = last_run(open_store(str(store)))
+    assert summary is not None
+    assert (summary["gate"], summary["embedded"]) == ("published", N_PICTURES)
+    assert verify(open_store(str(store))).ok
+    until(lambda: [run["state_name"] for run in flow_runs(server)] == ["Completed"], "the record of the run's end")
+
+
+@pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGTERM])
+def test_the_prefect_server_is_restarted_in_mid_run(how: signal.Signals, tmp_path: Path) -> None:
+    with serving(tmp_path) as server:
+        night_through(server, server, how, tmp_path)
+
+
+@pytest.mark.skipif(not has_postgres(), reason="no PostgreSQL here: `make test` installs Debian's")
+def test_postgresql_is_restarted_in_mid_run(tmp_path: Path) -> None:
+    database = Postgres()
+    try:
+        database.start()
+        with serving(tmp_path, database.url) as server:
+            night_through(server, database, signal.SIGKILL, tmp_path)
+    finally:
+        database.remove()
