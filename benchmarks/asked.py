@@ -1,0 +1,99 @@
+"""What the processes do that `benchmarks.operations` watches; each prints one JSON document.
+
+timed run …                           `vitrine run …`, and when its tasks' own functions ran
+update SOURCE STORE JSON OVERRIDE…    a catalogue update; when the flow began, and when every new picture was found
+ingest SOURCE STORE                   the task that ingests, without Prefect
+"""
+
+from __future__ import annotations
+
+import functools
+import json
+import sys
+import time
+from collections.abc import Callable
+from contextlib import redirect_stdout
+from typing import Any
+
+Span = tuple[float, float]
+
+
+def main() -> None:
+    word, *words = sys.argv[1:]
+    print(json.dumps(ASKED[word](*words)))
+
+
+def _timed(*words: str) -> dict[str, Any]:
+    from prefect import Task
+
+    import flows.nightly  # noqa: F401  # brings every task of a night
+    from deployments.cli import main as vitrine
+
+    spans: list[Span] = []
+    modules = [module for name, module in sys.modules.items() if name.startswith("tasks.")]
+    tasks = {id(made): made for module in modules for made in vars(module).values() if isinstance(made, Task)}
+    for made in tasks.values():
+        made.fn = _noted(made.fn, spans)
+    with redirect_stdout(sys.stderr):
+        if code := vitrine(words):
+            raise SystemExit(code)
+    ordered = sorted(spans)
+    return {
+        "inside_s": sum(end - start for start, end in ordered),
+        "first": ordered[0][0],
+        "last": max(end for _, end in ordered),
+        "n_tasks": len(ordered),
+    }
+
+
+def _noted(function: Callable[..., Any], spans: list[Span]) -> Callable[..., Any]:
+    @functools.wraps(function)
+    def noted(*given: Any, **named: Any) -> Any:
+        start = time.time()
+        try:
+            return function(*given, **named)
+        finally:
+            spans.append((start, time.time()))
+
+    return noted
+
+
+def _update(source: str, store: str, names_and_pictures: str, *overrides: str) -> dict[str, Any]:
+    from deployments.server import start_guarded_server
+    from flows.catalog_update import catalog_update
+    from retrieval_core.config import NightlyConfig
+    from retrieval_core.search import open_release
+    from retrieval_core.settings import Settings
+
+    names, pictures = json.loads(names_and_pictures)
+    settings = Settings.load(store=store)
+    start_guarded_server()
+    began = time.time()
+    summary = catalog_update(source, settings, NightlyConfig.load(None, list(overrides)), **names)
+    release = open_release(settings.open_store())
+    missed = [item for item, picture in pictures.items() if release.search(picture, k=1)[0].item_id != item]
+    found = time.time()
+    if missed or summary.gate != "published" or summary.catalog.removed != len(names["removed"]):
+        raise RuntimeError(f"{len(missed)} of {len(pictures)} items not found, {summary.gate}, {summary.catalog}")
+    return {"began": began, "found": found}
+
+
+def _ingest(source: str, store: str) -> dict[str, Any]:
+    from prefect.logging import disable_run_logger
+
+    from retrieval_core.config import IngestConfig
+    from retrieval_core.settings import Settings
+    from tasks.ingest import snapshot_catalog
+
+    settings = Settings.load(store=store)
+    started, cpu_started = time.perf_counter(), time.process_time()
+    with disable_run_logger():
+        done = snapshot_catalog.fn(settings, source, IngestConfig())
+    told = {"seconds": time.perf_counter() - started, "cpu_s": time.process_time() - cpu_started, "read": done.n_read}
+    return told | {name: getattr(done.diff, name) for name in ("added", "changed", "removed", "unchanged")}
+
+
+ASKED: dict[str, Callable[..., dict[str, Any]]] = {"timed": _timed, "update": _update, "ingest": _ingest}
+
+if __name__ == "__main__":
+    main()

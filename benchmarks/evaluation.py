@@ -1,0 +1,169 @@
+"""Exact evaluation by a fresh process: seconds, processor seconds and the most memory, step by step.
+
+    python -m benchmarks.evaluation [--queries 14218] [--gallery 12612] [--dim 512] [--kind products …] [--json FILE]
+
+The sizes are those of DeepFashion In-Shop. Vectors and what the catalogue says of the items are drawn; a kind is what
+is said: products, categories, labels (of `--labels` names, six an item), attributes, or all of them together. Every
+kind is a process of its own. Wall seconds mean little on a machine with other work; processor seconds do.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import resource
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+if TYPE_CHECKING:
+    import numpy as np
+    import polars as pl
+
+KINDS = ("products", "categories", "labels", "attributes", "all")
+K = 10
+BLOCK_QUERIES = 1_024
+N_CATEGORIES, LABELS_AN_ITEM, PICTURES_A_PRODUCT = 23, 6, 6
+ASK = "--ask"  # hidden: what the fresh process runs
+
+T = TypeVar("T")
+
+
+def main() -> None:
+    if ASK in sys.argv:
+        kind, *sizes = sys.argv[2:]
+        print(json.dumps(_evaluate(kind, *map(int, sizes))))
+        return
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks.evaluation", description=(__doc__ or "").splitlines()[0]
+    )
+    parser.add_argument("--queries", type=int, default=14_218)
+    parser.add_argument("--gallery", type=int, default=12_612)
+    parser.add_argument("--dim", type=int, default=512)
+    parser.add_argument("--labels", type=int, default=200, help="names of labels that the catalogue has")
+    parser.add_argument("--kind", choices=KINDS, nargs="+", default=KINDS, help="what the catalogue says of its items")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="also write the figures to this file")
+    arguments = parser.parse_args()
+    sizes = [str(n) for n in (arguments.queries, arguments.gallery, arguments.dim, arguments.labels)]
+    command = [sys.executable, "-m", "benchmarks.evaluation", ASK]
+    results = [json.loads(subprocess.check_output([*command, kind, *sizes])) for kind in arguments.kind]
+    for result in results:
+        _print(result)
+    if arguments.json:
+        arguments.json.write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
+
+
+class _Clock:
+    """Wall and processor seconds of named steps."""
+
+    def __init__(self) -> None:
+        self.steps: dict[str, tuple[float, float]] = {}
+
+    def time(self, name: str, run: Callable[[], T]) -> T:
+        wall, cpu = time.perf_counter(), time.process_time()
+        made = run()
+        self.steps[name] = (time.perf_counter() - wall, time.process_time() - cpu)
+        return made
+
+
+def _evaluate(kind: str, n_queries: int, n_gallery: int, dim: int, n_labels: int) -> dict[str, Any]:
+    """The figures of one evaluation, by the process that does it."""
+    import numpy as np
+
+    from retrieval_core.config import GateConfig
+    from retrieval_core.evaluate.changes import compare
+    from retrieval_core.evaluate.metrics import random_baseline, score
+    from retrieval_core.evaluate.neighbours import exact_topk
+    from retrieval_core.evaluate.relevance import encode, find_truth
+    from retrieval_core.evaluate.significance import bootstrap_intervals
+
+    items, vectors = _draw(kind, n_queries + n_gallery, dim, n_labels)
+    queries, gallery = vectors[:n_queries], vectors[n_queries:]
+    drawn_mb, clock = _peak_mb(), _Clock()
+    judged = clock.time("encode", lambda: encode(items))
+    asked, held = np.arange(n_queries), np.arange(n_queries, len(items))
+    truth = clock.time("truth", lambda: find_truth(judged.take(asked), judged.take(held)))
+    _, positions = clock.time("search", lambda: exact_topk(queries, gallery, K))
+    scores = clock.time("score", lambda: score(positions, truth))
+    clock.time("random", lambda: random_baseline(truth, 0))
+    values = scores.per_query.fill_null(0.0).to_numpy()
+    clock.time("bootstrap", lambda: bootstrap_intervals(values))
+    evaluated_mb = _peak_mb()
+    noisy = queries + np.random.default_rng(1).normal(scale=0.02, size=queries.shape).astype(np.float32)
+    names = items["item_id"][:n_queries]
+    before = score(exact_topk(noisy, gallery, K)[1], truth).per_query.with_columns(item_id=names)
+    candidate = scores.per_query.with_columns(item_id=names)
+    changes = clock.time("gate", lambda: compare(candidate, before, GateConfig()))
+    if len(changes.overall) != len(scores.per_query.columns):
+        raise RuntimeError(f"{len(changes.overall)} metrics compared, expected {len(scores.per_query.columns)}")
+    clock.time("bare product", lambda: _multiply(queries, gallery))
+    return {
+        "kind": kind,
+        "queries": n_queries,
+        "gallery": n_gallery,
+        "dim": dim,
+        "n_metrics": len(scores.per_query.columns),
+        "wall_s": {name: wall for name, (wall, _) in clock.steps.items()},
+        "cpu_s": {name: cpu for name, (_, cpu) in clock.steps.items()},
+        "drawn_mb": drawn_mb,
+        "peak_mb": evaluated_mb,
+    }
+
+
+def _draw(kind: str, n: int, dim: int, n_labels: int) -> tuple[pl.DataFrame, np.ndarray[Any, Any]]:
+    """A catalogue of n items that says of them what `kind` asks for, and (n, dim) unit vectors, alike in a product."""
+    import numpy as np
+    import polars as pl
+
+    rng = np.random.default_rng(0)
+    n_products = n // PICTURES_A_PRODUCT + 1
+    product = rng.integers(0, n_products, n)
+    vectors = rng.standard_normal((n_products, dim), np.float32)[product]
+    vectors += rng.standard_normal((n, dim), np.float32)
+    vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
+    worn = [np.unique(some) for some in rng.integers(0, n_labels, (n_products, LABELS_AN_ITEM))]
+    nothing: list[list[Any]] = [[]] * n
+    said = {name: kind in (name, "all") for name in KINDS}
+    labels = [[f"label {label}" for label in worn[one]] for one in product] if said["labels"] else nothing
+    attributes = [
+        [{"name": "colour", "value": str(one % 12)}, {"name": "cut", "value": str(one % 7)}] for one in product
+    ] if said["attributes"] else nothing  # fmt: skip
+    pairs = pl.List(pl.Struct({"name": pl.String, "value": pl.String}))
+    columns = [
+        pl.Series("item_id", [f"item {place}" for place in range(n)], pl.String),
+        pl.Series("product_id", [f"p{one}" if said["products"] else None for one in product], pl.String),
+        pl.Series("category", [f"c{one % N_CATEGORIES}" if said["categories"] else None for one in product], pl.String),
+        pl.Series("labels", labels, pl.List(pl.String)),
+        pl.Series("attributes", attributes, pairs),
+    ]
+    return pl.DataFrame(columns), vectors
+
+
+def _multiply(queries: np.ndarray[Any, Any], gallery: np.ndarray[Any, Any]) -> None:
+    """What no exact search can do without."""
+    for start in range(0, len(queries), BLOCK_QUERIES):
+        queries[start : start + BLOCK_QUERIES] @ gallery.T
+
+
+def _peak_mb() -> float:
+    """The most memory this process has held so far, in 10^6 bytes."""
+    kibibytes = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return kibibytes * 1024 / 1e6
+
+
+def _print(result: dict[str, Any]) -> None:
+    steps = [name for name in result["cpu_s"] if name not in ("gate", "bare product")]
+    wall, cpu = (sum(result[unit][name] for name in steps) for unit in ("wall_s", "cpu_s"))
+    size = f"{result['queries']:,} x {result['gallery']:,} x {result['dim']}"
+    print(f"{result['kind']}: {size}, {result['n_metrics']} metrics")
+    for name in result["cpu_s"]:
+        print(f"  {name:13} {result['wall_s'][name]:7.2f} s {result['cpu_s'][name]:7.2f} s of processor")
+    print(f"  evaluation    {wall:7.2f} s {cpu:7.2f} s of processor, without gate and bare product")
+    print(f"  most memory   {result['peak_mb']:7.0f} MB, {result['drawn_mb']:.0f} MB of them before it began")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,212 @@
+"""A night's masks and vectors on Dask clusters of one worker, of two, and of two of which one dies, in turn.
+
+    python -m benchmarks.scaling [--products 200] [--size-px 256] [--shard-rows 50] [--rounds 3] [--json FILE]
+
+The catalogue, the U-Net and the backbone are made before; every run begins from a store that holds nothing else, with
+workers that have imported what they need. A worker has one thread. The one that dies is killed when half of the shards
+are stored. All runs must store the same bytes.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import json
+import os
+import shutil
+import statistics
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from importlib import import_module
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any, NamedTuple, cast
+
+from distributed import Client
+from prefect import flow
+from prefect.testing.utilities import prefect_test_harness
+
+from benchmarks.cluster import START_TIMEOUT_S, Cluster
+from benchmarks.racing import Seconds, interleaved, ratio
+from flows.shards import RUNNER, each_shard
+from flows.views import embed_pictures
+from retrieval_core.artifacts import Ref, Value
+from retrieval_core.config import NightlyConfig
+from retrieval_core.settings import Settings
+from tasks.embed import prepare_backbone
+from tasks.ingest import collect_truth_masks, snapshot_catalog
+from tasks.mask import fit_segmenter, mask_shard, plan_masks, seal_mask_set
+
+VIEWS = 4  # pictures of one product
+ONE, TWO, DYING = "1 worker", "2 workers", "2, one killed half way"
+STAGES = ("tasks.mask", "tasks.embed", "onnxruntime", "torch")
+
+
+class Prepared(Value):
+    """What is in the store before a run."""
+
+    catalog: Ref
+    segmenter: Ref
+    backbone: Ref
+
+
+class Bench(NamedTuple):
+    """A folder with the prepared store, and a store for each run beside it."""
+
+    folder: Path
+    source: str
+    config: NightlyConfig
+    n_shards: int
+
+    def prepare(self) -> Prepared:
+        return prepare(self.source, Settings(store=str(self.folder / "prepared")), self.config)
+
+    def run(self, name: str, cluster: Cluster, prepared: Prepared) -> None:
+        """Make everything on a cluster, in a store that is new."""
+        settings = Settings(store=str(self._fresh(name)), threads=1, runner="dask", dask_address=cluster.address)
+        mask_and_embed(settings, prepared, self.config)
+
+    def run_with_a_death(self, name: str, cluster: Cluster, prepared: Prepared) -> None:
+        """As `run`, but one worker is killed when half of the shards are stored."""
+        store = self._fresh(name)
+        settings = Settings(store=str(store), threads=1, runner="dask", dask_address=cluster.address)
+        with _when(lambda: len(_parts(store)) >= self.n_shards // 2, cluster.workers[0].kill):
+            mask_and_embed(settings, prepared, self.config)
+
+    def digests(self, name: str) -> dict[str, str]:
+        """SHA-256 of every part that a run stored."""
+        store = self.folder / name
+        return {str(part.relative_to(store)): hashlib.sha256(part.read_bytes()).hexdigest() for part in _parts(store)}
+
+    def _fresh(self, name: str) -> Path:
+        shutil.rmtree(self.folder / name, ignore_errors=True)
+        return Path(shutil.copytree(self.folder / "prepared", self.folder / name, copy_function=os.link))
+
+
+@flow(name="prepare", task_runner=RUNNER)
+def prepare(source: str, settings: Settings, config: NightlyConfig) -> Prepared:
+    """The catalogue and the models. Raises `RuntimeError` where the source has no masks to train on."""
+    catalog = snapshot_catalog(settings, source, config.ingest).catalog
+    backbone = prepare_backbone(settings, catalog, config.embed, config.ingest)
+    truth = collect_truth_masks(settings, source, catalog)
+    segmenter = fit_segmenter(settings, catalog, truth, config.mask, config.ingest)
+    if segmenter is None:
+        raise RuntimeError(f"{source} has no masks")
+    return Prepared(catalog=catalog, segmenter=segmenter.ref, backbone=backbone)
+
+
+@flow(name="mask and embed", task_runner=RUNNER)
+def mask_and_embed(settings: Settings, prepared: Prepared, config: NightlyConfig) -> None:
+    """The part of a night that workers do, and its planning and sealing."""
+    plan = plan_masks(settings, prepared.catalog, prepared.segmenter, config.mask)
+    each_shard(mask_shard, settings, plan, prepared.segmenter, config.mask, config.ingest)
+    masks = seal_mask_set(settings, prepared.catalog, plan)
+    embed_pictures(settings, prepared.catalog, prepared.backbone, masks, config)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.scaling", description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--products", type=int, default=200, help=f"of {VIEWS} pictures each")
+    parser.add_argument("--size-px", type=int, default=256, help="of the pictures drawn")
+    parser.add_argument("--shard-rows", type=int, default=50)
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--json", type=Path, metavar="FILE", help="also write the figures to this file")
+    arguments = parser.parse_args()
+    with TemporaryDirectory() as name, prefect_test_harness(server_startup_timeout=120):
+        result = _measure(arguments, Path(name))
+    if arguments.json:
+        arguments.json.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
+
+
+def _measure(arguments: argparse.Namespace, folder: Path) -> dict[str, Any]:
+    n_pictures = arguments.products * VIEWS
+    sets = [
+        "embed.weights=random:0",
+        f"embed.shard_rows={arguments.shard_rows}",
+        f"mask.shard_rows={arguments.shard_rows}",
+        "mask.max_epochs=1",
+    ]
+    source = f"synthetic:{folder / 'catalog'}?products={arguments.products}&views={VIEWS}&size_px={arguments.size_px}"
+    n_shards = 3 * -(-n_pictures // arguments.shard_rows)  # masks, raw vectors, masked vectors
+    bench = Bench(folder, source, NightlyConfig.load(None, sets), n_shards)
+    prepared = bench.prepare()
+    with ExitStack() as clusters:
+        one, two = (clusters.enter_context(Cluster(folder / name)) for name in ("one", "two"))
+        seconds: Seconds = {name: [] for name in (ONE, TWO, DYING)}
+        for _ in range(arguments.rounds):
+            _warm(one, 1)
+            _warm(two, 2)  # one of them died in the round before
+            contenders = {
+                ONE: lambda: bench.run(ONE, one, prepared),
+                TWO: lambda: bench.run(TWO, two, prepared),
+                DYING: lambda: bench.run_with_a_death(DYING, two, prepared),
+            }
+            for name, taken in interleaved(contenders, rounds=1).items():
+                seconds[name] += taken
+            _compare(bench)
+    _print(seconds, n_pictures, n_shards)
+    return {"pictures": n_pictures, "shards": n_shards, "cores": os.cpu_count(), "seconds": seconds}
+
+
+def _warm(cluster: Cluster, n_workers: int) -> None:
+    """Wait until so many workers live and have imported what a shard needs."""
+    cluster.start_workers(n_workers)
+    with cast(Any, Client)(cluster.address, timeout=START_TIMEOUT_S) as client:
+        client.wait_for_workers(n_workers, timeout=START_TIMEOUT_S)
+        client.run(_import_stages)
+
+
+def _import_stages() -> None:
+    for name in STAGES:
+        import_module(name)
+
+
+@contextmanager
+def _when(seen: Callable[[], bool], act: Callable[[], None]) -> Iterator[None]:
+    """Within a `with`: do something once, as soon as something is seen. Raises `RuntimeError` where it never was."""
+    over, acted = threading.Event(), threading.Event()
+
+    def watch() -> None:
+        while not over.wait(0.05):
+            if seen():
+                act()
+                acted.set()
+                return
+
+    watcher = threading.Thread(target=watch)
+    watcher.start()
+    try:
+        yield
+    finally:
+        over.set()
+        watcher.join()
+    if not acted.is_set():
+        raise RuntimeError("no worker was killed: the run was over too soon; give more --products")
+
+
+def _parts(store: Path) -> list[Path]:
+    """Those of the growing sets that a run makes; the masks of the source were there before."""
+    return [part for part in store.glob("*/*/parts/*.parquet") if part.stat().st_nlink == 1]
+
+
+def _compare(bench: Bench) -> None:
+    """Raises `RuntimeError` where two runs stored other bytes."""
+    expected = bench.digests(ONE)
+    if len(expected) != bench.n_shards or any(bench.digests(name) != expected for name in (TWO, DYING)):
+        raise RuntimeError(f"expected the same {bench.n_shards} parts of every run")
+
+
+def _print(seconds: Seconds, n_pictures: int, n_shards: int) -> None:
+    print(f"{n_pictures:,} pictures masked, and embedded raw and masked, in {n_shards} shards; {os.cpu_count()} cores")
+    print(f"\n| {'':22} | seconds | pictures/s | x 1 worker | by round         |")
+    print(f"|{'-' * 24}|{'-' * 8}:|{'-' * 11}:|{'-' * 11}:|{'-' * 18}|")
+    for name, taken in seconds.items():
+        middle = statistics.median(taken)
+        rounds = " ".join(f"{one / own:.2f}" for one, own in zip(seconds[ONE], taken, strict=True))
+        print(f"| {name:22} | {middle:7.1f} | {n_pictures / middle:10.1f} ", end="")
+        print(f"| {ratio(seconds, ONE, name):10.2f} | {rounds:16} |")
+
+
+if __name__ == "__main__":
+    main()

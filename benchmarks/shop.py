@@ -1,0 +1,117 @@
+"""A catalogue of tiny drawn pictures, as files and a table: what a night costs beside the networks."""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Container, Iterable
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+from PIL import Image
+
+VIEWS = 5  # pictures of one product
+CATEGORIES = ("dress", "coat", "shirt", "shoe", "bag", "hat", "skirt", "scarf")
+COLUMNS = ("item_id", "image_uri", "product_id", "category", "labels", "attr_season")
+A_FOLDER = 1_000  # pictures
+
+
+class Shop(NamedTuple):
+    """Pictures of `size_px` in a folder, and the table that names them."""
+
+    folder: Path
+    size_px: int = 64
+
+    @property
+    def source(self) -> str:
+        return f"table:{self.folder / 'items.csv'}"
+
+    def draw(self, numbers: Iterable[int], edition: int = 0) -> None:
+        """Draw the pictures of these items; another edition is another picture of the same product."""
+        for number in numbers:
+            path = self.folder / _path_of(number)
+            path.parent.mkdir(parents=True, exist_ok=True)
+            _picture(number, edition, self.size_px).save(path, "JPEG", quality=85)
+
+    def pretend(self, n_items: int) -> None:
+        """Draw the pictures of the first folder; the others of so many items are links to it."""
+        self.draw(range(A_FOLDER))
+        for number in range(1, -(-n_items // A_FOLDER)):
+            (self.folder / f"images/{number:04}").symlink_to("0000", target_is_directory=True)
+
+    def list(self, numbers: Iterable[int], restyled: Container[int] = ()) -> None:
+        """Let the table name these items and no others; it says another season of those `restyled`."""
+        with (self.folder / "items.csv").open("w", encoding="utf-8", newline="") as file:
+            writer = csv.writer(file)
+            writer.writerow(COLUMNS)
+            writer.writerows(_row_of(number, number in restyled) for number in numbers)
+
+    def path(self, number: int) -> Path:
+        """Where the picture of an item lies."""
+        return self.folder / _path_of(number)
+
+
+def item_id(number: int) -> str:
+    return f"sku-{number:07}"
+
+
+def see(shop: Shop, store_url: str) -> None:
+    """Leave in a store what a night leaves that has read the `pretend`ed pictures of the table: enough to ingest again.
+
+    One folder's pictures are read; those of the others are the same.
+    """
+    import polars as pl
+
+    from retrieval_core import releases
+    from retrieval_core.artifacts import Catalog, Ref, Release
+    from retrieval_core.config import IngestConfig
+    from retrieval_core.ingest.catalog import (
+        CATALOG_SCHEMA,
+        LEDGER,
+        QUARANTINE_SCHEMA,
+        SEEN_ITEMS,
+        row_id,
+        take_snapshot,
+    )
+    from retrieval_core.ingest.sources import open_source
+    from retrieval_core.shards import put_part, table_bytes
+    from retrieval_core.store import open_store
+
+    rows = open_source(shop.source).rows()
+    read = take_snapshot(rows.head(A_FOLDER), None, IngestConfig(), "").items
+    name = pl.col("image_uri").str.split("/").list.last().alias("name")
+    known = read.select("content_id", "mask_id", "size_bytes", "version", "height", "width", "status", name)
+    numbers = pl.Series("row_id", [row_id(item) for item in rows["item_id"]], pl.Int64)
+    seen = rows.with_columns(name, numbers, split=pl.lit("train")).join(known, on="name", maintain_order="left")
+    items, store = table_bytes(seen.select(*CATALOG_SCHEMA)), open_store(store_url)
+    store.put(SEEN_ITEMS, items)
+    store.put(LEDGER, table_bytes(pl.DataFrame(schema=QUARANTINE_SCHEMA)))
+    part = put_part(store, f"{Catalog.folder}/seen/items.parquet", items, len(seen))
+    catalog = Catalog(fingerprint="seen", parts=(part,)).seal(store).ref
+    nowhere = Ref(kind="", key="none/none")
+    release = Release(
+        fingerprint="seen", parents={"catalog": "seen"}, catalog=catalog, backbone=nowhere, vectors=nowhere,
+        index=nowhere, report=nowhere, variant="raw", gate="published",
+    ).seal(store)  # fmt: skip
+    releases.point_alias(store, releases.LATEST, release.fingerprint)
+
+
+def _row_of(number: int, is_restyled: bool) -> tuple[str, ...]:
+    """What the table says of an item, by `COLUMNS`."""
+    product = number // VIEWS
+    category = CATEGORIES[product % len(CATEGORIES)]
+    labels = f"{'new' if product % 3 else 'old'}|{category}"
+    season = "sale" if is_restyled else f"season-{product % 4}"
+    return item_id(number), _path_of(number), f"product-{product}", category, labels, season
+
+
+def _path_of(number: int) -> str:
+    return f"images/{number // A_FOLDER:04}/{number % A_FOLDER:03}.jpg"
+
+
+def _picture(number: int, edition: int, size_px: int) -> Image.Image:
+    """A product's coarse pattern, and finer stripes of the view: no two pictures are alike."""
+    product = np.random.default_rng(number // VIEWS).integers(0, 256, (4, 4, 3))
+    view = np.random.default_rng((number, edition)).integers(-40, 41, (8, 8, 3))
+    pixels = np.kron(product, np.ones((2, 2, 1), np.int64)) + view
+    return Image.fromarray(pixels.clip(0, 255).astype(np.uint8)).resize((size_px, size_px), Image.Resampling.BILINEAR)
