@@ -37,8 +37,9 @@ format: setup
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
+# Two at a time, each with one thread: more threads than cores only wait for each other.
 test: lint debian
-	$(BIN)/pytest -n 2 --dist loadfile
+	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 --dist loadfile
 
 # The app is tested in a real browser and Prefect on PostgreSQL: Debian's, as pip has neither.
 debian:
