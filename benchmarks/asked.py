@@ -27,7 +27,7 @@ def _timed(*words: str) -> dict[str, Any]:
     from prefect import Task
 
     import flows.nightly  # noqa: F401  # brings every task of a night
-    from deployments.cli import main as vitrine
+    from deployments.cli.main import main as vitrine
 
     spans: list[Span] = []
     modules = [module for name, module in sys.modules.items() if name.startswith("tasks.")]
@@ -62,7 +62,7 @@ def _update(source: str, store: str, names_and_pictures: str, *overrides: str) -
     from deployments.server import start_guarded_server
     from flows.catalog_update import catalog_update
     from retrieval_core.config import NightlyConfig
-    from retrieval_core.search import open_release
+    from retrieval_core.search.release import open_release
     from retrieval_core.settings import Settings
 
     names, pictures = json.loads(names_and_pictures)

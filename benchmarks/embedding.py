@@ -35,14 +35,14 @@ from PIL import Image
 from timm.data.transforms_factory import create_transform
 from torch.utils.data import DataLoader, Dataset
 
-from retrieval_core.artifacts import content_id
+from retrieval_core.artifacts.manifests import content_id
+from retrieval_core.artifacts.parts import vectors_bytes
 from retrieval_core.config import EmbedConfig
 from retrieval_core.embed.backbones import GRAPH_FILE, load_backbone, save_backbone
 from retrieval_core.embed.cards import get_card
 from retrieval_core.embed.engine import open_engine
 from retrieval_core.embed.extract import Picture, extract
 from retrieval_core.images import DEFAULT_MAX_PIXELS, RGB, decode, fit
-from retrieval_core.shards import vectors_bytes
 
 WIDTH_PX, HEIGHT_PX, JPEG_QUALITY = 550, 832, 82
 BATCH_SIZE = 32

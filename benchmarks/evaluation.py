@@ -74,11 +74,11 @@ def _evaluate(kind: str, n_queries: int, n_gallery: int, dim: int, n_labels: int
     import numpy as np
 
     from retrieval_core.config import GateConfig
-    from retrieval_core.evaluate.changes import compare
-    from retrieval_core.evaluate.metrics import random_baseline, score
-    from retrieval_core.evaluate.neighbours import exact_topk
-    from retrieval_core.evaluate.relevance import encode, find_truth
-    from retrieval_core.evaluate.significance import bootstrap_intervals
+    from retrieval_core.evaluate.gate.paired_comparison import compare
+    from retrieval_core.metrics.exact_knn import exact_topk
+    from retrieval_core.metrics.relevance import encode, find_truth
+    from retrieval_core.metrics.retrieval import random_baseline, score
+    from retrieval_core.metrics.significance import bootstrap_intervals
 
     items, vectors = _draw(kind, n_queries + n_gallery, dim, n_labels)
     queries, gallery = vectors[:n_queries], vectors[n_queries:]

@@ -32,11 +32,11 @@ from benchmarks.drawn import Float32, Int64, draw, draw_row_ids, drawn_queries, 
 from benchmarks.memory import PeakOwn, resident_mb
 from benchmarks.racing import Contender, interleaved, print_race, race, ratio
 from retrieval_core.config import IndexConfig, ReduceConfig
-from retrieval_core.evaluate.neighbours import exact_topk
 from retrieval_core.index.build import INDEX_FILE, VECTORS_FILE, build_shard, train_template
 from retrieval_core.index.lookup import ShardedIndex
 from retrieval_core.index.recipes import TRAIN_ITERATIONS, Recipe, choose_recipe, choose_shards, shard_of
 from retrieval_core.index.tune import Tuned, choose_candidate_dim, tune_search
+from retrieval_core.metrics.exact_knn import exact_topk
 from retrieval_core.reduce.pca import Pca, apply_pca, fit_pca
 
 K = 10

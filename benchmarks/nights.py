@@ -24,13 +24,13 @@ import polars as pl
 
 from benchmarks.drawn import Float32, Int64, draw, draw_row_ids, drawn_queries, recall, train_places
 from retrieval_core.config import IndexConfig
-from retrieval_core.evaluate.neighbours import exact_topk
 from retrieval_core.index.build import build_shard, train_template
 from retrieval_core.index.lookup import ShardedIndex
 from retrieval_core.index.plan import name_shard, rows_to_change, split_rows
 from retrieval_core.index.recipes import choose_recipe, choose_shards
 from retrieval_core.index.tune import Tuned, tune_search
 from retrieval_core.index.update import imbalance, update_shard
+from retrieval_core.metrics.exact_knn import exact_topk
 
 K = 10
 N_QUERIES = 1_000

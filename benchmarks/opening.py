@@ -23,8 +23,8 @@ from benchmarks.memory import resident_mb
 if TYPE_CHECKING:
     import polars as pl
 
-    from retrieval_core.artifacts import IndexSet, Part
-    from retrieval_core.store import Store
+    from retrieval_core.artifacts.manifests import IndexSet, Part
+    from retrieval_core.store.base import Store
 
 K = 10
 BATCH_ROWS = 100_000  # whose items are written at a time
@@ -60,7 +60,7 @@ def _answer(folder: Path, n_queries: int) -> dict[str, float]:
     import faiss
     import numpy as np
 
-    from retrieval_core.search import Query, open_release
+    from retrieval_core.search.release import Query, open_release
 
     imported = time.perf_counter()
     before = resident_mb()
@@ -105,11 +105,11 @@ def _make_release(folder: Path, n_rows: int, dim: int) -> dict[str, float]:
     import numpy as np
 
     from benchmarks.drawn import draw
-    from retrieval_core import releases
-    from retrieval_core.artifacts import Backbone, Catalog, Ref, Release
+    from retrieval_core.artifacts import releases
+    from retrieval_core.artifacts.manifests import Backbone, Catalog, Ref, Release
+    from retrieval_core.artifacts.parts import put_part, table_bytes
     from retrieval_core.config import NightlyConfig
-    from retrieval_core.shards import put_part, table_bytes
-    from retrieval_core.store import open_store
+    from retrieval_core.store.uris import open_store
 
     drawn = draw(n_rows + 1_000, dim)
     vectors, queries = drawn[:n_rows], drawn[n_rows:]
@@ -153,7 +153,7 @@ def _items(n_rows: int) -> pl.DataFrame:
     """A catalogue's table: five views of each product, a category, two labels and two attributes each."""
     import polars as pl
 
-    from retrieval_core.ingest.catalog import CATALOG_SCHEMA, row_id
+    from retrieval_core.ingest.snapshot import CATALOG_SCHEMA, row_id
 
     def row(number: int) -> dict[str, Any]:
         item_id, product = f"sku-{number:07}", number // 5
@@ -177,7 +177,7 @@ def _items(n_rows: int) -> pl.DataFrame:
 def _seal_index(store: Store, folder: Path, items: pl.DataFrame, vectors: Any) -> IndexSet:
     """The shards that the recipe wants for these rows, tuned, as a nightly run seals them."""
     from benchmarks.drawn import drawn_queries, train_places
-    from retrieval_core.artifacts import IndexSet
+    from retrieval_core.artifacts.manifests import IndexSet
     from retrieval_core.config import IndexConfig
     from retrieval_core.index.build import build_shard, train_template
     from retrieval_core.index.lookup import ShardedIndex
@@ -213,8 +213,8 @@ def _seal_index(store: Store, folder: Path, items: pl.DataFrame, vectors: Any) -
 
 def _stored(store: Store, folder: Path) -> list[Part]:
     """Both files of a shard, moved into the store."""
-    from retrieval_core.artifacts import IndexSet
-    from retrieval_core.shards import describe_part
+    from retrieval_core.artifacts.manifests import IndexSet
+    from retrieval_core.artifacts.parts import describe_part
 
     parts = []
     for path in (folder / "index.faiss", folder / "vectors.arrow"):

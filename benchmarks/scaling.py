@@ -31,7 +31,7 @@ from benchmarks.cluster import START_TIMEOUT_S, Cluster
 from benchmarks.racing import Seconds, interleaved, ratio
 from flows.shards import RUNNER, each_shard
 from flows.views import embed_pictures
-from retrieval_core.artifacts import Ref, Value
+from retrieval_core.artifacts.manifests import Ref, Value
 from retrieval_core.config import NightlyConfig
 from retrieval_core.settings import Settings
 from tasks.embed import prepare_backbone

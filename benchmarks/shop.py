@@ -62,10 +62,11 @@ def see(shop: Shop, store_url: str) -> None:
     """
     import polars as pl
 
-    from retrieval_core import releases
-    from retrieval_core.artifacts import Catalog, Ref, Release
+    from retrieval_core.artifacts import releases
+    from retrieval_core.artifacts.manifests import Catalog, Ref, Release
+    from retrieval_core.artifacts.parts import put_part, table_bytes
     from retrieval_core.config import IngestConfig
-    from retrieval_core.ingest.catalog import (
+    from retrieval_core.ingest.snapshot import (
         CATALOG_SCHEMA,
         LEDGER,
         QUARANTINE_SCHEMA,
@@ -73,9 +74,8 @@ def see(shop: Shop, store_url: str) -> None:
         row_id,
         take_snapshot,
     )
-    from retrieval_core.ingest.sources import open_source
-    from retrieval_core.shards import put_part, table_bytes
-    from retrieval_core.store import open_store
+    from retrieval_core.ingest.sources.registry import open_source
+    from retrieval_core.store.uris import open_store
 
     rows = open_source(shop.source).rows()
     read = take_snapshot(rows.head(A_FOLDER), None, IngestConfig(), "").items

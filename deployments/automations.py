@@ -21,8 +21,8 @@ from prefect.events.schemas.automations import AutomationCore, EventTrigger, Pos
 from prefect.exceptions import ObjectNotFound
 from prefect.settings import get_current_settings
 
-from deployments.terminal import visible
-from deployments.triggers import REFUSED, RESOURCE
+from deployments.change_events import REFUSED, RESOURCE
+from deployments.cli.terminal import visible
 from retrieval_core.errors import BadConfig, VitrineError
 
 HEARTBEAT_S = 30  # PREFECT_FLOWS_HEARTBEAT_FREQUENCY of every deployment

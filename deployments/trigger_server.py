@@ -20,14 +20,8 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
+from deployments.change_events import MAX_BODY_BYTES, read_changes, refused_event, split_change, updated_event
 from deployments.trigger_queue import Queue
-from deployments.triggers import (
-    MAX_BODY_BYTES,
-    read_changes,
-    refused_event,
-    split_change,
-    updated_event,
-)
 from retrieval_core.errors import BadConfig, StoreUnavailable, VitrineError
 from retrieval_core.ingest.change import Change, merge_changes
 

@@ -7,18 +7,17 @@ from typing import Any, Literal
 
 from prefect import Task, flow
 
-from flows.announced import announced
 from flows.night import DEFAULTS, publish_catalog
-from flows.shards import RUNNER, check_runner, each_shard, in_shards
+from flows.shards import RUNNER, announced, check_runner, each_shard, in_shards
 from flows.story import shard_progress, tell_report, tell_table
 from flows.summary import Clock, RunSummary, as_table
 from flows.views import Shards, embed_pictures, mask_pictures
-from retrieval_core.artifacts import Catalog, Value
+from retrieval_core.artifacts.growing_sets import WorkPlan
+from retrieval_core.artifacts.manifests import Catalog, Value
 from retrieval_core.config import NightlyConfig
 from retrieval_core.errors import BadConfig
-from retrieval_core.evaluate.golden import check_golden
-from retrieval_core.ingest.choice import Choice
-from retrieval_core.sets import WorkPlan
+from retrieval_core.evaluate.measure.golden_queries import check_golden
+from retrieval_core.ingest.selection import Choice
 from retrieval_core.settings import Settings
 from tasks.embed import prepare_backbone
 from tasks.ingest import choose_items, snapshot_catalog

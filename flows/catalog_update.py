@@ -4,14 +4,13 @@ from __future__ import annotations
 
 from prefect import flow
 
-from flows.announced import announced
 from flows.night import DEFAULTS, publish_catalog
-from flows.shards import RUNNER
+from flows.shards import RUNNER, announced
 from flows.story import tell_run
 from flows.summary import RunSummary
 from flows.waiting import with_waiting
-from retrieval_core import releases
-from retrieval_core.artifacts import Release
+from retrieval_core.artifacts import releases
+from retrieval_core.artifacts.manifests import Release
 from retrieval_core.config import NightlyConfig
 from retrieval_core.errors import BadConfig
 from retrieval_core.ingest.change import Change

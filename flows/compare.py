@@ -7,20 +7,19 @@ import json
 from prefect import flow
 from prefect.logging import get_run_logger
 
-from flows.announced import announced
-from flows.shards import RUNNER
+from flows.shards import RUNNER, announced
 from flows.summary import Clock
 from flows.variants import Workbench, stages_of
 from flows.views import Masking, mask_pictures
-from retrieval_core.artifacts import Comparison, Ref, Value, VectorSet
+from retrieval_core.artifacts.manifests import Comparison, Ref, Value, VectorSet
+from retrieval_core.artifacts.parts import read_table
 from retrieval_core.config import EmbedConfig
 from retrieval_core.evaluate.compare.config import ComparisonConfig, VariantConfig
 from retrieval_core.evaluate.compare.markdown import as_markdown
 from retrieval_core.evaluate.compare.measure import Candidate, Comparing
 from retrieval_core.evaluate.compare.tables import Table
 from retrieval_core.settings import Settings
-from retrieval_core.shards import read_table
-from retrieval_core.store import Store
+from retrieval_core.store.base import Store
 from tasks.compare import comparison_fingerprint, find_unlearnable, seal_comparison
 from tasks.ingest import snapshot_catalog
 

@@ -4,15 +4,14 @@ from __future__ import annotations
 
 from prefect import flow
 
-from flows.announced import announced
-from flows.shards import RUNNER
+from flows.shards import RUNNER, announced
 from flows.story import tell_report, tell_table
 from flows.summary import Clock, as_table, metrics_table
-from retrieval_core.artifacts import Report, Value
+from retrieval_core.artifacts.manifests import Report, Value
+from retrieval_core.artifacts.releases import PRODUCTION
 from retrieval_core.config import EvaluateConfig, GateConfig
-from retrieval_core.evaluate.again import named_release, rival_of
-from retrieval_core.evaluate.golden import check_golden
-from retrieval_core.releases import PRODUCTION
+from retrieval_core.evaluate.measure.golden_queries import check_golden
+from retrieval_core.evaluate.reconstruct import named_release, rival_of
 from retrieval_core.settings import Settings
 from tasks.evaluate import evaluate_release
 

@@ -10,13 +10,13 @@ from prefect.logging import get_run_logger
 from flows.shards import check_runner, each_shard, in_shards
 from flows.summary import CatalogSummary, Clock, RunSummary
 from flows.views import Embedding, embed_pictures, mask_pictures
-from retrieval_core import releases
-from retrieval_core.artifacts import Backbone, Catalog, Fitted, Ref, Release, Report, Value, boosted
+from retrieval_core.artifacts import releases
+from retrieval_core.artifacts.manifests import Backbone, Catalog, Fitted, Ref, Release, Report, Value, boosted
+from retrieval_core.artifacts.releases import RUNS
 from retrieval_core.config import IndexConfig, NightlyConfig
 from retrieval_core.errors import AliasConflict, BadConfig
-from retrieval_core.evaluate.golden import check_golden
-from retrieval_core.evaluate.night import CatalogFacts, Night
-from retrieval_core.inspection import RUNS
+from retrieval_core.evaluate.measure.golden_queries import check_golden
+from retrieval_core.evaluate.run_outputs import CatalogFacts, Night
 from retrieval_core.settings import Settings
 from tasks.classify import classify_shard, plan_classes, prepare_classifier, seal_class_set
 from tasks.embed import prepare_backbone, rejected_items

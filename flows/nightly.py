@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from prefect import flow
 
-from flows.announced import announced
 from flows.night import DEFAULTS, publish_catalog
-from flows.shards import RUNNER
+from flows.shards import RUNNER, announced
 from flows.story import tell_run
 from flows.summary import RunSummary
 from retrieval_core.config import NightlyConfig

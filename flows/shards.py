@@ -6,9 +6,11 @@ given. A runner in the flow's decorator would be settled before anybody gives an
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import inspect
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any, Protocol, TypeVar, cast
+from functools import wraps
+from typing import Any, ParamSpec, Protocol, TypeVar, cast
 
 from prefect import Task
 from prefect.futures import PrefectFuture, as_completed
@@ -17,11 +19,13 @@ from prefect.task_runners import TaskRunner, ThreadPoolTaskRunner
 from prefect.utilities.callables import get_call_parameters
 
 from flows.story import Progress, shard_progress
-from retrieval_core.artifacts import Value
+from retrieval_core.artifacts.growing_sets import WorkPlan
+from retrieval_core.artifacts.manifests import Value
 from retrieval_core.errors import BadConfig
-from retrieval_core.sets import WorkPlan
 from retrieval_core.settings import Settings
+from retrieval_core.store.leases import at_work
 
+P = ParamSpec("P")
 R = TypeVar("R")
 Runner = TaskRunner[PrefectFuture[Any]]
 
@@ -98,3 +102,18 @@ def _fetch(future: PrefectFuture[Any]) -> None:
     """Take a result from its worker and let the cluster forget it: what a worker holds is made again when it dies."""
     future.result()
     cast(_OnCluster, future).wrapped_future.release()
+
+
+def announced(run: Callable[P, R]) -> Callable[P, R]:
+    """Say in the store of the run's `settings` that it goes on, so that no vacuum or repair gets in its way."""
+    signature, what = inspect.signature(run), f"the run {run.__name__}"
+
+    @wraps(run)
+    def announcing(*args: P.args, **kwargs: P.kwargs) -> R:
+        settings = signature.bind(*args, **kwargs).arguments["settings"]
+        with at_work(settings.open_store(), what):
+            return run(*args, **kwargs)
+
+    # Prefect would look for the types that annotations name in this module instead of the run's.
+    announcing.__signature__ = inspect.signature(run, eval_str=True)  # type: ignore[attr-defined]
+    return announcing

@@ -10,7 +10,7 @@ from typing import Literal
 
 from prefect.logging import get_run_logger
 
-from retrieval_core.artifacts import Value
+from retrieval_core.artifacts.manifests import Value
 from tasks.stage import running_stage
 
 

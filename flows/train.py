@@ -6,16 +6,15 @@ import re
 
 from prefect import Flow, flow
 
-from flows.announced import announced
 from flows.night import DEFAULTS
-from flows.shards import RUNNER
+from flows.shards import RUNNER, announced
 from flows.summary import Clock
 from flows.views import embed_pictures, mask_pictures
-from retrieval_core.artifacts import Backbone, Fitted, Head, Ref, Segmenter, Value
+from retrieval_core.artifacts.manifests import Backbone, Fitted, Head, Ref, Segmenter, Value
 from retrieval_core.config import EmbedConfig, NightlyConfig
 from retrieval_core.errors import BadConfig
 from retrieval_core.settings import Settings
-from retrieval_core.store import Store
+from retrieval_core.store.base import Store
 from retrieval_core.train.config import (
     AnyTraining,
     ClassifyTraining,

@@ -7,8 +7,8 @@ from prefect import flow
 from flows.shards import RUNNER
 from flows.story import tell_table
 from flows.summary import as_table
+from retrieval_core.maintenance.vacuum import Policy
 from retrieval_core.settings import Settings
-from retrieval_core.vacuum import Policy
 from tasks.vacuum import Swept, vacuum_store
 
 POLICY = Policy()

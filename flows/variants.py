@@ -10,7 +10,7 @@ from prefect.logging import get_run_logger
 
 from flows.shards import each_shard
 from flows.views import Masking, embed_pictures, mask_pictures
-from retrieval_core.artifacts import Fitted, Ref, VectorSet
+from retrieval_core.artifacts.manifests import Fitted, Ref, VectorSet
 from retrieval_core.config import ClassifyConfig, EmbedConfig, NightlyConfig, View
 from retrieval_core.embed.cards import get_card
 from retrieval_core.errors import BadConfig

@@ -6,19 +6,12 @@ from collections.abc import Callable
 from typing import Any
 
 from flows.shards import each_shard
-from retrieval_core.artifacts import Fitted, Ref, Reject, Value
+from retrieval_core.artifacts.manifests import Fitted, Ref, Reject, Value
 from retrieval_core.config import Background, NightlyConfig, View
 from retrieval_core.settings import Settings
 from tasks.embed import embed_shard, plan_vectors, seal_vector_set
 from tasks.ingest import collect_truth_masks
-from tasks.mask import (
-    detect_shard,
-    fit_segmenter,
-    mask_shard,
-    plan_detections,
-    plan_masks,
-    seal_mask_set,
-)
+from tasks.mask import detect_shard, fit_segmenter, mask_shard, plan_detections, plan_masks, seal_mask_set
 
 Shards = Callable[..., list[Any]]  # `each_shard`, or one like it
 

@@ -30,9 +30,8 @@ from PIL import (
     TiffImagePlugin,
     WebPImagePlugin,
 )
-from pydantic import Field
+from pydantic import BaseModel, ConfigDict, Field
 
-from retrieval_core.artifacts import Value
 from retrieval_core.errors import ImageRefused
 
 DEFAULT_MAX_PIXELS = 100_000_000
@@ -73,8 +72,10 @@ _REFUSED_SIGNATURES: tuple[tuple[bytes, str], ...] = (
 )
 
 
-class Preprocess(Value):
+class Preprocess(BaseModel):
     """How an upright picture becomes the square a model sees."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
 
     size_px: int = Field(gt=0)
     crop_fraction: float = Field(1.0, gt=0, le=1)

@@ -11,7 +11,8 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from retrieval_core.config import read_toml
 from retrieval_core.errors import BadConfig
-from retrieval_core.store import Store, default_cache_dir, open_store
+from retrieval_core.store.base import Store
+from retrieval_core.store.uris import default_cache_dir, open_store
 
 
 class Settings(BaseSettings):

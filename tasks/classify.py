@@ -8,9 +8,12 @@ from pathlib import Path
 
 from prefect.logging import get_run_logger
 
-from retrieval_core import lineage, models
-from retrieval_core.artifacts import Backbone, Classifier, ClassSet, Ref
+from retrieval_core.artifacts import backbone_names, fingerprints
+from retrieval_core.artifacts.growing_sets import WorkPlan, WorkShard, plan_work, seal_view, shard_pictures
+from retrieval_core.artifacts.manifests import Backbone, Classifier, ClassSet, Ref
+from retrieval_core.artifacts.parts import classes_bytes, put_part, put_part_file
 from retrieval_core.config import ClassifyConfig, IngestConfig
+from retrieval_core.embed.backbones import backbone_fingerprint
 from retrieval_core.embed.classes import (
     ClassifierEngine,
     LoadedClassifier,
@@ -22,10 +25,8 @@ from retrieval_core.embed.classes import (
 from retrieval_core.embed.engine import open_engine
 from retrieval_core.embed.extract import Picture
 from retrieval_core.errors import BadConfig
-from retrieval_core.sets import WorkPlan, WorkShard, plan_work, seal_view, shard_pictures
 from retrieval_core.settings import Settings
-from retrieval_core.shards import classes_bytes, put_part, put_part_file
-from retrieval_core.store import Store
+from retrieval_core.store.base import Store
 from tasks.mask import usable_pictures
 from tasks.stage import progress, stage
 
@@ -35,8 +36,8 @@ def prepare_classifier(settings: Settings, config: ClassifyConfig) -> Ref:
     """The frozen classifier as an artifact, made once: a published one, or that of a backbone trained to classify."""
     store = settings.open_store()
     backbone = backbone_config(config)
-    trained = models.named_backbone(store, backbone)
-    name = lineage.classifier_fingerprint(trained.fingerprint if trained else lineage.backbone_fingerprint(backbone))
+    trained = backbone_names.named_backbone(store, backbone)
+    name = fingerprints.classifier_fingerprint(trained.fingerprint if trained else backbone_fingerprint(backbone))
     known = Classifier.find(store, name)
     if known:
         return known.ref
@@ -81,7 +82,7 @@ def _keep(
 def plan_classes(settings: Settings, catalog: Ref, classifier: Ref, config: ClassifyConfig) -> WorkPlan:
     """The shards of pictures that this classifier has not seen yet."""
     store = settings.open_store()
-    family = lineage.class_family(classifier.name)
+    family = fingerprints.class_family(classifier.name)
     return plan_work(store, ClassSet.folder, family, usable_pictures(store, catalog), config.shard_rows)
 
 

@@ -4,19 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from retrieval_core import lineage
-from retrieval_core.artifacts import Comparison, Fitted, Ref, Value, fingerprint
-from retrieval_core.evaluate.compare import VERSION
+from retrieval_core.artifacts.catalog_rows import load_items
+from retrieval_core.artifacts.fingerprints import STAGE_VERSIONS
+from retrieval_core.artifacts.manifests import Comparison, Fitted, Ref, Value, fingerprint
+from retrieval_core.artifacts.parts import put_part_once, table_bytes
+from retrieval_core.evaluate.compare.build import gather_facts
 from retrieval_core.evaluate.compare.config import ComparisonConfig
 from retrieval_core.evaluate.compare.cost import decoded, ms_per_picture
-from retrieval_core.evaluate.compare.gather import gather_facts
 from retrieval_core.evaluate.compare.measure import Comparing, compare_variants, per_query_table, summary_table
-from retrieval_core.evaluate.compare.report import render_comparison
+from retrieval_core.evaluate.compare.render import render_comparison
 from retrieval_core.head.targets import build_targets
 from retrieval_core.settings import Settings
-from retrieval_core.shards import put_part_once, table_bytes
 from retrieval_core.train.config import DistillTraining
-from retrieval_core.train.items import choose_items
+from retrieval_core.train.split import choose_items
 from retrieval_core.train.teacher import find_teacher, teacher_vectors
 from tasks.mask import usable_pictures
 from tasks.stage import stage
@@ -35,7 +35,7 @@ def find_unlearnable(settings: Settings, catalog: Ref, config: ComparisonConfig)
     from retrieval_core.evaluate.compare.check import why_unlearnable
 
     store = settings.open_store()
-    items = lineage.load_items(store, catalog.name)
+    items = load_items(store, catalog.name)
     reasons = {}
     for name, model in config.models.items():
         if name in config.teachers:
@@ -70,7 +70,12 @@ def comparison_fingerprint(
 ) -> str:
     """Of the comparison of what was made for the variants of `config`, in their order."""
     parts = [ref.name if ref else "" for ref in (catalog, *vectors, *classes)]
-    return fingerprint("comparison", VERSION, _question(config), parts + [model.ref.name for model in models.values()])
+    return fingerprint(
+        "comparison",
+        STAGE_VERSIONS["compare"],
+        _question(config),
+        parts + [model.ref.name for model in models.values()],
+    )
 
 
 def _question(config: ComparisonConfig) -> dict[str, object]:

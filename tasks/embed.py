@@ -11,17 +11,24 @@ import numpy as np
 import polars as pl
 from prefect.logging import get_run_logger
 
-from retrieval_core import lineage, models
-from retrieval_core.artifacts import Backbone, MaskSet, Ref, Reject, Value, VectorSet
+from retrieval_core.artifacts import backbone_names, fingerprints
+from retrieval_core.artifacts.growing_sets import WorkPlan, WorkShard, plan_work, seal_vectors, shard_pictures
+from retrieval_core.artifacts.manifests import Backbone, MaskSet, Ref, Reject, Value, VectorSet
+from retrieval_core.artifacts.parts import put_part, put_part_file, read_masks, vectors_bytes
 from retrieval_core.config import EmbedConfig, IngestConfig, View
-from retrieval_core.embed.backbones import backbone_preprocess, load_backbone, parse_weights, save_backbone
+from retrieval_core.embed.backbones import (
+    backbone_fingerprint,
+    backbone_preprocess,
+    load_backbone,
+    parse_weights,
+    save_backbone,
+)
 from retrieval_core.embed.engine import Engine, open_engine
 from retrieval_core.embed.extract import Picture, extract
 from retrieval_core.images import RGB, decode, fit
-from retrieval_core.sets import WorkPlan, WorkShard, plan_work, seal_vectors, shard_pictures
 from retrieval_core.settings import Settings
-from retrieval_core.shards import put_part, put_part_file, read_masks, vectors_bytes
-from retrieval_core.store import Store, read_uri
+from retrieval_core.store.base import Store
+from retrieval_core.store.uris import read_uri
 from tasks.mask import usable_pictures
 from tasks.stage import progress, stage
 
@@ -39,10 +46,10 @@ class ShardOutcome(Value):
 def prepare_backbone(settings: Settings, catalog: Ref, config: EmbedConfig, ingest: IngestConfig) -> Ref:
     """The frozen backbone as an artifact, made once; one that is in the store already where the config names it."""
     store = settings.open_store()
-    named = models.named_backbone(store, config)
+    named = backbone_names.named_backbone(store, config)
     if named:
         return named.ref
-    name = lineage.backbone_fingerprint(config)
+    name = backbone_fingerprint(config)
     known = Backbone.find(store, name)
     if known:
         return known.ref
@@ -91,7 +98,7 @@ def plan_vectors(
     """The shards of pictures that have no vector of this backbone (and mask family) yet; `margin` is of view `crop`."""
     store = settings.open_store()
     mask_family = MaskSet.open(store, masks).family if masks else None
-    family = lineage.vector_family(backbone.name, mask_family, view, margin)
+    family = fingerprints.vector_family(backbone.name, mask_family, view, margin)
     return plan_work(store, VectorSet.folder, family, usable_pictures(store, catalog), config.shard_rows)
 
 

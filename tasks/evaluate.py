@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from prefect.logging import get_run_logger
 
-from retrieval_core.artifacts import Ref, Release, Report, Value
+from retrieval_core.artifacts.manifests import Ref, Release, Report, Value
 from retrieval_core.config import EvaluateConfig, GateConfig, NightlyConfig
-from retrieval_core.evaluate.assess import assess_night, assess_release
-from retrieval_core.evaluate.night import Night
+from retrieval_core.evaluate.evaluation import assess_night, assess_release
+from retrieval_core.evaluate.run_outputs import Night
 from retrieval_core.settings import Settings
 from tasks.stage import stage
 

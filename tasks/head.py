@@ -9,17 +9,18 @@ from pathlib import Path
 import polars as pl
 from prefect.logging import get_run_logger
 
-from retrieval_core import lineage, releases
-from retrieval_core.artifacts import Fitted, Head, Ref, VectorSet, boosted
+from retrieval_core.artifacts import fingerprints, releases
+from retrieval_core.artifacts.catalog_rows import load_items
+from retrieval_core.artifacts.growing_sets import derive_vectors, indexable_items
+from retrieval_core.artifacts.manifests import Fitted, Head, Ref, VectorSet, boosted
+from retrieval_core.artifacts.parts import load_vectors, put_part_file
 from retrieval_core.config import HeadConfig
 from retrieval_core.head.apply import WEIGHTS_FILE, boost, load_head, save_head
 from retrieval_core.head.targets import build_targets
 from retrieval_core.head.train import train_head
-from retrieval_core.ingest.sources import HELD_OUT
-from retrieval_core.sets import derive_vectors, indexable_items
+from retrieval_core.ingest.sources.base import HELD_OUT
 from retrieval_core.settings import Settings
-from retrieval_core.shards import load_vectors, put_part_file
-from retrieval_core.store import Store
+from retrieval_core.store.base import Store
 from tasks.stage import stage
 
 
@@ -28,8 +29,8 @@ def fit_head(settings: Settings, catalog: Ref, vectors: Ref, config: HeadConfig)
     """The head to use on these vectors tonight; None where the catalogue has nothing to learn from."""
     store, logger = settings.open_store(), get_run_logger()
     vector_set = VectorSet.open(store, vectors)
-    name = lineage.head_fingerprint(config, catalog.name, vector_set.family)
-    items = lineage.load_items(store, catalog.name)
+    name = fingerprints.head_fingerprint(config, catalog.name, vector_set.family)
+    items = load_items(store, catalog.name)
     known = Head.find(store, name) or _earlier_head(store, vector_set, config, items)
     if known:
         return Fitted(ref=known.ref, trained=False)
@@ -49,7 +50,7 @@ def fit_head(settings: Settings, catalog: Ref, vectors: Ref, config: HeadConfig)
         part = put_part_file(store, f"{Head.folder}/{name}/{WEIGHTS_FILE}", Path(folder, WEIGHTS_FILE), 0)
     head = Head(
         fingerprint=name,
-        config=lineage.head_question(config),
+        config=fingerprints.head_question(config),
         parents={"catalog": catalog.name, "vectors": vector_set.family},
         parts=(part,),
         counts={"rows": len(usable), "held_out": int(held_out.sum())},
@@ -69,7 +70,7 @@ def _earlier_head(store: Store, vectors: VectorSet, config: HeadConfig, items: p
     for ref in release.heads if release else ():
         head = Head.open(store, ref)
         parents = {"vectors": vectors.family}
-        if lineage.still_serves(store, head, lineage.head_question(config), parents, config, items):
+        if fingerprints.still_serves(store, head, fingerprints.head_question(config), parents, config, items):
             return head
     return None
 
@@ -80,7 +81,7 @@ def apply_head(settings: Settings, vectors: Ref, head: Ref) -> Ref:
     store = settings.open_store()
     source, fitted = VectorSet.open(store, vectors), Head.open(store, head)
     weights = load_head(store.local_path(fitted.part(WEIGHTS_FILE).key, fitted.part(WEIGHTS_FILE).sha256))
-    family = lineage.boosted_family(fitted.fingerprint, source.family)
+    family = fingerprints.boosted_family(fitted.fingerprint, source.family)
     made_by = {"head": fitted.fingerprint}
     return derive_vectors(
         store, source, family, boosted(source.variant), fitted.dim, partial(boost, weights), made_by

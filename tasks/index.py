@@ -10,22 +10,23 @@ import numpy as np
 import polars as pl
 from prefect.logging import get_run_logger
 
-from retrieval_core import lineage, releases
-from retrieval_core.artifacts import IndexSet, Ref, Value, VectorSet, fingerprint
+from retrieval_core.artifacts import fingerprints, releases
+from retrieval_core.artifacts.catalog_rows import load_items
+from retrieval_core.artifacts.fingerprints import STAGE_VERSIONS
+from retrieval_core.artifacts.growing_sets import indexable_items, sample_vectors
+from retrieval_core.artifacts.manifests import IndexSet, Ref, Value, VectorSet, fingerprint
+from retrieval_core.artifacts.parts import describe_part, load_vectors
 from retrieval_core.config import IndexConfig
 from retrieval_core.errors import ShardCorrupt
-from retrieval_core.index import VERSION
 from retrieval_core.index.build import INDEX_FILE, VECTORS_FILE, build_shard, shard_row_ids, train_template
 from retrieval_core.index.plan import name_shard, rows_to_change, split_rows
 from retrieval_core.index.recipes import Recipe, choose_recipe, choose_shards
 from retrieval_core.index.tune import Tuned, choose_candidate_dim, tune_queries, tune_search
 from retrieval_core.index.update import can_update, imbalance, update_shard
-from retrieval_core.ingest.sources import HELD_OUT
-from retrieval_core.search import open_index, shard_folders
-from retrieval_core.sets import indexable_items, sample_vectors
+from retrieval_core.ingest.sources.base import HELD_OUT
+from retrieval_core.search.release import open_index, shard_folders
 from retrieval_core.settings import Settings
-from retrieval_core.shards import describe_part, load_vectors
-from retrieval_core.store import Store
+from retrieval_core.store.base import Store
 from tasks.stage import stage
 
 SHARD_FILES = (INDEX_FILE, VECTORS_FILE)  # stored in this order: a shard exists when its last file does
@@ -93,7 +94,9 @@ def plan_index(settings: Settings, catalog: Ref, vectors: Ref, reduced: list[Ref
     vector_set = VectorSet.open(store, vectors)
     rows = _rows(store, catalog, vector_set)
     sets = (vector_set, *(VectorSet.open(store, ref) for ref in reduced))
-    known = lineage.known_candidates(release, standing, catalog.name, sets, config) if release and standing else None
+    known = (
+        fingerprints.known_candidates(release, standing, catalog.name, sets, config) if release and standing else None
+    )
     candidates = known or _choose_candidates(store, sets, rows, config, standing)
     recipe = choose_recipe(len(rows), candidates.dim, vector_set.dim, config)
     logger.info("index: %s", recipe.why)
@@ -121,7 +124,7 @@ def plan_index(settings: Settings, catalog: Ref, vectors: Ref, reduced: list[Ref
 
 def _rows(store: Store, catalog: Ref, vectors: VectorSet) -> pl.DataFrame:
     """row_id, content_id and split of every row that can be indexed."""
-    items = indexable_items(store, lineage.load_items(store, catalog.name), vectors)
+    items = indexable_items(store, load_items(store, catalog.name), vectors)
     return items.select("row_id", "content_id", "split")
 
 
@@ -148,8 +151,8 @@ def _choose_template(
     recipe: Recipe, candidates: VectorSet, catalog: Ref, config: IndexConfig, standing: IndexSet | None
 ) -> str:
     """The trained empty index of production while it serves, else one trained on tonight's catalogue."""
-    question = lineage.template_fingerprint(recipe.key, config, candidates.family)
-    if standing and standing.template.startswith(f"{question}-") and lineage.quantizer_serves(standing, config):
+    question = fingerprints.template_fingerprint(recipe.key, config, candidates.family)
+    if standing and standing.template.startswith(f"{question}-") and fingerprints.quantizer_serves(standing, config):
         return standing.template
     return f"{question}-{catalog.name}"
 
@@ -194,7 +197,7 @@ def _updated(store: Store, shard: IndexShard, rows: pl.DataFrame, template: byte
     before = IndexSet.open(store, shard.before)
     try:
         previous = shard_folders(store, before)[shard.number]
-        then = lineage.load_items(store, before.parents["catalog"], ["row_id", "content_id"])
+        then = load_items(store, before.parents["catalog"], ["row_id", "content_id"])
         held = pl.DataFrame({"row_id": shard_row_ids(previous)})
         removed, added = rows_to_change(then.join(held, on="row_id", how="semi"), rows)
         content_ids = added["content_id"].to_list()
@@ -213,7 +216,7 @@ def seal_index(settings: Settings, plan: IndexPlan, config: IndexConfig) -> Ref:
     store = settings.open_store()
     vectors, candidates = VectorSet.open(store, plan.vectors), VectorSet.open(store, plan.candidates)
     tuning = config.model_dump(include={"recall_target", "nprobe", "rerank_depth", "tune_queries", "seed"})
-    name = fingerprint("index", VERSION, [plan.shards, tuning], [plan.catalog.name])
+    name = fingerprint("index", STAGE_VERSIONS["index"], [plan.shards, tuning], [plan.catalog.name])
     known = IndexSet.find(store, name)
     if known:
         return known.ref

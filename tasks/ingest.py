@@ -9,12 +9,25 @@ import numpy.typing as npt
 import polars as pl
 from prefect.logging import get_run_logger
 
-from retrieval_core import lineage, releases
-from retrieval_core.artifacts import Catalog, MaskSet, Ref, Value, fingerprint
+from retrieval_core.artifacts import releases
+from retrieval_core.artifacts.catalog_rows import load_items
+from retrieval_core.artifacts.fingerprints import STAGE_VERSIONS
+from retrieval_core.artifacts.growing_sets import plan_work, seal_view, shard_pictures
+from retrieval_core.artifacts.manifests import Catalog, MaskSet, Ref, Value, fingerprint
+from retrieval_core.artifacts.parts import (
+    masks_bytes,
+    put_part,
+    put_part_once,
+    read_table,
+    read_unsealed,
+    table_bytes,
+)
 from retrieval_core.config import IngestConfig
 from retrieval_core.errors import BadConfig, NotFound, Permanent
-from retrieval_core.ingest import VERSION
-from retrieval_core.ingest.catalog import (
+from retrieval_core.ingest.change import MAX_LISTED, Change, name_items
+from retrieval_core.ingest.diff import CatalogDiff, diff_catalogs
+from retrieval_core.ingest.selection import WHOLE, Choice, choose, items_moved_in
+from retrieval_core.ingest.snapshot import (
     LEDGER,
     SEEN_ITEMS,
     Snapshot,
@@ -22,14 +35,10 @@ from retrieval_core.ingest.catalog import (
     take_snapshot,
     update_snapshot,
 )
-from retrieval_core.ingest.change import MAX_LISTED, Change, name_items
-from retrieval_core.ingest.choice import WHOLE, Choice, choose, items_moved_in
-from retrieval_core.ingest.diff import CatalogDiff, diff_catalogs
-from retrieval_core.ingest.sources import Source, open_source
-from retrieval_core.sets import plan_work, seal_view, shard_pictures
+from retrieval_core.ingest.sources.base import Source
+from retrieval_core.ingest.sources.registry import open_source
 from retrieval_core.settings import Settings
-from retrieval_core.shards import masks_bytes, put_part, put_part_once, read_table, read_unsealed, table_bytes
-from retrieval_core.store import Store
+from retrieval_core.store.base import Store
 from tasks.stage import progress, stage
 
 TRUTH_SHARD_ROWS = 256
@@ -119,12 +128,12 @@ def _last_seen(store: Store) -> Snapshot | None:
 
 def _last_run_items(store: Store) -> pl.DataFrame | None:
     release = releases.read_release(store, releases.LATEST)
-    return lineage.load_items(store, release.parents["catalog"]) if release else None
+    return load_items(store, release.parents["catalog"]) if release else None
 
 
 def _seal(store: Store, snapshot: Snapshot, parents: dict[str, str] | None = None) -> Catalog:
     parents = parents or {}
-    name = fingerprint("catalog", VERSION, catalog_fingerprint(snapshot.items), list(parents.values()))
+    name = fingerprint("catalog", STAGE_VERSIONS["ingest"], catalog_fingerprint(snapshot.items), list(parents.values()))
     known = Catalog.find(store, name)
     if known:
         return known
@@ -152,10 +161,10 @@ def collect_truth_masks(settings: Settings, source: str, catalog: Ref) -> Ref | 
     A mask that cannot be read is passed over with a warning: its items have none.
     """
     store = settings.open_store()
-    items = lineage.load_items(store, catalog.name).filter(pl.col("mask_id").is_not_null())
+    items = load_items(store, catalog.name).filter(pl.col("mask_id").is_not_null())
     if items.is_empty():
         return None
-    family = fingerprint("truth masks", VERSION, source.partition(":")[0], [])
+    family = fingerprint("truth masks", STAGE_VERSIONS["ingest"], source.partition(":")[0], [])
     masks = items.select(content_id="mask_id", image_uri="mask_uri", item_id="item_id")
     plan = plan_work(store, MaskSet.folder, family, masks, TRUTH_SHARD_ROWS)
     reader, report = open_source(source), progress("truth masks", plan.n_missing)

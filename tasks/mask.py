@@ -10,11 +10,14 @@ import numpy as np
 import polars as pl
 from prefect.logging import get_run_logger
 
-from retrieval_core import lineage, releases
-from retrieval_core.artifacts import Detector, Fitted, MaskSet, Ref, Segmenter
+from retrieval_core.artifacts import fingerprints, releases
+from retrieval_core.artifacts.catalog_rows import load_items
+from retrieval_core.artifacts.growing_sets import WorkPlan, WorkShard, plan_work, seal_view, shard_pictures
+from retrieval_core.artifacts.manifests import Detector, Fitted, MaskSet, Ref, Segmenter
+from retrieval_core.artifacts.parts import masks_bytes, put_part, put_part_file, read_masks
 from retrieval_core.config import CropConfig, IngestConfig, MaskConfig
 from retrieval_core.images import decode, fit
-from retrieval_core.ingest.sources import HELD_OUT
+from retrieval_core.ingest.sources.base import HELD_OUT
 from retrieval_core.mask import detect
 from retrieval_core.mask.apply import Segmented, SegmenterEngine, segment, square_of
 from retrieval_core.mask.train import (
@@ -25,10 +28,9 @@ from retrieval_core.mask.train import (
     square_mask,
     train_segmenter,
 )
-from retrieval_core.sets import WorkPlan, WorkShard, plan_work, seal_view, shard_pictures
 from retrieval_core.settings import Settings
-from retrieval_core.shards import masks_bytes, put_part, put_part_file, read_masks
-from retrieval_core.store import Store, read_uri
+from retrieval_core.store.base import Store
+from retrieval_core.store.uris import read_uri
 from tasks.stage import progress, stage
 
 
@@ -41,7 +43,7 @@ def fit_segmenter(
     None where there is neither.
     """
     store, logger = settings.open_store(), get_run_logger()
-    name = lineage.segmenter_fingerprint(config, catalog.name)
+    name = fingerprints.segmenter_fingerprint(config, catalog.name)
     known = Segmenter.find(store, name) or _earlier_segmenter(store, catalog, config, truth is None)
     if known:
         return Fitted(ref=known.ref, trained=False)
@@ -64,7 +66,7 @@ def fit_segmenter(
         )
     segmenter = Segmenter(
         fingerprint=name,
-        config=lineage.segmenter_question(config),
+        config=fingerprints.segmenter_question(config),
         parents={"catalog": catalog.name, "truth": truth.name},
         parts=parts,
         counts={"train": len(train.pixels), "val": len(val.pixels)},
@@ -81,8 +83,8 @@ def _earlier_segmenter(store: Store, catalog: Ref, config: MaskConfig, any_age: 
     earlier = Segmenter.open(store, release.segmenter)
     if any_age:
         return earlier
-    items = lineage.load_items(store, catalog.name)
-    serves = lineage.still_serves(store, earlier, lineage.segmenter_question(config), {}, config, items)
+    items = load_items(store, catalog.name)
+    serves = fingerprints.still_serves(store, earlier, fingerprints.segmenter_question(config), {}, config, items)
     return earlier if serves else None
 
 
@@ -90,7 +92,7 @@ def _segmentation_data(
     store: Store, catalog: Ref, truth: Ref, config: MaskConfig, ingest: IngestConfig
 ) -> tuple[SegmentationData, SegmentationData]:
     """Pictures and masks of the training split and of the held-out one, squashed to the U-Net's square."""
-    items = lineage.load_items(store, catalog.name)
+    items = load_items(store, catalog.name)
     items = items.filter((pl.col("status") == "ok") & pl.col("mask_id").is_not_null())
     masks = read_masks(store, MaskSet.open(store, truth), items["mask_id"])
     items = items.filter(pl.col("mask_id").is_in(list(masks)))  # some mask files may not have been readable
@@ -114,13 +116,13 @@ def _segmentation_data(
 def plan_masks(settings: Settings, catalog: Ref, segmenter: Ref, config: MaskConfig) -> WorkPlan:
     """The shards of pictures that have no mask of this segmenter yet."""
     store = settings.open_store()
-    family = lineage.mask_family(config, segmenter.name)
+    family = fingerprints.mask_family(config, segmenter.name)
     return plan_work(store, MaskSet.folder, family, usable_pictures(store, catalog), config.shard_rows)
 
 
 def usable_pictures(store: Store, catalog: Ref) -> pl.DataFrame:
     """content_id, image_uri and item_id of every catalogue row that is not in quarantine."""
-    items = lineage.load_items(store, catalog.name)
+    items = load_items(store, catalog.name)
     return items.filter(pl.col("status") == "ok").select("content_id", "image_uri", "item_id")
 
 
@@ -146,7 +148,7 @@ def _put_masks(store: Store, shard: WorkShard, done: Segmented) -> int:
 def prepare_detector(settings: Settings, config: CropConfig) -> Ref:
     """The frozen detector as an artifact: its weights, fetched once."""
     store = settings.open_store()
-    name = lineage.detector_fingerprint(config)
+    name = fingerprints.detector_fingerprint(config)
     known = Detector.find(store, name)
     if known:
         return known.ref
@@ -163,7 +165,7 @@ def prepare_detector(settings: Settings, config: CropConfig) -> Ref:
 def plan_detections(settings: Settings, catalog: Ref, detector: Ref, config: CropConfig) -> WorkPlan:
     """The shards of pictures in which this detector has not looked for the product yet."""
     store = settings.open_store()
-    family = lineage.detections_family(config, detector.name)
+    family = fingerprints.detections_family(config, detector.name)
     return plan_work(store, MaskSet.folder, family, usable_pictures(store, catalog), config.shard_rows)
 
 

@@ -7,18 +7,18 @@ from typing import Literal
 import polars as pl
 from prefect.logging import get_run_logger
 
-from retrieval_core import releases
-from retrieval_core.artifacts import Ref, Reject, Release, Report, Value, VectorSet, fingerprint
+from retrieval_core.artifacts import releases
+from retrieval_core.artifacts.fingerprints import STAGE_VERSIONS
+from retrieval_core.artifacts.manifests import Ref, Reject, Release, Report, Value, VectorSet, fingerprint
+from retrieval_core.artifacts.parts import read_unsealed, table_bytes
 from retrieval_core.config import NightlyConfig
-from retrieval_core.evaluate.candidate import chain_of
-from retrieval_core.evaluate.night import Night
-from retrieval_core.ingest.catalog import LEDGER
+from retrieval_core.evaluate.measure.unlabelled import chain_of
+from retrieval_core.evaluate.run_outputs import Night
+from retrieval_core.ingest.snapshot import LEDGER
 from retrieval_core.settings import Settings
-from retrieval_core.shards import read_unsealed, table_bytes
-from retrieval_core.store import Store
+from retrieval_core.store.base import Store
 from tasks.stage import stage
 
-VERSION = 1
 Gate = Literal["published", "held"]
 
 
@@ -64,7 +64,9 @@ def _release(store: Store, night: Night, report: Report, config: NightlyConfig) 
     bundle = chain_of(store, night) | {"report": report.ref}
     parents = {role: ref.name for role, ref in bundle.items() if ref}
     return Release(
-        fingerprint=fingerprint("release", VERSION, config.model_dump(mode="json"), list(parents.values())),
+        fingerprint=fingerprint(
+            "release", STAGE_VERSIONS["publish"], config.model_dump(mode="json"), list(parents.values())
+        ),
         config=config.model_dump(mode="json"),
         parents=parents,
         counts={"rows": night.catalog_facts.indexed},

@@ -8,13 +8,14 @@ from pathlib import Path
 
 from prefect.logging import get_run_logger
 
-from retrieval_core import lineage, releases
-from retrieval_core.artifacts import Fitted, Reducer, Ref, VectorSet
+from retrieval_core.artifacts import fingerprints, releases
+from retrieval_core.artifacts.catalog_rows import load_items
+from retrieval_core.artifacts.growing_sets import derive_vectors, sample_vectors
+from retrieval_core.artifacts.manifests import Fitted, Reducer, Ref, VectorSet
+from retrieval_core.artifacts.parts import put_part_file
 from retrieval_core.config import ReduceConfig
 from retrieval_core.reduce.pca import PCA_FILE, apply_pca, fit_pca, load_pca, save_pca
-from retrieval_core.sets import derive_vectors, sample_vectors
 from retrieval_core.settings import Settings
-from retrieval_core.shards import put_part_file
 from tasks.stage import stage
 
 
@@ -23,14 +24,14 @@ def fit_reducer(settings: Settings, catalog: Ref, vectors: Ref, config: ReduceCo
     """The reducer to use on these vectors tonight: an earlier one while it serves, else one fitted on a sample."""
     store, logger = settings.open_store(), get_run_logger()
     vector_set = VectorSet.open(store, vectors)
-    name = lineage.reducer_fingerprint(config, catalog.name, vector_set.family)
-    items = lineage.load_items(store, catalog.name)
+    name = fingerprints.reducer_fingerprint(config, catalog.name, vector_set.family)
+    items = load_items(store, catalog.name)
     known = Reducer.find(store, name)
     release = releases.read_reference(store)
     if known is None and release and release.reducer:
         earlier = Reducer.open(store, release.reducer)
         parents = {"vectors": vector_set.family}
-        if lineage.still_serves(store, earlier, lineage.reducer_question(config), parents, config, items):
+        if fingerprints.still_serves(store, earlier, fingerprints.reducer_question(config), parents, config, items):
             known = earlier
     if known:
         return Fitted(ref=known.ref, trained=False)
@@ -45,7 +46,7 @@ def fit_reducer(settings: Settings, catalog: Ref, vectors: Ref, config: ReduceCo
     explained = {str(dim): float(pca.variances[:dim].sum() / max(pca.total_variance, 1e-12)) for dim in dims}
     reducer = Reducer(
         fingerprint=name,
-        config=lineage.reducer_question(config),
+        config=fingerprints.reducer_question(config),
         parents={"catalog": catalog.name, "vectors": vector_set.family},
         parts=(part,),
         input_dim=vector_set.dim,
@@ -63,7 +64,7 @@ def apply_reducer(settings: Settings, vectors: Ref, reducer: Ref, config: Reduce
     pca = load_pca(store.local_path(fitted.part(PCA_FILE).key, fitted.part(PCA_FILE).sha256))
     refs = []
     for dim in fitted.dims:
-        family = lineage.reduced_family(fitted.fingerprint, source.family, dim)
+        family = fingerprints.reduced_family(fitted.fingerprint, source.family, dim)
         reduce = partial(apply_pca, pca, dim=dim, whiten=config.whiten)
         refs.append(derive_vectors(store, source, family, f"pca{dim}", dim, reduce).ref)
     return refs

@@ -11,19 +11,27 @@ from typing import TYPE_CHECKING, NamedTuple
 import polars as pl
 from prefect.logging import get_run_logger
 
-from retrieval_core import lineage, models, releases
-from retrieval_core.artifacts import Backbone, Fitted, MaskSet, Ref, VectorSet
+from retrieval_core.artifacts import backbone_names, releases
+from retrieval_core.artifacts.catalog_rows import load_items
+from retrieval_core.artifacts.manifests import Backbone, Fitted, MaskSet, Ref, VectorSet
+from retrieval_core.artifacts.parts import put_part_file, read_masks
 from retrieval_core.config import IngestConfig
 from retrieval_core.embed.extract import Picture, SquareLoader
 from retrieval_core.errors import WeightsInvalid
 from retrieval_core.images import Preprocess
 from retrieval_core.settings import Settings
-from retrieval_core.shards import put_part_file, read_masks
-from retrieval_core.train.config import AnyTraining
-from retrieval_core.train.items import choose_items, split_readable
+from retrieval_core.train.config import AnyTraining, training_fingerprint, training_question
 from retrieval_core.train.pictures import Prepared, prepare_pictures, training_square
-from retrieval_core.train.run_card import RunCard, code_revision, device_name, library_versions, save_run_card
-from retrieval_core.train.save import save_trained, trained_backbone
+from retrieval_core.train.run_card import (
+    RunCard,
+    code_revision,
+    device_name,
+    library_versions,
+    save_run_card,
+    save_trained,
+    trained_backbone,
+)
+from retrieval_core.train.split import choose_items, split_readable
 from retrieval_core.train.start import Start, find_start, load_start
 from retrieval_core.train.teacher import teacher_vectors
 from tasks.stage import progress, stage
@@ -31,7 +39,7 @@ from tasks.stage import progress, stage
 if TYPE_CHECKING:
     from retrieval_core.embed.backbones import LoadedBackbone
     from retrieval_core.train.fit import Row, Trained
-    from retrieval_core.train.objective import Objective
+    from retrieval_core.train.objectives.base import Objective
     from retrieval_core.train.split import Split
 
 PIXELS_FILE = "pictures.npy"
@@ -57,7 +65,7 @@ class Job(NamedTuple):
 
     @property
     def fingerprint(self) -> str:
-        return lineage.training_fingerprint(lineage.training_question(self.config, self.margin), self.parents)
+        return training_fingerprint(training_question(self.config, self.margin), self.parents)
 
     @property
     def checkpoint_key(self) -> str:
@@ -90,7 +98,7 @@ def train_backbone(
     `masks` show the pictures as `config.background` says, `crop_margin` wide around a crop; `teacher` is a vector set.
     """
     store = settings.open_store()
-    models.check_name(name)
+    backbone_names.check_name(name)
     job = Job(
         catalog=catalog.name,
         masks=MaskSet.open(store, masks) if masks else None,
@@ -105,18 +113,18 @@ def train_backbone(
     store.delete(job.checkpoint_key)
     shutil.rmtree(scratch, ignore_errors=True)
     for alias in (releases.LATEST, releases.PRODUCTION):
-        models.point_backbone(store, name, alias, backbone.fingerprint)
+        backbone_names.point_backbone(store, name, alias, backbone.fingerprint)
     return Fitted(ref=backbone.ref, trained=known is None)
 
 
 def _train(settings: Settings, job: Job, ingest: IngestConfig, scratch: Path) -> Backbone:
     import torch
 
-    from retrieval_core.train.objectives import build_objective
+    from retrieval_core.train.objectives.registry import build_objective
 
     torch.set_num_threads(settings.n_threads)
     store, config, teacher = settings.open_store(), job.config, job.teacher
-    items = choose_items(lineage.load_items(store, job.catalog), config)
+    items = choose_items(load_items(store, job.catalog), config)
     start = load_start(store, job.start, config, teacher.dim if teacher else 0)
     guide = teacher_vectors(store, teacher, items["content_id"].to_list()) if teacher else None
     objective = build_objective(config, start.module, items, guide)
@@ -210,7 +218,7 @@ def _keep(settings: Settings, job: Job, start: LoadedBackbone, outcome: Outcome)
         )
     return Backbone(
         fingerprint=job.fingerprint,
-        config=lineage.training_question(config, job.margin),
+        config=training_question(config, job.margin),
         parents=job.parents,
         parts=parts,
         counts=counts,

@@ -6,9 +6,9 @@ import time
 
 from prefect.logging import get_run_logger
 
-from retrieval_core.artifacts import Value
+from retrieval_core.artifacts.manifests import Value
+from retrieval_core.maintenance.vacuum import Policy, Vacuumed, apply, plan_vacuum
 from retrieval_core.settings import Settings
-from retrieval_core.vacuum import Policy, Vacuumed, apply, plan_vacuum
 from tasks.stage import stage
 
 

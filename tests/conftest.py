@@ -13,7 +13,8 @@ from typing import Any
 
 import pytest
 
-from retrieval_core.store import Store, open_store
+from retrieval_core.store.base import Store
+from retrieval_core.store.uris import open_store
 
 # Before anything imports Prefect.
 os.environ.update(

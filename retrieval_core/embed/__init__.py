@@ -1,3 +1,1 @@
 """Pictures and texts to vectors."""
-
-VERSION = 1  # raise when the same input gives another output

@@ -15,12 +15,13 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from retrieval_core.artifacts import Value
+from retrieval_core.artifacts.fingerprints import STAGE_VERSIONS, weights_name, weights_sha256
+from retrieval_core.artifacts.manifests import Value, fingerprint
 from retrieval_core.config import EmbedConfig
 from retrieval_core.embed.cards import Card, WeightsKind, get_card
+from retrieval_core.embed.openclip import CONFIG_FILE, LOCAL, folder_weights
 from retrieval_core.errors import BadConfig, ShardCorrupt, WeightsInvalid
 from retrieval_core.images import Preprocess
-from retrieval_core.store import file_sha256
 
 if TYPE_CHECKING:
     from torch import nn
@@ -192,19 +193,11 @@ def _fill(network: nn.Module, path: Path, card: Card) -> nn.Linear | None:
     """Copy a weights file into `network`; returns the projection, where the file has one."""
     from retrieval_core.embed.vae import current_keys
     from retrieval_core.embed.weights import fill_card, projection_of, split_state
-    from retrieval_core.weights import read_state
+    from retrieval_core.state_dict import read_state
 
     state = split_state(read_state(path))
     fill_card(network, current_keys(state.network) if card.library == "vae" else state.network, card, path.name)
     return projection_of(state.projection, card, path.name)
-
-
-def weights_sha256(path: Path) -> str:
-    """The sha256 (hex) of a weights file. Raises `WeightsInvalid` where it cannot be read."""
-    try:
-        return file_sha256(path)
-    except OSError as error:
-        raise WeightsInvalid(f"cannot read weights file {path}: {error.strerror}") from error
 
 
 def _check_sha256(path: Path, expected: str) -> None:
@@ -213,3 +206,17 @@ def _check_sha256(path: Path, expected: str) -> None:
     seen = weights_sha256(path)
     if seen != expected.strip().lower():
         raise WeightsInvalid(f"weights file {path} has sha256 {seen}, expected {expected}; fetch it anew, or remove it")
+
+
+def backbone_fingerprint(config: EmbedConfig) -> str:
+    """Of a frozen backbone; what lies in a file is named by its content.
+
+    Raises `WeightsInvalid` without the file, `WeightsUnavailable` for a folder without weights.
+    """
+    backbone, weights = config.backbone, weights_name(config.weights)
+    if backbone.startswith(LOCAL):
+        folder = Path(backbone.removeprefix(LOCAL))
+        backbone = f"{LOCAL}{weights_sha256(folder / CONFIG_FILE)}"
+        weights = weights_sha256(folder_weights(folder)) if weights == "pretrained" else weights
+    framing = [config.framing] if config.framing != "card" else []
+    return fingerprint("backbone", STAGE_VERSIONS["embed"], [backbone, weights, config.size_px, *framing], [])

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any, Literal
 
-from retrieval_core.artifacts import Value
+from retrieval_core.artifacts.manifests import Value
 from retrieval_core.errors import BadConfig
 
 Channels = tuple[float, float, float]

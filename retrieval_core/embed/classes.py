@@ -10,13 +10,13 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
+from retrieval_core.artifacts.parts import N_TOP_CLASSES
 from retrieval_core.config import ClassifyConfig, EmbedConfig
 from retrieval_core.embed.backbones import LoadedBackbone, load_backbone, read_backbone, save_backbone
 from retrieval_core.embed.cards import CARDS, Card, get_card
 from retrieval_core.embed.engine import Engine, Float32, UInt8
 from retrieval_core.embed.extract import Picture, SquareLoader, in_batches
 from retrieval_core.errors import BadConfig, ShardCorrupt, WeightsInvalid, WeightsUnavailable
-from retrieval_core.shards import N_TOP_CLASSES
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -163,7 +163,7 @@ def _published_layer(card: Card, weights: str) -> nn.Linear:
     from torch import nn
 
     from retrieval_core.embed.weights import pretrained_file, split_state
-    from retrieval_core.weights import read_state
+    from retrieval_core.state_dict import read_state
 
     kind, _, value = weights.partition(":")
     if kind == "random":
@@ -192,7 +192,7 @@ def _published_names(card: Card) -> list[str]:
 
 
 def _trained_layer(folder: Path, dim: int) -> nn.Linear:
-    from retrieval_core.weights import read_state
+    from retrieval_core.state_dict import read_state
 
     state = read_state(folder / CLASSIFIER_FILE)
     weight, bias = state.get("weight"), state.get("bias")

@@ -11,11 +11,11 @@ from typing import TYPE_CHECKING, Protocol, Self
 import numpy as np
 import numpy.typing as npt
 
+from retrieval_core.artifacts.parts import unit_length
 from retrieval_core.embed.backbones import GRAPH_FILE, WEIGHTS_FILE, Description, describe, read_backbone
 from retrieval_core.embed.cards import Card
 from retrieval_core.errors import BadConfig, DimensionMismatch, ShardCorrupt, WeightsInvalid
 from retrieval_core.images import Preprocess
-from retrieval_core.shards import unit_length
 
 if TYPE_CHECKING:
     import onnxruntime
@@ -169,7 +169,7 @@ def _text_side(folder: Path) -> CLIP:
 
     from retrieval_core.embed.networks import build_network
     from retrieval_core.embed.weights import fill_card, split_state
-    from retrieval_core.weights import read_state
+    from retrieval_core.state_dict import read_state
 
     known = describe(folder)
     network = build_network(known.card, known.preprocess.size_px, seed=0)

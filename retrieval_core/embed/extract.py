@@ -9,13 +9,13 @@ from typing import NamedTuple, TypeVar
 import numpy as np
 import numpy.typing as npt
 
-from retrieval_core.artifacts import Reject, Value, content_id
+from retrieval_core.artifacts.manifests import Reject, Value, content_id
+from retrieval_core.artifacts.parts import MaskRow
 from retrieval_core.config import View
 from retrieval_core.embed.engine import Engine
 from retrieval_core.errors import ImageRefused, NotFound
 from retrieval_core.images import RGB, Preprocess, apply_mask, crop_to_mask, decode, fit
-from retrieval_core.shards import MaskRow
-from retrieval_core.store import read_uri
+from retrieval_core.store.uris import read_uri
 
 Result = TypeVar("Result")
 

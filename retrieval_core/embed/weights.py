@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from retrieval_core.embed import openclip
 from retrieval_core.embed.cards import Card
 from retrieval_core.errors import WeightsInvalid, WeightsUnavailable
-from retrieval_core.weights import fill, first_line
+from retrieval_core.state_dict import fill, first_line
 
 PROBE_TIMEOUT_S = 5.0
 WRAPPERS = ("model.", "module.")  # what training loops put before every key of the network they hold

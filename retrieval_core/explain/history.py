@@ -6,13 +6,13 @@ from typing import Any, Literal, NamedTuple
 
 import polars as pl
 
-from retrieval_core import releases
-from retrieval_core.artifacts import Catalog, Ref, Release, Value
+from retrieval_core.artifacts import releases
+from retrieval_core.artifacts.catalog_rows import ITEMS_FILE
+from retrieval_core.artifacts.manifests import Catalog, Ref, Release, Value
+from retrieval_core.artifacts.parts import read_rows
 from retrieval_core.errors import NotFound
-from retrieval_core.ingest.catalog import STATEMENT
-from retrieval_core.items import ITEMS_FILE
-from retrieval_core.shards import read_rows
-from retrieval_core.store import Store
+from retrieval_core.ingest.snapshot import STATEMENT
+from retrieval_core.store.base import Store
 
 NAMES = {"content_id": "picture", "mask_id": "mask", "product_id": "product", "image_uri": "address"}
 SHORT = 12  # digits of a content id

@@ -5,23 +5,23 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import NamedTuple
 
-from retrieval_core.artifacts import Hit, Release
+from retrieval_core.artifacts.manifests import Hit, Release
 from retrieval_core.errors import VitrineError
-from retrieval_core.evaluate.again import release_config
-from retrieval_core.evaluate.facts import Picture
-from retrieval_core.evaluate.grids import jpeg_base64
-from retrieval_core.evaluate.report import environment
+from retrieval_core.evaluate.reconstruct import release_config
+from retrieval_core.evaluate.report.render import environment
+from retrieval_core.evaluate.thumbnails import Thumbnail, jpeg_base64
 from retrieval_core.explain.story import Story, mask_row
-from retrieval_core.explain.wording import STATES, event_words, facts_of, itself_words
+from retrieval_core.explain.words import STATES, event_words, facts_of, itself_words
 from retrieval_core.images import apply_mask, crop_to_mask, decode
-from retrieval_core.store import Store, read_uri
+from retrieval_core.store.base import Store
+from retrieval_core.store.uris import read_uri
 
 
 class Pictures(NamedTuple):
     """The item's picture and what is left of it under its mask or crop, and each of its neighbours."""
 
-    own: tuple[Picture, ...]
-    neighbours: tuple[Picture, ...]
+    own: tuple[Thumbnail, ...]
+    neighbours: tuple[Thumbnail, ...]
 
 
 def pictures_of(store: Store, release: Release, story: Story) -> Pictures:
@@ -46,15 +46,15 @@ def render_story(story: Story, pictures: Pictures) -> str:
     )
 
 
-def _own(store: Store, release: Release, story: Story) -> Iterator[Picture]:
+def _own(store: Store, release: Release, story: Story) -> Iterator[Thumbnail]:
     if story.row is None:
         return
     try:
         image = decode(read_uri(story.row.image_uri))
     except VitrineError:
-        yield Picture(item_id=story.item_id, caption="the picture cannot be read", jpeg="")
+        yield Thumbnail(item_id=story.item_id, caption="the picture cannot be read", jpeg="")
         return
-    yield Picture(item_id=story.item_id, caption="as it lies there now", jpeg=jpeg_base64(image))
+    yield Thumbnail(item_id=story.item_id, caption="as it lies there now", jpeg=jpeg_base64(image))
     mask = mask_row(store, release, story.row.content_id) if story.mask and story.row.content_id else None
     if mask is None or story.mask is None or story.picture:
         return
@@ -62,13 +62,13 @@ def _own(store: Store, release: Release, story: Story) -> Iterator[Picture]:
     margin = release_config(release).crop.margin
     left = crop_to_mask(image, mask.array(), margin) if cropped else apply_mask(image, mask.array())
     caption = f"not used: {mask.reason}" if mask.reason else f"{mask.area:.0%} of it, under its mask"
-    yield Picture(item_id=story.item_id, caption=caption, jpeg=jpeg_base64(left))
+    yield Thumbnail(item_id=story.item_id, caption=caption, jpeg=jpeg_base64(left))
 
 
-def _neighbour(hit: Hit) -> Picture:
+def _neighbour(hit: Hit) -> Thumbnail:
     try:
         jpeg = jpeg_base64(decode(read_uri(hit.image_uri)))
     except VitrineError:
         jpeg = ""
     caption = " · ".join([hit.item_id, *filter(None, [hit.category, ", ".join(hit.labels)])])
-    return Picture(item_id=hit.item_id, caption=caption, jpeg=jpeg, score=hit.score)
+    return Thumbnail(item_id=hit.item_id, caption=caption, jpeg=jpeg, score=hit.score)

@@ -9,8 +9,8 @@ from typing import Literal, NamedTuple
 
 import polars as pl
 
-from retrieval_core import lineage
-from retrieval_core.artifacts import (
+from retrieval_core.artifacts.catalog_rows import load_items
+from retrieval_core.artifacts.manifests import (
     Backbone,
     Catalog,
     Head,
@@ -24,14 +24,15 @@ from retrieval_core.artifacts import (
     Value,
     content_id,
 )
+from retrieval_core.artifacts.parts import MaskRow, read_masks, read_rows, read_unsealed
 from retrieval_core.errors import NotFound, Permanent, ShardCorrupt
-from retrieval_core.evaluate.again import masks_of, release_config
+from retrieval_core.evaluate.reconstruct import masks_of, release_config
 from retrieval_core.explain.history import History, Row, find_history, find_row
-from retrieval_core.ingest.catalog import LEDGER
-from retrieval_core.search import OpenRelease, Query
+from retrieval_core.ingest.snapshot import LEDGER
+from retrieval_core.search.release import OpenRelease, Query
 from retrieval_core.settings import Settings
-from retrieval_core.shards import MaskRow, read_masks, read_rows, read_unsealed
-from retrieval_core.store import Store, read_uri
+from retrieval_core.store.base import Store
+from retrieval_core.store.uris import read_uri
 
 K = 10
 N_SPELLINGS = 3
@@ -174,7 +175,7 @@ def _state(row: Row | None, last: Row | None) -> State:
 
 def _unknown(store: Store, release: Release, item_id: str) -> NotFound:
     """An id with one letter wrong still begins or ends right, so only such are compared letter by letter."""
-    known = lineage.load_items(store, release.catalog.name, ["item_id"])["item_id"]
+    known = load_items(store, release.catalog.name, ["item_id"])["item_id"]
     half = len(item_id) // 2
     alike = known.str.starts_with(item_id[:half]) | known.str.ends_with(item_id[half:])
     near = difflib.get_close_matches(item_id, known.filter(alike).head(MAX_COMPARED).to_list(), N_SPELLINGS)

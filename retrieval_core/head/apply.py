@@ -10,9 +10,9 @@ import numpy.typing as npt
 from safetensors import SafetensorError
 from safetensors.numpy import load_file, save_file
 
+from retrieval_core.artifacts.parts import unit_length
 from retrieval_core.errors import DimensionMismatch, ShardCorrupt
 from retrieval_core.head.targets import LABELS
-from retrieval_core.shards import unit_length
 
 Float32 = npt.NDArray[np.float32]
 Weights = Mapping[str, Float32]

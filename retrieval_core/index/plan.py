@@ -8,8 +8,8 @@ import numpy as np
 import numpy.typing as npt
 import polars as pl
 
-from retrieval_core.artifacts import fingerprint
-from retrieval_core.index import VERSION
+from retrieval_core.artifacts.fingerprints import STAGE_VERSIONS
+from retrieval_core.artifacts.manifests import fingerprint
 from retrieval_core.index.recipes import shard_of
 
 Int64 = npt.NDArray[np.int64]
@@ -29,7 +29,7 @@ def name_shard(rows: pl.DataFrame, made_by: list[str]) -> str:
     """
     digest = hashlib.sha256(rows["row_id"].to_numpy().astype("<i8").tobytes())
     digest.update(rows["content_id"].str.join("\n").item().encode())
-    return fingerprint("shard", VERSION, digest.hexdigest(), made_by)
+    return fingerprint("shard", STAGE_VERSIONS["index"], digest.hexdigest(), made_by)
 
 
 def rows_to_change(before: pl.DataFrame, now: pl.DataFrame) -> tuple[Int64, pl.DataFrame]:

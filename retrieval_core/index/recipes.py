@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 from pydantic import Field
 
-from retrieval_core.artifacts import Value
+from retrieval_core.artifacts.manifests import Value
 from retrieval_core.config import IndexConfig
 from retrieval_core.errors import BadConfig
 

@@ -13,7 +13,7 @@ from typing import NamedTuple, Protocol
 import numpy as np
 import numpy.typing as npt
 
-from retrieval_core.artifacts import TunePoint
+from retrieval_core.artifacts.manifests import TunePoint
 from retrieval_core.config import IndexConfig
 from retrieval_core.errors import BadConfig
 from retrieval_core.index.recipes import choose_recipe, scan_bytes

@@ -6,10 +6,10 @@ from collections.abc import Iterable
 
 import polars as pl
 
-from retrieval_core.artifacts import Value
+from retrieval_core.artifacts.manifests import Value
 from retrieval_core.errors import BadConfig, CatalogInvalid, NotFound, SourceMissing
-from retrieval_core.ingest.table import parse_table
-from retrieval_core.store import read_uri
+from retrieval_core.ingest.sources.table import parse_table
+from retrieval_core.store.uris import read_uri
 
 TABLE_SUFFIXES = (".csv", ".parquet", ".pq")
 MAX_LISTED = 5  # of the names in a message

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import polars as pl
 
-from retrieval_core.artifacts import Value
-from retrieval_core.ingest.catalog import CATALOG_SCHEMA, STATEMENT
+from retrieval_core.artifacts.manifests import Value
+from retrieval_core.ingest.snapshot import CATALOG_SCHEMA, STATEMENT
 
 
 class CatalogDiff(Value):

@@ -1,3 +1,1 @@
 """Pictures to masks of the product."""
-
-VERSION = 1  # raise when the same input gives another output

@@ -12,12 +12,12 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from retrieval_core.artifacts import content_id
+from retrieval_core.artifacts.manifests import content_id
 from retrieval_core.config import MaskConfig
 from retrieval_core.errors import DimensionMismatch, ImageRefused, NotFound, WeightsInvalid
 from retrieval_core.images import DEFAULT_MAX_PIXELS, RGB, Preprocess, decode, fit
 from retrieval_core.mask.quality import Mask, distrust
-from retrieval_core.store import read_uri
+from retrieval_core.store.uris import read_uri
 
 Picture = tuple[str, str]  # content id, image URI
 BATCHES_AHEAD = 2  # decoded while one batch is in its forward pass

@@ -16,7 +16,7 @@ from retrieval_core.errors import BadConfig, WeightsInvalid, WeightsUnavailable
 from retrieval_core.images import DEFAULT_MAX_PIXELS, RGB, shrink
 from retrieval_core.mask.apply import Picture, Segmented, load_batches
 from retrieval_core.mask.quality import Mask
-from retrieval_core.store import file_sha256
+from retrieval_core.store.base import file_sha256
 
 if TYPE_CHECKING:
     from torch import nn
@@ -86,7 +86,7 @@ class DetectorEngine:
     def __init__(self, model: str, weights: Path, device: str, threads: int) -> None:
         import torch
 
-        from retrieval_core.weights import fill, read_state
+        from retrieval_core.state_dict import fill, read_state
 
         network = _build(model)
         fill(network, read_state(weights), weights.name, f"a {model}")
@@ -143,7 +143,7 @@ def load_detector(config: CropConfig) -> nn.Module:
     """
     import torch
 
-    from retrieval_core.weights import fill, read_state
+    from retrieval_core.state_dict import fill, read_state
 
     kind, _, value = config.weights.partition(":")
     if not (config.weights == "pretrained" or (kind == "file" and value) or (kind == "random" and value.isdecimal())):

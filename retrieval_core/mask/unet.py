@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from retrieval_core.config import MaskConfig
 from retrieval_core.errors import BadConfig, WeightsInvalid
-from retrieval_core.weights import fill, first_line, read_state
+from retrieval_core.state_dict import fill, first_line, read_state
 
 # ImageNet's channel means and deviations, which torchvision's encoder weights expect, in units of a pixel value.
 MEAN = (0.485 * 255, 0.456 * 255, 0.406 * 255)

@@ -11,8 +11,8 @@ import numpy.typing as npt
 from safetensors import SafetensorError
 from safetensors.numpy import load_file, save_file
 
+from retrieval_core.artifacts.parts import unit_length
 from retrieval_core.errors import BadConfig, DimensionMismatch, ShardCorrupt
-from retrieval_core.shards import unit_length
 
 Float32 = npt.NDArray[np.float32]
 Float64 = npt.NDArray[np.float64]

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Literal, Self, get_args
+from typing import Any, Literal, Self, get_args
 
 from pydantic import Field, ValidationError, model_validator
 
+from retrieval_core.artifacts.fingerprints import STAGE_VERSIONS
+from retrieval_core.artifacts.manifests import fingerprint
 from retrieval_core.config import Framing, StageConfig, View, first_line, parse_override, read_toml
 from retrieval_core.errors import BadConfig
 
@@ -175,3 +177,15 @@ def load_training(objective: str, path: Path | None, overrides: list[str]) -> An
         return kind.model_validate(table)
     except ValidationError as error:
         raise BadConfig(first_line(error, f"train {objective}")) from error
+
+
+def training_question(config: Training, margin: float) -> dict[str, Any]:
+    """What a trained backbone depends on besides its parents; `margin` is that of the view `crop`."""
+    question = config.model_dump(mode="json", exclude={"backbone", "weights", "teacher"})
+    return question | ({"margin": margin} if config.background == "crop" else {})
+
+
+def training_fingerprint(question: dict[str, Any], parents: dict[str, str]) -> str:
+    """Of the backbone trained from its parents by role: catalog, start, and masks and teacher where there are any."""
+    named = [f"{role} {parents[role]}" for role in sorted(parents)]
+    return fingerprint("training", STAGE_VERSIONS["train"], question, named)

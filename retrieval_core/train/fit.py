@@ -26,11 +26,11 @@ from tqdm import tqdm
 
 from retrieval_core.errors import BadConfig, WeightsInvalid
 from retrieval_core.images import Preprocess
+from retrieval_core.state_dict import why_refused
 from retrieval_core.train.config import Training
-from retrieval_core.train.objective import Int64, Objective
+from retrieval_core.train.objectives.base import Int64, Objective
 from retrieval_core.train.pictures import training_view, validation_view
 from retrieval_core.train.split import Split
-from retrieval_core.weights import why_refused
 
 Row = dict[str, float]
 Draw = tuple[int, int]  # a row, and the seed of its view

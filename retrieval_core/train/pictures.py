@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from retrieval_core.artifacts import Reject
+from retrieval_core.artifacts.manifests import Reject
 from retrieval_core.embed.extract import Picture, SquareLoader
 from retrieval_core.images import Preprocess
 

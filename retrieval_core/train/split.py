@@ -9,8 +9,10 @@ import numpy.typing as npt
 import polars as pl
 
 from retrieval_core.errors import BadConfig
-from retrieval_core.evaluate.duplicates import near_duplicates
-from retrieval_core.ingest.sources import HELD_OUT
+from retrieval_core.ingest.sources.base import HELD_OUT
+from retrieval_core.metrics.picture_similarity import near_duplicates, thumbnails
+from retrieval_core.train.config import Training
+from retrieval_core.train.pictures import Prepared
 
 Int64 = npt.NDArray[np.int64]
 
@@ -76,3 +78,27 @@ def _same_value(items: pl.DataFrame, column: str) -> list[tuple[int, int]]:
     rows = items.with_row_index("row").filter(pl.col(column).is_not_null())
     first = rows.select("row", pl.col("row").min().over(column).alias("first")).filter(pl.col("row") != pl.col("first"))
     return [(int(a), int(b)) for a, b in first.iter_rows()]
+
+
+def choose_items(items: pl.DataFrame, config: Training) -> pl.DataFrame:
+    """One row for each picture outside quarantine, ordered by item_id: every one held out, the others up to a bound.
+
+    Those are a random sample of `config.max_pictures`, drawn by `config.seed`. A picture that is held out as one item
+    is held out as all of them. `items` is a catalogue.
+    """
+    usable = items.filter(pl.col("status") == "ok").with_columns(held_out=pl.col("split").is_in(HELD_OUT))
+    each = usable.sort("held_out", "item_id", descending=[True, False]).unique("content_id", keep="first")
+    free = each.filter(~pl.col("held_out")).sort("item_id")
+    taken = np.random.default_rng(config.seed).permutation(len(free))[: config.max_pictures]
+    return pl.concat([free[np.sort(taken)], each.filter("held_out")]).drop("held_out").sort("item_id")
+
+
+def split_readable(items: pl.DataFrame, prepared: Prepared, config: Training) -> Split:
+    """Training and validation rows among the pictures that could be read; none shares a product or a near-duplicate.
+
+    Raises `BadConfig` where too few are left.
+    """
+    readable = items[prepared.positions]
+    groups = group_pictures(readable, thumbnails(prepared.pixels)[prepared.positions])
+    split = split_pictures(readable, groups, config.val_fraction, config.seed)
+    return Split(prepared.positions[split.train], prepared.positions[split.val])

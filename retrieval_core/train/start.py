@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, NamedTuple
 
-from retrieval_core import lineage, models
-from retrieval_core.artifacts import Backbone
+from retrieval_core.artifacts import backbone_names
+from retrieval_core.artifacts.manifests import Backbone
 from retrieval_core.config import EmbedConfig
-from retrieval_core.embed.backbones import LoadedBackbone, load_backbone, read_backbone
-from retrieval_core.store import Store
+from retrieval_core.embed.backbones import LoadedBackbone, backbone_fingerprint, load_backbone, read_backbone
+from retrieval_core.store.base import Store
 from retrieval_core.train.config import DistillTraining, Training
 
 if TYPE_CHECKING:
@@ -30,8 +30,8 @@ def start_config(config: Training) -> EmbedConfig:
 def find_start(store: Store, config: Training) -> Start:
     """Which backbone that is; nothing is loaded. Raises `BadConfig`, and `WeightsInvalid` for an absent file."""
     frozen = start_config(config)
-    artifact = models.named_backbone(store, frozen)
-    return Start(artifact.fingerprint if artifact else lineage.backbone_fingerprint(frozen), artifact)
+    artifact = backbone_names.named_backbone(store, frozen)
+    return Start(artifact.fingerprint if artifact else backbone_fingerprint(frozen), artifact)
 
 
 def load_start(store: Store, start: Start, config: Training, teacher_dim: int = 0) -> LoadedBackbone:

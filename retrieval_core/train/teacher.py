@@ -6,11 +6,11 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from retrieval_core import releases
-from retrieval_core.artifacts import MANIFEST, Ref, VectorSet
+from retrieval_core.artifacts import releases
+from retrieval_core.artifacts.manifests import MANIFEST, Ref, VectorSet
+from retrieval_core.artifacts.parts import Float32, iter_vectors
 from retrieval_core.errors import BadConfig
-from retrieval_core.shards import Float32, iter_vectors
-from retrieval_core.store import Store
+from retrieval_core.store.base import Store
 
 ALIASES = (releases.PRODUCTION, releases.LATEST)
 N_LISTED = 10

@@ -10,19 +10,29 @@ import numpy as np
 import polars as pl
 import pytest
 
-from retrieval_core import releases
-from retrieval_core.artifacts import Backbone, Catalog, ClassSet, IndexSet, Part, Ref, Release, Report, content_id
+from retrieval_core.artifacts import releases
+from retrieval_core.artifacts.manifests import (
+    Backbone,
+    Catalog,
+    ClassSet,
+    IndexSet,
+    Part,
+    Ref,
+    Release,
+    Report,
+    content_id,
+)
+from retrieval_core.artifacts.parts import Float32, classes_bytes, describe_part, put_part, put_part_file, table_bytes
 from retrieval_core.config import EmbedConfig, NightlyConfig
 from retrieval_core.embed.backbones import backbone_preprocess, load_backbone, save_backbone
 from retrieval_core.embed.engine import open_engine
 from retrieval_core.images import decode, fit, thumbnail
 from retrieval_core.index.build import INDEX_FILE, VECTORS_FILE, build_shard
 from retrieval_core.index.recipes import new_index, shard_of
-from retrieval_core.ingest.catalog import CATALOG_SCHEMA, row_id
-from retrieval_core.search import OpenRelease, open_release
+from retrieval_core.ingest.snapshot import CATALOG_SCHEMA, row_id
+from retrieval_core.search.release import OpenRelease, open_release
 from retrieval_core.settings import Settings
-from retrieval_core.shards import Float32, classes_bytes, describe_part, put_part, put_part_file, table_bytes
-from retrieval_core.store import Store
+from retrieval_core.store.base import Store
 
 PRODUCTS = 12
 VIEWS = 3  # the second shows nearly the pixels of the first, the third is another picture

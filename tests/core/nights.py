@@ -10,8 +10,17 @@ from pathlib import Path
 import numpy as np
 import polars as pl
 
-from retrieval_core import lineage, releases
-from retrieval_core.artifacts import (
+from retrieval_core.artifacts import fingerprints, releases
+from retrieval_core.artifacts.growing_sets import (
+    derive_vectors,
+    indexable_items,
+    plan_work,
+    sample_vectors,
+    seal_vectors,
+    seal_view,
+    shard_pictures,
+)
+from retrieval_core.artifacts.manifests import (
     Backbone,
     Catalog,
     Head,
@@ -25,23 +34,7 @@ from retrieval_core.artifacts import (
     VectorSet,
     fingerprint,
 )
-from retrieval_core.config import EmbedConfig, NightlyConfig
-from retrieval_core.head.apply import WEIGHTS_FILE, boost, load_head, save_head
-from retrieval_core.index.build import INDEX_FILE, VECTORS_FILE, build_shard, train_template
-from retrieval_core.index.plan import name_shard, split_rows
-from retrieval_core.index.recipes import Recipe
-from retrieval_core.ingest.catalog import CATALOG_SCHEMA, LEDGER, QUARANTINE_SCHEMA, SEEN_ITEMS, row_id
-from retrieval_core.reduce.pca import PCA_FILE, apply_pca, fit_pca, load_pca, save_pca
-from retrieval_core.sets import (
-    derive_vectors,
-    indexable_items,
-    plan_work,
-    sample_vectors,
-    seal_vectors,
-    seal_view,
-    shard_pictures,
-)
-from retrieval_core.shards import (
+from retrieval_core.artifacts.parts import (
     Float32,
     describe_part,
     load_vectors,
@@ -51,7 +44,14 @@ from retrieval_core.shards import (
     table_bytes,
     vectors_bytes,
 )
-from retrieval_core.store import Store
+from retrieval_core.config import EmbedConfig, NightlyConfig
+from retrieval_core.head.apply import WEIGHTS_FILE, boost, load_head, save_head
+from retrieval_core.index.build import INDEX_FILE, VECTORS_FILE, build_shard, train_template
+from retrieval_core.index.plan import name_shard, split_rows
+from retrieval_core.index.recipes import Recipe
+from retrieval_core.ingest.snapshot import CATALOG_SCHEMA, LEDGER, QUARANTINE_SCHEMA, SEEN_ITEMS, row_id
+from retrieval_core.reduce.pca import PCA_FILE, apply_pca, fit_pca, load_pca, save_pca
+from retrieval_core.store.base import Store
 
 DIM, BOOSTED_DIM, REDUCED_DIM, SHARDS, SHARD_ROWS = 12, 8, 4, 2, 5
 CONFIG = NightlyConfig(embed=EmbedConfig(background="masked"))
@@ -125,7 +125,7 @@ class Nights:
         return fitted.model_copy(update={"parts": parts}).seal(self.store).ref
 
     def _grow_masks(self, items: pl.DataFrame, catalog: Ref) -> MaskSet:
-        family = lineage.mask_family(CONFIG.mask, SEGMENTER)
+        family = fingerprints.mask_family(CONFIG.mask, SEGMENTER)
         plan = plan_work(self.store, "masks", family, items, SHARD_ROWS)
         for shard in plan.split():
             ids = shard_pictures(self.store, shard)["content_id"].to_list()
@@ -134,7 +134,7 @@ class Nights:
         return seal_view(self.store, MaskSet, family, catalog.name, items["content_id"])
 
     def _grow_vectors(self, items: pl.DataFrame, catalog: Ref, backbone: str, masks: str) -> VectorSet:
-        family = lineage.vector_family(backbone, masks)
+        family = fingerprints.vector_family(backbone, masks)
         plan = plan_work(self.store, "vectors", family, items, SHARD_ROWS)
         for shard in plan.split():
             ids = shard_pictures(self.store, shard)["content_id"].to_list()
@@ -156,7 +156,7 @@ class Nights:
                 input_dim=DIM,
                 dim=BOOSTED_DIM,
             ).seal(self.store)
-        family = lineage.boosted_family(head.fingerprint, raw.family)
+        family = fingerprints.boosted_family(head.fingerprint, raw.family)
         made_by = {"head": head.fingerprint}
         made = derive_vectors(
             self.store, raw, family, "masked_boosted", BOOSTED_DIM, lambda rows: boost(weights, rows), made_by
@@ -177,14 +177,14 @@ class Nights:
             ).seal(self.store)
         part = reducer.part(PCA_FILE)
         pca = load_pca(self.store.local_path(part.key, part.sha256))
-        family = lineage.reduced_family(name, boosted.family, REDUCED_DIM)
+        family = fingerprints.reduced_family(name, boosted.family, REDUCED_DIM)
         made = derive_vectors(
             self.store, boosted, family, "pca4", REDUCED_DIM, lambda rows: apply_pca(pca, rows, REDUCED_DIM)
         )
         return reducer.ref, made
 
     def _seal_index(self, items: pl.DataFrame, catalog: Ref, full: VectorSet, reduced: VectorSet) -> IndexSet:
-        question = lineage.template_fingerprint(self.recipe.key, CONFIG.index, reduced.family)
+        question = fingerprints.template_fingerprint(self.recipe.key, CONFIG.index, reduced.family)
         kept = [key for key in self.store.list("indexes/templates/") if question in key]
         key = kept[0] if kept else f"indexes/templates/{question}-{catalog.name}.faiss"
         if not kept:

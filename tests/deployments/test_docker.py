@@ -18,7 +18,7 @@ from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
 from deployments import triggers
-from deployments.cli import _parser
+from deployments.cli.main import _parser
 from retrieval_core.settings import Settings
 
 ROOT = Path(__file__).parent.parent.parent

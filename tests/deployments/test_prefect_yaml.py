@@ -20,7 +20,7 @@ from prefect.events.schemas.deployment_triggers import DeploymentEventTrigger
 from prefect.utilities.importtools import import_object
 
 from deployments.automations import HEARTBEAT_S, automations
-from deployments.triggers import RESOURCE, UPDATED, refused_event, updated_event
+from deployments.change_events import RESOURCE, UPDATED, refused_event, updated_event
 from retrieval_core.ingest.change import Change
 
 ROOT = Path(__file__).parents[2]

@@ -36,7 +36,7 @@ def test_a_program_takes_its_shell_s_place_as_an_ordinary_user(program: str) -> 
 @pytest.mark.parametrize("program", PROGRAMS)
 def test_a_program_knows_its_arguments(program: str) -> None:
     command = shlex.split(CONF[program]["command"])[2].rpartition("exec ")[2].split()
-    console = {"python": [sys.executable], "vitrine": [sys.executable, "-m", "deployments.cli"]}
+    console = {"python": [sys.executable], "vitrine": [sys.executable, "-m", "deployments.cli.main"]}
     start = console.get(command[0], [sys.executable, "-m", command[0]])
     done = subprocess.run([*start, *command[1:], "--help"], cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr

@@ -15,9 +15,10 @@ from hypothesis import strategies as st
 from prefect.settings import PREFECT_API_URL, temporary_settings
 from starlette.testclient import TestClient
 
+from deployments.change_events import MAX_BODY_BYTES, MAX_EVENT_BYTES, read_changes, split_change
 from deployments.trigger_queue import Queue
 from deployments.trigger_server import make_app
-from deployments.triggers import MAX_BODY_BYTES, MAX_EVENT_BYTES, main, read_changes, split_change
+from deployments.triggers import main
 from retrieval_core.errors import BadConfig, StoreUnavailable
 from retrieval_core.ingest.change import Change, merge_changes
 

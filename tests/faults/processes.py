@@ -21,7 +21,7 @@ PREFECT_YAML = Path(__file__).parents[2] / "deployments" / "prefect.yaml"
 # What a run imports on its way, or it would do so each time.
 IMPORTED = (
     "__main__", "flows.nightly", "flows.catalog_update", "retrieval_core.search", "retrieval_core.ingest.table",
-    "retrieval_core.store_local", "retrieval_core.store_s3", "faiss", "jinja2", "onnx", "onnxruntime", "onnxscript",
+    "retrieval_core.store.local", "retrieval_core.store.s3", "faiss", "jinja2", "onnx", "onnxruntime", "onnxscript",
     "pandas", "prefect.engine", "prefect.flow_engine", "prefect.task_engine", "prefect.telemetry.run_telemetry",
     "pyarrow.parquet", "pyarrow.dataset", "scipy", "segmentation_models_pytorch", "timm", "torch",
     "torchvision.transforms.v2",

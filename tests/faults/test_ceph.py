@@ -12,12 +12,14 @@ from typing import Any
 
 import pytest
 
-from deployments import cli
-from retrieval_core import releases, store_s3
+from deployments.cli.main import main
+from retrieval_core.artifacts import releases
 from retrieval_core.errors import AliasConflict, BadConfig, NotFound, Permanent, StoreNotWritable, StoreUnavailable
-from retrieval_core.inspection import verify
-from retrieval_core.store import Store, file_sha256, open_store
-from retrieval_core.vacuum import DAY_S, Policy, apply, plan_vacuum
+from retrieval_core.maintenance.vacuum import DAY_S, Policy, apply, plan_vacuum
+from retrieval_core.maintenance.verify import verify
+from retrieval_core.store import s3
+from retrieval_core.store.base import Store, file_sha256
+from retrieval_core.store.uris import open_store
 from tests.core.nights import Nights
 from tests.faults.ceph import Gateway, running_ceph
 from tests.faults.s3_proxy import Fault, running_proxy, write_certificate
@@ -153,7 +155,7 @@ class TestWhoMay:
         }
         monkeypatch.setenv("AWS_ACCESS_KEY_ID", keys[name][0])
         monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", keys[name][1])
-        store_s3._make_client.cache_clear()
+        s3._make_client.cache_clear()
         barred = open_store(prefix, s3_endpoint_url=ceph.url, cache_dir=tmp_path / "another cache")
         reads = (
             lambda: barred.get("a"),
@@ -168,12 +170,12 @@ class TestWhoMay:
             assert "marlin" not in str(caught.value)
 
         monkeypatch.setenv("VITRINE_S3_ENDPOINT_URL", ceph.url)
-        assert cli.main(["status", "--store", prefix]) == 1
+        assert main.main(["status", "--store", prefix]) == 1
         said = "".join(capfd.readouterr())
         assert "check the credentials" in said
         assert "marlin" not in said
 
-        store_s3._make_client.cache_clear()
+        s3._make_client.cache_clear()
         monkeypatch.setenv("AWS_ACCESS_KEY_ID", ACCESS_KEY)
         monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", SECRET_KEY)
         assert {key: store.get(key) for key in store.list("")} == {"a": b"1"}
@@ -216,7 +218,7 @@ class TestObjects:
     def test_a_large_file_goes_up_in_parts_and_comes_down_whole(
         self, either: Store, client: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        monkeypatch.setattr(store_s3, "MULTIPART_THRESHOLD_BYTES", 2**20)
+        monkeypatch.setattr(s3, "MULTIPART_THRESHOLD_BYTES", 2**20)
         source = tmp_path / "large"
         source.write_bytes(os.urandom(9 * 2**20))
         either.put_file("large", source)
@@ -239,7 +241,7 @@ class TestObjects:
         tmp_path: Path,
         monkeypatch: pytest.MonkeyPatch,
     ) -> None:
-        monkeypatch.setattr(store_s3, "MULTIPART_THRESHOLD_BYTES", 2**20)
+        monkeypatch.setattr(s3, "MULTIPART_THRESHOLD_BYTES", 2**20)
         source = tmp_path / "large"
         source.write_bytes(os.urandom(9 * 2**20))
         with running_proxy(ceph.url) as proxy:

@@ -16,19 +16,21 @@ from typing import Any
 import pytest
 from prefect.logging import disable_run_logger
 
-from deployments.cli import main
-from retrieval_core import releases
-from retrieval_core.artifacts import IndexSet, Release, VectorSet
+from deployments.cli.main import main
+from retrieval_core.artifacts import releases
+from retrieval_core.artifacts.manifests import IndexSet, Release, VectorSet
 from retrieval_core.config import IndexConfig
 from retrieval_core.errors import NotFound, ShardCorrupt
-from retrieval_core.holdings import Holdings
-from retrieval_core.inspection import status, verify
-from retrieval_core.live import LiveRelease
-from retrieval_core.repair import repair
-from retrieval_core.search import open_release
+from retrieval_core.maintenance.inventory import Holdings
+from retrieval_core.maintenance.repair import repair
+from retrieval_core.maintenance.status import status
+from retrieval_core.maintenance.vacuum import DAY_S, Policy, plan_vacuum
+from retrieval_core.maintenance.verify import verify
+from retrieval_core.search.live import LiveRelease
+from retrieval_core.search.release import open_release
 from retrieval_core.settings import Settings
-from retrieval_core.store import Store, open_store
-from retrieval_core.vacuum import DAY_S, Policy, plan_vacuum
+from retrieval_core.store.base import Store
+from retrieval_core.store.uris import open_store
 from tasks.index import plan_index, seal_index
 from tests.core.nights import REDUCED_DIM, SHARDS, Nights
 

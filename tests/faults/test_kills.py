@@ -19,13 +19,14 @@ from typing import Any, NamedTuple
 import polars as pl
 import pytest
 
-from retrieval_core.ingest.sources import open_source
-from retrieval_core.inspection import last_run, verify
-from retrieval_core.live import LiveRelease
-from retrieval_core.releases import PRODUCTION, read_alias
-from retrieval_core.search import open_release
+from retrieval_core.artifacts.releases import PRODUCTION, read_alias
+from retrieval_core.ingest.sources.registry import open_source
+from retrieval_core.maintenance.status import last_run
+from retrieval_core.maintenance.verify import verify
+from retrieval_core.search.live import LiveRelease
+from retrieval_core.search.release import open_release
 from retrieval_core.settings import Settings
-from retrieval_core.store import open_store
+from retrieval_core.store.uris import open_store
 from tests.faults.processes import PATIENCE_S, Order, Run
 
 SEED = 5

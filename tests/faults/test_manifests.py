@@ -14,16 +14,16 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from prefect.logging import disable_run_logger
 
-from retrieval_core.artifacts import Catalog
+from retrieval_core.artifacts.manifests import Catalog
+from retrieval_core.artifacts.parts import read_table
 from retrieval_core.config import IngestConfig
 from retrieval_core.errors import CatalogInvalid, SourceMissing
 from retrieval_core.images import thumbnail
-from retrieval_core.ingest.folder import FolderSource
-from retrieval_core.ingest.inshop import InShopSource
-from retrieval_core.ingest.sources import SOURCE_SCHEMA
-from retrieval_core.ingest.table import TableSource
+from retrieval_core.ingest.sources.base import SOURCE_SCHEMA
+from retrieval_core.ingest.sources.folder import FolderSource
+from retrieval_core.ingest.sources.inshop import InShopSource
+from retrieval_core.ingest.sources.table import TableSource
 from retrieval_core.settings import Settings
-from retrieval_core.shards import read_table
 from tasks.ingest import snapshot_catalog
 
 SCRIPT = "\"'><script>alert(1)</script><img src=x onerror=alert(2)>{{ 7 * 7 }}${7*7}"

@@ -19,8 +19,8 @@ from benchmarks.fuzz import FAILURES, Fuzzed, corpus, decode_files, mutated
 from retrieval_core.config import IngestConfig
 from retrieval_core.errors import ImageRefused
 from retrieval_core.images import decode
-from retrieval_core.ingest.catalog import take_snapshot
-from retrieval_core.ingest.folder import FolderSource
+from retrieval_core.ingest.snapshot import take_snapshot
+from retrieval_core.ingest.sources.folder import FolderSource
 
 N_MUTATIONS = 400
 NOW = "2026-11-21T02:00:00+00:00"

@@ -12,12 +12,13 @@ from typing import NamedTuple
 import polars as pl
 import pytest
 
-from retrieval_core import releases
-from retrieval_core.ingest.sources import open_source
-from retrieval_core.inspection import verify
-from retrieval_core.search import open_release
+from retrieval_core.artifacts import releases
+from retrieval_core.ingest.sources.registry import open_source
+from retrieval_core.maintenance.verify import verify
+from retrieval_core.search.release import open_release
 from retrieval_core.settings import Settings
-from retrieval_core.store import Store, open_store
+from retrieval_core.store.base import Store
+from retrieval_core.store.uris import open_store
 from tests.faults.processes import Order, Run
 
 N_RACES = 6

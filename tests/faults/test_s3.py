@@ -12,12 +12,13 @@ from typing import Any, NamedTuple
 import numpy as np
 import pytest
 
-from retrieval_core import store_s3
-from retrieval_core.artifacts import VectorSet
+from retrieval_core.artifacts.growing_sets import part_key, plan_work, seal_vectors
+from retrieval_core.artifacts.manifests import VectorSet
+from retrieval_core.artifacts.parts import put_part, vectors_bytes
 from retrieval_core.errors import Permanent, StoreUnavailable
-from retrieval_core.sets import part_key, plan_work, seal_vectors
-from retrieval_core.shards import put_part, vectors_bytes
-from retrieval_core.store import Store, open_store
+from retrieval_core.store import s3
+from retrieval_core.store.base import Store
+from retrieval_core.store.uris import open_store
 from tests.faults.s3_proxy import Fault, Proxy, running_proxy, write_certificate
 
 TIMEOUT_S = 0.4
@@ -120,7 +121,7 @@ def test_what_goes_wrong_every_time_is_given_up_and_nothing_is_half_done(
 def test_a_server_that_does_not_answer_is_waited_for_three_times(
     name: str, proxy: Proxy, store: Store, truth: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(store_s3, "READ_TIMEOUT_S", TIMEOUT_S)
+    monkeypatch.setattr(s3, "READ_TIMEOUT_S", TIMEOUT_S)
     operation = OPERATIONS[name]
     proxy.fault = Fault(operation.method, "hang", times=1000)
 
@@ -172,7 +173,7 @@ class TestPartsOfAFile:
 
     @pytest.fixture(autouse=True)
     def _small_parts(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr(store_s3, "MULTIPART_THRESHOLD_BYTES", 2**20)
+        monkeypatch.setattr(s3, "MULTIPART_THRESHOLD_BYTES", 2**20)
 
     @pytest.fixture
     def file(self, tmp_path: Path) -> Path:

@@ -13,13 +13,14 @@ import polars as pl
 import pytest
 from prefect.logging import disable_run_logger
 
-from deployments import cli
+from deployments.cli.main import main
 from retrieval_core.config import IngestConfig, NightlyConfig
 from retrieval_core.errors import VitrineError
 from retrieval_core.images import thumbnail
-from retrieval_core.ingest.sources import open_source
+from retrieval_core.ingest.sources.registry import open_source
 from retrieval_core.settings import Settings
-from retrieval_core.store import Store, open_store, read_uri
+from retrieval_core.store.base import Store
+from retrieval_core.store.uris import open_store, read_uri
 from tasks.ingest import snapshot_catalog
 
 SECRETS = {
@@ -139,7 +140,7 @@ def _chain(error: BaseException | None) -> list[BaseException]:
 def test_the_command_line_does_not_repeat_a_key(
     arguments: list[str], tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    code = cli.main([word.replace("{folder}", str(tmp_path / "store")) for word in arguments])
+    code = main.main([word.replace("{folder}", str(tmp_path / "store")) for word in arguments])
     assert code == 2
     out = capfd.readouterr()
     assert out.err.startswith("vitrine: ")

@@ -14,9 +14,10 @@ from typing import Any
 
 import pytest
 
-from retrieval_core.ingest.sources import open_source
-from retrieval_core.inspection import last_run, verify
-from retrieval_core.store import open_store
+from retrieval_core.ingest.sources.registry import open_source
+from retrieval_core.maintenance.status import last_run
+from retrieval_core.maintenance.verify import verify
+from retrieval_core.store.uris import open_store
 from tests.faults.processes import Order, Run
 from tests.faults.servers import Postgres, PrefectServer, Server, has_postgres, until
 

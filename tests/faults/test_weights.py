@@ -26,11 +26,11 @@ from retrieval_core.images import Preprocess
 from retrieval_core.mask.detect import DetectorEngine, load_detector
 from retrieval_core.mask.unet import build_unet
 from retrieval_core.reduce.pca import load_pca
+from retrieval_core.state_dict import read_state
 from retrieval_core.train.config import RotationTraining
 from retrieval_core.train.fit import LAST, fit
-from retrieval_core.train.rotation import Rotation
+from retrieval_core.train.objectives.rotation import Rotation
 from retrieval_core.train.split import Split
-from retrieval_core.weights import read_state
 
 ROOT = Path(__file__).parents[2]
 FLOORS = ("retrieval_core", "tasks", "flows", "deployments", "benchmarks")

@@ -12,12 +12,12 @@ import pytest
 from flows import backfill as module
 from flows.backfill import backfill, paced
 from flows.nightly import nightly
-from retrieval_core import releases
+from retrieval_core.artifacts import releases
+from retrieval_core.artifacts.growing_sets import WorkPlan, WorkShard
 from retrieval_core.config import NightlyConfig
 from retrieval_core.errors import BadConfig, NotFound
-from retrieval_core.inspection import verify
-from retrieval_core.search import open_release
-from retrieval_core.sets import WorkPlan, WorkShard
+from retrieval_core.maintenance.verify import verify
+from retrieval_core.search.release import open_release
 from retrieval_core.settings import Settings
 
 CONFIG = NightlyConfig.load(

@@ -17,12 +17,13 @@ from flows import catalog_update as module
 from flows.catalog_update import catalog_update
 from flows.nightly import nightly
 from flows.summary import RunSummary
-from retrieval_core import lineage, releases
+from retrieval_core.artifacts import releases
+from retrieval_core.artifacts.catalog_rows import load_items
 from retrieval_core.config import NightlyConfig
 from retrieval_core.errors import BadConfig, NotFound, StoreUnavailable
-from retrieval_core.ingest.sources import open_source
-from retrieval_core.inspection import verify
-from retrieval_core.search import open_release
+from retrieval_core.ingest.sources.registry import open_source
+from retrieval_core.maintenance.verify import verify
+from retrieval_core.search.release import open_release
 from retrieval_core.settings import Settings
 
 CONFIG = NightlyConfig.load(
@@ -113,7 +114,7 @@ def test_neither_of_two_updates_at_once_is_lost(shop: Shop, monkeypatch: pytest.
     release = releases.read_release(shop.store, releases.PRODUCTION)
     assert release is not None
     assert release.fingerprint == run.release
-    assert {ours, theirs} <= set(lineage.load_items(shop.store, release.parents["catalog"])["item_id"])
+    assert {ours, theirs} <= set(load_items(shop.store, release.parents["catalog"])["item_id"])
 
 
 def test_a_change_of_nothing_or_of_nobody_is_refused(shop: Shop) -> None:
@@ -160,7 +161,7 @@ def test_runs_that_wait_are_taken_along_unless_this_one_fails(
     assert all(ours.name in str(state.message) for state in states[:2] if state)
     release = releases.read_release(shop.store, releases.PRODUCTION)
     assert release is not None
-    assert set(shop.ids[4:7]) <= set(lineage.load_items(shop.store, release.catalog.name)["item_id"])
+    assert set(shop.ids[4:7]) <= set(load_items(shop.store, release.catalog.name)["item_id"])
 
 
 def _out_of_reach(*_: object) -> None:

@@ -10,14 +10,14 @@ from pathlib import Path
 import polars as pl
 import pytest
 
-from deployments.cli import main
+from deployments.cli.main import main
 from flows.compare import ComparisonSummary, compare
 from flows.nightly import nightly
+from retrieval_core.artifacts.backbone_names import find_backbone
 from retrieval_core.config import NightlyConfig
 from retrieval_core.errors import BadConfig, WeightsInvalid
 from retrieval_core.evaluate.compare.check import check_weights
-from retrieval_core.evaluate.compare.config import ComparisonConfig
-from retrieval_core.models import find_backbone
+from retrieval_core.evaluate.compare.compose import load_comparison
 from retrieval_core.settings import Settings
 
 PRODUCTS, VIEWS = 12, 4
@@ -137,7 +137,7 @@ class Shop:
         self.toml.write_text(TOML)
 
     def compare(self, *overrides: str) -> ComparisonSummary:
-        return compare(self.source, self.settings, ComparisonConfig.load(self.toml, list(overrides)))
+        return compare(self.source, self.settings, load_comparison(self.toml, list(overrides)))
 
 
 @pytest.fixture(scope="module")
@@ -226,10 +226,10 @@ def test_with_nothing_left_to_compare_nothing_is_made(photos: Shop) -> None:
 
 
 def test_weights_that_cannot_be_had_stop_it_before_anything_is_read(photos: Shop) -> None:
-    config = ComparisonConfig.load(photos.toml, ["models.tagger.weights=file:absent.safetensors"])
+    config = load_comparison(photos.toml, ["models.tagger.weights=file:absent.safetensors"])
     with pytest.raises(WeightsInvalid, match="absent"):
         check_weights(config, photos.store)
-    config = ComparisonConfig.load(photos.toml, ["variants.pixels.weights=artifact:nobody"])
+    config = load_comparison(photos.toml, ["variants.pixels.weights=artifact:nobody"])
     with pytest.raises(BadConfig, match="nobody"):
         check_weights(config, photos.store)
 

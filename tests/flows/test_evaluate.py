@@ -11,15 +11,15 @@ import pytest
 from flows.evaluate import evaluate
 from flows.nightly import nightly
 from flows.summary import RunSummary
-from retrieval_core import releases
-from retrieval_core.artifacts import Report
+from retrieval_core.artifacts import releases
+from retrieval_core.artifacts.manifests import Report
+from retrieval_core.artifacts.parts import read_table
 from retrieval_core.config import EvaluateConfig, NightlyConfig
 from retrieval_core.errors import NotFound, ShardCorrupt
-from retrieval_core.evaluate.again import reassemble, rival_of
-from retrieval_core.evaluate.measure import measure
+from retrieval_core.evaluate.measure.measure import measure
+from retrieval_core.evaluate.reconstruct import reassemble, rival_of
 from retrieval_core.settings import Settings
-from retrieval_core.shards import read_table
-from retrieval_core.store import Store
+from retrieval_core.store.base import Store
 
 CONFIG = NightlyConfig.load(
     None,

@@ -9,12 +9,13 @@ import polars as pl
 import pytest
 
 from flows.nightly import RunSummary, nightly
-from retrieval_core import releases
+from retrieval_core.artifacts import releases
 from retrieval_core.config import NightlyConfig
 from retrieval_core.errors import BadConfig, NotFound, TooManyRejects
-from retrieval_core.ingest.sources import open_source
-from retrieval_core.inspection import status, verify
-from retrieval_core.search import Query, open_release
+from retrieval_core.ingest.sources.registry import open_source
+from retrieval_core.maintenance.status import status
+from retrieval_core.maintenance.verify import verify
+from retrieval_core.search.release import Query, open_release
 from retrieval_core.settings import Settings
 
 PRODUCTS, VIEWS = 24, 4

@@ -18,8 +18,8 @@ from flows import story
 from flows.shards import RUNNER, each_shard
 from flows.story import Progress, tell_run
 from flows.summary import CatalogSummary, Clock, RunSummary, as_table, slug
+from retrieval_core.artifacts.growing_sets import WorkPlan, WorkShard
 from retrieval_core.errors import Transient
-from retrieval_core.sets import WorkPlan, WorkShard
 from retrieval_core.settings import Settings
 from tasks.stage import stage, title
 

@@ -13,15 +13,15 @@ from prefect.logging import disable_run_logger
 
 from flows.nightly import nightly
 from flows.train import train_classify, train_distill, train_head, train_rotation, train_segmenter, train_triplet
-from retrieval_core import models
-from retrieval_core.artifacts import Backbone, MaskSet, Ref
+from retrieval_core.artifacts import backbone_names
+from retrieval_core.artifacts.manifests import Backbone, MaskSet, Ref
 from retrieval_core.config import IngestConfig, NightlyConfig
 from retrieval_core.embed import networks
 from retrieval_core.errors import BadConfig
-from retrieval_core.ingest.sources import open_source
-from retrieval_core.search import open_release
+from retrieval_core.ingest.sources.registry import open_source
+from retrieval_core.search.release import open_release
 from retrieval_core.settings import Settings
-from retrieval_core.store_local import LocalStore
+from retrieval_core.store.local import LocalStore
 from retrieval_core.train.config import (
     AnyTraining,
     ClassifyTraining,
@@ -100,7 +100,7 @@ def weights(shop: Shop, backbone: Backbone, store: str = "store") -> bytes:
 def test_a_trained_backbone_is_kept_with_its_run_card(trained: tuple[Shop, Any]) -> None:
     shop, summary = trained
     assert (summary.name, summary.objective, summary.trained, summary.epochs) == ("mine", "triplet", True, 1)
-    backbone = models.find_backbone(shop.store, "mine@latest")
+    backbone = backbone_names.find_backbone(shop.store, "mine@latest")
     assert backbone.fingerprint == summary.backbone
     assert (backbone.dim, backbone.size_px, backbone.objective) == (128, 32, "triplet")
     assert set(backbone.parents) == {"catalog", "start"}
@@ -132,7 +132,7 @@ def test_the_night_and_a_search_use_it_by_name_and_teach_from_it(
         config = DistillTraining(**QUICK, embedding_dim=0, teacher="production")
         distilled = train_distill(shop.source, shop.settings, "student", config)
     assert {"val_loss", "agreement@5"} <= set(distilled.metrics)
-    student = models.find_backbone(shop.store, "student")
+    student = backbone_names.find_backbone(shop.store, "student")
     assert (student.dim, set(student.parents)) == (128, {"catalog", "start", "teacher"})
 
 
@@ -148,7 +148,7 @@ def test_the_same_training_again_only_moves_the_name(trained: tuple[Shop, Any]) 
     shop, before = trained
     again = train_triplet(shop.source, shop.settings, "", TripletTraining(**QUICK))
     assert (again.backbone, again.trained, again.name) == (before.backbone, False, "resnet18-triplet")
-    assert models.find_backbone(shop.store, "resnet18-triplet").fingerprint == before.backbone
+    assert backbone_names.find_backbone(shop.store, "resnet18-triplet").fingerprint == before.backbone
 
 
 def test_a_segmenter_is_trained_and_pictures_are_masked_by_it(
@@ -160,7 +160,7 @@ def test_a_segmenter_is_trained_and_pictures_are_masked_by_it(
     assert 0 <= summary.metrics["mask_iou"] <= 1
     monkeypatch.setattr(networks, "export_onnx", write_nothing)
     masked = train_rotation(shop.source, shop.settings, "masked", RotationTraining(**QUICK, background="masked"), NIGHT)
-    backbone = models.find_backbone(shop.store, "masked")
+    backbone = backbone_names.find_backbone(shop.store, "masked")
     families = {key.split("/")[1] for key in shop.store.list(f"{MaskSet.folder}/")}
     assert backbone.fingerprint == masked.backbone
     assert backbone.parents["masks"] in families
@@ -191,7 +191,7 @@ def test_a_killed_training_goes_on_from_its_last_epoch_on_any_machine(
     with pytest.raises(Killed):
         make(shop, config)
     with pytest.raises(BadConfig, match="no backbone"):
-        models.find_backbone(shop.store, "mine")
+        backbone_names.find_backbone(shop.store, "mine")
     shutil.copytree(tmp_path / "store", tmp_path / "copy")
 
     monkeypatch.setattr(LocalStore, "put_file", put_and_tell)

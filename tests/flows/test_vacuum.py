@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from flows.vacuum import vacuum
+from retrieval_core.maintenance.vacuum import Policy
 from retrieval_core.settings import Settings
-from retrieval_core.vacuum import Policy
 
 pytestmark = pytest.mark.usefixtures("prefect_server")
 

@@ -8,19 +8,19 @@ from __future__ import annotations
 import polars as pl
 from torch import nn
 
-from retrieval_core import lineage, models
-from retrieval_core.artifacts import Backbone
+from retrieval_core.artifacts import backbone_names
+from retrieval_core.artifacts.manifests import Backbone
+from retrieval_core.artifacts.parts import Float32
 from retrieval_core.config import EmbedConfig
-from retrieval_core.embed.backbones import backbone_preprocess, load_backbone, parse_weights
+from retrieval_core.embed.backbones import backbone_fingerprint, backbone_preprocess, load_backbone, parse_weights
 from retrieval_core.embed.cards import get_card
 from retrieval_core.embed.networks import ImageEmbedder
 from retrieval_core.errors import BadConfig
 from retrieval_core.evaluate.compare.config import ComparisonConfig, model_of
-from retrieval_core.shards import Float32
-from retrieval_core.store import Store
+from retrieval_core.store.base import Store
 from retrieval_core.train.config import AnyTraining
-from retrieval_core.train.items import choose_items
-from retrieval_core.train.objectives import build_objective
+from retrieval_core.train.objectives.registry import build_objective
+from retrieval_core.train.split import choose_items
 from retrieval_core.train.start import start_config
 
 
@@ -50,11 +50,11 @@ def check_weights(config: ComparisonConfig, store: Store) -> None:
 def _fingerprint(config: EmbedConfig, store: Store) -> str:
     """The backbone's, after a look at everything about it that needs no weights."""
     parse_weights(config.weights)
-    named = models.named_backbone(store, config)
+    named = backbone_names.named_backbone(store, config)
     if named:
         return named.fingerprint
     backbone_preprocess(config)
-    return lineage.backbone_fingerprint(config)
+    return backbone_fingerprint(config)
 
 
 def why_unlearnable(config: AnyTraining, items: pl.DataFrame, teacher: Float32 | None = None) -> str:

@@ -7,11 +7,12 @@ that was trained, or that sees squares of one size only, keeps its own.
 from __future__ import annotations
 
 from copy import deepcopy
+from pathlib import Path
 from typing import Any
 
 from pydantic import ValidationError
 
-from retrieval_core.config import first_line, parse_override
+from retrieval_core.config import first_line, parse_override, read_toml
 from retrieval_core.embed.cards import get_card
 from retrieval_core.errors import BadConfig
 from retrieval_core.evaluate.compare.config import ComparisonConfig, VariantConfig, model_of
@@ -23,6 +24,18 @@ _NETWORK = ("backbone", "weights", "size_px", "framing")
 _CLASSIFIER = ("classifier", "classifier_weights")
 _SAID_BY_VARIANTS = ("head.enabled", "reduce.dims", "classify.enabled", "classify.backbone", "classify.weights")
 _ELSEWHERE = ("source", "settings")
+
+
+def load_comparison(path: Path, overrides: list[str]) -> ComparisonConfig:
+    """Config of a TOML file and `table.key=value` overrides, the later winning; `[defaults]` and `like` filled in.
+
+    An override reaches one variant or model by its name: `models.NAME.max_epochs=3`. Raises `BadConfig`.
+    """
+    tables = compose(read_toml(path), overrides)
+    try:
+        return ComparisonConfig.model_validate(tables)
+    except ValidationError as error:
+        raise BadConfig(first_line(error)) from error
 
 
 def compose(document: Table, overrides: list[str]) -> Table:

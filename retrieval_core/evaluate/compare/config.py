@@ -5,11 +5,11 @@ from __future__ import annotations
 import re
 from collections.abc import Collection
 from graphlib import CycleError, TopologicalSorter
-from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import Field, ValidationError, model_validator
+from pydantic import Field, model_validator
 
+from retrieval_core.artifacts.backbone_names import check_name
 from retrieval_core.config import (
     ClassifyConfig,
     CropConfig,
@@ -21,13 +21,10 @@ from retrieval_core.config import (
     ReduceConfig,
     StageConfig,
     View,
-    first_line,
-    read_toml,
 )
 from retrieval_core.embed.cards import get_card
 from retrieval_core.errors import BadConfig
-from retrieval_core.evaluate.metrics import METRIC_DEFINITIONS
-from retrieval_core.models import check_name
+from retrieval_core.metrics.retrieval import METRIC_DEFINITIONS
 from retrieval_core.train.config import AnyTraining, ClassifyTraining, DistillTraining
 
 Mode = Literal["nearest", "classified"]
@@ -125,20 +122,6 @@ class ComparisonConfig(StageConfig):
     reduce: ReduceConfig = Field(ReduceConfig(), description="The PCA; of variants with a dim.")
     classify: ClassifyConfig = Field(ClassifyConfig(), description="The classifier; of variants with mode classified.")
     evaluate: EvaluateConfig = Field(EvaluateConfig(), description="What the variants are measured with.")
-
-    @classmethod
-    def load(cls, path: Path, overrides: list[str]) -> Self:
-        """Config of a TOML file and `table.key=value` overrides, the later winning; `[defaults]` and `like` filled in.
-
-        An override reaches one variant or model by its name: `models.NAME.max_epochs=3`. Raises `BadConfig`.
-        """
-        from retrieval_core.evaluate.compare.compose import compose
-
-        tables = compose(read_toml(path), overrides)
-        try:
-            return cls.model_validate(tables)
-        except ValidationError as error:
-            raise BadConfig(first_line(error)) from error
 
     def variant(self, name: str) -> VariantConfig:
         """The variant of that name. Raises `BadConfig`."""

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from retrieval_core.artifacts import Artifact, Backbone, Classifier, Detector, Ref, Segmenter
+from retrieval_core.artifacts.manifests import Artifact, Backbone, Classifier, Detector, Ref, Segmenter
 from retrieval_core.config import CropConfig
 from retrieval_core.embed.classes import ClassifierEngine
 from retrieval_core.embed.engine import open_engine
@@ -21,7 +21,8 @@ from retrieval_core.mask.apply import SegmenterEngine, square_of
 from retrieval_core.mask.detect import WEIGHTS_FILE, DetectorEngine
 from retrieval_core.mask.train import ONNX_FILE
 from retrieval_core.settings import Settings
-from retrieval_core.store import Store, read_uri
+from retrieval_core.store.base import Store
+from retrieval_core.store.uris import read_uri
 
 N_TIMED = 32
 N_RUNS = 3

@@ -9,17 +9,17 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from retrieval_core.artifacts import MaskSet
+from retrieval_core.artifacts.manifests import MaskSet
+from retrieval_core.artifacts.parts import MaskRow, read_masks
 from retrieval_core.errors import VitrineError
-from retrieval_core.evaluate.compare.facts import CropBand, CropExample, CropFacts
 from retrieval_core.evaluate.compare.measure import Candidate, Compared
 from retrieval_core.evaluate.compare.paired import n_pairs, per_query
-from retrieval_core.evaluate.facts import Picture
-from retrieval_core.evaluate.grids import jpeg_base64
-from retrieval_core.evaluate.significance import Float64, paired_bootstrap
+from retrieval_core.evaluate.compare.schema import CropBand, CropExample, CropFacts
+from retrieval_core.evaluate.thumbnails import Thumbnail, jpeg_base64
 from retrieval_core.images import crop_to_mask, decode
-from retrieval_core.shards import MaskRow, read_masks
-from retrieval_core.store import Store, read_uri
+from retrieval_core.metrics.significance import Float64, paired_bootstrap
+from retrieval_core.store.base import Store
+from retrieval_core.store.uris import read_uri
 
 log = logging.getLogger(__name__)
 
@@ -121,8 +121,8 @@ def _examples(compared: Compared, pair: _Pair, queries: Int64, margin: float) ->
         name, left = item["item_id"], crop_to_mask(image, mask.array(), margin)
         examples.append(
             CropExample(
-                before=Picture(item_id=name, caption=name, jpeg=jpeg_base64(image)),
-                after=Picture(item_id=name, caption=name, jpeg=jpeg_base64(left)),
+                before=Thumbnail(item_id=name, caption=name, jpeg=jpeg_base64(image)),
+                after=Thumbnail(item_id=name, caption=name, jpeg=jpeg_base64(left)),
                 raw=float(pair.raw[query]),
                 crop=float(pair.crop[query]),
             )

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from retrieval_core.evaluate.charts import signed
 from retrieval_core.evaluate.compare.paired import PairedTest
 from retrieval_core.evaluate.compare.tables import RANDOM, SIDES, Cell, Table, best_rows
-from retrieval_core.evaluate.wording import NOTHING, number
+from retrieval_core.evaluate.report.charts import signed
+from retrieval_core.evaluate.report.formatting import NOTHING, number
 
 
 def as_markdown(table: Table) -> str:

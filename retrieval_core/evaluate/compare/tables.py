@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Literal, NamedTuple
 
-from retrieval_core.artifacts import Value
+from retrieval_core.artifacts.manifests import Value
 from retrieval_core.evaluate.compare.config import ComparisonConfig, Contrast, TableConfig
 from retrieval_core.evaluate.compare.measure import Compared
 from retrieval_core.evaluate.compare.paired import PairedTest, n_pairs, paired_tests, per_query
@@ -19,7 +19,7 @@ from retrieval_core.evaluate.compare.remarks import (
     why_missing,
     why_untested,
 )
-from retrieval_core.evaluate.metrics import Scores
+from retrieval_core.metrics.retrieval import Scores
 
 RANDOM = "random"
 # What the two of a pair are called: the plain one, and the one compared with it.

@@ -17,7 +17,7 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 from torch import nn
 
-from retrieval_core.artifacts import content_id
+from retrieval_core.artifacts.manifests import content_id
 from retrieval_core.config import ClassifyConfig, EmbedConfig
 from retrieval_core.embed.backbones import LoadedBackbone, load_backbone, save_backbone
 from retrieval_core.embed.cards import CARDS

@@ -12,9 +12,8 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from retrieval_core import lineage
 from retrieval_core.config import EmbedConfig
-from retrieval_core.embed.backbones import load_backbone, save_backbone
+from retrieval_core.embed.backbones import backbone_fingerprint, load_backbone, save_backbone
 from retrieval_core.embed.cards import get_card
 from retrieval_core.embed.engine import TorchEngine, embed_texts, open_engine
 from retrieval_core.embed.openclip import tokenize
@@ -211,14 +210,12 @@ def test_hub_that_cannot_be_reached_says_the_way_out(monkeypatch):
 
 def test_folder_is_named_by_what_lies_in_it(folder, tmp_path):
     moved = shutil.copytree(folder, tmp_path / "moved")
-    before = lineage.backbone_fingerprint(config_of(folder))
-    assert lineage.backbone_fingerprint(config_of(moved)) == before
+    before = backbone_fingerprint(config_of(folder))
+    assert backbone_fingerprint(config_of(moved)) == before
     write_model(moved, resize_mode="shortest")
-    assert lineage.backbone_fingerprint(config_of(moved)) != before
+    assert backbone_fingerprint(config_of(moved)) != before
     save_file({"other": torch.zeros(1)}, folder.parent / "other")
     shutil.copytree(folder, moved, dirs_exist_ok=True)
     shutil.copy(folder.parent / "other", moved / "open_clip_model.safetensors")
-    assert lineage.backbone_fingerprint(config_of(moved)) != before
-    assert lineage.backbone_fingerprint(config_of(moved, "random:0")) == lineage.backbone_fingerprint(
-        config_of(folder, "random:0")
-    )
+    assert backbone_fingerprint(config_of(moved)) != before
+    assert backbone_fingerprint(config_of(moved, "random:0")) == backbone_fingerprint(config_of(folder, "random:0"))

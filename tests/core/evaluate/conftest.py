@@ -10,9 +10,9 @@ import polars as pl
 import pytest
 
 from retrieval_core.config import EvaluateConfig
-from retrieval_core.evaluate.bench import Bench
-from retrieval_core.evaluate.indexed import Indexed
-from retrieval_core.evaluate.protocol import choose_protocol
+from retrieval_core.evaluate.measure.indexed_rows import Indexed
+from retrieval_core.evaluate.measure.protocol import choose_protocol
+from retrieval_core.evaluate.measure.search_setup import Bench
 from retrieval_core.index.build import build_shard
 from retrieval_core.index.lookup import ShardedIndex
 from retrieval_core.index.recipes import new_index, shard_of

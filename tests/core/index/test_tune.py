@@ -6,14 +6,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from retrieval_core.artifacts import TunePoint
+from retrieval_core.artifacts.manifests import TunePoint
 from retrieval_core.config import IndexConfig
 from retrieval_core.errors import BadConfig
-from retrieval_core.evaluate.neighbours import exact_topk
 from retrieval_core.index.build import build_shard, train_template
 from retrieval_core.index.lookup import ShardedIndex
 from retrieval_core.index.recipes import choose_recipe, shard_of
 from retrieval_core.index.tune import DEPTHS, TuneQueries, choose_candidate_dim, tune_search
+from retrieval_core.metrics.exact_knn import exact_topk
 
 NLIST = 64
 LADDER = (1, 2, 3, 4, 5, 6, 7, 8, 10, 11, 13, 16, 19, 23, 27, 32, 38, 45, 54, 64)

@@ -10,10 +10,10 @@ from PIL import Image
 
 from retrieval_core.config import IngestConfig
 from retrieval_core.errors import BadConfig, CatalogInvalid, NotFound, SourceMissing, TooManyRejects
-from retrieval_core.ingest import catalog
-from retrieval_core.ingest.catalog import Snapshot, row_id, take_snapshot, update_snapshot
+from retrieval_core.ingest import snapshot as snapshot_module
 from retrieval_core.ingest.change import Change, name_items, read_names
-from retrieval_core.ingest.sources import conform
+from retrieval_core.ingest.snapshot import Snapshot, row_id, take_snapshot, update_snapshot
+from retrieval_core.ingest.sources.base import conform
 
 CONFIG = IngestConfig(max_reject_fraction=1.0, n_holdout=3)
 IDS = "abcdefgh"
@@ -81,8 +81,8 @@ class TestUpdate:
         last = take_snapshot(rows_of(before, pictures), None, CONFIG, "first")
         after = {"b": {"image_uri": 1, "category": "shoe"}, "c": {"image_uri": 1, "category": "shoe"}}
         seen: list[str] = []
-        stat_uri = catalog.stat_uri
-        monkeypatch.setattr(catalog, "stat_uri", lambda uri: seen.append(uri) or stat_uri(uri))
+        stat_uri = snapshot_module.stat_uri
+        monkeypatch.setattr(snapshot_module, "stat_uri", lambda uri: seen.append(uri) or stat_uri(uri))
         updated = update_snapshot(last, rows_of(after, pictures), {"b"}, CONFIG, "second")
         assert seen == [pictures[1]]
         assert updated.n_read == 1
@@ -101,7 +101,7 @@ class TestUpdate:
     def test_a_new_item_that_shares_a_row_id_is_refused(
         self, pictures: list[str], monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        monkeypatch.setattr(catalog, "row_id", lambda item_id: 7 if item_id in "ab" else row_id(item_id))
+        monkeypatch.setattr(snapshot_module, "row_id", lambda item_id: 7 if item_id in "ab" else row_id(item_id))
         last = take_snapshot(rows_of({"a": {"image_uri": 0}}, pictures), None, CONFIG, "first")
         both = rows_of({"a": {"image_uri": 0}, "b": {"image_uri": 0}}, pictures)
         with pytest.raises(CatalogInvalid, match="'a' and 'b' share row_id 7"):

@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from retrieval_core.ingest.catalog import CATALOG_SCHEMA, catalog_fingerprint
 from retrieval_core.ingest.diff import diff_catalogs
+from retrieval_core.ingest.snapshot import CATALOG_SCHEMA, catalog_fingerprint
 
 Statement = tuple[str | None, str | None, list[str], list[dict[str, str]], str]
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from retrieval_core.artifacts import content_id
+from retrieval_core.artifacts.manifests import content_id
 from retrieval_core.config import MaskConfig
 from retrieval_core.errors import BadConfig, DimensionMismatch, WeightsInvalid
 from retrieval_core.images import apply_mask

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from PIL import Image
 from safetensors.torch import save_file
 
-from retrieval_core.artifacts import content_id
+from retrieval_core.artifacts.manifests import content_id
 from retrieval_core.config import CropConfig
 from retrieval_core.errors import BadConfig, WeightsInvalid, WeightsUnavailable
 from retrieval_core.images import crop_to_mask

@@ -9,13 +9,7 @@ from retrieval_core.config import MaskConfig
 from retrieval_core.errors import BadConfig, CatalogInvalid, DimensionMismatch
 from retrieval_core.mask.apply import SegmenterEngine
 from retrieval_core.mask.quality import example_iou
-from retrieval_core.mask.train import (
-    ONNX_FILE,
-    WEIGHTS_FILE,
-    SegmentationData,
-    square_mask,
-    train_segmenter,
-)
+from retrieval_core.mask.train import ONNX_FILE, WEIGHTS_FILE, SegmentationData, square_mask, train_segmenter
 from retrieval_core.mask.unet import rebuild_unet
 
 BRIEF = MaskConfig(size_px=64, max_epochs=1, batch_size=4, learning_rate=2e-3)

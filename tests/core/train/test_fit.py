@@ -13,8 +13,8 @@ from torch import nn
 from retrieval_core.errors import BadConfig
 from retrieval_core.train.config import RotationTraining
 from retrieval_core.train.fit import LAST, fit
-from retrieval_core.train.objective import Objective
-from retrieval_core.train.rotation import Rotation
+from retrieval_core.train.objectives.base import Objective
+from retrieval_core.train.objectives.rotation import Rotation
 from retrieval_core.train.split import Split
 
 CONFIG = RotationTraining(max_epochs=4, patience=4, batch_size=8, learning_rate=1e-3)

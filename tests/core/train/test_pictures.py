@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from retrieval_core.artifacts import content_id
+from retrieval_core.artifacts.manifests import content_id
 from retrieval_core.embed.extract import Picture, SquareLoader
 from retrieval_core.images import Preprocess, decode, fit
 from retrieval_core.train.pictures import prepare_pictures, training_square, training_view, validation_view

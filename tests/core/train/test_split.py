@@ -14,9 +14,9 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from retrieval_core.errors import BadConfig
-from retrieval_core.evaluate.duplicates import thumbnails
 from retrieval_core.images import Preprocess, decode, fit
-from retrieval_core.ingest.sources import HELD_OUT
+from retrieval_core.ingest.sources.base import HELD_OUT
+from retrieval_core.metrics.picture_similarity import thumbnails
 from retrieval_core.train.split import group_pictures, split_pictures
 
 HOW = Preprocess(size_px=32)

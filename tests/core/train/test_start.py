@@ -9,12 +9,13 @@ import numpy as np
 import pytest
 import torch
 
-from retrieval_core import lineage, models
-from retrieval_core.artifacts import Backbone
-from retrieval_core.embed.backbones import load_backbone, save_backbone
+from retrieval_core.artifacts import backbone_names
+from retrieval_core.artifacts.manifests import Backbone
+from retrieval_core.artifacts.parts import put_part_file
+from retrieval_core.embed.backbones import backbone_fingerprint, load_backbone, save_backbone
 from retrieval_core.errors import BadConfig, WeightsInvalid
-from retrieval_core.shards import put_part_file
-from retrieval_core.store import Store, open_store
+from retrieval_core.store.base import Store
+from retrieval_core.store.uris import open_store
 from retrieval_core.train.config import ClassifyTraining, DistillTraining, TripletTraining
 from retrieval_core.train.start import find_start, load_start, start_config
 
@@ -42,14 +43,14 @@ def store(local_store: Store, kept: Path) -> Store:
     parts = tuple(put_part_file(local_store, f"backbones/{'f' * 32}/{file.name}", file, 0) for file in files)
     made = Backbone(fingerprint="f" * 32, parts=parts, card="resnet18", dim=5, size_px=32, objective="classify")
     made.seal(local_store)
-    models.point_backbone(local_store, "mine", "production", made.fingerprint)
+    backbone_names.point_backbone(local_store, "mine", "production", made.fingerprint)
     return local_store
 
 
 def test_a_start_is_the_frozen_backbone_of_a_night(local_store: Store) -> None:
     config = classify(weights="random:7")
     start = find_start(local_store, config)
-    assert (start.fingerprint, start.artifact) == (lineage.backbone_fingerprint(start_config(config)), None)
+    assert (start.fingerprint, start.artifact) == (backbone_fingerprint(start_config(config)), None)
     loaded = load_start(local_store, start, config)
     assert torch.equal(loaded.module(PIXELS), load_backbone(start_config(config)).module(PIXELS))
 

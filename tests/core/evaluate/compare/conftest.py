@@ -9,13 +9,9 @@ import numpy as np
 import polars as pl
 import pytest
 
-from retrieval_core.artifacts import Backbone, Catalog, ClassSet, MaskSet, Ref, VectorSet, content_id
-from retrieval_core.config import EvaluateConfig
-from retrieval_core.evaluate.compare.config import ComparisonConfig, TableConfig, VariantConfig
-from retrieval_core.evaluate.compare.measure import Candidate, Compared, Comparing, compare_variants
-from retrieval_core.images import thumbnail
-from retrieval_core.sets import part_key, seal_vectors, seal_view
-from retrieval_core.shards import (
+from retrieval_core.artifacts.growing_sets import part_key, seal_vectors, seal_view
+from retrieval_core.artifacts.manifests import Backbone, Catalog, ClassSet, MaskSet, Ref, VectorSet, content_id
+from retrieval_core.artifacts.parts import (
     N_TOP_CLASSES,
     classes_bytes,
     masks_bytes,
@@ -24,7 +20,12 @@ from retrieval_core.shards import (
     unit_length,
     vectors_bytes,
 )
-from retrieval_core.store import Store, open_store
+from retrieval_core.config import EvaluateConfig
+from retrieval_core.evaluate.compare.config import ComparisonConfig, TableConfig, VariantConfig
+from retrieval_core.evaluate.compare.measure import Candidate, Compared, Comparing, compare_variants
+from retrieval_core.images import thumbnail
+from retrieval_core.store.base import Store
+from retrieval_core.store.uris import open_store
 
 KINDS = ("dress", "shirt", "shoe", "bag")
 COLUMNS = {

@@ -9,6 +9,7 @@ import pytest
 
 from retrieval_core.embed.cards import CARDS
 from retrieval_core.errors import BadConfig
+from retrieval_core.evaluate.compare.compose import load_comparison
 from retrieval_core.evaluate.compare.config import ComparisonConfig
 from retrieval_core.train.config import DistillTraining, TripletTraining
 
@@ -78,7 +79,7 @@ def path(tmp_path: Path) -> Path:
 
 
 def test_a_variant_takes_defaults_and_what_it_is_like(path: Path) -> None:
-    config = ComparisonConfig.load(path, [])
+    config = load_comparison(path, [])
     assert (config.variant("plain").weights, config.variant("plain").size_px) == ("random:0", 96)
     boosted = config.variant("boosted")
     assert (boosted.boosted, boosted.size_px, boosted.dim) == (True, 96, 0)
@@ -86,7 +87,7 @@ def test_a_variant_takes_defaults_and_what_it_is_like(path: Path) -> None:
 
 
 def test_a_size_for_all_is_not_for_networks_of_one_size_nor_for_trained_ones(path: Path) -> None:
-    config = ComparisonConfig.load(path, [])
+    config = load_comparison(path, [])
     assert not CARDS["vit_b16"].resizable
     assert config.variant("vit").size_px == 0
     assert config.variant("student").size_px == 0
@@ -95,7 +96,7 @@ def test_a_size_for_all_is_not_for_networks_of_one_size_nor_for_trained_ones(pat
 
 
 def test_a_trained_variant_has_the_backbone_of_its_model(path: Path) -> None:
-    config = ComparisonConfig.load(path, ["models.tagger.backbone=resnet34"])
+    config = load_comparison(path, ["models.tagger.backbone=resnet34"])
     assert config.models["tripled"].backbone == "resnet34"
     assert config.variant("tripled").backbone == "resnet34"
     assert config.variant("student").backbone == "mobilenetv3"
@@ -103,7 +104,7 @@ def test_a_trained_variant_has_the_backbone_of_its_model(path: Path) -> None:
 
 def test_overrides_reach_defaults_and_one_variant_or_model_by_its_name(path: Path) -> None:
     overrides = ["defaults.weights=random:7", "models.tripled.max_epochs=1", "variants.vit 24.dim=16"]
-    config = ComparisonConfig.load(path, [*overrides, "evaluate.queries=9", "training.batch_size=4"])
+    config = load_comparison(path, [*overrides, "evaluate.queries=9", "training.batch_size=4"])
     assert config.variant("plain").weights == "random:7"
     assert config.models["student"].weights == "random:7"
     assert {name: model.max_epochs for name, model in config.models.items()} == {
@@ -116,13 +117,13 @@ def test_overrides_reach_defaults_and_one_variant_or_model_by_its_name(path: Pat
 
 
 def test_what_a_variant_is_like_follows_an_override(path: Path) -> None:
-    config = ComparisonConfig.load(path, ["variants.vit.backbone=resnet34"])
+    config = load_comparison(path, ["variants.vit.backbone=resnet34"])
     assert config.variant("vit 24").backbone == "resnet34"
     assert config.variant("vit 24").size_px == 96
 
 
 def test_models_are_trained_after_what_they_start_from_and_learn_from(path: Path) -> None:
-    config = ComparisonConfig.load(path, ["variants.vit.weights=model:tripled", "variants.vit.backbone=resnet18"])
+    config = load_comparison(path, ["variants.vit.weights=model:tripled", "variants.vit.backbone=resnet18"])
     order = config.training_order()
     assert order.index("tagger") < order.index("tripled") < order.index("student")
     assert isinstance(config.models["tripled"], TripletTraining)
@@ -131,14 +132,14 @@ def test_models_are_trained_after_what_they_start_from_and_learn_from(path: Path
 
 
 def test_pairs_are_equal_but_for_the_contrast(path: Path) -> None:
-    config = ComparisonConfig.load(path, [])
+    config = load_comparison(path, [])
     assert [(plain.name, other.name) for plain, other in config.pairs(config.tables[1])] == [("plain", "boosted")]
-    by_mode = ComparisonConfig.load(path, []).tables[1].model_copy(update={"contrast": "mode"})
+    by_mode = load_comparison(path, []).tables[1].model_copy(update={"contrast": "mode"})
     assert [(plain.name, other.name) for plain, other in config.pairs(by_mode)] == [("vit", "classified")]
 
 
 def test_without_masks_what_needs_them_is_left_out_and_said(path: Path) -> None:
-    config = ComparisonConfig.load(path, [])
+    config = load_comparison(path, [])
     assert config.needing_masks() == {"masked", "tripled"}, "tripled starts from a model of masked pictures"
     left = config.without(config.needing_masks(), "there are no masks")
     assert [variant.name for variant in left.variants] == [
@@ -152,7 +153,7 @@ def test_without_masks_what_needs_them_is_left_out_and_said(path: Path) -> None:
 
 
 def test_a_table_of_pairs_without_pairs_goes_with_them(path: Path) -> None:
-    left = ComparisonConfig.load(path, []).without({"boosted"}, "it may not be")
+    left = load_comparison(path, []).without({"boosted"}, "it may not be")
     assert [table.title for table in left.tables] == ["all"]
 
 
@@ -209,18 +210,18 @@ def test_a_mistake_is_one_clear_line(path: Path, old: str, new: str, says: str) 
     assert old in TOML
     path.write_text(TOML.replace(old, new, 1))
     with pytest.raises(BadConfig, match=says) as raised:
-        ComparisonConfig.load(path, [])
+        load_comparison(path, [])
     assert "\n" not in str(raised.value)
 
 
 @pytest.mark.parametrize("override", ["models.nobody.seed=1", "variants.nobody.dim=1", "title=x", "defaults.name=x"])
 def test_an_override_of_nothing_is_refused(path: Path, override: str) -> None:
     with pytest.raises(BadConfig):
-        ComparisonConfig.load(path, [override])
+        load_comparison(path, [override])
 
 
 def test_a_config_survives_the_way_through_json(path: Path) -> None:
-    config = ComparisonConfig.load(path, [])
+    config = load_comparison(path, [])
     assert ComparisonConfig.model_validate_json(config.model_dump_json()) == config
 
 
@@ -239,8 +240,8 @@ def test_each_prior_report_has_its_config() -> None:
 
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
 def test_a_shipped_config_can_be_read_as_it_is_and_as_it_says_for_a_machine_offline(path: Path) -> None:
-    ComparisonConfig.load(path, [])
-    config = ComparisonConfig.load(path, offline(path))
+    load_comparison(path, [])
+    config = load_comparison(path, offline(path))
     assert config.crop.detector == "masks" or "crop" not in config.views()
     for variant in config.variants:
         assert variant.weights != "pretrained"
@@ -250,6 +251,6 @@ def test_a_shipped_config_can_be_read_as_it_is_and_as_it_says_for_a_machine_offl
 
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
 def test_every_variant_of_a_shipped_config_is_in_a_table(path: Path) -> None:
-    config = ComparisonConfig.load(path, [])
+    config = load_comparison(path, [])
     shown = {variant.name for table in config.tables for variant in config.rows(table)}
     assert shown == {variant.name for variant in config.variants}

@@ -7,7 +7,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from retrieval_core.artifacts import Artifact, Backbone, Detector
+from retrieval_core.artifacts.manifests import Artifact, Backbone, Detector
+from retrieval_core.artifacts.parts import put_part_file
 from retrieval_core.config import CropConfig, EmbedConfig
 from retrieval_core.embed.backbones import load_backbone, save_backbone
 from retrieval_core.errors import NotFound
@@ -15,7 +16,6 @@ from retrieval_core.evaluate.compare.cost import N_TIMED, decoded, ms_per_pictur
 from retrieval_core.images import RGB, thumbnail
 from retrieval_core.mask import detect
 from retrieval_core.settings import Settings
-from retrieval_core.shards import put_part_file
 
 CROP = CropConfig(detector="ssdlite320", weights="random:0")
 

@@ -1,0 +1,137 @@
+"""From a plain call or an S3 notification to the event `catalog.updated`, in pieces that an event can carry."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator
+from typing import Any
+from urllib.parse import unquote_plus
+
+from pydantic import ConfigDict, Field, ValidationError
+
+from retrieval_core.artifacts.manifests import Value
+from retrieval_core.config import first_line
+from retrieval_core.errors import BadConfig
+from retrieval_core.ingest.change import TABLE_SUFFIXES, Change
+from retrieval_core.ingest.sources.base import IMAGE_SUFFIXES
+
+UPDATED, REFUSED = "catalog.updated", "catalog.update.refused"
+RESOURCE = {"prefect.resource.id": "vitrine.catalog", "prefect.resource.name": "the catalogue"}
+MAX_BODY_BYTES = 2**20
+MAX_EVENT_BYTES = 2**18  # Prefect takes runs with parameters of half a MiB
+MAX_NAME_CHARS = 1_024  # of an S3 key
+MAX_EXCERPT_CHARS = 500
+MAX_SHOWN = 40  # of a bad name
+MAX_WRAPPERS = 3  # SQS around SNS around S3
+CREATED, REMOVED = "ObjectCreated:", ("ObjectRemoved:", "LifecycleExpiration:")
+
+_SURROGATE = re.compile("[\ud800-\udfff]")
+
+
+class Payload(Value):
+    """What a plain call says: at least one name."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+
+    added: list[str] = []
+    changed: list[str] = []
+    removed: list[str] = []
+    manifest_uri: str = Field("", max_length=MAX_NAME_CHARS)
+
+
+def read_changes(body: bytes | str) -> tuple[Change, ...]:
+    """What a message tells of: a plain payload, or an S3 notification, alone or wrapped by SNS.
+
+    A notification of nothing that concerns a catalogue (a test, a tag, a text file) is no change. Raises `BadConfig`
+    for anything else.
+    """
+    return _changes(_document(body), MAX_WRAPPERS)
+
+
+def split_change(change: Change, max_bytes: int = MAX_EVENT_BYTES) -> Iterator[Change]:
+    """The change in pieces that an event can carry, each with at least one name."""
+    piece: dict[str, list[str]] = {}
+    manifest_uri = change.manifest_uri
+    size = len(json.dumps(manifest_uri))
+    for word in ("added", "changed", "removed"):
+        for name in getattr(change, word):
+            n_bytes = len(json.dumps(name)) + 2
+            if piece and size + n_bytes > max_bytes:
+                yield Change(**piece, manifest_uri=manifest_uri)
+                piece, size, manifest_uri = {}, 0, ""
+            piece.setdefault(word, []).append(name)
+            size += n_bytes
+    if piece or manifest_uri:
+        yield Change(**piece, manifest_uri=manifest_uri)
+
+
+def updated_event(change: Change) -> dict[str, Any]:
+    """The event that starts a catalog-update."""
+    return {"event": UPDATED, "resource": RESOURCE, "payload": change.model_dump(mode="json")}
+
+
+def refused_event(reason: str, body: bytes | str, sender: str) -> dict[str, Any]:
+    """The event by which an operator sees what was not understood: why, from whom, and how it began."""
+    text = body.decode(errors="replace") if isinstance(body, bytes) else body
+    payload = {"reason": reason, "sender": sender, "size": len(body), "excerpt": text[:MAX_EXCERPT_CHARS]}
+    return {"event": REFUSED, "resource": RESOURCE, "payload": payload}
+
+
+def _document(body: bytes | str) -> dict[str, Any]:
+    try:
+        document = json.loads(body)
+    except (ValueError, RecursionError) as error:
+        raise BadConfig(f"the message is not JSON: {error}") from error
+    if not isinstance(document, dict):
+        raise BadConfig(f"the message is a JSON {type(document).__name__}; expected an object")
+    return document
+
+
+def _changes(document: dict[str, Any], n_wrappers: int) -> tuple[Change, ...]:
+    if "Message" in document:
+        if n_wrappers == 0:
+            raise BadConfig(f"the message is wrapped more than {MAX_WRAPPERS} times")
+        if document.get("Type") == "SubscriptionConfirmation":
+            url = str(document.get("SubscribeURL"))[:MAX_NAME_CHARS]
+            raise BadConfig(f"SNS asks to confirm a subscription; open {url} to do so")
+        return _changes(_document(str(document["Message"])), n_wrappers - 1)
+    if document.get("Event") == "s3:TestEvent":
+        return ()
+    if "Records" in document:
+        return _of_records(document["Records"])
+    try:
+        said = Payload.model_validate(document)
+    except ValidationError as error:
+        raise BadConfig(first_line(error, "payload")) from error
+    change = Change(**said.model_dump())
+    names = (*change.added, *change.changed, *change.removed)
+    if change.is_empty:
+        raise BadConfig("the payload names no item: give added, changed or removed ids, or a manifest_uri")
+    if bad := [name for name in names if not 0 < len(name) <= MAX_NAME_CHARS or _SURROGATE.search(name)]:
+        raise BadConfig(f"{bad[0][:MAX_SHOWN]!r} is no name; expected 1 to {MAX_NAME_CHARS:,} characters of text")
+    return (change,)
+
+
+def _of_records(records: object) -> tuple[Change, ...]:
+    """One change for each record, in their order."""
+    try:
+        found = [_of_record(record) for record in records]  # type: ignore[attr-defined]
+    except (TypeError, KeyError, AttributeError) as error:
+        raise BadConfig(
+            f"a record of the S3 notification lacks {error}; expected eventName, s3.bucket.name and s3.object.key"
+        ) from error
+    return tuple(change for change in found if not change.is_empty)
+
+
+def _of_record(record: dict[str, Any]) -> Change:
+    event = record["eventName"].removeprefix("s3:")
+    key = unquote_plus(record["s3"]["object"]["key"])
+    uri = f"s3://{record['s3']['bucket']['name']}/{key}"
+    if event.startswith(REMOVED) and key.lower().endswith(IMAGE_SUFFIXES):
+        return Change(removed=(uri,))
+    if event.startswith(CREATED) and key.lower().endswith(IMAGE_SUFFIXES):
+        return Change(changed=(uri,))
+    if event.startswith(CREATED) and key.lower().endswith(TABLE_SUFFIXES):
+        return Change(manifest_uri=uri)
+    return Change()

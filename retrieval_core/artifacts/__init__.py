@@ -1,0 +1,1 @@
+"""What a run makes: manifests, their names, the parts they are made of, releases."""

@@ -1,0 +1,93 @@
+"""The backbones of a store by name: which one `artifact:NAME` means, and pointing a name at another."""
+
+from __future__ import annotations
+
+import re
+
+from retrieval_core.artifacts import releases
+from retrieval_core.artifacts.manifests import MANIFEST, Backbone, Ref
+from retrieval_core.config import EmbedConfig
+from retrieval_core.errors import BadConfig
+from retrieval_core.store.base import Store
+
+_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._+-]*")
+_PREFIX = "artifact:"
+
+
+def find_backbone(store: Store, name: str) -> Backbone:
+    """The backbone of a name: `NAME@ALIAS`, `NAME` (its production), a fingerprint, or the unique start of one.
+
+    Raises `BadConfig` that lists the names there are.
+    """
+    alias_name = name if "@" in name else f"{name}@{releases.PRODUCTION}"
+    alias = releases.read_alias(store, alias_name) if _is_alias(alias_name) else None
+    if alias:
+        wanted = alias.release
+    else:
+        matches = [known for known in _fingerprints(store) if name and known.startswith(name)]
+        if len(matches) > 1:
+            raise BadConfig(f"backbone {name!r} is ambiguous: {', '.join(matches)}")
+        wanted = matches[0] if matches else ""
+    backbone = Backbone.find(store, wanted) if wanted else None
+    if backbone is None:
+        raise BadConfig(f"no backbone {name!r} in {store.url}; it has {_known(store)}")
+    return backbone
+
+
+def point_backbone(store: Store, name: str, alias: str, fingerprint: str) -> None:
+    """Make `NAME@ALIAS` mean a backbone of the store. Raises `BadConfig` for a bad name or an unknown fingerprint."""
+    check_name(name)
+    check_name(alias)
+    if Backbone.find(store, fingerprint) is None:
+        raise BadConfig(f"{name}@{alias} cannot mean {fingerprint}: no such backbone in {store.url}")
+    releases.point_alias(store, f"{name}@{alias}", fingerprint)
+
+
+def check_name(name: str) -> None:
+    """Raises `BadConfig` for what cannot name a backbone."""
+    if not _NAME.fullmatch(name):
+        raise BadConfig(f"{name!r} is no name for a backbone; expected letters, digits and ._+-")
+
+
+def named_backbone(store: Store, config: EmbedConfig) -> Backbone | None:
+    """The backbone that weights `artifact:NAME` name, None for all other weights; it brings its size and framing.
+
+    Raises `BadConfig` for a name nobody knows, and where the config asks for another card, size or framing.
+    """
+    if not config.weights.startswith(_PREFIX):
+        return None
+    backbone = find_backbone(store, config.weights.removeprefix(_PREFIX))
+    if backbone.card != config.backbone:
+        raise BadConfig(
+            f"embed.weights {config.weights} is a {backbone.card}, but embed.backbone is {config.backbone}; "
+            f"set embed.backbone to {backbone.card}"
+        )
+    if config.size_px not in (0, backbone.size_px):
+        raise BadConfig(
+            f"embed.weights {config.weights} sees squares of {backbone.size_px} px, "
+            f"but embed.size_px is {config.size_px}; set it to 0"
+        )
+    if config.framing != "card":
+        raise BadConfig(
+            f"embed.weights {config.weights} frames pictures as it was made to, "
+            f"but embed.framing is {config.framing}; set it to card"
+        )
+    return backbone
+
+
+def _is_alias(text: str) -> bool:
+    name, _, alias = text.partition("@")
+    return bool(_NAME.fullmatch(name) and _NAME.fullmatch(alias))
+
+
+def _fingerprints(store: Store) -> list[str]:
+    keys = store.list(f"{Backbone.folder}/")
+    return [key.split("/")[1] for key in keys if key.endswith(f"/{MANIFEST}")]
+
+
+def _known(store: Store) -> str:
+    """The names and the fingerprints of every backbone, for a message."""
+    aliases = [key.split("/", 1)[1] for key in store.list("aliases/") if "@" in key]
+    backbones = [Backbone.open(store, Ref(kind="Backbone", key=f"{Backbone.folder}/{f}")) for f in _fingerprints(store)]
+    anonymous = [f"{known.fingerprint[:12]} ({known.objective or 'frozen'} {known.card})" for known in backbones]
+    return ", ".join([*aliases, *anonymous]) or "none"

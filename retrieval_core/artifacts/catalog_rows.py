@@ -1,0 +1,86 @@
+"""The items of a catalogue as a search needs them: single rows, out of a mapped file rather than memory."""
+
+from __future__ import annotations
+
+from typing import Any, Self
+
+import numpy as np
+import numpy.typing as npt
+import polars as pl
+import pyarrow as pa
+
+from retrieval_core.artifacts.manifests import (
+    Catalog,
+    Ref,
+)
+from retrieval_core.artifacts.parts import map_table, read_table
+from retrieval_core.errors import NotFound
+from retrieval_core.store.base import Store
+
+ITEMS_FILE = "items.parquet"
+SHOWN = ("item_id", "image_uri", "product_id", "category", "labels")  # of a hit
+
+Int64 = npt.NDArray[np.int64]
+
+
+class Items:
+    """A catalogue opened by row id: 12 bytes of memory a row, and what hits show mapped from a nameless file."""
+
+    def __init__(self, store: Store, catalog: Catalog, batches: list[pa.RecordBatch], row_ids: Int64) -> None:
+        self._store, self._catalog, self._batches = store, catalog, batches
+        self._starts = np.cumsum([0, *(batch.num_rows for batch in batches)])[:-1]
+        self._place = np.argsort(row_ids).astype(np.int32)
+        self._row_ids = row_ids[self._place]
+
+    @classmethod
+    def open(cls, store: Store, catalog: Ref) -> Self:
+        """The items of a sealed catalogue. Raises `NotFound`, `ShardCorrupt`."""
+        sealed = Catalog.open(store, catalog)
+        part = sealed.part(ITEMS_FILE)
+        row_ids = read_table(store, part, ["row_id"])["row_id"].to_numpy()
+        return cls(store, sealed, map_table(store, part, SHOWN), row_ids)
+
+    def columns(self, names: list[str]) -> pl.DataFrame:
+        """These columns of every row of the catalogue, read anew."""
+        return read_table(self._store, self._catalog.part(ITEMS_FILE), names)
+
+    def rows(self, row_ids: Int64) -> list[dict[str, Any]]:
+        """What a hit shows (`SHOWN`) of each of these rows, in the order asked. Raises `NotFound`."""
+        return [
+            self._batches[batch].slice(row, 1).to_pylist()[0]
+            for batch, row in zip(*self._addresses(row_ids), strict=True)
+        ]
+
+    def products(self, row_ids: Int64) -> list[str | None]:
+        """The product of each of these rows, None for one that belongs to none. Raises `NotFound`."""
+        column = SHOWN.index("product_id")
+        return [
+            self._batches[batch].column(column)[row].as_py()
+            for batch, row in zip(*self._addresses(row_ids), strict=True)
+        ]
+
+    def _addresses(self, row_ids: Int64) -> tuple[list[int], list[int]]:
+        """The batch of each row, and its place there."""
+        if not len(row_ids):
+            return [], []
+        found = np.minimum(np.searchsorted(self._row_ids, row_ids), max(len(self._row_ids) - 1, 0))
+        if not len(self._row_ids) or (self._row_ids[found] != row_ids).any():
+            raise NotFound(f"catalogue {self._catalog.fingerprint[:12]} lacks some of {len(row_ids)} rows asked for")
+        place = self._place[found]
+        batch = np.searchsorted(self._starts, place, side="right") - 1
+        return batch.tolist(), (place - self._starts[batch]).tolist()
+
+
+def changed_fraction(then: pl.DataFrame, now: pl.DataFrame) -> float:
+    """Share of items, of the larger catalogue, that came, went or show another picture."""
+    key = ["item_id", "content_id"]
+    same = then.select(key).join(now.select(key), on=key, how="inner", nulls_equal=True).height
+    return 1 - same / max(then.height, now.height, 1)
+
+
+def load_items(store: Store, catalog_fingerprint: str, columns: list[str] | None = None) -> pl.DataFrame:
+    """Every row of a sealed catalogue, all of its columns or these. Raises `NotFound`."""
+    catalog = Catalog.find(store, catalog_fingerprint)
+    if catalog is None:
+        raise NotFound(f"no catalogue {catalog_fingerprint} in {store.url}")
+    return read_table(store, catalog.part("items.parquet"), columns)

@@ -1,0 +1,186 @@
+"""What makes what: the fingerprint of each stage's product, and when a fitted model of an earlier night still serves.
+
+Only what changes the output enters a fingerprint: shard sizes and the policies of refitting do not.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+
+from retrieval_core.artifacts.catalog_rows import changed_fraction, load_items
+from retrieval_core.artifacts.manifests import (
+    Head,
+    IndexSet,
+    Reducer,
+    Release,
+    Segmenter,
+    VectorSet,
+    fingerprint,
+)
+from retrieval_core.config import CropConfig, HeadConfig, IndexConfig, MaskConfig, ReduceConfig, View
+from retrieval_core.errors import NotFound, WeightsInvalid
+from retrieval_core.store.base import Store, file_sha256
+
+# What the output of each stage depends on besides its config; raise one when the same input gives another output.
+STAGE_VERSIONS = {
+    "ingest": 1,
+    "mask": 1,
+    "embed": 1,
+    "head": 2,
+    "reduce": 1,
+    "index": 2,
+    "train": 1,
+    "evaluate": 4,
+    "compare": 1,
+    "publish": 1,
+}
+
+_POLICY = {"shard_rows", "refit_after_change", "enabled"}
+_DISTRUST = {"min_area", "max_area", "min_largest_part"}
+RECALL_NOISE = 0.005  # three standard errors of a recall of 0.99 over the ten nearest of 500 queries
+
+
+def segmenter_question(config: MaskConfig) -> dict[str, Any]:
+    """The part of the mask config that the trained U-Net depends on."""
+    return config.model_dump(mode="json", exclude=_POLICY | _DISTRUST)
+
+
+def segmenter_fingerprint(config: MaskConfig, catalog: str) -> str:
+    """Of the U-Net trained on one catalogue's masks."""
+    return fingerprint("segmenter", STAGE_VERSIONS["mask"], segmenter_question(config), [catalog])
+
+
+def mask_family(config: MaskConfig, segmenter: str) -> str:
+    """Of the masks one segmenter makes under one rule of distrust."""
+    return fingerprint("masks", STAGE_VERSIONS["mask"], config.model_dump(mode="json", include=_DISTRUST), [segmenter])
+
+
+def detector_fingerprint(config: CropConfig) -> str:
+    """Of a frozen detector; weights from a file are named by its content. Raises `WeightsInvalid` without the file."""
+    return fingerprint("detector", STAGE_VERSIONS["mask"], [config.detector, weights_name(config.weights)], [])
+
+
+def detections_family(config: CropConfig, detector: str) -> str:
+    """Of the boxes one detector finds, as masks, where a box has to score enough."""
+    return fingerprint("detections", STAGE_VERSIONS["mask"], {"min_score": config.min_score}, [detector])
+
+
+def classifier_fingerprint(backbone: str) -> str:
+    """Of the classifier that one backbone was published or trained with."""
+    return fingerprint("classifier", STAGE_VERSIONS["embed"], {}, [backbone])
+
+
+def class_family(classifier: str) -> str:
+    """Of the likeliest classes that one classifier gives raw pictures."""
+    return fingerprint("classes", STAGE_VERSIONS["embed"], {}, [classifier])
+
+
+def vector_family(backbone: str, masks: str | None, view: View = "masked", margin: float = 0.0) -> str:
+    """Of the vectors one backbone makes of raw pictures, or of pictures shown by one family of masks.
+
+    `margin` is that of the view `crop`, and nothing to the others.
+    """
+    question = {"view": view, "margin": margin} if masks and view == "crop" else {}
+    return fingerprint("vectors", STAGE_VERSIONS["embed"], question, [backbone, masks or "raw"])
+
+
+def head_question(config: HeadConfig) -> dict[str, Any]:
+    """The part of the head config that the trained head depends on."""
+    return config.model_dump(mode="json", exclude=_POLICY)
+
+
+def head_fingerprint(config: HeadConfig, catalog: str, vectors: str) -> str:
+    """Of the head trained on one catalogue's labels over one family of vectors."""
+    return fingerprint("head", STAGE_VERSIONS["head"], head_question(config), [catalog, vectors])
+
+
+def boosted_family(head_fingerprint: str, vectors: str) -> str:
+    """Of the hidden layer of one head over one family of vectors."""
+    return fingerprint("boosted", STAGE_VERSIONS["head"], {}, [head_fingerprint, vectors])
+
+
+def reducer_question(config: ReduceConfig) -> dict[str, Any]:
+    """The part of the reduce config that the fitted PCA depends on."""
+    return config.model_dump(mode="json", exclude=_POLICY)
+
+
+def reducer_fingerprint(config: ReduceConfig, catalog: str, vectors: str) -> str:
+    """Of the PCA fitted on one catalogue's rows of one family of vectors."""
+    return fingerprint("reducer", STAGE_VERSIONS["reduce"], reducer_question(config), [catalog, vectors])
+
+
+def reduced_family(reducer: str, vectors: str, dim: int) -> str:
+    """Of the first `dim` principal components of one family of vectors."""
+    return fingerprint("reduced", STAGE_VERSIONS["reduce"], dim, [reducer, vectors])
+
+
+def template_fingerprint(recipe_key: str, config: IndexConfig, candidates: str) -> str:
+    """Of the empty trained index that the shards of one recipe over one family of candidate vectors start from."""
+    return fingerprint("template", STAGE_VERSIONS["index"], [recipe_key, config.sample_rows, config.seed], [candidates])
+
+
+def quantizer_serves(earlier: IndexSet, config: IndexConfig) -> bool:
+    """Whether the trained lists of an earlier index still do: about as even, and finding as much, as when new."""
+    uneven = earlier.imbalance > config.max_imbalance * earlier.when_new["imbalance"]
+    worse = earlier.recall < min(config.recall_target, earlier.when_new["recall"]) - RECALL_NOISE
+    return not (uneven or worse)
+
+
+def known_candidates(
+    release: Release, standing: IndexSet, catalog: str, sets: Sequence[VectorSet], config: IndexConfig
+) -> VectorSet | None:
+    """Which of `sets` tonight's choice of candidates would come out as, where the index of `release` is of the same.
+
+    `sets` are the full vectors and what they are reduced to. None where catalogue, vectors, reducer or config are
+    others, so that the choice is to be made by measuring.
+    """
+    full, *reduced = sets
+    same_rows = {"catalog": catalog, "vectors": full.fingerprint}.items() <= standing.parents.items()
+    same_reducer = release.reducer is not None and all(
+        made.family == reduced_family(release.reducer.name, full.family, made.dim) for made in reduced
+    )
+    if same_rows and same_reducer and release.config["index"] == config.model_dump(mode="json"):
+        return next((made for made in sets if made.fingerprint == standing.parents["candidates"]), None)
+    return None
+
+
+def still_serves(
+    store: Store,
+    fitted: Segmenter | Head | Reducer,
+    question: dict[str, Any],
+    parents: dict[str, str],
+    policy: MaskConfig | HeadConfig | ReduceConfig,
+    items: pl.DataFrame,
+) -> bool:
+    """Whether a model fitted on an earlier catalogue may be used for `items` as it is.
+
+    It may when it answers the same question over the same parents (the catalogue aside), and no more than
+    `policy.refit_after_change` of the catalogue has changed since.
+    """
+    same_question = fitted.config == question
+    same_parents = all(fitted.parents.get(role) == name for role, name in parents.items() if role != "catalog")
+    if not (same_question and same_parents):
+        return False
+    try:
+        then = load_items(store, fitted.parents["catalog"])
+    except NotFound:
+        return False
+    return changed_fraction(then, items) <= policy.refit_after_change
+
+
+def weights_name(weights: str) -> str:
+    """What a config says of weights, a file by the sha256 of its content."""
+    kind, _, path = weights.partition(":")
+    return weights_sha256(Path(path)) if kind == "file" else weights
+
+
+def weights_sha256(path: Path) -> str:
+    """The sha256 (hex) of a weights file. Raises `WeightsInvalid` where it cannot be read."""
+    try:
+        return file_sha256(path)
+    except OSError as error:
+        raise WeightsInvalid(f"cannot read weights file {path}: {error.strerror}") from error

@@ -1,0 +1,225 @@
+"""Content-addressed sets that grow from night to night: what is covered, what is missing, sealing a view.
+
+The parts of a family lie in `<folder>/<family>/parts/`, each named after the ids it was planned for. A part exists when
+its file does, whoever wrote it and whether or not that run lived to seal a view.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterable, Iterator
+from typing import TypeVar
+
+import numpy as np
+import polars as pl
+
+from retrieval_core.artifacts.manifests import MANIFEST, ClassSet, MaskSet, Part, Ref, Value, VectorSet, fingerprint
+from retrieval_core.artifacts.parts import (
+    Float32,
+    describe_part,
+    plan_shards,
+    put_part,
+    read_ids,
+    read_unsealed,
+    read_vectors,
+    table_bytes,
+    vectors_bytes,
+)
+from retrieval_core.errors import ShardCorrupt
+from retrieval_core.store.base import Store
+
+log = logging.getLogger(__name__)
+
+View = TypeVar("View", MaskSet, ClassSet)
+
+GrowingSet = type[VectorSet] | type[MaskSet] | type[ClassSet]
+
+
+class WorkShard(Value):
+    """One shard of a plan: all that whoever makes it is told, however many shards the plan has.
+
+    `number` counts from 0 and finds its pictures in the plan's table at `key`.
+    """
+
+    folder: str
+    family: str
+    key: str
+    name: str
+    number: int
+    n_shards: int
+
+    @property
+    def place(self) -> str:
+        """For people: "shard 3 of 10"."""
+        return f"shard {self.number + 1} of {self.n_shards}"
+
+    @property
+    def part_key(self) -> str:
+        """Where what is made of it lies."""
+        return part_key(self.folder, self.family, self.name)
+
+
+class WorkPlan(Value):
+    """The shards still to be made of one family; `key` names the table of their pictures, "" when none is missing."""
+
+    folder: str
+    family: str
+    key: str = ""
+    shards: tuple[str, ...] = ()
+    n_missing: int = 0
+
+    def split(self) -> list[WorkShard]:
+        """The shards, each by itself."""
+        n_shards = len(self.shards)
+        return [
+            WorkShard(folder=self.folder, family=self.family, key=self.key, name=name, number=number, n_shards=n_shards)
+            for number, name in enumerate(self.shards)
+        ]
+
+
+def plan_work(store: Store, folder: str, family: str, pictures: pl.DataFrame, shard_rows: int) -> WorkPlan:
+    """Write down the shards that cover what no stored part covers yet.
+
+    `pictures` has columns content_id, image_uri and item_id; of several items with the same picture, one is kept.
+    """
+    present = (key for ids in covered_ids(store, folder, family).values() for key in ids)
+    shards = plan_shards(pictures["content_id"], present, shard_rows)
+    if not shards:
+        return WorkPlan(folder=folder, family=family)
+    shard_of = pl.DataFrame(
+        [(number, key) for number, shard in enumerate(shards) for key in shard.content_ids],
+        schema={"shard": pl.Int32, "content_id": pl.String},
+        orient="row",
+    )
+    one_each = pictures.sort("content_id", "item_id").unique("content_id", keep="first")
+    plan = shard_of.join(one_each, on="content_id", how="left").sort("shard", "content_id")
+    names = tuple(shard.name for shard in shards)
+    key = f"{folder}/{family}/plans/{fingerprint('plan', 1, names, [family])}.parquet"
+    store.put(key, table_bytes(plan))
+    return WorkPlan(folder=folder, family=family, key=key, shards=names, n_missing=len(plan))
+
+
+def shard_pictures(store: Store, shard: WorkShard) -> pl.DataFrame:
+    """content_id, image_uri and item_id of one shard of a plan, ordered by content id."""
+    return read_unsealed(store, shard.key, pl.col("shard") == shard.number).drop("shard").sort("content_id")
+
+
+def part_key(folder: str, family: str, name: str) -> str:
+    """Where a part of a family lies."""
+    return f"{folder}/{family}/parts/{name}.parquet"
+
+
+def covered_ids(store: Store, folder: str, family: str) -> dict[str, list[str]]:
+    """Part key to the content ids it holds; a part that cannot be read counts as absent, so that it is made again."""
+    covered = {}
+    for key in store.list(f"{folder}/{family}/parts/"):
+        try:
+            covered[key] = read_ids(store.local_path(key))
+        except ShardCorrupt as error:
+            log.warning("%s; it will be made again", error)
+    return covered
+
+
+def seal_vectors(
+    store: Store, family: str, variant: str, dim: int, catalog_fingerprint: str, wanted: Iterable[str]
+) -> VectorSet:
+    """Seal the view of a family that covers as much of `wanted` as there is."""
+    parts, n_rows = _parts_covering(store, VectorSet, family, set(wanted))
+    return VectorSet(
+        fingerprint=_view_fingerprint(family, catalog_fingerprint, parts),
+        family=family,
+        variant=variant,
+        dim=dim,
+        parts=parts,
+        parents={"catalog": catalog_fingerprint},
+        counts={"rows": n_rows},
+    ).seal(store)
+
+
+def seal_view(store: Store, kind: type[View], family: str, catalog_fingerprint: str, wanted: Iterable[str]) -> View:
+    """Seal the view of a family of masks or classes that covers as much of `wanted` as there is."""
+    parts, n_rows = _parts_covering(store, kind, family, set(wanted))
+    return kind(
+        fingerprint=_view_fingerprint(family, catalog_fingerprint, parts),
+        family=family,
+        parts=parts,
+        parents={"catalog": catalog_fingerprint},
+        counts={"rows": n_rows},
+    ).seal(store)
+
+
+def derive_vectors(
+    store: Store,
+    source: VectorSet,
+    family: str,
+    variant: str,
+    dim: int,
+    transform: Callable[[Float32], Float32],
+    made_by: dict[str, str] | None = None,
+) -> VectorSet:
+    """The set that `transform`, (n, source.dim) to (n, dim), makes of each part of `source`; made parts are kept.
+
+    `made_by` names the fitted model in the set's parents.
+    """
+    known = _known_parts(store, VectorSet, family)
+    parts = []
+    for part in source.parts:
+        key = part_key(VectorSet.folder, family, part.key.rsplit("/", 1)[-1].removesuffix(".parquet"))
+        if key not in known and not store.exists(key):
+            ids, vectors = read_vectors(store.local_path(part.key, part.sha256))
+            known[key] = put_part(store, key, vectors_bytes(ids, transform(vectors)), len(ids))
+        parts.append(known.get(key) or describe_part(store, key))
+    return VectorSet(
+        fingerprint=_view_fingerprint(family, source.parents["catalog"], parts),
+        family=family,
+        variant=variant,
+        dim=dim,
+        parts=tuple(parts),
+        parents={"catalog": source.parents["catalog"], "vectors": source.fingerprint, **(made_by or {})},
+        counts=source.counts,
+    ).seal(store)
+
+
+def indexable_items(store: Store, items: pl.DataFrame, vectors: VectorSet) -> pl.DataFrame:
+    """The rows of a catalogue that are not in quarantine and have a vector."""
+    ids = [key for part in vectors.parts for key in read_ids(store.local_path(part.key, part.sha256))]
+    have = pl.DataFrame({"content_id": ids}, schema={"content_id": pl.String}).unique()
+    return items.filter(pl.col("status") == "ok").join(have, on="content_id", how="semi").sort("item_id")
+
+
+def sample_vectors(store: Store, vectors: VectorSet, n_rows: int, seed: int) -> Iterator[Float32]:
+    """At most `n_rows` rows of a set drawn at random without repetition, part by part as (n, dim) float32."""
+    total = sum(part.n_rows for part in vectors.parts)
+    chosen = np.sort(np.random.default_rng(seed).permutation(total)[:n_rows])
+    start = 0
+    for part in vectors.parts:
+        rows = chosen[(chosen >= start) & (chosen < start + part.n_rows)] - start
+        start += part.n_rows
+        if len(rows):
+            yield read_vectors(store.local_path(part.key, part.sha256))[1][rows]
+
+
+def _view_fingerprint(family: str, catalog_fingerprint: str, parts: Iterable[Part]) -> str:
+    return fingerprint("view", 1, [part.key for part in parts], [family, catalog_fingerprint])
+
+
+def _parts_covering(store: Store, kind: GrowingSet, family: str, wanted: set[str]) -> tuple[tuple[Part, ...], int]:
+    known = _known_parts(store, kind, family)
+    parts: list[Part] = []
+    found: set[str] = set()
+    for key, ids in sorted(covered_ids(store, kind.folder, family).items()):
+        useful = wanted.intersection(ids) - found
+        if useful:
+            parts.append(known.get(key) or describe_part(store, key))
+            found |= useful
+    return tuple(parts), len(found)
+
+
+def _known_parts(store: Store, kind: GrowingSet, family: str) -> dict[str, Part]:
+    """Parts by key as sealed before, so that their checksums are not computed again."""
+    known = {}
+    for key in store.list(f"{kind.folder}/{family}/"):
+        if key.endswith(f"/{MANIFEST}"):
+            view = kind.open(store, Ref(kind=kind.folder, key=key.removesuffix(f"/{MANIFEST}")))
+            known.update({part.key: part for part in view.parts})
+    return known

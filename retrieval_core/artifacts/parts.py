@@ -1,0 +1,323 @@
+"""Parquet parts of content-addressed sets: plan, write, read.
+
+A set grows from night to night. The plan covers what is missing and nothing else; a part's name derives from the ids it
+covers, so a run that died is picked up where it stopped and two runs cannot disagree on what a name holds.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import mmap
+import tempfile
+import zlib
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import polars as pl
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from retrieval_core.artifacts.manifests import ClassSet, MaskSet, Part, Value, VectorSet
+from retrieval_core.errors import DimensionMismatch, ShardCorrupt
+from retrieval_core.store.base import Store, file_sha256
+
+VECTOR_ROW_GROUP = 8192
+MAPPED_BATCH = 65_536
+CHECKSUM, NO_CHECKSUM = b"vitrine.sha256", b"0" * 64
+SMALLEST = np.finfo(np.float32).tiny  # divides a zero vector without making it NaN
+N_TOP_CLASSES = 5  # kept of a picture, the likeliest first
+Float32 = npt.NDArray[np.float32]
+Int32 = npt.NDArray[np.int32]
+
+
+class ShardPlan(Value):
+    """One shard of work: the content ids it covers, ordered, and the part's name that follows from them."""
+
+    name: str
+    content_ids: tuple[str, ...]
+
+
+def plan_shards(wanted: Iterable[str], present: Iterable[str], shard_rows: int) -> list[ShardPlan]:
+    """Shards covering each id of `wanted` that is not in `present` once, `shard_rows` ids each and the last one fewer.
+
+    Only the last shard is short and ids are ordered, so when some shards of a plan exist already, planning again
+    yields the remaining ones under the same names.
+    """
+    missing = sorted(set(wanted) - set(present))
+    chunks = (tuple(missing[i : i + shard_rows]) for i in range(0, len(missing), shard_rows))
+    return [ShardPlan(name=_plan_name(chunk), content_ids=chunk) for chunk in chunks]
+
+
+def _plan_name(content_ids: Sequence[str]) -> str:
+    return hashlib.sha256("\n".join(content_ids).encode()).hexdigest()[:16]
+
+
+def unit_length(vectors: Float32) -> Float32:
+    """(n, dim) rows of length 1; a row of zeros, which has no direction, stays."""
+    lengths = np.linalg.norm(vectors, axis=1, keepdims=True)
+    return vectors / np.maximum(lengths, SMALLEST)
+
+
+def put_part(store: Store, key: str, data: bytes, n_rows: int) -> Part:
+    """Store bytes as one immutable part."""
+    store.put(key, data)
+    return Part(key=key, sha256=hashlib.sha256(data).hexdigest(), n_rows=n_rows, n_bytes=len(data))
+
+
+def put_part_once(store: Store, key: str, data: bytes, n_rows: int) -> Part:
+    """Store bytes as one immutable part unless a run at the same time did; what was first stays, and is described.
+
+    For bytes that tell the hour: overwritten, they would not be those that the other run has sealed.
+    """
+    if not store.put_if_absent(key, data):
+        return describe_part(store, key, n_rows)
+    return Part(key=key, sha256=hashlib.sha256(data).hexdigest(), n_rows=n_rows, n_bytes=len(data))
+
+
+def put_part_file(store: Store, key: str, path: Path, n_rows: int) -> Part:
+    """Store a local file as one immutable part."""
+    store.put_file(key, path)
+    return _part_of(key, path, n_rows)
+
+
+def table_bytes(frame: pl.DataFrame) -> bytes:
+    """A polars table as Parquet, its own checksum in its metadata; equal tables give equal bytes."""
+    table = frame.to_arrow().replace_schema_metadata({CHECKSUM: NO_CHECKSUM})
+    sink = pa.BufferOutputStream()
+    pq.write_table(table, sink, compression="zstd")
+    data = sink.getvalue().to_pybytes()
+    place = _checksum_place(data)
+    return data[: place.start] + hashlib.sha256(data).hexdigest().encode() + data[place.stop :]
+
+
+def read_unsealed(store: Store, key: str, where: pl.Expr | None = None) -> pl.DataFrame:
+    """A table of `table_bytes` whose checksum no manifest holds: all rows, or those that pass `where`.
+
+    Raises `NotFound`, and `ShardCorrupt` for any other bytes: polars would end the process for some of them.
+    """
+    path = store.local_path(key)
+    try:
+        with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
+            place = _checksum_place(data)
+            digest = hashlib.sha256(memoryview(data)[: place.start])
+            digest.update(NO_CHECKSUM)
+            digest.update(memoryview(data)[place.stop :])
+            whole = digest.hexdigest().encode() == data[place]
+    except (OSError, ValueError):  # an empty file cannot be mapped
+        whole = False
+    if not whole:
+        raise ShardCorrupt(f"{store.url}/{key} is not what was written; `vitrine repair` mends it")
+    table = pl.scan_parquet(path)
+    return (table if where is None else table.filter(where)).collect()
+
+
+def _checksum_place(data: bytes | mmap.mmap) -> slice:
+    """Where in a Parquet file its checksum stands, counted as `NO_CHECKSUM`. Raises `ValueError` where it has none."""
+    key = data.rfind(CHECKSUM)
+    if key < 0:
+        raise ValueError("no checksum")
+    start = key + len(CHECKSUM) + 2  # Thrift puts a field's type and a string's length between key and value
+    return slice(start, start + len(NO_CHECKSUM))
+
+
+def read_table(store: Store, part: Part, columns: list[str] | None = None) -> pl.DataFrame:
+    """A table part as polars. Raises `ShardCorrupt` when the file is not what was sealed."""
+    try:
+        return pl.read_parquet(store.local_path(part.key, part.sha256), columns=columns)
+    except (pl.exceptions.PolarsError, OSError) as error:
+        raise ShardCorrupt(f"{part.key}: {error}") from error
+
+
+def read_rows(store: Store, part: Part, where: pl.Expr) -> pl.DataFrame:
+    """The rows of a table part that pass `where`. Raises `ShardCorrupt` when the file is not what was sealed."""
+    try:
+        return pl.scan_parquet(store.local_path(part.key, part.sha256)).filter(where).collect()
+    except (pl.exceptions.PolarsError, OSError) as error:
+        raise ShardCorrupt(f"{part.key}: {error}") from error
+
+
+def map_table(store: Store, part: Part, columns: Sequence[str]) -> list[pa.RecordBatch]:
+    """Columns of a table part, in order, mapped from an uncompressed copy that has no name and goes when unused.
+
+    Raises `ShardCorrupt` when the file is not what was sealed.
+    """
+    path = store.local_path(part.key, part.sha256)
+    try:
+        with tempfile.TemporaryDirectory(prefix="vitrine-table-") as folder:
+            copy = Path(folder) / "table.arrow"
+            _write_uncompressed(path, columns, copy)
+            reader = pa.ipc.open_file(pa.memory_map(str(copy)))
+            return [reader.get_batch(number) for number in range(reader.num_record_batches)]
+    except (pa.ArrowException, OSError, KeyError) as error:
+        raise ShardCorrupt(f"{part.key}: {error}") from error
+
+
+def _write_uncompressed(path: Path, columns: Sequence[str], copy: Path) -> None:
+    with pq.ParquetFile(path) as source:
+        schema = pa.schema([source.schema_arrow.field(name) for name in columns])
+        with pa.OSFile(str(copy), "wb") as sink, pa.ipc.new_file(sink, schema) as writer:
+            # One thread: more keep a hundred megabytes of what they have done.
+            for batch in source.iter_batches(MAPPED_BATCH, columns=columns, use_threads=False):
+                writer.write_batch(batch.select(columns))
+    pa.default_memory_pool().release_unused()
+
+
+def vectors_bytes(content_ids: Sequence[str], vectors: Float32) -> bytes:
+    """A vector part: columns content_id (string) and vector (fixed-size list of float32).
+
+    `vectors` is (n, dim) float32; raises `DimensionMismatch` when the rows do not match the ids.
+    """
+    if vectors.ndim != 2 or len(content_ids) != len(vectors):
+        raise DimensionMismatch(f"{len(content_ids)} ids for vectors of shape {vectors.shape}")
+    flat = pa.array(np.ascontiguousarray(vectors, dtype=np.float32).reshape(-1))
+    table = pa.table(
+        {
+            "content_id": pa.array(content_ids, pa.string()),
+            "vector": pa.FixedSizeListArray.from_arrays(flat, vectors.shape[1]),
+        },
+    )
+    sink = pa.BufferOutputStream()
+    pq.write_table(
+        table,
+        sink,
+        row_group_size=VECTOR_ROW_GROUP,
+        compression="zstd",
+        use_dictionary=False,
+        write_statistics=False,
+        column_encoding={"content_id": "PLAIN", "vector.list.element": "BYTE_STREAM_SPLIT"},
+    )
+    return sink.getvalue().to_pybytes()
+
+
+def read_vectors(path: Path) -> tuple[list[str], Float32]:
+    """Ids and (n, dim) float32 of one vector part. Raises `ShardCorrupt`."""
+    try:
+        table = pq.read_table(path)
+        column = table["vector"].combine_chunks()
+        flat = column.flatten().to_numpy(zero_copy_only=False)
+        return table["content_id"].to_pylist(), flat.reshape(len(table), column.type.list_size)
+    except (pa.ArrowException, OSError, KeyError, ValueError, AttributeError) as error:
+        raise ShardCorrupt(f"{path} is not a vector part: {error}") from error
+
+
+def read_ids(path: Path) -> list[str]:
+    """The content ids of one vector or mask part, without its payload. Raises `ShardCorrupt`."""
+    try:
+        return pq.read_table(path, columns=["content_id"])["content_id"].to_pylist()
+    except (pa.ArrowException, OSError) as error:
+        raise ShardCorrupt(f"{path} has no readable ids: {error}") from error
+
+
+def describe_part(store: Store, key: str, n_rows: int | None = None) -> Part:
+    """The `Part` of a file already stored, from its bytes; rows are counted where not given, which wants Parquet."""
+    path = store.local_path(key)
+    return _part_of(key, path, pq.read_metadata(path).num_rows if n_rows is None else n_rows)
+
+
+def _part_of(key: str, path: Path, n_rows: int) -> Part:
+    return Part(key=key, sha256=file_sha256(path), n_rows=n_rows, n_bytes=path.stat().st_size)
+
+
+def masks_bytes(content_ids: Sequence[str], masks: Sequence[npt.NDArray[np.bool_]], reasons: Sequence[str]) -> bytes:
+    """A mask part: columns content_id, height, width, mask (zlib over packed bits), area (0 to 1) and reason.
+
+    `masks` are (h, w) bool, True on the product; `reasons` says why a mask is distrusted, "" where it is trusted.
+    """
+    table = pa.table(
+        {
+            "content_id": pa.array(content_ids, pa.string()),
+            "height": pa.array([mask.shape[0] for mask in masks], pa.int32()),
+            "width": pa.array([mask.shape[1] for mask in masks], pa.int32()),
+            "mask": pa.array([zlib.compress(np.packbits(mask).tobytes(), 6) for mask in masks], pa.binary()),
+            "area": pa.array([float(mask.mean()) for mask in masks], pa.float32()),
+            "reason": pa.array(reasons, pa.string()),
+        }
+    )
+    sink = pa.BufferOutputStream()
+    pq.write_table(table, sink, compression="none", use_dictionary=False)
+    return sink.getvalue().to_pybytes()
+
+
+class MaskRow(Value):
+    """One stored mask; `bits` is unpacked by `array`."""
+
+    height: int
+    width: int
+    bits: bytes
+    area: float
+    reason: str
+
+    def array(self) -> npt.NDArray[np.bool_]:
+        """(height, width) bool, True on the product."""
+        packed = np.frombuffer(zlib.decompress(self.bits), np.uint8)
+        return np.unpackbits(packed, count=self.height * self.width).reshape(self.height, self.width).astype(bool)
+
+
+def read_masks(store: Store, mask_set: MaskSet, wanted: Iterable[str]) -> dict[str, MaskRow]:
+    """The masks of the wanted content ids that the set holds. Raises `ShardCorrupt`."""
+    keys = set(wanted)
+    found: dict[str, MaskRow] = {}
+    for part in mask_set.parts:
+        table = read_table(store, part)
+        for row in table.filter(pl.col("content_id").is_in(keys)).iter_rows(named=True):
+            found[row["content_id"]] = MaskRow(
+                height=row["height"], width=row["width"], bits=row["mask"], area=row["area"], reason=row["reason"]
+            )
+    return found
+
+
+def classes_bytes(content_ids: Sequence[str], classes: Int32, probabilities: Float32) -> bytes:
+    """A class part: columns content_id, classes and probabilities, the likeliest class first.
+
+    `classes` is (n, N_TOP_CLASSES) int32, -1 where there are fewer, with their `probabilities`, float32 in 0 to 1.
+    Raises `DimensionMismatch` when the rows do not match the ids.
+    """
+    shape = (len(content_ids), N_TOP_CLASSES)
+    if classes.shape != shape or probabilities.shape != shape:
+        raise DimensionMismatch(f"classes {classes.shape}, probabilities {probabilities.shape}; expected twice {shape}")
+    columns = {"classes": classes.astype(np.int32), "probabilities": probabilities.astype(np.float32)}
+    lists = {name: pa.FixedSizeListArray.from_arrays(v.ravel(), N_TOP_CLASSES) for name, v in columns.items()}
+    sink = pa.BufferOutputStream()
+    pq.write_table(pa.table({"content_id": pa.array(content_ids, pa.string()), **lists}), sink, compression="zstd")
+    return sink.getvalue().to_pybytes()
+
+
+def load_classes(store: Store, class_set: ClassSet, content_ids: Sequence[str]) -> Int32:
+    """(len(content_ids), N_TOP_CLASSES) int32 in the order asked, -1 where the set has none. Raises `ShardCorrupt`."""
+    asked = pl.DataFrame({"content_id": content_ids}, schema={"content_id": pl.String})
+    known = [read_table(store, part, ["content_id", "classes"]) for part in class_set.parts]
+    if not known or asked.is_empty():
+        return np.full((len(asked), N_TOP_CLASSES), -1, np.int32)
+    stored = pl.concat(known).unique("content_id", keep="first")
+    found = asked.join(stored, on="content_id", how="left", maintain_order="left")["classes"]
+    return found.fill_null([-1] * N_TOP_CLASSES).cast(pl.Array(pl.Int32, N_TOP_CLASSES)).to_numpy()
+
+
+def iter_vectors(store: Store, vector_set: VectorSet) -> Iterator[tuple[list[str], Float32]]:
+    """Ids and (n, dim) float32, part by part."""
+    for part in vector_set.parts:
+        yield read_vectors(store.local_path(part.key, part.sha256))
+
+
+def load_vectors(store: Store, vector_set: VectorSet, content_ids: Sequence[str]) -> Float32:
+    """(len(content_ids), dim) float32 in the order asked. Raises `ShardCorrupt` when the set lacks one.
+
+    Only the ids of a part are read to see whether it is needed.
+    """
+    out = np.empty((len(content_ids), vector_set.dim), np.float32)
+    asked = pl.DataFrame({"content_id": content_ids}, schema={"content_id": pl.String}).with_row_index("target")
+    for part in vector_set.parts:
+        if asked.is_empty():
+            break
+        path = store.local_path(part.key, part.sha256)
+        stored = pl.DataFrame({"content_id": read_ids(path)}, schema={"content_id": pl.String}).with_row_index("source")
+        found = asked.join(stored, on="content_id")
+        if found.is_empty():
+            continue
+        out[found["target"].to_numpy()] = read_vectors(path)[1][found["source"].to_numpy()]
+        asked = asked.join(found, on="target", how="anti")
+    if len(asked):
+        raise ShardCorrupt(f"{vector_set.key} lacks {len(asked)} of the wanted vectors, e.g. {asked['content_id'][0]}")
+    return out

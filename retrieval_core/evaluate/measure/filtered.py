@@ -1,0 +1,95 @@
+"""Recall under filters: what the published index finds inside a selection, against exact search inside it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from functools import partial
+from typing import Literal, NamedTuple
+
+import numpy as np
+import polars as pl
+
+from retrieval_core.artifacts.manifests import Value
+from retrieval_core.evaluate.measure.search_setup import Bench, Float32, Int64, K, hash_rows, single_query_ms
+from retrieval_core.metrics.exact_knn import exact_topk
+from retrieval_core.metrics.retrieval import ann_recall
+
+PERCENTS = (50.0, 10.0, 1.0, 0.1)
+N_TIMED = 30
+BLOCK_ROWS = 100_000  # of a selection that are copied at a time
+
+
+class FilterFacts(Value):
+    """Recall@10 inside a selection of `n_rows`, searched row by row or by the index that passes over the others.
+
+    `name` is the prefix of its metric, `meaning` says in words what passes.
+    """
+
+    name: str
+    meaning: str
+    n_rows: int
+    recall: float
+    latency_ms_p50: float
+    how: Literal["exact", "selector"]
+
+
+class Filter(NamedTuple):
+    """A selection to search in: `rows` are positions in the items, `name` is the prefix of its metrics."""
+
+    name: str
+    meaning: str
+    rows: Int64
+
+
+def choose_filters(items: pl.DataFrame, seed: int) -> list[Filter]:
+    """Half, a tenth, a hundredth and a thousandth of the rows by a hash of their ids, then the commonest category.
+
+    Rows of one category lie together, which random rows do not: there a search that looks in few lists finds either
+    all or none. Left out are filters that pass fewer than ten rows, and a category that all items have.
+    """
+    return [chosen for chosen in _filters(items, seed) if len(chosen.rows) >= K]
+
+
+def _filters(items: pl.DataFrame, seed: int) -> Iterator[Filter]:
+    places = hash_rows(items["row_id"].to_numpy(), seed) / 2.0**64
+    for percent in PERCENTS:
+        rows = np.flatnonzero(places < percent / 100)
+        yield Filter(f"where{percent:g}", f"{percent:g}% of the rows", rows)
+    counts = items["category"].drop_nulls().value_counts().sort(["count", "category"], descending=[True, False])
+    if len(counts) and counts["count"][0] < len(items):
+        category = counts["category"][0]
+        rows = (items["category"] == category).fill_null(False).arg_true().to_numpy().astype(np.int64)
+        yield Filter("where_category", f"category {category}", rows)
+
+
+def measure_filters(bench: Bench, seed: int) -> tuple[FilterFacts, ...]:
+    """Each of `choose_filters`, asked the evaluation's queries; none where there are no queries."""
+    if not len(bench.protocol.queries):
+        return ()
+    return tuple(_measure(bench, chosen) for chosen in choose_filters(bench.items, seed))
+
+
+def _measure(bench: Bench, chosen: Filter) -> FilterFacts:
+    queries = bench.protocol.queries
+    selection = bench.index.select(bench.items["row_id"].to_numpy()[chosen.rows])
+    find = partial(bench.find, only=selection)
+    found, _ = find(queries)
+    recall = ann_recall(_exact_scores(bench, chosen.rows), found)
+    return FilterFacts(
+        name=chosen.name,
+        meaning=chosen.meaning,
+        n_rows=len(chosen.rows),
+        recall=float(recall.mean()),
+        latency_ms_p50=float(np.median(single_query_ms(find, queries[:N_TIMED]))),
+        how="exact" if selection.exact else "selector",
+    )
+
+
+def _exact_scores(bench: Bench, rows: Int64) -> Float32:
+    """(q, 10) float32, falling: the scores of each query's true nearest among `rows`."""
+    queries = bench.vectors[bench.protocol.queries]
+    best = np.full((len(queries), K), -np.inf, np.float32)
+    for start in range(0, len(rows), BLOCK_ROWS):
+        scores, _ = exact_topk(queries, bench.vectors[rows[start : start + BLOCK_ROWS]], K)
+        best = np.sort(np.concatenate([best, scores], axis=1), axis=1)[:, : -K - 1 : -1]
+    return best

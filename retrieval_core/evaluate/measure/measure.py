@@ -1,0 +1,179 @@
+"""What a night is worth: every representation and the index to be published, on the same queries."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import polars as pl
+
+from retrieval_core.artifacts.catalog_rows import load_items
+from retrieval_core.artifacts.growing_sets import indexable_items
+from retrieval_core.artifacts.manifests import (
+    ClassSet,
+    Head,
+    IndexSet,
+    Ref,
+    Segmenter,
+    Value,
+    VectorSet,
+    boosted,
+)
+from retrieval_core.artifacts.parts import Float32, load_classes, load_vectors
+from retrieval_core.config import NightlyConfig
+from retrieval_core.evaluate.measure.chain import Link, chain_names
+from retrieval_core.evaluate.measure.classified import classified_topk
+from retrieval_core.evaluate.measure.filtered import FilterFacts, measure_filters
+from retrieval_core.evaluate.measure.index_quality import CurvePoint, Published, measure_published, time_curve
+from retrieval_core.evaluate.measure.mask_quality import MaskFacts, _mask_facts
+from retrieval_core.evaluate.measure.protocol import Protocol, choose_protocol
+from retrieval_core.evaluate.measure.search_setup import Bench, K
+from retrieval_core.evaluate.measure.unlabelled import Unlabelled, measure_unlabelled
+from retrieval_core.evaluate.run_outputs import Night
+from retrieval_core.metrics.exact_knn import exact_topk
+from retrieval_core.metrics.retrieval import Scores, random_baseline, score
+from retrieval_core.search.release import open_index
+from retrieval_core.settings import Settings
+from retrieval_core.store.base import Store
+
+CLASSIFIED = "classified"  # the prefix of what classify-then-nearest reaches
+
+
+class VariantFacts(Value):
+    """One representation under exact search: `metrics` by their plain names, without the variant's prefix.
+
+    `note` says what was searched where that is not the whole gallery.
+    """
+
+    name: str
+    dim: int
+    metrics: dict[str, float]
+    note: str = ""
+
+
+class Measured(NamedTuple):
+    """What was found out: `published` is of the published chain, `metrics` of all variants under their full names.
+
+    `per_query` has one row a query: its item_id and its metrics by the published chain. `links` are the representations
+    that lead to what is published, under exact search. `unlabelled` are the queries that need no labels.
+    """
+
+    bench: Bench
+    links: tuple[Link, ...]
+    variants: tuple[VariantFacts, ...]
+    metrics: dict[str, float]
+    per_query: pl.DataFrame
+    published: Published
+    curve: tuple[CurvePoint, ...]
+    filters: tuple[FilterFacts, ...]
+    masks: MaskFacts
+    unlabelled: Unlabelled
+
+    @property
+    def items(self) -> pl.DataFrame:
+        return self.bench.items
+
+    @property
+    def protocol(self) -> Protocol:
+        return self.bench.protocol
+
+
+def measure(store: Store, night: Night, config: NightlyConfig, settings: Settings | None = None) -> Measured:
+    """Every representation under exact search, and the index as a searcher meets it, on the same held-out queries.
+
+    Where every picture queries there is nothing to find, and no metric of the search for it. `settings` say with what
+    device and threads the queries that need no labels are embedded, by default those of the environment.
+    """
+    vectors, index_set = VectorSet.open(store, night.vectors), IndexSet.open(store, night.index)
+    bench = _open_bench(store, night, index_set, config)
+    loaded = {night.candidates.key: bench.candidates, night.vectors.key: bench.vectors}
+    searched = {
+        variant.name: (variant, scores)
+        for variant, scores in (_measure_variant(store, ref, bench, loaded.get(ref.key)) for ref in night.variants)
+    }
+    variants = [variant for variant, _ in searched.values()]
+    chain = chain_names(vectors.variant, VectorSet.open(store, night.candidates).variant, searched)
+    if night.classes:
+        variants.append(_measure_classified(store, night.classes, bench, config.classify.top_classes))
+    published = measure_published(bench)
+    filters = measure_filters(bench, config.evaluate.seed)
+    prefixed = {f"{variant.name}/{name}": value for variant in variants for name, value in variant.metrics.items()}
+    metrics = published.worth.summary | prefixed | random_baseline(bench.protocol.truth, config.evaluate.seed)
+    metrics |= {f"{chosen.name}/ann_recall@10": chosen.recall for chosen in filters}
+    if len(published.recall):
+        metrics["ann_recall@10"] = float(published.recall.mean())
+    masks = _mask_facts(store, night, bench.items, config)
+    if night.segmenter:
+        metrics["mask_iou"] = Segmenter.open(store, night.segmenter.ref).val_iou
+    if night.masks:
+        metrics["mask_fallback_rate"] = masks.fallback_rate
+    unlabelled = measure_unlabelled(store, night, bench.items, config, settings or Settings.load())
+    metrics |= unlabelled.metrics
+    for outcome in night.heads:
+        metrics |= _head_metrics(Head.open(store, outcome.ref), vectors.parents.get("head"))
+    return Measured(
+        bench=bench,
+        links=tuple(Link(name, step, searched[name][1].per_query) for name, step in chain),
+        variants=tuple(variants),
+        metrics=metrics,
+        per_query=_per_query(bench, published),
+        published=published,
+        curve=time_curve(bench, index_set.curve, (index_set.nprobe, index_set.rerank_depth)),
+        filters=filters,
+        masks=masks,
+        unlabelled=unlabelled,
+    )
+
+
+def _open_bench(store: Store, night: Night, index_set: IndexSet, config: NightlyConfig) -> Bench:
+    items = load_items(store, night.catalog.name)
+    items = indexable_items(store, items, VectorSet.open(store, night.vectors))
+    vectors = _load(store, night.vectors, items)
+    return Bench(
+        items=items,
+        protocol=choose_protocol(items, config.evaluate),
+        vectors=vectors,
+        candidates=vectors if night.candidates == night.vectors else _load(store, night.candidates, items),
+        index=open_index(store, index_set),
+        rerank_depth=index_set.rerank_depth,
+    )
+
+
+def _load(store: Store, ref: Ref, items: pl.DataFrame) -> Float32:
+    return load_vectors(store, VectorSet.open(store, ref), items["content_id"].to_list())
+
+
+def _per_query(bench: Bench, published: Published) -> pl.DataFrame:
+    recall = {"ann_recall@10": published.recall} if len(published.recall) else {}
+    item_ids = bench.items["item_id"].gather(bench.protocol.queries)
+    return published.worth.per_query.with_columns(item_id=item_ids, **recall)
+
+
+def _head_metrics(head: Head, published: str | None) -> dict[str, float]:
+    """How well a head labels held-out pictures; of the published head also under the plain names."""
+    scores = {name: value for name, value in head.metrics.items() if name.endswith("_example")}
+    prefixed = {f"{boosted(head.variant)}/{name}": value for name, value in scores.items()}
+    return prefixed | scores if head.fingerprint == published else prefixed
+
+
+def _measure_variant(store: Store, ref: Ref, bench: Bench, loaded: Float32 | None) -> tuple[VariantFacts, Scores]:
+    """One representation under exact search over the gallery; `loaded` are its vectors where they are known."""
+    vector_set, protocol = VectorSet.open(store, ref), bench.protocol
+    vectors = _load(store, ref, bench.items) if loaded is None else loaded
+    _, positions = exact_topk(vectors[protocol.queries], vectors[protocol.gallery], K)
+    scores = score(positions, protocol.truth)
+    return VariantFacts(name=vector_set.variant, dim=vector_set.dim, metrics=scores.summary), scores
+
+
+def _measure_classified(store: Store, classes: Ref, bench: Bench, top_classes: int) -> VariantFacts:
+    """The published vectors under exact search that looks among the items of a query's likeliest classes first."""
+    queries, gallery = bench.protocol.queries, bench.protocol.gallery
+    named = load_classes(store, ClassSet.open(store, classes), bench.items["content_id"].to_list())
+    _, positions = classified_topk(
+        bench.vectors[queries], bench.vectors[gallery], named[queries, :top_classes], named[gallery, 0], K
+    )
+    return VariantFacts(
+        name=CLASSIFIED,
+        dim=bench.vectors.shape[1],
+        metrics=score(positions, bench.protocol.truth).summary,
+        note=f"in the {top_classes} likeliest classes" if top_classes > 1 else "in the likeliest class",
+    )

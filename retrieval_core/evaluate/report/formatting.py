@@ -1,0 +1,75 @@
+"""How a page writes numbers, sizes and times for people."""
+
+from __future__ import annotations
+
+import math
+from datetime import datetime
+
+from retrieval_core.evaluate.report.svg import MINUS
+
+NOTHING = "\N{EN DASH}"
+SMALLEST_SHOWN = 0.0005  # of a figure with three decimals
+
+
+def number(value: float | None) -> str:
+    """A metric: three decimals; a dash where there is none."""
+    return NOTHING if value is None or not math.isfinite(value) else f"{value:.3f}".replace("-", MINUS)
+
+
+def percent(share: float) -> str:
+    """A share, 0 to 1: 4.2%, and never 0% or 100% of what is not quite."""
+    text = f"{100 * share:.1f}".removesuffix(".0")
+    if text == "0" and share > 0:
+        return "under 0.1%"
+    return "over 99.9%" if text == "100" and share < 1 else f"{text}%"
+
+
+def p_value(p: float | None) -> str:
+    """Two digits, and never 0."""
+    if p is None or not math.isfinite(p):
+        return NOTHING
+    return "under 0.0001" if p < 0.0001 else f"{p:.2g}"
+
+
+def duration(seconds: float) -> str:
+    """0.28 s, 12.3 s, 4 min 12 s, 2 h 05 min."""
+    if seconds < 10:
+        return f"{seconds:.2f} s"
+    if seconds < 59.95:
+        return f"{seconds:.1f} s"
+    minutes, s = divmod(round(seconds), 60)
+    return f"{minutes} min {s:02} s" if minutes < 60 else f"{minutes // 60} h {minutes % 60:02} min"
+
+
+def size(n_bytes: float) -> str:
+    """Bytes in decimal units: 206 kB, 1.2 GB."""
+    for unit in ("B", "kB", "MB", "GB"):
+        if n_bytes < 999.5:
+            return f"{n_bytes:.3g} {unit}"
+        n_bytes /= 1000
+    return f"{n_bytes:.3g} TB"
+
+
+def day(iso: str) -> str:
+    """21 November 2026; what is no ISO date as it is."""
+    when = _parse(iso)
+    return f"{when.day} {when:%B %Y}" if when else iso
+
+
+def moment(iso: str) -> str:
+    """Saturday 21 November 2026, 07:04 UTC; what is no ISO date as it is."""
+    when = _parse(iso)
+    return f"{when:%A} {when.day} {when:%B %Y, %H:%M} {when.tzname() or ''}".rstrip() if when else iso
+
+
+def short_moment(iso: str) -> str:
+    """21 November, 07:04; what is no ISO date as it is."""
+    when = _parse(iso)
+    return f"{when.day} {when:%B, %H:%M}" if when else iso
+
+
+def _parse(iso: str) -> datetime | None:
+    try:
+        return datetime.fromisoformat(iso)
+    except ValueError:
+        return None

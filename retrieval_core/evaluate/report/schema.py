@@ -1,0 +1,131 @@
+"""Everything the report says, as data: written to `metrics.json` as it is, and drawn as `report.html`."""
+
+from __future__ import annotations
+
+from retrieval_core.artifacts.manifests import Reject, Value
+from retrieval_core.evaluate.analysis.drift import DriftFacts
+from retrieval_core.evaluate.analysis.embedding_map import MapFacts
+from retrieval_core.evaluate.analysis.hygiene import HygieneFacts
+from retrieval_core.evaluate.analysis.near_duplicates import DuplicateFacts
+from retrieval_core.evaluate.analysis.neighbour_churn import ChurnFacts
+from retrieval_core.evaluate.analysis.quality import QualityFacts
+from retrieval_core.evaluate.analysis.release_diff import SinceFacts
+from retrieval_core.evaluate.analysis.run_history import PastNight
+from retrieval_core.evaluate.analysis.stage_costs import CostFacts
+from retrieval_core.evaluate.analysis.stage_losses import LossFacts
+from retrieval_core.evaluate.gate.paired_comparison import MetricChange
+from retrieval_core.evaluate.measure.filtered import FilterFacts
+from retrieval_core.evaluate.measure.golden_queries import GoldenFacts
+from retrieval_core.evaluate.measure.index_quality import CurvePoint
+from retrieval_core.evaluate.measure.mask_quality import MaskFacts
+from retrieval_core.evaluate.measure.measure import VariantFacts
+from retrieval_core.evaluate.measure.synthetic_queries import SyntheticFacts
+from retrieval_core.evaluate.run_outputs import CatalogFacts
+from retrieval_core.evaluate.thumbnails import Thumbnail
+
+
+class TrainingFacts(Value):
+    """A model fitted here: `trained` tonight or kept from an earlier night; `history` has one entry an epoch."""
+
+    name: str
+    trained: bool
+    fitted: str
+    metrics: dict[str, float] = {}
+    history: tuple[dict[str, float], ...] = ()
+
+
+class IndexFacts(Value):
+    """The published index as predicted, as built and as measured.
+
+    `index_bytes` are those of the files that find candidates, `vector_bytes` those of the full vectors they are
+    reranked by. `curve` are the ways to search that were tried, the cheapest first: `nprobe` and `rerank_depth` is the
+    cheapest that reached `recall_target`, or the best. `imbalance` is 1 where all inverted lists are equally long.
+    """
+
+    variant: str
+    recipe: str
+    why: str
+    n_rows: int
+    n_shards: int
+    n_shards_built: int
+    index_bytes: int
+    vector_bytes: int
+    predicted_index_bytes: int
+    predicted_vector_bytes: int
+    dim: int
+    candidate_dim: int
+    nprobe: int
+    rerank_depth: int
+    recall_target: float
+    imbalance: float
+    curve: tuple[CurvePoint, ...] = ()
+    filters: tuple[FilterFacts, ...] = ()
+    latency_ms_p50: float
+    latency_ms_p95: float
+
+    @property
+    def chosen(self) -> CurvePoint | None:
+        """The point of the curve that is published; None where nothing was tuned."""
+        here = (self.nprobe, self.rerank_depth)
+        return next((point for point in self.curve if (point.nprobe, point.rerank_depth) == here), None)
+
+
+class QueryGrid(Value):
+    """A real query and what the published search answered; `metrics` are the headlines of this query alone."""
+
+    query: Thumbnail
+    hits: tuple[Thumbnail, ...]
+    note: str = ""
+    metrics: dict[str, float] = {}
+
+
+class Facts(Value):
+    """A whole report.
+
+    `nights` are the runs before this one, the latest last; `production_since` is when production was sealed. `best` and
+    `worst` are the queries that were answered so, the best and the worst first; `grids` are drawn at random. `album`
+    holds the thumbnails of the items that other facts name. What is None was not looked at.
+    """
+
+    report: str
+    production: str | None
+    created: str
+    gate: str
+    reason: str
+    causes: tuple[str, ...] = ()
+    changes: tuple[MetricChange, ...]
+    category_changes: tuple[MetricChange, ...] = ()
+    n_shared_gallery: int = 0  # items that both releases were compared on, 0 for all
+    catalog: CatalogFacts
+    metrics: dict[str, float]
+    definitions: dict[str, str]
+    n_queries: int
+    n_gallery: int
+    variants: tuple[VariantFacts, ...]
+    training: tuple[TrainingFacts, ...]
+    masks: MaskFacts
+    index: IndexFacts
+    duplicates: DuplicateFacts
+    seconds: dict[str, float]
+    quarantine: tuple[Reject, ...]
+    grids: tuple[QueryGrid, ...]
+    backbone: str
+    weights: str
+    quality: QualityFacts = QualityFacts()
+    best: tuple[QueryGrid, ...] = ()
+    worst: tuple[QueryGrid, ...] = ()
+    production_since: str = ""
+    nights: tuple[PastNight, ...] = ()
+    since: SinceFacts | None = None
+    losses: LossFacts | None = None
+    churn: ChurnFacts | None = None
+    golden: GoldenFacts = GoldenFacts()
+    synthetic: SyntheticFacts = SyntheticFacts()
+    hygiene: HygieneFacts | None = None
+    drift: DriftFacts | None = None
+    map: MapFacts | None = None
+    costs: CostFacts = CostFacts()
+    album: dict[str, Thumbnail] = {}
+
+
+MaskFacts.model_rebuild()

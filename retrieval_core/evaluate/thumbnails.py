@@ -1,0 +1,45 @@
+"""Thumbnails of items, as a page carries them."""
+
+from __future__ import annotations
+
+import base64
+import logging
+
+import numpy as np
+import numpy.typing as npt
+import polars as pl
+
+from retrieval_core.artifacts.manifests import Value
+from retrieval_core.errors import VitrineError
+from retrieval_core.images import decode, thumbnail
+from retrieval_core.store.uris import read_uri
+
+log = logging.getLogger(__name__)
+THUMBNAIL_PX = 160
+
+
+class Thumbnail(Value):
+    """A thumbnail with its caption; `jpeg` is base64, `mark` says whether a hit shares what the query was judged by."""
+
+    item_id: str
+    caption: str
+    jpeg: str
+    score: float | None = None
+    mark: bool | None = None
+
+
+def item_picture(items: pl.DataFrame, row: int, score: float | None = None, mark: bool | None = None) -> Thumbnail:
+    """The thumbnail of one row, captioned by its category or else its labels; empty where the picture went away."""
+    item = items.row(row, named=True)
+    try:
+        jpeg = jpeg_base64(decode(read_uri(item["image_uri"])))
+    except VitrineError as error:  # a picture that went away since it was embedded leaves a gap, not a failed night
+        log.warning("no thumbnail of %s: %s", item["item_id"], error)
+        jpeg = ""
+    words = item["category"] or ", ".join(item["labels"][:6])
+    return Thumbnail(item_id=item["item_id"], caption=words, jpeg=jpeg, score=score, mark=mark)
+
+
+def jpeg_base64(image: npt.NDArray[np.uint8]) -> str:
+    """A thumbnail of an (h, w, 3) uint8 picture, as a page carries it."""
+    return base64.b64encode(thumbnail(image, THUMBNAIL_PX)).decode("ascii")

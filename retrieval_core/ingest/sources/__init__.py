@@ -1,0 +1,1 @@
+"""One file a layout that catalogues come in; `registry` finds them by name."""

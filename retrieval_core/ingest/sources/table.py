@@ -1,0 +1,245 @@
+"""`table:FILE`: a manifest in CSV or Parquet, local or `s3://`, one row per picture."""
+
+from __future__ import annotations
+
+import io
+import re
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, cast
+
+import numpy as np
+import numpy.typing as npt
+import polars as pl
+
+from retrieval_core import images
+from retrieval_core.errors import CatalogInvalid, NotFound, SourceMissing
+from retrieval_core.ingest.sources.base import SOURCE_SCHEMA, conform
+from retrieval_core.ingest.sources.folder import absolute_uri
+from retrieval_core.ingest.sources.labels import (
+    attribute_text,
+    attributes_of,
+    normalise_labels,
+    parse_attributes,
+    parse_labels,
+)
+from retrieval_core.store.uris import read_uri
+
+SLICE_ROWS = 100_000  # whose Python objects are in memory together
+
+REQUIRED = ("item_id", "image_uri")
+TEXT_COLUMNS = ("item_id", "image_uri", "product_id", "category", "split", "mask_uri")
+URI_COLUMNS = ("image_uri", "mask_uri")
+ATTRIBUTE_PREFIXES = ("attr_", "attributes.")
+S3_OBJECT = r"^s3://[A-Za-z0-9][A-Za-z0-9._-]+/."
+CLIMBS = r"(^|/)\.\.(/|$)"
+
+
+class TableSource:
+    """A manifest with item_id and image_uri, and optionally product_id, category, split, mask_uri, labels, attributes.
+
+    Labels are `a|b` or a JSON list (in Parquet also a list of strings); attributes a JSON object (in Parquet also a
+    struct or a list of name-value structs), or one column each, named `attr_…` or `attributes.…`. A relative URI starts
+    at the table's folder and stays below it; a table on S3 names no file of the machine that reads it. A mask is a
+    picture, bright on the product.
+    """
+
+    def __init__(self, uri: str) -> None:
+        self.spec = f"table:{uri}"
+        self._uri = absolute_uri(uri)
+        self._table = self._read()
+
+    def rows(self) -> pl.DataFrame:
+        missing = [name for name in REQUIRED if name not in self._table.columns]
+        if missing:
+            raise CatalogInvalid(
+                f"{self.spec} lacks column {' and '.join(missing)}; it has {', '.join(self._table.columns)}"
+            )
+        columns = [self._text(name) for name in TEXT_COLUMNS if name in self._table.columns]
+        frame = pl.DataFrame([*columns, self._labels(), self._attributes()])
+        rows = conform(frame, self.spec)
+        return rows.with_columns(self._resolved(rows, name) for name in URI_COLUMNS)
+
+    def read_mask(self, mask_uri: str) -> npt.NDArray[np.bool_]:
+        brightness = images.decode(read_uri(mask_uri)).max(axis=2)
+        # Half of the brightest value, so that masks of 0 and 1 are read like masks of 0 and 255.
+        return brightness > brightness.max() // 2
+
+    def _read(self) -> pl.DataFrame:
+        try:
+            data = read_uri(self._uri)
+        except NotFound as error:
+            raise SourceMissing(f"{self.spec}: there is no file {self._uri}; check the path") from error
+        table = parse_table(data, self._uri, self.spec)
+        if table.is_empty():
+            raise SourceMissing(f"{self.spec} has no rows; expected at least one picture")
+        return table
+
+    def _text(self, name: str) -> pl.Series:
+        """A column of single values as trimmed text; whole numbers are fine as ids."""
+        column = self._table[name]
+        if isinstance(column.dtype, pl.Categorical | pl.Enum | pl.Null) or column.dtype.is_integer():
+            column = column.cast(pl.String)
+        if column.dtype != pl.String:
+            raise CatalogInvalid(f"{self.spec}: column {name} is {column.dtype}; expected text")
+        return column.str.strip_chars()
+
+    def _labels(self) -> pl.Series:
+        if "labels" not in self._table.columns:
+            return self._nothing("labels")
+        column = self._table["labels"]
+        if column.dtype in (pl.String, pl.Null):
+            return self._parsed(column, parse_labels)
+        if column.dtype == pl.List(pl.String):
+            return self._parsed(column, lambda cell: normalise_labels(label for label in cell or () if label))
+        raise CatalogInvalid(f"{self.spec}: column labels is {column.dtype}; expected text or a list of text")
+
+    def _attributes(self) -> pl.Series:
+        """The `attributes` column and the prefixed columns in one; a prefixed column wins over the same name."""
+        cells = pl.DataFrame({"row": pl.int_range(self._table.height, eager=True), "said": self._attribute_cells()})
+        said = cells.explode("said").select("row", pl.col("said").struct.field("name", "value")).drop_nulls("name")
+        columns = [self._prefixed(name, prefix) for name in self._table.columns if (prefix := _prefix_of(name))]
+        last = pl.concat([said, *columns]).unique(["row", "name"], keep="last", maintain_order=True).sort("row", "name")
+        told = last.with_columns(pl.col("name", "value").str.strip_chars()).filter(
+            pl.col("name") != "", pl.col("value") != ""
+        )
+        return as_lists(told["row"], told.select("name", "value").to_struct(), self._table.height).alias("attributes")
+
+    def _prefixed(self, column: str, prefix: str) -> pl.DataFrame:
+        """What a prefixed column says: row, name and value, where it says anything."""
+        values = self._table[column]
+        if values.dtype.is_nested():
+            raise CatalogInvalid(f"{self.spec}: column {column} is {values.dtype}; expected single values")
+        return (
+            pl.DataFrame({"value": read_texts(values, attribute_text)})
+            .select(
+                pl.int_range(pl.len(), dtype=pl.Int64).alias("row"),
+                pl.lit(column.removeprefix(prefix)).alias("name"),
+                "value",
+            )
+            .drop_nulls("value")
+        )
+
+    def _attribute_cells(self) -> pl.Series:
+        if "attributes" not in self._table.columns:
+            return self._nothing("attributes")
+        column = self._table["attributes"]
+        if column.dtype in (pl.String, pl.Null):
+            return self._parsed(column, parse_attributes)
+        if isinstance(column.dtype, pl.Struct):
+            return self._parsed(column, lambda cell: attributes_of(cell or {}))
+        if column.dtype == SOURCE_SCHEMA["attributes"]:
+            return column
+        raise CatalogInvalid(f"{self.spec}: column attributes is {column.dtype}; expected a JSON object or a struct")
+
+    def _nothing(self, name: str) -> pl.Series:
+        return pl.Series(name, [[]], SOURCE_SCHEMA[name]).new_from_index(0, self._table.height)
+
+    def _parsed(self, column: pl.Series, parse: Callable[[Any], list[Any]]) -> pl.Series:
+        def parsed(cell: Any) -> list[Any]:
+            try:
+                return parse(cell)
+            except ValueError as error:
+                item_id = str(self._table["item_id"][column.to_list().index(cell)])[:80]
+                raise CatalogInvalid(
+                    f"{self.spec}: item {item_id!r}, {column.name} {str(cell)[:80]!r}: {error}"
+                ) from error
+
+        return read_lists(column, parsed, cast(pl.List, SOURCE_SCHEMA[column.name])).alias(column.name)
+
+    def _resolved(self, rows: pl.DataFrame, name: str) -> pl.Series:
+        """URIs of a column: absolute and `s3://` ones as they are, relative ones below the table's folder."""
+        uri = pl.col(name)
+        is_s3, is_local = uri.str.starts_with("s3://"), uri.str.starts_with("/")
+        is_relative = ~is_s3 & ~is_local
+        self._refuse(rows, name, ~is_s3 & uri.str.contains("://", literal=True), "a path or s3://")
+        self._refuse(rows, name, is_s3 & ~uri.str.contains(S3_OBJECT), "s3://bucket/key")
+        self._refuse(rows, name, is_relative & uri.str.contains(CLIMBS), "a path below the table's folder, without ..")
+        if "://" in self._uri:
+            self._refuse(rows, name, is_local, "s3:// or a path below the table's folder: the table lies on S3")
+        folder = self._uri.rpartition("/")[0]
+        return rows.select(pl.when(is_relative).then(folder + "/" + uri).otherwise(uri).alias(name)).to_series()
+
+    def _refuse(self, rows: pl.DataFrame, name: str, is_bad: pl.Expr, expected: str) -> None:
+        bad = rows.filter(is_bad)
+        if len(bad):
+            item_id, uri = bad.select("item_id", name).row(0)
+            raise CatalogInvalid(
+                f"{self.spec}: item {item_id[:80]!r} has {name} {_without_secrets(uri)!r}; expected {expected}"
+            )
+
+
+def parse_table(data: bytes, name: str, spec: str) -> pl.DataFrame:
+    """The table in a CSV file, all of it as text, or a Parquet file; `name` tells which, `spec` what an error calls it.
+
+    Raises `SourceMissing` for an empty file, `CatalogInvalid` for any other that cannot be read.
+    """
+    if not name.lower().endswith((".csv", ".parquet", ".pq")):
+        raise CatalogInvalid(f"{spec} is neither .csv nor .parquet; save the table as one of them")
+    try:
+        if name.lower().endswith(".csv"):
+            return pl.read_csv(io.BytesIO(data), infer_schema=False)  # an id of 0012 is not the number 12
+        # Arrow's reader says what is wrong with a damaged file; for some, polars' own ends the process.
+        return pl.read_parquet(io.BytesIO(data), use_pyarrow=True)
+    except pl.exceptions.NoDataError as error:
+        raise SourceMissing(f"{spec} is empty; expected a header and at least one row") from error
+    except (Exception, pl.exceptions.PanicException) as error:  # readers fail in many ways on hostile bytes
+        raise CatalogInvalid(f"{spec} cannot be read: {(str(error).splitlines() or [''])[0][:200]}") from error
+
+
+def _prefix_of(column: str) -> str | None:
+    return next((prefix for prefix in ATTRIBUTE_PREFIXES if column.startswith(prefix)), None)
+
+
+def _without_secrets(uri: str) -> str:
+    """A URI to show: no user and password, and no query, where signatures stand."""
+    return re.sub("//.*@", "//", uri.partition("?")[0])[:200]
+
+
+def read_texts(column: pl.Series, read: Callable[[Any], str]) -> pl.Series:
+    """What `read` makes of each single value of a column; null stays null."""
+    return _read(column, lambda cells: _texts(cells, read))
+
+
+def read_lists(column: pl.Series, read: Callable[[Any], Sequence[Any]], dtype: pl.List) -> pl.Series:
+    """The list that `read` makes of each cell, null too; `dtype` is of lists of text, or of structs of text."""
+    return _read(column, lambda cells: _lists([read(cell) for cell in cells], dtype))
+
+
+def as_lists(rows: pl.Series, values: pl.Series, n_rows: int) -> pl.Series:
+    """(n_rows,) the `values` of each row in one list, in their order; `rows` says in which row each value stands."""
+    given = (
+        pl.DataFrame({"row": rows.cast(pl.UInt32), "value": values}).group_by("row", maintain_order=True).agg("value")
+    )
+    every = pl.select(row=pl.int_range(n_rows, dtype=pl.UInt32))
+    lists = every.join(given, on="row", how="left", maintain_order="left")
+    return lists.select(pl.col("value").fill_null(pl.lit([], pl.List(values.dtype)))).to_series()
+
+
+def _read(column: pl.Series, read: Callable[[Sequence[Any]], pl.Series]) -> pl.Series:
+    if column.dtype.is_nested():  # has no order, so that distinct ones are hard to find
+        return pl.concat([read(cells) for cells in _slices(column)])
+    cells = column.cast(pl.String) if column.dtype == pl.Null else column
+    distinct = cells.unique(maintain_order=True)
+    known = pl.DataFrame({"cell": distinct, "read": pl.concat([read(part) for part in _slices(distinct)])})
+    asked = pl.DataFrame({"cell": cells})
+    return asked.join(known, on="cell", how="left", nulls_equal=True, maintain_order="left")["read"]
+
+
+def _slices(column: pl.Series) -> Iterator[Sequence[Any]]:
+    return (column[start : start + SLICE_ROWS].to_list() for start in range(0, len(column), SLICE_ROWS))
+
+
+def _texts(cells: Sequence[Any], read: Callable[[Any], str]) -> pl.Series:
+    return pl.Series([None if cell is None else read(cell) for cell in cells], dtype=pl.String)
+
+
+def _lists(lists: Sequence[Sequence[Any]], dtype: pl.List) -> pl.Series:
+    """Python's lists as a column, made of a flat one: polars would make each list by itself, a hundred times slower."""
+    rows = pl.Series([row for row, values in enumerate(lists) for _ in values], dtype=pl.UInt32)
+    flat = [value for values in lists for value in values]
+    if isinstance(dtype.inner, pl.Struct):
+        fields = [
+            pl.Series(field.name, [value[field.name] for value in flat], field.dtype) for field in dtype.inner.fields
+        ]
+        return as_lists(rows, pl.DataFrame(fields).to_struct(), len(lists))
+    return as_lists(rows, pl.Series(flat, dtype=dtype.inner), len(lists))

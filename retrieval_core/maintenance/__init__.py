@@ -1,0 +1,1 @@
+"""Looking after a store: status, plan, verify, repair, vacuum, capacity."""

@@ -1,0 +1,153 @@
+"""What a run would do and cost, before it does: the document of `vitrine plan`. Nothing is decoded or written."""
+
+from __future__ import annotations
+
+import polars as pl
+
+from retrieval_core.artifacts import backbone_names, fingerprints, releases
+from retrieval_core.artifacts.manifests import IndexSet, Value
+from retrieval_core.artifacts.parts import read_unsealed
+from retrieval_core.config import ClassifyConfig, EmbedConfig, NightlyConfig
+from retrieval_core.embed.backbones import CARD_FILE, backbone_preprocess, describe
+from retrieval_core.embed.cards import Card, get_card
+from retrieval_core.errors import NotFound
+from retrieval_core.index.recipes import choose_recipe, choose_shards
+from retrieval_core.ingest.snapshot import SEEN_ITEMS, unseen_pictures
+from retrieval_core.ingest.sources.registry import open_source
+from retrieval_core.maintenance.status import last_run
+from retrieval_core.store.base import Store
+
+
+class Forecast(Value):
+    """`to_read` pictures are new or touched since they were last seen; seconds are None before a first run.
+
+    `detector` and `classifier` are empty where nothing is detected or classified.
+    """
+
+    rows: int
+    to_read: int
+    gone: int
+    refit: bool
+    backbone: str
+    dim: int
+    licence: str
+    detector: str
+    classifier: str
+    recipe: str
+    recipe_why: str
+    shards: int
+    index_bytes: int
+    vector_bytes: int
+    memory_bytes: int
+    embed_seconds: float | None
+
+    def as_text(self) -> str:
+        cost = "no earlier run to estimate from" if self.embed_seconds is None else f"about {self.embed_seconds:.0f} s"
+        crop = [f"crop       every picture in which {self.detector} has not looked yet"] * bool(self.detector)
+        classify = [f"classify   every picture that {self.classifier} has not seen yet"] * bool(self.classifier)
+        return "\n".join(
+            [
+                f"catalogue  {self.rows} rows, {self.gone} gone since the last run",
+                f"read       {self.to_read} pictures that are new or touched",
+                f"embed      at most {self.to_read} pictures with {self.backbone}, {self.dim} dimensions; {cost}",
+                f"licence    {self.licence}",
+                *crop,
+                *classify,
+                f"fit        {'models are fitted anew' if self.refit else 'models of the last release still serve'}",
+                f"index      {self.recipe} in {self.shards} shards: {self.recipe_why}",
+                f"bytes      {self.index_bytes:,} to find candidates, {self.vector_bytes:,} of vectors to rerank them",
+                f"memory     {self.memory_bytes:,} bytes while searching; the full vectors stay on disk, mapped",
+            ]
+        )
+
+
+def forecast(source: str, store: Store, config: NightlyConfig) -> Forecast:
+    """Compare the source with what was last seen of it. Raises what `open_source` raises, and `BadConfig`."""
+    rows = open_source(source).rows()
+    seen = _last_seen(store)
+    to_read = len(unseen_pictures(rows, seen))
+    gone = 0 if seen is None else seen.join(rows, on="item_id", how="anti").height
+    card, dim = _backbone(store, config.embed)
+    recipe = choose_recipe(len(rows), _candidate_dim(store, config, dim), dim, config.index)
+    policies = (config.mask, config.head, config.reduce)
+    changed = (to_read + gone) / max(len(rows), 1)
+    return Forecast(
+        rows=len(rows),
+        to_read=to_read,
+        gone=gone,
+        refit=not _same_models(store, config) or changed > min(policy.refit_after_change for policy in policies),
+        backbone=card.name,
+        dim=dim,
+        licence=_licence(card),
+        detector=config.crop.detector if config.detects else "",
+        classifier=_classifier(config.classify),
+        recipe=recipe.key,
+        recipe_why=recipe.why,
+        shards=choose_shards(len(rows), config.index),
+        index_bytes=recipe.index_bytes,
+        vector_bytes=recipe.vector_bytes,
+        memory_bytes=recipe.memory_bytes,
+        embed_seconds=_embed_seconds(store, to_read),
+    )
+
+
+def _candidate_dim(store: Store, config: NightlyConfig, dim: int) -> int:
+    """What is asked for, else what production has, else the first of those that will be tried."""
+    release = releases.read_reference(store)
+    standing = IndexSet.open(store, release.index).candidate_dim if release else 0
+    return min(config.index.candidate_dim or standing or config.reduce.dims[0], dim)
+
+
+def _backbone(store: Store, config: EmbedConfig) -> tuple[Card, int]:
+    """The card of the configured backbone and the width of its vectors, which training may have changed."""
+    named = backbone_names.named_backbone(store, config)
+    if named is None:
+        backbone_preprocess(config)
+        card = get_card(config.backbone)
+        return card, card.dim
+    part = named.part(CARD_FILE)
+    return describe(store.local_path(part.key, part.sha256).parent).card, named.dim
+
+
+def _licence(card: Card) -> str:
+    """Under what the pretrained weights are published."""
+    if not card.licence:
+        return "none: fitted on the catalogue's own pictures"
+    return card.licence if card.commercial else f"{card.licence}, which forbids commercial use"
+
+
+def _classifier(config: ClassifyConfig) -> str:
+    """The card of the classifier and under what its weights are published."""
+    if not config.enabled:
+        return ""
+    card = get_card(config.backbone)
+    return f"{card.name} (licence {_licence(card)})"
+
+
+def _last_seen(store: Store) -> pl.DataFrame | None:
+    try:
+        return read_unsealed(store, SEEN_ITEMS)
+    except NotFound:
+        return None
+
+
+def _same_models(store: Store, config: NightlyConfig) -> bool:
+    """Whether production was made by the same questions, so that its models may serve again."""
+    release = releases.read_release(store, releases.PRODUCTION)
+    if release is None:
+        return False
+    then = NightlyConfig.model_validate(release.config)
+    return (
+        then.embed == config.embed
+        and fingerprints.segmenter_question(then.mask) == fingerprints.segmenter_question(config.mask)
+        and fingerprints.head_question(then.head) == fingerprints.head_question(config.head)
+        and fingerprints.reducer_question(then.reduce) == fingerprints.reducer_question(config.reduce)
+    )
+
+
+def _embed_seconds(store: Store, n_pictures: int) -> float | None:
+    """At the rate of the last run that embedded anything; None where it did not."""
+    run = last_run(store)
+    if not run or not run.get("embedded"):
+        return None
+    return float(run["seconds"]["embed"] / run["embedded"] * n_pictures)

@@ -1,0 +1,61 @@
+"""What a store holds and whether it is whole: the facts behind `vitrine status` and `vitrine verify`."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+from retrieval_core.artifacts import releases
+from retrieval_core.artifacts.manifests import (
+    Value,
+)
+from retrieval_core.artifacts.releases import RUNS
+from retrieval_core.store.base import Store
+
+
+class ReleaseRow(Value):
+    release: str
+    created: str
+    gate: str
+    reason: str
+    causes: tuple[str, ...]
+    rows: int
+    variant: str
+
+
+class Status(Value):
+    """Production, what persons said of it (the latest last), every release (oldest first), the last run's document."""
+
+    production: str | None
+    promotions: tuple[releases.Promotion, ...]
+    releases: list[ReleaseRow]
+    last_run: dict[str, Any] | None
+
+
+def status(store: Store) -> Status:
+    """Read it off the store."""
+    production = releases.read_alias(store, releases.PRODUCTION)
+    rows = [
+        ReleaseRow(
+            release=release.fingerprint,
+            created=release.created,
+            gate=release.gate,
+            reason=release.gate_reason,
+            causes=release.gate_causes,
+            rows=release.counts["rows"],
+            variant=release.variant,
+        )
+        for release in releases.list_releases(store)
+    ]
+    return Status(
+        production=production.release if production else None,
+        promotions=production.promotions if production else (),
+        releases=rows,
+        last_run=last_run(store),
+    )
+
+
+def last_run(store: Store) -> dict[str, Any] | None:
+    """The document of the last run that ended, None before the first."""
+    keys = [key for key in store.list(f"{RUNS}/") if key.endswith(".json")]
+    return json.loads(store.get(keys[-1])) if keys else None

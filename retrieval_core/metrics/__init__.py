@@ -1,0 +1,1 @@
+"""Relevance, ranking metrics, exact neighbours, significance and picture similarity, on plain arrays."""

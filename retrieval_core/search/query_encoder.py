@@ -1,0 +1,146 @@
+"""From a picture or a text to the vector an index holds, in a release's order: mask or crop, backbone, head."""
+
+from __future__ import annotations
+
+from functools import cached_property
+from pathlib import Path
+from threading import RLock
+from typing import TypeVar
+
+import numpy as np
+import numpy.typing as npt
+
+from retrieval_core.artifacts.manifests import Artifact, Backbone, Classifier, Detector, Head, Ref, Release, Segmenter
+from retrieval_core.artifacts.parts import Float32
+from retrieval_core.config import NightlyConfig
+from retrieval_core.embed.classes import ClassifierEngine
+from retrieval_core.embed.engine import Engine, embed_texts, open_engine
+from retrieval_core.errors import BadConfig, ShardCorrupt
+from retrieval_core.head.apply import WEIGHTS_FILE, boost, load_head
+from retrieval_core.images import RGB, apply_mask, crop_to_mask, fit
+from retrieval_core.mask import detect
+from retrieval_core.mask.apply import SegmenterEngine, square_of
+from retrieval_core.mask.quality import Mask, distrust
+from retrieval_core.mask.train import ONNX_FILE
+from retrieval_core.settings import Settings
+from retrieval_core.store.base import Store
+
+Int32 = npt.NDArray[np.int32]
+T = TypeVar("T")
+
+
+class opened_once(cached_property[T]):  # noqa: N801 (a decorator)
+    """A property computed when first asked for, once, however many threads ask; its object has a `_lock`."""
+
+    def __get__(self, instance: object, owner: type | None = None) -> T:  # type: ignore[override]
+        if instance is None:
+            return self  # type: ignore[return-value]
+        with instance._lock:  # type: ignore[attr-defined]
+            return super().__get__(instance, owner)
+
+
+class QueryChain:
+    """The models of a release, each loaded when first needed; may be used from many threads."""
+
+    def __init__(self, store: Store, release: Release, settings: Settings) -> None:
+        self._lock = RLock()
+        self._store, self._release, self._settings = store, release, settings
+        self._config = NightlyConfig.model_validate(release.config)
+        self._backbone = Backbone.open(store, release.backbone)
+
+    def prepare(self) -> Float32:
+        """Load what a picture goes through, so that what is damaged fails here; the vector of a white picture."""
+        white = np.full((64, 64, 3), 255, np.uint8)
+        if self._release.classes:
+            self.classify(white)
+        return self.embed_picture(white)
+
+    def shown(self, image: RGB) -> RGB:
+        """An upright (h, w, 3) uint8 picture as the release shows it to its backbone: masked, cropped or whole."""
+        mask = self._mask(image)
+        if mask is None:
+            return image
+        cropped = self._release.variant.startswith("crop")
+        return crop_to_mask(image, mask, self._config.crop.margin) if cropped else apply_mask(image, mask)
+
+    def embed_picture(self, image: RGB, whole: bool = False) -> Float32:
+        """(dim,) unit-length float32 of an upright (h, w, 3) uint8 picture; `whole` leaves masks and crops out."""
+        seen = image if whole else self.shown(image)
+        return self._boosted(self._engine.embed(fit(seen, self._engine.preprocess)[None]))[0]
+
+    def embed_text(self, text: str) -> Float32:
+        """(dim,) unit-length float32 of a text. Raises `BadConfig` where the backbone has no text side."""
+        if not self._backbone.has_text:
+            raise BadConfig(
+                f"release {self._release.fingerprint[:12]} was embedded with {self._backbone.card}, which reads no "
+                "text; search by picture, or publish with --set embed.backbone=clip_vit_b32"
+            )
+        with self._lock:  # its text side is opened by the first call
+            return self._boosted(embed_texts(self._folder(self._release.backbone), [text]))[0]
+
+    def classify(self, image: RGB) -> Int32:
+        """The likeliest classes of a picture, as many as a classified search looks in. Raises `BadConfig`."""
+        if self._release.classes is None:
+            raise BadConfig(
+                f"release {self._release.fingerprint[:12]} knows no classes of its items; search without "
+                "--mode classified, or publish with --set classify.enabled=true"
+            )
+        classes, _ = self._classifier.classify(fit(image, self._classifier.preprocess)[None])
+        return classes[0, : self._config.classify.top_classes]
+
+    def _boosted(self, vectors: Float32) -> Float32:
+        return boost(self._head_weights, vectors) if self._head_weights else vectors
+
+    def _mask(self, image: RGB) -> Mask | None:
+        """Where the product is, None where the release shows pictures whole or cannot tell."""
+        if not self._release.variant.startswith(("masked", "crop")):
+            return None
+        if self._release.detector:
+            box = self._detector.box(image, self._config.crop)
+            return box.mask() if box else None
+        square = fit(image, square_of(self._config.mask.size_px))
+        mask: Mask = self._segmenter.predict(square[None])[0]
+        return None if distrust(mask, self._config.mask) else mask
+
+    @opened_once
+    def _engine(self) -> Engine:
+        folder = self._folder(self._release.backbone)
+        return open_engine(folder, self._settings.torch_device, self._settings.n_threads)
+
+    @opened_once
+    def _segmenter(self) -> SegmenterEngine:
+        segmenter = require(self._release.segmenter, "segmenter")
+        folder = self._folder(segmenter)
+        return SegmenterEngine(folder / ONNX_FILE, self._config.mask.size_px, self._settings.n_threads)
+
+    @opened_once
+    def _detector(self) -> detect.DetectorEngine:
+        detector = require(self._release.detector, "detector")
+        weights = self._folder(detector) / detect.WEIGHTS_FILE
+        model = Detector.open(self._store, detector).model
+        return detect.DetectorEngine(model, weights, self._settings.torch_device, self._settings.n_threads)
+
+    @opened_once
+    def _classifier(self) -> ClassifierEngine:
+        folder = self._folder(require(self._release.classifier, "classifier"))
+        return ClassifierEngine(open_engine(folder, self._settings.torch_device, self._settings.n_threads))
+
+    @opened_once
+    def _head_weights(self) -> dict[str, Float32] | None:
+        if not self._release.variant.endswith("boosted"):
+            return None
+        return load_head(self._folder(require(self._release.head, "head")) / WEIGHTS_FILE)
+
+    def _folder(self, ref: Ref) -> Path:
+        """A local folder with every part of a fitted model, checked against their checksums."""
+        kinds: dict[str, type[Artifact]] = {
+            kind.__name__: kind for kind in (Backbone, Classifier, Detector, Head, Segmenter)
+        }
+        return kinds[ref.kind].open(self._store, ref).local_folder(self._store)
+
+
+def require(ref: Ref | None, role: str) -> Ref:
+    """The artifact that fills a role. Raises `ShardCorrupt` where the release names none."""
+    if ref is None:
+        raise ShardCorrupt(f"the release names no {role}, though its variant needs one; `vitrine rollback` to another")
+    return ref

@@ -1,0 +1,108 @@
+"""Addresses: a store by its folder or `s3://bucket/prefix`, and single files and folders by their URI."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+from retrieval_core.errors import BadConfig
+from retrieval_core.store.base import ENDPOINT_EXPECTED, ENDPOINT_VARIABLE, Store, UriStat
+
+_SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*)://")
+_BUCKET = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{1,254}")
+
+
+def open_store(
+    url: str, *, s3_endpoint_url: str | None = None, cache_dir: Path | None = None, cache_bytes: int = 0
+) -> Store:
+    """The store at a folder's path or `s3://bucket/prefix`; nothing is created or contacted before the first use.
+
+    The S3 endpoint is the argument, else `VITRINE_S3_ENDPOINT_URL`, else what boto3 finds (`AWS_ENDPOINT_URL`, AWS).
+    `cache_dir` holds local copies of S3 objects, about `cache_bytes` of them (0: no bound). Raises `BadConfig` for
+    another scheme, a bad bucket or a bad endpoint.
+    """
+    from retrieval_core.store.local import LocalStore
+    from retrieval_core.store.s3 import S3Store
+
+    if not url:
+        raise BadConfig("the store's address is empty; expected a folder or s3://bucket/prefix")
+    address = _split_s3(url)
+    if address is None:
+        return LocalStore(Path(url))
+    bucket, prefix = address
+    place = (bucket, prefix.strip("/"), _endpoint_url(s3_endpoint_url))
+    return S3Store(*place, cache_dir or default_cache_dir(), cache_bytes)
+
+
+def default_cache_dir() -> Path:
+    """Where local copies of S3 objects go if nothing else is said: `vitrine` in the user's cache folder."""
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "vitrine"
+
+
+def read_uri(uri: str) -> bytes:
+    """The bytes of a local path or of `s3://bucket/key`, at the endpoint that `VITRINE_S3_ENDPOINT_URL` names.
+
+    Raises `NotFound` (also for what is no regular file), `Permanent` where reading is forbidden, `StoreUnavailable`,
+    and `BadConfig` for another scheme.
+    """
+    from retrieval_core.store import local, s3
+
+    address = _split_s3(uri)
+    if address is None:
+        return local.read_file(uri)
+    return s3.read_object(_endpoint_url(None), *address)
+
+
+def stat_uri(uri: str) -> UriStat:
+    """Size and version of a local path or of `s3://bucket/key`; errors as for `read_uri`."""
+    from retrieval_core.store import local, s3
+
+    address = _split_s3(uri)
+    if address is None:
+        return local.stat_file(uri)
+    return s3.stat_object(_endpoint_url(None), *address)
+
+
+def list_uris(folder_uri: str) -> Iterator[tuple[str, UriStat]]:
+    """The files under a folder at any depth, in byte order of their URIs; linked folders are followed, loops are not.
+
+    `folder_uri` is a local path or `s3://bucket/folder`. Raises `NotFound` where a local folder is absent (an S3 folder
+    without objects is merely empty), and otherwise as `read_uri`.
+    """
+    from retrieval_core.store import local, s3
+
+    address = _split_s3(folder_uri)
+    if address is None:
+        yield from local.list_files(folder_uri)
+        return
+    bucket, folder = address[0], address[1].rstrip("/")
+    for name, found in s3.list_objects(_endpoint_url(None), bucket, f"{folder}/" if folder else ""):
+        if not name.endswith("/"):  # consoles mark folders by empty objects
+            yield f"s3://{bucket}/{name}", found
+
+
+def _split_s3(uri: str) -> tuple[str, str] | None:
+    """(bucket, key) of an s3:// address, None for a local path. A message never repeats what may hold a password."""
+    scheme = _SCHEME.match(uri)
+    if scheme is None:
+        return None
+    if scheme[1] != "s3":
+        raise BadConfig(f"{scheme[1]}:// is not supported; expected a local path or s3://bucket/…")
+    bucket, _, key = uri[scheme.end() :].partition("/")
+    if not _BUCKET.fullmatch(bucket):
+        if "@" in uri or ":" in bucket:
+            raise BadConfig(
+                "what follows s3:// is not a bucket name; expected s3://bucket/… without user and password, "
+                "which belong in AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY"
+            )
+        raise BadConfig(f"{bucket!r} is not a bucket name; expected s3://bucket/…")
+    return bucket, key
+
+
+def _endpoint_url(given: str | None) -> str | None:
+    url = given or os.environ.get(ENDPOINT_VARIABLE) or None
+    if url is not None and ("@" in url or not url.startswith(("http://", "https://"))):
+        raise BadConfig(ENDPOINT_EXPECTED)
+    return url

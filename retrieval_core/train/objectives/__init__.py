@@ -1,0 +1,1 @@
+"""One file an objective; `registry` finds them by name."""

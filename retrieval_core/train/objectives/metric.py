@@ -1,0 +1,132 @@
+"""What the metric objectives have in common: who is compared with whom, and how well like pictures find each other.
+
+Importing this module imports torch.
+"""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from typing import ClassVar, Literal, NamedTuple
+
+import numpy as np
+import polars as pl
+import torch
+from torch import Tensor
+
+from retrieval_core.artifacts.parts import unit_length
+from retrieval_core.embed.networks import ImageEmbedder
+from retrieval_core.errors import BadConfig
+from retrieval_core.metrics.exact_knn import exact_topk
+from retrieval_core.train.config import MetricTraining
+from retrieval_core.train.objectives.base import Int64, Objective
+from retrieval_core.train.objectives.relations import MIN_BATCH, relate
+
+N_NEIGHBOURS = 5
+COLLAPSED_SPREAD = 0.01
+TIE_BREAK = 5e-4  # 16 products of two such numbers sum up to about 1e-6, what two float32 cosines may differ by
+
+
+class Distances(NamedTuple):
+    """Mean Euclidean distances of validation pictures that are alike, and unlike, and the mean length of a vector."""
+
+    alike: float
+    unlike: float
+    length: float
+
+    @property
+    def spread(self) -> float:
+        """How far unlike pictures lie apart, as a share of the length of a vector: near 0, they all but coincide."""
+        return self.unlike / self.length if self.length > 0 else 0.0
+
+
+class MetricObjective(Objective):
+    """Like pictures together, unlike ones apart; a subclass says by which loss.
+
+    The score that is watched, val_relevance@5, is the mean relevance (`Relation.relevance`) of the five validation
+    pictures nearest to each one by cosine, as a search meets them; it depends on no margin and no temperature. Equal
+    vectors are ranked at random by the seed, so that pictures that are all one point score as chance does.
+
+    Beside it, over batches of validation pictures: val_loss, alike_distance, unlike_distance and spread (`Distances`),
+    and collapsed, 1 after an epoch in which `has_collapsed` says so, else 0.
+    """
+
+    watched: ClassVar[str] = "val_relevance@5"
+    better: ClassVar[Literal["min", "max"]] = "max"
+
+    def __init__(self, embedder: ImageEmbedder, items: pl.DataFrame, config: MetricTraining) -> None:
+        super().__init__(embedder)
+        if config.batch_size < MIN_BATCH:
+            raise BadConfig(
+                f"batch_size is {config.batch_size}, but pictures are compared with the others of their batch; "
+                f"give {MIN_BATCH} or more"
+            )
+        self._relation = relate(items, config)
+        self._batch_size, self._seed = config.batch_size, config.seed
+
+    @abstractmethod
+    def compare(self, vectors: Tensor, alike: Tensor, unlike: Tensor) -> tuple[Tensor, dict[str, float]]:
+        """The loss of (b, dim) float32 vectors, not of unit length, and figures of it.
+
+        `alike` and `unlike` are (b, b) bool as in `Pairs`. Without any such pair the loss is 0.
+        """
+
+    def has_collapsed(self, distances: Distances) -> bool:
+        """Whether all pictures lie in one point: the spread is below 0.01."""
+        return distances.spread < COLLAPSED_SPREAD
+
+    def learnable(self, rows: Int64) -> Int64:
+        return self._relation.partnered(rows)
+
+    def batches(self, rows: Int64, size: int, rng: np.random.Generator) -> list[Int64]:
+        return self._relation.batches(rows, size, rng)
+
+    def loss(self, pixels: Tensor, rows: Tensor) -> tuple[Tensor, dict[str, float]]:
+        vectors = self.embedder(pixels)
+        # Distances of near neighbours are lost in half precision.
+        with torch.autocast(vectors.device.type, enabled=False):
+            return self.compare(vectors.float(), *self._pairs(rows.cpu().numpy(), vectors.device))
+
+    def outputs(self, pixels: Tensor) -> Tensor:
+        vectors: Tensor = self.embedder(pixels)
+        return vectors
+
+    def score(self, outputs: Tensor, rows: Int64) -> dict[str, float]:
+        val_loss, distances = self._compared(outputs, rows)
+        return {
+            self.watched: self._relevance(outputs, rows),
+            "val_loss": val_loss,
+            "alike_distance": distances.alike,
+            "unlike_distance": distances.unlike,
+            "spread": distances.spread,
+            "collapsed": float(self.has_collapsed(distances)),
+        }
+
+    def _pairs(self, rows: Int64, device: torch.device) -> tuple[Tensor, Tensor]:
+        alike, unlike = self._relation.pairs(rows)
+        return torch.from_numpy(alike).to(device), torch.from_numpy(unlike).to(device)
+
+    @torch.no_grad()
+    def _compared(self, outputs: Tensor, rows: Int64) -> tuple[float, Distances]:
+        """The loss and the distances, their means over batches that are the same after every epoch."""
+        device = next(self.parameters()).device
+        position = np.empty(rows.max() + 1, np.int64)
+        position[rows] = np.arange(len(rows))
+        measured: list[tuple[float, ...]] = []
+        for batch in self._relation.batches(rows, self._batch_size, np.random.default_rng(self._seed)):
+            vectors = outputs[position[batch]].to(device)
+            alike, unlike = self._pairs(batch, device)
+            # By differences: a matrix product would lose the small distances that tell a collapse.
+            distances = torch.cdist(vectors, vectors, compute_mode="donot_use_mm_for_euclid_dist")
+            loss, _ = self.compare(vectors, alike, unlike)
+            apart = distances[unlike] if unlike.any() else distances
+            means = (loss, distances[alike].mean(), apart.mean(), vectors.norm(dim=1).mean())
+            measured.append(tuple(float(value) for value in means))
+        val_loss, *means_of_all = (float(np.mean(values)) for values in zip(*measured, strict=True))
+        return val_loss, Distances(*means_of_all)
+
+    def _relevance(self, outputs: Tensor, rows: Int64) -> float:
+        vectors, rng = unit_length(outputs.numpy()), np.random.default_rng(self._seed)
+        # Random coordinates whose products part equal scores, otherwise for each query, and no others.
+        asked, gallery = (np.hstack([vectors, TIE_BREAK * rng.normal(size=(len(rows), 16))]) for _ in range(2))
+        _, positions = exact_topk(asked, gallery, N_NEIGHBOURS, exclude=np.arange(len(rows)))
+        return float(self._relation.relevance(rows, positions).mean())

@@ -1,0 +1,192 @@
+"""Planning, writing and reading the parts of content-addressed sets."""
+
+import io
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from retrieval_core.artifacts.manifests import ClassSet, MaskSet, VectorSet
+from retrieval_core.artifacts.parts import (
+    classes_bytes,
+    load_classes,
+    load_vectors,
+    masks_bytes,
+    plan_shards,
+    put_part,
+    read_ids,
+    read_masks,
+    read_table,
+    read_unsealed,
+    read_vectors,
+    table_bytes,
+    vectors_bytes,
+)
+from retrieval_core.errors import DimensionMismatch, NotFound, ShardCorrupt
+from retrieval_core.store.base import Store
+from retrieval_core.store.uris import open_store
+
+ids = st.lists(st.text("abcdef0123456789", min_size=1, max_size=6), max_size=60)
+
+
+@given(wanted=ids, present=ids, shard_rows=st.integers(1, 10))
+@settings(deadline=None)
+def test_a_plan_covers_what_is_missing_once_within_bounds(
+    wanted: list[str], present: list[str], shard_rows: int
+) -> None:
+    shards = plan_shards(wanted, present, shard_rows)
+    planned = [key for shard in shards for key in shard.content_ids]
+    assert planned == sorted(set(wanted) - set(present))
+    assert all(len(shard.content_ids) == shard_rows for shard in shards[:-1])
+    assert all(1 <= len(shard.content_ids) <= shard_rows for shard in shards)
+    assert len({shard.name for shard in shards}) == len(shards)
+
+
+@given(wanted=ids, shard_rows=st.integers(1, 5), data=st.data())
+@settings(deadline=None)
+def test_planning_again_after_a_crash_names_the_remaining_shards_alike(
+    wanted: list[str], shard_rows: int, data: st.DataObject
+) -> None:
+    undisturbed = plan_shards(wanted, [], shard_rows)
+    done = [shard for shard in undisturbed if data.draw(st.booleans())]
+    remaining = plan_shards(wanted, [key for shard in done for key in shard.content_ids], shard_rows)
+    assert remaining == [shard for shard in undisturbed if shard not in done]
+
+
+@given(n=st.integers(1, 30), dim=st.integers(1, 20), seed=st.integers(0, 9))
+@settings(deadline=None, max_examples=25)
+def test_vectors_come_back_bit_for_bit(n: int, dim: int, seed: int, tmp_path_factory: pytest.TempPathFactory) -> None:
+    vectors = np.random.default_rng(seed).normal(size=(n, dim)).astype(np.float32)
+    names = [f"{i:04d}" for i in range(n)]
+    path = tmp_path_factory.mktemp("part") / "part.parquet"
+    path.write_bytes(vectors_bytes(names, vectors))
+    found_names, found = read_vectors(path)
+    assert found_names == names == read_ids(path)
+    assert np.array_equal(found, vectors)
+    assert path.read_bytes() == vectors_bytes(names, vectors), "equal input, equal bytes"
+
+
+def test_vectors_without_their_ids_are_refused() -> None:
+    with pytest.raises(DimensionMismatch, match="2 ids"):
+        vectors_bytes(["a", "b"], np.zeros((3, 4), np.float32))
+
+
+@pytest.mark.parametrize("damage", [b"", b"PAR1 not really", None])
+def test_a_damaged_part_is_named(tmp_path: Path, damage: bytes | None) -> None:
+    path = tmp_path / "part.parquet"
+    whole = vectors_bytes(["a", "b"], np.ones((2, 4), np.float32))
+    path.write_bytes(whole[: len(whole) // 2] if damage is None else damage)
+    with pytest.raises(ShardCorrupt, match=r"part\.parquet"):
+        read_vectors(path)
+    with pytest.raises(ShardCorrupt, match=r"part\.parquet"):
+        read_ids(path)
+
+
+def test_a_flipped_bit_is_caught_by_the_checksum(tmp_path: Path) -> None:
+    store = open_store(str(tmp_path))
+    part = put_part(store, "t/table.parquet", table_bytes(pl.DataFrame({"a": [1, 2, 3]})), 3)
+    assert read_table(store, part)["a"].to_list() == [1, 2, 3]
+    file = tmp_path / "t" / "table.parquet"
+    data = bytearray(file.read_bytes())
+    data[len(data) // 2] ^= 1
+    file.write_bytes(data)
+    with pytest.raises(ShardCorrupt):
+        read_table(open_store(str(tmp_path)), part)
+
+
+def test_vectors_are_loaded_in_the_order_asked_also_twice(tmp_path: Path) -> None:
+    store = open_store(str(tmp_path))
+    rows = np.arange(8, dtype=np.float32).reshape(4, 2)
+    parts = (
+        put_part(store, "v/a.parquet", vectors_bytes(["p", "q"], rows[:2]), 2),
+        put_part(store, "v/b.parquet", vectors_bytes(["r", "s"], rows[2:]), 2),
+    )
+    vector_set = VectorSet(fingerprint="f", family="v", variant="raw", dim=2, parts=parts)
+    assert np.array_equal(load_vectors(store, vector_set, ["s", "p", "s"]), rows[[3, 0, 3]])
+    with pytest.raises(ShardCorrupt, match="lacks 1"):
+        load_vectors(store, vector_set, ["p", "nobody"])
+
+
+@given(height=st.integers(1, 40), width=st.integers(1, 40), seed=st.integers(0, 5))
+@settings(deadline=None, max_examples=30)
+def test_masks_come_back_pixel_for_pixel(
+    height: int, width: int, seed: int, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    store = open_store(str(tmp_path_factory.mktemp("store")))
+    mask = np.random.default_rng(seed).random((height, width)) > 0.5
+    part = put_part(store, "m/a.parquet", masks_bytes(["x", "y"], [mask, ~mask], ["", "too small"]), 2)
+    found = read_masks(store, MaskSet(fingerprint="f", family="m", parts=(part,)), ["x", "y", "z"])
+    assert np.array_equal(found["x"].array(), mask)
+    assert np.array_equal(found["y"].array(), ~mask)
+    assert (found["x"].reason, found["y"].reason) == ("", "too small")
+    assert set(found) == {"x", "y"}
+
+
+def test_classes_are_loaded_in_the_order_asked_and_none_where_there_are_none(tmp_path: Path) -> None:
+    store = open_store(str(tmp_path))
+    classes, shares = np.arange(15, dtype=np.int32).reshape(3, 5), np.full((3, 5), 0.2, np.float32)
+    parts = (
+        put_part(store, "c/a.parquet", classes_bytes(["p", "q"], classes[:2], shares[:2]), 2),
+        put_part(store, "c/b.parquet", classes_bytes(["q", "r"], classes[1:], shares[1:]), 2),
+    )
+    class_set = ClassSet(fingerprint="f", family="c", parts=parts)
+    found = load_classes(store, class_set, ["r", "p", "nobody", "q", "p"])
+    assert found.dtype == np.int32
+    assert found.tolist() == [classes[2].tolist(), classes[0].tolist(), [-1] * 5, classes[1].tolist(), [0, 1, 2, 3, 4]]
+    assert load_classes(store, class_set, []).shape == (0, 5)
+    assert (load_classes(store, class_set.model_copy(update={"parts": ()}), ["p"]) == -1).all()
+
+
+def test_classes_that_do_not_match_their_ids_are_refused() -> None:
+    with pytest.raises(DimensionMismatch, match=r"expected twice \(2, 5\)"):
+        classes_bytes(["a", "b"], np.zeros((2, 4), np.int32), np.zeros((2, 5), np.float32))
+
+
+# Tables whose checksum no manifest holds
+
+
+def ledger_like(n_rows: int = 40) -> pl.DataFrame:
+    ids = [f"item-{number}" for number in range(n_rows)]
+    labels = [["red"] * (number % 3) for number in range(n_rows)]
+    return pl.DataFrame({"item_id": ids, "shard": [number % 4 for number in range(n_rows)], "labels": labels})
+
+
+def test_an_unsealed_table_comes_back_whole_or_as_the_rows_asked_for(local_store: Store) -> None:
+    for table in (ledger_like(), ledger_like(0)):
+        local_store.put("ingest/items.parquet", table_bytes(table))
+        assert read_unsealed(local_store, "ingest/items.parquet").equals(table)
+        some = read_unsealed(local_store, "ingest/items.parquet", pl.col("shard") == 3)
+        assert some.equals(table.filter(pl.col("shard") == 3))
+    with pytest.raises(NotFound):
+        read_unsealed(local_store, "ingest/none.parquet")
+
+
+def test_every_flipped_bit_of_an_unsealed_table_is_found(local_store: Store) -> None:
+    """polars ends the process for some of them, and takes others for data."""
+    data = table_bytes(ledger_like())
+    local_store.put("ingest/items.parquet", data)
+    path = local_store.local_path("ingest/items.parquet")
+    for place in range(len(data)):
+        flipped = bytearray(data)
+        flipped[place] ^= 1 << place % 8
+        path.write_bytes(flipped)
+        with pytest.raises(ShardCorrupt, match="vitrine repair"):
+            read_unsealed(local_store, "ingest/items.parquet")
+
+
+@pytest.mark.parametrize("n_bytes", [0, 1, 4, 100, -1, -64, -200])
+def test_an_unsealed_table_cut_off_is_found(local_store: Store, n_bytes: int) -> None:
+    local_store.put("ingest/items.parquet", table_bytes(ledger_like())[:n_bytes])
+    with pytest.raises(ShardCorrupt, match="vitrine repair"):
+        read_unsealed(local_store, "ingest/items.parquet")
+
+
+def test_another_program_s_table_is_none_of_ours(local_store: Store) -> None:
+    sink = io.BytesIO()
+    ledger_like().write_parquet(sink)
+    local_store.put("ingest/items.parquet", sink.getvalue())
+    with pytest.raises(ShardCorrupt, match="vitrine repair"):
+        read_unsealed(local_store, "ingest/items.parquet")

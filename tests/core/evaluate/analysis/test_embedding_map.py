@@ -1,0 +1,61 @@
+"""The map keeps what lies in a plane, says how far it may be trusted, and stays small."""
+
+import numpy as np
+import pytest
+
+from retrieval_core.evaluate.analysis.embedding_map import MAX_CATEGORIES, MAX_POINTS, MapFacts, map_catalog
+
+
+def test_vectors_of_a_plane_are_kept_to_the_last_neighbour(catalog_items, index_items):
+    plane = np.random.default_rng(0).standard_normal((300, 2))
+    turn, _ = np.linalg.qr(np.random.default_rng(1).standard_normal((12, 12)))
+    vectors = (np.concatenate([plane, np.zeros((300, 10))], axis=1) @ turn).astype(np.float32)
+    lengths = np.linalg.norm(vectors, axis=1, keepdims=True)
+    facts = map_catalog(index_items(catalog_items(300), 3 * vectors / lengths), seed=0)
+    assert facts.explained == pytest.approx(1)
+    assert facts.kept > 0.9
+    ordered = sorted(facts.points, key=lambda point: np.arctan2(point.y, point.x))
+    assert len({point.item_id for point in ordered}) == 300
+
+
+def test_vectors_of_many_dimensions_say_that_the_map_keeps_little(catalog_items, index_items):
+    drawn = np.random.default_rng(0).standard_normal((500, 64)).astype(np.float32)
+    facts = map_catalog(index_items(catalog_items(500), drawn / np.linalg.norm(drawn, axis=1, keepdims=True)), seed=0)
+    assert facts.kept < 0.15
+    assert facts.kept_by_chance == pytest.approx(10 / 499)
+
+
+def test_the_commonest_categories_are_told_apart(catalog_items, draw_vectors, index_items):
+    kinds = [f"kind-{min(i % 12, 10):02}" if i % 13 else None for i in range(240)]
+    facts = map_catalog(index_items(catalog_items(240, category=kinds), draw_vectors(240)), seed=0)
+    assert len(facts.categories) == MAX_CATEGORIES
+    assert facts.categories[0] == "kind-10"  # twice as many as any other
+    shown = {int(point.item_id[-5:]): point.category for point in facts.points}
+    assert all(
+        facts.categories[place] == kinds[row] if place >= 0 else kinds[row] not in facts.categories
+        for row, place in shown.items()
+    )
+
+
+@pytest.mark.parametrize(("n", "dim"), [(0, 16), (2, 16), (40, 1)])
+def test_too_little_for_a_plane_says_so(catalog_items, draw_vectors, index_items, n, dim):
+    facts = map_catalog(index_items(catalog_items(n), draw_vectors(n, dim)), seed=0)
+    assert facts.points == ()
+    assert "three items" in facts.missing
+
+
+def test_equal_vectors_are_one_point(catalog_items, index_items):
+    facts = map_catalog(index_items(catalog_items(20), np.full((20, 4), 0.5, np.float32)), seed=0)
+    assert {(point.x, point.y) for point in facts.points} == {(0.0, 0.0)}
+    assert facts.categories == ()
+
+
+def test_a_large_catalogue_gives_a_bounded_map_and_always_the_same(catalog_items, draw_vectors, index_items):
+    n = MAX_POINTS + 400
+    side = index_items(catalog_items(n), draw_vectors(n))
+    facts = map_catalog(side, seed=0)
+    assert (facts.n_rows, len(facts.points)) == (n, MAX_POINTS)
+    text = facts.model_dump_json()
+    assert text == map_catalog(side, seed=0).model_dump_json()
+    assert len(text) < 200_000
+    assert MapFacts.model_validate_json(text) == facts

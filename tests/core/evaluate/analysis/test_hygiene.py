@@ -1,0 +1,246 @@
+"""Planted faults are found first, a clean or a hopeless catalogue yields none, and no cell becomes a formula."""
+
+import csv
+import io
+import json
+
+import numpy as np
+import polars as pl
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from retrieval_core.evaluate.analysis.hygiene import FIX_SCHEMA, N_SHOWN, HygieneFacts, csv_bytes, find_hygiene
+from retrieval_core.evaluate.analysis.mislabelled import suspect_codes, suspect_labels
+from retrieval_core.evaluate.analysis.near_duplicates import COLUMNS
+
+N, DIM = 300, 16
+KINDS = ["dress", "shoe", "hat"]
+NO_PAIRS = pl.DataFrame(schema=dict.fromkeys(COLUMNS[:4], pl.String) | {"similarity": pl.Float64})
+
+
+def shelves(n: int = N, spread: float = 0.4) -> tuple[np.ndarray, list[str]]:
+    """Unit vectors in three far clusters, and the category of each."""
+    rng = np.random.default_rng(7)
+    centres = 3 * np.eye(DIM)[:3]
+    drawn = centres[np.arange(n) % 3] + spread * rng.standard_normal((n, DIM))
+    vectors = (drawn / np.linalg.norm(drawn, axis=1, keepdims=True)).astype(np.float32)
+    return vectors, [KINDS[i % 3] for i in range(n)]
+
+
+@pytest.fixture
+def clean(catalog_items, open_bench):
+    """`clean(vectors, **columns)` is what hygiene finds in such a catalogue."""
+
+    def find(vectors, pairs=NO_PAIRS, labels=None, **columns):
+        items = catalog_items(len(vectors), **columns)
+        if labels is not None:
+            items = items.with_columns(pl.Series("labels", labels, pl.List(pl.String)))
+        return find_hygiene(open_bench(items, vectors), pairs, seed=0)
+
+    return find
+
+
+def of(found, problem: str) -> pl.DataFrame:
+    return found.fixes.filter(pl.col("problem") == problem)
+
+
+def test_a_planted_wrong_category_is_found_first_with_the_right_suggestion(clean):
+    vectors, kinds = shelves()
+    kinds[31] = "hat"  # a shoe
+    found = clean(vectors, category=kinds)
+    assert found.fixes.schema == pl.Schema(FIX_SCHEMA)
+    first = found.fixes.row(0, named=True)
+    assert (first["item_id"], first["problem"]) == ("item-00031", "category")
+    assert first["suggestion"] == "category shoe instead of hat"
+    assert "10 of 10 neighbours are shoe, 0 are hat" in first["evidence"]
+    assert first["score"] > 0.5
+    assert len(of(found, "category")) == 1
+    (example,) = [one for one in found.facts.examples if one.problem == "category"]
+    assert len(example.beside) == 10
+    assert all(int(item_id[-5:]) % 3 == 1 for item_id in example.beside)
+
+
+def test_many_planted_wrong_categories_are_found_and_hardly_another(clean):
+    vectors, kinds = shelves()
+    planted = np.random.default_rng(3).permutation(N)[:24]
+    for row in planted:
+        kinds[row] = KINDS[(KINDS.index(kinds[row]) + 1) % 3]
+    named = {int(item_id[-5:]) for item_id in of(clean(vectors, category=kinds), "category")["item_id"]}
+    assert len(named & set(planted.tolist())) >= 15
+    assert len(named - set(planted.tolist())) <= 2
+
+
+def test_categories_that_are_right_and_categories_without_meaning_yield_nothing(clean):
+    vectors, kinds = shelves()
+    assert of(clean(vectors, category=kinds), "category").is_empty()
+    drawn = np.random.default_rng(1).permutation(kinds).tolist()
+    assert len(of(clean(vectors, category=drawn), "category")) <= 2
+
+
+def test_other_pictures_of_the_product_do_not_vouch_for_its_category(clean):
+    vectors, kinds = shelves()
+    views = range(31, 31 + 3 * 12, 3)  # twelve views of a shoe, all called a hat
+    products = [f"p-{i}" for i in range(N)]
+    for row in views:
+        vectors[row], kinds[row], products[row] = vectors[31] + 0.001 * vectors[row], "hat", "p-31"
+    vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
+    found = of(clean(vectors, category=kinds, product_id=products), "category")
+    assert set(found["item_id"]) == {f"item-{row:05}" for row in views}
+
+
+def test_a_missing_and_a_wrong_label_are_found_with_what_to_do(clean):
+    vectors, kinds = shelves()
+    labels = [[kind, "cotton"] for kind in kinds]
+    labels[30], labels[61] = ["cotton"], ["shoe", "cotton", "hat"]
+    found = of(clean(vectors, labels=labels), "label")
+    assert dict(found.select("item_id", "suggestion").iter_rows()) == {
+        "item-00030": "add the label dress",
+        "item-00061": "remove the label hat",
+    }
+    assert "10 of 10 neighbours have the label dress" in found["evidence"].to_list()
+
+
+def test_an_item_without_any_label_lacks_none(clean):
+    vectors, kinds = shelves()
+    labels = [[kind] if i != 30 else [] for i, kind in enumerate(kinds)]
+    assert of(clean(vectors, labels=labels), "label").is_empty()
+
+
+def test_neighbours_without_any_label_speak_against_none(clean):
+    vectors, kinds = shelves()
+    labels = [[] if kind == "dress" else [kind] for kind in kinds]
+    labels[30] = ["shoe"]  # amid dresses, of which nothing is known
+    assert of(clean(vectors, labels=labels), "label").is_empty()
+    unlike = [["silk"] if kind == "dress" else [kind] for kind in kinds]
+    unlike[30] = ["shoe"]
+    assert of(clean(vectors, labels=unlike), "label")["item_id"].to_list() == ["item-00030"]
+
+
+def test_an_item_amid_many_categories_belongs_to_none_of_them():
+    codes = np.repeat(np.arange(4), 30)
+    around = np.repeat(codes[:, None], 10, axis=1)
+    around[0] = [1, 1, 1, 1, 2, 2, 2, 3, 3, 3]
+    assert suspect_codes(codes, around).rows.tolist() == []
+    around[0] = 1
+    found = suspect_codes(codes, around)
+    assert (found.rows.tolist(), found.suggested.tolist()) == ([0], [1])
+    assert (found.n_agree.tolist(), found.n_suggested.tolist(), found.n_neighbours.tolist()) == ([0], [10], [10])
+
+
+def test_an_orphan_is_found_and_says_from_where_on(clean):
+    vectors, _ = shelves(spread=0.15)
+    vectors[40] = np.eye(DIM)[9]
+    found = clean(vectors)
+    orphans = of(found, "orphan")
+    assert orphans["item_id"][0] == "item-00040"
+    assert orphans["score"][0] > 0.9
+    assert len(orphans) <= 0.05 * N
+    distances = 1 - np.sort(vectors @ vectors.T, axis=1)[:, -2]
+    assert found.facts.median_distance == pytest.approx(np.median(distances), abs=1e-5)
+    far = {f"item-{row:05}" for row in np.flatnonzero(distances > found.facts.orphan_distance)}
+    assert set(orphans["item_id"]) == far
+
+
+def test_pairs_join_the_list_and_the_surest_come_first(clean):
+    vectors, kinds = shelves()
+    kinds[31] = "hat"
+    pairs = pl.DataFrame([("item-00001", "item-00002", "p-1", None, 0.98)], schema=NO_PAIRS.schema, orient="row")
+    found = clean(vectors, pairs, category=kinds)
+    first = found.fixes.row(0, named=True)
+    assert (first["item_id"], first["problem"], first["score"]) == ("item-00001", "near_duplicate", 1.0)
+    assert "item-00002 (cosine 0.980), which belongs to no product; it to product p-1" in first["evidence"]
+    assert found.fixes["score"].is_sorted(descending=True)
+    assert found.facts.counts["near_duplicate"] == 1
+    assert sum(found.facts.counts.values()) == len(found.fixes)
+    assert found.facts.examples[[one.problem for one in found.facts.examples].index("near_duplicate")].beside == (
+        "item-00002",
+    )
+
+
+def test_examples_are_few_however_long_the_list(clean):
+    vectors, kinds = shelves()
+    pairs = pl.DataFrame(
+        [(f"item-{i:05}", f"item-{i + 1:05}", None, None, 0.9) for i in range(100)],
+        schema=NO_PAIRS.schema,
+        orient="row",
+    )
+    found = clean(vectors, pairs, category=kinds)
+    assert len(of(found, "near_duplicate")) == 100
+    assert sum(one.problem == "near_duplicate" for one in found.facts.examples) == N_SHOWN
+    text = found.facts.model_dump_json()
+    assert HygieneFacts.model_validate_json(text) == found.facts
+    json.loads(text, parse_constant=lambda name: pytest.fail(f"{name} is no JSON"))
+
+
+@pytest.mark.parametrize("n", [0, 1, 2])
+def test_few_items_are_no_crash_and_say_what_was_not_looked_for(clean, n):
+    vectors, kinds = shelves()
+    found = clean(vectors[:n], category=kinds[:n], labels=[["a"]] * n)
+    assert found.fixes.is_empty()
+    assert {"category", "orphan"} <= set(found.facts.not_looked_for)
+
+
+def test_no_labels_and_one_category_say_why(clean):
+    vectors, _ = shelves()
+    bare = clean(vectors).facts.not_looked_for
+    assert bare["category"] == "No item names a category."
+    assert bare["label"] == "No item has a label."
+    assert "Fewer than two categories" in clean(vectors, category=["hat"] * N).facts.not_looked_for["category"]
+
+
+def test_a_category_of_one_item_is_neither_doubted_nor_suggested(clean):
+    vectors, kinds = shelves()
+    kinds[31] = "scarf"
+    assert of(clean(vectors, category=kinds), "category").is_empty()
+
+
+def test_equal_vectors_leave_no_usual_spread(clean):
+    found = clean(np.full((60, 4), 0.5, np.float32))
+    assert "usual spread" in found.facts.not_looked_for["orphan"]
+
+
+def test_codes_without_neighbours_have_no_suspects():
+    nobody = suspect_codes(np.zeros(0, np.int64), np.zeros((0, 10), np.int64))
+    lonely = suspect_codes(np.arange(20) % 2, np.full((20, 10), -1))
+    assert len(nobody.rows) == len(lonely.rows) == 0
+    assert suspect_labels(np.zeros((0, 3), bool), np.zeros((0, 10), np.int64))[0].rows.tolist() == []
+
+
+CELLS = [
+    "=1+1",
+    "+1",
+    "-1",
+    "@x",
+    "\t=1",
+    " =1",
+    "\r=1",
+    "\n=1",
+    "\uff1d1",
+    "plain",
+    "a=b",
+    "",
+    'say "no"',
+    "a,b",
+    "Käse",
+]
+
+
+@given(st.lists(st.sampled_from(CELLS), min_size=1, max_size=20))
+def test_no_cell_of_the_csv_begins_a_formula_and_all_texts_come_back(cells):
+    fixes = pl.DataFrame([(cell, "orphan", cell, cell, 0.25) for cell in cells], schema=FIX_SCHEMA, orient="row")
+    data = csv_bytes(fixes)
+    assert data.startswith(b"\xef\xbb\xbf")
+    rows = list(csv.reader(io.StringIO(data.decode("utf-8-sig"), newline="")))
+    assert rows[0] == list(FIX_SCHEMA)
+    for cell, row in zip(cells, rows[1:], strict=True):
+        assert row[4] == "0.25"
+        for text in (row[0], row[2], row[3]):
+            assert not text.lstrip().startswith(("=", "+", "-", "@", "\uff1d"))
+            assert text.removeprefix("'") == cell
+
+
+def test_an_empty_list_is_a_csv_of_its_head():
+    assert csv_bytes(pl.DataFrame(schema=FIX_SCHEMA)).decode("utf-8-sig").split() == [
+        '"item_id","problem","evidence","suggestion","score"'
+    ]

@@ -1,0 +1,141 @@
+"""One picture under two product numbers is found; look-alike vectors, and pictures of one product, are not."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from retrieval_core.artifacts.manifests import content_id
+from retrieval_core.evaluate.analysis import near_duplicates
+from retrieval_core.evaluate.analysis.near_duplicates import COLUMNS, find_near_duplicates
+
+N = 40
+MAX_PIXELS = 1_000_000
+
+
+def paint(seed: int) -> np.ndarray:
+    """A picture like no other: a coarse random pattern."""
+    coarse = np.random.default_rng(seed).integers(0, 256, (5, 4, 3), dtype=np.uint8)
+    return np.asarray(Image.fromarray(coarse).resize((120, 150), Image.Resampling.BICUBIC))
+
+
+class Shop:
+    """Forty pictures of forty products with vectors far apart, to be changed before it is asked."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.products: list[str | None] = [f"p-{i}" for i in range(N)]
+        drawn = np.random.default_rng(1).standard_normal((N, 32))
+        self.vectors = (drawn / np.linalg.norm(drawn, axis=1, keepdims=True)).astype(np.float32)
+        for i in range(N):
+            Image.fromarray(paint(i)).save(self.path(i))
+
+    def path(self, i: int) -> Path:
+        return self.folder / f"{i}.png"
+
+    def near(self, a: int, b: int, shift: float = 0.05) -> None:
+        """Give b a vector near that of a."""
+        moved = self.vectors[a] + shift * self.vectors[b]
+        self.vectors[b] = moved / np.linalg.norm(moved)
+
+    def find(self, catalog_items, open_bench, gone: tuple[int, ...] = ()):
+        paths = [self.path(i) for i in range(N)]
+        items = catalog_items(
+            N,
+            product_id=self.products,
+            image_uri=[str(path) for path in paths],
+            content_id=[content_id(path.read_bytes()) for path in paths],
+        )
+        for i in gone:
+            self.path(i).unlink()
+        return find_near_duplicates(open_bench(items, self.vectors), MAX_PIXELS, seed=0)
+
+
+@pytest.fixture
+def shop(tmp_path: Path) -> Shop:
+    folder = tmp_path / "pictures"
+    folder.mkdir()
+    return Shop(folder)
+
+
+def test_a_picture_encoded_again_under_another_product_is_found(shop, catalog_items, open_bench):
+    again = Image.open(shop.path(3)).resize((90, 112))
+    again.save(shop.path(20), "JPEG", quality=60)
+    shop.near(3, 20)
+    pairs, facts = shop.find(catalog_items, open_bench)
+    assert pairs.columns == list(COLUMNS)
+    assert pairs.drop("similarity").rows() == [("item-00003", "item-00020", "p-3", "p-20")]
+    assert pairs["similarity"][0] == pytest.approx(float(shop.vectors[3] @ shop.vectors[20]))
+    assert (facts.n_rows, facts.n_asked, facts.n_pairs) == (N, N, 1)
+    assert facts.n_compared == facts.n_near > N
+    (shown,) = facts.pairs
+    assert shown.items == ("item-00003", "item-00020")
+    assert all(picture.jpeg for picture in shown.pictures)
+
+
+def test_the_same_file_twice_is_found_where_no_product_is_known(shop, catalog_items, open_bench):
+    shop.path(9).write_bytes(shop.path(8).read_bytes())
+    shop.near(8, 9, 0.0)
+    shop.products[8] = shop.products[9] = None
+    pairs, facts = shop.find(catalog_items, open_bench, gone=(8, 9))
+    assert pairs.drop("similarity").rows() == [("item-00008", "item-00009", None, None)]
+    assert facts.pairs[0].similarity == pytest.approx(1)
+    assert facts.pairs[0].pictures[0].jpeg == ""
+
+
+def test_views_of_one_product_are_no_duplicates_across_products(shop, catalog_items, open_bench):
+    shop.path(9).write_bytes(shop.path(8).read_bytes())
+    shop.near(8, 9)
+    shop.products[9] = shop.products[8]
+    pairs, facts = shop.find(catalog_items, open_bench)
+    assert (len(pairs), facts.n_pairs, facts.pairs) == (0, 0, ())
+
+
+def test_near_vectors_of_unlike_pictures_are_compared_and_passed_over(shop, catalog_items, open_bench):
+    shop.near(3, 20)
+    pairs, facts = shop.find(catalog_items, open_bench)
+    assert (len(pairs), facts.n_pairs) == (0, 0)
+    assert facts.n_compared > N
+
+
+def test_a_picture_that_cannot_be_read_any_more_is_not_taken_for_another(shop, catalog_items, open_bench):
+    Image.open(shop.path(3)).save(shop.path(20), "JPEG", quality=60)
+    shop.near(3, 20)
+    pairs, facts = shop.find(catalog_items, open_bench, gone=(20,))
+    assert (len(pairs), facts.n_pairs) == (0, 0)
+
+
+def test_the_pairs_that_stand_out_most_are_compared_and_equal_files_always(
+    shop, catalog_items, open_bench, monkeypatch
+):
+    monkeypatch.setattr(near_duplicates, "MAX_COMPARED", 1)
+    for a, b, shift in ((3, 20, 0.3), (5, 21, 0.1), (7, 22, 0.6)):
+        Image.open(shop.path(a)).save(shop.path(b), "JPEG", quality=80)
+        shop.near(a, b, shift)
+    shop.path(30).write_bytes(shop.path(11).read_bytes())
+    shop.near(11, 30, 0.8)
+    pairs, facts = shop.find(catalog_items, open_bench)
+    assert pairs["item_id"].to_list() == ["item-00005", "item-00011"]
+    assert facts.n_compared == 2
+
+
+def test_of_a_large_catalogue_a_fixed_sample_asks(shop, catalog_items, open_bench, monkeypatch):
+    monkeypatch.setattr(near_duplicates, "MAX_ASKED", 10)
+    _, facts = shop.find(catalog_items, open_bench)
+    assert (facts.n_rows, facts.n_asked) == (N, 10)
+    assert 0 < facts.n_near <= 50
+    assert shop.find(catalog_items, open_bench)[1] == facts
+
+
+def test_distant_duplicates_are_found_where_all_else_is_farther(shop, catalog_items, open_bench):
+    Image.open(shop.path(3)).save(shop.path(20), "JPEG", quality=60)
+    shop.near(3, 20, 0.8)
+    pairs, _ = shop.find(catalog_items, open_bench)
+    assert pairs["other_item_id"].to_list() == ["item-00020"]
+    assert pairs["similarity"][0] < 0.9
+
+
+def test_an_empty_catalogue_has_no_duplicates(catalog_items, open_bench):
+    pairs, facts = find_near_duplicates(open_bench(catalog_items(0), np.empty((0, 8), np.float32)), MAX_PIXELS, 0)
+    assert (pairs.columns, len(pairs), facts.n_asked) == (list(COLUMNS), 0, 0)

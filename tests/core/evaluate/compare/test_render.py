@@ -1,0 +1,259 @@
+"""The comparison's page says every figure, survives missing ones, and trusts neither catalogue nor config."""
+
+import json
+import re
+
+import numpy as np
+import pytest
+
+from retrieval_core.artifacts.manifests import Fitted
+from retrieval_core.evaluate.compare.build import gather_facts
+from retrieval_core.evaluate.compare.config import VariantConfig
+from retrieval_core.evaluate.compare.markdown import as_markdown
+from retrieval_core.evaluate.compare.paired import PairedTest
+from retrieval_core.evaluate.compare.render import effect, render_comparison
+from retrieval_core.evaluate.compare.schema import (
+    ComparisonFacts,
+    CropBand,
+    CropExample,
+    CropFacts,
+    Front,
+    MeasuredVariant,
+    ModelFacts,
+    SideBySide,
+)
+from retrieval_core.evaluate.compare.tables import Cell, Row, Table
+from retrieval_core.evaluate.report.charts import MINUS, signed
+from retrieval_core.evaluate.report.formatting import number
+from retrieval_core.evaluate.report.schema import QueryGrid
+from retrieval_core.evaluate.thumbnails import Thumbnail
+from retrieval_core.train.config import MultilabelTraining, TripletTraining
+
+ATTACK = "\"'><script>alert(1)</script><img src=x onerror=alert(2)>{{ 7 * 7 }}|`"
+
+CHOICES = {"kind", "contrast", "cost", "background", "framing", "mode"}
+FIELDS = {
+    field
+    for model in (
+        *(ComparisonFacts, MeasuredVariant, VariantConfig, ModelFacts, Front, SideBySide, QueryGrid, Thumbnail),
+        *(CropFacts, CropBand, CropExample, Table, Row, Cell, PairedTest),
+    )
+    for field in model.model_fields
+}
+TABLES = (
+    {
+        "metrics": ("map@5", "label_iou@5", "f1_example"),
+        "variants": ("raw", "boosted", "sorted", "cropped", "chance"),
+        "baseline": "raw",
+        "note": "How the variants compare.",
+    },
+    {"kind": "pairs", "contrast": "boosted", "metrics": ("map@5", "f1_example")},
+    {"metrics": ("attribute_map@10", "recall@1")},
+)
+
+
+def history(collapsed: tuple[int, ...]) -> tuple[dict[str, float], ...]:
+    return tuple(
+        {
+            "epoch": float(e),
+            "seconds": 1.0,
+            "train_loss": 1 / e,
+            "val_relevance@5": 0.1 * e,
+            "spread": 0.5,
+            "margin": 1.0,
+        }
+        | {"collapsed": float(flag)}
+        for e, flag in enumerate(collapsed, start=1)
+    )
+
+
+def make_facts(shop, configured, name: str = "shop") -> ComparisonFacts:
+    """A comparison with everything there is to say."""
+    boxes = [np.pad(np.ones((i % 8 + 2, i % 8 + 2), np.bool_), (0, 8 - i % 8)) for i in range(120)]
+    cropped = {"background": "crop", "masks": shop.masks(boxes, [""] * 120)}
+    labeller = shop.backbone("labeller", metrics={"f1_example": 0.7}, history=history((0, 0)), created="2026-11-17")
+    triplets = shop.backbone("triplets", metrics={"val_loss": 0.2}, history=history((0, 1, 1)))
+    told = {"mode": "classified", "classifier": "resnet18"}
+    candidates = [
+        shop.candidate("raw", shop.vectors(1.0), ms_per_picture=12.5, weights="model:labeller", backbone=labeller),
+        shop.candidate("boosted", shop.vectors(0.4), weights="model:labeller", boosted=True, backbone=labeller),
+        shop.candidate("sorted", shop.vectors(1.0), classes=shop.classes(shop.kinds), **told, dim=8),
+        shop.candidate("cropped", shop.vectors(0.6, 1), weights="model:labeller", **cropped),
+        shop.candidate("chance", shop.vectors(1e6), weights="model:triplets", ms_per_picture=3.0),
+    ]
+    config = configured(
+        candidates,
+        *TABLES,
+        models={"labeller": MultilabelTraining(), "triplets": TripletTraining()},
+        about="What the shop windows taught.",
+    )
+    fitted = {"labeller": Fitted(ref=labeller, trained=False), "triplets": Fitted(ref=triplets, trained=True)}
+    comparing = shop.comparing(*candidates, models=fitted, seconds={"embed": 61.0, "total": 70.0})
+    facts = gather_facts(shop.store, comparing, shop.compare(*candidates), config, name)
+    return facts.model_copy(update={"created": "2026-11-21T07:04:49+00:00"})
+
+
+@pytest.fixture
+def full(shop, configured) -> ComparisonFacts:
+    return make_facts(shop, configured)
+
+
+@pytest.fixture
+def bare(open_shop, configured) -> ComparisonFacts:
+    """Two variants of pictures that nobody asks for."""
+    shop = open_shop(n=4, split="train")
+    candidates = [shop.candidate("a", shop.vectors(1.0)), shop.candidate("b", shop.vectors(1.0))]
+    config = configured(candidates, {"metrics": ("map@5",), "baseline": "a"})
+    return gather_facts(shop.store, shop.comparing(*candidates), shop.compare(*candidates), config, "bare")
+
+
+@pytest.mark.parametrize("facts", ["full", "bare"])
+def test_the_page_is_whole_and_stands_alone(read_page, request, facts) -> None:
+    html = render_comparison(request.getfixturevalue(facts))
+    page = read_page(html)
+    assert html.startswith("<!doctype html>")
+    assert not {"script", "link", "iframe", "object"} & {tag for tag, _ in page.tags}
+    for _, attributes in page.tags:
+        assert not [name for name in attributes if name.startswith("on")]
+        for name in ("src", "href", "srcset", "action", "data"):
+            assert (attributes.get(name) or "#").startswith(("#", "data:image/jpeg;base64,"))
+    assert not re.search(r"url\(|@import|https?://", html)
+    assert "default-src 'none'" in next(meta["content"] for meta in page.all("meta") if "http-equiv" in meta)
+
+
+@pytest.mark.parametrize("facts", ["full", "bare"])
+def test_the_page_can_be_read_without_seeing_it(read_page, request, facts) -> None:
+    page = read_page(render_comparison(request.getfixturevalue(facts)))
+    assert len(page.all("h1")) == 1
+    assert all(image.get("alt") for image in page.all("img"))
+    assert all("aria-label" in svg or svg.get("aria-hidden") == "true" for svg in page.all("svg"))
+    assert all("scope" in cell for cell in page.all("th"))
+    assert len(page.all("caption")) == len(page.all("table"))
+    links = {(link["href"] or "")[1:] for link in page.all("a")}
+    assert links == {attributes.get("id") for tag, attributes in page.tags if tag == "section"} - {"outcome"}
+
+
+def test_every_figure_of_every_table_is_there(read_page, full) -> None:
+    text = read_page(render_comparison(full)).text
+    for table in full.tables:
+        assert f"{table.title} {table.note}".strip() in text
+        for row in table.rows:
+            assert f"{row.n_bytes_per_item:,}" in text
+            for cell in row.cells:
+                assert number(cell.value) in text
+                if cell.test:
+                    assert f"{signed(cell.test.low)} to {signed(cell.test.high)}" in text
+                    assert f"p {cell.test.p_holm:.2g}" in text or f" {cell.test.p_holm:.2g} " in text
+        for remark in table.remarks:
+            assert remark in text
+    for name, definition in full.definitions.items():
+        assert f"{name} {definition}" in text
+
+
+def test_the_outcome_comes_first(read_page, full) -> None:
+    text = read_page(render_comparison(full)).text
+    best = full.ranked[0]
+    assert f"“{best.name}” ranks first by map@5: {best.metrics['map@5']:.3f}" in text
+    assert "the fastest, “chance”, takes 3 ms and reaches" in text
+    assert text.index("ranks first") < text.index("Table 0")
+
+
+def test_a_difference_is_coloured_only_beyond_chance(read_page, full) -> None:
+    verdicts = {row.variant: effect(row.cells[0]) for row in full.tables[0].rows}
+    assert verdicts == {"raw": "", "boosted": "better", "sorted": "better", "cropped": "better", "chance": "worse"}
+    html = render_comparison(full)
+    assert html.count('<small class="better">') >= 3
+    assert f'<small class="worse">{MINUS}' in html
+    equal = full.tables[0].rows[1].cells[0].test.model_copy(update={"p_holm": 0.2})
+    assert effect(full.tables[0].rows[1].cells[0].model_copy(update={"test": equal})) == "same"
+
+
+def test_pairs_stand_in_one_line_a_metric_and_untested_ones_say_so(read_page, full) -> None:
+    pair = full.tables[1].rows[0]
+    text = read_page(render_comparison(full)).text
+    first, second = pair.cells
+    assert f"boosted against raw map@5 {first.reference:.3f} {first.value:.3f} {signed(first.difference)}" in text
+    assert f"boosted against raw f1_example {second.reference:.3f} {second.value:.3f} 0.000" in text
+    assert "not tested" in text
+
+
+def test_a_training_that_collapsed_is_called_so(read_page, full) -> None:
+    text = read_page(render_comparison(full)).text
+    assert re.search(
+        r"labeller multilabel , resnet18 from random:0 .{1,60} did not collapse kept from 17 November", text
+    )
+    assert re.search(r"triplets triplet , .{1,80} collapsed since epoch 2 trained now", text)
+    assert "Collapse of triplets by epoch" in text
+
+
+def test_missing_facts_are_said(read_page, bare) -> None:
+    text = read_page(render_comparison(bare)).text
+    for sentence in (
+        "Nothing could be measured",
+        "Not measured: no picture was held out",
+        "map@5 is undefined here",
+        "there is no quality to weigh against a cost",
+        "No query was asked",
+        "No two variants differ in the crop alone",
+        "No model was trained",
+        "No stage was timed",
+    ):
+        assert sentence in text
+
+
+def attacked(value):
+    """A JSON document with an attack before every text and every key of a mapping; fields and choices stay."""
+    if isinstance(value, list):
+        return [attacked(inner) for inner in value]
+    if isinstance(value, dict):
+        return {
+            key if key in FIELDS else ATTACK + key: inner if key in CHOICES else attacked(inner)
+            for key, inner in value.items()
+        }
+    return ATTACK + value if isinstance(value, str) and value else value
+
+
+def test_nothing_of_catalogue_or_config_becomes_markup(read_page, full) -> None:
+    hostile = ComparisonFacts.model_validate(attacked(json.loads(full.model_dump_json())))
+    html = render_comparison(hostile)
+    page = read_page(html)
+    assert "<script" not in html
+    assert not [name for _, attributes in page.tags for name in attributes if name.startswith("on")]
+    assert all((image["src"] or "").startswith("data:image/jpeg;base64,") for image in page.all("img"))
+    for words in (full.title, full.about, full.source, "boosted", full.grids[0].query.item_id, "labeller", "map@5"):
+        assert " ".join((ATTACK + words).split()) in page.text
+
+
+def test_the_same_facts_give_the_same_page(full) -> None:
+    assert render_comparison(full) == render_comparison(ComparisonFacts.model_validate_json(full.model_dump_json()))
+
+
+def test_markdown_holds_the_same_figures_in_rows_of_one_width(full) -> None:
+    for table in full.tables:
+        blocks = re.findall(r"(?:^\|.*\n?)+", as_markdown(table), flags=re.MULTILINE)
+        for block in blocks:
+            widths = {len(re.findall(r"(?<!\\)\|", line)) for line in block.strip().splitlines()}
+            assert len(widths) == 1
+        text = as_markdown(table)
+        assert text.startswith(f"### {table.title}\n")
+        for row in table.rows:
+            for cell in row.cells:
+                assert number(cell.value) in text
+                if cell.test:
+                    assert f"{signed(cell.test.low)} to {signed(cell.test.high)}" in text
+                    assert f"{cell.test.p_holm:.2g}" in text
+        assert all(f"- {remark}\n" in text for remark in table.remarks)
+
+
+def test_markdown_marks_the_best_and_gives_random_a_row(full) -> None:
+    text = as_markdown(full.tables[0])
+    best = max(row.cells[0].value for row in full.tables[0].rows)
+    assert f"**{best:.3f}**" in text
+    assert "| *random* |" in text
+    assert "\n\nDifference from raw:\n\n| variant |" in text
+    assert "| boosted | raw | `map@5` |" in as_markdown(full.tables[1])
+
+
+def test_a_name_cannot_break_a_markdown_row(full) -> None:
+    row = full.tables[2].rows[0].model_copy(update={"variant": "a|b\nc"})
+    assert "| a\\|b c | " in as_markdown(full.tables[2].model_copy(update={"rows": (row,)}))

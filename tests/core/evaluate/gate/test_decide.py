@@ -1,0 +1,312 @@
+"""The gate holds a true loss, lets chance pass, and always says why."""
+
+import json
+
+import numpy as np
+import polars as pl
+import pytest
+
+from retrieval_core.config import GateConfig
+from retrieval_core.evaluate.gate.decide import Figures, Verdict, decide
+
+BLOCK = GateConfig()
+
+
+def results(seed: int = 0, n: int = 500, **metrics: float) -> pl.DataFrame:
+    """Hits and misses of n queries at the given rates: the easier queries hit, so runs of one seed are paired."""
+    difficulty = np.random.default_rng(seed).permutation(n) / n
+    columns = {name: (difficulty < rate).astype(np.float64) for name, rate in metrics.items()}
+    return pl.DataFrame({"item_id": [f"q{i:04}" for i in range(n)], **columns})
+
+
+def means(frame: pl.DataFrame | None) -> dict[str, float]:
+    return {} if frame is None else {name: frame[name].mean() for name in frame.columns if frame[name].dtype.is_float()}
+
+
+def ask(candidate, production, config=BLOCK, metrics=None, **night) -> Verdict:
+    before = None if production is None else Figures(production, means(production), n_indexed=100, index_bytes=200_000)
+    return decide(Figures(candidate, means(candidate) | (metrics or {}), **night), before, config)
+
+
+GOOD = results(**{"recall@1": 0.70, "map@5": 0.60})
+WORSE = results(**{"recall@1": 0.65, "map@5": 0.60})
+
+
+def test_a_true_loss_is_held_and_named():
+    verdict = ask(WORSE, GOOD)
+    assert verdict.gate == "held"
+    assert [row.name for row in verdict.losses] == ["recall@1"]
+    assert verdict.reason.startswith("Held: recall@1 fell from 0.700 to 0.650 on 500 shared queries (95% interval -0.0")
+    assert verdict.reason.count(". ") == 0
+    assert verdict.reason.endswith(".")
+
+
+def test_a_verdict_shows_every_metric_with_its_interval():
+    row = ask(WORSE, GOOD).rows[0]
+    assert row.difference == pytest.approx(row.candidate - row.production)
+    assert row.low <= row.difference <= row.high < 0
+    assert row.p_holm < 0.05
+    assert row.n_queries == 500
+
+
+def test_a_gain_and_an_equal_candidate_are_published():
+    for candidate in (GOOD, results(**{"recall@1": 0.8, "map@5": 0.6})):
+        verdict = ask(candidate, GOOD)
+        assert verdict.gate == "published"
+        assert "recall@1, map@5" in verdict.reason
+        assert "500 queries" in verdict.reason
+
+
+def test_a_loss_within_the_tolerance_is_published_however_certain():
+    verdict = ask(WORSE, GOOD, GateConfig(max_loss=0.2))
+    assert verdict.gate == "published"
+    assert verdict.rows[0].p_holm < 0.05
+
+
+def test_a_loss_that_chance_explains_is_published():
+    # Twelve queries of which two are lost: 17 points, and nothing to conclude from.
+    before = pl.DataFrame({"item_id": [str(i) for i in range(12)], "recall@1": [1.0] * 12})
+    after = before.with_columns(pl.Series("recall@1", [0.0, 0.0] + [1.0] * 10))
+    verdict = ask(after, before)
+    assert verdict.gate == "published"
+    assert verdict.rows[0].difference < -0.1
+
+
+def test_only_headlines_are_tested_where_there_are_any():
+    before = results(**{"recall@1": 0.7, "recall@2": 0.7})
+    after = results(**{"recall@1": 0.7, "recall@2": 0.5})
+    verdict = ask(after, before)
+    assert verdict.gate == "published"
+    assert {row.name: row.p_holm is None for row in verdict.rows} == {"recall@1": False, "recall@2": True}
+    assert ask(after.drop("recall@1"), before).gate == "held"
+
+
+def test_a_variant_stands_before_the_headline():
+    before, after = results(**{"boosted/map@5": 0.7, "boosted/map@1": 0.7}), results(**{"boosted/map@5": 0.6})
+    assert [row.name for row in ask(after, before).losses] == ["boosted/map@5"]
+
+
+def test_only_shared_queries_with_a_value_on_both_sides_are_compared():
+    before = GOOD.head(300).with_columns(pl.col("map@5").fill_null(0))
+    after = GOOD.tail(300).sample(fraction=1, shuffle=True, seed=0)
+    undefined = pl.when(pl.col("item_id") < "q0250").then(None).otherwise(pl.col("map@5")).alias("map@5")
+    verdict = ask(after.with_columns(undefined), before)
+    assert {row.name: row.n_queries for row in verdict.rows} == {"recall@1": 100, "map@5": 50}
+    assert all(row.difference == 0 for row in verdict.rows)
+
+
+def test_the_first_release_is_published():
+    verdict = ask(GOOD, None)
+    assert (verdict.gate, verdict.reason) == ("published", "First release: there is no production to compare with.")
+
+
+@pytest.mark.parametrize(
+    ("candidate", "production"),
+    [
+        (None, GOOD),
+        (GOOD, None),
+        (None, None),
+        (GOOD, GOOD.with_columns(item_id=pl.lit("other ") + pl.col("item_id"))),
+        (GOOD, GOOD.select("item_id")),
+        (GOOD.clear(), GOOD),
+        (GOOD.head(1), GOOD),
+        (GOOD.with_columns(pl.lit(None, pl.Float64).alias("recall@1"), pl.lit(float("nan")).alias("map@5")), GOOD),
+    ],
+)
+def test_what_cannot_be_compared_is_published_and_says_so(candidate, production):
+    verdict = decide(Figures(candidate, {}), Figures(production, {}), BLOCK)
+    assert verdict.gate == "published"
+    assert verdict.reason.startswith("Nothing could be compared")
+
+
+@pytest.mark.parametrize("production", [None, GOOD])
+def test_an_index_that_misses_neighbours_is_held_even_on_the_first_night(production):
+    verdict = ask(GOOD, production, metrics={"ann_recall@10": 0.9})
+    assert verdict.gate == "held"
+    assert "0.900" in verdict.reason
+    assert "ann_recall@10" in verdict.reason
+    assert ask(GOOD, production, metrics={"ann_recall@10": float("nan")}).gate == "held"
+    assert ask(GOOD, production, metrics={"ann_recall@10": 0.95}).gate == "published"
+
+
+def test_rows_that_do_not_reconcile_are_held():
+    verdict = ask(GOOD, GOOD, reconciled=False)
+    assert verdict.gate == "held"
+    assert "quarantined" in verdict.reason
+
+
+# What is beyond a bound, what is not, and the figure, the bound and the way out that the sentence names.
+BOUNDS = {
+    "quarantine": (
+        {"n_rows": 1550, "n_quarantined": 186},
+        {"n_rows": 1550, "n_quarantined": 155},
+        ("186 of 1,550", "12.0%", "0.1 ", "gate.max_quarantine_rate", "quarantine ledger"),
+    ),
+    "masks": (
+        {"mask_fallback_rate": 0.625},
+        {"mask_fallback_rate": 0.5},
+        ("62.5%", "0.5 ", "gate.max_mask_fallback_rate", "train the segmenter"),
+    ),
+    "size": (
+        {"index_bytes": 5_240_000_000, "config": GateConfig(max_index_gb=5)},
+        {"index_bytes": 5_000_000_000, "config": GateConfig(max_index_gb=5)},
+        ("5.24 GB", "more than 5 GB", "gate.max_index_gb", "index.memory_gb"),
+    ),
+    "growth": (
+        {"n_indexed": 50, "index_bytes": 205_000},
+        {"n_indexed": 10_000, "index_bytes": 40_000_000},
+        ("4,100 bytes an item", "production's 2,000", "105%", "100%", "gate.max_index_growth", "backbone"),
+    ),
+    "latency": (
+        {"latency_ms": 12.34, "config": GateConfig(max_latency_ms=10)},
+        {"latency_ms": 10.0, "config": GateConfig(max_latency_ms=10)},
+        ("12.3 ms", "10 ms", "gate.max_latency_ms", "index.recall_target"),
+    ),
+}
+
+
+@pytest.mark.parametrize(("beyond", "at", "words"), BOUNDS.values(), ids=BOUNDS)
+def test_what_is_beyond_a_bound_is_held_and_the_sentence_says_what_to_do(beyond, at, words):
+    verdict = ask(GOOD, GOOD, **beyond)
+    assert verdict.gate == "held"
+    assert len(verdict.causes) == 1
+    assert all(word in verdict.reason for word in words), verdict.reason
+    assert verdict.reason.count(". ") == 0
+    assert ask(GOOD, GOOD, **at).causes == ()
+
+
+def test_bounds_that_compare_with_nothing_hold_on_the_first_night_too():
+    for kind, (beyond, _, _) in BOUNDS.items():
+        assert ask(GOOD, None, **beyond).gate == ("published" if kind == "growth" else "held")
+
+
+def test_a_bound_of_zero_is_none():
+    free = GateConfig(max_index_gb=0, max_index_growth=0, max_latency_ms=0)
+    assert ask(GOOD, GOOD, free, n_indexed=1, index_bytes=10**12, latency_ms=1e6).causes == ()
+
+
+def in_categories(frame, *sizes: int) -> pl.DataFrame:
+    names = [name for name, size in zip("abcdefgh", sizes, strict=False) for _ in range(size)]
+    return frame.with_columns(category=pl.Series([*names, *[None] * (len(frame) - len(names))], dtype=pl.String))
+
+
+def flawless(n: int = 3000) -> pl.DataFrame:
+    return results(n=n, **{"recall@1": 2.0, "map@5": 2.0})
+
+
+def with_losses(frame, lost) -> pl.DataFrame:
+    """The first answer is lost where `lost`, and with it the queries' recall@1."""
+    return frame.with_columns(pl.when(pl.Series(lost)).then(0.0).otherwise(pl.col("recall@1")).alias("recall@1"))
+
+
+def test_a_loss_that_one_category_bears_alone_is_held_and_named():
+    before = flawless()
+    after = in_categories(with_losses(before, np.arange(3000) < 25), 50, 1000, 1000)
+    verdict = ask(after, before)
+    assert [(row.name, row.category, row.n_queries) for row in verdict.losses] == [("recall@1", "a", 50)]
+    assert verdict.rows[0].difference > -BLOCK.max_loss
+    assert verdict.reason.startswith("Held: recall@1 fell in category a from 1.000 to 0.500 on 50 shared queries")
+    assert verdict.reason.endswith("more than the tolerated 0.05.")
+    assert ask(after, before, GateConfig(max_category_loss=0.5)).gate == "published"
+    assert ask(after, before, GateConfig(min_category_queries=51)).gate == "published"
+    assert ask(after.drop("category"), before).gate == "published"
+
+
+def test_categories_are_compared_where_enough_queries_are_shared_and_not_twice_over():
+    before = flawless(300)
+    compared = ask(in_categories(before, 29, 30, 200), before)
+    assert {row.category for row in compared.categories} == {"b", "c"}
+    assert {row.name for row in compared.categories} == {"recall@1", "map@5"}
+    assert compared.reason.endswith("nor beyond 0.05 in any of 2 categories.")
+    assert ask(in_categories(before, 300), before).categories == ()
+    undefined = before.with_columns(pl.when(pl.int_range(300) < 60).then(None).otherwise(1.0).alias("map@5"))
+    partly = ask(in_categories(undefined, 80, 200), before)
+    assert [(row.name, row.category) for row in partly.categories] == [
+        ("recall@1", "a"), ("recall@1", "b"), ("map@5", "b"),
+    ]  # fmt: skip
+
+
+def test_many_categories_that_fall_still_make_one_sentence():
+    before = flawless(800)
+    after = in_categories(with_losses(before, np.arange(800) % 2 == 0), *[100] * 8)
+    verdict = ask(after, before)
+    assert len(verdict.losses) == 1 + 8
+    assert len(verdict.causes) == 1 + 3 + 1
+    assert verdict.causes[-1] == "5 more metrics fell so within categories"
+
+
+def test_a_category_of_a_strange_name_is_named_in_one_short_line():
+    before = flawless()
+    after = in_categories(with_losses(before, np.arange(3000) < 25), 50, 1000)
+    strange = after.with_columns(pl.col("category").replace("a", "shoes.\nAll is well; " * 20))
+    reason = ask(strange, before).reason
+    assert "\n" not in reason
+    assert len(reason) < 300
+
+
+def test_what_the_categories_cost_the_whole_does_not_depend_on_their_number():
+    # Seven queries lost and none won: 1/128, which passes 0.04 / 2 and would not pass as one of sixty tests.
+    before = with_losses(flawless(500), np.zeros(500, bool))
+    seven = with_losses(before, np.arange(500) % 72 == 0)
+    assert ask(in_categories(seven, *[50] * 8), before).gate == "held"
+
+
+def test_a_metric_that_differs_nowhere_costs_the_others_nothing():
+    # Six queries lost and none won: 1/64, which passes 0.05 and would not pass as one of four tests.
+    before = results(**{"recall@1": 2.0, "map@5": 2.0, "label_iou@5": 2.0, "attribute_map@10": 2.0})
+    verdict = ask(with_losses(before, np.arange(500) % 84 == 0), before)
+    assert [row.name for row in verdict.losses] == ["recall@1"]
+    assert {row.name: row.p_holm for row in verdict.rows if row.name != "recall@1"} == dict.fromkeys(
+        ("map@5", "label_iou@5", "attribute_map@10"), 1.0
+    )
+
+
+def test_several_causes_make_one_sentence():
+    verdict = ask(WORSE, GOOD, metrics={"ann_recall@10": 0.1}, reconciled=False)
+    assert len(verdict.causes) == 3
+    assert verdict.reason == f"Held: {'; '.join(verdict.causes)}."
+
+
+def test_warn_publishes_with_the_reason():
+    verdict = ask(WORSE, GOOD, GateConfig(mode="warn"))
+    assert verdict.gate == "published"
+    assert verdict.reason.startswith("Published with a warning: recall@1 fell")
+    assert verdict.losses
+
+
+def test_off_looks_at_nothing():
+    verdict = ask(WORSE, GOOD, GateConfig(mode="off"), reconciled=False)
+    assert (verdict.gate, verdict.rows) == ("published", ())
+    assert "off" in verdict.reason
+
+
+def test_metrics_known_only_as_numbers_are_shown_and_never_tested():
+    verdict = decide(Figures(GOOD, {"mask_iou": 0.5, "new": 1.0}), Figures(GOOD, {"mask_iou": 0.8}), BLOCK)
+    row = verdict.rows[-1]
+    assert (row.name, row.production, row.candidate) == ("mask_iou", 0.8, 0.5)
+    assert row.low is row.high is row.p_holm is None
+    assert verdict.gate == "published"
+
+
+def test_text_columns_beside_the_metrics_are_ignored():
+    frame = GOOD.with_columns(category=pl.lit("dress"))
+    assert {row.name for row in ask(frame, frame.with_columns(category=pl.lit("shoe"))).rows if row.n_queries} == {
+        "recall@1",
+        "map@5",
+    }
+
+
+def test_a_verdict_survives_json():
+    verdict = ask(WORSE, GOOD)
+    assert Verdict.model_validate(json.loads(verdict.model_dump_json())) == verdict
+
+
+def test_a_release_that_waits_for_a_person_is_held_however_good():
+    waiting = GateConfig(mode="hold")
+    for production, word in ((GOOD, "no loss beyond"), (None, "first release")):
+        verdict = ask(GOOD, production, waiting)
+        assert verdict.gate == "held"
+        assert verdict.reason.startswith(f"Waits to be promoted: {word}")
+        assert verdict.causes == (), "it only waits"
+    assert ask(WORSE, GOOD, waiting) == ask(WORSE, GOOD)
+    assert ask(WORSE, GOOD, waiting).causes

@@ -1,0 +1,82 @@
+"""Classify, then nearest: against brute force, with ties, classes nobody has and galleries too small."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from retrieval_core.errors import BadConfig, DimensionMismatch
+from retrieval_core.evaluate.measure.classified import classified_topk
+from retrieval_core.metrics.exact_knn import exact_topk
+
+UNIT = np.eye(4, dtype=np.float32)
+
+
+def brute_force(queries, gallery, query_classes, gallery_class, k):
+    """Sort all items by class first, then by exact whole-number score, then by position."""
+    rows = []
+    for query, classes in zip(queries, query_classes, strict=True):
+        wanted = {int(name) for name in classes if name >= 0}
+        order = sorted(range(len(gallery)), key=lambda i: (gallery_class[i] not in wanted, -(gallery[i] @ query), i))
+        rows.append((order + [-1] * k)[:k])
+    return np.array(rows, np.int64).reshape(len(queries), k)
+
+
+@given(
+    st.integers(0, 6),
+    st.integers(0, 14),
+    st.integers(1, 4),
+    st.integers(1, 12),
+    st.integers(0, 2**32 - 1),
+)
+def test_equals_brute_force(n_queries: int, n_gallery: int, m: int, k: int, seed: int) -> None:
+    """Small whole numbers, so that scores are exact and ties are many."""
+    rng = np.random.default_rng(seed)
+    queries, gallery = (rng.integers(-2, 3, (n, 3)).astype(np.float32) for n in (n_queries, n_gallery))
+    query_classes = rng.integers(-1, 5, (n_queries, m)).astype(np.int32)
+    gallery_class = rng.integers(-1, 4, n_gallery).astype(np.int32)
+    scores, positions = classified_topk(queries, gallery, query_classes, gallery_class, k)
+    expected = brute_force(queries, gallery, query_classes, gallery_class, k)
+    assert np.array_equal(positions, expected)
+    products = np.einsum("qd,qkd->qk", queries, np.vstack([gallery, np.zeros((1, 3), np.float32)])[expected])
+    assert np.array_equal(scores, np.where(expected >= 0, products, -np.inf))
+
+
+def test_a_nearer_item_of_another_class_comes_after_all_of_the_querys_own() -> None:
+    gallery_class = np.array([7, 3, 3, 9], np.int32)
+    _, positions = classified_topk(UNIT[:1], UNIT, np.array([[3, 9]], np.int32), gallery_class, 4)
+    assert positions.tolist() == [[1, 2, 3, 0]]
+
+
+def test_an_item_without_a_class_is_in_none() -> None:
+    _, positions = classified_topk(UNIT[:1], UNIT, np.array([[-1, 3]], np.int32), np.array([-1, -1, 3, 3]), 4)
+    assert positions.tolist() == [[2, 3, 0, 1]]
+
+
+def test_all_classes_together_are_the_plain_search() -> None:
+    rng = np.random.default_rng(0)
+    queries, gallery = (rng.normal(size=(n, 8)).astype(np.float32) for n in (40, 300))
+    classes = np.tile(np.arange(3, dtype=np.int32), (40, 1))
+    found = classified_topk(queries, gallery, classes, rng.integers(0, 3, 300).astype(np.int32), 10)
+    plain = exact_topk(queries, gallery, 10)
+    assert np.array_equal(found[1], plain[1])
+    assert np.array_equal(found[0], plain[0])
+
+
+def test_a_class_named_twice_counts_once() -> None:
+    _, positions = classified_topk(UNIT[:1], UNIT, np.array([[3, 3]], np.int32), np.array([3, 3, 0, 0]), 3)
+    assert positions.tolist() == [[0, 1, 2]]
+
+
+def test_what_does_not_fit_is_refused() -> None:
+    classes = np.zeros((4, 1), np.int32)
+    with pytest.raises(DimensionMismatch, match=r"expected \(4, any\) and \(4,\)"):
+        classified_topk(UNIT, UNIT, classes[:3], classes[:, 0], 2)
+    with pytest.raises(DimensionMismatch, match=r"\(4, 1\) for a gallery of 4"):
+        classified_topk(UNIT, UNIT, classes, classes, 2)
+    with pytest.raises(DimensionMismatch, match="dimensions"):
+        classified_topk(UNIT[:, :3], UNIT, classes, classes[:, 0], 2)
+    with pytest.raises(BadConfig, match="k is at least 1"):
+        classified_topk(UNIT, UNIT, classes, classes[:, 0], 0)

@@ -1,0 +1,71 @@
+"""Who queries whom: queries and gallery never overlap, and every product asked for can be found."""
+
+import numpy as np
+import polars as pl
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from retrieval_core.config import EvaluateConfig
+from retrieval_core.evaluate.measure.protocol import choose_protocol, positions_in_gallery
+
+SCHEMA = {
+    "item_id": pl.String,
+    "split": pl.String,
+    "product_id": pl.String,
+    "category": pl.String,
+    "labels": pl.List(pl.String),
+    "attributes": pl.List(pl.Struct({"name": pl.String, "value": pl.String})),
+}
+
+
+def catalogue(rows: list[tuple[str, str | None]]) -> pl.DataFrame:
+    """Items of (split, product)."""
+    full = [(f"i{n}", split, product, "dress", [], []) for n, (split, product) in enumerate(rows)]
+    return pl.DataFrame(full, schema=SCHEMA, orient="row")
+
+
+splits = st.sampled_from(["train", "query", "val", "test"])
+products = st.one_of(st.none(), st.sampled_from("abcdef"))
+
+
+@given(st.lists(st.tuples(splits, products), min_size=1, max_size=40), st.integers(0, 20), st.integers(0, 3))
+@settings(deadline=None)
+def test_queries_are_held_out_and_the_rest_is_the_gallery(rows, n_queries, seed) -> None:
+    items = catalogue(rows)
+    protocol = choose_protocol(items, EvaluateConfig(queries=n_queries, seed=seed))
+    assert len(protocol.queries) <= n_queries
+    assert sorted([*protocol.queries, *protocol.gallery]) == list(range(len(rows)))
+    assert all(rows[query][0] != "train" for query in protocol.queries)
+    again = choose_protocol(items, EvaluateConfig(queries=n_queries, seed=seed))
+    assert np.array_equal(again.queries, protocol.queries)
+
+
+@given(st.lists(st.integers(1, 6), min_size=1, max_size=8))
+@settings(deadline=None)
+def test_at_most_half_of_a_held_out_product_queries(views_of: list[int]) -> None:
+    rows = [("query", f"p{n}") for n, views in enumerate(views_of) for _ in range(views)]
+    protocol = choose_protocol(catalogue(rows), EvaluateConfig(queries=1000))
+    asked = [rows[query][1] for query in protocol.queries]
+    assert all(asked.count(f"p{n}") == max(views // 2, 1) for n, views in enumerate(views_of))
+
+
+def test_a_gallery_the_source_names_is_the_one_searched() -> None:
+    items = catalogue([("train", "a"), ("query", "a"), ("query", "a"), ("gallery", "a"), ("gallery", "b")])
+    protocol = choose_protocol(items, EvaluateConfig(queries=10))
+    assert protocol.queries.tolist() == [1, 2]
+    assert protocol.gallery.tolist() == [3, 4]
+
+
+@given(st.lists(st.integers(0, 30), max_size=15), st.sets(st.integers(0, 30), max_size=12), st.integers(1, 6))
+@settings(deadline=None)
+def test_hits_outside_the_gallery_are_passed_over(hits: list[int], gallery: set[int], k: int) -> None:
+    gallery_ids = np.array(sorted(gallery, key=lambda n: n * 7 % 31), np.int64)
+    found = positions_in_gallery(np.array([hits], np.int64), gallery_ids, k)[0]
+    expected = [list(gallery_ids).index(hit) for hit in hits if hit in gallery][:k]
+    assert found.tolist() == expected + [-1] * (k - len(expected))
+
+
+def test_nobody_held_out_means_no_queries() -> None:
+    protocol = choose_protocol(catalogue([("train", "a")] * 3), EvaluateConfig())
+    assert (len(protocol.queries), len(protocol.gallery)) == (0, 3)
+    assert protocol.truth.queries.n_items == 0

@@ -1,0 +1,394 @@
+"""The report says every fact once, survives missing ones, and trusts no catalogue row."""
+
+import re
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from retrieval_core.artifacts.manifests import Reject
+from retrieval_core.evaluate.analysis.near_duplicates import DuplicateFacts
+from retrieval_core.evaluate.measure.index_quality import CurvePoint
+from retrieval_core.evaluate.measure.mask_quality import MaskFacts
+from retrieval_core.evaluate.measure.measure import VariantFacts
+from retrieval_core.evaluate.report import charts
+from retrieval_core.evaluate.report.formatting import duration, moment, number, percent, size
+from retrieval_core.evaluate.report.render import render
+from retrieval_core.evaluate.report.schema import Facts, QueryGrid, TrainingFacts
+from retrieval_core.evaluate.report.tables import trend
+from retrieval_core.evaluate.thumbnails import Thumbnail
+from retrieval_core.metrics.retrieval import METRIC_DEFINITIONS
+from tests.core.evaluate.report.nightly_facts import ATTACK, FILTERED, change, duplicate, full, minimal, picture
+
+
+def test_the_first_sentence_is_the_verdict(read_page):
+    assert "Published First release: there is no production" in read_page(render(minimal())).text
+    held = read_page(render(full())).text
+    assert "Held back Held: recall@1 fell from 0.728 to 0.694 on 500 shared queries." in held
+    assert "Production 77ac01dc8b86 stays in place" in held
+    warned = full(gate="published", reason="Published with a warning: recall@1 fell.")
+    assert "Published with a warning Published with a warning: recall@1 fell." in read_page(render(warned)).text
+
+
+@pytest.mark.parametrize("facts", [minimal(), full()], ids=["minimal", "full"])
+def test_the_page_is_whole_and_stands_alone(read_page, facts: Facts):
+    html = render(facts)
+    page = read_page(html)
+    assert html.startswith("<!doctype html>")
+    assert not {"script", "link", "iframe", "object"} & {tag for tag, _ in page.tags}
+    for _, attributes in page.tags:
+        assert not [name for name in attributes if name.startswith("on")]
+        for name in ("src", "href", "srcset", "action", "data"):
+            assert (attributes.get(name) or "#").startswith(("#", "data:image/jpeg;base64,"))
+    assert "http://" not in html
+    assert "https://" not in html
+    assert not re.search(r"url\(|@import", html)
+    policies = [meta["content"] for meta in page.all("meta") if "http-equiv" in meta]
+    assert policies
+    assert "default-src 'none'" in policies[0]
+
+
+@pytest.mark.parametrize("facts", [minimal(), full()], ids=["minimal", "full"])
+def test_the_page_can_be_read_without_seeing_it(read_page, facts: Facts):
+    page = read_page(render(facts))
+    assert len(page.all("h1")) == 1
+    assert all(image.get("alt") for image in page.all("img"))
+    assert all("aria-label" in svg or svg.get("aria-hidden") == "true" for svg in page.all("svg"))
+    assert all("scope" in cell for cell in page.all("th"))
+    assert len(page.all("caption")) == len(page.all("table"))
+    links = {(link["href"] or "")[1:] for link in page.all("a")}
+    assert links <= {attributes.get("id") for _, attributes in page.tags}
+
+
+def test_missing_facts_are_said(read_page):
+    text = read_page(render(minimal())).text
+    for sentence in (
+        "First night: nothing is in production yet",
+        "nothing is known of this release's quality",
+        "No picture was held out to query with",
+        "No masks tonight",
+        "No model was fitted",
+        "No stage was timed",
+        "The ledger is empty",
+    ):
+        assert sentence in text
+    assert "No metric is defined: the catalogue names no products" in read_page(render(minimal(n_queries=3))).text
+    assert "nothing was compared" in read_page(render(minimal(production="77ac"))).text
+
+
+def test_every_fact_can_be_emptied_alone(read_page):
+    for name, empty in (("changes", ()), ("metrics", {}), ("variants", ()), ("training", ()), ("masks", MaskFacts())):
+        read_page(render(full(**{name: empty})))
+    for name in ("definitions", "seconds"):
+        read_page(render(full(**{name: {}})))
+    for name in ("quarantine", "grids"):
+        read_page(render(full(**{name: ()})))
+
+
+def test_every_metric_of_every_representation_is_there(read_page):
+    facts = full()
+    page = read_page(render(facts))
+    filters = {chosen.name for chosen in FILTERED}
+    for name, value in facts.metrics.items():
+        variant, _, plain = name.rpartition("/")
+        assert variant in filters or variant in page.text
+        assert plain.removesuffix("_random").removesuffix("_std") in page.text
+        assert number(value) in page.text
+    for name, definition in METRIC_DEFINITIONS.items():
+        assert name in page.text
+        assert definition in page.text
+
+
+def test_the_best_representation_of_a_metric_is_marked_and_equal_ones_are_not(read_page):
+    text = read_page(render(full())).text
+    assert text.count("best: ") == 1
+    assert "best: 0.707" in text
+
+
+def test_a_figure_stands_against_random_and_against_production(read_page):
+    text = read_page(render(full())).text
+    assert "6.9 times random (0.100)" in text
+    assert f"{charts.MINUS}0.034 to production, worse" in text
+    assert "+0.003 to production, within chance" in text
+    worse_than_random = full(metrics={"recall@1": 0.1, "recall@1_random": 0.2})
+    assert "no better than random (0.200)" in read_page(render(worse_than_random)).text
+
+
+def test_queries_without_a_gallery_are_said_to_have_nothing_to_find(read_page):
+    text = read_page(render(minimal(n_queries=3, n_gallery=0))).text
+    assert "Not measured: every picture queries and none is left to be found" in text
+    assert "Name a gallery in the source, or lower evaluate.queries" in text
+    assert "There was nothing to find, so there are no hits" in text
+    assert "Not measured" not in read_page(render(minimal(n_queries=3, n_gallery=1))).text
+
+
+def test_a_search_of_a_part_of_the_gallery_says_of_which(read_page):
+    classified = VariantFacts(name="classified", dim=64, metrics={"recall@1": 0.7}, note="in the 3 likeliest classes")
+    assert "classified in the 3 likeliest classes" in read_page(render(full(variants=(classified,)))).text
+
+
+def test_the_metric_that_blocks_is_named_in_its_row(read_page):
+    text = read_page(render(full())).text
+    assert re.search(r"recall@1 0\.728 0\.694 \S+0\.034 difference .{1,60} 0\.0021 500 \S blocks", text)
+    assert text.count(" blocks ") == 1
+
+
+def test_the_rows_add_up_in_sight_or_the_page_says_so(read_page):
+    text = read_page(render(full())).text
+    assert "1,550 rows = 1,490 indexed + 60 quarantined" in text
+    assert "1,550 rows = 12 added + 3 changed + 1,535 unchanged" in text
+    assert "do not add up" not in text
+    lost = full().catalog.model_copy(update={"indexed": 1489})
+    assert "The rows do not add up" in read_page(render(full(catalog=lost))).text
+
+
+def test_hits_and_misses_differ_by_more_than_colour(read_page):
+    page = read_page(render(full()))
+    icons = [use["href"] for use in page.all("use")]
+    assert (icons.count("#hit"), icons.count("#miss")) == (3, 2)
+    labels = [svg.get("aria-label") for svg in page.all("svg")]
+    assert (labels.count("relevant"), labels.count("not relevant")) == (3, 2)
+    assert "3 of 5 hits: same category" in page.text
+    unjudged = QueryGrid(query=picture(), hits=(picture(score=0.9),))
+    assert "not judged" in read_page(render(full(grids=(unjudged,)))).text
+
+
+def test_a_picture_that_went_away_leaves_a_labelled_gap(read_page):
+    gone = Thumbnail(item_id="gone", caption="dress", jpeg="")
+    bare = full(grids=(QueryGrid(query=gone, hits=()),), masks=MaskFacts(), duplicates=DuplicateFacts())
+    page = read_page(render(bare))
+    assert not page.all("img")
+    assert "query gone: dress, the picture is gone" in [span.get("aria-label") for span in page.all("span")]
+
+
+def test_models_are_trained_tonight_or_kept(read_page):
+    page = read_page(render(full()))
+    assert "U-Net segmenter kept from 17 November 2026" in page.text
+    assert "head trained tonight" in page.text
+    said = [svg["aria-label"] for svg in page.all("svg") if "by epoch" in (svg.get("aria-label") or "")]
+    assert said == [
+        "Loss of U-Net segmenter by epoch; loss ends at 0.250",
+        "Validation of U-Net segmenter by epoch; val_iou is best at epoch 4 with 0.750; val_iou ends at 0.750",
+        "Loss of head by epoch; val_loss is best at epoch 3 with 1.000; train_loss ends at 0.667; "
+        "val_loss ends at 1.000",
+    ]
+
+
+def test_a_long_ledger_is_cut_and_says_how_much(read_page):
+    text = read_page(render(full())).text
+    assert "bad-49" in text
+    assert "bad-50" not in text
+    assert "the first 50 rows, 10 more stand in metrics.json" in text
+    assert "truncated (60)" in text
+
+
+def test_the_way_to_search_that_is_published_is_said_and_drawn(read_page):
+    page = read_page(render(full()))
+    assert "nprobe 16, rerank 4 is published, the cheapest that finds 0.99 of the true ten nearest" in page.text
+    assert "published: nprobe 16, rerank 4 0.9912 131 kB 0.41 ms" in page.text
+    assert "nprobe 32, rerank 1 0.9680 150 kB not timed" in page.text
+    said = [svg["aria-label"] for svg in page.all("svg") if "ways to search" in (svg.get("aria-label") or "")]
+    assert said == [
+        "recall@10 against kB a query, 6 ways to search; the target is 0.99; "
+        "published is nprobe 16, rerank 4 with 0.9912 at 131",
+        "recall@10 against ms a query, 5 ways to search; the target is 0.99; "
+        "published is nprobe 16, rerank 4 with 0.9912 at 0.41",
+    ]
+
+
+def test_a_target_that_nothing_reached_is_told(read_page):
+    missed = full().index.model_copy(update={"recall_target": 0.9999, "nprobe": 32, "rerank_depth": 8})
+    text = read_page(render(full(index=missed))).text
+    assert "nprobe 32, rerank 8 is published: none that was tried finds 0.9999 of the true ten nearest" in text
+
+
+def test_where_there_was_no_choice_nothing_is_drawn(read_page):
+    alone = minimal().index.model_copy(
+        update={"curve": (CurvePoint(nprobe=0, rerank_depth=1, recall=1.0, query_bytes=6144, latency_ms=0.1),)}
+    )
+    page = read_page(render(minimal(index=alone)))
+    assert "1 way to search in figures" in page.text
+    assert "published: rerank 1 1.0000 6.14 kB 0.1 ms" in page.text
+    assert not [svg for svg in page.all("svg") if "ways to search" in (svg.get("aria-label") or "")]
+    assert "Tuning" not in read_page(render(minimal())).text
+
+
+def test_the_bytes_taken_stand_beside_those_predicted(read_page):
+    text = read_page(render(minimal())).text
+    assert "index files 6.19 kB predicted 6.14 kB" in text
+    assert "full vectors 6.95 kB predicted 6.17 kB" in text
+
+
+def test_recall_under_filters_is_a_table_and_no_representation(read_page):
+    page = read_page(render(full()))
+    assert "50% of the rows 745 0.993 0.5 ms by the index" in page.text
+    assert "category dress 212 0.903 below the target 0.2 ms row by row" in page.text
+    assert "where50" not in page.text
+
+
+def test_duplicates_are_counted_and_the_first_are_shown(read_page):
+    text = read_page(render(full())).text
+    assert "14 pairs of items show the same picture without being known as one product" in text
+    assert "1,000 of 1,490 items, a fixed random sample, were asked" in text
+    assert "of 40 pairs of neighbours, the 30 that stand out most were compared by their pictures" in text
+    assert "The 12 most similar are shown" in text
+    assert "sku-3 , product p-1 sku-3-again , product unknown cosine 0.993" in text
+
+
+@pytest.mark.parametrize(
+    ("facts", "expected"),
+    [
+        (DuplicateFacts(), "Nothing is indexed"),
+        (
+            DuplicateFacts(n_rows=9, n_asked=9),
+            "Every item was asked for its nearest; no neighbours are of different products",
+        ),
+        (
+            DuplicateFacts(n_rows=9, n_asked=9, n_near=2, n_compared=2),
+            "the 2 pairs of neighbours were compared by their pictures, and show different things",
+        ),
+    ],
+)
+def test_no_duplicates_are_said_to_be_none(read_page, facts, expected):
+    assert expected in read_page(render(full(duplicates=facts))).text
+
+
+def test_a_catalogue_row_never_becomes_markup(read_page):
+    plain = full()
+    hostile = full(
+        production=ATTACK,
+        gate="held",
+        reason=ATTACK,
+        created=ATTACK,
+        catalog=plain.catalog.model_copy(update={"source": ATTACK}),
+        changes=(change(ATTACK, blocks=True),),
+        metrics={ATTACK: 0.5, f"{ATTACK}/recall@1": 0.5},
+        definitions={ATTACK: ATTACK},
+        variants=(VariantFacts(name=ATTACK, dim=1, metrics={"recall@1": 0.5, "x" + ATTACK: 0.1}),),
+        training=(
+            TrainingFacts(
+                name=ATTACK, trained=False, fitted=ATTACK, metrics={ATTACK: 1.0}, history=({ATTACK: 1.0},) * 2
+            ),
+        ),
+        masks=MaskFacts(
+            n_masks=1, n_fallback=1, reasons={ATTACK: 1}, examples=((picture(ATTACK), picture(ATTACK, ATTACK)),)
+        ),
+        index=plain.index.model_copy(
+            update={
+                "variant": ATTACK,
+                "recipe": ATTACK,
+                "why": ATTACK,
+                "filters": (FILTERED[0].model_copy(update={"meaning": ATTACK}),),
+            }
+        ),
+        duplicates=DuplicateFacts(n_rows=2, n_asked=2, n_pairs=1, pairs=(duplicate(ATTACK, (ATTACK, ATTACK)),)),
+        seconds={ATTACK: 1.0},
+        quarantine=(Reject(item_id=ATTACK, image_uri=ATTACK, reason=ATTACK, last_seen=ATTACK),),
+        grids=(
+            QueryGrid(
+                query=Thumbnail(item_id=ATTACK, caption=ATTACK, jpeg=ATTACK),
+                hits=(picture(ATTACK, ATTACK, 1.0, True),),
+                note=ATTACK,
+            ),
+        ),
+        backbone=ATTACK,
+        weights=ATTACK,
+    )
+    html = render(hostile)
+    page = read_page(html)
+    assert "<script" not in html
+    assert not {"script"} & {tag for tag, _ in page.tags}
+    assert not [name for _, attributes in page.tags for name in attributes if name.startswith("on")]
+    assert all((image["src"] or "").startswith("data:image/jpeg;base64,") for image in page.all("img"))
+    assert "{{ 7 * 7 }}" in page.text
+    assert ATTACK in page.text
+
+
+def test_the_same_facts_give_the_same_page():
+    assert render(full()) == render(Facts.model_validate_json(full().model_dump_json()))
+
+
+def test_two_hundred_thumbnails_stay_under_five_megabytes():
+    hits = tuple(picture(f"hit-{i}", "dress", 0.9, True) for i in range(5))
+    grids = tuple(QueryGrid(query=picture(f"query-{i}"), hits=hits) for i in range(34))
+    html = render(full(grids=grids))
+    assert html.count("data:image/jpeg;base64,") > 200
+    assert len(html.encode()) < 5_000_000
+
+
+def test_figures_that_are_no_numbers_are_a_dash(read_page):
+    facts = full(metrics={"recall@1": float("nan"), "raw/recall@1": float("inf")})
+    assert "nan" not in read_page(render(facts)).text
+    broken = TrainingFacts(
+        name="head", trained=True, fitted="", history=({"epoch": 1, "val_loss": float("nan")}, {"epoch": 2})
+    )
+    assert "nan" not in read_page(render(full(training=(broken,)))).text
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "expected"), [(0.01, 0.02, "better"), (-0.02, -0.01, "worse"), (-0.01, 0.01, "same"), (None, 1, "")]
+)
+def test_a_change_within_its_interval_is_no_change(low, high, expected):
+    assert trend(change(low=low, high=high)) == expected
+
+
+def test_a_certain_change_too_small_to_show_is_not_called_better(read_page):
+    moved = change(low=0.0001, high=0.0004).model_copy(update={"difference": 0.0003})
+    assert trend(moved) == "tiny"
+    assert "hardly moved" in read_page(render(full(changes=(moved,)))).text
+
+
+@pytest.mark.parametrize(
+    ("shown", "expected"),
+    [
+        (number(None), "\N{EN DASH}"),
+        (number(-0.5), f"{charts.MINUS}0.500"),
+        (charts.signed(0.0123), "+0.012"),
+        (charts.signed(-0.0004), "0.000"),
+        (percent(0.031), "3.1%"),
+        (percent(0), "0%"),
+        (percent(0.0001), "under 0.1%"),
+        (percent(0.9999), "over 99.9%"),
+        (duration(0.281), "0.28 s"),
+        (duration(59.97), "1 min 00 s"),
+        (duration(252), "4 min 12 s"),
+        (duration(7500), "2 h 05 min"),
+        (size(999.7), "1 kB"),
+        (size(206_248), "206 kB"),
+        (size(16_240_000), "16.2 MB"),
+        (moment("2026-11-21T07:04:49+00:00"), "Saturday 21 November 2026, 07:04 UTC"),
+        (moment("yesterday"), "yesterday"),
+    ],
+)
+def test_numbers_are_written_for_people(shown, expected):
+    assert shown == expected
+
+
+finite = st.floats(-1e30, 1e30)
+any_number = finite | st.sampled_from([float("nan"), float("inf"), -float("inf")])
+
+
+def enumerate_names(points):
+    return ((f"point {i}", point) for i, point in enumerate(points))
+
+
+@settings(deadline=None, max_examples=60)
+@given(
+    st.dictionaries(st.text(max_size=30), any_number, max_size=6),
+    st.none() | st.floats(0, 1),
+    st.lists(st.tuples(st.integers(1, 100), any_number), max_size=50),
+    finite,
+    finite,
+)
+def test_charts_are_whole_for_any_numbers(read_page, values, baseline, points, difference, reach):
+    drawn = (
+        charts.dots("recall@1", values, baseline),
+        charts.curves("loss", {"loss": points, "val_loss": points}, "min"),
+        charts.tuning("recall", dict(enumerate_names(points)), "kB", baseline or 0.0, "point 0"),
+        charts.interval(difference, difference - 1, difference + 1, reach),
+        charts.bar(difference),
+    )
+    for chart in drawn:
+        page = read_page(chart)
+        numbers = [value for _, attributes in page.tags for value in attributes.values() if value]
+        assert not [value for value in numbers if re.fullmatch(r"[+-]?(nan|inf)%?", value)]

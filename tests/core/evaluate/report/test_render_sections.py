@@ -1,0 +1,267 @@
+"""Each section of the page says what its analysis found, and in one sentence where there was nothing to find."""
+
+import pytest
+
+from retrieval_core.artifacts.manifests import Reject
+from retrieval_core.evaluate.analysis.drift import DriftFacts
+from retrieval_core.evaluate.analysis.embedding_map import MapFacts, MapPoint
+from retrieval_core.evaluate.analysis.hygiene import FixExample, HygieneFacts
+from retrieval_core.evaluate.analysis.neighbour_churn import ChurnFacts, MovedItem
+from retrieval_core.evaluate.analysis.quality import CategoryFacts, Confusion, QualityFacts
+from retrieval_core.evaluate.analysis.release_diff import ConfigChange, ItemChange, SinceFacts
+from retrieval_core.evaluate.analysis.stage_costs import CostFacts
+from retrieval_core.evaluate.analysis.stage_losses import LossFacts
+from retrieval_core.evaluate.report.charts import MINUS
+from retrieval_core.evaluate.report.formatting import NOTHING
+from retrieval_core.evaluate.report.render import render
+from retrieval_core.evaluate.report.schema import Facts, QueryGrid
+from retrieval_core.evaluate.thumbnails import Thumbnail
+from tests.core.evaluate.report.nightly_facts import ATTACK, drift, full, metric, minimal, picture, told
+
+
+def text_of(read_page, facts: Facts) -> str:
+    return read_page(render(facts)).text
+
+
+def test_the_page_says_why_and_since_when(read_page):
+    facts = told(causes=("recall@1 fell", "too many rows are quarantined"))
+    page = read_page(render(facts))
+    assert "Held, for 2 reasons: recall@1 fell too many rows are quarantined" in page.text
+    assert "Searches go on with production 77ac01dc8b86 of 18 November, 03:10" in page.text
+    assert "Held 3 nights in a row" in page.text
+    sparks = [svg["aria-label"] for svg in page.all("svg") if "nights: from" in (svg.get("aria-label") or "")]
+    assert sparks == [
+        "recall@1 over the last 12 nights: from 0.710 to 0.694, lowest 0.694, highest 0.720",
+    ]
+
+
+def test_a_headline_figure_has_its_interval(read_page):
+    assert "0.694 95% interval 0.652 to 0.733" in text_of(read_page, told())
+
+
+def test_what_changed_is_counted_shown_and_named(read_page):
+    page = read_page(render(told()))
+    assert "Against production 77ac01dc8b86 : 12 items added, 3 changed, 15 removed" in page.text
+    assert "other-1 picture, category" in page.text
+    assert "No picture any more of gone-1" in page.text
+    assert f"heads {'a' * 12} {'b' * 12}" in page.text
+    assert "head.max_epochs 60 1" in page.text
+    assert "new-1: dress" in [image.get("alt") for image in page.all("img")]
+
+
+def test_a_catalogue_that_is_the_same_says_so(read_page):
+    same = told().since.model_copy(
+        update={"counts": dict.fromkeys(("added", "changed", "removed"), 0), "named": (), "models": (), "config": ()}
+    )
+    text = text_of(read_page, told(since=same))
+    assert "every item says what it said" in text
+    assert "The same models as in production, and the same configuration" in text
+
+
+def test_a_category_of_one_query_claims_no_interval(read_page):
+    text = text_of(read_page, told())
+    assert "dress 300 0.694 0.652 to 0.733" in text
+    assert "hat 1 0.694 one query" in text
+
+
+def test_confusion_names_the_commonest_mistake_of_how_many(read_page):
+    assert "dress is answered by hat 10 of 300 times; hat is answered by dress 1 of 1 times" in text_of(
+        read_page, told()
+    )
+
+
+def test_the_worst_query_is_shown_with_its_figures(read_page):
+    text = text_of(read_page, told())
+    assert "query-bad 0 of 1; recall@1 0.000" in text
+    assert "The 1 answered best" in text
+
+
+def test_queries_that_need_no_labels_have_intervals(read_page):
+    text = text_of(read_page, told())
+    assert "synthetic: crop found again as a window 0.310 0.228 to 0.406 100" in text
+    assert "golden/hit@1" in text
+    assert "Of the 20 golden queries in golden.csv , 19 were asked" in text
+
+
+def test_the_step_that_lost_most_is_marked_once(read_page):
+    page = read_page(render(told()))
+    assert "head loses most: 0.100 of recall@1, more than chance explains" in page.text
+    assert page.text.count("▼ loses most") == 1
+    assert f"{MINUS}0.100 ({MINUS}0.140 to {MINUS}0.060) ▼ loses most" in page.text
+    assert "the same for every query" in page.text
+    said = [svg["aria-label"] for svg in page.all("svg") if "along the chain" in (svg.get("aria-label") or "")]
+    assert said == [
+        "recall@1 along the chain: raw 0.800, boosted 0.700, index 0.700, reranked 0.694; head loses most",
+    ]
+
+
+def test_churn_is_split_and_the_neighbours_before_and_after_are_shown(read_page):
+    page = read_page(render(told()))
+    assert "25% of the ten nearest changed, over all 1,475 items" in page.text
+    assert "5% by the catalogue, 20% by the model" in page.text
+    assert "Neighbours that went: 30 left the catalogue, 2 show another picture, 400 were crowded out" in page.text
+    assert "near-1 left tonight near-2 came" in page.text
+    sampled = told().churn.model_copy(update={"n_asked": 800, "low": 0.22, "high": 0.28})
+    text = text_of(read_page, told(churn=sampled))
+    assert "(95% interval 22% to 28%), over a fixed random sample of 800 of the 1,475 items" in text
+
+
+def test_the_fix_list_is_named_counted_and_shown(read_page):
+    text = text_of(read_page, told())
+    assert "17 rows that a person should look at, the surest first, stand in fixes.csv and fixes.parquet" in text
+    assert "category shoe instead of hat : 9 of 10 neighbours are shoe, 0 are hat" in text
+    assert f"Label that the neighbours contradict {NOTHING} Not looked for. No item has a label." in text
+    assert "usually at 0.300; orphans from 0.700 on" in text
+
+
+def test_cost_stands_against_last_night_and_against_the_plan(read_page):
+    text = text_of(read_page, told())
+    assert "embed 10 min 12 s last night 40.0 s 15 last night 1 3 MB last night 2.9 MB" in text
+    assert "embedding 15 pictures 10 min 00 s 10 min 12 s 102%" in text
+
+
+def test_drift_is_said_of_what_drifted_alone(read_page):
+    text = text_of(read_page, told())
+    assert "1 of the catalogue's 3 distributions moved far" in text
+    assert "A large shift: stability index 0.31, largest gap of the distributions 0.30 (p 0.001)" in text
+    assert "No shift beyond chance: stability index 0.02" in text
+    assert "Not drawn, for every item has the same: norm 0" in text
+    arrived = DriftFacts(n_rows=9, n_sampled=9, n_arrived=30, catalog=(drift(psi=0.01),), arrived=(drift(),))
+    text = text_of(read_page, told(drift=arrived))
+    assert "No distribution of the catalogue moved far" in text
+    assert "What arrived lies elsewhere than the catalogue did, in 1 of 1" in text
+
+
+def test_the_map_says_that_it_samples_and_how_far_to_trust_it(read_page):
+    page = read_page(render(told()))
+    assert "2 of 1,000,000 items, a fixed random sample" in page.text
+    assert "trust it for the large shapes only" in page.text
+    assert "map-1 · dress" in page.text
+    assert "map-1: dress" in [image.get("alt") for image in page.all("img")]
+
+
+@pytest.mark.parametrize(
+    ("changes", "expected"),
+    [
+        ({"production": None, "since": None, "churn": None}, "First night: no release came before"),
+        ({"since": None}, "is gone from the store, so what changed since cannot be told"),
+        ({"churn": None}, "so its neighbours cannot be compared"),
+        ({"churn": ChurnFacts(n_shared=0, n_unchanged=0, missing="Nothing in common.")}, "Nothing in common."),
+        ({"losses": LossFacts(n_queries=0, missing="No picture is held out.")}, "No picture is held out."),
+        ({"quality": QualityFacts()}, "No query has a category"),
+        ({"worst": (), "best": ()}, "No query can be judged"),
+        ({"drift": DriftFacts(n_rows=1, missing="Fewer than two items.")}, "Fewer than two items."),
+        (
+            {"drift": DriftFacts(n_rows=9, n_sampled=9, catalog=(drift(psi=None, p_holm=None, then=()),),
+                                 incomparable="Another space.")},
+            "Another space. So these are tonight's distributions alone",
+        ),
+        ({"map": MapFacts(n_rows=2, missing="A map wants three items.")}, "A map wants three items."),
+        ({"hygiene": HygieneFacts(n_rows=0, n_asked=0)}, "there is nothing to put right"),
+        ({"costs": CostFacts(), "seconds": {}}, "No stage was timed"),
+    ],
+)  # fmt: skip
+def test_a_section_without_facts_says_why(read_page, changes, expected):
+    assert expected in text_of(read_page, told(**changes))
+
+
+def test_the_first_night_of_an_unlabelled_catalogue_is_a_useful_page(read_page):
+    page = read_page(render(minimal()))
+    for sentence in (
+        "all 3 rows are new",
+        "no release came before",
+        "The chain was not looked at",
+        "No query was asked",
+    ):
+        assert sentence in page.text
+
+
+@pytest.mark.parametrize("facts", [told(), told(production=None, since=None, churn=None)], ids=["held", "first"])
+def test_the_page_stays_strict_and_readable_without_eyes(read_page, facts):
+    page = read_page(render(facts))
+    assert not {"script", "link", "iframe", "object"} & {tag for tag, _ in page.tags}
+    assert all(image.get("alt") for image in page.all("img"))
+    assert all("aria-label" in svg or svg.get("aria-hidden") == "true" for svg in page.all("svg"))
+    assert all("scope" in cell for cell in page.all("th"))
+    assert len(page.all("caption")) == len(page.all("table"))
+    ids = [attributes["id"] for _, attributes in page.tags if "id" in attributes]
+    assert len(ids) == len(set(ids))
+    assert {(link["href"] or "")[1:] for link in page.all("a")} <= set(ids)
+
+
+def test_what_the_analyses_name_never_becomes_markup(read_page):
+    plain = told()
+    shown = picture(ATTACK, ATTACK)
+    facts = told(
+        album={ATTACK: shown, "gone-1": Thumbnail(item_id=ATTACK, caption=ATTACK, jpeg="")},
+        causes=(ATTACK, ATTACK),
+        since=SinceFacts(
+            release=ATTACK,
+            created=ATTACK,
+            counts={"added": 1, "changed": 0, "removed": 0},
+            named=(ItemChange(item_id=ATTACK, what="added", differs=(ATTACK,)),),
+            config=(ConfigChange(key=ATTACK, before=ATTACK, now=ATTACK),),
+        ),
+        quality=QualityFacts(
+            metrics=(metric(),),
+            categories=(CategoryFacts(category=ATTACK, n_queries=1, metrics=(metric(ATTACK),)),),
+            confusion=Confusion(n_queries=1, asked=(ATTACK,), found=(ATTACK, "x"), counts=((0, 1),)),
+        ),
+        worst=(QueryGrid(query=shown, hits=(shown,), note=ATTACK, metrics={ATTACK: 0.1}),),
+        churn=plain.churn.model_copy(
+            update={"moved": (MovedItem(item_id=ATTACK, churn=1, by_model=0, before=(ATTACK,), after=(ATTACK,)),)}
+        ),
+        hygiene=plain.hygiene.model_copy(
+            update={
+                "examples": (
+                    FixExample(
+                        item_id=ATTACK, problem="orphan", evidence=ATTACK, suggestion=ATTACK, score=1, beside=(ATTACK,)
+                    ),
+                )
+            }
+        ),
+        drift=plain.drift.model_copy(update={"catalog": (drift(ATTACK),)}),
+        map=plain.map.model_copy(
+            update={"points": (MapPoint(item_id=ATTACK, x=0, y=0, category=0),) * 2, "categories": (ATTACK,)}
+        ),
+        quarantine=(Reject(item_id=ATTACK, image_uri=ATTACK, reason=ATTACK, last_seen=ATTACK),),
+    )
+    html = render(facts)
+    page = read_page(html)
+    assert "<script" not in html
+    assert not [name for _, attributes in page.tags for name in attributes if name.startswith("on")]
+    assert all((image["src"] or "").startswith("data:image/jpeg;base64,") for image in page.all("img"))
+
+
+def test_a_large_catalogue_with_two_hundred_thumbnails_stays_under_five_megabytes():
+    album = {f"item-{i}": picture(f"item-{i}") for i in range(60)}
+    names = list(album)
+    moved = tuple(
+        MovedItem(item_id=names[i], churn=1, by_model=1, before=tuple(names[:5]), after=tuple(names[5:10]))
+        for i in range(12)
+    )
+    hits = tuple(picture(f"hit-{i}", "dress", 0.9, True) for i in range(5))
+    grids = tuple(QueryGrid(query=picture(f"query-{i}"), hits=hits) for i in range(16))
+    points = tuple(
+        MapPoint(item_id=names[i % 60], x=(i % 50) / 50, y=(i // 50) / 40, category=i % 8) for i in range(2_000)
+    )
+    facts = told(
+        album=album,
+        worst=grids[:8],
+        best=grids[8:12],
+        grids=grids[12:],
+        churn=told().churn.model_copy(update={"moved": moved}),
+        map=told().map.model_copy(update={"points": points, "categories": tuple("abcdefgh")}),
+    )
+    html = render(facts)
+    assert html.count("data:image/jpeg;base64,") > 200
+    assert len(html.encode()) < 5_000_000
+
+
+def test_the_same_facts_give_the_same_page_after_a_round_trip():
+    assert render(told()) == render(Facts.model_validate_json(told().model_dump_json()))
+
+
+def test_a_good_night_does_not_speak_of_holding(read_page):
+    text = text_of(read_page, full(gate="published", reason="No loss.", changes=(), causes=()))
+    assert "Held" not in text

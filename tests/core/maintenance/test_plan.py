@@ -1,0 +1,82 @@
+"""What a run would do, said of the backbone: its licence, and one that is in the store already."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from retrieval_core.artifacts import backbone_names
+from retrieval_core.artifacts.manifests import Backbone
+from retrieval_core.artifacts.parts import put_part_file
+from retrieval_core.config import EmbedConfig, NightlyConfig
+from retrieval_core.embed.backbones import load_backbone, save_backbone
+from retrieval_core.embed.networks import ImageEmbedder
+from retrieval_core.errors import BadConfig
+from retrieval_core.maintenance.plan import Forecast, forecast
+from retrieval_core.store.base import Store
+
+
+@pytest.fixture
+def source(tmp_path: Path) -> str:
+    folder = tmp_path / "pictures"
+    folder.mkdir()
+    (folder / "a.jpg").write_bytes(b"never decoded")
+    return f"folder:{folder}"
+
+
+def plan(source: str, store: Store, **embed: object) -> Forecast:
+    return forecast(source, store, NightlyConfig.model_validate({"embed": embed}))
+
+
+@pytest.mark.parametrize(
+    ("backbone", "line"),
+    [
+        ("resnet18", "licence    apache-2.0\n"),
+        ("resnet50_swsl", "licence    cc-by-nc-4.0, which forbids commercial use\n"),
+        ("pca_pixels", "licence    none: fitted on the catalogue's own pictures\n"),
+    ],
+)
+def test_a_plan_says_the_licence(backbone: str, line: str, source: str, local_store: Store) -> None:
+    assert line in plan(source, local_store, backbone=backbone).as_text()
+
+
+def test_a_plan_knows_the_width_of_a_backbone_in_the_store(source: str, local_store: Store, tmp_path: Path) -> None:
+    folder = tmp_path / "backbone"
+    folder.mkdir()
+    pixels = np.random.default_rng(0).integers(0, 256, (20, 8, 8, 3), dtype=np.uint8)
+    loaded = load_backbone(EmbedConfig(backbone="pca_pixels", weights="fit:0", size_px=8), lambda: pixels)
+    module = ImageEmbedder(loaded.card, loaded.module.network, torch.nn.Linear(128, 6))
+    save_backbone(loaded._replace(module=module), folder)
+    parts = tuple(put_part_file(local_store, f"backbones/f/{file.name}", file, 0) for file in folder.iterdir())
+    Backbone(fingerprint="f", card="pca_pixels", dim=6, size_px=8, parts=parts).seal(local_store)
+    backbone_names.point_backbone(local_store, "tuned", "production", "f")
+    seen = plan(source, local_store, backbone="pca_pixels", weights="artifact:tuned")
+    assert (seen.backbone, seen.dim) == ("pca_pixels", 6)
+
+
+@pytest.mark.parametrize(
+    ("embed", "message"),
+    [
+        ({"weights": "artifact:tuned"}, "no backbone 'tuned'"),
+        ({"backbone": "vit_b16", "size_px": 256}, "squares of 224 px and no other"),
+        ({"backbone": "resnet19"}, "unknown backbone"),
+    ],
+)
+def test_a_plan_refuses_what_the_run_would(
+    embed: dict[str, object], message: str, source: str, local_store: Store
+) -> None:
+    with pytest.raises(BadConfig, match=message):
+        plan(source, local_store, **embed)
+
+
+def test_a_plan_says_what_detects_and_what_classifies(source: str, local_store: Store) -> None:
+    config = {"embed": {"background": "crop"}, "crop": {"detector": "ssdlite320"}, "classify": {"enabled": True}}
+    said = forecast(source, local_store, NightlyConfig.model_validate(config)).as_text()
+    assert "in which ssdlite320 has not looked yet" in said
+    assert "that efficientnet_b7 (licence apache-2.0) has not seen yet" in said
+    usual = plan(source, local_store)
+    assert (usual.detector, usual.classifier) == ("", "")
+    assert not {"crop", "classify"} & {line.split()[0] for line in usual.as_text().splitlines()}

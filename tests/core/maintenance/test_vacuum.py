@@ -1,0 +1,480 @@
+"""What no kept release needs goes, and nothing else: proved by `verify`, by searching, and by looking for lost keys."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import tempfile
+import threading
+import time
+from contextlib import suppress
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, Phase, given, settings
+from hypothesis import strategies as st
+
+from retrieval_core.artifacts import backbone_names, releases
+from retrieval_core.artifacts.manifests import Backbone, IndexSet, Release
+from retrieval_core.errors import NotFound, ShardCorrupt, StoreBusy
+from retrieval_core.maintenance.inventory import Holdings, template_key
+from retrieval_core.maintenance.vacuum import DAY_S, Policy, Vacuumed, VacuumPlan, apply, plan_vacuum
+from retrieval_core.maintenance.verify import verify
+from retrieval_core.search.release import open_release
+from retrieval_core.store import leases
+from retrieval_core.store.base import Store
+from retrieval_core.store.uris import open_store
+from tests.core.nights import BOOSTED_DIM, Nights, named
+
+pytestmark = pytest.mark.usefixtures("aws_environment")
+
+ITEMS = [f"item-{number}" for number in range(14)]
+A, B = named("stray"), named("other")
+ONLY_PRODUCTION = Policy(keep=0, older_than_days=7, safe_hours=24)
+
+
+def later(days: float = 30) -> float:
+    return time.time() + days * DAY_S
+
+
+def vacuum(store: Store, policy: Policy = ONLY_PRODUCTION, days: float = 30) -> VacuumPlan:
+    plan = plan_vacuum(store, policy, later(days))
+    assert apply(store, plan).n_removed == len(plan.keys)
+    return plan
+
+
+def keys(store: Store) -> set[str]:
+    return set(store.list(""))
+
+
+def served(store: Store, release: Release) -> list[str]:
+    """The hits of one query in a release, every part of which is whole."""
+    held = Holdings(store)
+    for key in (release.key, *(held.needs(release))):
+        for part in held.open(key).parts:
+            store.local_path(part.key, part.sha256)
+    query = np.ones((1, BOOSTED_DIM), np.float32) / BOOSTED_DIM**0.5
+    return [str(row) for row in open_release(store, release.fingerprint).search_vectors(query, 3)[1].ravel()]
+
+
+@pytest.fixture
+def three_nights(local_store: Store) -> tuple[Store, list[Release]]:
+    nights = Nights(local_store)
+    catalogues = [ITEMS, [*ITEMS[4:], "new-1"], [*ITEMS[4:], "new-1", "new-2", "item-5@recoloured"][1:]]
+    catalogues[2].remove("item-5")
+    return local_store, [nights.run(names) for names in catalogues]
+
+
+def test_only_what_production_needs_is_left(three_nights: tuple[Store, list[Release]]) -> None:
+    store, made = three_nights
+    before = served(store, made[2])
+
+    plan = vacuum(store)
+
+    assert plan.kept == (made[2].fingerprint,)
+    assert set(plan.removed) == {made[0].fingerprint, made[1].fingerprint}
+    assert releases.release_names(store) == [made[2].fingerprint]
+    assert verify(store).ok
+    assert served(store, made[2]) == before
+    assert store.exists(template_key(IndexSet.open(store, made[2].index)))
+    assert not plan_vacuum(store, ONLY_PRODUCTION, later()).keys
+
+
+def test_the_next_night_computes_nothing_twice(three_nights: tuple[Store, list[Release]]) -> None:
+    store, made = three_nights
+    vacuum(store)
+    parts = {key for key in keys(store) if "/parts/" in key or "/shards/" in key or "heads" in key}
+
+    again = Nights(store).run([*ITEMS[5:6], *ITEMS[6:], "new-1", "new-2"])  # item-5 as it was before
+
+    assert verify(store).ok
+    made_anew = {key for key in keys(store) if "/parts/" in key} - parts
+    assert len(made_anew) <= 4  # of one picture: a mask, its vector, boosted and reduced
+    assert again.head == made[2].head
+
+
+def test_the_history_is_kept_and_no_rollback_leads_to_what_is_gone(three_nights: tuple[Store, list[Release]]) -> None:
+    store, made = three_nights
+
+    vacuum(store, Policy(keep=1))
+
+    assert sorted(releases.release_names(store)) == sorted([made[1].fingerprint, made[2].fingerprint])
+    releases.rollback(store)
+    assert verify(store).ok
+    with pytest.raises(NotFound, match="no earlier release"):
+        releases.rollback(store)
+
+
+def test_young_releases_and_the_one_rolled_back_from_are_kept(three_nights: tuple[Store, list[Release]]) -> None:
+    store, made = three_nights
+    releases.rollback(store)
+
+    assert len(plan_vacuum(store, Policy(keep=0), later(6)).kept) == 3
+    assert set(vacuum(store).kept) == {made[1].fingerprint, made[2].fingerprint}
+
+
+def test_whatever_was_written_within_the_safe_age_stays_with_what_it_needs(local_store: Store) -> None:
+    nights = Nights(local_store)
+    nights.run(ITEMS)
+    nights.run(ITEMS[:9])
+    for stray in (f"vectors/{A}/parts/x.parquet", f"indexes/shards/{A}/index.faiss", f"backbones/{A}/model.onnx"):
+        local_store.put(stray, b"of a run that goes on")
+    releases.forget(local_store, "production", releases.release_names(local_store))
+
+    plan = plan_vacuum(local_store, Policy(keep=0, older_than_days=0, safe_hours=24), later(0.9))
+
+    assert plan.keys == ()
+
+
+def test_what_a_killed_run_left_goes_after_the_safe_age(local_store: Store) -> None:
+    Nights(local_store).run(ITEMS)
+    strays = {
+        f"vectors/{A}/parts/x.parquet",
+        f"vectors/{A}/plans/x.parquet",
+        f"backbones/{A}/model.onnx",
+        f"indexes/shards/{A}/index.faiss",
+        f"catalogs/{A}/items.parquet",
+        "runs/_probe",
+        f"runs/going/run-{A}",
+    }
+    for stray in strays:
+        local_store.put(stray, b"left")
+    _written(local_store, f"runs/going/run-{A}", hours_ago=1)
+    kept = keys(local_store) - strays
+
+    vacuum(local_store)
+
+    left = keys(local_store)
+    assert not left & strays
+    assert {key for key in kept - left if "/plans/" not in key} == set()
+
+
+def test_a_family_that_still_grows_is_left_whole(local_store: Store) -> None:
+    """Another backbone may be filled beside production for many days before anything is sealed."""
+    Nights(local_store).run(ITEMS)
+    for number in range(3):
+        local_store.put(f"vectors/{A}/parts/{number}.parquet", b"x")
+    old = open_store(local_store.url)
+    for number in (0, 1):
+        _written(local_store, f"vectors/{A}/parts/{number}.parquet", hours_ago=100)
+
+    assert plan_vacuum(old, ONLY_PRODUCTION, time.time()).keys == ()
+    _written(local_store, f"vectors/{A}/parts/2.parquet", hours_ago=30)
+    assert len(plan_vacuum(old, ONLY_PRODUCTION, time.time()).keys) == 3
+
+
+def _written(store: Store, key: str, hours_ago: float) -> None:
+    at = time.time() - hours_ago * 3600
+    os.utime(Path(store.url, key), (at, at))
+
+
+def test_named_backbones_comparisons_runs_and_foreign_files_stay(local_store: Store) -> None:
+    Nights(local_store).run(ITEMS)
+    for name in (A, B):
+        Backbone(fingerprint=name, card="tiny", dim=2, size_px=32).seal(local_store)
+    backbone_names.point_backbone(local_store, "mine", "production", A)
+    others = {f"comparisons/{A}/report.html", "runs/2026.json", "notes.txt", "masks/0001.png", "reports/2026/june.xlsx"}
+    for key in others:
+        local_store.put(key, b"{}")
+
+    vacuum(local_store)
+
+    assert others <= keys(local_store)
+    assert backbone_names.find_backbone(local_store, "mine").fingerprint == A
+    assert Backbone.find(local_store, B) is None
+
+
+def test_the_models_of_a_family_that_still_grows_stay_with_it(local_store: Store) -> None:
+    """Which model a family grows by is written down when its view is sealed; another one would not fit the parts."""
+    Nights(local_store).run(ITEMS)
+    for name in (A, B):
+        Backbone(fingerprint=name, card="tiny", dim=2, size_px=32).seal(local_store)
+        _written(local_store, f"backbones/{name}/manifest.json", hours_ago=1000)
+    local_store.put(f"vectors/{A}/parts/0.parquet", b"x")
+
+    assert plan_vacuum(local_store, ONLY_PRODUCTION, time.time()).keys == ()
+    _written(local_store, f"vectors/{A}/parts/0.parquet", hours_ago=30)
+    assert len(plan_vacuum(local_store, ONLY_PRODUCTION, time.time()).keys) == 3
+
+
+def test_the_checkpoint_of_a_training_that_has_not_ended_stays(local_store: Store) -> None:
+    Nights(local_store).run(ITEMS)
+    Backbone(fingerprint=A, card="tiny", dim=2, size_px=32).seal(local_store)
+    backbone_names.point_backbone(local_store, "mine", "production", A)
+    ended, going_on = (f"backbones/{name}/checkpoint/last.ckpt" for name in (A, B))
+    for key in (ended, going_on):
+        local_store.put(key, b"the last epoch")
+
+    vacuum(local_store, days=400)
+
+    assert local_store.exists(going_on)
+    assert not local_store.exists(ended)
+
+
+def test_a_view_that_only_its_fingerprint_names_keeps_all_vectors(three_nights: tuple[Store, list[Release]]) -> None:
+    store, made = three_nights
+    Nights(store).run(ITEMS[:8], backbone="another")
+    before = {key for key in keys(store) if key.startswith("vectors/")}
+    candidates = IndexSet.open(store, made[2].index).parents["candidates"]
+    (manifest,) = (key for key in before if key.endswith(f"/{candidates}/manifest.json"))
+    store.delete(manifest)
+
+    assert "vectors" in vacuum(store, Policy(keep=1)).whole
+    assert {key for key in keys(store) if key.startswith("vectors/")} == before - {manifest}
+
+
+def test_nothing_is_removed_where_an_alias_dangles_or_a_kept_release_is_damaged(
+    three_nights: tuple[Store, list[Release]],
+) -> None:
+    store, made = three_nights
+    manifest = f"{made[2].key}/manifest.json"
+    data = store.get(manifest)
+
+    store.put(manifest, data[:-20])
+    with pytest.raises(ShardCorrupt, match="vitrine repair"):
+        plan_vacuum(store, ONLY_PRODUCTION, later())
+    store.delete(manifest)
+    with pytest.raises(NotFound, match="vitrine repair"):
+        plan_vacuum(store, ONLY_PRODUCTION, later())
+
+
+KINDS = ["catalog", "index", "vectors", "head", "reducer", "backbone"]
+
+
+@pytest.mark.parametrize("kind", [*KINDS, "segmenter"])
+def test_nothing_is_removed_where_production_needs_a_manifest_that_is_lost(
+    three_nights: tuple[Store, list[Release]], kind: str
+) -> None:
+    """An earlier release may have to serve."""
+    store, made = three_nights
+    store.delete(f"{getattr(made[2], kind).key}/manifest.json")
+    with pytest.raises(NotFound, match="vitrine repair"):
+        plan_vacuum(store, ONLY_PRODUCTION, later())
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_where_an_earlier_release_lost_a_manifest_all_that_may_have_been_its_own_stays(
+    three_nights: tuple[Store, list[Release]], kind: str
+) -> None:
+    store, made = three_nights
+    nights = Nights(store)
+    nights.run(ITEMS[:8], backbone="another")  # shares nothing with those before but masks
+    manifest = f"{getattr(made[2], kind).key}/manifest.json"
+    data = store.get(manifest)
+    store.delete(manifest)
+
+    plan = vacuum(store, Policy(keep=1))
+    store.put(manifest, data)
+
+    assert plan.whole
+    releases.rollback(store)
+    assert releases.read_release(store, "production") == made[2]
+    assert verify(store).ok
+
+
+def test_a_vacuum_killed_half_way_and_run_again_ends_the_same(
+    three_nights: tuple[Store, list[Release]], tmp_path: Path
+) -> None:
+    store, _ = three_nights
+    undisturbed = open_store(str(shutil.copytree(store.url, tmp_path / "undisturbed")))
+    vacuum(undisturbed)
+    plan = plan_vacuum(store, ONLY_PRODUCTION, later())
+    for n_removed in range(0, len(plan.keys), 7):
+        killed = open_store(str(shutil.copytree(store.url, tmp_path / f"killed-{n_removed}")))
+        for key in plan.keys[:n_removed]:
+            killed.delete(key)
+        assert verify(killed).ok
+
+        vacuum(killed)
+
+        assert keys(killed) == keys(undisturbed)
+
+
+def test_after_a_vacuum_was_killed_a_night_makes_again_what_it_took(
+    three_nights: tuple[Store, list[Release]], tmp_path: Path
+) -> None:
+    """No half of a shard may pass for a whole one."""
+    store, made = three_nights
+    plan = plan_vacuum(store, ONLY_PRODUCTION, later())
+    for n_removed in range(1, len(plan.keys)):
+        killed = open_store(str(shutil.copytree(store.url, tmp_path / f"killed-{n_removed}")))
+        for key in plan.keys[:n_removed]:
+            killed.delete(key)
+
+        assert Nights(killed).run(ITEMS).fingerprint == made[0].fingerprint
+
+        assert verify(killed).ok
+
+
+def test_a_release_promoted_meanwhile_is_put_back(
+    three_nights: tuple[Store, list[Release]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store, made = three_nights
+    plan = plan_vacuum(store, ONLY_PRODUCTION, later())
+    delete = type(store).delete
+
+    def delete_late(self: Store, key: str) -> None:
+        """A person promotes a release at the very moment it goes."""
+        if key == f"{made[0].key}/manifest.json":
+            releases.promote(store, made[0].fingerprint, made[2].fingerprint)
+        delete(self, key)
+
+    monkeypatch.setattr(type(store), "delete", delete_late)
+    done = apply(store, plan)
+
+    assert done.stopped
+    assert done.n_removed == 0
+    assert verify(store).ok
+    assert releases.read_release(store, "production") == made[0]
+
+
+def test_it_stops_when_a_run_has_begun_since(three_nights: tuple[Store, list[Release]]) -> None:
+    store, _ = three_nights
+    plan = plan_vacuum(store, ONLY_PRODUCTION, later())
+    Nights(store).run(ITEMS[:8])
+    before = keys(store)
+
+    assert apply(store, plan).stopped
+    assert keys(store) == before
+
+
+def test_nothing_is_removed_while_a_run_goes_on(three_nights: tuple[Store, list[Release]]) -> None:
+    """It may build on what no kept release needs, and not have said so yet."""
+    store, _ = three_nights
+    before = keys(store)
+    with leases.at_work(store, "the night"), pytest.raises(StoreBusy, match="the night"):
+        apply(store, plan_vacuum(store, ONLY_PRODUCTION, later()))
+    assert keys(store) == before
+
+
+def test_it_stops_when_a_run_begins_meanwhile(
+    three_nights: tuple[Store, list[Release]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store, made = three_nights
+    plan = plan_vacuum(store, ONLY_PRODUCTION, later())
+    monkeypatch.setattr(leases, "LOOK_S", 0.01)
+    began, delete = threading.Event(), type(store).delete
+
+    def run() -> None:
+        with leases.at_work(open_store(store.url), "the night"):
+            began.set()
+
+    waiting = threading.Thread(target=run)
+
+    def delete_slowly(self: Store, key: str) -> None:
+        if key == f"{made[0].key}/manifest.json":
+            waiting.start()
+            while len(list(self.list(leases.FOLDER))) < 2:
+                time.sleep(0.01)
+        delete(self, key)
+
+    monkeypatch.setattr(type(store), "delete", delete_slowly)
+    done = apply(store, plan)
+    waiting.join(60)
+
+    assert done.stopped
+    assert done.n_removed == 0
+    assert began.is_set()
+    assert made[0].fingerprint in releases.release_names(store)
+
+
+def test_of_two_vacuums_at_once_each_removes_or_is_refused(three_nights: tuple[Store, list[Release]]) -> None:
+    store, made = three_nights
+    plans = [plan_vacuum(store, Policy(keep=keep), later()) for keep in (0, 1)]
+    outcomes: list[object] = []
+
+    def sweep(plan: VacuumPlan) -> None:
+        try:
+            outcomes.append(apply(open_store(store.url), plan))
+        except StoreBusy as error:
+            outcomes.append(error)
+
+    threads = [threading.Thread(target=sweep, args=(plan,)) for plan in plans]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+
+    assert len(outcomes) == 2
+    assert all(isinstance(outcome, StoreBusy | Vacuumed) for outcome in outcomes)
+    assert verify(store).ok
+    assert releases.read_release(store, "production") == made[2]
+    vacuum(store)
+    assert releases.release_names(store) == [made[2].fingerprint]
+
+
+def test_a_searcher_of_a_kept_release_never_fails_meanwhile(three_nights: tuple[Store, list[Release]]) -> None:
+    store, made = three_nights
+    wanted = served(store, made[2])
+    failed: list[object] = []
+    stop = threading.Event()
+
+    def search() -> None:
+        while not stop.is_set():
+            try:
+                if served(store, made[2]) != wanted:
+                    failed.append("other hits")
+            except Exception as error:
+                failed.append(error)
+
+    searcher = threading.Thread(target=search)
+    searcher.start()
+    vacuum(store)
+    stop.set()
+    searcher.join()
+
+    assert failed == []
+
+
+def test_a_store_on_s3_is_vacuumed_alike(s3_store: Store, tmp_path: Path) -> None:
+    nights = Nights(s3_store)
+    nights.run(ITEMS)
+    nights.run(ITEMS[5:])
+    local = Nights(open_store(str(tmp_path / "local")))
+    local.run(ITEMS)
+    local.run(ITEMS[5:])
+
+    assert vacuum(s3_store).keys == vacuum(local.store).keys
+    assert keys(s3_store) == keys(local.store)
+    assert verify(s3_store).ok
+
+
+CATALOGUE = st.sets(st.sampled_from(ITEMS), min_size=8).map(sorted)
+
+
+@settings(
+    max_examples=8,
+    deadline=None,
+    phases=[Phase.explicit, Phase.generate],
+    suppress_health_check=[HealthCheck.function_scoped_fixture],
+)
+@given(
+    catalogues=st.lists(CATALOGUE, min_size=1, max_size=3),
+    backbones=st.lists(st.sampled_from("bc"), min_size=3, max_size=3),
+    keep=st.integers(0, 2),
+    n_back=st.integers(0, 2),
+)
+def test_every_kept_release_is_whole_after_any_history(
+    catalogues: list[list[str]], backbones: list[str], keep: int, n_back: int
+) -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        store = open_store(folder)
+        nights = Nights(store)
+        for names, backbone in zip(catalogues, backbones, strict=False):
+            nights.run(names, backbone)
+        for _ in range(n_back):
+            with suppress(NotFound):
+                releases.rollback(store)
+
+        plan = vacuum(store, Policy(keep=keep))
+
+        held = Holdings(store)
+        assert set(plan.kept) == set(releases.release_names(store))
+        for name in plan.kept:
+            served(store, releases.get_release(store, name))
+        listed = {part.key for key in held.manifests() for part in held.open(key).parts}
+        assert listed <= keys(store)
+        assert not listed & set(plan.keys)
+        assert verify(store).ok
+        assert not plan_vacuum(store, Policy(keep=keep), later()).keys

@@ -1,0 +1,172 @@
+"""What counts as a match, against the definitions read aloud in plain Python."""
+
+import numpy as np
+import polars as pl
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from retrieval_core.errors import DimensionMismatch
+from retrieval_core.metrics.relevance import (
+    Judgements,
+    encode,
+    find_truth,
+    label_iou,
+    neighbour_gain,
+    neighbour_iou,
+    same_code,
+)
+
+SCHEMA = {
+    "product_id": pl.String,
+    "category": pl.String,
+    "labels": pl.List(pl.String),
+    "attributes": pl.List(pl.Struct({"name": pl.String, "value": pl.String})),
+}
+
+
+def items(*rows: dict) -> pl.DataFrame:
+    blank = dict.fromkeys(SCHEMA)
+    table = [blank | row for row in rows]
+    for row in table:
+        if row["attributes"] is not None:
+            row["attributes"] = [{"name": name, "value": value} for name, value in row["attributes"]]
+    return pl.DataFrame(table, schema=SCHEMA)
+
+
+def split(judged: Judgements, n_queries: int) -> tuple[Judgements, Judgements]:
+    rows = np.arange(judged.n_items)
+    return judged.take(rows[:n_queries]), judged.take(rows[n_queries:])
+
+
+def test_equal_names_get_equal_codes_and_null_is_unknown():
+    judged = encode(items({"product_id": "b"}, {}, {"product_id": "a"}, {"product_id": "b"}))
+    assert judged.product.tolist() == [1, -1, 0, 1]
+
+
+def test_labels_become_a_matrix_over_the_sorted_vocabulary():
+    judged = encode(items({"labels": ["shoe", "bag"]}, {"labels": []}, {}, {"labels": ["bag", None]}))
+    assert judged.label_names == ("bag", "shoe")
+    assert judged.labels.tolist() == [[True, True], [False, False], [False, False], [True, False]]
+
+
+def test_attributes_become_codes_by_name_and_the_first_of_two_values_stays():
+    judged = encode(
+        items(
+            {"attributes": [("sleeve", "long"), ("colour", "red"), ("colour", "blue")]},
+            {},
+            {"attributes": [("colour", "red")]},
+        )
+    )
+    assert judged.attribute_names == ("colour", "sleeve")
+    assert (judged.attributes >= 0).tolist() == [[True, True], [False, False], [True, False]]
+    assert judged.attributes[0, 0] != judged.attributes[2, 0]
+
+
+def test_what_no_item_says_is_none():
+    judged = encode(items({}, {"labels": []}, {"attributes": []}, {"attributes": [("colour", None)]}))
+    assert (judged.product, judged.category, judged.labels, judged.attributes) == (None, None, None, None)
+    assert judged.n_items == 4
+
+
+def test_an_empty_catalogue_encodes_to_nothing():
+    assert encode(items()).n_items == 0
+
+
+def test_taking_rows_by_position_or_by_mask_is_the_same():
+    judged = encode(items({"category": "a", "labels": ["x"]}, {"category": "b"}, {"category": "c"}))
+    by_position, by_mask = judged.take(np.array([0, 2])), judged.take(np.array([True, False, True]))
+    assert by_position.n_items == by_mask.n_items == 2
+    assert by_position.category.tolist() == by_mask.category.tolist() == [0, 2]
+    assert by_position.labels.tolist() == by_mask.labels.tolist()
+
+
+def test_items_encoded_apart_are_refused():
+    one, other = encode(items({"labels": ["x"]})), encode(items({"labels": ["y"]}))
+    with pytest.raises(DimensionMismatch, match="encode them together"):
+        find_truth(one, other)
+
+
+label_sets = st.lists(st.frozensets(st.sampled_from("abcdef")), min_size=2, max_size=12)
+
+
+@settings(deadline=None)
+@given(label_sets)
+def test_label_iou_is_shared_over_either(sets):
+    judged = encode(items(*({"labels": sorted(labels)} for labels in [*sets, frozenset("a")])))
+    iou = label_iou(judged.labels, np.broadcast_to(judged.labels, (judged.n_items, *judged.labels.shape)))
+    for q, query in enumerate(sets):
+        for g, other in enumerate(sets):
+            assert iou[q, g] == (len(query & other) / len(query | other) if query | other else 0)
+
+
+def test_nothing_found_has_no_label_in_common():
+    queries, gallery = split(encode(items({"labels": ["x"]}, {"labels": ["x"]})), 1)
+    assert neighbour_iou(queries, gallery, np.array([[0, -1]])).tolist() == [[1.0, 0.0]]
+
+
+def test_unknown_codes_match_nothing_and_neither_does_padding():
+    hits = same_code(np.array([-1, 3]), np.array([-1, 3]), np.array([[0, 1, -1], [0, 1, -1]]))
+    assert hits.tolist() == [[False, False, False], [False, True, False]]
+
+
+def gain(query: dict, other: dict) -> float:
+    judged = encode(items(query, other, {"category": "z", "labels": ["z"], "attributes": [("z", "z")]}))
+    truth = find_truth(*split(judged, 1))
+    return float(neighbour_gain(truth, np.array([[0]]))[0, 0])
+
+
+def test_gain_is_the_label_iou_of_items_with_equal_properties():
+    query = {"category": "dress", "labels": ["red", "long"], "attributes": [("season", "summer")]}
+    assert gain(query, query) == 1
+    assert gain(query, {"category": "dress", "labels": ["red"], "attributes": [("season", "summer")]}) == 0.5
+    assert gain(query, {"category": "dress", "labels": ["red"], "attributes": [("season", "winter")]}) == 0
+    assert gain(query, {"category": "shirt", "labels": ["red"], "attributes": [("season", "summer")]}) == 0
+
+
+def test_an_attribute_that_both_lack_is_equal_and_one_that_only_one_lacks_is_not():
+    shoe = {"category": "shoe", "labels": ["red"]}
+    assert gain(shoe, shoe) == 1
+    assert gain(shoe, shoe | {"attributes": [("sleeve", "long")]}) == 0
+
+
+def test_a_query_without_any_property_gains_nothing():
+    assert gain({"labels": ["red"]}, {"labels": ["red"]}) == 0
+
+
+@st.composite
+def catalogues(draw):
+    some = {
+        "category": st.sampled_from([None, "a", "b"]),
+        "labels": st.lists(st.sampled_from("xyz"), unique=True),
+        "attributes": st.lists(st.tuples(st.just("colour"), st.sampled_from("rg")), max_size=1),
+    }
+    kinds = draw(st.sets(st.sampled_from(sorted(some))))
+    return draw(st.lists(st.fixed_dictionaries({kind: some[kind] for kind in sorted(kinds)}), min_size=2, max_size=30))
+
+
+@settings(deadline=None)
+@given(catalogues(), st.integers(1, 5))
+def test_the_best_gains_are_the_largest_of_all_pairs(rows, n_queries):
+    truth = find_truth(*split(encode(items(*rows)), n_queries))
+    if truth.best_gains is None:
+        assert truth.queries.labels is None
+        assert truth.queries.attributes is None
+        return
+    n_gallery = truth.gallery.n_items
+    everything = np.tile(np.arange(n_gallery), (truth.queries.n_items, 1))
+    gains = neighbour_gain(truth, everything)
+    for found, best in zip(gains, truth.best_gains, strict=True):
+        assert best.tolist() == (sorted(found.tolist(), reverse=True) + [0.0] * 10)[:10]
+
+
+def test_blocks_do_not_change_the_truth(monkeypatch):
+    rng = np.random.default_rng(0)
+    labels = rng.random((90, 7)) < 0.3
+    judged = Judgements(90, labels=labels, label_names=tuple("abcdefg"), category=rng.integers(-1, 2, 90))
+    whole = find_truth(*split(judged, 30))
+    positions = rng.integers(-1, 60, (30, 10))
+    iou = neighbour_iou(whole.queries, whole.gallery, positions)
+    monkeypatch.setattr("retrieval_core.metrics.relevance.BLOCK_PAIRS", 100)
+    assert np.array_equal(find_truth(*split(judged, 30)).best_gains, whole.best_gains)
+    assert np.array_equal(neighbour_iou(whole.queries, whole.gallery, positions), iou)

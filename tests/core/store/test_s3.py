@@ -1,0 +1,394 @@
+"""What S3 alone can do to a store: pages, parts, lost and false answers, credentials, and local copies."""
+
+from __future__ import annotations
+
+import hashlib
+import http.client
+import mmap
+import os
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+import pytest
+
+from retrieval_core.errors import BadConfig, NotFound, Permanent, StoreNotWritable, StoreUnavailable
+from retrieval_core.store import s3
+from retrieval_core.store.base import Store
+from retrieval_core.store.uris import open_store
+
+CLOSED_PORT = "http://127.0.0.1:1"
+
+pytestmark = pytest.mark.usefixtures("aws_environment")
+
+
+def sha256(data: bytes) -> str:
+    return hashlib.sha256(data).hexdigest()
+
+
+class FaultyS3(ThreadingHTTPServer):
+    """Passes requests on to a real endpoint, except for the faults laid out for it."""
+
+    daemon_threads = True
+
+    def __init__(self, endpoint_url: str) -> None:
+        super().__init__(("127.0.0.1", 0), _FaultyHandler)
+        self.endpoint = urlsplit(endpoint_url).netloc
+        self.url = f"http://127.0.0.1:{self.server_port}"
+        self.faults: dict[str, list[str | tuple[int, str]]] = {}
+        self.n_requests = 0
+
+
+class _FaultyHandler(BaseHTTPRequestHandler):
+    server: FaultyS3
+    protocol_version = "HTTP/1.1"
+
+    def _serve(self) -> None:
+        body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
+        self.server.n_requests += 1
+        faults = self.server.faults.get(self.command, [])
+        fault = faults.pop(0) if faults else None
+        if isinstance(fault, tuple):
+            self._answer(
+                fault[0], {}, f"<Error><Code>{fault[1]}</Code><Message>said the server</Message></Error>".encode()
+            )
+            return
+        onward = http.client.HTTPConnection(self.server.endpoint)
+        onward.request(self.command, self.path, body, dict(self.headers))
+        answer = onward.getresponse()
+        data = answer.read()
+        onward.close()
+        if fault == "lose the answer":
+            self.close_connection = True
+            return
+        self._answer(answer.status, dict(answer.headers), data, cut=fault == "cut the answer short")
+
+    def _answer(self, status: int, headers: dict[str, str], data: bytes, cut: bool = False) -> None:
+        self.send_response_only(status)
+        for name, value in headers.items():
+            if name.lower() not in {"content-length", "connection", "transfer-encoding"}:
+                self.send_header(name, value)
+        self.send_header("Content-Length", headers.get("Content-Length", str(len(data))))
+        self.end_headers()
+        if self.command != "HEAD":
+            self.wfile.write(data[: len(data) // 2] if cut else data)
+        self.close_connection = cut
+
+    do_GET = do_PUT = do_HEAD = do_POST = do_DELETE = _serve  # noqa: N815
+
+    def log_message(self, format: str, *args: Any) -> None:
+        pass
+
+
+@pytest.fixture(scope="session")
+def faulty_server(s3_endpoint: str) -> Iterator[FaultyS3]:
+    server = FaultyS3(s3_endpoint)
+    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
+    thread.start()
+    yield server
+    server.shutdown()
+    thread.join()
+    server.server_close()
+
+
+@pytest.fixture
+def faulty(bucket: str, faulty_server: FaultyS3) -> FaultyS3:
+    faulty_server.faults = {}
+    return faulty_server
+
+
+@pytest.fixture
+def faulty_store(bucket: str, faulty: FaultyS3, tmp_path: Path) -> Store:
+    return open_store(f"s3://{bucket}/house", s3_endpoint_url=faulty.url, cache_dir=tmp_path / "cache")
+
+
+# Listing
+
+
+def test_a_listing_goes_past_the_first_page_of_s3(bucket: str, s3_store: Store) -> None:
+    from moto.s3.models import s3_backends
+
+    keys = [f"part-{i:04}" for i in range(1005)]
+    for key in keys:  # past the server's door, for speed
+        s3_backends["123456789012"]["aws"].put_object(bucket, f"house/{key}", b"")
+
+    assert list(s3_store.list("")) == keys
+
+
+def test_stores_in_one_bucket_do_not_see_each_other(bucket: str, s3_store: Store, s3_endpoint: str) -> None:
+    neighbour = open_store(f"s3://{bucket}/house2/", s3_endpoint_url=s3_endpoint)
+    whole = open_store(f"s3://{bucket}", s3_endpoint_url=s3_endpoint)
+    s3_store.put("a", b"1")
+    neighbour.put("a", b"2")
+
+    assert list(s3_store.list("")) == ["a"]
+    assert s3_store.get("a") == b"1"
+    assert list(whole.list("")) == ["house/a", "house2/a"]
+
+
+# Who was first
+
+
+def test_a_swap_between_the_read_and_the_write_of_another_is_noticed(faulty: FaultyS3, faulty_store: Store) -> None:
+    faulty_store.put("alias", b"1")
+    faulty.faults["PUT"] = [(412, "PreconditionFailed")]
+
+    assert not faulty_store.compare_and_swap("alias", b"2", b"1")
+    assert faulty_store.get("alias") == b"1"
+
+
+def test_a_put_whose_answer_was_lost_is_still_ours(faulty: FaultyS3, faulty_store: Store) -> None:
+    faulty.faults["PUT"] = ["lose the answer"]
+    assert faulty_store.put_if_absent("manifest.json", b"mine")
+
+    faulty.faults["PUT"] = ["lose the answer"]
+    assert faulty_store.compare_and_swap("manifest.json", b"mine too", b"mine")
+    assert faulty_store.get("manifest.json") == b"mine too"
+
+
+def test_a_conflict_that_left_nothing_is_worth_a_retry(faulty: FaultyS3, faulty_store: Store) -> None:
+    faulty.faults["PUT"] = [(409, "ConditionalRequestConflict")]
+
+    with pytest.raises(StoreUnavailable):
+        faulty_store.put_if_absent("a", b"1")
+    assert faulty_store.put_if_absent("a", b"1")
+
+
+# Never half an object
+
+
+def test_a_large_file_goes_up_in_parts_and_comes_down_whole(
+    bucket: str, s3_client: Any, s3_store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(s3, "MULTIPART_THRESHOLD_BYTES", 2**20)
+    source = tmp_path / "large"
+    data = os.urandom(9 * 2**20)
+    source.write_bytes(data)
+
+    s3_store.put_file("large", source)
+
+    assert s3_client.head_object(Bucket=bucket, Key="house/large")["ETag"].strip('"').endswith("-2")
+    assert s3_store.local_path("large", sha256(data)).read_bytes() == data
+
+
+# Local files
+
+
+def test_a_flipped_bit_in_the_local_copy_is_mended(s3_store: Store) -> None:
+    good = bytes(1000)
+    s3_store.put("part", good)
+    s3_store.local_path("part", sha256(good)).write_bytes(b"\x01" + good[1:])
+
+    assert s3_store.local_path("part", sha256(good)).read_bytes() == good
+
+
+def test_an_immutable_object_is_fetched_once_and_then_needs_no_network(faulty: FaultyS3, faulty_store: Store) -> None:
+    faulty_store.put("part", b"x")
+    faulty_store.local_path("part", sha256(b"x"))
+    n_requests = faulty.n_requests
+
+    assert faulty_store.local_path("part", sha256(b"x")).read_bytes() == b"x"
+    assert faulty.n_requests == n_requests
+
+
+def test_an_unchanged_object_is_asked_about_but_not_fetched_again(faulty: FaultyS3, faulty_store: Store) -> None:
+    faulty_store.put("part", b"x")
+    faulty_store.local_path("part")
+    faulty.faults["GET"] = [(403, "AccessDenied")]
+
+    assert faulty_store.local_path("part").read_bytes() == b"x"
+
+
+def test_copies_of_two_stores_are_kept_apart(bucket: str, s3_endpoint: str, tmp_path: Path) -> None:
+    stores = [
+        open_store(f"s3://{bucket}/{name}", s3_endpoint_url=s3_endpoint, cache_dir=tmp_path / "cache") for name in "ab"
+    ]
+    for store, data in zip(stores, (b"1", b"2"), strict=True):
+        store.put("part", data)
+
+    assert [store.local_path("part").read_bytes() for store in stores] == [b"1", b"2"]
+
+
+@pytest.fixture
+def small_cache(bucket: str, s3_endpoint: str, tmp_path: Path) -> Store:
+    """A store with ten parts of 100 bytes, whose local copies may take 500."""
+    url = f"s3://{bucket}/house"
+    store = open_store(url, s3_endpoint_url=s3_endpoint, cache_dir=tmp_path / "cache", cache_bytes=500)
+    for number in range(10):
+        store.put(f"parts/{number}", bytes([number]) * 100)
+    return store
+
+
+def unused_since(path: Path, hours: float) -> None:
+    os.utime(path, (time.time() - 3600 * hours, path.stat().st_mtime))
+
+
+def test_the_copies_not_used_for_longest_go_first(small_cache: Store) -> None:
+    copies = [small_cache.local_path(f"parts/{number}") for number in range(5)]
+    for number, copy in enumerate(copies):
+        unused_since(copy, 10 - number)
+    small_cache.local_path("parts/0", sha256(bytes(100)))  # asked for again
+
+    small_cache.local_path("parts/5")
+
+    assert [copy.exists() for copy in copies] == [True, False, False, True, True]
+    assert small_cache.local_path("parts/1").read_bytes() == b"\x01" * 100
+
+
+def test_processes_that_download_little_keep_the_bound_together(tmp_path: Path) -> None:
+    """Each less than would make it count the folder again."""
+    code = """if True:
+        import os, sys, time
+        from pathlib import Path
+        from retrieval_core.read_cache import ReadCache
+
+        copy = Path(sys.argv[1]) / sys.argv[2]
+        copy.write_bytes(bytes(10))
+        os.utime(copy, (time.time() - 3600, time.time()))
+        ReadCache(copy.parent, 1000).make_room(copy)
+    """
+    for number in range(3):
+        (tmp_path / f"large-{number}").write_bytes(bytes(400))
+        unused_since(tmp_path / f"large-{number}", 10 - number)
+    subprocess.run([sys.executable, "-c", code, tmp_path, "small"], check=True)
+
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["large-1", "large-2", "small"]
+
+
+def test_copies_used_before_the_clock_was_set_back_go_and_those_used_since_stay(small_cache: Store) -> None:
+    copies = [small_cache.local_path(f"parts/{number}") for number in range(5)]
+    for copy in copies:
+        unused_since(copy, -1000)
+    small_cache.local_path("parts/3", sha256(bytes([3]) * 100))
+
+    small_cache.local_path("parts/5")
+
+    assert copies[3].exists()
+    assert sum(copy.exists() for copy in copies) == 3
+
+
+def test_copies_asked_for_a_moment_ago_stay_though_there_are_too_many(
+    small_cache: Store, caplog: pytest.LogCaptureFixture
+) -> None:
+    copies = [small_cache.local_path(f"parts/{number}") for number in range(10)]
+
+    assert all(copy.exists() for copy in copies)
+    assert "VITRINE_CACHE_GB" in caplog.text
+
+
+def test_a_copy_that_goes_stays_readable_where_it_is_mapped(small_cache: Store) -> None:
+    first = small_cache.local_path("parts/0")
+    with first.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as mapped:
+        unused_since(first, 1)
+        for number in range(1, 6):
+            small_cache.local_path(f"parts/{number}")
+
+        assert not first.exists()
+        assert mapped[:] == bytes(100)
+
+
+def test_a_cache_without_a_bound_keeps_all(s3_store: Store) -> None:
+    for number in range(5):
+        s3_store.put(f"parts/{number}", bytes(100))
+        unused_since(s3_store.local_path(f"parts/{number}"), 1000)
+
+    assert all((s3_store.local_path(f"parts/{number}")).stat().st_size == 100 for number in range(5))
+
+
+def test_a_cache_that_cannot_be_written_says_so(bucket: str, s3_endpoint: str, tmp_path: Path) -> None:
+    (tmp_path / "file").write_bytes(b"")
+    store = open_store(f"s3://{bucket}/house", s3_endpoint_url=s3_endpoint, cache_dir=tmp_path / "file" / "cache")
+    store.put("part", b"x")
+
+    with pytest.raises(StoreNotWritable, match="cache"):
+        store.local_path("part")
+
+
+# Stores that refuse or do not answer
+
+
+def test_an_endpoint_that_is_not_there_is_told_quickly(tmp_path: Path) -> None:
+    store = open_store("s3://bucket/house", s3_endpoint_url=CLOSED_PORT, cache_dir=tmp_path)
+    start = time.monotonic()
+
+    with pytest.raises(StoreUnavailable, match="does not answer"):
+        store.get("a")
+    assert time.monotonic() - start < 10
+
+
+def test_an_absent_bucket_is_a_matter_of_configuration(s3_endpoint: str) -> None:
+    store = open_store("s3://no-such-bucket/house", s3_endpoint_url=s3_endpoint)
+
+    for use in (lambda: store.get("a"), lambda: store.put("a", b"1"), lambda: list(store.list(""))):
+        with pytest.raises(BadConfig, match="create the bucket"):
+            use()
+
+
+@pytest.mark.parametrize("answer", [(403, "AccessDenied"), (403, "SignatureDoesNotMatch"), (400, "ExpiredToken")])
+def test_refused_credentials_are_told_by_what_was_tried(
+    faulty: FaultyS3, faulty_store: Store, answer: tuple[int, str], tmp_path: Path
+) -> None:
+    source = tmp_path / "source"
+    source.write_bytes(b"x")
+    faulty.faults = {"PUT": [answer] * 3, "GET": [answer] * 2, "DELETE": [answer]}
+
+    for write in (
+        lambda: faulty_store.put("a", b"1"),
+        lambda: faulty_store.put_if_absent("a", b"1"),
+        lambda: faulty_store.put_file("a", source),
+        lambda: faulty_store.delete("a"),
+    ):
+        with pytest.raises(StoreNotWritable, match=answer[1]):
+            write()
+    for read in (lambda: faulty_store.get("a"), lambda: list(faulty_store.list(""))):
+        with pytest.raises(Permanent, match="check the credentials") as caught:
+            read()
+        assert not isinstance(caught.value, NotFound | StoreNotWritable)
+        assert os.environ["AWS_SECRET_ACCESS_KEY"] not in str(caught.value)
+
+
+def test_an_overloaded_server_is_tried_again_and_then_given_up(faulty: FaultyS3, faulty_store: Store) -> None:
+    faulty_store.put("a", b"1")
+    faulty.faults["GET"] = [(503, "SlowDown")]
+    assert faulty_store.get("a") == b"1"
+
+    faulty.faults["GET"] = [(503, "SlowDown")] * 3
+    with pytest.raises(StoreUnavailable, match="503 SlowDown"):
+        faulty_store.get("a")
+
+
+def test_an_answer_cut_short_is_never_taken_for_the_object(faulty: FaultyS3, faulty_store: Store) -> None:
+    faulty_store.put("a", b"1" * 1000)
+    faulty.faults["GET"] = ["cut the answer short"]
+    with pytest.raises(StoreUnavailable):
+        faulty_store.get("a")
+
+    faulty.faults["GET"] = ["cut the answer short"]
+    assert faulty_store.local_path("a").read_bytes() == b"1" * 1000
+
+
+def test_absent_credentials_are_a_matter_of_configuration(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("AWS_ACCESS_KEY_ID")
+    monkeypatch.delenv("AWS_SECRET_ACCESS_KEY")
+
+    with pytest.raises(BadConfig, match="AWS_ACCESS_KEY_ID"):
+        open_store("s3://bucket", s3_endpoint_url="http://127.0.0.1:2").get("a")
+
+
+@pytest.mark.parametrize("endpoint", ["localhost:9000", "ftp://host", "http://user:pw@host", "http://"])
+def test_a_malformed_endpoint_is_refused_without_repeating_it(endpoint: str) -> None:
+    with pytest.raises(BadConfig, match="http") as caught:
+        open_store("s3://bucket", s3_endpoint_url=endpoint).get("a")
+    assert "pw" not in str(caught.value)
+
+
+def test_nothing_heavy_is_imported_before_s3_is_used() -> None:
+    code = "import sys, retrieval_core.store as s; s.open_store('s3://bucket/p'); sys.exit('boto3' in sys.modules)"
+
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

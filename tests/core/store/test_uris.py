@@ -1,0 +1,119 @@
+"""Files outside any store, on a disk and on S3, by their URI."""
+
+from __future__ import annotations
+
+import os
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from retrieval_core.errors import BadConfig, NotFound, Permanent, StoreUnavailable
+from retrieval_core.store.uris import list_uris, read_uri, stat_uri
+
+pytestmark = pytest.mark.usefixtures("aws_environment")
+
+
+@pytest.fixture(params=["local", "s3"])
+def folder_uri(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
+    """A folder of pictures on disk and on S3, holding what `fill` puts there."""
+    if request.param == "local":
+        return str(tmp_path / "pictures")
+    monkeypatch.setenv("VITRINE_S3_ENDPOINT_URL", request.getfixturevalue("s3_endpoint"))
+    return f"s3://{request.getfixturevalue('bucket')}/pictures"
+
+
+def fill(folder_uri: str, files: dict[str, bytes], client: Any) -> None:
+    for name, data in files.items():
+        if folder_uri.startswith("s3://"):
+            bucket, folder = folder_uri.removeprefix("s3://").split("/")
+            client.put_object(Bucket=bucket, Key=f"{folder}/{name}", Body=data)
+        else:
+            path = Path(folder_uri, name)
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_bytes(data)
+
+
+def test_files_anywhere_are_listed_with_what_tells_a_change(folder_uri: str, s3_client: Any) -> None:
+    files = {"dress/2 b.jpg": b"22", "dress/1.jpg": b"1", "été.jpg": b"333", "dress.jpg": b""}
+    fill(folder_uri, files, s3_client)
+
+    listed = dict(list_uris(folder_uri))
+
+    expected = ["dress.jpg", "dress/1.jpg", "dress/2 b.jpg", "été.jpg"]
+    assert list(listed) == [f"{folder_uri}/{name}" for name in expected]
+    for name, data in files.items():
+        uri = f"{folder_uri}/{name}"
+        assert read_uri(uri) == data
+        assert stat_uri(uri) == listed[uri]
+        assert listed[uri].size_bytes == len(data)
+
+
+def test_the_version_changes_with_the_bytes(folder_uri: str, s3_client: Any) -> None:
+    fill(folder_uri, {"a.jpg": b"1"}, s3_client)
+    before = stat_uri(f"{folder_uri}/a.jpg")
+    time.sleep(0.02)
+    fill(folder_uri, {"a.jpg": b"2"}, s3_client)
+    after = stat_uri(f"{folder_uri}/a.jpg")
+
+    assert (before.size_bytes, after.size_bytes) == (1, 1)
+    assert before.version != after.version
+
+
+def test_absent_files_are_not_found(folder_uri: str) -> None:
+    for uri in (f"{folder_uri}/absent.jpg", f"{folder_uri}/{'x' * 300}.jpg"):
+        for look in (read_uri, stat_uri):
+            with pytest.raises(NotFound):
+                look(uri)
+
+
+def test_an_absent_folder_holds_no_files(folder_uri: str) -> None:
+    if folder_uri.startswith("s3://"):
+        assert list(list_uris(folder_uri)) == []
+    else:
+        with pytest.raises(NotFound, match="pictures"):
+            list(list_uris(folder_uri))
+
+
+def test_what_is_no_regular_file_is_not_read(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+
+    for uri in (str(tmp_path / "pipe"), str(tmp_path), "/dev/zero", "a\0b"):
+        with pytest.raises(NotFound):
+            read_uri(uri)
+
+
+def test_a_file_one_may_not_read_is_not_called_absent(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(_: Path) -> bytes:
+        raise PermissionError(13, "Permission denied")
+
+    (tmp_path / "a.jpg").write_bytes(b"1")
+    monkeypatch.setattr(Path, "read_bytes", refuse)
+
+    with pytest.raises(Permanent, match="permissions") as caught:
+        read_uri(str(tmp_path / "a.jpg"))
+    assert not isinstance(caught.value, NotFound)
+
+
+def test_linked_folders_are_followed_but_not_in_circles(tmp_path: Path) -> None:
+    (tmp_path / "pictures" / "train").mkdir(parents=True)
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "elsewhere" / "1.jpg").write_bytes(b"1")
+    (tmp_path / "pictures" / "query").symlink_to(tmp_path / "elsewhere")
+    (tmp_path / "pictures" / "train" / "up").symlink_to(tmp_path / "pictures")
+    (tmp_path / "pictures" / "dangling.jpg").symlink_to(tmp_path / "nowhere")
+
+    assert [uri for uri, _ in list_uris(str(tmp_path / "pictures"))] == [str(tmp_path / "pictures" / "query" / "1.jpg")]
+
+
+def test_an_outage_is_no_absent_file(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("VITRINE_S3_ENDPOINT_URL", "http://127.0.0.1:1")
+
+    with pytest.raises(StoreUnavailable):
+        read_uri("s3://bucket/a.jpg")
+
+
+def test_a_web_address_is_refused() -> None:
+    with pytest.raises(BadConfig, match="https:// is not supported"):
+        read_uri("https://example.org/a.jpg")

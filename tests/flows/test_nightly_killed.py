@@ -1,0 +1,74 @@
+"""A run killed with SIGKILL during embedding is picked up where it stopped."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+from retrieval_core.ingest.sources.registry import open_source
+from retrieval_core.store.uris import open_store
+
+N_PARTS = 6
+COMMAND = [
+    "--set=embed.weights=random:0",
+    "--set=embed.size_px=96",
+    "--set=embed.shard_rows=32",
+    "--set=embed.background=raw",
+    "--set=evaluate.queries=10",
+    "--set=evaluate.synthetic_queries=4",
+    "--set=head.enabled=false",
+    "--set=reduce.dims=[8]",
+]
+
+
+def run(source: str, store: Path) -> list[str]:
+    return [sys.executable, "-m", "deployments.cli.main", "run", f"--source={source}", f"--store={store}", *COMMAND]
+
+
+def parts(store: Path) -> dict[str, tuple[bytes, int]]:
+    """Bytes and modification time of every vector part, by its place in the store."""
+    found = store.glob("vectors/*/parts/*.parquet")
+    return {str(path.relative_to(store)): (path.read_bytes(), path.stat().st_mtime_ns) for path in found}
+
+
+def processes() -> list[tuple[int, int, str]]:
+    """Process id, parent's id and command of every process."""
+    listed = subprocess.run(["ps", "-axo", "pid=,ppid=,command="], capture_output=True, text=True, check=True).stdout
+    rows = [line.split(maxsplit=2) for line in listed.splitlines()]
+    return [(int(row[0]), int(row[1]), row[-1]) for row in rows]
+
+
+def children(parent: int, name: str) -> set[int]:
+    return {pid for pid, parent_id, command in processes() if parent_id == parent and name in command}
+
+
+def test_completed_shards_are_not_computed_twice(tmp_path: Path) -> None:
+    source = f"synthetic:{tmp_path / 'catalog'}?products={N_PARTS * 8}&views=4&size_px=96"
+    open_source(source).rows()
+    killed, undisturbed = tmp_path / "killed", tmp_path / "undisturbed"
+
+    with subprocess.Popen(run(source, killed), stderr=subprocess.DEVNULL) as process:
+        deadline = time.monotonic() + 300
+        while len(parts(killed)) < 2 and process.poll() is None and time.monotonic() < deadline:
+            time.sleep(0.002)
+        servers = children(process.pid, "uvicorn")
+        process.kill()
+    before = parts(killed)
+    assert 2 <= len(before) < N_PARTS, "the run was to be killed half way through embedding"
+    assert not open_store(str(killed)).exists("aliases/production")
+
+    assert len(servers) == 1
+    while servers & {pid for pid, _, _ in processes()} and time.monotonic() < deadline:
+        time.sleep(0.1)
+    assert not servers & {pid for pid, _, _ in processes()}, "the embedded server ends with the run"
+
+    subprocess.run(run(source, killed), check=True, capture_output=True)
+    subprocess.run(run(source, undisturbed), check=True, capture_output=True)
+
+    after, expected = parts(killed), parts(undisturbed)
+    assert {name: after[name][1] for name in before} == {name: time for name, (_, time) in before.items()}
+    assert {name: data for name, (data, _) in after.items()} == {name: data for name, (data, _) in expected.items()}
+    releases = [open_store(str(store)).get("aliases/production") for store in (killed, undisturbed)]
+    assert releases[0] == releases[1]

@@ -1,0 +1,50 @@
+"""A catalogue on S3, a store on S3: the same night, the same search."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from flows.nightly import nightly
+from retrieval_core.config import NightlyConfig
+from retrieval_core.images import thumbnail
+from retrieval_core.maintenance.verify import verify
+from retrieval_core.search.release import open_release
+from retrieval_core.settings import Settings
+
+CONFIG = NightlyConfig.load(
+    None,
+    ["embed.weights=random:0", "embed.size_px=64", "embed.background=raw", "reduce.dims=[4]", "evaluate.queries=4"],
+)
+
+
+@pytest.fixture
+def pictures(bucket: str, s3_client: Any) -> dict[str, bytes]:
+    """Ten noise pictures and their table in the bucket."""
+    rng = np.random.default_rng(0)
+    drawn = {f"{n}.jpg": thumbnail(rng.integers(0, 255, (48, 48, 3), np.uint8), 48) for n in range(10)}
+    for name, data in drawn.items():
+        s3_client.put_object(Bucket=bucket, Key=f"shop/{name}", Body=data)
+    rows = "\n".join(f"item-{name},{name}" for name in drawn)
+    s3_client.put_object(Bucket=bucket, Key="shop/items.csv", Body=f"item_id,image_uri\n{rows}\n".encode())
+    return drawn
+
+
+@pytest.mark.usefixtures("prefect_server", "aws_environment")
+def test_a_night_on_s3(
+    bucket: str, s3_endpoint: str, pictures: dict[str, bytes], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("VITRINE_S3_ENDPOINT_URL", s3_endpoint)
+    settings = Settings.load(store=f"s3://{bucket}/store", cache_dir=tmp_path / "cache")
+    source = f"table:s3://{bucket}/shop/items.csv"
+    first = nightly(source, settings, CONFIG)
+    assert (first.gate, first.embedded, first.catalog.added) == ("published", 10, 10)
+    again = nightly(source, settings, CONFIG)
+    assert (again.release, again.embedded, again.trained) == (first.release, 0, [])
+    assert verify(settings.open_store()).ok
+    elsewhere = Settings.load(store=f"s3://{bucket}/store", cache_dir=tmp_path / "another machine")
+    hit = open_release(elsewhere.open_store(), settings=elsewhere).search(pictures["7.jpg"], k=1)[0]
+    assert (hit.item_id, hit.image_uri) == ("item-7.jpg", f"s3://{bucket}/shop/7.jpg")

@@ -1,0 +1,78 @@
+"""The source's own masks: one that cannot be read costs its item the mask, and nobody the night."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+
+import numpy as np
+import pytest
+from prefect.logging import disable_run_logger
+
+import tasks.ingest
+from retrieval_core.artifacts.manifests import MaskSet, Ref
+from retrieval_core.config import IngestConfig, MaskConfig
+from retrieval_core.images import thumbnail
+from retrieval_core.settings import Settings
+from tasks.ingest import collect_truth_masks, snapshot_catalog
+from tasks.mask import _segmentation_data
+
+N_ITEMS = 12
+
+
+@pytest.fixture
+def shop(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[Settings, str]:
+    """Pictures with masks in a table, a third of them held out."""
+    monkeypatch.setattr(tasks.ingest, "get_run_logger", lambda: logging.getLogger("vitrine.test"))
+    rng = np.random.default_rng(0)
+    lines = ["item_id,image_uri,mask_uri,split"]
+    for number in range(N_ITEMS):
+        for name in (f"{number}.jpg", f"{number}-mask.jpg"):
+            pixels = rng.integers(0, 255, (4, 4, 3)).astype(np.uint8).repeat(8, axis=0).repeat(8, axis=1)
+            (tmp_path / name).write_bytes(thumbnail(pixels, 32))
+        lines.append(f"item-{number},{number}.jpg,{number}-mask.jpg,{'query' if number % 3 == 0 else 'train'}")
+    (tmp_path / "items.csv").write_text("\n".join(lines))
+    return Settings.load(store=str(tmp_path / "store"), threads=1, device="cpu"), f"table:{tmp_path / 'items.csv'}"
+
+
+def catalogue(settings: Settings, source: str) -> Ref:
+    with disable_run_logger():
+        return snapshot_catalog.fn(settings, source, IngestConfig()).catalog
+
+
+def test_masks_that_cannot_be_read_are_passed_over_and_named(
+    shop: tuple[Settings, str], tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    settings, source = shop
+    (tmp_path / "1-mask.jpg").write_bytes(b"no picture")
+    (tmp_path / "3-mask.jpg").write_bytes((tmp_path / "3-mask.jpg").read_bytes()[:100])
+    catalog = catalogue(settings, source)
+    (tmp_path / "4-mask.jpg").unlink()  # gone since the catalogue was taken
+
+    with disable_run_logger(), caplog.at_level(logging.WARNING, "vitrine.test"):
+        truth = collect_truth_masks.fn(settings, source, catalog)
+
+    assert truth is not None
+    store = settings.open_store()
+    assert MaskSet.open(store, truth).counts == {"rows": N_ITEMS - 3}
+    (said,) = [record.getMessage() for record in caplog.records if "masks" in record.getMessage()]
+    assert said.startswith("3 masks of the source cannot be read")
+    assert all(f"{number}-mask.jpg" in said for number in (1, 3, 4))
+    with disable_run_logger():
+        train, held_out = _segmentation_data(store, catalog, truth, MaskConfig(size_px=64), IngestConfig())
+        assert len(train.pixels) + len(held_out.pixels) == N_ITEMS - 3
+        assert collect_truth_masks.fn(settings, source, catalog) == truth
+
+    (tmp_path / "4-mask.jpg").write_bytes((tmp_path / "5-mask.jpg").read_bytes())
+    with disable_run_logger():
+        again = collect_truth_masks.fn(settings, source, catalog)
+    assert again is not None
+    assert MaskSet.open(store, again).counts == {"rows": N_ITEMS - 2}
+
+
+def test_a_source_whose_masks_cannot_be_read_at_all_has_none(shop: tuple[Settings, str], tmp_path: Path) -> None:
+    settings, source = shop
+    for path in tmp_path.glob("*-mask.jpg"):
+        path.write_bytes(b"no picture")
+    with disable_run_logger():
+        assert collect_truth_masks.fn(settings, source, catalogue(settings, source)) is None
