@@ -153,7 +153,7 @@ def _items(n_rows: int) -> pl.DataFrame:
     """A catalogue's table: five views of each product, a category, two labels and two attributes each."""
     import polars as pl
 
-    from retrieval_core.ingest.snapshot import CATALOG_SCHEMA, row_id
+    from retrieval_core.artifacts.catalog_rows import CATALOG_SCHEMA, row_id
 
     def row(number: int) -> dict[str, Any]:
         item_id, product = f"sku-{number:07}", number // 5

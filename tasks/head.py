@@ -10,7 +10,7 @@ import polars as pl
 from prefect.logging import get_run_logger
 
 from retrieval_core.artifacts import fingerprints, releases
-from retrieval_core.artifacts.catalog_rows import load_items
+from retrieval_core.artifacts.catalog_rows import HELD_OUT, load_items
 from retrieval_core.artifacts.growing_sets import derive_vectors, indexable_items
 from retrieval_core.artifacts.manifests import Fitted, Head, Ref, VectorSet, boosted
 from retrieval_core.artifacts.parts import load_vectors, put_part_file
@@ -18,7 +18,6 @@ from retrieval_core.config import HeadConfig
 from retrieval_core.head.apply import WEIGHTS_FILE, boost, load_head, save_head
 from retrieval_core.head.targets import build_targets
 from retrieval_core.head.train import train_head
-from retrieval_core.ingest.sources.base import HELD_OUT
 from retrieval_core.settings import Settings
 from retrieval_core.store.base import Store
 from tasks.stage import stage

@@ -11,7 +11,7 @@ import polars as pl
 from prefect.logging import get_run_logger
 
 from retrieval_core.artifacts import fingerprints, releases
-from retrieval_core.artifacts.catalog_rows import load_items
+from retrieval_core.artifacts.catalog_rows import HELD_OUT, load_items
 from retrieval_core.artifacts.fingerprints import STAGE_VERSIONS
 from retrieval_core.artifacts.growing_sets import indexable_items, sample_vectors
 from retrieval_core.artifacts.manifests import IndexSet, Ref, Value, VectorSet, fingerprint
@@ -23,7 +23,6 @@ from retrieval_core.index.plan import name_shard, rows_to_change, split_rows
 from retrieval_core.index.recipes import Recipe, choose_recipe, choose_shards
 from retrieval_core.index.tune import Tuned, choose_candidate_dim, tune_queries, tune_search
 from retrieval_core.index.update import can_update, imbalance, update_shard
-from retrieval_core.ingest.sources.base import HELD_OUT
 from retrieval_core.search.release import open_index, shard_folders
 from retrieval_core.settings import Settings
 from retrieval_core.store.base import Store

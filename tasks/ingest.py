@@ -10,7 +10,7 @@ import polars as pl
 from prefect.logging import get_run_logger
 
 from retrieval_core.artifacts import releases
-from retrieval_core.artifacts.catalog_rows import load_items
+from retrieval_core.artifacts.catalog_rows import LEDGER, SEEN_ITEMS, load_items
 from retrieval_core.artifacts.fingerprints import STAGE_VERSIONS
 from retrieval_core.artifacts.growing_sets import plan_work, seal_view, shard_pictures
 from retrieval_core.artifacts.manifests import Catalog, MaskSet, Ref, Value, fingerprint
@@ -27,14 +27,7 @@ from retrieval_core.errors import BadConfig, NotFound, Permanent
 from retrieval_core.ingest.change import MAX_LISTED, Change, name_items
 from retrieval_core.ingest.diff import CatalogDiff, diff_catalogs
 from retrieval_core.ingest.selection import WHOLE, Choice, choose, items_moved_in
-from retrieval_core.ingest.snapshot import (
-    LEDGER,
-    SEEN_ITEMS,
-    Snapshot,
-    catalog_fingerprint,
-    take_snapshot,
-    update_snapshot,
-)
+from retrieval_core.ingest.snapshot import Snapshot, catalog_fingerprint, take_snapshot, update_snapshot
 from retrieval_core.ingest.sources.base import Source
 from retrieval_core.ingest.sources.registry import open_source
 from retrieval_core.settings import Settings

@@ -11,13 +11,12 @@ import polars as pl
 from prefect.logging import get_run_logger
 
 from retrieval_core.artifacts import fingerprints, releases
-from retrieval_core.artifacts.catalog_rows import load_items
+from retrieval_core.artifacts.catalog_rows import HELD_OUT, load_items
 from retrieval_core.artifacts.growing_sets import WorkPlan, WorkShard, plan_work, seal_view, shard_pictures
 from retrieval_core.artifacts.manifests import Detector, Fitted, MaskSet, Ref, Segmenter
 from retrieval_core.artifacts.parts import masks_bytes, put_part, put_part_file, read_masks
 from retrieval_core.config import CropConfig, IngestConfig, MaskConfig
 from retrieval_core.images import decode, fit
-from retrieval_core.ingest.sources.base import HELD_OUT
 from retrieval_core.mask import detect
 from retrieval_core.mask.apply import Segmented, SegmenterEngine, segment, square_of
 from retrieval_core.mask.train import (

@@ -8,13 +8,13 @@ import polars as pl
 from prefect.logging import get_run_logger
 
 from retrieval_core.artifacts import releases
+from retrieval_core.artifacts.catalog_rows import LEDGER
 from retrieval_core.artifacts.fingerprints import STAGE_VERSIONS
 from retrieval_core.artifacts.manifests import Ref, Reject, Release, Report, Value, VectorSet, fingerprint
 from retrieval_core.artifacts.parts import read_unsealed, table_bytes
 from retrieval_core.config import NightlyConfig
 from retrieval_core.evaluate.measure.unlabelled import chain_of
 from retrieval_core.evaluate.run_outputs import Night
-from retrieval_core.ingest.snapshot import LEDGER
 from retrieval_core.settings import Settings
 from retrieval_core.store.base import Store
 from tasks.stage import stage

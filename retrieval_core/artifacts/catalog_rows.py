@@ -1,4 +1,4 @@
-"""The items of a catalogue as a search needs them: single rows, out of a mapped file rather than memory."""
+"""The rows of a catalogue: their columns, where they are stored, and how single rows are read from a mapped file."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import numpy as np
 import numpy.typing as npt
 import polars as pl
 import pyarrow as pa
+import xxhash
 
 from retrieval_core.artifacts.manifests import (
     Catalog,
@@ -17,10 +18,54 @@ from retrieval_core.artifacts.parts import map_table, read_table
 from retrieval_core.errors import NotFound
 from retrieval_core.store.base import Store
 
+SPLITS = ("train", "val", "query", "gallery", "test")
+HELD_OUT = ("val", "query", "test")  # splits that nothing trains on
+
+# What a source says of each picture.
+SOURCE_SCHEMA: dict[str, pl.DataType] = {
+    "item_id": pl.String(),
+    "image_uri": pl.String(),
+    "product_id": pl.String(),
+    "category": pl.String(),
+    "split": pl.String(),
+    "mask_uri": pl.String(),
+    "labels": pl.List(pl.String()),
+    "attributes": pl.List(pl.Struct({"name": pl.String(), "value": pl.String()})),
+}
+CATALOG_SCHEMA: dict[str, pl.DataType] = SOURCE_SCHEMA | {
+    "row_id": pl.Int64(),
+    "content_id": pl.String(),
+    "mask_id": pl.String(),
+    "size_bytes": pl.Int64(),
+    "version": pl.String(),
+    "height": pl.Int32(),
+    "width": pl.Int32(),
+    "status": pl.String(),
+}
+QUARANTINE_SCHEMA: dict[str, pl.DataType] = {
+    "item_id": pl.String(),
+    "image_uri": pl.String(),
+    "content_id": pl.String(),
+    "reason": pl.String(),
+    "attempts": pl.Int64(),
+    "last_seen": pl.String(),
+}
+# An item has changed when one of these differs. The other columns follow from these, or are bookkeeping (size, time).
+COMPARED_COLUMNS = (*SOURCE_SCHEMA, "content_id", "mask_id", "status")
+
 ITEMS_FILE = "items.parquet"
+# Store keys of the tables that the next run starts from: every item as it was last read, and the quarantine ledger.
+SEEN_ITEMS = "ingest/items.parquet"
+LEDGER = "ingest/quarantine.parquet"
+
 SHOWN = ("item_id", "image_uri", "product_id", "category", "labels")  # of a hit
 
 Int64 = npt.NDArray[np.int64]
+
+
+def row_id(item_id: str) -> int:
+    """Return the number of an item in the index: 63 bits of the XXH3 hash of its id, the same on every machine."""
+    return xxhash.xxh3_64_intdigest(item_id.encode()) >> 1
 
 
 class Items:

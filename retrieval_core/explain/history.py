@@ -7,11 +7,10 @@ from typing import Any, Literal, NamedTuple
 import polars as pl
 
 from retrieval_core.artifacts import releases
-from retrieval_core.artifacts.catalog_rows import ITEMS_FILE
+from retrieval_core.artifacts.catalog_rows import COMPARED_COLUMNS, ITEMS_FILE
 from retrieval_core.artifacts.manifests import Catalog, Ref, Release, Value
 from retrieval_core.artifacts.parts import read_rows
 from retrieval_core.errors import NotFound
-from retrieval_core.ingest.snapshot import STATEMENT
 from retrieval_core.store.base import Store
 
 NAMES = {"content_id": "picture", "mask_id": "mask", "product_id": "product", "image_uri": "address"}
@@ -101,7 +100,7 @@ def _event(release: Release, before: dict[str, Any] | None, now: dict[str, Any] 
         return Event(**said, what="came", detail=state) if now else None
     if now is None:
         return Event(**said, what="left")
-    differing = [name for name in STATEMENT if before[name] != now[name]]
+    differing = [name for name in COMPARED_COLUMNS if before[name] != now[name]]
     details = [f"{NAMES.get(name, name)} {_shown(name, before)} → {_shown(name, now)}" for name in differing]
     return Event(**said, what="changed", detail="; ".join(details)) if details else None
 

@@ -9,7 +9,7 @@ from typing import Literal, NamedTuple
 
 import polars as pl
 
-from retrieval_core.artifacts.catalog_rows import load_items
+from retrieval_core.artifacts.catalog_rows import LEDGER, load_items
 from retrieval_core.artifacts.manifests import (
     Backbone,
     Catalog,
@@ -28,7 +28,6 @@ from retrieval_core.artifacts.parts import MaskRow, read_masks, read_rows, read_
 from retrieval_core.errors import NotFound, Permanent, ShardCorrupt
 from retrieval_core.evaluate.reconstruct import masks_of, release_config
 from retrieval_core.explain.history import History, Row, find_history, find_row
-from retrieval_core.ingest.snapshot import LEDGER
 from retrieval_core.search.release import OpenRelease, Query
 from retrieval_core.settings import Settings
 from retrieval_core.store.base import Store

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import polars as pl
 
+from retrieval_core.artifacts.catalog_rows import CATALOG_SCHEMA, COMPARED_COLUMNS
 from retrieval_core.artifacts.manifests import Value
-from retrieval_core.ingest.snapshot import CATALOG_SCHEMA, STATEMENT
 
 
 class CatalogDiff(Value):
-    """Counts and ordered ids; added + changed + unchanged are the current rows, quarantined ones included."""
+    """How many items were added, changed, removed and kept, and the ids of those that differ, sorted.
+
+    `added + changed + unchanged` is the number of current rows, quarantined ones included.
+    """
 
     added: int
     changed: int
@@ -21,15 +24,15 @@ class CatalogDiff(Value):
 
 
 def diff_catalogs(previous: pl.DataFrame | None, current: pl.DataFrame) -> CatalogDiff:
-    """Difference of two tables of items (`CATALOG_SCHEMA`, unique item_ids, any order).
+    """Compare two tables of items (`CATALOG_SCHEMA`, unique item_ids, any order); without a previous one, all are new.
 
-    An item changed when it says something else (`STATEMENT`: picture, mask, metadata, split, status); a touched file
-    with the same bytes did not.
+    An item has changed when one of `COMPARED_COLUMNS` differs. A file that was touched but holds the same bytes has
+    not.
     """
     before = pl.DataFrame(schema=CATALOG_SCHEMA) if previous is None else previous
-    says = [name for name in STATEMENT if name != "item_id"]
-    both = current.select(STATEMENT).join(before.select(STATEMENT), on="item_id", suffix="_before")
-    is_changed = pl.any_horizontal(pl.col(name).ne_missing(pl.col(f"{name}_before")) for name in says)
+    both = current.select(COMPARED_COLUMNS).join(before.select(COMPARED_COLUMNS), on="item_id", suffix="_before")
+    compared = [name for name in COMPARED_COLUMNS if name != "item_id"]
+    is_changed = pl.any_horizontal(pl.col(name).ne_missing(pl.col(f"{name}_before")) for name in compared)
     changed = _ids(both.filter(is_changed))
     added = _ids(current.join(before, on="item_id", how="anti"))
     removed = _ids(before.join(current, on="item_id", how="anti"))

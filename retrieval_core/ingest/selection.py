@@ -12,13 +12,13 @@ from typing import NamedTuple
 
 import polars as pl
 
+from retrieval_core.artifacts.catalog_rows import COMPARED_COLUMNS
 from retrieval_core.artifacts.manifests import MANIFEST, Catalog, Ref, Value
 from retrieval_core.artifacts.parts import read_table
 from retrieval_core.errors import BadConfig, NotFound
 from retrieval_core.filters import parse_where
 from retrieval_core.ingest.change import MAX_LISTED
 from retrieval_core.ingest.diff import diff_catalogs
-from retrieval_core.ingest.snapshot import STATEMENT
 from retrieval_core.store.base import Store
 
 WHOLE = "catalog"  # the parent of a catalogue that holds a part of another, which is no snapshot of the source
@@ -87,7 +87,7 @@ def snapshots_within(sealed: Mapping[str, datetime], period: Period) -> Snapshot
 
 
 def items_moved(before: pl.DataFrame | None, within: Iterable[pl.DataFrame]) -> set[str]:
-    """Ids of the items that any table of `within` has and `before` has not, or has otherwise (`STATEMENT`)."""
+    """Ids of the items that any table of `within` has and `before` has not, or has otherwise (`COMPARED_COLUMNS`)."""
     moved: set[str] = set()
     for items in within:
         diff = diff_catalogs(before, items)
@@ -104,7 +104,7 @@ def items_moved_in(store: Store, period: Period) -> set[str]:
 
     def read(name: str) -> pl.DataFrame:
         sealed = Catalog.open(store, Ref(kind=Catalog.__name__, key=f"{Catalog.folder}/{name}"))
-        return read_table(store, sealed.part("items.parquet"), list(STATEMENT))
+        return read_table(store, sealed.part("items.parquet"), list(COMPARED_COLUMNS))
 
     return items_moved(read(before) if before else None, map(read, within))
 

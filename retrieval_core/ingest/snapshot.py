@@ -12,6 +12,7 @@ import polars as pl
 import xxhash
 
 from retrieval_core import images
+from retrieval_core.artifacts.catalog_rows import CATALOG_SCHEMA, COMPARED_COLUMNS, QUARANTINE_SCHEMA, row_id
 from retrieval_core.artifacts.manifests import content_id
 from retrieval_core.config import IngestConfig
 from retrieval_core.errors import (
@@ -23,29 +24,8 @@ from retrieval_core.errors import (
     SourceMissing,
     TooManyRejects,
 )
-from retrieval_core.ingest.sources.base import SOURCE_SCHEMA
 from retrieval_core.store.uris import read_uri, stat_uri
 
-CATALOG_SCHEMA: dict[str, pl.DataType] = SOURCE_SCHEMA | {
-    "row_id": pl.Int64(),
-    "content_id": pl.String(),
-    "mask_id": pl.String(),
-    "size_bytes": pl.Int64(),
-    "version": pl.String(),
-    "height": pl.Int32(),
-    "width": pl.Int32(),
-    "status": pl.String(),
-}
-QUARANTINE_SCHEMA: dict[str, pl.DataType] = {
-    "item_id": pl.String(),
-    "image_uri": pl.String(),
-    "content_id": pl.String(),
-    "reason": pl.String(),
-    "attempts": pl.Int64(),
-    "last_seen": pl.String(),
-}
-# What an item says, as against the bookkeeping that may differ while it says the same (size, mtime) or follows from it.
-STATEMENT = (*SOURCE_SCHEMA, "content_id", "mask_id", "status")
 # A picture read before under these values need not be read again.
 SEEN_BY = ("image_uri", "mask_uri", "size_bytes", "version")
 
@@ -54,10 +34,6 @@ MAX_HOLDOUT_SHARE = 1 / 3
 S3_THREADS = 32  # they wait for the network, not for a core
 CHUNK = 32
 FINGERPRINT_CHUNK = 100_000
-
-# Where a store keeps what was last seen of every file, and the ledger: the next run reads only what differs.
-SEEN_ITEMS = "ingest/items.parquet"
-LEDGER = "ingest/quarantine.parquet"
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -139,15 +115,10 @@ def unseen_pictures(rows: pl.DataFrame, seen: pl.DataFrame | None) -> pl.DataFra
     return _compare(rows, seen).filter(_IS_UNSEEN)
 
 
-def row_id(item_id: str) -> int:
-    """The number an item carries in the index: 63 bits of XXH3 of its id, the same on every machine."""
-    return xxhash.xxh3_64_intdigest(item_id.encode()) >> 1
-
-
 def catalog_fingerprint(items: pl.DataFrame) -> str:
-    """32 hex digits of what the items say (`STATEMENT`); the order of rows, sizes and times do not count."""
+    """32 hex digits of what the items say (`COMPARED_COLUMNS`); the order of rows, sizes and times do not count."""
     digest = hashlib.sha256()
-    statements = items.select(STATEMENT).sort("item_id")
+    statements = items.select(COMPARED_COLUMNS).sort("item_id")
     for chunk in statements.iter_slices(FINGERPRINT_CHUNK):
         digest.update(chunk.write_ndjson().encode())
     return digest.hexdigest()[:32]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import polars as pl
 
 from retrieval_core.artifacts import backbone_names, fingerprints, releases
+from retrieval_core.artifacts.catalog_rows import SEEN_ITEMS
 from retrieval_core.artifacts.manifests import IndexSet, Value
 from retrieval_core.artifacts.parts import read_unsealed
 from retrieval_core.config import ClassifyConfig, EmbedConfig, NightlyConfig
@@ -12,7 +13,7 @@ from retrieval_core.embed.backbones import CARD_FILE, backbone_preprocess, descr
 from retrieval_core.embed.cards import Card, get_card
 from retrieval_core.errors import NotFound
 from retrieval_core.index.recipes import choose_recipe, choose_shards
-from retrieval_core.ingest.snapshot import SEEN_ITEMS, unseen_pictures
+from retrieval_core.ingest.snapshot import unseen_pictures
 from retrieval_core.ingest.sources.registry import open_source
 from retrieval_core.maintenance.status import last_run
 from retrieval_core.store.base import Store

@@ -14,7 +14,7 @@ import numpy as np
 from pydantic import ValidationError
 
 from retrieval_core.artifacts import fingerprints
-from retrieval_core.artifacts.catalog_rows import load_items
+from retrieval_core.artifacts.catalog_rows import LEDGER, SEEN_ITEMS, load_items
 from retrieval_core.artifacts.growing_sets import indexable_items, sample_vectors
 from retrieval_core.artifacts.manifests import Head, IndexSet, Part, Release, VectorSet
 from retrieval_core.artifacts.parts import Float32, load_vectors, read_vectors, table_bytes, vectors_bytes
@@ -25,7 +25,7 @@ from retrieval_core.index.build import build_shard, train_template
 from retrieval_core.index.plan import split_rows
 from retrieval_core.index.recipes import Recipe
 from retrieval_core.index.update import template_of
-from retrieval_core.ingest.snapshot import LEDGER, SEEN_ITEMS, take_snapshot
+from retrieval_core.ingest.snapshot import take_snapshot
 from retrieval_core.ingest.sources.registry import open_source
 from retrieval_core.maintenance.inventory import Holdings, template_key
 from retrieval_core.reduce.pca import PCA_FILE, apply_pca, load_pca

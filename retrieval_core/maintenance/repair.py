@@ -11,12 +11,12 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from retrieval_core.artifacts import releases
+from retrieval_core.artifacts.catalog_rows import LEDGER, SEEN_ITEMS
 from retrieval_core.artifacts.manifests import MANIFEST, Artifact, Backbone, Catalog, IndexSet, Ref, Release, Value
 from retrieval_core.artifacts.parts import read_table, read_unsealed, table_bytes
 from retrieval_core.artifacts.releases import LATEST, PRODUCTION, Alias
 from retrieval_core.errors import NotFound, ShardCorrupt
 from retrieval_core.index.build import VECTORS_FILE
-from retrieval_core.ingest.snapshot import LEDGER, SEEN_ITEMS
 from retrieval_core.maintenance.inventory import Holdings, searched_refs
 from retrieval_core.maintenance.repair_release import BY_RUN, Finding, Mender, damaged_parts
 from retrieval_core.store import leases

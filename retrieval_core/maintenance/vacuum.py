@@ -17,6 +17,7 @@ from itertools import groupby
 from pydantic import Field
 
 from retrieval_core.artifacts import releases
+from retrieval_core.artifacts.catalog_rows import SEEN_ITEMS
 from retrieval_core.artifacts.manifests import (
     MANIFEST,
     Backbone,
@@ -32,7 +33,6 @@ from retrieval_core.artifacts.manifests import (
 )
 from retrieval_core.errors import NotFound, ShardCorrupt
 from retrieval_core.index.build import VECTORS_FILE
-from retrieval_core.ingest.snapshot import SEEN_ITEMS
 from retrieval_core.maintenance.inventory import FITTED, SETS, Family, Holdings, template_key
 from retrieval_core.store import leases
 from retrieval_core.store.base import Store

@@ -23,7 +23,7 @@ import numpy.typing as npt
 import polars as pl
 
 from retrieval_core.artifacts import releases
-from retrieval_core.artifacts.catalog_rows import Items
+from retrieval_core.artifacts.catalog_rows import Items, row_id
 from retrieval_core.artifacts.manifests import ClassSet, Hit, IndexSet, Reducer, Release
 from retrieval_core.artifacts.parts import Float32, load_classes
 from retrieval_core.config import NightlyConfig
@@ -32,7 +32,6 @@ from retrieval_core.filters import VALUE_COLUMNS, commonest_values, parse_where
 from retrieval_core.images import RGB, decode
 from retrieval_core.index.build import places_of
 from retrieval_core.index.lookup import Selection, ShardedIndex
-from retrieval_core.ingest.snapshot import row_id
 from retrieval_core.reduce.pca import PCA_FILE, Pca, apply_pca, load_pca
 from retrieval_core.search.query_encoder import QueryChain, opened_once, require
 from retrieval_core.settings import Settings

@@ -8,8 +8,8 @@ import numpy as np
 import numpy.typing as npt
 import polars as pl
 
+from retrieval_core.artifacts.catalog_rows import HELD_OUT
 from retrieval_core.errors import BadConfig
-from retrieval_core.ingest.sources.base import HELD_OUT
 from retrieval_core.metrics.picture_similarity import near_duplicates, thumbnails
 from retrieval_core.train.config import Training
 from retrieval_core.train.pictures import Prepared

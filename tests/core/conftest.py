@@ -11,6 +11,7 @@ import polars as pl
 import pytest
 
 from retrieval_core.artifacts import releases
+from retrieval_core.artifacts.catalog_rows import CATALOG_SCHEMA, row_id
 from retrieval_core.artifacts.manifests import (
     Backbone,
     Catalog,
@@ -29,7 +30,6 @@ from retrieval_core.embed.engine import open_engine
 from retrieval_core.images import decode, fit, thumbnail
 from retrieval_core.index.build import INDEX_FILE, VECTORS_FILE, build_shard
 from retrieval_core.index.recipes import new_index, shard_of
-from retrieval_core.ingest.snapshot import CATALOG_SCHEMA, row_id
 from retrieval_core.search.release import OpenRelease, open_release
 from retrieval_core.settings import Settings
 from retrieval_core.store.base import Store

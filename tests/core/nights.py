@@ -11,6 +11,7 @@ import numpy as np
 import polars as pl
 
 from retrieval_core.artifacts import fingerprints, releases
+from retrieval_core.artifacts.catalog_rows import CATALOG_SCHEMA, LEDGER, QUARANTINE_SCHEMA, SEEN_ITEMS, row_id
 from retrieval_core.artifacts.growing_sets import (
     derive_vectors,
     indexable_items,
@@ -49,7 +50,6 @@ from retrieval_core.head.apply import WEIGHTS_FILE, boost, load_head, save_head
 from retrieval_core.index.build import INDEX_FILE, VECTORS_FILE, build_shard, train_template
 from retrieval_core.index.plan import name_shard, split_rows
 from retrieval_core.index.recipes import Recipe
-from retrieval_core.ingest.snapshot import CATALOG_SCHEMA, LEDGER, QUARANTINE_SCHEMA, SEEN_ITEMS, row_id
 from retrieval_core.reduce.pca import PCA_FILE, apply_pca, fit_pca, load_pca, save_pca
 from retrieval_core.store.base import Store
 

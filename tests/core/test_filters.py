@@ -10,9 +10,9 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
+from retrieval_core.artifacts.catalog_rows import CATALOG_SCHEMA
 from retrieval_core.errors import BadConfig
 from retrieval_core.filters import MAX_CHARS, MAX_DEPTH, attribute_names, commonest_values, parse_where
-from retrieval_core.ingest.snapshot import CATALOG_SCHEMA
 
 ORDER = {"<": operator.lt, "<=": operator.le, ">": operator.gt, ">=": operator.ge}
 VALUES = ["a", "B", "b", "a b", "it's", 'say "x"', "10", "9", "1e1", "-2.5", "in", "", "inf", "nan", "é/ü_1.x-y", "(,)"]

@@ -14,12 +14,12 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from prefect.logging import disable_run_logger
 
+from retrieval_core.artifacts.catalog_rows import SOURCE_SCHEMA
 from retrieval_core.artifacts.manifests import Catalog
 from retrieval_core.artifacts.parts import read_table
 from retrieval_core.config import IngestConfig
 from retrieval_core.errors import CatalogInvalid, SourceMissing
 from retrieval_core.images import thumbnail
-from retrieval_core.ingest.sources.base import SOURCE_SCHEMA
 from retrieval_core.ingest.sources.folder import FolderSource
 from retrieval_core.ingest.sources.inshop import InShopSource
 from retrieval_core.ingest.sources.table import TableSource

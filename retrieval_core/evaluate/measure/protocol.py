@@ -8,8 +8,8 @@ import numpy as np
 import numpy.typing as npt
 import polars as pl
 
+from retrieval_core.artifacts.catalog_rows import HELD_OUT
 from retrieval_core.config import EvaluateConfig
-from retrieval_core.ingest.sources.base import HELD_OUT
 from retrieval_core.metrics.relevance import Judgements, Truth, encode, find_truth
 
 

@@ -8,27 +8,15 @@ import numpy as np
 import numpy.typing as npt
 import polars as pl
 
+from retrieval_core.artifacts.catalog_rows import SOURCE_SCHEMA, SPLITS
 from retrieval_core.errors import CatalogInvalid, SourceMissing
 
-SPLITS = ("train", "val", "query", "gallery", "test")
-HELD_OUT = ("val", "query", "test")  # splits that nothing trains on
 NAMES = ("item_id", "image_uri", "mask_uri")
 MAX_ITEM_ID_BYTES = 1024  # as of an S3 key
 # Control characters, line and paragraph separators, and what turns the direction of text: in a log or on a page a name
 # with one of them can pass for another.
 DECEPTIVE = r"[\p{Cc}\u{61C}\u{200E}\u{200F}\u{2028}-\u{202E}\u{2066}-\u{2069}]"
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".jfif", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff")
-
-SOURCE_SCHEMA: dict[str, pl.DataType] = {
-    "item_id": pl.String(),
-    "image_uri": pl.String(),
-    "product_id": pl.String(),
-    "category": pl.String(),
-    "split": pl.String(),
-    "mask_uri": pl.String(),
-    "labels": pl.List(pl.String()),
-    "attributes": pl.List(pl.Struct({"name": pl.String(), "value": pl.String()})),
-}
 
 
 class Source(Protocol):

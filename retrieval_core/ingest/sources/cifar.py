@@ -10,8 +10,9 @@ import numpy as np
 import numpy.typing as npt
 import polars as pl
 
+from retrieval_core.artifacts.catalog_rows import SOURCE_SCHEMA
 from retrieval_core.errors import CatalogInvalid, SourceMissing
-from retrieval_core.ingest.sources.base import SOURCE_SCHEMA, conform
+from retrieval_core.ingest.sources.base import conform
 from retrieval_core.ingest.sources.dataset_files import Maskless, read_lines
 from retrieval_core.ingest.sources.labels import attributes_of
 from retrieval_core.ingest.sources.unpack import Packed, PackedFolder, class_names, png

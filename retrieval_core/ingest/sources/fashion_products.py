@@ -11,8 +11,9 @@ from pathlib import Path
 
 import polars as pl
 
+from retrieval_core.artifacts.catalog_rows import SOURCE_SCHEMA
 from retrieval_core.errors import BadConfig, CatalogInvalid, SourceMissing
-from retrieval_core.ingest.sources.base import SOURCE_SCHEMA, conform
+from retrieval_core.ingest.sources.base import conform
 from retrieval_core.ingest.sources.dataset_files import Maskless, dataset_root, first_present, read_lines
 from retrieval_core.ingest.sources.labels import attributes_of, normalise_labels
 from retrieval_core.ingest.sources.unpack import Packed, PackedFolder

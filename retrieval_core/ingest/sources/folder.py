@@ -8,8 +8,9 @@ import numpy as np
 import numpy.typing as npt
 import polars as pl
 
+from retrieval_core.artifacts.catalog_rows import SPLITS
 from retrieval_core.errors import CatalogInvalid, NotFound, SourceMissing
-from retrieval_core.ingest.sources.base import IMAGE_SUFFIXES, SPLITS, conform
+from retrieval_core.ingest.sources.base import IMAGE_SUFFIXES, conform
 from retrieval_core.store.uris import list_uris
 
 

@@ -7,8 +7,9 @@ from typing import NamedTuple
 
 import polars as pl
 
+from retrieval_core.artifacts.catalog_rows import SOURCE_SCHEMA
 from retrieval_core.errors import CatalogInvalid, NotFound, SourceMissing
-from retrieval_core.ingest.sources.base import SOURCE_SCHEMA, conform
+from retrieval_core.ingest.sources.base import conform
 from retrieval_core.ingest.sources.dataset_files import Maskless, dataset_root, first_present, read_lines
 from retrieval_core.ingest.sources.labels import attributes_of, normalise_labels
 from retrieval_core.store.uris import list_uris

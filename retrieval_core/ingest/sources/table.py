@@ -12,8 +12,9 @@ import numpy.typing as npt
 import polars as pl
 
 from retrieval_core import images
+from retrieval_core.artifacts.catalog_rows import SOURCE_SCHEMA
 from retrieval_core.errors import CatalogInvalid, NotFound, SourceMissing
-from retrieval_core.ingest.sources.base import SOURCE_SCHEMA, conform
+from retrieval_core.ingest.sources.base import conform
 from retrieval_core.ingest.sources.folder import absolute_uri
 from retrieval_core.ingest.sources.labels import (
     attribute_text,

@@ -6,8 +6,8 @@ import numpy as np
 import numpy.typing as npt
 import polars as pl
 
+from retrieval_core.artifacts.catalog_rows import HELD_OUT
 from retrieval_core.head.targets import UNKNOWN, Targets, build_targets
-from retrieval_core.ingest.sources.base import HELD_OUT
 
 
 def free_items(items: pl.DataFrame) -> pl.DataFrame:

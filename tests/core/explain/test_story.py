@@ -12,6 +12,7 @@ import polars as pl
 import pytest
 
 from retrieval_core.artifacts import fingerprints
+from retrieval_core.artifacts.catalog_rows import LEDGER, QUARANTINE_SCHEMA
 from retrieval_core.artifacts.growing_sets import part_key
 from retrieval_core.artifacts.manifests import Catalog, Hit, IndexSet, Part, Reject, Release, Report
 from retrieval_core.artifacts.parts import masks_bytes, put_part, table_bytes
@@ -23,7 +24,6 @@ from retrieval_core.explain.page import pictures_of, render_story
 from retrieval_core.explain.story import Itself, Story, explain
 from retrieval_core.explain.words import story_lines
 from retrieval_core.index.build import shard_row_ids
-from retrieval_core.ingest.snapshot import LEDGER, QUARANTINE_SCHEMA
 from retrieval_core.settings import Settings
 from retrieval_core.store.base import Store
 from tests.core.conftest import Shop

@@ -8,11 +8,12 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
+from retrieval_core.artifacts.catalog_rows import row_id
 from retrieval_core.config import IngestConfig
 from retrieval_core.errors import BadConfig, CatalogInvalid, NotFound, SourceMissing, TooManyRejects
 from retrieval_core.ingest import snapshot as snapshot_module
 from retrieval_core.ingest.change import Change, name_items, read_names
-from retrieval_core.ingest.snapshot import Snapshot, row_id, take_snapshot, update_snapshot
+from retrieval_core.ingest.snapshot import Snapshot, take_snapshot, update_snapshot
 from retrieval_core.ingest.sources.base import conform
 
 CONFIG = IngestConfig(max_reject_fraction=1.0, n_holdout=3)

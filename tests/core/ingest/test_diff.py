@@ -7,8 +7,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from retrieval_core.artifacts.catalog_rows import CATALOG_SCHEMA
 from retrieval_core.ingest.diff import diff_catalogs
-from retrieval_core.ingest.snapshot import CATALOG_SCHEMA, catalog_fingerprint
+from retrieval_core.ingest.snapshot import catalog_fingerprint
 
 Statement = tuple[str | None, str | None, list[str], list[dict[str, str]], str]
 

@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from retrieval_core.artifacts.catalog_rows import CATALOG_SCHEMA
 from retrieval_core.artifacts.manifests import Catalog
 from retrieval_core.artifacts.parts import put_part, table_bytes
 from retrieval_core.errors import BadConfig, NotFound
@@ -23,7 +24,6 @@ from retrieval_core.ingest.selection import (
     snapshots_of,
     snapshots_within,
 )
-from retrieval_core.ingest.snapshot import CATALOG_SCHEMA
 from retrieval_core.store.uris import open_store
 
 START = datetime(2026, 3, 1, tzinfo=UTC)

@@ -13,11 +13,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
+from retrieval_core.artifacts.catalog_rows import CATALOG_SCHEMA, row_id
 from retrieval_core.artifacts.manifests import Reject, content_id
 from retrieval_core.config import IngestConfig
 from retrieval_core.errors import BadConfig, CatalogInvalid, StoreUnavailable, TooManyRejects
 from retrieval_core.ingest import snapshot as snapshot_module
-from retrieval_core.ingest.snapshot import CATALOG_SCHEMA, Snapshot, catalog_fingerprint, row_id, take_snapshot
+from retrieval_core.ingest.snapshot import Snapshot, catalog_fingerprint, take_snapshot
 from retrieval_core.ingest.sources.base import conform
 from retrieval_core.ingest.sources.folder import FolderSource
 

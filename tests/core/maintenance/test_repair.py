@@ -10,14 +10,14 @@ import polars as pl
 import pytest
 
 from retrieval_core.artifacts import backbone_names, releases
-from retrieval_core.artifacts.catalog_rows import load_items
+from retrieval_core.artifacts.catalog_rows import LEDGER, SEEN_ITEMS, load_items
 from retrieval_core.artifacts.manifests import Backbone, Catalog, IndexSet, Release, VectorSet
 from retrieval_core.artifacts.parts import put_part, read_unsealed, table_bytes
 from retrieval_core.config import NightlyConfig
 from retrieval_core.errors import NotFound, StoreBusy
 from retrieval_core.images import thumbnail
 from retrieval_core.index.recipes import Recipe
-from retrieval_core.ingest.snapshot import LEDGER, SEEN_ITEMS, take_snapshot
+from retrieval_core.ingest.snapshot import take_snapshot
 from retrieval_core.ingest.sources.registry import open_source
 from retrieval_core.maintenance.inventory import Holdings, template_key
 from retrieval_core.maintenance.repair import Repair, repair

@@ -13,9 +13,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
+from retrieval_core.artifacts.catalog_rows import HELD_OUT
 from retrieval_core.errors import BadConfig
 from retrieval_core.images import Preprocess, decode, fit
-from retrieval_core.ingest.sources.base import HELD_OUT
 from retrieval_core.metrics.picture_similarity import thumbnails
 from retrieval_core.train.split import group_pictures, split_pictures
 

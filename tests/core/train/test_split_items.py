@@ -10,8 +10,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from retrieval_core.artifacts.catalog_rows import HELD_OUT, SPLITS
 from retrieval_core.errors import BadConfig
-from retrieval_core.ingest.sources.base import HELD_OUT, SPLITS
 from retrieval_core.train.config import RotationTraining
 from retrieval_core.train.pictures import Prepared
 from retrieval_core.train.split import choose_items, split_readable

@@ -7,8 +7,9 @@ from pathlib import Path
 import polars as pl
 import pytest
 
+from retrieval_core.artifacts.catalog_rows import SOURCE_SCHEMA
 from retrieval_core.errors import BadConfig, CatalogInvalid, SourceMissing
-from retrieval_core.ingest.sources.base import SOURCE_SCHEMA, conform
+from retrieval_core.ingest.sources.base import conform
 from retrieval_core.ingest.sources.folder import FolderSource
 from retrieval_core.ingest.sources.registry import KINDS, open_source
 

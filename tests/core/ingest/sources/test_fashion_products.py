@@ -11,9 +11,9 @@ import pytest
 from moto import mock_aws
 
 from retrieval_core import images
+from retrieval_core.artifacts.catalog_rows import SOURCE_SCHEMA
 from retrieval_core.errors import BadConfig, CatalogInvalid, SourceMissing
 from retrieval_core.ingest.sources import fashion_products
-from retrieval_core.ingest.sources.base import SOURCE_SCHEMA
 from retrieval_core.ingest.sources.fashion_products import FashionProductsSource
 from retrieval_core.ingest.sources.registry import open_source
 

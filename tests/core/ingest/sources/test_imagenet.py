@@ -8,8 +8,8 @@ import boto3
 import pytest
 from moto import mock_aws
 
+from retrieval_core.artifacts.catalog_rows import SOURCE_SCHEMA
 from retrieval_core.errors import CatalogInvalid, SourceMissing
-from retrieval_core.ingest.sources.base import SOURCE_SCHEMA
 from retrieval_core.ingest.sources.imagenet import ImageNetSource
 from retrieval_core.ingest.sources.registry import open_source
 

@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 
 from retrieval_core import images
+from retrieval_core.artifacts.catalog_rows import SOURCE_SCHEMA
 from retrieval_core.errors import BadConfig, CatalogInvalid, SourceMissing
-from retrieval_core.ingest.sources.base import SOURCE_SCHEMA
 from retrieval_core.ingest.sources.mnist import MnistSource
 from retrieval_core.ingest.sources.registry import open_source
 

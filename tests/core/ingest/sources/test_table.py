@@ -11,8 +11,8 @@ import pytest
 from moto import mock_aws
 from PIL import Image
 
+from retrieval_core.artifacts.catalog_rows import SOURCE_SCHEMA
 from retrieval_core.errors import CatalogInvalid, SourceMissing
-from retrieval_core.ingest.sources.base import SOURCE_SCHEMA
 from retrieval_core.ingest.sources.table import TableSource
 
 

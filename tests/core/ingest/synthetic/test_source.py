@@ -10,8 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
+from retrieval_core.artifacts.catalog_rows import SOURCE_SCHEMA
 from retrieval_core.errors import BadConfig, CatalogInvalid, ImageRefused, NotFound, SourceMissing
-from retrieval_core.ingest.sources.base import SOURCE_SCHEMA
 from retrieval_core.ingest.sources.registry import open_source
 from retrieval_core.ingest.synthetic.backdrops import BACKDROPS
 from retrieval_core.ingest.synthetic.figure import make_figure
