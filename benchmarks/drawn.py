@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import numpy as np
-import numpy.typing as npt
 
+from retrieval_core.arrays import Float32, Int64
 from retrieval_core.config import IndexConfig
 from retrieval_core.index.lookup import ShardedIndex
 from retrieval_core.index.recipes import Recipe
@@ -15,9 +15,6 @@ from retrieval_core.index.tune import TuneQueries, tune_queries
 VIEWS = 5  # pictures of one product
 FACTORS = 24  # that products differ in
 BLOCK_ROWS = 50_000  # drawn at a time
-
-Float32 = npt.NDArray[np.float32]
-Int64 = npt.NDArray[np.int64]
 
 
 def draw(n_rows: int, dim: int, seed: int = 0) -> Float32:

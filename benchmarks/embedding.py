@@ -27,7 +27,6 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-import numpy.typing as npt
 import onnxruntime
 import timm
 import torch
@@ -35,6 +34,7 @@ from PIL import Image
 from timm.data.transforms_factory import create_transform
 from torch.utils.data import DataLoader, Dataset
 
+from retrieval_core.arrays import Float32, UInt8
 from retrieval_core.artifacts.manifests import content_id
 from retrieval_core.artifacts.parts import vectors_bytes
 from retrieval_core.config import EmbedConfig
@@ -109,7 +109,7 @@ def measure(backbone: str, pictures: Sequence[Picture], rounds: int) -> dict[str
     return report(backbone, pictures, ways, timings)
 
 
-def bare_ways(folder: Path, squares: npt.NDArray[np.uint8]) -> list[Way]:
+def bare_ways(folder: Path, squares: UInt8) -> list[Way]:
     """Forward passes alone: our engine's own ways of using all cores, and ONNX Runtime as it comes out of the box."""
     n_threads = cores()
     engine = open_engine(folder, "cpu", n_threads)
@@ -232,7 +232,7 @@ def draw_pictures(folder: Path, n: int) -> list[Picture]:
     return [write_picture(folder / f"{number:05}.jpg", textured(rng, grain)) for number in range(n)]
 
 
-def textured(rng: np.random.Generator, grain: npt.NDArray[np.float32]) -> RGB:
+def textured(rng: np.random.Generator, grain: Float32) -> RGB:
     """(HEIGHT_PX, WIDTH_PX, 3) uint8: crossed waves of another length in every channel, and grain."""
     waves = []
     for _ in range(3):
@@ -251,7 +251,7 @@ def write_picture(path: Path, pixels: RGB) -> Picture:
     return Picture(content_id=content_id(out.getvalue()), image_uri=str(path), item_id=path.stem)
 
 
-def chunks(rows: npt.NDArray[np.uint8], size: int) -> list[npt.NDArray[np.uint8]]:
+def chunks(rows: UInt8, size: int) -> list[UInt8]:
     return [rows[start : start + size] for start in range(0, len(rows), size)]
 
 

@@ -28,9 +28,10 @@ from typing import Any, NamedTuple
 import faiss
 import numpy as np
 
-from benchmarks.drawn import Float32, Int64, draw, draw_row_ids, drawn_queries, recall, train_places
+from benchmarks.drawn import draw, draw_row_ids, drawn_queries, recall, train_places
 from benchmarks.memory import PeakOwn, resident_mb
 from benchmarks.racing import Contender, interleaved, print_race, race, ratio
+from retrieval_core.arrays import Float32, Int64
 from retrieval_core.config import IndexConfig, ReduceConfig
 from retrieval_core.index.build import INDEX_FILE, VECTORS_FILE, build_shard, train_template
 from retrieval_core.index.lookup import ShardedIndex

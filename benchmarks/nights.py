@@ -22,7 +22,8 @@ from typing import Any, NamedTuple
 import numpy as np
 import polars as pl
 
-from benchmarks.drawn import Float32, Int64, draw, draw_row_ids, drawn_queries, recall, train_places
+from benchmarks.drawn import draw, draw_row_ids, drawn_queries, recall, train_places
+from retrieval_core.arrays import Float32, Int64
 from retrieval_core.config import IndexConfig
 from retrieval_core.index.build import build_shard, train_template
 from retrieval_core.index.lookup import ShardedIndex

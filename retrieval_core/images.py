@@ -32,6 +32,7 @@ from PIL import (
 )
 from pydantic import BaseModel, ConfigDict, Field
 
+from retrieval_core.arrays import Bool, UInt8
 from retrieval_core.errors import ImageRefused
 
 DEFAULT_MAX_PIXELS = 100_000_000
@@ -40,7 +41,7 @@ MAX_SCANS = 500  # of a JPEG: encoders write about ten, and each costs a pass ov
 MAX_ASPECT = 4  # of the part of a picture that `fit` resizes before its centre crop
 WHITE = (255, 255, 255)
 
-RGB = npt.NDArray[np.uint8]
+RGB = UInt8
 
 # Pillow warns of oddities in metadata (EXIF, TIFF tags) that do not touch the pixels. A filter set once, because
 # `warnings.catch_warnings` is not safe in threads.
@@ -121,7 +122,7 @@ def fit(image: RGB, how: Preprocess) -> RGB:
     return _center_crop(_resize(image, new_height, new_width, how.interpolation), how.size_px, how.size_px)
 
 
-def apply_mask(image: RGB, mask: npt.NDArray[np.bool_]) -> RGB:
+def apply_mask(image: RGB, mask: Bool) -> RGB:
     """(h, w, 3) uint8, the background zeroed; `mask` is (h2, w2) bool, True on the product, stretched by nearest."""
     height, width = image.shape[:2]
     rows = np.arange(height) * mask.shape[0] // height
@@ -130,7 +131,7 @@ def apply_mask(image: RGB, mask: npt.NDArray[np.bool_]) -> RGB:
     return masked
 
 
-def crop_to_mask(image: RGB, mask: npt.NDArray[np.bool_], margin: float) -> RGB:
+def crop_to_mask(image: RGB, mask: Bool, margin: float) -> RGB:
     """The part of an (h, w, 3) uint8 picture around its product, as an array of its own; an empty mask leaves it whole.
 
     `mask` is (h2, w2) bool, True on the product, stretched over the picture. The box around its True pixels moves out

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from datetime import UTC, datetime
 
-import numpy as np
-import numpy.typing as npt
 import polars as pl
 from prefect.logging import get_run_logger
 
+from retrieval_core.arrays import Bool
 from retrieval_core.artifacts import releases
 from retrieval_core.artifacts.catalog_rows import LEDGER, SEEN_ITEMS, load_items
 from retrieval_core.artifacts.fingerprints import STAGE_VERSIONS
@@ -179,7 +178,7 @@ def collect_truth_masks(settings: Settings, source: str, catalog: Ref) -> Ref | 
     return sealed.ref if sealed.parts else None
 
 
-def _read_masks(reader: Source, pictures: pl.DataFrame, problems: list[str]) -> dict[str, npt.NDArray[np.bool_]]:
+def _read_masks(reader: Source, pictures: pl.DataFrame, problems: list[str]) -> dict[str, Bool]:
     """Masks by content id; what is wrong with the others joins `problems`."""
     found = {}
     for name, uri in pictures.select("content_id", "image_uri").iter_rows():

@@ -31,14 +31,14 @@ def add_reading(add: Callable[[str, Command, str], argparse.ArgumentParser]) -> 
 def _report(arguments: argparse.Namespace) -> int:
     from retrieval_core.evaluate.evaluation import assess_release
     from retrieval_core.evaluate.measure.golden_queries import check_golden
-    from retrieval_core.evaluate.reconstruct import named_release, release_config, rival_of
+    from retrieval_core.evaluate.reconstruct import named_release, rival_of
     from retrieval_core.store.leases import at_work
 
     settings = open_settings(arguments)
     store = settings.open_store()
     release = named_release(store, arguments.release)
     rival = rival_of(store, release, arguments.against)
-    config = release_config(release)
+    config = release.nightly_config()
     check_golden(config.evaluate.golden)
     with at_work(store, "vitrine report"):
         report = assess_release(settings, release, rival, config.evaluate, config.gate).report

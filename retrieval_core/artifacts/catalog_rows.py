@@ -5,11 +5,11 @@ from __future__ import annotations
 from typing import Any, Self
 
 import numpy as np
-import numpy.typing as npt
 import polars as pl
 import pyarrow as pa
 import xxhash
 
+from retrieval_core.arrays import Int64
 from retrieval_core.artifacts.manifests import (
     Catalog,
     Ref,
@@ -59,8 +59,6 @@ SEEN_ITEMS = "ingest/items.parquet"
 LEDGER = "ingest/quarantine.parquet"
 
 SHOWN = ("item_id", "image_uri", "product_id", "category", "labels")  # of a hit
-
-Int64 = npt.NDArray[np.int64]
 
 
 def row_id(item_id: str) -> int:

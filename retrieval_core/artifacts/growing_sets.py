@@ -13,9 +13,9 @@ from typing import TypeVar
 import numpy as np
 import polars as pl
 
+from retrieval_core.arrays import Float32
 from retrieval_core.artifacts.manifests import MANIFEST, ClassSet, MaskSet, Part, Ref, Value, VectorSet, fingerprint
 from retrieval_core.artifacts.parts import (
-    Float32,
     describe_part,
     plan_shards,
     put_part,

@@ -12,9 +12,9 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, ClassVar, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from retrieval_core.config import Variant
+from retrieval_core.config import NightlyConfig, Variant, first_line
 from retrieval_core.errors import NotFound, ShardCorrupt
 from retrieval_core.store.base import Store
 
@@ -345,3 +345,12 @@ class Release(Artifact):
     gate: Literal["published", "held"]
     gate_reason: str = ""
     gate_causes: tuple[str, ...] = ()
+
+    def nightly_config(self) -> NightlyConfig:
+        """Return the config this release was built with. Raises `ShardCorrupt` where this version cannot read it."""
+        try:
+            return NightlyConfig.model_validate(self.config)
+        except ValidationError as error:
+            raise ShardCorrupt(
+                f"the config of release {self.fingerprint} cannot be read: {first_line(error)}"
+            ) from error

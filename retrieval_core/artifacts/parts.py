@@ -14,11 +14,11 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
-import numpy.typing as npt
 import polars as pl
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from retrieval_core.arrays import Bool, Float32, Int32
 from retrieval_core.artifacts.manifests import ClassSet, MaskSet, Part, Value, VectorSet
 from retrieval_core.errors import DimensionMismatch, ShardCorrupt
 from retrieval_core.store.base import Store, file_sha256
@@ -28,8 +28,6 @@ MAPPED_BATCH = 65_536
 CHECKSUM, NO_CHECKSUM = b"vitrine.sha256", b"0" * 64
 SMALLEST = np.finfo(np.float32).tiny  # divides a zero vector without making it NaN
 N_TOP_CLASSES = 5  # kept of a picture, the likeliest first
-Float32 = npt.NDArray[np.float32]
-Int32 = npt.NDArray[np.int32]
 
 
 class ShardPlan(Value):
@@ -220,7 +218,7 @@ def _part_of(key: str, path: Path, n_rows: int) -> Part:
     return Part(key=key, sha256=file_sha256(path), n_rows=n_rows, n_bytes=path.stat().st_size)
 
 
-def masks_bytes(content_ids: Sequence[str], masks: Sequence[npt.NDArray[np.bool_]], reasons: Sequence[str]) -> bytes:
+def masks_bytes(content_ids: Sequence[str], masks: Sequence[Bool], reasons: Sequence[str]) -> bytes:
     """A mask part: columns content_id, height, width, mask (zlib over packed bits), area (0 to 1) and reason.
 
     `masks` are (h, w) bool, True on the product; `reasons` says why a mask is distrusted, "" where it is trusted.
@@ -249,7 +247,7 @@ class MaskRow(Value):
     area: float
     reason: str
 
-    def array(self) -> npt.NDArray[np.bool_]:
+    def array(self) -> Bool:
         """(height, width) bool, True on the product."""
         packed = np.frombuffer(zlib.decompress(self.bits), np.uint8)
         return np.unpackbits(packed, count=self.height * self.width).reshape(self.height, self.width).astype(bool)

@@ -12,9 +12,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
-import numpy as np
-import numpy.typing as npt
-
+from retrieval_core.arrays import UInt8
 from retrieval_core.artifacts.fingerprints import STAGE_VERSIONS, weights_name, weights_sha256
 from retrieval_core.artifacts.manifests import Value, fingerprint
 from retrieval_core.config import EmbedConfig
@@ -28,7 +26,6 @@ if TYPE_CHECKING:
 
     from retrieval_core.embed.networks import ImageEmbedder
 
-UInt8 = npt.NDArray[np.uint8]
 
 _log = logging.getLogger(__name__)
 

@@ -8,13 +8,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
-import numpy.typing as npt
 
+from retrieval_core.arrays import Float32, Int32, UInt8
 from retrieval_core.artifacts.parts import N_TOP_CLASSES
 from retrieval_core.config import ClassifyConfig, EmbedConfig
 from retrieval_core.embed.backbones import LoadedBackbone, load_backbone, read_backbone, save_backbone
 from retrieval_core.embed.cards import CARDS, Card, get_card
-from retrieval_core.embed.engine import Engine, Float32, UInt8
+from retrieval_core.embed.engine import Engine
 from retrieval_core.embed.extract import Picture, SquareLoader, in_batches
 from retrieval_core.errors import BadConfig, ShardCorrupt, WeightsInvalid, WeightsUnavailable
 
@@ -23,7 +23,6 @@ if TYPE_CHECKING:
 
     from retrieval_core.embed.networks import ImageEmbedder
 
-Int32 = npt.NDArray[np.int32]
 
 CLASSIFIER_FILE = "classifier.safetensors"
 CLASSES_FILE = "classes.json"

@@ -9,8 +9,8 @@ from threading import Lock
 from typing import TYPE_CHECKING, Protocol, Self
 
 import numpy as np
-import numpy.typing as npt
 
+from retrieval_core.arrays import Float32, UInt8
 from retrieval_core.artifacts.parts import unit_length
 from retrieval_core.embed.backbones import GRAPH_FILE, WEIGHTS_FILE, Description, describe, read_backbone
 from retrieval_core.embed.cards import Card
@@ -21,8 +21,6 @@ if TYPE_CHECKING:
     import onnxruntime
     from open_clip import CLIP
 
-UInt8 = npt.NDArray[np.uint8]
-Float32 = npt.NDArray[np.float32]
 
 # A forward pass of a few pictures stays in the cache: at 32, MobileNetV3 costs a seventh more.
 ONNX_ROWS = 8

@@ -7,8 +7,8 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import NamedTuple, TypeVar
 
 import numpy as np
-import numpy.typing as npt
 
+from retrieval_core.arrays import Bool, Float32, UInt8
 from retrieval_core.artifacts.manifests import Reject, Value, content_id
 from retrieval_core.artifacts.parts import MaskRow
 from retrieval_core.config import View
@@ -32,7 +32,7 @@ class Extracted(NamedTuple):
     """`vectors` is (n, dim) float32 of unit length, its rows those of `content_ids`."""
 
     content_ids: list[str]
-    vectors: npt.NDArray[np.float32]
+    vectors: Float32
     rejects: list[Reject]
 
 
@@ -97,7 +97,7 @@ class Loaded(NamedTuple):
     """`pixels` is (n, size, size, 3) uint8, its rows those of `content_ids`."""
 
     content_ids: list[str]
-    pixels: npt.NDArray[np.uint8]
+    pixels: UInt8
     rejects: list[Reject]
 
 
@@ -138,7 +138,7 @@ class SquareLoader:
             image = self._seen(image, mask.array())
         return fit(image, self._preprocess)
 
-    def _seen(self, image: RGB, mask: npt.NDArray[np.bool_]) -> RGB:
+    def _seen(self, image: RGB, mask: Bool) -> RGB:
         match self._view:
             case "raw":
                 return image

@@ -6,9 +6,9 @@ Turk and Pentland, "Eigenfaces for Recognition", 1991. Importing this module imp
 from __future__ import annotations
 
 import numpy as np
-import numpy.typing as npt
 import torch
 
+from retrieval_core.arrays import Float64, UInt8
 from retrieval_core.embed.networks import PixelPca
 from retrieval_core.errors import BadConfig
 
@@ -16,7 +16,7 @@ from retrieval_core.errors import BadConfig
 NEGLIGIBLE_VARIANCE = 1e-10
 
 
-def fit_pixel_pca(pixels: npt.NDArray[np.uint8], dim: int) -> PixelPca:
+def fit_pixel_pca(pixels: UInt8, dim: int) -> PixelPca:
     """The first `dim` principal components of (n, size, size, 3) uint8 pictures, their signs fixed.
 
     Fewer pictures than components leave the last components zero. Raises `BadConfig` for fewer than two pictures.
@@ -32,7 +32,7 @@ def fit_pixel_pca(pixels: npt.NDArray[np.uint8], dim: int) -> PixelPca:
     return PixelPca(torch.from_numpy(mean).float(), torch.from_numpy(components).float())
 
 
-def _principal_directions(centred: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+def _principal_directions(centred: Float64) -> Float64:
     """(k, d) orthonormal rows by falling variance, the entry of largest magnitude of each positive.
 
     Decomposes whichever of X Xᵀ and Xᵀ X is smaller: there are mostly fewer pictures than pixels.

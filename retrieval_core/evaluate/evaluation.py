@@ -21,7 +21,7 @@ from retrieval_core.evaluate.gate.decide import Figures, Verdict, decide
 from retrieval_core.evaluate.gate.shared_gallery import Ground, share_ground
 from retrieval_core.evaluate.measure.golden_queries import read_golden
 from retrieval_core.evaluate.measure.measure import Measured, measure
-from retrieval_core.evaluate.reconstruct import reassemble, release_config
+from retrieval_core.evaluate.reconstruct import reassemble
 from retrieval_core.evaluate.report.build import gather_facts
 from retrieval_core.evaluate.report.render import render
 from retrieval_core.evaluate.report.schema import Facts
@@ -76,9 +76,9 @@ def assess_release(
         against = Report.open(store, rival.report)
         asked = _asked(evaluate)
         if any(against.config.get(name) != value for name, value in asked.items()):
-            config = release_config(rival).model_copy(update=how)
+            config = rival.nightly_config().model_copy(update=how)
             against = _judge(settings, reassemble(store, rival), config, None, None)
-    config = release_config(sealed).model_copy(update=how)
+    config = sealed.nightly_config().model_copy(update=how)
     report = _judge(settings, reassemble(store, sealed), config, against, rival.fingerprint if rival else None)
     return Assessed(report, against)
 

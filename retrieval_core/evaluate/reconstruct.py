@@ -6,8 +6,6 @@ import json
 from collections.abc import Iterator
 from typing import TypeVar
 
-from pydantic import ValidationError
-
 from retrieval_core.artifacts import fingerprints, releases
 from retrieval_core.artifacts.manifests import (
     MANIFEST,
@@ -25,7 +23,6 @@ from retrieval_core.artifacts.manifests import (
     VectorSet,
 )
 from retrieval_core.artifacts.parts import read_table
-from retrieval_core.config import NightlyConfig
 from retrieval_core.config import View as ShownAs
 from retrieval_core.errors import NotFound, ShardCorrupt
 from retrieval_core.evaluate.run_outputs import CatalogFacts, Night
@@ -50,14 +47,6 @@ class _Told:
         ledger = read_table(store, Catalog.open(store, release.catalog).part("quarantine.parquet"), ["item_id"])
         known = set(ledger["item_id"])
         self.late = tuple(reject for reject in rejects if reject.item_id not in known)
-
-
-def release_config(release: Release) -> NightlyConfig:
-    """What the night of a release was told. Raises `ShardCorrupt` where this version cannot read it."""
-    try:
-        return NightlyConfig.model_validate(release.config)
-    except ValidationError as error:
-        raise ShardCorrupt(f"the config of release {release.fingerprint} cannot be read: {error}") from error
 
 
 def reassemble(store: Store, release: Release) -> Night:
@@ -123,7 +112,7 @@ def masks_of(store: Store, release: Release) -> MaskSet | None:
 
     Raises `NotFound` where they are gone, `ShardCorrupt`.
     """
-    config = release_config(release)
+    config = release.nightly_config()
     if release.detector:
         return _view(store, MaskSet, fingerprints.detections_family(config.crop, release.detector.name), release)
     if release.segmenter:
@@ -133,7 +122,7 @@ def masks_of(store: Store, release: Release) -> MaskSet | None:
 
 def _variants(store: Store, release: Release, masks: MaskSet | None) -> Iterator[VectorSet]:
     """The vectors of each view, then those boosted, then those reduced: the order of a night."""
-    config, backbone = release_config(release), release.backbone.name
+    config, backbone = release.nightly_config(), release.backbone.name
     raw = fingerprints.vector_family(backbone, None)
     families = [raw]
     if masks:

@@ -5,10 +5,9 @@ from __future__ import annotations
 import base64
 import logging
 
-import numpy as np
-import numpy.typing as npt
 import polars as pl
 
+from retrieval_core.arrays import UInt8
 from retrieval_core.artifacts.manifests import Value
 from retrieval_core.errors import VitrineError
 from retrieval_core.images import decode, thumbnail
@@ -40,6 +39,6 @@ def item_picture(items: pl.DataFrame, row: int, score: float | None = None, mark
     return Thumbnail(item_id=item["item_id"], caption=words, jpeg=jpeg, score=score, mark=mark)
 
 
-def jpeg_base64(image: npt.NDArray[np.uint8]) -> str:
+def jpeg_base64(image: UInt8) -> str:
     """A thumbnail of an (h, w, 3) uint8 picture, as a page carries it."""
     return base64.b64encode(thumbnail(image, THUMBNAIL_PX)).decode("ascii")

@@ -7,7 +7,6 @@ from typing import NamedTuple
 
 from retrieval_core.artifacts.manifests import Hit, Release
 from retrieval_core.errors import VitrineError
-from retrieval_core.evaluate.reconstruct import release_config
 from retrieval_core.evaluate.report.render import environment
 from retrieval_core.evaluate.thumbnails import Thumbnail, jpeg_base64
 from retrieval_core.explain.story import Story, mask_row
@@ -59,7 +58,7 @@ def _own(store: Store, release: Release, story: Story) -> Iterator[Thumbnail]:
     if mask is None or story.mask is None or story.picture:
         return
     cropped = release.variant.startswith("crop")
-    margin = release_config(release).crop.margin
+    margin = release.nightly_config().crop.margin
     left = crop_to_mask(image, mask.array(), margin) if cropped else apply_mask(image, mask.array())
     caption = f"not used: {mask.reason}" if mask.reason else f"{mask.area:.0%} of it, under its mask"
     yield Thumbnail(item_id=story.item_id, caption=caption, jpeg=jpeg_base64(left))

@@ -26,7 +26,7 @@ from retrieval_core.artifacts.manifests import (
 )
 from retrieval_core.artifacts.parts import MaskRow, read_masks, read_rows, read_unsealed
 from retrieval_core.errors import NotFound, Permanent, ShardCorrupt
-from retrieval_core.evaluate.reconstruct import masks_of, release_config
+from retrieval_core.evaluate.reconstruct import masks_of
 from retrieval_core.explain.history import History, Row, find_history, find_row
 from retrieval_core.search.release import OpenRelease, Query
 from retrieval_core.settings import Settings
@@ -235,7 +235,7 @@ def _mask(store: Store, release: Release, picture: str) -> MaskStory | None:
 
 def _lineage(store: Store, release: Release) -> Iterator[Step]:
     """From the picture to the index; of a model that is gone only the name is told."""
-    config, index = release_config(release), IndexSet.open(store, release.index)
+    config, index = release.nightly_config(), IndexSet.open(store, release.index)
     if release.variant.startswith("crop") and release.detector:
         yield Step(role="crop", what=f"to the box of {config.crop.detector}", fingerprint=release.detector.name)
     elif release.variant.startswith("masked") and release.segmenter:

@@ -6,15 +6,14 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
-import numpy.typing as npt
 from safetensors import SafetensorError
 from safetensors.numpy import load_file, save_file
 
+from retrieval_core.arrays import Float32
 from retrieval_core.artifacts.parts import unit_length
 from retrieval_core.errors import DimensionMismatch, ShardCorrupt
 from retrieval_core.head.targets import LABELS
 
-Float32 = npt.NDArray[np.float32]
 Weights = Mapping[str, Float32]
 
 HALF = np.float32(0.5)

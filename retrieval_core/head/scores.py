@@ -5,14 +5,13 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
+from retrieval_core.arrays import Bool
 from retrieval_core.errors import DimensionMismatch
 
 THRESHOLDS = np.arange(1, 100) / 100
 
 
-def example_metrics(
-    truth: npt.NDArray[np.bool_], scores: npt.NDArray[np.floating], threshold: float
-) -> dict[str, float]:
+def example_metrics(truth: Bool, scores: npt.NDArray[np.floating], threshold: float) -> dict[str, float]:
     """f1_example, accuracy_example, precision_example and recall_example, each 0 to 1, and the threshold used.
 
     `truth` is (n, L) bool, `scores` (n, L) in 0..1; a label is predicted at `threshold` or above. With t true labels of
@@ -39,7 +38,7 @@ def example_metrics(
     return {**means, "threshold": threshold}
 
 
-def best_threshold(truth: npt.NDArray[np.bool_], scores: npt.NDArray[np.floating]) -> float:
+def best_threshold(truth: Bool, scores: npt.NDArray[np.floating]) -> float:
     """The threshold among 0.01, 0.02 … 0.99 with the best example-wise F1; the lowest of equals.
 
     Raises as `example_metrics` does.
@@ -47,7 +46,7 @@ def best_threshold(truth: npt.NDArray[np.bool_], scores: npt.NDArray[np.floating
     return max(map(float, THRESHOLDS), key=lambda t: example_metrics(truth, scores, t)["f1_example"])
 
 
-def _check_shapes(truth: npt.NDArray[np.bool_], scores: npt.NDArray[np.floating]) -> None:
+def _check_shapes(truth: Bool, scores: npt.NDArray[np.floating]) -> None:
     if truth.ndim != 2 or truth.shape != scores.shape or len(truth) == 0:
         raise DimensionMismatch(
             f"truth {truth.shape} and scores {scores.shape} must both be (pictures, labels), at least one picture"

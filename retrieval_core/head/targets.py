@@ -5,8 +5,9 @@ from __future__ import annotations
 from typing import NamedTuple, Self
 
 import numpy as np
-import numpy.typing as npt
 import polars as pl
+
+from retrieval_core.arrays import Bool, Float32, Int64
 
 UNKNOWN = -1
 LABELS = "labels"
@@ -21,17 +22,17 @@ class Targets(NamedTuple):
     """
 
     tasks: dict[str, list[str]]
-    single: dict[str, npt.NDArray[np.int64]]
-    multi: npt.NDArray[np.float32] | None
+    single: dict[str, Int64]
+    multi: Float32 | None
 
-    def known(self) -> npt.NDArray[np.bool_]:
+    def known(self) -> Bool:
         """(n,) bool, True where at least one task has a target. Meaningless without tasks."""
         columns = [codes != UNKNOWN for codes in self.single.values()]
         if self.multi is not None:
             columns.append(~np.isnan(self.multi).any(axis=1))
         return np.logical_or.reduce(columns)
 
-    def take(self, rows: npt.NDArray[np.int64]) -> Self:
+    def take(self, rows: Int64) -> Self:
         """The targets of some rows."""
         single = {name: codes[rows] for name, codes in self.single.items()}
         return self._replace(single=single, multi=None if self.multi is None else self.multi[rows])
@@ -46,7 +47,7 @@ def build_targets(items: pl.DataFrame, min_count: int) -> Targets:
     `tasks` is empty.
     """
     tasks: dict[str, list[str]] = {}
-    single: dict[str, npt.NDArray[np.int64]] = {}
+    single: dict[str, Int64] = {}
     values = _attribute_values(items)
     for name in values["name"].unique().sort():
         pictures = values.filter(pl.col("name") == name)
@@ -79,14 +80,14 @@ def _frequent(values: pl.Series, min_count: int) -> list[str]:
     return sorted(counts.filter(pl.col("n_rows") >= min_count)[values.name].to_list())
 
 
-def _class_numbers(pictures: pl.DataFrame, classes: list[str], n_rows: int) -> npt.NDArray[np.int64]:
+def _class_numbers(pictures: pl.DataFrame, classes: list[str], n_rows: int) -> Int64:
     numbers = {value: number for number, value in enumerate(classes)}
     codes = np.full(n_rows, UNKNOWN, np.int64)
     codes[pictures["row"].to_numpy()] = [numbers.get(value, UNKNOWN) for value in pictures["value"]]
     return codes
 
 
-def _label_matrix(items: pl.DataFrame, min_count: int) -> tuple[list[str], npt.NDArray[np.float32] | None]:
+def _label_matrix(items: pl.DataFrame, min_count: int) -> tuple[list[str], Float32 | None]:
     pairs = items.with_row_index("row").select("row", pl.col("labels").alias("label")).explode("label")
     pairs = pairs.filter(pl.col("label") != "").unique()
     labelled = pairs["row"].unique().to_numpy()

@@ -11,8 +11,8 @@ from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
-import numpy.typing as npt
 
+from retrieval_core.arrays import Bool, Float32, Int64
 from retrieval_core.config import HeadConfig
 from retrieval_core.errors import BadConfig, DimensionMismatch, ShardCorrupt
 from retrieval_core.head.apply import predict
@@ -22,7 +22,6 @@ from retrieval_core.head.targets import LABELS, UNKNOWN, Targets
 if TYPE_CHECKING:
     import torch
 
-Float32 = npt.NDArray[np.float32]
 OnEpoch = Callable[[dict[str, float]], None]
 
 VAL_FRACTION = 0.1
@@ -59,7 +58,7 @@ class _Rows(NamedTuple):
 def train_head(
     vectors: Float32,
     targets: Targets,
-    val_rows: npt.NDArray[np.bool_],
+    val_rows: Bool,
     config: HeadConfig,
     on_epoch: OnEpoch | None = None,
     *,
@@ -92,7 +91,7 @@ def train_head(
     return TrainedHead(weights, len(weights["hidden.bias"]), metrics, history)
 
 
-def _check(vectors: Float32, targets: Targets, val_rows: npt.NDArray[np.bool_]) -> None:
+def _check(vectors: Float32, targets: Targets, val_rows: Bool) -> None:
     if not targets.tasks:
         raise BadConfig(
             "no attribute or label to train a head on: the catalogue names too few, or each fewer than head.min_count "
@@ -114,9 +113,7 @@ def _check(vectors: Float32, targets: Targets, val_rows: npt.NDArray[np.bool_]) 
         )
 
 
-def _split(
-    known: npt.NDArray[np.bool_], val_rows: npt.NDArray[np.bool_], seed: int
-) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
+def _split(known: Bool, val_rows: Bool, seed: int) -> tuple[Int64, Int64]:
     train, val = np.flatnonzero(known & ~val_rows), np.flatnonzero(known & val_rows)
     if len(train) == 0:
         raise BadConfig("every picture with a target is a validation row; leave some to train the head on")

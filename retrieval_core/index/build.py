@@ -16,6 +16,7 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
+from retrieval_core.arrays import Bool, Float32, Int64
 from retrieval_core.errors import BadConfig, CatalogInvalid, DimensionMismatch, ShardCorrupt
 from retrieval_core.index.codes import add_rows
 from retrieval_core.index.recipes import TRAIN_ITERATIONS, Recipe, n_lists, new_index, require_training_rows
@@ -23,9 +24,6 @@ from retrieval_core.index.recipes import TRAIN_ITERATIONS, Recipe, n_lists, new_
 INDEX_FILE = "index.faiss"
 VECTORS_FILE = "vectors.arrow"
 INDEX_BYTES = b"index_bytes"  # metadata of vectors.arrow: the size its index.faiss must have
-
-Float32 = npt.NDArray[np.float32]
-Int64 = npt.NDArray[np.int64]
 
 
 def train_template(sample: Float32, recipe: Recipe, seed: int) -> bytes:
@@ -101,7 +99,7 @@ class MappedVectors(NamedTuple):
     n_index_bytes: int
 
 
-def places_of(ascending: Int64, row_ids: Int64) -> tuple[Int64, npt.NDArray[np.bool_]]:
+def places_of(ascending: Int64, row_ids: Int64) -> tuple[Int64, Bool]:
     """Where each of `row_ids` stands in `ascending`, and whether it is there at all."""
     if len(ascending) == 0:
         return np.zeros(len(row_ids), np.int64), np.zeros(len(row_ids), bool)

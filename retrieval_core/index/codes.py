@@ -10,12 +10,9 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
+from retrieval_core.arrays import Float32, Int64
 from retrieval_core.index.topk import TIE, best_of, kept_candidates, pair_scores, search_past_ties
-
-Float32 = npt.NDArray[np.float32]
-Int64 = npt.NDArray[np.int64]
 
 BLOCK_ROWS = 65_536  # added at a time
 MAX_PLAIN_DIM = 16  # faiss encodes subvectors shorter than this row by row, longer ones by matrix products

@@ -13,17 +13,12 @@ from pathlib import Path
 from typing import Any, NamedTuple, Self
 
 import numpy as np
-import numpy.typing as npt
 
+from retrieval_core.arrays import Float32, Float64, Int32, Int64
 from retrieval_core.errors import BadConfig, DimensionMismatch, NotFound, ShardCorrupt
 from retrieval_core.index.build import places_of
 from retrieval_core.index.shard import Shard, open_shard, visiting
 from retrieval_core.index.topk import Source, best_of, kept_candidates, query_blocks, search_sources
-
-Float32 = npt.NDArray[np.float32]
-Float64 = npt.NDArray[np.float64]
-Int32 = npt.NDArray[np.int32]
-Int64 = npt.NDArray[np.int64]
 
 ID_BYTES = 8
 # Of a fraction f of the rows, lists are visited f^-0.5 times as many. On product-like vectors (24 factors of variation,

@@ -5,14 +5,12 @@ from __future__ import annotations
 import hashlib
 
 import numpy as np
-import numpy.typing as npt
 import polars as pl
 
+from retrieval_core.arrays import Int64
 from retrieval_core.artifacts.fingerprints import STAGE_VERSIONS
 from retrieval_core.artifacts.manifests import fingerprint
 from retrieval_core.index.recipes import shard_of
-
-Int64 = npt.NDArray[np.int64]
 
 
 def split_rows(rows: pl.DataFrame, n_shards: int) -> list[pl.DataFrame]:

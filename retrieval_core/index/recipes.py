@@ -11,9 +11,9 @@ import math
 from typing import Any, NamedTuple
 
 import numpy as np
-import numpy.typing as npt
 from pydantic import Field
 
+from retrieval_core.arrays import Int64
 from retrieval_core.artifacts.manifests import Value
 from retrieval_core.config import IndexConfig
 from retrieval_core.errors import BadConfig
@@ -106,7 +106,7 @@ def choose_shards(n_rows: int, config: IndexConfig) -> int:
     return 1 << max(0, math.ceil(math.log2(max(1, n_rows) / ROWS_PER_SHARD)))
 
 
-def shard_of(row_ids: npt.NDArray[np.int64], n_shards: int) -> npt.NDArray[np.int64]:
+def shard_of(row_ids: Int64, n_shards: int) -> Int64:
     """(n,) shard numbers, 0 to `n_shards` - 1: SplitMix64's finaliser of the row id, modulo the count.
 
     It depends on nothing but the id, so a row stays in its shard for as long as the count stays. Raises `BadConfig`

@@ -8,17 +8,12 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-import numpy.typing as npt
 
+from retrieval_core.arrays import Float32, Float64, Int32, Int64
 from retrieval_core.errors import DimensionMismatch, ShardCorrupt
 from retrieval_core.index.build import INDEX_FILE, VECTORS_FILE, map_index, map_vectors, places_of
 from retrieval_core.index.codes import own_lists, transformed
 from retrieval_core.index.topk import GATHER_BYTES, Source, kept_candidates, pair_scores
-
-Float32 = npt.NDArray[np.float32]
-Float64 = npt.NDArray[np.float64]
-Int32 = npt.NDArray[np.int32]
-Int64 = npt.NDArray[np.int64]
 
 
 class Probe(NamedTuple):

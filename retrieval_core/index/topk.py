@@ -12,10 +12,9 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple
 
 import numpy as np
-import numpy.typing as npt
 
-Float32 = npt.NDArray[np.float32]
-Int64 = npt.NDArray[np.int64]
+from retrieval_core.arrays import Float32, Int64
+
 TopK = Callable[[Float32, int], tuple[Float32, Int64]]
 
 

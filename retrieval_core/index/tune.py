@@ -11,8 +11,8 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple, Protocol
 
 import numpy as np
-import numpy.typing as npt
 
+from retrieval_core.arrays import Float32, Int64
 from retrieval_core.artifacts.manifests import TunePoint
 from retrieval_core.config import IndexConfig
 from retrieval_core.errors import BadConfig
@@ -23,9 +23,6 @@ N_NEAREST = 10
 DEPTHS = (1, 2, 3, 5, 8, 12, 20, 32, 50)
 STEPS_PER_DOUBLING = 4  # of nprobe: the chosen one is at most a fifth too many
 WORTH_A_REBUILD = 2.0  # another dimension must read so many times fewer bytes before a standing one that serves goes
-
-Float32 = npt.NDArray[np.float32]
-Int64 = npt.NDArray[np.int64]
 
 
 class Tunable(Protocol):

@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
+from retrieval_core.arrays import Float32, Int64
 from retrieval_core.errors import BadConfig, CatalogInvalid, DimensionMismatch, ShardCorrupt
 from retrieval_core.index.build import (
     INDEX_FILE,
@@ -27,10 +27,6 @@ from retrieval_core.index.build import (
     write_shard,
 )
 from retrieval_core.index.codes import add_rows, own_lists, stores_rows_alone
-
-Bool = npt.NDArray[np.bool_]
-Float32 = npt.NDArray[np.float32]
-Int64 = npt.NDArray[np.int64]
 
 
 def can_update(template: bytes) -> bool:

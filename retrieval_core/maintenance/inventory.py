@@ -5,8 +5,6 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Iterator
 
-from pydantic import ValidationError
-
 from retrieval_core.artifacts import fingerprints
 from retrieval_core.artifacts.manifests import (
     MANIFEST,
@@ -28,7 +26,7 @@ from retrieval_core.artifacts.manifests import (
     VectorSet,
 )
 from retrieval_core.config import NightlyConfig
-from retrieval_core.errors import NotFound, ShardCorrupt
+from retrieval_core.errors import NotFound
 from retrieval_core.store import leases
 from retrieval_core.store.base import Entry, Store
 
@@ -113,10 +111,7 @@ class Holdings:
 
         Raises `ShardCorrupt` where its config or a model cannot be read, `NotFound` where a model is gone.
         """
-        try:
-            config = NightlyConfig.model_validate(release.config)
-        except ValidationError as error:
-            raise ShardCorrupt(f"the config of release {release.fingerprint} cannot be read: {error}") from error
+        config = release.nightly_config()
         shown = self._mask_families(release, config)
         vectors = _vector_families(release, shown, config.crop.margin)
         found = {(MaskSet.folder, family) for family in [*shown, *self._truth(release)]}

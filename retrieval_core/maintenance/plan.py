@@ -137,7 +137,7 @@ def _same_models(store: Store, config: NightlyConfig) -> bool:
     release = releases.read_release(store, releases.PRODUCTION)
     if release is None:
         return False
-    then = NightlyConfig.model_validate(release.config)
+    then = release.nightly_config()
     return (
         then.embed == config.embed
         and fingerprints.segmenter_question(then.mask) == fingerprints.segmenter_question(config.mask)

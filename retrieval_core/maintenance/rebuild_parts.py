@@ -11,13 +11,13 @@ from functools import partial
 from pathlib import Path
 
 import numpy as np
-from pydantic import ValidationError
 
+from retrieval_core.arrays import Float32
 from retrieval_core.artifacts import fingerprints
 from retrieval_core.artifacts.catalog_rows import LEDGER, SEEN_ITEMS, load_items
 from retrieval_core.artifacts.growing_sets import indexable_items, sample_vectors
 from retrieval_core.artifacts.manifests import Head, IndexSet, Part, Release, VectorSet
-from retrieval_core.artifacts.parts import Float32, load_vectors, read_vectors, table_bytes, vectors_bytes
+from retrieval_core.artifacts.parts import load_vectors, read_vectors, table_bytes, vectors_bytes
 from retrieval_core.config import NightlyConfig
 from retrieval_core.errors import NotFound, ShardCorrupt
 from retrieval_core.head.apply import WEIGHTS_FILE, boost, load_head
@@ -56,7 +56,7 @@ def _catalog_makers(
 ) -> Iterator[tuple[str, Callable[[], bytes]]]:
     yield "what was last seen of the source", partial(store.get, _LAST_SEEN[name])
     if source and name == "items.parquet":
-        yield source, partial(_items_of, source, _config(release))
+        yield source, partial(_items_of, source, release.nightly_config())
 
 
 def _items_of(source: str, config: NightlyConfig) -> bytes:
@@ -89,7 +89,7 @@ def _transform(held: Holdings, release: Release, view: VectorSet, source: Vector
     if reducer and fingerprints.reduced_family(reducer.name, source.family, view.dim) == view.family:
         fitted = held.open(reducer.key).part(PCA_FILE)
         pca = load_pca(held.store.local_path(fitted.key, fitted.sha256))
-        return partial(apply_pca, pca, dim=view.dim, whiten=_config(release).reduce.whiten)
+        return partial(apply_pca, pca, dim=view.dim, whiten=release.nightly_config().reduce.whiten)
     raise NotFound(f"no model of release {release.fingerprint} makes {view.key}")
 
 
@@ -152,15 +152,8 @@ def _templates(held: Holdings, release: Release, index: IndexSet, candidates: Ve
     trained_on = index.template.rpartition("-")[2]
     views = [held.open(key) for key in held.views((VectorSet.folder, candidates.family))]
     then = [view for view in views if isinstance(view, VectorSet) and view.parents["catalog"] == trained_on]
-    config = _config(release).index
+    config = release.nightly_config().index
     empty = np.empty((0, candidates.dim), np.float32)
     drawn = sample_vectors(held.store, (then or [candidates])[0], config.sample_rows, config.seed)
     recipe = Recipe.model_validate(index.config)
     yield train_template(np.concatenate([empty, *drawn]), recipe, config.seed), "a template trained again"
-
-
-def _config(release: Release) -> NightlyConfig:
-    try:
-        return NightlyConfig.model_validate(release.config)
-    except ValidationError as error:
-        raise ShardCorrupt(f"the config of release {release.fingerprint} cannot be read: {error}") from error

@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-import numpy.typing as npt
 
+from retrieval_core.arrays import UInt8
 from retrieval_core.artifacts.manifests import content_id
 from retrieval_core.config import MaskConfig
 from retrieval_core.errors import DimensionMismatch, ImageRefused, NotFound, WeightsInvalid
@@ -61,7 +61,7 @@ class SegmenterEngine:
             raise WeightsInvalid(f"{onnx_path} takes pixels of shape {shape}; expected (n, {size_px}, {size_px}, 3)")
         self.size_px = size_px
 
-    def predict(self, pixels: npt.NDArray[np.uint8]) -> Mask:
+    def predict(self, pixels: UInt8) -> Mask:
         """(n, s, s) bool, True on the product, of (n, s, s, 3) uint8. Raises `DimensionMismatch` for another shape."""
         expected = (self.size_px, self.size_px, 3)
         if pixels.dtype != np.uint8 or pixels.shape[1:] != expected:

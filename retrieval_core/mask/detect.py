@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, NamedTuple
 from urllib.request import Request, urlopen
 
 import numpy as np
-import numpy.typing as npt
 
+from retrieval_core.arrays import Float64
 from retrieval_core.config import CropConfig
 from retrieval_core.errors import BadConfig, WeightsInvalid, WeightsUnavailable
 from retrieval_core.images import DEFAULT_MAX_PIXELS, RGB, shrink
@@ -21,7 +21,6 @@ from retrieval_core.store.base import file_sha256
 if TYPE_CHECKING:
     from torch import nn
 
-Float64 = npt.NDArray[np.float64]
 
 WEIGHTS_FILE = "weights.safetensors"
 MAX_SIDE_PX = 640  # no detector here looks closer, and a larger picture would only fill the memory

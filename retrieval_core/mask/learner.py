@@ -6,12 +6,12 @@ import math
 from copy import deepcopy
 
 import numpy as np
-import numpy.typing as npt
 import torch
 import torch.nn.functional as F  # noqa: N812
 from segmentation_models_pytorch.losses import DiceLoss
 from torch import Tensor
 
+from retrieval_core.arrays import Int64, UInt8
 from retrieval_core.config import MaskConfig
 from retrieval_core.mask.augment import augment
 from retrieval_core.mask.quality import Mask
@@ -23,7 +23,7 @@ WARMUP_EPOCHS = 1.0
 MEMORY_STEPS = 50  # over about how many steps the weights are averaged
 PREDICT_BATCH = 32
 
-RGBBatch = npt.NDArray[np.uint8]
+RGBBatch = UInt8
 
 
 class Learner:
@@ -63,7 +63,7 @@ class Learner:
         """A copy of the averaged weights on the CPU, by the names of `segmentation_models_pytorch`."""
         return {name: value.cpu().contiguous().clone() for name, value in self.mean.net.state_dict().items()}
 
-    def _batches(self, n: int) -> list[npt.NDArray[np.int64]]:
+    def _batches(self, n: int) -> list[Int64]:
         """Shuffled rows in full batches; the few left over have their turn in other epochs."""
         order = torch.randperm(n, generator=self.generator)
         size = min(self.config.batch_size, n)

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import numpy as np
-import numpy.typing as npt
 
+from retrieval_core.arrays import Bool, Float64
 from retrieval_core.config import MaskConfig
 from retrieval_core.errors import DimensionMismatch
 
-Mask = npt.NDArray[np.bool_]
+Mask = Bool
 
 
-def example_iou(predicted: Mask, truth: Mask) -> npt.NDArray[np.float64]:
+def example_iou(predicted: Mask, truth: Mask) -> Float64:
     """(n,) float64 in [0, 1]: intersection over union (Jaccard index) of each pair of (n, h, w) bool masks.
 
     Two empty masks agree, so they score 1. Raises `DimensionMismatch` when the shapes differ.

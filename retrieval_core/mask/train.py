@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
-import numpy.typing as npt
 
+from retrieval_core.arrays import UInt8
 from retrieval_core.config import MaskConfig
 from retrieval_core.errors import BadConfig, CatalogInvalid, DimensionMismatch
 from retrieval_core.mask.quality import Mask, example_iou
@@ -28,7 +28,7 @@ ONNX_FILE = "model.onnx"
 class SegmentationData(NamedTuple):
     """Pictures squashed to a square, with their masks: (n, s, s, 3) uint8 and (n, s, s) bool, True on the product."""
 
-    pixels: npt.NDArray[np.uint8]
+    pixels: UInt8
     masks: Mask
 
 

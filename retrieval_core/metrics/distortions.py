@@ -10,15 +10,14 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 import numpy as np
-import numpy.typing as npt
 
+from retrieval_core.arrays import Bool, Float64
 from retrieval_core.images import RGB, apply_mask
 
 MIN_SIDE, MAX_SIDE = 0.7, 0.9  # of the picture's sides that a crop keeps
 MAX_GAIN = 1.25  # of a colour channel; the least is its inverse
 LATTICE = 4  # drawn colours along either side of a background
 
-Bool = npt.NDArray[np.bool_]
 Change = Callable[[RGB, Bool | None, np.random.Generator], RGB | None]
 
 
@@ -68,7 +67,7 @@ def replace_background(image: RGB, mask: Bool, rng: np.random.Generator) -> RGB:
     return apply_mask(image, mask) + apply_mask(backdrop, ~mask)
 
 
-def _stretched(values: npt.NDArray[np.float64], n: int) -> npt.NDArray[np.float64]:
+def _stretched(values: Float64, n: int) -> Float64:
     """(n, …) of (m, …) values, linear between them."""
     place = np.linspace(0, len(values) - 1, n)
     low = np.minimum(place.astype(np.int64), len(values) - 2)

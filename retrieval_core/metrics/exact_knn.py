@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import numpy as np
-import numpy.typing as npt
 
+from retrieval_core.arrays import Float32, Int64
 from retrieval_core.errors import BadConfig, DimensionMismatch
 from retrieval_core.index.topk import (
     best_of,
@@ -14,9 +14,6 @@ from retrieval_core.index.topk import (
     query_blocks,
     search_past_ties,
 )
-
-Float32 = npt.NDArray[np.float32]
-Int64 = npt.NDArray[np.int64]
 
 
 def exact_topk(queries: Float32, gallery: Float32, k: int, *, exclude: Int64 | None = None) -> tuple[Float32, Int64]:

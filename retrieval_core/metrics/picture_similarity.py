@@ -3,13 +3,9 @@
 from __future__ import annotations
 
 import numpy as np
-import numpy.typing as npt
 
+from retrieval_core.arrays import Float32, Int64, UInt8
 from retrieval_core.metrics.exact_knn import exact_topk
-
-UInt8 = npt.NDArray[np.uint8]
-Float32 = npt.NDArray[np.float32]
-Int64 = npt.NDArray[np.int64]
 
 THUMBNAIL_PX = 24
 COARSE_PX = 8

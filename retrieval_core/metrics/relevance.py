@@ -14,15 +14,11 @@ import numpy as np
 import numpy.typing as npt
 import polars as pl
 
+from retrieval_core.arrays import Bool, Float32, Float64, Int64
 from retrieval_core.errors import DimensionMismatch
 
 MAX_CUTOFF = 10
 BLOCK_PAIRS = 4_000_000
-
-Bool = npt.NDArray[np.bool_]
-Int64 = npt.NDArray[np.int64]
-Float32 = npt.NDArray[np.float32]
-Float64 = npt.NDArray[np.float64]
 
 
 @dataclass(frozen=True, eq=False)

@@ -8,14 +8,11 @@ import numpy as np
 import numpy.typing as npt
 import polars as pl
 
+from retrieval_core.arrays import Bool, Float32, Float64, Int64
 from retrieval_core.errors import DimensionMismatch
 from retrieval_core.metrics.distortions import DISTORTIONS
 from retrieval_core.metrics.relevance import (
     MAX_CUTOFF,
-    Bool,
-    Float32,
-    Float64,
-    Int64,
     Judgements,
     Truth,
     find_truth,

@@ -12,17 +12,14 @@ from collections.abc import Iterator, Sequence
 from typing import Literal, NamedTuple
 
 import numpy as np
-import numpy.typing as npt
 
+from retrieval_core.arrays import Bool, Float64, Int64
 from retrieval_core.errors import DimensionMismatch
 
 BLOCK_DRAWS = 4_000_000
 FLIPS_AT_ONCE = 5_000
 ENOUGH_EXTREMES = 200  # p is known to a fourteenth of itself
 
-Bool = npt.NDArray[np.bool_]
-Float64 = npt.NDArray[np.float64]
-Int64 = npt.NDArray[np.int64]
 Alternative = Literal["two-sided", "less"]
 
 

@@ -7,15 +7,12 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-import numpy.typing as npt
 from safetensors import SafetensorError
 from safetensors.numpy import load_file, save_file
 
+from retrieval_core.arrays import Float32, Float64
 from retrieval_core.artifacts.parts import unit_length
 from retrieval_core.errors import BadConfig, DimensionMismatch, ShardCorrupt
-
-Float32 = npt.NDArray[np.float32]
-Float64 = npt.NDArray[np.float64]
 
 CHUNK_ROWS = 8192
 PCA_FILE = "pca.safetensors"

@@ -8,11 +8,9 @@ from threading import RLock
 from typing import TypeVar
 
 import numpy as np
-import numpy.typing as npt
 
+from retrieval_core.arrays import Float32, Int32
 from retrieval_core.artifacts.manifests import Artifact, Backbone, Classifier, Detector, Head, Ref, Release, Segmenter
-from retrieval_core.artifacts.parts import Float32
-from retrieval_core.config import NightlyConfig
 from retrieval_core.embed.classes import ClassifierEngine
 from retrieval_core.embed.engine import Engine, embed_texts, open_engine
 from retrieval_core.errors import BadConfig, ShardCorrupt
@@ -25,7 +23,6 @@ from retrieval_core.mask.train import ONNX_FILE
 from retrieval_core.settings import Settings
 from retrieval_core.store.base import Store
 
-Int32 = npt.NDArray[np.int32]
 T = TypeVar("T")
 
 
@@ -45,7 +42,7 @@ class QueryChain:
     def __init__(self, store: Store, release: Release, settings: Settings) -> None:
         self._lock = RLock()
         self._store, self._release, self._settings = store, release, settings
-        self._config = NightlyConfig.model_validate(release.config)
+        self._config = release.nightly_config()
         self._backbone = Backbone.open(store, release.backbone)
 
     def prepare(self) -> Float32:

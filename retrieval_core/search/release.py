@@ -19,14 +19,13 @@ from threading import RLock
 from typing import Literal, NamedTuple, get_args
 
 import numpy as np
-import numpy.typing as npt
 import polars as pl
 
+from retrieval_core.arrays import Bool, Float32, Int32, Int64
 from retrieval_core.artifacts import releases
 from retrieval_core.artifacts.catalog_rows import Items, row_id
 from retrieval_core.artifacts.manifests import ClassSet, Hit, IndexSet, Reducer, Release
-from retrieval_core.artifacts.parts import Float32, load_classes
-from retrieval_core.config import NightlyConfig
+from retrieval_core.artifacts.parts import load_classes
 from retrieval_core.errors import BadConfig, DimensionMismatch, NotFound
 from retrieval_core.filters import VALUE_COLUMNS, commonest_values, parse_where
 from retrieval_core.images import RGB, decode
@@ -41,9 +40,6 @@ from retrieval_core.store.uris import read_uri
 Image = str | os.PathLike[str] | bytes | RGB
 Mode = Literal["nearest", "classified"]
 MODES: tuple[Mode, ...] = get_args(Mode)
-Int32 = npt.NDArray[np.int32]
-Int64 = npt.NDArray[np.int64]
-Bool = npt.NDArray[np.bool_]
 Found = tuple[Float32, Int64]  # scores, falling, and row ids, (n,) each
 
 UNLIKE_WEIGHT = 0.5  # of what a query is to be unlike, against 1 of what it is to be like
@@ -107,7 +103,7 @@ class OpenRelease:
         self.release = release
         self._lock = RLock()
         self._store = store
-        self._config = NightlyConfig.model_validate(release.config)
+        self._config = release.nightly_config()
         self._index_set = IndexSet.open(store, release.index)
         self._index = open_index(store, self._index_set)
         self._chain = QueryChain(store, release, settings)

@@ -17,18 +17,18 @@ from typing import Any, NamedTuple
 
 import lightning
 import numpy as np
-import numpy.typing as npt
 import torch
 from lightning.pytorch.callbacks import Callback, Checkpoint
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 from tqdm import tqdm
 
+from retrieval_core.arrays import Int64, UInt8
 from retrieval_core.errors import BadConfig, WeightsInvalid
 from retrieval_core.images import Preprocess
 from retrieval_core.state_dict import why_refused
 from retrieval_core.train.config import Training
-from retrieval_core.train.objectives.base import Int64, Objective
+from retrieval_core.train.objectives.base import Objective
 from retrieval_core.train.pictures import training_view, validation_view
 from retrieval_core.train.split import Split
 
@@ -49,7 +49,7 @@ class Trained(NamedTuple):
 
 def fit(
     objective: Objective,
-    pixels: npt.NDArray[np.uint8],
+    pixels: UInt8,
     split: Split,
     how: Preprocess,
     config: Training,
@@ -247,7 +247,7 @@ class _Draws(Sampler[list[Draw]]):
 class _Views(Dataset[tuple[Tensor, int]]):
     """(s, s, 3) uint8 views of prepared pictures, with their rows."""
 
-    def __init__(self, pixels: npt.NDArray[np.uint8], view: Callable[[Tensor], Tensor]) -> None:
+    def __init__(self, pixels: UInt8, view: Callable[[Tensor], Tensor]) -> None:
         self._pixels, self._view = pixels, view
 
     def __getitem__(self, draw: Draw) -> tuple[Tensor, int]:

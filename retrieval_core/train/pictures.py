@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
-import numpy.typing as npt
 
+from retrieval_core.arrays import Int64, UInt8
 from retrieval_core.artifacts.manifests import Reject
 from retrieval_core.embed.extract import Picture, SquareLoader
 from retrieval_core.images import Preprocess
@@ -25,8 +25,8 @@ CHUNK = 64
 class Prepared(NamedTuple):
     """(n, side, side, 3) uint8 memory-mapped pixels of the pictures that could be read, and (n,) their positions."""
 
-    pixels: npt.NDArray[np.uint8]
-    positions: npt.NDArray[np.int64]
+    pixels: UInt8
+    positions: Int64
     rejects: list[Reject]
 
 

@@ -5,16 +5,14 @@ from __future__ import annotations
 from typing import NamedTuple
 
 import numpy as np
-import numpy.typing as npt
 import polars as pl
 
+from retrieval_core.arrays import Int64, UInt8
 from retrieval_core.artifacts.catalog_rows import HELD_OUT
 from retrieval_core.errors import BadConfig
 from retrieval_core.metrics.picture_similarity import near_duplicates, thumbnails
 from retrieval_core.train.config import Training
 from retrieval_core.train.pictures import Prepared
-
-Int64 = npt.NDArray[np.int64]
 
 
 class Split(NamedTuple):
@@ -24,7 +22,7 @@ class Split(NamedTuple):
     val: Int64
 
 
-def group_pictures(items: pl.DataFrame, small: npt.NDArray[np.uint8]) -> Int64:
+def group_pictures(items: pl.DataFrame, small: UInt8) -> Int64:
     """(n,) group of each row: rows of one product, of the same file, or of near-duplicate pictures share one.
 
     `items` has product_id and content_id; `small` the `thumbnails` of its rows. The group's number is its lowest row.

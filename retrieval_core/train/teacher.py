@@ -6,9 +6,10 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from retrieval_core.arrays import Float32
 from retrieval_core.artifacts import releases
 from retrieval_core.artifacts.manifests import MANIFEST, Ref, VectorSet
-from retrieval_core.artifacts.parts import Float32, iter_vectors
+from retrieval_core.artifacts.parts import iter_vectors
 from retrieval_core.errors import BadConfig
 from retrieval_core.store.base import Store
 

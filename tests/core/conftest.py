@@ -10,6 +10,7 @@ import numpy as np
 import polars as pl
 import pytest
 
+from retrieval_core.arrays import Float32
 from retrieval_core.artifacts import releases
 from retrieval_core.artifacts.catalog_rows import CATALOG_SCHEMA, row_id
 from retrieval_core.artifacts.manifests import (
@@ -23,7 +24,7 @@ from retrieval_core.artifacts.manifests import (
     Report,
     content_id,
 )
-from retrieval_core.artifacts.parts import Float32, classes_bytes, describe_part, put_part, put_part_file, table_bytes
+from retrieval_core.artifacts.parts import classes_bytes, describe_part, put_part, put_part_file, table_bytes
 from retrieval_core.config import EmbedConfig, NightlyConfig
 from retrieval_core.embed.backbones import backbone_preprocess, load_backbone, save_backbone
 from retrieval_core.embed.engine import open_engine

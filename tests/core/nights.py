@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import polars as pl
 
+from retrieval_core.arrays import Float32
 from retrieval_core.artifacts import fingerprints, releases
 from retrieval_core.artifacts.catalog_rows import CATALOG_SCHEMA, LEDGER, QUARANTINE_SCHEMA, SEEN_ITEMS, row_id
 from retrieval_core.artifacts.growing_sets import (
@@ -36,7 +37,6 @@ from retrieval_core.artifacts.manifests import (
     fingerprint,
 )
 from retrieval_core.artifacts.parts import (
-    Float32,
     describe_part,
     load_vectors,
     masks_bytes,

@@ -75,7 +75,7 @@ def test_a_release_is_reassembled_as_its_night_measured_it(house: House) -> None
         assert night.catalog_facts.model_dump(include={"rows", "added", "quarantined"}) == run.catalog.model_dump(
             include={"rows", "added", "quarantined"}
         )
-        again = measure(house.store, night, NightlyConfig.model_validate(release.config))
+        again = measure(house.store, night, release.nightly_config())
         assert again.metrics == run.metrics
     report = Report.open(house.store, releases.get_release(house.store, house.older.release).report)
     night = reassemble(house.store, releases.get_release(house.store, house.older.release))

@@ -17,10 +17,10 @@ from typing import Literal, NamedTuple
 import numpy as np
 import polars as pl
 
+from retrieval_core.arrays import Float32, Float64, Int64
 from retrieval_core.artifacts.manifests import Value
 from retrieval_core.errors import BadConfig
 from retrieval_core.evaluate.measure.indexed_rows import Indexed, sample_rows
-from retrieval_core.evaluate.measure.search_setup import Float32, Float64, Int64
 from retrieval_core.metrics.significance import holm
 from retrieval_core.reduce.pca import Pca, fit_pca, project
 

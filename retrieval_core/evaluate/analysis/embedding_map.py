@@ -5,9 +5,9 @@ from __future__ import annotations
 import numpy as np
 import polars as pl
 
+from retrieval_core.arrays import Float32, Int64
 from retrieval_core.artifacts.manifests import Value
 from retrieval_core.evaluate.measure.indexed_rows import Indexed
-from retrieval_core.evaluate.measure.search_setup import Float32, Int64
 from retrieval_core.metrics.exact_knn import exact_topk
 from retrieval_core.reduce.pca import fit_pca, project
 

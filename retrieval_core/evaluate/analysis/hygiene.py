@@ -12,11 +12,12 @@ from typing import Any, Literal, NamedTuple, get_args
 import numpy as np
 import polars as pl
 
+from retrieval_core.arrays import Float64, Int64
 from retrieval_core.artifacts.manifests import Value
 from retrieval_core.evaluate.analysis.mislabelled import MIN_MEMBERS, Suspects, suspect_codes, suspect_labels
 from retrieval_core.evaluate.measure.indexed_rows import sample_rows
 from retrieval_core.evaluate.measure.protocol import positions_in_gallery
-from retrieval_core.evaluate.measure.search_setup import Bench, Float64, Int64
+from retrieval_core.evaluate.measure.search_setup import Bench
 
 Problem = Literal["category", "label", "near_duplicate", "orphan"]
 

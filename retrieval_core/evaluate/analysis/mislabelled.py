@@ -24,10 +24,9 @@ from __future__ import annotations
 from typing import NamedTuple
 
 import numpy as np
-import numpy.typing as npt
 
-from retrieval_core.evaluate.measure.search_setup import Float64, Int64
-from retrieval_core.metrics.relevance import Bool, row_blocks
+from retrieval_core.arrays import Bool, Float64, Int64, UInt8
+from retrieval_core.metrics.relevance import row_blocks
 
 PRIOR = 0.033
 MIN_MEMBERS = 5  # a rarer category or label cannot be told from its neighbours
@@ -37,7 +36,7 @@ NO_CODE = -1
 MAX_CODES = 2_000  # bounds the table of all pairs
 MAX_LOG_ODDS = 700.0  # of which the exponential is still finite
 
-Counts = npt.NDArray[np.uint8]
+Counts = UInt8
 
 
 class Suspects(NamedTuple):

@@ -13,10 +13,11 @@ from typing import NamedTuple
 import numpy as np
 import polars as pl
 
+from retrieval_core.arrays import Int64
 from retrieval_core.artifacts.manifests import Value
 from retrieval_core.embed.extract import Picture, SquareLoader, in_batches
 from retrieval_core.evaluate.measure.protocol import positions_in_gallery
-from retrieval_core.evaluate.measure.search_setup import Bench, Int64, hash_rows
+from retrieval_core.evaluate.measure.search_setup import Bench, hash_rows
 from retrieval_core.evaluate.thumbnails import Thumbnail, item_picture
 from retrieval_core.images import Preprocess
 from retrieval_core.metrics.picture_similarity import near_duplicates, thumbnails

@@ -11,10 +11,10 @@ from typing import NamedTuple
 import numpy as np
 import polars as pl
 
+from retrieval_core.arrays import Bool, Float64, Int64
 from retrieval_core.artifacts.manifests import Value
 from retrieval_core.evaluate.measure.indexed_rows import Indexed, sample_rows
-from retrieval_core.evaluate.measure.search_setup import Float64, Int64, K, hash_rows
-from retrieval_core.metrics.relevance import Bool
+from retrieval_core.evaluate.measure.search_setup import K, hash_rows
 from retrieval_core.metrics.significance import paired_bootstrap
 
 MAX_ASKED = 2_000

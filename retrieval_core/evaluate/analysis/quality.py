@@ -7,9 +7,10 @@ from collections.abc import Sequence
 import numpy as np
 import polars as pl
 
+from retrieval_core.arrays import Float64, Int64
 from retrieval_core.artifacts.manifests import Value
 from retrieval_core.evaluate.measure.protocol import Protocol
-from retrieval_core.evaluate.measure.search_setup import Float64, Int64, hash_rows
+from retrieval_core.evaluate.measure.search_setup import hash_rows
 from retrieval_core.metrics.retrieval import HEADLINES
 
 MIN_STUDENT = 30  # queries; of fewer the spread is known too badly

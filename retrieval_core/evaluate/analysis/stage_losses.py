@@ -12,10 +12,11 @@ from itertools import pairwise
 import numpy as np
 import polars as pl
 
+from retrieval_core.arrays import Float64, Int64
 from retrieval_core.artifacts.manifests import Value
 from retrieval_core.evaluate.measure.chain import Link, Step
 from retrieval_core.evaluate.measure.protocol import positions_in_gallery
-from retrieval_core.evaluate.measure.search_setup import Bench, Float64, Int64, K
+from retrieval_core.evaluate.measure.search_setup import Bench, K
 from retrieval_core.metrics.retrieval import HEADLINES, score
 from retrieval_core.metrics.significance import bootstrap_intervals, holm, permutation_p_less
 

@@ -8,9 +8,9 @@ from __future__ import annotations
 import polars as pl
 from torch import nn
 
+from retrieval_core.arrays import Float32
 from retrieval_core.artifacts import backbone_names
 from retrieval_core.artifacts.manifests import Backbone
-from retrieval_core.artifacts.parts import Float32
 from retrieval_core.config import EmbedConfig
 from retrieval_core.embed.backbones import backbone_fingerprint, backbone_preprocess, load_backbone, parse_weights
 from retrieval_core.embed.cards import get_card

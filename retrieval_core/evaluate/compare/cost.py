@@ -9,8 +9,8 @@ from itertools import islice
 from pathlib import Path
 
 import numpy as np
-import numpy.typing as npt
 
+from retrieval_core.arrays import UInt8
 from retrieval_core.artifacts.manifests import Artifact, Backbone, Classifier, Detector, Ref, Segmenter
 from retrieval_core.config import CropConfig
 from retrieval_core.embed.classes import ClassifierEngine
@@ -84,5 +84,5 @@ def _folder(store: Store, artifact: Artifact) -> Path:
     return paths[0].parent
 
 
-def _squares(images: Sequence[RGB], how: Preprocess) -> npt.NDArray[np.uint8]:
+def _squares(images: Sequence[RGB], how: Preprocess) -> UInt8:
     return np.stack([fit(image, how) for image in images])

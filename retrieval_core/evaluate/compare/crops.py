@@ -7,8 +7,8 @@ from collections.abc import Mapping
 from typing import NamedTuple
 
 import numpy as np
-import numpy.typing as npt
 
+from retrieval_core.arrays import Float64, Int64
 from retrieval_core.artifacts.manifests import MaskSet
 from retrieval_core.artifacts.parts import MaskRow, read_masks
 from retrieval_core.errors import VitrineError
@@ -17,7 +17,7 @@ from retrieval_core.evaluate.compare.paired import n_pairs, per_query
 from retrieval_core.evaluate.compare.schema import CropBand, CropExample, CropFacts
 from retrieval_core.evaluate.thumbnails import Thumbnail, jpeg_base64
 from retrieval_core.images import crop_to_mask, decode
-from retrieval_core.metrics.significance import Float64, paired_bootstrap
+from retrieval_core.metrics.significance import paired_bootstrap
 from retrieval_core.store.base import Store
 from retrieval_core.store.uris import read_uri
 
@@ -26,8 +26,6 @@ log = logging.getLogger(__name__)
 N_BANDS = 3
 MIN_QUERIES = 2 * N_BANDS  # one alone tells nothing about spread
 N_EXAMPLES = 4
-
-Int64 = npt.NDArray[np.int64]
 
 
 class _Pair(NamedTuple):

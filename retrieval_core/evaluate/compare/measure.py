@@ -8,6 +8,7 @@ from typing import NamedTuple
 import polars as pl
 from pydantic import Field
 
+from retrieval_core.arrays import Float32, Int64
 from retrieval_core.artifacts.catalog_rows import load_items
 from retrieval_core.artifacts.growing_sets import indexable_items
 from retrieval_core.artifacts.manifests import Backbone, ClassSet, Fitted, Ref, Value, VectorSet
@@ -17,7 +18,7 @@ from retrieval_core.errors import BadConfig
 from retrieval_core.evaluate.compare.config import VariantConfig
 from retrieval_core.evaluate.measure.classified import classified_topk
 from retrieval_core.evaluate.measure.protocol import Protocol, choose_protocol
-from retrieval_core.metrics.exact_knn import Float32, Int64, exact_topk
+from retrieval_core.metrics.exact_knn import exact_topk
 from retrieval_core.metrics.relevance import MAX_CUTOFF
 from retrieval_core.metrics.retrieval import Scores, random_scores, score
 from retrieval_core.store.base import Store

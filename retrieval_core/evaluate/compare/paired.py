@@ -8,9 +8,10 @@ from typing import Literal
 
 import numpy as np
 
+from retrieval_core.arrays import Float64
 from retrieval_core.artifacts.manifests import Value
 from retrieval_core.metrics.retrieval import Scores
-from retrieval_core.metrics.significance import Float64, holm, paired_bootstrap, paired_permutation_p
+from retrieval_core.metrics.significance import holm, paired_bootstrap, paired_permutation_p
 
 ALPHA = 0.05
 # Of a permutation test, for each test of its table: the least p that n draws can show is 1 / (n + 1), and Holm's

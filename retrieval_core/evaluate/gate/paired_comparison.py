@@ -6,9 +6,9 @@ from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 import numpy as np
-import numpy.typing as npt
 import polars as pl
 
+from retrieval_core.arrays import Bool, Float64, Int64, Text
 from retrieval_core.artifacts.manifests import Value
 from retrieval_core.config import GateConfig
 from retrieval_core.metrics.retrieval import HEADLINES, UNLABELLED
@@ -19,11 +19,6 @@ OVERALL_SHARE = 0.8
 # The least p of n draws is 1 / (n + 1): four times the draws that the sternest corrected level needs.
 DRAWS_PER_LEVEL = 4
 MIN_DRAWS, MAX_DRAWS = 10_000, 100_000
-
-Bool = npt.NDArray[np.bool_]
-Float64 = npt.NDArray[np.float64]
-Int64 = npt.NDArray[np.int64]
-Text = npt.NDArray[np.object_]
 
 
 class MetricChange(Value):

@@ -11,13 +11,14 @@ from typing import NamedTuple
 import numpy as np
 import polars as pl
 
+from retrieval_core.arrays import Float32, Int64
 from retrieval_core.artifacts import fingerprints
 from retrieval_core.artifacts.manifests import IndexSet, Ref, Release, VectorSet
 from retrieval_core.artifacts.parts import load_vectors
 from retrieval_core.errors import NotFound
 from retrieval_core.evaluate.measure.indexed_rows import Indexed, open_indexed
 from retrieval_core.evaluate.measure.protocol import positions_in_gallery
-from retrieval_core.evaluate.measure.search_setup import Bench, Float32, Int64, K
+from retrieval_core.evaluate.measure.search_setup import Bench, K
 from retrieval_core.index.lookup import ShardedIndex
 from retrieval_core.metrics.relevance import Truth, find_truth
 from retrieval_core.metrics.retrieval import score

@@ -7,7 +7,8 @@ from typing import Literal, NamedTuple
 
 import polars as pl
 
-from retrieval_core.evaluate.measure.search_setup import Bench, Float32, K
+from retrieval_core.arrays import Float32
+from retrieval_core.evaluate.measure.search_setup import Bench, K
 from retrieval_core.metrics.exact_knn import exact_topk
 from retrieval_core.metrics.retrieval import score
 

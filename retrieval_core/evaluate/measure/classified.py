@@ -3,15 +3,11 @@
 from __future__ import annotations
 
 import numpy as np
-import numpy.typing as npt
 
+from retrieval_core.arrays import Float32, Int32, Int64
 from retrieval_core.errors import DimensionMismatch
 from retrieval_core.index.topk import best_of
 from retrieval_core.metrics.exact_knn import exact_topk
-
-Float32 = npt.NDArray[np.float32]
-Int32 = npt.NDArray[np.int32]
-Int64 = npt.NDArray[np.int64]
 
 
 def classified_topk(

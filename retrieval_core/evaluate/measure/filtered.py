@@ -9,8 +9,9 @@ from typing import Literal, NamedTuple
 import numpy as np
 import polars as pl
 
+from retrieval_core.arrays import Float32, Int64
 from retrieval_core.artifacts.manifests import Value
-from retrieval_core.evaluate.measure.search_setup import Bench, Float32, Int64, K, hash_rows, single_query_ms
+from retrieval_core.evaluate.measure.search_setup import Bench, K, hash_rows, single_query_ms
 from retrieval_core.metrics.exact_knn import exact_topk
 from retrieval_core.metrics.retrieval import ann_recall
 

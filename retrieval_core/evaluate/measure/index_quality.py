@@ -8,9 +8,10 @@ from typing import NamedTuple
 
 import numpy as np
 
+from retrieval_core.arrays import Float32, Float64, Int64
 from retrieval_core.artifacts.manifests import TunePoint
 from retrieval_core.evaluate.measure.protocol import positions_in_gallery
-from retrieval_core.evaluate.measure.search_setup import Bench, Float32, Float64, Int64, K, single_query_ms
+from retrieval_core.evaluate.measure.search_setup import Bench, K, single_query_ms
 from retrieval_core.metrics.exact_knn import exact_topk
 from retrieval_core.metrics.retrieval import Scores, ann_recall, score
 

@@ -7,9 +7,10 @@ from dataclasses import dataclass
 import numpy as np
 import polars as pl
 
+from retrieval_core.arrays import Float32, Int64
 from retrieval_core.artifacts.catalog_rows import load_items
 from retrieval_core.artifacts.manifests import IndexSet, Release
-from retrieval_core.evaluate.measure.search_setup import Float32, Int64, hash_rows
+from retrieval_core.evaluate.measure.search_setup import hash_rows
 from retrieval_core.index.build import places_of
 from retrieval_core.index.lookup import ShardedIndex
 from retrieval_core.index.topk import best_of

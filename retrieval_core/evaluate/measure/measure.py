@@ -6,6 +6,7 @@ from typing import NamedTuple
 
 import polars as pl
 
+from retrieval_core.arrays import Float32
 from retrieval_core.artifacts.catalog_rows import load_items
 from retrieval_core.artifacts.growing_sets import indexable_items
 from retrieval_core.artifacts.manifests import (
@@ -18,7 +19,7 @@ from retrieval_core.artifacts.manifests import (
     VectorSet,
     boosted,
 )
-from retrieval_core.artifacts.parts import Float32, load_classes, load_vectors
+from retrieval_core.artifacts.parts import load_classes, load_vectors
 from retrieval_core.config import NightlyConfig
 from retrieval_core.evaluate.measure.chain import Link, chain_names
 from retrieval_core.evaluate.measure.classified import classified_topk

@@ -5,9 +5,9 @@ from __future__ import annotations
 from typing import NamedTuple
 
 import numpy as np
-import numpy.typing as npt
 import polars as pl
 
+from retrieval_core.arrays import Int64
 from retrieval_core.artifacts.catalog_rows import HELD_OUT
 from retrieval_core.config import EvaluateConfig
 from retrieval_core.metrics.relevance import Judgements, Truth, encode, find_truth
@@ -16,8 +16,8 @@ from retrieval_core.metrics.relevance import Judgements, Truth, encode, find_tru
 class Protocol(NamedTuple):
     """Rows of the items table, in its order: (q,) and (g,) int64, disjoint; and what a perfect search would find."""
 
-    queries: npt.NDArray[np.int64]
-    gallery: npt.NDArray[np.int64]
+    queries: Int64
+    gallery: Int64
     truth: Truth
     judgements: Judgements
 
@@ -45,9 +45,7 @@ def choose_protocol(items: pl.DataFrame, config: EvaluateConfig) -> Protocol:
     return Protocol(queries, gallery, truth, judgements)
 
 
-def positions_in_gallery(
-    row_ids: npt.NDArray[np.int64], gallery_row_ids: npt.NDArray[np.int64], k: int
-) -> npt.NDArray[np.int64]:
+def positions_in_gallery(row_ids: Int64, gallery_row_ids: Int64, k: int) -> Int64:
     """The first k of each query's (q, any) hits that lie in the gallery, as (q, k) positions in it, padded with -1."""
     order = np.argsort(gallery_row_ids, kind="stable")
     ordered = gallery_row_ids[order]

@@ -7,16 +7,11 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
-import numpy.typing as npt
 import polars as pl
 
+from retrieval_core.arrays import Float32, Float64, Int64, UInt64
 from retrieval_core.evaluate.measure.protocol import Protocol
 from retrieval_core.index.lookup import Selection, ShardedIndex
-
-Float32 = npt.NDArray[np.float32]
-Float64 = npt.NDArray[np.float64]
-Int64 = npt.NDArray[np.int64]
-UInt64 = npt.NDArray[np.uint64]
 
 K = 10
 GOLDEN = 0x9E3779B97F4A7C15  # 2^64 over the golden ratio: the increment of SplitMix64

@@ -8,9 +8,9 @@ from functools import partial
 from typing import NamedTuple
 
 import numpy as np
-import numpy.typing as npt
 import polars as pl
 
+from retrieval_core.arrays import Bool, Float32, Int64
 from retrieval_core.evaluate.measure.protocol import Protocol
 from retrieval_core.evaluate.report.schema import QueryGrid
 from retrieval_core.evaluate.thumbnails import Thumbnail, item_picture
@@ -24,8 +24,8 @@ ALIKE = 0.5  # label IoU from which a hit counts as alike, where nothing sharper
 def query_grids(
     items: pl.DataFrame,
     protocol: Protocol,
-    positions: npt.NDArray[np.int64],
-    scores: npt.NDArray[np.float32],
+    positions: Int64,
+    scores: Float32,
     n_grids: int,
     seed: int,
 ) -> tuple[QueryGrid, ...]:
@@ -40,9 +40,9 @@ def query_grids(
 def grids_of(
     items: pl.DataFrame,
     protocol: Protocol,
-    positions: npt.NDArray[np.int64],
-    scores: npt.NDArray[np.float32],
-    chosen: npt.NDArray[np.int64],
+    positions: Int64,
+    scores: Float32,
+    chosen: Int64,
 ) -> tuple[QueryGrid, ...]:
     """As `query_grids`, of the chosen queries, in their order."""
     if not len(protocol.gallery):
@@ -63,8 +63,8 @@ def grids_of(
 class Marks(NamedTuple):
     """Which hits, (q, k), share what a query is judged by, and of which that is `known`; none where nothing is."""
 
-    shared: npt.NDArray[np.bool_]
-    known: npt.NDArray[np.bool_]
+    shared: Bool
+    known: Bool
     judged_by: str
 
     def of(self, query: int, slot: int) -> bool | None:
@@ -72,7 +72,7 @@ class Marks(NamedTuple):
         return bool(self.shared[query, slot]) if self.known[query, slot] else None
 
 
-def hit_marks(protocol: Protocol, positions: npt.NDArray[np.int64]) -> Marks:
+def hit_marks(protocol: Protocol, positions: Int64) -> Marks:
     """Judge hits, (q, k) positions in the gallery, by the sharpest thing that the catalogue says of its items."""
     truth = protocol.truth
     for name, query_codes, gallery_codes in (

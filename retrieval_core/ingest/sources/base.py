@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from typing import Protocol
 
-import numpy as np
-import numpy.typing as npt
 import polars as pl
 
+from retrieval_core.arrays import Bool
 from retrieval_core.artifacts.catalog_rows import SOURCE_SCHEMA, SPLITS
 from retrieval_core.errors import CatalogInvalid, SourceMissing
 
@@ -31,7 +30,7 @@ class Source(Protocol):
         """
         ...
 
-    def read_mask(self, mask_uri: str) -> npt.NDArray[np.bool_]:
+    def read_mask(self, mask_uri: str) -> Bool:
         """(h, w) bool, True on the product, of a `mask_uri` from the rows. Raises `NotFound`."""
         ...
 

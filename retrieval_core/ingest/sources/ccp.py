@@ -14,6 +14,7 @@ import numpy as np
 import numpy.typing as npt
 import polars as pl
 
+from retrieval_core.arrays import Bool, UInt8
 from retrieval_core.artifacts.manifests import Value
 from retrieval_core.errors import CatalogInvalid, SourceMissing
 from retrieval_core.ingest.sources.base import conform
@@ -78,8 +79,8 @@ class CcpSource:
         )
         return conform(frame, self.spec)
 
-    def read_mask(self, mask_uri: str) -> npt.NDArray[np.bool_]:
-        mask: npt.NDArray[np.bool_] = self._is_apparel[self._numbers(mask_uri, "groundtruth")]
+    def read_mask(self, mask_uri: str) -> Bool:
+        mask: Bool = self._is_apparel[self._numbers(mask_uri, "groundtruth")]
         return mask
 
     @cached_property
@@ -89,7 +90,7 @@ class CcpSource:
         return [str(np.squeeze(cell)) for cell in cells]
 
     @cached_property
-    def _is_apparel(self) -> npt.NDArray[np.bool_]:
+    def _is_apparel(self) -> Bool:
         """(256,) bool by label number."""
         is_apparel = np.zeros(256, bool)
         is_apparel[: len(self._names)] = [name not in NOT_APPAREL for name in self._names]
@@ -111,7 +112,7 @@ class CcpSource:
             raise CatalogInvalid(f"{uri} has label {numbers[-1]}, but label_list.mat names {len(self._names)}")
         return normalise_labels({self._names[int(number)] for number in numbers} - NOT_APPAREL)
 
-    def _numbers(self, uri: str, variable: str) -> npt.NDArray[np.uint8]:
+    def _numbers(self, uri: str, variable: str) -> UInt8:
         numbers = _read_mat(uri, variable)
         if numbers.dtype.kind not in "ui" or (numbers.size and not 0 <= numbers.min() <= numbers.max() <= 255):
             raise CatalogInvalid(f"{uri}: {variable} is {numbers.dtype}; expected label numbers of 0 to 255")

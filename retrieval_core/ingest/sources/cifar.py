@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-import numpy.typing as npt
 import polars as pl
 
+from retrieval_core.arrays import UInt8
 from retrieval_core.artifacts.catalog_rows import SOURCE_SCHEMA
 from retrieval_core.errors import CatalogInvalid, SourceMissing
 from retrieval_core.ingest.sources.base import conform
@@ -103,7 +103,7 @@ class CifarSource(Maskless):
                     yield png(f"{_item_id(split, number)}.png", np.ascontiguousarray(pixels))
                     number += 1
 
-    def _records(self, file: Path) -> npt.NDArray[np.uint8]:
+    def _records(self, file: Path) -> UInt8:
         """(n, labels and pixels) uint8, mapped and not read."""
         n_bytes, record_bytes = file.stat().st_size, len(self._names) + N_PIXEL_BYTES
         if not n_bytes or n_bytes % record_bytes:

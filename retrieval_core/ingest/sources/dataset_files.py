@@ -7,10 +7,9 @@ from pathlib import Path
 from typing import TypeVar
 from urllib.parse import parse_qsl
 
-import numpy as np
-import numpy.typing as npt
 from pydantic import ValidationError
 
+from retrieval_core.arrays import Bool
 from retrieval_core.artifacts.manifests import Value
 from retrieval_core.errors import BadConfig, CatalogInvalid, NotFound, SourceMissing
 from retrieval_core.ingest.sources.folder import absolute_uri
@@ -24,7 +23,7 @@ class Maskless:
 
     spec: str
 
-    def read_mask(self, mask_uri: str) -> npt.NDArray[np.bool_]:
+    def read_mask(self, mask_uri: str) -> Bool:
         raise NotFound(f"{self.spec} has no masks, so none at {mask_uri}; a table: source can name them")
 
 

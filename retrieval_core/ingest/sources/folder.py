@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import numpy as np
-import numpy.typing as npt
 import polars as pl
 
+from retrieval_core.arrays import Bool
 from retrieval_core.artifacts.catalog_rows import SPLITS
 from retrieval_core.errors import CatalogInvalid, NotFound, SourceMissing
 from retrieval_core.ingest.sources.base import IMAGE_SUFFIXES, conform
@@ -41,7 +40,7 @@ class FolderSource:
         )
         return conform(frame, self.spec)
 
-    def read_mask(self, mask_uri: str) -> npt.NDArray[np.bool_]:
+    def read_mask(self, mask_uri: str) -> Bool:
         raise NotFound(f"{self.spec} has no masks, so none at {mask_uri}; a table: source can name them")
 
 

@@ -10,9 +10,9 @@ from pathlib import Path
 from typing import IO, NamedTuple, cast
 
 import numpy as np
-import numpy.typing as npt
 import polars as pl
 
+from retrieval_core.arrays import UInt8
 from retrieval_core.errors import CatalogInvalid, SourceMissing
 from retrieval_core.ingest.sources.base import conform
 from retrieval_core.ingest.sources.dataset_files import Maskless
@@ -93,14 +93,14 @@ def _item_id(split: str, number: int) -> str:
     return f"{split}/{number:05d}"
 
 
-def _read_labels(path: Path) -> npt.NDArray[np.uint8]:
+def _read_labels(path: Path) -> UInt8:
     with _idx(path, LABELS_MAGIC, n_dims=1) as (file, (n,)):
         labels = _read(file, n, path)
         _check_end(file, path)
         return labels
 
 
-def _read_images(path: Path) -> Iterator[npt.NDArray[np.uint8]]:
+def _read_images(path: Path) -> Iterator[UInt8]:
     with _idx(path, IMAGES_MAGIC, n_dims=3) as (file, (n, height, width)):
         for _ in range(n):
             yield _read(file, height * width, path).reshape(height, width)
@@ -127,7 +127,7 @@ def _idx(path: Path, magic: int, n_dims: int) -> Iterator[tuple[IO[bytes], tuple
         raise CatalogInvalid(f"{path} cannot be read ({error}); restore it from the dataset") from error
 
 
-def _read(file: IO[bytes], n_bytes: int, path: Path) -> npt.NDArray[np.uint8]:
+def _read(file: IO[bytes], n_bytes: int, path: Path) -> UInt8:
     data = file.read(n_bytes)
     if len(data) < n_bytes:
         raise CatalogInvalid(

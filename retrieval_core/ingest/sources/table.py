@@ -7,11 +7,10 @@ import re
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, cast
 
-import numpy as np
-import numpy.typing as npt
 import polars as pl
 
 from retrieval_core import images
+from retrieval_core.arrays import Bool
 from retrieval_core.artifacts.catalog_rows import SOURCE_SCHEMA
 from retrieval_core.errors import CatalogInvalid, NotFound, SourceMissing
 from retrieval_core.ingest.sources.base import conform
@@ -60,7 +59,7 @@ class TableSource:
         rows = conform(frame, self.spec)
         return rows.with_columns(self._resolved(rows, name) for name in URI_COLUMNS)
 
-    def read_mask(self, mask_uri: str) -> npt.NDArray[np.bool_]:
+    def read_mask(self, mask_uri: str) -> Bool:
         brightness = images.decode(read_uri(mask_uri)).max(axis=2)
         # Half of the brightest value, so that masks of 0 and 1 are read like masks of 0 and 255.
         return brightness > brightness.max() // 2

@@ -15,10 +15,10 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-import numpy.typing as npt
 from PIL import Image
 from pydantic import Field, ValidationError
 
+from retrieval_core.arrays import UInt8
 from retrieval_core.artifacts.manifests import Value
 from retrieval_core.errors import BadConfig, CatalogInvalid
 from retrieval_core.ingest.sources.dataset_files import dataset_root, split_query, write_whole
@@ -124,12 +124,12 @@ class PackedFolder:
             ) from error
 
 
-def png(path: str, pixels: npt.NDArray[np.uint8]) -> Packed:
+def png(path: str, pixels: UInt8) -> Packed:
     """A picture of (h, w) or (h, w, 3) uint8 as an uncompressed PNG, so that its size is known before it is made."""
     return Packed(path, _png_size_bytes(pixels.shape), partial(_png, pixels))
 
 
-def class_names(numbers: npt.NDArray[np.uint8], names: Sequence[str], where: str) -> list[str]:
+def class_names(numbers: UInt8, names: Sequence[str], where: str) -> list[str]:
     """The name of each class number. Raises `CatalogInvalid` for a number without name."""
     if len(unnamed := np.flatnonzero(numbers >= len(names))):
         raise CatalogInvalid(
@@ -139,7 +139,7 @@ def class_names(numbers: npt.NDArray[np.uint8], names: Sequence[str], where: str
     return [names[number] for number in numbers.tolist()]
 
 
-def _png(pixels: npt.NDArray[np.uint8]) -> bytes:
+def _png(pixels: UInt8) -> bytes:
     buffer = io.BytesIO()
     Image.fromarray(pixels).save(buffer, "PNG", compress_level=0)
     return buffer.getvalue()

@@ -6,12 +6,12 @@ import math
 from collections.abc import Callable
 
 import numpy as np
-import numpy.typing as npt
 from PIL import Image, ImageDraw
 
+from retrieval_core.arrays import Float64, UInt8
 from retrieval_core.ingest.synthetic.products import Product, Rgb
 
-Pixels = npt.NDArray[np.uint8]
+Pixels = UInt8
 
 
 def swatch(product: Product, side_px: int) -> Pixels:
@@ -108,9 +108,9 @@ def _disc(x: float, y: float, radius: float) -> tuple[float, float, float, float
     return x - radius, y - radius, x + radius, y + radius
 
 
-def _phase(side_px: int, repeats: int) -> npt.NDArray[np.float64]:
+def _phase(side_px: int, repeats: int) -> Float64:
     """Position within the repeat, 0..1, of every pixel along one side."""
-    phase: npt.NDArray[np.float64] = (np.arange(side_px) * repeats / side_px) % 1.0
+    phase: Float64 = (np.arange(side_px) * repeats / side_px) % 1.0
     return phase
 
 

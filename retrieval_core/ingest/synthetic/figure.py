@@ -7,9 +7,9 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 import numpy as np
-import numpy.typing as npt
 from PIL import Image, ImageDraw, ImageFilter
 
+from retrieval_core.arrays import Float32, UInt8
 from retrieval_core.ingest.synthetic.accessories import bag, hat, shoe
 from retrieval_core.ingest.synthetic.clothes import CLOTHES
 from retrieval_core.ingest.synthetic.fabrics import Pixels, mix, swatch
@@ -17,7 +17,7 @@ from retrieval_core.ingest.synthetic.garment import Garment, Part
 from retrieval_core.ingest.synthetic.outlines import Points
 from retrieval_core.ingest.synthetic.products import Product, Rgb
 
-Floats = npt.NDArray[np.float32]
+Floats = Float32
 
 CUTTERS: dict[str, Callable[[Product], Garment]] = {**CLOTHES, "bag": bag, "shoe": shoe, "hat": hat}
 
@@ -27,7 +27,7 @@ class Figure(NamedTuple):
 
     garment: Garment
     albedo: Pixels  # (side, side, 3) colours without light
-    cover: npt.NDArray[np.uint8]  # (side, side) 0 or 255
+    cover: UInt8  # (side, side) 0 or 255
     slope_x: Floats  # (side, side) relief: positive where the cloth rises to the right
     slope_y: Floats  # and where it rises downwards
 

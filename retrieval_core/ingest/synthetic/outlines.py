@@ -6,9 +6,10 @@ import math
 from collections.abc import Sequence
 
 import numpy as np
-import numpy.typing as npt
 
-Points = npt.NDArray[np.float64]
+from retrieval_core.arrays import Float64
+
+Points = Float64
 Step = tuple[float, ...]  # (x, y): a straight line there; (cx, cy, x, y): a quadratic Bézier curve there
 BEZIER_POINTS = 14
 

@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
-import numpy.typing as npt
 from PIL import Image, ImageChops, ImageDraw, ImageFilter
 
+from retrieval_core.arrays import Bool
 from retrieval_core.ingest.synthetic.backdrops import BACKDROPS, draw_backdrop
 from retrieval_core.ingest.synthetic.fabrics import Pixels
 from retrieval_core.ingest.synthetic.figure import Figure
@@ -45,7 +45,7 @@ class Shot(NamedTuple):
     """What drawing gives: the picture, (side, side, 3) uint8, and its mask, (side, side) bool, True on the product."""
 
     picture: Pixels
-    mask: npt.NDArray[np.bool_]
+    mask: Bool
 
 
 def plan_view(seed: int, number: int, view: int) -> View:

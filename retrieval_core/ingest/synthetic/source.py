@@ -28,6 +28,7 @@ from PIL import Image
 from pydantic import Field, ValidationError
 
 from retrieval_core import images
+from retrieval_core.arrays import Bool
 from retrieval_core.artifacts.manifests import Value
 from retrieval_core.errors import BadConfig, CatalogInvalid, ImageRefused
 from retrieval_core.ingest.sources.base import conform
@@ -123,10 +124,10 @@ class SyntheticSource:
                 described.append({"item_id": item.item_id, **uris, **words})
         return conform(pl.DataFrame(described, infer_schema_length=None), self.spec)
 
-    def read_mask(self, mask_uri: str) -> npt.NDArray[np.bool_]:
+    def read_mask(self, mask_uri: str) -> Bool:
         """(size_px, size_px) bool, True on the product. Raises `NotFound`, or `ImageRefused` when it is no picture."""
         try:
-            mask: npt.NDArray[np.bool_] = images.decode(read_uri(mask_uri))[..., 0] >= 128
+            mask: Bool = images.decode(read_uri(mask_uri))[..., 0] >= 128
         except ImageRefused as error:
             raise ImageRefused(f"mask {mask_uri} {error}; delete it to go without") from error
         return mask

@@ -9,13 +9,11 @@ from abc import ABC, abstractmethod
 from typing import ClassVar, Literal
 
 import numpy as np
-import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
+from retrieval_core.arrays import Int64
 from retrieval_core.embed.networks import ImageEmbedder
-
-Int64 = npt.NDArray[np.int64]
 
 
 class Objective(nn.Module, ABC):

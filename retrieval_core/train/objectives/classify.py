@@ -11,11 +11,12 @@ import torch
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 
+from retrieval_core.arrays import Int64
 from retrieval_core.embed.networks import ImageEmbedder
 from retrieval_core.errors import BadConfig
 from retrieval_core.head.targets import UNKNOWN
 from retrieval_core.train.config import ClassifyTraining
-from retrieval_core.train.objectives.base import Int64, LinearObjective
+from retrieval_core.train.objectives.base import LinearObjective
 from retrieval_core.train.objectives.targets import free_items, free_targets
 
 CATEGORY = "category"

@@ -8,19 +8,19 @@ from __future__ import annotations
 import math
 
 import numpy as np
-import numpy.typing as npt
 import polars as pl
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 from torch.nn.functional import normalize
 
+from retrieval_core.arrays import Float32, Int64
 from retrieval_core.artifacts.parts import unit_length
 from retrieval_core.embed.networks import ImageEmbedder
 from retrieval_core.errors import BadConfig
 from retrieval_core.metrics.exact_knn import exact_topk
 from retrieval_core.train.config import DistillTraining
-from retrieval_core.train.objectives.base import Int64, Objective
+from retrieval_core.train.objectives.base import Objective
 
 MIN_MATCHED = 0.5
 K = 5
@@ -40,7 +40,7 @@ class Distill(Objective):
         embedder: ImageEmbedder,
         items: pl.DataFrame,
         config: DistillTraining,
-        teacher: npt.NDArray[np.float32],
+        teacher: Float32,
     ) -> None:
         super().__init__(embedder)
         self._known = np.asarray(~np.isnan(teacher).any(axis=1), np.bool_)
@@ -120,7 +120,7 @@ def relational_loss(student: Tensor, teacher: Tensor) -> Tensor:
     return (difference - difference.diag().diag()).square().sum() / max(n_pairs, 1)
 
 
-def agreement(student: npt.NDArray[np.float32], teacher: npt.NDArray[np.float32], k: int) -> float:
+def agreement(student: Float32, teacher: Float32, k: int) -> float:
     """Share of the `k` nearest rows by cosine under (n, e) `teacher` that are so under (n, d) `student`: 0 to 1.
 
     A row is not its own neighbour; with n of at most `k` there are n - 1 neighbours, and a single row agrees.

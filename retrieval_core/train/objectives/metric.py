@@ -13,12 +13,13 @@ import polars as pl
 import torch
 from torch import Tensor
 
+from retrieval_core.arrays import Int64
 from retrieval_core.artifacts.parts import unit_length
 from retrieval_core.embed.networks import ImageEmbedder
 from retrieval_core.errors import BadConfig
 from retrieval_core.metrics.exact_knn import exact_topk
 from retrieval_core.train.config import MetricTraining
-from retrieval_core.train.objectives.base import Int64, Objective
+from retrieval_core.train.objectives.base import Objective
 from retrieval_core.train.objectives.relations import MIN_BATCH, relate
 
 N_NEIGHBOURS = 5

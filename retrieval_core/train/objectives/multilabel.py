@@ -11,12 +11,13 @@ import torch
 from torch import Tensor
 from torch.nn.functional import binary_cross_entropy_with_logits
 
+from retrieval_core.arrays import Int64
 from retrieval_core.embed.networks import ImageEmbedder
 from retrieval_core.errors import BadConfig
 from retrieval_core.head.scores import best_threshold, example_metrics
 from retrieval_core.head.targets import LABELS
 from retrieval_core.train.config import MultilabelTraining
-from retrieval_core.train.objectives.base import Int64, LinearObjective
+from retrieval_core.train.objectives.base import LinearObjective
 from retrieval_core.train.objectives.targets import free_items, free_targets
 
 

@@ -5,10 +5,9 @@ Importing this module imports torch.
 
 from __future__ import annotations
 
-import numpy as np
-import numpy.typing as npt
 import polars as pl
 
+from retrieval_core.arrays import Float32
 from retrieval_core.embed.networks import ImageEmbedder
 from retrieval_core.errors import BadConfig
 from retrieval_core.train.config import (
@@ -28,7 +27,7 @@ def build_objective(
     config: AnyTraining,
     embedder: ImageEmbedder,
     items: pl.DataFrame,
-    teacher: npt.NDArray[np.float32] | None = None,
+    teacher: Float32 | None = None,
 ) -> Objective:
     """The objective of `config` over the rows of `items` (product_id, category, labels, attributes, split).
 

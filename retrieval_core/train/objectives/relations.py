@@ -6,18 +6,14 @@ from abc import ABC, abstractmethod
 from typing import Literal, NamedTuple
 
 import numpy as np
-import numpy.typing as npt
 import polars as pl
 
+from retrieval_core.arrays import Bool, Float32, Float64, Int64
 from retrieval_core.errors import BadConfig
 from retrieval_core.metrics.relevance import Judgements, encode, iou_matrix, label_iou, row_blocks, same_code
 from retrieval_core.train.config import MetricTraining
 from retrieval_core.train.objectives.targets import free_items
 
-Bool = npt.NDArray[np.bool_]
-Int64 = npt.NDArray[np.int64]
-Float32 = npt.NDArray[np.float32]
-Float64 = npt.NDArray[np.float64]
 Kind = Literal["product", "category", "labels"]
 
 PER_CLASS = 4  # pictures of one class that go into a batch together; three or more leave no last one alone

@@ -9,9 +9,10 @@ import torch
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 
+from retrieval_core.arrays import Int64
 from retrieval_core.embed.networks import ImageEmbedder
 from retrieval_core.train.config import RotationTraining
-from retrieval_core.train.objectives.base import Int64, LinearObjective
+from retrieval_core.train.objectives.base import LinearObjective
 
 N_TURNS = 4
 

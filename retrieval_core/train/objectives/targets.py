@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import numpy as np
-import numpy.typing as npt
 import polars as pl
 
+from retrieval_core.arrays import Bool
 from retrieval_core.artifacts.catalog_rows import HELD_OUT
 from retrieval_core.head.targets import UNKNOWN, Targets, build_targets
 
@@ -30,5 +30,5 @@ def free_targets(items: pl.DataFrame, min_count: int) -> Targets:
     return targets._replace(single=single, multi=multi)
 
 
-def _is_free(items: pl.DataFrame) -> npt.NDArray[np.bool_]:
+def _is_free(items: pl.DataFrame) -> Bool:
     return ~items["split"].is_in(HELD_OUT).fill_null(False).to_numpy()

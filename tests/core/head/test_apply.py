@@ -5,15 +5,13 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
-import numpy.typing as npt
 import pytest
 import torch
 from torch.nn import functional
 
+from retrieval_core.arrays import Float32
 from retrieval_core.errors import DimensionMismatch, ShardCorrupt
 from retrieval_core.head.apply import boost, load_head, predict, save_head
-
-Float32 = npt.NDArray[np.float32]
 
 
 def draw_head(dim: int = 16, hidden_dim: int = 24) -> dict[str, Float32]:

@@ -3,22 +3,21 @@
 from __future__ import annotations
 
 import numpy as np
-import numpy.typing as npt
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 from sklearn import metrics as sklearn_metrics
 
+from retrieval_core.arrays import Bool, Float64
 from retrieval_core.errors import DimensionMismatch
 from retrieval_core.head.scores import THRESHOLDS, best_threshold, example_metrics
 
-Bool = npt.NDArray[np.bool_]
 shapes = st.tuples(st.integers(1, 8), st.integers(1, 5))
 
 
 @st.composite
-def truth_and_scores(draw: st.DrawFn) -> tuple[Bool, npt.NDArray[np.float64]]:
+def truth_and_scores(draw: st.DrawFn) -> tuple[Bool, Float64]:
     shape = draw(shapes)
     truth = draw(arrays.arrays(np.bool_, shape))
     return truth, draw(arrays.arrays(np.float64, shape, elements=st.floats(0, 1)))
@@ -26,7 +25,7 @@ def truth_and_scores(draw: st.DrawFn) -> tuple[Bool, npt.NDArray[np.float64]]:
 
 @settings(deadline=None, max_examples=60)
 @given(drawn=truth_and_scores(), threshold=st.floats(0, 1))
-def test_scores_follow_their_definition_on_sets(drawn: tuple[Bool, npt.NDArray[np.float64]], threshold: float) -> None:
+def test_scores_follow_their_definition_on_sets(drawn: tuple[Bool, Float64], threshold: float) -> None:
     truth, scores = drawn
     expected = []
     for row in range(len(truth)):

@@ -5,17 +5,16 @@ from __future__ import annotations
 from typing import NamedTuple
 
 import numpy as np
-import numpy.typing as npt
 import pytest
 import torch
 
+from retrieval_core.arrays import Bool, Float32, Int64
 from retrieval_core.config import HeadConfig
 from retrieval_core.errors import BadConfig, DimensionMismatch, ShardCorrupt
 from retrieval_core.head.apply import boost, predict
 from retrieval_core.head.targets import UNKNOWN, Targets
 from retrieval_core.head.train import TrainedHead, train_head
 
-Float32 = npt.NDArray[np.float32]
 CONFIG = HeadConfig(learning_rate=1e-2, dropout=0.5, max_epochs=40, patience=5)
 
 
@@ -23,8 +22,8 @@ class Planted(NamedTuple):
     """Embeddings in which strong directions that say nothing hide weak ones that say which attributes a picture has."""
 
     vectors: Float32
-    colour: npt.NDArray[np.int64]
-    labels: npt.NDArray[np.bool_]
+    colour: Int64
+    labels: Bool
 
     def targets(self) -> Targets:
         tasks = {"colour": [f"colour{i}" for i in range(5)], "labels": [f"label{i}" for i in range(8)]}
@@ -42,7 +41,7 @@ def plant(n_rows: int = 300, dim: int = 32, seed: int = 0) -> Planted:
     return Planted(vectors.astype(np.float32), colour, labels)
 
 
-def nothing(n_rows: int) -> npt.NDArray[np.bool_]:
+def nothing(n_rows: int) -> Bool:
     return np.zeros(n_rows, bool)
 
 

@@ -5,16 +5,14 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
-import numpy.typing as npt
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn import decomposition
 
+from retrieval_core.arrays import Float32, Float64
 from retrieval_core.errors import BadConfig, DimensionMismatch, ShardCorrupt
 from retrieval_core.reduce.pca import Pca, apply_pca, fit_pca, load_pca, project, save_pca
-
-Float32 = npt.NDArray[np.float32]
 
 
 def draw(n_rows: int = 200, dim: int = 12, seed: int = 0, offset: float = 0.0) -> Float32:
@@ -25,7 +23,7 @@ def draw(n_rows: int = 200, dim: int = 12, seed: int = 0, offset: float = 0.0) -
     return (rng.normal(size=(n_rows, dim)) * spread @ rotation + offset).astype(np.float32)
 
 
-def covariance_kept(pca: Pca) -> npt.NDArray[np.float64]:
+def covariance_kept(pca: Pca) -> Float64:
     """What the components say about the data, whatever their signs and the order of equal variances."""
     components = pca.components.astype(np.float64)
     return components.T @ (pca.variances[:, None] * components)

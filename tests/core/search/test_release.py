@@ -9,9 +9,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from retrieval_core.errors import BadConfig, DimensionMismatch, ImageRefused, NotFound
-from retrieval_core.evaluate.report.plots import chain
+from retrieval_core.errors import BadConfig, DimensionMismatch, ImageRefused, NotFound, ShardCorrupt
 from retrieval_core.filters import parse_where
+from retrieval_core.search import query_encoder
 from retrieval_core.search.query_encoder import QueryChain
 from retrieval_core.search.release import COLLAPSE_SIMILARITY, UNLIKE_WEIGHT, OpenRelease, Query
 
@@ -273,7 +273,6 @@ def test_eight_threads_get_the_answers_of_one(
 def test_models_are_loaded_once_however_many_threads_ask(
     shop: Any, in_threads: Callable[[int, Callable[[int], Any]], list[Any]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from retrieval_core.search import query_encoder
 
     opened: list[object] = []
     really = query_encoder.open_engine
@@ -282,7 +281,18 @@ def test_models_are_loaded_once_however_many_threads_ask(
         opened.append(arguments)
         return really(*arguments)
 
-    monkeypatch.setattr(chain, "open_engine", counting)
+    monkeypatch.setattr(query_encoder, "open_engine", counting)
     release = shop.open()
     in_threads(8, lambda number: release.search(shop.picture("item-1-0"), 1))
     assert len(opened) == 1
+
+
+def test_a_release_whose_config_this_version_cannot_read_is_refused_by_name(
+    new_shop: Callable[[Path], Any], tmp_path: Path
+) -> None:
+    shop = new_shop(tmp_path)
+    release = shop.publish()
+    unreadable = release.model_copy(update={"config": {**release.config, "renamed_stage": {}}})
+    for refuse in (lambda: OpenRelease(shop.store, unreadable, shop.settings), unreadable.nightly_config):
+        with pytest.raises(ShardCorrupt, match=r"(?s)the config of release r1 cannot be read.*renamed_stage"):
+            refuse()

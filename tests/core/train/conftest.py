@@ -10,11 +10,10 @@ import pytest
 import torch
 from torch import nn
 
+from retrieval_core.arrays import UInt8
 from retrieval_core.embed.cards import get_card
 from retrieval_core.embed.networks import ImageEmbedder
 from retrieval_core.images import Preprocess
-
-UInt8 = npt.NDArray[np.uint8]
 
 TINY_DIM = 16
 COLOURS = ((220, 40, 40), (40, 200, 60), (50, 70, 230), (230, 210, 40))

@@ -6,13 +6,13 @@ import io
 from typing import NamedTuple
 
 import numpy as np
-import numpy.typing as npt
 import polars as pl
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
+from retrieval_core.arrays import Int64, UInt8
 from retrieval_core.artifacts.catalog_rows import HELD_OUT
 from retrieval_core.errors import BadConfig
 from retrieval_core.images import Preprocess, decode, fit
@@ -53,7 +53,7 @@ def encoded(number: int, encoding: str) -> bytes:
     return out.getvalue()
 
 
-def catalog(rows: list[Row]) -> tuple[pl.DataFrame, npt.NDArray[np.uint8]]:
+def catalog(rows: list[Row]) -> tuple[pl.DataFrame, UInt8]:
     squares = [fit(decode(encoded(row.scene, row.encoding)), HOW) for row in rows]
     columns = {
         "content_id": [f"{row.scene}-{row.encoding}" for row in rows],
@@ -63,7 +63,7 @@ def catalog(rows: list[Row]) -> tuple[pl.DataFrame, npt.NDArray[np.uint8]]:
     return pl.DataFrame(columns, schema=dict.fromkeys(columns, pl.String)), np.stack(squares)
 
 
-def groups_of(rows: list[Row]) -> npt.NDArray[np.int64]:
+def groups_of(rows: list[Row]) -> Int64:
     items, pixels = catalog(rows)
     return group_pictures(items, thumbnails(pixels))
 

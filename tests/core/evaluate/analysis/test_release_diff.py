@@ -3,7 +3,7 @@
 import pytest
 
 from retrieval_core.artifacts.manifests import Fitted, Release
-from retrieval_core.config import EvaluateConfig, HeadConfig, NightlyConfig
+from retrieval_core.config import EvaluateConfig, HeadConfig
 from retrieval_core.errors import NotFound
 from retrieval_core.evaluate.analysis.release_diff import find_since
 from retrieval_core.evaluate.analysis.run_history import PastNight
@@ -91,7 +91,7 @@ def test_a_key_that_the_older_release_did_not_have_is_no_value(store):
     before = Nights(store).run(["a"])
     evaluate = {key: value for key, value in before.config["evaluate"].items() if key != "queries"}
     older = before.model_copy(update={"config": before.config | {"evaluate": evaluate}})
-    facts = find_since(store, older, night_of(before), NightlyConfig.model_validate(before.config)).facts
+    facts = find_since(store, older, night_of(before), before.nightly_config()).facts
     assert [(one.key, one.before, one.now) for one in facts.config] == [
         ("evaluate.queries", "", str(EvaluateConfig().queries))
     ]

@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import polars as pl
 import pytest
 import torch
@@ -15,6 +14,7 @@ from sklearn.neighbors import NearestNeighbors
 from torch import nn
 from torch.nn.functional import normalize
 
+from retrieval_core.arrays import Float32, UInt8
 from retrieval_core.embed.cards import get_card
 from retrieval_core.embed.networks import ImageEmbedder
 from retrieval_core.errors import BadConfig
@@ -44,31 +44,29 @@ def embedder(dim: int = TEACHER_DIM) -> ImageEmbedder:
         return ImageEmbedder(card, nn.Sequential(nn.AdaptiveAvgPool2d(2), nn.Flatten()), nn.Linear(12, dim))
 
 
-def pictures(n: int) -> npt.NDArray[np.uint8]:
+def pictures(n: int) -> UInt8:
     """(n, 16, 16, 3) uint8, four quarters of one colour each."""
     colours = np.random.default_rng(0).integers(0, 256, (n, 2, 2, 3), dtype=np.uint8)
     return colours.repeat(SIZE_PX // 2, axis=1).repeat(SIZE_PX // 2, axis=2)
 
 
-def unit(n: int, dim: int = TEACHER_DIM, seed: int = 1) -> npt.NDArray[np.float32]:
+def unit(n: int, dim: int = TEACHER_DIM, seed: int = 1) -> Float32:
     rows = np.random.default_rng(seed).normal(size=(n, dim)).astype(np.float32)
     return rows / np.linalg.norm(rows, axis=1, keepdims=True)
 
 
-def teacher_of(pixels: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
+def teacher_of(pixels: UInt8) -> Float32:
     """What a linear layer over the mean colours can learn."""
     means = pixels[:, :: SIZE_PX // 2, :: SIZE_PX // 2].reshape(len(pixels), -1) / 255 - 0.5
     rows = (means @ np.random.default_rng(2).normal(size=(12, TEACHER_DIM))).astype(np.float32)
     return rows / np.linalg.norm(rows, axis=1, keepdims=True)
 
 
-def distill(teacher: npt.NDArray[np.float32], student: ImageEmbedder | None = None, **config: Any) -> Distill:
+def distill(teacher: Float32, student: ImageEmbedder | None = None, **config: Any) -> Distill:
     return distill_as(DistillTraining(teacher="cafe", **config), teacher, student)
 
 
-def distill_as(
-    config: DistillTraining, teacher: npt.NDArray[np.float32], student: ImageEmbedder | None = None
-) -> Distill:
+def distill_as(config: DistillTraining, teacher: Float32, student: ImageEmbedder | None = None) -> Distill:
     items = pl.DataFrame({"item_id": [str(n) for n in range(len(teacher))]})
     return Distill(student or embedder(), items, config, teacher)
 
