@@ -37,7 +37,7 @@ def shop(tmp_path: Path) -> Path:
 def reads(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """The names of the files that were read so far."""
     seen: list[str] = []
-    read_uri = snapshot.read_uri
+    read_uri = snapshot_module.read_uri
 
     def counted(uri: str) -> bytes:
         seen.append(Path(uri).name)
@@ -102,13 +102,6 @@ class TestSnapshot:
         )
         with pytest.raises(CatalogInvalid, match=r"'2\.png' and '5\.png' share row_id 7"):
             snapshot(shop)
-
-    @given(st.text(st.characters(blacklist_categories=("Cs",))))
-    def test_a_row_id_fits_the_index(self, item_id: str) -> None:
-        assert 0 <= row_id(item_id) < 2**63
-
-    def test_a_row_id_never_changes(self) -> None:
-        assert row_id("") == 0x2D06800538D394C2 >> 1  # the published XXH3-64 of nothing
 
 
 class TestReading:
@@ -214,7 +207,7 @@ class TestQuarantine:
     def test_a_file_that_vanishes_before_it_is_read_stands_in_the_ledger(
         self, shop: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        stat_uri = snapshot.stat_uri
+        stat_uri = snapshot_module.stat_uri
 
         def stat_and_lose(uri: str) -> object:
             found = stat_uri(uri)
