@@ -1,1 +1,99 @@
-"""What each stage means: pure functions that know neither Prefect nor a user interface."""
+"""Keep a product catalogue searchable by picture.
+
+    from retrieval_core import Query, open_release
+
+    release = open_release("vitrine-store")
+    for hit in release.search("query.jpg", k=5):
+        print(hit.item_id, hit.score)
+
+The names in `__all__` are for scripts; modules below this package may change between minor versions. Each name is
+imported when it is first used, so importing this package takes no time.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING
+
+from retrieval_core.errors import (
+    AliasConflict,
+    BadConfig,
+    CatalogInvalid,
+    DimensionMismatch,
+    ImageRefused,
+    NotFound,
+    Permanent,
+    ShardCorrupt,
+    SourceMissing,
+    StoreBusy,
+    StoreNotWritable,
+    StoreUnavailable,
+    TooManyRejects,
+    Transient,
+    VitrineError,
+    WeightsInvalid,
+    WeightsUnavailable,
+)
+
+if TYPE_CHECKING:
+    from retrieval_core.artifacts.manifests import Hit
+    from retrieval_core.config import NightlyConfig
+    from retrieval_core.search.live import LiveRelease
+    from retrieval_core.search.release import OpenRelease, Query, open_release
+    from retrieval_core.settings import Settings
+    from retrieval_core.store.base import Store
+    from retrieval_core.store.uris import open_store
+
+    __version__: str
+
+__all__ = [
+    "AliasConflict",
+    "BadConfig",
+    "CatalogInvalid",
+    "DimensionMismatch",
+    "Hit",
+    "ImageRefused",
+    "LiveRelease",
+    "NightlyConfig",
+    "NotFound",
+    "OpenRelease",
+    "Permanent",
+    "Query",
+    "Settings",
+    "ShardCorrupt",
+    "SourceMissing",
+    "Store",
+    "StoreBusy",
+    "StoreNotWritable",
+    "StoreUnavailable",
+    "TooManyRejects",
+    "Transient",
+    "VitrineError",
+    "WeightsInvalid",
+    "WeightsUnavailable",
+    "__version__",
+    "open_release",
+    "open_store",
+]
+
+_MODULES = {
+    "Hit": "artifacts.manifests",
+    "LiveRelease": "search.live",
+    "NightlyConfig": "config",
+    "OpenRelease": "search.release",
+    "Query": "search.release",
+    "Settings": "settings",
+    "Store": "store.base",
+    "open_release": "search.release",
+    "open_store": "store.uris",
+}
+
+
+def __getattr__(name: str) -> object:
+    if name == "__version__":
+        from importlib.metadata import version
+
+        return version("vitrine")
+    if name in _MODULES:
+        return getattr(import_module(f"{__name__}.{_MODULES[name]}"), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
