@@ -29,8 +29,9 @@ from prefect.testing.utilities import prefect_test_harness
 
 from benchmarks.cluster import START_TIMEOUT_S, Cluster
 from benchmarks.racing import Seconds, interleaved, ratio
-from flows.shards import RUNNER, each_shard
-from flows.views import embed_pictures
+from flows.pictures import embed_pictures
+from flows.run import RUNNER
+from flows.shards import each_shard
 from retrieval_core.artifacts.manifests import Ref, Value
 from retrieval_core.config import NightlyConfig
 from retrieval_core.settings import Settings

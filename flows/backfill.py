@@ -7,11 +7,12 @@ from typing import Any, Literal
 
 from prefect import Task, flow
 
-from flows.night import DEFAULTS, publish_catalog
-from flows.shards import RUNNER, announced, check_runner, each_shard, in_shards
-from flows.story import shard_progress, tell_report, tell_table
-from flows.summary import Clock, RunSummary, as_table
-from flows.views import Shards, embed_pictures, mask_pictures
+from flows.pictures import Shards, embed_pictures, mask_pictures
+from flows.pipeline import DEFAULTS, publish_catalog
+from flows.run import RUNNER, Clock, holds_lease
+from flows.shards import check_runner, each_shard, in_shards
+from flows.summary import RunSummary, as_table
+from flows.ui_artifacts import shard_progress, show_report, show_table
 from retrieval_core.artifacts.growing_sets import WorkPlan
 from retrieval_core.artifacts.manifests import Catalog, Value
 from retrieval_core.config import NightlyConfig
@@ -56,7 +57,7 @@ class BackfillSummary(Value):
 
 
 @flow(name="backfill", task_runner=RUNNER, validate_parameters=True)
-@announced
+@holds_lease
 def backfill(
     source: str,
     settings: Settings,
@@ -114,8 +115,8 @@ def backfill(
         seconds=clock.total(),
         release=release,
     )
-    tell_table("backfill-summary", summary.as_markdown(), summary.outcome)
-    tell_report("backfill", release.link if release else "")
+    show_table("backfill-summary", summary.as_markdown(), summary.outcome)
+    show_report("backfill", release.link if release else "")
     return summary
 
 

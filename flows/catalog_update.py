@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from prefect import flow
 
-from flows.night import DEFAULTS, publish_catalog
-from flows.shards import RUNNER, announced
-from flows.story import tell_run
+from flows.pipeline import DEFAULTS, publish_catalog
+from flows.queued_updates import with_waiting
+from flows.run import RUNNER, holds_lease
 from flows.summary import RunSummary
-from flows.waiting import with_waiting
+from flows.ui_artifacts import show_run
 from retrieval_core.artifacts import releases
 from retrieval_core.artifacts.manifests import Release
 from retrieval_core.config import NightlyConfig
@@ -19,7 +19,7 @@ from tasks.ingest import IngestOutcome, update_catalog
 
 
 @flow(name="catalog-update", task_runner=RUNNER, validate_parameters=True)
-@announced
+@holds_lease
 def catalog_update(
     source: str,
     settings: Settings,
@@ -47,7 +47,7 @@ def catalog_update(
     own = Change(added=added, changed=changed, removed=removed, manifest_uri=manifest_uri)
     with with_waiting(own) as change:
         summary = _publish_change(source, settings, config, change)
-    tell_run("catalog-update", summary, "What the update did")
+    show_run("catalog-update", summary, "What the update did")
     return summary
 
 

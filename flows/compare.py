@@ -7,10 +7,9 @@ import json
 from prefect import flow
 from prefect.logging import get_run_logger
 
-from flows.shards import RUNNER, announced
-from flows.summary import Clock
-from flows.variants import Workbench, stages_of
-from flows.views import Masking, mask_pictures
+from flows.pictures import Masking, mask_pictures
+from flows.run import RUNNER, Clock, holds_lease
+from flows.workbench import Workbench, stages_of
 from retrieval_core.artifacts.manifests import Comparison, Ref, Value, VectorSet
 from retrieval_core.artifacts.parts import read_table
 from retrieval_core.config import EmbedConfig
@@ -47,7 +46,7 @@ class ComparisonSummary(Value):
 
 
 @flow(name="compare", task_runner=RUNNER, validate_parameters=True)
-@announced
+@holds_lease
 def compare(source: str, settings: Settings, config: ComparisonConfig) -> ComparisonSummary:
     """Train and embed what the variants need and the store lacks, and compare them on the same held-out queries.
 

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from prefect import flow
 
-from flows.shards import RUNNER, announced
-from flows.story import tell_report, tell_table
-from flows.summary import Clock, as_table, metrics_table
+from flows.run import RUNNER, Clock, holds_lease
+from flows.summary import as_table, metrics_table
+from flows.ui_artifacts import show_report, show_table
 from retrieval_core.artifacts.manifests import Report, Value
 from retrieval_core.artifacts.releases import PRODUCTION
 from retrieval_core.config import EvaluateConfig, GateConfig
@@ -48,7 +48,7 @@ class EvaluationSummary(Value):
 
 
 @flow(name="evaluate", task_runner=RUNNER, validate_parameters=True)
-@announced
+@holds_lease
 def evaluate(
     settings: Settings,
     release: str = PRODUCTION,
@@ -87,6 +87,6 @@ def evaluate(
         page=str(store.local_path(report.part("report.html").key)),
         link=settings.report_link(report.fingerprint),
     )
-    tell_table("evaluate-summary", summary.as_markdown(), "What the release is worth")
-    tell_report("evaluate", summary.link)
+    show_table("evaluate-summary", summary.as_markdown(), "What the release is worth")
+    show_report("evaluate", summary.link)
     return summary

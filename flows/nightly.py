@@ -4,17 +4,17 @@ from __future__ import annotations
 
 from prefect import flow
 
-from flows.night import DEFAULTS, publish_catalog
-from flows.shards import RUNNER, announced
-from flows.story import tell_run
+from flows.pipeline import DEFAULTS, publish_catalog
+from flows.run import RUNNER, holds_lease
 from flows.summary import RunSummary
+from flows.ui_artifacts import show_run
 from retrieval_core.config import NightlyConfig
 from retrieval_core.settings import Settings
 from tasks.ingest import snapshot_catalog
 
 
 @flow(name="nightly", task_runner=RUNNER, validate_parameters=True)
-@announced
+@holds_lease
 def nightly(source: str, settings: Settings, config: NightlyConfig = DEFAULTS) -> RunSummary:
     """Bring the search up to date with the catalogue, measure it, and publish unless it got worse.
 
@@ -24,5 +24,5 @@ def nightly(source: str, settings: Settings, config: NightlyConfig = DEFAULTS) -
         config: what to make, stage by stage.
     """
     summary = publish_catalog(source, settings, config, lambda _: snapshot_catalog(settings, source, config.ingest))
-    tell_run("nightly", summary, "What the night did")
+    show_run("nightly", summary, "What the night did")
     return summary

@@ -3,15 +3,10 @@
 from __future__ import annotations
 
 import re
-import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Literal
 
-from prefect.logging import get_run_logger
-
 from retrieval_core.artifacts.manifests import Value
-from tasks.stage import running_stage
 
 
 class CatalogSummary(Value):
@@ -94,22 +89,3 @@ def _cell(text: str) -> str:
 def slug(text: str) -> str:
     """A text as an artifact's key may be spelled: small letters, digits and dashes."""
     return re.sub(r"[^a-z0-9]+", "-", text.lower()).strip("-")
-
-
-class Clock:
-    """Seconds per stage, in the order the stages ran; the names of a stage's task runs begin with it."""
-
-    def __init__(self) -> None:
-        self.seconds: dict[str, float] = {}
-        self._started = time.perf_counter()
-
-    @contextmanager
-    def stage(self, name: str) -> Iterator[None]:
-        started = time.perf_counter()
-        get_run_logger().info("stage %s", name)
-        with running_stage(name):
-            yield
-        self.seconds[name] = round(time.perf_counter() - started, 3)
-
-    def total(self) -> dict[str, float]:
-        return {**self.seconds, "total": round(time.perf_counter() - self._started, 3)}

@@ -6,10 +6,9 @@ import re
 
 from prefect import Flow, flow
 
-from flows.night import DEFAULTS
-from flows.shards import RUNNER, announced
-from flows.summary import Clock
-from flows.views import embed_pictures, mask_pictures
+from flows.pictures import embed_pictures, mask_pictures
+from flows.pipeline import DEFAULTS
+from flows.run import RUNNER, Clock, holds_lease
 from retrieval_core.artifacts.manifests import Backbone, Fitted, Head, Ref, Segmenter, Value
 from retrieval_core.config import EmbedConfig, NightlyConfig
 from retrieval_core.errors import BadConfig
@@ -32,9 +31,13 @@ from tasks.ingest import collect_truth_masks, snapshot_catalog
 from tasks.mask import fit_segmenter, prepare_detector
 from tasks.train import train_backbone
 
-# Parameters that may be None are forms that jump about.
-MULTILABEL, ROTATION, CLASSIFY = MultilabelTraining(), RotationTraining(), ClassifyTraining()
-TRIPLET, CONTRASTIVE, SUPCON, DISTILL = TripletTraining(), ContrastiveTraining(), SupconTraining(), DistillTraining()
+TRAINING_ARGUMENTS = """Args:
+    source: KIND:URI of the catalogue, for example table:items.csv.
+    settings: where the store is and how many threads to use.
+    name: the name of the trained backbone; empty for CARD-OBJECTIVE.
+    config: the network, its initial weights and how to train it.
+    stages: the config of the nightly's stages ingest, mask and crop.
+"""
 
 
 class BackboneSummary(Value):
@@ -76,152 +79,39 @@ class HeadsSummary(Value):
     seconds: dict[str, float]
 
 
-@flow(name="train-multilabel", task_runner=RUNNER, validate_parameters=True)
-@announced
-def train_multilabel(
-    source: str,
-    settings: Settings,
-    name: str = "",
-    config: MultilabelTraining = MULTILABEL,
-    stages: NightlyConfig = DEFAULTS,
-) -> BackboneSummary:
-    """Train a backbone to say which labels a picture has, and keep it by name.
+def _training_flow(default: AnyTraining, description: str) -> Flow[..., BackboneSummary]:
+    """Return the flow `train-OBJECTIVE`; the type of `default` gives the form of its parameter `config`."""
 
-    Args:
-        source: KIND:URI of the catalogue, for example table:items.csv.
-        settings: where the store is and how many threads to use.
-        name: what to call the backbone; empty for CARD-OBJECTIVE.
-        config: the network, its start and how to train it.
-        stages: the night's ingest, mask and crop.
-    """
-    return _train(source, settings, name, config, stages)
+    def train(
+        source: str,
+        settings: Settings,
+        name: str = "",
+        config: AnyTraining = default,
+        stages: NightlyConfig = DEFAULTS,
+    ) -> BackboneSummary:
+        return _train_backbone(source, settings, name, config, stages)
+
+    train.__name__ = train.__qualname__ = f"train_{default.objective}"
+    train.__doc__ = f"{description}\n\n{TRAINING_ARGUMENTS}"
+    train.__annotations__["config"] = type(default)
+    return flow(name=f"train-{default.objective}", task_runner=RUNNER, validate_parameters=True)(holds_lease(train))
 
 
-@flow(name="train-rotation", task_runner=RUNNER, validate_parameters=True)
-@announced
-def train_rotation(
-    source: str,
-    settings: Settings,
-    name: str = "",
-    config: RotationTraining = ROTATION,
-    stages: NightlyConfig = DEFAULTS,
-) -> BackboneSummary:
-    """Train a backbone to say by which quarter turn a picture was rotated.
-
-    Args:
-        source: KIND:URI of the catalogue, for example table:items.csv.
-        settings: where the store is and how many threads to use.
-        name: what to call the backbone; empty for CARD-OBJECTIVE.
-        config: the network, its start and how to train it.
-        stages: the night's ingest, mask and crop.
-    """
-    return _train(source, settings, name, config, stages)
-
-
-@flow(name="train-classify", task_runner=RUNNER, validate_parameters=True)
-@announced
-def train_classify(
-    source: str,
-    settings: Settings,
-    name: str = "",
-    config: ClassifyTraining = CLASSIFY,
-    stages: NightlyConfig = DEFAULTS,
-) -> BackboneSummary:
-    """Train a backbone to say which class a picture has.
-
-    Args:
-        source: KIND:URI of the catalogue, for example table:items.csv.
-        settings: where the store is and how many threads to use.
-        name: what to call the backbone; empty for CARD-OBJECTIVE.
-        config: the network, its start and how to train it.
-        stages: the night's ingest, mask and crop.
-    """
-    return _train(source, settings, name, config, stages)
-
-
-@flow(name="train-triplet", task_runner=RUNNER, validate_parameters=True)
-@announced
-def train_triplet(
-    source: str,
-    settings: Settings,
-    name: str = "",
-    config: TripletTraining = TRIPLET,
-    stages: NightlyConfig = DEFAULTS,
-) -> BackboneSummary:
-    """Train a backbone that puts pictures alike nearer than others by a margin.
-
-    Args:
-        source: KIND:URI of the catalogue, for example table:items.csv.
-        settings: where the store is and how many threads to use.
-        name: what to call the backbone; empty for CARD-OBJECTIVE.
-        config: the network, its start and how to train it.
-        stages: the night's ingest, mask and crop.
-    """
-    return _train(source, settings, name, config, stages)
-
-
-@flow(name="train-contrastive", task_runner=RUNNER, validate_parameters=True)
-@announced
-def train_contrastive(
-    source: str,
-    settings: Settings,
-    name: str = "",
-    config: ContrastiveTraining = CONTRASTIVE,
-    stages: NightlyConfig = DEFAULTS,
-) -> BackboneSummary:
-    """Train a backbone on pairs alike and unlike.
-
-    Args:
-        source: KIND:URI of the catalogue, for example table:items.csv.
-        settings: where the store is and how many threads to use.
-        name: what to call the backbone; empty for CARD-OBJECTIVE.
-        config: the network, its start and how to train it.
-        stages: the night's ingest, mask and crop.
-    """
-    return _train(source, settings, name, config, stages)
-
-
-@flow(name="train-supcon", task_runner=RUNNER, validate_parameters=True)
-@announced
-def train_supcon(
-    source: str,
-    settings: Settings,
-    name: str = "",
-    config: SupconTraining = SUPCON,
-    stages: NightlyConfig = DEFAULTS,
-) -> BackboneSummary:
-    """Train a backbone on each picture alike against all others of a batch.
-
-    Args:
-        source: KIND:URI of the catalogue, for example table:items.csv.
-        settings: where the store is and how many threads to use.
-        name: what to call the backbone; empty for CARD-OBJECTIVE.
-        config: the network, its start and how to train it.
-        stages: the night's ingest, mask and crop.
-    """
-    return _train(source, settings, name, config, stages)
-
-
-@flow(name="train-distill", task_runner=RUNNER, validate_parameters=True)
-@announced
-def train_distill(
-    source: str,
-    settings: Settings,
-    name: str = "",
-    config: DistillTraining = DISTILL,
-    stages: NightlyConfig = DEFAULTS,
-) -> BackboneSummary:
-    """Train a backbone toward a teacher's vectors in the store.
-
-    Args:
-        source: KIND:URI of the catalogue, for example table:items.csv.
-        settings: where the store is and how many threads to use.
-        name: what to call the backbone; empty for CARD-OBJECTIVE.
-        config: the network, its start and how to train it.
-        stages: the night's ingest, mask and crop.
-    """
-    return _train(source, settings, name, config, stages)
-
+train_multilabel = _training_flow(MultilabelTraining(), "Train a backbone to say which labels a picture has.")
+train_rotation = _training_flow(
+    RotationTraining(), "Train a backbone to say by which quarter turn a picture was rotated."
+)
+train_classify = _training_flow(ClassifyTraining(), "Train a backbone to say which class a picture has.")
+train_triplet = _training_flow(
+    TripletTraining(), "Train a backbone to place similar pictures nearer than others by a margin."
+)
+train_contrastive = _training_flow(
+    ContrastiveTraining(), "Train a backbone on pairs of similar and of different pictures."
+)
+train_supcon = _training_flow(
+    SupconTraining(), "Train a backbone on each similar picture against all others of its batch."
+)
+train_distill = _training_flow(DistillTraining(), "Train a backbone towards the vectors of a teacher in the store.")
 
 TRAININGS: dict[str, Flow[..., BackboneSummary]] = {
     "multilabel": train_multilabel,
@@ -234,7 +124,9 @@ TRAININGS: dict[str, Flow[..., BackboneSummary]] = {
 }
 
 
-def _train(source: str, settings: Settings, name: str, config: AnyTraining, stages: NightlyConfig) -> BackboneSummary:
+def _train_backbone(
+    source: str, settings: Settings, name: str, config: AnyTraining, stages: NightlyConfig
+) -> BackboneSummary:
     store, clock = settings.open_store(), Clock()
     name = name or default_name(config)
     teacher = find_teacher(store, config.teacher).ref if isinstance(config, DistillTraining) else None
@@ -277,7 +169,7 @@ def _masks(settings: Settings, source: str, catalog: Ref, config: AnyTraining, s
 
 
 @flow(name="train-segmenter", task_runner=RUNNER, validate_parameters=True)
-@announced
+@holds_lease
 def train_segmenter(source: str, settings: Settings, stages: NightlyConfig = DEFAULTS) -> SegmenterSummary:
     """Train the background segmenter on the masks of the source, or find the one that serves.
 
@@ -305,7 +197,7 @@ def train_segmenter(source: str, settings: Settings, stages: NightlyConfig = DEF
 
 
 @flow(name="train-head", task_runner=RUNNER, validate_parameters=True)
-@announced
+@holds_lease
 def train_head(source: str, settings: Settings, stages: NightlyConfig = DEFAULTS) -> HeadsSummary:
     """Train the multi-task head over the vectors of each view, or find the one that serves.
 

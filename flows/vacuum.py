@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from prefect import flow
 
-from flows.shards import RUNNER
-from flows.story import tell_table
+from flows.run import RUNNER
 from flows.summary import as_table
+from flows.ui_artifacts import show_table
 from retrieval_core.maintenance.vacuum import Policy
 from retrieval_core.settings import Settings
 from tasks.vacuum import Swept, vacuum_store
@@ -25,5 +25,5 @@ def vacuum(settings: Settings, policy: Policy = POLICY, dry_run: bool = True) ->
     """
     swept = vacuum_store(settings, policy, dry_run)
     rows = [(name, ", ".join(value) if isinstance(value, tuple) else str(value)) for name, value in swept]
-    tell_table("vacuum-summary", as_table(("", ""), rows), "What was removed, or would be")
+    show_table("vacuum-summary", as_table(("", ""), rows), "What was removed, or would be")
     return swept

@@ -19,7 +19,8 @@ from benchmarks.cluster import ROOT, Cluster
 from deployments.cli.main import main
 from flows import shards
 from flows.nightly import nightly
-from flows.shards import RUNNER, each_shard, in_shards
+from flows.run import RUNNER
+from flows.shards import each_shard, in_shards
 from retrieval_core.artifacts.growing_sets import WorkPlan, WorkShard
 from retrieval_core.artifacts.manifests import Ref
 from retrieval_core.config import IndexConfig, NightlyConfig

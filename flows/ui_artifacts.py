@@ -53,19 +53,19 @@ def shard_progress(work: Task[..., Any], calls: Sequence[tuple[Any, ...]]) -> Pr
     return Progress(what, len(calls))
 
 
-def tell_run(name: str, run: RunSummary, description: str) -> None:
+def show_run(name: str, run: RunSummary, description: str) -> None:
     """Artifacts `NAME-summary` and, where a browser can reach it, `NAME-report`."""
-    tell_table(f"{name}-summary", run.as_markdown(), description)
-    tell_report(name, run.link)
+    show_table(f"{name}-summary", run.as_markdown(), description)
+    show_report(name, run.link)
 
 
-def tell_table(key: str, markdown: str, description: str) -> None:
+def show_table(key: str, markdown: str, description: str) -> None:
     """A text in Markdown as an artifact."""
     with _at_most_a_warning():
         create_markdown_artifact(markdown, key=key, description=description)
 
 
-def tell_report(name: str, link: str) -> None:
+def show_report(name: str, link: str) -> None:
     """A link to a report as artifact `NAME-report`; none where the link is empty."""
     if link:
         with _at_most_a_warning():

@@ -8,8 +8,8 @@ from typing import Any, Concatenate, ParamSpec, TypeVar, cast
 
 from prefect.logging import get_run_logger
 
+from flows.pictures import Masking, embed_pictures, mask_pictures
 from flows.shards import each_shard
-from flows.views import Masking, embed_pictures, mask_pictures
 from retrieval_core.artifacts.manifests import Fitted, Ref, VectorSet
 from retrieval_core.config import ClassifyConfig, EmbedConfig, NightlyConfig, View
 from retrieval_core.embed.cards import get_card

@@ -7,9 +7,10 @@ from datetime import UTC, datetime
 
 from prefect.logging import get_run_logger
 
+from flows.pictures import Embedding, embed_pictures, mask_pictures
+from flows.run import Clock
 from flows.shards import check_runner, each_shard, in_shards
-from flows.summary import CatalogSummary, Clock, RunSummary
-from flows.views import Embedding, embed_pictures, mask_pictures
+from flows.summary import CatalogSummary, RunSummary
 from retrieval_core.artifacts import releases
 from retrieval_core.artifacts.manifests import Backbone, Catalog, Fitted, Ref, Release, Report, Value, boosted
 from retrieval_core.artifacts.releases import RUNS

@@ -14,10 +14,11 @@ from prefect.client.schemas.filters import ArtifactFilter, ArtifactFilterFlowRun
 from prefect.context import FlowRunContext
 from prefect.logging import disable_run_logger
 
-from flows import story
-from flows.shards import RUNNER, each_shard
-from flows.story import Progress, tell_run
-from flows.summary import CatalogSummary, Clock, RunSummary, as_table, slug
+from flows import ui_artifacts
+from flows.run import RUNNER, Clock
+from flows.shards import each_shard
+from flows.summary import CatalogSummary, RunSummary, as_table, slug
+from flows.ui_artifacts import Progress, show_run
 from retrieval_core.artifacts.growing_sets import WorkPlan, WorkShard
 from retrieval_core.errors import Transient
 from retrieval_core.settings import Settings
@@ -50,7 +51,7 @@ def wear_shard(settings: Settings, shard: WorkShard, view: str) -> int:
 def wear() -> object:
     with Clock().stage("wear"):
         each_shard(wear_shard, Settings(store="s"), PLAN, "masked")
-    tell_run("wear", RUN, "What was worn")
+    show_run("wear", RUN, "What was worn")
     context = FlowRunContext.get()
     assert context
     assert context.flow_run
@@ -82,9 +83,9 @@ class Ui:
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.now, self.made, self.told = 0.0, list[str](), list[float]()
-        monkeypatch.setattr(story, "create_progress_artifact", lambda _, key, text: self.made.append(key) or key)
-        monkeypatch.setattr(story, "update_progress_artifact", lambda _, percent: self.told.append(percent))
-        monkeypatch.setattr(story.time, "monotonic", lambda: self.now)
+        monkeypatch.setattr(ui_artifacts, "create_progress_artifact", lambda _, key, text: self.made.append(key) or key)
+        monkeypatch.setattr(ui_artifacts, "update_progress_artifact", lambda _, percent: self.told.append(percent))
+        monkeypatch.setattr(ui_artifacts.time, "monotonic", lambda: self.now)
 
     def steps(self, progress: Progress, n: int, seconds: float) -> None:
         for _ in range(n):
@@ -113,18 +114,18 @@ def test_a_server_that_does_not_answer_costs_the_artifact_and_not_the_run(
         raise httpx.ConnectError("refused")
 
     for name in ("create_progress_artifact", "create_markdown_artifact", "create_link_artifact"):
-        monkeypatch.setattr(story, name, refuse)
+        monkeypatch.setattr(ui_artifacts, name, refuse)
     with disable_run_logger():
         Progress("embed", 1).advance()
         Progress("embed", 2).advance()
-        tell_run("wear", RUN, "What was worn")
+        show_run("wear", RUN, "What was worn")
 
     def break_down(*_: object, **__: object) -> None:
         raise Transient("of ours")
 
-    monkeypatch.setattr(story, "create_markdown_artifact", break_down)
+    monkeypatch.setattr(ui_artifacts, "create_markdown_artifact", break_down)
     with pytest.raises(Transient):
-        tell_run("wear", RUN, "What was worn")
+        show_run("wear", RUN, "What was worn")
 
 
 def test_the_summary_says_what_happened_in_tables() -> None:

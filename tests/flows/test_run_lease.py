@@ -11,7 +11,7 @@ from flows.backfill import backfill
 from flows.catalog_update import catalog_update
 from flows.compare import compare
 from flows.nightly import nightly
-from flows.shards import announced
+from flows.run import holds_lease
 from flows.train import TRAININGS, train_head, train_segmenter
 from retrieval_core.errors import StoreBusy
 from retrieval_core.settings import Settings
@@ -21,7 +21,7 @@ from retrieval_core.store.leases import FOLDER, alone
 MAKING = [nightly, catalog_update, backfill, compare, train_head, train_segmenter, *TRAININGS.values()]
 
 
-@announced
+@holds_lease
 def run_alone(source: str, settings: Settings, k: int = 1) -> int:
     with alone(settings.open_store(), "a vacuum"):
         return k
@@ -46,7 +46,7 @@ def test_a_flow_announces_itself_before_it_does_anything(
         assert store.url == str(tmp_path)
         raise Announced(what)
 
-    monkeypatch.setattr("flows.shards.at_work", at_work)
+    monkeypatch.setattr("flows.run.at_work", at_work)
     config = {"config": None} if flow is compare else {}
     with pytest.raises(Announced, match=flow.name.replace("-", "_")):
         flow.fn("nowhere:", Settings.load(store=str(tmp_path)), **config)
