@@ -76,9 +76,9 @@ def embed_pictures(
     masks: Ref | None,
     config: NightlyConfig,
     each: Shards = each_shard,
-) -> dict[str, Embedding]:
+) -> dict[View, Embedding]:
     """One vector set for each view of the pictures, made by `each`; without masks there is only the raw one."""
-    made: dict[str, Embedding] = {}
+    made: dict[View, Embedding] = {}
     for variant, worn in _views(config, masks).items():
         plan = plan_vectors(settings, catalog, backbone, worn, variant, config.embed, config.crop.margin)
         shared = (backbone, worn, variant, config.embed, config.ingest, config.crop.margin)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from datetime import UTC, datetime
+from typing import NamedTuple
 
 from prefect.logging import get_run_logger
 
@@ -12,12 +13,13 @@ from flows.run import Clock
 from flows.shards import check_runner, each_shard, in_shards
 from flows.summary import CatalogSummary, RunSummary
 from retrieval_core.artifacts import releases
-from retrieval_core.artifacts.manifests import Backbone, Catalog, Fitted, Ref, Release, Report, Value, boosted
+from retrieval_core.artifacts.manifests import Backbone, Catalog, Fitted, Ref, Release, Report, Value
 from retrieval_core.artifacts.releases import RUNS
-from retrieval_core.config import IndexConfig, NightlyConfig
+from retrieval_core.artifacts.variants import Variant, parse_variant
+from retrieval_core.config import IndexConfig, NightlyConfig, View
 from retrieval_core.errors import AliasConflict, BadConfig
 from retrieval_core.evaluate.measure.golden_queries import check_golden
-from retrieval_core.evaluate.run_outputs import CatalogFacts, Night
+from retrieval_core.evaluate.run_outputs import CatalogFacts, RunOutputs
 from retrieval_core.settings import Settings
 from tasks.classify import classify_shard, plan_classes, prepare_classifier, seal_class_set
 from tasks.embed import prepare_backbone, rejected_items
@@ -41,11 +43,11 @@ class Classification(Value):
     n_classified: int = 0
 
 
-class Boosting(Value):
-    """The heads of the night and the boosted sets, by the variant they were trained on."""
+class Boosting(NamedTuple):
+    """The heads of this run by the view they were trained on, and the boosted vectors."""
 
-    heads: dict[str, Fitted] = {}
-    vectors: dict[str, Ref] = {}
+    heads: dict[View, Fitted]
+    vectors: dict[Variant, Ref]
 
 
 def publish_catalog(
@@ -95,7 +97,7 @@ def _publish_catalog(
             classification = _classify(settings, catalog, classifier, config)
     with clock.stage("head"):
         boosting = _boost(settings, catalog, embeddings, config)
-    everything = {name: made.vectors for name, made in embeddings.items()} | boosting.vectors
+    everything = {Variant(view): made.vectors for view, made in embeddings.items()} | boosting.vectors
     with clock.stage("reduce"):
         chosen = everything[choose_variant(config.index, list(everything), Backbone.open(store, backbone).has_text)]
         reducer = fit_reducer(settings, catalog, chosen, config.reduce)
@@ -103,7 +105,7 @@ def _publish_catalog(
     with clock.stage("index"):
         plan = plan_index(settings, catalog, chosen, reduced, config.index)
         index = _index(settings, plan, config.index)
-    night = Night(
+    night = RunOutputs(
         source=source,
         catalog=catalog,
         catalog_facts=_catalog_facts(source, settings, ingested, plan, len(rejects)),
@@ -159,18 +161,20 @@ def _publish_catalog(
     return summary
 
 
-def choose_variant(config: IndexConfig, available: list[str], reads_text: bool) -> str:
+def choose_variant(config: IndexConfig, available: list[Variant], reads_text: bool) -> Variant:
     """The representation to publish; `auto` takes boosted vectors, unless the backbone also reads text.
 
     A head is trained on pictures alone, so behind it a text would no longer meet them. Raises `BadConfig` when the
     variant asked for was not made.
     """
     if config.variant != "auto":
-        if config.variant not in available:
-            raise BadConfig(f"index.variant {config.variant} was not made; this run made {', '.join(available)}")
-        return config.variant
-    by_head = [name for name in available if name.endswith("boosted")]
-    return available[0] if reads_text or not by_head else by_head[0]
+        variant = parse_variant(config.variant)
+        if variant not in available:
+            names = ", ".join(str(variant) for variant in available)
+            raise BadConfig(f"index.variant {config.variant} was not made; this run made {names}")
+        return variant
+    boosted = [variant for variant in available if variant.boosted]
+    return available[0] if reads_text or not boosted else boosted[0]
 
 
 def _classify(settings: Settings, catalog: Ref, classifier: Ref, config: NightlyConfig) -> Classification:
@@ -180,13 +184,14 @@ def _classify(settings: Settings, catalog: Ref, classifier: Ref, config: Nightly
     return Classification(classifier=classifier, classes=classes, n_classified=n_classified)
 
 
-def _boost(settings: Settings, catalog: Ref, embeddings: dict[str, Embedding], config: NightlyConfig) -> Boosting:
-    heads, vectors = {}, {}
-    for variant, made in embeddings.items() if config.head.enabled else ():
+def _boost(settings: Settings, catalog: Ref, embeddings: dict[View, Embedding], config: NightlyConfig) -> Boosting:
+    heads: dict[View, Fitted] = {}
+    vectors: dict[Variant, Ref] = {}
+    for view, made in embeddings.items() if config.head.enabled else ():
         outcome = fit_head(settings, catalog, made.vectors, config.head)
         if outcome:
-            heads[variant] = outcome
-            vectors[boosted(variant)] = apply_head(settings, made.vectors, outcome.ref)
+            heads[view] = outcome
+            vectors[Variant(view, boosted=True)] = apply_head(settings, made.vectors, outcome.ref)
     return Boosting(heads=heads, vectors=vectors)
 
 

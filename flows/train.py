@@ -228,7 +228,7 @@ def _head_summary(store: Store, outcome: Fitted) -> HeadSummary:
     head = Head.open(store, outcome.ref)
     return HeadSummary(
         head=head.fingerprint,
-        variant=head.variant,
+        variant=str(head.variant),
         trained=outcome.trained,
         metrics=head.metrics,
         epochs=len(head.history),

@@ -16,7 +16,6 @@ from retrieval_core.errors import BadConfig
 
 Background = Literal["raw", "masked", "both", "crop"]
 Framing = Literal["card", "center", "squash"]
-Variant = Literal["raw", "masked", "crop", "boosted", "masked_boosted", "crop_boosted"]
 View = Literal["raw", "masked", "crop"]
 
 

@@ -15,6 +15,7 @@ from retrieval_core.artifacts import backbone_names, fingerprints
 from retrieval_core.artifacts.growing_sets import WorkPlan, WorkShard, plan_work, seal_vectors, shard_pictures
 from retrieval_core.artifacts.manifests import Backbone, MaskSet, Ref, Reject, Value, VectorSet
 from retrieval_core.artifacts.parts import put_part, put_part_file, read_masks, vectors_bytes
+from retrieval_core.artifacts.variants import Variant
 from retrieval_core.config import EmbedConfig, IngestConfig, View
 from retrieval_core.embed.backbones import (
     backbone_fingerprint,
@@ -145,12 +146,12 @@ def _engine(settings: Settings, backbone: Ref) -> Engine:
 
 
 @stage("seal vectors")
-def seal_vector_set(settings: Settings, catalog: Ref, plan: WorkPlan, backbone: Ref, variant: str) -> Ref:
+def seal_vector_set(settings: Settings, catalog: Ref, plan: WorkPlan, backbone: Ref, view: View) -> Ref:
     """The vectors of this catalogue, as one set."""
     store = settings.open_store()
     wanted = usable_pictures(store, catalog)["content_id"]
     dim = Backbone.open(store, backbone).dim
-    return seal_vectors(store, plan.family, variant, dim, catalog.name, wanted).ref
+    return seal_vectors(store, plan.family, Variant(view), dim, catalog.name, wanted).ref
 
 
 @stage("late rejects")

@@ -7,7 +7,7 @@ from prefect.logging import get_run_logger
 from retrieval_core.artifacts.manifests import Ref, Release, Report, Value
 from retrieval_core.config import EvaluateConfig, GateConfig, NightlyConfig
 from retrieval_core.evaluate.evaluation import assess_night, assess_release
-from retrieval_core.evaluate.run_outputs import Night
+from retrieval_core.evaluate.run_outputs import RunOutputs
 from retrieval_core.settings import Settings
 from tasks.stage import stage
 
@@ -20,7 +20,7 @@ class Judged(Value):
 
 
 @stage("evaluate")
-def evaluate_night(settings: Settings, night: Night, config: NightlyConfig) -> Ref:
+def evaluate_night(settings: Settings, night: RunOutputs, config: NightlyConfig) -> Ref:
     """Measure, decide, and write the report. A night measured before against the same production keeps its report."""
     report = assess_night(settings, night, config)
     _log_verdict(report)

@@ -12,7 +12,7 @@ from prefect.logging import get_run_logger
 from retrieval_core.artifacts import fingerprints, releases
 from retrieval_core.artifacts.catalog_rows import HELD_OUT, load_items
 from retrieval_core.artifacts.growing_sets import derive_vectors, indexable_items
-from retrieval_core.artifacts.manifests import Fitted, Head, Ref, VectorSet, boosted
+from retrieval_core.artifacts.manifests import Fitted, Head, Ref, VectorSet
 from retrieval_core.artifacts.parts import load_vectors, put_part_file
 from retrieval_core.config import HeadConfig
 from retrieval_core.head.apply import WEIGHTS_FILE, boost, load_head, save_head
@@ -53,7 +53,7 @@ def fit_head(settings: Settings, catalog: Ref, vectors: Ref, config: HeadConfig)
         parents={"catalog": catalog.name, "vectors": vector_set.family},
         parts=(part,),
         counts={"rows": len(usable), "held_out": int(held_out.sum())},
-        variant=vector_set.variant,
+        variant=vector_set.full_variant(),
         input_dim=vector_set.dim,
         dim=trained.dim,
         tasks=targets.tasks,
@@ -83,5 +83,5 @@ def apply_head(settings: Settings, vectors: Ref, head: Ref) -> Ref:
     family = fingerprints.boosted_family(fitted.fingerprint, source.family)
     made_by = {"head": fitted.fingerprint}
     return derive_vectors(
-        store, source, family, boosted(source.variant), fitted.dim, partial(boost, weights), made_by
+        store, source, family, fitted.variant.boost(), fitted.dim, partial(boost, weights), made_by
     ).ref

@@ -14,7 +14,7 @@ from retrieval_core.artifacts.manifests import Ref, Reject, Release, Report, Val
 from retrieval_core.artifacts.parts import read_unsealed, table_bytes
 from retrieval_core.config import NightlyConfig
 from retrieval_core.evaluate.measure.unlabelled import chain_of
-from retrieval_core.evaluate.run_outputs import Night
+from retrieval_core.evaluate.run_outputs import RunOutputs
 from retrieval_core.settings import Settings
 from retrieval_core.store.base import Store
 from tasks.stage import stage
@@ -32,7 +32,7 @@ class Published(Value):
 
 @stage("publish")
 def publish_release(
-    settings: Settings, night: Night, report: Ref, production: str | None, config: NightlyConfig
+    settings: Settings, night: RunOutputs, report: Ref, production: str | None, config: NightlyConfig
 ) -> Published:
     """Seal the release; promote it if the gate published it and production still is what it was compared with."""
     store = settings.open_store()
@@ -59,7 +59,7 @@ def _decide(store: Store, release: str, production: str | None, report: Report) 
     return report.gate, report.gate_reason
 
 
-def _release(store: Store, night: Night, report: Report, config: NightlyConfig) -> Release:
+def _release(store: Store, night: RunOutputs, report: Report, config: NightlyConfig) -> Release:
     vectors = VectorSet.open(store, night.vectors)
     bundle = chain_of(store, night) | {"report": report.ref}
     parents = {role: ref.name for role, ref in bundle.items() if ref}
@@ -71,7 +71,7 @@ def _release(store: Store, night: Night, report: Report, config: NightlyConfig) 
         parents=parents,
         counts={"rows": night.catalog_facts.indexed},
         heads=tuple(outcome.ref for outcome in night.heads),
-        variant=vectors.variant,
+        variant=vectors.full_variant(),
         gate=report.gate,
         gate_reason=report.gate_reason,
         gate_causes=report.gate_causes,

@@ -13,6 +13,7 @@ from retrieval_core.artifacts.catalog_rows import load_items
 from retrieval_core.artifacts.growing_sets import derive_vectors, sample_vectors
 from retrieval_core.artifacts.manifests import Fitted, Reducer, Ref, VectorSet
 from retrieval_core.artifacts.parts import put_part_file
+from retrieval_core.artifacts.variants import Reduced
 from retrieval_core.config import ReduceConfig
 from retrieval_core.reduce.pca import PCA_FILE, apply_pca, fit_pca, load_pca, save_pca
 from retrieval_core.settings import Settings
@@ -66,5 +67,5 @@ def apply_reducer(settings: Settings, vectors: Ref, reducer: Ref, config: Reduce
     for dim in fitted.dims:
         family = fingerprints.reduced_family(fitted.fingerprint, source.family, dim)
         reduce = partial(apply_pca, pca, dim=dim, whiten=config.whiten)
-        refs.append(derive_vectors(store, source, family, f"pca{dim}", dim, reduce).ref)
+        refs.append(derive_vectors(store, source, family, Reduced(dim), dim, reduce).ref)
     return refs

@@ -25,6 +25,7 @@ from retrieval_core.artifacts.parts import (
     table_bytes,
     vectors_bytes,
 )
+from retrieval_core.artifacts.variants import Reduced, Variant
 from retrieval_core.errors import ShardCorrupt
 from retrieval_core.store.base import Store
 
@@ -121,7 +122,7 @@ def covered_ids(store: Store, folder: str, family: str) -> dict[str, list[str]]:
 
 
 def seal_vectors(
-    store: Store, family: str, variant: str, dim: int, catalog_fingerprint: str, wanted: Iterable[str]
+    store: Store, family: str, variant: Variant, dim: int, catalog_fingerprint: str, wanted: Iterable[str]
 ) -> VectorSet:
     """Seal the view of a family that covers as much of `wanted` as there is."""
     parts, n_rows = _parts_covering(store, VectorSet, family, set(wanted))
@@ -152,7 +153,7 @@ def derive_vectors(
     store: Store,
     source: VectorSet,
     family: str,
-    variant: str,
+    variant: Variant | Reduced,
     dim: int,
     transform: Callable[[Float32], Float32],
     made_by: dict[str, str] | None = None,

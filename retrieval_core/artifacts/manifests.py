@@ -14,8 +14,9 @@ from typing import Any, ClassVar, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from retrieval_core.config import NightlyConfig, Variant, first_line
-from retrieval_core.errors import NotFound, ShardCorrupt
+from retrieval_core.artifacts.variants import Reduced, RepresentationField, Variant, VariantField
+from retrieval_core.config import NightlyConfig, first_line
+from retrieval_core.errors import BadConfig, NotFound, ShardCorrupt
 from retrieval_core.store.base import Store
 
 MANIFEST = "manifest.json"
@@ -180,8 +181,14 @@ class VectorSet(GrowingSet):
 
     folder = "vectors"
     kind: Literal["VectorSet"] = "VectorSet"
-    variant: str
+    variant: RepresentationField
     dim: int
+
+    def full_variant(self) -> Variant:
+        """Return the variant of full-width vectors. Raises `BadConfig` for reduced ones."""
+        if isinstance(self.variant, Reduced):
+            raise BadConfig(f"expected full vectors of a variant, got {self.variant} ({self.fingerprint})")
+        return self.variant
 
 
 class Segmenter(Artifact):
@@ -243,17 +250,12 @@ class Comparison(Artifact):
     kind: Literal["Comparison"] = "Comparison"
 
 
-def boosted(variant: str) -> str:
-    """The name of a variant's boosted vectors: `boosted` of raw, `masked_boosted` of masked."""
-    return "boosted" if variant == "raw" else f"{variant}_boosted"
-
-
 class Head(Artifact):
     """A trained multi-task head: part `weights.safetensors`; its hidden layer is the boosted vector."""
 
     folder = "heads"
     kind: Literal["Head"] = "Head"
-    variant: str
+    variant: VariantField
     input_dim: int
     dim: int
     tasks: dict[str, list[str]] = {}
@@ -341,7 +343,7 @@ class Release(Artifact):
     vectors: Ref
     index: Ref
     report: Ref
-    variant: Variant
+    variant: VariantField
     gate: Literal["published", "held"]
     gate_reason: str = ""
     gate_causes: tuple[str, ...] = ()

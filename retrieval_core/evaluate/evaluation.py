@@ -25,7 +25,7 @@ from retrieval_core.evaluate.reconstruct import reassemble
 from retrieval_core.evaluate.report.build import gather_facts
 from retrieval_core.evaluate.report.render import render
 from retrieval_core.evaluate.report.schema import Facts
-from retrieval_core.evaluate.run_outputs import Night
+from retrieval_core.evaluate.run_outputs import RunOutputs
 from retrieval_core.settings import Settings
 from retrieval_core.store.base import Store
 
@@ -53,7 +53,7 @@ class Assessed(NamedTuple):
     against: Report | None
 
 
-def assess_night(settings: Settings, night: Night, config: NightlyConfig) -> Report:
+def assess_night(settings: Settings, night: RunOutputs, config: NightlyConfig) -> Report:
     """Measure, decide, and write the report. A night measured before against the same production keeps its report."""
     store = settings.open_store()
     production = releases.read_release(store, releases.PRODUCTION)
@@ -88,7 +88,7 @@ def _asked(evaluate: EvaluateConfig) -> dict[str, object]:
     return {"evaluate": evaluate.model_dump(), "golden": read_golden(evaluate.golden).digest}
 
 
-def _question(night: Night, config: NightlyConfig) -> dict[str, object]:
+def _question(night: RunOutputs, config: NightlyConfig) -> dict[str, object]:
     """What a report answers."""
     question: dict[str, object] = {
         **_asked(config.evaluate),
@@ -102,7 +102,7 @@ def _question(night: Night, config: NightlyConfig) -> dict[str, object]:
 
 
 def _judge(
-    settings: Settings, night: Night, config: NightlyConfig, against: Report | None, rival: str | None
+    settings: Settings, night: RunOutputs, config: NightlyConfig, against: Report | None, rival: str | None
 ) -> Report:
     """The report of a night against that of the release `rival`; the one there is, or a new one."""
     store, question = settings.open_store(), _question(night, config)
@@ -120,7 +120,7 @@ def _judge(
     return _seal(store, question, facts, tables(measured, analysis))
 
 
-def _ground(store: Store, night: Night, measured: Measured, rival: str) -> Ground | None:
+def _ground(store: Store, night: RunOutputs, measured: Measured, rival: str) -> Ground | None:
     """What both answer about the items that both have; None where those are all items, or one cannot be asked."""
     release = releases.get_release(store, rival)
     if release.catalog == night.catalog:
@@ -134,14 +134,14 @@ def _ground(store: Store, night: Night, measured: Measured, rival: str) -> Groun
 
 def _verdict(
     store: Store,
-    night: Night,
+    night: RunOutputs,
     measured: Measured,
     against: Report | None,
     ground: Ground | None,
     config: GateConfig,
 ) -> Verdict:
     catalog, index, latency_ms = night.catalog_facts, IndexSet.open(store, night.index), measured.published.latency_ms
-    are_shown_masked = VectorSet.open(store, night.vectors).variant.startswith(("masked", "crop"))
+    are_shown_masked = VectorSet.open(store, night.vectors).full_variant().view != "raw"
     labelled = ground.candidate if ground else measured.per_query
     categories = measured.items.select("item_id", "category")
     asked = labelled.join(categories, on="item_id", how="left", maintain_order="left")

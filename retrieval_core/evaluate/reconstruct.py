@@ -25,7 +25,7 @@ from retrieval_core.artifacts.manifests import (
 from retrieval_core.artifacts.parts import read_table
 from retrieval_core.config import View as ShownAs
 from retrieval_core.errors import NotFound, ShardCorrupt
-from retrieval_core.evaluate.run_outputs import CatalogFacts, Night
+from retrieval_core.evaluate.run_outputs import CatalogFacts, RunOutputs
 from retrieval_core.store.base import Store
 
 NOBODY = "none"
@@ -49,7 +49,7 @@ class _Told:
         self.late = tuple(reject for reject in rejects if reject.item_id not in known)
 
 
-def reassemble(store: Store, release: Release) -> Night:
+def reassemble(store: Store, release: Release) -> RunOutputs:
     """The night of a release, as `measure` wants it: every representation it made, found by what makes what.
 
     Nothing counts as made tonight. Raises `NotFound` where something of it is gone, `ShardCorrupt` where something
@@ -63,7 +63,7 @@ def reassemble(store: Store, release: Release) -> Night:
     candidates = IndexSet.open(store, release.index).parents["candidates"]
     if candidates not in variants:
         raise NotFound(f"the candidates {candidates} of release {release.fingerprint} are gone from {store.url}")
-    return Night(
+    return RunOutputs(
         source=told.catalog.source,
         catalog=release.catalog,
         catalog_facts=told.catalog,
@@ -129,7 +129,7 @@ def _variants(store: Store, release: Release, masks: MaskSet | None) -> Iterator
         view: ShownAs = "crop" if config.embed.background == "crop" else "masked"
         shown = fingerprints.vector_family(backbone, masks.family, view, config.crop.margin)
         families = [raw, shown] if config.embed.background == "both" else [shown]
-    plain = {made.variant: made for made in (_view(store, VectorSet, family, release) for family in families)}
+    plain = {made.full_variant(): made for made in (_view(store, VectorSet, family, release) for family in families)}
     yield from plain.values()
     for ref in release.heads:
         family = fingerprints.boosted_family(ref.name, plain[Head.open(store, ref).variant].family)

@@ -22,7 +22,7 @@ class CatalogFacts(Value):
         return self.rows == self.indexed + self.quarantined == self.added + self.changed + self.unchanged
 
 
-class Night(Value):
+class RunOutputs(Value):
     """What a run has made by the time it is measured: `vectors` are published, `candidates` find them in the index.
 
     `masks` are what the published variant was masked with or cropped to, the boxes of `detector` among them.

@@ -57,7 +57,7 @@ def _own(store: Store, release: Release, story: Story) -> Iterator[Thumbnail]:
     mask = mask_row(store, release, story.row.content_id) if story.mask and story.row.content_id else None
     if mask is None or story.mask is None or story.picture:
         return
-    cropped = release.variant.startswith("crop")
+    cropped = release.variant.view == "crop"
     margin = release.nightly_config().crop.margin
     left = crop_to_mask(image, mask.array(), margin) if cropped else apply_mask(image, mask.array())
     caption = f"not used: {mask.reason}" if mask.reason else f"{mask.area:.0%} of it, under its mask"

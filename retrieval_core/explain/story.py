@@ -229,16 +229,16 @@ def _mask(store: Store, release: Release, picture: str) -> MaskStory | None:
     row, maker = mask_row(store, release, picture), release.detector or release.segmenter
     if row is None or maker is None:
         return None
-    shown = release.variant.startswith(("masked", "crop"))
+    shown = release.variant.view != "raw"
     return MaskStory(made_by=maker.name, area=row.area, reason=row.reason, shown=shown)
 
 
 def _lineage(store: Store, release: Release) -> Iterator[Step]:
     """From the picture to the index; of a model that is gone only the name is told."""
     config, index = release.nightly_config(), IndexSet.open(store, release.index)
-    if release.variant.startswith("crop") and release.detector:
+    if release.variant.view == "crop" and release.detector:
         yield Step(role="crop", what=f"to the box of {config.crop.detector}", fingerprint=release.detector.name)
-    elif release.variant.startswith("masked") and release.segmenter:
+    elif release.variant.view == "masked" and release.segmenter:
         segmenter = Segmenter.find(store, release.segmenter.name)
         what = f"U-Net, validation IoU {segmenter.val_iou:.3f}" if segmenter else "U-Net, gone"
         yield Step(role="mask", what=what, fingerprint=release.segmenter.name)
@@ -248,7 +248,7 @@ def _lineage(store: Store, release: Release) -> Iterator[Step]:
     size = f", {backbone.size_px} px to {backbone.dim} dimensions" if backbone else ", gone"
     what = f"{backbone.card if backbone else config.embed.backbone}, weights {config.embed.weights}{size}"
     yield Step(role="backbone", what=what, fingerprint=release.backbone.name)
-    if release.head and release.variant.endswith("boosted"):
+    if release.head and release.variant.boosted:
         head = Head.find(store, release.head.name)
         what = f"{head.input_dim} to {head.dim} dimensions" if head else "gone"
         yield Step(role="head", what=what, fingerprint=release.head.name)

@@ -149,9 +149,9 @@ def release_refs(release: Release) -> list[Ref]:
 
 def searched_refs(release: Release) -> list[Ref]:
     """What of it a search opens."""
-    shown = release.variant.startswith(("masked", "crop"))
+    shown = release.variant.view != "raw"
     maybe = [
-        release.head if release.variant.endswith("boosted") else None,
+        release.head if release.variant.boosted else None,
         (release.detector or release.segmenter) if shown else None,
         release.reducer,
         *((release.classes, release.classifier) if release.classes else ()),

@@ -43,7 +43,7 @@ def status(store: Store) -> Status:
             reason=release.gate_reason,
             causes=release.gate_causes,
             rows=release.counts["rows"],
-            variant=release.variant,
+            variant=str(release.variant),
         )
         for release in releases.list_releases(store)
     ]

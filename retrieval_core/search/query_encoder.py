@@ -57,7 +57,7 @@ class QueryChain:
         mask = self._mask(image)
         if mask is None:
             return image
-        cropped = self._release.variant.startswith("crop")
+        cropped = self._release.variant.view == "crop"
         return crop_to_mask(image, mask, self._config.crop.margin) if cropped else apply_mask(image, mask)
 
     def embed_picture(self, image: RGB, whole: bool = False) -> Float32:
@@ -90,7 +90,7 @@ class QueryChain:
 
     def _mask(self, image: RGB) -> Mask | None:
         """Where the product is, None where the release shows pictures whole or cannot tell."""
-        if not self._release.variant.startswith(("masked", "crop")):
+        if self._release.variant.view == "raw":
             return None
         if self._release.detector:
             box = self._detector.box(image, self._config.crop)
@@ -124,7 +124,7 @@ class QueryChain:
 
     @opened_once
     def _head_weights(self) -> dict[str, Float32] | None:
-        if not self._release.variant.endswith("boosted"):
+        if not self._release.variant.boosted:
             return None
         return load_head(self._folder(require(self._release.head, "head")) / WEIGHTS_FILE)
 

@@ -221,7 +221,7 @@ def test_a_masked_or_cropped_release_shows_its_queries_as_its_pictures(tmp_path:
         assert run.masked == n_masked
         assert not any(name.startswith(("raw/", "boosted/")) for name in run.metrics)
         release = open_release(shop.store)
-        assert release.release.variant == f"{background}_boosted"
+        assert str(release.release.variant) == f"{background}_boosted"
         for path in shop.pictures[::29]:
             best = release.search(path, k=1)[0]
             assert Path(best.image_uri) == path

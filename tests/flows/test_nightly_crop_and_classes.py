@@ -99,7 +99,7 @@ class TestANightThatDetects:
         assert {"crop/recall@1", "pca8/recall@1", "mask_fallback_rate"} <= set(run.metrics)
         assert not any(name.startswith("raw/") for name in run.metrics)
         release = shop.open().release
-        assert (release.variant, release.segmenter) == ("crop", None)
+        assert (str(release.variant), release.segmenter) == ("crop", None)
         assert release.detector is not None
         assert verify(shop.store).ok
 

@@ -24,7 +24,7 @@ from retrieval_core.evaluate.analysis.stage_costs import CostFacts, find_costs
 from retrieval_core.evaluate.analysis.stage_losses import LossFacts, find_losses
 from retrieval_core.evaluate.measure.indexed_rows import Indexed, open_indexed
 from retrieval_core.evaluate.measure.measure import Measured
-from retrieval_core.evaluate.run_outputs import Night
+from retrieval_core.evaluate.run_outputs import RunOutputs
 from retrieval_core.store.base import Store
 
 log = logging.getLogger(__name__)
@@ -48,7 +48,9 @@ class Analysis(NamedTuple):
     nights: tuple[PastNight, ...]
 
 
-def analyse(store: Store, night: Night, measured: Measured, config: NightlyConfig, against: str | None) -> Analysis:
+def analyse(
+    store: Store, night: RunOutputs, measured: Measured, config: NightlyConfig, against: str | None
+) -> Analysis:
     """Everything the report tells beyond what was measured; `against` names the release it is compared with."""
     bench, seed = measured.bench, config.evaluate.seed
     release = releases.get_release(store, against) if against else None
@@ -80,7 +82,7 @@ def _open_indexed(store: Store, release: Release) -> Indexed | None:
         return None
 
 
-def _since(store: Store, release: Release, night: Night, config: NightlyConfig) -> Since | None:
+def _since(store: Store, release: Release, night: RunOutputs, config: NightlyConfig) -> Since | None:
     try:
         return find_since(store, release, night, config)
     except NotFound as error:

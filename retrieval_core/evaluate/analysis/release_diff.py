@@ -12,7 +12,7 @@ from retrieval_core.artifacts.catalog_rows import load_items
 from retrieval_core.artifacts.manifests import Fitted, Release, Value
 from retrieval_core.config import NightlyConfig
 from retrieval_core.evaluate.measure.search_setup import hash_rows
-from retrieval_core.evaluate.run_outputs import Night
+from retrieval_core.evaluate.run_outputs import RunOutputs
 from retrieval_core.store.base import Store
 
 N_NAMED = 8  # items of each kind on the page
@@ -75,7 +75,7 @@ class Since(NamedTuple):
     before: pl.DataFrame
 
 
-def find_since(store: Store, production: Release, night: Night, config: NightlyConfig) -> Since:
+def find_since(store: Store, production: Release, night: RunOutputs, config: NightlyConfig) -> Since:
     """Compare tonight's catalogue, models and config with those of production. Raises `NotFound`."""
     seed = config.evaluate.seed
     before = load_items(store, production.catalog.name, COLUMNS)
@@ -113,7 +113,7 @@ def _named(what: Any, items: pl.DataFrame, seed: int) -> Iterator[ItemChange]:
         yield ItemChange(item_id=row["item_id"], what=what, differs=tuple(row.get("differs", ())))
 
 
-def models_of(made: Release | Night) -> dict[str, str]:
+def models_of(made: Release | RunOutputs) -> dict[str, str]:
     """The fingerprints of what serves in each role, "" for none; several heads in one."""
     fitted = {role: getattr(made, role) for role in ("backbone", "segmenter", "detector", "classifier", "reducer")}
     refs = {role: part.ref if isinstance(part, Fitted) else part for role, part in fitted.items()}

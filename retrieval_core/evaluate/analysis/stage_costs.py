@@ -21,9 +21,10 @@ from retrieval_core.artifacts.manifests import (
     Value,
     VectorSet,
 )
+from retrieval_core.artifacts.variants import Reduced, Variant
 from retrieval_core.errors import VitrineError
 from retrieval_core.evaluate.analysis.run_history import PastNight
-from retrieval_core.evaluate.run_outputs import Night
+from retrieval_core.evaluate.run_outputs import RunOutputs
 from retrieval_core.index.build import INDEX_FILE, VECTORS_FILE
 from retrieval_core.store.base import Store
 
@@ -60,7 +61,7 @@ class CostFacts(Value):
     predictions: tuple[Prediction, ...] = ()
 
 
-def find_costs(store: Store, night: Night, nights: Sequence[PastNight]) -> CostFacts:
+def find_costs(store: Store, night: RunOutputs, nights: Sequence[PastNight]) -> CostFacts:
     """`nights` are those before this one, the latest last."""
     last = nights[-1] if nights else None
     then = _stages_of(store, last.release) if last else {}
@@ -103,12 +104,12 @@ def _stages_of(store: Store, release: str) -> dict[str, StageCost]:
     return {stage.stage: stage for stage in costs.stages}
 
 
-def _bytes(store: Store, night: Night) -> dict[str, int]:
+def _bytes(store: Store, night: RunOutputs) -> dict[str, int]:
     """Of what each stage made or kept for this release."""
     sets = [VectorSet.open(store, ref) for ref in night.variants]
-    boosted = [made for made in sets if made.variant.endswith("boosted")]
-    reduced = [made for made in sets if made.variant.startswith("pca")]
-    plain = [made for made in sets if made not in boosted and made not in reduced]
+    reduced = [vectors for vectors in sets if isinstance(vectors.variant, Reduced)]
+    boosted = [vectors for vectors in sets if isinstance(vectors.variant, Variant) and vectors.variant.boosted]
+    plain = [vectors for vectors in sets if vectors not in boosted and vectors not in reduced]
     heads = [Head.open(store, head.ref) for head in night.heads]
     segmenter = Segmenter.open(store, night.segmenter.ref) if night.segmenter else None
     held: dict[str, list[Artifact | None]] = {
@@ -128,7 +129,7 @@ def _open(store: Store, kind: type[Artifact], ref: Ref | None) -> Artifact | Non
     return kind.open(store, ref) if ref else None
 
 
-def _predictions(store: Store, night: Night, nights: Sequence[PastNight]) -> Iterator[Prediction]:
+def _predictions(store: Store, night: RunOutputs, nights: Sequence[PastNight]) -> Iterator[Prediction]:
     embedded, took = night.n_pictures.get("embed", 0), night.seconds.get("embed")
     last = nights[-1] if nights else None
     if took is not None and embedded and last and last.embedded and "embed" in last.seconds:

@@ -8,6 +8,7 @@ from typing import Literal, NamedTuple
 import polars as pl
 
 from retrieval_core.arrays import Float32
+from retrieval_core.artifacts.variants import Reduced, Variant
 from retrieval_core.evaluate.measure.search_setup import Bench, K
 from retrieval_core.metrics.exact_knn import exact_topk
 from retrieval_core.metrics.retrieval import score
@@ -26,19 +27,18 @@ class Link(NamedTuple):
     per_query: pl.DataFrame
 
 
-def chain_names(variant: str, candidates: str, available: Collection[str]) -> list[tuple[str, Step]]:
+def chain_names(variant: Variant, candidates: Variant | Reduced, available: Collection[str]) -> list[tuple[str, Step]]:
     """The variants that lead to the published one and to its candidates, with the step to each; the absent left out.
 
-    `chain_names("masked_boosted", "pca64", …)` are raw, masked, masked_boosted and pca64.
+    With `masked_boosted` published and `pca64` for the candidates: raw, masked, masked_boosted and pca64.
     """
-    view = variant.removesuffix("boosted").removesuffix("_") or "raw"
     steps: list[tuple[str, Step]] = [("raw", "")]
-    if view != "raw":
-        steps.append((view, "crop" if view == "crop" else "mask"))
-    if variant.endswith("boosted"):
-        steps.append((variant, "head"))
+    if variant.view != "raw":
+        steps.append((variant.view, "crop" if variant.view == "crop" else "mask"))
+    if variant.boosted:
+        steps.append((str(variant), "head"))
     if candidates != variant:
-        steps.append((candidates, "PCA"))
+        steps.append((str(candidates), "PCA"))
     present = [(name, step) for name, step in steps if name in available]
     return [(name, step if place else "") for place, (name, step) in enumerate(present)]
 

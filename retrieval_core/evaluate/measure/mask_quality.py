@@ -13,7 +13,7 @@ from retrieval_core.artifacts.manifests import (
 from retrieval_core.artifacts.parts import read_masks, read_table
 from retrieval_core.config import NightlyConfig
 from retrieval_core.errors import VitrineError
-from retrieval_core.evaluate.run_outputs import Night
+from retrieval_core.evaluate.run_outputs import RunOutputs
 from retrieval_core.evaluate.thumbnails import Thumbnail, jpeg_base64
 from retrieval_core.images import apply_mask, crop_to_mask, decode
 from retrieval_core.store.base import Store
@@ -62,7 +62,7 @@ def mask_examples(
     return tuple(pairs)
 
 
-def _mask_facts(store: Store, night: Night, items: pl.DataFrame, config: NightlyConfig) -> MaskFacts:
+def _mask_facts(store: Store, night: RunOutputs, items: pl.DataFrame, config: NightlyConfig) -> MaskFacts:
     if night.masks is None:
         return MaskFacts()
     masks = MaskSet.open(store, night.masks)

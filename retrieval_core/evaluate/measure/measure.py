@@ -17,7 +17,6 @@ from retrieval_core.artifacts.manifests import (
     Segmenter,
     Value,
     VectorSet,
-    boosted,
 )
 from retrieval_core.artifacts.parts import load_classes, load_vectors
 from retrieval_core.config import NightlyConfig
@@ -29,7 +28,7 @@ from retrieval_core.evaluate.measure.mask_quality import MaskFacts, _mask_facts
 from retrieval_core.evaluate.measure.protocol import Protocol, choose_protocol
 from retrieval_core.evaluate.measure.search_setup import Bench, K
 from retrieval_core.evaluate.measure.unlabelled import Unlabelled, measure_unlabelled
-from retrieval_core.evaluate.run_outputs import Night
+from retrieval_core.evaluate.run_outputs import RunOutputs
 from retrieval_core.metrics.exact_knn import exact_topk
 from retrieval_core.metrics.retrieval import Scores, random_baseline, score
 from retrieval_core.search.release import open_index
@@ -78,7 +77,7 @@ class Measured(NamedTuple):
         return self.bench.protocol
 
 
-def measure(store: Store, night: Night, config: NightlyConfig, settings: Settings | None = None) -> Measured:
+def measure(store: Store, night: RunOutputs, config: NightlyConfig, settings: Settings | None = None) -> Measured:
     """Every representation under exact search, and the index as a searcher meets it, on the same held-out queries.
 
     Where every picture queries there is nothing to find, and no metric of the search for it. `settings` say with what
@@ -92,7 +91,7 @@ def measure(store: Store, night: Night, config: NightlyConfig, settings: Setting
         for variant, scores in (_measure_variant(store, ref, bench, loaded.get(ref.key)) for ref in night.variants)
     }
     variants = [variant for variant, _ in searched.values()]
-    chain = chain_names(vectors.variant, VectorSet.open(store, night.candidates).variant, searched)
+    chain = chain_names(vectors.full_variant(), VectorSet.open(store, night.candidates).variant, searched)
     if night.classes:
         variants.append(_measure_classified(store, night.classes, bench, config.classify.top_classes))
     published = measure_published(bench)
@@ -125,7 +124,7 @@ def measure(store: Store, night: Night, config: NightlyConfig, settings: Setting
     )
 
 
-def _open_bench(store: Store, night: Night, index_set: IndexSet, config: NightlyConfig) -> Bench:
+def _open_bench(store: Store, night: RunOutputs, index_set: IndexSet, config: NightlyConfig) -> Bench:
     items = load_items(store, night.catalog.name)
     items = indexable_items(store, items, VectorSet.open(store, night.vectors))
     vectors = _load(store, night.vectors, items)
@@ -152,7 +151,7 @@ def _per_query(bench: Bench, published: Published) -> pl.DataFrame:
 def _head_metrics(head: Head, published: str | None) -> dict[str, float]:
     """How well a head labels held-out pictures; of the published head also under the plain names."""
     scores = {name: value for name, value in head.metrics.items() if name.endswith("_example")}
-    prefixed = {f"{boosted(head.variant)}/{name}": value for name, value in scores.items()}
+    prefixed = {f"{head.variant.boost()}/{name}": value for name, value in scores.items()}
     return prefixed | scores if head.fingerprint == published else prefixed
 
 
@@ -162,7 +161,7 @@ def _measure_variant(store: Store, ref: Ref, bench: Bench, loaded: Float32 | Non
     vectors = _load(store, ref, bench.items) if loaded is None else loaded
     _, positions = exact_topk(vectors[protocol.queries], vectors[protocol.gallery], K)
     scores = score(positions, protocol.truth)
-    return VariantFacts(name=vector_set.variant, dim=vector_set.dim, metrics=scores.summary), scores
+    return VariantFacts(name=str(vector_set.variant), dim=vector_set.dim, metrics=scores.summary), scores
 
 
 def _measure_classified(store: Store, classes: Ref, bench: Bench, top_classes: int) -> VariantFacts:

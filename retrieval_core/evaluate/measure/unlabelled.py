@@ -10,7 +10,7 @@ from retrieval_core.artifacts.manifests import Ref, Release, VectorSet
 from retrieval_core.config import NightlyConfig
 from retrieval_core.evaluate.measure.golden_queries import GoldenFacts, ask_golden, read_golden
 from retrieval_core.evaluate.measure.synthetic_queries import SyntheticFacts, ask_distorted, draw_items, read_item_masks
-from retrieval_core.evaluate.run_outputs import Night
+from retrieval_core.evaluate.run_outputs import RunOutputs
 from retrieval_core.search.release import OpenRelease
 from retrieval_core.settings import Settings
 from retrieval_core.store.base import Store
@@ -28,7 +28,7 @@ class Unlabelled(NamedTuple):
 
 
 def measure_unlabelled(
-    store: Store, night: Night, items: pl.DataFrame, config: NightlyConfig, settings: Settings
+    store: Store, night: RunOutputs, items: pl.DataFrame, config: NightlyConfig, settings: Settings
 ) -> Unlabelled:
     """Search what the night would publish, of these indexed `items`, as a searcher does: from a picture to its hits."""
     release, max_pixels = open_candidate(store, night, config, settings), config.ingest.max_pixels
@@ -43,7 +43,7 @@ def measure_unlabelled(
     )
 
 
-def chain_of(store: Store, night: Night) -> dict[str, Ref | None]:
+def chain_of(store: Store, night: RunOutputs) -> dict[str, Ref | None]:
     """What a release of this night names, by role, but for its report; `head` is the one that the vectors came by."""
     vectors = VectorSet.open(store, night.vectors)
     boosted_by = [outcome.ref for outcome in night.heads if outcome.ref.name == vectors.parents.get("head")]
@@ -61,7 +61,7 @@ def chain_of(store: Store, night: Night) -> dict[str, Ref | None]:
     }
 
 
-def open_candidate(store: Store, night: Night, config: NightlyConfig, settings: Settings) -> OpenRelease:
+def open_candidate(store: Store, night: RunOutputs, config: NightlyConfig, settings: Settings) -> OpenRelease:
     """The release that this night would be, which has no report yet. Raises `NotFound`, `ShardCorrupt`."""
     release = Release.model_validate(
         {
@@ -70,7 +70,7 @@ def open_candidate(store: Store, night: Night, config: NightlyConfig, settings: 
             "fingerprint": UNSEALED,
             "config": config.model_dump(mode="json"),
             "report": Ref(kind="Report", key=f"reports/{UNSEALED}"),
-            "variant": VectorSet.open(store, night.vectors).variant,
+            "variant": VectorSet.open(store, night.vectors).full_variant(),
             "gate": "held",
         }
     )

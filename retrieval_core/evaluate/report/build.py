@@ -28,7 +28,7 @@ from retrieval_core.evaluate.gate.decide import Verdict
 from retrieval_core.evaluate.measure.measure import Measured
 from retrieval_core.evaluate.report.image_grids import album, grids_of, query_grids
 from retrieval_core.evaluate.report.schema import Facts, IndexFacts, QueryGrid, TrainingFacts
-from retrieval_core.evaluate.run_outputs import Night
+from retrieval_core.evaluate.run_outputs import RunOutputs
 from retrieval_core.evaluate.thumbnails import Thumbnail
 from retrieval_core.index.build import INDEX_FILE, VECTORS_FILE
 from retrieval_core.metrics.retrieval import HEADLINES, METRIC_DEFINITIONS
@@ -44,7 +44,7 @@ N_QUARANTINED = 6
 
 def gather_facts(
     store: Store,
-    night: Night,
+    night: RunOutputs,
     measured: Measured,
     analysis: Analysis,
     verdict: Verdict,
@@ -143,12 +143,12 @@ def _album(measured: Measured, analysis: Analysis, quarantine: Sequence[Reject])
     return album(wanted, measured.items, rejected, *earlier)
 
 
-def _quarantine(store: Store, night: Night) -> tuple[Reject, ...]:
+def _quarantine(store: Store, night: RunOutputs) -> tuple[Reject, ...]:
     ledger = read_table(store, Catalog.open(store, night.catalog).part("quarantine.parquet"))
     return (*(Reject(**row) for row in ledger.iter_rows(named=True)), *night.rejects)
 
 
-def _training_facts(store: Store, night: Night) -> tuple[TrainingFacts, ...]:
+def _training_facts(store: Store, night: RunOutputs) -> tuple[TrainingFacts, ...]:
     facts = []
     backbone = Backbone.open(store, night.backbone)
     if backbone.objective:
@@ -189,13 +189,13 @@ def _training_facts(store: Store, night: Night) -> tuple[TrainingFacts, ...]:
     return tuple(facts)
 
 
-def _index_facts(store: Store, night: Night, measured: Measured, recall_target: float) -> IndexFacts:
+def _index_facts(store: Store, night: RunOutputs, measured: Measured, recall_target: float) -> IndexFacts:
     index = IndexSet.open(store, night.index)
     vectors = VectorSet.open(store, night.vectors)
     latency_ms = measured.published.latency_ms
     p50, p95 = np.percentile(latency_ms, [50, 95]) if len(latency_ms) else (0.0, 0.0)
     return IndexFacts(
-        variant=vectors.variant,
+        variant=str(vectors.variant),
         recipe=index.recipe,
         why=str(index.config["why"]),
         n_rows=index.counts["rows"],

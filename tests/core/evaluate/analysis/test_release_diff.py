@@ -8,7 +8,7 @@ from retrieval_core.errors import NotFound
 from retrieval_core.evaluate.analysis.release_diff import find_since
 from retrieval_core.evaluate.analysis.run_history import PastNight
 from retrieval_core.evaluate.analysis.stage_costs import find_costs
-from retrieval_core.evaluate.run_outputs import CatalogFacts, Night
+from retrieval_core.evaluate.run_outputs import CatalogFacts, RunOutputs
 from retrieval_core.store.base import Store
 from retrieval_core.store.uris import open_store
 from tests.core.nights import CONFIG, Nights, named
@@ -19,7 +19,7 @@ def store(tmp_path) -> Store:
     return open_store(str(tmp_path))
 
 
-def night_of(release: Release, **more) -> Night:
+def night_of(release: Release, **more) -> RunOutputs:
     """The night that made a release, as it was before the release was sealed."""
     n = release.counts["rows"]
     values = {
@@ -45,7 +45,7 @@ def night_of(release: Release, **more) -> Night:
         "seconds": {"ingest": 1.0, "embed": 30.0},
         "n_pictures": {"embed": 60},
     }
-    return Night(**(values | more))
+    return RunOutputs(**(values | more))
 
 
 def test_items_that_came_went_or_show_another_picture_are_named(store):
