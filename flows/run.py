@@ -13,7 +13,7 @@ from prefect.futures import PrefectFuture
 from prefect.logging import get_run_logger
 from prefect.task_runners import TaskRunner, ThreadPoolTaskRunner
 
-from retrieval_core.store.leases import at_work
+from retrieval_core.store.leases import shared_lease
 from tasks.stage import running_stage
 
 P = ParamSpec("P")
@@ -30,7 +30,7 @@ def holds_lease(run: Callable[P, R]) -> Callable[P, R]:
     @wraps(run)
     def with_lease(*args: P.args, **kwargs: P.kwargs) -> R:
         settings = signature.bind(*args, **kwargs).arguments["settings"]
-        with at_work(settings.open_store(), holder):
+        with shared_lease(settings.open_store(), holder):
             return run(*args, **kwargs)
 
     # Prefect would resolve the annotations in this module instead of the run's.

@@ -32,7 +32,7 @@ def _report(arguments: argparse.Namespace) -> int:
     from retrieval_core.evaluate.evaluation import assess_release
     from retrieval_core.evaluate.measure.golden_queries import check_golden
     from retrieval_core.evaluate.reconstruct import named_release, rival_of
-    from retrieval_core.store.leases import at_work
+    from retrieval_core.store.leases import shared_lease
 
     settings = open_settings(arguments)
     store = settings.open_store()
@@ -40,7 +40,7 @@ def _report(arguments: argparse.Namespace) -> int:
     rival = rival_of(store, release, arguments.against)
     config = release.nightly_config()
     check_golden(config.evaluate.golden)
-    with at_work(store, "vitrine report"):
+    with shared_lease(store, "vitrine report"):
         report = assess_release(settings, release, rival, config.evaluate, config.gate).report
     page = report.part("report.html")
     if arguments.out:

@@ -23,7 +23,8 @@ from retrieval_core.artifacts.manifests import (
 )
 from retrieval_core.config import CropConfig, HeadConfig, IndexConfig, MaskConfig, ReduceConfig, View
 from retrieval_core.errors import NotFound, WeightsInvalid
-from retrieval_core.store.base import Store, file_sha256
+from retrieval_core.store.base import Store
+from retrieval_core.store.files import file_sha256
 
 # What the output of each stage depends on besides its config; raise one when the same input gives another output.
 STAGE_VERSIONS = {

@@ -21,7 +21,8 @@ import pyarrow.parquet as pq
 from retrieval_core.arrays import Bool, Float32, Int32
 from retrieval_core.artifacts.manifests import ClassSet, MaskSet, Part, Value, VectorSet
 from retrieval_core.errors import DimensionMismatch, ShardCorrupt
-from retrieval_core.store.base import Store, file_sha256
+from retrieval_core.store.base import Store
+from retrieval_core.store.files import file_sha256
 
 VECTOR_ROW_GROUP = 8192
 MAPPED_BATCH = 65_536

@@ -29,7 +29,8 @@ from retrieval_core.ingest.snapshot import take_snapshot
 from retrieval_core.ingest.sources.registry import open_source
 from retrieval_core.maintenance.inventory import Holdings, template_key
 from retrieval_core.reduce.pca import PCA_FILE, apply_pca, load_pca
-from retrieval_core.store.base import Store, file_sha256
+from retrieval_core.store.base import Store
+from retrieval_core.store.files import file_sha256
 
 _LAST_SEEN = {"items.parquet": SEEN_ITEMS, "quarantine.parquet": LEDGER}
 

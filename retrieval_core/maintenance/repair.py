@@ -37,7 +37,7 @@ def repair(store: Store, source: str | None = None) -> Repair:
     """
     if not any(store.exists(_alias_key(name)) for name in (PRODUCTION, LATEST)):
         raise NotFound(f"nothing is published in {store.url}; `vitrine run` makes the first release")
-    with leases.alone(store, "a repair"):
+    with leases.exclusive_lease(store, "a repair"):
         findings = tuple(dict.fromkeys(_mend(store, source)))
     return Repair(ok=all(found.action != "refused" for found in findings), findings=findings)
 

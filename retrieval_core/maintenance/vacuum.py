@@ -121,7 +121,7 @@ def apply(store: Store, plan: VacuumPlan) -> Vacuumed:
     Raises `StoreBusy` while a run, a repair or another vacuum goes on, and `StoreNotWritable`, `StoreUnavailable`; what
     was removed by then stays removed.
     """
-    with leases.alone(store, "a vacuum") as disturbed:
+    with leases.exclusive_lease(store, "a vacuum") as disturbed:
 
         def stopped() -> bool:
             return disturbed() or _what_runs_did(store) != plan.seen

@@ -16,7 +16,7 @@ from retrieval_core.errors import BadConfig, WeightsInvalid, WeightsUnavailable
 from retrieval_core.images import DEFAULT_MAX_PIXELS, RGB, shrink
 from retrieval_core.mask.apply import Picture, Segmented, load_batches
 from retrieval_core.mask.quality import Mask
-from retrieval_core.store.base import file_sha256
+from retrieval_core.store.files import file_sha256
 
 if TYPE_CHECKING:
     from torch import nn

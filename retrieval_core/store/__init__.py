@@ -1,1 +1,1 @@
-"""Storage: a folder or `s3://bucket/prefix` behind one object; nothing else touches either."""
+"""Storage behind one interface: a local folder or `s3://bucket/prefix`. Only this package touches either."""

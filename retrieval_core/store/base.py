@@ -1,11 +1,11 @@
-"""Storage: one object for a local folder and for `s3://bucket/prefix`; nothing else in Vitrine touches either.
+"""The interface of a store: whole objects by key, in a local folder or under `s3://bucket/prefix`.
 
-A write is whole or absent, on both, and both settle who was first: `store_local` and `store_s3` say how.
+Both kinds promise that a write is complete or absent, and that of several writers exactly one is told it was first. The
+modules `local` and `s3` say how each keeps the promise.
 """
 
 from __future__ import annotations
 
-import hashlib
 import re
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
@@ -14,26 +14,23 @@ from typing import NamedTuple
 
 from retrieval_core.errors import Permanent
 
-ENDPOINT_VARIABLE = "VITRINE_S3_ENDPOINT_URL"
-ENDPOINT_EXPECTED = (
-    f"the S3 endpoint must read http(s)://host[:port] (see {ENDPOINT_VARIABLE}); "
-    "keys belong in AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY"
-)
-
 _SEGMENT = r"[A-Za-z0-9_][A-Za-z0-9._=+@-]*"
 _KEY = re.compile(rf"{_SEGMENT}(?:/{_SEGMENT})*")
 _PREFIX = re.compile(rf"(?:{_SEGMENT}/)*(?:{_SEGMENT})?")
 
 
 class UriStat(NamedTuple):
-    """What a listing knows of a file without reading it; `version` (mtime in ns, or ETag) changes when the bytes do."""
+    """A file's size and version, known without reading it.
+
+    `version` is the modification time in ns or the S3 ETag; it changes whenever the bytes do.
+    """
 
     size_bytes: int
     version: str
 
 
 class Entry(NamedTuple):
-    """An object as a listing shows it; `modified_s` is when it was last written, in seconds since 1970."""
+    """An object as a listing shows it; `modified_s` is the time of its last write, in seconds since 1970."""
 
     key: str
     size_bytes: int
@@ -41,89 +38,82 @@ class Entry(NamedTuple):
 
 
 class Store(ABC):
-    """Whole objects by key, on a folder or on S3.
+    """Whole objects by key, in a folder or on S3.
 
     A key is relative: names of letters, digits and `._=+@-` joined by `/`, each starting with a letter, a digit or `_`;
-    any other raises `Permanent`. Reads raise `NotFound` for an absent object, writes `StoreNotWritable`; both raise
-    `StoreUnavailable`, the one error worth a retry.
+    any other key raises `Permanent`. Reading an absent object raises `NotFound`, a refused write `StoreNotWritable`.
+    Either may raise `StoreUnavailable`, the only error worth a retry.
     """
 
     url: str
 
     @abstractmethod
     def get(self, key: str) -> bytes:
-        """The whole object."""
+        """Return the whole object."""
 
     @abstractmethod
     def put(self, key: str, data: bytes) -> None:
-        """Store an object, replacing what was there; a reader sees the old or the new one, never a mixture."""
+        """Store an object, replacing any other; a reader sees the old or the new bytes, never a mixture."""
 
     @abstractmethod
     def put_if_absent(self, key: str, data: bytes) -> bool:
-        """Store an object where none is; False, and nothing changed, where there was one."""
+        """Store an object unless the key is taken; return False, having changed nothing, if it is."""
 
     @abstractmethod
     def put_file(self, key: str, path: Path) -> None:
-        """Store a local file, replacing what was there, without reading it into memory. `NotFound` without the file."""
+        """Store a local file without reading it into memory, replacing any other object.
+
+        Raises `NotFound` if there is no such file.
+        """
 
     @abstractmethod
     def compare_and_swap(self, key: str, data: bytes, expected: bytes | None) -> bool:
-        """Replace `expected` (None: no object) by `data`; False, and nothing changed, where something else is stored.
+        """Replace `expected` (None: no object) by `data`; return False, having changed nothing, if it is not there.
 
-        Safe against other `compare_and_swap` and `put_if_absent` calls; a key moved this way is never plainly `put`.
+        Safe against concurrent `compare_and_swap` and `put_if_absent`; never use plain `put` on such a key.
         """
 
     @abstractmethod
     def exists(self, key: str) -> bool:
-        """Whether there is such an object."""
+        """Return whether the object exists."""
 
     @abstractmethod
     def size_bytes(self, key: str) -> int:
-        """The object's size."""
+        """Return the object's size."""
 
     @abstractmethod
     def entries(self, prefix: str) -> Iterator[Entry]:
-        """All objects that start with `prefix` ("" for all), in byte order of their keys, fetched page by page."""
+        """Yield all objects whose key starts with `prefix` ("" for all), in byte order of keys, page by page."""
 
     def list(self, prefix: str) -> Iterator[str]:
-        """The keys of `entries`."""
+        """Yield the keys of `entries(prefix)`."""
         return (entry.key for entry in self.entries(prefix))
 
     @abstractmethod
     def delete(self, key: str) -> None:
-        """Remove an object, if it is there."""
+        """Remove an object; do nothing if it is absent."""
 
     @abstractmethod
     def local_path(self, key: str, sha256: str | None = None) -> Path:
-        """A local file with the object's bytes, to be mapped or read, never written; siblings share a folder.
+        """Return a local file that holds the object, to be read or mapped but never written; siblings share a folder.
 
-        With `sha256` (hex), for immutable objects, the bytes are checked once per process: `ShardCorrupt`. A remote
-        object is downloaded once; without `sha256` the copy is used as long as the store still has the same version.
+        With `sha256` (hex), meant for immutable objects, the bytes are checked once per process; a mismatch raises
+        `ShardCorrupt`. A remote object is downloaded once; without `sha256` the copy is reused while the store still
+        has the same version.
         """
 
-    def _at(self, key: str) -> str:
+    def _address_of(self, key: str) -> str:
+        """Return the address of an object, for messages."""
         return f"{self.url}/{key}"
 
 
-# What follows imports the two kinds of store where they are used: both stand on this module.
-
-
-def file_sha256(path: Path) -> str:
-    """The sha256 (hex) of a local file, read without loading it whole. Raises `OSError`."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-# Keys and addresses
-
-
 def is_key(name: str) -> bool:
-    """Whether an object of a store can have that name; other files in its folder or bucket are not its own."""
+    """Return whether an object can have that name; other files in a store's folder or bucket are ignored."""
     return _KEY.fullmatch(name) is not None
 
 
 def checked_key(key: str) -> str:
-    """The key itself. Raises `Permanent` for what is none."""
+    """Return the key. Raises `Permanent` if it is not a valid one."""
     if not is_key(key):
         raise Permanent(
             f"{key!r} is not a store key; expected names of letters, digits and ._=+@- joined by '/', "
@@ -133,6 +123,6 @@ def checked_key(key: str) -> str:
 
 
 def check_prefix(prefix: str) -> None:
-    """Raises `Permanent` for what no key can start with."""
+    """Raise `Permanent` unless a key can start with `prefix`."""
     if not _PREFIX.fullmatch(prefix):
         raise Permanent(f"{prefix!r} cannot start a store key; expected names of letters, digits, ._=+@- joined by '/'")

@@ -1,7 +1,8 @@
-"""Who works in a store: runs beside each other, a vacuum or a repair alone.
+"""Leases on a store: runs share it, a vacuum or a repair has it alone.
 
-Each writes its lease first and then looks for the others', so of two that begin at once one at least sees the other. A
-lease is written again while its process lives: one that is not was killed. Its age is told by the store's own clock.
+Every holder writes its own lease before it looks for others, so of two that start at once at least one sees the other.
+A lease is renewed while its process lives; one that is not renewed belongs to a killed process and expires. Its age is
+measured with the store's clock, not with those of the machines.
 """
 
 from __future__ import annotations
@@ -22,71 +23,71 @@ from retrieval_core.store.base import Store
 log = logging.getLogger(__name__)
 
 FOLDER = "runs/going/"
-ALONE = f"{FOLDER}alone-"
-BEAT_S = 30.0
-DEAD_AFTER_S = 600.0  # without a beat
-LOOK_S = 2.0
+_SHARED, _EXCLUSIVE = f"{FOLDER}run-", f"{FOLDER}alone-"
+RENEW_S = 30.0
+EXPIRES_S = 600.0  # after the last renewal
+POLL_S = 2.0
 
 
 @contextmanager
-def at_work(store: Store, what: str) -> Iterator[None]:
-    """Say that a run goes on, so that nothing is removed under it; wait first for whoever works alone."""
-    with _lease(store, f"{FOLDER}run-", what) as others:
-        waited = False
-        while alone := [key for key in others() if key.startswith(ALONE)]:
-            if not waited:
-                log.warning("%s waits until this has ended: %s", what, _describe(store, alone[0]))
-            waited = True
-            time.sleep(LOOK_S)
+def shared_lease(store: Store, holder: str) -> Iterator[None]:
+    """Hold a lease beside other runs, so that nothing is removed meanwhile; first wait for an exclusive one to end."""
+    with _lease(store, _SHARED, holder) as others:
+        is_waiting = False
+        while exclusive := [key for key in others() if key.startswith(_EXCLUSIVE)]:
+            if not is_waiting:
+                log.warning("%s waits until this has ended: %s", holder, _describe(store, exclusive[0]))
+            is_waiting = True
+            time.sleep(POLL_S)
         yield
 
 
 @contextmanager
-def alone(store: Store, what: str) -> Iterator[Callable[[], bool]]:
-    """Work with nobody beside; gives a function that says whether somebody came and waits. Raises `StoreBusy`."""
-    with _lease(store, ALONE, what) as others:
-        if found := others():
+def exclusive_lease(store: Store, holder: str) -> Iterator[Callable[[], bool]]:
+    """Hold the only lease; yield a function that returns whether somebody waits for its end. Raises `StoreBusy`."""
+    with _lease(store, _EXCLUSIVE, holder) as others:
+        if keys := others():
             raise StoreBusy(
-                f"{what} of {store.url} must be alone, but this goes on: {_describe(store, found[0])}; try again when "
-                f"it has ended, or {DEAD_AFTER_S / 60:.0f} minutes after it was killed"
+                f"{holder} needs {store.url} to itself, but this is running: {_describe(store, keys[0])}; try again "
+                f"when it has ended, or {EXPIRES_S / 60:.0f} minutes after it was killed"
             )
         yield lambda: bool(others())
 
 
 @contextmanager
-def _lease(store: Store, kind: str, what: str) -> Iterator[Callable[[], list[str]]]:
-    """Hold a lease; gives a function that lists the leases of others that live."""
+def _lease(store: Store, kind: str, holder: str) -> Iterator[Callable[[], list[str]]]:
+    """Hold a lease; yield a function that lists the unexpired leases of others."""
     key = f"{kind}{uuid.uuid4().hex}"
-    said = {"what": what, "host": socket.gethostname(), "began": datetime.now(UTC).isoformat(timespec="seconds")}
-    data, ended = json.dumps(said).encode(), threading.Event()
+    facts = {"what": holder, "host": socket.gethostname(), "began": datetime.now(UTC).isoformat(timespec="seconds")}
+    data, ended = json.dumps(facts).encode(), threading.Event()
 
-    def beat() -> None:
-        while not ended.wait(BEAT_S):
+    def renew() -> None:
+        while not ended.wait(RENEW_S):
             try:
                 store.put(key, data)
             except VitrineError as error:
-                log.warning("%s cannot say that it goes on: %s", what, error)
+                log.warning("%s cannot renew its lease: %s", holder, error)
 
     def others() -> list[str]:
-        found = {entry.key: entry.modified_s for entry in store.entries(FOLDER)}
-        now_s = found.get(key) or max(found.values(), default=0.0)
-        return [other for other, beaten_s in found.items() if other != key and now_s - beaten_s < DEAD_AFTER_S]
+        renewed_s = {entry.key: entry.modified_s for entry in store.entries(FOLDER)}
+        now_s = renewed_s.get(key) or max(renewed_s.values(), default=0.0)
+        return [other for other, at_s in renewed_s.items() if other != key and now_s - at_s < EXPIRES_S]
 
     store.put(key, data)
-    heart = threading.Thread(target=beat, name="lease", daemon=True)
-    heart.start()
+    renewing = threading.Thread(target=renew, name="lease", daemon=True)
+    renewing.start()
     try:
         yield others
     finally:
         ended.set()
-        heart.join()
-        with suppress(VitrineError):  # it dies by itself
+        renewing.join()
+        with suppress(VitrineError):  # it expires by itself
             store.delete(key)
 
 
 def _describe(store: Store, key: str) -> str:
     try:
-        said = json.loads(store.get(key))
-        return f"{said['what']} on {said['host']} since {said['began']}"
+        facts = json.loads(store.get(key))
+        return f"{facts['what']} on {facts['host']} since {facts['began']}"
     except (NotFound, ValueError, KeyError, TypeError):
         return key

@@ -1,4 +1,4 @@
-"""Addresses: a store by its folder or `s3://bucket/prefix`, and single files and folders by their URI."""
+"""Addresses: opens a store by its folder or `s3://bucket/prefix`, and reads any file or folder by its URI."""
 
 from __future__ import annotations
 
@@ -8,7 +8,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from retrieval_core.errors import BadConfig
-from retrieval_core.store.base import ENDPOINT_EXPECTED, ENDPOINT_VARIABLE, Store, UriStat
+from retrieval_core.store import files, s3
+from retrieval_core.store.base import Store, UriStat
+from retrieval_core.store.local import LocalStore
 
 _SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*)://")
 _BUCKET = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{1,254}")
@@ -17,74 +19,61 @@ _BUCKET = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{1,254}")
 def open_store(
     url: str, *, s3_endpoint_url: str | None = None, cache_dir: Path | None = None, cache_bytes: int = 0
 ) -> Store:
-    """The store at a folder's path or `s3://bucket/prefix`; nothing is created or contacted before the first use.
+    """Return the store at a folder's path or `s3://bucket/prefix`; nothing is created or contacted before its use.
 
-    The S3 endpoint is the argument, else `VITRINE_S3_ENDPOINT_URL`, else what boto3 finds (`AWS_ENDPOINT_URL`, AWS).
+    The S3 endpoint is the argument, else `VITRINE_S3_ENDPOINT_URL`, else boto3's own (`AWS_ENDPOINT_URL`, AWS).
     `cache_dir` holds local copies of S3 objects, about `cache_bytes` of them (0: no bound). Raises `BadConfig` for
     another scheme, a bad bucket or a bad endpoint.
     """
-    from retrieval_core.store.local import LocalStore
-    from retrieval_core.store.s3 import S3Store
-
     if not url:
         raise BadConfig("the store's address is empty; expected a folder or s3://bucket/prefix")
     address = _split_s3(url)
     if address is None:
         return LocalStore(Path(url))
     bucket, prefix = address
-    place = (bucket, prefix.strip("/"), _endpoint_url(s3_endpoint_url))
-    return S3Store(*place, cache_dir or default_cache_dir(), cache_bytes)
+    endpoint_url = _endpoint_url(s3_endpoint_url)
+    return s3.S3Store(bucket, prefix.strip("/"), endpoint_url, cache_dir or default_cache_dir(), cache_bytes)
 
 
 def default_cache_dir() -> Path:
-    """Where local copies of S3 objects go if nothing else is said: `vitrine` in the user's cache folder."""
+    """Return the default folder for local copies of S3 objects: `vitrine` in the user's cache folder."""
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "vitrine"
 
 
 def read_uri(uri: str) -> bytes:
-    """The bytes of a local path or of `s3://bucket/key`, at the endpoint that `VITRINE_S3_ENDPOINT_URL` names.
+    """Return the bytes of a local path or of `s3://bucket/key`, at the endpoint that `VITRINE_S3_ENDPOINT_URL` names.
 
-    Raises `NotFound` (also for what is no regular file), `Permanent` where reading is forbidden, `StoreUnavailable`,
+    Raises `NotFound` (also for anything but a regular file), `Permanent` if reading is forbidden, `StoreUnavailable`,
     and `BadConfig` for another scheme.
     """
-    from retrieval_core.store import local, s3
-
     address = _split_s3(uri)
-    if address is None:
-        return local.read_file(uri)
-    return s3.read_object(_endpoint_url(None), *address)
+    return files.read_file(uri) if address is None else s3.read_object(_endpoint_url(None), *address)
 
 
 def stat_uri(uri: str) -> UriStat:
-    """Size and version of a local path or of `s3://bucket/key`; errors as for `read_uri`."""
-    from retrieval_core.store import local, s3
-
+    """Return the size and version of a local path or of `s3://bucket/key`. Raises as `read_uri` does."""
     address = _split_s3(uri)
-    if address is None:
-        return local.stat_file(uri)
-    return s3.stat_object(_endpoint_url(None), *address)
+    return files.stat_file(uri) if address is None else s3.stat_object(_endpoint_url(None), *address)
 
 
 def list_uris(folder_uri: str) -> Iterator[tuple[str, UriStat]]:
-    """The files under a folder at any depth, in byte order of their URIs; linked folders are followed, loops are not.
+    """Yield the files under a folder at any depth, in byte order of their URIs; linked folders are followed, loops not.
 
-    `folder_uri` is a local path or `s3://bucket/folder`. Raises `NotFound` where a local folder is absent (an S3 folder
-    without objects is merely empty), and otherwise as `read_uri`.
+    `folder_uri` is a local path or `s3://bucket/folder`. Raises `NotFound` for an absent local folder (an S3 folder
+    without objects is merely empty), and otherwise as `read_uri` does.
     """
-    from retrieval_core.store import local, s3
-
     address = _split_s3(folder_uri)
     if address is None:
-        yield from local.list_files(folder_uri)
+        yield from files.list_files(folder_uri)
         return
     bucket, folder = address[0], address[1].rstrip("/")
-    for name, found in s3.list_objects(_endpoint_url(None), bucket, f"{folder}/" if folder else ""):
+    for name, stat in s3.list_objects(_endpoint_url(None), bucket, f"{folder}/" if folder else ""):
         if not name.endswith("/"):  # consoles mark folders by empty objects
-            yield f"s3://{bucket}/{name}", found
+            yield f"s3://{bucket}/{name}", stat
 
 
 def _split_s3(uri: str) -> tuple[str, str] | None:
-    """(bucket, key) of an s3:// address, None for a local path. A message never repeats what may hold a password."""
+    """Return (bucket, key) of an s3:// address, None for a local path. No message repeats a possible password."""
     scheme = _SCHEME.match(uri)
     if scheme is None:
         return None
@@ -101,8 +90,8 @@ def _split_s3(uri: str) -> tuple[str, str] | None:
     return bucket, key
 
 
-def _endpoint_url(given: str | None) -> str | None:
-    url = given or os.environ.get(ENDPOINT_VARIABLE) or None
+def _endpoint_url(argument: str | None) -> str | None:
+    url = argument or os.environ.get(s3.ENDPOINT_VARIABLE) or None
     if url is not None and ("@" in url or not url.startswith(("http://", "https://"))):
-        raise BadConfig(ENDPOINT_EXPECTED)
+        raise BadConfig(s3.ENDPOINT_EXPECTED)
     return url

@@ -18,7 +18,8 @@ from retrieval_core.errors import AliasConflict, BadConfig, NotFound, Permanent,
 from retrieval_core.maintenance.vacuum import DAY_S, Policy, apply, plan_vacuum
 from retrieval_core.maintenance.verify import verify
 from retrieval_core.store import s3
-from retrieval_core.store.base import Store, file_sha256
+from retrieval_core.store.base import Store
+from retrieval_core.store.files import file_sha256
 from retrieval_core.store.uris import open_store
 from tests.core.nights import Nights
 from tests.faults.ceph import Gateway, running_ceph

@@ -185,7 +185,7 @@ def test_a_model_that_is_gone_is_refused_with_exit_code_1_and_a_word(
 _RUN_LIMITED = """
 import resource, sys
 import faiss
-from retrieval_core.store import open_store
+from retrieval_core.store.uris import open_store
 from tasks.index import plan_index, seal_index
 from tests.core.nights import REDUCED_DIM, SHARDS, Nights
 store = open_store(sys.argv[1])
@@ -219,7 +219,7 @@ import faiss
 from retrieval_core.errors import StoreNotWritable
 from retrieval_core.inspection import verify
 from retrieval_core.repair import repair
-from retrieval_core.store import open_store
+from retrieval_core.store.uris import open_store
 from retrieval_core.vacuum import Policy, apply, plan_vacuum
 from tasks.index import plan_index, seal_index
 from tests.core.nights import REDUCED_DIM, SHARDS, Nights

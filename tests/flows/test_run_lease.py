@@ -16,14 +16,14 @@ from flows.train import TRAININGS, train_head, train_segmenter
 from retrieval_core.errors import StoreBusy
 from retrieval_core.settings import Settings
 from retrieval_core.store.base import Store
-from retrieval_core.store.leases import FOLDER, alone
+from retrieval_core.store.leases import FOLDER, exclusive_lease
 
 MAKING = [nightly, catalog_update, backfill, compare, train_head, train_segmenter, *TRAININGS.values()]
 
 
 @holds_lease
 def run_alone(source: str, settings: Settings, k: int = 1) -> int:
-    with alone(settings.open_store(), "a vacuum"):
+    with exclusive_lease(settings.open_store(), "a vacuum"):
         return k
 
 
@@ -42,11 +42,11 @@ class Announced(Exception):
 def test_a_flow_announces_itself_before_it_does_anything(
     flow: Flow[..., object], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def at_work(store: Store, what: str) -> None:
+    def shared_lease(store: Store, what: str) -> None:
         assert store.url == str(tmp_path)
         raise Announced(what)
 
-    monkeypatch.setattr("flows.run.at_work", at_work)
+    monkeypatch.setattr("flows.run.shared_lease", shared_lease)
     config = {"config": None} if flow is compare else {}
     with pytest.raises(Announced, match=flow.name.replace("-", "_")):
         flow.fn("nowhere:", Settings.load(store=str(tmp_path)), **config)

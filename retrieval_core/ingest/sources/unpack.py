@@ -22,7 +22,7 @@ from retrieval_core.arrays import UInt8
 from retrieval_core.artifacts.manifests import Value
 from retrieval_core.errors import BadConfig, CatalogInvalid
 from retrieval_core.ingest.sources.dataset_files import dataset_root, split_query, write_whole
-from retrieval_core.store.base import file_sha256
+from retrieval_core.store.files import file_sha256
 
 RECORD = "unpacked.json"
 

@@ -332,7 +332,7 @@ def test_production_stays_where_only_what_no_search_opens_is_damaged(nights: Nig
 def test_nothing_is_repaired_while_a_run_goes_on(nights: Nights) -> None:
     truncate(nights.store, SEEN_ITEMS)
     before = contents(nights.store)
-    with leases.at_work(nights.store, "the night"), pytest.raises(StoreBusy, match="the night"):
+    with leases.shared_lease(nights.store, "the night"), pytest.raises(StoreBusy, match="the night"):
         repair(nights.store)
     assert contents(nights.store) == before
 

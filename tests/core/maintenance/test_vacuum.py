@@ -343,7 +343,7 @@ def test_nothing_is_removed_while_a_run_goes_on(three_nights: tuple[Store, list[
     """It may build on what no kept release needs, and not have said so yet."""
     store, _ = three_nights
     before = keys(store)
-    with leases.at_work(store, "the night"), pytest.raises(StoreBusy, match="the night"):
+    with leases.shared_lease(store, "the night"), pytest.raises(StoreBusy, match="the night"):
         apply(store, plan_vacuum(store, ONLY_PRODUCTION, later()))
     assert keys(store) == before
 
@@ -353,11 +353,11 @@ def test_it_stops_when_a_run_begins_meanwhile(
 ) -> None:
     store, made = three_nights
     plan = plan_vacuum(store, ONLY_PRODUCTION, later())
-    monkeypatch.setattr(leases, "LOOK_S", 0.01)
+    monkeypatch.setattr(leases, "POLL_S", 0.01)
     began, delete = threading.Event(), type(store).delete
 
     def run() -> None:
-        with leases.at_work(open_store(store.url), "the night"):
+        with leases.shared_lease(open_store(store.url), "the night"):
             began.set()
 
     waiting = threading.Thread(target=run)

@@ -228,7 +228,7 @@ def test_a_reader_sees_the_old_or_the_new_object(store: Store) -> None:
 _PUT_A_PIPE = """
 import sys
 from pathlib import Path
-from retrieval_core.store import open_store
+from retrieval_core.store.uris import open_store
 open_store(sys.argv[1], s3_endpoint_url=sys.argv[2] or None).put_file("index.faiss", Path(sys.argv[3]))
 """
 

@@ -1,4 +1,4 @@
-"""What a folder alone can do to a store: links, locks, disks that are full or fail, files of others in it."""
+"""What only a folder does to a store: links, locks, full or failing disks, foreign files in it."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ def test_a_folder_behaves_as_a_sorted_dictionary(objects: dict[str, bytes], data
 # Listing
 
 
-def test_files_that_others_left_in_the_folder_are_no_objects(local_store: Store) -> None:
+def test_foreign_files_in_the_folder_are_not_objects(local_store: Store) -> None:
     local_store.put("a", b"1")
     root = Path(local_store.url)
     (root / ".DS_Store").write_bytes(b"")
@@ -87,7 +87,7 @@ def test_of_eight_at_once_one_puts_where_there_are_no_hard_links(
 # Never half an object
 
 
-def test_a_days_old_temporary_file_is_swept(local_store: Store) -> None:
+def test_a_day_old_temporary_file_is_removed(local_store: Store) -> None:
     abandoned, recent = Path(local_store.url, ".tmp", "old"), Path(local_store.url, ".tmp", "recent")
     abandoned.parent.mkdir(parents=True)
     abandoned.write_bytes(b"half")

@@ -1,10 +1,9 @@
-"""What S3 alone can do to a store: pages, parts, lost and false answers, credentials, and local copies."""
+"""What only S3 does to a store: pages, multipart uploads, lost and false answers, credentials, local copies."""
 
 from __future__ import annotations
 
 import hashlib
 import http.client
-import mmap
 import os
 import subprocess
 import sys
@@ -180,7 +179,7 @@ def test_a_large_file_goes_up_in_parts_and_comes_down_whole(
 # Local files
 
 
-def test_a_flipped_bit_in_the_local_copy_is_mended(s3_store: Store) -> None:
+def test_a_flipped_bit_in_the_local_copy_is_repaired(s3_store: Store) -> None:
     good = bytes(1000)
     s3_store.put("part", good)
     s3_store.local_path("part", sha256(good)).write_bytes(b"\x01" + good[1:])
@@ -213,92 +212,6 @@ def test_copies_of_two_stores_are_kept_apart(bucket: str, s3_endpoint: str, tmp_
         store.put("part", data)
 
     assert [store.local_path("part").read_bytes() for store in stores] == [b"1", b"2"]
-
-
-@pytest.fixture
-def small_cache(bucket: str, s3_endpoint: str, tmp_path: Path) -> Store:
-    """A store with ten parts of 100 bytes, whose local copies may take 500."""
-    url = f"s3://{bucket}/house"
-    store = open_store(url, s3_endpoint_url=s3_endpoint, cache_dir=tmp_path / "cache", cache_bytes=500)
-    for number in range(10):
-        store.put(f"parts/{number}", bytes([number]) * 100)
-    return store
-
-
-def unused_since(path: Path, hours: float) -> None:
-    os.utime(path, (time.time() - 3600 * hours, path.stat().st_mtime))
-
-
-def test_the_copies_not_used_for_longest_go_first(small_cache: Store) -> None:
-    copies = [small_cache.local_path(f"parts/{number}") for number in range(5)]
-    for number, copy in enumerate(copies):
-        unused_since(copy, 10 - number)
-    small_cache.local_path("parts/0", sha256(bytes(100)))  # asked for again
-
-    small_cache.local_path("parts/5")
-
-    assert [copy.exists() for copy in copies] == [True, False, False, True, True]
-    assert small_cache.local_path("parts/1").read_bytes() == b"\x01" * 100
-
-
-def test_processes_that_download_little_keep_the_bound_together(tmp_path: Path) -> None:
-    """Each less than would make it count the folder again."""
-    code = """if True:
-        import os, sys, time
-        from pathlib import Path
-        from retrieval_core.read_cache import ReadCache
-
-        copy = Path(sys.argv[1]) / sys.argv[2]
-        copy.write_bytes(bytes(10))
-        os.utime(copy, (time.time() - 3600, time.time()))
-        ReadCache(copy.parent, 1000).make_room(copy)
-    """
-    for number in range(3):
-        (tmp_path / f"large-{number}").write_bytes(bytes(400))
-        unused_since(tmp_path / f"large-{number}", 10 - number)
-    subprocess.run([sys.executable, "-c", code, tmp_path, "small"], check=True)
-
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["large-1", "large-2", "small"]
-
-
-def test_copies_used_before_the_clock_was_set_back_go_and_those_used_since_stay(small_cache: Store) -> None:
-    copies = [small_cache.local_path(f"parts/{number}") for number in range(5)]
-    for copy in copies:
-        unused_since(copy, -1000)
-    small_cache.local_path("parts/3", sha256(bytes([3]) * 100))
-
-    small_cache.local_path("parts/5")
-
-    assert copies[3].exists()
-    assert sum(copy.exists() for copy in copies) == 3
-
-
-def test_copies_asked_for_a_moment_ago_stay_though_there_are_too_many(
-    small_cache: Store, caplog: pytest.LogCaptureFixture
-) -> None:
-    copies = [small_cache.local_path(f"parts/{number}") for number in range(10)]
-
-    assert all(copy.exists() for copy in copies)
-    assert "VITRINE_CACHE_GB" in caplog.text
-
-
-def test_a_copy_that_goes_stays_readable_where_it_is_mapped(small_cache: Store) -> None:
-    first = small_cache.local_path("parts/0")
-    with first.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as mapped:
-        unused_since(first, 1)
-        for number in range(1, 6):
-            small_cache.local_path(f"parts/{number}")
-
-        assert not first.exists()
-        assert mapped[:] == bytes(100)
-
-
-def test_a_cache_without_a_bound_keeps_all(s3_store: Store) -> None:
-    for number in range(5):
-        s3_store.put(f"parts/{number}", bytes(100))
-        unused_since(s3_store.local_path(f"parts/{number}"), 1000)
-
-    assert all((s3_store.local_path(f"parts/{number}")).stat().st_size == 100 for number in range(5))
 
 
 def test_a_cache_that_cannot_be_written_says_so(bucket: str, s3_endpoint: str, tmp_path: Path) -> None:
@@ -389,6 +302,9 @@ def test_a_malformed_endpoint_is_refused_without_repeating_it(endpoint: str) -> 
 
 
 def test_nothing_heavy_is_imported_before_s3_is_used() -> None:
-    code = "import sys, retrieval_core.store as s; s.open_store('s3://bucket/p'); sys.exit('boto3' in sys.modules)"
+    code = (
+        "import sys; from retrieval_core.store.uris import open_store; open_store('s3://bucket/p'); "
+        "sys.exit('boto3' in sys.modules)"
+    )
 
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
