@@ -338,7 +338,7 @@ def _app(arguments: argparse.Namespace) -> int:
     try:
         from deployments.serve.app import serve
     except ModuleNotFoundError as error:
-        raise BadConfig(f"the app needs {error.name}: pip install 'vitrine[app]'") from error
+        raise BadConfig(f"the app needs {error.name}: pip install 'vitrine[serve]'") from error
     logging.basicConfig(level=logging.WARNING, format="vitrine: %(message)s")
     logging.getLogger("vitrine").setLevel(logging.INFO)
     settings = open_settings(arguments)

