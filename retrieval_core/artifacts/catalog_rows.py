@@ -127,3 +127,11 @@ def load_items(store: Store, catalog_fingerprint: str, columns: list[str] | None
     if catalog is None:
         raise NotFound(f"no catalogue {catalog_fingerprint} in {store.url}")
     return read_table(store, catalog.part("items.parquet"), columns)
+
+
+def product_unit() -> pl.Expr:
+    """Return an expression that names what an item's pictures belong to: its product, or itself if it has none.
+
+    Pictures of one unit are never divided between query and gallery, nor counted as each other's neighbours.
+    """
+    return pl.coalesce("product:" + pl.col("product_id"), "item:" + pl.col("item_id"))

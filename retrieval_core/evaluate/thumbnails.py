@@ -1,4 +1,4 @@
-"""Thumbnails of items, as a page carries them."""
+"""Thumbnails of items, embedded in an HTML page as base64."""
 
 from __future__ import annotations
 
@@ -18,7 +18,10 @@ THUMBNAIL_PX = 160
 
 
 class Thumbnail(Value):
-    """A thumbnail with its caption; `jpeg` is base64, `mark` says whether a hit shares what the query was judged by."""
+    """A thumbnail with its caption; `jpeg` is base64, "" if the picture cannot be read.
+
+    `mark` says whether a hit shares what the query is judged by, None if that is not known or no hit is shown.
+    """
 
     item_id: str
     caption: str
@@ -28,17 +31,17 @@ class Thumbnail(Value):
 
 
 def item_picture(items: pl.DataFrame, row: int, score: float | None = None, mark: bool | None = None) -> Thumbnail:
-    """The thumbnail of one row, captioned by its category or else its labels; empty where the picture went away."""
+    """Return the thumbnail of one row, captioned by its category or else its labels; empty if unreadable."""
     item = items.row(row, named=True)
     try:
         jpeg = jpeg_base64(decode(read_uri(item["image_uri"])))
-    except VitrineError as error:  # a picture that went away since it was embedded leaves a gap, not a failed night
+    except VitrineError as error:  # a picture removed since it was embedded leaves a gap, it does not fail the run
         log.warning("no thumbnail of %s: %s", item["item_id"], error)
         jpeg = ""
-    words = item["category"] or ", ".join(item["labels"][:6])
-    return Thumbnail(item_id=item["item_id"], caption=words, jpeg=jpeg, score=score, mark=mark)
+    caption = item["category"] or ", ".join(item["labels"][:6])
+    return Thumbnail(item_id=item["item_id"], caption=caption, jpeg=jpeg, score=score, mark=mark)
 
 
 def jpeg_base64(image: UInt8) -> str:
-    """A thumbnail of an (h, w, 3) uint8 picture, as a page carries it."""
+    """Return a JPEG thumbnail of an (h, w, 3) uint8 picture in base64."""
     return base64.b64encode(thumbnail(image, THUMBNAIL_PX)).decode("ascii")

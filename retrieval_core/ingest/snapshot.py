@@ -12,7 +12,13 @@ import polars as pl
 import xxhash
 
 from retrieval_core import images
-from retrieval_core.artifacts.catalog_rows import CATALOG_SCHEMA, COMPARED_COLUMNS, QUARANTINE_SCHEMA, row_id
+from retrieval_core.artifacts.catalog_rows import (
+    CATALOG_SCHEMA,
+    COMPARED_COLUMNS,
+    QUARANTINE_SCHEMA,
+    product_unit,
+    row_id,
+)
 from retrieval_core.artifacts.manifests import content_id
 from retrieval_core.config import IngestConfig
 from retrieval_core.errors import (
@@ -283,11 +289,11 @@ def _with_splits(items: pl.DataFrame, previous: Snapshot | None, config: IngestC
     A product takes, in this order, the split its other rows were given by the source, the split it had before, or a
     draw by hash. Where these disagree it is "train": what a model may have seen cannot test it.
     """
-    items = items.with_columns(_unit())
+    items = items.with_columns(product_unit().alias("unit"))
     open_items = items.filter(pl.col("split").is_null())
     claims = [items.filter(pl.col("split").is_not_null()).select("unit", "split", rank=pl.lit(0))]
     if previous is not None:
-        before = previous.items.with_columns(_unit())
+        before = previous.items.with_columns(product_unit().alias("unit"))
         same_item = open_items.select("item_id", "unit").join(before.select("item_id", "split"), on="item_id")
         claims.append(same_item.select("unit", "split", rank=pl.lit(1)))
         claims.append(before.select("unit", "split", rank=pl.lit(2)))
@@ -303,11 +309,6 @@ def _with_splits(items: pl.DataFrame, previous: Snapshot | None, config: IngestC
     filled = units.select("unit", pl.Series("unit_split", drawn, pl.String))
     joined = items.join(filled, on="unit", how="left", maintain_order="left")
     return joined.with_columns(pl.coalesce("split", "unit_split").alias("split"))
-
-
-def _unit() -> pl.Expr:
-    """What a split must not part: the product, or the item that belongs to none."""
-    return pl.coalesce("product:" + pl.col("product_id"), "item:" + pl.col("item_id")).alias("unit")
 
 
 def _draw(unit: str, share: float, seed: int) -> str:

@@ -1,4 +1,4 @@
-"""What a measured night means: each analysis of the report, and the tables that lie beside it."""
+"""Run every analysis of the report on what was measured, and write the tables that lie beside it."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ from retrieval_core.evaluate.analysis.hygiene import Hygiene, csv_bytes, find_hy
 from retrieval_core.evaluate.analysis.near_duplicates import NearDuplicates, find_near_duplicates
 from retrieval_core.evaluate.analysis.neighbour_churn import ChurnFacts, find_churn
 from retrieval_core.evaluate.analysis.quality import QualityFacts, measure_quality
-from retrieval_core.evaluate.analysis.release_diff import Since, find_since
-from retrieval_core.evaluate.analysis.run_history import PastNight, past_nights
-from retrieval_core.evaluate.analysis.stage_costs import CostFacts, find_costs
+from retrieval_core.evaluate.analysis.release_diff import ReleaseDiff, diff_production
+from retrieval_core.evaluate.analysis.run_history import PastRun, past_runs
+from retrieval_core.evaluate.analysis.stage_costs import CostFacts, collect_costs
 from retrieval_core.evaluate.analysis.stage_losses import LossFacts, find_losses
 from retrieval_core.evaluate.measure.indexed_rows import Indexed, open_indexed
 from retrieval_core.evaluate.measure.measure import Measured
@@ -31,13 +31,15 @@ log = logging.getLogger(__name__)
 
 
 class Analysis(NamedTuple):
-    """`against` is the release that the night is compared with; without one, or where its parts are gone by now,
-    `since` and `churn` are None.
+    """Everything the report says beyond the measurements.
+
+    `against` is the release that the run is compared with. `diff` and `churn` are None without one, or if a vacuum
+    removed the parts they need.
     """
 
     against: Release | None
     quality: QualityFacts
-    since: Since | None
+    diff: ReleaseDiff | None
     losses: LossFacts
     churn: ChurnFacts | None
     duplicates: NearDuplicates
@@ -45,66 +47,68 @@ class Analysis(NamedTuple):
     drift: DriftFacts
     map: MapFacts
     costs: CostFacts
-    nights: tuple[PastNight, ...]
+    past: tuple[PastRun, ...]
 
 
 def analyse(
-    store: Store, night: RunOutputs, measured: Measured, config: NightlyConfig, against: str | None
+    store: Store, outputs: RunOutputs, measured: Measured, config: NightlyConfig, against: str | None
 ) -> Analysis:
-    """Everything the report tells beyond what was measured; `against` names the release it is compared with."""
+    """Run every analysis; `against` is the fingerprint of the release to compare with."""
     bench, seed = measured.bench, config.evaluate.seed
     release = releases.get_release(store, against) if against else None
-    now = Indexed(bench.items, bench.index, IndexSet.open(store, night.index).family)
-    then = _open_indexed(store, release) if release else None
-    nights = past_nights(store, night.sealed)
+    current = Indexed(bench.items, bench.index, IndexSet.open(store, outputs.index).family)
+    previous = _open_indexed(store, release) if release else None
+    past = past_runs(store, outputs.sealed)
     duplicates = find_near_duplicates(bench, config.ingest.max_pixels, seed)
     first = measured.published.positions[:, 0]
     return Analysis(
         against=release,
         quality=measure_quality(measured.per_query, bench.protocol, bench.items, first),
-        since=_since(store, release, night, config) if release else None,
+        diff=_diff(store, release, outputs, config) if release else None,
         losses=find_losses(bench, measured.links, measured.published.worth.per_query, seed),
-        churn=find_churn(then, now, seed),
+        churn=find_churn(previous, current, seed),
         duplicates=duplicates,
         hygiene=find_hygiene(bench, duplicates.pairs, seed),
-        drift=find_drift(then, now, seed),
-        map=map_catalog(now, seed),
-        costs=find_costs(store, night, nights),
-        nights=nights,
+        drift=find_drift(previous, current, seed),
+        map=map_catalog(current, seed),
+        costs=collect_costs(store, outputs, past),
+        past=past,
     )
 
 
 def _open_indexed(store: Store, release: Release) -> Indexed | None:
     try:
         return open_indexed(store, release)
-    except NotFound as error:  # a vacuum took it: the night is still worth a report
-        log.warning("release %s cannot be opened to compare with: %s", release.fingerprint, error)
+    except NotFound as error:  # a vacuum removed it: the report is still worth writing
+        log.warning("cannot open release %s to compare with: %s", release.fingerprint, error)
         return None
 
 
-def _since(store: Store, release: Release, night: RunOutputs, config: NightlyConfig) -> Since | None:
+def _diff(store: Store, release: Release, outputs: RunOutputs, config: NightlyConfig) -> ReleaseDiff | None:
     try:
-        return find_since(store, release, night, config)
+        return diff_production(store, release, outputs, config)
     except NotFound as error:
-        log.warning("the catalogue of release %s is gone: %s", release.fingerprint, error)
+        log.warning("the catalogue of release %s was removed: %s", release.fingerprint, error)
         return None
 
 
 def tables(measured: Measured, analysis: Analysis) -> dict[str, bytes]:
-    """The files of a report that hold rows, by name: metrics, queries, categories, near-duplicates and fixes."""
-    intervals = pl.DataFrame(
-        [fact.model_dump() for fact in analysis.quality.metrics],
-        schema={"name": pl.String, "value": pl.Float64, "n_queries": pl.Int64, "low": pl.Float64, "high": pl.Float64},
-    ).rename({"name": "metric"})
+    """Return the tables of a report by file name: metrics, queries, categories, near-duplicates and fixes."""
+    fact_schema = {
+        "name": pl.String, "value": pl.Float64, "n_queries": pl.Int64, "low": pl.Float64, "high": pl.Float64,
+    }  # fmt: skip
+    intervals = pl.DataFrame([fact.model_dump() for fact in analysis.quality.metrics], schema=fact_schema)
     metrics = pl.DataFrame(
         {"metric": list(measured.metrics), "value": list(measured.metrics.values())},
         schema={"metric": pl.String, "value": pl.Float64},
-    ).join(intervals.drop("value"), on="metric", how="left", maintain_order="left")
-    categories = [
-        {"category": one.category, **fact.model_dump()} for one in analysis.quality.categories for fact in one.metrics
-    ]
+    ).join(intervals.drop("value").rename({"name": "metric"}), on="metric", how="left", maintain_order="left")
     by_category = pl.DataFrame(
-        categories, schema={"category": pl.String, **intervals.rename({"metric": "name"}).schema}
+        [
+            {"category": category.category, **fact.model_dump()}
+            for category in analysis.quality.categories
+            for fact in category.metrics
+        ],
+        schema={"category": pl.String, **fact_schema},
     ).rename({"name": "metric"})
     return {
         "metrics.parquet": table_bytes(metrics),

@@ -1,12 +1,12 @@
-"""Embedding drift: do tonight's vectors lie as those of the last release did?
+"""Embedding drift: are the current vectors distributed as those of the previous release were?
 
-Norms, distances to the nearest other item, and coordinates on the first principal components of the last release are
-compared as distributions, of the whole catalogue and of what arrived since. Only vectors of one family compare: another
-backbone or head makes another space.
+Three kinds of number are compared as distributions: norms, distances to the nearest other item, and coordinates on the
+first principal components of the previous release. They are compared for the whole catalogue, and for the items that
+arrived since. Only vectors of one family are comparable: another backbone or head spans another space.
 
-A distribution has drifted where its population stability index is large and Kolmogorov and Smirnov's two-sample test
-says that chance does not explain it: of two small samples of one distribution the index alone is often large. Index and
-its thresholds as in Siddiqi, "Credit Risk Scorecards", Wiley 2006: below 0.1 no shift, from 0.25 on a large one.
+A distribution counts as drifted if its population stability index (PSI) is large and the two-sample Kolmogorov-Smirnov
+test rules out chance; the PSI alone is often large between two small samples of one distribution. The PSI and its
+thresholds follow Siddiqi, "Credit Risk Scorecards", Wiley 2006: below 0.1 no shift, from 0.25 a large one.
 """
 
 from __future__ import annotations
@@ -29,8 +29,8 @@ MIN_ARRIVED = 20  # fewer say nothing about a distribution
 N_COMPONENTS = 3
 N_BINS = 20
 N_QUANTILES = 10
-MAX_EXACT = 100  # values up to which the exact distribution of the test statistic is cheap
-DECIMALS = 5  # beyond them a float32 cosine is rounding
+MAX_EXACT = 100  # up to this many values the exact distribution of the KS statistic is cheap to compute
+DECIMALS = 5  # a float32 cosine has no meaning beyond these
 PSI_SOME, PSI_LARGE = 0.1, 0.25
 ALPHA = 0.05
 
@@ -38,10 +38,11 @@ Shift = Literal["none", "some", "large"]
 
 
 class Drift(Value):
-    """One distribution then and now: (n + 1) shared `edges`, and the share of the rows in each of the n bins.
+    """One distribution in the previous (`then`) and in the current release (`now`).
 
-    `ks` is the largest difference of the two distribution functions, `p_holm` its p over all that were tested, `psi`
-    the population stability index. On a night with nothing to compare there is only `now`, and no figure.
+    `edges` are the n + 1 bin edges that both share; `then` and `now` are the shares of rows in each of the n bins.
+    `ks` is the largest difference of the two distribution functions, `p_holm` its Holm-corrected p, `psi` the
+    population stability index. Without a previous release, `then` is empty and the statistics are None.
     """
 
     name: str
@@ -56,17 +57,17 @@ class Drift(Value):
 
     @property
     def shift(self) -> Shift:
-        """How far it moved; "none" where chance explains what is seen."""
+        """Size of the shift; "none" if chance explains it."""
         if self.psi is None or self.p_holm is None or self.p_holm >= ALPHA or self.psi < PSI_SOME:
             return "none"
         return "large" if self.psi >= PSI_LARGE else "some"
 
 
 class DriftFacts(Value):
-    """`catalog`: the vectors of all items, then and now. `arrived`: those that are new or show another picture.
+    """Drift of the whole `catalog`, and of the `arrived` items: those that are new or show another picture.
 
-    All are measured on up to `MAX_SAMPLED` rows, `n_sampled` of `n_rows` now. `incomparable` says why then and now are
-    not compared, `missing` why there is nothing at all.
+    Each is measured on at most `MAX_SAMPLED` rows: `n_sampled` of the `n_rows` in the current release. `incomparable`
+    says why there is no comparison, `missing` why nothing was measured.
     """
 
     n_rows: int
@@ -79,53 +80,53 @@ class DriftFacts(Value):
 
     @property
     def drifted(self) -> tuple[Drift, ...]:
-        """What moved far, of catalogue and arrivals."""
+        """The distributions with a large shift, in the catalogue and among the arrivals."""
         return tuple(drift for drift in (*self.catalog, *self.arrived) if drift.shift == "large")
 
 
 class _Pair(NamedTuple):
     name: str
-    then: Float64
-    now: Float64
+    before: Float64
+    after: Float64
 
 
-def find_drift(then: Indexed | None, now: Indexed, seed: int) -> DriftFacts:
-    """Compare the vectors of two releases; without `then`, or in another space, tonight's distributions alone.
+def find_drift(previous: Indexed | None, current: Indexed, seed: int) -> DriftFacts:
+    """Compare the vectors of two releases, or describe the current ones alone if the two are not comparable.
 
-    Rows are drawn by hash, so that an item that stays is in both samples or in neither.
+    Rows are sampled by their hash, so that an item that both releases have is in both samples or in neither.
     """
-    sample = now.sample(MAX_SAMPLED, seed)
+    sample = current.sample(MAX_SAMPLED, seed)
     if len(sample) < 2:
-        return DriftFacts(n_rows=len(now.items), missing="Fewer than two items have a vector.")
-    incomparable = _incomparable(then, now)
-    base = now if then is None or incomparable else then
+        return DriftFacts(n_rows=len(current.items), missing="Fewer than two items have a vector.")
+    incomparable = _incomparable(previous, current)
+    base = current if previous is None or incomparable else previous
     base_sample = base.sample(MAX_SAMPLED, seed)
     pca = _fit(base, base_sample)
-    tonight = _measures(now, sample, pca)
+    after = _measures(current, sample, pca)
     if incomparable:
-        alone = tuple(_alone(name, values) for name, values in tonight.items())
-        return DriftFacts(n_rows=len(now.items), n_sampled=len(sample), catalog=alone, incomparable=incomparable)
+        alone = tuple(_without_comparison(name, values) for name, values in after.items())
+        return DriftFacts(n_rows=len(current.items), n_sampled=len(sample), catalog=alone, incomparable=incomparable)
     before = _measures(base, base_sample, pca)
-    arrived = _arrived(base.items, now.items)
-    pairs = [_Pair(name, before[name], values) for name, values in tonight.items()]
+    arrived = _arrived(base.items, current.items)
+    pairs = [_Pair(name, before[name], values) for name, values in after.items()]
     if len(arrived) >= MIN_ARRIVED:
-        news = _measures(now, sample_rows(arrived, MAX_SAMPLED, seed), pca)
-        pairs += [_Pair(name, before[name], values) for name, values in news.items()]
+        of_arrived = _measures(current, sample_rows(arrived, MAX_SAMPLED, seed), pca)
+        pairs += [_Pair(name, before[name], values) for name, values in of_arrived.items()]
     drifts = compare_distributions(pairs)
     return DriftFacts(
-        n_rows=len(now.items),
+        n_rows=len(current.items),
         n_sampled=len(sample),
         n_arrived=len(arrived),
-        catalog=drifts[: len(tonight)],
-        arrived=drifts[len(tonight) :],
+        catalog=drifts[: len(after)],
+        arrived=drifts[len(after) :],
     )
 
 
 def compare_distributions(pairs: Sequence[tuple[str, Float64, Float64]]) -> tuple[Drift, ...]:
-    """Each (name, values then, values now), any number of finite values each but at least one, compared; p by Holm.
+    """Compare each (name, values before, values after) and Holm-correct the p values of all.
 
-    For what no index holds, such as norms before vectors were brought to unit length. Raises `BadConfig` for a side
-    without values or with NaN or infinite ones.
+    It also serves values that no index holds, such as norms of vectors before they are brought to unit length. Raises
+    `BadConfig` for a side without values, or with NaN or infinite ones.
     """
     tested = [_compare(_Pair(*pair)) for pair in pairs]
     adjusted = holm([p for _, p in tested])
@@ -134,23 +135,23 @@ def compare_distributions(pairs: Sequence[tuple[str, Float64, Float64]]) -> tupl
     )
 
 
-def _incomparable(then: Indexed | None, now: Indexed) -> str:
-    if then is None:
+def _incomparable(previous: Indexed | None, current: Indexed) -> str:
+    if previous is None:
         return "There is no release to compare with."
-    if then.family != now.family:
+    if previous.family != current.family:
         return "The last release lies in another space: another backbone, view, mask or head made its vectors."
-    return "" if len(then.items) > 1 else "The last release holds fewer than two items."
+    return "" if len(previous.items) > 1 else "The last release holds fewer than two items."
 
 
-def _fit(side: Indexed, sample: Int64) -> Pca:
-    vectors = side.index.vectors_of(sample)
+def _fit(release: Indexed, sample: Int64) -> Pca:
+    vectors = release.index.vectors_of(sample)
     return fit_pca([vectors], min(N_COMPONENTS, vectors.shape[1]))
 
 
-def _measures(side: Indexed, sample: Int64, pca: Pca) -> dict[str, Float64]:
-    """(n,) float64 of each kind."""
-    vectors = side.index.vectors_of(sample)
-    scores, _ = side.nearest(sample, 1)
+def _measures(release: Indexed, sample: Int64, pca: Pca) -> dict[str, Float64]:
+    """Return (n,) float64 values of the sampled rows for each distribution, by its name."""
+    vectors = release.index.vectors_of(sample)
+    scores, _ = release.nearest(sample, 1)
     coordinates = project(pca, vectors, len(pca.components))
     measures = {
         "norm": np.linalg.norm(vectors.astype(np.float64), axis=1),
@@ -164,47 +165,48 @@ def _distance(scores: Float32) -> Float64:
     return np.asarray(np.maximum(1 - scores[:, 0].astype(np.float64), 0))
 
 
-def _arrived(then: pl.DataFrame, now: pl.DataFrame) -> Int64:
-    """Ascending row ids of the items that are new or show another picture."""
-    return now.join(then, on=["row_id", "content_id"], how="anti")["row_id"].sort().to_numpy()
+def _arrived(previous: pl.DataFrame, current: pl.DataFrame) -> Int64:
+    """Return the row ids of items that are new or show another picture, ascending."""
+    return current.join(previous, on=["row_id", "content_id"], how="anti")["row_id"].sort().to_numpy()
 
 
-def _alone(name: str, values: Float64) -> Drift:
+def _without_comparison(name: str, values: Float64) -> Drift:
     edges = _edges(values)
     return Drift(name=name, n_then=0, n_now=len(values), edges=tuple(edges.tolist()), now=_shares(values, edges))
 
 
 def _compare(pair: _Pair) -> tuple[Drift, float]:
-    """The drift and its p, not corrected yet."""
+    """Return the drift of one pair, and its p before correction."""
     from scipy.stats import ks_2samp
 
-    for values in (pair.then, pair.now):
+    for values in (pair.before, pair.after):
         if not len(values) or not np.isfinite(values).all():
-            raise BadConfig(f"{pair.name}: got {len(values)} values; a distribution wants one or more, all finite")
-    edges = _edges(np.concatenate([pair.then, pair.now]))
-    few = max(len(pair.then), len(pair.now)) <= MAX_EXACT
-    tested = ks_2samp(pair.then, pair.now, method="exact" if few else "asymp")
+            raise BadConfig(f"{pair.name}: got {len(values)} values; a distribution needs at least one, all finite")
+    edges = _edges(np.concatenate([pair.before, pair.after]))
+    is_small = max(len(pair.before), len(pair.after)) <= MAX_EXACT
+    test = ks_2samp(pair.before, pair.after, method="exact" if is_small else "asymp")
     drift = Drift(
         name=pair.name,
-        n_then=len(pair.then),
-        n_now=len(pair.now),
+        n_then=len(pair.before),
+        n_now=len(pair.after),
         edges=tuple(edges.tolist()),
-        then=_shares(pair.then, edges),
-        now=_shares(pair.now, edges),
-        ks=float(tested.statistic),
-        psi=stability_index(pair.then, pair.now),
+        then=_shares(pair.before, edges),
+        now=_shares(pair.after, edges),
+        ks=float(test.statistic),
+        psi=stability_index(pair.before, pair.after),
     )
-    return drift, float(tested.pvalue)
+    return drift, float(test.pvalue)
 
 
-def stability_index(then: Float64, now: Float64) -> float:
-    """Population stability index of (n,) and (m,) values over the tenths of `then`: the sum of (p - q) ln(p / q).
+def stability_index(before: Float64, after: Float64) -> float:
+    """Return the population stability index, the sum of (q - p) ln(q / p) over the deciles of `before`.
 
-    Half a row is added to every bin, so that an empty one does not make it infinite.
+    `before` and `after` are (n,) and (m,) values, p and q their shares in each decile. Half a row is added to every
+    bin, so that an empty one does not make the index infinite.
     """
-    inner = np.unique(np.quantile(then, np.arange(1, N_QUANTILES) / N_QUANTILES))
-    counts = [np.bincount(np.searchsorted(inner, values), minlength=len(inner) + 1) + 0.5 for values in (then, now)]
-    p, q = (held / held.sum() for held in counts)
+    inner = np.unique(np.quantile(before, np.arange(1, N_QUANTILES) / N_QUANTILES))
+    counts = [np.bincount(np.searchsorted(inner, values), minlength=len(inner) + 1) + 0.5 for values in (before, after)]
+    p, q = (count / count.sum() for count in counts)
     return float(((q - p) * np.log(q / p)).sum())
 
 

@@ -1,11 +1,11 @@
-"""A map of the catalogue: its vectors on a plane, for the eye."""
+"""A map of the catalogue: its vectors projected onto a plane, for a person to look at."""
 
 from __future__ import annotations
 
 import numpy as np
 import polars as pl
 
-from retrieval_core.arrays import Float32, Int64
+from retrieval_core.arrays import Float32
 from retrieval_core.artifacts.manifests import Value
 from retrieval_core.evaluate.measure.indexed_rows import Indexed
 from retrieval_core.metrics.exact_knn import exact_topk
@@ -20,7 +20,7 @@ OTHER = -1
 
 
 class MapPoint(Value):
-    """An item at (x, y); `category` is its place in the map's `categories`, -1 for a rarer one or none."""
+    """An item at (x, y); `category` indexes the map's `categories`, -1 for a rarer category or none."""
 
     item_id: str
     x: float
@@ -29,12 +29,12 @@ class MapPoint(Value):
 
 
 class MapFacts(Value):
-    """`points` are up to `MAX_POINTS` of `n_rows` items on the two first principal components of their vectors.
+    """Up to `MAX_POINTS` of `n_rows` items, on the first two principal components of their vectors.
 
-    `explained` is the share of the variance that these hold, `kept` the share of the points' ten nearest in the full
-    dimension that are among their ten nearest on the map, and `kept_by_chance` what a map without meaning would keep:
-    how far the map may be trusted. `categories` are the commonest, the commonest first. `missing` says why there is no
-    map.
+    `explained` is the share of the variance on those components. `kept` is the share of the points' ten nearest in the
+    full dimension that are also among their ten nearest on the map, `kept_by_chance` the share that a random map would
+    keep: together they say how far the map can be trusted. `categories` are the most frequent ones, in falling order.
+    `missing` says why there is no map.
     """
 
     n_rows: int
@@ -46,63 +46,59 @@ class MapFacts(Value):
     missing: str = ""
 
 
-def map_catalog(now: Indexed, seed: int) -> MapFacts:
-    """Lay a release's vectors on a plane; above `MAX_POINTS` items, that many are drawn by hash."""
-    sample = now.sample(MAX_POINTS, seed)
-    n_rows = len(now.items)
-    if len(sample) < 3 or now.index.dim < 2:
-        return MapFacts(n_rows=n_rows, missing="A map wants three items or more, and vectors of two dimensions.")
-    vectors = now.index.vectors_of(sample)
+def map_catalog(release: Indexed, seed: int) -> MapFacts:
+    """Project a release's vectors onto a plane; above `MAX_POINTS` items, sample that many by their hash."""
+    sample = release.sample(MAX_POINTS, seed)
+    n_rows = len(release.items)
+    if len(sample) < 3 or release.index.dim < 2:
+        return MapFacts(n_rows=n_rows, missing="A map needs at least three items, and vectors of two dimensions.")
+    vectors = release.index.vectors_of(sample)
     pca = fit_pca([vectors], 2)
     plane = project(pca, vectors, 2)
-    items = pl.DataFrame({"row_id": sample}).join(now.items, on="row_id", how="left", maintain_order="left")
+    items = pl.DataFrame({"row_id": sample}).join(release.items, on="row_id", how="left", maintain_order="left")
     counts = items["category"].drop_nulls().value_counts().sort(["count", "category"], descending=[True, False])
     categories = tuple(counts["category"].head(MAX_CATEGORIES))
-    place = {name: number for number, name in enumerate(categories)}
-    rounded = np.round(plane.astype(np.float64), DECIMALS).tolist()
+    number_of = {name: number for number, name in enumerate(categories)}
+    coordinates = np.round(plane.astype(np.float64), DECIMALS).tolist()
     names = items.select("item_id", "category").iter_rows()
     return MapFacts(
         n_rows=n_rows,
         points=tuple(
-            MapPoint(item_id=item_id, x=x, y=y, category=place.get(category, OTHER))
-            for (item_id, category), (x, y) in zip(names, rounded, strict=True)
+            MapPoint(item_id=item_id, x=x, y=y, category=number_of.get(category, OTHER))
+            for (item_id, category), (x, y) in zip(names, coordinates, strict=True)
         ),
         categories=categories,
         explained=pca.explained_variance(2),
-        kept=_kept(vectors, plane),
+        kept=_kept_neighbours(vectors, plane),
         kept_by_chance=min(K, len(sample) - 1) / (len(sample) - 1),
     )
 
 
 def map_cells(facts: MapFacts) -> list[tuple[str, int, int]]:
-    """(item_id, column, row from the top) of the item nearest to the middle of each field that holds any.
+    """Divide the map into `MAP_COLUMNS` by `MAP_ROWS` cells and pick one item for each cell that holds any.
 
-    The map is `MAP_COLUMNS` fields wide and `MAP_ROWS` high.
+    Returns (item_id, column, row from the top) of the item nearest to the centre of its cell, row by row.
     """
     if not facts.points:
         return []
-    places = np.array([(point.x, -point.y) for point in facts.points])
-    low = places.min(axis=0)
-    scaled = (places - low) / np.maximum(places.max(axis=0) - low, 1e-9) * (MAP_COLUMNS, MAP_ROWS)
+    positions = np.array([(point.x, -point.y) for point in facts.points])
+    low = positions.min(axis=0)
+    scaled = (positions - low) / np.maximum(positions.max(axis=0) - low, 1e-9) * (MAP_COLUMNS, MAP_ROWS)
     cells = np.minimum(scaled.astype(np.int64), (MAP_COLUMNS - 1, MAP_ROWS - 1))
-    astray = np.abs(scaled - cells - 0.5).max(axis=1)
+    from_centre = np.abs(scaled - cells - 0.5).max(axis=1)
     nearest: dict[tuple[int, int], int] = {}
-    for point in np.argsort(astray, kind="stable").tolist():
+    for point in np.argsort(from_centre, kind="stable").tolist():
         nearest.setdefault((int(cells[point, 1]), int(cells[point, 0])), point)
     return [(facts.points[point].item_id, column, row) for (row, column), point in sorted(nearest.items())]
 
 
-def _kept(vectors: Float32, plane: Float32) -> float:
-    """Mean share of each row's ten nearest by `vectors` that are among its ten nearest on the plane."""
+def _kept_neighbours(vectors: Float32, plane: Float32) -> float:
+    """Return the mean share of each row's ten nearest by `vectors` that are also among its ten nearest on the plane."""
     k = min(K, len(vectors) - 1)
     # The nearest on the plane have the largest x·y - |y|²/2: a third coordinate makes that an inner product.
-    lifted = np.column_stack([plane, -(plane**2).sum(axis=1) / 2]).astype(np.float32)
-    asking = np.column_stack([plane, np.ones(len(plane))]).astype(np.float32)
-    own = np.arange(len(vectors))
-    full, flat = (_found(queries, gallery, k, own) for queries, gallery in ((vectors, vectors), (asking, lifted)))
-    same = (full[:, :, None] == flat[:, None, :]).any(axis=2)
-    return float(same.mean())
-
-
-def _found(queries: Float32, gallery: Float32, k: int, own: Int64) -> Int64:
-    return exact_topk(queries, gallery, k, exclude=own)[1]
+    gallery = np.column_stack([plane, -(plane**2).sum(axis=1) / 2]).astype(np.float32)
+    queries = np.column_stack([plane, np.ones(len(plane))]).astype(np.float32)
+    itself = np.arange(len(vectors))
+    _, by_vectors = exact_topk(vectors, vectors, k, exclude=itself)
+    _, on_plane = exact_topk(queries, gallery, k, exclude=itself)
+    return float((by_vectors[:, :, None] == on_plane[:, None, :]).any(axis=2).mean())

@@ -1,7 +1,7 @@
-"""Catalogue hygiene: what a person should look at and put right, the surest first.
+"""Catalogue hygiene: which items a person should look at and repair, the most certain first.
 
-Three problems, each with its own evidence: neighbours that disagree with a category or a label (`mislabelled.py`), one
-picture under two products (`near_duplicates.py`), and items that nothing is near to.
+Three kinds of problem, each with its own evidence: neighbours that disagree with a category or a label
+(`mislabelled.py`), one picture under two products (`near_duplicates.py`), and orphans, which nothing is near to.
 """
 
 from __future__ import annotations
@@ -12,22 +12,29 @@ from typing import Any, Literal, NamedTuple, get_args
 import numpy as np
 import polars as pl
 
-from retrieval_core.arrays import Float64, Int64
+from retrieval_core.arrays import Bool, Float64, Int64
+from retrieval_core.artifacts.catalog_rows import product_unit
 from retrieval_core.artifacts.manifests import Value
-from retrieval_core.evaluate.analysis.mislabelled import MIN_MEMBERS, Suspects, suspect_codes, suspect_labels
+from retrieval_core.evaluate.analysis.mislabelled import (
+    MIN_MEMBERS,
+    NO_CODE,
+    Suspects,
+    suspect_codes,
+    suspect_labels,
+)
 from retrieval_core.evaluate.measure.indexed_rows import sample_rows
 from retrieval_core.evaluate.measure.protocol import positions_in_gallery
 from retrieval_core.evaluate.measure.search_setup import Bench
 
-Problem = Literal["category", "label", "near_duplicate", "orphan"]
+ProblemKind = Literal["category", "label", "near_duplicate", "orphan"]
 
 K = 10
-MAX_ASKED = 10_000  # rows whose neighbours are looked at; of a larger catalogue those with the lowest hashes
+MAX_ASKED = 10_000  # rows whose neighbours are searched; in a larger catalogue those with the lowest hashes
 ASKED_AT_ONCE = 4_096
-N_FOUND = 3 * K + 1  # itself, and other pictures of its product, do not count as neighbours
+N_HITS = 3 * K + 1  # to leave ten after the item itself and other pictures of its product are dropped
 N_SHOWN = 8  # examples of each problem
 MAX_Z = 3.5
-MIN_FOR_ORPHANS = 20  # a median of fewer distances says little
+MIN_FOR_ORPHANS = 20  # the median of fewer distances is unreliable
 
 FIX_SCHEMA = {
     "item_id": pl.String(),
@@ -36,15 +43,15 @@ FIX_SCHEMA = {
     "suggestion": pl.String(),
     "score": pl.Float64(),
 }
-# A spreadsheet takes a cell that begins so for a formula and runs it (OWASP, "CSV injection").
+# A spreadsheet runs a cell that begins like this as a formula (OWASP, "CSV injection").
 FORMULA = r"^(\s*[=+\-@\t\r\n\x{ff1d}\x{ff0b}\x{ff0d}\x{ff20}])"
 
 
 class FixExample(Value):
-    """A row of the fix list with the items beside it: its nearest, or the other one of a pair."""
+    """A row of the fix list; `beside` are the item's nearest items, or the other item of a pair."""
 
     item_id: str
-    problem: Problem
+    problem: ProblemKind
     evidence: str
     suggestion: str
     score: float
@@ -52,32 +59,33 @@ class FixExample(Value):
 
 
 class HygieneFacts(Value):
-    """`counts` of each problem among the `n_asked` of `n_rows` items that were looked at, with the first of each.
+    """`counts` of each problem among the `n_asked` of `n_rows` items that were examined, and examples of each.
 
-    `orphan_distance` is the distance to the nearest item from which on an item counts as an orphan, `median_distance`
-    the usual one. `not_looked_for` says of a problem why it could not be looked for.
+    An item is an orphan if its nearest item is at `orphan_distance` or farther; `median_distance` is the usual distance
+    to the nearest. `not_looked_for` gives the reason for each problem that could not be examined.
     """
 
     n_rows: int
     n_asked: int
-    counts: dict[Problem, int] = {}
+    counts: dict[ProblemKind, int] = {}
     examples: tuple[FixExample, ...] = ()
     median_distance: float | None = None
     orphan_distance: float | None = None
-    not_looked_for: dict[Problem, str] = {}
+    not_looked_for: dict[ProblemKind, str] = {}
 
 
 class Hygiene(NamedTuple):
-    """The fix list with `FIX_SCHEMA`, the surest first, and the facts of the report."""
+    """The fix list (`FIX_SCHEMA`), the most certain first, and the facts of the report."""
 
     fixes: pl.DataFrame
     facts: HygieneFacts
 
 
 class _Neighbours(NamedTuple):
-    """Of (q,) `rows` of the items: (q, 10) rows of the nearest of other products, -1 where fewer were found.
+    """The neighbours of (q,) `rows` of the items.
 
-    `distance` (q,) is one less the cosine of the nearest of all, NaN where there is none.
+    `nearest` (q, 10) are the rows of the nearest items of other products, padded with -1. `distance` (q,) is one minus
+    the cosine of the nearest item of any product, NaN if there is none.
     """
 
     rows: Int64
@@ -86,7 +94,7 @@ class _Neighbours(NamedTuple):
 
 
 class _Orphans(NamedTuple):
-    """The fixes, and the distances that tell them; without these there was no telling."""
+    """The fixes, and the distances they were judged by: None if orphans could not be told."""
 
     fixes: list[_Fix]
     median: float | None = None
@@ -95,7 +103,7 @@ class _Orphans(NamedTuple):
 
 class _Fix(NamedTuple):
     row: int
-    problem: Problem
+    problem: ProblemKind
     evidence: str
     suggestion: str
     score: float
@@ -103,23 +111,22 @@ class _Fix(NamedTuple):
 
 
 def find_hygiene(bench: Bench, duplicates: pl.DataFrame, seed: int) -> Hygiene:
-    """The fix list of a catalogue; `duplicates` are the `pairs` that `find_near_duplicates` confirmed.
+    """Build the fix list of a catalogue; `duplicates` are the `pairs` that `find_near_duplicates` confirmed.
 
-    Neighbours are those that the published search finds. `score`, 0 to 1, says how sure a row is: the probability that
-    the suggestion fits better, 1 for a confirmed pair, 0.5 for an orphan at the threshold and more beyond it.
+    Neighbours are those that the published search finds. `score`, 0 to 1, says how certain a row is: the probability
+    that the suggestion fits better; 1 for a confirmed pair; 0.5 for an orphan at the threshold and more beyond it.
     """
-    items = bench.items
-    reasons: dict[Problem, str] = {}
-    found = _neighbours(bench, seed)
-    fixes = [*_category_fixes(bench, found, reasons), *_label_fixes(bench, found, reasons)]
-    orphans = _orphans(bench, found, reasons)
-    fixes += [*_duplicate_fixes(items, duplicates), *orphans.fixes]
-    item_ids = items["item_id"]
+    item_ids = bench.items["item_id"]
+    reasons: dict[ProblemKind, str] = {}
+    neighbours = _neighbours(bench, seed)
+    fixes = [*_category_fixes(bench, neighbours, reasons), *_label_fixes(bench, neighbours, reasons)]
+    orphans = _orphans(neighbours, reasons)
+    fixes += [*_duplicate_fixes(item_ids, duplicates), *orphans.fixes]
     fixes.sort(key=lambda fix: (-fix.score, fix.problem, item_ids[fix.row]))
     facts = HygieneFacts(
-        n_rows=len(items),
-        n_asked=len(found.rows),
-        counts={problem: sum(fix.problem == problem for fix in fixes) for problem in get_args(Problem)},
+        n_rows=len(item_ids),
+        n_asked=len(neighbours.rows),
+        counts={problem: sum(fix.problem == problem for fix in fixes) for problem in get_args(ProblemKind)},
         examples=tuple(_example(item_ids, fix) for fix in _first_of_each(fixes)),
         median_distance=orphans.median,
         orphan_distance=orphans.threshold,
@@ -130,7 +137,7 @@ def find_hygiene(bench: Bench, duplicates: pl.DataFrame, seed: int) -> Hygiene:
 
 
 def csv_bytes(fixes: pl.DataFrame) -> bytes:
-    """The table as CSV that a spreadsheet opens as text: UTF-8 with a byte-order mark, all cells of text quoted.
+    """Return the table as CSV that a spreadsheet opens as text: UTF-8 with a byte-order mark, text cells quoted.
 
     A cell that would begin a formula gets an apostrophe before it.
     """
@@ -141,51 +148,43 @@ def csv_bytes(fixes: pl.DataFrame) -> bytes:
 def _neighbours(bench: Bench, seed: int) -> _Neighbours:
     row_ids = bench.items["row_id"].to_numpy()
     asked = np.flatnonzero(np.isin(row_ids, sample_rows(row_ids, MAX_ASKED, seed)))
-    group = _groups(bench.items)
+    units = bench.items.select(product_unit().rank("dense").cast(pl.Int64)).to_series().to_numpy()
     nearest = np.full((len(asked), K), -1, np.int64)
     distance = np.full(len(asked), np.nan)
-    depth = min(N_FOUND if bench.items["product_id"].is_not_null().any() else K + 1, len(row_ids))
-    reranked = max(1, bench.rerank_depth * K // max(depth, 1))  # as many rows as a search for ten
+    depth = min(N_HITS if bench.items["product_id"].is_not_null().any() else K + 1, len(row_ids))
+    rerank_depth = max(1, bench.rerank_depth * K // max(depth, 1))  # reranks as many rows as a search for ten
     for start in range(0, len(asked), ASKED_AT_ONCE):
         rows = asked[start : start + ASKED_AT_ONCE]
-        scores, hits = bench.find(rows, depth, rerank_depth=reranked)
+        scores, hits = bench.find(rows, depth, rerank_depth=rerank_depth)
         positions = positions_in_gallery(hits, row_ids, depth)
-        other = (positions >= 0) & (positions != rows[:, None])
-        best = np.where(other, scores, -np.inf).max(axis=1, initial=-np.inf)
+        is_other = (positions >= 0) & (positions != rows[:, None])
+        best = np.where(is_other, scores, -np.inf).max(axis=1, initial=-np.inf)
         block = slice(start, start + len(rows))
         distance[block] = np.where(np.isfinite(best), np.maximum(1 - best.astype(np.float64), 0), np.nan)
-        nearest[block] = _first(positions, other & (group[positions] != group[rows][:, None]))
+        nearest[block] = _first(positions, is_other & (units[positions] != units[rows][:, None]))
     return _Neighbours(asked, nearest, distance)
 
 
-def _groups(items: pl.DataFrame) -> Int64:
-    """(n,) one number for the items of a product, and for each item that belongs to none."""
-    unit = pl.coalesce("product:" + pl.col("product_id"), "item:" + pl.col("item_id"))
-    return items.select(unit.rank("dense").cast(pl.Int64)).to_series().to_numpy()
-
-
-def _first(positions: Int64, wanted: np.ndarray[Any, np.dtype[np.bool_]]) -> Int64:
-    """(q, K) the first wanted positions of each row, padded with -1."""
-    order = np.argsort(~wanted, axis=1, kind="stable")[:, :K]
-    first = np.where(np.take_along_axis(wanted, order, axis=1), np.take_along_axis(positions, order, axis=1), -1)
+def _first(positions: Int64, eligible: Bool) -> Int64:
+    """Return (q, K) the first eligible positions of each row, padded with -1."""
+    order = np.argsort(~eligible, axis=1, kind="stable")[:, :K]
+    first = np.where(np.take_along_axis(eligible, order, axis=1), np.take_along_axis(positions, order, axis=1), -1)
     return np.pad(first, ((0, 0), (0, K - first.shape[1])), constant_values=-1)
 
 
-def _category_fixes(bench: Bench, found: _Neighbours, reasons: dict[Problem, str]) -> Iterator[_Fix]:
+def _category_fixes(bench: Bench, neighbours: _Neighbours, reasons: dict[ProblemKind, str]) -> Iterator[_Fix]:
     codes = bench.protocol.judgements.category
-    n_common = 0 if codes is None else int((np.bincount(codes[codes >= 0]) >= MIN_MEMBERS).sum())
-    if codes is None or n_common < 2:
-        reasons["category"] = (
-            "No item names a category."
-            if codes is None
-            else f"Fewer than two categories have {MIN_MEMBERS} items or more: there is nothing to mix up."
-        )
+    if codes is None:
+        reasons["category"] = "No item names a category."
+        return
+    if (np.bincount(codes[codes >= 0]) >= MIN_MEMBERS).sum() < 2:
+        reasons["category"] = f"Fewer than two categories have {MIN_MEMBERS} items or more: there is nothing to mix up."
         return
     names = bench.items["category"]
     name_of = dict(zip(codes.tolist(), names.to_list(), strict=True))
-    around = np.append(codes, -1)[found.nearest]
-    for at, suspect in _each(suspect_codes(codes[found.rows], around)):
-        row = int(found.rows[at])
+    neighbour_codes = np.append(codes, NO_CODE)[neighbours.nearest]
+    for query, suspect in _each(suspect_codes(codes[neighbours.rows], neighbour_codes)):
+        row = int(neighbours.rows[query])
         suggested = name_of[suspect.suggested]
         yield _Fix(
             row,
@@ -194,27 +193,27 @@ def _category_fixes(bench: Bench, found: _Neighbours, reasons: dict[Problem, str
             f"{names[row]}; of {names[row]} usually {suspect.typical:.0%} of the neighbours are",
             f"category {suggested} instead of {names[row]}",
             suspect.probability,
-            _beside(found.nearest[at]),
+            _beside(neighbours.nearest[query]),
         )
 
 
-def _label_fixes(bench: Bench, found: _Neighbours, reasons: dict[Problem, str]) -> Iterator[_Fix]:
-    """Of each item the surest label alone."""
+def _label_fixes(bench: Bench, neighbours: _Neighbours, reasons: dict[ProblemKind, str]) -> Iterator[_Fix]:
+    """Yield the most certain label fix of each item."""
     judged = bench.protocol.judgements
     if judged.labels is None:
         reasons["label"] = "No item has a label."
         return
-    place = np.full(bench.protocol.judgements.n_items + 1, -1, np.int64)
-    place[found.rows] = np.arange(len(found.rows))
-    # An item without any label says nothing of the ones it lacks.
-    spoken = judged.labels[found.rows].any(axis=1)
-    nearest = place[found.nearest]
-    nearest[~np.append(spoken, False)[nearest]] = -1
-    nearest[~spoken] = -1
-    surest: dict[int, _Fix] = {}
-    for name, suspects in zip(judged.label_names, suspect_labels(judged.labels[found.rows], nearest), strict=True):
-        for at, suspect in _each(suspects):
-            row = int(found.rows[at])
+    query_of = np.full(judged.n_items + 1, -1, np.int64)
+    query_of[neighbours.rows] = np.arange(len(neighbours.rows))
+    # An item without any label is no evidence against the labels it lacks.
+    is_labelled = judged.labels[neighbours.rows].any(axis=1)
+    nearest = query_of[neighbours.nearest]
+    nearest[~np.append(is_labelled, False)[nearest]] = -1
+    nearest[~is_labelled] = -1
+    best: dict[int, _Fix] = {}
+    for name, suspects in zip(judged.label_names, suspect_labels(judged.labels[neighbours.rows], nearest), strict=True):
+        for query, suspect in _each(suspects):
+            row = int(neighbours.rows[query])
             n_with = suspect.n_suggested if suspect.suggested else suspect.n_agree
             fix = _Fix(
                 row,
@@ -222,10 +221,10 @@ def _label_fixes(bench: Bench, found: _Neighbours, reasons: dict[Problem, str]) 
                 f"{n_with} of {suspect.n_neighbours} neighbours have the label {name}",
                 f"{'add' if suspect.suggested else 'remove'} the label {name}",
                 suspect.probability,
-                _beside(found.nearest[at]),
+                _beside(neighbours.nearest[query]),
             )
-            surest[row] = max(surest.get(row, fix), fix, key=lambda one: one.score)
-    yield from surest.values()
+            best[row] = max(best.get(row, fix), fix, key=lambda candidate: candidate.score)
+    yield from best.values()
 
 
 class _Suspect(NamedTuple):
@@ -239,50 +238,54 @@ class _Suspect(NamedTuple):
 
 def _each(suspects: Suspects) -> Iterator[tuple[int, _Suspect]]:
     columns = [column.tolist() for column in suspects]
-    return ((row, _Suspect(*rest)) for row, *rest in zip(*columns, strict=True))
+    return ((query, _Suspect(*rest)) for query, *rest in zip(*columns, strict=True))
 
 
-def _duplicate_fixes(items: pl.DataFrame, pairs: pl.DataFrame) -> Iterator[_Fix]:
-    row_of = {item_id: row for row, item_id in enumerate(items["item_id"])}
-    for item_id, other, product, other_product, similarity in pairs.iter_rows():
-        ours, theirs = (f"product {name}" if name else "no product" for name in (product, other_product))
+def _duplicate_fixes(item_ids: pl.Series, pairs: pl.DataFrame) -> Iterator[_Fix]:
+    row_of = {item_id: row for row, item_id in enumerate(item_ids)}
+    for item_id, other, product_id, other_product_id, similarity in pairs.iter_rows():
+        product, other_product = (
+            f"product {name}" if name else "no product" for name in (product_id, other_product_id)
+        )
         yield _Fix(
             row_of[item_id],
             "near_duplicate",
-            f"shows the same picture as {other} (cosine {similarity:.3f}), which belongs to {theirs}; it to {ours}",
+            f"shows the same picture as {other} (cosine {similarity:.3f}), which belongs to {other_product}; "
+            f"it to {product}",
             f"one product for {item_id} and {other}, or another picture for one of them",
             1.0,
             (row_of[other],),
         )
 
 
-def _orphans(bench: Bench, found: _Neighbours, reasons: dict[Problem, str]) -> _Orphans:
-    """Items whose nearest is far beyond the usual distance, by Iglewicz and Hoaglin's modified z-score above 3.5.
+def _orphans(neighbours: _Neighbours, reasons: dict[ProblemKind, str]) -> _Orphans:
+    """Find items whose nearest is unusually far: Iglewicz and Hoaglin's modified z-score above 3.5.
 
-    ("How to Detect and Handle Outliers", ASQC 1993.) The deviation is that of the distances above the median, for they
-    lie wider on that side.
+    ("How to Detect and Handle Outliers", ASQC 1993.) The deviation is taken over the distances above the median, which
+    spread wider than those below.
     """
-    known = found.distance[~np.isnan(found.distance)]
-    if len(known) < MIN_FOR_ORPHANS:
+    distance = neighbours.distance
+    defined = distance[~np.isnan(distance)]
+    if len(defined) < MIN_FOR_ORPHANS:
         reasons["orphan"] = f"Fewer than {MIN_FOR_ORPHANS} items have a neighbour: there is no usual distance."
         return _Orphans([])
-    median = float(np.median(known))
-    deviation = float(np.median(known[known >= median] - median))
+    median = float(np.median(defined))
+    deviation = float(np.median(defined[defined >= median] - median))
     if deviation <= 0:
         reasons["orphan"] = "Most items are equally far from their nearest: there is no usual spread of distances."
         return _Orphans([])
-    z = 0.6745 * (found.distance - median) / deviation
+    z = 0.6745 * (distance - median) / deviation
     threshold = median + MAX_Z * deviation / 0.6745
     fixes = [
         _Fix(
-            int(found.rows[at]),
+            int(neighbours.rows[query]),
             "orphan",
-            f"nothing is nearer than {found.distance[at]:.3f}; usual is {median:.3f}, far from {threshold:.3f} on",
+            f"nothing is nearer than {distance[query]:.3f}; usual is {median:.3f}, far from {threshold:.3f} on",
             "look whether the picture shows the product, and the product belongs to the catalogue",
-            1 - MAX_Z / (2 * float(z[at])),
-            _beside(found.nearest[at]),
+            1 - MAX_Z / (2 * float(z[query])),
+            _beside(neighbours.nearest[query]),
         )
-        for at in np.flatnonzero(z > MAX_Z).tolist()
+        for query in np.flatnonzero(z > MAX_Z).tolist()
     ]
     return _Orphans(fixes, median, threshold)
 
@@ -292,7 +295,7 @@ def _beside(positions: Int64) -> tuple[int, ...]:
 
 
 def _first_of_each(fixes: list[_Fix]) -> Iterator[_Fix]:
-    for problem in get_args(Problem):
+    for problem in get_args(ProblemKind):
         yield from [fix for fix in fixes if fix.problem == problem][:N_SHOWN]
 
 

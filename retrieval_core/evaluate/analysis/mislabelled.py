@@ -1,22 +1,23 @@
-"""Items whose neighbours disagree with what the catalogue says of them, by odds rather than by a count.
+"""Items whose neighbours contradict what the catalogue says of them, judged by odds rather than by a count.
 
-A label may be right after all in two ways, and the odds of both add up.
+There are two ways for a given category to be right although the neighbours disagree. Their odds are added.
 
-Its category may look so. Seven of ten neighbours in another category mean little where the two are mixed everywhere,
-and much where they never are. So the neighbours of item i are weighed against those that items of each category have on
-average (Q): the likelihood ratio of suggested category s against given category g is the product of Q[s, c] / Q[g, c]
-over the categories c of the neighbours. Neighbours of one item resemble each other, so they count as fewer than they
-are: their log-likelihood is divided by Kish's design effect 1 + (m - 1) rho, with rho the intra-class correlation of
-agreement among the items that most neighbours agree with (Kish, "Survey Sampling", Wiley 1965). Prior odds are those of
-a wrong label in common data sets, 3.3% (Northcutt, Athalye and Mueller, "Pervasive label errors in test sets
-destabilize machine learning benchmarks", NeurIPS 2021).
+First, items of the given category may generally have such neighbours. Seven of ten neighbours in another category mean
+little where the two categories are mixed everywhere, and much where they never are. So the neighbours of item i are
+compared with the neighbours that items of each category have on average (Q): the likelihood ratio of the suggested
+category s against the given category g is the product of Q[s, c] / Q[g, c] over the categories c of the neighbours.
+Neighbours of one item resemble each other, so they count as fewer than they are: their log-likelihood is divided by
+Kish's design effect 1 + (m - 1) rho, with rho the intra-class correlation of agreement, estimated on the items that
+most neighbours agree with (Kish, "Survey Sampling", Wiley 1965). The prior odds are those of a wrong label in common
+data sets, 3.3% (Northcutt, Athalye and Mueller, "Pervasive label errors in test sets destabilize machine learning
+benchmarks", NeurIPS 2021).
 
-Or the place may be mixed. Where n of m neighbours have the given category, an item of it is no wonder: against a wrong
-label its odds are n to the number with the suggested one, each with its part of Jeffreys' half neighbour, by the same
-prior odds.
+Second, this part of the embedding space may be mixed. If n of m neighbours have the given category, finding an item of
+it there is no surprise. The odds against a wrong label are then n to the number of neighbours with the suggested
+category, each smoothed by its share of half a neighbour (Jeffreys' prior), times the same prior odds.
 
-As in confident learning (Northcutt, Jiang and Chuang, JAIR 70, 2021), an item is suspect only where the suggested
-category holds at least the share of its neighbours that it holds of its own members' on average.
+As in confident learning (Northcutt, Jiang and Chuang, JAIR 70, 2021), an item is a suspect only if the suggested
+category holds at least the share of its neighbours that it holds, on average, among the neighbours of its own members.
 """
 
 from __future__ import annotations
@@ -29,20 +30,20 @@ from retrieval_core.arrays import Bool, Float64, Int64, UInt8
 from retrieval_core.metrics.relevance import row_blocks
 
 PRIOR = 0.033
-MIN_MEMBERS = 5  # a rarer category or label cannot be told from its neighbours
-SMOOTHING = 0.5  # neighbours added to each cell of Q, so that what was never seen is not impossible
-LEAST = 0.5  # probability from which a person should look
+MIN_MEMBERS = 5  # fewer say nothing about the usual neighbours of a category or label
+SMOOTHING = 0.5  # neighbours added to each cell of Q, so that a pair that was never seen is not impossible
+MIN_PROBABILITY = 0.5  # from which a person should look
 NO_CODE = -1
-MAX_CODES = 2_000  # bounds the table of all pairs
-MAX_LOG_ODDS = 700.0  # of which the exponential is still finite
+MAX_CODES = 2_000  # bounds the size of Q
+MAX_LOG_ODDS = 700.0  # the exponential of more overflows a float64
 
 Counts = UInt8
 
 
 class Suspects(NamedTuple):
-    """(s,) suspects: `rows` of what was asked, the codes `suggested` for them, and the `probability` that these fit.
+    """(s,) suspects: their `rows` in the input, the codes `suggested`, and the `probability` that these fit better.
 
-    `n_agree` of `n_neighbours` have the given code, `n_suggested` the suggested one; `typical` is the mean share of
+    `n_agree` of the `n_neighbours` have the given code, `n_suggested` the suggested one. `typical` is the mean share of
     neighbours with the given code among the items that have it.
     """
 
@@ -56,71 +57,71 @@ class Suspects(NamedTuple):
 
 
 def suspect_codes(given: Int64, neighbour_codes: Int64) -> Suspects:
-    """Weigh (n,) codes of items against the (n, k) codes of their neighbours, -1 for none or unknown; k at most 255.
+    """Compare (n,) codes of items with the (n, k) codes of their neighbours; -1 is none or unknown, k at most 255.
 
-    Codes of fewer than `MIN_MEMBERS` items, and all but the commonest `MAX_CODES`, are neither doubted nor suggested.
-    Suspects have probability `LEAST` or more.
+    Codes with fewer than `MIN_MEMBERS` items, and all but the `MAX_CODES` most frequent, are neither doubted nor
+    suggested. Returns the suspects of probability `MIN_PROBABILITY` or more.
     """
     usable = _usable(given)
     judged = np.flatnonzero(np.isin(given, usable) & (neighbour_codes >= 0).any(axis=1))
     if len(usable) < 2 or not len(judged):
-        return _nobody()
+        return _no_suspects()
     codes = np.searchsorted(usable, given[judged])
     counts = _count_codes(neighbour_codes[judged], usable)
     habits = _habits(codes, counts)
     effect = _design_effect(codes, counts)
-    found = [
-        _weigh(codes[rows], counts[rows].astype(np.float64), effect[rows], habits)
+    blocks = [
+        _best_alternative(codes[rows], counts[rows].astype(np.float64), effect[rows], habits)
         for rows in row_blocks(len(judged), counts.shape[1])
     ]
-    best, probability = (np.concatenate(parts) for parts in zip(*found, strict=True))
-    suspect = np.flatnonzero(probability >= LEAST)
-    own, suggested = codes[suspect], best[suspect]
+    best, probability = (np.concatenate(parts) for parts in zip(*blocks, strict=True))
+    suspect = np.flatnonzero(probability >= MIN_PROBABILITY)
+    given_code, suggested = codes[suspect], best[suspect]
     return Suspects(
         rows=judged[suspect],
         suggested=usable[suggested],
         probability=probability[suspect],
-        n_agree=counts[suspect, own].astype(np.int64),
+        n_agree=counts[suspect, given_code].astype(np.int64),
         n_suggested=counts[suspect, suggested].astype(np.int64),
         n_neighbours=counts[suspect].sum(axis=1, dtype=np.int64),
-        typical=habits.own_share[own],
+        typical=habits.own_share[given_code],
     )
 
 
 def suspect_labels(given: Bool, neighbours: Int64) -> list[Suspects]:
-    """For each label of (n, l) bool, whether the neighbours, (n, k) rows of it or -1, say that it is wrong or missing.
+    """Return, for each label of (n, l) bool `given`, the items that seem to have it wrongly or to lack it.
 
-    The codes are 0 for an item without the label and 1 for one with it.
+    `neighbours` are (n, k) rows of `given`, -1 for none. The codes are 1 for an item with the label, 0 without.
     """
-    found = []
+    suspects = []
     absent = neighbours < 0
     for column in range(given.shape[1]):
         label = given[:, column].astype(np.int64)
-        found.append(suspect_codes(label, np.where(absent, NO_CODE, label[neighbours])))
-    return found
+        suspects.append(suspect_codes(label, np.where(absent, NO_CODE, label[neighbours])))
+    return suspects
 
 
 class _Habits(NamedTuple):
-    """(c, c + 1) log Q, smoothed, the last column for all codes that are not looked at; (c,) its plain diagonal."""
+    """(c, c + 1) smoothed log Q, with a last column for all unusable codes, and the (c,) diagonal of Q before that."""
 
     log_q: Float64
     own_share: Float64
 
 
 def _usable(given: Int64) -> Int64:
-    """Ascending: the codes that can be told."""
+    """Return the codes with enough members to be judged, ascending."""
     codes, n_members = np.unique(given[given >= 0], return_counts=True)
     common = np.argsort(-n_members, kind="stable")[:MAX_CODES]
     return np.sort(codes[common[n_members[common] >= MIN_MEMBERS]])
 
 
 def _count_codes(codes: Int64, usable: Int64) -> Counts:
-    """(n, c + 1) how many of each row's codes are each usable one, and last how many are another."""
+    """Return (n, c + 1) how often each usable code is among each row's codes; the last column counts all others."""
     counts = np.zeros((len(codes), len(usable) + 1), np.uint8)
     row, column = np.nonzero(codes >= 0)
-    known = codes[row, column]
-    place = np.minimum(np.searchsorted(usable, known), len(usable) - 1)
-    np.add.at(counts, (row, np.where(usable[place] == known, place, len(usable))), 1)
+    values = codes[row, column]
+    position = np.minimum(np.searchsorted(usable, values), len(usable) - 1)
+    np.add.at(counts, (row, np.where(usable[position] == values, position, len(usable))), 1)
     return counts
 
 
@@ -132,14 +133,14 @@ def _habits(codes: Int64, counts: Counts) -> _Habits:
 
 
 def _design_effect(codes: Int64, counts: Counts) -> Float64:
-    """(n,) how many neighbours are worth one independent one: how much more their agreement varies than by chance.
+    """Return (n,) Kish's design effect: how much more the neighbours' agreement varies than that of independent ones.
 
-    Wrong labels would vary it too, so only items that most neighbours agree with are looked at.
+    Wrong labels would add to the variation, so only items that most neighbours agree with are used.
     """
     n_agree, size = counts[np.arange(len(codes)), codes], counts.sum(axis=1, dtype=np.int64)
     trusted = np.flatnonzero(n_agree >= counts.max(axis=1))
-    share, own, m = n_agree[trusted] / size[trusted], codes[trusted], size[trusted]
-    mean = (np.bincount(own, share) / np.maximum(np.bincount(own), 1))[own]
+    share, code, m = n_agree[trusted] / size[trusted], codes[trusted], size[trusted]
+    mean = (np.bincount(code, share) / np.maximum(np.bincount(code), 1))[code]
     spread = mean * (1 - mean)
     expected, independent = spread.sum(), (spread / m).sum()
     excess = ((share - mean) ** 2).sum() - independent
@@ -147,22 +148,22 @@ def _design_effect(codes: Int64, counts: Counts) -> Float64:
     return np.asarray(1 + (size - 1) * np.clip(rho, 0.0, 1.0))
 
 
-def _weigh(codes: Int64, held: Float64, effect: Float64, habits: _Habits) -> tuple[Int64, Float64]:
-    """(n,) the code that fits best instead, and the probability that it does; 0 where none is confident."""
-    own = np.arange(len(codes)), codes
-    likelihood = held @ habits.log_q.T
-    gain = (likelihood - likelihood[own][:, None]) / effect[:, None]
-    share = held[:, :-1] / held.sum(axis=1, keepdims=True)
+def _best_alternative(codes: Int64, counts: Float64, effect: Float64, habits: _Habits) -> tuple[Int64, Float64]:
+    """Return (n,) the alternative code that fits best and the probability that it does; 0 if no code is confident."""
+    given = np.arange(len(codes)), codes
+    likelihood = counts @ habits.log_q.T
+    gain = (likelihood - likelihood[given][:, None]) / effect[:, None]
+    share = counts[:, :-1] / counts.sum(axis=1, keepdims=True)
     gain[share < habits.own_share] = -np.inf
-    gain[own] = -np.inf
+    gain[given] = -np.inf
     best = gain.argmax(axis=1)
     at_best = np.arange(len(codes)), best
-    smoothing = SMOOTHING / held.shape[1]
-    by_habit = np.exp(np.minimum(-gain[at_best], MAX_LOG_ODDS))
-    by_place = (held[own] + smoothing) / (held[at_best] + smoothing)
-    return best, 1 / (1 + (by_habit + by_place) * (1 - PRIOR) / PRIOR)
+    smoothing = SMOOTHING / counts.shape[1]
+    odds_by_habit = np.exp(np.minimum(-gain[at_best], MAX_LOG_ODDS))
+    odds_by_mixture = (counts[given] + smoothing) / (counts[at_best] + smoothing)
+    return best, 1 / (1 + (odds_by_habit + odds_by_mixture) * (1 - PRIOR) / PRIOR)
 
 
-def _nobody() -> Suspects:
-    whole, real = np.empty(0, np.int64), np.empty(0)
-    return Suspects(whole, whole, real, whole, whole, whole, real)
+def _no_suspects() -> Suspects:
+    integers, floats = np.empty(0, np.int64), np.empty(0)
+    return Suspects(integers, integers, floats, integers, integers, integers, floats)

@@ -1,9 +1,10 @@
-"""Near-duplicates across products: the same picture under two product numbers, or under none.
+"""Near-duplicates across products: one picture under two product numbers, or under none.
 
-Vectors nominate and pictures decide. No one cosine tells a duplicate: of ten pairs among 1,550 street photographs the
-cosines were 0.99 and more under some backbones and 0.2 to 0.8 under others, where unlike pictures reach 0.99 under the
-former. But nine of the ten are among each other's five nearest (the mean of 94 sets of vectors), and are much nearer
-than the fifth is: among the hundred pairs nearest by that measure are eight of them, by their cosine six.
+Vectors nominate pairs and pixels decide. No single cosine identifies a duplicate: of ten known pairs among 1,550 street
+photographs, the cosines were 0.99 and more under some backbones and 0.2 to 0.8 under others, and under the former
+unlike pictures reach 0.99 too. But nine of the ten are among each other's five nearest (mean over 94 sets of vectors),
+and much nearer than the fifth: ranked by that ratio, the first hundred pairs contain eight of the ten; ranked by
+cosine, six.
 """
 
 from __future__ import annotations
@@ -23,20 +24,20 @@ from retrieval_core.images import Preprocess
 from retrieval_core.metrics.picture_similarity import near_duplicates, thumbnails
 
 N_NEIGHBOURS = 5
-MAX_ASKED = 10_000  # rows that search for their own like; of a larger catalogue those with the lowest hashes
+MAX_ASKED = 10_000  # rows used as queries; in a larger catalogue those with the lowest hashes
 ASKED_AT_ONCE = 4_096
-MAX_COMPARED = 1_000  # pairs whose pictures are read, those first that stand out most
+MAX_COMPARED = 1_000  # pairs whose pictures are compared, in order of rank
 N_SHOWN = 12
 SQUARE = Preprocess(size_px=96, crop="squash")
 THREADS = 4
-EQUAL = 1e-6  # a distance below this is rounding
+MIN_DISTANCE = 1e-6  # a smaller distance is rounding
 BATCH = 32
 
 COLUMNS = ("item_id", "other_item_id", "product_id", "other_product_id", "similarity")
 
 
 class DuplicatePair(Value):
-    """Two items that show the same picture, their products (None where unknown) and the cosine of their vectors."""
+    """Two items that show the same picture, their products (None if unknown) and the cosine of their vectors."""
 
     items: tuple[str, str]
     products: tuple[str | None, str | None]
@@ -45,10 +46,10 @@ class DuplicatePair(Value):
 
 
 class DuplicateFacts(Value):
-    """Pictures that several products share: `n_pairs` were confirmed among the `n_compared` pairs that were looked at.
+    """Pictures that several products share: `n_pairs` were confirmed among the `n_compared` pairs that were compared.
 
-    Those stand out most of the `n_near` pairs of neighbours, which `n_asked` of `n_rows` rows found by searching the
-    index. `pairs` are the most similar.
+    `n_asked` of the `n_rows` rows searched the index and gave `n_near` pairs of neighbours; those with the highest rank
+    were compared. `pairs` are the most similar of the confirmed ones.
     """
 
     n_rows: int = 0
@@ -60,71 +61,74 @@ class DuplicateFacts(Value):
 
 
 class NearDuplicates(NamedTuple):
-    """What was found: `pairs` with `COLUMNS`, the most similar first, and the facts of the report."""
+    """The confirmed `pairs` (`COLUMNS`), the most similar first, and the facts of the report."""
 
     pairs: pl.DataFrame
     facts: DuplicateFacts
 
 
 class _Pairs(NamedTuple):
-    """Positions in the items, (n,) each with first < second, the pairs first that stand out most."""
+    """(n,) positions in the items of both sides of each pair, first < second, in order of rank."""
 
     first: Int64
     second: Int64
 
-    def take(self, chosen: Int64) -> _Pairs:
-        return _Pairs(self.first[chosen], self.second[chosen])
+    def take(self, rows: Int64) -> _Pairs:
+        return _Pairs(self.first[rows], self.second[rows])
 
 
 def find_near_duplicates(bench: Bench, max_pixels: int, seed: int) -> NearDuplicates:
-    """Pairs of items that show the same picture and are not known to be one product.
+    """Find pairs of items that show the same picture and are not known to be one product.
 
-    Each asking row searches the index for the five nearest to itself. Of these pairs, the thousand that stand out most
-    are compared by their pictures; those whose files are equal need no look.
+    Each query row searches the index for its five nearest. Of the pairs this gives, the `MAX_COMPARED` with the highest
+    rank are compared by their pictures; pairs with identical files need no comparison.
     """
-    asking = _asking(bench.items, seed)
-    nearest = _across_products(bench.items, _nearest_pairs(bench, asking))
+    queries = _query_rows(bench.items, seed)
+    nearest = _across_products(bench.items, _nearest_pairs(bench, queries))
     content = bench.items["content_id"].to_numpy()
-    same_file = content[nearest.first] == content[nearest.second]
-    others = nearest.take(np.flatnonzero(~same_file)[:MAX_COMPARED])
-    alike = others.take(np.flatnonzero(_same_picture(bench.items, others, max_pixels)))
-    confirmed = _Pairs(*map(np.concatenate, zip(nearest.take(np.flatnonzero(same_file)), alike, strict=True)))
+    is_same_file = content[nearest.first] == content[nearest.second]
+    compared = nearest.take(np.flatnonzero(~is_same_file)[:MAX_COMPARED])
+    alike = compared.take(np.flatnonzero(_same_picture(bench.items, compared, max_pixels)))
+    confirmed = _Pairs(*map(np.concatenate, zip(nearest.take(np.flatnonzero(is_same_file)), alike, strict=True)))
     pairs = _table(bench, confirmed)
     facts = DuplicateFacts(
         n_rows=len(bench.items),
-        n_asked=len(asking),
+        n_asked=len(queries),
         n_near=len(nearest.first),
-        n_compared=int(same_file.sum()) + len(others.first),
+        n_compared=int(is_same_file.sum()) + len(compared.first),
         n_pairs=len(pairs),
-        pairs=_shown(bench.items, pairs),
+        pairs=_first_pairs(bench.items, pairs),
     )
     return NearDuplicates(pairs, facts)
 
 
-def _asking(items: pl.DataFrame, seed: int) -> Int64:
-    """Positions of the rows that search, ascending."""
+def _query_rows(items: pl.DataFrame, seed: int) -> Int64:
+    """Return the positions of the rows that search the index, ascending."""
     hashes = hash_rows(items["row_id"].to_numpy(), seed)
     return np.sort(np.argsort(hashes, kind="stable")[:MAX_ASKED])
 
 
-def _nearest_pairs(bench: Bench, asking: Int64) -> _Pairs:
-    """Every pair of which one is among the five nearest of the other."""
+def _nearest_pairs(bench: Bench, queries: Int64) -> _Pairs:
+    """Return every pair in which one is among the five nearest of the other.
+
+    They are ranked by their distance relative to the distance of the query's fifth neighbour, the smallest ratio first.
+    """
     row_ids = bench.items["row_id"].to_numpy()
-    found, nearness = [np.empty((0, 2), np.int64)], [np.empty(0, np.float32)]
-    for start in range(0, len(asking), ASKED_AT_ONCE):
-        rows = asking[start : start + ASKED_AT_ONCE]
+    pairs_by_block, ratios_by_block = [np.empty((0, 2), np.int64)], [np.empty(0, np.float32)]
+    for start in range(0, len(queries), ASKED_AT_ONCE):
+        rows = queries[start : start + ASKED_AT_ONCE]
         scores, hits = bench.find(rows, N_NEIGHBOURS + 1)
         positions = positions_in_gallery(hits, row_ids, N_NEIGHBOURS + 1)
         distance = np.maximum(1 - scores, 0)
         query, slot = np.nonzero((positions >= 0) & (positions != rows[:, None]))
         farthest = np.where(positions >= 0, distance, 0).max(axis=1)
-        found.append(np.sort(np.stack([rows[query], positions[query, slot]], axis=1), axis=1))
-        nearness.append(distance[query, slot] / np.maximum(farthest[query], EQUAL))
-    both, ratio = np.concatenate(found), np.concatenate(nearness)
-    order = np.lexsort((both[:, 1], both[:, 0], ratio))
-    _, once = np.unique(both[order], axis=0, return_index=True)
-    pairs = both[order[np.sort(once)]]
-    return _Pairs(pairs[:, 0], pairs[:, 1])
+        pairs_by_block.append(np.sort(np.stack([rows[query], positions[query, slot]], axis=1), axis=1))
+        ratios_by_block.append(distance[query, slot] / np.maximum(farthest[query], MIN_DISTANCE))
+    pairs, ratios = np.concatenate(pairs_by_block), np.concatenate(ratios_by_block)
+    ranked = pairs[np.lexsort((pairs[:, 1], pairs[:, 0], ratios))]
+    _, first_seen = np.unique(ranked, axis=0, return_index=True)
+    unique = ranked[np.sort(first_seen)]
+    return _Pairs(unique[:, 0], unique[:, 1])
 
 
 def _across_products(items: pl.DataFrame, pairs: _Pairs) -> _Pairs:
@@ -134,25 +138,25 @@ def _across_products(items: pl.DataFrame, pairs: _Pairs) -> _Pairs:
 
 
 def _same_picture(items: pl.DataFrame, pairs: _Pairs, max_pixels: int) -> list[bool]:
-    """Whether the pictures of each pair are the same; no where one of them cannot be read any more."""
+    """Return for each pair whether its pictures are the same; False if one of them can no longer be read."""
     content = items["content_id"]
     ids = list(zip(content.gather(pairs.first), content.gather(pairs.second), strict=True))
-    wanted = sorted({key for pair in ids for key in pair})
-    pictures = items.filter(pl.col("content_id").is_in(wanted)).unique("content_id", keep="first").sort("content_id")
+    compared = sorted({key for pair in ids for key in pair})
+    pictures = items.filter(pl.col("content_id").is_in(compared)).unique("content_id", keep="first").sort("content_id")
     alike = _alike(pictures, max_pixels)
     return [(a, b) in alike or (b, a) in alike for a, b in ids]
 
 
 def _alike(pictures: pl.DataFrame, max_pixels: int) -> set[tuple[str, str]]:
-    """Pairs of content ids of `pictures` (content_id, image_uri, item_id) that show the same."""
+    """Return the pairs of content ids in `pictures` (content_id, image_uri, item_id) that show the same picture."""
     rows = pictures.select("content_id", "image_uri", "item_id").iter_rows(named=True)
     load = SquareLoader(None, "raw", 0.0, SQUARE, max_pixels)
     ids: list[str] = []
-    small = [np.empty((0, 24, 24, 3), np.uint8)]
+    shrunk = [np.empty((0, 24, 24, 3), np.uint8)]
     for loaded in in_batches([Picture(**row) for row in rows], load, BATCH, THREADS):
         ids += loaded.content_ids
-        small.append(thumbnails(loaded.pixels))
-    return {(ids[a], ids[b]) for a, b in near_duplicates(np.concatenate(small))}
+        shrunk.append(thumbnails(loaded.pixels))
+    return {(ids[a], ids[b]) for a, b in near_duplicates(np.concatenate(shrunk))}
 
 
 def _table(bench: Bench, pairs: _Pairs) -> pl.DataFrame:
@@ -166,7 +170,7 @@ def _table(bench: Bench, pairs: _Pairs) -> pl.DataFrame:
     )
 
 
-def _shown(items: pl.DataFrame, pairs: pl.DataFrame) -> tuple[DuplicatePair, ...]:
+def _first_pairs(items: pl.DataFrame, pairs: pl.DataFrame) -> tuple[DuplicatePair, ...]:
     row_of = {item_id: row for row, item_id in enumerate(items["item_id"])}
     return tuple(
         DuplicatePair(

@@ -1,7 +1,8 @@
-"""Neighbour churn: how much of what stood beside an item since the last release stands there no more, and why.
+"""Neighbour churn: how much of what stood beside an item in the previous release is no longer there, and why.
 
-The model's part is what changes among the items that both releases show unchanged: the same items, searched by the old
-vectors and by the new ones. The rest is the catalogue's: what came, went, or shows another picture.
+The model accounts for what changes among the items that both releases show unchanged, when these alone are searched by
+the previous vectors and by the current ones. The catalogue accounts for the rest: items that were added, removed, or
+show another picture.
 """
 
 from __future__ import annotations
@@ -22,7 +23,9 @@ N_SHOWN = 12
 
 
 class MovedItem(Value):
-    """An item whose neighbourhood moved: shares of its ten nearest that changed, and both lists, nearest first."""
+    """An item whose neighbours changed: the share of its ten nearest that did, the part of that share which the model
+    accounts for, and the item ids of both neighbourhoods, nearest first.
+    """
 
     item_id: str
     churn: float
@@ -32,10 +35,10 @@ class MovedItem(Value):
 
 
 class ChurnFacts(Value):
-    """Of `n_asked` of the `n_shared` items that both releases have, what became of their ten nearest.
+    """How the ten nearest changed, over `n_asked` of the `n_shared` items that both releases have.
 
     `churn` is the mean share that changed, 0 to 1, and the sum of `by_catalogue` and `by_model`; `low` and `high` are
-    its 95% interval where only some of the items were asked. `left` counts neighbours that went (removed, changed,
+    its 95% interval, given only if a sample was asked. `left` counts the neighbours that went (removed, changed,
     crowded_out), `entered` those that came (new, changed, moved_in). `histogram` counts items by how many of their ten
     changed, 0 to 10. `missing` says why nothing could be compared.
     """
@@ -57,68 +60,71 @@ class ChurnFacts(Value):
 
 
 class _Shared(NamedTuple):
-    """Ascending row ids: items of both releases, and those of them that show the same picture in both."""
+    """Row ids, ascending: `rows` of the items in both releases, `unchanged` of those with the same picture in both."""
 
     rows: Int64
     unchanged: Int64
 
 
 class _Change(NamedTuple):
-    """(q, 10) row ids of both neighbourhoods, -1 where there are fewer; (q, 10) bool what stayed of each; (q,) churn.
+    """The neighbourhoods of (q,) items: (q, 10) row ids in both releases, padded with -1.
 
-    NaN where there were no neighbours and are none.
+    `stayed` (q, 10) bool are the previous neighbours that are still there, `existed` (q, 10) bool the current ones that
+    were there. `churn` (q,) is NaN if there are no neighbours in either release.
     """
 
     before: Int64
     after: Int64
-    kept: Bool
-    known: Bool
+    stayed: Bool
+    existed: Bool
     churn: Float64
 
 
-def find_churn(then: Indexed | None, now: Indexed, seed: int) -> ChurnFacts | None:
-    """Compare the ten nearest of the items that both releases have; None on a first night, without a `then`.
+def find_churn(previous: Indexed | None, current: Indexed, seed: int) -> ChurnFacts | None:
+    """Compare the ten nearest of the items that both releases have; None without a previous release.
 
-    The releases may differ in width and model. Above `MAX_ASKED` shared items, that many are drawn by hash.
+    The releases may differ in width and model. Above `MAX_ASKED` shared items, that many are sampled by their hash.
     """
-    if then is None:
+    if previous is None:
         return None
-    shared = _shared(then.items, now.items)
+    shared = _shared(previous.items, current.items)
     asked = sample_rows(shared.rows, MAX_ASKED, seed)
     counts = {"n_shared": len(shared.rows), "n_unchanged": len(shared.unchanged), "n_asked": len(asked)}
     if not len(asked):
         return ChurnFacts(**counts, missing="The two releases have no item in common.")
-    change = _compare(then, now, asked)
+    change = _compare(previous, current, asked)
     if np.isnan(change.churn).all():
         return ChurnFacts(**counts, missing="No item has a neighbour: the releases hold one item each.")
-    by_model = _churn_by_model(then, now, asked, shared.unchanged, change.churn)
+    by_model = _churn_by_model(previous, current, asked, shared.unchanged, change.churn)
     is_sample = len(asked) < len(shared.rows)
     interval = paired_bootstrap(change.churn, np.zeros(len(asked)), seed=seed) if is_sample else None
     mean, mean_by_model = float(np.nanmean(change.churn)), float(np.nanmean(by_model))
     return ChurnFacts(
         **counts,
-        same_space=then.family == now.family,
+        same_space=previous.family == current.family,
         churn=mean,
         by_catalogue=mean - mean_by_model,
         by_model=mean_by_model,
         low=interval.low if interval else None,
         high=interval.high if interval else None,
-        left=_left(change, now.items, shared),
-        entered=_entered(change, then.items, shared),
+        left=_left(change, current.items, shared),
+        entered=_entered(change, previous.items, shared),
         histogram=_histogram(change.churn),
-        moved=_most_moved(then, now, asked, change, by_model, seed),
+        moved=_most_moved(previous, current, asked, change, by_model, seed),
     )
 
 
-def _shared(then: pl.DataFrame, now: pl.DataFrame) -> _Shared:
-    both = then.select("row_id", "content_id").join(now.select("row_id", "content_id"), on="row_id", suffix="_now")
-    same = both.filter(pl.col("content_id") == pl.col("content_id_now"))
-    return _Shared(both["row_id"].sort().to_numpy(), same["row_id"].sort().to_numpy())
+def _shared(previous: pl.DataFrame, current: pl.DataFrame) -> _Shared:
+    both = previous.select("row_id", "content_id").join(
+        current.select("row_id", "content_id"), on="row_id", suffix="_now"
+    )
+    unchanged = both.filter(pl.col("content_id") == pl.col("content_id_now"))
+    return _Shared(both["row_id"].sort().to_numpy(), unchanged["row_id"].sort().to_numpy())
 
 
-def _compare(then: Indexed, now: Indexed, asked: Int64, among: Int64 | None = None) -> _Change:
-    _, before = then.nearest(asked, K, among)
-    _, after = now.nearest(asked, K, among)
+def _compare(previous: Indexed, current: Indexed, asked: Int64, among: Int64 | None = None) -> _Change:
+    _, before = previous.nearest(asked, K, among)
+    _, after = current.nearest(asked, K, among)
     same = (before[:, :, None] == after[:, None, :]) & (before >= 0)[:, :, None]
     size = np.maximum((before >= 0).sum(axis=1), (after >= 0).sum(axis=1))
     n_kept = same.any(axis=2).sum(axis=1)
@@ -126,20 +132,20 @@ def _compare(then: Indexed, now: Indexed, asked: Int64, among: Int64 | None = No
     return _Change(before, after, same.any(axis=2), same.any(axis=1), churn)
 
 
-def _churn_by_model(then: Indexed, now: Indexed, asked: Int64, unchanged: Int64, churn: Float64) -> Float64:
-    """(q,) each item's churn among the unchanged ones, at most its whole churn; 0 where its own picture changed."""
+def _churn_by_model(previous: Indexed, current: Indexed, asked: Int64, unchanged: Int64, churn: Float64) -> Float64:
+    """Return (q,) each item's churn among unchanged items, at most its whole churn; 0 if its own picture changed."""
     by_model = np.where(np.isnan(churn), np.nan, 0.0)
     is_unchanged = np.isin(asked, unchanged)
-    if then.family == now.family or not is_unchanged.any():
+    if previous.family == current.family or not is_unchanged.any():
         return by_model
-    among = _compare(then, now, asked[is_unchanged], unchanged).churn
-    by_model[is_unchanged] = np.fmin(np.nan_to_num(among), churn[is_unchanged])
+    among_unchanged = _compare(previous, current, asked[is_unchanged], unchanged).churn
+    by_model[is_unchanged] = np.fmin(np.nan_to_num(among_unchanged), churn[is_unchanged])
     return by_model
 
 
-def _left(change: _Change, now: pl.DataFrame, shared: _Shared) -> dict[str, int]:
-    gone = change.before[(change.before >= 0) & ~change.kept]
-    removed, crowded_out = ~np.isin(gone, now["row_id"].to_numpy()), np.isin(gone, shared.unchanged)
+def _left(change: _Change, current: pl.DataFrame, shared: _Shared) -> dict[str, int]:
+    went = change.before[(change.before >= 0) & ~change.stayed]
+    removed, crowded_out = ~np.isin(went, current["row_id"].to_numpy()), np.isin(went, shared.unchanged)
     return {
         "removed": int(removed.sum()),
         "changed": int((~removed & ~crowded_out).sum()),
@@ -147,9 +153,9 @@ def _left(change: _Change, now: pl.DataFrame, shared: _Shared) -> dict[str, int]
     }
 
 
-def _entered(change: _Change, then: pl.DataFrame, shared: _Shared) -> dict[str, int]:
-    came = change.after[(change.after >= 0) & ~change.known]
-    new, moved_in = ~np.isin(came, then["row_id"].to_numpy()), np.isin(came, shared.unchanged)
+def _entered(change: _Change, previous: pl.DataFrame, shared: _Shared) -> dict[str, int]:
+    came = change.after[(change.after >= 0) & ~change.existed]
+    new, moved_in = ~np.isin(came, previous["row_id"].to_numpy()), np.isin(came, shared.unchanged)
     return {"new": int(new.sum()), "changed": int((~new & ~moved_in).sum()), "moved_in": int(moved_in.sum())}
 
 
@@ -159,27 +165,28 @@ def _histogram(churn: Float64) -> tuple[int, ...]:
 
 
 def _most_moved(
-    then: Indexed, now: Indexed, asked: Int64, change: _Change, by_model: Float64, seed: int
+    previous: Indexed, current: Indexed, asked: Int64, change: _Change, by_model: Float64, seed: int
 ) -> tuple[MovedItem, ...]:
-    """Of items that moved as much, those first that hash lowest: not always the same shelf of the catalogue."""
+    """Return the items with the largest churn; ties are broken by hash, to favour no part of the catalogue."""
     order = np.lexsort((hash_rows(asked, seed), -np.nan_to_num(change.churn)))[:N_SHOWN]
-    shown = [int(place) for place in order if change.churn[place] > 0]
-    names = [_names(side.items, found[shown]) for side, found in ((then, change.before), (now, change.after))]
-    own = _names(now.items, asked[shown][:, None])
+    chosen = [int(position) for position in order if change.churn[position] > 0]
+    item_ids = _item_ids(current.items, asked[chosen][:, None])
+    before = _item_ids(previous.items, change.before[chosen])
+    after = _item_ids(current.items, change.after[chosen])
     return tuple(
         MovedItem(
-            item_id=own[rank][0],
-            churn=float(change.churn[place]),
-            by_model=float(by_model[place]),
-            before=names[0][rank],
-            after=names[1][rank],
+            item_id=item_ids[rank][0],
+            churn=float(change.churn[position]),
+            by_model=float(by_model[position]),
+            before=before[rank],
+            after=after[rank],
         )
-        for rank, place in enumerate(shown)
+        for rank, position in enumerate(chosen)
     )
 
 
-def _names(items: pl.DataFrame, row_ids: Int64) -> list[tuple[str, ...]]:
-    """The item ids of each row of (n, any) row ids; -1 has none."""
-    wanted = items.filter(pl.col("row_id").is_in(np.unique(row_ids).tolist()))
-    name_of = dict(wanted.select("row_id", "item_id").iter_rows())
-    return [tuple(name_of[row_id] for row_id in row if row_id >= 0) for row in row_ids.tolist()]
+def _item_ids(items: pl.DataFrame, row_ids: Int64) -> list[tuple[str, ...]]:
+    """Return the item ids of each row of (n, any) row ids, without the padding of -1."""
+    rows = items.filter(pl.col("row_id").is_in(np.unique(row_ids).tolist()))
+    item_id_of = dict(rows.select("row_id", "item_id").iter_rows())
+    return [tuple(item_id_of[row_id] for row_id in row if row_id >= 0) for row in row_ids.tolist()]

@@ -1,4 +1,4 @@
-"""How good the published search is, and how surely: intervals, categories, confusion, best and worst queries."""
+"""Quality of the published search with its uncertainty: intervals, categories, confusion, best and worst queries."""
 
 from __future__ import annotations
 
@@ -13,15 +13,15 @@ from retrieval_core.evaluate.measure.protocol import Protocol
 from retrieval_core.evaluate.measure.search_setup import hash_rows
 from retrieval_core.metrics.retrieval import HEADLINES
 
-MIN_STUDENT = 30  # queries; of fewer the spread is known too badly
-SAME = 1e-9  # a spread below this is rounding
-Z = 1.959964  # 95% of a normal distribution lie within
-MAX_CONFUSED = 12  # categories a table can show
+MIN_STUDENT = 30  # queries; the spread of fewer is too uncertain for Student's t
+MIN_SPREAD = 1e-9  # a smaller spread is rounding
+Z = 1.959964  # 95% of a normal distribution lie within +-Z
+MAX_CONFUSED = 12  # categories that a table can show
 OTHERS = "others"
 
 
 class MetricFacts(Value):
-    """The mean of one metric over the `n_queries` that define it, and its 95% interval; none of a single query."""
+    """The mean of one metric over the `n_queries` that define it, and its 95% interval; None for a single query."""
 
     name: str
     value: float
@@ -39,9 +39,9 @@ class CategoryFacts(Value):
 
 
 class Confusion(Value):
-    """`counts[i][j]` queries of `asked[i]` whose first hit is of `found[j]`; rarer categories are taken together.
+    """`counts[i][j]` queries of category `asked[i]` whose first hit is of category `found[j]`.
 
-    `n_queries` have a category and a first hit that has one.
+    Rarer categories are counted together as "others". `n_queries` have both a category and a first hit with one.
     """
 
     n_queries: int
@@ -51,7 +51,7 @@ class Confusion(Value):
 
 
 class QualityFacts(Value):
-    """`metrics` of the published search, `categories` (the most asked first), and the first hits' `confusion`."""
+    """`metrics` of the published search, `categories` (those with most queries first), first hits' `confusion`."""
 
     metrics: tuple[MetricFacts, ...] = ()
     categories: tuple[CategoryFacts, ...] = ()
@@ -59,9 +59,9 @@ class QualityFacts(Value):
 
 
 def measure_quality(per_query: pl.DataFrame, protocol: Protocol, items: pl.DataFrame, first: Int64) -> QualityFacts:
-    """Of a table of queries in the protocol's order: a float column a metric; `first` (q,) are positions of first hits.
+    """Summarise a table of queries in the protocol's order, with a float column for each metric.
 
-    A first hit is a position in the gallery, -1 for none.
+    `first` (q,) are the gallery positions of the first hits, -1 for none.
     """
     asked = items["category"].gather(protocol.queries)
     names = [name for name, dtype in per_query.schema.items() if dtype.is_float()]
@@ -73,11 +73,11 @@ def measure_quality(per_query: pl.DataFrame, protocol: Protocol, items: pl.DataF
 
 
 def interval(values: Float64) -> tuple[float, float] | None:
-    """95% interval of the mean of (n,) values between 0 and 1; None of fewer than two.
+    """Return the 95% interval of the mean of (n,) values between 0 and 1; None if there are fewer than two.
 
-    Of answers yes or no, of few values and of equal ones Wilson's ("Probable inference", JASA 1927): no values between
-    0 and 1 vary more than yes and no of the same mean, so it is never too narrow for want of spread in the sample.
-    Else Student's, which needs no resampling and so is as quick for a thousand categories.
+    Yes-or-no values, few values and equal values get Wilson's interval ("Probable inference", JASA 1927). No values
+    between 0 and 1 vary more than yes and no of the same mean, so it is never too narrow, however little the sample
+    varies. All others get Student's, which needs no resampling and is therefore fast for a thousand categories.
     """
     from scipy.special import stdtrit
 
@@ -85,66 +85,66 @@ def interval(values: Float64) -> tuple[float, float] | None:
     if n < 2:
         return None
     mean, spread = float(values.mean()), float(values.std(ddof=1))
-    if n < MIN_STUDENT or spread < SAME or np.isin(values, (0.0, 1.0)).all():
+    if n < MIN_STUDENT or spread < MIN_SPREAD or np.isin(values, (0.0, 1.0)).all():
         return wilson(mean, n)
     reach = float(stdtrit(n - 1, 0.975)) * spread / n**0.5
     return max(mean - reach, 0.0), min(mean + reach, 1.0)
 
 
 def wilson(mean: float, n: int) -> tuple[float, float]:
-    """Wilson's 95% interval of the mean of n answers yes or no."""
+    """Return Wilson's 95% interval of the mean of n yes-or-no values."""
     centre, scale = mean + Z**2 / (2 * n), 1 + Z**2 / n
     reach = Z * (mean * (1 - mean) / n + Z**2 / (4 * n**2)) ** 0.5
     return max((centre - reach) / scale, 0.0), min((centre + reach) / scale, 1.0)
 
 
 def _metrics(table: pl.DataFrame, names: Sequence[str]) -> tuple[MetricFacts, ...]:
-    found = []
+    facts = []
     for name in names:
         values = table[name].drop_nulls().drop_nans().to_numpy()
         if len(values):
             low, high = interval(values) or (None, None)
             mean = float(values.mean())
-            found.append(MetricFacts(name=name, value=mean, n_queries=len(values), low=low, high=high))
-    return tuple(found)
+            facts.append(MetricFacts(name=name, value=mean, n_queries=len(values), low=low, high=high))
+    return tuple(facts)
 
 
 def _categories(table: pl.DataFrame, names: Sequence[str]) -> tuple[CategoryFacts, ...]:
-    shown = [name for name in (*HEADLINES, "precision@5") if name in names]
+    columns = [name for name in (*HEADLINES, "precision@5") if name in names]
     groups = table.drop_nulls("category").partition_by("category", as_dict=True)
     facts = [
-        CategoryFacts(category=str(key[0]), n_queries=len(group), metrics=_metrics(group, shown))
+        CategoryFacts(category=str(key[0]), n_queries=len(group), metrics=_metrics(group, columns))
         for key, group in groups.items()
     ]
-    return tuple(sorted(facts, key=lambda one: (-one.n_queries, one.category)))
+    return tuple(sorted(facts, key=lambda fact: (-fact.n_queries, fact.category)))
 
 
 def _confusion(asked: pl.Series, gallery: pl.Series, first: Int64) -> Confusion | None:
-    """None where fewer than two categories meet."""
+    """Return None if fewer than two categories occur among the queries and their first hits."""
     if not len(first) or not len(gallery):
         return None
-    hits = gallery.gather(np.maximum(first, 0))
-    pairs = pl.DataFrame({"asked": asked, "found": hits, "hit": first >= 0}).filter("hit").drop_nulls()
+    found = gallery.gather(np.maximum(first, 0))
+    pairs = pl.DataFrame({"asked": asked, "found": found, "has_hit": first >= 0}).filter("has_hit").drop_nulls()
     if pl.concat([pairs["asked"], pairs["found"]]).n_unique() < 2:
         return None
-    counted = pairs["asked"].value_counts().sort(["count", "asked"], descending=[True, False])["asked"]
-    shown = counted.head(MAX_CONFUSED).to_list()
-    kept = pairs.select(
-        pl.when(pl.col(side).is_in(shown)).then(side).otherwise(pl.lit(OTHERS)) for side in pairs.columns[:2]
+    frequent = pairs["asked"].value_counts().sort(["count", "asked"], descending=[True, False])["asked"]
+    named = frequent.head(MAX_CONFUSED).to_list()
+    grouped = pairs.select(
+        pl.when(pl.col(side).is_in(named)).then(side).otherwise(pl.lit(OTHERS)) for side in ("asked", "found")
     )
-    rows = [*shown, OTHERS] if (kept["asked"] == OTHERS).any() else shown
-    columns = [*shown, OTHERS] if (kept["found"] == OTHERS).any() else shown
-    number_of = {key: n for *key_, n in kept.group_by("asked", "found").len().iter_rows() for key in [tuple(key_)]}
+    rows = [*named, OTHERS] if (grouped["asked"] == OTHERS).any() else named
+    columns = [*named, OTHERS] if (grouped["found"] == OTHERS).any() else named
+    count_of = {(row, column): n for row, column, n in grouped.group_by("asked", "found").len().iter_rows()}
     return Confusion(
-        n_queries=len(kept),
+        n_queries=len(grouped),
         asked=tuple(rows),
         found=tuple(columns),
-        counts=tuple(tuple(number_of.get((row, column), 0) for column in columns) for row in rows),
+        counts=tuple(tuple(count_of.get((row, column), 0) for column in columns) for row in rows),
     )
 
 
 def rank_queries(per_query: pl.DataFrame, row_ids: Int64, seed: int) -> Int64:
-    """(r,) positions of the judged queries, the best first: by the mean of their headline metrics, equals by hash."""
+    """Return (r,) positions of the judged queries, best first by the mean of their headline metrics, ties by hash."""
     names = [name for name in HEADLINES if name in per_query.columns]
     if not names:
         return np.empty(0, np.int64)

@@ -1,4 +1,4 @@
-"""What changed since the release in production: items, models, configuration."""
+"""What changed since the release in production: items, models and configuration."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ from retrieval_core.evaluate.measure.search_setup import hash_rows
 from retrieval_core.evaluate.run_outputs import RunOutputs
 from retrieval_core.store.base import Store
 
-N_NAMED = 8  # items of each kind on the page
-SAYS = ("image_uri", "product_id", "category", "labels", "attributes", "split", "content_id", "mask_id", "status")
-COLUMNS = ["item_id", "row_id", *SAYS]
-# What a person calls the columns that an item can say something else in.
-WORDS = {
+N_NAMED = 8  # items of each kind that the page names
+COMPARED = ("image_uri", "product_id", "category", "labels", "attributes", "split", "content_id", "mask_id", "status")
+COLUMNS = ["item_id", "row_id", *COMPARED]
+# Words for columns whose name would not tell a reader what changed.
+COLUMN_WORDS = {
     "image_uri": "address",
     "product_id": "product",
     "content_id": "picture",
@@ -27,19 +27,19 @@ WORDS = {
     "status": "whether it can be read",
 }
 
-What = Literal["added", "changed", "removed"]
+ChangeKind = Literal["added", "changed", "removed"]
 
 
 class ItemChange(Value):
-    """An item that is new, gone, or says something else; `differs` names in what."""
+    """An item that was added, changed or removed; `differs` names what changed in it."""
 
     item_id: str
-    what: What
+    what: ChangeKind
     differs: tuple[str, ...] = ()
 
 
 class ModelChange(Value):
-    """What serves in one role, before and now: fingerprints, "" for none."""
+    """The fingerprint of the model in one role, before and now; "" for none."""
 
     role: str
     before: str
@@ -47,77 +47,81 @@ class ModelChange(Value):
 
 
 class ConfigChange(Value):
-    """One value of the configuration, before and now, as JSON writes it; "" where there was no such key."""
+    """One value of the configuration as JSON, before and now; "" if there was no such key."""
 
     key: str
     before: str
     now: str
 
 
-class SinceFacts(Value):
-    """Against production `release`, sealed at `created`: `counts` of items, `named` some of each kind, drawn by hash.
+class ReleaseDiffFacts(Value):
+    """What differs from production `release`, sealed at `created`.
 
-    `models` and `config` are what differs.
+    `counts` are the changed items of each kind, `named` a few of them, sampled by hash. `models` and `config` hold only
+    what differs.
     """
 
     release: str
     created: str
-    counts: dict[What, int]
+    counts: dict[ChangeKind, int]
     named: tuple[ItemChange, ...] = ()
     models: tuple[ModelChange, ...] = ()
     config: tuple[ConfigChange, ...] = ()
 
 
-class Since(NamedTuple):
-    """The facts, and the items of production to draw pictures of what is gone from."""
+class ReleaseDiff(NamedTuple):
+    """The facts, and the items of production (`COLUMNS`), which hold the pictures of removed items."""
 
-    facts: SinceFacts
-    before: pl.DataFrame
+    facts: ReleaseDiffFacts
+    production_items: pl.DataFrame
 
 
-def find_since(store: Store, production: Release, night: RunOutputs, config: NightlyConfig) -> Since:
-    """Compare tonight's catalogue, models and config with those of production. Raises `NotFound`."""
-    seed = config.evaluate.seed
+def diff_production(store: Store, production: Release, outputs: RunOutputs, config: NightlyConfig) -> ReleaseDiff:
+    """Compare this run's catalogue, models and config with those of production. Raises `NotFound`."""
     before = load_items(store, production.catalog.name, COLUMNS)
-    now = load_items(store, night.catalog.name, COLUMNS)
-    kinds = {"added": _only(now, before), "changed": _changed(before, now), "removed": _only(before, now)}
-    named = [change for what, items in kinds.items() for change in _named(what, items, seed)]
-    facts = SinceFacts(
+    now = load_items(store, outputs.catalog.name, COLUMNS)
+    changes: dict[ChangeKind, pl.DataFrame] = {
+        "added": _only_in(now, before),
+        "changed": _changed(before, now),
+        "removed": _only_in(before, now),
+    }
+    facts = ReleaseDiffFacts(
         release=production.fingerprint,
         created=production.created,
-        counts={what: len(items) for what, items in kinds.items()},
-        named=tuple(named),
-        models=tuple(_models(models_of(production), models_of(night))),
+        counts={kind: len(items) for kind, items in changes.items()},
+        named=tuple(change for kind, items in changes.items() for change in _named(kind, items, config.evaluate.seed)),
+        models=tuple(_models(models_of(production), models_of(outputs))),
         config=tuple(_configs(production.config, config.model_dump(mode="json"))),
     )
-    return Since(facts, before)
+    return ReleaseDiff(facts, before)
 
 
-def _only(these: pl.DataFrame, others: pl.DataFrame) -> pl.DataFrame:
-    return these.join(others, on="item_id", how="anti").select("item_id", "row_id")
+def _only_in(items: pl.DataFrame, others: pl.DataFrame) -> pl.DataFrame:
+    return items.join(others, on="item_id", how="anti").select("item_id", "row_id")
 
 
 def _changed(before: pl.DataFrame, now: pl.DataFrame) -> pl.DataFrame:
-    """item_id, row_id and `differs`, the columns that say something else."""
+    """Return item_id, row_id and `differs`, the names of the columns that changed."""
     both = now.join(before, on="item_id", suffix="_before")
     differs = [
-        pl.when(pl.col(name).ne_missing(pl.col(f"{name}_before"))).then(pl.lit(WORDS.get(name, name))) for name in SAYS
+        pl.when(pl.col(name).ne_missing(pl.col(f"{name}_before"))).then(pl.lit(COLUMN_WORDS.get(name, name)))
+        for name in COMPARED
     ]
     listed = both.select("item_id", "row_id", pl.concat_list(differs).list.drop_nulls().alias("differs"))
     return listed.filter(pl.col("differs").list.len() > 0)
 
 
-def _named(what: Any, items: pl.DataFrame, seed: int) -> Iterator[ItemChange]:
+def _named(kind: ChangeKind, items: pl.DataFrame, seed: int) -> Iterator[ItemChange]:
     order = hash_rows(items["row_id"].to_numpy(), seed).argsort(kind="stable")[:N_NAMED]
     for row in items[order].sort("item_id").iter_rows(named=True):
-        yield ItemChange(item_id=row["item_id"], what=what, differs=tuple(row.get("differs", ())))
+        yield ItemChange(item_id=row["item_id"], what=kind, differs=tuple(row.get("differs", ())))
 
 
-def models_of(made: Release | RunOutputs) -> dict[str, str]:
-    """The fingerprints of what serves in each role, "" for none; several heads in one."""
-    fitted = {role: getattr(made, role) for role in ("backbone", "segmenter", "detector", "classifier", "reducer")}
-    refs = {role: part.ref if isinstance(part, Fitted) else part for role, part in fitted.items()}
-    heads = (part.ref if isinstance(part, Fitted) else part for part in made.heads)
+def models_of(outputs: Release | RunOutputs) -> dict[str, str]:
+    """Return the fingerprint of the model in each role, "" for none; several heads are joined by commas."""
+    fitted = {role: getattr(outputs, role) for role in ("backbone", "segmenter", "detector", "classifier", "reducer")}
+    refs = {role: model.ref if isinstance(model, Fitted) else model for role, model in fitted.items()}
+    heads = (head.ref if isinstance(head, Fitted) else head for head in outputs.heads)
     return {role: ref.name if ref else "" for role, ref in refs.items()} | {"heads": ", ".join(h.name for h in heads)}
 
 
@@ -128,11 +132,11 @@ def _models(before: Mapping[str, str], now: Mapping[str, str]) -> Iterator[Model
 
 
 def _configs(before: Mapping[str, Any], now: Mapping[str, Any], path: str = "") -> Iterator[ConfigChange]:
-    """Value by value; "" for a key that only the other side has."""
+    """Yield each value that differs; "" stands for a key that only the other side has."""
     for key in dict.fromkeys([*before, *now]):
         old, new = before.get(key), now.get(key)
         if isinstance(old, dict) and isinstance(new, dict):
             yield from _configs(old, new, f"{path}{key}.")
         elif old != new:
-            told = (json.dumps(side[key]) if key in side else "" for side in (before, now))
-            yield ConfigChange(key=f"{path}{key}", before=next(told), now=next(told))
+            old_json, new_json = (json.dumps(side[key]) if key in side else "" for side in (before, now))
+            yield ConfigChange(key=f"{path}{key}", before=old_json, now=new_json)

@@ -1,4 +1,4 @@
-"""The nights before this one, as the runs' own documents tell them."""
+"""The runs before this one, as their own documents in the store describe them."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from retrieval_core.artifacts.releases import RUNS
 from retrieval_core.metrics.retrieval import HEADLINES
 from retrieval_core.store.base import Store
 
-N_NIGHTS = 30
-FOLLOWED = (*HEADLINES, "ann_recall@10")
+N_RUNS = 30
+METRICS = (*HEADLINES, "ann_recall@10")
 
 log = logging.getLogger(__name__)
 
 
-class PastNight(Value):
-    """One run: when it ended, what became of its release, its headline metrics and its seconds by stage."""
+class PastRun(Value):
+    """One run: when it ended (ISO 8601, UTC), the gate's verdict on its release, headline metrics, seconds a stage."""
 
     ended: str
     release: str
@@ -30,46 +30,45 @@ class PastNight(Value):
     embedded: int = 0
 
 
-def past_nights(store: Store, before: str = "", n: int = N_NIGHTS) -> tuple[PastNight, ...]:
-    """The last n runs that ended by then, the latest last; documents that cannot be read are passed over.
+def past_runs(store: Store, before: str = "", n: int = N_RUNS) -> tuple[PastRun, ...]:
+    """Return the last n runs that ended before a moment, the latest last; unreadable documents are skipped.
 
-    `before` is a moment in ISO 8601, UTC; "" is now. Reads no more than n documents.
+    `before` is ISO 8601 in UTC; "" means now. Reads at most n documents.
     """
     ended = (key for key in store.list(f"{RUNS}/") if key.count("/") == 1 and key.endswith(".json"))
-    keys = deque((key for key in ended if not before or _iso(key) < before), maxlen=n)
-    nights = (_night(key, store.get(key)) for key in keys)
-    return tuple(night for night in nights if night)
+    keys = deque((key for key in ended if not before or _moment(key) < before), maxlen=n)
+    runs = (_parse(key, store.get(key)) for key in keys)
+    return tuple(run for run in runs if run)
 
 
-def _night(key: str, data: bytes) -> PastNight | None:
+def _parse(key: str, data: bytes) -> PastRun | None:
     try:
-        told: Mapping[str, Any] = json.loads(data)
-        metrics = {name: told["metrics"][name] for name in FOLLOWED if name in told["metrics"]}
-        return PastNight(
-            ended=_iso(key),
-            release=told["release"],
-            gate=told["gate"],
-            metrics=metrics,
-            seconds=told["seconds"],
-            embedded=told.get("embedded", 0),
+        document: Mapping[str, Any] = json.loads(data)
+        return PastRun(
+            ended=_moment(key),
+            release=document["release"],
+            gate=document["gate"],
+            metrics={name: document["metrics"][name] for name in METRICS if name in document["metrics"]},
+            seconds=document["seconds"],
+            embedded=document.get("embedded", 0),
         )
     except (ValueError, KeyError, TypeError) as error:
-        log.warning("%s does not tell of a run: %s", key, error)
+        log.warning("%s is not the document of a run: %s", key, error)
         return None
 
 
-def _iso(key: str) -> str:
-    """Of `runs/2026-11-21T070449.123+0000.json`: the colons, which no key may have, put back."""
+def _moment(key: str) -> str:
+    """Return the ISO moment of `runs/2026-11-21T070449.123+0000.json`, with the colons that keys cannot have."""
     name = key.split("/")[1].removesuffix(".json")
     day, _, time = name.partition("T")
     return f"{day}T{time[:2]}:{time[2:4]}:{time[4:6]}+00:00" if len(time) >= 6 and time[:6].isdigit() else name
 
 
-def n_held_in_a_row(nights: tuple[PastNight, ...]) -> int:
-    """How many of the latest nights ended held."""
+def n_held_in_a_row(runs: tuple[PastRun, ...]) -> int:
+    """Count the latest runs whose releases were held, back to the last published one."""
     count = 0
-    for night in reversed(nights):
-        if night.gate != "held":
+    for run in reversed(runs):
+        if run.gate != "held":
             break
         count += 1
     return count

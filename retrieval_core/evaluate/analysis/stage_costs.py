@@ -1,4 +1,4 @@
-"""What a night took, stage by stage, beside last night's, and what `plan` would have said of it."""
+"""What each stage of a run cost, compared with the run before and with what `plan` would have predicted."""
 
 from __future__ import annotations
 
@@ -23,16 +23,16 @@ from retrieval_core.artifacts.manifests import (
 )
 from retrieval_core.artifacts.variants import Reduced, Variant
 from retrieval_core.errors import VitrineError
-from retrieval_core.evaluate.analysis.run_history import PastNight
+from retrieval_core.evaluate.analysis.run_history import PastRun
 from retrieval_core.evaluate.run_outputs import RunOutputs
 from retrieval_core.index.build import INDEX_FILE, VECTORS_FILE
 from retrieval_core.store.base import Store
 
 
 class StageCost(Value):
-    """One stage: its seconds, the pictures it looked at, and the bytes of what it leaves, old parts included.
+    """The cost of one stage: seconds, pictures it looked at, and bytes of its artifacts, earlier parts included.
 
-    `_before` are last night's. None where it is not known, or the stage did not run.
+    `_before` are those of the previous run. None means not known, or that the stage did not run.
     """
 
     stage: str
@@ -45,7 +45,7 @@ class StageCost(Value):
 
 
 class Prediction(Value):
-    """What `plan` says of a quantity before a run, and what it came to; in seconds or bytes."""
+    """A quantity that `plan` predicts before a run, and its actual value (`happened`), in seconds (s) or bytes (B)."""
 
     what: str
     unit: str
@@ -54,92 +54,90 @@ class Prediction(Value):
 
 
 class CostFacts(Value):
-    """`before` is when last night ended, "" where there was none; `stages` in the order they ran."""
+    """`before` is when the previous run ended, "" if there was none; `stages` are in the order they ran."""
 
     before: str = ""
     stages: tuple[StageCost, ...] = ()
     predictions: tuple[Prediction, ...] = ()
 
 
-def find_costs(store: Store, night: RunOutputs, nights: Sequence[PastNight]) -> CostFacts:
-    """`nights` are those before this one, the latest last."""
-    last = nights[-1] if nights else None
-    then = _stages_of(store, last.release) if last else {}
-    seconds_then = dict(last.seconds) if last else {}
-    seconds_then.pop("total", None)
-    held = _bytes(store, night)
-    # What measures and publishes is not over yet.
-    order = dict.fromkeys([*night.seconds, *held])
+def collect_costs(store: Store, outputs: RunOutputs, past: Sequence[PastRun]) -> CostFacts:
+    """Return the costs of a run; `past` are the runs before it, the latest last."""
+    last = past[-1] if past else None
+    stages_before = _stages_of(store, last.release) if last else {}
+    seconds_before = dict(last.seconds) if last else {}
+    n_bytes = _bytes_by_stage(store, outputs)
+    # Evaluate and publish are missing: they are not over when the report is written.
+    names = [name for name in dict.fromkeys([*outputs.seconds, *n_bytes]) if name != "total"]
     stages = [
         StageCost(
             stage=name,
-            seconds=night.seconds.get(name),
-            n_pictures=night.n_pictures.get(name),
-            n_bytes=held.get(name),
-            seconds_before=seconds_then.get(name),
-            n_pictures_before=then[name].n_pictures if name in then else None,
-            n_bytes_before=then[name].n_bytes if name in then else None,
+            seconds=outputs.seconds.get(name),
+            n_pictures=outputs.n_pictures.get(name),
+            n_bytes=n_bytes.get(name),
+            seconds_before=seconds_before.get(name),
+            n_pictures_before=stages_before[name].n_pictures if name in stages_before else None,
+            n_bytes_before=stages_before[name].n_bytes if name in stages_before else None,
         )
-        for name in order
-        if name != "total"
+        for name in names
     ]
     return CostFacts(
         before=last.ended if last else "",
         stages=tuple(stages),
-        predictions=tuple(_predictions(store, night, nights)),
+        predictions=tuple(_predictions(store, outputs, last)),
     )
 
 
 def _stages_of(store: Store, release: str) -> dict[str, StageCost]:
-    """What the report of an earlier release says of its stages; nothing where that is gone or does not say."""
+    """Return the stage costs in the report of an earlier release; none if the report is missing or lacks them."""
     try:
         sealed = Release.find(store, release)
         if sealed is None:
             return {}
         part = Report.open(store, sealed.report).part("metrics.json")
-        told = json.loads(store.local_path(part.key, part.sha256).read_bytes())
-        costs = CostFacts.model_validate(told.get("costs") or {})
+        facts = json.loads(store.local_path(part.key, part.sha256).read_bytes())
+        costs = CostFacts.model_validate(facts.get("costs") or {})
     except (VitrineError, ValueError):
         return {}
     return {stage.stage: stage for stage in costs.stages}
 
 
-def _bytes(store: Store, night: RunOutputs) -> dict[str, int]:
-    """Of what each stage made or kept for this release."""
-    sets = [VectorSet.open(store, ref) for ref in night.variants]
+def _bytes_by_stage(store: Store, outputs: RunOutputs) -> dict[str, int]:
+    """Return the bytes of the artifacts that each stage made or kept for this release."""
+    sets = [VectorSet.open(store, ref) for ref in outputs.variants]
     reduced = [vectors for vectors in sets if isinstance(vectors.variant, Reduced)]
     boosted = [vectors for vectors in sets if isinstance(vectors.variant, Variant) and vectors.variant.boosted]
     plain = [vectors for vectors in sets if vectors not in boosted and vectors not in reduced]
-    heads = [Head.open(store, head.ref) for head in night.heads]
-    segmenter = Segmenter.open(store, night.segmenter.ref) if night.segmenter else None
-    held: dict[str, list[Artifact | None]] = {
-        "ingest": [Catalog.open(store, night.catalog)],
-        "backbone": [Backbone.open(store, night.backbone)],
-        "mask": [segmenter, _open(store, MaskSet, night.masks)],
+    heads = [Head.open(store, head.ref) for head in outputs.heads]
+    segmenter = Segmenter.open(store, outputs.segmenter.ref) if outputs.segmenter else None
+    artifacts: dict[str, list[Artifact | None]] = {
+        "ingest": [Catalog.open(store, outputs.catalog)],
+        "backbone": [Backbone.open(store, outputs.backbone)],
+        "mask": [segmenter, _open(store, MaskSet, outputs.masks)],
         "embed": [*plain],
-        "classify": [_open(store, ClassSet, night.classes)],
+        "classify": [_open(store, ClassSet, outputs.classes)],
         "head": [*heads, *boosted],
-        "reduce": [Reducer.open(store, night.reducer.ref), *reduced],
-        "index": [IndexSet.open(store, night.index)],
+        "reduce": [Reducer.open(store, outputs.reducer.ref), *reduced],
+        "index": [IndexSet.open(store, outputs.index)],
     }
-    return {stage: sum(made.n_bytes for made in all_made if made) for stage, all_made in held.items() if any(all_made)}
+    existing = {stage: [artifact for artifact in made if artifact] for stage, made in artifacts.items()}
+    return {stage: sum(artifact.n_bytes for artifact in made) for stage, made in existing.items() if made}
 
 
 def _open(store: Store, kind: type[Artifact], ref: Ref | None) -> Artifact | None:
     return kind.open(store, ref) if ref else None
 
 
-def _predictions(store: Store, night: RunOutputs, nights: Sequence[PastNight]) -> Iterator[Prediction]:
-    embedded, took = night.n_pictures.get("embed", 0), night.seconds.get("embed")
-    last = nights[-1] if nights else None
-    if took is not None and embedded and last and last.embedded and "embed" in last.seconds:
-        rate = last.seconds["embed"] / last.embedded
-        yield Prediction(what=f"embedding {embedded:,} pictures", unit="s", predicted=rate * embedded, happened=took)
-    index = IndexSet.open(store, night.index)
+def _predictions(store: Store, outputs: RunOutputs, last: PastRun | None) -> Iterator[Prediction]:
+    n_embedded, seconds = outputs.n_pictures.get("embed", 0), outputs.seconds.get("embed")
+    if seconds is not None and n_embedded and last and last.embedded and "embed" in last.seconds:
+        predicted = last.seconds["embed"] / last.embedded * n_embedded
+        yield Prediction(what=f"embedding {n_embedded:,} pictures", unit="s", predicted=predicted, happened=seconds)
+    index = IndexSet.open(store, outputs.index)
     for what, key, file in (
         ("index files", "index_bytes", INDEX_FILE),
         ("full vectors", "vector_bytes", VECTORS_FILE),
     ):
         if key in index.config:
-            taken = sum(part.n_bytes for part in index.parts if part.key.endswith(f"/{file}"))
-            yield Prediction(what=what, unit="B", predicted=index.config[key], happened=taken)
+            n_bytes = sum(part.n_bytes for part in index.parts if part.key.endswith(f"/{file}"))
+            yield Prediction(what=what, unit="B", predicted=index.config[key], happened=n_bytes)

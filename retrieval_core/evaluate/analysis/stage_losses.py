@@ -1,7 +1,7 @@
-"""Where quality is lost: the same queries at every link of the published chain, each judged against the link before.
+"""Where quality is lost: the same queries at every link of the published chain, each compared with the link before.
 
-A chain is raw -> masked -> boosted -> reduced -> index -> reranked, of which a release has some; up to the reduced one
-every link is exact search in its vectors.
+The chain leads from plain vectors to what a search answers: raw -> masked -> boosted -> reduced -> index -> reranked.
+A release has some of these links. Up to the reduced one, each is exact search in its vectors.
 """
 
 from __future__ import annotations
@@ -20,16 +20,17 @@ from retrieval_core.evaluate.measure.search_setup import Bench, K
 from retrieval_core.metrics.retrieval import HEADLINES, score
 from retrieval_core.metrics.significance import bootstrap_intervals, holm, permutation_p_less
 
-SEARCH: tuple[Step, ...] = ("PCA", "ANN", "rerank")  # the steps that make one search of exact vectors
+SEARCH: tuple[Step, ...] = ("PCA", "ANN", "rerank")  # together they make up the search of the published vectors
 ALPHA = 0.05
 N_DRAWS = 5_000
 INDEX, RERANKED = "index", "reranked"
 
 
 class StepChange(Value):
-    """What a step did to one metric: its 95% interval over the `n_queries`, and p of a loss by chance.
+    """What a step did to one metric: the mean difference and its 95% interval over the `n_queries`.
 
-    `p_holm` is one-sided and corrected for every metric of every step; 1 for a step that did not lose visibly.
+    `p_holm` is the one-sided p of a loss by chance, corrected over every metric of every step; 1 for a step without a
+    visible loss.
     """
 
     metric: str
@@ -41,12 +42,12 @@ class StepChange(Value):
 
     @property
     def is_loss(self) -> bool:
-        """Whether it fell by more than chance explains."""
+        """Whether the metric fell by more than chance explains."""
         return self.high < 0 and self.p_holm < ALPHA
 
 
 class LinkFacts(Value):
-    """One link: its headline metrics, and the changes against the link before, none for the first."""
+    """One link: its headline metrics, and their changes from the link before; the first has no changes."""
 
     name: str
     step: Step
@@ -55,11 +56,11 @@ class LinkFacts(Value):
 
 
 class LossFacts(Value):
-    """The chain, first link first. `missing` says why there is none to look at.
+    """The chain, first link first. `missing` says why there is none.
 
-    `search` is the index as a searcher meets it against exact search in the published vectors: what PCA, ANN and rerank
-    do together. `lost_most` is the step with the largest loss beyond chance, of `lost` in `lost_metric`, "" where there
-    is none. PCA and ANN count only where reranking did not make up for them.
+    `search` compares the index as users search it with exact search in the published vectors: the joint effect of PCA,
+    ANN and rerank. `lost_most` is the step with the largest loss beyond chance, `lost` its size in `lost_metric`; ""
+    if there is none. PCA and ANN count only if reranking did not make up for them.
     """
 
     n_queries: int
@@ -72,11 +73,11 @@ class LossFacts(Value):
 
 
 def find_losses(bench: Bench, exact: Iterable[Link], reranked: pl.DataFrame, seed: int = 0) -> LossFacts:
-    """Pin a loss to its step.
+    """Find the step that loses most.
 
-    `exact` are the links under exact search in the order of `chain_names`, the published vectors among them: of each
-    only the metrics are kept, so they may come one by one. `reranked` are the metrics of the index as a searcher meets
-    it, as `measure_published` gives them in `worth.per_query`. The index without reranking is searched here.
+    `exact` are the links under exact search in the order of `chain_names`, the published vectors among them. Only their
+    metrics are kept, so they may be produced one at a time. `reranked` are the metrics of the published search, one row
+    a query (`worth.per_query` of `measure_published`). The index without reranking is searched here.
     """
     links = list(exact)
     n_queries = len(bench.protocol.queries)
@@ -86,15 +87,15 @@ def find_losses(bench: Bench, exact: Iterable[Link], reranked: pl.DataFrame, see
     metrics = [name for name in HEADLINES if name in reranked.columns]
     if not metrics:
         return LossFacts(n_queries=n_queries, missing="No label tells a right answer from a wrong one.")
-    links += [Link(INDEX, "ANN", _unranked(bench)), Link(RERANKED, "rerank", reranked)]
-    before = [link for link in links if link.step not in SEARCH]
+    links += [Link(INDEX, "ANN", _without_rerank(bench)), Link(RERANKED, "rerank", reranked)]
+    published = [link for link in links if link.step not in SEARCH]
     pairs = list(pairwise(links))
-    pairs += [(before[-1], links[-1])] if before else []
+    pairs += [(published[-1], links[-1])] if published else []
     changes = _changes(pairs, metrics, seed)
-    search = changes.pop() if before else ()
+    search = changes.pop() if published else ()
     facts = [
-        LinkFacts(name=link.name, step=link.step, metrics=_means(link, metrics), changes=made)
-        for link, made in zip(links, [(), *changes], strict=True)
+        LinkFacts(name=link.name, step=link.step, metrics=_means(link, metrics), changes=of_link)
+        for link, of_link in zip(links, [(), *changes], strict=True)
     ]
     worst = _worst(facts, search)
     step, change = worst if worst else ("", None)
@@ -109,7 +110,7 @@ def find_losses(bench: Bench, exact: Iterable[Link], reranked: pl.DataFrame, see
 
 
 def lost_most(losses: LossFacts | None) -> str:
-    """The step that lost most, in a few words; "" where none lost beyond chance."""
+    """Describe the step that lost most; "" if none lost beyond chance."""
     if losses is None or not losses.lost_most:
         return ""
     whole = search_loss(losses)
@@ -118,15 +119,15 @@ def lost_most(losses: LossFacts | None) -> str:
 
 
 def search_loss(losses: LossFacts) -> float | None:
-    """What the whole search loses of the metric its worst step loses most of; None where the worst is before it."""
+    """Return what the whole search loses in the metric of the step that lost most; None if that step is before it."""
     if losses.lost_most not in SEARCH:
         return None
     return next((-change.difference for change in losses.search if change.metric == losses.lost_metric), None)
 
 
-def _unranked(bench: Bench) -> pl.DataFrame:
+def _without_rerank(bench: Bench) -> pl.DataFrame:
     protocol, row_ids = bench.protocol, bench.items["row_id"].to_numpy()
-    # Queries are in the index too: ask for enough that ten hits of the gallery are left.
+    # Queries are in the index too: fetch enough that ten hits of the gallery remain.
     k = min(len(row_ids), K + 2 * K * len(row_ids) // len(protocol.gallery))
     _, hits = bench.index.candidates(bench.candidates[protocol.queries], k)
     positions: Int64 = positions_in_gallery(hits, row_ids[protocol.gallery], K)
@@ -135,7 +136,7 @@ def _unranked(bench: Bench) -> pl.DataFrame:
 
 def _means(link: Link, metrics: Sequence[str]) -> dict[str, float]:
     values = {name: _values(link, name) for name in metrics}
-    return {name: float(np.nanmean(known)) for name, known in values.items() if not np.isnan(known).all()}
+    return {name: float(np.nanmean(column)) for name, column in values.items() if not np.isnan(column).all()}
 
 
 def _values(link: Link, metric: str) -> Float64:
@@ -145,35 +146,37 @@ def _values(link: Link, metric: str) -> Float64:
 
 
 def _changes(pairs: Sequence[tuple[Link, Link]], metrics: Sequence[str], seed: int) -> list[tuple[StepChange, ...]]:
-    """Of each pair of links, every metric that at least two queries define."""
-    found = [(n, change) for metric in metrics for n, change in enumerate(_metric_changes(pairs, metric, seed))]
-    adjusted = holm([change.p_holm for _, change in found])
-    corrected = [(n, change.model_copy(update={"p_holm": p})) for (n, change), p in zip(found, adjusted, strict=True)]
+    """Return, for each pair of links, the change of every metric that at least two queries define."""
+    numbered = [(n, change) for metric in metrics for n, change in enumerate(_metric_changes(pairs, metric, seed))]
+    adjusted = holm([change.p_holm for _, change in numbered])
+    corrected = [
+        (n, change.model_copy(update={"p_holm": p})) for (n, change), p in zip(numbered, adjusted, strict=True)
+    ]
     return [tuple(change for n, change in corrected if n == number) for number in range(len(pairs))]
 
 
 def _metric_changes(pairs: Sequence[tuple[Link, Link]], metric: str, seed: int) -> list[StepChange]:
-    """One a pair, p not corrected yet; none where fewer than two queries, which have no spread, define the metric.
+    """Return one change for each pair, p not yet corrected; none if fewer than two queries define the metric.
 
-    Which queries do follows from the truth alone, so all links share them, and what is drawn of them.
+    Which queries define it follows from the truth alone, so all links share them and the bootstrap's draws.
     """
     differences = np.column_stack([_values(after, metric) - _values(before, metric) for before, after in pairs])
     differences = differences[~np.isnan(differences).any(axis=1)]
     if len(differences) < 2:
         return []
     low, high = bootstrap_intervals(differences, seed=seed)
-    # A test that is not made counts as p = 1, which only makes the correction of the others stricter.
-    p, fell = np.ones(len(pairs)), np.flatnonzero(high < 0)
-    p[fell] = permutation_p_less(differences[:, fell], N_DRAWS, seed)
+    # A test that is skipped counts as p = 1, which only makes the correction of the others stricter.
+    p, fallen = np.ones(len(pairs)), np.flatnonzero(high < 0)
+    p[fallen] = permutation_p_less(differences[:, fallen], N_DRAWS, seed)
     columns = zip(differences.mean(axis=0).tolist(), low.tolist(), high.tolist(), p.tolist(), strict=True)
     return [
-        StepChange(metric=metric, difference=difference, low=start, high=end, p_holm=chance, n_queries=len(differences))
-        for difference, start, end, chance in columns
+        StepChange(metric=metric, difference=mean, low=start, high=end, p_holm=p_value, n_queries=len(differences))
+        for mean, start, end, p_value in columns
     ]
 
 
 def _worst(links: Sequence[LinkFacts], search: Sequence[StepChange]) -> tuple[Step, StepChange] | None:
-    """The step that lost most; one of the search only in a metric that the whole search loses in."""
+    """Return the step that lost most; a step of the search counts only in a metric that the whole search loses in."""
     lost_by_search = {change.metric for change in search if change.is_loss}
     losses = [
         (link.step, change)

@@ -83,8 +83,8 @@ def gather_facts(
         best=best,
         worst=worst,
         production_since=against.created if against else "",
-        nights=analysis.nights,
-        since=analysis.since.facts if analysis.since else None,
+        nights=analysis.past,
+        since=analysis.diff.facts if analysis.diff else None,
         losses=analysis.losses,
         churn=analysis.churn,
         hygiene=analysis.hygiene.facts,
@@ -122,8 +122,8 @@ def _extremes(measured: Measured, seed: int) -> tuple[tuple[QueryGrid, ...], tup
 def _album(measured: Measured, analysis: Analysis, quarantine: Sequence[Reject]) -> dict[str, Thumbnail]:
     """Of the items that are shown beside what is said of them."""
     wanted = [reject.item_id for reject in quarantine[:N_QUARANTINED]]
-    if analysis.since:
-        wanted += [change.item_id for change in analysis.since.facts.named]
+    if analysis.diff:
+        wanted += [change.item_id for change in analysis.diff.facts.named]
     for moved in analysis.churn.moved[:N_MOVED] if analysis.churn else ():
         wanted += [moved.item_id, *moved.before[:N_BESIDE], *moved.after[:N_BESIDE]]
     wanted += [item_id for item_id, _, _ in map_cells(analysis.map)]
@@ -139,7 +139,7 @@ def _album(measured: Measured, analysis: Analysis, quarantine: Sequence[Reject])
         schema={"item_id": pl.String, "image_uri": pl.String, "category": pl.String, "labels": pl.List(pl.String)},
         orient="row",
     )
-    earlier = [analysis.since.before] if analysis.since else []
+    earlier = [analysis.diff.production_items] if analysis.diff else []
     return album(wanted, measured.items, rejected, *earlier)
 
 

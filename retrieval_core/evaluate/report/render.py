@@ -15,7 +15,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
 from retrieval_core.evaluate.analysis.embedding_map import MAP_COLUMNS, map_cells
-from retrieval_core.evaluate.analysis.run_history import N_NIGHTS, n_held_in_a_row
+from retrieval_core.evaluate.analysis.run_history import N_RUNS, n_held_in_a_row
 from retrieval_core.evaluate.analysis.stage_losses import search_loss
 from retrieval_core.evaluate.measure.search_setup import K
 from retrieval_core.evaluate.report import charts, tables
@@ -182,7 +182,7 @@ def _spark(name: str, facts: Facts) -> Markup:
     """The nights before this one, and this one."""
     nights = [(short_moment(night.ended), night.metrics.get(name), night.gate == "published") for night in facts.nights]
     tonight = ("this night", facts.metrics.get(name), facts.gate == "published")
-    return sparkline(name, [*nights[1 - N_NIGHTS :], tonight])
+    return sparkline(name, [*nights[1 - N_RUNS :], tonight])
 
 
 def _interval(name: str, facts: Facts) -> str:

@@ -9,8 +9,8 @@ from retrieval_core.evaluate.analysis.hygiene import HygieneFacts
 from retrieval_core.evaluate.analysis.near_duplicates import DuplicateFacts
 from retrieval_core.evaluate.analysis.neighbour_churn import ChurnFacts
 from retrieval_core.evaluate.analysis.quality import QualityFacts
-from retrieval_core.evaluate.analysis.release_diff import SinceFacts
-from retrieval_core.evaluate.analysis.run_history import PastNight
+from retrieval_core.evaluate.analysis.release_diff import ReleaseDiffFacts
+from retrieval_core.evaluate.analysis.run_history import PastRun
 from retrieval_core.evaluate.analysis.stage_costs import CostFacts
 from retrieval_core.evaluate.analysis.stage_losses import LossFacts
 from retrieval_core.evaluate.gate.paired_comparison import MetricChange
@@ -115,8 +115,8 @@ class Facts(Value):
     best: tuple[QueryGrid, ...] = ()
     worst: tuple[QueryGrid, ...] = ()
     production_since: str = ""
-    nights: tuple[PastNight, ...] = ()
-    since: SinceFacts | None = None
+    nights: tuple[PastRun, ...] = ()
+    since: ReleaseDiffFacts | None = None
     losses: LossFacts | None = None
     churn: ChurnFacts | None = None
     golden: GoldenFacts = GoldenFacts()

@@ -1,4 +1,4 @@
-"""Planted faults are found first, a clean or a hopeless catalogue yields none, and no cell becomes a formula."""
+"""Planted faults come first, a clean or a meaningless catalogue yields none, and no CSV cell becomes a formula."""
 
 import csv
 import io
@@ -11,7 +11,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from retrieval_core.evaluate.analysis.hygiene import FIX_SCHEMA, N_SHOWN, HygieneFacts, csv_bytes, find_hygiene
-from retrieval_core.evaluate.analysis.mislabelled import suspect_codes, suspect_labels
 from retrieval_core.evaluate.analysis.near_duplicates import COLUMNS
 
 N, DIM = 300, 16
@@ -56,7 +55,7 @@ def test_a_planted_wrong_category_is_found_first_with_the_right_suggestion(clean
     assert "10 of 10 neighbours are shoe, 0 are hat" in first["evidence"]
     assert first["score"] > 0.5
     assert len(of(found, "category")) == 1
-    (example,) = [one for one in found.facts.examples if one.problem == "category"]
+    (example,) = [example for example in found.facts.examples if example.problem == "category"]
     assert len(example.beside) == 10
     assert all(int(item_id[-5:]) % 3 == 1 for item_id in example.beside)
 
@@ -117,18 +116,7 @@ def test_neighbours_without_any_label_speak_against_none(clean):
     assert of(clean(vectors, labels=unlike), "label")["item_id"].to_list() == ["item-00030"]
 
 
-def test_an_item_amid_many_categories_belongs_to_none_of_them():
-    codes = np.repeat(np.arange(4), 30)
-    around = np.repeat(codes[:, None], 10, axis=1)
-    around[0] = [1, 1, 1, 1, 2, 2, 2, 3, 3, 3]
-    assert suspect_codes(codes, around).rows.tolist() == []
-    around[0] = 1
-    found = suspect_codes(codes, around)
-    assert (found.rows.tolist(), found.suggested.tolist()) == ([0], [1])
-    assert (found.n_agree.tolist(), found.n_suggested.tolist(), found.n_neighbours.tolist()) == ([0], [10], [10])
-
-
-def test_an_orphan_is_found_and_says_from_where_on(clean):
+def test_an_orphan_is_found_and_the_threshold_is_stated(clean):
     vectors, _ = shelves(spread=0.15)
     vectors[40] = np.eye(DIM)[9]
     found = clean(vectors)
@@ -142,7 +130,7 @@ def test_an_orphan_is_found_and_says_from_where_on(clean):
     assert set(orphans["item_id"]) == far
 
 
-def test_pairs_join_the_list_and_the_surest_come_first(clean):
+def test_pairs_join_the_list_and_the_most_certain_come_first(clean):
     vectors, kinds = shelves()
     kinds[31] = "hat"
     pairs = pl.DataFrame([("item-00001", "item-00002", "p-1", None, 0.98)], schema=NO_PAIRS.schema, orient="row")
@@ -153,12 +141,12 @@ def test_pairs_join_the_list_and_the_surest_come_first(clean):
     assert found.fixes["score"].is_sorted(descending=True)
     assert found.facts.counts["near_duplicate"] == 1
     assert sum(found.facts.counts.values()) == len(found.fixes)
-    assert found.facts.examples[[one.problem for one in found.facts.examples].index("near_duplicate")].beside == (
-        "item-00002",
-    )
+    assert found.facts.examples[
+        [example.problem for example in found.facts.examples].index("near_duplicate")
+    ].beside == ("item-00002",)
 
 
-def test_examples_are_few_however_long_the_list(clean):
+def test_only_a_few_examples_are_given_of_a_long_list(clean):
     vectors, kinds = shelves()
     pairs = pl.DataFrame(
         [(f"item-{i:05}", f"item-{i + 1:05}", None, None, 0.9) for i in range(100)],
@@ -167,7 +155,7 @@ def test_examples_are_few_however_long_the_list(clean):
     )
     found = clean(vectors, pairs, category=kinds)
     assert len(of(found, "near_duplicate")) == 100
-    assert sum(one.problem == "near_duplicate" for one in found.facts.examples) == N_SHOWN
+    assert sum(example.problem == "near_duplicate" for example in found.facts.examples) == N_SHOWN
     text = found.facts.model_dump_json()
     assert HygieneFacts.model_validate_json(text) == found.facts
     json.loads(text, parse_constant=lambda name: pytest.fail(f"{name} is no JSON"))
@@ -198,13 +186,6 @@ def test_a_category_of_one_item_is_neither_doubted_nor_suggested(clean):
 def test_equal_vectors_leave_no_usual_spread(clean):
     found = clean(np.full((60, 4), 0.5, np.float32))
     assert "usual spread" in found.facts.not_looked_for["orphan"]
-
-
-def test_codes_without_neighbours_have_no_suspects():
-    nobody = suspect_codes(np.zeros(0, np.int64), np.zeros((0, 10), np.int64))
-    lonely = suspect_codes(np.arange(20) % 2, np.full((20, 10), -1))
-    assert len(nobody.rows) == len(lonely.rows) == 0
-    assert suspect_labels(np.zeros((0, 3), bool), np.zeros((0, 10), np.int64))[0].rows.tolist() == []
 
 
 CELLS = [

@@ -13,8 +13,8 @@ from retrieval_core.evaluate.analysis.hygiene import FixExample, HygieneFacts
 from retrieval_core.evaluate.analysis.near_duplicates import DuplicateFacts, DuplicatePair
 from retrieval_core.evaluate.analysis.neighbour_churn import ChurnFacts, MovedItem
 from retrieval_core.evaluate.analysis.quality import CategoryFacts, Confusion, MetricFacts, QualityFacts
-from retrieval_core.evaluate.analysis.release_diff import ConfigChange, ItemChange, ModelChange, SinceFacts
-from retrieval_core.evaluate.analysis.run_history import PastNight
+from retrieval_core.evaluate.analysis.release_diff import ConfigChange, ItemChange, ModelChange, ReleaseDiffFacts
+from retrieval_core.evaluate.analysis.run_history import PastRun
 from retrieval_core.evaluate.analysis.stage_costs import CostFacts, Prediction, StageCost
 from retrieval_core.evaluate.analysis.stage_losses import LinkFacts, LossFacts, StepChange
 from retrieval_core.evaluate.gate.paired_comparison import MetricChange
@@ -252,7 +252,7 @@ def told(**changes) -> Facts:
     values = {
         "production_since": "2026-11-18T03:10:00+00:00",
         "nights": tuple(
-            PastNight(
+            PastRun(
                 ended=f"2026-11-{day:02}T03:10:00+00:00",
                 release="r",
                 gate="held" if day > 18 else "published",
@@ -274,7 +274,7 @@ def told(**changes) -> Facts:
             QueryGrid(query=picture("query-bad"), hits=(picture(score=0.9, mark=False),), metrics={"recall@1": 0.0}),
         ),
         "best": (QueryGrid(query=picture("query-good"), hits=(picture(score=0.9, mark=True),)),),
-        "since": SinceFacts(
+        "since": ReleaseDiffFacts(
             release="77ac01dc8b8630e5",
             created="2026-11-18T03:10:00+00:00",
             counts={"added": 12, "changed": 3, "removed": 15},

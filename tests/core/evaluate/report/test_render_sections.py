@@ -8,7 +8,7 @@ from retrieval_core.evaluate.analysis.embedding_map import MapFacts, MapPoint
 from retrieval_core.evaluate.analysis.hygiene import FixExample, HygieneFacts
 from retrieval_core.evaluate.analysis.neighbour_churn import ChurnFacts, MovedItem
 from retrieval_core.evaluate.analysis.quality import CategoryFacts, Confusion, QualityFacts
-from retrieval_core.evaluate.analysis.release_diff import ConfigChange, ItemChange, SinceFacts
+from retrieval_core.evaluate.analysis.release_diff import ConfigChange, ItemChange, ReleaseDiffFacts
 from retrieval_core.evaluate.analysis.stage_costs import CostFacts
 from retrieval_core.evaluate.analysis.stage_losses import LossFacts
 from retrieval_core.evaluate.report.charts import MINUS
@@ -195,7 +195,7 @@ def test_what_the_analyses_name_never_becomes_markup(read_page):
     facts = told(
         album={ATTACK: shown, "gone-1": Thumbnail(item_id=ATTACK, caption=ATTACK, jpeg="")},
         causes=(ATTACK, ATTACK),
-        since=SinceFacts(
+        since=ReleaseDiffFacts(
             release=ATTACK,
             created=ATTACK,
             counts={"added": 1, "changed": 0, "removed": 0},
