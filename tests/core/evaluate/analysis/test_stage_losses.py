@@ -6,6 +6,7 @@ import numpy as np
 import polars as pl
 import pytest
 
+from retrieval_core.artifacts.variants import parse_representation, parse_variant
 from retrieval_core.evaluate.analysis.stage_losses import LossFacts, find_losses
 from retrieval_core.evaluate.measure.chain import chain_names, exact_link
 from retrieval_core.evaluate.measure.index_quality import measure_published
@@ -42,27 +43,11 @@ def lose(catalog_items, open_bench):
         items = catalog_items(N, **({"product_id": product_id} if product_id else {"category": KINDS}))
         bench = open_bench(items, variants[published], **index)
         variants = variants | ({candidates: bench.candidates} if candidates else {})
-        names = chain_names(published, candidates or published, variants)
+        names = chain_names(parse_variant(published), parse_representation(candidates or published), variants)
         links = (exact_link(bench, name, step, variants[name]) for name, step in names)
         return find_losses(bench, links, measure_published(bench).worth.per_query)
 
     return run
-
-
-@pytest.mark.parametrize(
-    ("variant", "candidates", "available", "chain"),
-    [
-        ("masked_boosted", "pca64", {"raw", "masked", "boosted", "masked_boosted", "pca64", "pca128"},
-         [("raw", ""), ("masked", "mask"), ("masked_boosted", "head"), ("pca64", "PCA")]),
-        ("boosted", "boosted", {"raw", "masked", "boosted", "masked_boosted"}, [("raw", ""), ("boosted", "head")]),
-        ("crop", "pca8", {"crop", "pca8"}, [("crop", ""), ("pca8", "PCA")]),
-        ("crop_boosted", "pca8", {"raw", "crop", "crop_boosted", "pca8"},
-         [("raw", ""), ("crop", "crop"), ("crop_boosted", "head"), ("pca8", "PCA")]),
-        ("raw", "raw", {"raw"}, [("raw", "")]),
-    ],
-)  # fmt: skip
-def test_the_chain_names_the_steps_to_what_is_published(variant, candidates, available, chain):
-    assert chain_names(variant, candidates, available) == chain
 
 
 @pytest.mark.parametrize(
