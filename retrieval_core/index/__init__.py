@@ -1,1 +1,1 @@
-"""Vectors to sharded FAISS files, and back to hits."""
+"""Build, update, tune and search an index of FAISS shards."""

@@ -1,1 +1,1 @@
-"""A source's pictures and words to a catalogue snapshot."""
+"""Read a catalogue source, and describe its items in a snapshot."""

@@ -1,1 +1,1 @@
-"""One file a layout that catalogues come in; `registry` finds them by name."""
+"""Catalogue sources: one file a layout, found by name in `registry`."""

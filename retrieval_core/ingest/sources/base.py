@@ -1,4 +1,4 @@
-"""What a catalogue comes from: `KIND:URI`, and the one table every kind of source yields."""
+"""The contract of a catalogue source, and the check that the rows of every source pass."""
 
 from __future__ import annotations
 
@@ -8,38 +8,47 @@ import polars as pl
 
 from retrieval_core.arrays import Bool
 from retrieval_core.artifacts.catalog_rows import SOURCE_SCHEMA, SPLITS
-from retrieval_core.errors import CatalogInvalid, SourceMissing
+from retrieval_core.errors import CatalogInvalid, NotFound, SourceMissing
 
-NAMES = ("item_id", "image_uri", "mask_uri")
-MAX_ITEM_ID_BYTES = 1024  # as of an S3 key
-# Control characters, line and paragraph separators, and what turns the direction of text: in a log or on a page a name
-# with one of them can pass for another.
+NAME_COLUMNS = ("item_id", "image_uri", "mask_uri")
+MAX_ITEM_ID_BYTES = 1024  # the limit that S3 sets for a key
+# Control characters, line and paragraph separators, and characters that turn the direction of text: with one of them, a
+# name in a log or on a page can look like another name.
 DECEPTIVE = r"[\p{Cc}\u{61C}\u{200E}\u{200F}\u{2028}-\u{202E}\u{2066}-\u{2069}]"
-IMAGE_SUFFIXES = (".jpg", ".jpeg", ".jfif", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff")
 
 
 class Source(Protocol):
-    """A place that names pictures; nothing is decoded here."""
+    """A list of pictures and what is known about them. A source reads no pictures, only masks."""
 
-    spec: str
+    spec: str  # KIND:URI
 
     def rows(self) -> pl.DataFrame:
-        """One row per picture in `SOURCE_SCHEMA`, ordered by item_id, ids unique; labels and attributes never null.
+        """Return one row per picture in `SOURCE_SCHEMA`, sorted by unique item_id; labels and attributes never null.
 
-        Raises `CatalogInvalid` when the source breaks its contract, `SourceMissing` when it is empty.
+        Raises `CatalogInvalid` when the source is malformed, `SourceMissing` when it is empty.
         """
         ...
 
     def read_mask(self, mask_uri: str) -> Bool:
-        """(h, w) bool, True on the product, of a `mask_uri` from the rows. Raises `NotFound`."""
+        """Return the (h, w) bool mask at a `mask_uri` of the rows, True on the product. Raises `NotFound`."""
         ...
 
 
-def conform(frame: pl.DataFrame, spec: str) -> pl.DataFrame:
-    """A source's columns as `SOURCE_SCHEMA`: absent ones null or empty, "" read as null, ordered by item_id, checked.
+class Maskless:
+    """Base class of the sources that have no masks."""
 
-    Raises `SourceMissing` without rows; `CatalogInvalid` for an empty, repeated or overlong item_id, an empty
-    image_uri, a name with a `DECEPTIVE` character, or a split nobody knows.
+    spec: str
+
+    def read_mask(self, mask_uri: str) -> Bool:
+        raise NotFound(f"{self.spec} has no masks, so none at {mask_uri}; a table: source can name them")
+
+
+def conform(frame: pl.DataFrame, spec: str) -> pl.DataFrame:
+    """Return the rows of the source `spec` in `SOURCE_SCHEMA`, checked and sorted by item_id.
+
+    Columns that `frame` lacks become null, labels and attributes empty; "" becomes null; other columns are dropped.
+    Raises `SourceMissing` when there are no rows; `CatalogInvalid` for an empty, repeated or too long item_id, an empty
+    image_uri, a name with a `DECEPTIVE` character, or an unknown split.
     """
     if frame.is_empty():
         raise SourceMissing(f"{spec} is empty; expected at least one picture")
@@ -63,17 +72,17 @@ def _check(rows: pl.DataFrame, spec: str) -> None:
             raise CatalogInvalid(
                 f"{spec}: {n_empty} rows have an empty {name}, the first after {first} others; every row needs one"
             )
-    for name in NAMES:
+    for name in NAME_COLUMNS:
         deceptive = rows.filter(pl.col(name).str.contains(DECEPTIVE))[name]
         if len(deceptive):
             raise CatalogInvalid(
                 f"{spec}: {name} {deceptive[0][:80]!r} has a control character, or one that turns the direction of "
                 "text; rename it"
             )
-    overlong = rows.filter(pl.col("item_id").str.len_bytes() > MAX_ITEM_ID_BYTES)["item_id"]
-    if len(overlong):
+    too_long = rows.filter(pl.col("item_id").str.len_bytes() > MAX_ITEM_ID_BYTES)["item_id"]
+    if len(too_long):
         raise CatalogInvalid(
-            f"{spec}: item_id {overlong[0][:80]!r}… has {len(overlong[0].encode())} bytes; expected at most "
+            f"{spec}: item_id {too_long[0][:80]!r}… has {len(too_long[0].encode())} bytes; expected at most "
             f"{MAX_ITEM_ID_BYTES}"
         )
     repeated = rows.filter(pl.col("item_id").is_duplicated())["item_id"].unique().sort()

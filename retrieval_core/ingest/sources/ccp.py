@@ -18,8 +18,7 @@ from retrieval_core.arrays import Bool, UInt8
 from retrieval_core.artifacts.manifests import Value
 from retrieval_core.errors import CatalogInvalid, SourceMissing
 from retrieval_core.ingest.sources.base import conform
-from retrieval_core.ingest.sources.dataset_files import split_query
-from retrieval_core.ingest.sources.folder import absolute_uri, is_picture, list_files
+from retrieval_core.ingest.sources.files import absolute_uri, is_picture, list_files, split_query
 from retrieval_core.ingest.sources.labels import normalise_labels
 from retrieval_core.store.uris import read_uri
 
@@ -29,26 +28,26 @@ IMAGE_LEVEL = "annotations/image-level"
 
 
 class CcpQuery(Value):
-    """What the URI asks for behind the question mark."""
+    """The query of the URI; `largest` takes the label that covers the most pixels as the category."""
 
     category: Literal["largest"] | None = None
 
 
-class Worn(NamedTuple):
-    """The apparel labels of a photo, and the one that covers the most pixels where that is known."""
+class Annotation(NamedTuple):
+    """The apparel labels of a photo, and the one that covers the most pixels, None where that is unknown."""
 
     labels: list[str]
     largest: str | None
 
 
 class CcpSource:
-    """Photos with the apparel on them: a label number per pixel for some, the numbers present for others.
+    """Photos of dressed people: some annotated with a label number per pixel, others with the numbers present.
 
-    The item_id is the photo's number, labels are the apparel labels present, and a photo annotated per pixel has a
-    mask: every label but null (background), hair and skin. A photo without annotation has no labels.
+    The item_id is the photo's number and the labels are the apparel labels present, none for a photo without
+    annotation. A photo annotated per pixel has a mask: every label but null (background), hair and skin.
 
     With `?category=largest` the category of a photo annotated per pixel is the apparel label that covers the most
-    pixels (the lower number of two that cover as many). Raises `BadConfig` for another query.
+    pixels, of two equal ones that with the lower number. Raises `BadConfig` for any other query.
     """
 
     def __init__(self, uri: str) -> None:
@@ -66,15 +65,15 @@ class CcpSource:
         item_ids = [PurePosixPath(path).stem for path in self._photos]
         masks = [self._uris.get(f"{PIXEL_LEVEL}/{item_id}.mat") for item_id in item_ids]
         with ThreadPoolExecutor(os.cpu_count()) as pool:
-            worn = list(pool.map(self._worn, item_ids))
-        categories = [photo.largest if self._query.category else None for photo in worn]
+            annotations = list(pool.map(self._annotation, item_ids))
+        categories = [photo.largest if self._query.category else None for photo in annotations]
         frame = pl.DataFrame(
             {
                 "item_id": item_ids,
                 "image_uri": [self._uris[path] for path in self._photos],
                 "mask_uri": pl.Series(masks, dtype=pl.String),
                 "category": pl.Series(categories, dtype=pl.String),
-                "labels": pl.Series([photo.labels for photo in worn], dtype=pl.List(pl.String)),
+                "labels": pl.Series([photo.labels for photo in annotations], dtype=pl.List(pl.String)),
             }
         )
         return conform(frame, self.spec)
@@ -85,29 +84,29 @@ class CcpSource:
 
     @cached_property
     def _names(self) -> Sequence[str]:
-        """Label names; a name's position is its number."""
+        """Label names by label number."""
         cells = _read_mat(self._uris["label_list.mat"], "label_list").ravel()
         return [str(np.squeeze(cell)) for cell in cells]
 
     @cached_property
     def _is_apparel(self) -> Bool:
-        """(256,) bool by label number."""
+        """(256,) bool, by label number."""
         is_apparel = np.zeros(256, bool)
         is_apparel[: len(self._names)] = [name not in NOT_APPAREL for name in self._names]
         return is_apparel
 
-    def _worn(self, item_id: str) -> Worn:
+    def _annotation(self, item_id: str) -> Annotation:
         if uri := self._uris.get(f"{PIXEL_LEVEL}/{item_id}.mat"):
             n_pixels = np.bincount(self._numbers(uri, "groundtruth").ravel(order="K"))
             labels = self._apparel(np.flatnonzero(n_pixels), uri)
             n_pixels[~self._is_apparel[: len(n_pixels)]] = 0
-            return Worn(labels, self._names[int(n_pixels.argmax())].strip() if n_pixels.any() else None)
+            return Annotation(labels, self._names[int(n_pixels.argmax())].strip() if n_pixels.any() else None)
         if uri := self._uris.get(f"{IMAGE_LEVEL}/{item_id}.mat"):
-            return Worn(self._apparel(np.unique(self._numbers(uri, "tags")), uri), None)
-        return Worn([], None)
+            return Annotation(self._apparel(np.unique(self._numbers(uri, "tags")), uri), None)
+        return Annotation([], None)
 
     def _apparel(self, numbers: npt.NDArray[np.integer[Any]], uri: str) -> list[str]:
-        """Names of ordered label numbers, those of apparel."""
+        """Return the names of the apparel among these ascending label numbers of the file `uri`."""
         if len(numbers) and numbers[-1] >= len(self._names):
             raise CatalogInvalid(f"{uri} has label {numbers[-1]}, but label_list.mat names {len(self._names)}")
         return normalise_labels({self._names[int(number)] for number in numbers} - NOT_APPAREL)
@@ -120,7 +119,7 @@ class CcpSource:
 
 
 def _read_mat(uri: str, variable: str) -> npt.NDArray[Any]:
-    """A variable of a MATLAB file. Raises `NotFound`; `CatalogInvalid` when the file or the variable cannot be read."""
+    """Read a variable of a MATLAB file. Raises `NotFound`; `CatalogInvalid` when file or variable are unreadable."""
     from scipy.io import loadmat
 
     data = read_uri(uri)

@@ -12,8 +12,8 @@ import polars as pl
 from retrieval_core.arrays import UInt8
 from retrieval_core.artifacts.catalog_rows import SOURCE_SCHEMA
 from retrieval_core.errors import CatalogInvalid, SourceMissing
-from retrieval_core.ingest.sources.base import conform
-from retrieval_core.ingest.sources.dataset_files import Maskless, read_lines
+from retrieval_core.ingest.sources.base import Maskless, conform
+from retrieval_core.ingest.sources.files import read_lines
 from retrieval_core.ingest.sources.labels import attributes_of
 from retrieval_core.ingest.sources.unpack import Packed, PackedFolder, class_names, png
 
@@ -22,45 +22,37 @@ N_PIXEL_BYTES = 3 * SIDE_PX * SIDE_PX
 
 
 class Layout(NamedTuple):
-    """Files of one of the datasets; a record is one byte for each file of names, then the pixels."""
+    """The files of one dataset. A record is one byte per file of class names, then the pixels."""
 
+    kind: str
     splits: dict[str, tuple[str, ...]]
     names: tuple[str, ...]  # the last one names the category
-    python_file: str  # of the version that cannot be read
+    python_file: str  # of the python version, which is refused
     archive: str
 
 
-LAYOUTS = {
-    "cifar10": Layout(
+class Cifar10Source(Maskless):
+    """Pictures of 32 x 32 px, unpacked by the first `rows()`.
+
+    The splits are train and test, the category is the class, and the item_id is `SPLIT/NUMBER`.
+    """
+
+    _layout = Layout(
+        kind="cifar10",
         splits={"train": tuple(f"data_batch_{n}.bin" for n in range(1, 6)), "test": ("test_batch.bin",)},
         names=("batches.meta.txt",),
         python_file="test_batch",
         archive="cifar-10-binary.tar.gz",
-    ),
-    "cifar100": Layout(
-        splits={"train": ("train.bin",), "test": ("test.bin",)},
-        names=("coarse_label_names.txt", "fine_label_names.txt"),
-        python_file="test",
-        archive="cifar-100-binary.tar.gz",
-    ),
-}
+    )
 
-
-class CifarSource(Maskless):
-    """Pictures 32 px wide and high, unpacked by the first `rows()`; the splits are train and test.
-
-    The category is the (fine) class, CIFAR-100's coarse one is the attribute `coarse`, the item_id is `SPLIT/NUMBER`.
-    """
-
-    def __init__(self, kind: str, uri: str) -> None:
-        self.spec = f"{kind}:{uri}"
-        self._layout = LAYOUTS[kind]
+    def __init__(self, uri: str) -> None:
+        self.spec = f"{self._layout.kind}:{uri}"
         self._packed = PackedFolder(uri, self.spec)
         self._splits = {split: [self._file(name) for name in names] for split, names in self._layout.splits.items()}
         self._names = [[line.strip() for line in read_lines(str(self._file(name)))] for name in self._layout.names]
 
     def rows(self) -> pl.DataFrame:
-        rows = conform(pl.concat([self._described(split) for split in self._splits]), self.spec)
+        rows = conform(pl.concat([self._rows_of(split) for split in self._splits]), self.spec)
         self._packed.unpack([file for files in self._splits.values() for file in files], self._pictures())
         return rows
 
@@ -75,7 +67,7 @@ class CifarSource(Maskless):
             )
         raise SourceMissing(f"{self.spec} lacks {name}; expected the files of {self._layout.archive}")
 
-    def _described(self, split: str) -> pl.DataFrame:
+    def _rows_of(self, split: str) -> pl.DataFrame:
         columns: list[list[str]] = [[] for _ in self._names]
         for file in self._splits[split]:
             labels = self._records(file)[:, : len(self._names)]
@@ -104,7 +96,7 @@ class CifarSource(Maskless):
                     number += 1
 
     def _records(self, file: Path) -> UInt8:
-        """(n, labels and pixels) uint8, mapped and not read."""
+        """(n, bytes of labels and pixels) uint8, memory-mapped."""
         n_bytes, record_bytes = file.stat().st_size, len(self._names) + N_PIXEL_BYTES
         if not n_bytes or n_bytes % record_bytes:
             raise CatalogInvalid(
@@ -112,6 +104,18 @@ class CifarSource(Maskless):
                 f"restore it from {self._layout.archive}"
             )
         return np.memmap(file, np.uint8, "r", shape=(n_bytes // record_bytes, record_bytes))
+
+
+class Cifar100Source(Cifar10Source):
+    """As `Cifar10Source`; the category is the fine class, and the coarse one is the attribute `coarse`."""
+
+    _layout = Layout(
+        kind="cifar100",
+        splits={"train": ("train.bin",), "test": ("test.bin",)},
+        names=("coarse_label_names.txt", "fine_label_names.txt"),
+        python_file="test",
+        archive="cifar-100-binary.tar.gz",
+    )
 
 
 def _item_id(split: str, number: int) -> str:

@@ -13,8 +13,8 @@ import polars as pl
 
 from retrieval_core.artifacts.catalog_rows import SOURCE_SCHEMA
 from retrieval_core.errors import BadConfig, CatalogInvalid, SourceMissing
-from retrieval_core.ingest.sources.base import conform
-from retrieval_core.ingest.sources.dataset_files import Maskless, dataset_root, first_present, read_lines
+from retrieval_core.ingest.sources.base import Maskless, conform
+from retrieval_core.ingest.sources.files import dataset_root, first_present, read_lines
 from retrieval_core.ingest.sources.labels import attributes_of, normalise_labels
 from retrieval_core.ingest.sources.unpack import Packed, PackedFolder
 
@@ -25,15 +25,15 @@ HEADER = [
     "id", "gender", "masterCategory", "subCategory", "articleType", "baseColour", "season", "year", "usage", NAME,
 ]  # fmt: skip
 UNKNOWN = "NA"
-ID = re.compile(r"[\w-]+")  # it names a file
-BATCH_ROWS = 512  # pictures held at once while Parquet is read
+ID = re.compile(r"[\w-]+")  # an id names a picture file
+BATCH_ROWS = 512  # pictures in memory at once while Parquet is read
 
 
 class FashionProductsSource(Maskless):
-    """Products by id: category = articleType, labels = words of the name, attributes = the other properties but year.
+    """Products: item_id = id, category = articleType, labels = words of the name, attributes = the rest but year.
 
-    With `styles.csv`, local or on S3, the picture is `images/ID.jpg`; a product without it stays a row. Otherwise the
-    pictures of `*.parquet` or `data/*.parquet` are unpacked by the first `rows()`, their bytes as they are.
+    With `styles.csv`, local or on S3, the picture is `images/ID.jpg`; a product without a picture still has a row.
+    Otherwise the first `rows()` unpacks the pictures of `*.parquet` or `data/*.parquet`, without re-encoding them.
     """
 
     def __init__(self, uri: str) -> None:
@@ -67,19 +67,19 @@ class FashionProductsSource(Maskless):
 
 
 def _words(name: str) -> list[str]:
-    """The words of a product's name, lower-cased, without the punctuation around them."""
+    """Return the words of a product's name in lower case, without surrounding punctuation."""
     return normalise_labels(word.strip(string.punctuation) for word in re.split(r"[\s,]+", name.lower()))
 
 
 class KaggleLayout:
-    """`styles.csv` beside `images/`."""
+    """`styles.csv`, with the pictures in `images/` beside it."""
 
     def __init__(self, root: str, styles: str) -> None:
         self.pictures = f"{root}/images"
         self._styles = styles
 
     def products(self) -> pl.DataFrame:
-        """`COLUMNS` of text, one row per line."""
+        """Return `COLUMNS` as text, one row per line."""
         lines = read_lines(self._styles)
         if not lines or lines[0].split(",") != HEADER:
             raise CatalogInvalid(f"{self._styles} starts with {lines[:1]}; expected the header {','.join(HEADER)}")
@@ -87,10 +87,10 @@ class KaggleLayout:
         return pl.DataFrame(products, dict.fromkeys(HEADER, pl.String), orient="row").select(COLUMNS)
 
     def unpack(self) -> None:
-        """Nothing is packed."""
+        """Do nothing: the pictures are files already."""
 
     def _product(self, number: int, line: str) -> list[str]:
-        """A line's fields. The published file has names with commas that nobody quoted: they become whole again."""
+        """Return a line's fields. Names in the published file have unquoted commas, so surplus fields are joined."""
         try:
             fields = next(csv.reader([line]), [])
         except csv.Error as error:
@@ -115,15 +115,15 @@ class ParquetLayout:
             raise SourceMissing(f"{spec} holds neither styles.csv nor *.parquet nor data/*.parquet; check the path")
 
     def products(self) -> pl.DataFrame:
-        """`COLUMNS` of text, one row per picture."""
+        """Return `COLUMNS` as text, one row per picture."""
         return pl.concat(
             _collect(self._scan(file).select(pl.col(COLUMNS).cast(pl.String)), file) for file in self._files
         )
 
     def unpack(self) -> None:
-        self._packed.unpack(self._files, self._stored())
+        self._packed.unpack(self._files, self._pictures())
 
-    def _stored(self) -> Iterator[Packed]:
+    def _pictures(self) -> Iterator[Packed]:
         for file in self._files:
             scan = self._scan(file)
             pictures = scan.select(pl.col("id").cast(pl.String), pl.col("image").struct.field("bytes"))
@@ -133,7 +133,7 @@ class ParquetLayout:
                         yield Packed(f"{id_}.jpg", len(data), partial(bytes, data))
 
     def _scan(self, file: Path) -> pl.LazyFrame:
-        """The file's table. Raises `CatalogInvalid` where columns are not those of the dataset."""
+        """Open the file's table lazily. Raises `CatalogInvalid` when its columns are not those of the dataset."""
         scan = pl.scan_parquet(file, glob=False)
         try:
             schema = scan.collect_schema()

@@ -1,23 +1,21 @@
-"""`folder:PATH`: pictures in folders, local or `s3://`, one folder per class."""
+"""`folder:PATH`: pictures in folders, local or `s3://`, one folder per category."""
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import polars as pl
 
-from retrieval_core.arrays import Bool
 from retrieval_core.artifacts.catalog_rows import SPLITS
-from retrieval_core.errors import CatalogInvalid, NotFound, SourceMissing
-from retrieval_core.ingest.sources.base import IMAGE_SUFFIXES, conform
-from retrieval_core.store.uris import list_uris
+from retrieval_core.errors import SourceMissing
+from retrieval_core.ingest.sources.base import Maskless, conform
+from retrieval_core.ingest.sources.files import IMAGE_SUFFIXES, absolute_uri, is_picture, list_files
 
 
-class FolderSource:
-    """Pictures under a folder: `[split/]class/….jpg`, or flat.
+class FolderSource(Maskless):
+    """Pictures below a folder: `[split/]category/….jpg`, or without folders.
 
-    The item_id is the path below the folder. When every picture lies under a folder named train, val, query, gallery or
-    test, that level is the split; the next level is the category. Hidden files and folders are passed over.
+    The item_id is the path below the folder. When every picture lies below a folder named train, val, query, gallery or
+    test, the first level is the split and the second the category; otherwise the first level is the category. Hidden
+    files and folders are skipped.
     """
 
     def __init__(self, uri: str) -> None:
@@ -39,32 +37,3 @@ class FolderSource:
             pl.col("folders").list.get(1 if has_splits else 0, null_on_oob=True).alias("category"),
         )
         return conform(frame, self.spec)
-
-    def read_mask(self, mask_uri: str) -> Bool:
-        raise NotFound(f"{self.spec} has no masks, so none at {mask_uri}; a table: source can name them")
-
-
-def absolute_uri(uri: str) -> str:
-    """A local path made absolute, so that a catalogue means the same from any working folder; no trailing slash."""
-    return uri.rstrip("/") if "://" in uri else str(Path(uri).expanduser().absolute())
-
-
-def list_files(root: str, spec: str) -> list[tuple[str, str]]:
-    """(path below `root`, URI) of every file.
-
-    Raises `SourceMissing` when `root` is no folder, `CatalogInvalid` for a name that is no text.
-    """
-    if "://" not in root and not Path(root).is_dir():
-        raise SourceMissing(f"{spec}: {root} is not a folder; check the path")
-    try:
-        files = [(uri.removeprefix(root.rstrip("/") + "/"), uri) for uri, _ in list_uris(root)]
-    except NotFound as error:
-        raise SourceMissing(f"{spec}: {error}") from error
-    if not_text := [uri for _, uri in files if any("\ud800" <= character <= "\udfff" for character in uri)]:
-        raise CatalogInvalid(f"{spec}: the file name {not_text[0]!r} is not UTF-8; rename the file")
-    return files
-
-
-def is_picture(path: str) -> bool:
-    """Whether a relative posix path looks like a picture that nobody hid."""
-    return path.lower().endswith(IMAGE_SUFFIXES) and not any(part.startswith(".") for part in path.split("/"))

@@ -8,9 +8,8 @@ from collections import Counter
 import polars as pl
 
 from retrieval_core.errors import CatalogInvalid, SourceMissing
-from retrieval_core.ingest.sources.base import conform
-from retrieval_core.ingest.sources.dataset_files import Maskless, dataset_root, first_present, read_lines
-from retrieval_core.ingest.sources.folder import is_picture, list_files
+from retrieval_core.ingest.sources.base import Maskless, conform
+from retrieval_core.ingest.sources.files import dataset_root, first_present, is_picture, list_files, read_lines
 
 BASES = ("", "/ILSVRC/Data/CLS-LOC")
 SPLITS = ("train", "val")
@@ -22,11 +21,12 @@ FLAT = r"^val/([^/.]+)\.[^/.]+$"
 
 
 class ImageNetSource(Maskless):
-    """Pictures of `train/nXXXXXXXX/` and `val/nXXXXXXXX/`, or of a flat `val/` that `LOC_val_solution.csv` resolves.
+    """Pictures in `train/nXXXXXXXX/` and `val/nXXXXXXXX/`, or in a flat `val/` with `LOC_val_solution.csv`.
 
-    Both may lie in Kaggle's `ILSVRC/Data/CLS-LOC/`, the tables beside `ILSVRC`; local or on S3. The item_id is the path
-    from the split on. The category is the first name of the WordNet id in `LOC_synset_mapping.txt` (with the id behind
-    it where two have the same one, as crane the bird and crane the machine), without that file the id.
+    Local or on S3; both folders may lie in Kaggle's `ILSVRC/Data/CLS-LOC/`, with the tables beside `ILSVRC`. The
+    item_id is the path that begins with the split. The category is the first name of the WordNet id in
+    `LOC_synset_mapping.txt`, followed by the id where two ids share a name (crane the bird and crane the machine);
+    without that file it is the id.
     """
 
     def __init__(self, uri: str) -> None:
@@ -80,23 +80,23 @@ class ImageNetSource(Maskless):
         )
 
     def _solution(self) -> dict[str, str]:
-        """WordNet id by name of a validation picture."""
+        """Return the WordNet ids of the validation pictures, by picture name."""
         uri = first_present(self._root, SOLUTION)
         if uri is None:
             raise CatalogInvalid(
                 f"{self.spec}: the pictures in val/ lie in no class folders; copy {SOLUTION} to {self._root}"
             )
-        found = {}
+        wordnet_ids = {}
         for number, line in enumerate(read_lines(uri)[1:], start=2):
             image_id, _, boxes = line.partition(",")
             wordnet_id = boxes.strip().partition(" ")[0]
             if not WORDNET_ID.fullmatch(wordnet_id):
                 raise CatalogInvalid(f"{uri}, line {number}: {line[:80]!r}; expected NAME,nXXXXXXXX and a box")
-            found[image_id] = wordnet_id
-        return found
+            wordnet_ids[image_id] = wordnet_id
+        return wordnet_ids
 
     def _category(self) -> pl.Expr:
-        """What the WordNet id of a row is called."""
+        """Return the category of a row as an expression over its WordNet id."""
         uri = first_present(self._root, MAPPING)
         if uri is None:
             return pl.col("wordnet_id")

@@ -9,8 +9,8 @@ import polars as pl
 
 from retrieval_core.artifacts.catalog_rows import SOURCE_SCHEMA
 from retrieval_core.errors import CatalogInvalid, NotFound, SourceMissing
-from retrieval_core.ingest.sources.base import conform
-from retrieval_core.ingest.sources.dataset_files import Maskless, dataset_root, first_present, read_lines
+from retrieval_core.ingest.sources.base import Maskless, conform
+from retrieval_core.ingest.sources.files import dataset_root, first_present, read_lines
 from retrieval_core.ingest.sources.labels import attributes_of, normalise_labels
 from retrieval_core.store.uris import list_uris
 
@@ -23,7 +23,7 @@ IMAGE_NAME = re.compile(r"img/([^/]+)/([^/]+)/[^/]+/[^/]+")  # img/WOMEN/Dresses
 
 
 class Shot(NamedTuple):
-    """A line of the partition."""
+    """A line of the partition file: one picture of a garment."""
 
     image_name: str
     product_id: str
@@ -33,10 +33,11 @@ class Shot(NamedTuple):
 
 
 class InShopSource(Maskless):
-    """Pictures of the partition in `Eval/` or `Anno/`, lying in `Img/img/` or `img/`, local or on S3.
+    """The pictures that the partition file in `Eval/` or `Anno/` lists, in `Img/img/` or `img/`; local or on S3.
 
-    The item_id is the image name, the item's id the product_id, the status the split, the garment folder the category,
-    WOMEN or MEN the attribute gender; the items' attribute list gives the labels where it is there.
+    The item_id is the image name, the product_id the dataset's item id, the split the evaluation status, the category
+    the garment folder, and WOMEN or MEN the attribute gender. The labels come from the list of item attributes, where
+    the dataset was copied with it.
     """
 
     def __init__(self, uri: str) -> None:
@@ -100,12 +101,12 @@ class InShopSource(Maskless):
         return Shot(*fields, *path.groups())
 
     def _labels(self) -> dict[str, list[str]]:
-        """Labels by product, empty where the dataset was copied without them."""
+        """Return the labels of each product; none when the dataset was copied without its attribute lists."""
         items, names = first_present(self._root, *ITEM_LABELS), first_present(self._root, *LABEL_NAMES)
         if items is None or names is None:
             return {}
         labels = read_lines(names)[2:]
-        found: dict[str, list[str]] = {}
+        by_product: dict[str, list[str]] = {}
         for number, line in enumerate(read_lines(items)[2:], start=3):
             fields = line.split()
             if len(fields) != 1 + len(labels):
@@ -113,7 +114,7 @@ class InShopSource(Maskless):
                     f"{items}, line {number} has {len(fields)} fields; expected an item id and a mark for each of the "
                     f"{len(labels)} attributes that {names} names"
                 )
-            found[fields[0]] = normalise_labels(
+            by_product[fields[0]] = normalise_labels(
                 label for label, mark in zip(labels, fields[1:], strict=True) if mark == "1"
             )
-        return found
+        return by_product

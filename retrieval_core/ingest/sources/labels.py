@@ -1,4 +1,4 @@
-"""Labels and attributes as sources write them, brought to one form."""
+"""Parse labels and attributes as sources write them into one form."""
 
 from __future__ import annotations
 
@@ -8,19 +8,19 @@ from typing import Any, TypedDict
 
 
 class Attribute(TypedDict):
-    """One single-valued property of an item, e.g. colour = red."""
+    """A property of an item that has one value, e.g. colour = red."""
 
     name: str
     value: str
 
 
 def normalise_labels(labels: Iterable[str]) -> list[str]:
-    """Labels trimmed, ordered, each once; empty ones dropped."""
+    """Return the labels trimmed, sorted and without duplicates or empty ones."""
     return sorted({label.strip() for label in labels} - {""})
 
 
 def parse_labels(cell: str | None) -> list[str]:
-    """Labels of a table's cell: `coat|hat` or a JSON list of strings. Raises `ValueError` with what is wrong."""
+    """Parse the labels in a table's cell: `coat|hat` or a JSON list of strings. Raises `ValueError` with the reason."""
     text = (cell or "").strip()
     if not text.startswith("["):
         return normalise_labels(text.split("|"))
@@ -31,7 +31,7 @@ def parse_labels(cell: str | None) -> list[str]:
 
 
 def parse_attributes(cell: str | None) -> list[Attribute]:
-    """Attributes of a table's cell, a JSON object of single values. Raises `ValueError` with what is wrong."""
+    """Parse the attributes in a table's cell, a JSON object of single values. Raises `ValueError` with the reason."""
     text = (cell or "").strip()
     values = _parse_json(text) if text else {}
     if not isinstance(values, dict):
@@ -40,19 +40,22 @@ def parse_attributes(cell: str | None) -> list[Attribute]:
 
 
 def attributes_of(values: dict[str, Any]) -> list[Attribute]:
-    """Attributes of a mapping from name to single value, ordered by name; empty values are left out."""
-    found: list[Attribute] = []
+    """Return the attributes of a mapping from names to single values, sorted by name, without empty ones.
+
+    Raises `ValueError` for a value that is a list or a mapping.
+    """
+    attributes: list[Attribute] = []
     for name, value in sorted(values.items()):
         if isinstance(value, dict | list):
             raise ValueError(f"attribute {name!r} has several values; several values are labels")
         text = attribute_text(value)
         if name.strip() and text:
-            found.append(Attribute(name=name.strip(), value=text))
-    return found
+            attributes.append(Attribute(name=name.strip(), value=text))
+    return attributes
 
 
 def attribute_text(value: Any) -> str:
-    """A single value as trimmed text, "" for none; truths are `true` and `false`."""
+    """Return a single value as trimmed text, "" for None; a bool becomes `true` or `false`."""
     if value is None:
         return ""
     if isinstance(value, bool):

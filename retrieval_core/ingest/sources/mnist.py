@@ -14,20 +14,13 @@ import polars as pl
 
 from retrieval_core.arrays import UInt8
 from retrieval_core.errors import CatalogInvalid, SourceMissing
-from retrieval_core.ingest.sources.base import conform
-from retrieval_core.ingest.sources.dataset_files import Maskless
+from retrieval_core.ingest.sources.base import Maskless, conform
 from retrieval_core.ingest.sources.unpack import Packed, PackedFolder, class_names, png
 
-CLASSES = {
-    "mnist": ("0", "1", "2", "3", "4", "5", "6", "7", "8", "9"),
-    "fashion-mnist": (
-        "T-shirt/top", "Trouser", "Pullover", "Dress", "Coat", "Sandal", "Shirt", "Sneaker", "Bag", "Ankle boot",
-    ),
-}  # fmt: skip
 PREFIXES = {"train": "train", "test": "t10k"}
 LABELS_MAGIC = 0x0801  # unsigned bytes in one dimension
-IMAGES_MAGIC = 0x0803  # and in three
-MAX_PICTURES, MAX_SIDE_PX = 10_000_000, 4096  # a header that promises more is damaged
+IMAGES_MAGIC = 0x0803  # unsigned bytes in three dimensions
+MAX_PICTURES, MAX_SIDE_PX = 10_000_000, 4096  # a header with larger numbers is damaged
 
 
 class Part(NamedTuple):
@@ -39,14 +32,16 @@ class Part(NamedTuple):
 
 
 class MnistSource(Maskless):
-    """Pictures of `train-images-idx3-ubyte` and `t10k-…`, plain or `.gz`, unpacked by the first `rows()`.
+    """Digits in `train-images-idx3-ubyte` and `t10k-…`, plain or `.gz`, unpacked by the first `rows()`.
 
-    The category is the digit or the name of the garment, the splits are train and test, the item_id is `SPLIT/NUMBER`.
+    The splits are train and test, the category is the digit, and the item_id is `SPLIT/NUMBER`.
     """
 
-    def __init__(self, kind: str, uri: str) -> None:
-        self.spec = f"{kind}:{uri}"
-        self._names = CLASSES[kind]
+    _kind = "mnist"
+    _categories: tuple[str, ...] = ("0", "1", "2", "3", "4", "5", "6", "7", "8", "9")
+
+    def __init__(self, uri: str) -> None:
+        self.spec = f"{self._kind}:{uri}"
         self._packed = PackedFolder(uri, self.spec)
         self._parts = [
             Part(split, self._file(f"{prefix}-images-idx3-ubyte"), self._file(f"{prefix}-labels-idx1-ubyte"))
@@ -54,7 +49,7 @@ class MnistSource(Maskless):
         ]
 
     def rows(self) -> pl.DataFrame:
-        rows = conform(pl.concat([self._described(part) for part in self._parts]), self.spec)
+        rows = conform(pl.concat([self._rows_of(part) for part in self._parts]), self.spec)
         self._packed.unpack([part.images for part in self._parts], self._pictures())
         return rows
 
@@ -64,9 +59,9 @@ class MnistSource(Maskless):
                 return path
         raise SourceMissing(f"{self.spec} lacks {name} (or {name}.gz); copy the dataset's four files there")
 
-    def _described(self, part: Part) -> pl.DataFrame:
+    def _rows_of(self, part: Part) -> pl.DataFrame:
         labels = _read_labels(part.labels)
-        # Read to its end, so that a damaged file is told before anything is unpacked.
+        # Read the whole file, so that a damaged one is reported before anything is unpacked.
         n_pictures = sum(1 for _ in _read_images(part.images))
         if n_pictures != len(labels):
             raise CatalogInvalid(
@@ -78,7 +73,7 @@ class MnistSource(Maskless):
             {
                 "item_id": pl.Series(item_ids, dtype=pl.String),
                 "image_uri": pl.Series([self._packed.uri(f"{name}.png") for name in item_ids], dtype=pl.String),
-                "category": pl.Series(class_names(labels, self._names, str(part.labels)), dtype=pl.String),
+                "category": pl.Series(class_names(labels, self._categories, str(part.labels)), dtype=pl.String),
                 "split": pl.Series([part.split] * len(labels), dtype=pl.String),
             }
         )
@@ -87,6 +82,15 @@ class MnistSource(Maskless):
         for part in self._parts:
             for number, pixels in enumerate(_read_images(part.images)):
                 yield png(f"{_item_id(part.split, number)}.png", pixels)
+
+
+class FashionMnistSource(MnistSource):
+    """As `MnistSource`; the category is the name of the garment."""
+
+    _kind = "fashion-mnist"
+    _categories = (
+        "T-shirt/top", "Trouser", "Pullover", "Dress", "Coat", "Sandal", "Shirt", "Sneaker", "Bag", "Ankle boot",
+    )  # fmt: skip
 
 
 def _item_id(split: str, number: int) -> str:
@@ -109,13 +113,13 @@ def _read_images(path: Path) -> Iterator[UInt8]:
 
 @contextmanager
 def _idx(path: Path, magic: int, n_dims: int) -> Iterator[tuple[IO[bytes], tuple[int, ...]]]:
-    """An idx file behind its header, and the sizes the header gives. Raises `CatalogInvalid` for whatever is wrong."""
+    """Open an idx file after its header; yield it and the sizes in the header. Raises `CatalogInvalid` if damaged."""
     try:
         with cast(IO[bytes], gzip.open(path)) if path.suffix == ".gz" else path.open("rb") as file:
-            found, *shape = _read(file, 4 * (1 + n_dims), path).view(">u4").tolist()
-            if found != magic:
+            seen_magic, *shape = _read(file, 4 * (1 + n_dims), path).view(">u4").tolist()
+            if seen_magic != magic:
                 raise CatalogInvalid(
-                    f"{path} starts with {found:#06x}; an idx file of its name starts with {magic:#06x}"
+                    f"{path} starts with {seen_magic:#06x}; an idx file of its name starts with {magic:#06x}"
                 )
             if shape[0] > MAX_PICTURES or not all(0 < side_px <= MAX_SIDE_PX for side_px in shape[1:]):
                 sizes = " x ".join(str(size) for size in shape)
@@ -138,4 +142,4 @@ def _read(file: IO[bytes], n_bytes: int, path: Path) -> UInt8:
 
 def _check_end(file: IO[bytes], path: Path) -> None:
     if file.read(1):
-        raise CatalogInvalid(f"{path} goes on behind what its header promises; restore it from the dataset")
+        raise CatalogInvalid(f"{path} goes on after what its header promises; restore it from the dataset")

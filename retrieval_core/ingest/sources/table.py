@@ -14,7 +14,7 @@ from retrieval_core.arrays import Bool
 from retrieval_core.artifacts.catalog_rows import SOURCE_SCHEMA
 from retrieval_core.errors import CatalogInvalid, NotFound, SourceMissing
 from retrieval_core.ingest.sources.base import conform
-from retrieval_core.ingest.sources.folder import absolute_uri
+from retrieval_core.ingest.sources.files import absolute_uri
 from retrieval_core.ingest.sources.labels import (
     attribute_text,
     attributes_of,
@@ -24,23 +24,26 @@ from retrieval_core.ingest.sources.labels import (
 )
 from retrieval_core.store.uris import read_uri
 
-SLICE_ROWS = 100_000  # whose Python objects are in memory together
+TABLE_SUFFIXES = (".csv", ".parquet", ".pq")
+SLICE_ROWS = 100_000  # rows whose Python objects are in memory at once
 
 REQUIRED = ("item_id", "image_uri")
 TEXT_COLUMNS = ("item_id", "image_uri", "product_id", "category", "split", "mask_uri")
 URI_COLUMNS = ("image_uri", "mask_uri")
 ATTRIBUTE_PREFIXES = ("attr_", "attributes.")
 S3_OBJECT = r"^s3://[A-Za-z0-9][A-Za-z0-9._-]+/."
-CLIMBS = r"(^|/)\.\.(/|$)"
+PARENT_FOLDER = r"(^|/)\.\.(/|$)"
 
 
 class TableSource:
     """A manifest with item_id and image_uri, and optionally product_id, category, split, mask_uri, labels, attributes.
 
-    Labels are `a|b` or a JSON list (in Parquet also a list of strings); attributes a JSON object (in Parquet also a
-    struct or a list of name-value structs), or one column each, named `attr_…` or `attributes.…`. A relative URI starts
-    at the table's folder and stays below it; a table on S3 names no file of the machine that reads it. A mask is a
-    picture, bright on the product.
+    Labels are `a|b` or a JSON list, in Parquet also a list of strings. Attributes are a JSON object, in Parquet also a
+    struct or a list of name-value structs, or one column each, named `attr_…` or `attributes.…`. A relative URI starts
+    at the table's folder and stays below it; a table on S3 may not name local files. A mask is a picture that is bright
+    on the product.
+
+    Raises `SourceMissing` for an absent or empty table, `CatalogInvalid` for one that cannot be read.
     """
 
     def __init__(self, uri: str) -> None:
@@ -61,7 +64,7 @@ class TableSource:
 
     def read_mask(self, mask_uri: str) -> Bool:
         brightness = images.decode(read_uri(mask_uri)).max(axis=2)
-        # Half of the brightest value, so that masks of 0 and 1 are read like masks of 0 and 255.
+        # Compare with half the brightest value, so that masks of 0 and 1 are read like masks of 0 and 255.
         return brightness > brightness.max() // 2
 
     def _read(self) -> pl.DataFrame:
@@ -75,7 +78,7 @@ class TableSource:
         return table
 
     def _text(self, name: str) -> pl.Series:
-        """A column of single values as trimmed text; whole numbers are fine as ids."""
+        """Return a column of text or whole numbers as trimmed text."""
         column = self._table[name]
         if isinstance(column.dtype, pl.Categorical | pl.Enum | pl.Null) or column.dtype.is_integer():
             column = column.cast(pl.String)
@@ -85,7 +88,7 @@ class TableSource:
 
     def _labels(self) -> pl.Series:
         if "labels" not in self._table.columns:
-            return self._nothing("labels")
+            return self._empty("labels")
         column = self._table["labels"]
         if column.dtype in (pl.String, pl.Null):
             return self._parsed(column, parse_labels)
@@ -94,18 +97,18 @@ class TableSource:
         raise CatalogInvalid(f"{self.spec}: column labels is {column.dtype}; expected text or a list of text")
 
     def _attributes(self) -> pl.Series:
-        """The `attributes` column and the prefixed columns in one; a prefixed column wins over the same name."""
-        cells = pl.DataFrame({"row": pl.int_range(self._table.height, eager=True), "said": self._attribute_cells()})
-        said = cells.explode("said").select("row", pl.col("said").struct.field("name", "value")).drop_nulls("name")
+        """Merge the `attributes` column and the prefixed columns; of two with one name the prefixed column wins."""
+        cells = pl.DataFrame({"row": pl.int_range(self._table.height, eager=True), "cell": self._attribute_cells()})
+        from_cells = cells.explode("cell").select("row", pl.col("cell").struct.field("name", "value"))
         columns = [self._prefixed(name, prefix) for name in self._table.columns if (prefix := _prefix_of(name))]
-        last = pl.concat([said, *columns]).unique(["row", "name"], keep="last", maintain_order=True).sort("row", "name")
-        told = last.with_columns(pl.col("name", "value").str.strip_chars()).filter(
-            pl.col("name") != "", pl.col("value") != ""
-        )
-        return as_lists(told["row"], told.select("name", "value").to_struct(), self._table.height).alias("attributes")
+        every = pl.concat([from_cells.drop_nulls("name"), *columns])
+        last = every.unique(["row", "name"], keep="last", maintain_order=True).sort("row", "name")
+        trimmed = last.with_columns(pl.col("name", "value").str.strip_chars())
+        given = trimmed.filter(pl.col("name") != "", pl.col("value") != "")
+        return as_lists(given["row"], given.select("name", "value").to_struct(), self._table.height).alias("attributes")
 
     def _prefixed(self, column: str, prefix: str) -> pl.DataFrame:
-        """What a prefixed column says: row, name and value, where it says anything."""
+        """Return row, name and value for each value of a prefixed column that is not null."""
         values = self._table[column]
         if values.dtype.is_nested():
             raise CatalogInvalid(f"{self.spec}: column {column} is {values.dtype}; expected single values")
@@ -121,7 +124,7 @@ class TableSource:
 
     def _attribute_cells(self) -> pl.Series:
         if "attributes" not in self._table.columns:
-            return self._nothing("attributes")
+            return self._empty("attributes")
         column = self._table["attributes"]
         if column.dtype in (pl.String, pl.Null):
             return self._parsed(column, parse_attributes)
@@ -131,7 +134,7 @@ class TableSource:
             return column
         raise CatalogInvalid(f"{self.spec}: column attributes is {column.dtype}; expected a JSON object or a struct")
 
-    def _nothing(self, name: str) -> pl.Series:
+    def _empty(self, name: str) -> pl.Series:
         return pl.Series(name, [[]], SOURCE_SCHEMA[name]).new_from_index(0, self._table.height)
 
     def _parsed(self, column: pl.Series, parse: Callable[[Any], list[Any]]) -> pl.Series:
@@ -147,13 +150,15 @@ class TableSource:
         return read_lists(column, parsed, cast(pl.List, SOURCE_SCHEMA[column.name])).alias(column.name)
 
     def _resolved(self, rows: pl.DataFrame, name: str) -> pl.Series:
-        """URIs of a column: absolute and `s3://` ones as they are, relative ones below the table's folder."""
+        """Return a column's URIs, with relative ones placed below the table's folder. Raises `CatalogInvalid`."""
         uri = pl.col(name)
         is_s3, is_local = uri.str.starts_with("s3://"), uri.str.starts_with("/")
         is_relative = ~is_s3 & ~is_local
         self._refuse(rows, name, ~is_s3 & uri.str.contains("://", literal=True), "a path or s3://")
         self._refuse(rows, name, is_s3 & ~uri.str.contains(S3_OBJECT), "s3://bucket/key")
-        self._refuse(rows, name, is_relative & uri.str.contains(CLIMBS), "a path below the table's folder, without ..")
+        self._refuse(
+            rows, name, is_relative & uri.str.contains(PARENT_FOLDER), "a path below the table's folder, without .."
+        )
         if "://" in self._uri:
             self._refuse(rows, name, is_local, "s3:// or a path below the table's folder: the table lies on S3")
         folder = self._uri.rpartition("/")[0]
@@ -169,20 +174,20 @@ class TableSource:
 
 
 def parse_table(data: bytes, name: str, spec: str) -> pl.DataFrame:
-    """The table in a CSV file, all of it as text, or a Parquet file; `name` tells which, `spec` what an error calls it.
+    """Parse a CSV file, every column as text, or a Parquet file; the suffix of `name` decides which.
 
-    Raises `SourceMissing` for an empty file, `CatalogInvalid` for any other that cannot be read.
+    Raises `SourceMissing` for an empty file, `CatalogInvalid` for one that cannot be read; the messages call it `spec`.
     """
-    if not name.lower().endswith((".csv", ".parquet", ".pq")):
+    if not name.lower().endswith(TABLE_SUFFIXES):
         raise CatalogInvalid(f"{spec} is neither .csv nor .parquet; save the table as one of them")
     try:
         if name.lower().endswith(".csv"):
             return pl.read_csv(io.BytesIO(data), infer_schema=False)  # an id of 0012 is not the number 12
-        # Arrow's reader says what is wrong with a damaged file; for some, polars' own ends the process.
+        # Arrow reports what is wrong with a damaged file; polars' own reader ends the process on some of them.
         return pl.read_parquet(io.BytesIO(data), use_pyarrow=True)
     except pl.exceptions.NoDataError as error:
         raise SourceMissing(f"{spec} is empty; expected a header and at least one row") from error
-    except (Exception, pl.exceptions.PanicException) as error:  # readers fail in many ways on hostile bytes
+    except (Exception, pl.exceptions.PanicException) as error:  # readers fail in many ways on damaged files
         raise CatalogInvalid(f"{spec} cannot be read: {(str(error).splitlines() or [''])[0][:200]}") from error
 
 
@@ -191,22 +196,22 @@ def _prefix_of(column: str) -> str | None:
 
 
 def _without_secrets(uri: str) -> str:
-    """A URI to show: no user and password, and no query, where signatures stand."""
+    """Return a URI for a message, without user, password and query (which may hold a signature)."""
     return re.sub("//.*@", "//", uri.partition("?")[0])[:200]
 
 
 def read_texts(column: pl.Series, read: Callable[[Any], str]) -> pl.Series:
-    """What `read` makes of each single value of a column; null stays null."""
+    """Apply `read` to each distinct value of a column; null stays null."""
     return _read(column, lambda cells: _texts(cells, read))
 
 
 def read_lists(column: pl.Series, read: Callable[[Any], Sequence[Any]], dtype: pl.List) -> pl.Series:
-    """The list that `read` makes of each cell, null too; `dtype` is of lists of text, or of structs of text."""
+    """Apply `read` to each cell, null too; `dtype` is a list of text or of structs of text."""
     return _read(column, lambda cells: _lists([read(cell) for cell in cells], dtype))
 
 
 def as_lists(rows: pl.Series, values: pl.Series, n_rows: int) -> pl.Series:
-    """(n_rows,) the `values` of each row in one list, in their order; `rows` says in which row each value stands."""
+    """Return (n_rows,) lists of the `values` of each row, in their order; `rows` holds the row number of each value."""
     given = (
         pl.DataFrame({"row": rows.cast(pl.UInt32), "value": values}).group_by("row", maintain_order=True).agg("value")
     )
@@ -216,13 +221,13 @@ def as_lists(rows: pl.Series, values: pl.Series, n_rows: int) -> pl.Series:
 
 
 def _read(column: pl.Series, read: Callable[[Sequence[Any]], pl.Series]) -> pl.Series:
-    if column.dtype.is_nested():  # has no order, so that distinct ones are hard to find
+    if column.dtype.is_nested():  # distinct nested values are costly to find
         return pl.concat([read(cells) for cells in _slices(column)])
     cells = column.cast(pl.String) if column.dtype == pl.Null else column
     distinct = cells.unique(maintain_order=True)
-    known = pl.DataFrame({"cell": distinct, "read": pl.concat([read(part) for part in _slices(distinct)])})
-    asked = pl.DataFrame({"cell": cells})
-    return asked.join(known, on="cell", how="left", nulls_equal=True, maintain_order="left")["read"]
+    by_cell = pl.DataFrame({"cell": distinct, "read": pl.concat([read(part) for part in _slices(distinct)])})
+    frame = pl.DataFrame({"cell": cells})
+    return frame.join(by_cell, on="cell", how="left", nulls_equal=True, maintain_order="left")["read"]
 
 
 def _slices(column: pl.Series) -> Iterator[Sequence[Any]]:
@@ -234,7 +239,7 @@ def _texts(cells: Sequence[Any], read: Callable[[Any], str]) -> pl.Series:
 
 
 def _lists(lists: Sequence[Sequence[Any]], dtype: pl.List) -> pl.Series:
-    """Python's lists as a column, made of a flat one: polars would make each list by itself, a hundred times slower."""
+    """Return a column of lists, built from a flat column: building each list by itself takes 100 times as long."""
     rows = pl.Series([row for row, values in enumerate(lists) for _ in values], dtype=pl.UInt32)
     flat = [value for values in lists for value in values]
     if isinstance(dtype.inner, pl.Struct):

@@ -1,6 +1,6 @@
-"""Datasets that pack their pictures into big files: each becomes a file of its own, once.
+"""Unpack datasets that store many pictures in one file: each picture becomes a file of its own, once.
 
-By default the files lie in `DIR/pictures`, or where the source says: `mnist:DIR?pictures=FOLDER`.
+The files go to `DIR/pictures`, or to the folder that the source names: `mnist:DIR?pictures=FOLDER`.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from pydantic import Field, ValidationError
 from retrieval_core.arrays import UInt8
 from retrieval_core.artifacts.manifests import Value
 from retrieval_core.errors import BadConfig, CatalogInvalid
-from retrieval_core.ingest.sources.dataset_files import dataset_root, split_query, write_whole
+from retrieval_core.ingest.sources.files import dataset_root, split_query, write_whole
 from retrieval_core.store.files import file_sha256
 
 RECORD = "unpacked.json"
@@ -30,20 +30,20 @@ log = logging.getLogger(__name__)
 
 
 class PackedQuery(Value):
-    """What the URI asks for behind the question mark."""
+    """The query of the URI: the folder to unpack into."""
 
     pictures: str | None = Field(None, min_length=1)
 
 
-class Record(Value):
-    """`unpacked.json`: the packed files (name to sha256) that a folder's pictures come from."""
+class UnpackRecord(Value):
+    """The content of `unpacked.json`: the packed files (name to SHA-256) that a folder's pictures come from."""
 
     about: str = "Pictures unpacked by Vitrine; delete the folder, and they are unpacked again."
     files: dict[str, str]
 
 
 class Packed(NamedTuple):
-    """One picture: its path below the pictures' folder, its file's size, and what makes that file's bytes."""
+    """A packed picture: its path below the pictures' folder, its file's size, and a function returning its bytes."""
 
     path: str
     size_bytes: int
@@ -51,33 +51,33 @@ class Packed(NamedTuple):
 
 
 class PackedFolder:
-    """A local folder of big files, and the folder of the pictures in them.
+    """A local folder of packed files, and the folder that their pictures are unpacked into.
 
-    Raises `BadConfig` for a folder on S3 or an unknown query key, `SourceMissing` when the folder is not there.
+    Raises `BadConfig` for a folder on S3 or an unknown query key, `SourceMissing` when the folder does not exist.
     """
 
     def __init__(self, uri: str, spec: str) -> None:
         self._spec = spec
         folder, query = split_query(uri, PackedQuery, spec)
         pictures = query.pictures or f"{folder}/pictures"
-        for place in (folder, pictures):
-            if "://" in place:
+        for path in (folder, pictures):
+            if "://" in path:
                 raise BadConfig(
-                    f"{spec}: {place} is not a local folder; packed files are unpacked from and into local ones"
+                    f"{spec}: {path} is not a local folder; packed files are unpacked from and into local ones"
                 )
         self.root = Path(dataset_root(folder, spec))
         self._pictures = Path(pictures).expanduser().absolute()
 
     def uri(self, path: str) -> str:
-        """Where a picture lies once it is unpacked."""
+        """Return the path that a picture is unpacked to."""
         return str(self._pictures / path)
 
     def unpack(self, files: Sequence[Path], pictures: Iterable[Packed]) -> None:
-        """Write the pictures of `files` that are not there yet, each whole or not at all, so a killed run goes on.
+        """Write the pictures of `files` that do not exist yet, each in one step, so that a killed run can resume.
 
-        Raises `BadConfig` when the folder cannot be written or holds anything but pictures of these very files.
+        Raises `BadConfig` when the folder cannot be written, or holds anything but the pictures of these files.
         """
-        self._claim(Record(files={file.name: file_sha256(file) for file in files}))
+        self._claim(UnpackRecord(files={file.name: file_sha256(file) for file in files}))
         n_written = 0
         for picture in pictures:
             with self._writing():
@@ -91,25 +91,28 @@ class PackedFolder:
         if n_written:
             log.info("%s: unpacked %d pictures", self._spec, n_written)
 
-    def _claim(self, wanted: Record) -> None:
-        """Only a folder that is empty or was unpacked from the same files: others' pictures are never written over."""
+    def _claim(self, expected: UnpackRecord) -> None:
+        """Record `expected` in an empty folder. Raises `BadConfig` unless the folder's pictures come from these files.
+
+        So pictures from elsewhere are never overwritten.
+        """
         record = self._pictures / RECORD
         with self._writing():
             self._pictures.mkdir(parents=True, exist_ok=True)
             if not record.exists():
-                if found := sorted(name for name in os.listdir(self._pictures) if name[0] != "." and name != RECORD):
-                    raise self._taken(f"{found[0]}, which was not unpacked here")
-                write_whole(record, wanted.model_dump_json(indent=2).encode())
+                if names := sorted(name for name in os.listdir(self._pictures) if name[0] != "." and name != RECORD):
+                    raise self._not_ours(f"{names[0]}, which was not unpacked here")
+                write_whole(record, expected.model_dump_json(indent=2).encode())
         try:
-            files = Record.model_validate_json(record.read_bytes()).files
+            files = UnpackRecord.model_validate_json(record.read_bytes()).files
         except ValidationError as error:
-            raise self._taken(f"a damaged {RECORD}") from error
-        if files != wanted.files:
-            raise self._taken(f"pictures of other files ({', '.join(sorted(files))}, at the time of unpacking)")
+            raise self._not_ours(f"a damaged {RECORD}") from error
+        if files != expected.files:
+            raise self._not_ours(f"pictures of other files ({', '.join(sorted(files))}, at the time of unpacking)")
 
-    def _taken(self, what: str) -> BadConfig:
+    def _not_ours(self, content: str) -> BadConfig:
         return BadConfig(
-            f"{self._spec}: {self._pictures} holds {what}; delete it if nothing else needs it, "
+            f"{self._spec}: {self._pictures} holds {content}; delete it if nothing else needs it, "
             "or name another folder with ?pictures=FOLDER"
         )
 
@@ -125,15 +128,15 @@ class PackedFolder:
 
 
 def png(path: str, pixels: UInt8) -> Packed:
-    """A picture of (h, w) or (h, w, 3) uint8 as an uncompressed PNG, so that its size is known before it is made."""
+    """Return (h, w) or (h, w, 3) uint8 pixels as an uncompressed PNG, whose size is known before it is encoded."""
     return Packed(path, _png_size_bytes(pixels.shape), partial(_png, pixels))
 
 
-def class_names(numbers: UInt8, names: Sequence[str], where: str) -> list[str]:
-    """The name of each class number. Raises `CatalogInvalid` for a number without name."""
+def class_names(numbers: UInt8, names: Sequence[str], file: str) -> list[str]:
+    """Return the name of each class number in `file`. Raises `CatalogInvalid` for a number without a name."""
     if len(unnamed := np.flatnonzero(numbers >= len(names))):
         raise CatalogInvalid(
-            f"{where}: picture {unnamed[0]} has label {numbers[unnamed[0]]}, but {len(names)} classes have names; "
+            f"{file}: picture {unnamed[0]} has label {numbers[unnamed[0]]}, but {len(names)} classes have names; "
             "restore the dataset's files"
         )
     return [names[number] for number in numbers.tolist()]

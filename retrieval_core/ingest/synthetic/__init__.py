@@ -1,1 +1,1 @@
-"""Draws apparel-like products: what a product is, its cut, its cloth, where it is shown, and the finished picture."""
+"""Draw pictures of apparel: the products, their cut and cloth, the backdrops, and the finished scene."""

@@ -62,8 +62,8 @@ def test_fashion_mnist_names_its_garments(tmp_path: Path) -> None:
     assert rows["category"].to_list() == ["Trouser", "Sneaker", "Sneaker", "T-shirt/top", "Ankle boot"]
 
 
-def test_rows_are_the_same_on_the_second_night(tmp_path: Path) -> None:
-    source = MnistSource("mnist", save(tmp_path))
+def test_rows_are_the_same_when_read_again(tmp_path: Path) -> None:
+    source = MnistSource(save(tmp_path))
     assert source.rows().equals(source.rows())
 
 
@@ -92,9 +92,9 @@ def test_an_absent_file_is_named(tmp_path: Path, name: str) -> None:
         ({"train_images_idx3_ubyte": b""}, "train-images.* ends 16 bytes before"),
         ({"train_labels_idx1_ubyte": b"\0\0"}, "train-labels.* ends 6 bytes before"),
         ({"train_images_idx3_ubyte": images_idx(TRAIN)[:-3]}, "train-images.* ends 3 bytes before"),
-        ({"t10k_images_idx3_ubyte": images_idx(TEST) + b"x"}, "t10k-images.* goes on behind"),
+        ({"t10k_images_idx3_ubyte": images_idx(TEST) + b"x"}, "t10k-images.* goes on after"),
         ({"t10k_labels_idx1_ubyte": labels_idx([1, 7])[:-1]}, "t10k-labels.* ends 1 bytes before"),
-        ({"t10k_labels_idx1_ubyte": labels_idx([1, 7]) + b"x"}, "t10k-labels.* goes on behind"),
+        ({"t10k_labels_idx1_ubyte": labels_idx([1, 7]) + b"x"}, "t10k-labels.* goes on after"),
         ({"train_images_idx3_ubyte": images_idx(TRAIN, 0x801)}, "starts with 0x0801; .* starts with 0x0803"),
         ({"train_labels_idx1_ubyte": labels_idx([1, 7, 2], 0xD01)}, "starts with 0x0d01; .* starts with 0x0801"),
         ({"train_labels_idx1_ubyte": labels_idx([1, 7])}, "holds 3 pictures, but train-labels.* 2 labels"),

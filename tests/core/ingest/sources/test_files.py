@@ -1,4 +1,4 @@
-"""What sources of published datasets share: a query behind the folder, text files as they were uploaded."""
+"""What sources share: a query behind the folder, and text files with the line ends of any system."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ import pytest
 from pydantic import Field
 
 from retrieval_core.artifacts.manifests import Value
-from retrieval_core.errors import BadConfig, CatalogInvalid, NotFound, SourceMissing
-from retrieval_core.ingest.sources.dataset_files import Maskless, dataset_root, first_present, read_lines, split_query
+from retrieval_core.errors import BadConfig, CatalogInvalid, SourceMissing
+from retrieval_core.ingest.sources.files import dataset_root, first_present, read_lines, split_query
 
 
 class Query(Value):
@@ -76,10 +76,3 @@ def test_what_is_no_text_is_told(tmp_path: Path) -> None:
     (tmp_path / "t").write_bytes(b"caf\xe9")
     with pytest.raises(CatalogInvalid, match="t is not UTF-8 text"):
         read_lines(str(tmp_path / "t"))
-
-
-def test_there_are_no_masks() -> None:
-    source = Maskless()
-    source.spec = "mnist:d"
-    with pytest.raises(NotFound, match=r"mnist:d has no masks, so none at a\.png"):
-        source.read_mask("a.png")

@@ -1,0 +1,46 @@
+"""`KIND:URI` opens a source of that kind."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+
+from retrieval_core.errors import BadConfig, SourceMissing
+from retrieval_core.ingest.sources.folder import FolderSource
+from retrieval_core.ingest.sources.registry import KINDS, open_source
+
+README = Path(__file__).parents[4] / "README.md"
+
+
+@pytest.mark.parametrize("spec", ["", "folder", "folder:", ":pictures", "ftp:pictures", "pictures/summer", "FOLDER:x"])
+def test_an_unknown_kind_is_a_bad_config_that_names_the_kinds(spec: str) -> None:
+    with pytest.raises(BadConfig, match="folder, table, ccp, synthetic, inshop, fashion-products, mnist"):
+        open_source(spec)
+
+
+@pytest.mark.parametrize("kind", [kind for kind in KINDS if kind != "synthetic"])
+def test_an_absent_source_is_missing(kind: str, tmp_path: Path) -> None:
+    with pytest.raises(SourceMissing, match="nowhere"):
+        open_source(f"{kind}:{tmp_path / 'nowhere.csv'}")
+
+
+@pytest.mark.parametrize("kind", [kind for kind in KINDS if kind not in ("table", "synthetic")])
+def test_a_file_is_no_folder(kind: str, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("x")
+    with pytest.raises(SourceMissing, match="is not a folder"):
+        open_source(f"{kind}:{tmp_path / 'file'}")
+
+
+def test_a_source_knows_its_spec(tmp_path: Path) -> None:
+    (tmp_path / "a.jpg").touch()
+    source = open_source(f"folder:{tmp_path}")
+    assert isinstance(source, FolderSource)
+    assert source.spec == f"folder:{tmp_path}"
+
+
+def test_the_readme_lists_every_kind() -> None:
+    rows = [line for line in README.read_text().splitlines() if line.startswith("| `")]
+    listed = [kind for row in rows for kind in re.findall(r"`([a-z0-9-]+):[^`]*`", row.split("|")[1])]
+    assert sorted(listed) == sorted(KINDS)
