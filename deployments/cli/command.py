@@ -1,13 +1,13 @@
-"""What every command of the command line shares: its store, its source, and how it prints."""
+"""What the commands share: their options, the settings and the source that these name, and how a command answers."""
 
 from __future__ import annotations
 
 import argparse
 import json
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 from deployments.cli.terminal import visible_lines
 from retrieval_core.errors import BadConfig
@@ -17,37 +17,52 @@ if TYPE_CHECKING:
 
     from retrieval_core.settings import Settings
 
-Command = Callable[[argparse.Namespace], int]  # its exit code
+Command = Callable[[argparse.Namespace], int]  # runs and returns the exit code
+Commands: TypeAlias = "argparse._SubParsersAction[argparse.ArgumentParser]"
 
 
-def add_store(sub: argparse.ArgumentParser) -> None:
-    """The arguments that say where the store is."""
-    sub.add_argument("--store", help="folder or s3://bucket/prefix; default: VITRINE_STORE or vitrine.toml")
-    sub.add_argument("--config", type=Path, help="a vitrine.toml")
+def add_command(
+    commands: Commands, name: str, command: Command, text: str, *options: argparse.ArgumentParser
+) -> argparse.ArgumentParser:
+    """Add a command with groups of `options`; `text` is its help."""
+    parser = commands.add_parser(name, help=text, description=text, parents=options)
+    parser.set_defaults(command=command)
+    return parser
+
+
+def _options() -> argparse.ArgumentParser:
+    return argparse.ArgumentParser(add_help=False)
+
+
+JSON = _options()
+JSON.add_argument("--json", action="store_true", help="print one JSON document on stdout")
+
+STORE = _options()
+STORE.add_argument("--store", help="folder or s3://bucket/prefix; default: VITRINE_STORE or vitrine.toml")
+STORE.add_argument("--config", type=Path, metavar="FILE", help="a vitrine.toml")
+
+
+def source_options(key: str = "STAGE.KEY") -> argparse.ArgumentParser:
+    """Return the options `--source` and `--set`; `key` says how a config value is named."""
+    options = _options()
+    options.add_argument("--source", help="KIND:URI, for example folder:photos or table:items.csv")
+    options.add_argument("--set", action="append", default=[], metavar=f"{key}=VALUE", help="set one config value")
+    return options
 
 
 def open_settings(arguments: argparse.Namespace) -> Settings:
-    """Where and how: from the environment, a TOML file and the command line. Raises `BadConfig`."""
+    """Read the settings from the environment, a TOML file and the command line. Raises `BadConfig`."""
     from retrieval_core.settings import Settings
 
     settings = Settings.load(arguments.config, store=arguments.store)
     if settings.s3_endpoint_url:
-        # Pictures are read by URI, without a store at hand.
+        # Pictures are read by their URI alone, without the store's settings.
         os.environ["VITRINE_S3_ENDPOINT_URL"] = settings.s3_endpoint_url
     return settings
 
 
-def print_answer(arguments: argparse.Namespace, document: BaseModel | dict[str, Any], text: str) -> None:
-    """One JSON document with `--json`, else the text, without what a terminal would obey."""
-    if arguments.json:
-        plain = document if isinstance(document, dict) else document.model_dump(mode="json")
-        print(json.dumps(plain, ensure_ascii=False))
-    else:
-        print(visible_lines(text.split("\n")))
-
-
 def named_source(arguments: argparse.Namespace) -> str:
-    """KIND:URI of the catalogue. Raises `BadConfig` where none is named."""
+    """Return the KIND:URI of the catalogue, from `--source` or the config file. Raises `BadConfig` if it is missing."""
     from retrieval_core.config import read_toml
 
     source = arguments.source or (read_toml(arguments.config).get("source") if arguments.config else None)
@@ -56,6 +71,10 @@ def named_source(arguments: argparse.Namespace) -> str:
     return str(source)
 
 
-def one_line(error: Exception | str) -> str:
-    """A message without its line ends."""
-    return " ".join(str(error).split())
+def print_answer(arguments: argparse.Namespace, document: BaseModel | dict[str, Any], lines: Iterable[str]) -> None:
+    """Print the document as JSON with `--json`, otherwise the lines with control characters escaped."""
+    if arguments.json:
+        plain = document if isinstance(document, dict) else document.model_dump(mode="json")
+        print(json.dumps(plain, ensure_ascii=False))
+    else:
+        print(visible_lines(lines))

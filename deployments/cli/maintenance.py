@@ -6,48 +6,50 @@ import argparse
 import getpass
 import os
 import time
-from collections.abc import Callable
 from datetime import UTC, datetime
 
-from deployments.cli.command import Command, add_store, one_line, open_settings, print_answer
-from deployments.cli.terminal import visible_lines
+from deployments.cli.command import JSON, STORE, Commands, add_command, open_settings, print_answer
+from deployments.cli.terminal import one_line
 from retrieval_core.errors import BadConfig
 
-N_PROMOTIONS = 3  # that `vitrine status` prints; its JSON has all
+N_PROMOTIONS = 3  # the last ones, printed by `vitrine status`; its JSON has all
 
 
-def add_keeping(add: Callable[[str, Command, str], argparse.ArgumentParser]) -> None:
-    """Add each command by `add(name, command, text)`."""
+def add_commands(commands: Commands) -> None:
+    """Add the commands of this file."""
     for name, command, text in (
-        ("status", _status, "production, releases and the last run"),
+        ("status", _status, "print production, the releases and the last run"),
         ("verify", _verify, "prove that production can be read and is whole"),
-        ("rollback", _rollback, "point production at the release before"),
+        ("rollback", _rollback, "point production at the previous release"),
     ):
-        add_store(add(name, command, text))
-    vacuum = add("vacuum", _vacuum, "remove what no kept release needs")
-    add_store(vacuum)
+        add_command(commands, name, command, text, JSON, STORE)
+    vacuum = add_command(commands, "vacuum", _vacuum, "remove what no kept release needs", JSON, STORE)
     vacuum.add_argument("--keep", type=int, default=5, help="releases to keep of each alias's history")
-    vacuum.add_argument("--older-than-days", type=float, default=7.0, help="younger releases are kept")
-    vacuum.add_argument("--safe-hours", type=float, default=24.0, help="whatever was written since then is kept")
-    vacuum.add_argument("--dry-run", action="store_true", help="say what would be removed, and remove nothing")
-    repair = add("repair", _repair, "make again what `vitrine verify` finds damaged, or say what cannot be")
-    add_store(repair)
+    vacuum.add_argument("--older-than-days", type=float, default=7.0, help="keep younger releases")
+    vacuum.add_argument("--safe-hours", type=float, default=24.0, help="keep whatever was written since")
+    vacuum.add_argument("--dry-run", action="store_true", help="print what would be removed, and remove nothing")
+    text = "rebuild what `vitrine verify` finds damaged, or say why it cannot be rebuilt"
+    repair = add_command(commands, "repair", _repair, text, JSON, STORE)
     repair.add_argument("--source", help="KIND:URI, to read a damaged catalogue again")
-    promote = add("promote", _promote, "make a release production: one that waits for it, or one the gate held back")
-    add_store(promote)
+    text = "make a release production, also one that the gate held back"
+    promote = add_command(commands, "promote", _promote, text, JSON, STORE)
     promote.add_argument("release", help="the release's name, or the start of it")
-    promote.add_argument("--anyway", action="store_true", help="also where the gate held it back for a cause")
-    promote.add_argument("--why", default="", metavar="TEXT", help="the reason, kept and shown; --anyway needs one")
+    promote.add_argument("--anyway", action="store_true", help="promote it even if the gate found a cause to hold it")
+    text = "the reason, kept and shown by `vitrine status`; --anyway needs one"
+    promote.add_argument("--why", default="", metavar="TEXT", help=text)
 
 
 def _status(arguments: argparse.Namespace) -> int:
     from retrieval_core.maintenance.status import status
 
     document = status(open_settings(arguments).open_store())
-    lines = [f"production  {(document.production or 'none')[:12]}"]
-    lines += [f"by hand     {said.release[:12]}  {said.as_sentence()}" for said in document.promotions[-N_PROMOTIONS:]]
-    lines += [f"{row.created}  {row.release[:12]}  {row.gate:<9} {row.rows} rows" for row in document.releases]
-    print_answer(arguments, document, visible_lines(lines))
+    promotions = document.promotions[-N_PROMOTIONS:]
+    lines = [
+        f"production  {(document.production or 'none')[:12]}",
+        *(f"by hand     {promotion.release[:12]}  {promotion.as_sentence()}" for promotion in promotions),
+        *(f"{row.created}  {row.release[:12]}  {row.gate:<9} {row.rows} rows" for row in document.releases),
+    ]
+    print_answer(arguments, document, lines)
     return 0
 
 
@@ -56,7 +58,7 @@ def _verify(arguments: argparse.Namespace) -> int:
 
     document = verify(open_settings(arguments).open_store())
     lines = [f"{'ok  ' if check.ok else 'FAIL'}  {check.name:<14} {check.detail}" for check in document.checks]
-    print_answer(arguments, document, visible_lines(lines))
+    print_answer(arguments, document, lines)
     return 0 if document.ok else 1
 
 
@@ -81,7 +83,7 @@ def _vacuum(arguments: argparse.Namespace) -> int:
         *(["         `vitrine repair`, then vacuum again"] if plan.whole else []),
         *([f"stopped  {done.stopped}"] if done.stopped else []),
     ]
-    print_answer(arguments, document, visible_lines(lines))
+    print_answer(arguments, document, lines)
     return 0
 
 
@@ -92,8 +94,8 @@ def _repair(arguments: argparse.Namespace) -> int:
     if arguments.source:
         open_source(arguments.source)
     document = repair(open_settings(arguments).open_store(), arguments.source)
-    lines = [f"{found.action:<9} {found.key}: {one_line(found.detail)}" for found in document.findings]
-    print_answer(arguments, document, visible_lines(lines) or "nothing is damaged")
+    lines = [f"{finding.action:<9} {finding.key}: {one_line(finding.detail)}" for finding in document.findings]
+    print_answer(arguments, document, lines or ["nothing is damaged"])
     return 0 if document.ok else 1
 
 
@@ -101,14 +103,14 @@ def _promote(arguments: argparse.Namespace) -> int:
     from retrieval_core.artifacts import releases
 
     now = datetime.now(UTC).isoformat(timespec="seconds")
-    said = releases.Promotion(release=arguments.release, by=_user(), at=now, why=arguments.why)
-    alias = releases.promote_by_hand(open_settings(arguments).open_store(), said, arguments.anyway)
-    print_answer(arguments, {"production": alias.release}, f"production is {alias.release[:12]}")
+    promotion = releases.Promotion(release=arguments.release, by=_user(), at=now, why=arguments.why)
+    alias = releases.promote_by_hand(open_settings(arguments).open_store(), promotion, arguments.anyway)
+    print_answer(arguments, {"production": alias.release}, [f"production is {alias.release[:12]}"])
     return 0
 
 
 def _user() -> str:
-    """Who is at the keyboard, as LOGNAME, USER or the machine knows them; a container may know a number only."""
+    """Return the name of the user, from LOGNAME, USER or the machine; their number if the machine knows no name."""
     try:
         return getpass.getuser()
     except (KeyError, OSError):
@@ -119,5 +121,5 @@ def _rollback(arguments: argparse.Namespace) -> int:
     from retrieval_core.artifacts import releases
 
     alias = releases.rollback(open_settings(arguments).open_store())
-    print_answer(arguments, {"production": alias.release}, f"production is {alias.release[:12]}")
+    print_answer(arguments, {"production": alias.release}, [f"production is {alias.release[:12]}"])
     return 0

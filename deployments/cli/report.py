@@ -1,31 +1,31 @@
-"""The commands that tell what a store knows: `vitrine report` and `vitrine explain`."""
+"""The commands that describe releases and items: `vitrine report` and `vitrine explain`."""
 
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable
 from pathlib import Path
 
-from deployments.cli.command import Command, add_store, one_line, open_settings, print_answer
-from deployments.cli.terminal import visible_lines
+from deployments.cli.command import JSON, STORE, Commands, add_command, open_settings, print_answer
+from deployments.cli.terminal import one_line
 from retrieval_core.errors import BadConfig
 
 RELEASE = "a release's name, the start of it, production or latest; default: production"
 
 
-def add_reading(add: Callable[[str, Command, str], argparse.ArgumentParser]) -> None:
-    """Add each command by `add(name, command, text)`."""
-    report = add("report", _report, "the report of any release against any other")
-    add_store(report)
+def add_commands(commands: Commands) -> None:
+    """Add the commands of this file."""
+    text = "write the report of a release against another one"
+    report = add_command(commands, "report", _report, text, JSON, STORE)
     report.add_argument("--release", default="production", metavar="NAME", help=RELEASE)
-    text = "another release, or none; default: production, and of production the release before"
+    text = "another release, or none; default: production, or for production the release before it"
     report.add_argument("--against", default="", metavar="NAME", help=text)
     report.add_argument("--out", type=Path, metavar="FILE", help="write a copy of the page there")
-    explain = add("explain", _explain, "one item's story: picture, mask, lineage, neighbours, problems, history")
-    add_store(explain)
-    explain.add_argument("--item", required=True, metavar="ID", help="an item of the catalogue, also one that has left")
+    text = "show an item's picture, mask, lineage, neighbours, problems and history"
+    explain = add_command(commands, "explain", _explain, text, JSON, STORE)
+    text = "an item of the catalogue, or one that was removed from it"
+    explain.add_argument("--item", required=True, metavar="ID", help=text)
     explain.add_argument("--release", default="production", metavar="NAME", help=RELEASE)
-    explain.add_argument("--out", type=Path, metavar="FILE", help="write the story there as a page with its pictures")
+    explain.add_argument("--out", type=Path, metavar="FILE", help="write it there as a page with pictures")
 
 
 def _report(arguments: argparse.Namespace) -> int:
@@ -37,17 +37,18 @@ def _report(arguments: argparse.Namespace) -> int:
     settings = open_settings(arguments)
     store = settings.open_store()
     release = named_release(store, arguments.release)
-    rival = rival_of(store, release, arguments.against)
+    baseline = rival_of(store, release, arguments.against)
     config = release.nightly_config()
     check_golden(config.evaluate.golden)
     with shared_lease(store, "vitrine report"):
-        report = assess_release(settings, release, rival, config.evaluate, config.gate).report
+        report = assess_release(settings, release, baseline, config.evaluate, config.gate).report
     page = report.part("report.html")
     if arguments.out:
         _write(arguments.out, store.local_path(page.key, page.sha256).read_bytes())
+    against = f"against {baseline.fingerprint[:12]}" if baseline else "without a baseline"
     document = {
         "release": release.fingerprint,
-        "against": rival.fingerprint if rival else "",
+        "against": baseline.fingerprint if baseline else "",
         "report": report.fingerprint,
         "verdict": report.gate,
         "reason": report.gate_reason,
@@ -55,12 +56,12 @@ def _report(arguments: argparse.Namespace) -> int:
         "page": f"{store.url}/{page.key}",
     }
     lines = [
-        f"{report.gate:<10} {release.fingerprint[:12]} against {rival.fingerprint[:12] if rival else 'nobody'}",
+        f"{report.gate:<10} {release.fingerprint[:12]} {against}",
         f"reason     {one_line(report.gate_reason)}",
         f"page       {document['page']}",
         *([f"copy       {arguments.out}"] if arguments.out else []),
     ]
-    print_answer(arguments, document, visible_lines(lines))
+    print_answer(arguments, document, lines)
     return 0
 
 
@@ -78,15 +79,14 @@ def _explain(arguments: argparse.Namespace) -> int:
 
         _write(arguments.out, render_story(story, pictures_of(store, release, story)).encode())
     lines = [*story_lines(story), *([f"{'page':<11} {arguments.out}"] if arguments.out else [])]
-    print_answer(arguments, story, visible_lines(lines))
+    print_answer(arguments, story, lines)
     return 0
 
 
 def _write(path: Path, data: bytes) -> None:
-    """Raises `BadConfig` where nothing can be written."""
     try:
         path.write_bytes(data)
     except OSError as error:
         raise BadConfig(
-            f"--out {path} cannot be written: {error.strerror}; name a file in a folder there is"
+            f"--out {path} cannot be written: {error.strerror}; name a file in a folder that exists"
         ) from error

@@ -1,19 +1,33 @@
-"""What a terminal is given: a catalogue's words are shown there, never obeyed."""
+"""Text for a terminal: what a catalogue or a message holds is shown there and never obeyed."""
 
 from __future__ import annotations
 
 import re
+import sys
 from collections.abc import Iterable
 
-# Control characters, line ends among them; marks that turn the direction of what follows; halves of a character.
-_OBEYED = re.compile("[\x00-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
+from retrieval_core.errors import VitrineError
+
+# Control characters and line ends, marks that change the writing direction, and lone surrogates.
+_CONTROL = re.compile("[\x00-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
 
 
 def visible(text: str) -> str:
-    """`text` with what a terminal would obey spelt out as in a Python string: `\\x1b` for the escape character."""
-    return _OBEYED.sub(lambda found: found[0].encode("unicode_escape").decode(), text)
+    """Escape everything that a terminal would obey as in a Python string, for example `\\x1b`."""
+    return _CONTROL.sub(lambda match: match[0].encode("unicode_escape").decode(), text)
 
 
 def visible_lines(lines: Iterable[str]) -> str:
-    """One line for each of `lines`, whatever line ends it holds."""
+    """Join `lines` with line ends after escaping each, so that each stays one line."""
     return "\n".join(map(visible, lines))
+
+
+def one_line(error: Exception | str) -> str:
+    """Replace every run of white space in a message, line ends included, by one space."""
+    return " ".join(str(error).split())
+
+
+def print_error(error: VitrineError) -> int:
+    """Print an error as one line on stderr and return its exit code."""
+    print(f"vitrine: {visible(one_line(error))}", file=sys.stderr)
+    return error.exit_code

@@ -1,4 +1,4 @@
-"""`vitrine train`: its arguments, and from them to the flow that trains."""
+"""`vitrine train`: a backbone, the segmenter or the heads, trained on a catalogue."""
 
 from __future__ import annotations
 
@@ -7,6 +7,18 @@ import json
 from collections.abc import Callable
 from typing import TYPE_CHECKING, NamedTuple
 
+from deployments.cli.command import (
+    JSON,
+    STORE,
+    Commands,
+    add_command,
+    named_source,
+    open_settings,
+    print_answer,
+    source_options,
+)
+from deployments.cli.flow_runs import start_prefect
+from deployments.cli.preflight import check_before_run, probe
 from retrieval_core.errors import BadConfig
 
 if TYPE_CHECKING:
@@ -23,34 +35,45 @@ class Job(NamedTuple):
 
     checked: NightlyConfig | None
     run: Callable[[str, Settings], BaseModel]
-    as_text: Callable[[BaseModel], str]
+    as_lines: Callable[[BaseModel], list[str]]
 
 
-def add_train(
-    train: argparse.ArgumentParser, command: Callable[[argparse.Namespace], int], add_store: Callable[..., None]
-) -> None:
-    """Give `vitrine train` its three kinds, each run by `command` with its `job` among the arguments."""
-    kinds = train.add_subparsers(required=True, metavar="WHAT")
+def add_commands(commands: Commands) -> None:
+    """Add `vitrine train` with its three kinds; the `job` among the arguments makes the `Job` of a kind."""
+    text = "train a backbone, the segmenter or the head on a catalogue"
+    kinds = commands.add_parser("train", help=text, description=text).add_subparsers(required=True, metavar="WHAT")
 
-    def add(name: str, job: Callable[[argparse.Namespace], Job], text: str, keys: str) -> argparse.ArgumentParser:
-        sub = kinds.add_parser(name, help=text, description=text)
-        sub.set_defaults(command=command, job=job)
-        sub.add_argument("--json", action="store_true", help="print one JSON document on stdout")
-        add_store(sub)
-        sub.add_argument("--source", help="KIND:URI, for example folder:photos or table:items.csv")
-        sub.add_argument("--set", action="append", default=[], metavar=f"{keys}=VALUE", help="set one config value")
-        return sub
+    def add(name: str, job: Callable[[argparse.Namespace], Job], text: str, key: str) -> argparse.ArgumentParser:
+        parser = add_command(kinds, name, _train, text, JSON, STORE, source_options(key))
+        parser.set_defaults(job=job)
+        return parser
 
-    backbone = add("backbone", backbone_job, "train a backbone on the catalogue's own pictures", "KEY")
+    backbone = add("backbone", _backbone_job, "train a backbone on the catalogue's own pictures", "KEY")
     backbone.add_argument("objective", metavar="OBJECTIVE", help=OBJECTIVES)
-    backbone.add_argument("--name", default="", help="what to call it: embed.weights=artifact:NAME; CARD-OBJECTIVE")
-    backbone.add_argument("--teacher", help="of distill: fingerprint of a vector set, or production")
-    add("segmenter", segmenter_job, "train the U-Net on the masks of the source", "STAGE.KEY")
-    add("head", head_job, "train the multi-task head over the vectors of each view", "STAGE.KEY")
+    text = "name of the backbone, for embed.weights=artifact:NAME; default: CARD-OBJECTIVE"
+    backbone.add_argument("--name", default="", help=text)
+    backbone.add_argument("--teacher", help="for distill: the fingerprint of a vector set, or production")
+    add("segmenter", _segmenter_job, "train the U-Net on the masks of the source", "STAGE.KEY")
+    add("head", _head_job, "train the multi-task head on the vectors of each view", "STAGE.KEY")
 
 
-def backbone_job(arguments: argparse.Namespace) -> Job:
-    """Keys of the training have no dot; those of the night's stages (mask.max_epochs) have one. Raises `BadConfig`."""
+def _train(arguments: argparse.Namespace) -> int:
+    from retrieval_core.ingest.sources.registry import open_source
+
+    job = arguments.job(arguments)
+    source, settings = named_source(arguments), open_settings(arguments)
+    open_source(source)
+    if job.checked:
+        check_before_run(job.checked, settings)
+    probe(settings.open_store())
+    start_prefect()
+    summary = job.run(source, settings)
+    print_answer(arguments, summary, job.as_lines(summary))
+    return 0
+
+
+def _backbone_job(arguments: argparse.Namespace) -> Job:
+    """Read keys with a dot as config of a stage (mask.max_epochs), the others as the training's. Raises `BadConfig`."""
     from retrieval_core.config import NightlyConfig
     from retrieval_core.train.config import load_training
     from retrieval_core.train.start import start_config
@@ -67,10 +90,10 @@ def backbone_job(arguments: argparse.Namespace) -> Job:
 
         return TRAININGS[config.objective](source, settings, arguments.name, config, stages)
 
-    return Job(stages.model_copy(update={"embed": start_config(config)}), run, _backbone_text)
+    return Job(stages.model_copy(update={"embed": start_config(config)}), run, _backbone_lines)
 
 
-def segmenter_job(arguments: argparse.Namespace) -> Job:
+def _segmenter_job(arguments: argparse.Namespace) -> Job:
     from retrieval_core.config import NightlyConfig
 
     stages = NightlyConfig.load(arguments.config, arguments.set)
@@ -82,10 +105,10 @@ def segmenter_job(arguments: argparse.Namespace) -> Job:
 
         return train_segmenter(source, settings, stages)
 
-    return Job(None, run, lambda summary: _text("segmenter", summary.model_dump()))
+    return Job(None, run, lambda summary: _model_lines("segmenter", summary.model_dump()))
 
 
-def head_job(arguments: argparse.Namespace) -> Job:
+def _head_job(arguments: argparse.Namespace) -> Job:
     from retrieval_core.config import NightlyConfig
 
     stages = NightlyConfig.load(arguments.config, arguments.set)
@@ -95,20 +118,21 @@ def head_job(arguments: argparse.Namespace) -> Job:
 
         return train_head(source, settings, stages)
 
-    return Job(stages, run, _heads_text)
+    return Job(stages, run, _heads_lines)
 
 
-def _backbone_text(summary: BaseModel) -> str:
-    made = summary.model_dump()
-    return f"{_text('backbone', made)}\nuse it       --set embed.weights=artifact:{made['name']}"
+def _backbone_lines(summary: BaseModel) -> list[str]:
+    document = summary.model_dump()
+    return [*_model_lines("backbone", document), f"use it       --set embed.weights=artifact:{document['name']}"]
 
 
-def _heads_text(summary: BaseModel) -> str:
-    return "\n\n".join(_text("head", head) for head in summary.model_dump()["heads"])
+def _heads_lines(summary: BaseModel) -> list[str]:
+    """Return the lines of each head, with an empty line between two heads."""
+    return [line for head in summary.model_dump()["heads"] for line in ("", *_model_lines("head", head))][1:]
 
 
-def _text(kind: str, made: dict[str, object]) -> str:
-    how = "trained" if made["trained"] else "kept, trained before"
-    metrics = made["metrics"] if isinstance(made["metrics"], dict) else {}
-    lines = [f"{kind:<12} {str(made[kind])[:12]}  {how}, {made['epochs']} epochs"]
-    return "\n".join([*lines, *(f"{name:<28}{value:.4f}" for name, value in metrics.items())])
+def _model_lines(kind: str, document: dict[str, object]) -> list[str]:
+    origin = "trained" if document["trained"] else "kept, trained before"
+    metrics = document["metrics"] if isinstance(document["metrics"], dict) else {}
+    heading = f"{kind:<12} {str(document[kind])[:12]}  {origin}, {document['epochs']} epochs"
+    return [heading, *(f"{name:<28}{value:.4f}" for name, value in metrics.items())]

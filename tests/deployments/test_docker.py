@@ -18,7 +18,7 @@ from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
 from deployments import triggers
-from deployments.cli.main import _parser
+from deployments.cli.main import build_parser
 from retrieval_core.settings import Settings
 
 ROOT = Path(__file__).parent.parent.parent
@@ -188,7 +188,7 @@ def test_the_commands_are_understood(name: str, monkeypatch: pytest.MonkeyPatch)
     for words in lines_of(name):
         match words:
             case ["vitrine", *arguments]:
-                _parser().parse_args(arguments)
+                build_parser().parse_args(arguments)
             case ["prefect", *arguments]:
                 assert_prefect_understands([word for word in arguments if word != "--no-prompt"])
             case ["dask", role, *arguments]:

@@ -171,7 +171,7 @@ class TestWhoMay:
             assert "marlin" not in str(caught.value)
 
         monkeypatch.setenv("VITRINE_S3_ENDPOINT_URL", ceph.url)
-        assert main.main(["status", "--store", prefix]) == 1
+        assert main(["status", "--store", prefix]) == 1
         said = "".join(capfd.readouterr())
         assert "check the credentials" in said
         assert "marlin" not in said

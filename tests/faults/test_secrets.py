@@ -140,7 +140,7 @@ def _chain(error: BaseException | None) -> list[BaseException]:
 def test_the_command_line_does_not_repeat_a_key(
     arguments: list[str], tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    code = main.main([word.replace("{folder}", str(tmp_path / "store")) for word in arguments])
+    code = main([word.replace("{folder}", str(tmp_path / "store")) for word in arguments])
     assert code == 2
     out = capfd.readouterr()
     assert out.err.startswith("vitrine: ")

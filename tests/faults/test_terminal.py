@@ -38,14 +38,14 @@ def shop(new_shop: Callable[[Path], Shop], tmp_path: Path) -> Shop:
 
 def test_hits_are_one_line_each_and_move_no_cursor(shop: Shop, capsys: pytest.CaptureFixture[str]) -> None:
     query = ["search", "--store", shop.settings.store, "--item", "item-1-0", "-k", "6"]
-    assert main.main(query) == 0
+    assert main(query) == 0
     out = capsys.readouterr().out
     assert not OBEYED.search(out), out
     assert len(out.splitlines()) == 6
     assert "\\x1b]0;pwned\\x07" in out
     assert "\\u202egpj.exe" in out
 
-    assert main.main([*query, "--json"]) == 0
+    assert main([*query, "--json"]) == 0
     hits = json.loads(capsys.readouterr().out)["hits"]
     assert any(hit["category"] == TURNED + TITLE + FORGED for hit in hits)
 
@@ -58,7 +58,7 @@ def test_hits_are_one_line_each_and_move_no_cursor(shop: Shop, capsys: pytest.Ca
 def test_an_error_that_repeats_them_moves_no_cursor(
     asked: list[str], shop: Shop, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert main.main(["search", "--store", shop.settings.store, *asked]) != 0
+    assert main(["search", "--store", shop.settings.store, *asked]) != 0
     said = capsys.readouterr().err
     assert not OBEYED.search(said), said
     assert len(said.splitlines()) == 1

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -13,10 +14,7 @@ from retrieval_core.artifacts import releases
 from retrieval_core.artifacts.manifests import Catalog, Release
 from retrieval_core.artifacts.parts import put_part, table_bytes
 from retrieval_core.store.uris import open_store
-from tests.deployments.cli.test_main import shop as published
 from tests.deployments.conftest import FIRST, SECOND
-
-__all__ = ["published"]
 
 NAME = "evil\x1b]0;title\x07\u202e\nfake line"
 NEW = {"release": "e" * 32}
@@ -101,14 +99,15 @@ def test_report_of_the_first_release_is_the_one_that_its_night_wrote(
     copy = published / "copy.html"
     assert main(["report", "--store=store", f"--out={copy}"]) == 0
     out = capsys.readouterr().out
-    assert out.startswith(f"published  {run['release'][:12]} against nobody\nreason     ")
+    assert out.startswith(f"published  {run['release'][:12]} without a baseline\nreason     ")
     assert copy.read_bytes() == Path(run["report"]).read_bytes()
 
 
 def test_report_of_a_pair_is_made_without_a_server_and_a_held_verdict_is_an_answer(
-    published: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    published: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.chdir(published)
+    shutil.copytree(published / "store", tmp_path / "store")
+    monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("PREFECT_API_URL", "http://127.0.0.1:9/api")  # nobody listens there
     store = open_store("store")
     production = releases.read_alias(store, releases.PRODUCTION)

@@ -55,7 +55,14 @@ def serve() -> Iterator[Callable[[Shop], str]]:
         with socket.socket() as free:
             free.bind(("127.0.0.1", 0))
             port = free.getsockname()[1]
-        command = [sys.executable, "-m", "deployments.cli", "app", f"--store={shop.settings.store}", f"--port={port}"]
+        command = [
+            sys.executable,
+            "-m",
+            "deployments.cli.main",
+            "app",
+            f"--store={shop.settings.store}",
+            f"--port={port}",
+        ]
         process = subprocess.Popen(command)
         started.append(process)
         url, given_up = f"http://127.0.0.1:{port}", time.monotonic() + PATIENCE_S

@@ -1,0 +1,73 @@
+"""The commands that search a release: `vitrine search` and `vitrine app`."""
+
+from __future__ import annotations
+
+import argparse
+import logging
+
+from deployments.cli.command import JSON, STORE, Commands, add_command, open_settings, print_answer
+from retrieval_core.errors import BadConfig
+
+QUERY_OPTIONS = (
+    ("image", "FILE", "a picture: a file or s3:// URI"),
+    ("text", "WORDS", "words, if the backbone reads text"),
+    ("item", "ID", "an item of the catalogue; it is not among its own hits"),
+    ("unlike-image", "FILE", "a picture that hits should not resemble"),
+    ("unlike-text", "WORDS", "words that hits should not resemble"),
+)
+
+
+def add_commands(commands: Commands) -> None:
+    """Add the commands of this file."""
+    search = add_command(commands, "search", _search, "find items by picture, text or item", JSON, STORE)
+    for name, metavar, text in QUERY_OPTIONS:
+        search.add_argument(f"--{name}", action="append", default=[], metavar=metavar, help=f"{text}; may be repeated")
+    text = "only items that match, for example 'category=dress and colour in (red, blue)'"
+    search.add_argument("--where", default="", metavar="FILTER", help=text)
+    text = "of near-identical pictures of a product, only the best"
+    search.add_argument("--collapse", action="store_true", help=text)
+    text = "neither mask nor crop the query pictures, even if the release does so"
+    search.add_argument("--whole", action="store_true", help=text)
+    text = "classified: first the nearest items of a picture's likeliest classes"
+    search.add_argument("--mode", choices=("nearest", "classified"), default="nearest", help=text)
+    search.add_argument("-k", type=int, default=10, help="number of hits")
+    search.add_argument("--release", default="production", help="the name of a release; default: production")
+    app = add_command(commands, "app", _app, "serve a search page for the browser, and a JSON API", STORE)
+    app.add_argument("--host", default="127.0.0.1", help="the address to listen on; there is no login")
+    app.add_argument("--port", type=int, default=7860, help="the port to listen on")
+
+
+def _search(arguments: argparse.Namespace) -> int:
+    if not (arguments.image or arguments.text or arguments.item):
+        raise BadConfig("nothing to search for: give --image, --text or --item")
+    if arguments.mode != "nearest" and not arguments.image:
+        raise BadConfig(f"--mode {arguments.mode} searches by picture; give --image, or leave --mode out")
+    from retrieval_core.search.release import Query, open_release
+
+    query = Query(
+        images=tuple(arguments.image),
+        texts=tuple(arguments.text),
+        item_ids=tuple(arguments.item),
+        unlike_images=tuple(arguments.unlike_image),
+        unlike_texts=tuple(arguments.unlike_text),
+        whole=arguments.whole,
+    )
+    settings = open_settings(arguments)
+    release = open_release(settings.open_store(), arguments.release, settings)
+    hits = release.search(query, arguments.k, mode=arguments.mode, where=arguments.where, collapse=arguments.collapse)
+    document = {"release": release.release.fingerprint, "hits": [hit.model_dump() for hit in hits]}
+    lines = [f"{hit.score:6.3f}  {hit.item_id:<24} {hit.category or ', '.join(hit.labels)}" for hit in hits]
+    print_answer(arguments, document, lines)
+    return 0
+
+
+def _app(arguments: argparse.Namespace) -> int:
+    try:
+        from deployments.serve.app import serve
+    except ModuleNotFoundError as error:
+        raise BadConfig(f"the app needs {error.name}: pip install 'vitrine[serve]'") from error
+    logging.basicConfig(level=logging.WARNING, format="vitrine: %(message)s")
+    logging.getLogger("vitrine").setLevel(logging.INFO)
+    settings = open_settings(arguments)
+    serve(settings.open_store(), settings, arguments.host, arguments.port)
+    return 0

@@ -1,0 +1,42 @@
+"""`vitrine run`, `plan` and `backfill` as a script meets them: one JSON document and an exit code."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from tests.deployments.cli.conftest import QUICK, vitrine
+
+
+def test_run_prints_its_document_and_nothing_else(published: Path) -> None:
+    run = json.loads((published / "run.json").read_text())
+    assert {"release", "gate", "catalog", "masked", "embedded", "trained", "seconds", "metrics", "report"} <= set(run)
+    assert run["gate"] == "published"
+    assert set(run["catalog"]) == {"rows", "added", "changed", "removed", "unchanged", "quarantined"}
+    assert (run["catalog"]["rows"], run["catalog"]["quarantined"], run["embedded"]) == (12, 1, 11)
+    assert run["seconds"]["total"] >= run["seconds"]["embed"]
+    assert Path(run["report"]).read_text().startswith("<!")
+
+
+def test_plan_says_what_a_run_would_do(published: Path) -> None:
+    done = vitrine("plan", "--source=folder:photos", "--store=store", "--json", *QUICK, cwd=published)
+    plan = json.loads(done.stdout)
+    assert (plan["rows"], plan["to_read"], plan["gone"], plan["refit"]) == (12, 1, 0, False)
+    assert plan["recipe"] == "Flat"
+    fresh = json.loads(vitrine("plan", "--source=folder:photos", "--store=new", "--json", *QUICK, cwd=published).stdout)
+    assert (fresh["to_read"], fresh["refit"]) == (12, True)
+    assert not (published / "new").exists(), "a plan writes nothing"
+
+
+def test_backfill_fills_in_what_is_chosen_and_says_why_there_is_no_release(published: Path) -> None:
+    options = ["--source=folder:photos", "--store=filled", "--set=ingest.max_reject_fraction=0.1", *QUICK]
+    done = vitrine("backfill", *options, "--where=category=red", "--item=red/1.jpg", "--json", cwd=published)
+    assert done.returncode == 0, done.stderr
+    document = json.loads(done.stdout)
+    assert (document["items"], document["rows"], document["embedded"]) == (1, 12, 1)
+    assert (document["through"], document["release"]) == ("embed", None)
+    assert document["outcome"].startswith("No release: 1 of 12 items")
+    for wrong, message in (("--since=tomorrow", "since is 'tomorrow'"), ("--pictures-per-second=-1", "expected 0")):
+        refused = vitrine("backfill", *options, wrong, cwd=published)
+        assert (refused.returncode, refused.stdout) == (2, "")
+        assert message in refused.stderr

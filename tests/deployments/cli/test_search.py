@@ -1,0 +1,44 @@
+"""`vitrine search`, and the same from Python."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+from tests.deployments.cli.conftest import vitrine
+
+
+def test_search_finds_the_query_itself(published: Path) -> None:
+    done = vitrine("search", "--store=store", "--image=photos/red/0.jpg", "-k", "3", "--json", cwd=published)
+    answer = json.loads(done.stdout)
+    assert answer["release"] == json.loads((published / "run.json").read_text())["release"]
+    assert len(answer["hits"]) == 3
+    assert set(answer["hits"][0]) == {"item_id", "score", "image_uri", "product_id", "category", "labels"}
+    assert (answer["hits"][0]["item_id"], answer["hits"][0]["category"]) == ("red/0.jpg", "red")
+
+
+def test_search_joins_what_it_is_given_and_keeps_to_the_filter(published: Path) -> None:
+    done = vitrine(
+        "search", "--store=store", "--json", "-k=20", "--collapse", "--whole", "--where=category=blue",
+        "--image=photos/red/0.jpg", "--image=photos/blue/1.jpg", "--item=blue/2.jpg", "--unlike-image=photos/red/1.jpg",
+        cwd=published,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    found = {hit["item_id"] for hit in json.loads(done.stdout)["hits"]}
+    assert found == {f"blue/{number}.jpg" for number in (0, 1, 3, 4, 5)}
+    wrong = vitrine("search", "--store=store", "--item=blue/2.jpg", "--where=colour=blue", cwd=published)
+    assert (wrong.returncode, wrong.stdout, wrong.stderr.count("\n")) == (2, "", 1)
+    assert "'colour'" in wrong.stderr
+    assert "category" in wrong.stderr
+
+
+def test_the_python_of_the_readme_runs(published: Path, tmp_path: Path) -> None:
+    readme = (Path(__file__).parents[3] / "README.md").read_text()
+    code = readme.split("```python\n")[1].split("```")[0]
+    (tmp_path / "vitrine-store").symlink_to(published / "store")
+    (tmp_path / "query.jpg").symlink_to(published / "photos" / "blue" / "3.jpg")
+    done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.splitlines()[0] == "1.000 blue/3.jpg"
