@@ -13,8 +13,9 @@ from pydantic import ConfigDict, Field, ValidationError
 from retrieval_core.artifacts.manifests import Value
 from retrieval_core.config import first_line
 from retrieval_core.errors import BadConfig
-from retrieval_core.ingest.change import TABLE_SUFFIXES, Change
+from retrieval_core.ingest.change import Change
 from retrieval_core.ingest.sources.files import IMAGE_SUFFIXES
+from retrieval_core.ingest.sources.table import TABLE_SUFFIXES
 
 UPDATED, REFUSED = "catalog.updated", "catalog.update.refused"
 RESOURCE = {"prefect.resource.id": "vitrine.catalog", "prefect.resource.name": "the catalogue"}

@@ -18,7 +18,7 @@ from retrieval_core.artifacts.manifests import Catalog, Value
 from retrieval_core.config import NightlyConfig
 from retrieval_core.errors import BadConfig
 from retrieval_core.evaluate.measure.golden_queries import check_golden
-from retrieval_core.ingest.selection import Choice
+from retrieval_core.ingest.selection import ItemSelection
 from retrieval_core.settings import Settings
 from tasks.embed import prepare_backbone
 from tasks.ingest import choose_items, snapshot_catalog
@@ -85,14 +85,14 @@ def backfill(
         through: the stage to end with; release takes all items.
         pictures_per_second: pause between shards so as to do no more than this; 0 sets no limit.
     """
-    choice = Choice(where=where, item_ids=item_ids, since=since, until=until)
-    _check(choice, config, through, pictures_per_second)
+    selection = ItemSelection(where=where, item_ids=item_ids, since=since, until=until)
+    _check(selection, config, through, pictures_per_second)
     check_runner(settings)
     store, clock = settings.open_store(), Clock()
     each = paced(pictures_per_second) if pictures_per_second else each_shard
     with clock.stage("ingest"):
         catalog = snapshot_catalog(settings, source, config.ingest).catalog
-        chosen = catalog if choice.takes_all else choose_items(settings, catalog, choice)
+        chosen = catalog if selection.selects_all else choose_items(settings, catalog, selection)
     with clock.stage("backbone"):  # before the long work: bad weights fail here
         detector = prepare_detector(settings, config.crop) if config.detects else None
         backbone = prepare_backbone(settings, catalog, config.embed, config.ingest) if through != "mask" else None
@@ -120,7 +120,7 @@ def backfill(
     return summary
 
 
-def _check(choice: Choice, config: NightlyConfig, through: Through, pictures_per_second: float) -> None:
+def _check(selection: ItemSelection, config: NightlyConfig, through: Through, pictures_per_second: float) -> None:
     """Raises `BadConfig` for what cannot be done, before anything is read."""
     if pictures_per_second < 0:
         raise BadConfig(f"pictures_per_second is {pictures_per_second}; expected 0 for no limit, or more")
@@ -128,7 +128,7 @@ def _check(choice: Choice, config: NightlyConfig, through: Through, pictures_per
         raise BadConfig("through is mask, but this config masks nothing; enable mask and embed another background")
     if through == "release":
         check_golden(config.evaluate.golden)
-    choice.period()
+    selection.period()
 
 
 def _hold(source: str, settings: Settings, config: NightlyConfig) -> RunSummary:

@@ -23,9 +23,9 @@ from retrieval_core.artifacts.parts import (
 )
 from retrieval_core.config import IngestConfig
 from retrieval_core.errors import BadConfig, NotFound, Permanent
-from retrieval_core.ingest.change import MAX_LISTED, Change, name_items
+from retrieval_core.ingest.change import MAX_LISTED, Change, resolve_change
 from retrieval_core.ingest.diff import CatalogDiff, diff_catalogs
-from retrieval_core.ingest.selection import WHOLE, Choice, choose, items_moved_in
+from retrieval_core.ingest.selection import WHOLE_CATALOG, ItemSelection, items_changed_in, select_items
 from retrieval_core.ingest.snapshot import Snapshot, catalog_fingerprint, take_snapshot, update_snapshot
 from retrieval_core.ingest.sources.base import Source
 from retrieval_core.ingest.sources.registry import open_source
@@ -69,7 +69,7 @@ def update_catalog(settings: Settings, source: str, base: Ref, change: Change, c
     items, quarantine = (read_table(store, sealed.part(f"{table}.parquet")) for table in TABLES)
     last = Snapshot(items, quarantine, 0)
     rows = open_source(source).rows()
-    named = name_items(change, rows, last.items)
+    named = resolve_change(change, rows, last.items)
     if named.unknown:
         examples = ", ".join(map(repr, named.unknown[:MAX_LISTED]))
         get_run_logger().warning("%d items named are nowhere, and passed over: %s", len(named.unknown), examples)
@@ -85,20 +85,20 @@ def update_catalog(settings: Settings, source: str, base: Ref, change: Change, c
 
 
 @stage("choose items")
-def choose_items(settings: Settings, catalog: Ref, choice: Choice) -> Ref:
+def choose_items(settings: Settings, catalog: Ref, selection: ItemSelection) -> Ref:
     """The items chosen of a catalogue, as a catalogue that is no snapshot; the catalogue itself where these are all.
 
     Raises `BadConfig` for a filter or a date that cannot be read, `NotFound` for a listed item that is not there, for
     dates between which nothing was sealed, or where no item is left.
     """
-    store, period = settings.open_store(), choice.period()
+    store, period = settings.open_store(), selection.period()
     sealed = Catalog.open(store, catalog)
     items, quarantine = (read_table(store, sealed.part(f"{table}.parquet")) for table in TABLES)
-    chosen = choose(items, choice, items_moved_in(store, period) if any(period) else None)
+    chosen = select_items(items, selection, items_changed_in(store, period) if any(period) else None)
     if len(chosen) == len(items):
         return catalog
     bad = quarantine.filter(pl.col("item_id").is_in(chosen["item_id"].implode()))
-    return _seal(store, Snapshot(chosen, bad, 0), {WHOLE: catalog.name}).ref
+    return _seal(store, Snapshot(chosen, bad, 0), {WHOLE_CATALOG: catalog.name}).ref
 
 
 def _replaced(before: pl.DataFrame, after: pl.DataFrame, chosen: pl.Expr) -> pl.DataFrame:

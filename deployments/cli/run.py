@@ -119,7 +119,7 @@ def _plan(arguments: argparse.Namespace) -> int:
 
 def _backfill(arguments: argparse.Namespace) -> int:
     from retrieval_core.config import NightlyConfig
-    from retrieval_core.ingest.selection import Choice
+    from retrieval_core.ingest.selection import ItemSelection
     from retrieval_core.ingest.sources.registry import open_source
 
     choice: dict[str, Any] = {
@@ -130,7 +130,7 @@ def _backfill(arguments: argparse.Namespace) -> int:
     }
     config = NightlyConfig.load(arguments.config, arguments.set)
     source, settings = named_source(arguments), open_settings(arguments)
-    Choice(**choice).period()
+    ItemSelection(**choice).period()
     open_source(source)
     check_before_run(config, settings)
     from flows.backfill import backfill

@@ -1,4 +1,4 @@
-"""A change of the catalogue that somebody tells of: which items of a source it names."""
+"""A reported change of the catalogue, and the items of a source that it names."""
 
 from __future__ import annotations
 
@@ -8,20 +8,20 @@ import polars as pl
 
 from retrieval_core.artifacts.manifests import Value
 from retrieval_core.errors import BadConfig, CatalogInvalid, NotFound, SourceMissing
-from retrieval_core.ingest.sources.table import parse_table
+from retrieval_core.ingest.sources.base import NAME_COLUMNS
+from retrieval_core.ingest.sources.table import TABLE_SUFFIXES, parse_table
 from retrieval_core.store.uris import read_uri
 
-TABLE_SUFFIXES = (".csv", ".parquet", ".pq")
-MAX_LISTED = 5  # of the names in a message
+MAX_LISTED = 5  # names in a message
 
-_NAMES = ("item_id", "image_uri", "mask_uri")
+_LISTS = ("added", "changed", "removed")
 
 
 class Change(Value):
-    """The payload of the event `catalog.updated`: names of items, and a table that names more of them.
+    """The payload of the event `catalog.updated`: names of items, and the URI of a table with more item ids.
 
-    A name is an item_id, or the URI of a picture or a mask. What became of an item is read from the source; the three
-    lists say what to expect of it, so that an added item the source lacks is told from a removed one.
+    A name is an item_id, or the URI of a picture or a mask. The source decides what became of an item. The lists only
+    say what to expect: an added item that the source lacks is unknown, a removed one is not.
     """
 
     added: tuple[str, ...] = ()
@@ -34,62 +34,61 @@ class Change(Value):
         return not (self.added or self.changed or self.removed or self.manifest_uri)
 
 
-class Named(Value):
-    """The items a change is about, and the names that neither the source nor the last snapshot knows; both ordered."""
+class NamedItems(Value):
+    """The items that a change names, and the names found in neither the source nor the last snapshot; both sorted."""
 
     item_ids: tuple[str, ...]
     unknown: tuple[str, ...]
 
 
 def merge_changes(changes: Iterable[Change]) -> tuple[Change, ...]:
-    """The changes of a burst as one, and one more for each further manifest; of an item the last word counts.
+    """Merge changes into one, and one more for each further manifest. Empty changes are dropped; names are sorted.
 
-    Within one change removed comes last. One that says nothing makes no change; names are ordered.
+    A name is in the list that it was last in; within one change, removed comes last.
     """
-    last_word: dict[str, str] = {}
+    last_list: dict[str, str] = {}
     manifests: dict[str, None] = {}
     for change in changes:
-        for word in ("added", "changed", "removed"):
-            last_word |= dict.fromkeys(getattr(change, word), word)
-        manifests |= dict.fromkeys([change.manifest_uri] * bool(change.manifest_uri))
+        for field in _LISTS:
+            last_list |= dict.fromkeys(getattr(change, field), field)
+        if change.manifest_uri:
+            manifests[change.manifest_uri] = None
     names: dict[str, tuple[str, ...]] = {
-        word: tuple(sorted(name for name, said in last_word.items() if said == word))
-        for word in ("added", "changed", "removed")
+        field: tuple(sorted(name for name, last in last_list.items() if last == field)) for field in _LISTS
     }
     first, *others = [*manifests] or [""]
     merged = Change(**names, manifest_uri=first)
-    return (*[merged] * (not merged.is_empty), *(Change(manifest_uri=uri) for uri in others))
+    return tuple(change for change in (merged, *(Change(manifest_uri=uri) for uri in others)) if not change.is_empty)
 
 
-def name_items(change: Change, rows: pl.DataFrame, last: pl.DataFrame) -> Named:
-    """The items named by `change`, given the source's `rows` now and the items of the `last` snapshot.
+def resolve_change(change: Change, rows: pl.DataFrame, last: pl.DataFrame) -> NamedItems:
+    """Return the items that `change` names, given the source's current `rows` and the items of the `last` snapshot.
 
-    What was to be removed and is gone already is not unknown: an event may come twice. Raises `BadConfig` for an empty
-    change, `NotFound` when it names none but unknown items, and what `read_names` raises.
+    A removed item found in neither is not unknown, because an event may arrive twice. Raises `BadConfig` for an empty
+    change, `NotFound` when every name is unknown, and what `read_item_ids` raises.
     """
     if change.is_empty:
         raise BadConfig("the change names no item: give added, changed or removed ids, or a manifest_uri")
     expected = {*change.added, *change.changed}
     if change.manifest_uri:
-        expected.update(read_names(change.manifest_uri))
-    asked = pl.Series("name", sorted(expected | {*change.removed}), pl.String)
-    known = pl.concat([table.select(_NAMES) for table in (rows, last)]).unique()
-    met = {column: known.filter(pl.col(column).is_in(asked.implode())) for column in _NAMES}
-    item_ids = pl.concat([items["item_id"] for items in met.values()]).unique().sort()
-    found = set().union(*(items[column] for column, items in met.items()))
-    unknown = sorted(expected - found)
+        expected.update(read_item_ids(change.manifest_uri))
+    names = pl.Series("name", sorted(expected | {*change.removed}), pl.String)
+    existing = pl.concat([table.select(NAME_COLUMNS) for table in (rows, last)]).unique()
+    matches = {column: existing.filter(pl.col(column).is_in(names.implode())) for column in NAME_COLUMNS}
+    item_ids = pl.concat([items["item_id"] for items in matches.values()]).unique().sort()
+    unknown = sorted(expected.difference(*(items[column] for column, items in matches.items())))
     if unknown and not len(item_ids):
         raise NotFound(
-            f"none of the {len(asked)} items named is in the source or in the last snapshot, e.g. "
+            f"none of the {len(names)} items named is in the source or in the last snapshot, e.g. "
             f"{', '.join(map(repr, unknown[:MAX_LISTED]))}; expected an item_id, or the URI of a picture"
         )
-    return Named(item_ids=tuple(item_ids), unknown=tuple(unknown))
+    return NamedItems(item_ids=tuple(item_ids), unknown=tuple(unknown))
 
 
-def read_names(manifest_uri: str) -> list[str]:
-    """The ids in column item_id of a table of changes, in CSV or Parquet, local or `s3://`.
+def read_item_ids(manifest_uri: str) -> list[str]:
+    """Return the column item_id of a table of changes in CSV or Parquet, local or `s3://`.
 
-    Raises `SourceMissing` without the file or without rows, `CatalogInvalid` for anything but such a table.
+    Raises `SourceMissing` when the file is missing or has no rows, `CatalogInvalid` when it is not such a table.
     """
     if not manifest_uri.lower().endswith(TABLE_SUFFIXES):
         raise CatalogInvalid(f"manifest {manifest_uri} is neither .csv nor .parquet; save the table as one of them")

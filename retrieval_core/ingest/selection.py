@@ -1,7 +1,7 @@
-"""Some of a catalogue's items: those a filter passes, a list names, or that came or changed between two dates.
+"""Select items of a catalogue: by filter, by list, or by the dates between which they were added or changed.
 
-The dates are those of the snapshots sealed in the store, in UTC. A snapshot is dated when it is first sealed, and one
-that a vacuum removed dates nothing any more.
+The dates are those at which snapshots were first sealed in the store, in UTC. A snapshot that a vacuum removed is no
+longer taken into account.
 """
 
 from __future__ import annotations
@@ -21,13 +21,13 @@ from retrieval_core.ingest.change import MAX_LISTED
 from retrieval_core.ingest.diff import diff_catalogs
 from retrieval_core.store.base import Store
 
-WHOLE = "catalog"  # the parent of a catalogue that holds a part of another, which is no snapshot of the source
+WHOLE_CATALOG = "catalog"  # the parent of a catalogue of selected items: the catalogue they were selected from
 
 
-class Choice(Value):
-    """Which items to take: those that meet everything that is said here; what is left empty leaves none out.
+class ItemSelection(Value):
+    """Which items to take: those that meet every condition given; an empty condition excludes nothing.
 
-    `since` and `until` are ISO dates or times, UTC where they name no zone; a date is its whole day.
+    `since` and `until` are ISO dates or times, in UTC unless they name a zone; a date means its whole day.
     """
 
     where: str = ""
@@ -36,11 +36,11 @@ class Choice(Value):
     until: str = ""
 
     @property
-    def takes_all(self) -> bool:
-        return self == Choice()
+    def selects_all(self) -> bool:
+        return self == ItemSelection()
 
     def period(self) -> Period:
-        """From `since` until `until`. Raises `BadConfig` for what is no date, or a range that ends before it begins."""
+        """Return the period from `since` to `until`. Raises `BadConfig` for another text, or a reversed order."""
         start = _moment("since", self.since, time.min) if self.since else None
         end = _moment("until", self.until, time.max) if self.until else None
         if start and end and end < start:
@@ -48,94 +48,103 @@ class Choice(Value):
         return Period(start, end)
 
     def __str__(self) -> str:
-        said = [f"where {self.where}"] * bool(self.where) + [f"{len(self.item_ids)} listed"] * bool(self.item_ids)
-        dates = [f"{name} {value}" for name, value in (("since", self.since), ("until", self.until)) if value]
-        return ", ".join(said + dates) or "all items"
+        conditions = [f"where {self.where}"] * bool(self.where)
+        conditions += [f"{len(self.item_ids)} listed"] * bool(self.item_ids)
+        conditions += [f"{name} {value}" for name, value in (("since", self.since), ("until", self.until)) if value]
+        return ", ".join(conditions) or "all items"
 
 
 class Period(NamedTuple):
-    """Between two moments, both included; None is open."""
+    """The time between two moments, both included; None leaves that end open."""
 
     since: datetime | None
     until: datetime | None
 
+    def __str__(self) -> str:
+        ends = [f"since {self.since}"] * bool(self.since) + [f"until {self.until}"] * bool(self.until)
+        return " ".join(ends) or "yet"
 
-class Snapshots(NamedTuple):
-    """The last snapshot before a period, if there was one, and those sealed within it, the oldest first."""
+
+class PeriodSnapshots(NamedTuple):
+    """Fingerprints of the last snapshot before a period, if any, and of those sealed within it, the oldest first."""
 
     before: str | None
     within: tuple[str, ...]
 
 
-def snapshots_of(store: Store) -> dict[str, datetime]:
-    """Fingerprint of every snapshot of the source that is sealed in a store, and when it was."""
-    ending = f"/{MANIFEST}"
-    keys = [key for key in store.list(f"{Catalog.folder}/") if key.endswith(ending)]
-    sealed = [Catalog.open(store, Ref(kind=Catalog.__name__, key=key.removesuffix(ending))) for key in keys]
-    return {one.fingerprint: _in_utc(datetime.fromisoformat(one.created)) for one in sealed if WHOLE not in one.parents}
+def sealed_snapshots(store: Store) -> dict[str, datetime]:
+    """Return when each snapshot of the source was sealed, by fingerprint."""
+    suffix = f"/{MANIFEST}"
+    keys = [key for key in store.list(f"{Catalog.folder}/") if key.endswith(suffix)]
+    catalogs = [Catalog.open(store, Ref(kind=Catalog.__name__, key=key.removesuffix(suffix))) for key in keys]
+    return {
+        catalog.fingerprint: _in_utc(datetime.fromisoformat(catalog.created))
+        for catalog in catalogs
+        if WHOLE_CATALOG not in catalog.parents
+    }
 
 
-def snapshots_within(sealed: Mapping[str, datetime], period: Period) -> Snapshots:
-    """The snapshots of a period, given when each was sealed. Raises `NotFound` where there is none."""
+def snapshots_within(sealed: Mapping[str, datetime], period: Period) -> PeriodSnapshots:
+    """Return the snapshots of a period, given when each was sealed. Raises `NotFound` when there are none."""
     ordered = sorted(sealed, key=lambda name: (sealed[name], name))
     early = [name for name in ordered if period.since and sealed[name] < period.since]
     within = [name for name in ordered[len(early) :] if period.until is None or sealed[name] <= period.until]
     if not within:
         dates = f"they are of {sealed[ordered[0]]} to {sealed[ordered[-1]]}" if ordered else "there is none"
-        raise NotFound(f"no snapshot of the catalogue was sealed {_between(period)}; {dates}")
-    return Snapshots(early[-1] if early else None, tuple(within))
+        raise NotFound(f"no snapshot of the catalogue was sealed {period}; {dates}")
+    return PeriodSnapshots(early[-1] if early else None, tuple(within))
 
 
-def items_moved(before: pl.DataFrame | None, within: Iterable[pl.DataFrame]) -> set[str]:
-    """Ids of the items that any table of `within` has and `before` has not, or has otherwise (`COMPARED_COLUMNS`)."""
-    moved: set[str] = set()
+def items_changed(before: pl.DataFrame | None, within: Iterable[pl.DataFrame]) -> set[str]:
+    """Return the ids of the items that a table of `within` added to `before` or changed (`COMPARED_COLUMNS`)."""
+    changed: set[str] = set()
     for items in within:
         diff = diff_catalogs(before, items)
-        moved |= {*diff.added_ids, *diff.changed_ids}
-    return moved
+        changed |= {*diff.added_ids, *diff.changed_ids}
+    return changed
 
 
-def items_moved_in(store: Store, period: Period) -> set[str]:
-    """Ids of the items that came or changed in the snapshots of a period, against the last one before it.
+def items_changed_in(store: Store, period: Period) -> set[str]:
+    """Return the ids of the items that the snapshots of a period added or changed since the last one before it.
 
-    Raises `NotFound` where no snapshot was sealed in it.
+    Raises `NotFound` when no snapshot was sealed in the period.
     """
-    before, within = snapshots_within(snapshots_of(store), period)
+    before, within = snapshots_within(sealed_snapshots(store), period)
 
     def read(name: str) -> pl.DataFrame:
         sealed = Catalog.open(store, Ref(kind=Catalog.__name__, key=f"{Catalog.folder}/{name}"))
         return read_table(store, sealed.part("items.parquet"), list(COMPARED_COLUMNS))
 
-    return items_moved(read(before) if before else None, map(read, within))
+    return items_changed(read(before) if before else None, map(read, within))
 
 
-def choose(items: pl.DataFrame, choice: Choice, moved: set[str] | None = None) -> pl.DataFrame:
-    """The rows of a catalogue's items that are chosen, of those `moved` in the period asked for, None for all.
+def select_items(items: pl.DataFrame, selection: ItemSelection, changed: set[str] | None = None) -> pl.DataFrame:
+    """Return the selected rows of a catalogue's items; `changed` are the ids changed in its period, None for all.
 
-    Raises `BadConfig` for a filter that cannot be read, `NotFound` for a listed item that is not there, or where no
-    item is left.
+    Raises `BadConfig` for a filter that cannot be parsed, `NotFound` for a listed item that the catalogue lacks, or
+    when no item is left.
     """
-    if absent := sorted(set(choice.item_ids).difference(items["item_id"])):
+    if absent := sorted(set(selection.item_ids).difference(items["item_id"])):
         examples = ", ".join(map(repr, absent[:MAX_LISTED]))
         raise NotFound(f"{len(absent)} of the items listed are not in the catalogue: {examples}")
-    chosen = items.filter(parse_where(choice.where).mask(items)) if choice.where else items
-    if choice.item_ids:
-        chosen = _among(chosen, choice.item_ids)
-    if moved is not None:
-        chosen = _among(chosen, sorted(moved))
-    if chosen.is_empty():
-        raise NotFound(f"no item of the catalogue is chosen by: {choice}")
-    return chosen
+    selected = items.filter(parse_where(selection.where).mask(items)) if selection.where else items
+    if selection.item_ids:
+        selected = _among(selected, selection.item_ids)
+    if changed is not None:
+        selected = _among(selected, sorted(changed))
+    if selected.is_empty():
+        raise NotFound(f"no item of the catalogue is chosen by: {selection}")
+    return selected
 
 
 def _among(items: pl.DataFrame, ids: Sequence[str]) -> pl.DataFrame:
     return items.filter(pl.col("item_id").is_in(list(ids)))
 
 
-def _moment(name: str, text: str, of_day: time) -> datetime:
-    """The moment a text names; `of_day` fills in what a date leaves open."""
+def _moment(name: str, text: str, time_of_day: time) -> datetime:
+    """Parse an ISO date or time; a date gets the `time_of_day`."""
     try:
-        return datetime.combine(date.fromisoformat(text), of_day, UTC)
+        return datetime.combine(date.fromisoformat(text), time_of_day, UTC)
     except ValueError:
         pass
     try:
@@ -146,8 +155,3 @@ def _moment(name: str, text: str, of_day: time) -> datetime:
 
 def _in_utc(moment: datetime) -> datetime:
     return moment.astimezone(UTC) if moment.tzinfo else moment.replace(tzinfo=UTC)
-
-
-def _between(period: Period) -> str:
-    said = [f"since {period.since}"] * bool(period.since) + [f"until {period.until}"] * bool(period.until)
-    return " ".join(said) or "yet"

@@ -12,7 +12,7 @@ from retrieval_core.artifacts.catalog_rows import row_id
 from retrieval_core.config import IngestConfig
 from retrieval_core.errors import BadConfig, CatalogInvalid, NotFound, SourceMissing, TooManyRejects
 from retrieval_core.ingest import snapshot as snapshot_module
-from retrieval_core.ingest.change import Change, name_items, read_names
+from retrieval_core.ingest.change import Change, read_item_ids, resolve_change
 from retrieval_core.ingest.snapshot import Snapshot, take_snapshot, update_snapshot
 from retrieval_core.ingest.sources.base import conform
 
@@ -118,28 +118,28 @@ class TestNames:
         return rows_of({"b": {"image_uri": 1}, "c": {"image_uri": 1}}, pictures)
 
     def test_an_item_is_named_by_its_id_or_by_its_picture(self, pictures: list[str], last: Snapshot) -> None:
-        named = name_items(Change(added=("c", "x"), removed=(pictures[0], "y")), self.rows(pictures), last.items)
+        named = resolve_change(Change(added=("c", "x"), removed=(pictures[0], "y")), self.rows(pictures), last.items)
         assert named.item_ids == ("a", "c")
         assert named.unknown == ("x",), "y is gone already, as it should be"
-        assert name_items(Change(changed=(pictures[1],)), self.rows(pictures), last.items).item_ids == ("b", "c")
+        assert resolve_change(Change(changed=(pictures[1],)), self.rows(pictures), last.items).item_ids == ("b", "c")
 
     def test_names_that_mean_nothing_are_refused_unless_they_were_to_go(
         self, pictures: list[str], last: Snapshot
     ) -> None:
         with pytest.raises(BadConfig, match="names no item"):
-            name_items(Change(), self.rows(pictures), last.items)
+            resolve_change(Change(), self.rows(pictures), last.items)
         with pytest.raises(NotFound, match="none of the 2 items named"):
-            name_items(Change(changed=("x", "y")), self.rows(pictures), last.items)
-        assert name_items(Change(removed=("x",)), self.rows(pictures), last.items).item_ids == ()
+            resolve_change(Change(changed=("x", "y")), self.rows(pictures), last.items)
+        assert resolve_change(Change(removed=("x",)), self.rows(pictures), last.items).item_ids == ()
 
     def test_a_table_names_items(self, tmp_path: Path, pictures: list[str], last: Snapshot) -> None:
         table = tmp_path / "changes.csv"
         table.write_text("item_id,why\nc,new\n 0012 ,\n")
-        assert read_names(str(table)) == ["c", "0012"]
-        named = name_items(Change(manifest_uri=str(table)), self.rows(pictures), last.items)
+        assert read_item_ids(str(table)) == ["c", "0012"]
+        named = resolve_change(Change(manifest_uri=str(table)), self.rows(pictures), last.items)
         assert (named.item_ids, named.unknown) == (("c",), ("0012",))
         pl.DataFrame({"item_id": [1, 2]}).write_parquet(tmp_path / "changes.parquet")
-        assert read_names(str(tmp_path / "changes.parquet")) == ["1", "2"]
+        assert read_item_ids(str(tmp_path / "changes.parquet")) == ["1", "2"]
 
     @pytest.mark.parametrize(
         ("name", "content", "error", "message"),
@@ -158,4 +158,4 @@ class TestNames:
         if content is not None:
             (tmp_path / name).write_text(content)
         with pytest.raises(error, match=message):
-            read_names(str(tmp_path / name))
+            read_item_ids(str(tmp_path / name))

@@ -15,13 +15,13 @@ from retrieval_core.artifacts.manifests import Catalog
 from retrieval_core.artifacts.parts import put_part, table_bytes
 from retrieval_core.errors import BadConfig, NotFound
 from retrieval_core.ingest.selection import (
-    WHOLE,
-    Choice,
+    WHOLE_CATALOG,
+    ItemSelection,
     Period,
-    choose,
-    items_moved,
-    items_moved_in,
-    snapshots_of,
+    items_changed,
+    items_changed_in,
+    sealed_snapshots,
+    select_items,
     snapshots_within,
 )
 from retrieval_core.store.uris import open_store
@@ -46,7 +46,7 @@ def test_what_moved_agrees_with_a_dictionary(history: list[dict[str, str]], n_be
     before = history[n_before - 1] if 0 < n_before < len(history) else {}
     within = history[n_before:] if 0 < n_before < len(history) else history
     expected = {key for later in within for key, picture in later.items() if before.get(key) != picture}
-    assert items_moved(items(before) if before else None, map(items, within)) == expected
+    assert items_changed(items(before) if before else None, map(items, within)) == expected
 
 
 @settings(deadline=None)
@@ -77,7 +77,7 @@ def test_snapshots_of_a_period_and_the_last_one_before(days: list[int], since: i
     ],
 )
 def test_a_date_is_its_whole_day_in_utc(since: str, until: str, period: tuple[datetime | None, ...]) -> None:
-    assert Choice(since=since, until=until).period() == period
+    assert ItemSelection(since=since, until=until).period() == period
 
 
 @pytest.mark.parametrize(
@@ -91,7 +91,7 @@ def test_a_date_is_its_whole_day_in_utc(since: str, until: str, period: tuple[da
 )
 def test_dates_that_mean_nothing_are_refused(dates: dict[str, str], message: str) -> None:
     with pytest.raises(BadConfig, match=message):
-        Choice(**dates).period()
+        ItemSelection(**dates).period()
 
 
 @settings(deadline=None)
@@ -105,7 +105,7 @@ def test_what_is_chosen_meets_everything_that_is_said(
     catalog: dict[str, str], listed: set[str], filtered: set[str], moved: set[str] | None
 ) -> None:
     where = f"category in ({', '.join(f'kind-{key}' for key in sorted(filtered))})" if filtered else ""
-    choice = Choice(where=where, item_ids=tuple(sorted(listed)))
+    selection = ItemSelection(where=where, item_ids=tuple(sorted(listed)))
     expected = {
         key
         for key in catalog
@@ -113,14 +113,14 @@ def test_what_is_chosen_meets_everything_that_is_said(
     }
     if not expected or not listed <= catalog.keys():
         with pytest.raises(NotFound):
-            choose(items(catalog), choice, moved)
+            select_items(items(catalog), selection, moved)
         return
-    assert set(choose(items(catalog), choice, moved)["item_id"]) == expected
+    assert set(select_items(items(catalog), selection, moved)["item_id"]) == expected
 
 
 def test_an_item_that_is_not_there_is_named() -> None:
     with pytest.raises(NotFound, match="1 of the items listed are not in the catalogue: 'z'"):
-        choose(items({"a": "c1"}), Choice(item_ids=("a", "z")))
+        select_items(items({"a": "c1"}), ItemSelection(item_ids=("a", "z")))
 
 
 def seal(folder: Path, name: str, catalog: dict[str, str], day: int, parents: dict[str, str] | None = None) -> None:
@@ -133,11 +133,11 @@ def seal(folder: Path, name: str, catalog: dict[str, str], day: int, parents: di
 def test_a_store_knows_what_moved_and_takes_no_part_of_a_catalogue_for_a_snapshot(tmp_path: Path) -> None:
     seal(tmp_path, "f1", {"a": "c1", "b": "c1"}, 0)
     seal(tmp_path, "f2", {"a": "c1", "b": "c2", "c": "c1"}, 2)
-    seal(tmp_path, "part", {"c": "c1"}, 3, {WHOLE: "f2"})
+    seal(tmp_path, "part", {"c": "c1"}, 3, {WHOLE_CATALOG: "f2"})
     seal(tmp_path, "f3", {"a": "c3", "b": "c2"}, 5)
     seal(tmp_path, "f1", {"a": "c1", "b": "c1"}, 9)  # the same again keeps its first date
     store = open_store(str(tmp_path))
-    assert snapshots_of(store) == {
+    assert sealed_snapshots(store) == {
         name: START + timedelta(days=day) for name, day in {"f1": 0, "f2": 2, "f3": 5}.items()
     }
     for since, until, moved in (
@@ -147,6 +147,6 @@ def test_a_store_knows_what_moved_and_takes_no_part_of_a_catalogue_for_a_snapsho
         ("2026-03-04", "", {"a"}),
         ("", "2026-03-01", {"a", "b"}),
     ):
-        assert items_moved_in(store, Choice(since=since, until=until).period()) == moved
+        assert items_changed_in(store, ItemSelection(since=since, until=until).period()) == moved
     with pytest.raises(NotFound, match="no snapshot of the catalogue was sealed since 2026-03-07"):
-        items_moved_in(store, Choice(since="2026-03-07").period())
+        items_changed_in(store, ItemSelection(since="2026-03-07").period())
