@@ -24,7 +24,7 @@ from retrieval_core.train.config import (
     SupconTraining,
     TripletTraining,
 )
-from retrieval_core.train.teacher import find_teacher
+from retrieval_core.train.inputs import find_teacher
 from tasks.embed import prepare_backbone
 from tasks.head import fit_head
 from tasks.ingest import collect_truth_masks, snapshot_catalog

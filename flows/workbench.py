@@ -17,7 +17,7 @@ from retrieval_core.errors import BadConfig
 from retrieval_core.evaluate.compare.config import ComparisonConfig, VariantConfig, model_of
 from retrieval_core.settings import Settings
 from retrieval_core.train.config import AnyTraining, DistillTraining
-from retrieval_core.train.teacher import find_teacher
+from retrieval_core.train.inputs import find_teacher
 from tasks.classify import classify_shard, plan_classes, prepare_classifier, seal_class_set
 from tasks.compare import time_network
 from tasks.embed import prepare_backbone

@@ -16,8 +16,8 @@ from retrieval_core.evaluate.compare.render import render_comparison
 from retrieval_core.head.targets import build_targets
 from retrieval_core.settings import Settings
 from retrieval_core.train.config import DistillTraining
+from retrieval_core.train.inputs import find_teacher, teacher_vectors
 from retrieval_core.train.split import choose_items
-from retrieval_core.train.teacher import find_teacher, teacher_vectors
 from tasks.mask import usable_pictures
 from tasks.stage import stage
 

@@ -20,7 +20,15 @@ from retrieval_core.embed.extract import Picture, SquareLoader
 from retrieval_core.errors import WeightsInvalid
 from retrieval_core.images import Preprocess
 from retrieval_core.settings import Settings
-from retrieval_core.train.config import AnyTraining, training_fingerprint, training_question
+from retrieval_core.train.config import AnyTraining
+from retrieval_core.train.inputs import (
+    Start,
+    find_start,
+    load_start,
+    teacher_vectors,
+    training_fingerprint,
+    training_question,
+)
 from retrieval_core.train.pictures import Prepared, prepare_pictures, training_square
 from retrieval_core.train.run_card import (
     RunCard,
@@ -32,8 +40,6 @@ from retrieval_core.train.run_card import (
     trained_backbone,
 )
 from retrieval_core.train.split import choose_items, split_readable
-from retrieval_core.train.start import Start, find_start, load_start
-from retrieval_core.train.teacher import teacher_vectors
 from tasks.stage import progress, stage
 
 if TYPE_CHECKING:
@@ -120,6 +126,7 @@ def train_backbone(
 def _train(settings: Settings, job: Job, ingest: IngestConfig, scratch: Path) -> Backbone:
     import torch
 
+    from retrieval_core.train.objectives.base import TrainingData
     from retrieval_core.train.objectives.registry import build_objective
 
     torch.set_num_threads(settings.n_threads)
@@ -127,7 +134,7 @@ def _train(settings: Settings, job: Job, ingest: IngestConfig, scratch: Path) ->
     items = choose_items(load_items(store, job.catalog), config)
     start = load_start(store, job.start, config, teacher.dim if teacher else 0)
     guide = teacher_vectors(store, teacher, items["content_id"].to_list()) if teacher else None
-    objective = build_objective(config, start.module, items, guide)
+    objective = build_objective(config, start.module, TrainingData(items, guide))
     scratch.mkdir(parents=True, exist_ok=True)
     began = time.perf_counter()
     prepared = _prepare(settings, job, items, start.preprocess, ingest, scratch)

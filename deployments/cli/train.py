@@ -76,7 +76,7 @@ def _backbone_job(arguments: argparse.Namespace) -> Job:
     """Read keys with a dot as config of a stage (mask.max_epochs), the others as the training's. Raises `BadConfig`."""
     from retrieval_core.config import NightlyConfig
     from retrieval_core.train.config import load_training
-    from retrieval_core.train.start import start_config
+    from retrieval_core.train.inputs import start_config
 
     stage_keys = [text for text in arguments.set if "." in text.partition("=")[0]]
     keys = [text for text in arguments.set if text not in stage_keys]

@@ -1,1 +1,1 @@
-"""Training backbones on the catalogue's own pictures: one file an objective, Lightning runs the loop."""
+"""Training backbones on the catalogue's own pictures: one file per objective, one Lightning loop for all."""

@@ -1,4 +1,4 @@
-"""The loop: Lightning runs the epochs, keeps the best weights, and goes on from its last checkpoint.
+"""The training loop: Lightning runs the epochs, keeps the best weights and resumes from the last checkpoint.
 
 Importing this module imports torch and Lightning.
 """
@@ -32,16 +32,16 @@ from retrieval_core.train.objectives.base import Objective
 from retrieval_core.train.pictures import training_view, validation_view
 from retrieval_core.train.split import Split
 
-Row = dict[str, float]
-Draw = tuple[int, int]  # a row, and the seed of its view
+Row = dict[str, float]  # the figures of one epoch
+Draw = tuple[int, int]  # a picture's row, and the seed of its random view
 
 LAST = "last.ckpt"
 PLATEAU_FACTOR = 0.1
-SEED_STRIDE = 100_003  # of one epoch's random numbers from the next one's
+SEED_STRIDE = 100_003  # difference between the seeds of two epochs
 
 
 class Trained(NamedTuple):
-    """Scores of the best epoch, whose weights the objective now has, and one row of figures per epoch."""
+    """The figures of the best epoch, whose weights the objective has, and of every epoch."""
 
     metrics: Row
     history: tuple[Row, ...]
@@ -51,55 +51,57 @@ def fit(
     objective: Objective,
     pixels: UInt8,
     split: Split,
-    how: Preprocess,
+    preprocess: Preprocess,
     config: Training,
     *,
     device: str,
     folder: Path,
     on_epoch: Callable[[Row], None] | None = None,
 ) -> Trained:
-    """Train an objective on (n, side, side, 3) uint8 pictures, row by row those of its items, and keep the best epoch.
+    """Train an objective on (n, side, side, 3) uint8 pictures, one for each of its items, and keep the best epoch.
 
-    After every epoch a checkpoint is written to `LAST` in `folder`, then `on_epoch` is told its figures. A training
-    that was killed goes on from that one file, on any machine, and ends with the weights of an undisturbed one. The
-    same call gives the same weights on the same kind of CPU and number of threads; the global random state is left as
-    it was. Raises `BadConfig` when there is nothing to learn from, or the loss is no longer finite, and
-    `WeightsInvalid` for a checkpoint that is damaged or holds more than tensors and figures.
+    After every epoch a checkpoint is written to `LAST` in `folder`, then `on_epoch` is called with the epoch's figures.
+    A killed training resumes from that one file, on any machine, and ends with the same weights as one that ran
+    through. The same call gives the same weights on the same kind of CPU and number of threads; the global random state
+    is restored. Raises `BadConfig` if there is nothing to learn from or the training diverges, and `WeightsInvalid` for
+    a checkpoint that is damaged or holds more than tensors and figures.
     """
     train = objective.learnable(split.train)
     val = objective.watchable(train, split.val)
     if len(train) < 2 or len(val) < 1:
         raise BadConfig(
-            f"{len(train)} training and {len(val)} validation pictures have something to learn from; "
-            "give more pictures with labels, or another objective"
+            f"{len(train)} training and {len(val)} validation pictures can be learned from; at least 2 and 1 are "
+            "needed: give more pictures with labels, or another objective"
         )
     _prepare_layers(objective, config)
     loop, last = _Loop(objective, config), folder / LAST
-    learned = DataLoader(
-        _Views(pixels, training_view(how, config.augment)),
-        batch_sampler=_Draws(loop, train, config),
-        generator=torch.Generator(),  # a loader draws from its generator whenever it likes: not from the global one
+    train_loader = DataLoader(
+        _Views(pixels, training_view(preprocess, config.augment)),
+        batch_sampler=_BatchSampler(loop, train, config),
+        generator=torch.Generator(),  # a loader may draw at any time, so not from the global generator
     )
-    watched = DataLoader(
-        _Views(pixels, validation_view(how)),
+    val_loader = DataLoader(
+        _Views(pixels, validation_view(preprocess)),
         batch_size=config.batch_size,
         sampler=[(row, 0) for row in val.tolist()],
         generator=torch.Generator(),
     )
-    with torch.random.fork_rng(), _quiet():
+    with torch.random.fork_rng(), _QuietLightning():
         trainer = lightning.Trainer(
             accelerator="gpu" if device.startswith("cuda") else "cpu",
             devices=1,
             precision="16-mixed" if device.startswith("cuda") else "32-true",
             max_epochs=config.max_epochs,
-            callbacks=[_Bar(), _LastCheckpoint(loop, last, on_epoch)],
+            callbacks=[_ProgressBar(), _LastCheckpoint(loop, last, on_epoch)],
             logger=False,
             enable_progress_bar=False,
             enable_model_summary=False,
             num_sanity_val_steps=0,
-            reload_dataloaders_every_n_epochs=1,  # an epoch may have more batches than the one before
+            reload_dataloaders_every_n_epochs=1,  # the number of batches may change from epoch to epoch
         )
-        trainer.fit(loop, learned, watched, ckpt_path=_checked(last) if last.exists() else None, weights_only=True)
+        trainer.fit(
+            loop, train_loader, val_loader, ckpt_path=_checked(last) if last.exists() else None, weights_only=True
+        )
     objective.to("cpu").eval().load_state_dict(loop.best)
     objective.finish()
     objective.requires_grad_(False)
@@ -107,31 +109,33 @@ def fit(
 
 
 def _checked(last: Path) -> Path:
-    """The checkpoint, once it was read. Raises `WeightsInvalid`."""
+    """Return the path of a checkpoint after reading it. Raises `WeightsInvalid`."""
     try:
         with zipfile.ZipFile(last) as archive:
-            if damaged := archive.testzip():  # torch itself does not look
+            if damaged := archive.testzip():  # torch does not check this
                 raise zipfile.BadZipFile(f"{damaged} does not match its checksum")
         torch.load(last, map_location="cpu", weights_only=True)
-    except Exception as error:  # as for any weights, unpickling fails in many ways
+    except Exception as error:  # damaged files raise many kinds of errors
         raise WeightsInvalid(
             f"checkpoint {last} is damaged or no checkpoint ({why_refused(error)}); "
-            "delete it to train from the start, or put back a whole copy"
+            "delete it to train from the start, or restore an intact copy"
         ) from error
     return last
 
 
 def _prepare_layers(objective: Objective, config: Training) -> None:
-    """Make trainable what the config says: everything, or only what lies on top of the network."""
+    """Unfreeze the whole objective, or only the layers on top of the network, as the config says."""
     objective.train().requires_grad_(True)
     if config.trained_layers == "projection":
-        objective.embedder.network.eval().requires_grad_(False)  # a frozen batch norm keeps its statistics too
+        objective.embedder.network.eval().requires_grad_(False)  # a frozen batch norm must not update its statistics
     if not any(parameter.requires_grad for parameter in objective.parameters()):
-        raise BadConfig("trained_layers is projection, but nothing lies on top; set embedding_dim, or train all")
+        raise BadConfig(
+            "trained_layers is projection, but the network has no layer on top; set embedding_dim, or train all"
+        )
 
 
 class _Loop(lightning.LightningModule):
-    """An objective as Lightning wants it; the plateau, the history and the best weights are kept in its checkpoints."""
+    """Adapts an objective to Lightning; keeps the history and the best weights, also in its checkpoints."""
 
     def __init__(self, objective: Objective, config: Training) -> None:
         super().__init__()
@@ -146,7 +150,7 @@ class _Loop(lightning.LightningModule):
     def configure_optimizers(self) -> torch.optim.Optimizer:
         parameters = [parameter for parameter in self.objective.parameters() if parameter.requires_grad]
         optimizer = torch.optim.Adam(parameters, lr=self._config.learning_rate, weight_decay=self._config.weight_decay)
-        # Twice within the patience of early stopping, so that a lower rate has its chance first.
+        # Half the patience of early stopping, so that a lower learning rate is tried before training stops.
         self._plateau = torch.optim.lr_scheduler.ReduceLROnPlateau(
             optimizer, self.objective.better, PLATEAU_FACTOR, max(self._config.patience // 2 - 1, 0)
         )
@@ -187,23 +191,23 @@ class _Loop(lightning.LightningModule):
         if self.best_epoch == len(self.history) - 1:
             state = self.objective.state_dict()
             self.best = {name: value.detach().to("cpu", copy=True) for name, value in state.items()}
-        self._stop_without_progress()
+        self._stop_early()
 
     @property
     def best_epoch(self) -> int:
-        """Where in the history the best epoch stands, the first of equals."""
+        """The index in the history of the best epoch, the first among equals."""
         scores = [row[self.objective.watched] for row in self.history]
         return scores.index(min(scores) if self.objective.better == "min" else max(scores))
 
-    def _stop_without_progress(self) -> None:
+    def _stop_early(self) -> None:
         if len(self.history) - 1 - self.best_epoch >= self._config.patience:
             self.trainer.should_stop = True
 
-    def _require_finite(self, what: str, value: float) -> None:
+    def _require_finite(self, name: str, value: float) -> None:
         if not math.isfinite(value):
             raise BadConfig(
-                f"training diverged in epoch {self.current_epoch + 1}: its {what} is {value}; "
-                f"lower learning_rate, now {self._config.learning_rate:g}"
+                f"training diverged in epoch {self.current_epoch + 1}: its {name} is {value}; "
+                f"lower learning_rate, which is {self._config.learning_rate:g}"
             )
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
@@ -216,23 +220,23 @@ class _Loop(lightning.LightningModule):
     def on_fit_start(self) -> None:
         if state := self.__dict__.pop("_resumed", None):
             self._plateau.load_state_dict(state)
-            self._stop_without_progress()
+            self._stop_early()
 
 
-class _Draws(Sampler[list[Draw]]):
-    """The objective's batches of the current epoch, the same for the same seed and epoch whatever ran before."""
+class _BatchSampler(Sampler[list[Draw]]):
+    """Yields the objective's batches of the current epoch, which depend on the seed and the epoch alone."""
 
     def __init__(self, loop: _Loop, rows: Int64, config: Training) -> None:
         self._loop, self._rows, self._config = loop, rows, config
         self._epoch, self._batches = -1, list[list[Draw]]()
 
     def __iter__(self) -> Iterator[list[Draw]]:
-        return iter(self._of_current_epoch())
+        return iter(self._current_batches())
 
     def __len__(self) -> int:
-        return len(self._of_current_epoch())
+        return len(self._current_batches())
 
-    def _of_current_epoch(self) -> list[list[Draw]]:
+    def _current_batches(self) -> list[list[Draw]]:
         if self._epoch != self._loop.current_epoch:
             self._epoch = self._loop.current_epoch
             rng = np.random.default_rng((self._config.seed, self._epoch))
@@ -245,7 +249,7 @@ class _Draws(Sampler[list[Draw]]):
 
 
 class _Views(Dataset[tuple[Tensor, int]]):
-    """(s, s, 3) uint8 views of prepared pictures, with their rows."""
+    """(s, s, 3) uint8 views of prepared pictures, each with its row."""
 
     def __init__(self, pixels: UInt8, view: Callable[[Tensor], Tensor]) -> None:
         self._pixels, self._view = pixels, view
@@ -253,7 +257,7 @@ class _Views(Dataset[tuple[Tensor, int]]):
     def __getitem__(self, draw: Draw) -> tuple[Tensor, int]:
         row, seed = draw
         picture = torch.from_numpy(np.array(self._pixels[row])).permute(2, 0, 1)
-        # The CPU's generator alone: seeding all of them would restart what the network draws on a GPU.
+        # Seed only the CPU's generator: seeding all would also restart the random numbers of a GPU.
         before = torch.get_rng_state()
         torch.default_generator.manual_seed(seed)
         view = self._view(picture).permute(1, 2, 0).contiguous()
@@ -262,26 +266,26 @@ class _Views(Dataset[tuple[Tensor, int]]):
 
 
 class _LastCheckpoint(Checkpoint):
-    """Writes the one checkpoint that a killed training goes on from, then says that the epoch is over."""
+    """Writes the checkpoint that a killed training resumes from, then calls `on_epoch`."""
 
     def __init__(self, loop: _Loop, path: Path, on_epoch: Callable[[Row], None] | None) -> None:
         self._loop, self._path, self._on_epoch = loop, path, on_epoch
 
     def on_train_epoch_end(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
-        part = self._path.with_suffix(".part")  # a kill while writing leaves the checkpoint before whole
+        part = self._path.with_suffix(".part")  # a kill while writing leaves the previous checkpoint intact
         trainer.save_checkpoint(part)
         part.replace(self._path)
         if self._on_epoch:
             self._on_epoch(self._loop.history[-1])
 
 
-class _Bar(Callback):
-    """A progress bar over each epoch on stderr, where somebody watches."""
+class _ProgressBar(Callback):
+    """Shows a progress bar of each epoch on stderr if that is a terminal."""
 
     def on_train_epoch_start(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
-        what = f"epoch {trainer.current_epoch + 1} of {trainer.max_epochs}"
+        label = f"epoch {trainer.current_epoch + 1} of {trainer.max_epochs}"
         n_batches = int(trainer.num_training_batches)
-        self._bar = tqdm(total=n_batches, desc=what, file=sys.stderr, disable=not sys.stderr.isatty(), leave=False)
+        self._bar = tqdm(total=n_batches, desc=label, file=sys.stderr, disable=not sys.stderr.isatty(), leave=False)
 
     def on_train_batch_end(self, *_: Any) -> None:
         self._bar.update()
@@ -290,8 +294,8 @@ class _Bar(Callback):
         self._bar.close()
 
 
-class _quiet(warnings.catch_warnings):  # noqa: N801 - a context manager
-    """Lightning without its advice: how many workers to take, which hardware it saw."""
+class _QuietLightning(warnings.catch_warnings):
+    """Silences Lightning's advice about workers and hardware."""
 
     def __enter__(self) -> None:
         super().__enter__()

@@ -1,4 +1,4 @@
-"""The pictures of a training: decoded once into one array on disk, seen through random crops and mirror images."""
+"""The pictures of a training: decoded once into one array on disk, then viewed through random crops and mirroring."""
 
 from __future__ import annotations
 
@@ -17,26 +17,29 @@ from retrieval_core.images import Preprocess
 if TYPE_CHECKING:
     from torch import Tensor
 
-ROOM = 8 / 7  # prepared pictures are larger than the network's square by this where its own crop leaves no room
+CROP_ROOM = 8 / 7  # prepared squares are this much larger than the network's if its own crop leaves no room
 MIN_CROP_AREA = 0.5
 CHUNK = 64
 
 
 class Prepared(NamedTuple):
-    """(n, side, side, 3) uint8 memory-mapped pixels of the pictures that could be read, and (n,) their positions."""
+    """Decoded pictures: (n, side, side, 3) uint8 memory-mapped `pixels` of all n pictures, black where unreadable.
+
+    `positions` are the (m,) int64 rows that could be read, ascending; `rejects` say why the others could not.
+    """
 
     pixels: UInt8
     positions: Int64
     rejects: list[Reject]
 
 
-def training_square(how: Preprocess) -> Preprocess:
-    """The larger square that crops are drawn from; its centre is what `how` shows, up to a pixel's rounding."""
-    if how.crop == "center" and how.crop_fraction < 1:
-        side_px = int(how.size_px / how.crop_fraction)
+def training_square(preprocess: Preprocess) -> Preprocess:
+    """Return the larger square to draw crops from; up to a pixel's rounding, `preprocess` shows its centre."""
+    if preprocess.crop == "center" and preprocess.crop_fraction < 1:
+        side_px = int(preprocess.size_px / preprocess.crop_fraction)
     else:
-        side_px = int(np.ceil(how.size_px * ROOM))
-    return how.model_copy(update={"size_px": side_px, "crop_fraction": 1.0})
+        side_px = int(np.ceil(preprocess.size_px * CROP_ROOM))
+    return preprocess.model_copy(update={"size_px": side_px, "crop_fraction": 1.0})
 
 
 def prepare_pictures(
@@ -47,9 +50,9 @@ def prepare_pictures(
     threads: int,
     on_done: Callable[[int], None] | None = None,
 ) -> Prepared:
-    """Decode `pictures`, whose item_ids are unique, once into the array file `path`; `load` gives squares of `side_px`.
+    """Decode `pictures`, whose item_ids are unique, into the array file `path`; `load` returns squares of `side_px`.
 
-    The row of a picture that cannot be read stays black; `on_done` is told the number done since the last time.
+    Pictures that cannot be read are left black. `on_done` gets the number of pictures done since its last call.
     """
     pixels = np.lib.format.open_memmap(path, mode="w+", dtype=np.uint8, shape=(len(pictures), side_px, side_px, 3))
     starts = range(0, len(pictures), CHUNK)
@@ -73,26 +76,29 @@ def prepare_pictures(
     return Prepared(pixels, np.array(readable, np.int64), rejects)
 
 
-def training_view(how: Preprocess, augment: bool) -> Callable[[Tensor], Tensor]:
-    """From a (3, side, side) uint8 prepared picture to the (3, size, size) uint8 that is trained on.
+def training_view(preprocess: Preprocess, augment: bool) -> Callable[[Tensor], Tensor]:
+    """Return the function from a (3, side, side) uint8 prepared picture to the (3, size, size) uint8 to train on.
 
-    Random crops of at least half the area and mirror images, drawn from torch's global generator; without `augment`
-    the same view that `validation_view` gives.
+    It draws crops of at least half the area and mirror images from torch's global generator; without `augment` it is
+    `validation_view`.
     """
     from torchvision.transforms import v2
 
     if not augment:
-        return validation_view(how)
+        return validation_view(preprocess)
     crop = v2.RandomResizedCrop(
-        how.size_px, scale=(MIN_CROP_AREA, 1.0), interpolation=v2.InterpolationMode(how.interpolation), antialias=True
+        preprocess.size_px,
+        scale=(MIN_CROP_AREA, 1.0),
+        interpolation=v2.InterpolationMode(preprocess.interpolation),
+        antialias=True,
     )
     return v2.Compose([crop, v2.RandomHorizontalFlip()])
 
 
-def validation_view(how: Preprocess) -> Callable[[Tensor], Tensor]:
-    """From a (3, side, side) uint8 prepared picture to what the embedder is shown of it in use."""
+def validation_view(preprocess: Preprocess) -> Callable[[Tensor], Tensor]:
+    """Return the function from a (3, side, side) uint8 prepared picture to the square that the embedder sees in use."""
     from torchvision.transforms import v2
 
-    if how.crop == "center" and how.crop_fraction < 1:
-        return v2.CenterCrop(how.size_px)
-    return v2.Resize(how.size_px, v2.InterpolationMode(how.interpolation), antialias=True)
+    if preprocess.crop == "center" and preprocess.crop_fraction < 1:
+        return v2.CenterCrop(preprocess.size_px)
+    return v2.Resize(preprocess.size_px, v2.InterpolationMode(preprocess.interpolation), antialias=True)

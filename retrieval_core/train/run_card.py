@@ -1,4 +1,4 @@
-"""What a training was, for whoever finds its backbone later: data, config, seconds, scores, code and machine."""
+"""The files of a trained backbone, among them its run card: data, config, durations, scores, code and machine."""
 
 from __future__ import annotations
 
@@ -22,7 +22,10 @@ _LIBRARIES = ("torch", "torchvision", "timm", "open_clip_torch", "lightning", "p
 
 
 class RunCard(Value):
-    """`parents` are the fingerprints of catalogue, start, masks and teacher; `counts` are of pictures."""
+    """The record of a training.
+
+    `parents` are the fingerprints of catalogue, start, masks and teacher; `counts` count pictures.
+    """
 
     objective: str
     parents: dict[str, str]
@@ -38,29 +41,29 @@ class RunCard(Value):
 
 
 def save_run_card(card: RunCard, folder: Path) -> None:
-    """Write `run_card.json`."""
+    """Write `run_card.json` to `folder`."""
     (folder / RUN_CARD_FILE).write_text(card.model_dump_json(indent=1), encoding="utf-8")
 
 
 def library_versions() -> dict[str, str]:
-    """The versions of the libraries that a trained weight depends on."""
+    """Return the versions of the libraries that trained weights depend on."""
     return {name: version(name) for name in _LIBRARIES}
 
 
 def code_revision() -> str:
-    """The commit this code runs from, `-dirty` where files were changed since; the package's version outside git."""
+    """Return the commit of this checkout, with `-dirty` after local changes; outside git the package's version."""
     root = Path(__file__).parents[2]
     command = ["git", "-C", str(root), "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]
     if (root / ".git").exists():
         try:
             return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
         except (OSError, subprocess.CalledProcessError):
-            pass  # no git on this machine, or one that does not trust the folder
+            pass  # git is not installed, has no commit yet, or does not trust the folder
     return f"vitrine {version('vitrine')}"
 
 
 def device_name(device: str, threads: int) -> str:
-    """The card's name on CUDA; how many threads trained on the CPU."""
+    """Return the name of the GPU, or on the CPU the number of threads."""
     if device == "cpu":
         return f"cpu, {threads} threads"
     import torch
@@ -69,14 +72,17 @@ def device_name(device: str, threads: int) -> str:
 
 
 def trained_backbone(start: LoadedBackbone, objective: Objective, config: Training) -> LoadedBackbone:
-    """The embedder of a trained objective; texts no longer meet one whose network was trained on pictures alone."""
+    """Return the embedder of a trained objective as a backbone.
+
+    It can embed texts only if `start` can and its network stayed frozen: training on pictures moves it away from texts.
+    """
     has_text = start.card.has_text and config.trained_layers == "projection"
     card = start.card.model_copy(update={"has_text": has_text})
     return LoadedBackbone(card, start.preprocess, objective.embedder)
 
 
 def save_trained(backbone: LoadedBackbone, objective: Objective, folder: Path) -> None:
-    """Write what `save_backbone` does, and `classifier.safetensors` and `classes.json` where there is a classifier."""
+    """Write the files of `save_backbone`, and `classifier.safetensors` and `classes.json` of a classifier."""
     from safetensors.torch import save_file
 
     save_backbone(backbone, folder)

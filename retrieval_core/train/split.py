@@ -1,4 +1,4 @@
-"""Which pictures are trained on and which validated on: no product and no near-duplicate picture is on both sides."""
+"""The choice of pictures to train and to validate on; no product and no near-duplicate picture is on both sides."""
 
 from __future__ import annotations
 
@@ -16,16 +16,17 @@ from retrieval_core.train.pictures import Prepared
 
 
 class Split(NamedTuple):
-    """Row numbers, each ordered: (n_train,) and (n_val,) int64, disjoint."""
+    """Row numbers to train and to validate on: (n_train,) and (n_val,) int64, disjoint, each ascending."""
 
     train: Int64
     val: Int64
 
 
 def group_pictures(items: pl.DataFrame, small: UInt8) -> Int64:
-    """(n,) group of each row: rows of one product, of the same file, or of near-duplicate pictures share one.
+    """Return the group of each row, (n,): rows of one product, one file or near-duplicate pictures share a group.
 
-    `items` has product_id and content_id; `small` the `thumbnails` of its rows. The group's number is its lowest row.
+    `items` has the columns product_id and content_id; `small` holds the `thumbnails` of its rows. A group is numbered
+    by its lowest row.
     """
     parent = np.arange(len(items))
 
@@ -42,60 +43,57 @@ def group_pictures(items: pl.DataFrame, small: UInt8) -> Int64:
 
 
 def split_pictures(items: pl.DataFrame, groups: Int64, val_fraction: float, seed: int) -> Split:
-    """Train and validation rows of a catalogue whose held-out rows (split val, query, test) are neither.
+    """Split the rows of a catalogue by whole groups, leaving out held-out rows (split val, query, test).
 
-    A group with a held-out picture is left out whole: its pictures are queries of the evaluation in all but name.
-    Whole groups validate, drawn by `seed`, as many as fit into `val_fraction` of the pictures and at least one, then
-    the smallest. Raises `BadConfig` where fewer than two groups are left.
+    A group with a held-out picture is left out entirely, as its pictures are almost queries of the evaluation. Groups
+    are drawn by `seed` for validation while they fit into `val_fraction` of the pictures; if none fits, the smallest
+    is taken. Raises `BadConfig` if fewer than two groups remain.
     """
-    held_out = items["split"].is_in(HELD_OUT).to_numpy()
-    free = np.flatnonzero(~np.isin(groups, groups[held_out]))
-    names, group, sizes = np.unique(groups[free], return_inverse=True, return_counts=True)
+    is_held_out = items["split"].is_in(HELD_OUT).to_numpy()
+    rows = np.flatnonzero(~np.isin(groups, groups[is_held_out]))
+    names, group, sizes = np.unique(groups[rows], return_inverse=True, return_counts=True)
     if len(names) < 2:
         raise BadConfig(
-            f"{len(free)} of {len(items)} pictures may be trained on, and they are {len(names)} groups of one product "
-            "or near-duplicates; a training and a validation group are needed"
+            f"{len(rows)} of {len(items)} pictures may be trained on, and they form {len(names)} groups of one product "
+            "or near-duplicates; at least two are needed, one to train and one to validate on"
         )
-    drawn = np.random.default_rng(seed).permutation(len(names))
-    in_val = np.isin(group, _that_fit(drawn, sizes, val_fraction * len(free)))
-    return Split(free[~in_val], free[in_val])
+    order = np.random.default_rng(seed).permutation(len(names))
+    is_val = np.isin(group, _fitting_groups(order, sizes, val_fraction * len(rows)))
+    return Split(rows[~is_val], rows[is_val])
 
 
-def _that_fit(drawn: Int64, sizes: Int64, room: float) -> list[int]:
-    """Those of the `drawn` groups that one after the other find room; the smallest where none does."""
-    taken: list[int] = []
-    for group in drawn.tolist():
-        if sizes[group] <= room:
-            taken.append(group)
-            room -= sizes[group]
-    return taken or [int(drawn[sizes[drawn].argmin()])]
+def _fitting_groups(order: Int64, sizes: Int64, n_pictures: float) -> list[int]:
+    """Take groups in `order`, skipping those that no longer fit into `n_pictures`; if none fits, the smallest."""
+    chosen: list[int] = []
+    for group in order.tolist():
+        if sizes[group] <= n_pictures:
+            chosen.append(group)
+            n_pictures -= sizes[group]
+    return chosen or [int(order[sizes[order].argmin()])]
 
 
 def _same_value(items: pl.DataFrame, column: str) -> list[tuple[int, int]]:
-    """Each row with the first row that has the same value."""
+    """Return (row, first row with the same value) for each repeated value."""
     rows = items.with_row_index("row").filter(pl.col(column).is_not_null())
     first = rows.select("row", pl.col("row").min().over(column).alias("first")).filter(pl.col("row") != pl.col("first"))
     return [(int(a), int(b)) for a, b in first.iter_rows()]
 
 
 def choose_items(items: pl.DataFrame, config: Training) -> pl.DataFrame:
-    """One row for each picture outside quarantine, ordered by item_id: every one held out, the others up to a bound.
+    """Return one row for each picture of a catalogue outside quarantine, ordered by item_id.
 
-    Those are a random sample of `config.max_pictures`, drawn by `config.seed`. A picture that is held out as one item
-    is held out as all of them. `items` is a catalogue.
+    All held-out pictures are kept, and of the others a random sample of at most `config.max_pictures`, drawn by
+    `config.seed`. A picture is held out if any item that shows it is.
     """
     usable = items.filter(pl.col("status") == "ok").with_columns(held_out=pl.col("split").is_in(HELD_OUT))
-    each = usable.sort("held_out", "item_id", descending=[True, False]).unique("content_id", keep="first")
-    free = each.filter(~pl.col("held_out")).sort("item_id")
-    taken = np.random.default_rng(config.seed).permutation(len(free))[: config.max_pictures]
-    return pl.concat([free[np.sort(taken)], each.filter("held_out")]).drop("held_out").sort("item_id")
+    pictures = usable.sort("held_out", "item_id", descending=[True, False]).unique("content_id", keep="first")
+    trainable = pictures.filter(~pl.col("held_out")).sort("item_id")
+    sample = np.random.default_rng(config.seed).permutation(len(trainable))[: config.max_pictures]
+    return pl.concat([trainable[np.sort(sample)], pictures.filter("held_out")]).drop("held_out").sort("item_id")
 
 
 def split_readable(items: pl.DataFrame, prepared: Prepared, config: Training) -> Split:
-    """Training and validation rows among the pictures that could be read; none shares a product or a near-duplicate.
-
-    Raises `BadConfig` where too few are left.
-    """
+    """Split the pictures that could be read into rows to train and to validate on, as `split_pictures` does."""
     readable = items[prepared.positions]
     groups = group_pictures(readable, thumbnails(prepared.pixels)[prepared.positions])
     split = split_pictures(readable, groups, config.val_fraction, config.seed)

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import polars as pl
 import pytest
 import torch
 from torch import nn
@@ -29,6 +30,7 @@ from retrieval_core.reduce.pca import load_pca
 from retrieval_core.state_dict import read_state
 from retrieval_core.train.config import RotationTraining
 from retrieval_core.train.fit import LAST, fit
+from retrieval_core.train.objectives.base import TrainingData
 from retrieval_core.train.objectives.rotation import Rotation
 from retrieval_core.train.split import Split
 
@@ -161,7 +163,9 @@ def _train(folder: Path) -> None:
     pixels = np.random.default_rng(0).integers(0, 256, (8, 32, 32, 3), dtype=np.uint8)
     rows = Split(np.arange(6), np.arange(6, 8))
     how = Preprocess(size_px=28, crop_fraction=0.875)
-    fit(Rotation(embedder, config), pixels, rows, how, config, device="cpu", folder=folder)
+    fit(
+        Rotation(embedder, TrainingData(pl.DataFrame()), config), pixels, rows, how, config, device="cpu", folder=folder
+    )
 
 
 def test_nothing_in_the_house_unpickles_what_it_reads() -> None:

@@ -19,9 +19,10 @@ from retrieval_core.errors import BadConfig
 from retrieval_core.evaluate.compare.config import ComparisonConfig, model_of
 from retrieval_core.store.base import Store
 from retrieval_core.train.config import AnyTraining
+from retrieval_core.train.inputs import start_config
+from retrieval_core.train.objectives.base import TrainingData
 from retrieval_core.train.objectives.registry import build_objective
 from retrieval_core.train.split import choose_items
-from retrieval_core.train.start import start_config
 
 
 def check_weights(config: ComparisonConfig, store: Store) -> None:
@@ -66,7 +67,7 @@ def why_unlearnable(config: AnyTraining, items: pl.DataFrame, teacher: Float32 |
     # A stand-in for the network: an objective looks at the items and at the embedding's width only.
     stand_in = ImageEmbedder(get_card(config.backbone), nn.Identity(), nn.Linear(1, width))
     try:
-        build_objective(config, stand_in, choose_items(items, config), teacher)
+        build_objective(config, stand_in, TrainingData(choose_items(items, config), teacher))
     except BadConfig as error:
         return str(error)
     return ""

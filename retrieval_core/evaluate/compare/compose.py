@@ -16,7 +16,7 @@ from retrieval_core.config import first_line, parse_override, read_toml
 from retrieval_core.embed.cards import get_card
 from retrieval_core.errors import BadConfig
 from retrieval_core.evaluate.compare.config import ComparisonConfig, VariantConfig, model_of
-from retrieval_core.train.config import OBJECTIVES, AnyTraining, Training
+from retrieval_core.train.config import CONFIG_BY_OBJECTIVE, AnyTraining, Training
 
 Table = dict[str, Any]
 
@@ -115,9 +115,9 @@ def _trainings(models: dict[str, Table], shared: Table) -> dict[str, AnyTraining
 
 
 def _training(name: str, table: Table) -> AnyTraining:
-    kind = OBJECTIVES.get(table.get("objective", ""))
+    kind = CONFIG_BY_OBJECTIVE.get(table.get("objective", ""))
     if kind is None:
-        wanted = ", ".join(OBJECTIVES)
+        wanted = ", ".join(CONFIG_BY_OBJECTIVE)
         raise BadConfig(f"models.{name} has objective {table.get('objective', '')!r}; expected one of {wanted}")
     try:
         return kind.model_validate(table)

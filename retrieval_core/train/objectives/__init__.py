@@ -1,1 +1,1 @@
-"""One file an objective; `registry` finds them by name."""
+"""One file per objective; `registry` maps each training config to its objective."""

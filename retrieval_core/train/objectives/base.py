@@ -1,4 +1,4 @@
-"""What a way of training adds to the loop: a loss over a batch, and a score over the validation pictures.
+"""The interface of an objective: a loss over a batch and a score over the validation pictures.
 
 Importing this module imports torch.
 """
@@ -6,22 +6,62 @@ Importing this module imports torch.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from typing import ClassVar, Literal
+from typing import ClassVar, Literal, NamedTuple
 
 import numpy as np
+import polars as pl
 import torch
 from torch import Tensor, nn
 
-from retrieval_core.arrays import Int64
+from retrieval_core.arrays import Bool, Float32, Int64
+from retrieval_core.artifacts.catalog_rows import HELD_OUT
 from retrieval_core.embed.networks import ImageEmbedder
+from retrieval_core.head.targets import UNKNOWN, Targets, build_targets
+
+
+class TrainingData(NamedTuple):
+    """The n catalogue rows of a training; rows that are held out for the evaluation are among them.
+
+    `items` has the columns product_id, category, labels, attributes and split. `teacher` is (n, d) float32 of unit
+    length, NaN where the teacher has no vector of the picture; only the objective `distill` reads it.
+    """
+
+    items: pl.DataFrame
+    teacher: Float32 | None = None
+
+    @property
+    def is_trainable(self) -> Bool:
+        """(n,) bool: False for rows whose split holds them out."""
+        return ~self.items["split"].is_in(HELD_OUT).fill_null(False).to_numpy()
+
+    @property
+    def trainable_items(self) -> pl.DataFrame:
+        """The rows that are not held out."""
+        return self.items.filter(self.is_trainable)
+
+    def targets(self, min_count: int) -> Targets:
+        """Return the targets that `build_targets` finds in the trainable rows, spread over all n rows.
+
+        Held-out rows have no target and do not count towards `min_count`.
+        """
+        targets = build_targets(self.trainable_items, min_count)
+        n_items, rows = len(self.items), np.flatnonzero(self.is_trainable)
+        single = {name: np.full(n_items, UNKNOWN, np.int64) for name in targets.single}
+        for name, codes in targets.single.items():
+            single[name][rows] = codes
+        if targets.multi is None:
+            return targets._replace(single=single)
+        multi = np.full((n_items, targets.multi.shape[1]), np.nan, np.float32)
+        multi[rows] = targets.multi
+        return targets._replace(single=single, multi=multi)
 
 
 class Objective(nn.Module, ABC):
-    """An embedder, whatever is trained on top of it, and what both are trained for.
+    """An embedder, the layers that are trained on top of it, and the loss that trains both.
 
-    Rows are numbers of the `items` that the objective was made for. The constructor raises `BadConfig` where those
-    items cannot be learned from, before any picture is read. `watched` names the score that decides when the learning
-    rate falls, when training stops and which epoch's weights are kept.
+    A subclass is built as `Subclass(embedder, data, config)` and raises `BadConfig` there when it cannot learn from the
+    `TrainingData`, before any picture is read. `rows` always are row numbers of `data.items`. `watched` names the score
+    that decides when the learning rate falls, when training stops, and which epoch's weights are kept.
     """
 
     watched: ClassVar[str] = "val_loss"
@@ -32,48 +72,51 @@ class Objective(nn.Module, ABC):
         self.embedder = embedder
 
     def learnable(self, rows: Int64) -> Int64:
-        """Those of `rows` that have something to learn from; by default all."""
+        """Return those of `rows` that can be learned from; by default all."""
         return rows
 
     def watchable(self, train: Int64, val: Int64) -> Int64:
-        """Those of the `val` rows that can be scored after learning from `train`; by default the learnable ones."""
+        """Return those of the `val` rows that can be scored after training on `train`; by default the learnable."""
         return self.learnable(val)
 
     def batches(self, rows: Int64, size: int, rng: np.random.Generator) -> list[Int64]:
-        """The batches of one epoch, each (b,) rows; by default all rows once, shuffled, a last single row left out."""
+        """Return the batches of one epoch, each (b,) rows.
+
+        By default every row appears once, in random order; a last batch of a single row is dropped.
+        """
         shuffled = rng.permutation(rows)
         parts = [shuffled[start : start + size] for start in range(0, len(shuffled), size)]
         return [part for part in parts if len(part) > 1]
 
     def begin_epoch(self, epoch: int) -> None:
-        """Told before epoch `epoch`, from 0; by default nothing changes from epoch to epoch."""
+        """Prepare for epoch `epoch`, counted from 0; by default do nothing."""
 
     @abstractmethod
     def loss(self, pixels: Tensor, rows: Tensor) -> tuple[Tensor, dict[str, float]]:
-        """The loss to minimise over (b, s, s, 3) uint8 pixels of (b,) rows, and figures to average over the epoch."""
+        """Return the loss of (b, s, s, 3) uint8 pixels of (b,) rows, and figures to average over the epoch."""
 
     @abstractmethod
     def outputs(self, pixels: Tensor) -> Tensor:
-        """(b, m) float32 of (b, s, s, 3) uint8 validation pixels: what `score` is given, all rows together."""
+        """Return the (b, m) float32 outputs for (b, s, s, 3) uint8 validation pixels, for `score`."""
 
     @abstractmethod
     def score(self, outputs: Tensor, rows: Int64) -> dict[str, float]:
-        """Scores of (n, m) float32 outputs, on the CPU, of the (n,) validation rows; `watched` is one of them."""
+        """Return the scores of all (n, m) float32 outputs on the CPU of the (n,) validation rows, with `watched`."""
 
     def finish(self) -> None:
-        """Told once the best epoch's weights are in place; by default nothing is left to do."""
+        """Complete the training after the best epoch's weights were restored; by default do nothing."""
 
     def layers(self) -> dict[str, Tensor]:
-        """What was trained on top and is worth keeping beside the embedder (a classifier's weights); mostly nothing."""
+        """Return trained layers to save beside the embedder, such as a classifier's weights; by default none."""
         return {}
 
     def classes(self) -> list[str]:
-        """The classes that `layers` tells apart, in their order; mostly none."""
+        """Return the names of the classes that `layers` predicts, in order; by default none."""
         return []
 
 
 class LinearObjective(Objective):
-    """An embedder with a linear layer of `n_outputs` on top, drawn under `seed`; torch's own generator stays put."""
+    """An embedder under a linear layer of `n_outputs`, initialised from `seed` without touching torch's generator."""
 
     def __init__(self, embedder: ImageEmbedder, n_outputs: int, seed: int) -> None:
         super().__init__(embedder)
@@ -82,7 +125,7 @@ class LinearObjective(Objective):
             self.classifier = nn.Linear(embedder.dim, n_outputs)
 
     def logits(self, pixels: Tensor) -> Tensor:
-        """(b, n_outputs) of (b, s, s, 3) uint8 pixels."""
+        """Return (b, n_outputs) logits of (b, s, s, 3) uint8 pixels."""
         logits: Tensor = self.classifier(self.embedder(pixels))
         return logits
 
@@ -90,7 +133,12 @@ class LinearObjective(Objective):
         return self.logits(pixels)
 
     def layers(self) -> dict[str, Tensor]:
-        """`weight` (n_outputs, dim) and `bias` (n_outputs,) on the CPU, where the outputs are classes."""
+        """Return `weight` (n_outputs, dim) and `bias` (n_outputs,) on the CPU if the outputs are classes, else none."""
         if not self.classes():
             return {}
         return {name: value.detach().cpu() for name, value in self.classifier.state_dict().items()}
+
+
+def accuracy(logits: Tensor, codes: Tensor) -> float:
+    """Return the share of the (n, n_classes) logits whose largest is at the (n,) int64 class number."""
+    return float((logits.argmax(dim=1) == codes).float().mean())

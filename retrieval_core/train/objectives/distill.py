@@ -1,4 +1,4 @@
-"""Toward a teacher's vectors: each vector of the student, the similarities between them, or both.
+"""Distillation: match a teacher's vectors, the similarities between them, or both.
 
 Importing this module imports torch.
 """
@@ -8,7 +8,6 @@ from __future__ import annotations
 import math
 
 import numpy as np
-import polars as pl
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
@@ -20,33 +19,31 @@ from retrieval_core.embed.networks import ImageEmbedder
 from retrieval_core.errors import BadConfig
 from retrieval_core.metrics.exact_knn import exact_topk
 from retrieval_core.train.config import DistillTraining
-from retrieval_core.train.objectives.base import Objective
+from retrieval_core.train.objectives.base import Objective, TrainingData
 
-MIN_MATCHED = 0.5
+MIN_MATCHED = 0.5  # share of the pictures for which the teacher must have a vector
 K = 5
-VAL_BLOCK = 1024  # rows whose similarities are compared at once
+VAL_BLOCK = 1024  # validation rows whose pairwise similarities are compared in one matrix
 
 
 class Distill(Objective):
-    """A student whose vectors are to point where the teacher's do; `agreement@5` says how often both find the same.
+    """A student trained so that its vectors point in the directions of the teacher's.
 
-    The teacher's vectors are (n, d) float32 of unit length, row by row those of the items, NaN where there is none.
+    Pictures without a teacher's vector are ignored. `agreement@5` scores how often student and teacher find the same
+    neighbours.
     """
 
     teacher: Tensor
 
-    def __init__(
-        self,
-        embedder: ImageEmbedder,
-        items: pl.DataFrame,
-        config: DistillTraining,
-        teacher: Float32,
-    ) -> None:
+    def __init__(self, embedder: ImageEmbedder, data: TrainingData, config: DistillTraining) -> None:
         super().__init__(embedder)
-        self._known = np.asarray(~np.isnan(teacher).any(axis=1), np.bool_)
-        if self._known.sum() < MIN_MATCHED * len(items):
+        teacher = data.teacher
+        if teacher is None:
+            raise BadConfig("distill needs a teacher: set teacher to the fingerprint of a vector set in this store")
+        self._has_teacher = np.asarray(~np.isnan(teacher).any(axis=1), np.bool_)
+        if self._has_teacher.sum() < MIN_MATCHED * len(teacher):
             raise BadConfig(
-                f"the teacher {config.teacher} has a vector of {self._known.sum()} of {len(items)} pictures; "
+                f"the teacher {config.teacher} has a vector of {self._has_teacher.sum()} of {len(teacher)} pictures; "
                 "name a vector set of this catalogue, or embed the catalogue with the teacher first"
             )
         if config.loss != "relational" and embedder.dim != teacher.shape[1]:
@@ -55,17 +52,17 @@ class Distill(Objective):
                 "set embedding_dim to 0, or loss to relational"
             )
         self._config = config
-        # Only over a network that stands still: running statistics lag behind one that learns.
+        # Only on top of a frozen network: running statistics lag behind one that is being trained.
         if embedder.projection is not None and config.trained_layers == "projection":
             embedder.projection = StandardisedLinear(embedder.projection)
-        # Not a part of the weights: checkpoints stay small.
+        # Not persistent, so that checkpoints stay small.
         self.register_buffer("teacher", torch.from_numpy(teacher), persistent=False)
 
     def learnable(self, rows: Int64) -> Int64:
-        return rows[self._known[rows]]
+        return rows[self._has_teacher[rows]]
 
     def finish(self) -> None:
-        """Fold the standardisation of the features into the projection that stays."""
+        """Fold the standardisation of the features into the projection that is kept."""
         if isinstance(self.embedder.projection, StandardisedLinear):
             self.embedder.projection = self.embedder.projection.folded()
 
@@ -76,21 +73,17 @@ class Distill(Objective):
         return self.embedder(pixels)
 
     def score(self, outputs: Tensor, rows: Int64) -> dict[str, float]:
-        """`val_loss`, the mean over blocks of rows, and `agreement@5`.
-
-        That is the share of each picture's five nearest validation pictures under the teacher that are among its five
-        nearest under the student, averaged over pictures.
-        """
-        truth = self.teacher.cpu()[torch.from_numpy(rows)]
+        """Return `val_loss`, computed in blocks of `VAL_BLOCK` rows, and `agreement@5` of all rows (`agreement`)."""
+        teacher = self.teacher.cpu()[torch.from_numpy(rows)]
         n_blocks = math.ceil(len(rows) / VAL_BLOCK)
-        blocks = zip(outputs.tensor_split(n_blocks), truth.tensor_split(n_blocks), strict=True)
-        val_loss = sum(float(self._distance(ours, theirs)) * len(ours) for ours, theirs in blocks) / len(rows)
-        # Vectors that are not finite have no neighbours; the loop says that the training diverged.
-        agreed = agreement(outputs.numpy(), truth.numpy(), K) if math.isfinite(val_loss) else 0.0
+        blocks = zip(outputs.tensor_split(n_blocks), teacher.tensor_split(n_blocks), strict=True)
+        val_loss = sum(float(self._distance(*block)) * len(block[0]) for block in blocks) / len(rows)
+        # Vectors that are not finite have no neighbours; the loop then reports that the training diverged.
+        agreed = agreement(outputs.numpy(), teacher.numpy(), K) if math.isfinite(val_loss) else 0.0
         return {"val_loss": val_loss, f"agreement@{K}": agreed}
 
     def _distance(self, student: Tensor, teacher: Tensor) -> Tensor:
-        # Similarities of half precision would be as coarse as what is left to learn.
+        # In half precision, rounding errors would be as large as the differences left to learn.
         with torch.autocast(student.device.type, enabled=False):
             student, teacher = normalize(student.float()), normalize(teacher)
             match self._config.loss:
@@ -104,16 +97,16 @@ class Distill(Objective):
 
 
 def cosine_loss(student: Tensor, teacher: Tensor) -> Tensor:
-    """Mean of 1 - cosine, 0 to 2, over (b, d) rows of unit length."""
+    """Return the mean of 1 - cosine, 0 to 2, over (b, d) rows of unit length."""
     return (1 - (student * teacher).sum(dim=1)).mean()
 
 
 def relational_loss(student: Tensor, teacher: Tensor) -> Tensor:
-    """Mean squared difference of cosine similarities, 0 to 4, over the pairs of a batch.
+    """Return the mean squared difference of cosine similarities, 0 to 4, over the pairs of a batch.
 
-    `student` is (b, d) and `teacher` (b, e), of unit length; 0 where b is 1. Relations between pictures instead of
-    pictures: Park et al., Relational Knowledge Distillation, CVPR 2019, with similarities for their distances, as
-    Tung and Mori, Similarity-Preserving Knowledge Distillation, ICCV 2019.
+    `student` is (b, d) and `teacher` (b, e), of unit length; the loss is 0 when b is 1. It matches relations between
+    pictures instead of vectors, as Park et al., Relational Knowledge Distillation, CVPR 2019, but with similarities in
+    place of distances, as Tung and Mori, Similarity-Preserving Knowledge Distillation, ICCV 2019.
     """
     difference = student @ student.T - teacher @ teacher.T
     n_pairs = len(student) * (len(student) - 1)
@@ -121,27 +114,30 @@ def relational_loss(student: Tensor, teacher: Tensor) -> Tensor:
 
 
 def agreement(student: Float32, teacher: Float32, k: int) -> float:
-    """Share of the `k` nearest rows by cosine under (n, e) `teacher` that are so under (n, d) `student`: 0 to 1.
+    """Return the share, 0 to 1, of each row's `k` nearest under (n, e) `teacher` that are so under (n, d) `student`.
 
-    A row is not its own neighbour; with n of at most `k` there are n - 1 neighbours, and a single row agrees.
+    Nearest by cosine, averaged over rows. A row is not its own neighbour; n - 1 neighbours are compared if n is at most
+    `k`, and a single row agrees.
     """
     k = min(k, len(student) - 1)
     if k < 1:
         return 1.0
-    own = np.arange(len(student))
-    ours, theirs = (exact_topk(rows, rows, k, exclude=own)[1] for rows in (unit_length(student), unit_length(teacher)))
-    return float((ours[:, :, None] == theirs[:, None, :]).any(axis=2).mean())
+    neighbours = [
+        exact_topk(rows, rows, k, exclude=np.arange(len(rows)))[1] for rows in map(unit_length, (student, teacher))
+    ]
+    return float((neighbours[0][:, :, None] == neighbours[1][:, None, :]).any(axis=2).mean())
 
 
 class StandardisedLinear(nn.Linear):
-    """A linear layer whose inputs are brought to mean 0 and variance 1 while it is trained.
+    """A linear layer that standardises its inputs to mean 0 and variance 1 while it is trained.
 
-    The features of a network are of any scale, and most of each is what all pictures have in common; a step that suits
-    one network overshoots in another. `folded` is the same map as a plain layer. Who trains it asks for gradients.
+    The scale of a network's features is arbitrary, and most of each feature is common to all pictures, so that a
+    learning rate that suits one network is too large for another. The layer is created without gradients; `folded`
+    returns the equivalent plain layer.
     """
 
     def __init__(self, layer: nn.Linear) -> None:
-        with torch.random.fork_rng(devices=[]):  # what is drawn here is written over
+        with torch.random.fork_rng(devices=[]):  # these initial weights are overwritten
             super().__init__(layer.in_features, layer.out_features)
         self.load_state_dict({"weight": layer.weight, "bias": _bias(layer)})
         self.norm = nn.BatchNorm1d(layer.in_features, affine=False)
@@ -151,7 +147,7 @@ class StandardisedLinear(nn.Linear):
         return functional.linear(self.norm(features), self.weight, self.bias)
 
     def folded(self) -> nn.Linear:
-        """(n, in_features) to what this layer makes of them in eval mode, up to rounding."""
+        """Return a plain layer that computes what this layer does in eval mode, up to rounding."""
         mean, variance = self.norm.running_mean, self.norm.running_var
         if mean is None or variance is None:
             raise TypeError("a norm without running statistics cannot be folded")

@@ -1,4 +1,4 @@
-"""What the metric objectives have in common: who is compared with whom, and how well like pictures find each other.
+"""The base of the metric learning objectives: batches, pairs, and a score for how well alike pictures find each other.
 
 Importing this module imports torch.
 """
@@ -9,7 +9,6 @@ from abc import abstractmethod
 from typing import ClassVar, Literal, NamedTuple
 
 import numpy as np
-import polars as pl
 import torch
 from torch import Tensor
 
@@ -19,16 +18,16 @@ from retrieval_core.embed.networks import ImageEmbedder
 from retrieval_core.errors import BadConfig
 from retrieval_core.metrics.exact_knn import exact_topk
 from retrieval_core.train.config import MetricTraining
-from retrieval_core.train.objectives.base import Objective
+from retrieval_core.train.objectives.base import Objective, TrainingData
 from retrieval_core.train.objectives.relations import MIN_BATCH, relate
 
 N_NEIGHBOURS = 5
 COLLAPSED_SPREAD = 0.01
-TIE_BREAK = 5e-4  # 16 products of two such numbers sum up to about 1e-6, what two float32 cosines may differ by
+TIE_BREAK = 5e-4  # 16 products of two such numbers sum up to about 1e-6, the rounding error of a float32 cosine
 
 
 class Distances(NamedTuple):
-    """Mean Euclidean distances of validation pictures that are alike, and unlike, and the mean length of a vector."""
+    """Mean Euclidean distance of alike and of unlike validation pictures, and the mean length of their vectors."""
 
     alike: float
     unlike: float
@@ -36,43 +35,43 @@ class Distances(NamedTuple):
 
     @property
     def spread(self) -> float:
-        """How far unlike pictures lie apart, as a share of the length of a vector: near 0, they all but coincide."""
+        """The distance of unlike pictures as a share of a vector's length; near 0, all vectors almost coincide."""
         return self.unlike / self.length if self.length > 0 else 0.0
 
 
 class MetricObjective(Objective):
-    """Like pictures together, unlike ones apart; a subclass says by which loss.
+    """Moves alike pictures together and unlike ones apart, by the loss that a subclass defines in `compare`.
 
-    The score that is watched, val_relevance@5, is the mean relevance (`Relation.relevance`) of the five validation
-    pictures nearest to each one by cosine, as a search meets them; it depends on no margin and no temperature. Equal
-    vectors are ranked at random by the seed, so that pictures that are all one point score as chance does.
+    The watched score, val_relevance@5, is the mean relevance (`Relation.relevance`) of the five validation pictures
+    nearest to each one by cosine, as in a search; it does not depend on a margin or a temperature. Ties are broken at
+    random by the seed, so that vectors collapsed into one point score as chance does.
 
-    Beside it, over batches of validation pictures: val_loss, alike_distance, unlike_distance and spread (`Distances`),
-    and collapsed, 1 after an epoch in which `has_collapsed` says so, else 0.
+    The other scores are means over batches of validation pictures: val_loss, alike_distance, unlike_distance and spread
+    (`Distances`), and collapsed: 1 if `has_collapsed`, else 0.
     """
 
     watched: ClassVar[str] = "val_relevance@5"
     better: ClassVar[Literal["min", "max"]] = "max"
 
-    def __init__(self, embedder: ImageEmbedder, items: pl.DataFrame, config: MetricTraining) -> None:
+    def __init__(self, embedder: ImageEmbedder, data: TrainingData, config: MetricTraining) -> None:
         super().__init__(embedder)
         if config.batch_size < MIN_BATCH:
             raise BadConfig(
-                f"batch_size is {config.batch_size}, but pictures are compared with the others of their batch; "
-                f"give {MIN_BATCH} or more"
+                f"batch_size is {config.batch_size}, but pictures are compared within their batch; "
+                f"set {MIN_BATCH} or more"
             )
-        self._relation = relate(items, config)
+        self._relation = relate(data, config)
         self._batch_size, self._seed = config.batch_size, config.seed
 
     @abstractmethod
     def compare(self, vectors: Tensor, alike: Tensor, unlike: Tensor) -> tuple[Tensor, dict[str, float]]:
-        """The loss of (b, dim) float32 vectors, not of unit length, and figures of it.
+        """Return the loss of (b, dim) float32 vectors, not of unit length, and figures to average over the epoch.
 
-        `alike` and `unlike` are (b, b) bool as in `Pairs`. Without any such pair the loss is 0.
+        `alike` and `unlike` are (b, b) bool as in `Pairs`. The loss is 0 without any such pair.
         """
 
     def has_collapsed(self, distances: Distances) -> bool:
-        """Whether all pictures lie in one point: the spread is below 0.01."""
+        """Return whether all vectors lie in one point: their spread is below 0.01."""
         return distances.spread < COLLAPSED_SPREAD
 
     def learnable(self, rows: Int64) -> Int64:
@@ -83,7 +82,7 @@ class MetricObjective(Objective):
 
     def loss(self, pixels: Tensor, rows: Tensor) -> tuple[Tensor, dict[str, float]]:
         vectors = self.embedder(pixels)
-        # Distances of near neighbours are lost in half precision.
+        # Half precision would round away the distances of near neighbours.
         with torch.autocast(vectors.device.type, enabled=False):
             return self.compare(vectors.float(), *self._pairs(rows.cpu().numpy(), vectors.device))
 
@@ -92,7 +91,7 @@ class MetricObjective(Objective):
         return vectors
 
     def score(self, outputs: Tensor, rows: Int64) -> dict[str, float]:
-        val_loss, distances = self._compared(outputs, rows)
+        val_loss, distances = self._loss_and_distances(outputs, rows)
         return {
             self.watched: self._relevance(outputs, rows),
             "val_loss": val_loss,
@@ -107,8 +106,8 @@ class MetricObjective(Objective):
         return torch.from_numpy(alike).to(device), torch.from_numpy(unlike).to(device)
 
     @torch.no_grad()
-    def _compared(self, outputs: Tensor, rows: Int64) -> tuple[float, Distances]:
-        """The loss and the distances, their means over batches that are the same after every epoch."""
+    def _loss_and_distances(self, outputs: Tensor, rows: Int64) -> tuple[float, Distances]:
+        """Return the means over batches that are the same in every epoch."""
         device = next(self.parameters()).device
         position = np.empty(rows.max() + 1, np.int64)
         position[rows] = np.arange(len(rows))
@@ -116,18 +115,18 @@ class MetricObjective(Objective):
         for batch in self._relation.batches(rows, self._batch_size, np.random.default_rng(self._seed)):
             vectors = outputs[position[batch]].to(device)
             alike, unlike = self._pairs(batch, device)
-            # By differences: a matrix product would lose the small distances that tell a collapse.
+            # Subtract the vectors: a matrix product would lose the small distances that reveal a collapse.
             distances = torch.cdist(vectors, vectors, compute_mode="donot_use_mm_for_euclid_dist")
             loss, _ = self.compare(vectors, alike, unlike)
             apart = distances[unlike] if unlike.any() else distances
             means = (loss, distances[alike].mean(), apart.mean(), vectors.norm(dim=1).mean())
             measured.append(tuple(float(value) for value in means))
-        val_loss, *means_of_all = (float(np.mean(values)) for values in zip(*measured, strict=True))
-        return val_loss, Distances(*means_of_all)
+        val_loss, *mean_distances = (float(np.mean(values)) for values in zip(*measured, strict=True))
+        return val_loss, Distances(*mean_distances)
 
     def _relevance(self, outputs: Tensor, rows: Int64) -> float:
         vectors, rng = unit_length(outputs.numpy()), np.random.default_rng(self._seed)
-        # Random coordinates whose products part equal scores, otherwise for each query, and no others.
-        asked, gallery = (np.hstack([vectors, TIE_BREAK * rng.normal(size=(len(rows), 16))]) for _ in range(2))
-        _, positions = exact_topk(asked, gallery, N_NEIGHBOURS, exclude=np.arange(len(rows)))
+        # The products of these random coordinates break ties, in another way for each query, and change nothing else.
+        queries, gallery = (np.hstack([vectors, TIE_BREAK * rng.normal(size=(len(rows), 16))]) for _ in range(2))
+        _, positions = exact_topk(queries, gallery, N_NEIGHBOURS, exclude=np.arange(len(rows)))
         return float(self._relation.relevance(rows, positions).mean())

@@ -1,4 +1,4 @@
-"""Which labels a picture has: one sigmoid a label, binary cross-entropy.
+"""Predict the labels of a picture: one sigmoid per label, binary cross-entropy.
 
 Importing this module imports torch.
 """
@@ -17,26 +17,26 @@ from retrieval_core.errors import BadConfig
 from retrieval_core.head.scores import best_threshold, example_metrics
 from retrieval_core.head.targets import LABELS
 from retrieval_core.train.config import MultilabelTraining
-from retrieval_core.train.objectives.base import LinearObjective
-from retrieval_core.train.objectives.targets import free_items, free_targets
+from retrieval_core.train.objectives.base import LinearObjective, TrainingData
 
 
 class Multilabel(LinearObjective):
-    """The labels of a picture from its embedding; pictures that name no label are left out.
+    """Multi-label classification from the embedding; ignores pictures without any label.
 
-    From scratch means a start from weights `random:SEED`: timm draws the convolutions of its ResNets, MobileNets and
-    EfficientNets from a normal distribution of variance 2 / fan-out, which is Kaiming's (He et al., ICCV 2015).
+    To train from scratch, start from weights `random:SEED`: timm initialises the convolutions of its ResNets,
+    MobileNets and EfficientNets by Kaiming's rule, normally distributed with variance 2 / fan-out (He et al., ICCV
+    2015).
     """
 
     targets: Tensor
 
-    def __init__(self, embedder: ImageEmbedder, items: pl.DataFrame, config: MultilabelTraining) -> None:
-        found = free_targets(items, config.min_count)
-        if found.multi is None:
-            raise BadConfig(_why_no_label(free_items(items), config.min_count))
-        super().__init__(embedder, found.multi.shape[1], config.seed)
-        self._labels, self._multi = found.tasks[LABELS], found.multi
-        self.register_buffer("targets", torch.from_numpy(found.multi), persistent=False)
+    def __init__(self, embedder: ImageEmbedder, data: TrainingData, config: MultilabelTraining) -> None:
+        targets = data.targets(config.min_count)
+        if targets.multi is None:
+            raise BadConfig(_why_no_label(data.trainable_items, config.min_count))
+        super().__init__(embedder, targets.multi.shape[1], config.seed)
+        self._labels, self._multi = targets.tasks[LABELS], targets.multi
+        self.register_buffer("targets", torch.from_numpy(targets.multi), persistent=False)
 
     def learnable(self, rows: Int64) -> Int64:
         return rows[~np.isnan(self._multi[rows]).any(axis=1)]
@@ -45,7 +45,7 @@ class Multilabel(LinearObjective):
         return binary_cross_entropy_with_logits(self.logits(pixels), self.targets[rows]), {}
 
     def score(self, outputs: Tensor, rows: Int64) -> dict[str, float]:
-        """`val_loss`, and the example-wise scores at the threshold where F1 is best."""
+        """Return `val_loss`, and the example-wise scores at the threshold with the best F1."""
         truth, scores = self._multi[rows] == 1, outputs.sigmoid().numpy()
         loss = binary_cross_entropy_with_logits(outputs, torch.from_numpy(self._multi[rows]))
         return {"val_loss": float(loss)} | example_metrics(truth, scores, best_threshold(truth, scores))
@@ -67,5 +67,5 @@ def _why_no_label(items: pl.DataFrame, min_count: int) -> str:
         )
     return (
         f"no label tells pictures apart: {label!r} is on each of the {n_rows} labelled pictures to train on, and no "
-        f"other on min_count={min_count} of them; add labels, or lower min_count"
+        f"other label is on min_count={min_count} of them; add labels, or lower min_count"
     )

@@ -1,15 +1,14 @@
-"""From a training config to the objective it names, checked against the items before any picture is read.
+"""The table of objectives: which class trains for which config.
 
-Importing this module imports torch.
+Importing this module imports torch and pytorch-metric-learning.
 """
 
 from __future__ import annotations
 
-import polars as pl
+from collections.abc import Callable
+from typing import Any
 
-from retrieval_core.arrays import Float32
 from retrieval_core.embed.networks import ImageEmbedder
-from retrieval_core.errors import BadConfig
 from retrieval_core.train.config import (
     AnyTraining,
     ClassifyTraining,
@@ -20,48 +19,29 @@ from retrieval_core.train.config import (
     SupconTraining,
     TripletTraining,
 )
-from retrieval_core.train.objectives.base import Objective
+from retrieval_core.train.objectives.base import Objective, TrainingData
+from retrieval_core.train.objectives.classify import Classify
+from retrieval_core.train.objectives.contrastive import Contrastive
+from retrieval_core.train.objectives.distill import Distill
+from retrieval_core.train.objectives.multilabel import Multilabel
+from retrieval_core.train.objectives.rotation import Rotation
+from retrieval_core.train.objectives.supcon import Supcon
+from retrieval_core.train.objectives.triplet import Triplet
+
+OBJECTIVES: dict[type[AnyTraining], Callable[[ImageEmbedder, TrainingData, Any], Objective]] = {
+    MultilabelTraining: Multilabel,
+    RotationTraining: Rotation,
+    ClassifyTraining: Classify,
+    TripletTraining: Triplet,
+    ContrastiveTraining: Contrastive,
+    SupconTraining: Supcon,
+    DistillTraining: Distill,
+}
 
 
-def build_objective(
-    config: AnyTraining,
-    embedder: ImageEmbedder,
-    items: pl.DataFrame,
-    teacher: Float32 | None = None,
-) -> Objective:
-    """The objective of `config` over the rows of `items` (product_id, category, labels, attributes, split).
+def build_objective(config: AnyTraining, embedder: ImageEmbedder, data: TrainingData) -> Objective:
+    """Return the objective of `config`, its new layers initialised from `config.seed`.
 
-    `teacher` is (n, d) float32, unit length, row by row those of `items`, for `distill` alone; NaN where the teacher
-    has no vector. New layers start from `config.seed`. Raises `BadConfig` where the items cannot be learned from.
+    Raises `BadConfig` when it cannot learn from `data`.
     """
-    match config:
-        case MultilabelTraining():
-            from retrieval_core.train.objectives.multilabel import Multilabel
-
-            return Multilabel(embedder, items, config)
-        case RotationTraining():
-            from retrieval_core.train.objectives.rotation import Rotation
-
-            return Rotation(embedder, config)
-        case ClassifyTraining():
-            from retrieval_core.train.objectives.classify import Classify
-
-            return Classify(embedder, items, config)
-        case TripletTraining():
-            from retrieval_core.train.objectives.triplet import Triplet
-
-            return Triplet(embedder, items, config)
-        case ContrastiveTraining():
-            from retrieval_core.train.objectives.contrastive import Contrastive
-
-            return Contrastive(embedder, items, config)
-        case SupconTraining():
-            from retrieval_core.train.objectives.supcon import Supcon
-
-            return Supcon(embedder, items, config)
-        case DistillTraining():
-            from retrieval_core.train.objectives.distill import Distill
-
-            if teacher is None:
-                raise BadConfig("distill wants a teacher: the fingerprint of a vector set in this store")
-            return Distill(embedder, items, config, teacher)
+    return OBJECTIVES[type(config)](embedder, data, config)

@@ -1,4 +1,4 @@
-"""Which pictures are alike: what a metric objective moves together and apart, and how its batches are put together."""
+"""Which pictures are alike or unlike, for metric learning, and batches in which every picture meets an alike one."""
 
 from __future__ import annotations
 
@@ -6,24 +6,23 @@ from abc import ABC, abstractmethod
 from typing import Literal, NamedTuple
 
 import numpy as np
-import polars as pl
 
 from retrieval_core.arrays import Bool, Float32, Float64, Int64
 from retrieval_core.errors import BadConfig
 from retrieval_core.metrics.relevance import Judgements, encode, iou_matrix, label_iou, row_blocks, same_code
 from retrieval_core.train.config import MetricTraining
-from retrieval_core.train.objectives.targets import free_items
+from retrieval_core.train.objectives.base import TrainingData
 
 Kind = Literal["product", "category", "labels"]
 
-PER_CLASS = 4  # pictures of one class that go into a batch together; three or more leave no last one alone
-MIN_BATCH = 3 * PER_CLASS  # smaller batches would hold a single class, and so nothing unlike
+PER_CLASS = 4  # largest group of one class; with 3 or more, splitting a class never leaves a group of one picture
+MIN_BATCH = 3 * PER_CLASS  # a smaller batch may hold a single class, and so nothing unlike
 
 
 class Pairs(NamedTuple):
-    """Rows of a batch against each other, (b, b) bool each, symmetric: to move together, to move apart, or neither.
+    """Which rows of a batch to move together and which to move apart: two symmetric (b, b) bool matrices.
 
-    Neither is a picture that stands in the batch twice and its other view: that would be too easy, or no pair at all.
+    Two views of the same picture are neither alike nor unlike: as a pair they would teach nothing.
     """
 
     alike: Bool
@@ -31,76 +30,78 @@ class Pairs(NamedTuple):
 
 
 class Relation(ABC):
-    """Which of the rows of some items are alike."""
+    """Decides which of a catalogue's rows are alike, and forms batches accordingly."""
 
     @abstractmethod
     def partnered(self, rows: Int64) -> Int64:
-        """Those of `rows` that have one alike among them; none where nothing could be unlike."""
+        """Return those of `rows` with an alike row among them; none if no two of these are unlike."""
 
     @abstractmethod
     def pairs(self, rows: Int64) -> Pairs:
-        """Which of (b,) rows are alike, and which are known to be unlike."""
+        """Return which of the (b,) rows are alike, and which are known to be unlike."""
 
     @abstractmethod
     def batches(self, rows: Int64, size: int, rng: np.random.Generator) -> list[Int64]:
-        """Batches of at most `size` rows in which each of `rows` meets one alike; `rng` alone decides which.
+        """Return batches of at most `size` rows in which each of `rows` meets an alike one, drawn by `rng`.
 
-        `rows` are such as `partnered` gives, `size` is `MIN_BATCH` or more.
+        `rows` come from `partnered`; `size` is at least `MIN_BATCH`.
         """
 
     @abstractmethod
     def relevance(self, rows: Int64, positions: Int64) -> Float64:
-        """(n,) relevance, 0 to 1, of what was found for each of `rows`: (n, k) positions among them, -1 for nothing."""
+        """Return the relevance, (n,) from 0 to 1, of the hits of each of the (n,) `rows`.
+
+        `positions` is (n, k): positions in `rows`, -1 for no hit.
+        """
 
 
-def relate(items: pl.DataFrame, config: MetricTraining) -> Relation:
-    """What `config.alike` means for items with the columns product_id, category, labels, attributes and split.
+def relate(data: TrainingData, config: MetricTraining) -> Relation:
+    """Return the relation that `config.alike` names.
 
-    `auto` takes the first of product, category and labels by which some pictures that may be trained on are alike and
-    some are not. Raises `BadConfig` where there is no such thing.
+    `auto` takes the first of product, category and labels by which some trainable pictures are alike and some are
+    unlike. Raises `BadConfig` if there is none.
     """
-    judged = encode(items)
-    free = free_items(items.with_row_index("row"))["row"].cast(pl.Int64).to_numpy()
+    judgements, rows = encode(data.items), np.flatnonzero(data.is_trainable)
     kinds: tuple[Kind, ...] = ("product", "category", "labels") if config.alike == "auto" else (config.alike,)
-    lacks = []
+    problems = []
     for kind in kinds:
-        found = _by_labels(judged, free, config) if kind == "labels" else _by_class(judged, free, kind)
-        if not isinstance(found, str):
-            return found
-        lacks.append(found)
+        relation = _by_labels(judgements, rows, config) if kind == "labels" else _by_class(judgements, rows, kind)
+        if not isinstance(relation, str):
+            return relation
+        problems.append(relation)
     raise BadConfig(
-        f"{len(free)} pictures may be trained on, but alike={config.alike} compares none of them: {'; '.join(lacks)}. "
-        "Give the catalogue products, categories or labels, or set alike to one of those it has"
+        f"{len(rows)} pictures may be trained on, but alike={config.alike} compares none of them: "
+        f"{'; '.join(problems)}. Give the catalogue products, categories or labels, or set alike to one that it has"
     )
 
 
-def _by_class(judged: Judgements, free: Int64, kind: Literal["product", "category"]) -> SameClass | str:
-    """The relation, or what it lacks."""
-    codes = judged.product if kind == "product" else judged.category
-    if codes is None or not len(known := codes[free][codes[free] >= 0]):
+def _by_class(judgements: Judgements, rows: Int64, kind: Literal["product", "category"]) -> SameClass | str:
+    """Return the relation by class, or why `rows` cannot be compared by it."""
+    codes = judgements.product if kind == "product" else judgements.category
+    if codes is None or not (codes[rows] >= 0).any():
         return f"no picture has a {kind}"
-    n_pictures = np.unique(known, return_counts=True)[1]
-    n_shown = np.count_nonzero(n_pictures > 1)
-    if n_shown > 1:
+    class_sizes = np.unique(codes[rows][codes[rows] >= 0], return_counts=True)[1]
+    n_pairable = np.count_nonzero(class_sizes > 1)
+    if n_pairable > 1:
         return SameClass(codes)
     name = {"product": "products", "category": "categories"}[kind]
-    return f"of {len(n_pictures)} {name} {n_shown} have two pictures or more, two such are needed"
+    return f"of {len(class_sizes)} {name} {n_pairable} have two pictures or more, two such are needed"
 
 
-def _by_labels(judged: Judgements, free: Int64, config: MetricTraining) -> SharedLabels | str:
-    """The relation, or what it lacks."""
-    if judged.labels is None or not judged.labels[free].any():
+def _by_labels(judgements: Judgements, rows: Int64, config: MetricTraining) -> SharedLabels | str:
+    """Return the relation by labels, or why `rows` cannot be compared by it."""
+    if judgements.labels is None or not judgements.labels[rows].any():
         return "no picture has labels"
-    relation = SharedLabels(judged.labels, config.alike_iou, config.unlike_iou)
-    if not relation.tells_apart(free):
+    relation = SharedLabels(judgements.labels, config.alike_iou, config.unlike_iou)
+    if not relation.has_unlike(rows):
         return f"no two pictures share less than {config.unlike_iou:g} of their labels (unlike_iou)"
-    if not len(relation.partnered(free)):
+    if not len(relation.partnered(rows)):
         return f"no two pictures share {config.alike_iou:g} of their labels or more (alike_iou)"
     return relation
 
 
 class SameClass(Relation):
-    """Rows of one class (n,) int64 are alike, of two classes unlike; -1 is unknown, and neither."""
+    """Rows of the same class are alike, of two classes unlike; `codes` are (n,) int64, -1 unknown and thus neither."""
 
     def __init__(self, codes: Int64) -> None:
         self._codes = codes
@@ -111,57 +112,57 @@ class SameClass(Relation):
 
     def pairs(self, rows: Int64) -> Pairs:
         codes = self._codes[rows]
-        equal = codes[:, None] == codes
-        known = (codes >= 0)[:, None] & (codes >= 0)
-        return Pairs(known & equal & (rows[:, None] != rows), known & ~equal)
+        is_same = codes[:, None] == codes
+        is_known = (codes >= 0)[:, None] & (codes >= 0)
+        return Pairs(is_known & is_same & (rows[:, None] != rows), is_known & ~is_same)
 
     def batches(self, rows: Int64, size: int, rng: np.random.Generator) -> list[Int64]:
-        """Each row once, beside two or three others of its class where there are as many."""
+        """Return each row once, in a group with two or three others of its class if it has that many."""
         groups: list[Int64] = []
-        places: list[Float64] = []
+        positions: list[Float64] = []
         for members in self._classes(rng.permutation(rows)):
             parts = np.array_split(members, -(-len(members) // PER_CLASS))
             groups += parts
-            # Evenly over the epoch, so that a batch rarely holds one class alone, however common the class.
-            places.append((np.arange(len(parts)) + rng.random()) / len(parts))
-        order = np.argsort(np.concatenate(places), kind="stable")
+            # Spread evenly over the epoch, so that even a very common class rarely fills a batch.
+            positions.append((np.arange(len(parts)) + rng.random()) / len(parts))
+        order = np.argsort(np.concatenate(positions), kind="stable")
         n_batches = -(-len(groups) // (size // max(map(len, groups))))
         return [np.concatenate([groups[number] for number in part]) for part in np.array_split(order, n_batches)]
 
     def relevance(self, rows: Int64, positions: Int64) -> Float64:
-        """The share that is alike of what was found, or of all there are where they are fewer."""
+        """Return the number of alike hits, divided by k or by the number of alike rows if that is smaller."""
         codes = self._codes[rows]
         n_best = np.minimum(self._counts(rows) - 1, positions.shape[1])
-        found: Float64 = same_code(codes, codes, positions).sum(axis=1) / np.maximum(n_best, 1)
-        return found
+        relevance: Float64 = same_code(codes, codes, positions).sum(axis=1) / np.maximum(n_best, 1)
+        return relevance
 
     def _counts(self, rows: Int64) -> Int64:
-        """(n,) how many of `rows` each has its class in common with, itself included; 0 where that is unknown."""
+        """Return how many of `rows` are of the same class as each, itself included, (n,); 0 if its class is unknown."""
         codes = self._codes[rows]
         return np.append(np.bincount(codes[codes >= 0], minlength=self._codes.max() + 1), 0)[codes]
 
     def _classes(self, rows: Int64) -> list[Int64]:
-        ordered = rows[np.argsort(self._codes[rows], kind="stable")]
-        return np.split(ordered, np.flatnonzero(np.diff(self._codes[ordered])) + 1)
+        by_class = rows[np.argsort(self._codes[rows], kind="stable")]
+        return np.split(by_class, np.flatnonzero(np.diff(self._codes[by_class])) + 1)
 
 
 class SharedLabels(Relation):
-    """Rows of (n, L) bool labels are alike from an IoU of `alike_iou` on, unlike below `unlike_iou`, else neither.
+    """Rows of (n, L) bool `labels` are alike if their IoU is at least `alike_iou`, and unlike if below `unlike_iou`.
 
-    A row without labels is neither to any: nobody labelled it. Pictures of the same labels are counted together, so
-    that memory and time go with the number of different label sets.
+    Rows without labels are unlabelled, so neither alike nor unlike to any. Rows with the same set of labels are counted
+    together: memory and time depend on the number of distinct label sets.
     """
 
     def __init__(self, labels: Bool, alike_iou: float, unlike_iou: float) -> None:
         self._labels, self._alike_iou, self._unlike_iou = labels, alike_iou, unlike_iou
-        labelled = labels.any(axis=1)
-        sets, numbers = np.unique(labels[labelled], axis=0, return_inverse=True)
+        is_labelled = labels.any(axis=1)
+        sets, numbers = np.unique(labels[is_labelled], axis=0, return_inverse=True)
         self._sets: Float32 = sets.astype(np.float32)
         self._set_of = np.full(len(labels), -1, np.int64)
-        self._set_of[labelled] = numbers.reshape(-1)
+        self._set_of[is_labelled] = numbers.reshape(-1)
 
-    def tells_apart(self, rows: Int64) -> bool:
-        """Whether any two of `rows` are unlike."""
+    def has_unlike(self, rows: Int64) -> bool:
+        """Return whether any two of `rows` are unlike."""
         numbers = np.unique(self._set_of[rows][self._set_of[rows] >= 0])
         sets = self._sets[numbers]
         ious = (iou_matrix(sets[block], sets) for block in row_blocks(len(sets), len(sets)))
@@ -169,25 +170,25 @@ class SharedLabels(Relation):
 
     def partnered(self, rows: Int64) -> Int64:
         labelled = rows[self._set_of[rows] >= 0]
-        if not self.tells_apart(labelled):
+        if not self.has_unlike(labelled):
             return rows[:0]
         counts = self._counts(labelled)
         numbers = np.flatnonzero(counts)
-        lonely = np.zeros(len(counts), np.bool_)
+        has_partner = np.zeros(len(counts), np.bool_)
         for block in row_blocks(len(numbers), len(counts)):
-            lonely[numbers[block]] = self._n_alike(numbers[block], counts).sum(axis=1) == 0
-        return labelled[~lonely[self._set_of[labelled]]]
+            has_partner[numbers[block]] = self._n_alike(numbers[block], counts).sum(axis=1) > 0
+        return labelled[has_partner[self._set_of[labelled]]]
 
     def pairs(self, rows: Int64) -> Pairs:
         labels = self._labels[rows].astype(np.float32)
-        labelled = labels.sum(axis=1) > 0
-        known = labelled[:, None] & labelled
+        is_labelled = labels.sum(axis=1) > 0
+        is_known = is_labelled[:, None] & is_labelled
         iou = iou_matrix(labels, labels)
-        others = rows[:, None] != rows
-        return Pairs(known & others & (iou >= self._alike_iou), known & (iou < self._unlike_iou))
+        is_other = rows[:, None] != rows
+        return Pairs(is_known & is_other & (iou >= self._alike_iou), is_known & (iou < self._unlike_iou))
 
     def batches(self, rows: Int64, size: int, rng: np.random.Generator) -> list[Int64]:
-        """Each row once as an anchor, and for each a partner drawn among those of `rows` that are alike."""
+        """Return each row once as an anchor, and for each anchor a partner drawn from the alike ones of `rows`."""
         anchors = rng.permutation(rows)
         partners = self._draw_partners(anchors, rng)
         n_batches = -(-len(anchors) // (size // 2))
@@ -195,34 +196,34 @@ class SharedLabels(Relation):
         return [np.concatenate(half) for half in halves]
 
     def relevance(self, rows: Int64, positions: Int64) -> Float64:
-        """The mean label IoU with what was found."""
-        labels, found = self._labels[rows], positions >= 0
+        """Return the mean label IoU with the hits."""
+        labels, is_hit = self._labels[rows], positions >= 0
         total = np.empty(len(rows), np.float64)
         for block in row_blocks(len(rows), positions.shape[1] * labels.shape[1]):
-            total[block] = (label_iou(labels[block], labels[positions[block]]) * found[block]).sum(axis=1)
-        return total / np.maximum(found.sum(axis=1), 1)
+            total[block] = (label_iou(labels[block], labels[positions[block]]) * is_hit[block]).sum(axis=1)
+        return total / np.maximum(is_hit.sum(axis=1), 1)
 
     def _draw_partners(self, anchors: Int64, rng: np.random.Generator) -> Int64:
-        """(n,) rows of `anchors`, each alike to the anchor at its place and another than it."""
+        """Return (n,) rows of `anchors`, each alike to the anchor at the same position but not the same row."""
         order = np.argsort(self._set_of[anchors], kind="stable")
         counts = self._counts(anchors)
         starts = np.cumsum(counts) - counts
-        own = self._set_of[anchors]
-        rank = np.empty(len(anchors), np.int64)  # of each anchor within its own set
-        rank[order] = np.arange(len(anchors)) - starts[own[order]]
+        anchor_set = self._set_of[anchors]
+        rank = np.empty(len(anchors), np.int64)  # of each anchor within its set
+        rank[order] = np.arange(len(anchors)) - starts[anchor_set[order]]
         partners = np.empty_like(anchors)
         for block in row_blocks(len(anchors), len(counts)):
-            n_alike = self._n_alike(own[block], counts)
+            n_alike = self._n_alike(anchor_set[block], counts)
             ends = np.cumsum(n_alike, axis=1)
             drawn = rng.integers(ends[:, -1])
             chosen = (ends <= drawn[:, None]).sum(axis=1)
             member = drawn - np.where(chosen > 0, ends[np.arange(len(chosen)), chosen - 1], 0)
-            member += (chosen == own[block]) & (member >= rank[block])
+            member += (chosen == anchor_set[block]) & (member >= rank[block])
             partners[block] = anchors[order[starts[chosen] + member]]
         return partners
 
     def _n_alike(self, numbers: Int64, counts: Int64) -> Int64:
-        """(m, n_sets) how many of the counted rows of each set are alike to a row of set `numbers`, itself left out."""
+        """Return how many of each set's `counts` rows are alike to a row of set `numbers`, itself excluded: (m, n_sets)."""
         n_alike = (iou_matrix(self._sets[numbers], self._sets) >= self._alike_iou) * counts
         n_alike[np.arange(len(numbers)), numbers] -= 1
         return n_alike

@@ -1,4 +1,4 @@
-"""Triplets: a picture shall be nearer to one alike than to one unlike it, by a margin that may grow.
+"""Triplet training: each picture closer to an alike one than to an unlike one, by a margin that may grow.
 
 Importing this module imports torch and pytorch-metric-learning.
 """
@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-import polars as pl
 import torch
 from pytorch_metric_learning.distances import LpDistance
 from pytorch_metric_learning.losses import TripletMarginLoss
@@ -15,16 +14,17 @@ from torch import Tensor
 
 from retrieval_core.embed.networks import ImageEmbedder
 from retrieval_core.train.config import Miner, TripletTraining
+from retrieval_core.train.objectives.base import TrainingData
 from retrieval_core.train.objectives.metric import Distances, MetricObjective
 
-MAX_TRIPLETS = 2**24  # looked at together: some 100 MB
+MAX_TRIPLETS = 2**24  # examined in one block: about 100 MB
 COLLAPSED_GAP = 0.05
 
 
 class Mined(NamedTuple):
-    """Anchors, positives and negatives, (t,) int64 places in the batch, and the share of its triplets that violate.
+    """Mined triplets, each of the three (t,) int64 positions in the batch.
 
-    The share is None where the batch has no triplet at all.
+    `active_share` is the share of all triplets of the batch that violate the margin; None if it has no triplet.
     """
 
     anchors: Tensor
@@ -36,30 +36,31 @@ class Mined(NamedTuple):
 class Triplet(MetricObjective):
     """max(0, d(anchor, positive) - d(anchor, negative) + margin), Euclidean, on vectors that are not of unit length.
 
-    FaceNet's loss (Schroff et al., CVPR 2015) without its sphere and its square: the mean over the mined triplets that
-    violate the margin. Scaling all vectors changes it in proportion to their mean d(a, p) - d(a, n). That of `hard`
-    triplets is never negative: they draw everything into one point, where the loss is the margin, unless there is soon
-    none left; and since they violate any margin, its size or growth changes nothing of their gradient. The larger the
-    margin, the more of the triplets that push apart are among `all`.
+    FaceNet's loss (Schroff et al., CVPR 2015) without its unit sphere and its squares: the mean over the mined triplets
+    that violate the margin. Scaling all vectors changes it in proportion to their mean d(a, p) - d(a, n). For `hard`
+    triplets this mean is never negative: they pull all vectors into one point, where the loss equals the margin, unless
+    training soon leaves no hard triplet. As they violate any margin, its size and growth do not change their gradient.
+    With miner `all`, a larger margin adds triplets that push apart.
 
     Figures of an epoch: margin, and active_share, the mean share of a batch's triplets that violate it.
     """
 
-    def __init__(self, embedder: ImageEmbedder, items: pl.DataFrame, config: TripletTraining) -> None:
-        super().__init__(embedder, items, config)
+    def __init__(self, embedder: ImageEmbedder, data: TrainingData, config: TripletTraining) -> None:
+        super().__init__(embedder, data, config)
         self._config = config
         self.begin_epoch(0)
 
     def begin_epoch(self, epoch: int) -> None:
-        """Set the margin: it grows by the same step each epoch, and is whole after `growth_epochs`."""
-        whole = self._config.margin
-        start = self._config.margin_start or whole
-        self.margin = start + (whole - start) * min(epoch / self._config.growth_epochs, 1.0)
+        """Set the margin, which grows linearly and reaches its final value after `growth_epochs` epochs."""
+        final = self._config.margin
+        start = self._config.margin_start or final
+        self.margin = start + (final - start) * min(epoch / self._config.growth_epochs, 1.0)
 
     def has_collapsed(self, distances: Distances) -> bool:
-        """As for any objective, or as the margin sees it: unlike pictures nearer than it, and hardly beyond alike ones.
+        """Return whether the spread is below 0.01, or unlike pictures are too close for the margin.
 
-        Hardly is by less than 0.05 of the margin. So does a network begin whose vectors are short, and leave it again.
+        Too close means nearer than the margin, and farther than alike pictures by less than 0.05 margins. A network
+        whose vectors are short may start like this and recover.
         """
         unsolved = distances.unlike - distances.alike < COLLAPSED_GAP * self.margin
         return super().has_collapsed(distances) or (unsolved and distances.unlike < self.margin)
@@ -73,12 +74,13 @@ class Triplet(MetricObjective):
 
 
 def mine(distances: Tensor, alike: Tensor, unlike: Tensor, margin: float, miner: Miner) -> Mined:
-    """The triplets to learn from among those of (b, b) `distances`, by (b, b) bool `alike` and `unlike`.
+    """Return the triplets to learn from, given (b, b) float `distances` and (b, b) bool `alike` and `unlike`.
 
-    All that violate the margin, or of these those whose negative is farther than the positive (`semihard`) or no
-    farther (`hard`): pytorch-metric-learning's TripletMarginMiner, which knows classes alone, for any relation.
+    Miner `all` takes every triplet that violates the margin; of these, `semihard` takes those whose negative is farther
+    than the positive, and `hard` the others. The same as pytorch-metric-learning's TripletMarginMiner, which only
+    supports classes, for any relation.
     """
-    found: list[tuple[Tensor, Tensor, Tensor]] = []
+    blocks: list[tuple[Tensor, Tensor, Tensor]] = []
     n_triplets = n_violating = 0
     step = max(1, MAX_TRIPLETS // len(distances) ** 2)
     for anchors in torch.arange(len(distances), device=distances.device).split(step):
@@ -88,8 +90,8 @@ def mine(distances: Tensor, alike: Tensor, unlike: Tensor, margin: float, miner:
         n_triplets += int(triplets.sum())
         n_violating += int(violating.sum())
         anchor, positive, negative = torch.where(_chosen(violating, gap, miner))
-        found.append((anchors[anchor], positive, negative))
-    anchors, positives, negatives = (torch.cat(part) for part in zip(*found, strict=True))
+        blocks.append((anchors[anchor], positive, negative))
+    anchors, positives, negatives = (torch.cat(block) for block in zip(*blocks, strict=True))
     return Mined(anchors, positives, negatives, n_violating / n_triplets if n_triplets else None)
 
 

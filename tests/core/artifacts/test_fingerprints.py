@@ -14,13 +14,6 @@ from retrieval_core.embed.backbones import backbone_fingerprint
 from retrieval_core.errors import WeightsInvalid
 from retrieval_core.store.base import Store
 from retrieval_core.store.uris import open_store
-from retrieval_core.train.config import (
-    DistillTraining,
-    RotationTraining,
-    Training,
-    training_fingerprint,
-    training_question,
-)
 
 # Of EmbedConfig(), and of vectors of backbone "b" raw and under masks "masks", since the first release.
 BACKBONE = "b6c6a7089f1c05c5995601f1c01c67d4"
@@ -64,31 +57,6 @@ def test_a_view_of_its_own_has_a_family_of_its_own() -> None:
     assert len({*crops, fingerprints.vector_family("b", "masks"), fingerprints.vector_family("b", None)}) == 4
     assert fingerprints.vector_family("b", "masks", "masked", 0.3) == fingerprints.vector_family("b", "masks")
     assert fingerprints.vector_family("b", None, "raw", 0.3) == fingerprints.vector_family("b", None)
-
-
-def trained(config: Training, margin: float = 0.1, **parents: str) -> str:
-    question = training_question(config, margin)
-    return training_fingerprint(question, {"catalog": "c", "start": "s", **parents})
-
-
-def test_a_training_is_named_by_its_config_and_what_it_learns_from() -> None:
-    base = RotationTraining()
-    names = {
-        trained(base),
-        trained(RotationTraining(seed=1)),
-        trained(RotationTraining(background="masked"), masks="m"),
-        trained(RotationTraining(background="crop"), 0.1, masks="m"),
-        trained(RotationTraining(background="crop"), 0.2, masks="m"),
-        trained(base, start="t"),
-        trained(base, catalog="d"),
-        trained(DistillTraining(), teacher="m"),
-        trained(DistillTraining(), teacher="n"),
-    }
-    assert len(names) == 9
-    assert trained(base, 0.1) == trained(base, 0.2), "the margin is a crop's"
-    # The same weights under another name, and a teacher by the start of its fingerprint, are the same training.
-    assert trained(RotationTraining(weights="file:a.pt")) == trained(RotationTraining(weights="file:b.pt"))
-    assert trained(DistillTraining(teacher="ab"), teacher="m") == trained(DistillTraining(teacher="abc"), teacher="m")
 
 
 def test_names_of_what_stores_hold_already_stay() -> None:

@@ -43,7 +43,7 @@ def tiny_embedder() -> Callable[..., ImageEmbedder]:
 
 
 @pytest.fixture
-def how() -> Preprocess:
+def preprocess() -> Preprocess:
     """Squares of 28 px out of prepared ones of 32."""
     return Preprocess(size_px=28, crop_fraction=0.875)
 

@@ -9,7 +9,7 @@ from pydantic import ValidationError
 
 from retrieval_core.errors import BadConfig
 from retrieval_core.train.config import (
-    OBJECTIVES,
+    CONFIG_BY_OBJECTIVE,
     ClassifyTraining,
     ContrastiveTraining,
     MetricTraining,
@@ -21,14 +21,14 @@ from retrieval_core.train.config import (
 )
 
 
-@pytest.mark.parametrize(("name", "kind"), OBJECTIVES.items())
+@pytest.mark.parametrize(("name", "kind"), CONFIG_BY_OBJECTIVE.items())
 def test_every_objective_can_be_told_nothing_and_names_itself(name: str, kind: type[Training]) -> None:
     config = kind()
     assert kind.__name__.lower() == f"{name}training" == f"{config.objective}training"
     assert kind.model_validate(config.model_dump()) == config
 
 
-@pytest.mark.parametrize("kind", OBJECTIVES.values())
+@pytest.mark.parametrize("kind", CONFIG_BY_OBJECTIVE.values())
 @pytest.mark.parametrize(
     "wrong",
     [
@@ -81,7 +81,7 @@ def test_an_override_wins_over_the_table_of_its_objective(tmp_path: Path) -> Non
     [
         ("guess", "", r"unknown objective 'guess'; expected one of multilabel, rotation"),
         ("rotation", "margin=1", "train rotation has no key margin; it has .*backbone"),
-        ("rotation", "margin", "wants key=value, got 'margin'"),
+        ("rotation", "margin", "expects key=value, got 'margin'"),
         ("rotation", "max_epochs=0", "max_epochs"),
         ("triplet", "margin_start=2", r"margin_start 2\.0 is above margin 1\.0"),
     ],

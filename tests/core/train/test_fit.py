@@ -6,6 +6,7 @@ import shutil
 from pathlib import Path
 
 import numpy as np
+import polars as pl
 import pytest
 import torch
 from torch import nn
@@ -13,11 +14,12 @@ from torch import nn
 from retrieval_core.errors import BadConfig
 from retrieval_core.train.config import RotationTraining
 from retrieval_core.train.fit import LAST, fit
-from retrieval_core.train.objectives.base import Objective
+from retrieval_core.train.objectives.base import Objective, TrainingData
 from retrieval_core.train.objectives.rotation import Rotation
 from retrieval_core.train.split import Split
 
 CONFIG = RotationTraining(max_epochs=4, patience=4, batch_size=8, learning_rate=1e-3)
+UNLABELLED = TrainingData(pl.DataFrame())
 SPLIT = Split(np.arange(4, 24), np.arange(4))
 
 
@@ -68,11 +70,11 @@ def pixels(coloured):
 
 
 @pytest.fixture
-def train(pixels, how, tmp_path):
+def train(pixels, preprocess, tmp_path):
     """Trains an objective in the test's own folder."""
 
     def run(objective, config=CONFIG, split=SPLIT, folder=tmp_path, on_epoch=None):
-        return fit(objective, pixels, split, how, config, device="cpu", folder=folder, on_epoch=on_epoch)
+        return fit(objective, pixels, split, preprocess, config, device="cpu", folder=folder, on_epoch=on_epoch)
 
     return run
 
@@ -90,7 +92,7 @@ def assert_same_weights(one: nn.Module, other: nn.Module):
 
 @pytest.mark.parametrize("moment", ["in a batch", "while scoring", "between epochs"])
 def test_a_killed_training_goes_on_and_ends_as_an_undisturbed_one(moment, train, tiny_embedder, tmp_path, monkeypatch):
-    whole, killed, resumed = (Rotation(tiny_embedder(), CONFIG) for _ in range(3))
+    whole, killed, resumed = (Rotation(tiny_embedder(), UNLABELLED, CONFIG) for _ in range(3))
     (tmp_path / "whole").mkdir()
     expected = train(whole, folder=tmp_path / "whole")
 
@@ -202,7 +204,7 @@ def test_an_epoch_may_have_more_or_fewer_batches_and_draw_a_picture_twice(train,
 def test_the_same_call_gives_the_same_weights_whatever_was_drawn_before(train, tiny_embedder, tmp_path):
     def trained(seed, state):
         config = CONFIG.model_copy(update={"seed": seed})
-        objective = Rotation(tiny_embedder(), config)
+        objective = Rotation(tiny_embedder(), UNLABELLED, config)
         folder = tmp_path / f"{seed}-{state}"
         folder.mkdir()
         torch.manual_seed(state)
@@ -218,7 +220,7 @@ def test_the_same_call_gives_the_same_weights_whatever_was_drawn_before(train, t
 
 
 def test_batch_norms_learn_the_pictures_statistics(train, tiny_embedder):
-    objective = Rotation(tiny_embedder(), CONFIG)
+    objective = Rotation(tiny_embedder(), UNLABELLED, CONFIG)
     train(objective)
     norm = objective.embedder.network[1]
     assert norm.running_mean.abs().min() > 0
@@ -227,7 +229,7 @@ def test_batch_norms_learn_the_pictures_statistics(train, tiny_embedder):
 
 def test_a_frozen_network_stays_and_what_lies_on_top_is_trained(train, tiny_embedder):
     config = CONFIG.model_copy(update={"trained_layers": "projection"})
-    objective, before = Rotation(tiny_embedder(dim=6), config), tiny_embedder(dim=6)
+    objective, before = Rotation(tiny_embedder(dim=6), UNLABELLED, config), tiny_embedder(dim=6)
     train(objective, config)
     assert_same_weights(objective.embedder.network, before.network)
     assert not torch.equal(objective.embedder.projection.weight, before.projection.weight)
@@ -239,14 +241,14 @@ def test_a_frozen_network_with_nothing_on_top_is_refused(train, tiny_embedder):
             super().__init__(embedder, scores)
             del self.weight
 
-    with pytest.raises(BadConfig, match="nothing lies on top; set embedding_dim"):
+    with pytest.raises(BadConfig, match="has no layer on top; set embedding_dim"):
         train(Bare(tiny_embedder(), []), CONFIG.model_copy(update={"trained_layers": "projection"}))
 
 
 def test_a_training_that_diverges_says_so(train, tiny_embedder):
     config = CONFIG.model_copy(update={"learning_rate": 1e30})
-    with pytest.raises(BadConfig, match=r"diverged in epoch 1: its loss is nan; lower learning_rate, now 1e\+30"):
-        train(Rotation(tiny_embedder(), config), config)
+    with pytest.raises(BadConfig, match=r"diverged in epoch 1: its loss is nan; lower learning_rate, which is 1e\+30"):
+        train(Rotation(tiny_embedder(), UNLABELLED, config), config)
 
 
 @pytest.mark.parametrize("score", [np.nan, np.inf])
@@ -259,7 +261,7 @@ def test_a_score_that_is_not_finite_is_a_divergence(score, train, tiny_embedder)
 def test_too_few_pictures_are_refused(n_train, n_val, train, tiny_embedder, tmp_path):
     split = Split(np.arange(4, 4 + n_train), np.arange(n_val))
     with pytest.raises(BadConfig, match=f"{n_train} training and {n_val} validation pictures"):
-        train(Rotation(tiny_embedder(), CONFIG), split=split)
+        train(Rotation(tiny_embedder(), UNLABELLED, CONFIG), split=split)
     assert list(tmp_path.iterdir()) == []
 
 
@@ -267,7 +269,7 @@ def test_one_checkpoint_is_written_and_nothing_else_said_or_left(train, tiny_emb
     (tmp_path / "here").mkdir()
     (tmp_path / "scratch").mkdir()
     monkeypatch.chdir(tmp_path / "here")
-    train(Rotation(tiny_embedder(), CONFIG), folder=tmp_path / "scratch")
+    train(Rotation(tiny_embedder(), UNLABELLED, CONFIG), folder=tmp_path / "scratch")
     assert [path.name for path in (tmp_path / "scratch").iterdir()] == [LAST]
     assert list(Path.cwd().iterdir()) == []
     said = capfd.readouterr()

@@ -39,9 +39,9 @@ def picture(folder, number, data=None):
     return Picture(content_id=content_id(data), image_uri=str(path), item_id=f"item{number}")
 
 
-def prepare(pictures, how, folder, threads=2, on_done=None):
-    load = SquareLoader(None, "raw", 0.0, how, MAX_PIXELS)
-    return prepare_pictures(pictures, load, how.size_px, folder / "pixels.npy", threads, on_done)
+def prepare(pictures, preprocess, folder, threads=2, on_done=None):
+    load = SquareLoader(None, "raw", 0.0, preprocess, MAX_PIXELS)
+    return prepare_pictures(pictures, load, preprocess.size_px, folder / "pixels.npy", threads, on_done)
 
 
 def centre_shifts(prepared, size_px):
@@ -56,10 +56,10 @@ def seen(view, square):
 
 
 def test_pictures_are_the_squares_of_the_one_decode_path(tmp_path):
-    how = Preprocess(size_px=16)
+    preprocess = Preprocess(size_px=16)
     pictures = [picture(tmp_path, number) for number in range(70)]
-    prepared = prepare(pictures, how, tmp_path)
-    expected = [fit(decode(Path(item.image_uri).read_bytes()), how) for item in pictures]
+    prepared = prepare(pictures, preprocess, tmp_path)
+    expected = [fit(decode(Path(item.image_uri).read_bytes()), preprocess) for item in pictures]
     np.testing.assert_array_equal(prepared.pixels, np.stack(expected))
     assert prepared.positions.tolist() == list(range(70))
     assert prepared.rejects == []
@@ -103,35 +103,37 @@ def test_no_readable_picture_gives_no_rows(tmp_path):
     fraction=st.sampled_from([0.875, 0.9, 0.95]),
 )
 def test_the_validation_view_is_what_fit_shows_up_to_a_pixel(width, height, size_px, fraction):
-    image, how = smooth(1, width, height), Preprocess(size_px=size_px, crop_fraction=fraction)
-    prepared = fit(image, training_square(how))
-    view, expected = seen(validation_view(how), prepared), fit(image, how)
+    image, preprocess = smooth(1, width, height), Preprocess(size_px=size_px, crop_fraction=fraction)
+    prepared = fit(image, training_square(preprocess))
+    view, expected = seen(validation_view(preprocess), prepared), fit(image, preprocess)
     assert any(np.array_equal(expected, shifted) for shifted in centre_shifts(prepared, size_px))
     assert any(np.array_equal(view, shifted) for shifted in centre_shifts(prepared, size_px))
-    margin = training_square(how).size_px - size_px
+    margin = training_square(preprocess).size_px - size_px
     if margin % 4 == 0:  # no rounding
         np.testing.assert_array_equal(view, expected)
 
 
 @pytest.mark.parametrize("crop", ["center", "squash"])
 def test_a_view_without_a_margin_of_its_own_is_close_to_what_fit_shows(crop):
-    image, how = smooth(2, 90, 130), Preprocess(size_px=28, crop=crop)
-    assert training_square(how).size_px == 32
-    view = seen(validation_view(how), fit(image, training_square(how)))
-    assert np.abs(view.astype(int) - fit(image, how)).mean() < 2
+    image, preprocess = smooth(2, 90, 130), Preprocess(size_px=28, crop=crop)
+    assert training_square(preprocess).size_px == 32
+    view = seen(validation_view(preprocess), fit(image, training_square(preprocess)))
+    assert np.abs(view.astype(int) - fit(image, preprocess)).mean() < 2
 
 
-@pytest.mark.parametrize("how", [Preprocess(size_px=28, crop_fraction=0.875), Preprocess(size_px=28, crop="squash")])
-def test_training_views_are_random_crops_and_mirror_images(how):
-    square = fit(smooth(3, 80, 80), training_square(how))
-    view = training_view(how, augment=True)
+@pytest.mark.parametrize(
+    "preprocess", [Preprocess(size_px=28, crop_fraction=0.875), Preprocess(size_px=28, crop="squash")]
+)
+def test_training_views_are_random_crops_and_mirror_images(preprocess):
+    square = fit(smooth(3, 80, 80), training_square(preprocess))
+    view = training_view(preprocess, augment=True)
     torch.manual_seed(0)
     views = [seen(view, square) for _ in range(8)]
     torch.manual_seed(0)
     np.testing.assert_array_equal(seen(view, square), views[0])
     assert all(one.shape == (28, 28, 3) and one.dtype == np.uint8 for one in views)
     assert len({one.tobytes() for one in views}) == 8
-    centre = seen(validation_view(how), square).astype(int)
+    centre = seen(validation_view(preprocess), square).astype(int)
     straight, mirrored = (
         [np.abs(one.astype(int) - side).mean() for one in views] for side in (centre, centre[:, ::-1])
     )
@@ -139,6 +141,8 @@ def test_training_views_are_random_crops_and_mirror_images(how):
 
 
 def test_without_augmentation_a_training_view_is_the_validation_view():
-    how = Preprocess(size_px=28, crop_fraction=0.875)
-    square = fit(smooth(4), training_square(how))
-    np.testing.assert_array_equal(seen(training_view(how, False), square), seen(validation_view(how), square))
+    preprocess = Preprocess(size_px=28, crop_fraction=0.875)
+    square = fit(smooth(4), training_square(preprocess))
+    np.testing.assert_array_equal(
+        seen(training_view(preprocess, False), square), seen(validation_view(preprocess), square)
+    )

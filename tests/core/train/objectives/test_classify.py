@@ -11,6 +11,7 @@ from sklearn.metrics import accuracy_score, log_loss
 from retrieval_core.errors import BadConfig
 from retrieval_core.train.config import ClassifyTraining
 from retrieval_core.train.fit import fit
+from retrieval_core.train.objectives.base import TrainingData
 from retrieval_core.train.objectives.classify import Classify
 from retrieval_core.train.objectives.registry import build_objective
 from retrieval_core.train.split import Split
@@ -34,7 +35,7 @@ def catalog(categories, colours=None, split=None):
 
 def objective(tiny_embedder, *columns, target="category", **more):
     config = CONFIG.model_copy(update={"target": target})
-    return Classify(tiny_embedder(), catalog(*columns, **more), config)
+    return Classify(tiny_embedder(), TrainingData(catalog(*columns, **more)), config)
 
 
 def test_classes_are_of_the_category_or_of_an_attribute(tiny_embedder):
@@ -64,11 +65,11 @@ def test_a_class_that_is_only_validated_on_is_not_scored(tiny_embedder):
     assert trained.watchable(np.array([0, 2]), np.array([5, 1, 4, 3])).tolist() == [1, 3]
 
 
-def test_a_single_class_to_train_on_is_refused(tiny_embedder, coloured, how, tmp_path):
+def test_a_single_class_to_train_on_is_refused(tiny_embedder, coloured, preprocess, tmp_path):
     trained = objective(tiny_embedder, ["hat", "hat", "shoe", "shoe"])
     split = Split(np.array([0, 1]), np.array([2, 3]))
     with pytest.raises(BadConfig, match="all 2 training pictures are of class 'hat'"):
-        fit(trained, coloured([0, 0, 1, 1]), split, how, CONFIG, device="cpu", folder=tmp_path)
+        fit(trained, coloured([0, 0, 1, 1]), split, preprocess, CONFIG, device="cpu", folder=tmp_path)
 
 
 def test_the_loss_and_the_scores_agree_with_scikit_learn(tiny_embedder, coloured):
@@ -88,11 +89,11 @@ def test_the_loss_and_the_scores_agree_with_scikit_learn(tiny_embedder, coloured
     assert figures == {"train_accuracy": pytest.approx(expected["accuracy"])}
 
 
-def test_classes_that_the_pictures_show_are_learned(tiny_embedder, coloured, how, tmp_path):
+def test_classes_that_the_pictures_show_are_learned(tiny_embedder, coloured, preprocess, tmp_path):
     codes = np.arange(64) % 4
-    trained = build_objective(CONFIG, tiny_embedder(), catalog([f"colour{code}" for code in codes]))
+    trained = build_objective(CONFIG, tiny_embedder(), TrainingData(catalog([f"colour{code}" for code in codes])))
     split = Split(np.arange(16, 64), np.arange(16))
-    done = fit(trained, coloured(codes), split, how, CONFIG, device="cpu", folder=tmp_path)
+    done = fit(trained, coloured(codes), split, preprocess, CONFIG, device="cpu", folder=tmp_path)
     assert done.metrics["accuracy"] == 1
     assert done.metrics["val_loss"] < 0.5 * done.history[0]["val_loss"]
 
@@ -103,10 +104,20 @@ def test_classes_that_the_pictures_show_are_learned(tiny_embedder, coloured, how
         (["hat"] * 4, None, "category", "1 classes of category, of which 1 have min_count=2 .*two are needed"),
         (["hat", "hat", "shoe"], None, "category", "2 classes of category, of which 1 have min_count=2"),
         (["hat", "shoe", "sock"], None, "category", "3 classes of category, of which 0 have min_count=2"),
-        ([None] * 3, None, "category", "no picture to train on names its category, they name no class at all"),
-        (["hat", "shoe"], ["red", None], "color", "names its color, they name category, colour; set target"),
-        ([None, None], ["red", "blue"], "category", "names its category, they name colour; set target"),
-        (["hat", "shoe"] * 2, None, "labels", "names its labels, they name category; set target"),
+        (
+            [None] * 3,
+            None,
+            "category",
+            "no picture to train on has a class of category; they have classes of nothing at all",
+        ),
+        (
+            ["hat", "shoe"],
+            ["red", None],
+            "color",
+            "has a class of color; they have classes of category, colour; set target",
+        ),
+        ([None, None], ["red", "blue"], "category", "has a class of category; they have classes of colour; set target"),
+        (["hat", "shoe"] * 2, None, "labels", "has a class of labels; they have classes of category; set target"),
     ],
 )
 def test_classes_that_teach_nothing_are_refused(categories, colours, target, says, tiny_embedder):

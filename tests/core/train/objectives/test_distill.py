@@ -21,6 +21,7 @@ from retrieval_core.errors import BadConfig
 from retrieval_core.images import Preprocess
 from retrieval_core.train.config import DistillTraining
 from retrieval_core.train.fit import fit
+from retrieval_core.train.objectives.base import TrainingData
 from retrieval_core.train.objectives.distill import (
     VAL_BLOCK,
     Distill,
@@ -68,7 +69,7 @@ def distill(teacher: Float32, student: ImageEmbedder | None = None, **config: An
 
 def distill_as(config: DistillTraining, teacher: Float32, student: ImageEmbedder | None = None) -> Distill:
     items = pl.DataFrame({"item_id": [str(n) for n in range(len(teacher))]})
-    return Distill(student or embedder(), items, config, teacher)
+    return Distill(student or embedder(), TrainingData(items, teacher), config)
 
 
 def test_the_cosine_loss_is_the_mean_distance_of_directions() -> None:

@@ -12,6 +12,7 @@ from retrieval_core.errors import BadConfig
 from retrieval_core.ingest.sources.base import conform
 from retrieval_core.train.config import ContrastiveTraining, SupconTraining, TripletTraining
 from retrieval_core.train.fit import fit
+from retrieval_core.train.objectives.base import TrainingData
 from retrieval_core.train.objectives.registry import build_objective
 from retrieval_core.train.objectives.relations import MIN_BATCH
 from retrieval_core.train.split import Split
@@ -41,7 +42,7 @@ def neighbours(vectors, k=5):
 @pytest.fixture(params=CONFIGS, ids=lambda config: config.__name__)
 def objective(request, tiny_embedder):
     """`objective(items)`: one of the kind over these items."""
-    return lambda items, **config: build_objective(request.param(**config), tiny_embedder(dim=8), items)
+    return lambda items, **config: build_objective(request.param(**config), tiny_embedder(dim=8), TrainingData(items))
 
 
 def test_the_score_is_the_share_of_like_pictures_among_the_nearest(objective):
@@ -106,7 +107,7 @@ def test_the_same_outputs_get_the_same_score(objective):
 
 
 def test_batches_in_which_nothing_can_be_compared_are_refused(objective):
-    with pytest.raises(BadConfig, match=f"batch_size is {MIN_BATCH - 1}.*give {MIN_BATCH} or more"):
+    with pytest.raises(BadConfig, match=f"batch_size is {MIN_BATCH - 1}.*set {MIN_BATCH} or more"):
         objective(of_classes(np.arange(60) % 4), batch_size=MIN_BATCH - 1)
 
 
@@ -123,7 +124,7 @@ def test_a_batch_without_anything_unlike_teaches_nothing(objective):
     assert all(parameter.grad is None or not parameter.grad.any() for parameter in made.parameters())
 
 
-def test_a_training_brings_together_what_is_alike(objective, coloured, how, tmp_path):
+def test_a_training_brings_together_what_is_alike(objective, coloured, preprocess, tmp_path):
     codes = np.arange(96) % 4
     light = np.random.default_rng(0).uniform(0.15, 1, (96, 1, 1, 1))  # hides the colour that tells the class
     pixels = (coloured(codes) * light).astype(np.uint8)
@@ -131,24 +132,24 @@ def test_a_training_brings_together_what_is_alike(objective, coloured, how, tmp_
     made = objective(of_classes(codes), **config)
     untrained = made.score(made.outputs(torch.from_numpy(pixels[64:, 2:30, 2:30])), np.arange(64, 96))
     split = Split(np.arange(64), np.arange(64, 96))
-    trained = fit(made, pixels, split, how, TripletTraining(**config), device="cpu", folder=tmp_path)
+    trained = fit(made, pixels, split, preprocess, TripletTraining(**config), device="cpu", folder=tmp_path)
     assert trained.metrics["val_relevance@5"] > untrained["val_relevance@5"] + 0.1
     assert trained.history[-1]["collapsed"] == 0
 
 
-def test_a_training_goes_by_labels_where_nothing_else_is_known(objective, coloured, how, tmp_path):
+def test_a_training_goes_by_labels_where_nothing_else_is_known(objective, coloured, preprocess, tmp_path):
     codes = np.arange(96) % 4
     worn = [["bag"], ["bag", "hat"], ["dress"], ["dress", "coat"]]
     config = {"batch_size": 32, "max_epochs": 5, "learning_rate": 0.01}
     made = objective(catalogue(labels=[worn[code] for code in codes]), **config)
     split = Split(np.arange(64), np.arange(64, 96))
-    trained = fit(made, coloured(codes), split, how, TripletTraining(**config), device="cpu", folder=tmp_path)
+    trained = fit(made, coloured(codes), split, preprocess, TripletTraining(**config), device="cpu", folder=tmp_path)
     assert trained.metrics["val_relevance@5"] > 0.7
 
 
-def test_a_validation_set_without_anything_alike_is_refused_before_training(objective, coloured, how, tmp_path):
+def test_a_validation_set_without_anything_alike_is_refused_before_training(objective, coloured, preprocess, tmp_path):
     codes = np.append(np.arange(32) % 4, [4, 5, 6])
     made = objective(of_classes(np.append(codes, [4, 5])))
     split = Split(np.arange(32), np.arange(32, 35))
     with pytest.raises(BadConfig, match="32 training and 0 validation pictures"):
-        fit(made, coloured(codes % 4), split, how, TripletTraining(), device="cpu", folder=tmp_path)
+        fit(made, coloured(codes % 4), split, preprocess, TripletTraining(), device="cpu", folder=tmp_path)

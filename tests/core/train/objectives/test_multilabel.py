@@ -13,6 +13,7 @@ from retrieval_core.embed.networks import build_network
 from retrieval_core.errors import BadConfig
 from retrieval_core.train.config import MultilabelTraining
 from retrieval_core.train.fit import fit
+from retrieval_core.train.objectives.base import TrainingData
 from retrieval_core.train.objectives.multilabel import Multilabel
 from retrieval_core.train.objectives.registry import build_objective
 from retrieval_core.train.split import Split
@@ -30,7 +31,7 @@ def catalog(labels, split=None):
 
 
 def objective(tiny_embedder, labels, config=CONFIG, split=None):
-    return Multilabel(tiny_embedder(), catalog(labels, split), config)
+    return Multilabel(tiny_embedder(), TrainingData(catalog(labels, split)), config)
 
 
 MIXED = [["hat"], ["hat", "coat"], None, ["coat"], ["hat", "sock"], None, ["coat", "hat"]]
@@ -91,12 +92,12 @@ def test_scores_agree_with_scikit_learn_at_the_threshold_of_the_best_f1(tiny_emb
     assert scores["f1_example"] == pytest.approx(max(others), abs=1e-9)
 
 
-def test_labels_that_the_pictures_show_are_learned(tiny_embedder, coloured, how, tmp_path):
+def test_labels_that_the_pictures_show_are_learned(tiny_embedder, coloured, preprocess, tmp_path):
     codes = np.arange(64) % 4
     labels = [[f"colour{code}", "warm" if code in (0, 3) else "cold"] for code in codes]
-    trained = build_objective(CONFIG, tiny_embedder(), catalog(labels))
+    trained = build_objective(CONFIG, tiny_embedder(), TrainingData(catalog(labels)))
     split = Split(np.arange(16, 64), np.arange(16))
-    done = fit(trained, coloured(codes), split, how, CONFIG, device="cpu", folder=tmp_path)
+    done = fit(trained, coloured(codes), split, preprocess, CONFIG, device="cpu", folder=tmp_path)
     assert done.metrics["f1_example"] > 0.95
     assert done.metrics["val_loss"] < 0.5 * done.history[0]["val_loss"]
     assert set(done.metrics) >= {"accuracy_example", "precision_example", "recall_example", "threshold", "train_loss"}

@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from retrieval_core.errors import BadConfig
 from retrieval_core.ingest.sources.base import conform
 from retrieval_core.train.config import MetricTraining
+from retrieval_core.train.objectives.base import TrainingData
 from retrieval_core.train.objectives.relations import MIN_BATCH, SameClass, SharedLabels, relate
 
 NAMES = ("bag", "boots", "coat", "dress", "hat")
@@ -182,7 +183,7 @@ def test_relevance_by_labels_is_the_mean_of_the_shares_in_common():
 
 
 def kind(items, **changes):
-    relation = relate(items, MetricTraining(**changes))
+    relation = relate(TrainingData(items), MetricTraining(**changes))
     return type(relation), relation.pairs(np.arange(len(items))).alike
 
 

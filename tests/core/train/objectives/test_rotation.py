@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import numpy as np
+import polars as pl
 import pytest
 import torch
 
 from retrieval_core.train.config import RotationTraining
 from retrieval_core.train.fit import fit
+from retrieval_core.train.objectives.base import TrainingData
 from retrieval_core.train.objectives.registry import build_objective
 from retrieval_core.train.objectives.rotation import Rotation
 from retrieval_core.train.split import Split
 
 CONFIG = RotationTraining(max_epochs=8, batch_size=8, learning_rate=1e-2)
+UNLABELLED = TrainingData(pl.DataFrame())
 
 
 def lit_from_above(n, seed=0):
@@ -25,7 +28,7 @@ def lit_from_above(n, seed=0):
 @pytest.fixture
 def seen(tiny_embedder):
     """A rotation objective, and the squares that its embedder was shown."""
-    objective, shown = Rotation(tiny_embedder(), CONFIG), []
+    objective, shown = Rotation(tiny_embedder(), UNLABELLED, CONFIG), []
     objective.embedder.register_forward_hook(lambda module, inputs, output: shown.append(inputs[0].numpy()))
     return objective, shown
 
@@ -71,23 +74,23 @@ def test_a_validation_picture_is_shown_in_all_four_turns(seen):
 
 
 def test_the_score_is_over_all_turns(tiny_embedder):
-    objective = Rotation(tiny_embedder(), CONFIG)
+    objective = Rotation(tiny_embedder(), UNLABELLED, CONFIG)
     right = 20 * torch.eye(4).flatten().repeat(2, 1)
     assert objective.score(right, np.arange(2)) == pytest.approx({"val_loss": 0, "accuracy": 1}, abs=1e-6)
     always_first = 20 * torch.tensor([1.0, 0, 0, 0]).repeat(4).repeat(2, 1)
     assert objective.score(always_first, np.arange(2)) == pytest.approx({"val_loss": 15, "accuracy": 0.25}, abs=1e-6)
 
 
-def test_pictures_that_have_an_upper_side_teach_it(tiny_embedder, how, tmp_path):
-    objective = build_objective(CONFIG, tiny_embedder(), None)
+def test_pictures_that_have_an_upper_side_teach_it(tiny_embedder, preprocess, tmp_path):
+    objective = build_objective(CONFIG, tiny_embedder(), UNLABELLED)
     split = Split(np.arange(8, 40), np.arange(8))
-    done = fit(objective, lit_from_above(40), split, how, CONFIG, device="cpu", folder=tmp_path)
+    done = fit(objective, lit_from_above(40), split, preprocess, CONFIG, device="cpu", folder=tmp_path)
     assert done.metrics["accuracy"] > 0.9
     assert done.metrics["train_accuracy"] > 0.7
 
 
 def test_nothing_on_top_is_kept(tiny_embedder):
-    objective = Rotation(tiny_embedder(), CONFIG)
+    objective = Rotation(tiny_embedder(), UNLABELLED, CONFIG)
     assert objective.layers() == {}
     assert objective.classes() == []
     assert objective.learnable(np.arange(5)).tolist() == [0, 1, 2, 3, 4]

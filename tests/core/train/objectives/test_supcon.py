@@ -11,6 +11,7 @@ from pytorch_metric_learning.losses import SupConLoss
 from retrieval_core.errors import BadConfig
 from retrieval_core.ingest.sources.base import conform
 from retrieval_core.train.config import SupconTraining
+from retrieval_core.train.objectives.base import TrainingData
 from retrieval_core.train.objectives.supcon import Supcon
 
 DIM = 16
@@ -34,7 +35,7 @@ def drawn_vectors(n_rows):
 
 @pytest.fixture
 def supcon(tiny_embedder):
-    return lambda **config: Supcon(tiny_embedder(), of_classes([0, 0, 1, 1]), SupconTraining(**config))
+    return lambda **config: Supcon(tiny_embedder(), TrainingData(of_classes([0, 0, 1, 1])), SupconTraining(**config))
 
 
 @torch.no_grad()
@@ -82,4 +83,4 @@ def test_the_embedding_is_what_lies_under_the_projection_and_nothing_else_is_kep
 def test_to_train_the_projection_that_is_dropped_alone_is_refused(supcon, tiny_embedder):
     with pytest.raises(BadConfig, match="set embedding_dim, or train all"):
         supcon(trained_layers="projection")
-    Supcon(tiny_embedder(dim=8), of_classes([0, 0, 1, 1]), SupconTraining(trained_layers="projection"))
+    Supcon(tiny_embedder(dim=8), TrainingData(of_classes([0, 0, 1, 1])), SupconTraining(trained_layers="projection"))

@@ -15,6 +15,7 @@ from pytorch_metric_learning.miners import TripletMarginMiner
 from retrieval_core.ingest.sources.base import conform
 from retrieval_core.train.config import TripletTraining
 from retrieval_core.train.fit import fit
+from retrieval_core.train.objectives.base import TrainingData
 from retrieval_core.train.objectives.triplet import Triplet, mine
 from retrieval_core.train.split import Split
 
@@ -60,7 +61,9 @@ def test_the_mined_triplets_and_their_loss_are_those_of_the_library(tiny_embedde
     mined = mine(distance(vectors), *same(codes), margin, miner)
     assert as_sets(mined[:3]) == as_sets(theirs)
     config = TripletTraining(margin=margin, miner=miner, batch_size=24)
-    loss, figures = Triplet(tiny_embedder(), of_classes(codes.tolist()), config).compare(vectors, *same(codes))
+    loss, figures = Triplet(tiny_embedder(), TrainingData(of_classes(codes.tolist())), config).compare(
+        vectors, *same(codes)
+    )
     expected = TripletMarginLoss(margin, distance=distance)(vectors, codes, theirs)
     assert float(loss) == pytest.approx(float(expected), rel=1e-6)
     assert figures == {"margin": margin, "active_share": mined.active_share}
@@ -97,7 +100,7 @@ def test_a_large_batch_is_mined_in_blocks_with_the_same_result(monkeypatch):
 
 def test_the_loss_is_that_of_a_triplet_worked_out_by_hand(tiny_embedder):
     vectors = torch.tensor([[0.0, 0.0], [3.0, 4.0], [0.0, 6.0], [60.0, 60.0]])
-    objective = Triplet(tiny_embedder(), of_classes([0, 0, 1, 1]), TripletTraining(margin=2))
+    objective = Triplet(tiny_embedder(), TrainingData(of_classes([0, 0, 1, 1])), TripletTraining(margin=2))
     alike, unlike = same(torch.tensor([0, 0, 1, 1]))
     alike[2:] = False  # the far pair alone would add triplets of its own
     loss, figures = objective.compare(vectors, alike, unlike)
@@ -107,7 +110,7 @@ def test_the_loss_is_that_of_a_triplet_worked_out_by_hand(tiny_embedder):
 
 
 def margins(n_epochs, embedder, **config):
-    objective = Triplet(embedder, of_classes([0, 0, 1, 1]), TripletTraining(**config))
+    objective = Triplet(embedder, TrainingData(of_classes([0, 0, 1, 1])), TripletTraining(**config))
     seen = [objective.margin]
     for epoch in range(n_epochs):
         objective.begin_epoch(epoch)
@@ -128,18 +131,20 @@ def test_a_margin_without_a_start_is_fixed(tiny_embedder):
 @pytest.mark.parametrize("miner", ["all", "hard"])
 def test_of_one_point_all_triplets_violate_the_margin_by_the_margin(constant, coloured, miner):
     codes = np.arange(24) % 4
-    objective = Triplet(constant, of_classes(codes), TripletTraining(margin=0.6, miner=miner, batch_size=24))
+    objective = Triplet(
+        constant, TrainingData(of_classes(codes)), TripletTraining(margin=0.6, miner=miner, batch_size=24)
+    )
     loss, figures = objective.loss(torch.from_numpy(coloured(codes)), torch.arange(24))
     assert float(loss) == pytest.approx(0.6)
     assert figures == {"margin": 0.6, "active_share": 1.0}
 
 
-def test_a_constant_embedder_has_collapsed_and_says_so(constant, coloured, how, tmp_path):
+def test_a_constant_embedder_has_collapsed_and_says_so(constant, coloured, preprocess, tmp_path):
     codes = np.arange(48) % 4
     config = TripletTraining(batch_size=24, max_epochs=1, learning_rate=1e-12)
-    objective = Triplet(constant, of_classes(codes), config)
+    objective = Triplet(constant, TrainingData(of_classes(codes)), config)
     split = Split(np.arange(24), np.arange(24, 48))
-    row = fit(objective, coloured(codes), split, how, config, device="cpu", folder=tmp_path).metrics
+    row = fit(objective, coloured(codes), split, preprocess, config, device="cpu", folder=tmp_path).metrics
     assert row["collapsed"] == 1
     assert row["active_share"] == 1
     assert row["train_loss"] == pytest.approx(1)
@@ -150,17 +155,19 @@ def test_the_margin_decides_whether_short_vectors_have_collapsed(tiny_embedder):
     codes = np.arange(60) % 4
     vectors = 0.1 * drawn_vectors(60)
     for margin, collapsed in ((1.0, 1), (0.05, 0)):
-        objective = Triplet(tiny_embedder(), of_classes(codes), TripletTraining(margin=margin))
+        objective = Triplet(tiny_embedder(), TrainingData(of_classes(codes)), TripletTraining(margin=margin))
         score = objective.score(vectors, np.arange(60))
         assert score["spread"] > 0.5
         assert score["collapsed"] == collapsed
     apart = vectors + torch.eye(4)[torch.from_numpy(codes)]
-    objective = Triplet(tiny_embedder(), of_classes(codes), TripletTraining(margin=3))
+    objective = Triplet(tiny_embedder(), TrainingData(of_classes(codes)), TripletTraining(margin=3))
     assert objective.score(apart, np.arange(60))["collapsed"] == 0  # below the margin, but beyond alike ones
 
 
 def gradients(embedder, pixels, rows, **config):
-    objective = Triplet(embedder, of_classes(rows % 4), TripletTraining(batch_size=24, **config)).requires_grad_(True)
+    objective = Triplet(
+        embedder, TrainingData(of_classes(rows % 4)), TripletTraining(batch_size=24, **config)
+    ).requires_grad_(True)
     loss, _ = objective.loss(torch.from_numpy(pixels), torch.from_numpy(rows))
     loss.backward()
     return torch.cat([parameter.grad.flatten() for parameter in embedder.parameters()])
@@ -181,13 +188,13 @@ def test_hard_triplets_teach_the_same_whatever_the_margin_and_all_do_not(tiny_em
 
 @pytest.mark.parametrize(("miner", "collapsed"), [("hard", 1), ("all", 0)])
 def test_where_classes_overlap_hard_triplets_collapse_and_all_do_not(
-    tiny_embedder, coloured, how, tmp_path, miner, collapsed
+    tiny_embedder, coloured, preprocess, tmp_path, miner, collapsed
 ):
     rng, codes = np.random.default_rng(0), np.arange(120) % 4
     pixels = coloured(np.where(rng.random(120) < 0.3, rng.integers(0, 4, 120), codes))
     config = TripletTraining(miner=miner, batch_size=32, max_epochs=12, patience=12, learning_rate=0.02)
-    objective = Triplet(tiny_embedder(dim=8), of_classes(codes), config)
+    objective = Triplet(tiny_embedder(dim=8), TrainingData(of_classes(codes)), config)
     split = Split(np.arange(80), np.arange(80, 120))
-    last = fit(objective, pixels, split, how, config, device="cpu", folder=tmp_path).history[-1]
+    last = fit(objective, pixels, split, preprocess, config, device="cpu", folder=tmp_path).history[-1]
     assert last["collapsed"] == collapsed
     assert (last["active_share"] > 0.99) == bool(collapsed)

@@ -17,7 +17,7 @@ from retrieval_core.errors import BadConfig, WeightsInvalid
 from retrieval_core.store.base import Store
 from retrieval_core.store.uris import open_store
 from retrieval_core.train.config import ClassifyTraining, DistillTraining, TripletTraining
-from retrieval_core.train.start import find_start, load_start, start_config
+from retrieval_core.train.inputs import find_start, load_start, start_config
 
 SIZE = {"size_px": 32}
 PIXELS = torch.from_numpy(np.random.default_rng(0).integers(0, 256, (3, 32, 32, 3), dtype=np.uint8))

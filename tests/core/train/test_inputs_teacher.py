@@ -10,7 +10,7 @@ from retrieval_core.artifacts.manifests import Ref, Release, VectorSet
 from retrieval_core.artifacts.parts import put_part, vectors_bytes
 from retrieval_core.errors import BadConfig
 from retrieval_core.store.base import Store
-from retrieval_core.train.teacher import find_teacher, teacher_vectors
+from retrieval_core.train.inputs import find_teacher, teacher_vectors
 
 FIRST, SECOND = "aa11" + "0" * 28, "aa22" + "0" * 28
 
