@@ -223,7 +223,7 @@ class SharedLabels(Relation):
         return partners
 
     def _n_alike(self, numbers: Int64, counts: Int64) -> Int64:
-        """Return how many of each set's `counts` rows are alike to a row of set `numbers`, itself excluded: (m, n_sets)."""
+        """Return (m, n_sets): how many of each set's `counts` rows are alike to one row of set `numbers`, but not it."""
         n_alike = (iou_matrix(self._sets[numbers], self._sets) >= self._alike_iou) * counts
         n_alike[np.arange(len(numbers)), numbers] -= 1
         return n_alike
