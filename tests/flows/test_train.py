@@ -226,7 +226,7 @@ def test_a_training_goes_on_from_another_one_and_counts_what_it_could_not_read(t
         (ClassifyTraining(**QUICK, target="smell"), "mine", "smell"),
         (RotationTraining(**QUICK, weights="artifact:nobody"), "mine", "no backbone 'nobody'"),
         (RotationTraining(**{**QUICK, "size_px": 0}, backbone="pca_pixels"), "mine", "pca_pixels"),
-        (DistillTraining(**QUICK), "mine", "wants a teacher"),
+        (DistillTraining(**QUICK), "mine", "needs a teacher"),
     ],
     ids=lambda value: value if isinstance(value, str) else None,
 )

@@ -223,9 +223,9 @@ class SharedLabels(Relation):
         return partners
 
     def _n_alike(self, numbers: Int64, counts: Int64) -> Int64:
-        """Return (m, n_sets): how many of each set's `counts` rows are alike to one row of set `numbers`, but not it."""
+        """Return (m, n_sets): how many of the `counts` rows of each set are alike to a row of set `numbers`."""
         n_alike = (iou_matrix(self._sets[numbers], self._sets) >= self._alike_iou) * counts
-        n_alike[np.arange(len(numbers)), numbers] -= 1
+        n_alike[np.arange(len(numbers)), numbers] -= 1  # the row itself
         return n_alike
 
     def _counts(self, rows: Int64) -> Int64:
