@@ -56,6 +56,11 @@ class Drift(Value):
     psi: float | None = None
 
     @property
+    def is_constant(self) -> bool:
+        """Whether every item has the same value, in both releases."""
+        return max(self.now) == 1 and (not self.then or self.then == self.now)
+
+    @property
     def shift(self) -> Shift:
         """Size of the shift; "none" if chance explains it."""
         if self.psi is None or self.p_holm is None or self.p_holm >= ALPHA or self.psi < PSI_SOME:

@@ -18,7 +18,7 @@ from retrieval_core.evaluate.compare.schema import (
     SideBySide,
 )
 from retrieval_core.evaluate.compare.tables import build_tables
-from retrieval_core.evaluate.report.charts import Point
+from retrieval_core.evaluate.report.curves import Point
 from retrieval_core.evaluate.report.image_grids import query_grids
 from retrieval_core.metrics.retrieval import METRIC_DEFINITIONS
 from retrieval_core.store.base import Store

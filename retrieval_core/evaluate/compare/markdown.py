@@ -6,8 +6,7 @@ from collections.abc import Sequence
 
 from retrieval_core.evaluate.compare.paired import PairedTest
 from retrieval_core.evaluate.compare.tables import RANDOM, SIDES, Cell, Table, best_rows
-from retrieval_core.evaluate.report.charts import signed
-from retrieval_core.evaluate.report.formatting import NOTHING, number
+from retrieval_core.evaluate.report.formatting import NOTHING, number, signed
 
 
 def as_markdown(table: Table) -> str:

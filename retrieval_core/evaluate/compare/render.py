@@ -8,8 +8,8 @@ from markupsafe import Markup
 
 from retrieval_core.evaluate.compare.schema import ComparisonFacts, Cost, MeasuredVariant, ModelFacts
 from retrieval_core.evaluate.compare.tables import RANDOM, SIDES, Cell, Row, Table, best_rows
-from retrieval_core.evaluate.report import charts
-from retrieval_core.evaluate.report.charts import history_charts
+from retrieval_core.evaluate.report import curves
+from retrieval_core.evaluate.report.curves import training_charts
 from retrieval_core.evaluate.report.formatting import SMALLEST_SHOWN, number, size
 from retrieval_core.evaluate.report.render import environment
 
@@ -62,7 +62,7 @@ def render_comparison(facts: ComparisonFacts) -> str:
             lead=_lead(facts),
             tables=[_table_view(table) for table in facts.tables],
             fronts=_front_views(facts),
-            models=[(model, history_charts(model.name, model.history)) for model in facts.models],
+            models=[(model, training_charts(model.name, model.history)) for model in facts.models],
             badges={model.name: _collapse(model) for model in facts.models},
             total_s=facts.seconds.get("total", sum(facts.seconds.values())),
             seconds={name: s for name, s in facts.seconds.items() if name != "total"},
@@ -128,7 +128,7 @@ def _front_views(facts: ComparisonFacts) -> list[FrontView]:
             name: (float(getattr(variant, front.cost)), variant.metrics[facts.quality])
             for name, variant in named.items()
         }
-        chart = charts.front(facts.quality, points, front.variants, COST_WORDS[front.cost])
+        chart = curves.front(facts.quality, points, front.variants, COST_WORDS[front.cost])
         views.append(FrontView(COST_WORDS[front.cost], chart, [named[name] for name in front.variants]))
     return views
 

@@ -1,40 +1,28 @@
-"""Charts of the report: pure functions from numbers to inline SVG. The page's stylesheet gives the colours.
+"""Charts of a page, drawn as inline SVG: bars, dots, intervals, columns, histograms and sparklines.
 
-Every series has a shape or a dash of its own beside its colour, and every chart says in words what it shows.
+They are pure functions from numbers to markup; the page's stylesheet gives the colours. Every series differs by a shape
+or a dash as well as by colour, and every chart states in words what it shows.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from itertools import pairwise
-from typing import Literal, NamedTuple
 
 from markupsafe import Markup
 
-from retrieval_core.artifacts.manifests import TunePoint
-from retrieval_core.evaluate.report import charts
-from retrieval_core.evaluate.report.schema import IndexFacts
-from retrieval_core.evaluate.report.svg import MINUS, WIDTH, Scale, chart, grid_line, round_step, text, tick_label
-
-RECALL = "recall@10"
-NOT_CURVES = ("epoch", "seconds", "learning_rate", "size_px", "threshold")
-# Of the metric objectives: how far apart unlike pictures are, beside the margin; and what gives a collapse away.
-DISTANCES = ("margin", "unlike_distance")
-COLLAPSE = ("active_share", "spread", "collapsed")
-# Drawn last, where the best epoch is marked.
-HEADLINES = ("val_loss", "f1_example")
-
-Point = tuple[float, float]
+from retrieval_core.evaluate.analysis.drift import Drift
+from retrieval_core.evaluate.report.formatting import signed
+from retrieval_core.evaluate.report.svg import WIDTH, Scale, chart, grid_line, round_step, text, tick_label
 
 ROW_HEIGHT = 26
-LABEL_HEIGHT = 15
 MAX_LABEL_CHARS = 17
-MAX_MARKERS = 40
+SPARK_WIDTH, SPARK_HEIGHT = 180, 40
 
 
 def bar(share: float) -> Markup:
-    """A horizontal bar as wide as `share`, 0 to 1, of its table cell; the figure itself stands beside it."""
+    """Draw a horizontal bar over `share`, 0 to 1, of its table cell; the number itself stands beside it."""
     percent = 100 * min(max(share, 0.0), 1.0)
     return Markup('<svg class="bar" aria-hidden="true"><rect width="{:.2f}%" height="100%" rx="2"/></svg>').format(
         percent
@@ -42,7 +30,7 @@ def bar(share: float) -> Markup:
 
 
 def interval(difference: float, low: float | None, high: float | None, reach: float) -> Markup:
-    """A difference as a dot and its interval as a line around 0; the cell spans -reach to reach."""
+    """Draw a difference as a dot and its interval as a line; the cell spans -reach to reach, with 0 in the middle."""
 
     def x(value: float) -> str:
         return f"{50 + 47 * min(max(value / reach, -1.0), 1.0):.2f}%" if reach > 0 else "50%"
@@ -61,7 +49,11 @@ def interval(difference: float, low: float | None, high: float | None, reach: fl
 
 
 def dots(title: str, values: Mapping[str, float], baseline: float | None, highlight: str = "") -> Markup:
-    """One row a name: a dot at its value, from 0 on; a dashed line at the random `baseline`; `highlight` a diamond."""
+    """Draw one row for each name, with a dot at its value on a scale from 0.
+
+    A dashed line marks the random `baseline`; the name `highlight` gets a diamond. Values that are not finite are left
+    out.
+    """
     shown = {name: value for name, value in values.items() if math.isfinite(value)}
     top, left = 24, 128
     bottom = top + ROW_HEIGHT * len(shown)
@@ -77,22 +69,21 @@ def dots(title: str, values: Mapping[str, float], baseline: float | None, highli
         parts.append(text(x(baseline), top - 9, f"random {baseline:.3f}", "tick", "middle" if baseline else "start"))
     for row, (name, value) in enumerate(shown.items()):
         parts.append(_dot_row(name, value, x, top + ROW_HEIGHT * row + ROW_HEIGHT / 2, name == highlight))
-    said = ", ".join(f"{name} {value:.3f}" for name, value in shown.items())
-    words = f"{title} by representation: {said}" + ("" if baseline is None else f"; at random {baseline:.3f}")
+    listed = ", ".join(f"{name} {value:.3f}" for name, value in shown.items())
+    words = f"{title} by representation: {listed}" + ("" if baseline is None else f"; at random {baseline:.3f}")
     return chart(words, bottom + 24, parts)
 
 
-def _dot_row(name: str, value: float, x: Scale, y: float, highlighted: bool) -> Markup:
+def _dot_row(name: str, value: float, x: Scale, y: float, is_highlighted: bool) -> Markup:
     label = name if len(name) <= MAX_LABEL_CHARS else f"{name[: MAX_LABEL_CHARS - 1]}\N{HORIZONTAL ELLIPSIS}"
-    at = x(value)
-    if highlighted:
-        mark = Markup('<path class="mark" d="M{} {}l6.5 6.5-6.5 6.5-6.5-6.5z"/>').format(at, y - 6.5)
+    if is_highlighted:
+        mark = Markup('<path class="mark" d="M{} {}l6.5 6.5-6.5 6.5-6.5-6.5z"/>').format(x(value), y - 6.5)
     else:
-        mark = Markup('<circle class="mark" cx="{}" cy="{}" r="5"/>').format(at, y)
+        mark = Markup('<circle class="mark" cx="{}" cy="{}" r="5"/>').format(x(value), y)
     return Markup('<g class="{}"><line class="stem" x1="{}" x2="{}" y1="{y}" y2="{y}"/>{}{}{}</g>').format(
-        "dot highlight" if highlighted else "dot",
+        "dot highlight" if is_highlighted else "dot",
         x(0.0),
-        at,
+        x(value),
         mark,
         text(x(0.0) - 10, y + 4, label, "label", "end"),
         text(WIDTH - 4, y + 4, f"{value:.3f}", "value", "end"),
@@ -100,220 +91,104 @@ def _dot_row(name: str, value: float, x: Scale, y: float, highlighted: bool) -> 
     )
 
 
-def curves(title: str, series: Mapping[str, Sequence[Point]], best: str = "") -> Markup:
-    """Lines over epochs, each labelled at its end; `best` says whether the last series is best at its `min` or `max`.
-
-    `series` maps a name to its (epoch, value) points; values that are not finite leave a gap.
-    """
-    lines = {name: [p for p in points if all(map(math.isfinite, p))] for name, points in series.items()}
-    lines = {name: points for name, points in lines.items() if points}
-    if not lines:
-        return Markup()
-    xs = [x for points in lines.values() for x, _ in points]
-    ys = [y for points in lines.values() for _, y in points]
-    height, bottom = 196, 160
-    margin = max(0.06 * (max(ys) - min(ys)) or 0.05 * abs(max(ys)), 1e-6)
-    x = Scale(min(xs), max(max(xs), min(xs) + 1), 44, WIDTH - 92)
-    y = Scale(min(ys) - margin, max(ys) + margin, bottom, 12)
-    parts = [grid_line(44, WIDTH - 92, y(tick), y(tick)) for tick in y.ticks()]
-    parts += [text(38, y(tick) + 4, tick_label(tick), "tick", "end") for tick in y.ticks()]
-    parts += [text(x(tick), bottom + 16, f"{tick:g}", "tick", "middle") for tick in _epoch_ticks(min(xs), max(xs))]
-    parts.append(text((44 + WIDTH - 92) / 2, height - 4, "epoch", "tick", "middle"))
-    label_ys = _spread([y(points[-1][1]) for points in lines.values()])
-    for number, ((name, points), label_y) in enumerate(zip(lines.items(), label_ys, strict=True)):
-        placed = [(x(at), y(value)) for at, value in points]
-        parts.append(_line(number, name, points, placed))
-        parts.append(text(x(max(xs)) + 10, label_y + 4, name, f"label s{number % 3}", "start"))
-    words = [f"{title} by epoch"]
-    if best:
-        name, points = list(lines.items())[-1]
-        epoch, value = (min if best == "min" else max)(points, key=lambda point: point[1])
-        parts.append(Markup('<circle class="best" cx="{}" cy="{}" r="7"/>').format(x(epoch), y(value)))
-        words.append(f"{name} is best at epoch {epoch:g} with {value:.3f}")
-    words += [f"{name} ends at {points[-1][1]:.3f}" for name, points in lines.items()]
-    return chart("; ".join(words), height, parts)
-
-
-class _LogPlane(NamedTuple):
-    """Values over costs on a logarithmic scale, with the grid and the words on its axes."""
-
-    x: Scale
-    y: Scale
-    height: int
-    parts: list[Markup]
-
-    def place(self, cost: float, value: float) -> Point:
-        return self.x(math.log10(cost)), self.y(value)
-
-
-def _log_plane(points: Iterable[Point], cost: str, also: Sequence[float] = ()) -> _LogPlane:
-    """Room for all `points` and for the values `also`."""
-    costs, values = zip(*points, strict=True)
-    low, high = min(*values, *also, math.inf), max(*values, *also, -math.inf)
-    height, left, right, bottom = 236, 52, WIDTH - 16, 194
-    margin = max(0.08 * (high - low) or 0.05 * abs(high), 1e-6)
-    y = Scale(low - margin, high + margin, bottom, 18)
-    x = Scale(math.log10(min(costs)) - 0.12, math.log10(max(costs)) + 0.08, left, right)
-    parts = [grid_line(left, right, y(tick), y(tick)) for tick in y.ticks()]
-    parts += [text(left - 6, y(tick) + 4, tick_label(tick), "tick", "end") for tick in y.ticks()]
-    parts += [text(x(math.log10(tick)), bottom + 17, f"{tick:,.6g}", "tick", "middle") for tick in _log_ticks(costs)]
-    parts.append(text((left + right) / 2, height - 5, cost, "tick", "middle"))
-    return _LogPlane(x, y, height, parts)
-
-
-def _steps(placed: Sequence[Point]) -> Markup:
-    """A staircase through placed points, the cheapest first: each stays the best until the next."""
-    corners = [(after[0], before[1]) for before, after in pairwise(placed)]
-    path = [*(point for pair in zip(placed, corners, strict=False) for point in pair), *placed[-1:]]
-    return Markup('<polyline class="frontier" points="{}"/>').format(" ".join(f"{x},{y}" for x, y in path))
-
-
-def _placeable(points: Mapping[str, Point]) -> dict[str, Point]:
-    return {name: (x, y) for name, (x, y) in points.items() if 0 < x < math.inf and math.isfinite(y)}
-
-
-def front(title: str, points: Mapping[str, Point], leaders: Sequence[str], cost: str) -> Markup:
-    """(cost, value) points, costs above 0 on a logarithmic scale; `leaders`, the cheapest first, are joined by steps.
-
-    They are diamonds that bear their rank. Points that cannot be placed are left out.
-    """
-    shown = _placeable(points)
-    if not shown:
-        return Markup()
-    ranks = {name: str(rank) for rank, name in enumerate((name for name in leaders if name in shown), start=1)}
-    plane = _log_plane(shown.values(), cost)
-    parts = [*plane.parts, _steps([plane.place(*shown[name]) for name in ranks])]
-    # The front is drawn last, over the others; above and to the left of it nothing can lie.
-    for name in sorted(shown, key=lambda name: name in ranks):
-        at, value = shown[name]
-        parts.append(_front_mark(f"{name}: {value:.3f} at {at:,.6g}", *plane.place(at, value), ranks.get(name)))
-    said = ", ".join(f"{name} {shown[name][1]:.3f} at {shown[name][0]:,.6g}" for name in ranks)
-    return chart(f"{title} against {cost}; from the cheapest, unbeaten: {said}", plane.height, parts)
-
-
-def tuning(title: str, points: Mapping[str, Point], cost: str, target: float, chosen: str) -> Markup:
-    """(cost, value) points, costs above 0 on a logarithmic scale, over a dashed line at `target`; `chosen` a diamond.
-
-    Those that nothing cheaper reaches are joined by steps. Points that cannot be placed are left out.
-    """
-    shown = _placeable(points)
-    if not shown:
-        return Markup()
-    plane = _log_plane(shown.values(), cost, also=[target])
-    unbeaten: list[Point] = []
-    for point in sorted(shown.values(), key=lambda point: (point[0], -point[1])):
-        if not unbeaten or point[1] > unbeaten[-1][1]:
-            unbeaten.append(point)
-    y, (left, right) = plane.y(target), (plane.x.start_px, plane.x.end_px)
-    line = Markup('<line class="baseline" x1="{}" x2="{}" y1="{y}" y2="{y}"/>').format(left, right, y=y)
-    parts = [*plane.parts, line, text(left + 4, y - 5, f"target {target:g}", "tick over", "start")]
-    parts.append(_steps([plane.place(*point) for point in unbeaten]))
-    for name in sorted(shown, key=lambda name: name == chosen):
-        at, value = shown[name]
-        place = plane.place(at, value)
-        parts.append(_front_mark(f"{name}: {value:.4f} at {at:,.4g}", *place, "" if name == chosen else None))
-    words = f"{title} against {cost}, {len(shown)} ways to search; the target is {target:g}"
-    if chosen in shown:
-        words += f"; published is {chosen} with {shown[chosen][1]:.4f} at {shown[chosen][0]:,.4g}"
-    return chart(words, plane.height, parts)
-
-
-def _front_mark(words: str, x: float, y: float, rank: str | None) -> Markup:
-    """A dot, or a diamond that bears its rank."""
-    if rank is None:
-        mark = Markup('<circle class="mark" cx="{}" cy="{}" r="4"><title>{}</title></circle>').format(x, y, words)
-        return Markup('<g class="dot">{}</g>').format(mark)
-    mark = Markup('<path class="mark" d="M{} {}l6.5 6.5-6.5 6.5-6.5-6.5z"><title>{}</title></path>').format(
-        x, y - 6.5, words
-    )
-    return Markup('<g class="dot highlight">{}{}</g>').format(mark, text(x - 6, y - 7, rank, "label", "end"))
-
-
-def _line(number: int, name: str, points: Sequence[Point], placed: Sequence[Point]) -> Markup:
-    path = Markup('<polyline points="{}"/>').format(" ".join(f"{x},{y}" for x, y in placed))
-    marks = []
-    if len(points) <= MAX_MARKERS:
-        for (epoch, value), (x, y) in zip(points, placed, strict=True):
-            shape = f"M{x - 3} {y - 3}h6v6h-6z" if number % 2 else f"M{x - 3} {y}a3 3 0 1 0 6 0a3 3 0 1 0-6 0z"
-            marks.append(
-                Markup('<path d="{}"><title>{} at epoch {:g}: {:.4f}</title></path>').format(shape, name, epoch, value)
-            )
-    return Markup('<g class="curve s{}">{}{}</g>').format(number % 3, path, Markup().join(marks))
-
-
-def signed(value: float) -> str:
-    """A difference of metrics: +0.012, and a true minus sign; no sign where it rounds to nothing."""
-    if abs(value) < 0.0005:
-        return "0.000"
-    return f"{'+' if value > 0 else MINUS}{abs(value):.3f}"
-
-
-def _epoch_ticks(first: float, last: float) -> list[float]:
-    step = max(1, math.ceil((last - first) / 6))
-    return [first + step * i for i in range(int((last - first) // step) + 1)]
-
-
-def _log_ticks(values: Sequence[float]) -> list[float]:
-    """1, 2 and 5 times the powers of ten within the values' range, only the powers over many; or else both ends."""
-    low, high = min(values), max(values)
-    powers = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
-    factors = (1, 2, 5) if len(powers) < 5 else (1,)
-    ticks = [factor * 10.0**power for power in powers for factor in factors]
-    inside = [tick for tick in ticks if low * (1 - 1e-9) <= tick <= high * (1 + 1e-9)]
-    return inside if len(inside) > 1 else sorted({low, high})
-
-
-def _spread(ys: list[float]) -> list[float]:
-    """Label heights moved down just enough not to overlap."""
-    out = list(ys)
-    order = sorted(range(len(ys)), key=lambda i: ys[i])
-    for above, below in pairwise(order):
-        out[below] = max(out[below], out[above] + LABEL_HEIGHT)
-    return out
-
-
-def history_charts(name: str, history: Sequence[Mapping[str, float]]) -> list[tuple[str, Markup]]:
-    """(title, chart) of the losses, the scores, the distances and the signs of collapse in `history`, of any it has."""
-    figures = list(dict.fromkeys(figure for row in history for figure in row if figure not in NOT_CURVES))
-    losses = [figure for figure in figures if figure.endswith("loss")]
-    scores = [figure for figure in figures if figure not in (*losses, *DISTANCES, *COLLAPSE)]
-    groups: tuple[tuple[str, list[str], Literal["", "min", "max"]], ...] = (
-        ("Loss", losses, "min" if "val_loss" in losses else ""),
-        ("Validation", scores, "max"),
-        ("Distances", [figure for figure in DISTANCES if figure in figures], ""),
-        ("Collapse", [figure for figure in COLLAPSE if figure in figures], ""),
-    )
-    drawn = []
-    for title, group, best in groups:
-        series = {
-            figure: [(row.get("epoch", i + 1), row[figure]) for i, row in enumerate(history) if figure in row]
-            for figure in sorted(group, key=lambda figure: figure in HEADLINES)
-        }
-        if chart := charts.curves(f"{title} of {name}", series, best):
-            drawn.append((title, chart))
-    return drawn
-
-
-def tuning_charts(index: IndexFacts) -> list[tuple[str, Markup]]:
-    """Each with its title; none where there was no choice."""
-    if len(index.curve) < 2:
-        return []
-    chosen = way_to_search(index.chosen) if index.chosen else ""
-    read = {way_to_search(point): (_rounded(point.query_bytes / 1e3), point.recall) for point in index.curve}
-    taken = {way_to_search(point): (_rounded(point.latency_ms or 0.0), point.recall) for point in index.curve}
+def stacked(title: str, parts: Mapping[str, float]) -> Markup:
+    """Draw shares of a whole, 0 to 1, as one bar: the first part filled, the second hatched, the rest empty."""
     drawn = [
-        ("Recall against what a query reads", charts.tuning(RECALL, read, "kB a query", index.recall_target, chosen)),
-        ("Recall against time", charts.tuning(RECALL, taken, "ms a query", index.recall_target, chosen)),
+        Markup('<i class="{}" style="width:{:.2f}%" title="{}: {:.1%}"></i>').format(
+            ("first", "second")[number % 2], 100 * min(max(share, 0.0), 1.0), name, share
+        )
+        for number, (name, share) in enumerate(parts.items())
     ]
-    return [(title, chart) for title, chart in drawn if chart]
+    words = f"{title}: " + ", ".join(f"{name} {share:.1%}" for name, share in parts.items())
+    return Markup('<div class="stacked" role="img" aria-label="{}">{}</div>').format(words, Markup().join(drawn))
 
 
-def way_to_search(point: TunePoint) -> str:
-    """`nprobe 16, rerank 4`; without the lists where there are none."""
-    lists = f"nprobe {point.nprobe:,}, " if point.nprobe else ""
-    return f"{lists}rerank {point.rerank_depth:,}"
+def columns(title: str, counts: Sequence[int], labels: Sequence[str], axis: str) -> Markup:
+    """Draw one column for each count, with the number above it."""
+    top, bottom, left, right = 20, 150, 8, WIDTH - 8
+    y = Scale(0.0, max([*counts, 1]), bottom, top)
+    width = (right - left) / max(len(counts), 1)
+    parts = [grid_line(left, right, bottom, bottom)]
+    for number, (count, label) in enumerate(zip(counts, labels, strict=True)):
+        start = left + number * width
+        bar = Markup('<rect class="now" x="{:.1f}" y="{}" width="{:.1f}" height="{:.1f}"/>')
+        parts.append(bar.format(start + 1.5, y(count), width - 3, bottom - y(count)))
+        if count:
+            parts.append(text(start + width / 2, y(count) - 4, f"{count:,}", "tick", "middle"))
+        parts.append(text(start + width / 2, bottom + 15, label, "tick", "middle"))
+    parts.append(text((left + right) / 2, bottom + 31, axis, "tick", "middle"))
+    listed = ", ".join(f"{label}: {count:,}" for label, count in zip(labels, counts, strict=True) if count)
+    return chart(f"{title}; {listed}", bottom + 38, parts)
 
 
-def _rounded(cost: float) -> float:
-    """To the three digits that an axis can show."""
-    return float(f"{cost:.3g}")
+def histogram(drift: Drift) -> Markup:
+    """Draw the current distribution as bars, and that of the previous release, if any, as a dashed outline."""
+    top, bottom, left, right = 8, 150, 34, WIDTH - 8
+    shares = [*drift.now, *drift.then]
+    low, high = drift.edges[0], drift.edges[-1]
+    x = Scale(low, high if high > low else low + 1, left, right)
+    y = Scale(0.0, max([*shares, 1e-9]) * 1.05, bottom, top)
+    parts = [grid_line(left, right, y(tick), y(tick)) for tick in y.ticks()]
+    parts += [text(left - 6, y(tick) + 4, f"{tick:.0%}", "tick", "end") for tick in y.ticks()]
+    parts += [text(x(tick), bottom + 16, tick_label(tick), "tick", "middle") for tick in x.ticks()]
+    for (start, end), now, then in zip(pairwise(drift.edges), drift.now, drift.then or drift.now, strict=True):
+        words = f"{start:.4g} to {end:.4g}: {now:.1%}" + (f", before {then:.1%}" if drift.then else "")
+        bar = Markup('<rect class="now" x="{}" y="{}" width="{:.1f}" height="{:.1f}"><title>{}</title></rect>')
+        parts.append(bar.format(x(start) + 0.5, y(now), max(x(end) - x(start) - 1, 0.5), bottom - y(now), words))
+    if drift.then:
+        outline = [f"M{x(low)} {bottom}"]
+        outline += [f"V{y(share)}H{x(end)}" for share, end in zip(drift.then, drift.edges[1:], strict=True)]
+        parts.append(Markup('<path class="then" d="{}V{}"/>').format("".join(outline), bottom))
+    words = f"Distribution of {drift.name}, {drift.n_now:,} items now"
+    if drift.then:
+        words += f" against {drift.n_then:,} in the last release"
+    return chart(words, bottom + 24, parts)
+
+
+def sparkline(name: str, runs: Sequence[tuple[str, float | None, bool]]) -> Markup:
+    """Draw (when, value, is_published) of each run, the latest last and marked; held runs are crosses.
+
+    Runs without a value leave a gap. Returns "" if fewer than two runs have one.
+    """
+    points = [
+        (position, when, value, is_published)
+        for position, (when, value, is_published) in enumerate(runs)
+        if value is not None and math.isfinite(value)
+    ]
+    if len(points) < 2:
+        return Markup()
+    values = [value for _, _, value, _ in points]
+    reach = max(max(values) - min(values), 0.02)  # changes in the third decimal are drawn as a flat line
+    middle = (max(values) + min(values)) / 2
+    x = Scale(0, len(runs) - 1, 6, SPARK_WIDTH - 8)
+    y = Scale(middle - reach / 2, middle + reach / 2, SPARK_HEIGHT - 7, 7)
+    parts = [
+        Markup('<polyline points="{}"/>').format(" ".join(f"{x(position)},{y(value)}" for position, value in line))
+        for line in _unbroken([(position, value) for position, _, value, _ in points])
+    ]
+    for number, (position, when, value, is_published) in enumerate(points, start=1):
+        px, py = x(position), y(value)
+        if is_published:
+            shape, style, verdict = f"M{px - 2.5} {py}a2.5 2.5 0 1 0 5 0a2.5 2.5 0 1 0-5 0z", "night", "published"
+        else:
+            shape, style, verdict = f"M{px - 3} {py - 3}l6 6M{px + 3} {py - 3}l-6 6", "night held", "held"
+        style += " last" if number == len(points) else ""
+        words = f"{when}: {value:.3f}, {verdict}"
+        parts.append(Markup('<path class="{}" d="{}"><title>{}</title></path>').format(style, shape, words))
+    words = (
+        f"{name} over the last {len(runs)} runs: from {values[0]:.3f} to {values[-1]:.3f}, "
+        f"lowest {min(values):.3f}, highest {max(values):.3f}"
+    )
+    frame = Markup('<svg class="spark" viewBox="0 0 {0} {1}" role="img" aria-label="{2}"><title>{2}</title>{3}</svg>')
+    return frame.format(SPARK_WIDTH, SPARK_HEIGHT, words, Markup().join(parts))
+
+
+def _unbroken(points: Sequence[tuple[int, float]]) -> list[list[tuple[int, float]]]:
+    """Split points into lines of neighbouring positions."""
+    lines = [[points[0]]]
+    for before, point in pairwise(points):
+        if point[0] == before[0] + 1:
+            lines[-1].append(point)
+        else:
+            lines.append([point])
+    return lines

@@ -1,23 +1,29 @@
-"""How a page writes numbers, sizes and times for people."""
+"""Numbers, sizes and times as text for people."""
 
 from __future__ import annotations
 
 import math
 from datetime import datetime
 
-from retrieval_core.evaluate.report.svg import MINUS
-
+MINUS = "\N{MINUS SIGN}"
 NOTHING = "\N{EN DASH}"
-SMALLEST_SHOWN = 0.0005  # of a figure with three decimals
+SMALLEST_SHOWN = 0.0005  # a smaller number is 0.000 with three decimals
 
 
 def number(value: float | None) -> str:
-    """A metric: three decimals; a dash where there is none."""
+    """Write a metric with three decimals; a dash if it is None or not finite."""
     return NOTHING if value is None or not math.isfinite(value) else f"{value:.3f}".replace("-", MINUS)
 
 
+def signed(value: float) -> str:
+    """Write a difference of metrics as +0.012, with a true minus sign; without a sign if it rounds to zero."""
+    if abs(value) < SMALLEST_SHOWN:
+        return "0.000"
+    return f"{'+' if value > 0 else MINUS}{abs(value):.3f}"
+
+
 def percent(share: float) -> str:
-    """A share, 0 to 1: 4.2%, and never 0% or 100% of what is not quite."""
+    """Write a share, 0 to 1, as 4.2%; 0% and 100% stand only for exactly none and all."""
     text = f"{100 * share:.1f}".removesuffix(".0")
     if text == "0" and share > 0:
         return "under 0.1%"
@@ -25,14 +31,14 @@ def percent(share: float) -> str:
 
 
 def p_value(p: float | None) -> str:
-    """Two digits, and never 0."""
+    """Write a p value with two digits, never as 0; a dash if it is None or not finite."""
     if p is None or not math.isfinite(p):
         return NOTHING
     return "under 0.0001" if p < 0.0001 else f"{p:.2g}"
 
 
 def duration(seconds: float) -> str:
-    """0.28 s, 12.3 s, 4 min 12 s, 2 h 05 min."""
+    """Write seconds as 0.28 s, 12.3 s, 4 min 12 s or 2 h 05 min."""
     if seconds < 10:
         return f"{seconds:.2f} s"
     if seconds < 59.95:
@@ -42,7 +48,7 @@ def duration(seconds: float) -> str:
 
 
 def size(n_bytes: float) -> str:
-    """Bytes in decimal units: 206 kB, 1.2 GB."""
+    """Write bytes in decimal units: 206 kB, 1.2 GB."""
     for unit in ("B", "kB", "MB", "GB"):
         if n_bytes < 999.5:
             return f"{n_bytes:.3g} {unit}"
@@ -51,19 +57,19 @@ def size(n_bytes: float) -> str:
 
 
 def day(iso: str) -> str:
-    """21 November 2026; what is no ISO date as it is."""
+    """Write an ISO date as 21 November 2026; anything else is returned as it is."""
     when = _parse(iso)
     return f"{when.day} {when:%B %Y}" if when else iso
 
 
 def moment(iso: str) -> str:
-    """Saturday 21 November 2026, 07:04 UTC; what is no ISO date as it is."""
+    """Write an ISO moment as Saturday 21 November 2026, 07:04 UTC; anything else is returned as it is."""
     when = _parse(iso)
     return f"{when:%A} {when.day} {when:%B %Y, %H:%M} {when.tzname() or ''}".rstrip() if when else iso
 
 
 def short_moment(iso: str) -> str:
-    """21 November, 07:04; what is no ISO date as it is."""
+    """Write an ISO moment as 21 November, 07:04; anything else is returned as it is."""
     when = _parse(iso)
     return f"{when.day} {when:%B, %H:%M}" if when else iso
 

@@ -19,7 +19,8 @@ from retrieval_core.evaluate.analysis.run_history import N_RUNS, n_held_in_a_row
 from retrieval_core.evaluate.analysis.stage_losses import search_loss
 from retrieval_core.evaluate.measure.search_setup import K
 from retrieval_core.evaluate.report import charts, tables
-from retrieval_core.evaluate.report.charts import history_charts, tuning_charts, way_to_search
+from retrieval_core.evaluate.report.catalog_map import catalog_map, map_mark
+from retrieval_core.evaluate.report.curves import training_charts, tuning_charts, way_to_search
 from retrieval_core.evaluate.report.formatting import (
     NOTHING,
     day,
@@ -29,9 +30,9 @@ from retrieval_core.evaluate.report.formatting import (
     p_value,
     percent,
     short_moment,
+    signed,
     size,
 )
-from retrieval_core.evaluate.report.plots import catalog_map, is_constant, map_mark, sparkline, stacked
 from retrieval_core.evaluate.report.schema import Facts
 from retrieval_core.metrics.retrieval import HEADLINES
 
@@ -94,14 +95,14 @@ def render(facts: Facts) -> str:
             churn_plot=tables.churn_plot(facts.churn),
             problems=tables.problems(facts.hygiene) if facts.hygiene else [],
             drifts=tables.drift_plots(facts.drift.catalog) if facts.drift else [],
-            constants=[drift for drift in facts.drift.catalog if is_constant(drift)] if facts.drift else [],
+            constants=[drift for drift in facts.drift.catalog if drift.is_constant] if facts.drift else [],
             map_cells=[cell for cell in map_cells(facts.map) if cell[0] in facts.album] if facts.map else [],
             map_columns=MAP_COLUMNS,
             arrived=tables.drift_plots(facts.drift.arrived) if facts.drift else [],
             map_drawn=catalog_map(facts.map) if facts.map and facts.map.points else Markup(),
             map_words=tables.map_words(facts.map),
             margin=0.98 / math.sqrt(facts.n_queries) if facts.n_queries else 0.0,
-            training=[(model, history_charts(model.name, model.history)) for model in facts.training],
+            training=[(model, training_charts(model.name, model.history)) for model in facts.training],
             tuning=tuning_charts(facts.index),
             total_s=facts.seconds.get("total", sum(facts.seconds.values())),
             ledger=facts.quarantine[: tables.MAX_QUARANTINE_ROWS],
@@ -124,7 +125,7 @@ def environment() -> Environment:
     )
     made.filters |= {
         "number": number,
-        "signed": charts.signed,
+        "signed": signed,
         "percent": percent,
         "p_value": p_value,
         "duration": duration,
@@ -134,7 +135,7 @@ def environment() -> Environment:
         "moment": moment,
         "short_moment": short_moment,
     }
-    made.globals |= {"bar": charts.bar, "interval": charts.interval, "stacked": stacked, "map_mark": map_mark}
+    made.globals |= {"bar": charts.bar, "interval": charts.interval, "stacked": charts.stacked, "map_mark": map_mark}
     made.globals |= {"trend": tables.trend, "share_interval": tables.share_interval, "NOTHING": NOTHING, "K": K}
     made.globals |= {"GONE": tables.GONE_WORDS, "CAME": tables.CAME_WORDS, "MAX_ROWS": tables.MAX_CATEGORY_ROWS}
     made.globals |= {"SHOWN_CAUSES": SHOWN_CAUSES}
@@ -172,7 +173,7 @@ def _tile(name: str, facts: Facts) -> Tile:
         deviation="" if deviation is None else number(deviation),
         interval=_interval(name, facts),
         baseline=_against_random(value, facts.metrics.get(f"{name}_random"), facts.metrics.get(f"{name}_random_std")),
-        change="" if change is None else charts.signed(change.difference),
+        change="" if change is None else signed(change.difference),
         trend="" if change is None else tables.trend(change),
         spark=_spark(name, facts),
     )
@@ -182,7 +183,7 @@ def _spark(name: str, facts: Facts) -> Markup:
     """The nights before this one, and this one."""
     nights = [(short_moment(night.ended), night.metrics.get(name), night.gate == "published") for night in facts.nights]
     tonight = ("this night", facts.metrics.get(name), facts.gate == "published")
-    return sparkline(name, [*nights[1 - N_RUNS :], tonight])
+    return charts.sparkline(name, [*nights[1 - N_RUNS :], tonight])
 
 
 def _interval(name: str, facts: Facts) -> str:

@@ -1,4 +1,4 @@
-"""What all drawings stand on: scales, ticks, words and the frame that says what is seen."""
+"""The parts that all drawings share: scales with ticks, text, grid lines, and a frame with a description."""
 
 from __future__ import annotations
 
@@ -8,8 +8,9 @@ from typing import NamedTuple
 
 from markupsafe import Markup
 
-WIDTH = 380  # of the fixed-ratio charts, in CSS pixels at their natural size
-MINUS = "\N{MINUS SIGN}"
+from retrieval_core.evaluate.report.formatting import MINUS
+
+WIDTH = 380  # of the charts with a fixed aspect ratio, in CSS pixels at their natural size
 
 
 class Scale(NamedTuple):
@@ -31,28 +32,28 @@ class Scale(NamedTuple):
 
 
 def chart(words: str, height: float, parts: Sequence[Markup], width: int = WIDTH) -> Markup:
-    """A drawing that scales with its place; `words` say what it shows."""
+    """Draw a chart that scales with its container; `words` describe it to those who cannot see it."""
     return Markup(
         '<svg class="chart" viewBox="0 0 {0} {1}" role="img" aria-label="{2}"><title>{2}</title>{3}</svg>'
     ).format(width, f"{height:g}", words, Markup().join(parts))
 
 
 def grid_line(x1: float, x2: float, y1: float, y2: float) -> Markup:
-    """A thin line behind the figures."""
+    """Draw a thin line behind the marks."""
     return Markup('<line class="grid" x1="{}" x2="{}" y1="{}" y2="{}"/>').format(x1, x2, y1, y2)
 
 
 def text(x: float, y: float, words: str, style: str, anchor: str) -> Markup:
-    """Words at a place, escaped; `anchor` is start, middle or end."""
+    """Draw text, escaped, at a position; `anchor` is start, middle or end."""
     return Markup('<text class="{}" x="{:g}" y="{:g}" text-anchor="{}">{}</text>').format(style, x, y, anchor, words)
 
 
 def round_step(raw: float) -> float:
-    """The smallest of 1, 2, 2.5 or 5 times a power of ten that is not below `raw`."""
+    """Return the smallest of 1, 2, 2.5 or 5 times a power of ten that is at least `raw`."""
     power = 10.0 ** math.floor(math.log10(raw))
     return next(step * power for step in (1, 2, 2.5, 5, 10) if step * power >= raw * (1 - 1e-9))
 
 
 def tick_label(value: float) -> str:
-    """A tick with four digits at most."""
+    """Write the value of a tick with at most four digits."""
     return f"{value:.4g}".replace("-", MINUS)

@@ -16,7 +16,7 @@ from retrieval_core.evaluate.analysis.neighbour_churn import ChurnFacts
 from retrieval_core.evaluate.analysis.quality import CategoryFacts, Confusion, MetricFacts, wilson
 from retrieval_core.evaluate.analysis.stage_losses import LossFacts
 from retrieval_core.evaluate.gate.paired_comparison import MetricChange
-from retrieval_core.evaluate.report import charts, plots
+from retrieval_core.evaluate.report import charts, curves
 from retrieval_core.evaluate.report.formatting import SMALLEST_SHOWN, number
 from retrieval_core.evaluate.report.schema import Facts
 from retrieval_core.metrics.retrieval import HEADLINES
@@ -205,7 +205,7 @@ def chain_plots(losses: LossFacts | None) -> list[tuple[str, Markup]]:
     if losses is None:
         return []
     names = dict.fromkeys(name for link in losses.links for name in link.metrics)
-    drawn = [(name, plots.chain(name, losses)) for name in names]
+    drawn = [(name, curves.chain(name, losses)) for name in names]
     return [(name, chart) for name, chart in drawn if chart]
 
 
@@ -214,7 +214,7 @@ def churn_plot(churn: ChurnFacts | None) -> Markup:
     if churn is None or not churn.histogram:
         return Markup()
     labels = [f"{number}" for number in range(len(churn.histogram))]
-    return plots.columns("Items by changed neighbours", churn.histogram, labels, "of the ten nearest that changed")
+    return charts.columns("Items by changed neighbours", churn.histogram, labels, "of the ten nearest that changed")
 
 
 def problems(hygiene: HygieneFacts) -> list[Problem]:
@@ -233,7 +233,7 @@ def problems(hygiene: HygieneFacts) -> list[Problem]:
 
 def drift_plots(drifts: Sequence[Drift]) -> list[tuple[Drift, Markup]]:
     """Each with its histogram, but those that are the same of every item."""
-    return [(drift, plots.histogram(drift)) for drift in drifts if not plots.is_constant(drift)]
+    return [(drift, charts.histogram(drift)) for drift in drifts if not drift.is_constant]
 
 
 def map_words(facts: MapFacts | None) -> list[tuple[str, int, float, float]]:

@@ -2,8 +2,29 @@
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
-from retrieval_core.evaluate.analysis.embedding_map import MAX_CATEGORIES, MAX_POINTS, MapFacts, map_catalog
+from retrieval_core.evaluate.analysis.embedding_map import (
+    MAP_COLUMNS,
+    MAP_ROWS,
+    MAX_CATEGORIES,
+    MAX_POINTS,
+    MapFacts,
+    MapPoint,
+    map_catalog,
+    map_cells,
+)
+
+finite = st.floats(-1e6, 1e6)
+points = st.lists(st.tuples(finite, finite, st.integers(-1, 7)), min_size=1, max_size=20)
+
+
+def facts_at(coordinates) -> MapFacts:
+    return MapFacts(
+        n_rows=len(coordinates),
+        points=tuple(MapPoint(item_id=f"i{n}", x=x, y=y, category=c) for n, (x, y, c) in enumerate(coordinates)),
+    )
 
 
 def test_vectors_of_a_plane_are_kept_to_the_last_neighbour(catalog_items, index_items):
@@ -59,3 +80,22 @@ def test_a_large_catalogue_gives_a_bounded_map_and_always_the_same(catalog_items
     assert text == map_catalog(side, seed=0).model_dump_json()
     assert len(text) < 200_000
     assert MapFacts.model_validate_json(text) == facts
+
+
+@settings(deadline=None)
+@given(points)
+def test_every_cell_of_the_map_shows_one_of_its_own_items(coordinates):
+    cells = map_cells(facts_at(coordinates))
+    positions = [(column, row) for _, column, row in cells]
+    assert len(set(positions)) == len(positions)
+    assert len({item_id for item_id, _, _ in cells}) == len(cells) > 0
+    assert all(0 <= column < MAP_COLUMNS and 0 <= row < MAP_ROWS for column, row in positions)
+
+
+def test_the_upper_left_of_the_map_is_its_first_cell():
+    cells = map_cells(facts_at([(0, 10, 0), (10, 0, 0)]))
+    assert cells == [("i0", 0, 0), ("i1", MAP_COLUMNS - 1, MAP_ROWS - 1)]
+
+
+def test_a_map_without_points_has_no_cells():
+    assert map_cells(MapFacts(n_rows=0)) == []

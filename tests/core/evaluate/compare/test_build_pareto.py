@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from retrieval_core.evaluate.compare.build import pareto_front
-from retrieval_core.evaluate.report import charts
+from retrieval_core.evaluate.report import curves
 
 few = st.integers(0, 5).map(float)
 
@@ -28,7 +28,7 @@ def test_the_front_is_whatever_no_other_beats(points) -> None:
 
 def test_the_front_is_drawn_in_steps_and_said_in_words(read_page) -> None:
     points = {"slow": (100.0, 0.9), "quick": (5.0, 0.5), "beaten": (50.0, 0.4)}
-    page = read_page(charts.front("map@5", points, pareto_front(points), "ms per picture"))
+    page = read_page(curves.front("map@5", points, pareto_front(points), "ms per picture"))
     (chart,) = page.all("svg")
     assert chart["aria-label"] == (
         "map@5 against ms per picture; from the cheapest, unbeaten: quick 0.500 at 5, slow 0.900 at 100"
@@ -48,6 +48,6 @@ number = st.floats(-1e30, 1e30) | st.sampled_from([float("nan"), float("inf"), -
 @given(st.dictionaries(st.text(max_size=8), st.tuples(number, number), max_size=8))
 def test_any_numbers_make_a_whole_chart(read_page, points) -> None:
     finite = {name: point for name, point in points.items() if all(map(math.isfinite, point))}
-    page = read_page(charts.front("map@5", points, pareto_front(finite), "bytes per item"))
+    page = read_page(curves.front("map@5", points, pareto_front(finite), "bytes per item"))
     values = [value for _, attributes in page.tags for value in attributes.values() if value]
     assert not [value for value in values if re.search(r"(^|[ ,M])[+-]?(nan|inf)([ ,%l]|$)", value)]

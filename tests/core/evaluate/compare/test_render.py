@@ -23,8 +23,7 @@ from retrieval_core.evaluate.compare.schema import (
     SideBySide,
 )
 from retrieval_core.evaluate.compare.tables import Cell, Row, Table
-from retrieval_core.evaluate.report.charts import MINUS, signed
-from retrieval_core.evaluate.report.formatting import number
+from retrieval_core.evaluate.report.formatting import MINUS, number, signed
 from retrieval_core.evaluate.report.schema import QueryGrid
 from retrieval_core.evaluate.thumbnails import Thumbnail
 from retrieval_core.train.config import MultilabelTraining, TripletTraining

@@ -3,22 +3,19 @@
 import re
 
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
 from retrieval_core.artifacts.manifests import Reject
 from retrieval_core.evaluate.analysis.near_duplicates import DuplicateFacts
 from retrieval_core.evaluate.measure.index_quality import CurvePoint
 from retrieval_core.evaluate.measure.mask_quality import MaskFacts
 from retrieval_core.evaluate.measure.measure import VariantFacts
-from retrieval_core.evaluate.report import charts
-from retrieval_core.evaluate.report.formatting import duration, moment, number, percent, size
+from retrieval_core.evaluate.report.formatting import MINUS, number
 from retrieval_core.evaluate.report.render import render
 from retrieval_core.evaluate.report.schema import Facts, QueryGrid, TrainingFacts
 from retrieval_core.evaluate.report.tables import trend
 from retrieval_core.evaluate.thumbnails import Thumbnail
 from retrieval_core.metrics.retrieval import METRIC_DEFINITIONS
-from tests.core.evaluate.report.nightly_facts import ATTACK, FILTERED, change, duplicate, full, minimal, picture
+from tests.core.evaluate.report.sample_facts import ATTACK, FILTERED, change, duplicate, full, minimal, picture
 
 
 def test_the_first_sentence_is_the_verdict(read_page):
@@ -108,7 +105,7 @@ def test_the_best_representation_of_a_metric_is_marked_and_equal_ones_are_not(re
 def test_a_figure_stands_against_random_and_against_production(read_page):
     text = read_page(render(full())).text
     assert "6.9 times random (0.100)" in text
-    assert f"{charts.MINUS}0.034 to production, worse" in text
+    assert f"{MINUS}0.034 to production, worse" in text
     assert "+0.003 to production, within chance" in text
     worse_than_random = full(metrics={"recall@1": 0.1, "recall@1_random": 0.2})
     assert "no better than random (0.200)" in read_page(render(worse_than_random)).text
@@ -336,59 +333,3 @@ def test_a_certain_change_too_small_to_show_is_not_called_better(read_page):
     moved = change(low=0.0001, high=0.0004).model_copy(update={"difference": 0.0003})
     assert trend(moved) == "tiny"
     assert "hardly moved" in read_page(render(full(changes=(moved,)))).text
-
-
-@pytest.mark.parametrize(
-    ("shown", "expected"),
-    [
-        (number(None), "\N{EN DASH}"),
-        (number(-0.5), f"{charts.MINUS}0.500"),
-        (charts.signed(0.0123), "+0.012"),
-        (charts.signed(-0.0004), "0.000"),
-        (percent(0.031), "3.1%"),
-        (percent(0), "0%"),
-        (percent(0.0001), "under 0.1%"),
-        (percent(0.9999), "over 99.9%"),
-        (duration(0.281), "0.28 s"),
-        (duration(59.97), "1 min 00 s"),
-        (duration(252), "4 min 12 s"),
-        (duration(7500), "2 h 05 min"),
-        (size(999.7), "1 kB"),
-        (size(206_248), "206 kB"),
-        (size(16_240_000), "16.2 MB"),
-        (moment("2026-11-21T07:04:49+00:00"), "Saturday 21 November 2026, 07:04 UTC"),
-        (moment("yesterday"), "yesterday"),
-    ],
-)
-def test_numbers_are_written_for_people(shown, expected):
-    assert shown == expected
-
-
-finite = st.floats(-1e30, 1e30)
-any_number = finite | st.sampled_from([float("nan"), float("inf"), -float("inf")])
-
-
-def enumerate_names(points):
-    return ((f"point {i}", point) for i, point in enumerate(points))
-
-
-@settings(deadline=None, max_examples=60)
-@given(
-    st.dictionaries(st.text(max_size=30), any_number, max_size=6),
-    st.none() | st.floats(0, 1),
-    st.lists(st.tuples(st.integers(1, 100), any_number), max_size=50),
-    finite,
-    finite,
-)
-def test_charts_are_whole_for_any_numbers(read_page, values, baseline, points, difference, reach):
-    drawn = (
-        charts.dots("recall@1", values, baseline),
-        charts.curves("loss", {"loss": points, "val_loss": points}, "min"),
-        charts.tuning("recall", dict(enumerate_names(points)), "kB", baseline or 0.0, "point 0"),
-        charts.interval(difference, difference - 1, difference + 1, reach),
-        charts.bar(difference),
-    )
-    for chart in drawn:
-        page = read_page(chart)
-        numbers = [value for _, attributes in page.tags for value in attributes.values() if value]
-        assert not [value for value in numbers if re.fullmatch(r"[+-]?(nan|inf)%?", value)]

@@ -11,12 +11,11 @@ from retrieval_core.evaluate.analysis.quality import CategoryFacts, Confusion, Q
 from retrieval_core.evaluate.analysis.release_diff import ConfigChange, ItemChange, ReleaseDiffFacts
 from retrieval_core.evaluate.analysis.stage_costs import CostFacts
 from retrieval_core.evaluate.analysis.stage_losses import LossFacts
-from retrieval_core.evaluate.report.charts import MINUS
-from retrieval_core.evaluate.report.formatting import NOTHING
+from retrieval_core.evaluate.report.formatting import MINUS, NOTHING
 from retrieval_core.evaluate.report.render import render
 from retrieval_core.evaluate.report.schema import Facts, QueryGrid
 from retrieval_core.evaluate.thumbnails import Thumbnail
-from tests.core.evaluate.report.nightly_facts import ATTACK, drift, full, metric, minimal, picture, told
+from tests.core.evaluate.report.sample_facts import ATTACK, analysed, drift, full, metric, minimal, picture
 
 
 def text_of(read_page, facts: Facts) -> str:
@@ -24,23 +23,23 @@ def text_of(read_page, facts: Facts) -> str:
 
 
 def test_the_page_says_why_and_since_when(read_page):
-    facts = told(causes=("recall@1 fell", "too many rows are quarantined"))
+    facts = analysed(causes=("recall@1 fell", "too many rows are quarantined"))
     page = read_page(render(facts))
     assert "Held, for 2 reasons: recall@1 fell too many rows are quarantined" in page.text
     assert "Searches go on with production 77ac01dc8b86 of 18 November, 03:10" in page.text
     assert "Held 3 nights in a row" in page.text
-    sparks = [svg["aria-label"] for svg in page.all("svg") if "nights: from" in (svg.get("aria-label") or "")]
+    sparks = [svg["aria-label"] for svg in page.all("svg") if "runs: from" in (svg.get("aria-label") or "")]
     assert sparks == [
-        "recall@1 over the last 12 nights: from 0.710 to 0.694, lowest 0.694, highest 0.720",
+        "recall@1 over the last 12 runs: from 0.710 to 0.694, lowest 0.694, highest 0.720",
     ]
 
 
 def test_a_headline_figure_has_its_interval(read_page):
-    assert "0.694 95% interval 0.652 to 0.733" in text_of(read_page, told())
+    assert "0.694 95% interval 0.652 to 0.733" in text_of(read_page, analysed())
 
 
 def test_what_changed_is_counted_shown_and_named(read_page):
-    page = read_page(render(told()))
+    page = read_page(render(analysed()))
     assert "Against production 77ac01dc8b86 : 12 items added, 3 changed, 15 removed" in page.text
     assert "other-1 picture, category" in page.text
     assert "No picture any more of gone-1" in page.text
@@ -50,41 +49,41 @@ def test_what_changed_is_counted_shown_and_named(read_page):
 
 
 def test_a_catalogue_that_is_the_same_says_so(read_page):
-    same = told().since.model_copy(
+    same = analysed().since.model_copy(
         update={"counts": dict.fromkeys(("added", "changed", "removed"), 0), "named": (), "models": (), "config": ()}
     )
-    text = text_of(read_page, told(since=same))
+    text = text_of(read_page, analysed(since=same))
     assert "every item says what it said" in text
     assert "The same models as in production, and the same configuration" in text
 
 
 def test_a_category_of_one_query_claims_no_interval(read_page):
-    text = text_of(read_page, told())
+    text = text_of(read_page, analysed())
     assert "dress 300 0.694 0.652 to 0.733" in text
     assert "hat 1 0.694 one query" in text
 
 
 def test_confusion_names_the_commonest_mistake_of_how_many(read_page):
     assert "dress is answered by hat 10 of 300 times; hat is answered by dress 1 of 1 times" in text_of(
-        read_page, told()
+        read_page, analysed()
     )
 
 
 def test_the_worst_query_is_shown_with_its_figures(read_page):
-    text = text_of(read_page, told())
+    text = text_of(read_page, analysed())
     assert "query-bad 0 of 1; recall@1 0.000" in text
     assert "The 1 answered best" in text
 
 
 def test_queries_that_need_no_labels_have_intervals(read_page):
-    text = text_of(read_page, told())
+    text = text_of(read_page, analysed())
     assert "synthetic: crop found again as a window 0.310 0.228 to 0.406 100" in text
     assert "golden/hit@1" in text
     assert "Of the 20 golden queries in golden.csv , 19 were asked" in text
 
 
 def test_the_step_that_lost_most_is_marked_once(read_page):
-    page = read_page(render(told()))
+    page = read_page(render(analysed()))
     assert "head loses most: 0.100 of recall@1, more than chance explains" in page.text
     assert page.text.count("▼ loses most") == 1
     assert f"{MINUS}0.100 ({MINUS}0.140 to {MINUS}0.060) ▼ loses most" in page.text
@@ -96,18 +95,18 @@ def test_the_step_that_lost_most_is_marked_once(read_page):
 
 
 def test_churn_is_split_and_the_neighbours_before_and_after_are_shown(read_page):
-    page = read_page(render(told()))
+    page = read_page(render(analysed()))
     assert "25% of the ten nearest changed, over all 1,475 items" in page.text
     assert "5% by the catalogue, 20% by the model" in page.text
     assert "Neighbours that went: 30 left the catalogue, 2 show another picture, 400 were crowded out" in page.text
     assert "near-1 left tonight near-2 came" in page.text
-    sampled = told().churn.model_copy(update={"n_asked": 800, "low": 0.22, "high": 0.28})
-    text = text_of(read_page, told(churn=sampled))
+    sampled = analysed().churn.model_copy(update={"n_asked": 800, "low": 0.22, "high": 0.28})
+    text = text_of(read_page, analysed(churn=sampled))
     assert "(95% interval 22% to 28%), over a fixed random sample of 800 of the 1,475 items" in text
 
 
 def test_the_fix_list_is_named_counted_and_shown(read_page):
-    text = text_of(read_page, told())
+    text = text_of(read_page, analysed())
     assert "17 rows that a person should look at, the surest first, stand in fixes.csv and fixes.parquet" in text
     assert "category shoe instead of hat : 9 of 10 neighbours are shoe, 0 are hat" in text
     assert f"Label that the neighbours contradict {NOTHING} Not looked for. No item has a label." in text
@@ -115,25 +114,25 @@ def test_the_fix_list_is_named_counted_and_shown(read_page):
 
 
 def test_cost_stands_against_last_night_and_against_the_plan(read_page):
-    text = text_of(read_page, told())
+    text = text_of(read_page, analysed())
     assert "embed 10 min 12 s last night 40.0 s 15 last night 1 3 MB last night 2.9 MB" in text
     assert "embedding 15 pictures 10 min 00 s 10 min 12 s 102%" in text
 
 
 def test_drift_is_said_of_what_drifted_alone(read_page):
-    text = text_of(read_page, told())
+    text = text_of(read_page, analysed())
     assert "1 of the catalogue's 3 distributions moved far" in text
     assert "A large shift: stability index 0.31, largest gap of the distributions 0.30 (p 0.001)" in text
     assert "No shift beyond chance: stability index 0.02" in text
     assert "Not drawn, for every item has the same: norm 0" in text
     arrived = DriftFacts(n_rows=9, n_sampled=9, n_arrived=30, catalog=(drift(psi=0.01),), arrived=(drift(),))
-    text = text_of(read_page, told(drift=arrived))
+    text = text_of(read_page, analysed(drift=arrived))
     assert "No distribution of the catalogue moved far" in text
     assert "What arrived lies elsewhere than the catalogue did, in 1 of 1" in text
 
 
 def test_the_map_says_that_it_samples_and_how_far_to_trust_it(read_page):
-    page = read_page(render(told()))
+    page = read_page(render(analysed()))
     assert "2 of 1,000,000 items, a fixed random sample" in page.text
     assert "trust it for the large shapes only" in page.text
     assert "map-1 · dress" in page.text
@@ -162,7 +161,7 @@ def test_the_map_says_that_it_samples_and_how_far_to_trust_it(read_page):
     ],
 )  # fmt: skip
 def test_a_section_without_facts_says_why(read_page, changes, expected):
-    assert expected in text_of(read_page, told(**changes))
+    assert expected in text_of(read_page, analysed(**changes))
 
 
 def test_the_first_night_of_an_unlabelled_catalogue_is_a_useful_page(read_page):
@@ -176,7 +175,9 @@ def test_the_first_night_of_an_unlabelled_catalogue_is_a_useful_page(read_page):
         assert sentence in page.text
 
 
-@pytest.mark.parametrize("facts", [told(), told(production=None, since=None, churn=None)], ids=["held", "first"])
+@pytest.mark.parametrize(
+    "facts", [analysed(), analysed(production=None, since=None, churn=None)], ids=["held", "first"]
+)
 def test_the_page_stays_strict_and_readable_without_eyes(read_page, facts):
     page = read_page(render(facts))
     assert not {"script", "link", "iframe", "object"} & {tag for tag, _ in page.tags}
@@ -190,9 +191,9 @@ def test_the_page_stays_strict_and_readable_without_eyes(read_page, facts):
 
 
 def test_what_the_analyses_name_never_becomes_markup(read_page):
-    plain = told()
+    plain = analysed()
     shown = picture(ATTACK, ATTACK)
-    facts = told(
+    facts = analysed(
         album={ATTACK: shown, "gone-1": Thumbnail(item_id=ATTACK, caption=ATTACK, jpeg="")},
         causes=(ATTACK, ATTACK),
         since=ReleaseDiffFacts(
@@ -245,13 +246,13 @@ def test_a_large_catalogue_with_two_hundred_thumbnails_stays_under_five_megabyte
     points = tuple(
         MapPoint(item_id=names[i % 60], x=(i % 50) / 50, y=(i // 50) / 40, category=i % 8) for i in range(2_000)
     )
-    facts = told(
+    facts = analysed(
         album=album,
         worst=grids[:8],
         best=grids[8:12],
         grids=grids[12:],
-        churn=told().churn.model_copy(update={"moved": moved}),
-        map=told().map.model_copy(update={"points": points, "categories": tuple("abcdefgh")}),
+        churn=analysed().churn.model_copy(update={"moved": moved}),
+        map=analysed().map.model_copy(update={"points": points, "categories": tuple("abcdefgh")}),
     )
     html = render(facts)
     assert html.count("data:image/jpeg;base64,") > 200
@@ -259,7 +260,7 @@ def test_a_large_catalogue_with_two_hundred_thumbnails_stays_under_five_megabyte
 
 
 def test_the_same_facts_give_the_same_page_after_a_round_trip():
-    assert render(told()) == render(Facts.model_validate_json(told().model_dump_json()))
+    assert render(analysed()) == render(Facts.model_validate_json(analysed().model_dump_json()))
 
 
 def test_a_good_night_does_not_speak_of_holding(read_page):

@@ -245,7 +245,7 @@ def drift(name="component 1", psi: float | None = 0.31, p_holm: float | None = 0
 CONSTANT = drift("norm", psi=0.0, p_holm=1.0, now=(0, 1), then=(0, 1))
 
 
-def told(**changes) -> Facts:
+def analysed(**changes) -> Facts:
     """The night of `full`, with everything that the analyses found."""
     shown = ("new-1", "other-1", "gone-1", "moved-1", "near-1", "near-2", "wrong-1", "alone-1", "bad-00", "map-1")
     unread = Thumbnail(item_id="gone-1", caption="dress", jpeg="")
