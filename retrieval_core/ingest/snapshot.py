@@ -1,4 +1,4 @@
-"""The catalogue snapshot: what the source's pictures hold tonight, read only where something changed."""
+"""Take a snapshot of a catalogue: one row per item, reading only the pictures that are new or changed."""
 
 from __future__ import annotations
 
@@ -32,23 +32,26 @@ from retrieval_core.errors import (
 )
 from retrieval_core.store.uris import read_uri, stat_uri
 
-# A picture read before under these values need not be read again.
-SEEN_BY = ("image_uri", "mask_uri", "size_bytes", "version")
+VERSION_COLUMNS = ("image_uri", "mask_uri", "size_bytes", "version")  # a picture is not reread while these stay equal
+READ_COLUMNS = ("content_id", "mask_id", "height", "width")  # known only after a picture was read
 
-MAX_FILE_BYTES = 2**30  # a larger file is no picture of a catalogue; it would be read into memory whole
+MAX_FILE_BYTES = 2**30  # files are read into memory whole; a larger one is not a catalogue picture
 MAX_HOLDOUT_SHARE = 1 / 3
-S3_THREADS = 32  # they wait for the network, not for a core
-CHUNK = 32
-FINGERPRINT_CHUNK = 100_000
+S3_THREADS = 32  # more than cores, because they wait for the network
+CHUNK_PICTURES = 32  # read by a thread at a time
+FINGERPRINT_ROWS = 100_000  # serialised at a time
+
+_IS_UNREAD = pl.col("content_id").is_null() & pl.col("reason").is_null()
 
 T = TypeVar("T")
 R = TypeVar("R")
 
 
 class Snapshot(NamedTuple):
-    """`items`: `CATALOG_SCHEMA`, ordered by item_id, split filled; content_id, mask_id, height and width null where
-    status is "quarantined". `quarantine`: the fields of `artifacts.Reject`, one row for each of those.
-    `n_read`: pictures whose bytes were read for this snapshot.
+    """The items of a catalogue, those of them in quarantine, and how many pictures were read for it.
+
+    `items` has `CATALOG_SCHEMA`, is sorted by item_id and has no null split; content_id, mask_id, height and width are
+    null where status is "quarantined". `quarantine` has `QUARANTINE_SCHEMA`, and one row for each of those items.
     """
 
     items: pl.DataFrame
@@ -77,16 +80,17 @@ def take_snapshot(
     now: str,
     progress: Callable[[int, int], None] | None = None,
 ) -> Snapshot:
-    """Snapshot of a source's `rows` (`SOURCE_SCHEMA`), reading and decoding the pictures `previous` does not know.
+    """Take a snapshot of a source's `rows` (`SOURCE_SCHEMA`); read and decode the pictures that are new or changed.
 
-    A picture is known when it was good before and its URI, size and version (mtime or ETag; those of its mask too) are
-    the same. One that cannot be read or decoded is quarantined and tried again every time, its attempts counted. A mask
-    that cannot be read leaves mask_id null. `now` is the ISO time for the ledger; `progress` is told (done, to read).
+    A picture is unchanged when `previous` has it in good state with the same URI, size and version (mtime or ETag; its
+    mask's too). A picture that cannot be read or decoded is quarantined; every snapshot tries it again and counts the
+    attempt. A missing mask leaves mask_id null. `now` is the ISO time for the ledger; `progress` gets the number of
+    pictures read and to read.
 
     Raises `TooManyRejects` above `config.max_reject_fraction`, `CatalogInvalid` when two ids share a row_id, and
-    `StoreUnavailable`: an outage says nothing about a picture.
+    `StoreUnavailable`, because an outage must not quarantine pictures.
     """
-    return _settle(_look(rows, previous, config, now, progress), previous, config)
+    return _fill_splits(_read_rows(rows, previous, config, now, progress), previous, config)
 
 
 def update_snapshot(
@@ -97,79 +101,79 @@ def update_snapshot(
     now: str,
     progress: Callable[[int, int], None] | None = None,
 ) -> Snapshot:
-    """The `last` snapshot with the items `ids` as the source's `rows` now have them; no other picture is looked at.
+    """Return the `last` snapshot with the items `ids` as in the source's current `rows`; read no other picture.
 
-    Items that the rows lack are taken out. Where nothing but these items changed it equals `take_snapshot` of the rows,
-    except that quarantined items not named are not tried again. Raises what `take_snapshot` raises, and `SourceMissing`
+    Items that the rows lack are removed. When only these items changed, the result equals `take_snapshot` of the rows,
+    except that other quarantined items are not tried again. Raises what `take_snapshot` raises, and `SourceMissing`
     when no item is left.
     """
     is_named = pl.col("item_id").is_in(list(ids))
-    looked = _look(rows.filter(is_named), last, config, now, progress)
-    # A split that was filled in gives way to what the source says of a product's other rows, as on any night.
+    update = _read_rows(rows.filter(is_named), last, config, now, progress)
+    # Forget the splits that a snapshot filled in: the source may now give one for another row of the product.
     given = rows.filter(pl.col("split").is_not_null())["item_id"]
     kept = last.items.filter(~is_named).with_columns(pl.when(pl.col("item_id").is_in(given.implode())).then("split"))
-    items = pl.concat([kept, looked.items]).sort("item_id")
+    items = pl.concat([kept, update.items]).sort("item_id")
     if items.is_empty():
-        raise SourceMissing(f"without the {len(ids)} items named the catalogue would be empty; run the night instead")
+        raise SourceMissing(f"without the {len(ids)} items named the catalogue would be empty; run the nightly instead")
     _check_row_ids(items)
-    quarantine = pl.concat([last.quarantine.filter(~is_named), looked.quarantine]).sort("item_id")
-    return _settle(Snapshot(items, quarantine, looked.n_read), last, config)
+    quarantine = pl.concat([last.quarantine.filter(~is_named), update.quarantine]).sort("item_id")
+    return _fill_splits(Snapshot(items, quarantine, update.n_read), last, config)
 
 
-def unseen_pictures(rows: pl.DataFrame, seen: pl.DataFrame | None) -> pl.DataFrame:
-    """The `rows` of a source whose pictures a snapshot would read, given the items `seen` before; none is opened."""
-    return _compare(rows, seen).filter(_IS_UNSEEN)
+def unread_pictures(rows: pl.DataFrame, previous: pl.DataFrame | None) -> pl.DataFrame:
+    """Return the `rows` whose pictures a snapshot would read, given the items of the `previous` one; read none."""
+    return _with_previous_readings(rows, previous).filter(_IS_UNREAD)
 
 
 def catalog_fingerprint(items: pl.DataFrame) -> str:
-    """32 hex digits of what the items say (`COMPARED_COLUMNS`); the order of rows, sizes and times do not count."""
+    """Return 32 hex digits of the SHA-256 of the items' `COMPARED_COLUMNS`, whatever the order of the rows."""
     digest = hashlib.sha256()
-    statements = items.select(COMPARED_COLUMNS).sort("item_id")
-    for chunk in statements.iter_slices(FINGERPRINT_CHUNK):
+    ordered = items.select(COMPARED_COLUMNS).sort("item_id")
+    for chunk in ordered.iter_slices(FINGERPRINT_ROWS):
         digest.update(chunk.write_ndjson().encode())
     return digest.hexdigest()[:32]
 
 
-_READ_COLUMNS = ("content_id", "mask_id", "height", "width")
-_IS_UNSEEN = pl.col("content_id").is_null() & pl.col("reason").is_null()
-
-
-def _compare(items: pl.DataFrame, seen: pl.DataFrame | None) -> pl.DataFrame:
-    """The items with their stat, and with what reading them told where it was done under the same stat before."""
+def _with_previous_readings(items: pl.DataFrame, previous: pl.DataFrame | None) -> pl.DataFrame:
+    """Add each picture's size and version, and the `READ_COLUMNS` that a previous snapshot read from that version."""
     items = pl.concat([items, _stat_pictures(items)], how="horizontal")
-    if seen is None:
-        return items.with_columns(pl.lit(None, CATALOG_SCHEMA[name]).alias(name) for name in _READ_COLUMNS)
-    return items.join(_seen(seen), on=SEEN_BY, how="left", nulls_equal=True, maintain_order="left")
+    if previous is None:
+        return items.with_columns(pl.lit(None, CATALOG_SCHEMA[name]).alias(name) for name in READ_COLUMNS)
+    good = previous.filter(pl.col("status") == "ok").select(*VERSION_COLUMNS, *READ_COLUMNS)
+    readings = good.unique(subset=VERSION_COLUMNS, keep="first", maintain_order=True)
+    return items.join(readings, on=VERSION_COLUMNS, how="left", nulls_equal=True, maintain_order="left")
 
 
-def _look(
+def _read_rows(
     rows: pl.DataFrame,
     previous: Snapshot | None,
     config: IngestConfig,
     now: str,
     progress: Callable[[int, int], None] | None,
 ) -> Snapshot:
-    """What these rows' pictures hold; splits are as the source gave them. Raises `CatalogInvalid`."""
+    """Take a snapshot of these rows whose splits are still the source's. Raises `CatalogInvalid`."""
     numbers = pl.Series("row_id", [row_id(item_id) for item_id in rows["item_id"]], pl.Int64)
     ordered = rows.with_columns(numbers).sort("item_id")
     _check_row_ids(ordered)
-    items = _compare(ordered, previous.items if previous is not None else None)
-    unseen = items.filter(_IS_UNSEEN)
-    items = _with_readings(items, _read_pictures(unseen, config.max_pixels, progress))
-    return Snapshot(items.select(*CATALOG_SCHEMA), _quarantine(items, previous, now), len(unseen))
+    items = _with_previous_readings(ordered, previous.items if previous is not None else None)
+    unread = items.filter(_IS_UNREAD)
+    items = _with_readings(items, _read_pictures(unread, config.max_pixels, progress))
+    return Snapshot(items.select(*CATALOG_SCHEMA), _quarantine(items, previous, now), len(unread))
 
 
-def _settle(looked: Snapshot, previous: Snapshot | None, config: IngestConfig) -> Snapshot:
-    """The snapshot with its splits filled. Raises `TooManyRejects`."""
-    _check_rejects(looked.quarantine, len(looked.items), config.max_reject_fraction)
-    return looked._replace(items=_with_splits(looked.items, previous, config).select(*CATALOG_SCHEMA))
+def _fill_splits(snapshot: Snapshot, previous: Snapshot | None, config: IngestConfig) -> Snapshot:
+    """Fill the null splits of a snapshot. Raises `TooManyRejects`."""
+    _check_rejects(snapshot.quarantine, len(snapshot.items), config.max_reject_fraction)
+    return snapshot._replace(items=_with_splits(snapshot.items, previous, config).select(*CATALOG_SCHEMA))
 
 
 def _check_row_ids(items: pl.DataFrame) -> None:
-    same = items.filter(pl.col("row_id").is_duplicated()).sort("row_id")
-    if len(same):
-        first, second = same["item_id"][:2]
-        raise CatalogInvalid(f"item_ids {first!r} and {second!r} share row_id {same['row_id'][0]}; rename one of them")
+    shared = items.filter(pl.col("row_id").is_duplicated()).sort("row_id")
+    if len(shared):
+        first, second = shared["item_id"][:2]
+        raise CatalogInvalid(
+            f"item_ids {first!r} and {second!r} share row_id {shared['row_id'][0]}; rename one of them"
+        )
 
 
 def _stat_pictures(items: pl.DataFrame) -> pl.DataFrame:
@@ -181,44 +185,38 @@ def _stat_pictures(items: pl.DataFrame) -> pl.DataFrame:
 
 def _stat(image_uri: str, mask_uri: str | None) -> _Stat:
     try:
-        found = stat_uri(image_uri)
+        stat = stat_uri(image_uri)
     except BadConfig:
         raise
     except Permanent as error:
         return _Stat(reason=_unreadable(error))
-    if found.size_bytes > MAX_FILE_BYTES:
-        return _Stat(found.size_bytes, reason=f"file of {found.size_bytes} bytes is more than {MAX_FILE_BYTES}")
-    return _Stat(found.size_bytes, found.version + (f"+{_mask_version(mask_uri)}" if mask_uri else ""))
+    if stat.size_bytes > MAX_FILE_BYTES:
+        return _Stat(stat.size_bytes, reason=f"file of {stat.size_bytes} bytes is more than {MAX_FILE_BYTES}")
+    return _Stat(stat.size_bytes, stat.version + (f"+{_mask_version(mask_uri)}" if mask_uri else ""))
 
 
 def _mask_version(mask_uri: str) -> str:
     try:
-        found = stat_uri(mask_uri)
+        stat = stat_uri(mask_uri)
     except NotFound:
         return "none"
-    return f"{found.size_bytes}-{found.version}"
+    return f"{stat.size_bytes}-{stat.version}"
 
 
 def _unreadable(error: Permanent) -> str:
     return "file is missing" if isinstance(error, NotFound) else f"cannot be read: {error}"
 
 
-def _seen(items: pl.DataFrame) -> pl.DataFrame:
-    """What reading a picture told, by what it was seen by."""
-    good = items.filter(pl.col("status") == "ok")
-    return good.select(*SEEN_BY, *_READ_COLUMNS).unique(subset=SEEN_BY, keep="first", maintain_order=True)
-
-
-def _read_pictures(unseen: pl.DataFrame, max_pixels: int, progress: Callable[[int, int], None] | None) -> pl.DataFrame:
-    """item_id and the fields of `_Reading`, for each of the unseen items."""
+def _read_pictures(unread: pl.DataFrame, max_pixels: int, progress: Callable[[int, int], None] | None) -> pl.DataFrame:
+    """Read the pictures of these items; return their item_id and the fields of `_Reading`."""
     readings: list[_Reading] = []
-    pictures = unseen.select("image_uri", "mask_uri").rows()
-    for reading in _in_threads(lambda picture: _read(picture[0], picture[1], max_pixels), pictures, _n_threads(unseen)):
+    pictures = unread.select("image_uri", "mask_uri").rows()
+    for reading in _in_threads(lambda picture: _read(picture[0], picture[1], max_pixels), pictures, _n_threads(unread)):
         readings.append(reading)
         if progress is not None:
             progress(len(readings), len(pictures))
-    schema = {name: CATALOG_SCHEMA[name] for name in _READ_COLUMNS} | {"read_reason": pl.String()}
-    return pl.concat([unseen.select("item_id"), pl.DataFrame(readings, schema=schema, orient="row")], how="horizontal")
+    schema = {name: CATALOG_SCHEMA[name] for name in READ_COLUMNS} | {"read_reason": pl.String()}
+    return pl.concat([unread.select("item_id"), pl.DataFrame(readings, schema=schema, orient="row")], how="horizontal")
 
 
 def _read(image_uri: str, mask_uri: str | None, max_pixels: int) -> _Reading:
@@ -246,11 +244,11 @@ def _mask_id(mask_uri: str | None) -> str | None:
 
 
 def _with_readings(items: pl.DataFrame, readings: pl.DataFrame) -> pl.DataFrame:
-    """The items with what was read filled in and their status; `refused_id` is the content of a refused picture."""
+    """Fill in the readings and the status of each item; `refused_id` is the content_id of a quarantined picture."""
     joined = items.join(readings, on="item_id", how="left", suffix="_read", maintain_order="left")
     filled = joined.with_columns(
         pl.coalesce("reason", "read_reason").alias("reason"),
-        *(pl.coalesce(name, f"{name}_read").alias(name) for name in _READ_COLUMNS),
+        *(pl.coalesce(name, f"{name}_read").alias(name) for name in READ_COLUMNS),
     )
     is_bad = pl.col("reason").is_not_null()
     return filled.with_columns(
@@ -284,10 +282,11 @@ def _check_rejects(quarantine: pl.DataFrame, n_rows: int, max_fraction: float) -
 
 
 def _with_splits(items: pl.DataFrame, previous: Snapshot | None, config: IngestConfig) -> pl.DataFrame:
-    """The items with every null split filled, one split for all of a product's filled rows.
+    """Fill every null split, with the same split for all such rows of a product.
 
-    A product takes, in this order, the split its other rows were given by the source, the split it had before, or a
-    draw by hash. Where these disagree it is "train": what a model may have seen cannot test it.
+    In this order, a product gets the split that the source gives its other rows, the split that it had before, or one
+    drawn by hash. If rows of the same rank disagree it gets "train": a picture that a model may have seen cannot test
+    the model.
     """
     items = items.with_columns(product_unit().alias("unit"))
     open_items = items.filter(pl.col("split").is_null())
@@ -305,8 +304,8 @@ def _with_splits(items: pl.DataFrame, previous: Snapshot | None, config: IngestC
     )
     units = open_items.select("unit").unique(maintain_order=True).join(settled, on="unit", how="left")
     share = min(config.n_holdout / len(items), MAX_HOLDOUT_SHARE)
-    drawn = [_draw(unit, share, config.seed) if split is None else split for unit, split in units.rows()]
-    filled = units.select("unit", pl.Series("unit_split", drawn, pl.String))
+    splits = [_draw(unit, share, config.seed) if split is None else split for unit, split in units.rows()]
+    filled = units.select("unit", pl.Series("unit_split", splits, pl.String))
     joined = items.join(filled, on="unit", how="left", maintain_order="left")
     return joined.with_columns(pl.coalesce("split", "unit_split").alias("split"))
 
@@ -321,8 +320,8 @@ def _n_threads(items: pl.DataFrame) -> int:
 
 
 def _in_threads(function: Callable[[T], R], values: Sequence[T], n_threads: int) -> Iterator[R]:
-    """Results in order; after the first error nothing more is started."""
-    chunks = [values[start : start + CHUNK] for start in range(0, len(values), CHUNK)]
+    """Yield the results in order; after an error, start no further chunk."""
+    chunks = [values[start : start + CHUNK_PICTURES] for start in range(0, len(values), CHUNK_PICTURES)]
     with ThreadPoolExecutor(n_threads) as pool:
         futures = [pool.submit(lambda chunk: [function(value) for value in chunk], chunk) for chunk in chunks]
         try:

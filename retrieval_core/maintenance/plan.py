@@ -13,7 +13,7 @@ from retrieval_core.embed.backbones import CARD_FILE, backbone_preprocess, descr
 from retrieval_core.embed.cards import Card, get_card
 from retrieval_core.errors import NotFound
 from retrieval_core.index.recipes import choose_recipe, choose_shards
-from retrieval_core.ingest.snapshot import unseen_pictures
+from retrieval_core.ingest.snapshot import unread_pictures
 from retrieval_core.ingest.sources.registry import open_source
 from retrieval_core.maintenance.status import last_run
 from retrieval_core.store.base import Store
@@ -66,7 +66,7 @@ def forecast(source: str, store: Store, config: NightlyConfig) -> Forecast:
     """Compare the source with what was last seen of it. Raises what `open_source` raises, and `BadConfig`."""
     rows = open_source(source).rows()
     seen = _last_seen(store)
-    to_read = len(unseen_pictures(rows, seen))
+    to_read = len(unread_pictures(rows, seen))
     gone = 0 if seen is None else seen.join(rows, on="item_id", how="anti").height
     card, dim = _backbone(store, config.embed)
     recipe = choose_recipe(len(rows), _candidate_dim(store, config, dim), dim, config.index)

@@ -423,7 +423,7 @@ class TestFingerprint:
     ) -> None:
         items = snapshot(shop).items
         whole = catalog_fingerprint(items)
-        monkeypatch.setattr(snapshot_module, "FINGERPRINT_CHUNK", 3)
+        monkeypatch.setattr(snapshot_module, "FINGERPRINT_ROWS", 3)
         assert catalog_fingerprint(items) == whole
 
     def test_a_label_list_is_not_its_concatenation(self, shop: Path) -> None:
