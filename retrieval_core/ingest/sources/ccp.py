@@ -18,7 +18,7 @@ from retrieval_core.arrays import Bool, UInt8
 from retrieval_core.artifacts.manifests import Value
 from retrieval_core.errors import CatalogInvalid, SourceMissing
 from retrieval_core.ingest.sources.base import conform
-from retrieval_core.ingest.sources.files import absolute_uri, is_picture, list_files, split_query
+from retrieval_core.ingest.sources.files import absolute_uri, is_picture, list_source_files, split_query
 from retrieval_core.ingest.sources.labels import normalise_labels
 from retrieval_core.store.uris import read_uri
 
@@ -54,7 +54,7 @@ class CcpSource:
         self.spec = f"ccp:{uri}"
         folder, self._query = split_query(uri, CcpQuery, self.spec)
         root = absolute_uri(folder)
-        self._uris = dict(list_files(root, self.spec))
+        self._uris = dict(list_source_files(root, self.spec))
         self._photos = [path for path in self._uris if path.startswith("photos/") and is_picture(path)]
         if not self._photos:
             raise SourceMissing(f"{self.spec} holds no photos/NNNN.jpg; expected the layout of Clothing Co-Parsing")

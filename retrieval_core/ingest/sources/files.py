@@ -35,7 +35,7 @@ def dataset_root(folder: str, spec: str) -> str:
     return root
 
 
-def list_files(root: str, spec: str) -> list[tuple[str, str]]:
+def list_source_files(root: str, spec: str) -> list[tuple[str, str]]:
     """Return (path below `root`, URI) of every file.
 
     Raises `SourceMissing` when `root` is not a folder, `CatalogInvalid` for a file name that is not UTF-8.

@@ -7,7 +7,7 @@ import polars as pl
 from retrieval_core.artifacts.catalog_rows import SPLITS
 from retrieval_core.errors import SourceMissing
 from retrieval_core.ingest.sources.base import Maskless, conform
-from retrieval_core.ingest.sources.files import IMAGE_SUFFIXES, absolute_uri, is_picture, list_files
+from retrieval_core.ingest.sources.files import IMAGE_SUFFIXES, absolute_uri, is_picture, list_source_files
 
 
 class FolderSource(Maskless):
@@ -21,7 +21,7 @@ class FolderSource(Maskless):
     def __init__(self, uri: str) -> None:
         self.spec = f"folder:{uri}"
         self._root = absolute_uri(uri)
-        self._item_ids = [path for path, _ in list_files(self._root, self.spec) if is_picture(path)]
+        self._item_ids = [path for path, _ in list_source_files(self._root, self.spec) if is_picture(path)]
         if not self._item_ids:
             raise SourceMissing(f"{self.spec} holds no picture ({', '.join(IMAGE_SUFFIXES)})")
 

@@ -9,7 +9,7 @@ import polars as pl
 
 from retrieval_core.errors import CatalogInvalid, SourceMissing
 from retrieval_core.ingest.sources.base import Maskless, conform
-from retrieval_core.ingest.sources.files import dataset_root, first_present, is_picture, list_files, read_lines
+from retrieval_core.ingest.sources.files import dataset_root, first_present, is_picture, list_source_files, read_lines
 
 BASES = ("", "/ILSVRC/Data/CLS-LOC")
 SPLITS = ("train", "val")
@@ -62,7 +62,7 @@ class ImageNetSource(Maskless):
 
     def _listed(self, split: str) -> list[str]:
         try:
-            files = list_files(f"{self._base}/{split}", self.spec)
+            files = list_source_files(f"{self._base}/{split}", self.spec)
         except SourceMissing:
             return []
         return [f"{split}/{path}" for path, _ in files if is_picture(path)]
