@@ -7,7 +7,7 @@ from typing import Any
 
 from flows.shards import each_shard
 from retrieval_core.artifacts.manifests import Fitted, Ref, Reject, Value
-from retrieval_core.config import Background, NightlyConfig, View
+from retrieval_core.config import NightlyConfig, View
 from retrieval_core.settings import Settings
 from tasks.embed import embed_shard, plan_vectors, seal_vector_set
 from tasks.ingest import collect_truth_masks
@@ -31,14 +31,6 @@ class Embedding(Value):
     vectors: Ref
     n_embedded: int
     rejects: tuple[Reject, ...]
-
-
-_VIEWS: dict[Background, tuple[View, ...]] = {
-    "raw": ("raw",),
-    "masked": ("masked",),
-    "both": ("raw", "masked"),
-    "crop": ("crop",),
-}
 
 
 def mask_pictures(
@@ -79,7 +71,8 @@ def embed_pictures(
 ) -> dict[View, Embedding]:
     """One vector set for each view of the pictures, made by `each`; without masks there is only the raw one."""
     made: dict[View, Embedding] = {}
-    for variant, worn in _views(config, masks).items():
+    for variant in config.embed.views(has_masks=masks is not None):
+        worn = None if variant == "raw" else masks
         plan = plan_vectors(settings, catalog, backbone, worn, variant, config.embed, config.crop.margin)
         shared = (backbone, worn, variant, config.embed, config.ingest, config.crop.margin)
         outcomes = each(embed_shard, settings, plan, *shared)
@@ -95,10 +88,3 @@ def _detect(settings: Settings, catalog: Ref, detector: Ref, config: NightlyConf
     plan = plan_detections(settings, catalog, detector, config.crop)
     n_masked = sum(each(detect_shard, settings, plan, detector, config.crop, config.ingest))
     return Masking(detector=detector, masks=seal_mask_set(settings, catalog, plan), n_masked=n_masked)
-
-
-def _views(config: NightlyConfig, masks: Ref | None) -> dict[View, Ref | None]:
-    """What the pictures are shown by in each view asked for; without masks there is only the raw one."""
-    asked = _VIEWS[config.embed.background]
-    views = {view: None if view == "raw" else masks for view in asked if view == "raw" or masks}
-    return views or {"raw": None}

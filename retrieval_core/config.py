@@ -86,6 +86,12 @@ class EmbedConfig(StageConfig):
     batch_size: int = Field(32, ge=1, le=1024, description="Pictures that the backbone sees at once.")
     shard_rows: int = Field(512, ge=1, description="Pictures in one vector shard.")
 
+    def views(self, has_masks: bool) -> tuple[View, ...]:
+        """Return the views of a picture that are embedded; without masks there is only the raw one."""
+        if not has_masks or self.background == "raw":
+            return ("raw",)
+        return ("raw", "masked") if self.background == "both" else (self.background,)
+
 
 class HeadConfig(StageConfig):
     enabled: bool = Field(True, description="Train the multi-task head where the catalogue has labels.")

@@ -19,7 +19,7 @@ from retrieval_core.artifacts.parts import describe_part, load_vectors
 from retrieval_core.config import IndexConfig
 from retrieval_core.errors import ShardCorrupt
 from retrieval_core.index.build import INDEX_FILE, VECTORS_FILE, build_shard, shard_row_ids, train_template
-from retrieval_core.index.plan import name_shard, rows_to_change, split_rows
+from retrieval_core.index.plan import name_shard, rows_to_change, split_rows, template_key
 from retrieval_core.index.recipes import Recipe, choose_recipe, choose_shards
 from retrieval_core.index.tune import Tuned, choose_candidate_dim, tune_queries, tune_search
 from retrieval_core.index.update import can_update, imbalance, update_shard
@@ -156,16 +156,12 @@ def _choose_template(
     return f"{question}-{catalog.name}"
 
 
-def _template_key(template: str) -> str:
-    return f"{IndexSet.folder}/templates/{template}.faiss"
-
-
 def _ensure_template(store: Store, template: str, recipe: Recipe, candidates: VectorSet, config: IndexConfig) -> None:
-    if store.exists(_template_key(template)):
+    if store.exists(template_key(template)):
         return
     empty = np.empty((0, candidates.dim), np.float32)
     sample = np.concatenate([empty, *sample_vectors(store, candidates, config.sample_rows, config.seed)])
-    store.put_if_absent(_template_key(template), train_template(sample, recipe, config.seed))
+    store.put_if_absent(template_key(template), train_template(sample, recipe, config.seed))
 
 
 @stage("build index shard")
@@ -177,7 +173,7 @@ def build_index_shard(settings: Settings, shard: IndexShard) -> None:
     store = settings.open_store()
     vectors = VectorSet.open(store, shard.vectors)
     rows = split_rows(_rows(store, shard.catalog, vectors), shard.n_shards)[shard.number]
-    template = store.get(_template_key(shard.template))
+    template = store.get(template_key(shard.template))
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         if not _updated(store, shard, rows, template, folder):

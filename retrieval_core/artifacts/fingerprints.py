@@ -89,6 +89,31 @@ def vector_family(backbone: str, masks: str | None, view: View = "masked", margi
     return fingerprint("vectors", STAGE_VERSIONS["embed"], question, [backbone, masks or "raw"])
 
 
+def release_mask_family(release: Release) -> str | None:
+    """Return the family of the masks or boxes that show the product in a release's pictures; None if nothing does.
+
+    Raises `ShardCorrupt` if this version cannot read the release's config.
+    """
+    config = release.nightly_config()
+    if release.detector:
+        return detections_family(config.crop, release.detector.name)
+    return mask_family(config.mask, release.segmenter.name) if release.segmenter else None
+
+
+def release_vector_families(release: Release) -> dict[View, str]:
+    """Return the families of the vectors that a release's backbone can make, by the view of the picture.
+
+    Which of these views the run embedded is in its config. Raises `ShardCorrupt` if this version cannot read that.
+    """
+    masks, margin = release_mask_family(release), release.nightly_config().crop.margin
+    backbone, families = release.backbone.name, dict[View, str]()
+    families["raw"] = vector_family(backbone, None)
+    if masks:
+        families["masked"] = vector_family(backbone, masks)
+        families["crop"] = vector_family(backbone, masks, "crop", margin)
+    return families
+
+
 def head_question(config: HeadConfig) -> dict[str, Any]:
     """The part of the head config that the trained head depends on."""
     return config.model_dump(mode="json", exclude=_POLICY)

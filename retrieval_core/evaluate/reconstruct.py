@@ -23,7 +23,6 @@ from retrieval_core.artifacts.manifests import (
     VectorSet,
 )
 from retrieval_core.artifacts.parts import read_table
-from retrieval_core.config import View as ShownAs
 from retrieval_core.errors import NotFound, ShardCorrupt
 from retrieval_core.evaluate.run_outputs import CatalogFacts, RunOutputs
 from retrieval_core.store.base import Store
@@ -112,24 +111,16 @@ def masks_of(store: Store, release: Release) -> MaskSet | None:
 
     Raises `NotFound` where they are gone, `ShardCorrupt`.
     """
-    config = release.nightly_config()
-    if release.detector:
-        return _view(store, MaskSet, fingerprints.detections_family(config.crop, release.detector.name), release)
-    if release.segmenter:
-        return _view(store, MaskSet, fingerprints.mask_family(config.mask, release.segmenter.name), release)
-    return None
+    family = fingerprints.release_mask_family(release)
+    return _view(store, MaskSet, family, release) if family else None
 
 
 def _variants(store: Store, release: Release, masks: MaskSet | None) -> Iterator[VectorSet]:
     """The vectors of each view, then those boosted, then those reduced: the order of a night."""
-    config, backbone = release.nightly_config(), release.backbone.name
-    raw = fingerprints.vector_family(backbone, None)
-    families = [raw]
-    if masks:
-        view: ShownAs = "crop" if config.embed.background == "crop" else "masked"
-        shown = fingerprints.vector_family(backbone, masks.family, view, config.crop.margin)
-        families = [raw, shown] if config.embed.background == "both" else [shown]
-    plain = {made.full_variant(): made for made in (_view(store, VectorSet, family, release) for family in families)}
+    families = fingerprints.release_vector_families(release)
+    views = release.nightly_config().embed.views(has_masks=masks is not None)
+    embedded = (_view(store, VectorSet, families[view], release) for view in views)
+    plain = {vectors.full_variant(): vectors for vectors in embedded}
     yield from plain.values()
     for ref in release.heads:
         family = fingerprints.boosted_family(ref.name, plain[Head.open(store, ref).variant].family)

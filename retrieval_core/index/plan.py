@@ -9,8 +9,15 @@ import polars as pl
 
 from retrieval_core.arrays import Int64
 from retrieval_core.artifacts.fingerprints import STAGE_VERSIONS
-from retrieval_core.artifacts.manifests import fingerprint
+from retrieval_core.artifacts.manifests import IndexSet, fingerprint
 from retrieval_core.index.recipes import shard_of
+
+TEMPLATES = f"{IndexSet.folder}/templates/"
+
+
+def template_key(template: str) -> str:
+    """Return the store key of a trained empty index, which every shard of a version starts from."""
+    return f"{TEMPLATES}{template}.faiss"
 
 
 def split_rows(rows: pl.DataFrame, n_shards: int) -> list[pl.DataFrame]:

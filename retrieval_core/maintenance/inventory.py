@@ -3,9 +3,15 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 
-from retrieval_core.artifacts import fingerprints
+from retrieval_core.artifacts.fingerprints import (
+    boosted_family,
+    class_family,
+    reduced_family,
+    release_mask_family,
+    release_vector_families,
+)
 from retrieval_core.artifacts.manifests import (
     MANIFEST,
     Artifact,
@@ -25,7 +31,6 @@ from retrieval_core.artifacts.manifests import (
     Segmenter,
     VectorSet,
 )
-from retrieval_core.config import NightlyConfig
 from retrieval_core.errors import NotFound
 from retrieval_core.store import leases
 from retrieval_core.store.base import Entry, Store
@@ -111,20 +116,14 @@ class Holdings:
 
         Raises `ShardCorrupt` where its config or a model cannot be read, `NotFound` where a model is gone.
         """
-        config = release.nightly_config()
-        shown = self._mask_families(release, config)
-        vectors = _vector_families(release, shown, config.crop.margin)
-        found = {(MaskSet.folder, family) for family in [*shown, *self._truth(release)]}
+        masks, embedded = release_mask_family(release), release_vector_families(release).values()
+        boosted = [boosted_family(head.name, family) for head in release.heads for family in embedded]
+        vectors = [*embedded, *boosted]
+        found = {(MaskSet.folder, family) for family in [*([masks] if masks else []), *self._truth(release)]}
         found |= {(VectorSet.folder, family) for family in [*vectors, *self._reduced(release)]}
         if release.classifier:
-            found.add((ClassSet.folder, fingerprints.class_family(release.classifier.name)))
+            found.add((ClassSet.folder, class_family(release.classifier.name)))
         return found
-
-    @staticmethod
-    def _mask_families(release: Release, config: NightlyConfig) -> list[str]:
-        boxes = [fingerprints.detections_family(config.crop, release.detector.name)] if release.detector else []
-        masks = [fingerprints.mask_family(config.mask, release.segmenter.name)] if release.segmenter else []
-        return boxes + masks
 
     def _truth(self, release: Release) -> Iterator[str]:
         if release.segmenter:
@@ -137,7 +136,7 @@ class Holdings:
         if release.reducer:
             reducer, source = self.open(release.reducer.key), release.vectors.key.split("/")[1]
             dims = reducer.dims if isinstance(reducer, Reducer) else ()
-            yield from (fingerprints.reduced_family(reducer.fingerprint, source, dim) for dim in dims)
+            yield from (reduced_family(reducer.fingerprint, source, dim) for dim in dims)
 
 
 def release_refs(release: Release) -> list[Ref]:
@@ -157,20 +156,3 @@ def searched_refs(release: Release) -> list[Ref]:
         *((release.classes, release.classifier) if release.classes else ()),
     ]
     return [release.catalog, release.backbone, release.index, *(ref for ref in maybe if ref)]
-
-
-def template_key(index: IndexSet) -> str:
-    """Where the trained empty index lies that every shard of a version starts from."""
-    return f"{IndexSet.folder}/templates/{index.template}.faiss"
-
-
-def _vector_families(release: Release, masks: Iterable[str], margin: float) -> list[str]:
-    backbone = release.backbone.name
-    plain = [fingerprints.vector_family(backbone, None)]
-    for family in masks:
-        plain += [
-            fingerprints.vector_family(backbone, family),
-            fingerprints.vector_family(backbone, family, "crop", margin),
-        ]
-    boosted = [fingerprints.boosted_family(head.name, family) for head in release.heads for family in plain]
-    return plain + boosted

@@ -22,12 +22,12 @@ from retrieval_core.config import NightlyConfig
 from retrieval_core.errors import NotFound, ShardCorrupt
 from retrieval_core.head.apply import WEIGHTS_FILE, boost, load_head
 from retrieval_core.index.build import build_shard, train_template
-from retrieval_core.index.plan import split_rows
+from retrieval_core.index.plan import split_rows, template_key
 from retrieval_core.index.recipes import Recipe
 from retrieval_core.index.update import template_of
 from retrieval_core.ingest.snapshot import take_snapshot
 from retrieval_core.ingest.sources.registry import open_source
-from retrieval_core.maintenance.inventory import Holdings, template_key
+from retrieval_core.maintenance.inventory import Holdings
 from retrieval_core.reduce.pca import PCA_FILE, apply_pca, load_pca
 from retrieval_core.store.base import Store
 from retrieval_core.store.files import file_sha256
@@ -113,7 +113,7 @@ def remake_shard(held: Holdings, release: Release, index: IndexSet, folder: str)
             build_shard(template, rows["row_id"].to_numpy(), *made_of, made)
             files = {part.key: made / part.key.rsplit("/", 1)[-1] for part in sealed}
             if all(file_sha256(files[part.key]) == part.sha256 for part in sealed):
-                store.put(template_key(index), template)
+                store.put(template_key(index.template), template)
                 for key, file in files.items():
                     store.put_file(key, file)
                 return f"{len(rows)} vectors and {what}"
@@ -125,7 +125,7 @@ def remake_template(store: Store, index: IndexSet) -> str:
 
     Known from any shard that is whole; nothing is done without one, or where shards keep more than rows.
     """
-    key, stored = template_key(index), None
+    key, stored = template_key(index.template), None
     with suppress(NotFound):
         stored = store.get(key)
     for files in _files_by_shard(index).values():
@@ -149,7 +149,7 @@ def _files_by_shard(index: IndexSet) -> dict[str, list[Part]]:
 def _templates(held: Holdings, release: Release, index: IndexSet, candidates: VectorSet) -> Iterator[tuple[bytes, str]]:
     """The stored template, then the one trained again, each with what to call it."""
     with suppress(NotFound):
-        yield held.store.get(template_key(index)), "its template"
+        yield held.store.get(template_key(index.template)), "its template"
     trained_on = index.template.rpartition("-")[2]
     views = [held.open(key) for key in held.views((VectorSet.folder, candidates.family))]
     then = [view for view in views if isinstance(view, VectorSet) and view.parents["catalog"] == trained_on]

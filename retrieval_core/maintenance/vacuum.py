@@ -33,7 +33,8 @@ from retrieval_core.artifacts.manifests import (
 )
 from retrieval_core.errors import NotFound, ShardCorrupt
 from retrieval_core.index.build import VECTORS_FILE
-from retrieval_core.maintenance.inventory import FITTED, SETS, Family, Holdings, template_key
+from retrieval_core.index.plan import TEMPLATES, template_key
+from retrieval_core.maintenance.inventory import FITTED, SETS, Family, Holdings
 from retrieval_core.store import leases
 from retrieval_core.store.base import Store
 
@@ -42,7 +43,6 @@ BATCH_KEYS = 200  # removed between two looks at what others do meanwhile
 DELETE_THREADS = 8  # they wait for the network
 STOPPED = "an alias moved or a run began meanwhile; the rest is left for the next vacuum"
 _REPAIR_FIRST = "nothing is removed before `vitrine repair` has seen to it"
-_TEMPLATES = f"{IndexSet.folder}/templates/"
 # Where that lies which an artifact of a folder needs, for when its manifest cannot say what exactly.
 _MAY_NEED = {
     VectorSet.folder: (VectorSet.folder, Catalog.folder),
@@ -194,7 +194,7 @@ class _Marks:
         growing = {_group(key) for key in unfinished} - {"/".join(family) for family in self._families}
         self._keys.update(key for key in self._held.entries if _group(key) in growing)
         if unfinished:  # which models it grows by nobody has written down yet, and others would not make the same
-            makers = (*(f"{kind.folder}/" for kind in FITTED), _TEMPLATES)
+            makers = (*(f"{kind.folder}/" for kind in FITTED), TEMPLATES)
             self._keys.update(key for key in self._held.entries if key.startswith(makers))
 
     def _add(self, key: str) -> None:
@@ -212,7 +212,7 @@ class _Marks:
             return
         self._keys |= {f"{key}/{MANIFEST}", *(part.key for part in artifact.parts)}
         if isinstance(artifact, IndexSet):
-            self._keys.add(template_key(artifact))
+            self._keys.add(template_key(artifact.template))
         for other in needed:
             self._add(other)
 

@@ -13,13 +13,15 @@ from retrieval_core.artifacts import backbone_names, releases
 from retrieval_core.artifacts.catalog_rows import LEDGER, SEEN_ITEMS, load_items
 from retrieval_core.artifacts.manifests import Backbone, Catalog, IndexSet, Release, VectorSet
 from retrieval_core.artifacts.parts import put_part, read_unsealed, table_bytes
+from retrieval_core.artifacts.variants import Variant
 from retrieval_core.config import NightlyConfig
 from retrieval_core.errors import NotFound, StoreBusy
 from retrieval_core.images import thumbnail
+from retrieval_core.index.plan import template_key
 from retrieval_core.index.recipes import Recipe
 from retrieval_core.ingest.snapshot import take_snapshot
 from retrieval_core.ingest.sources.registry import open_source
-from retrieval_core.maintenance.inventory import Holdings, template_key
+from retrieval_core.maintenance.inventory import Holdings
 from retrieval_core.maintenance.repair import Repair, repair
 from retrieval_core.maintenance.verify import verify
 from retrieval_core.store import leases
@@ -158,7 +160,7 @@ def test_a_template_is_trained_again_where_no_shard_is_left(
     Nights(local_store, CODES).run(ITEMS)
     Nights(local_store, CODES).run(ITEMS[:9])  # its template is of the night before
     before = contents(local_store)
-    template = template_key(IndexSet.open(local_store, production(local_store).index))
+    template = template_key(IndexSet.open(local_store, production(local_store).index).template)
     for key in (template, *parts_of(local_store, "index")):
         damage(local_store, key)
 
@@ -173,7 +175,7 @@ def test_a_template_is_a_shard_without_its_rows(
 ) -> None:
     Nights(local_store, recipe).run([f"item-{number}" for number in range(90)])
     before = contents(local_store)
-    template = template_key(IndexSet.open(local_store, production(local_store).index))
+    template = template_key(IndexSet.open(local_store, production(local_store).index).template)
     for key in (template, parts_of(local_store, "index")[0]):
         damage(local_store, key)
 
@@ -319,7 +321,7 @@ def test_production_stays_where_only_what_no_search_opens_is_damaged(nights: Nig
     store = nights.store
     nights.run(ITEMS[3:])
     second = production(store)
-    raw = second.model_copy(update={"fingerprint": "f" * 32, "variant": "boosted"}).seal(store)
+    raw = second.model_copy(update={"fingerprint": "f" * 32, "variant": Variant("raw", boosted=True)}).seal(store)
     releases.point_alias(store, "production", raw.fingerprint)
     assert raw.segmenter is not None
     weights = f"{raw.segmenter.key}/weights.safetensors"

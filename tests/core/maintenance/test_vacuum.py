@@ -18,7 +18,8 @@ from hypothesis import strategies as st
 from retrieval_core.artifacts import backbone_names, releases
 from retrieval_core.artifacts.manifests import Backbone, IndexSet, Release
 from retrieval_core.errors import NotFound, ShardCorrupt, StoreBusy
-from retrieval_core.maintenance.inventory import Holdings, template_key
+from retrieval_core.index.plan import template_key
+from retrieval_core.maintenance.inventory import Holdings
 from retrieval_core.maintenance.vacuum import DAY_S, Policy, Vacuumed, VacuumPlan, apply, plan_vacuum
 from retrieval_core.maintenance.verify import verify
 from retrieval_core.search.release import open_release
@@ -77,7 +78,7 @@ def test_only_what_production_needs_is_left(three_nights: tuple[Store, list[Rele
     assert releases.release_names(store) == [made[2].fingerprint]
     assert verify(store).ok
     assert served(store, made[2]) == before
-    assert store.exists(template_key(IndexSet.open(store, made[2].index)))
+    assert store.exists(template_key(IndexSet.open(store, made[2].index).template))
     assert not plan_vacuum(store, ONLY_PRODUCTION, later()).keys
 
 
