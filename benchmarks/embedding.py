@@ -39,9 +39,9 @@ from retrieval_core.artifacts.manifests import content_id
 from retrieval_core.artifacts.parts import vectors_bytes
 from retrieval_core.config import EmbedConfig
 from retrieval_core.embed.backbones import GRAPH_FILE, load_backbone, save_backbone
-from retrieval_core.embed.cards import get_card
 from retrieval_core.embed.engine import open_engine
 from retrieval_core.embed.extract import Picture, extract
+from retrieval_core.embed.registry import get_card
 from retrieval_core.images import DEFAULT_MAX_PIXELS, RGB, decode, fit
 
 WIDTH_PX, HEIGHT_PX, JPEG_QUALITY = 550, 832, 82

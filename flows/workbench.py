@@ -12,7 +12,7 @@ from flows.pictures import Masking, embed_pictures, mask_pictures
 from flows.shards import each_shard
 from retrieval_core.artifacts.manifests import Fitted, Ref, VectorSet
 from retrieval_core.config import ClassifyConfig, EmbedConfig, NightlyConfig, View
-from retrieval_core.embed.cards import get_card
+from retrieval_core.embed.registry import get_card
 from retrieval_core.errors import BadConfig
 from retrieval_core.evaluate.compare.config import ComparisonConfig, VariantConfig, model_of
 from retrieval_core.settings import Settings

@@ -1,21 +1,44 @@
-"""Weights from a file into a network, every key accounted for. Importing this module imports torch."""
+"""Weights files: downloaded once, read without running code, copied into a network with every key accounted for.
+
+Importing this module imports torch.
+"""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Mapping
 from pathlib import Path
+from urllib.request import Request, urlopen
 
 import torch
 from torch import Tensor, nn
 
 from retrieval_core.errors import WeightsInvalid
 
-STEP_COUNTER = "num_batches_tracked"  # of a batch norm; files older than PyTorch 0.4.1 lack it and nothing is lost
+PROBE_TIMEOUT_S = 5.0  # for the first answer of a server that weights are downloaded from
+STEP_COUNTER = "num_batches_tracked"  # of a batch norm; not used here, and files older than PyTorch 0.4.1 lack it
+
+
+def cached_download(url: str, sha256: str) -> Path:
+    """Return the file at `url` in torch's cache, downloading it first if needed.
+
+    A download must match `sha256`, which may be only the first digits; a file already in the cache is not checked.
+    Raises `OSError` where the server does not answer, `RuntimeError` for another checksum.
+    """
+    path = Path(torch.hub.get_dir()) / "checkpoints" / url.rsplit("/", 1)[-1]
+    if not path.exists():
+        # torch waits for ever for a server that does not answer; one request with a timeout fails soon.
+        urlopen(Request(url, method="HEAD"), timeout=PROBE_TIMEOUT_S).close()
+        path.parent.mkdir(parents=True, exist_ok=True)
+        torch.hub.download_url_to_file(url, str(path), hash_prefix=sha256, progress=False)
+    return path
 
 
 def read_state(path: Path) -> dict[str, Tensor]:
-    """The tensors of a safetensors file, or of a torch file that holds nothing but tensors. Raises `WeightsInvalid`."""
+    """Return the tensors of a safetensors file, or of a torch file that holds nothing but tensors.
+
+    Raises `WeightsInvalid`.
+    """
     try:
         with path.open("rb") as file:
             head = file.read(9)
@@ -27,7 +50,7 @@ def read_state(path: Path) -> dict[str, Tensor]:
 
             return load_file(path)
         state = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # unpickling a stranger's file fails in many ways; in each, these are no weights
+    except Exception as error:  # unpickling an arbitrary file fails in many ways; in each, these are no weights
         raise WeightsInvalid(
             f"{path} holds no plain tensors ({why_refused(error)}); "
             "expected a safetensors file or a torch state dict; TorchScript must be converted first"
@@ -39,15 +62,18 @@ def read_state(path: Path) -> dict[str, Tensor]:
     return dict(state)
 
 
-def fill(network: nn.Module, given: Mapping[str, Tensor], source: str, what: str) -> None:
-    """Copy the tensors of `source` into a network, called `what`. Raises `WeightsInvalid` that names keys at fault."""
-    wanted = network.state_dict()
-    missing = [key for key in wanted if key not in given and not key.endswith(STEP_COUNTER)]
-    unknown = [key for key in given if key not in wanted]
+def fill(network: nn.Module, state: Mapping[str, Tensor], source: str, description: str) -> None:
+    """Copy the tensors of the file `source` into `network`, which messages call `description`.
+
+    Raises `WeightsInvalid` that names the missing keys, the unknown ones and those of another shape.
+    """
+    expected = network.state_dict()
+    missing = [key for key in expected if key not in state and not key.endswith(STEP_COUNTER)]
+    unknown = [key for key in state if key not in expected]
     other_shape = [
-        f"{key} {tuple(given[key].shape)} instead of {tuple(tensor.shape)}"
-        for key, tensor in wanted.items()
-        if key in given and given[key].shape != tensor.shape
+        f"{key} {tuple(state[key].shape)} instead of {tuple(tensor.shape)}"
+        for key, tensor in expected.items()
+        if key in state and state[key].shape != tensor.shape
     ]
     faults = [
         f"{len(keys)} {fault} ({', '.join(keys[:3])}{', …' if len(keys) > 3 else ''})"
@@ -55,18 +81,18 @@ def fill(network: nn.Module, given: Mapping[str, Tensor], source: str, what: str
         if keys
     ]
     if faults:
-        raise WeightsInvalid(f"{source} is not {what}: keys {'; '.join(faults)}")
-    network.load_state_dict(dict(given), strict=False)
+        raise WeightsInvalid(f"{source} is not {description}: keys {'; '.join(faults)}")
+    network.load_state_dict(dict(state), strict=False)
 
 
 def why_refused(error: Exception) -> str:
-    """Why torch does not read a file; its own words advise to let the file run what it likes."""
+    """Return why torch did not read a file; its own message advises to let the file run any code."""
     if called := re.search(r"GLOBAL ([\w.]+)", str(error)):
         return f"opening it would call {called[1]}, which no weights need"
-    return "it is no file of tensors alone" if "weights_only" in str(error) else first_line(error)
+    return "it does not hold tensors alone" if "weights_only" in str(error) else first_line(error)
 
 
 def first_line(error: Exception) -> str:
-    """The first line of an error's words, at most 200 characters, or its kind."""
+    """Return the first line of an error's message, at most 200 characters, or the name of its class."""
     lines = str(error).strip().splitlines()
     return lines[0][:200] if lines else type(error).__name__

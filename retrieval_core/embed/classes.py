@@ -1,4 +1,4 @@
-"""Naming what a picture shows: a backbone under the classifier it was published with, or trained with here."""
+"""Classify pictures: a backbone under the classifier that it was published with, or that was trained here."""
 
 from __future__ import annotations
 
@@ -13,9 +13,10 @@ from retrieval_core.arrays import Float32, Int32, UInt8
 from retrieval_core.artifacts.parts import N_TOP_CLASSES
 from retrieval_core.config import ClassifyConfig, EmbedConfig
 from retrieval_core.embed.backbones import LoadedBackbone, load_backbone, read_backbone, save_backbone
-from retrieval_core.embed.cards import CARDS, Card, get_card
+from retrieval_core.embed.cards import Card
 from retrieval_core.embed.engine import Engine
 from retrieval_core.embed.extract import Picture, SquareLoader, in_batches
+from retrieval_core.embed.registry import CARDS, adapter_of, get_card
 from retrieval_core.errors import BadConfig, ShardCorrupt, WeightsInvalid, WeightsUnavailable
 
 if TYPE_CHECKING:
@@ -29,16 +30,16 @@ CLASSES_FILE = "classes.json"
 
 
 class LoadedClassifier(NamedTuple):
-    """`backbone.module` maps (n, size, size, 3) uint8 to (n, len(names)) float32 logits of the classes called so."""
+    """A backbone whose `module` maps (n, size, size, 3) uint8 to (n, len(names)) float32 logits of the classes."""
 
     backbone: LoadedBackbone
     names: list[str]
 
 
 class Classified(NamedTuple):
-    """The likeliest classes of pictures, the likeliest first: twice (n, N_TOP_CLASSES), rows those of `content_ids`.
+    """The likeliest classes of pictures, best first; both arrays are (n, N_TOP_CLASSES), in `content_ids` order.
 
-    `classes` is int32, -1 where there are fewer; `probabilities` is float32, 0 to 1, and 0 there.
+    `classes` is int32 and `probabilities` float32 in 0 to 1; where there are fewer classes they hold -1 and 0.
     """
 
     content_ids: list[str]
@@ -47,22 +48,22 @@ class Classified(NamedTuple):
 
 
 class ClassifierEngine:
-    """The engine of a folder that `save_classifier` wrote, ready to name what pictures show."""
+    """Classifies pictures with the engine of a folder that `save_classifier` wrote."""
 
     def __init__(self, engine: Engine) -> None:
         self.preprocess, self.max_rows, self._engine = engine.preprocess, engine.max_rows, engine
 
     def classify(self, pixels: UInt8) -> tuple[Int32, Float32]:
-        """Classes and probabilities as in `Classified` of (n, size, size, 3) uint8. Raises as `Engine.outputs` does."""
+        """Return classes and probabilities as in `Classified` for (n, size, size, 3) uint8 pixels."""
         return top_classes(self._engine.outputs(pixels))
 
     def for_worker(self) -> ClassifierEngine:
-        """The engine that each of several threads may call at the same time."""
+        """Return an engine that several threads may call at the same time."""
         return ClassifierEngine(self._engine.for_worker())
 
 
 def top_classes(logits: Float32) -> tuple[Int32, Float32]:
-    """Classes and probabilities, as in `Classified`, of (n, n_classes) float32 logits; ties go by the lower class."""
+    """Return classes and probabilities as in `Classified` for (n, n_classes) float32 logits; ties go by number."""
     best = np.argsort(-logits, axis=1, kind="stable")[:, :N_TOP_CLASSES]
     shares = np.exp(logits.astype(np.float64) - logits.max(axis=1, keepdims=True, initial=-np.inf))
     shares /= shares.sum(axis=1, keepdims=True)
@@ -79,7 +80,7 @@ def classify(
     max_pixels: int,
     on_batch: Callable[[int], None] | None = None,
 ) -> Classified:
-    """The likeliest classes of raw pictures in the order given, without those that cannot be read."""
+    """Return the likeliest classes of raw pictures, in their order, without the pictures that cannot be read."""
     worker = engine.for_worker()
     load = SquareLoader(None, "raw", 0.0, engine.preprocess, max_pixels)
 
@@ -97,55 +98,55 @@ def classify(
 
 
 def backbone_config(config: ClassifyConfig) -> EmbedConfig:
-    """The backbone under a classifier, as a config of its own."""
+    """Return the config of the backbone under a classifier."""
     return EmbedConfig(backbone=config.backbone, weights=config.weights, size_px=config.size_px)
 
 
 def load_classifier(config: ClassifyConfig, trained: Path | None = None) -> LoadedClassifier:
-    """The configured classifier with the weights that the config names, and no others.
+    """Return the configured classifier with exactly the weights that the config names.
 
-    `trained` is the folder of the backbone that `artifact:NAME` names, which the caller has found. Raises `BadConfig`
-    (a card without a classifier, weights it cannot have), `WeightsInvalid` (a file that is absent, of another model or
-    without its classifier), `WeightsUnavailable` (no hub and nothing cached), `ShardCorrupt` (a damaged folder).
+    `trained` is the folder of the backbone that `artifact:NAME` names. Raises `BadConfig` (a card without a classifier,
+    weights it cannot have), `WeightsInvalid` (a file that is absent, of another model or without its classifier),
+    `WeightsUnavailable` (no hub and nothing cached), `ShardCorrupt` (a damaged folder).
     """
     if trained:
         backbone = read_backbone(trained)
-        return _under(_trained_layer(trained, backbone.module.dim), backbone, _read_names(trained))
+        return _classifier(_trained_layer(trained, backbone.module.dim), backbone, _read_names(trained))
     card = get_card(config.backbone)
     if not card.n_classes:
-        known = ", ".join(name for name, other in CARDS.items() if other.n_classes)
+        classifiers = ", ".join(name for name, other in CARDS.items() if other.n_classes)
         raise BadConfig(
-            f"{card.name} was published without a classifier; classify.backbone is one of {known}, "
+            f"{card.name} was published without a classifier; classify.backbone is one of {classifiers}, "
             "or a backbone trained to classify, with classify.weights=artifact:NAME"
         )
     try:
         backbone = load_backbone(backbone_config(config))
-    except (BadConfig, WeightsUnavailable) as error:  # the way out it names is that of the embedder
+    except (BadConfig, WeightsUnavailable) as error:  # its advice names the keys of the embedder's config
         raise type(error)(str(error).replace("embed.", "classify.")) from error
-    return _under(_published_layer(card, config.weights), backbone, _published_names(card))
+    return _classifier(_published_layer(card, config.weights), backbone, _published_names(card))
 
 
 def save_classifier(loaded: LoadedClassifier, folder: Path) -> None:
-    """Write what `save_backbone` does, the classifier in the projection's place, and the names as `classes.json`."""
+    """Write what `save_backbone` writes, the classifier as its projection, and the class names as `classes.json`."""
     save_backbone(loaded.backbone, folder)
     (folder / CLASSES_FILE).write_text(json.dumps(loaded.names, ensure_ascii=False), encoding="utf-8")
 
 
-def _under(layer: nn.Linear, backbone: LoadedBackbone, names: list[str]) -> LoadedClassifier:
+def _classifier(layer: nn.Linear, backbone: LoadedBackbone, names: list[str]) -> LoadedClassifier:
     from retrieval_core.embed.networks import ImageEmbedder
 
-    whole = ImageEmbedder(backbone.card, backbone.module.network, _joined(backbone.module, layer))
-    return LoadedClassifier(backbone._replace(module=whole), names)
+    module = ImageEmbedder(backbone.card, backbone.module.network, _merge_projection(backbone.module, layer))
+    return LoadedClassifier(backbone._replace(module=module), names)
 
 
-def _joined(module: ImageEmbedder, layer: nn.Linear) -> nn.Linear:
-    """One layer for the embedder's own projection and the classifier upon it."""
-    below = module.projection
-    if below is None:
+def _merge_projection(module: ImageEmbedder, layer: nn.Linear) -> nn.Linear:
+    """Return one layer that does what the embedder's projection and the classifier on top of it do."""
+    projection = module.projection
+    if projection is None:
         return layer
     weight, bias = layer.weight.double(), layer.bias.double()
-    shift = weight @ below.bias.double() if below.bias is not None else 0.0
-    return _linear((weight @ below.weight.double()).float(), (bias + shift).float())
+    shift = weight @ projection.bias.double() if projection.bias is not None else 0.0
+    return _linear((weight @ projection.weight.double()).float(), (bias + shift).float())
 
 
 def _linear(weight: Tensor, bias: Tensor) -> nn.Linear:
@@ -157,20 +158,19 @@ def _linear(weight: Tensor, bias: Tensor) -> nn.Linear:
 
 
 def _published_layer(card: Card, weights: str) -> nn.Linear:
-    """The linear classifier of a published file, which lies among the keys that no embedding needs."""
+    """Return the linear classifier of a published file, which is among the keys that no embedding needs."""
     import torch
     from torch import nn
 
-    from retrieval_core.embed.weights import pretrained_file, split_state
-    from retrieval_core.state_dict import read_state
+    from retrieval_core.embed.weights import read_weights
 
     kind, _, value = weights.partition(":")
     if kind == "random":
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(int(value))
             return nn.Linear(card.dim, card.n_classes)
-    path = pretrained_file(card) if kind == "pretrained" else Path(value)
-    state = split_state(read_state(path)).network
+    path = adapter_of(card).weights_file(card) if kind == "pretrained" else Path(value)
+    state = read_weights(path, card).network
     for prefix in card.unused_keys:
         weight, bias = state.get(f"{prefix}weight"), state.get(f"{prefix}bias")
         if weight is not None and bias is not None and weight.shape == (card.n_classes, card.dim):
@@ -183,7 +183,7 @@ def _published_layer(card: Card, weights: str) -> nn.Linear:
 
 
 def _published_names(card: Card) -> list[str]:
-    """The lemmas of the ImageNet classes that so many classes are."""
+    """Return the names of the ImageNet classes of that number; numbers where ImageNet has no such subset."""
     from timm.data.imagenet_info import ImageNetInfo, infer_imagenet_subset
 
     subset = infer_imagenet_subset({"num_classes": card.n_classes})

@@ -1,48 +1,61 @@
-"""Where a card's weights are had, and how a published file divides into network and projection.
+"""Read a weights file, published or saved here, and split it into network and projection.
 
 Importing this module imports torch.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import NamedTuple
 
-import torch
 from torch import Tensor, nn
 
-from retrieval_core.embed import openclip
 from retrieval_core.embed.cards import Card
-from retrieval_core.errors import WeightsInvalid, WeightsUnavailable
-from retrieval_core.state_dict import fill, first_line
+from retrieval_core.embed.registry import adapter_of
+from retrieval_core.errors import WeightsInvalid
+from retrieval_core.state_dict import fill, read_state
 
-PROBE_TIMEOUT_S = 5.0
-WRAPPERS = ("model.", "module.")  # what training loops put before every key of the network they hold
+NETWORK, PROJECTION = "network.", "projection."  # prefixes of the keys in a saved backbone
+WRAPPERS = ("model.", "module.")  # prefixes that training loops put before every key of the network they wrap
 
 
 class SplitState(NamedTuple):
-    """A weights file's tensors: of the network, and of the projection on top, which is empty for most."""
+    """Tensors of the network, and of the projection on top of it; most files have no projection."""
 
     network: dict[str, Tensor]
     projection: dict[str, Tensor]
 
 
-def split_state(state: Mapping[str, Tensor]) -> SplitState:
-    """The tensors of a saved backbone (`network.*`, `projection.*`) or of a published file, by the network's own keys.
+def read_weights(path: Path, card: Card) -> SplitState:
+    """Return the tensors of a saved backbone or of a published file of `card`, under the network's own keys.
 
-    A prefix that a training loop put before every key is dropped.
+    Published keys lose the prefix of a training loop and are converted by the card's adapter. Raises `WeightsInvalid`.
     """
-    if any(key.startswith("network.") for key in state):
-        inner = {key.removeprefix("network."): tensor for key, tensor in state.items() if key[:11] != "projection."}
-        outer = {key.removeprefix("projection."): t for key, t in state.items() if key.startswith("projection.")}
-        return SplitState(inner, outer)
+    state = read_state(path)
+    if any(key.startswith(NETWORK) for key in state):
+        projection = {key.removeprefix(PROJECTION): t for key, t in state.items() if key.startswith(PROJECTION)}
+        network = {key.removeprefix(NETWORK): t for key, t in state.items() if not key.startswith(PROJECTION)}
+        return SplitState(network, projection)
     wrapper = next((prefix for prefix in WRAPPERS if state and all(key.startswith(prefix) for key in state)), "")
-    return SplitState({key.removeprefix(wrapper): tensor for key, tensor in state.items()}, {})
+    published = {key.removeprefix(wrapper): tensor for key, tensor in state.items()}
+    return SplitState(adapter_of(card).convert_state_dict(card, published), {})
 
 
-def projection_of(state: Mapping[str, Tensor], card: Card, source: str) -> nn.Linear | None:
-    """The linear layer of `weight` (dim, card.dim) and perhaps `bias`; None without. Raises `WeightsInvalid`."""
+def fill_network(network: nn.Module, state: Mapping[str, Tensor], card: Card, source: str) -> None:
+    """Copy the tensors of the file `source` into a card's network, except those that no embedding needs.
+
+    Raises `WeightsInvalid`.
+    """
+    used = {key: tensor for key, tensor in state.items() if not key.startswith(card.unused_keys)}
+    fill(network, used, source, f"a {card.name} ({card.library} {card.model})")
+
+
+def build_projection(state: Mapping[str, Tensor], card: Card, source: str) -> nn.Linear | None:
+    """Return the linear layer of `weight` (dim, card.dim) and an optional `bias`; None where `state` is empty.
+
+    Raises `WeightsInvalid` for other tensors.
+    """
     if not state:
         return None
     weight = state.get("weight")
@@ -54,62 +67,3 @@ def projection_of(state: Mapping[str, Tensor], card: Card, source: str) -> nn.Li
     projection = nn.utils.skip_init(nn.Linear, weight.shape[1], weight.shape[0], bias="bias" in state)
     projection.load_state_dict(dict(state))
     return projection
-
-
-def fill_card(network: nn.Module, state: Mapping[str, Tensor], card: Card, source: str) -> None:
-    """Copy a published file into a card's network, but for keys no embedding needs. Raises `WeightsInvalid`."""
-    given = {key: tensor for key, tensor in state.items() if not key.startswith(card.unused_keys)}
-    fill(network, given, source, f"a {card.name} ({card.library} {card.model})")
-
-
-def pretrained_file(card: Card) -> Path:
-    """The card's published weights on this machine: its own folder's, or in the local caches, fetched if need be.
-
-    Raises `WeightsUnavailable`.
-    """
-    if card.model.startswith(openclip.LOCAL):
-        return openclip.folder_weights(Path(card.model.removeprefix(openclip.LOCAL)))
-    names = openclip.WEIGHTS_FILES if card.model_cfg else (card.hub_file,)
-    source = card.url or card.hub_repo
-    try:
-        return _url_file(card.url, card.sha256) if card.url else hub_path(card.hub_repo, names)
-    except Exception as error:  # each client fails in many ways; in each, the weights cannot be had now
-        raise WeightsUnavailable(
-            f"cannot fetch pretrained {card.name} ({source}): {first_line(error)}; "
-            f"give a copy of its {(card.url or card.hub_file).rsplit('/', 1)[-1]} as --set embed.weights=file:PATH, "
-            "or do without pretraining by --set embed.weights=random:0"
-        ) from error
-
-
-def hub_path(repo: str, names: Sequence[str]) -> Path:
-    """The first of the files `names` that a repository has, in the hub's cache, fetched if need be.
-
-    Raises what the hub's client raises.
-    """
-    from huggingface_hub import constants, get_session, hf_hub_download, try_to_load_from_cache
-    from huggingface_hub.errors import EntryNotFoundError
-
-    for name in names:
-        cached = try_to_load_from_cache(repo, name)
-        if isinstance(cached, str):
-            return Path(cached)
-    # The hub's client retries for most of a minute when there is no internet; one question tells sooner.
-    get_session().head(constants.ENDPOINT, timeout=PROBE_TIMEOUT_S)
-    for name in names[:-1]:
-        try:
-            return Path(hf_hub_download(repo, name))
-        except EntryNotFoundError:
-            continue
-    return Path(hf_hub_download(repo, names[-1]))
-
-
-def _url_file(url: str, sha256: str) -> Path:
-    """A published file in torch's cache, its checksum checked when it is fetched."""
-    from huggingface_hub import get_session
-
-    path = Path(torch.hub.get_dir()) / "checkpoints" / url.rsplit("/", 1)[-1]
-    if not path.exists():
-        get_session().head(url, timeout=PROBE_TIMEOUT_S)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        torch.hub.download_url_to_file(url, str(path), hash_prefix=sha256, progress=False)
-    return path

@@ -10,7 +10,8 @@ from retrieval_core.artifacts.manifests import IndexSet, Value
 from retrieval_core.artifacts.parts import read_unsealed
 from retrieval_core.config import ClassifyConfig, EmbedConfig, NightlyConfig
 from retrieval_core.embed.backbones import CARD_FILE, backbone_preprocess, describe
-from retrieval_core.embed.cards import Card, get_card
+from retrieval_core.embed.cards import Card
+from retrieval_core.embed.registry import get_card
 from retrieval_core.errors import NotFound
 from retrieval_core.index.recipes import choose_recipe, choose_shards
 from retrieval_core.ingest.snapshot import unread_pictures

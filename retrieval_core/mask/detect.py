@@ -6,7 +6,6 @@ import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
-from urllib.request import Request, urlopen
 
 import numpy as np
 
@@ -27,7 +26,6 @@ MAX_SIDE_PX = 640  # no detector here looks closer, and a larger picture would o
 GRID_PX = 320  # of the masks that boxes are stored as: the side of the square in which detectors find them
 CENTRE_SPREAD = 0.25
 BATCH_ROWS = 16  # decoded together; each picture has a forward pass of its own
-PROBE_TIMEOUT_S = 5.0
 
 
 class _Model(NamedTuple):
@@ -164,36 +162,25 @@ def save_detector(network: nn.Module, folder: Path) -> None:
 
 
 def published_file(url: str) -> Path:
-    """A file that torchvision publishes, from torch's own cache, fetched into it if need be.
+    """Return a file that torchvision publishes, from torch's cache or downloaded into it.
 
-    The name ends in the first digits of the file's sha256, which torch checks when it fetches and here always is.
-    Raises `WeightsInvalid` for an altered file, `WeightsUnavailable` where it cannot be fetched.
+    Its name ends in the first digits of its sha256, which are checked every time. Raises `WeightsInvalid` for an
+    altered file, `WeightsUnavailable` where it cannot be downloaded.
     """
-    import torch
+    from retrieval_core.state_dict import cached_download
 
-    path = Path(torch.hub.get_dir()) / "checkpoints" / url.rsplit("/", 1)[-1]
-    expected = path.stem.rsplit("-", 1)[-1]
-    if not path.exists():
-        _fetch(url, path, expected)
-    seen = file_sha256(path)
-    if not seen.startswith(expected):
-        raise WeightsInvalid(f"{path} has sha256 {seen}, but its name promises {expected}…; delete it and run again")
-    return path
-
-
-def _fetch(url: str, path: Path, sha256_start: str) -> None:
-    import torch
-
+    expected = Path(url).stem.rsplit("-", 1)[-1]
     try:
-        # torch waits without end for a host that does not answer; one question tells sooner.
-        urlopen(Request(url, method="HEAD"), timeout=PROBE_TIMEOUT_S).close()
-        path.parent.mkdir(parents=True, exist_ok=True)
-        torch.hub.download_url_to_file(url, str(path), sha256_start, progress=False)
-    except (OSError, RuntimeError) as error:  # torch's word for a wrong sha256 is RuntimeError
+        path = cached_download(url, expected)
+    except (OSError, RuntimeError) as error:
         raise WeightsUnavailable(
             f"cannot fetch pretrained weights from {url}: {error}; give a copy of the file as "
             "--set crop.weights=file:PATH, or crop to the segmenter's masks by --set crop.detector=masks"
         ) from error
+    actual = file_sha256(path)
+    if not actual.startswith(expected):
+        raise WeightsInvalid(f"{path} has sha256 {actual}, but its name promises {expected}…; delete it and run again")
+    return path
 
 
 def _published_url(model: str) -> str:

@@ -18,9 +18,9 @@ from torch import nn
 
 from retrieval_core.config import ClassifyConfig, CropConfig, EmbedConfig, MaskConfig
 from retrieval_core.embed.backbones import load_backbone
-from retrieval_core.embed.cards import get_card
 from retrieval_core.embed.classes import load_classifier
 from retrieval_core.embed.networks import ImageEmbedder
+from retrieval_core.embed.registry import get_card
 from retrieval_core.errors import ShardCorrupt, WeightsInvalid
 from retrieval_core.head.apply import load_head
 from retrieval_core.images import Preprocess

@@ -13,8 +13,8 @@ from retrieval_core.artifacts import backbone_names
 from retrieval_core.artifacts.manifests import Backbone
 from retrieval_core.config import EmbedConfig
 from retrieval_core.embed.backbones import backbone_fingerprint, backbone_preprocess, load_backbone, parse_weights
-from retrieval_core.embed.cards import get_card
 from retrieval_core.embed.networks import ImageEmbedder
+from retrieval_core.embed.registry import get_card
 from retrieval_core.errors import BadConfig
 from retrieval_core.evaluate.compare.config import ComparisonConfig, model_of
 from retrieval_core.store.base import Store

@@ -13,7 +13,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from retrieval_core.config import first_line, parse_override, read_toml
-from retrieval_core.embed.cards import get_card
+from retrieval_core.embed.registry import get_card
 from retrieval_core.errors import BadConfig
 from retrieval_core.evaluate.compare.config import ComparisonConfig, VariantConfig, model_of
 from retrieval_core.train.config import CONFIG_BY_OBJECTIVE, AnyTraining, Training

@@ -22,7 +22,7 @@ from retrieval_core.config import (
     StageConfig,
     View,
 )
-from retrieval_core.embed.cards import get_card
+from retrieval_core.embed.registry import get_card
 from retrieval_core.errors import BadConfig
 from retrieval_core.metrics.retrieval import METRIC_DEFINITIONS
 from retrieval_core.train.config import AnyTraining, ClassifyTraining, DistillTraining

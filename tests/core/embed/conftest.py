@@ -13,9 +13,10 @@ import torch
 from torch import nn
 
 from retrieval_core.config import EmbedConfig
-from retrieval_core.embed import unicom
+from retrieval_core.embed import unicom_network
 from retrieval_core.embed.backbones import LoadedBackbone, load_backbone, save_backbone
-from retrieval_core.embed.cards import CARDS, Card
+from retrieval_core.embed.cards import Card
+from retrieval_core.embed.registry import CARDS
 
 FAMILIES = [
     "resnet18",
@@ -27,6 +28,9 @@ FAMILIES = [
     "clip_vit_b32",
     "pca_pixels",
 ]
+
+
+TINY_UNICOM = unicom_network.Shape(patch_px=8, width=32, depth=3, n_heads=4)
 
 
 class Saved(NamedTuple):
@@ -82,7 +86,7 @@ def small_models() -> Iterator[None]:
         patch.setitem(CARDS, "eva02_tiny", CARDS["eva02_b14"].model_copy(update=tiny))
         tiny = {"name": "unicom_tiny", "model": "ViT-T/8", "dim": 24, "size_px": 32}
         patch.setitem(CARDS, "unicom_tiny", CARDS["unicom_vit_b32"].model_copy(update=tiny))
-        patch.setitem(unicom.SHAPES, "ViT-T/8", unicom.Shape(patch_px=8, width=32, depth=2, n_heads=2))
+        patch.setitem(unicom_network.SHAPES, "ViT-T/8", unicom_network.Shape(patch_px=8, width=32, depth=2, n_heads=2))
         create = timm.create_model
         patch.setattr(timm, "create_model", lambda name, **options: create(name, **options, **cut_depth(name)))
         yield
@@ -109,3 +113,13 @@ def backbone(request: pytest.FixtureRequest, small_models: None, tmp_path_factor
     size_px = 64 if CARDS[request.param].resizable else 0
     config = EmbedConfig(backbone=request.param, weights="random:0", size_px=size_px)
     return keep(config, tmp_path_factory.mktemp(request.param))
+
+
+@pytest.fixture(scope="session")
+def tiny_unicom() -> unicom_network.Unicom:
+    torch.manual_seed(0)
+    network = unicom_network.Unicom(TINY_UNICOM, size_px=32, dim=12).eval().requires_grad_(False)
+    for tensor in network.state_dict().values():
+        if tensor.is_floating_point():
+            tensor.uniform_(0.02, 0.3) if tensor.ndim == 1 else tensor.normal_(0, 0.2)
+    return network

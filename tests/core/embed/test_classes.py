@@ -20,7 +20,6 @@ from torch import nn
 from retrieval_core.artifacts.manifests import content_id
 from retrieval_core.config import ClassifyConfig, EmbedConfig
 from retrieval_core.embed.backbones import LoadedBackbone, load_backbone, save_backbone
-from retrieval_core.embed.cards import CARDS
 from retrieval_core.embed.classes import (
     CLASSES_FILE,
     CLASSIFIER_FILE,
@@ -33,6 +32,7 @@ from retrieval_core.embed.classes import (
 from retrieval_core.embed.engine import TorchEngine, open_engine
 from retrieval_core.embed.extract import Picture
 from retrieval_core.embed.networks import ImageEmbedder
+from retrieval_core.embed.registry import CARDS
 from retrieval_core.errors import BadConfig, ShardCorrupt, WeightsInvalid, WeightsUnavailable
 from retrieval_core.images import decode, fit
 

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import shutil
+import sys
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
@@ -9,7 +10,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from retrieval_core.embed.engine import TorchEngine, embed_texts, open_engine
+from retrieval_core.embed.engine import TorchEngine, _text_encoder, embed_texts, open_engine
 from retrieval_core.errors import BadConfig, DimensionMismatch, ShardCorrupt, WeightsInvalid
 
 
@@ -94,6 +95,13 @@ def test_texts_are_embedded_as_open_clip_does(clip_backbone):
     vectors = embed_texts(clip_backbone.folder, texts)
     np.testing.assert_allclose(vectors, expected, atol=1e-5)
     np.testing.assert_allclose(embed_texts(clip_backbone.folder, texts[:1]), expected[:1], atol=1e-5)
+
+
+def test_missing_library_for_texts_says_what_to_install(clip_backbone, monkeypatch):
+    _text_encoder.cache_clear()
+    monkeypatch.setitem(sys.modules, "open_clip", None)
+    with pytest.raises(BadConfig, match=r"text query for clip_vit_b32 needs torch and open_clip.*vitrine\[train\]"):
+        embed_texts(clip_backbone.folder, ["a red dress"])
 
 
 def test_no_text_gives_no_vector(clip_backbone):

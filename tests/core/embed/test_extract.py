@@ -14,9 +14,9 @@ from PIL import Image
 from retrieval_core.artifacts.manifests import content_id
 from retrieval_core.artifacts.parts import MaskRow, vectors_bytes
 from retrieval_core.embed import extract as extract_module
-from retrieval_core.embed.cards import CARDS
 from retrieval_core.embed.engine import open_engine
 from retrieval_core.embed.extract import Picture, extract
+from retrieval_core.embed.registry import CARDS
 from retrieval_core.errors import StoreUnavailable
 from retrieval_core.images import Preprocess, apply_mask, crop_to_mask, decode, fit
 

@@ -11,8 +11,8 @@ import torch
 from torch import nn
 
 from retrieval_core.arrays import UInt8
-from retrieval_core.embed.cards import get_card
 from retrieval_core.embed.networks import ImageEmbedder
+from retrieval_core.embed.registry import get_card
 from retrieval_core.images import Preprocess
 
 TINY_DIM = 16

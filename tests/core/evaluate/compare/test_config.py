@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from retrieval_core.embed.cards import CARDS
+from retrieval_core.embed.registry import CARDS
 from retrieval_core.errors import BadConfig
 from retrieval_core.evaluate.compare.compose import load_comparison
 from retrieval_core.evaluate.compare.config import ComparisonConfig

@@ -15,8 +15,8 @@ from torch import nn
 from torch.nn.functional import normalize
 
 from retrieval_core.arrays import Float32, UInt8
-from retrieval_core.embed.cards import get_card
 from retrieval_core.embed.networks import ImageEmbedder
+from retrieval_core.embed.registry import get_card
 from retrieval_core.errors import BadConfig
 from retrieval_core.images import Preprocess
 from retrieval_core.train.config import DistillTraining

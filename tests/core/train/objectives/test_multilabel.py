@@ -8,8 +8,8 @@ import pytest
 import torch
 from sklearn.metrics import f1_score, jaccard_score, log_loss, precision_score, recall_score
 
-from retrieval_core.embed.cards import get_card
 from retrieval_core.embed.networks import build_network
+from retrieval_core.embed.registry import get_card
 from retrieval_core.errors import BadConfig
 from retrieval_core.train.config import MultilabelTraining
 from retrieval_core.train.fit import fit

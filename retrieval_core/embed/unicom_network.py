@@ -1,4 +1,4 @@
-"""UNICOM: a vision transformer whose patch tokens, all of them, are flattened into a compact feature.
+"""The network of UNICOM: a vision transformer that maps all patch tokens, flattened, to a compact feature.
 
 An et al., "Unicom: Universal and Compact Representation Learning for Image Retrieval", ICLR 2023; keys as in its
 published files. Importing this module imports torch and timm.
@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 
 class Shape(NamedTuple):
-    """The transformer's measures; the hidden layer of its MLPs is four times `width`."""
+    """The size of a transformer; the hidden layer of its MLPs is four times `width`."""
 
     patch_px: int
     width: int
@@ -31,7 +31,7 @@ SHAPES = {
 
 
 class Unicom(VisionTransformer):
-    """(n, 3, size, size) float32, normalised, to (n, dim) float32, not of unit length."""
+    """Map (n, 3, size, size) float32 normalised pixels to (n, dim) float32, not of unit length."""
 
     def __init__(self, shape: Shape, size_px: int, dim: int) -> None:
         super().__init__(

@@ -8,11 +8,11 @@ import torch
 from torch.nn import functional
 
 from retrieval_core.embed.backbones import LoadedBackbone, save_backbone
-from retrieval_core.embed.cards import CARDS
 from retrieval_core.embed.engine import open_engine
 from retrieval_core.embed.networks import ImageEmbedder, build_network
-from retrieval_core.embed.vae import VaeEncoder, current_keys
-from retrieval_core.embed.weights import fill_card
+from retrieval_core.embed.registry import CARDS
+from retrieval_core.embed.vae_network import VaeEncoder, current_keys
+from retrieval_core.embed.weights import fill_network
 from retrieval_core.errors import WeightsInvalid
 from retrieval_core.images import Preprocess
 
@@ -139,14 +139,14 @@ def test_legacy_spelling_of_the_attention_is_the_same_network(tiny):
     assert old["encoder.mid_block.attentions.0.query.weight"].shape == (64, 64, 1, 1)
     assert "encoder.mid_block.attentions.0.to_q.weight" not in old
     network = VaeEncoder(WIDTHS)
-    fill_card(network, current_keys(old), CARD, "old")
+    fill_network(network, current_keys(old), CARD, "old")
     assert all(torch.equal(tensor, state[key]) for key, tensor in network.state_dict().items())
-    fill_card(network, current_keys(state | {"decoder.conv_in.weight": torch.zeros(1)}), CARD, "new")
+    fill_network(network, current_keys(state | {"decoder.conv_in.weight": torch.zeros(1)}), CARD, "new")
 
 
 def test_file_without_the_encoder_is_refused_naming_keys():
     with pytest.raises(WeightsInvalid, match=r"not a vae_sd_mse.*missing \(encoder.conv_in.weight, .*unknown \(conv1"):
-        fill_card(VaeEncoder(WIDTHS), current_keys({"conv1.weight": torch.zeros(1)}), CARD, "odd")
+        fill_network(VaeEncoder(WIDTHS), current_keys({"conv1.weight": torch.zeros(1)}), CARD, "odd")
 
 
 def test_exported_graph_gives_the_same_vectors(tiny: VaeEncoder, tmp_path: Path):

@@ -21,11 +21,11 @@ _LEGACY = {"query": "to_q", "key": "to_k", "value": "to_v", "proj_attn": "to_out
 
 
 class VaeEncoder(nn.Module):
-    """(n, 3, size, size) float32 in -1..1 to (n, 256) float32: the scaled mean of the latent, pooled to 8 by 8.
+    """Map (n, 3, size, size) float32 in -1 to 1 to (n, 256) float32: the scaled mean of the latent, pooled to 8 by 8.
 
-    A latent of 4 channels at an eighth of the picture's side holds 4,096 numbers at 256 px, most of them texture that
-    moves with the product. Means over an 8 by 8 grid keep colour and shape by place; 4 by 4 would blur the shape, and
-    256 dimensions cost no more than other backbones do.
+    The latent has 4 channels at an eighth of the picture's side: 4,096 numbers at 256 px, most of them texture that
+    moves with the product. Means over an 8 by 8 grid keep where colours and shapes are; 4 by 4 would blur the shape,
+    and 256 dimensions cost no more than other backbones.
     """
 
     def __init__(self, widths: tuple[int, ...] = WIDTHS) -> None:
@@ -42,10 +42,10 @@ class _Encoder(nn.Module):
     def __init__(self, widths: tuple[int, ...]) -> None:
         super().__init__()
         self.conv_in = nn.Conv2d(3, widths[0], 3, padding=1)
-        before = (widths[0], *widths[:-1])
+        n_in = (widths[0], *widths[:-1])
         last = len(widths) - 1
         self.down_blocks = nn.ModuleList(
-            _Down(before[level], width, halve=level < last) for level, width in enumerate(widths)
+            _Down(n_in[level], width, halve=level < last) for level, width in enumerate(widths)
         )
         self.mid_block = _Middle(widths[-1])
         self.conv_norm_out = _norm(widths[-1])
@@ -60,7 +60,7 @@ class _Encoder(nn.Module):
 
 
 class _Down(nn.Module):
-    """Two residual blocks, then half the side."""
+    """Two residual blocks, then a convolution that halves the side."""
 
     def __init__(self, n_in: int, n_out: int, halve: bool) -> None:
         super().__init__()
@@ -110,7 +110,7 @@ class _Residual(nn.Module):
 
 
 class _Attention(nn.Module):
-    """One head over all places."""
+    """Self-attention with one head over all positions."""
 
     def __init__(self, width: int) -> None:
         super().__init__()
@@ -119,9 +119,11 @@ class _Attention(nn.Module):
         self.to_out = nn.ModuleList([nn.Linear(width, width)])
 
     def forward(self, x: Tensor) -> Tensor:
-        places = self.group_norm(x).flatten(2).transpose(1, 2)[:, None]  # (n, 1 head, places, width)
-        seen = functional.scaled_dot_product_attention(self.to_q(places), self.to_k(places), self.to_v(places))
-        return x + self.to_out[0](seen[:, 0]).transpose(1, 2).reshape(x.shape)
+        positions = self.group_norm(x).flatten(2).transpose(1, 2)[:, None]  # (n, 1 head, positions, width)
+        attended = functional.scaled_dot_product_attention(
+            self.to_q(positions), self.to_k(positions), self.to_v(positions)
+        )
+        return x + self.to_out[0](attended[:, 0]).transpose(1, 2).reshape(x.shape)
 
 
 def _norm(width: int) -> nn.GroupNorm:
@@ -129,7 +131,10 @@ def _norm(width: int) -> nn.GroupNorm:
 
 
 def current_keys(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The attention of an older file under today's keys: `query` is `to_q`, and (c, c, 1, 1) kernels are matrices."""
+    """Return the tensors of a file under diffusers' current keys.
+
+    In older files the attention's `to_q` is called `query`, and so on, and its matrices are (c, c, 1, 1) kernels.
+    """
     renamed = {}
     for key, tensor in state.items():
         module, _, leaf = key.rpartition(".")

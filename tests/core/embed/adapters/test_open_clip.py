@@ -13,10 +13,10 @@ import torch
 from safetensors.torch import save_file
 
 from retrieval_core.config import EmbedConfig
+from retrieval_core.embed.adapters.open_clip import tokenize
 from retrieval_core.embed.backbones import backbone_fingerprint, load_backbone, save_backbone
-from retrieval_core.embed.cards import get_card
 from retrieval_core.embed.engine import TorchEngine, embed_texts, open_engine
-from retrieval_core.embed.openclip import tokenize
+from retrieval_core.embed.registry import CARDS, get_card
 from retrieval_core.errors import BadConfig, WeightsInvalid, WeightsUnavailable
 
 MODEL: dict[str, Any] = {
@@ -48,6 +48,16 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def config_of(folder: Path, weights: str = "pretrained") -> EmbedConfig:
     return EmbedConfig(backbone=f"local-dir:{folder}", weights=weights)
+
+
+def test_clip_card_says_what_open_clip_says():
+    card = CARDS["clip_vit_b32"]
+    model, published = open_clip.get_model_config(card.model), open_clip.get_pretrained_cfg(card.model, card.tag)
+    assert (card.dim, card.size_px) == (model["embed_dim"], model["vision_cfg"]["image_size"])
+    assert model["quick_gelu"] is True
+    assert (card.mean, card.std) == (published["mean"], published["std"])
+    assert (published["interpolation"], published["resize_mode"], card.crop_fraction) == ("bicubic", "shortest", 1.0)
+    assert card.hub_repo == published["hf_hub"].rstrip("/")
 
 
 def test_card_is_what_the_folder_says(folder):
@@ -120,7 +130,7 @@ def test_folder_without_weights_names_what_it_should_hold(folder, tmp_path):
         ({"preprocess_cfg": CUT}, r"model_cfg: Field required"),
         ({"model_cfg": {"embed_dim": 24, "text_cfg": {}}}, r"vision_cfg: Field required"),
         ({"model_cfg": MODEL, "preprocess_cfg": {"resize_mode": "longest"}}, r"resize_mode.*got 'longest'"),
-        ({"model_cfg": {**MODEL, "vision_cfg": {"image_size": [32, 48]}}}, r"sees 48 x 32 px; only .* squares"),
+        ({"model_cfg": {**MODEL, "vision_cfg": {"image_size": [32, 48]}}}, r"takes pictures of 48 x 32 px; only .* squares"),
     ],
 )
 def test_config_that_cannot_be_used_is_refused(config, message, tmp_path):

@@ -1,0 +1,225 @@
+"""open_clip: CLIP by name, and any model described by a folder or a repository on the hub.
+
+There `open_clip_config.json` describes the network and how pictures are cut; the weights lie beside it.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from pydantic import BaseModel, ValidationError
+
+from retrieval_core.artifacts.fingerprints import weights_sha256
+from retrieval_core.embed.adapter import Adapter
+from retrieval_core.embed.cards import CLIP_MEAN, CLIP_STD, Card, Channels
+from retrieval_core.errors import BadConfig, WeightsUnavailable
+
+if TYPE_CHECKING:
+    from open_clip import CLIP
+    from torch import Tensor, nn
+
+CONFIG_FILE = "open_clip_config.json"
+WEIGHTS_FILES = ("open_clip_model.safetensors", "open_clip_pytorch_model.bin")
+LOCAL, HUB = "local-dir:", "hf-hub:"
+DEFAULT_CONTEXT = 77  # tokens
+
+
+class OpenClip(Adapter):
+    """Networks of open_clip, which embed pictures and texts into one space."""
+
+    library = "open_clip"
+    name_forms = ("hf-hub:OWNER/NAME of an open_clip model", "local-dir:PATH of an open_clip model's folder")
+    cards = (
+        Card(
+            name="clip_vit_b32",
+            library="open_clip",
+            # OpenAI's weights need QuickGELU: the plain ViT-B-32 takes them without an error and embeds differently.
+            model="ViT-B-32-quickgelu",
+            tag="openai",
+            dim=512,
+            size_px=224,
+            mean=CLIP_MEAN,
+            std=CLIP_STD,
+            resizable=False,
+            unused_keys=("input_resolution", "context_length", "vocab_size"),
+            hub_repo="timm/vit_base_patch32_clip_224.openai",
+            hub_file="open_clip_model.safetensors",
+            licence="mit",
+            has_text=True,
+        ),
+    )
+
+    def accepts(self, name: str) -> bool:
+        return name.startswith((HUB, LOCAL))
+
+    def open_card(self, name: str) -> Card:
+        """Return the card of `hf-hub:OWNER/NAME` or `local-dir:PATH`, from its `open_clip_config.json`.
+
+        Raises `BadConfig` where that file is absent or describes what is not supported, `WeightsUnavailable` where the
+        hub cannot be reached.
+        """
+        path = _config_path(name)
+        try:
+            config = _Config.model_validate_json(path.read_bytes())
+            model = _Model.model_validate(config.model_cfg)
+        except OSError as error:
+            raise BadConfig(
+                f"{name}: cannot read {path}: {error.strerror}; an open_clip model's folder has one"
+            ) from error
+        except ValidationError as error:
+            first = error.errors()[0]
+            key = ".".join(str(part) for part in first["loc"])
+            raise BadConfig(f"{name}: {CONFIG_FILE} {key}: {first['msg']}, got {first['input']!r}") from error
+        size = model.vision_cfg.image_size
+        height, width = (size, size) if isinstance(size, int) else size
+        if height != width:
+            raise BadConfig(f"{name} takes pictures of {width} x {height} px; only networks for squares can be used")
+        framing = config.preprocess_cfg
+        return Card(
+            name=name,
+            library=self.library,
+            model=name,
+            tag="",
+            dim=model.embed_dim,
+            size_px=height,
+            crop="squash" if framing.resize_mode == "squash" else "center",
+            interpolation="bilinear" if framing.interpolation == "bilinear" else "bicubic",
+            mean=framing.mean,
+            std=framing.std,
+            resizable=False,
+            hub_repo=name.removeprefix(HUB) if name.startswith(HUB) else "",
+            hub_file=WEIGHTS_FILES[0],
+            licence="unknown",
+            has_text=True,
+            model_cfg=config.model_cfg,
+        )
+
+    def build(self, card: Card, size_px: int) -> CLIP:
+        """Return the network of both pictures and texts. Raises `BadConfig` where open_clip cannot build it."""
+        import open_clip
+
+        config = copy.deepcopy(card.model_cfg or open_clip.get_model_config(card.model))
+        vision, text = config["vision_cfg"], config["text_cfg"]
+        has_own_text_tower = config.pop("custom_text", False) or "hf_model_name" in text
+        # The towers would otherwise download pretrained weights of their own.
+        vision |= {"timm_model_pretrained": False} if "timm_model_name" in vision else {}
+        text |= {"hf_model_pretrained": False} if "hf_model_name" in text else {}
+        if has_own_text_tower:
+            network: Any = open_clip.CoCa if "multimodal_cfg" in config else open_clip.CustomTextCLIP
+        else:
+            network = open_clip.CLIP
+        try:
+            return network(**config)
+        except Exception as error:  # any config may be given, and open_clip fails on a bad one in many ways
+            raise BadConfig(f"open_clip cannot build {card.name}: {type(error).__name__}: {error}") from error
+
+    def weights_file(self, card: Card) -> Path:
+        from retrieval_core.embed.hub import published_weights
+
+        if card.model.startswith(LOCAL):
+            return _folder_weights(Path(card.model.removeprefix(LOCAL)))
+        return published_weights(card, WEIGHTS_FILES if card.model_cfg else (card.hub_file,))
+
+    def encode_image(self, network: nn.Module, pixels: Tensor) -> Tensor:
+        return network.encode_image(pixels)
+
+    def open_text_encoder(self, card: Card, state: Mapping[str, Tensor]) -> Callable[[Sequence[str]], Tensor]:
+        from torch import nn
+
+        from retrieval_core.state_dict import fill
+
+        network: Any = self.build(card, card.size_px)
+        network.visual = nn.Identity()  # the image tower would only fill the memory
+        unused = ("visual.", *card.unused_keys)
+        text_state = {key: tensor for key, tensor in state.items() if not key.startswith(unused)}
+        fill(network, text_state, f"the saved {card.name}", f"the text side of a {card.model}")
+        network.eval()
+
+        def encode(texts: Sequence[str]) -> Tensor:
+            return network.encode_text(tokenize(card, texts))
+
+        return encode
+
+    def fingerprint_inputs(self, name: str, weights: str) -> tuple[str, str]:
+        """Return `name` and `weights` as they enter the fingerprint; those of a folder by the content of its files."""
+        backbone, weights = super().fingerprint_inputs(name, weights)
+        if not name.startswith(LOCAL):
+            return backbone, weights
+        folder = Path(name.removeprefix(LOCAL))
+        weights = weights_sha256(_folder_weights(folder)) if weights == "pretrained" else weights
+        return f"{LOCAL}{weights_sha256(folder / CONFIG_FILE)}", weights
+
+
+ADAPTER = OpenClip()
+
+
+class _Vision(BaseModel):
+    image_size: int | tuple[int, int] = 224
+
+
+class _Model(BaseModel):
+    embed_dim: int
+    vision_cfg: _Vision
+    text_cfg: dict[str, Any]
+
+
+class _Framing(BaseModel):
+    mean: Channels = CLIP_MEAN
+    std: Channels = CLIP_STD
+    interpolation: Literal["bicubic", "bilinear", "random"] = "bicubic"  # random: bicubic outside training
+    resize_mode: Literal["shortest", "squash"] = "shortest"
+
+
+class _Config(BaseModel):
+    model_cfg: dict[str, Any]
+    preprocess_cfg: _Framing = _Framing()
+
+
+def tokenize(card: Card, texts: Sequence[str]) -> Tensor:
+    """Return (n, context) int64 token ids, each text cut to the network's context length.
+
+    Raises `BadConfig` where the tokenizer needs a library that is not installed, `WeightsUnavailable` where it needs
+    files that are not available.
+    """
+    import open_clip
+
+    text = card.model_cfg.get("text_cfg", {})
+    try:
+        if card.model_cfg and not text.get("hf_tokenizer_name"):
+            context, options = text.get("context_length", DEFAULT_CONTEXT), text.get("tokenizer_kwargs", {})
+            return open_clip.SimpleTokenizer(context_length=context, **options)(list(texts))
+        return open_clip.get_tokenizer(card.model)(list(texts))
+    except ImportError as error:
+        raise BadConfig(
+            f"{card.name} reads texts by a tokenizer that is not installed ({error}); "
+            "pip install transformers, or search by picture"
+        ) from error
+    except (OSError, ValueError) as error:
+        raise WeightsUnavailable(
+            f"cannot open the tokenizer of {card.name}: {' '.join(str(error).split())[:200]}"
+        ) from error
+
+
+def _folder_weights(folder: Path) -> Path:
+    """Return the weights file of an open_clip model's folder. Raises `WeightsUnavailable` where there is none."""
+    for name in WEIGHTS_FILES:
+        if (folder / name).is_file():
+            return folder / name
+    raise WeightsUnavailable(f"{folder} holds no weights; expected {' or '.join(WEIGHTS_FILES)}")
+
+
+def _config_path(name: str) -> Path:
+    if name.startswith(LOCAL):
+        return Path(name.removeprefix(LOCAL)) / CONFIG_FILE
+    from retrieval_core.embed.hub import hub_path
+
+    try:
+        return hub_path(name.removeprefix(HUB), (CONFIG_FILE,))
+    except Exception as error:  # the hub's client fails in many ways; in each, the config is not available now
+        raise WeightsUnavailable(
+            f"cannot fetch {CONFIG_FILE} of {name}: {' '.join(str(error).split())[:200]}; "
+            "give a copy of the model's folder as --set embed.backbone=local-dir:PATH"
+        ) from error
