@@ -19,7 +19,7 @@ from retrieval_core.errors import BadConfig, WeightsUnavailable
 
 if TYPE_CHECKING:
     from open_clip import CLIP
-    from torch import Tensor, nn
+    from torch import Tensor
 
 CONFIG_FILE = "open_clip_config.json"
 WEIGHTS_FILES = ("open_clip_model.safetensors", "open_clip_pytorch_model.bin")
@@ -123,7 +123,7 @@ class OpenClip(Adapter):
             return _folder_weights(Path(card.model.removeprefix(LOCAL)))
         return published_weights(card, WEIGHTS_FILES if card.model_cfg else (card.hub_file,))
 
-    def encode_image(self, network: nn.Module, pixels: Tensor) -> Tensor:
+    def encode_image(self, network: Any, pixels: Tensor) -> Tensor:
         return network.encode_image(pixels)
 
     def open_text_encoder(self, card: Card, state: Mapping[str, Tensor]) -> Callable[[Sequence[str]], Tensor]:

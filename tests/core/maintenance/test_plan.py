@@ -61,7 +61,7 @@ def test_a_plan_knows_the_width_of_a_backbone_in_the_store(source: str, local_st
     ("embed", "message"),
     [
         ({"weights": "artifact:tuned"}, "no backbone 'tuned'"),
-        ({"backbone": "vit_b16", "size_px": 256}, "squares of 224 px and no other"),
+        ({"backbone": "vit_b16", "size_px": 256}, "only takes squares of 224 px"),
         ({"backbone": "resnet19"}, "unknown backbone"),
     ],
 )

@@ -130,7 +130,10 @@ def test_folder_without_weights_names_what_it_should_hold(folder, tmp_path):
         ({"preprocess_cfg": CUT}, r"model_cfg: Field required"),
         ({"model_cfg": {"embed_dim": 24, "text_cfg": {}}}, r"vision_cfg: Field required"),
         ({"model_cfg": MODEL, "preprocess_cfg": {"resize_mode": "longest"}}, r"resize_mode.*got 'longest'"),
-        ({"model_cfg": {**MODEL, "vision_cfg": {"image_size": [32, 48]}}}, r"takes pictures of 48 x 32 px; only .* squares"),
+        (
+            {"model_cfg": {**MODEL, "vision_cfg": {"image_size": [32, 48]}}},
+            r"of 48 x 32 px; only .* squares",
+        ),
     ],
 )
 def test_config_that_cannot_be_used_is_refused(config, message, tmp_path):
