@@ -48,5 +48,5 @@ def test_a_manifest_holds_the_spelling_and_gives_back_the_value() -> None:
     vectors = VectorSet(fingerprint="f", family="v", variant=Reduced(8), dim=8)
     assert json.loads(vectors.model_dump_json())["variant"] == "pca8"
     assert VectorSet.model_validate_json(vectors.model_dump_json()) == vectors
-    head = Head.model_validate({"fingerprint": "f", "variant": "masked", "dim": 4, "metrics": {}, "history": ()})
+    head = Head.model_validate({"fingerprint": "f", "variant": "masked", "input_dim": 8, "dim": 4})
     assert head.variant == Variant("masked")
