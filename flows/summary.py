@@ -7,6 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Literal
 
 from retrieval_core.artifacts.manifests import Value
+from retrieval_core.metrics.registry import UNLABELLED, find_metric
 
 
 class CatalogSummary(Value):
@@ -64,7 +65,7 @@ class RunSummary(Value):
 
 def metrics_table(metrics: Mapping[str, float], others: Mapping[str, float], other: str) -> str:
     """The published search's metrics beside those of another release, in Markdown."""
-    shown = {name: value for name, value in metrics.items() if "/" not in name and not name.endswith("_std")}
+    shown = {name: value for name, value in metrics.items() if _is_shown(name)}
     rows = [
         (
             name,
@@ -74,6 +75,11 @@ def metrics_table(metrics: Mapping[str, float], others: Mapping[str, float], oth
         for name, value in shown.items()
     ]
     return as_table(("metric", "here", other, "difference"), rows)
+
+
+def _is_shown(name: str) -> bool:
+    known = find_metric(name)
+    return known is None or not (known.scope or known.metric.source in UNLABELLED or "std" in known.statistic)
 
 
 def as_table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:

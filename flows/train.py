@@ -12,6 +12,7 @@ from flows.run import RUNNER, Clock, holds_lease
 from retrieval_core.artifacts.manifests import Backbone, Fitted, Head, Ref, Segmenter, Value
 from retrieval_core.config import EmbedConfig, NightlyConfig
 from retrieval_core.errors import BadConfig
+from retrieval_core.metrics.registry import MASK_IOU
 from retrieval_core.settings import Settings
 from retrieval_core.store.base import Store
 from retrieval_core.train.config import (
@@ -190,7 +191,7 @@ def train_segmenter(source: str, settings: Settings, stages: NightlyConfig = DEF
     return SegmenterSummary(
         segmenter=segmenter.fingerprint,
         trained=fitted.trained,
-        metrics={"mask_iou": segmenter.val_iou},
+        metrics={MASK_IOU.name: segmenter.val_iou},
         epochs=len(segmenter.history),
         seconds=clock.total(),
     )

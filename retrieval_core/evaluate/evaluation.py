@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import re
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -26,6 +25,7 @@ from retrieval_core.evaluate.report.build import gather_facts
 from retrieval_core.evaluate.report.render import render
 from retrieval_core.evaluate.report.schema import Facts
 from retrieval_core.evaluate.run_outputs import RunOutputs
+from retrieval_core.metrics.registry import UNLABELLED, find_metric, is_measured_by
 from retrieval_core.settings import Settings
 from retrieval_core.store.base import Store
 
@@ -40,8 +40,6 @@ PICTURES: dict[str, Any] = {
     "golden": {"missed": True},
     "synthetic": {"missed": True},
 }
-# The gate compares the published search alone: no other variant, no baseline, no spread, no rate where less is better.
-NOT_COMPARED = re.compile(r"/|_random|_std|_rate")
 
 log = logging.getLogger(__name__)
 
@@ -147,7 +145,7 @@ def _verdict(
     asked = labelled.join(categories, on="item_id", how="left", maintain_order="left")
     candidate = Figures(
         per_query=pl.concat([asked, measured.unlabelled.per_query], how="diagonal"),
-        metrics={name: value for name, value in measured.metrics.items() if not NOT_COMPARED.search(name)},
+        metrics={name: value for name, value in measured.metrics.items() if _is_compared(name)},
         n_rows=catalog.rows,
         n_indexed=index.counts["rows"],
         n_quarantined=catalog.quarantined,
@@ -160,12 +158,20 @@ def _verdict(
     return decide(candidate, _production(store, against, ground) if against else None, config)
 
 
+def _is_compared(name: str) -> bool:
+    """Whether the gate compares a figure as it is: those of the published search for which higher is better."""
+    known = find_metric(name)
+    if known is None or known.scope or known.statistic != "value":
+        return False
+    return known.metric.needs_labels and known.metric.higher_is_better
+
+
 def _production(store: Store, report: Report, ground: Ground | None) -> Figures:
     """What the gate compares with; without an index where that is gone by now."""
     index = IndexSet.find(store, str(report.config["index"]))
     per_query = read_table(store, report.part("queries.parquet"))
     if ground:
-        unlabelled = [name for name in per_query.columns if "/" in name]
+        unlabelled = [name for name in per_query.columns if is_measured_by(name, *UNLABELLED)]
         asked = per_query.select("item_id", *unlabelled).filter(pl.any_horizontal(pl.col(unlabelled).is_not_null()))
         per_query = pl.concat([ground.production, asked], how="diagonal")
     return Figures(

@@ -34,7 +34,7 @@ from retrieval_core.errors import NotFound, ShardCorrupt, VitrineError
 from retrieval_core.index.build import indexed_row_ids, shard_row_ids
 from retrieval_core.index.lookup import ShardedIndex
 from retrieval_core.index.recipes import shard_of
-from retrieval_core.metrics.retrieval import ann_recall
+from retrieval_core.metrics.ranking import ann_recall
 from retrieval_core.search.release import open_index, open_release, shard_folders
 from retrieval_core.store.base import Store
 

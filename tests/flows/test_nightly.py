@@ -15,6 +15,7 @@ from retrieval_core.errors import BadConfig, NotFound, TooManyRejects
 from retrieval_core.ingest.sources.registry import open_source
 from retrieval_core.maintenance.status import status
 from retrieval_core.maintenance.verify import verify
+from retrieval_core.metrics.registry import find_metric
 from retrieval_core.search.release import Query, open_release
 from retrieval_core.settings import Settings
 
@@ -85,6 +86,7 @@ def test_the_first_night_publishes_everything(first: tuple[Shop, RunSummary]) ->
         run.metrics
     )
     assert run.metrics["ann_recall@10"] > 0.95
+    assert all(find_metric(name) for name in run.metrics)
     assert "<html" in Path(run.report).read_text()
     assert status(shop.store).production == run.release
     assert verify(shop.store).ok

@@ -11,7 +11,7 @@ from retrieval_core.arrays import Float64, Int64
 from retrieval_core.artifacts.manifests import Value
 from retrieval_core.evaluate.measure.protocol import Protocol
 from retrieval_core.evaluate.measure.search_setup import hash_rows
-from retrieval_core.metrics.retrieval import HEADLINES
+from retrieval_core.metrics.registry import BY_CATEGORY, HEADLINES
 
 MIN_STUDENT = 30  # queries; the spread of fewer is too uncertain for Student's t
 MIN_SPREAD = 1e-9  # a smaller spread is rounding
@@ -110,7 +110,7 @@ def _metrics(table: pl.DataFrame, names: Sequence[str]) -> tuple[MetricFacts, ..
 
 
 def _categories(table: pl.DataFrame, names: Sequence[str]) -> tuple[CategoryFacts, ...]:
-    columns = [name for name in (*HEADLINES, "precision@5") if name in names]
+    columns = [name for name in BY_CATEGORY if name in names]
     groups = table.drop_nulls("category").partition_by("category", as_dict=True)
     facts = [
         CategoryFacts(category=str(key[0]), n_queries=len(group), metrics=_metrics(group, columns))

@@ -10,11 +10,11 @@ from typing import Any
 
 from retrieval_core.artifacts.manifests import Value
 from retrieval_core.artifacts.releases import RUNS
-from retrieval_core.metrics.retrieval import HEADLINES
+from retrieval_core.metrics.registry import ANN_RECALL, HEADLINES
 from retrieval_core.store.base import Store
 
 N_RUNS = 30
-METRICS = (*HEADLINES, "ann_recall@10")
+METRICS = (*HEADLINES, ANN_RECALL.name)
 
 log = logging.getLogger(__name__)
 

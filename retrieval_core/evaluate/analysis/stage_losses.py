@@ -17,7 +17,8 @@ from retrieval_core.artifacts.manifests import Value
 from retrieval_core.evaluate.measure.chain import Link, Step
 from retrieval_core.evaluate.measure.protocol import positions_in_gallery
 from retrieval_core.evaluate.measure.search_setup import Bench, K
-from retrieval_core.metrics.retrieval import HEADLINES, score
+from retrieval_core.metrics.registry import HEADLINES
+from retrieval_core.metrics.retrieval import score
 from retrieval_core.metrics.significance import bootstrap_intervals, holm, permutation_p_less
 
 SEARCH: tuple[Step, ...] = ("PCA", "ANN", "rerank")  # together they make up the search of the published vectors

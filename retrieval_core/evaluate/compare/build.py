@@ -20,7 +20,7 @@ from retrieval_core.evaluate.compare.schema import (
 from retrieval_core.evaluate.compare.tables import build_tables
 from retrieval_core.evaluate.report.curves import Point
 from retrieval_core.evaluate.report.image_grids import query_grids
-from retrieval_core.metrics.retrieval import METRIC_DEFINITIONS
+from retrieval_core.metrics.registry import definitions
 from retrieval_core.store.base import Store
 
 N_GRIDS = 6
@@ -135,7 +135,8 @@ def _sides(compared: Compared, quality: str) -> list[str]:
 
 def _definitions(config: ComparisonConfig) -> dict[str, str]:
     wanted: Mapping[str, None] = dict.fromkeys(metric for table in config.tables for metric in table.metrics)
-    return {metric: METRIC_DEFINITIONS[metric] for metric in wanted}
+    texts = definitions()
+    return {metric: texts[metric] for metric in wanted}
 
 
 def pareto_front(points: Mapping[str, Point]) -> tuple[str, ...]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Collection
 from graphlib import CycleError, TopologicalSorter
 from typing import Annotated, Any, Literal, Self
@@ -24,7 +23,7 @@ from retrieval_core.config import (
 )
 from retrieval_core.embed.registry import get_card
 from retrieval_core.errors import BadConfig
-from retrieval_core.metrics.retrieval import METRIC_DEFINITIONS
+from retrieval_core.metrics import registry
 from retrieval_core.train.config import AnyTraining, ClassifyTraining, DistillTraining
 
 Mode = Literal["nearest", "classified"]
@@ -32,7 +31,7 @@ Contrast = Literal["background", "boosted", "dim", "mode"]
 
 MODEL = "model:"
 # All but those of a whole search, and those that are printed beside the metric they belong to.
-METRICS = tuple(name for name in METRIC_DEFINITIONS if not re.search("_std$|_random|^ann_|^mask_|/", name))
+METRICS = tuple(metric.name for metric in registry.METRICS if metric.source in ("search", "head"))
 
 _PLAIN: dict[Contrast, Any] = {"background": "raw", "boosted": False, "dim": 0, "mode": "nearest"}
 _CLASSIFIER = {"classifier", "classifier_weights"}

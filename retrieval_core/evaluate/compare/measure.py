@@ -19,6 +19,7 @@ from retrieval_core.evaluate.compare.config import VariantConfig
 from retrieval_core.evaluate.measure.classified import classified_topk
 from retrieval_core.evaluate.measure.protocol import Protocol, choose_protocol
 from retrieval_core.metrics.exact_knn import exact_topk
+from retrieval_core.metrics.registry import is_measured_by
 from retrieval_core.metrics.relevance import MAX_CUTOFF
 from retrieval_core.metrics.retrieval import Scores, random_scores, score
 from retrieval_core.store.base import Store
@@ -150,4 +151,4 @@ def _search(
 
 def _trained_scores(store: Store, backbone: Ref | None) -> dict[str, float]:
     metrics = Backbone.open(store, backbone).metrics if backbone else {}
-    return {name: value for name, value in metrics.items() if name.endswith("_example")}
+    return {name: value for name, value in metrics.items() if is_measured_by(name, "head")}

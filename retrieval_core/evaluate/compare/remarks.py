@@ -7,6 +7,7 @@ from collections.abc import Iterator, Sequence
 from retrieval_core.evaluate.compare.measure import Compared
 from retrieval_core.evaluate.compare.paired import PairedTest, n_pairs, paired_tests, per_query
 from retrieval_core.evaluate.measure.protocol import Protocol
+from retrieval_core.metrics.registry import is_measured_by
 
 JUDGED_AGAINST_RANDOM = "label_iou@5"
 
@@ -65,7 +66,7 @@ def _listed(metrics: Sequence[str]) -> str:
 
 def why_undefined(metric: str, protocol: Protocol) -> str:
     """The reason that no query defines `metric`, as a clause without a full stop."""
-    if metric.endswith("_example"):
+    if is_measured_by(metric, "head"):
         return "no variant's backbone was trained to label (objective multilabel)"
     if not len(protocol.queries):
         return "no picture was held out to query with; name a split in the source, or raise ingest.n_holdout"

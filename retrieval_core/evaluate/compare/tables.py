@@ -19,6 +19,7 @@ from retrieval_core.evaluate.compare.remarks import (
     why_missing,
     why_untested,
 )
+from retrieval_core.metrics.registry import is_measured_by, parse_metric
 from retrieval_core.metrics.retrieval import Scores
 
 RANDOM = "random"
@@ -143,7 +144,8 @@ def _cell(question: _Question, compared: Compared, tests: Mapping[_Question, Pai
 
 
 def _plain_cell(scores: Scores, metric: str) -> Cell:
-    return Cell(value=scores.summary.get(metric), deviation=scores.summary.get(f"{metric}_std"))
+    deviation = parse_metric(metric).metric.full_name("std")
+    return Cell(value=scores.summary.get(metric), deviation=scores.summary.get(deviation))
 
 
 def _value(compared: Compared, variant: str, metric: str) -> float | None:
@@ -171,7 +173,7 @@ def _remarks(
         metric: any(row.cells[column].value is not None for row in rows) for column, metric in enumerate(table.metrics)
     }
     yield from why_missing([metric for metric in table.metrics if not reached[metric]], compared)
-    of_training = [metric for metric in table.metrics if reached[metric] and metric.endswith("_example")]
+    of_training = [metric for metric in table.metrics if reached[metric] and is_measured_by(metric, "head")]
     if of_training:
         yield why_untested(of_training)
     if JUDGED_AGAINST_RANDOM in table.metrics:

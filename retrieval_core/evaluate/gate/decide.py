@@ -10,6 +10,7 @@ import polars as pl
 from retrieval_core.artifacts.manifests import Value
 from retrieval_core.config import GateConfig
 from retrieval_core.evaluate.gate.paired_comparison import Changes, MetricChange, compare
+from retrieval_core.metrics.registry import ANN_RECALL, UNLABELLED, is_measured_by
 
 N_LOSSES_NAMED = 3  # of those within categories
 LONGEST_NAME = 60
@@ -118,10 +119,10 @@ def _faults(night: Figures, production: Figures | None, config: GateConfig) -> I
 
 
 def _index_faults(night: Figures, production: Figures | None, config: GateConfig) -> Iterator[str]:
-    ann_recall = night.metrics.get("ann_recall@10", 1.0)
+    ann_recall = night.metrics.get(ANN_RECALL.name, 1.0)
     if not ann_recall >= config.min_ann_recall:  # nor is NaN
         yield (
-            f"the index finds {ann_recall:.3f} of the exact neighbours (ann_recall@10), below "
+            f"the index finds {ann_recall:.3f} of the exact neighbours ({ANN_RECALL.name}), below "
             f"{config.min_ann_recall:g} (gate.min_ann_recall): raise index.recall_target, index.memory_gb or what was "
             "set of the search by hand"
         )
@@ -186,4 +187,5 @@ def _all_clear(changes: Changes, is_first: bool, n_gallery: int, config: GateCon
 
 def _most_queries(tested: list[MetricChange]) -> int:
     """Of the metrics that need labels, where there are any."""
-    return max(row.n_queries for row in [row for row in tested if "/" not in row.name] or tested)
+    labelled = [row for row in tested if not is_measured_by(row.name, *UNLABELLED)]
+    return max(row.n_queries for row in labelled or tested)

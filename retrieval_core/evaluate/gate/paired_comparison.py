@@ -11,7 +11,7 @@ import polars as pl
 from retrieval_core.arrays import Bool, Float64, Int64, Text
 from retrieval_core.artifacts.manifests import Value
 from retrieval_core.config import GateConfig
-from retrieval_core.metrics.retrieval import HEADLINES, UNLABELLED
+from retrieval_core.metrics.registry import is_headline
 from retrieval_core.metrics.significance import bootstrap_intervals, can_reject, holm, permutation_p_less
 
 # Of `alpha`, where there are categories to test: what the metrics over all queries may spend.
@@ -62,7 +62,7 @@ def compare(candidate: pl.DataFrame, production: pl.DataFrame, config: GateConfi
     that, whatever depends on what.
     """
     shared = _shared(candidate, production)
-    headlines = [name in (*HEADLINES, *UNLABELLED) for name in shared.names]
+    headlines = [is_headline(name) for name in shared.names]
     tested = np.array(headlines if any(headlines) else [True] * len(headlines), np.bool_)
     within = [
         group

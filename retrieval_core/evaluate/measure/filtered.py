@@ -13,7 +13,7 @@ from retrieval_core.arrays import Float32, Int64
 from retrieval_core.artifacts.manifests import Value
 from retrieval_core.evaluate.measure.search_setup import Bench, K, hash_rows, single_query_ms
 from retrieval_core.metrics.exact_knn import exact_topk
-from retrieval_core.metrics.retrieval import ann_recall
+from retrieval_core.metrics.ranking import ann_recall
 
 PERCENTS = (50.0, 10.0, 1.0, 0.1)
 N_TIMED = 30

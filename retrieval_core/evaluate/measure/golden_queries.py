@@ -30,13 +30,14 @@ from retrieval_core.evaluate.measure.known_answer import (
 )
 from retrieval_core.evaluate.thumbnails import Thumbnail, item_picture, jpeg_base64
 from retrieval_core.images import decode
+from retrieval_core.metrics.registry import GOLDEN_HIT, GOLDEN_MRR, GOLDEN_RECALL
 from retrieval_core.search.release import OpenRelease, Query
 from retrieval_core.store.uris import read_uri
 
 K, MAX_K = 10, 100
 COLUMNS = ("query", "expected", "k", "note")
 REQUIRED = ("query", "expected")
-HIT, RECALL, RANK = "golden/hit@1", "golden/recall@10", "golden/mrr"
+HIT, RECALL, RANK = GOLDEN_HIT.name, GOLDEN_RECALL.name, GOLDEN_MRR.name
 
 _CLIMBS = re.compile(r"(^|/)\.\.(/|$)")
 _SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://")

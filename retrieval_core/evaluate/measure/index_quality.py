@@ -13,7 +13,8 @@ from retrieval_core.artifacts.manifests import TunePoint
 from retrieval_core.evaluate.measure.protocol import positions_in_gallery
 from retrieval_core.evaluate.measure.search_setup import Bench, K, single_query_ms
 from retrieval_core.metrics.exact_knn import exact_topk
-from retrieval_core.metrics.retrieval import Scores, ann_recall, score
+from retrieval_core.metrics.ranking import ann_recall
+from retrieval_core.metrics.retrieval import Scores, score
 
 N_TIMED = 100
 N_TIMED_A_POINT = 30

@@ -30,6 +30,7 @@ from retrieval_core.evaluate.measure.search_setup import Bench, K
 from retrieval_core.evaluate.measure.unlabelled import Unlabelled, measure_unlabelled
 from retrieval_core.evaluate.run_outputs import RunOutputs
 from retrieval_core.metrics.exact_knn import exact_topk
+from retrieval_core.metrics.registry import ANN_RECALL, MASK_FALLBACK_RATE, MASK_IOU, is_measured_by
 from retrieval_core.metrics.retrieval import Scores, random_baseline, score
 from retrieval_core.search.release import open_index
 from retrieval_core.settings import Settings
@@ -98,14 +99,14 @@ def measure(store: Store, night: RunOutputs, config: NightlyConfig, settings: Se
     filters = measure_filters(bench, config.evaluate.seed)
     prefixed = {f"{variant.name}/{name}": value for variant in variants for name, value in variant.metrics.items()}
     metrics = published.worth.summary | prefixed | random_baseline(bench.protocol.truth, config.evaluate.seed)
-    metrics |= {f"{chosen.name}/ann_recall@10": chosen.recall for chosen in filters}
+    metrics |= {ANN_RECALL.full_name("value", chosen.name): chosen.recall for chosen in filters}
     if len(published.recall):
-        metrics["ann_recall@10"] = float(published.recall.mean())
+        metrics[ANN_RECALL.name] = float(published.recall.mean())
     masks = _mask_facts(store, night, bench.items, config)
     if night.segmenter:
-        metrics["mask_iou"] = Segmenter.open(store, night.segmenter.ref).val_iou
+        metrics[MASK_IOU.name] = Segmenter.open(store, night.segmenter.ref).val_iou
     if night.masks:
-        metrics["mask_fallback_rate"] = masks.fallback_rate
+        metrics[MASK_FALLBACK_RATE.name] = masks.fallback_rate
     unlabelled = measure_unlabelled(store, night, bench.items, config, settings or Settings.load())
     metrics |= unlabelled.metrics
     for outcome in night.heads:
@@ -143,14 +144,14 @@ def _load(store: Store, ref: Ref, items: pl.DataFrame) -> Float32:
 
 
 def _per_query(bench: Bench, published: Published) -> pl.DataFrame:
-    recall = {"ann_recall@10": published.recall} if len(published.recall) else {}
+    recall = {ANN_RECALL.name: published.recall} if len(published.recall) else {}
     item_ids = bench.items["item_id"].gather(bench.protocol.queries)
     return published.worth.per_query.with_columns(item_id=item_ids, **recall)
 
 
 def _head_metrics(head: Head, published: str | None) -> dict[str, float]:
     """How well a head labels held-out pictures; of the published head also under the plain names."""
-    scores = {name: value for name, value in head.metrics.items() if name.endswith("_example")}
+    scores = {name: value for name, value in head.metrics.items() if is_measured_by(name, "head")}
     prefixed = {f"{head.variant.boost()}/{name}": value for name, value in scores.items()}
     return prefixed | scores if head.fingerprint == published else prefixed
 

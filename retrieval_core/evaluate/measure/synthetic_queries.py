@@ -29,12 +29,13 @@ from retrieval_core.evaluate.measure.known_answer import (
 from retrieval_core.evaluate.thumbnails import Thumbnail, jpeg_base64
 from retrieval_core.images import RGB, decode
 from retrieval_core.metrics.distortions import DISTORTIONS, Distortion
+from retrieval_core.metrics.registry import SYNTHETIC_RECALL, SYNTHETIC_RECALL_OF
 from retrieval_core.search.release import OpenRelease
 from retrieval_core.store.base import Store
 from retrieval_core.store.uris import read_uri
 
 PREFIX = "synthetic"
-RECALL = f"{PREFIX}/recall@1"
+RECALL = SYNTHETIC_RECALL.name
 K = 10
 
 
@@ -140,7 +141,7 @@ def ask_distorted(
 
 
 def _recall_of(distortion: str) -> str:
-    return f"{PREFIX}/{distortion}/recall@1"
+    return SYNTHETIC_RECALL_OF[distortion].name
 
 
 def _per_item(asked: Sequence[_Asked], right: Sequence[float]) -> pl.DataFrame:

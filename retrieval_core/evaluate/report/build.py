@@ -31,7 +31,7 @@ from retrieval_core.evaluate.report.schema import Facts, IndexFacts, QueryGrid, 
 from retrieval_core.evaluate.run_outputs import RunOutputs
 from retrieval_core.evaluate.thumbnails import Thumbnail
 from retrieval_core.index.build import INDEX_FILE, VECTORS_FILE
-from retrieval_core.metrics.retrieval import HEADLINES, METRIC_DEFINITIONS
+from retrieval_core.metrics.registry import HEADLINES, MASK_IOU, definitions
 from retrieval_core.store.base import Store
 
 N_GRIDS = 4
@@ -66,7 +66,7 @@ def gather_facts(
         category_changes=verdict.categories,
         catalog=night.catalog_facts,
         metrics=measured.metrics,
-        definitions=METRIC_DEFINITIONS,
+        definitions=definitions(),
         n_queries=len(measured.protocol.queries),
         n_gallery=len(measured.protocol.gallery),
         variants=measured.variants,
@@ -168,7 +168,7 @@ def _training_facts(store: Store, night: RunOutputs) -> tuple[TrainingFacts, ...
                 name="U-Net segmenter",
                 trained=night.segmenter.trained,
                 fitted=segmenter.created,
-                metrics={"mask_iou": segmenter.val_iou},
+                metrics={MASK_IOU.name: segmenter.val_iou},
                 history=segmenter.history,
             )
         )

@@ -34,18 +34,9 @@ from retrieval_core.evaluate.report.formatting import (
     size,
 )
 from retrieval_core.evaluate.report.schema import Facts
-from retrieval_core.metrics.retrieval import HEADLINES
+from retrieval_core.metrics.registry import METRICS, Metric
 
 SHOWN_CAUSES = 4  # before the fold
-# In the order of the page; the quality of search first, then that of the parts.
-MEANINGS = {
-    "recall@1": "the first hit is the same product",
-    "map@5": "how early relevant hits come, first 5",
-    "attribute_map@10": "the same by all attributes, first 10",
-    "label_iou@5": "labels shared with the first 5 hits",
-    "ann_recall@10": "exact neighbours that the index finds",
-    "mask_iou": "overlap of predicted and true masks",
-}
 
 
 class Banner(NamedTuple):
@@ -152,27 +143,33 @@ def _banner(facts: Facts) -> Banner:
 
 
 def _quality_tiles(facts: Facts) -> list[Tile]:
-    return [_tile(name, facts) for name in HEADLINES if name in facts.metrics]
+    return [
+        _tile(metric, facts) for metric in METRICS if metric.words and metric.headline and metric.name in facts.metrics
+    ]
 
 
 def _part_tiles(facts: Facts) -> list[Tile]:
-    tiles = [_tile(name, facts) for name in MEANINGS if name in facts.metrics and name not in HEADLINES]
+    parts = [metric for metric in METRICS if metric.words and not metric.headline]
+    tiles = [_tile(metric, facts) for metric in parts if metric.name in facts.metrics]
     if facts.index.latency_ms_p50 > 0:
         p50, p95 = facts.index.latency_ms_p50, facts.index.latency_ms_p95
         tiles.append(Tile("query latency", f"median of single queries; 95% within {p95:.3g} ms", f"{p50:.3g} ms"))
     return tiles
 
 
-def _tile(name: str, facts: Facts) -> Tile:
-    value, deviation = facts.metrics[name], facts.metrics.get(f"{name}_std")
+def _tile(metric: Metric, facts: Facts) -> Tile:
+    name, value = metric.name, facts.metrics[metric.name]
+    deviation, random, random_deviation = (
+        facts.metrics.get(metric.full_name(statistic)) for statistic in ("std", "random", "random_std")
+    )
     change = next((change for change in facts.changes if change.name == name), None)
     return Tile(
         name=name,
-        meaning=MEANINGS[name],
+        meaning=metric.words,
         value=number(value),
         deviation="" if deviation is None else number(deviation),
         interval=_interval(name, facts),
-        baseline=_against_random(value, facts.metrics.get(f"{name}_random"), facts.metrics.get(f"{name}_random_std")),
+        baseline=_against_random(value, random, random_deviation),
         change="" if change is None else signed(change.difference),
         trend="" if change is None else tables.trend(change),
         spark=_spark(name, facts),

@@ -19,11 +19,9 @@ from retrieval_core.evaluate.gate.paired_comparison import MetricChange
 from retrieval_core.evaluate.report import charts, curves
 from retrieval_core.evaluate.report.formatting import SMALLEST_SHOWN, number
 from retrieval_core.evaluate.report.schema import Facts
-from retrieval_core.metrics.retrieval import HEADLINES
+from retrieval_core.metrics.registry import HEADLINES, Statistic, find_metric
 
 PUBLISHED = "published"
-# Prefixes of metrics that other queries gave: they are no representations.
-OTHER_QUERIES = ("golden", "synthetic")
 MAX_QUARANTINE_ROWS = 50
 MAX_CATEGORY_ROWS = 12  # before the fold
 MAX_FIXES_SHOWN = 4  # of each problem
@@ -96,12 +94,30 @@ def comparison(facts: Facts) -> Comparison:
     """The changes in the order of their table."""
     changes = facts.changes
     tested = [change for change in changes if change.p_holm is not None or change.blocks]
-    baselines = [change for change in changes if change.name.endswith(("_random", "_std"))]
+    baselines = [change for change in changes if _is_derived(change.name)]
     watched = [change for change in changes if change not in tested and change not in baselines]
     categories = sorted(facts.category_changes, key=lambda row: (not row.blocks, row.difference))
     rows = tested + watched + categories
     ends = [abs(end) for row in rows for end in (row.low, row.difference, row.high) if end is not None]
     return Comparison(tested, watched, baselines, categories, max(ends, default=0.0))
+
+
+def _beside(name: str, statistic: Statistic) -> str:
+    """Return the name under which another statistic of the same metric is reported."""
+    known = find_metric(name)
+    return known.metric.full_name(statistic, known.scope) if known and known.statistic == "value" else ""
+
+
+def _is_derived(name: str) -> bool:
+    """Whether a name is of a baseline or of a deviation."""
+    known = find_metric(name)
+    return known is not None and known.statistic != "value"
+
+
+def _is_plain(name: str) -> bool:
+    """Whether a name is of the published search, not of a variant or a filter."""
+    known = find_metric(name)
+    return known is None or not known.scope
 
 
 def trend(change: MetricChange) -> str:
@@ -119,14 +135,16 @@ def trend(change: MetricChange) -> str:
 def representations(facts: Facts) -> list[Representation]:
     """The published chain first, then every variant in the order it was measured, and any that only `metrics` knows."""
     metrics: dict[str, dict[str, float]] = {variant.name: dict(variant.metrics) for variant in facts.variants}
-    others = {*(chosen.name for chosen in facts.index.filters), *OTHER_QUERIES}
+    filters = {chosen.name for chosen in facts.index.filters}
     for full_name, value in facts.metrics.items():
-        variant, slash, name = full_name.partition("/")
-        if slash and variant not in others:
-            metrics.setdefault(variant, {})[name] = value
-    known = {name for of_variant in metrics.values() for name in of_variant}
+        known = find_metric(full_name)
+        if known and known.scope and known.scope not in filters:
+            metrics.setdefault(known.scope, {})[known.metric.full_name(known.statistic)] = value
+    of_variants = {name for of_variant in metrics.values() for name in of_variant}
     published = {
-        name: value for name, value in facts.metrics.items() if name in known or f"{name}_random" in facts.metrics
+        name: value
+        for name, value in facts.metrics.items()
+        if name in of_variants or _beside(name, "random") in facts.metrics
     }
     notes = {variant.name: variant.note or f"{variant.dim:,} dim" for variant in facts.variants}
     chain = [Representation(PUBLISHED, f"{facts.index.variant}, by the index", published)] if published else []
@@ -142,20 +160,20 @@ def metric_rows(columns: Sequence[Representation], facts: Facts) -> list[MetricR
     }
     names = list(dict.fromkeys(name for column in columns for name in column.metrics))
     rows = []
-    for name in (name for name in names if not name.endswith("_std")):
+    for name in (name for name in names if not _is_derived(name)):
         values = [column.metrics.get(name) for column in columns]
         shown = [number(value) for value in values if value is not None]
         best = number(max((value for value in values if value is not None), default=0.0))
         cells = (
             Cell(
                 value,
-                column.metrics.get(f"{name}_std"),
+                column.metrics.get(_beside(name, "std")),
                 number(value) == best and len(set(shown)) > 1,
                 intervals.get(name) if column.name == PUBLISHED else None,
             )
             for value, column in zip(values, columns, strict=True)
         )
-        random = Cell(facts.metrics.get(f"{name}_random"), facts.metrics.get(f"{name}_random_std"))
+        random = Cell(facts.metrics.get(_beside(name, "random")), facts.metrics.get(_beside(name, "random_std")))
         rows.append(MetricRow(name, tuple(cells), random))
     return rows
 
@@ -166,7 +184,7 @@ def metric_plots(columns: Sequence[Representation], metrics: dict[str, float]) -
     for name in HEADLINES:
         values = {column.name: column.metrics[name] for column in columns if name in column.metrics}
         if values:
-            drawn.append((name, charts.dots(name, values, metrics.get(f"{name}_random"), PUBLISHED)))
+            drawn.append((name, charts.dots(name, values, metrics.get(_beside(name, "random")), PUBLISHED)))
     return drawn
 
 
@@ -260,9 +278,9 @@ def figures(facts: Facts) -> list[tuple[str, float | None, float | None, str]]:
     """Every plain metric of the night, measured or only defined: name, value, value at random, definition."""
     names = dict.fromkeys([*facts.metrics, *facts.definitions])
     # A baseline stands in its metric's row, and has one of its own only where its definition says more.
-    baselines = {f"{name}_random" for name in names} - facts.definitions.keys()
-    shown = [name for name in names if ("/" not in name or name in facts.definitions) and name not in baselines]
+    baselines = {_beside(name, "random") for name in names} - facts.definitions.keys()
+    shown = [name for name in names if (_is_plain(name) or name in facts.definitions) and name not in baselines]
     return [
-        (name, facts.metrics.get(name), facts.metrics.get(f"{name}_random"), facts.definitions.get(name, ""))
+        (name, facts.metrics.get(name), facts.metrics.get(_beside(name, "random")), facts.definitions.get(name, ""))
         for name in shown
     ]

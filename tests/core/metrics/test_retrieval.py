@@ -17,15 +17,10 @@ from sklearn.metrics import average_precision_score
 from retrieval_core.artifacts.parts import unit_length
 from retrieval_core.errors import DimensionMismatch
 from retrieval_core.metrics.exact_knn import exact_topk
+from retrieval_core.metrics.ranking import ann_recall, average_precision, graded_average_precision
+from retrieval_core.metrics.registry import definitions
 from retrieval_core.metrics.relevance import Judgements, find_truth
-from retrieval_core.metrics.retrieval import (
-    METRIC_DEFINITIONS,
-    ann_recall,
-    average_precision,
-    graded_average_precision,
-    random_baseline,
-    retrieval_metrics,
-)
+from retrieval_core.metrics.retrieval import random_baseline, retrieval_metrics
 
 N_CODES = 4
 
@@ -175,7 +170,7 @@ def test_all_scores_are_shares_and_the_summary_is_their_mean(search):
         assert values.max() <= 1
         assert not values.is_nan().any()
         assert scores.summary[name] == pytest.approx(values.mean())
-        assert name in METRIC_DEFINITIONS
+        assert name in definitions()
 
 
 @settings(deadline=None)

@@ -29,7 +29,7 @@ from retrieval_core.evaluate.report.schema import Facts, IndexFacts, QueryGrid, 
 from retrieval_core.evaluate.run_outputs import CatalogFacts
 from retrieval_core.evaluate.thumbnails import Thumbnail
 from retrieval_core.images import thumbnail
-from retrieval_core.metrics.retrieval import METRIC_DEFINITIONS
+from retrieval_core.metrics.registry import definitions
 
 ATTACK = "\"'><script>alert(1)</script><img src=x onerror=alert(2)>{{ 7 * 7 }}"
 
@@ -168,7 +168,7 @@ def full(**changes) -> Facts:
         | {"masked_boosted/f1_example": 0.6613, "f1_example": 0.6613, "mask_iou": 0.842, "ann_recall@10": 0.987}
         | {f"{chosen.name}/ann_recall@10": chosen.recall for chosen in FILTERED}
         | {"recall@1_random": 0.1, "label_iou@5_std": 0.171, "label_iou@5_random": 0.146},
-        "definitions": METRIC_DEFINITIONS,
+        "definitions": definitions(),
         "n_queries": 500,
         "variants": tuple(VariantFacts(name=name, dim=64, metrics=metrics) for name, metrics in VARIANTS.items()),
         "training": (

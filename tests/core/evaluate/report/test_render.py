@@ -14,7 +14,7 @@ from retrieval_core.evaluate.report.render import render
 from retrieval_core.evaluate.report.schema import Facts, QueryGrid, TrainingFacts
 from retrieval_core.evaluate.report.tables import trend
 from retrieval_core.evaluate.thumbnails import Thumbnail
-from retrieval_core.metrics.retrieval import METRIC_DEFINITIONS
+from retrieval_core.metrics.registry import definitions
 from tests.core.evaluate.report.sample_facts import ATTACK, FILTERED, change, duplicate, full, minimal, picture
 
 
@@ -91,7 +91,7 @@ def test_every_metric_of_every_representation_is_there(read_page):
         assert variant in filters or variant in page.text
         assert plain.removesuffix("_random").removesuffix("_std") in page.text
         assert number(value) in page.text
-    for name, definition in METRIC_DEFINITIONS.items():
+    for name, definition in definitions().items():
         assert name in page.text
         assert definition in page.text
 

@@ -1,0 +1,341 @@
+"""Every metric of Vitrine: its name, its definition, how it is computed, and what the gate and the report do with it.
+
+A new metric of the search is one function of a `Retrieval` and one entry in `METRICS`, both in this file; gate, report,
+comparison and metrics.json follow from the entry. A metric that is measured elsewhere has an entry without a function.
+
+A measured value has a full name: `map@5` of the published search, `masked/map@5` of a variant or a filter, and beside
+it `map@5_random` (retrieval at random) and `map@5_std` (standard deviation over queries). `parse_metric` takes such a
+name apart; nothing else reads the spelling of a name.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Literal, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from retrieval_core.arrays import Bool, Float32, Float64, Int64
+from retrieval_core.metrics.distortions import DISTORTIONS
+from retrieval_core.metrics.ranking import average_precision, graded_average_precision
+from retrieval_core.metrics.relevance import Truth, neighbour_gain, neighbour_iou, same_code
+
+N_NEIGHBOURS = 5
+
+Source = Literal["search", "index", "golden", "synthetic", "mask", "head"]
+UNLABELLED: tuple[Source, ...] = ("golden", "synthetic")  # their queries need no labels of the catalogue
+Statistic = Literal["value", "std", "random", "random_std"]
+
+
+class Retrieval:
+    """What a search found for q queries, and what is right; each judgement of the hits is computed once.
+
+    `positions` (q, 10) are positions in the gallery, nearest first, -1 where fewer were found. Judgements are None
+    where the catalogue does not say what they need.
+    """
+
+    def __init__(self, positions: Int64, truth: Truth) -> None:
+        self.positions, self.truth = positions, truth
+
+    @cached_property
+    def product_hits(self) -> Bool | None:
+        """(q, 10): whether the hit is of the query's product."""
+        queries, gallery = self.truth.queries.product, self.truth.gallery.product
+        return None if queries is None or gallery is None else same_code(queries, gallery, self.positions)
+
+    @cached_property
+    def category_hits(self) -> Bool | None:
+        """(q, 10): whether the hit is of the query's category."""
+        queries, gallery = self.truth.queries.category, self.truth.gallery.category
+        return None if queries is None or gallery is None else same_code(queries, gallery, self.positions)
+
+    @cached_property
+    def gains(self) -> Float32 | None:
+        """(q, 10): the graded relevance of the hits, 0 to 1."""
+        return None if self.truth.best_gains is None else neighbour_gain(self.truth, self.positions)
+
+
+@dataclass(frozen=True)
+class Metric:
+    """One metric.
+
+    `source` is what measures it. `compute` gives one value a query, (q,) with NaN where the query leaves it undefined,
+    or None where the catalogue does. `headline`: the gate tests it and the report shows it first; one for each kind of
+    truth, because Holm's correction pays for every metric tested. `by_category`: reported within categories too, as
+    headlines are.
+    `baseline`: retrieval at random is measured beside it. `deviation`: so is its spread over queries. `words` explain
+    it on the report's first page, "" where it is not shown there.
+    """
+
+    name: str
+    definition: str
+    source: Source = "search"
+    compute: Callable[[Retrieval], Float64 | None] | None = None
+    headline: bool = False
+    by_category: bool = False
+    higher_is_better: bool = True
+    deviation: bool = False
+    words: str = ""
+
+    @property
+    def baseline(self) -> bool:
+        return self.source == "search"
+
+    @property
+    def needs_labels(self) -> bool:
+        """Whether its queries are judged by what the catalogue says of its items."""
+        return self.source not in UNLABELLED
+
+    def full_name(self, statistic: Statistic, scope: str = "") -> str:
+        """Return the name of a measured value; `scope` is a variant or a filter, "" for the published search."""
+        name = self.name if statistic == "value" else f"{self.name}_{statistic}"
+        return f"{scope}/{name}" if scope else name
+
+
+class MeasuredName(NamedTuple):
+    """A full name taken apart."""
+
+    metric: Metric
+    statistic: Statistic
+    scope: str
+
+
+def _recall(k: int) -> Callable[[Retrieval], Float64 | None]:
+    def compute(retrieval: Retrieval) -> Float64 | None:
+        hits, n_relevant = retrieval.product_hits, retrieval.truth.n_same_product
+        if hits is None or n_relevant is None:
+            return None
+        return _where(n_relevant > 0, hits[:, :k].any(axis=1))
+
+    return compute
+
+
+def _category_share(share: Callable[[Int64, Int64], npt.ArrayLike]) -> Callable[[Retrieval], Float64 | None]:
+    """A metric of the number of hits of the query's category among the first 5, and of their number in the gallery."""
+
+    def compute(retrieval: Retrieval) -> Float64 | None:
+        hits, n_relevant = retrieval.category_hits, retrieval.truth.n_same_category
+        if hits is None or n_relevant is None:
+            return None
+        return _where(n_relevant > 0, share(hits[:, :N_NEIGHBOURS].sum(axis=1), np.maximum(n_relevant, 1)))
+
+    return compute
+
+
+def _map(k: int) -> Callable[[Retrieval], Float64 | None]:
+    def compute(retrieval: Retrieval) -> Float64 | None:
+        hits, n_relevant = retrieval.category_hits, retrieval.truth.n_same_category
+        if hits is not None and n_relevant is not None:
+            return average_precision(hits[:, :k], n_relevant)
+        return _attribute_map(k)(retrieval) if retrieval.truth.queries.category is None else None
+
+    return compute
+
+
+def _attribute_map(k: int) -> Callable[[Retrieval], Float64 | None]:
+    def compute(retrieval: Retrieval) -> Float64 | None:
+        gains, best_gains = retrieval.gains, retrieval.truth.best_gains
+        return None if gains is None or best_gains is None else graded_average_precision(gains[:, :k], best_gains)
+
+    return compute
+
+
+def _label_iou(retrieval: Retrieval) -> Float64 | None:
+    queries, gallery = retrieval.truth.queries, retrieval.truth.gallery
+    if queries.labels is None or gallery.labels is None or not gallery.n_items:
+        return None
+    iou = neighbour_iou(queries, gallery, retrieval.positions[:, :N_NEIGHBOURS])
+    return _where(queries.labels.any(axis=1), iou.sum(axis=1) / min(N_NEIGHBOURS, gallery.n_items))
+
+
+def _where(defined: npt.ArrayLike, values: npt.ArrayLike) -> Float64:
+    return np.where(defined, np.asarray(values, np.float64), np.nan)
+
+
+_SAME_PRODUCT = "queries whose product has no gallery item are left out"
+_SAME_CATEGORY = "queries whose category has no gallery item are left out"
+
+ANN_RECALL = Metric(
+    "ann_recall@10",
+    "Share of the 10 exact nearest items that the index also returns, averaged over queries.",
+    "index",
+    words="exact neighbours that the index finds",
+)
+GOLDEN_HIT = Metric("golden/hit@1", "Share of the golden queries whose first hit is expected.", "golden", headline=True)
+GOLDEN_RECALL = Metric(
+    "golden/recall@10",
+    "Expected pictures among the first 10 hits (or the query's own k), over as many as could be there, averaged over "
+    "golden queries.",
+    "golden",
+)
+GOLDEN_MRR = Metric(
+    "golden/mrr",
+    "1 / the rank of the first expected hit, 0 where none is among the first 10 (or the query's own k), averaged over "
+    "golden queries.",
+    "golden",
+)
+SYNTHETIC_RECALL = Metric(
+    "synthetic/recall@1",
+    "Share of an item's synthetic queries, its picture changed on purpose, whose first hit is the item, or another "
+    "with the very same picture; averaged over items.",
+    "synthetic",
+    headline=True,
+)
+SYNTHETIC_RECALL_OF = {
+    distortion.name: Metric(
+        f"synthetic/{distortion.name}/recall@1",
+        f"synthetic/recall@1 of those with {distortion.meaning}.",
+        "synthetic",
+    )
+    for distortion in DISTORTIONS
+}
+MASK_IOU = Metric(
+    "mask_iou",
+    "Pixels shared by the predicted and the true mask over pixels of either, averaged over pictures.",
+    "mask",
+    words="overlap of predicted and true masks",
+)
+MASK_FALLBACK_RATE = Metric(
+    "mask_fallback_rate",
+    "Share of the pictures whose mask is distrusted, so that the whole picture is embedded instead.",
+    "mask",
+    higher_is_better=False,
+)
+
+METRICS: tuple[Metric, ...] = (
+    *(
+        Metric(
+            f"recall@{k}",
+            f"Share of queries with an item of the same product among the first {k}; {_SAME_PRODUCT}.",
+            compute=_recall(k),
+            headline=k == 1,
+            words="the first hit is the same product" if k == 1 else "",
+        )
+        for k in (1, 2, 3, 5, 10)
+    ),
+    Metric(
+        "precision@5",
+        f"Items of the query's category among the first 5, over 5; {_SAME_CATEGORY}.",
+        compute=_category_share(lambda n_hits, _: n_hits / N_NEIGHBOURS),
+        by_category=True,
+    ),
+    Metric(
+        "recall_of_category@5",
+        f"Items of the query's category among the first 5, over all of that category in the gallery; {_SAME_CATEGORY}.",
+        compute=_category_share(lambda n_hits, n_relevant: n_hits / n_relevant),
+    ),
+    Metric(
+        "accuracy@5",
+        f"Share of queries with at least one item of their category among the first 5; {_SAME_CATEGORY}.",
+        compute=_category_share(lambda n_hits, _: n_hits > 0),
+    ),
+    *(
+        Metric(
+            f"map@{k}",
+            f"Mean average precision of the first {k}, over min(relevant, {k}). Relevant: the same category; in a "
+            f"catalogue without categories, the {k} gallery items of largest gain, as in attribute_map@10.",
+            compute=_map(k),
+            headline=k == 5,
+            words="how early relevant hits come, first 5" if k == 5 else "",
+        )
+        for k in (1, 3, 5, 10)
+    ),
+    Metric(
+        "attribute_map@10",
+        "Mean average precision of the first 10 against the 10 gallery items of largest gain, over min(10, items with "
+        "a gain). Gain: 1 if category and all attributes are equal, times the label IoU. Of items tied for the last "
+        "places those found first count; queries that no item has a gain for are left out.",
+        compute=_attribute_map(10),
+        headline=True,
+        words="the same by all attributes, first 10",
+    ),
+    Metric(
+        "label_iou@5",
+        "Shared labels over labels of either, averaged over the 5 nearest items; queries without labels are left out.",
+        compute=_label_iou,
+        headline=True,
+        deviation=True,
+        words="labels shared with the first 5 hits",
+    ),
+    ANN_RECALL,
+    GOLDEN_HIT,
+    GOLDEN_RECALL,
+    GOLDEN_MRR,
+    SYNTHETIC_RECALL,
+    *SYNTHETIC_RECALL_OF.values(),
+    MASK_IOU,
+    MASK_FALLBACK_RATE,
+    Metric(
+        "f1_example",
+        "F1 of each picture's predicted labels, averaged over pictures, at the threshold where it is best.",
+        "head",
+    ),
+    Metric("accuracy_example", "Labels both predicted and true over labels of either, averaged over pictures.", "head"),
+    Metric("precision_example", "Share of a picture's predicted labels that are true, averaged over pictures.", "head"),
+    Metric("recall_example", "Share of a picture's true labels that are predicted, averaged over pictures.", "head"),
+)
+# The headlines of queries that are judged by the catalogue's labels, in the order of the report.
+HEADLINES = tuple(metric.name for metric in METRICS if metric.headline and metric.needs_labels)
+BY_CATEGORY = (*HEADLINES, *(metric.name for metric in METRICS if metric.by_category))
+
+
+def _statistics(metric: Metric) -> Iterator[Statistic]:
+    yield "value"
+    if metric.deviation:
+        yield "std"
+    if metric.baseline:
+        yield "random"
+    if metric.baseline and metric.deviation:
+        yield "random_std"
+
+
+_NAMES = {
+    metric.full_name(statistic): MeasuredName(metric, statistic, "")
+    for metric in METRICS
+    for statistic in _statistics(metric)
+}
+
+
+def find_metric(name: str) -> MeasuredName | None:
+    """Take a full name apart; None where it names no metric of the registry."""
+    known = _NAMES.get(name)
+    if known:
+        return known
+    scope, _, rest = name.partition("/")
+    return _NAMES[rest]._replace(scope=scope) if scope and rest in _NAMES else None
+
+
+def parse_metric(name: str) -> MeasuredName:
+    """Take a full name apart. Raises `KeyError` where it names no metric of the registry."""
+    known = find_metric(name)
+    if known is None:
+        raise KeyError(f"{name!r} is no metric of the registry; add an entry to {__name__}.METRICS")
+    return known
+
+
+def is_headline(name: str) -> bool:
+    """Whether a full name is of a headline metric of the published search."""
+    known = _NAMES.get(name)
+    return known is not None and known.statistic == "value" and known.metric.headline
+
+
+def is_measured_by(name: str, *sources: Source) -> bool:
+    """Whether a full name is of a metric that one of these sources measures."""
+    known = find_metric(name)
+    return known is not None and known.metric.source in sources
+
+
+def definitions() -> dict[str, str]:
+    """Return what each metric means, by name; of those with a deviation also what the derived values mean."""
+    texts: dict[str, str] = {}
+    for metric in METRICS:
+        texts[metric.name] = metric.definition
+        if metric.deviation:
+            random = metric.full_name("random")
+            texts[metric.full_name("std")] = f"Standard deviation over queries of their {metric.name}."
+            texts[random] = f"{metric.name} of {N_NEIGHBOURS} gallery items drawn at random for each query."
+            texts[metric.full_name("random_std")] = f"Standard deviation over queries of their {random}."
+    return texts
