@@ -15,7 +15,7 @@ from retrieval_core.artifacts.parts import read_table
 from retrieval_core.config import EmbedConfig
 from retrieval_core.evaluate.compare.config import ComparisonConfig, VariantConfig
 from retrieval_core.evaluate.compare.markdown import as_markdown
-from retrieval_core.evaluate.compare.measure import Candidate, Comparing
+from retrieval_core.evaluate.compare.measure import BuiltVariant, ComparisonInputs
 from retrieval_core.evaluate.compare.tables import Table
 from retrieval_core.settings import Settings
 from retrieval_core.store.base import Store
@@ -64,7 +64,9 @@ def compare(source: str, settings: Settings, config: ComparisonConfig) -> Compar
     with clock.stage("mask"):
         masking = _mask(settings, source, catalog, config)
         if masking.masks is None:
-            config = _without(config, config.needing_masks(), NO_MASKS if config.mask.enabled else "masking is off")
+            config = _without(
+                config, config.variants_needing_masks(), NO_MASKS if config.mask.enabled else "masking is off"
+            )
         bench = Workbench(settings, catalog, config, masking)
         for view in config.views():
             bench.masks(view)
@@ -81,14 +83,14 @@ def compare(source: str, settings: Settings, config: ComparisonConfig) -> Compar
         name = comparison_fingerprint(config, catalog, vectors, classes, models)
         comparison = Comparison.find(store, name)
         if comparison is None:
-            comparing = Comparing(
+            inputs = ComparisonInputs(
                 source=source,
                 catalog=catalog,
-                candidates=tuple(_candidate(bench, variant) for variant in config.variants),
+                variants=tuple(_built_variant(bench, variant) for variant in config.variants),
                 models=models,
                 seconds=clock.seconds,
             )
-            comparison = Comparison.open(store, seal_comparison(settings, name, comparing, config))
+            comparison = Comparison.open(store, seal_comparison(settings, name, inputs, config))
     fitted = models | ({"segmenter": masking.segmenter} if masking.segmenter else {})
     return ComparisonSummary(
         comparison=comparison.fingerprint,
@@ -110,9 +112,9 @@ def _without_unlearnable(settings: Settings, catalog: Ref, config: ComparisonCon
     unlearnable = find_unlearnable(settings, catalog, config)
     for reason in dict.fromkeys(unlearnable.models.values()):
         models = {name for name, why in unlearnable.models.items() if why == reason}
-        config = _without(config, config.needing(models=models), reason)
+        config = _without(config, config.variants_needing(models=models), reason)
     boosted = {variant.name for variant in config.variants if variant.boosted}
-    return _without(config, config.needing(variants=boosted), unlearnable.head) if unlearnable.head else config
+    return _without(config, config.variants_needing(variants=boosted), unlearnable.head) if unlearnable.head else config
 
 
 def _without(config: ComparisonConfig, variants: set[str], why: str) -> ComparisonConfig:
@@ -124,15 +126,15 @@ def _without(config: ComparisonConfig, variants: set[str], why: str) -> Comparis
 
 def _mask(settings: Settings, source: str, catalog: Ref, config: ComparisonConfig) -> Masking:
     """The segmenter and its masks, where a variant needs them and there can be any."""
-    if not config.needing_masks():
+    if not config.variants_needing_masks():
         return Masking()
     return mask_pictures(settings, source, catalog, None, stages_of(config, EmbedConfig(background="masked")))
 
 
-def _candidate(bench: Workbench, variant: VariantConfig) -> Candidate:
+def _built_variant(bench: Workbench, variant: VariantConfig) -> BuiltVariant:
     vectors = bench.vectors(variant)
     n_numbers = VectorSet.open(bench.settings.open_store(), vectors).dim + bool(variant.classifier)
-    return Candidate(
+    return BuiltVariant(
         spec=variant,
         vectors=vectors,
         classes=bench.classes(variant),

@@ -10,8 +10,8 @@ from retrieval_core.artifacts.manifests import Comparison, Fitted, Ref, Value, f
 from retrieval_core.artifacts.parts import put_part_once, table_bytes
 from retrieval_core.evaluate.compare.build import gather_facts
 from retrieval_core.evaluate.compare.config import ComparisonConfig
-from retrieval_core.evaluate.compare.cost import decoded, ms_per_picture
-from retrieval_core.evaluate.compare.measure import Comparing, compare_variants, per_query_table, summary_table
+from retrieval_core.evaluate.compare.cost import decode_sample, ms_per_picture
+from retrieval_core.evaluate.compare.measure import ComparisonInputs, compare_variants, per_query_table, summary_table
 from retrieval_core.evaluate.compare.render import render_comparison
 from retrieval_core.head.targets import build_targets
 from retrieval_core.settings import Settings
@@ -57,7 +57,7 @@ def time_network(settings: Settings, catalog: Ref, network: Ref, config: Compari
     """Milliseconds that a network takes for a picture of the catalogue, on this machine."""
     pictures = usable_pictures(settings.open_store(), catalog).sort("item_id")
     shuffled = pictures.sample(fraction=1.0, shuffle=True, seed=0)["image_uri"].to_list()
-    images = decoded(shuffled, config.ingest.max_pixels)
+    images = decode_sample(shuffled, config.ingest.max_pixels)
     return ms_per_picture(settings, network, images, config.crop)
 
 
@@ -84,20 +84,20 @@ def _question(config: ComparisonConfig) -> dict[str, object]:
 
 
 @stage("compare")
-def seal_comparison(settings: Settings, name: str, comparing: Comparing, config: ComparisonConfig) -> Ref:
+def seal_comparison(settings: Settings, name: str, inputs: ComparisonInputs, config: ComparisonConfig) -> Ref:
     """Ask every variant the same queries, and seal the report under `name`."""
     store = settings.open_store()
     evaluate, top_classes = config.evaluate, config.classify.top_classes
-    compared = compare_variants(store, comparing.catalog, comparing.candidates, evaluate, top_classes)
-    facts = gather_facts(store, comparing, compared, config, name)
+    results = compare_variants(store, inputs.catalog, inputs.variants, evaluate, top_classes)
+    facts = gather_facts(store, inputs, results, config, name)
     files = {
         "facts.json": facts.json_bytes(),
-        "summary.parquet": table_bytes(summary_table(compared)),
-        "queries.parquet": table_bytes(per_query_table(compared)),
+        "summary.parquet": table_bytes(summary_table(results)),
+        "queries.parquet": table_bytes(per_query_table(results)),
         "report.html": render_comparison(facts).encode(),
     }
     parts = tuple(put_part_once(store, f"{Comparison.folder}/{name}/{file}", data, 0) for file, data in files.items())
-    parents = {"catalog": comparing.catalog.name}
-    parents |= {f"vectors/{candidate.spec.name}": candidate.vectors.name for candidate in comparing.candidates}
-    parents |= {f"model/{model}": fitted.ref.name for model, fitted in comparing.models.items()}
+    parents = {"catalog": inputs.catalog.name}
+    parents |= {f"vectors/{variant.spec.name}": variant.vectors.name for variant in inputs.variants}
+    parents |= {f"model/{model}": fitted.ref.name for model, fitted in inputs.models.items()}
     return Comparison(fingerprint=name, config=_question(config), parents=parents, parts=parts).seal(store).ref

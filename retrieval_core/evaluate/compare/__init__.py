@@ -1,1 +1,1 @@
-"""Comparing representations: variants side by side, on the same queries of the same catalogue."""
+"""Compare representations: variants side by side, on the same queries of the same catalogue."""

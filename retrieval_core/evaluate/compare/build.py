@@ -1,4 +1,4 @@
-"""From what a comparison made and found to the facts of its report."""
+"""Gather the facts of a comparison's report from its inputs and results."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from datetime import UTC, datetime
 from retrieval_core.artifacts.manifests import Backbone, Fitted, VectorSet
 from retrieval_core.evaluate.compare.config import ComparisonConfig
 from retrieval_core.evaluate.compare.crops import crop_effects
-from retrieval_core.evaluate.compare.measure import Candidate, Compared, Comparing, all_scores
+from retrieval_core.evaluate.compare.measure import BuiltVariant, ComparisonInputs, ComparisonResults, all_scores
 from retrieval_core.evaluate.compare.schema import (
     ComparisonFacts,
     Cost,
@@ -24,54 +24,54 @@ from retrieval_core.metrics.registry import definitions
 from retrieval_core.store.base import Store
 
 N_GRIDS = 6
-N_SIDES = 4
+N_SHOWN = 4
 COSTS: tuple[Cost, ...] = ("ms_per_picture", "n_bytes_per_item")
 
 
 def gather_facts(
-    store: Store, comparing: Comparing, compared: Compared, config: ComparisonConfig, name: str
+    store: Store, inputs: ComparisonInputs, results: ComparisonResults, config: ComparisonConfig, name: str
 ) -> ComparisonFacts:
-    """The facts of the comparison of fingerprint `name`: its tables tested, its fronts found, its pictures drawn."""
-    quality = ranking_metric(config, compared)
-    variants = tuple(_measured(store, candidate, compared) for candidate in compared.candidates)
+    """Return the facts of the comparison with fingerprint `name`."""
+    quality = ranking_metric(config, results)
+    variants = tuple(_measured(store, variant, results) for variant in results.variants)
     return ComparisonFacts(
         comparison=name,
         title=config.title,
         about=config.about,
-        source=comparing.source,
+        source=inputs.source,
         created=datetime.now(UTC).isoformat(timespec="seconds"),
-        n_items=len(compared.items),
-        n_queries=len(compared.protocol.queries),
-        n_gallery=len(compared.protocol.gallery),
+        n_items=len(results.items),
+        n_queries=len(results.protocol.queries),
+        n_gallery=len(results.protocol.gallery),
         quality=quality,
         variants=variants,
-        random=compared.random.summary,
-        tables=build_tables(config, compared),
+        random=results.random.summary,
+        tables=build_tables(config, results),
         fronts=_fronts(variants, quality),
-        models=tuple(_model(store, name, fitted, config) for name, fitted in comparing.models.items()),
-        crops=crop_effects(store, compared, quality, config.crop.margin) if quality else (),
-        grids=_side_by_side(compared, quality, config.evaluate.seed),
+        models=tuple(_model(store, name, fitted, config) for name, fitted in inputs.models.items()),
+        crops=crop_effects(store, results, quality, config.crop.margin) if quality else (),
+        grids=_side_by_side(results, quality, config.evaluate.seed),
         definitions=_definitions(config),
-        seconds=comparing.seconds,
+        seconds=inputs.seconds,
     )
 
 
-def ranking_metric(config: ComparisonConfig, compared: Compared) -> str:
-    """The first metric of the first table that every variant defines query by query; "" where there is none."""
+def ranking_metric(config: ComparisonConfig, results: ComparisonResults) -> str:
+    """Return the first metric of the tables that every variant has for single queries; "" if there is none."""
     for table in config.tables:
         for metric in table.metrics:
-            if all(metric in scores.per_query.columns for scores in compared.scores.values()):
+            if all(metric in scores.per_query.columns for scores in results.scores.values()):
                 return metric
     return ""
 
 
-def _measured(store: Store, candidate: Candidate, compared: Compared) -> MeasuredVariant:
+def _measured(store: Store, variant: BuiltVariant, results: ComparisonResults) -> MeasuredVariant:
     return MeasuredVariant(
-        spec=candidate.spec,
-        dim=VectorSet.open(store, candidate.vectors).dim,
-        ms_per_picture=candidate.ms_per_picture,
-        n_bytes_per_item=candidate.n_bytes_per_item,
-        metrics=all_scores(compared, candidate.spec.name),
+        spec=variant.spec,
+        dim=VectorSet.open(store, variant.vectors).dim,
+        ms_per_picture=variant.ms_per_picture,
+        n_bytes_per_item=variant.n_bytes_per_item,
+        metrics=all_scores(results, variant.spec.name),
     )
 
 
@@ -105,15 +105,15 @@ def _model(store: Store, name: str, fitted: Fitted, config: ComparisonConfig) ->
     )
 
 
-def _side_by_side(compared: Compared, quality: str, seed: int) -> tuple[SideBySide, ...]:
-    """Queries drawn at random under the best variant, the worst, and two between them."""
-    names = _sides(compared, quality)
+def _side_by_side(results: ComparisonResults, quality: str, seed: int) -> tuple[SideBySide, ...]:
+    """Return random queries with the hits of the best variant, the worst, and two between them."""
+    names = _shown_variants(results, quality)
     grids = {
         name: query_grids(
-            compared.items,
-            compared.protocol,
-            compared.positions[name],
-            compared.similarities[name],
+            results.items,
+            results.protocol,
+            results.positions[name],
+            results.similarities[name],
             N_GRIDS,
             seed,
         )
@@ -125,24 +125,23 @@ def _side_by_side(compared: Compared, quality: str, seed: int) -> tuple[SideBySi
     )
 
 
-def _sides(compared: Compared, quality: str) -> list[str]:
-    names = list(compared.scores)
+def _shown_variants(results: ComparisonResults, quality: str) -> list[str]:
+    names = list(results.scores)
     if quality:
-        names.sort(key=lambda name: -compared.scores[name].summary[quality])
-    places = (round(side * (len(names) - 1) / (N_SIDES - 1)) for side in range(N_SIDES))
-    return [names[place] for place in dict.fromkeys(places)]
+        names.sort(key=lambda name: -results.scores[name].summary[quality])
+    ranks = (round(step * (len(names) - 1) / (N_SHOWN - 1)) for step in range(N_SHOWN))
+    return [names[rank] for rank in dict.fromkeys(ranks)]
 
 
 def _definitions(config: ComparisonConfig) -> dict[str, str]:
-    wanted: Mapping[str, None] = dict.fromkeys(metric for table in config.tables for metric in table.metrics)
     texts = definitions()
-    return {metric: texts[metric] for metric in wanted}
+    return {metric: texts[metric] for table in config.tables for metric in table.metrics}
 
 
 def pareto_front(points: Mapping[str, Point]) -> tuple[str, ...]:
-    """The names of those (cost, value) points that no other beats, the cheapest first.
+    """Return the names of the (cost, value) points that no other point beats, the cheapest first.
 
-    A point is beaten by one that costs no more and is worth no less, unless both are equal.
+    A point beats another if it costs no more and has no lower value, unless both are equal.
     """
     front: list[str] = []
     for name, (cost, value) in sorted(points.items(), key=lambda point: (point[1][0], -point[1][1])):

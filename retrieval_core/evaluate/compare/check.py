@@ -1,4 +1,4 @@
-"""What would fail after hours of a comparison, found before anything is trained.
+"""Checks before anything is trained, of what would otherwise fail after hours of a comparison.
 
 Importing this module imports torch.
 """
@@ -26,9 +26,9 @@ from retrieval_core.train.split import choose_items
 
 
 def check_weights(config: ComparisonConfig, store: Store) -> None:
-    """Raises where weights that a variant or a training starts from cannot be had, or are not of its network.
+    """Check that the weights of all variants and trainings are available and fit their networks.
 
-    `BadConfig`, `WeightsInvalid`, `WeightsUnavailable`. The weights that a training starts from are loaded to see.
+    The initial weights of a training are loaded. Raises `BadConfig`, `WeightsInvalid` or `WeightsUnavailable`.
     """
     for variant in config.variants:
         if not model_of(variant.weights):
@@ -43,13 +43,13 @@ def check_weights(config: ComparisonConfig, store: Store) -> None:
             )
     starts = (start_config(model) for model in config.models.values() if not model_of(model.weights))
     for start in dict.fromkeys(starts):
-        published = parse_weights(start.weights).kind in ("file", "pretrained")
-        if Backbone.find(store, _fingerprint(start, store)) is None and published:
+        is_external = parse_weights(start.weights).kind in ("file", "pretrained")
+        if Backbone.find(store, _fingerprint(start, store)) is None and is_external:
             load_backbone(start)
 
 
 def _fingerprint(config: EmbedConfig, store: Store) -> str:
-    """The backbone's, after a look at everything about it that needs no weights."""
+    """Return the fingerprint of a backbone after checking all of its config that needs no weights."""
     parse_weights(config.weights)
     named = backbone_names.named_backbone(store, config)
     if named:
@@ -59,12 +59,12 @@ def _fingerprint(config: EmbedConfig, store: Store) -> str:
 
 
 def why_unlearnable(config: AnyTraining, items: pl.DataFrame, teacher: Float32 | None = None) -> str:
-    """Why the rows of a catalogue cannot be learned from as `config` says, in one sentence; "" where they can.
+    """Return in one sentence why `config` cannot learn from the rows of a catalogue; "" if it can.
 
-    `teacher` is (n, d) float32, row by row those of `choose_items(items, config)`, for `distill` alone.
+    `teacher` is (n, d) float32, one row for each of `choose_items(items, config)`; only `distill` needs it.
     """
     width = 8 if teacher is None else teacher.shape[1]
-    # A stand-in for the network: an objective looks at the items and at the embedding's width only.
+    # A stand-in for the network: an objective checks the items and the width of the embedding only.
     stand_in = ImageEmbedder(get_card(config.backbone), nn.Identity(), nn.Linear(1, width))
     try:
         build_objective(config, stand_in, TrainingData(choose_items(items, config), teacher))

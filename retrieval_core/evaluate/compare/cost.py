@@ -1,4 +1,4 @@
-"""What a picture costs: the time its networks take."""
+"""Time the networks of a variant on pictures of the catalogue."""
 
 from __future__ import annotations
 
@@ -28,11 +28,13 @@ N_TIMED = 32
 N_RUNS = 3
 
 
-def decoded(uris: Sequence[str], max_pixels: int) -> list[RGB]:
-    """The first 32 pictures of `uris` that can be read. Raises `NotFound` where none can."""
+def decode_sample(uris: Sequence[str], max_pixels: int) -> list[RGB]:
+    """Return the first 32 pictures of `uris` that can be read. Raises `NotFound` if none can."""
     images = list(islice(_readable(uris, max_pixels), N_TIMED))
     if not images:
-        raise NotFound(f"none of {len(uris)} pictures can be read any more; run again to see what became of them")
+        raise NotFound(
+            f"none of {len(uris)} pictures can be read any more; compare again to take a new snapshot of the source"
+        )
     return images
 
 
@@ -45,10 +47,10 @@ def _readable(uris: Sequence[str], max_pixels: int) -> Iterator[RGB]:
 
 
 def ms_per_picture(settings: Settings, network: Ref, images: Sequence[RGB], crop: CropConfig) -> float:
-    """Milliseconds a picture that a backbone, classifier, segmenter or detector of the store takes over `images`.
+    """Return the milliseconds per picture that a backbone, classifier, segmenter or detector takes for `images`.
 
-    The median of three runs after one that is not counted, with all threads of a task; what comes before the network,
-    decoding and resizing, is not in it. `crop` says which boxes a detector finds.
+    The median of three runs after a warm-up, with all threads of a task. Decoding and resizing are not included, except
+    the resizing of a detector. `crop` configures a detector.
     """
     forward = _forward(settings, network, images, crop)
     forward()
@@ -61,7 +63,7 @@ def ms_per_picture(settings: Settings, network: Ref, images: Sequence[RGB], crop
 
 
 def _forward(settings: Settings, network: Ref, images: Sequence[RGB], crop: CropConfig) -> Callable[[], object]:
-    """One run of the network over the pictures, cut before as it wants them."""
+    """Return a function that runs the network once on the pictures, which are resized beforehand."""
     store, device, threads = settings.open_store(), settings.torch_device, settings.n_threads
     if network.kind == "Detector":
         detector = Detector.open(store, network)
@@ -79,10 +81,10 @@ def _forward(settings: Settings, network: Ref, images: Sequence[RGB], crop: Crop
 
 
 def _folder(store: Store, artifact: Artifact) -> Path:
-    """A local folder with all parts of an artifact."""
+    """Return a local folder with all parts of an artifact."""
     paths = [store.local_path(part.key, part.sha256) for part in artifact.parts]
     return paths[0].parent
 
 
-def _squares(images: Sequence[RGB], how: Preprocess) -> UInt8:
-    return np.stack([fit(image, how) for image in images])
+def _squares(images: Sequence[RGB], preprocess: Preprocess) -> UInt8:
+    return np.stack([fit(image, preprocess) for image in images])

@@ -1,4 +1,4 @@
-"""A comparison's tables as Markdown, to be printed and to be quoted."""
+"""Write a comparison's tables as Markdown."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ from retrieval_core.evaluate.report.formatting import NOTHING, number, signed
 
 
 def as_markdown(table: Table) -> str:
-    """Title, note, table and remarks; a baseline's differences are a second table, so that the first stays readable.
+    """Return title, note, table and remarks as Markdown that ends with a newline.
 
-    The best of a column is bold. Ends with a newline.
+    The best value of a column is bold. Differences from a baseline are in a second table, to keep the first readable.
     """
-    drawn = _pairs(table) if table.kind == "pairs" else _metrics(table)
+    grids = _pairs(table) if table.kind == "pairs" else _metrics(table)
     remarks = "\n".join(f"- {_line(remark)}" for remark in table.remarks)
-    blocks = [f"### {_line(table.title)}", _line(table.note), *drawn, remarks]
+    blocks = [f"### {_line(table.title)}", _line(table.note), *grids, remarks]
     return "\n\n".join(block for block in blocks if block) + "\n"
 
 
@@ -25,11 +25,11 @@ def _metrics(table: Table) -> list[str]:
     lines = [
         [
             _name(row.variant),
-            *(_value(cell, bold=place in best[column]) for column, cell in enumerate(row.cells)),
+            *(_value(cell, is_bold=position in best[column]) for column, cell in enumerate(row.cells)),
             f"{row.ms_per_picture:.3g}",
             f"{row.n_bytes_per_item:,}",
         ]
-        for place, row in enumerate(table.rows)
+        for position, row in enumerate(table.rows)
     ]
     if table.random:
         lines.append([f"*{RANDOM}*", *(_value(cell) for cell in table.random), NOTHING, NOTHING])
@@ -77,13 +77,13 @@ def _interval(test: PairedTest) -> str:
     return f"{signed(test.low)} to {signed(test.high)}"
 
 
-def _value(cell: Cell, bold: bool = False) -> str:
-    words = f"**{number(cell.value)}**" if bold else number(cell.value)
+def _value(cell: Cell, is_bold: bool = False) -> str:
+    words = f"**{number(cell.value)}**" if is_bold else number(cell.value)
     return words if cell.deviation is None else f"{words} ± {number(cell.deviation)}"
 
 
 def _grid(head: Sequence[str], lines: Sequence[Sequence[str]]) -> str:
-    """Names to the left, figures to the right."""
+    """Return a Markdown table with names aligned left and figures aligned right."""
     rules = ["---" if name in ("variant", "against", "metric") else "---:" for name in head]
     return "\n".join(f"| {' | '.join(line)} |" for line in (head, rules, *lines))
 

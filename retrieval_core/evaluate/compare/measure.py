@@ -1,4 +1,4 @@
-"""What each variant finds: the same queries asked of the same gallery, by exact search."""
+"""Measure each variant: the same queries against the same gallery, by exact search."""
 
 from __future__ import annotations
 
@@ -25,13 +25,12 @@ from retrieval_core.metrics.retrieval import Scores, random_scores, score
 from retrieval_core.store.base import Store
 
 
-class Candidate(Value):
-    """A variant as it was made, and what it costs.
+class BuiltVariant(Value):
+    """A variant with its artifacts and its costs.
 
-    `classes` are of mode classified, `masks` what a cropped variant's pictures were cropped to; `backbone` made the
-    vectors, and knows how its own training was scored. A picture's time is that of the networks a query goes
-    through: what masks or crops it, the backbone, the classifier; `n_bytes_per_item` is what its vector takes in an
-    index.
+    `classes` is set for mode classified, `masks` for a cropped variant; `backbone` computed the vectors and holds the
+    scores of its training. `ms_per_picture` is the time of all networks that a query passes through: segmenter or
+    detector, backbone, classifier. `n_bytes_per_item` is the size of an item in an index.
     """
 
     spec: VariantConfig
@@ -43,23 +42,23 @@ class Candidate(Value):
     n_bytes_per_item: int = Field(gt=0)
 
 
-class Comparing(Value):
-    """What a run has made by the time its variants are compared: `models` are those trained for it, by their names."""
+class ComparisonInputs(Value):
+    """The artifacts that a comparison compares; `models` are those trained for it, by name."""
 
     source: str
     catalog: Ref
-    candidates: tuple[Candidate, ...]
+    variants: tuple[BuiltVariant, ...]
     models: dict[str, Fitted] = {}
     seconds: dict[str, float] = {}
 
 
-class Compared(NamedTuple):
-    """What every variant found, by its name: `positions` in the gallery and their cosine `similarities`, (q, 10).
+class ComparisonResults(NamedTuple):
+    """The search results of every variant, by its name: `positions` in the gallery and cosine `similarities`, (q, 10).
 
-    `random` is what retrieval at random achieves; `trained` how a variant's backbone was scored in its own training.
+    `random` are the scores of a random ranking; `trained` the scores that a variant's backbone had in its training.
     """
 
-    candidates: tuple[Candidate, ...]
+    variants: tuple[BuiltVariant, ...]
     items: pl.DataFrame
     protocol: Protocol
     scores: dict[str, Scores]
@@ -70,44 +69,47 @@ class Compared(NamedTuple):
 
 
 def compare_variants(
-    store: Store, catalog: Ref, candidates: Sequence[Candidate], evaluate: EvaluateConfig, top_classes: int
-) -> Compared:
-    """Ask every variant the same queries, over the items that each of them has a vector for.
+    store: Store, catalog: Ref, variants: Sequence[BuiltVariant], evaluate: EvaluateConfig, top_classes: int
+) -> ComparisonResults:
+    """Search and score every variant with the same queries, over the items for which all of them have a vector.
 
-    In mode classified a query is looked for among the items of its `top_classes` likeliest classes first. Raises
-    `BadConfig` for such a variant without classes.
+    In mode classified, the items of a query's `top_classes` likeliest classes rank first. Raises `BadConfig` for such a
+    variant without classes.
     """
-    items = _shared_items(store, catalog, candidates)
+    items = _shared_items(store, catalog, variants)
     protocol = choose_protocol(items, evaluate)
-    found = {candidate.spec.name: _search(store, candidate, items, protocol, top_classes) for candidate in candidates}
-    return Compared(
-        candidates=tuple(candidates),
+    hits = {variant.spec.name: _search(store, variant, items, protocol, top_classes) for variant in variants}
+    return ComparisonResults(
+        variants=tuple(variants),
         items=items,
         protocol=protocol,
-        scores={name: score(positions, protocol.truth) for name, (_, positions) in found.items()},
-        positions={name: positions for name, (_, positions) in found.items()},
-        similarities={name: similarities for name, (similarities, _) in found.items()},
+        scores={name: score(positions, protocol.truth) for name, (_, positions) in hits.items()},
+        positions={name: positions for name, (_, positions) in hits.items()},
+        similarities={name: similarities for name, (similarities, _) in hits.items()},
         random=random_scores(protocol.truth, evaluate.seed),
-        trained={candidate.spec.name: _trained_scores(store, candidate.backbone) for candidate in candidates},
+        trained={variant.spec.name: _trained_scores(store, variant.backbone) for variant in variants},
     )
 
 
-def per_query_table(compared: Compared) -> pl.DataFrame:
-    """One row a variant and query: columns variant, item_id of the query, and a Float64 one for each metric."""
-    asked = compared.items["item_id"].gather(compared.protocol.queries)
+def per_query_table(results: ComparisonResults) -> pl.DataFrame:
+    """Return one row for each variant and query: variant, item_id of the query, and a Float64 column a metric."""
+    item_ids = results.items["item_id"].gather(results.protocol.queries)
     tables = [
-        scores.per_query.select(pl.lit(name).alias("variant"), asked.alias("item_id"), pl.all())
-        for name, scores in compared.scores.items()
+        scores.per_query.select(pl.lit(name).alias("variant"), item_ids.alias("item_id"), pl.all())
+        for name, scores in results.scores.items()
     ]
     return pl.concat(tables)
 
 
-def summary_table(compared: Compared) -> pl.DataFrame:
-    """One row a variant and metric: columns variant, metric, value, random, ms_per_picture and n_bytes_per_item."""
+def summary_table(results: ComparisonResults) -> pl.DataFrame:
+    """Return one row for each variant and metric.
+
+    The columns are variant, metric, value, random, ms_per_picture and n_bytes_per_item.
+    """
     rows = [
-        (candidate.spec.name, metric, value, candidate.ms_per_picture, candidate.n_bytes_per_item)
-        for candidate in compared.candidates
-        for metric, value in all_scores(compared, candidate.spec.name).items()
+        (variant.spec.name, metric, value, variant.ms_per_picture, variant.n_bytes_per_item)
+        for variant in results.variants
+        for metric, value in all_scores(results, variant.spec.name).items()
     ]
     columns = {
         "variant": pl.String,
@@ -117,36 +119,36 @@ def summary_table(compared: Compared) -> pl.DataFrame:
         "n_bytes_per_item": pl.Int64,
     }
     table = pl.DataFrame(rows, schema=columns, orient="row")
-    return table.with_columns(random=pl.col("metric").replace_strict(compared.random.summary, default=None))
+    return table.with_columns(random=pl.col("metric").replace_strict(results.random.summary, default=None))
 
 
-def all_scores(compared: Compared, name: str) -> dict[str, float]:
-    """Every metric of one variant, those of its backbone's own training among them."""
-    return compared.trained[name] | compared.scores[name].summary
+def all_scores(results: ComparisonResults, name: str) -> dict[str, float]:
+    """Return every metric of one variant, with those of its backbone's training."""
+    return results.trained[name] | results.scores[name].summary
 
 
-def _shared_items(store: Store, catalog: Ref, candidates: Sequence[Candidate]) -> pl.DataFrame:
-    """The catalogue's rows, not in quarantine, whose picture has a vector of every variant."""
+def _shared_items(store: Store, catalog: Ref, variants: Sequence[BuiltVariant]) -> pl.DataFrame:
+    """Return the catalogue's rows outside quarantine for whose picture every variant has a vector."""
     items = load_items(store, catalog.name)
-    for vectors in dict.fromkeys(candidate.vectors for candidate in candidates):
+    for vectors in dict.fromkeys(variant.vectors for variant in variants):
         items = indexable_items(store, items, VectorSet.open(store, vectors))
     return items
 
 
 def _search(
-    store: Store, candidate: Candidate, items: pl.DataFrame, protocol: Protocol, top_classes: int
+    store: Store, variant: BuiltVariant, items: pl.DataFrame, protocol: Protocol, top_classes: int
 ) -> tuple[Float32, Int64]:
-    """(q, 10) cosines and positions in the gallery, the nearest first."""
+    """Return (q, 10) cosines and positions in the gallery, the nearest first."""
     content_ids = items["content_id"].to_list()
-    vectors = load_vectors(store, VectorSet.open(store, candidate.vectors), content_ids)
+    vectors = load_vectors(store, VectorSet.open(store, variant.vectors), content_ids)
     queries, gallery = vectors[protocol.queries], vectors[protocol.gallery]
-    if candidate.spec.mode == "nearest":
+    if variant.spec.mode == "nearest":
         return exact_topk(queries, gallery, MAX_CUTOFF)
-    if candidate.classes is None:
-        raise BadConfig(f"variant {candidate.spec.name!r} has mode classified, but no classes were made for it")
-    classes = load_classes(store, ClassSet.open(store, candidate.classes), content_ids)
-    asked = classes[protocol.queries, :top_classes]
-    return classified_topk(queries, gallery, asked, classes[protocol.gallery, 0], MAX_CUTOFF)
+    if variant.classes is None:
+        raise BadConfig(f"variant {variant.spec.name!r} has mode classified, but no classes")
+    classes = load_classes(store, ClassSet.open(store, variant.classes), content_ids)
+    query_classes = classes[protocol.queries, :top_classes]
+    return classified_topk(queries, gallery, query_classes, classes[protocol.gallery, 0], MAX_CUTOFF)
 
 
 def _trained_scores(store: Store, backbone: Ref | None) -> dict[str, float]:

@@ -1,4 +1,4 @@
-"""Differences between two searches of the same queries, and which of a family of them are more than chance."""
+"""Paired tests: which differences between two searches of the same queries are more than chance."""
 
 from __future__ import annotations
 
@@ -14,17 +14,17 @@ from retrieval_core.metrics.retrieval import Scores
 from retrieval_core.metrics.significance import holm, paired_bootstrap, paired_permutation_p
 
 ALPHA = 0.05
-# Of a permutation test, for each test of its table: the least p that n draws can show is 1 / (n + 1), and Holm's
+# Draws of a permutation test per test of its table: the smallest p that n draws can show is 1 / (n + 1), and Holm's
 # correction multiplies it by the number of tests.
 DRAWS_PER_TEST = 1000
 MIN_DRAWS, MAX_DRAWS = 5_000, 100_000
 
 
 class PairedTest(Value):
-    """A difference on the same queries, ours less theirs, in the mean and query by query.
+    """The difference of a metric on the same queries: values less baseline.
 
-    `low` to `high` is its 95% bootstrap interval, `p` of the two-sided permutation test, `p_holm` corrected over its
-    family.
+    `difference` is that of the means, `low` to `high` its 95% bootstrap interval, `p` that of the two-sided permutation
+    test, and `p_holm` is corrected over all tests of a table.
     """
 
     difference: float
@@ -38,20 +38,22 @@ class PairedTest(Value):
 
     @property
     def verdict(self) -> Literal["better", "worse", "same"]:
-        """`same` is whatever chance may explain."""
+        """The direction of the difference; `same` if chance may explain it."""
         if self.p_holm >= ALPHA or self.difference == 0:
             return "same"
         return "better" if self.difference > 0 else "worse"
 
 
 def paired_tests(pairs: Sequence[tuple[Float64, Float64]]) -> list[PairedTest]:
-    """Test each (ours, theirs), two (n,) with NaN where undefined and 2 pairs or more, and correct over all of them."""
+    """Return a test of each (values, baseline), corrected over all of them.
+
+    Both are (n,) float64, NaN where undefined, and both defined for at least two queries.
+    """
     n_draws = min(max(MIN_DRAWS, DRAWS_PER_TEST * len(pairs)), MAX_DRAWS)
-    p_values = [paired_permutation_p(ours, theirs, n_draws) for ours, theirs in pairs]
+    p_values = [paired_permutation_p(values, baseline, n_draws) for values, baseline in pairs]
     tests = []
-    for (ours, theirs), p, p_holm in zip(pairs, p_values, holm(p_values), strict=True):
-        difference, low, high, n_queries = paired_bootstrap(ours, theirs)
-        n_better, n_worse = int((ours > theirs).sum()), int((ours < theirs).sum())
+    for (values, baseline), p, p_holm in zip(pairs, p_values, holm(p_values), strict=True):
+        difference, low, high, n_queries = paired_bootstrap(values, baseline)
         tests.append(
             PairedTest(
                 difference=difference,
@@ -60,20 +62,20 @@ def paired_tests(pairs: Sequence[tuple[Float64, Float64]]) -> list[PairedTest]:
                 p=p,
                 p_holm=p_holm,
                 n_queries=n_queries,
-                n_better=n_better,
-                n_worse=n_worse,
+                n_better=int((values > baseline).sum()),
+                n_worse=int((values < baseline).sum()),
             )
         )
     return tests
 
 
 def per_query(scores: Scores, metric: str) -> Float64:
-    """(q,) float64, NaN where a query leaves the metric undefined; empty where all do."""
+    """Return the metric of each query, (q,) float64, NaN where undefined; empty if it is undefined for all."""
     if metric not in scores.per_query.columns:
         return np.empty(0)
     return scores.per_query[metric].fill_null(math.nan).to_numpy()
 
 
-def n_pairs(ours: Float64, theirs: Float64) -> int:
-    """How many queries define both."""
-    return 0 if len(ours) != len(theirs) else int((~np.isnan(ours - theirs)).sum())
+def n_pairs(values: Float64, baseline: Float64) -> int:
+    """Return the number of queries for which both are defined."""
+    return 0 if len(values) != len(baseline) else int((~np.isnan(values - baseline)).sum())

@@ -1,93 +1,93 @@
-"""What a table's figures do not say themselves: how they were tested, and why some are missing."""
+"""The remarks under a table: how its differences were tested, and why some metrics are missing."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
-from retrieval_core.evaluate.compare.measure import Compared
+from retrieval_core.evaluate.compare.measure import ComparisonResults
 from retrieval_core.evaluate.compare.paired import PairedTest, n_pairs, paired_tests, per_query
 from retrieval_core.evaluate.measure.protocol import Protocol
 from retrieval_core.metrics.registry import is_measured_by
 
-JUDGED_AGAINST_RANDOM = "label_iou@5"
+TESTED_AGAINST_RANDOM = "label_iou@5"
 
 
 def how_tested(tests: Sequence[PairedTest]) -> str:
-    """Which tests these are, of one table."""
+    """Describe the tests of one table."""
     n_queries = max(test.n_queries for test in tests)
     family = "the one test" if len(tests) == 1 else f"the {len(tests)} tests"
     return (
-        f"Differences are of the same {n_queries:,} queries, with 95% intervals of a paired bootstrap and p of a "
-        f"permutation test, Holm-corrected over {family} of this table."
+        f"All differences are over the same {n_queries:,} queries, with 95% intervals from a paired bootstrap and p "
+        f"from a permutation test, Holm-corrected over {family} of this table."
     )
 
 
-def against_random(variants: Sequence[str], compared: Compared) -> Iterator[str]:
-    """Which variants share more labels with what they find than retrieval at random does; nothing without labels."""
-    theirs = per_query(compared.random, JUDGED_AGAINST_RANDOM)
-    pairs = {name: (per_query(compared.scores[name], JUDGED_AGAINST_RANDOM), theirs) for name in variants}
+def against_random(variants: Sequence[str], results: ComparisonResults) -> Iterator[str]:
+    """Yield which variants have a higher label IoU than random retrieval; nothing without labels."""
+    random = per_query(results.random, TESTED_AGAINST_RANDOM)
+    pairs = {name: (per_query(results.scores[name], TESTED_AGAINST_RANDOM), random) for name in variants}
     pairs = {name: pair for name, pair in pairs.items() if n_pairs(*pair) > 1}
     tests = dict(zip(pairs, paired_tests(list(pairs.values())), strict=True))
     if not tests:
         return
     groups = {"better": "better", "same": "within chance", "worse": "worse"}
-    sorted_out = {
-        words: [f"{name} (p {test.p_holm:.2g})" for name, test in tests.items() if test.verdict == verdict]
-        for verdict, words in groups.items()
+    by_group = {
+        group: [f"{name} (p {test.p_holm:.2g})" for name, test in tests.items() if test.verdict == verdict]
+        for verdict, group in groups.items()
     }
-    found = "; ".join(f"{words}: {', '.join(names)}" for words, names in sorted_out.items() if names)
-    reached = f"{compared.random.summary[JUDGED_AGAINST_RANDOM]:.3f} of {JUDGED_AGAINST_RANDOM}"
+    outcome = "; ".join(f"{group}: {', '.join(names)}" for group, names in by_group.items() if names)
+    reached = f"{TESTED_AGAINST_RANDOM} {results.random.summary[TESTED_AGAINST_RANDOM]:.3f}"
     family = "" if len(tests) == 1 else f", Holm-corrected over these {len(tests)} tests"
-    yield f"Tested against retrieval at random ({reached}){family}: {found}."
+    yield f"Tested against random retrieval ({reached}){family}: {outcome}."
 
 
-def why_missing(undefined: Sequence[str], compared: Compared) -> Iterator[str]:
-    """A sentence for each reason that leaves some of these metrics without a value."""
+def why_missing(undefined: Sequence[str], results: ComparisonResults) -> Iterator[str]:
+    """Yield a sentence for each reason why some of these metrics are undefined."""
     by_reason: dict[str, list[str]] = {}
     for metric in undefined:
-        by_reason.setdefault(why_undefined(metric, compared.protocol), []).append(metric)
+        by_reason.setdefault(why_undefined(metric, results.protocol), []).append(metric)
     for reason, metrics in by_reason.items():
         yield f"{_listed(metrics)} undefined here: {reason}."
 
 
 def why_untested(metrics: Sequence[str]) -> str:
-    """Of metrics that were not measured here, query by query."""
+    """Explain why metrics that are scores of a training are not tested."""
     return (
-        f"{_listed(metrics)} scored while a backbone is trained to label, on pictures kept from that training: not "
-        "tested here, and other backbones have none."
+        f"{_listed(metrics)} measured when a backbone is trained to predict labels, on its validation pictures: not "
+        "tested here, and undefined for other backbones."
     )
 
 
 def _listed(metrics: Sequence[str]) -> str:
-    """a is; a, b and c are."""
+    """Return "a is" or "a, b and c are"."""
     *first, last = metrics
     return f"{', '.join(first)} and {last} are" if first else f"{last} is"
 
 
 def why_undefined(metric: str, protocol: Protocol) -> str:
-    """The reason that no query defines `metric`, as a clause without a full stop."""
+    """Return why `metric` is undefined for every query, as a clause without a full stop."""
     if is_measured_by(metric, "head"):
-        return "no variant's backbone was trained to label (objective multilabel)"
+        return "no variant's backbone was trained to predict labels (objective multilabel)"
     if not len(protocol.queries):
-        return "no picture was held out to query with; name a split in the source, or raise ingest.n_holdout"
+        return "no picture is held out as a query; name a split in the source, or raise ingest.n_holdout"
     if not len(protocol.gallery):
-        return "every picture queries, so none is left to be found; lower evaluate.queries"
-    judged = protocol.truth.queries
-    named = {
-        "products": judged.product is not None,
-        "categories": judged.category is not None,
-        "labels": judged.labels is not None,
-        "attributes": judged.attributes is not None,
+        return "every picture is a query, so the gallery is empty; lower evaluate.queries"
+    judgements = protocol.truth.queries
+    by_kind = {
+        "products": judgements.product,
+        "categories": judgements.category,
+        "labels": judgements.labels,
+        "attributes": judgements.attributes,
     }
     kinds = _judging_kinds(metric)
-    known = [kind for kind in kinds if named[kind]]
-    if not known:
-        return f"the catalogue names no {' or '.join(kinds)}"
-    return f"no query can be judged by its {' and '.join(known)}: it names none, or the gallery holds nothing alike"
+    existing = [kind for kind in kinds if by_kind[kind] is not None]
+    if not existing:
+        return f"the catalogue has no {' or '.join(kinds)}"
+    return f"no query can be judged by its {' and '.join(existing)}: it has none, or no item of the gallery matches"
 
 
 def _judging_kinds(metric: str) -> tuple[str, ...]:
-    """Any of these is enough to define a metric."""
+    """Return what a catalogue may have to define a metric; any of these is enough."""
     if metric.startswith("recall@"):
         return ("products",)
     if metric == "label_iou@5":

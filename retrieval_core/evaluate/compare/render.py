@@ -1,4 +1,4 @@
-"""A comparison as one page, in the manner of the nightly report: self-contained, and nothing on it is trusted."""
+"""Render a comparison as one self-contained HTML page; text from catalogue and config is never trusted."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ CONTRAST_WORDS = {
 
 
 class Difference(NamedTuple):
-    """One metric of a row against its baseline or partner."""
+    """One metric of a row, compared with the row's baseline or partner."""
 
     row: Row
     metric: str
@@ -31,7 +31,11 @@ class Difference(NamedTuple):
 
 
 class TableView(NamedTuple):
-    """A table as it is drawn: `best` rows a column, differences one a line, their largest end, and bars' full width."""
+    """A table with what its drawing needs.
+
+    `best` are the best rows of each column, `differences` one line each, `reach` the largest absolute end of their
+    intervals, `longest` the value that a full bar stands for, `sides` the heads of the two compared columns.
+    """
 
     table: Table
     best: list[set[int]]
@@ -42,7 +46,7 @@ class TableView(NamedTuple):
 
 
 class FrontView(NamedTuple):
-    """A drawn Pareto front, its cost in words, and those on it, the cheapest first."""
+    """A Pareto front: its cost in words, its chart, and its variants, the cheapest first."""
 
     words: str
     chart: Markup
@@ -50,9 +54,9 @@ class FrontView(NamedTuple):
 
 
 def render_comparison(facts: ComparisonFacts) -> str:
-    """The report as one HTML document, most of it thumbnails. The same facts, the same text.
+    """Return the report as one HTML document; the same facts give the same document.
 
-    Everything that came from the catalogue or the config is escaped. Sections without facts say so in a sentence.
+    All text from the catalogue and the config is escaped. Sections without facts contain a sentence that says so.
     """
     return (
         environment()
@@ -76,12 +80,12 @@ def render_comparison(facts: ComparisonFacts) -> str:
 
 
 def _lead(facts: ComparisonFacts) -> str:
-    """The outcome in a sentence or two."""
+    """Return the outcome in one or two sentences."""
     if not facts.quality:
-        return "Nothing could be measured: no metric of the tables is defined here; each table says why."
+        return "Nothing was measured: no metric of the tables is defined for this catalogue; each table says why."
     best, random = facts.ranked[0], facts.random.get(facts.quality)
     words = f"“{best.name}” ranks first by {facts.quality}: {number(best.metrics[facts.quality])}"
-    words += "." if random is None else f", where retrieval at random reaches {number(random)}."
+    words += "." if random is None else f"; random retrieval reaches {number(random)}."
     cheapest = next(variant for variant in facts.variants if variant.name == facts.fronts[0].variants[0])
     if cheapest == best:
         return f"{words} No variant is faster."
@@ -113,7 +117,7 @@ def _table_view(table: Table) -> TableView:
 
 
 def effect(cell: Cell) -> str:
-    """What a difference comes to: better, worse, same, tiny where three decimals do not show it; empty if untested."""
+    """Return better, worse, same (within chance), tiny (invisible in three decimals), or "" if untested."""
     if cell.test is None:
         return ""
     verdict = cell.test.verdict
@@ -134,12 +138,12 @@ def _front_views(facts: ComparisonFacts) -> list[FrontView]:
 
 
 def cost_words(variant: MeasuredVariant) -> str:
-    """6.1 ms, 2.05 kB."""
+    """Return the costs of a variant in words, such as "6.1 ms, 2.05 kB"."""
     return f"{variant.ms_per_picture:.3g} ms, {size(variant.n_bytes_per_item)}"
 
 
 def _collapse(model: ModelFacts) -> str:
-    """What a training that watches for collapse has to say of it; empty for the others."""
+    """Return whether a training collapsed, in words; "" if its objective does not measure that."""
     if not any("collapsed" in row for row in model.history):
         return ""
     since = model.collapsed_since

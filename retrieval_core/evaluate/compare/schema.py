@@ -1,4 +1,4 @@
-"""Everything a comparison's report says, as data: written to `facts.json` as it is, and drawn as `report.html`."""
+"""The facts of a comparison's report, written to `facts.json` and rendered as `report.html`."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ Cost = Literal["ms_per_picture", "n_bytes_per_item"]
 
 
 class MeasuredVariant(Value):
-    """A variant, the width of its vectors, what it costs, and all of its metrics."""
+    """A variant, the width of its vectors, its costs and all its metrics."""
 
     spec: VariantConfig
     dim: int
@@ -28,7 +28,7 @@ class MeasuredVariant(Value):
 
 
 class ModelFacts(TrainingFacts):
-    """A model of the comparison: its objective, the weights it started from, and how many pictures it learned from."""
+    """A model of the comparison: its objective, backbone and initial weights, and the pictures it was trained on."""
 
     objective: str
     backbone: str
@@ -38,7 +38,7 @@ class ModelFacts(TrainingFacts):
 
     @property
     def collapsed_since(self) -> int | None:
-        """The epoch since which all vectors were all but one point; None where they are not so at the end."""
+        """The epoch since which the vectors are collapsed into one point; None if they are not at the end."""
         since = None
         for row in reversed(self.history):
             if not row.get("collapsed"):
@@ -48,21 +48,24 @@ class ModelFacts(TrainingFacts):
 
 
 class Front(Value):
-    """The variants that no other beats in both the quality and this cost, the cheapest first."""
+    """The Pareto front: the variants that no other beats in both quality and this cost, the cheapest first."""
 
     cost: Cost
     variants: tuple[str, ...]
 
 
 class SideBySide(Value):
-    """One query, and what some variants answered."""
+    """One query and the hits of some variants, by name."""
 
     query: Thumbnail
     answers: dict[str, QueryGrid]
 
 
 class CropBand(Value):
-    """Queries whose crop keeps `low` to `high` of their picture: mean crop less raw, its 95% interval, and wins."""
+    """Queries whose crop keeps a share of `low` to `high` (0 to 1) of their picture.
+
+    `difference` is the mean of cropped less raw, `interval` its 95% interval.
+    """
 
     low: float
     high: float
@@ -74,7 +77,7 @@ class CropBand(Value):
 
 
 class CropExample(Value):
-    """A query as it is and as it was cropped, with the metric of either search."""
+    """A query's picture before and after cropping, with the metric of each search."""
 
     before: Thumbnail
     after: Thumbnail
@@ -83,7 +86,7 @@ class CropExample(Value):
 
 
 class CropFacts(Value):
-    """Where cropping helped one variant and where it hurt: `raw` and `crop` name the two that differ in it alone."""
+    """Where cropping helped and hurt; `raw` and `crop` name two variants that differ only in it."""
 
     raw: str
     crop: str
@@ -93,7 +96,7 @@ class CropFacts(Value):
 
 
 class ComparisonFacts(Value):
-    """A whole comparison. `quality` is the metric that variants are ranked by, "" where the catalogue defines none."""
+    """A whole comparison; `quality` names the metric that ranks the variants, "" if none is defined."""
 
     comparison: str
     title: str
@@ -116,12 +119,12 @@ class ComparisonFacts(Value):
 
     @property
     def ranked(self) -> tuple[MeasuredVariant, ...]:
-        """The variants by falling quality, equal ones in their order; empty where none is defined."""
+        """The variants by descending quality, equal ones in their order; empty without a quality."""
         if not self.quality:
             return ()
         return tuple(sorted(self.variants, key=lambda variant: -variant.metrics[self.quality]))
 
     def json_bytes(self) -> bytes:
-        """The facts without their pictures: what `facts.json` holds, and `model_validate_json` reads again."""
+        """Return the facts without pictures as JSON, the content of `facts.json`; `model_validate_json` reads it."""
         examples = {"helped", "hurt"}
         return self.model_dump_json(indent=1, exclude={"grids": True, "crops": {"__all__": examples}}).encode()

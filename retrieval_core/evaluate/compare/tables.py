@@ -1,6 +1,6 @@
-"""The tables of a comparison: what each variant reached, and which differences are more than chance.
+"""The tables of a comparison: the metrics of each variant, and which differences are more than chance.
 
-A table's differences are tested together: over all its tests, Holm's correction keeps the chance of any false one low.
+All differences of a table are tested together: Holm's correction bounds the probability of even one false positive.
 """
 
 from __future__ import annotations
@@ -10,10 +10,10 @@ from typing import Literal, NamedTuple
 
 from retrieval_core.artifacts.manifests import Value
 from retrieval_core.evaluate.compare.config import ComparisonConfig, Contrast, TableConfig
-from retrieval_core.evaluate.compare.measure import Compared
+from retrieval_core.evaluate.compare.measure import ComparisonResults
 from retrieval_core.evaluate.compare.paired import PairedTest, n_pairs, paired_tests, per_query
 from retrieval_core.evaluate.compare.remarks import (
-    JUDGED_AGAINST_RANDOM,
+    TESTED_AGAINST_RANDOM,
     against_random,
     how_tested,
     why_missing,
@@ -23,7 +23,7 @@ from retrieval_core.metrics.registry import is_measured_by, parse_metric
 from retrieval_core.metrics.retrieval import Scores
 
 RANDOM = "random"
-# What the two of a pair are called: the plain one, and the one compared with it.
+# The column heads of the two variants of a pair: the plain one, and the one compared with it.
 SIDES: dict[Contrast, tuple[str, str]] = {
     "background": ("raw", "masked or cropped"),
     "boosted": ("plain", "boosted"),
@@ -33,7 +33,7 @@ SIDES: dict[Contrast, tuple[str, str]] = {
 
 
 class Cell(Value):
-    """One metric of one variant, None where it is undefined; `reference` is that of the variant it stands against."""
+    """A metric of a variant, None if undefined; `reference` is its value for the variant it is compared with."""
 
     value: float | None = None
     deviation: float | None = None
@@ -46,7 +46,7 @@ class Cell(Value):
 
 
 class Row(Value):
-    """One variant, a cell a metric; `against` is the baseline or partner it is compared with, "" for none."""
+    """A variant with one cell for each metric; `against` names the variant it is compared with, "" for none."""
 
     variant: str
     against: str = ""
@@ -56,7 +56,7 @@ class Row(Value):
 
 
 class Table(Value):
-    """As configured, filled in. `random` has one cell a metric; tables of pairs have none."""
+    """A filled-in `TableConfig`; `random` has one cell for each metric, and is empty in tables of pairs."""
 
     title: str
     kind: Literal["metrics", "pairs"]
@@ -70,46 +70,45 @@ class Table(Value):
 
 
 def best_rows(table: Table) -> list[set[int]]:
-    """For each metric of a table of metrics, which rows show its highest value; none where all rows show the same."""
+    """Return the rows with the highest value of each metric, as printed; none if all printed values are equal."""
     best = []
     for column in range(len(table.metrics)):
         values = [row.cells[column].value for row in table.rows]
-        shown = [None if value is None else round(value, 3) for value in values]
-        reached = [value for value in shown if value is not None]
-        top = max(reached) if len(set(reached)) > 1 else None
-        best.append({place for place, value in enumerate(shown) if value is not None and value == top})
+        printed = {row: round(value, 3) for row, value in enumerate(values) if value is not None}
+        highest = max(printed.values()) if len(set(printed.values())) > 1 else None
+        best.append({row for row, value in printed.items() if value == highest})
     return best
 
 
 class _Question(NamedTuple):
-    """Is `variant` better than `against` by this metric?"""
+    """Whether `variant` is better than `against` by `metric`; `against` is "" if the variant is not compared."""
 
     variant: str
     against: str
     metric: str
 
 
-def build_tables(config: ComparisonConfig, compared: Compared) -> tuple[Table, ...]:
-    """Every table of the config, in its order. A metric that this catalogue cannot define stays, with the reason."""
-    return tuple(_build(config, table, compared) for table in config.tables)
+def build_tables(config: ComparisonConfig, results: ComparisonResults) -> tuple[Table, ...]:
+    """Return the filled-in tables of the config, in order; undefined metrics are explained in the remarks."""
+    return tuple(_build(config, table, results) for table in config.tables)
 
 
-def _build(config: ComparisonConfig, table: TableConfig, compared: Compared) -> Table:
+def _build(config: ComparisonConfig, table: TableConfig, results: ComparisonResults) -> Table:
     lines = _lines(config, table)
     questions = [_Question(*line, metric) for line in lines for metric in table.metrics]
-    tests = _tests(questions, compared)
-    costs = {candidate.spec.name: candidate for candidate in compared.candidates}
+    tests = _tests(questions, results)
+    costs = {variant.spec.name: variant for variant in results.variants}
     rows = tuple(
         Row(
             variant=variant,
             against=against,
-            cells=tuple(_cell(_Question(variant, against, metric), compared, tests) for metric in table.metrics),
+            cells=tuple(_cell(_Question(variant, against, metric), results, tests) for metric in table.metrics),
             ms_per_picture=costs[variant].ms_per_picture,
             n_bytes_per_item=costs[variant].n_bytes_per_item,
         )
         for variant, against in lines
     )
-    random = tuple(_plain_cell(compared.random, metric) for metric in table.metrics)
+    random = tuple(_plain_cell(results.random, metric) for metric in table.metrics)
     return Table(
         title=table.title,
         kind=table.kind,
@@ -119,24 +118,24 @@ def _build(config: ComparisonConfig, table: TableConfig, compared: Compared) -> 
         baseline=table.baseline,
         contrast=table.contrast,
         note=table.note,
-        remarks=tuple(_remarks(table, rows, tests, compared)),
+        remarks=tuple(_remarks(table, rows, tests, results)),
     )
 
 
 def _lines(config: ComparisonConfig, table: TableConfig) -> list[tuple[str, str]]:
-    """(variant, what it is compared with or "") of each row."""
+    """Return (variant, the variant it is compared with or "") of each row."""
     if table.kind == "pairs":
         return [(other.name, plain.name) for plain, other in config.pairs(table)]
     names = [variant.name for variant in config.rows(table)]
     return [(name, "" if name == table.baseline else table.baseline) for name in names]
 
 
-def _cell(question: _Question, compared: Compared, tests: Mapping[_Question, PairedTest]) -> Cell:
-    reference = _value(compared, question.against, question.metric) if question.against else None
-    scores = compared.scores[question.variant]
+def _cell(question: _Question, results: ComparisonResults, tests: Mapping[_Question, PairedTest]) -> Cell:
+    reference = _value(results, question.against, question.metric) if question.against else None
+    scores = results.scores[question.variant]
     return _plain_cell(scores, question.metric).model_copy(
         update={
-            "value": _value(compared, question.variant, question.metric),
+            "value": _value(results, question.variant, question.metric),
             "reference": reference,
             "test": tests.get(question),
         }
@@ -148,33 +147,33 @@ def _plain_cell(scores: Scores, metric: str) -> Cell:
     return Cell(value=scores.summary.get(metric), deviation=scores.summary.get(deviation))
 
 
-def _value(compared: Compared, variant: str, metric: str) -> float | None:
-    return compared.scores[variant].summary.get(metric, compared.trained[variant].get(metric))
+def _value(results: ComparisonResults, variant: str, metric: str) -> float | None:
+    return results.scores[variant].summary.get(metric, results.trained[variant].get(metric))
 
 
-def _tests(questions: Sequence[_Question], compared: Compared) -> dict[_Question, PairedTest]:
-    """The answers to those questions that two queries or more can answer, corrected together."""
+def _tests(questions: Sequence[_Question], results: ComparisonResults) -> dict[_Question, PairedTest]:
+    """Return the tests of the questions that at least two queries can answer, corrected together."""
     pairs = {}
     for question in questions:
         if question.against:
-            ours = per_query(compared.scores[question.variant], question.metric)
-            theirs = per_query(compared.scores[question.against], question.metric)
-            if n_pairs(ours, theirs) > 1:
-                pairs[question] = ours, theirs
+            values = per_query(results.scores[question.variant], question.metric)
+            baseline = per_query(results.scores[question.against], question.metric)
+            if n_pairs(values, baseline) > 1:
+                pairs[question] = values, baseline
     return dict(zip(pairs, paired_tests(list(pairs.values())), strict=True))
 
 
 def _remarks(
-    table: TableConfig, rows: Sequence[Row], tests: Mapping[_Question, PairedTest], compared: Compared
+    table: TableConfig, rows: Sequence[Row], tests: Mapping[_Question, PairedTest], results: ComparisonResults
 ) -> Iterator[str]:
     if tests:
         yield how_tested(list(tests.values()))
-    reached = {
+    is_defined = {
         metric: any(row.cells[column].value is not None for row in rows) for column, metric in enumerate(table.metrics)
     }
-    yield from why_missing([metric for metric in table.metrics if not reached[metric]], compared)
-    of_training = [metric for metric in table.metrics if reached[metric] and is_measured_by(metric, "head")]
+    yield from why_missing([metric for metric in table.metrics if not is_defined[metric]], results)
+    of_training = [metric for metric in table.metrics if is_defined[metric] and is_measured_by(metric, "head")]
     if of_training:
         yield why_untested(of_training)
-    if JUDGED_AGAINST_RANDOM in table.metrics:
-        yield from against_random([row.variant for row in rows], compared)
+    if TESTED_AGAINST_RANDOM in table.metrics:
+        yield from against_random([row.variant for row in rows], results)

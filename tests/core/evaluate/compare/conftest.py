@@ -22,7 +22,7 @@ from retrieval_core.artifacts.parts import (
 )
 from retrieval_core.config import EvaluateConfig
 from retrieval_core.evaluate.compare.config import ComparisonConfig, TableConfig, VariantConfig
-from retrieval_core.evaluate.compare.measure import Candidate, Compared, Comparing, compare_variants
+from retrieval_core.evaluate.compare.measure import BuiltVariant, ComparisonInputs, ComparisonResults, compare_variants
 from retrieval_core.images import thumbnail
 from retrieval_core.store.base import Store
 from retrieval_core.store.uris import open_store
@@ -78,15 +78,15 @@ class Shop:
         rng = np.random.default_rng(seed)
         return unit_length((np.eye(16)[self.kinds] + noise * rng.normal(size=(len(self.kinds), 16))).astype(np.float32))
 
-    def candidate(self, name: str, vectors: np.ndarray, ids: list[str] | None = None, **made: Any) -> Candidate:
-        """A variant of that name over (n, dim) vectors; `made` holds fields of the candidate or of its spec."""
+    def variant(self, name: str, vectors: np.ndarray, ids: list[str] | None = None, **made: Any) -> BuiltVariant:
+        """A variant of that name over (n, dim) vectors; `made` holds fields of the variant or of its spec."""
         ids = ids or self.content_ids
         family = name.replace(" ", "-")
         put_part(self.store, part_key(VectorSet.folder, family, "part"), vectors_bytes(ids, vectors), len(ids))
         sealed = seal_vectors(self.store, family, "raw", vectors.shape[1], "shop", ids)
-        fields = {key: made.pop(key) for key in list(made) if key in Candidate.model_fields}
+        fields = {key: made.pop(key) for key in list(made) if key in BuiltVariant.model_fields}
         costs = {"ms_per_picture": 10.0, "n_bytes_per_item": 4 * vectors.shape[1]}
-        return Candidate(spec=VariantConfig(name=name, **made), vectors=sealed.ref, **(costs | fields))
+        return BuiltVariant(spec=VariantConfig(name=name, **made), vectors=sealed.ref, **(costs | fields))
 
     def classes(self, classes: np.ndarray) -> Ref:
         """Every picture's likeliest class, (n,), as a class set."""
@@ -105,12 +105,12 @@ class Shop:
         """A backbone as a training leaves it."""
         return Backbone(fingerprint=name, card="resnet18", dim=16, size_px=64, **made).seal(self.store).ref
 
-    def compare(self, *candidates: Candidate, queries: int = 500, top_classes: int = 1) -> Compared:
+    def compare(self, *variants: BuiltVariant, queries: int = 500, top_classes: int = 1) -> ComparisonResults:
         config = EvaluateConfig(queries=queries)
-        return compare_variants(self.store, self.catalog, candidates, config, top_classes)
+        return compare_variants(self.store, self.catalog, variants, config, top_classes)
 
-    def comparing(self, *candidates: Candidate, **more: Any) -> Comparing:
-        return Comparing(source="table:items.csv", catalog=self.catalog, candidates=candidates, **more)
+    def inputs(self, *variants: BuiltVariant, **more: Any) -> ComparisonInputs:
+        return ComparisonInputs(source="table:items.csv", catalog=self.catalog, variants=variants, **more)
 
 
 @pytest.fixture
@@ -126,12 +126,12 @@ def open_shop(tmp_path: Path):
 
 @pytest.fixture
 def configured():
-    """The config of some candidates and of tables given as keywords."""
+    """The config of some variants and of tables given as keywords."""
 
-    def make(candidates, *tables, **more) -> ComparisonConfig:
+    def make(variants, *tables, **more) -> ComparisonConfig:
         return ComparisonConfig(
             title="Shop windows",
-            variants=tuple(candidate.spec for candidate in candidates),
+            variants=tuple(variant.spec for variant in variants),
             tables=tuple(TableConfig(title=f"Table {i}", **table) for i, table in enumerate(tables)),
             **more,
         )

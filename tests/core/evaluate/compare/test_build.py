@@ -12,27 +12,27 @@ METRICS = {"metrics": ("recall@1", "map@5")}
 
 @pytest.fixture
 def gathered(configured):
-    """Facts of some candidates of a shop."""
+    """Facts of some variants of a shop."""
 
-    def gather(shop, candidates, *tables, trained=None, **more) -> ComparisonFacts:
-        config = configured(candidates, *(tables or (METRICS,)), **more)
-        compared = shop.compare(*candidates)
-        return gather_facts(shop.store, shop.comparing(*candidates, models=trained or {}), compared, config, "name")
+    def gather(shop, variants, *tables, trained=None, **more) -> ComparisonFacts:
+        config = configured(variants, *(tables or (METRICS,)), **more)
+        results = shop.compare(*variants)
+        return gather_facts(shop.store, shop.inputs(*variants, models=trained or {}), results, config, "name")
 
     return gather
 
 
 def test_variants_are_ranked_by_the_first_metric_that_can_be_measured(open_shop, gathered) -> None:
     shop = open_shop(product_id=None)
-    candidates = [shop.candidate(f"noise {noise}", shop.vectors(noise)) for noise in (0.2, 9.0, 0.6, 2.0, 1.0)]
-    facts = gathered(shop, candidates)
+    variants = [shop.variant(f"noise {noise}", shop.vectors(noise)) for noise in (0.2, 9.0, 0.6, 2.0, 1.0)]
+    facts = gathered(shop, variants)
     assert facts.quality == "map@5"
     assert [variant.name for variant in facts.ranked] == [f"noise {noise}" for noise in (0.2, 0.6, 1.0, 2.0, 9.0)]
 
 
 def test_the_same_queries_are_shown_under_the_best_the_worst_and_two_between(shop, gathered) -> None:
-    candidates = [shop.candidate(f"noise {noise}", shop.vectors(noise)) for noise in (0.2, 9.0, 0.6, 2.0, 1.0)]
-    facts = gathered(shop, candidates, {"metrics": ("map@5",)})
+    variants = [shop.variant(f"noise {noise}", shop.vectors(noise)) for noise in (0.2, 9.0, 0.6, 2.0, 1.0)]
+    facts = gathered(shop, variants, {"metrics": ("map@5",)})
     for grid in facts.grids:
         assert list(grid.answers) == [f"noise {noise}" for noise in (0.2, 0.6, 2.0, 9.0)]
         assert {answer.query.item_id for answer in grid.answers.values()} == {grid.query.item_id}
@@ -41,7 +41,7 @@ def test_the_same_queries_are_shown_under_the_best_the_worst_and_two_between(sho
 
 
 def test_fewer_variants_than_sides_are_all_shown_once(shop, gathered) -> None:
-    two = [shop.candidate(f"noise {noise}", shop.vectors(noise)) for noise in (2.0, 0.2)]
+    two = [shop.variant(f"noise {noise}", shop.vectors(noise)) for noise in (2.0, 0.2)]
     by_map = {"metrics": ("map@5",)}
     assert [list(grid.answers) for grid in gathered(shop, two, by_map).grids] == [["noise 0.2", "noise 2.0"]] * 6
     assert [list(grid.answers) for grid in gathered(shop, two[:1], by_map).grids] == [["noise 2.0"]] * 6
@@ -51,9 +51,9 @@ def test_the_fronts_weigh_quality_against_either_cost(shop, gathered) -> None:
     facts = gathered(
         shop,
         [
-            shop.candidate("best", shop.vectors(0.1), ms_per_picture=90.0, n_bytes_per_item=2048),
-            shop.candidate("quick", shop.vectors(2.0), ms_per_picture=5.0, n_bytes_per_item=4096),
-            shop.candidate("bad", shop.vectors(9.0), ms_per_picture=50.0, n_bytes_per_item=1024),
+            shop.variant("best", shop.vectors(0.1), ms_per_picture=90.0, n_bytes_per_item=2048),
+            shop.variant("quick", shop.vectors(2.0), ms_per_picture=5.0, n_bytes_per_item=4096),
+            shop.variant("bad", shop.vectors(9.0), ms_per_picture=50.0, n_bytes_per_item=1024),
         ],
         {"metrics": ("map@5",)},
     )
@@ -68,7 +68,7 @@ def test_a_model_brings_its_start_its_size_and_whether_it_was_kept(shop, gathere
     made = shop.backbone("made", objective="triplet", history=history, counts={"train": 70}, metrics={"val_loss": 0.1})
     (model,) = gathered(
         shop,
-        [shop.candidate("tripled", shop.vectors(0.5), backbone=made, weights="model:triplets")],
+        [shop.variant("tripled", shop.vectors(0.5), backbone=made, weights="model:triplets")],
         trained={"triplets": Fitted(ref=made, trained=False)},
         models={"triplets": TripletTraining(weights="random:3")},
     ).models
@@ -96,18 +96,18 @@ def test_a_collapse_counts_where_it_lasts_to_the_end(collapsed, since) -> None:
 
 def test_nothing_to_ask_leaves_no_ranking_and_no_fronts(open_shop, gathered) -> None:
     shop = open_shop(n=6, split="train")
-    facts = gathered(shop, [shop.candidate("a", shop.vectors(1.0)), shop.candidate("b", shop.vectors(1.0))])
+    facts = gathered(shop, [shop.variant("a", shop.vectors(1.0)), shop.variant("b", shop.vectors(1.0))])
     assert (facts.quality, facts.ranked, facts.fronts, facts.grids, facts.crops) == ("", (), (), (), ())
 
 
 def test_a_catalogue_that_judges_nothing_still_shows_what_was_found(open_shop, gathered) -> None:
     shop = open_shop(product_id=None, category=None, labels=[])
-    facts = gathered(shop, [shop.candidate("a", shop.vectors(1.0)), shop.candidate("b", shop.vectors(1.0))])
+    facts = gathered(shop, [shop.variant("a", shop.vectors(1.0)), shop.variant("b", shop.vectors(1.0))])
     assert facts.quality == ""
     assert len(facts.grids) == 6
 
 
 def test_facts_without_pictures_are_read_again(shop, gathered) -> None:
-    facts = gathered(shop, [shop.candidate("a", shop.vectors(1.0)), shop.candidate("b", shop.vectors(0.3))])
+    facts = gathered(shop, [shop.variant("a", shop.vectors(1.0)), shop.variant("b", shop.vectors(0.3))])
     assert ComparisonFacts.model_validate_json(facts.json_bytes()) == facts.model_copy(update={"grids": ()})
     assert b"jpeg" not in facts.json_bytes()

@@ -140,8 +140,8 @@ def test_pairs_are_equal_but_for_the_contrast(path: Path) -> None:
 
 def test_without_masks_what_needs_them_is_left_out_and_said(path: Path) -> None:
     config = load_comparison(path, [])
-    assert config.needing_masks() == {"masked", "tripled"}, "tripled starts from a model of masked pictures"
-    left = config.without(config.needing_masks(), "there are no masks")
+    assert config.variants_needing_masks() == {"masked", "tripled"}, "tripled starts from a model of masked pictures"
+    left = config.without(config.variants_needing_masks(), "there are no masks")
     assert [variant.name for variant in left.variants] == [
         "plain", "boosted", "vit", "vit 24", "student", "classified",
     ]  # fmt: skip
@@ -166,7 +166,7 @@ def test_a_table_of_pairs_without_pairs_goes_with_them(path: Path) -> None:
         ("max_epochs = 2", "margn = 2", r"unknown config key models\.tripled\.margn"),
         ("max_epochs = 2", "max_epochs = 0", r"models\.tripled\.max_epochs"),
         ("boosted = true", "boostd = true", r"unknown config key variants\.boosted\.boostd"),
-        ('name = "masked"', 'name = "plain"', "'plain' is there twice"),
+        ('name = "masked"', 'name = "plain"', "'plain' appears twice"),
         ('name = "vit"', 'backbone = "vit_b16"\n[[variants]]\nname = "vit"', "name"),
         ('like = "vit"\ndim = 24', 'like = "vip"\ndim = 24', "but there are plain"),
         ('like = "vit"\ndim = 24', 'like = "vit 24"\ndim = 24', "like itself"),
@@ -174,14 +174,14 @@ def test_a_table_of_pairs_without_pairs_goes_with_them(path: Path) -> None:
         ("dim = 24", "dim = 769", "769 dimensions of vectors that have 768"),
         ('weights = "model:tripled"', 'weights = "model:tripled"\ndim = 129', "of vectors that have 128"),
         ("[models.tripled]", '[models."a/b"]', "no name for a backbone"),
-        ("max_epochs = 2", 'size_px = 64', "bring their size"),
-        ('weights = "model:tripled"', 'weights = "model:quadrupled"', "no.* model 'quadrupled'|wants model"),
+        ("max_epochs = 2", 'size_px = 64', "come with their size"),
+        ('weights = "model:tripled"', 'weights = "model:quadrupled"', "names model 'quadrupled'"),
         ('weights = "model:tripled"', 'weights = "model:tagger"', "no variant uses model tripled"),
         ('weights = "model:tripled"', 'weights = "model:tripled"\nbackbone = "resnet50"', "which is a resnet18"),
         ('weights = "model:tagger"', 'weights = "model:tagger"\nbackbone = "resnet50"', "a resnet18"),
-        ('background = "masked"\n[models', 'weights = "model:tripled"\n[models', "models wait for each other"),
+        ('background = "masked"\n[models', 'weights = "model:tripled"\n[models', "models depend on each other"),
         ('teacher_variant = "vit 24"', 'teacher_variant = "vit 25"', "no variant 'vit 25'"),
-        ('teacher_variant = "vit 24"', 'teacher_variant = "student"', "models wait for each other"),
+        ('teacher_variant = "vit 24"', 'teacher_variant = "student"', "models depend on each other"),
         ('teacher_variant = "vit 24"', "", "teacher_variant or teacher"),
         ('teacher_variant = "vit 24"', 'teacher_variant = "vit 24"\nteacher = "abc"', "teacher_variant or teacher"),
         ("max_epochs = 2", 'teacher_variant = "vit 24"', "only objective distill"),
@@ -195,14 +195,14 @@ def test_a_table_of_pairs_without_pairs_goes_with_them(path: Path) -> None:
             "not to classify",
         ),
         ('title = "all"', 'title = "all"\nvariants = ["nobody"]', "no variant 'nobody'"),
-        ('title = "all"', 'title = "all"\nvariants = ["vit"]\nbaseline = "plain"', "none of its variants"),
-        ('title = "all"', 'title = "boosting"', "'boosting' is there twice"),
+        ('title = "all"', 'title = "all"\nvariants = ["vit"]\nbaseline = "plain"', "not one of its variants"),
+        ('title = "all"', 'title = "boosting"', "'boosting' appears twice"),
         ('"label_iou@5", "map@10"', '"label_iou@6"', "unknown metric 'label_iou@6'"),
         ('"label_iou@5", "map@10"', "", "metrics"),
-        ('contrast = "boosted"', 'contrast = "dim"\nvariants = ["plain", "masked"]', "no two of its variants"),
-        ('contrast = "boosted"', "", "wants a contrast"),
+        ('contrast = "boosted"', 'contrast = "dim"\nvariants = ["plain", "masked"]', "differ only in dim"),
+        ('contrast = "boosted"', "", "needs a contrast"),
         ('title = "all"', 'title = "all"\ncontrast = "dim"', "only tables of kind pairs"),
-        ('title = "t"', 'title = "t"\n[reduce]\ndims = [3]', "reduce.dims is for the variants"),
+        ('title = "t"', 'title = "t"\n[reduce]\ndims = [3]', "reduce.dims is set by the variants"),
         ("[defaults]", "[[defaults]]", "expected .defaults."),
     ],
 )  # fmt: skip

@@ -12,7 +12,7 @@ from retrieval_core.artifacts.parts import put_part_file
 from retrieval_core.config import CropConfig, EmbedConfig
 from retrieval_core.embed.backbones import load_backbone, save_backbone
 from retrieval_core.errors import NotFound
-from retrieval_core.evaluate.compare.cost import N_TIMED, decoded, ms_per_picture
+from retrieval_core.evaluate.compare.cost import N_TIMED, decode_sample, ms_per_picture
 from retrieval_core.images import RGB, thumbnail
 from retrieval_core.mask import detect
 from retrieval_core.settings import Settings
@@ -42,10 +42,10 @@ def test_pictures_that_cannot_be_read_are_passed_over(tmp_path: Path, images: li
     (tmp_path / "bad.jpg").write_bytes(b"\xff\xd8\xff broken")
     (tmp_path / "good.jpg").write_bytes(thumbnail(images[0], 40))
     uris = [str(tmp_path / name) for name in ("absent.jpg", "bad.jpg", "good.jpg")]
-    assert [image.shape for image in decoded(uris, 10_000)] == [images[0].shape]
-    assert len(decoded([uris[2]] * 99, 10_000)) == N_TIMED
+    assert [image.shape for image in decode_sample(uris, 10_000)] == [images[0].shape]
+    assert len(decode_sample([uris[2]] * 99, 10_000)) == N_TIMED
     with pytest.raises(NotFound, match="none of 2 pictures"):
-        decoded(uris[:2], 10_000)
+        decode_sample(uris[:2], 10_000)
 
 
 def test_a_detector_and_a_backbone_cost_time(tmp_path: Path, settings: Settings, images: list[RGB]) -> None:

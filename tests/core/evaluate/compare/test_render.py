@@ -73,22 +73,22 @@ def make_facts(shop, configured, name: str = "shop") -> ComparisonFacts:
     labeller = shop.backbone("labeller", metrics={"f1_example": 0.7}, history=history((0, 0)), created="2026-11-17")
     triplets = shop.backbone("triplets", metrics={"val_loss": 0.2}, history=history((0, 1, 1)))
     told = {"mode": "classified", "classifier": "resnet18"}
-    candidates = [
-        shop.candidate("raw", shop.vectors(1.0), ms_per_picture=12.5, weights="model:labeller", backbone=labeller),
-        shop.candidate("boosted", shop.vectors(0.4), weights="model:labeller", boosted=True, backbone=labeller),
-        shop.candidate("sorted", shop.vectors(1.0), classes=shop.classes(shop.kinds), **told, dim=8),
-        shop.candidate("cropped", shop.vectors(0.6, 1), weights="model:labeller", **cropped),
-        shop.candidate("chance", shop.vectors(1e6), weights="model:triplets", ms_per_picture=3.0),
+    variants = [
+        shop.variant("raw", shop.vectors(1.0), ms_per_picture=12.5, weights="model:labeller", backbone=labeller),
+        shop.variant("boosted", shop.vectors(0.4), weights="model:labeller", boosted=True, backbone=labeller),
+        shop.variant("sorted", shop.vectors(1.0), classes=shop.classes(shop.kinds), **told, dim=8),
+        shop.variant("cropped", shop.vectors(0.6, 1), weights="model:labeller", **cropped),
+        shop.variant("chance", shop.vectors(1e6), weights="model:triplets", ms_per_picture=3.0),
     ]
     config = configured(
-        candidates,
+        variants,
         *TABLES,
         models={"labeller": MultilabelTraining(), "triplets": TripletTraining()},
         about="What the shop windows taught.",
     )
     fitted = {"labeller": Fitted(ref=labeller, trained=False), "triplets": Fitted(ref=triplets, trained=True)}
-    comparing = shop.comparing(*candidates, models=fitted, seconds={"embed": 61.0, "total": 70.0})
-    facts = gather_facts(shop.store, comparing, shop.compare(*candidates), config, name)
+    inputs = shop.inputs(*variants, models=fitted, seconds={"embed": 61.0, "total": 70.0})
+    facts = gather_facts(shop.store, inputs, shop.compare(*variants), config, name)
     return facts.model_copy(update={"created": "2026-11-21T07:04:49+00:00"})
 
 
@@ -99,11 +99,11 @@ def full(shop, configured) -> ComparisonFacts:
 
 @pytest.fixture
 def bare(open_shop, configured) -> ComparisonFacts:
-    """Two variants of pictures that nobody asks for."""
+    """Two variants of a catalogue without queries."""
     shop = open_shop(n=4, split="train")
-    candidates = [shop.candidate("a", shop.vectors(1.0)), shop.candidate("b", shop.vectors(1.0))]
-    config = configured(candidates, {"metrics": ("map@5",), "baseline": "a"})
-    return gather_facts(shop.store, shop.comparing(*candidates), shop.compare(*candidates), config, "bare")
+    variants = [shop.variant("a", shop.vectors(1.0)), shop.variant("b", shop.vectors(1.0))]
+    config = configured(variants, {"metrics": ("map@5",), "baseline": "a"})
+    return gather_facts(shop.store, shop.inputs(*variants), shop.compare(*variants), config, "bare")
 
 
 @pytest.mark.parametrize("facts", ["full", "bare"])
@@ -179,21 +179,21 @@ def test_pairs_stand_in_one_line_a_metric_and_untested_ones_say_so(read_page, fu
 def test_a_training_that_collapsed_is_called_so(read_page, full) -> None:
     text = read_page(render_comparison(full)).text
     assert re.search(
-        r"labeller multilabel , resnet18 from random:0 .{1,60} did not collapse kept from 17 November", text
+        r"labeller multilabel , resnet18 from random:0 .{1,60} did not collapse reused from 17 November", text
     )
-    assert re.search(r"triplets triplet , .{1,80} collapsed since epoch 2 trained now", text)
+    assert re.search(r"triplets triplet , .{1,80} collapsed since epoch 2 trained by this run", text)
     assert "Collapse of triplets by epoch" in text
 
 
 def test_missing_facts_are_said(read_page, bare) -> None:
     text = read_page(render_comparison(bare)).text
     for sentence in (
-        "Nothing could be measured",
-        "Not measured: no picture was held out",
+        "Nothing was measured",
+        "Not measured: no picture is held out as a query",
         "map@5 is undefined here",
-        "there is no quality to weigh against a cost",
-        "No query was asked",
-        "No two variants differ in the crop alone",
+        "there is no quality to compare with the cost",
+        "There are no queries",
+        "No two variants differ only in the crop",
         "No model was trained",
         "No stage was timed",
     ):
