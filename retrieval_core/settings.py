@@ -59,16 +59,18 @@ class Settings(BaseSettings):
 
     @property
     def torch_device(self) -> str:
-        """`cpu` or `cuda`. Raises `BadConfig` where CUDA was asked for and is not there."""
+        """`cpu` or `cuda`. Raises `BadConfig` where CUDA was asked for and is not available."""
         if self.device == "cpu":
             return "cpu"
-        import torch
-
-        if torch.cuda.is_available():
-            return "cuda"
-        if self.device == "cuda":
+        try:
+            import torch
+        except ImportError:
+            has_cuda = False  # a search service runs on ONNX Runtime alone
+        else:
+            has_cuda = torch.cuda.is_available()
+        if self.device == "cuda" and not has_cuda:
             raise BadConfig("device is cuda, but torch sees no CUDA device; set VITRINE_DEVICE=cpu or auto")
-        return "cpu"
+        return "cuda" if has_cuda else "cpu"
 
     def report_link(self, name: str) -> str:
         """Where a browser finds the report of a release, or one by its own fingerprint; "" where none can."""

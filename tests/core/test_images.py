@@ -347,6 +347,25 @@ class TestFit:
         expected = np.array(Image.fromarray(pixels).resize((32, 48), resample))[8:40]
         assert np.abs(fitted.astype(int) - expected).max() <= 2
 
+    @settings(deadline=None, max_examples=150)
+    @given(
+        height=st.integers(1, 400),
+        width=st.integers(1, 400),
+        size_px=st.integers(1, 260),
+        crop=st.sampled_from(["center", "squash"]),
+        interpolation=st.sampled_from(["bicubic", "bilinear"]),
+        seed=st.integers(0, 99),
+    )
+    def test_gives_the_same_pixels_without_torch(
+        self, height: int, width: int, size_px: int, seed: int, **how: object
+    ) -> None:
+        pixels = np.random.default_rng(seed).choice(np.array([0, 90, 255], np.uint8), (height, width, 3))
+        preprocess = Preprocess(size_px=size_px, **how)
+        expected = fit(pixels, preprocess)
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setitem(sys.modules, "torch", None)
+            np.testing.assert_array_equal(fit(pixels, preprocess), expected)
+
     def test_a_picture_of_the_right_size_is_left_alone(self) -> None:
         assert np.array_equal(fit(picture(32, 32), Preprocess(size_px=32)), picture(32, 32))
 
