@@ -87,7 +87,7 @@ def _fingerprints(store: Store) -> list[str]:
 
 def _known(store: Store) -> str:
     """The names and the fingerprints of every backbone, for a message."""
-    aliases = [key.split("/", 1)[1] for key in store.list("aliases/") if "@" in key]
+    aliases = [name for name in releases.alias_names(store) if "@" in name]
     backbones = [Backbone.open(store, Ref(kind="Backbone", key=f"{Backbone.folder}/{f}")) for f in _fingerprints(store)]
     anonymous = [f"{known.fingerprint[:12]} ({known.objective or 'frozen'} {known.card})" for known in backbones]
     return ", ".join([*aliases, *anonymous]) or "none"

@@ -7,7 +7,7 @@ remembers where it pointed, so that a rollback needs no guess.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Iterator
 
 from retrieval_core.artifacts.manifests import (
     MANIFEST,
@@ -19,6 +19,7 @@ from retrieval_core.errors import AliasConflict, BadConfig, NotFound, ShardCorru
 from retrieval_core.store.base import Store
 
 RUNS = "runs"
+_ALIASES = "aliases/"
 
 PRODUCTION = "production"  # what searches use
 LATEST = "latest"  # the last run's release, published or held
@@ -71,6 +72,16 @@ class Alias(Value):
         """To the release at this place of its history."""
         earlier = self.history[:place]
         return Alias(release=self.history[place], history=earlier, withdrawn=withdrawn, promotions=self.promotions)
+
+
+def alias_key(name: str) -> str:
+    """Return the store key of an alias."""
+    return f"{_ALIASES}{name}"
+
+
+def alias_names(store: Store) -> Iterator[str]:
+    """Yield the names of all aliases: of releases (`production`) and of backbones (`NAME@production`)."""
+    return (key.removeprefix(_ALIASES) for key in store.list(_ALIASES))
 
 
 def read_alias(store: Store, name: str) -> Alias | None:
@@ -227,18 +238,14 @@ def _move(store: Store, name: str, step: Callable[[Alias | None], Alias]) -> Ali
         kept = {"history": wanted.history[-HISTORY_LENGTH:], "promotions": wanted.promotions[-HISTORY_LENGTH:]}
         wanted = wanted.model_copy(update=kept)
         data = json.dumps(wanted.model_dump(), sort_keys=True).encode()
-        if data == seen or store.compare_and_swap(_key(name), data, seen):
+        if data == seen or store.compare_and_swap(alias_key(name), data, seen):
             return wanted
     raise AliasConflict(f"alias {name} kept moving during {MAX_TRIES} tries; nothing was changed")
 
 
-def _key(name: str) -> str:
-    return f"aliases/{name}"
-
-
 def _alias_bytes(store: Store, name: str) -> bytes | None:
     try:
-        return store.get(_key(name))
+        return store.get(alias_key(name))
     except NotFound:
         return None
 

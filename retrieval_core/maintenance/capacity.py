@@ -1,15 +1,15 @@
-"""What a first night over a catalogue of any size would take, from what a night over a small one took.
+"""Estimate the first run over a catalogue of any size from the measured costs of runs over small ones.
 
-    python -m retrieval_core.capacity --pictures 10000000 1000000000 --machines 1 16 256 --shard-rows 8192
+    python -m retrieval_core.maintenance.capacity --pictures 10000000 1000000000 --machines 1 16 256 --shard-rows 8192
 
 The flow's machine does what cannot be spread (ingest, fitting, evaluation), one stage after the other; the rest goes in
-shards to machines like the one that was measured. A stage ends with its last shard. So one of n pictures takes
+shards to machines like the measured one, and a stage ends with its last shard. So a stage over n pictures takes
 
     once + n * flow + rows * shard + rounds * task
 
-seconds, where rounds = ceil(shards / machines) is how many shards the busiest machine makes, and rows their pictures.
-Every cost is a line through measured points: what grows more slowly is overestimated, what grows faster (an index
-trained on more lists) is not foreseen.
+seconds, where the busiest machine makes rounds = ceil(shards / machines) shards of rows pictures together. Every cost
+is a line through measured points: costs that grow more slowly are overestimated, those that grow faster (an index that
+is trained on more lists) are underestimated.
 """
 
 from __future__ import annotations
@@ -26,13 +26,17 @@ from retrieval_core.artifacts.manifests import Value
 from retrieval_core.errors import BadConfig
 
 HOUR_S = 3600
-ONCE = frozenset({"backbone", "publish"})  # take as long for few pictures as for many
+ONCE = frozenset({"backbone", "publish"})  # stages that take as long for few pictures as for many
 SHARDED = frozenset({"mask", "embed", "classify"})
-COUNTED_BY = {"mask": "masked", "embed": "embedded", "classify": "classified"}  # in a run's document; else its rows
+COUNTED_BY = {
+    "mask": "masked",
+    "embed": "embedded",
+    "classify": "classified",
+}  # in a run document; else its rows
 
 
 class StageCost(Value):
-    """Seconds of a stage: whatever the size, for each picture on the flow's machine, for each picture in shards."""
+    """Seconds of a stage: per run, per picture on the flow's machine, and per picture in shards."""
 
     name: str
     once_s: float = Field(0.0, ge=0)
@@ -41,9 +45,9 @@ class StageCost(Value):
 
 
 class Costs(Value):
-    """What was measured on one machine; `task_s` is Prefect's and Dask's part of a shard.
+    """The costs measured on one machine; `task_s` is the overhead of Prefect and Dask per shard.
 
-    Requests are to the store and to where the pictures lie; those that do not grow with the catalogue are left out.
+    Requests (gets, puts) go to the store and to the pictures; those that do not grow with the catalogue are left out.
     """
 
     stages: tuple[StageCost, ...]
@@ -77,7 +81,7 @@ MEASURED = Costs(
 
 
 class Estimate(Value):
-    """`flow_hours` are those within `hours` that more machines do not shorten; `gets` count every reading request."""
+    """A run's duration, storage and requests; `flow_hours` is the part of `hours` that more machines do not shorten."""
 
     n_pictures: int
     n_machines: int
@@ -90,7 +94,7 @@ class Estimate(Value):
 
 
 def estimate(costs: Costs, n_pictures: int, n_machines: int) -> Estimate:
-    """A night that makes everything of `n_pictures`. Raises `BadConfig` for a negative number or no machine."""
+    """Estimate a run that makes everything for `n_pictures`. Raises `BadConfig` for a negative number or no machine."""
     if n_pictures < 0 or n_machines < 1:
         raise BadConfig(f"expected 0 or more pictures on 1 or more machines, got {n_pictures} on {n_machines}")
     n_shards = math.ceil(n_pictures / costs.shard_rows)
@@ -111,11 +115,10 @@ def estimate(costs: Costs, n_pictures: int, n_machines: int) -> Estimate:
 
 
 def machines_for(costs: Costs, n_pictures: int, hours: float) -> int | None:
-    """The fewest machines that are done within `hours`; None where no number of them is."""
-    most = max(1, math.ceil(n_pictures / costs.shard_rows))
-    if estimate(costs, n_pictures, most).hours > hours:
+    """Return the smallest number of machines that finish within `hours`; None if no number does."""
+    low, high = 1, max(1, math.ceil(n_pictures / costs.shard_rows))
+    if estimate(costs, n_pictures, high).hours > hours:
         return None
-    low, high = 1, most
     while low < high:
         middle = (low + high) // 2
         if estimate(costs, n_pictures, middle).hours <= hours:
@@ -126,10 +129,10 @@ def machines_for(costs: Costs, n_pictures: int, hours: float) -> int | None:
 
 
 def stage_costs(runs: Iterable[Mapping[str, Any]]) -> tuple[StageCost, ...]:
-    """What the stages cost in the runs of these documents (`runs/TIME.json` of a store): a line through each's points.
+    """Fit the stages' costs to runs, given by their documents (`runs/TIME.json` of a store): a line per stage.
 
-    Of one run, all seconds are laid on its pictures, training too: two runs of different sizes tell both apart.
-    Raises `BadConfig` where no run made anything.
+    From a single run, all seconds are attributed to its pictures, training too; two runs of different sizes separate
+    the two. Raises `BadConfig` if no run made anything.
     """
     points: dict[str, list[tuple[int, float]]] = {}
     for run in runs:
@@ -139,28 +142,28 @@ def stage_costs(runs: Iterable[Mapping[str, Any]]) -> tuple[StageCost, ...]:
                 points.setdefault(name, []).append((n_pictures, seconds))
     if not points:
         raise BadConfig("no run to learn costs from: give the documents of runs that embedded pictures")
-    return tuple(_stage_cost(name, found) for name, found in points.items())
+    return tuple(_stage_cost(name, measured) for name, measured in points.items())
 
 
 def as_markdown(estimates: Iterable[Estimate]) -> str:
-    """One row an estimate."""
+    """Return a Markdown table with a row per estimate."""
     lines = [
-        "| pictures | machines | shards | hours | of them the flow's | stored | reading requests | writing |",
+        "| pictures | machines | shards | hours | of them the flow's | stored | read requests | write requests |",
         "|---|---|---|---|---|---|---|---|",
     ]
-    for one in estimates:
-        stored = f"{one.store_bytes / 1e9:,.0f} GB"
-        hours = f"{one.hours:,.1f} | {one.flow_hours:,.1f}"
-        counts = f"{one.n_pictures:,} | {one.n_machines:,} | {one.n_shards:,}"
-        lines.append(f"| {counts} | {hours} | {stored} | {one.gets:,} | {one.puts:,} |")
+    for row in estimates:
+        stored = f"{row.store_bytes / 1e9:,.0f} GB"
+        hours = f"{row.hours:,.1f} | {row.flow_hours:,.1f}"
+        counts = f"{row.n_pictures:,} | {row.n_machines:,} | {row.n_shards:,}"
+        lines.append(f"| {counts} | {hours} | {stored} | {row.gets:,} | {row.puts:,} |")
     return "\n".join(lines)
 
 
 def _busiest_rows(shard_rows: int, n_pictures: int, n_machines: int) -> int:
-    """Pictures of the machine that makes most; only the last shard is short, which matters where it is made alone."""
-    full, short = divmod(n_pictures, shard_rows)
-    rounds, over = divmod(full, n_machines)
-    return (rounds + bool(over)) * shard_rows + (0 if over else short)
+    """Return the pictures of the busiest machine; the short last shard counts only if it is made in a round alone."""
+    n_full, short_rows = divmod(n_pictures, shard_rows)
+    rounds, remaining = divmod(n_full, n_machines)
+    return (rounds + bool(remaining)) * shard_rows + (0 if remaining else short_rows)
 
 
 def _stage_cost(name: str, points: Sequence[tuple[int, float]]) -> StageCost:
@@ -169,7 +172,7 @@ def _stage_cost(name: str, points: Sequence[tuple[int, float]]) -> StageCost:
 
 
 def _line(points: Sequence[tuple[int, float]]) -> tuple[float, float]:
-    """Intercept and slope by least squares, neither below 0; through the origin where all sizes are one."""
+    """Return intercept and slope by least squares, neither below 0; through the origin if all sizes are equal."""
     mean_n = sum(n for n, _ in points) / len(points)
     mean_s = sum(s for _, s in points) / len(points)
     variance = sum((n - mean_n) ** 2 for n, _ in points)
@@ -184,12 +187,12 @@ def _line(points: Sequence[tuple[int, float]]) -> tuple[float, float]:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Print the table for the costs that were measured on photographs; returns the exit code."""
+    """Print the table for the costs measured on photographs; return the exit code."""
     parser = argparse.ArgumentParser(
-        prog="python -m retrieval_core.capacity", description=(__doc__ or "").split("\n")[0]
+        prog="python -m retrieval_core.maintenance.capacity", description=(__doc__ or "").split("\n")[0]
     )
     parser.add_argument("--pictures", type=int, nargs="+", required=True, metavar="N")
-    parser.add_argument("--machines", type=int, nargs="+", default=[1], metavar="N", help="like the one measured")
+    parser.add_argument("--machines", type=int, nargs="+", default=[1], metavar="N", help="like the measured one")
     parser.add_argument("--shard-rows", type=int, default=MEASURED.shard_rows, metavar="N", help="pictures in a shard")
     arguments = parser.parse_args(argv)
     costs = MEASURED.model_copy(update={"shard_rows": max(1, arguments.shard_rows)})

@@ -1,4 +1,4 @@
-"""What a run would do and cost, before it does: the document of `vitrine plan`. Nothing is decoded or written."""
+"""Forecast what a run would do and cost, without decoding or writing anything: the document of `vitrine plan`."""
 
 from __future__ import annotations
 
@@ -21,9 +21,11 @@ from retrieval_core.store.base import Store
 
 
 class Forecast(Value):
-    """`to_read` pictures are new or touched since they were last seen; seconds are None before a first run.
+    """What a run would do.
 
-    `detector` and `classifier` are empty where nothing is detected or classified.
+    `to_read` counts pictures that are new or were changed since the last run, `gone` items that have left the source.
+    `refit` says whether models would be fitted again. `embed_seconds` is None if no earlier run embedded anything;
+    `detector` and `classifier` are empty if the config uses none.
     """
 
     rows: int
@@ -44,18 +46,19 @@ class Forecast(Value):
     embed_seconds: float | None
 
     def as_text(self) -> str:
+        """Return the forecast as lines for a terminal."""
         cost = "no earlier run to estimate from" if self.embed_seconds is None else f"about {self.embed_seconds:.0f} s"
-        crop = [f"crop       every picture in which {self.detector} has not looked yet"] * bool(self.detector)
+        crop = [f"crop       every picture that {self.detector} has not seen yet"] * bool(self.detector)
         classify = [f"classify   every picture that {self.classifier} has not seen yet"] * bool(self.classifier)
         return "\n".join(
             [
                 f"catalogue  {self.rows} rows, {self.gone} gone since the last run",
-                f"read       {self.to_read} pictures that are new or touched",
+                f"read       {self.to_read} pictures that are new or changed",
                 f"embed      at most {self.to_read} pictures with {self.backbone}, {self.dim} dimensions; {cost}",
                 f"licence    {self.licence}",
                 *crop,
                 *classify,
-                f"fit        {'models are fitted anew' if self.refit else 'models of the last release still serve'}",
+                f"fit        {'models are fitted again' if self.refit else 'models of the last release still serve'}",
                 f"index      {self.recipe} in {self.shards} shards: {self.recipe_why}",
                 f"bytes      {self.index_bytes:,} to find candidates, {self.vector_bytes:,} of vectors to rerank them",
                 f"memory     {self.memory_bytes:,} bytes while searching; the full vectors stay on disk, mapped",
@@ -64,7 +67,7 @@ class Forecast(Value):
 
 
 def forecast(source: str, store: Store, config: NightlyConfig) -> Forecast:
-    """Compare the source with what was last seen of it. Raises what `open_source` raises, and `BadConfig`."""
+    """Compare the source with what was last seen of it. Raises as `open_source` does, and `BadConfig`."""
     rows = open_source(source).rows()
     seen = _last_seen(store)
     to_read = len(unread_pictures(rows, seen))
@@ -94,14 +97,14 @@ def forecast(source: str, store: Store, config: NightlyConfig) -> Forecast:
 
 
 def _candidate_dim(store: Store, config: NightlyConfig, dim: int) -> int:
-    """What is asked for, else what production has, else the first of those that will be tried."""
+    """Return the configured candidate dimension, else production's, else the first that a run would try."""
     release = releases.read_reference(store)
-    standing = IndexSet.open(store, release.index).candidate_dim if release else 0
-    return min(config.index.candidate_dim or standing or config.reduce.dims[0], dim)
+    current = IndexSet.open(store, release.index).candidate_dim if release else 0
+    return min(config.index.candidate_dim or current or config.reduce.dims[0], dim)
 
 
 def _backbone(store: Store, config: EmbedConfig) -> tuple[Card, int]:
-    """The card of the configured backbone and the width of its vectors, which training may have changed."""
+    """Return the card of the configured backbone and the width of its vectors, which training may have changed."""
     named = backbone_names.named_backbone(store, config)
     if named is None:
         backbone_preprocess(config)
@@ -112,14 +115,14 @@ def _backbone(store: Store, config: EmbedConfig) -> tuple[Card, int]:
 
 
 def _licence(card: Card) -> str:
-    """Under what the pretrained weights are published."""
+    """Return the licence of the pretrained weights."""
     if not card.licence:
         return "none: fitted on the catalogue's own pictures"
     return card.licence if card.commercial else f"{card.licence}, which forbids commercial use"
 
 
 def _classifier(config: ClassifyConfig) -> str:
-    """The card of the classifier and under what its weights are published."""
+    """Return the name and licence of the classifier, "" without one."""
     if not config.enabled:
         return ""
     card = get_card(config.backbone)
@@ -134,21 +137,21 @@ def _last_seen(store: Store) -> pl.DataFrame | None:
 
 
 def _same_models(store: Store, config: NightlyConfig) -> bool:
-    """Whether production was made by the same questions, so that its models may serve again."""
+    """Return whether production's models answer the same questions, so that they may serve again."""
     release = releases.read_release(store, releases.PRODUCTION)
     if release is None:
         return False
-    then = release.nightly_config()
+    current = release.nightly_config()
     return (
-        then.embed == config.embed
-        and fingerprints.segmenter_question(then.mask) == fingerprints.segmenter_question(config.mask)
-        and fingerprints.head_question(then.head) == fingerprints.head_question(config.head)
-        and fingerprints.reducer_question(then.reduce) == fingerprints.reducer_question(config.reduce)
+        current.embed == config.embed
+        and fingerprints.segmenter_question(current.mask) == fingerprints.segmenter_question(config.mask)
+        and fingerprints.head_question(current.head) == fingerprints.head_question(config.head)
+        and fingerprints.reducer_question(current.reduce) == fingerprints.reducer_question(config.reduce)
     )
 
 
 def _embed_seconds(store: Store, n_pictures: int) -> float | None:
-    """At the rate of the last run that embedded anything; None where it did not."""
+    """Return the time to embed `n_pictures` at the last run's rate; None if that run embedded nothing."""
     run = last_run(store)
     if not run or not run.get("embedded"):
         return None

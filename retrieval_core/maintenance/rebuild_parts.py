@@ -1,4 +1,4 @@
-"""Single files of a release made again from what they were made of, and put in place only if they are the same."""
+"""Rebuild single files of a release from their sources; they are put in place only if the bytes are the sealed ones."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from retrieval_core.index.recipes import Recipe
 from retrieval_core.index.update import template_of
 from retrieval_core.ingest.snapshot import take_snapshot
 from retrieval_core.ingest.sources.registry import open_source
-from retrieval_core.maintenance.inventory import Holdings
+from retrieval_core.maintenance.inventory import Inventory
 from retrieval_core.reduce.pca import PCA_FILE, apply_pca, load_pca
 from retrieval_core.store.base import Store
 from retrieval_core.store.files import file_sha256
@@ -35,102 +35,105 @@ from retrieval_core.store.files import file_sha256
 _LAST_SEEN = {"items.parquet": SEEN_ITEMS, "quarantine.parquet": LEDGER}
 
 
-def remake_catalog_part(store: Store, release: Release, part: Part, source: str | None) -> str:
-    """Make a table of a release's catalogue again, from what was last seen or from the source; returns from what.
+def rebuild_catalog_part(store: Store, release: Release, part: Part, source: str | None) -> str:
+    """Rebuild a table of a release's catalogue from what was last seen or from the source; return which it was.
 
-    Raises `ShardCorrupt` where neither gives what was sealed.
+    Raises `ShardCorrupt` if neither gives the sealed bytes.
     """
     name = part.key.rsplit("/", 1)[-1]
-    for made_of, make in _catalog_makers(store, release, name, source):
+    for origin, read in _catalog_origins(store, release, name, source):
         try:
-            data = make()
+            data = read()
         except NotFound:
             continue
         if hashlib.sha256(data).hexdigest() == part.sha256:
             store.put(part.key, data)
-            return made_of
+            return origin
     raise ShardCorrupt(f"neither what was last seen nor {source or 'a source (give --source)'} holds the same table")
 
 
-def _catalog_makers(
+def _catalog_origins(
     store: Store, release: Release, name: str, source: str | None
 ) -> Iterator[tuple[str, Callable[[], bytes]]]:
     yield "what was last seen of the source", partial(store.get, _LAST_SEEN[name])
     if source and name == "items.parquet":
-        yield source, partial(_items_of, source, release.nightly_config())
+        yield source, partial(_read_source, source, release.nightly_config())
 
 
-def _items_of(source: str, config: NightlyConfig) -> bytes:
+def _read_source(source: str, config: NightlyConfig) -> bytes:
     now = datetime.now(UTC).isoformat(timespec="seconds")
     return table_bytes(take_snapshot(open_source(source).rows(), None, config.ingest, now).items)
 
 
-def remake_derived_part(held: Holdings, release: Release, view: VectorSet, part: Part) -> str:
-    """Boost or reduce a part of a view again; returns from what. Raises `ShardCorrupt`, `NotFound` where it cannot be.
+def rebuild_derived_part(inventory: Inventory, release: Release, view: VectorSet, part: Part) -> str:
+    """Boost or reduce a part of a view again; return the key of the part it derives from.
 
-    A view whose vectors come from pictures has no source.
+    Raises `NotFound` if the view does not derive from other vectors, or its source or model is absent; `ShardCorrupt`
+    if the bytes differ.
     """
-    source = held.vector_set(view.parents.get("vectors", ""))
-    transform = _transform(held, release, view, source)
-    twin = source.part(part.key.rsplit("/", 1)[-1])
-    ids, vectors = read_vectors(held.store.local_path(twin.key, twin.sha256))
+    store, source = inventory.store, inventory.vector_set(view.parents.get("vectors", ""))
+    transform = _transform(inventory, release, view, source)
+    source_part = source.part(part.key.rsplit("/", 1)[-1])
+    ids, vectors = read_vectors(store.local_path(source_part.key, source_part.sha256))
     data = vectors_bytes(ids, transform(vectors))
     if hashlib.sha256(data).hexdigest() != part.sha256:
-        raise ShardCorrupt(f"made of {twin.key} again it differs from what was sealed")
-    held.store.put(part.key, data)
-    return twin.key
+        raise ShardCorrupt(f"rebuilt from {source_part.key} it differs from what was sealed")
+    store.put(part.key, data)
+    return source_part.key
 
 
-def _transform(held: Holdings, release: Release, view: VectorSet, source: VectorSet) -> Callable[[Float32], Float32]:
-    """What made the vectors of a view out of those of its source. Raises `NotFound`."""
+def _transform(
+    inventory: Inventory, release: Release, view: VectorSet, source: VectorSet
+) -> Callable[[Float32], Float32]:
+    """Return the function that makes the vectors of a view from those of its source. Raises `NotFound`."""
+    store = inventory.store
     if "head" in view.parents:
-        weights = held.open(f"{Head.folder}/{view.parents['head']}").part(WEIGHTS_FILE)
-        return partial(boost, load_head(held.store.local_path(weights.key, weights.sha256)))
+        weights = inventory.open(f"{Head.folder}/{view.parents['head']}").part(WEIGHTS_FILE)
+        return partial(boost, load_head(store.local_path(weights.key, weights.sha256)))
     reducer = release.reducer
     if reducer and fingerprints.reduced_family(reducer.name, source.family, view.dim) == view.family:
-        fitted = held.open(reducer.key).part(PCA_FILE)
-        pca = load_pca(held.store.local_path(fitted.key, fitted.sha256))
+        fitted = inventory.open(reducer.key).part(PCA_FILE)
+        pca = load_pca(store.local_path(fitted.key, fitted.sha256))
         return partial(apply_pca, pca, dim=view.dim, whiten=release.nightly_config().reduce.whiten)
     raise NotFound(f"no model of release {release.fingerprint} makes {view.key}")
 
 
-def remake_shard(held: Holdings, release: Release, index: IndexSet, folder: str) -> str:
-    """Build a shard of an index again; returns from what. A template that is lost is trained again too.
+def rebuild_shard(inventory: Inventory, release: Release, index: IndexSet, folder: str) -> str:
+    """Rebuild a shard of an index, retraining an absent template; return a description of its sources.
 
-    Raises `ShardCorrupt`, and `NotFound` where vectors, catalogue or template are gone; then nothing is changed.
+    Raises `ShardCorrupt` if the bytes differ, and `NotFound` if vectors, catalogue or template are absent; nothing is
+    changed then.
     """
-    store = held.store
-    vectors, candidates = (held.vector_set(index.parents.get(role, "")) for role in ("vectors", "candidates"))
+    store = inventory.store
+    vectors, candidates = (inventory.vector_set(index.parents.get(role, "")) for role in ("vectors", "candidates"))
     items = indexable_items(store, load_items(store, release.catalog.name), vectors)
-    shards = _files_by_shard(index)
+    shards = _parts_by_shard(index)
     rows = split_rows(items.select("row_id", "content_id"), len(shards))[list(shards).index(folder)]
     content_ids = rows["content_id"].to_list()
-    made_of = load_vectors(store, candidates, content_ids), load_vectors(store, vectors, content_ids)
-    sealed = shards[folder]
-    for template, what in _templates(held, release, index, candidates):
-        with tempfile.TemporaryDirectory() as name, suppress(ShardCorrupt):  # of a template that cannot be read
-            made = Path(name)
-            build_shard(template, rows["row_id"].to_numpy(), *made_of, made)
-            files = {part.key: made / part.key.rsplit("/", 1)[-1] for part in sealed}
-            if all(file_sha256(files[part.key]) == part.sha256 for part in sealed):
+    loaded = load_vectors(store, candidates, content_ids), load_vectors(store, vectors, content_ids)
+    for template, description in _templates(inventory, release, index, candidates):
+        with tempfile.TemporaryDirectory() as name, suppress(ShardCorrupt):  # the template cannot be read
+            build_shard(template, rows["row_id"].to_numpy(), *loaded, Path(name))
+            files = {part.key: Path(name, part.key.rsplit("/", 1)[-1]) for part in shards[folder]}
+            if all(file_sha256(files[part.key]) == part.sha256 for part in shards[folder]):
                 store.put(template_key(index.template), template)
                 for key, file in files.items():
                     store.put_file(key, file)
-                return f"{len(rows)} vectors and {what}"
-    raise ShardCorrupt("built again from its vectors it differs from what was sealed")
+                return f"{len(rows)} vectors and {description}"
+    raise ShardCorrupt("rebuilt from its vectors it differs from what was sealed")
 
 
-def remake_template(store: Store, index: IndexSet) -> str:
-    """Put in place what the shards of an index start from, where it is not what they do; its key, "" where it was.
+def restore_template(store: Store, index: IndexSet) -> str:
+    """Take the template that the shards of an index start from out of one of them, and store it if it is not stored.
 
-    Known from any shard that is whole; nothing is done without one, or where shards keep more than rows.
+    Return its key, or "" if nothing was to be done, no shard is intact, or shards keep more than rows.
     """
     key, stored = template_key(index.template), None
     with suppress(NotFound):
         stored = store.get(key)
-    for files in _files_by_shard(index).values():
+    for parts in _parts_by_shard(index).values():
         with suppress(NotFound, ShardCorrupt):
-            paths = [store.local_path(part.key, part.sha256) for part in files]
+            paths = [store.local_path(part.key, part.sha256) for part in parts]
             template = template_of(paths[0].parent)
             if template is None or template == stored:
                 return ""
@@ -139,22 +142,25 @@ def remake_template(store: Store, index: IndexSet) -> str:
     return ""
 
 
-def _files_by_shard(index: IndexSet) -> dict[str, list[Part]]:
+def _parts_by_shard(index: IndexSet) -> dict[str, list[Part]]:
     shards: dict[str, list[Part]] = {}
     for part in index.parts:
         shards.setdefault(part.key.rsplit("/", 1)[0], []).append(part)
     return shards
 
 
-def _templates(held: Holdings, release: Release, index: IndexSet, candidates: VectorSet) -> Iterator[tuple[bytes, str]]:
-    """The stored template, then the one trained again, each with what to call it."""
+def _templates(
+    inventory: Inventory, release: Release, index: IndexSet, candidates: VectorSet
+) -> Iterator[tuple[bytes, str]]:
+    """Yield the stored template, then a retrained one, each with its description."""
+    store = inventory.store
     with suppress(NotFound):
-        yield held.store.get(template_key(index.template)), "its template"
-    trained_on = index.template.rpartition("-")[2]
-    views = [held.open(key) for key in held.views((VectorSet.folder, candidates.family))]
-    then = [view for view in views if isinstance(view, VectorSet) and view.parents["catalog"] == trained_on]
+        yield store.get(template_key(index.template)), "its template"
+    trained_on = index.template.rpartition("-")[2]  # the catalogue of the run that trained it
+    views = [inventory.open(key) for key in inventory.views((VectorSet.folder, candidates.family))]
+    of_catalog = [view for view in views if isinstance(view, VectorSet) and view.parents["catalog"] == trained_on]
     config = release.nightly_config().index
     empty = np.empty((0, candidates.dim), np.float32)
-    drawn = sample_vectors(held.store, (then or [candidates])[0], config.sample_rows, config.seed)
+    sample = sample_vectors(store, (of_catalog or [candidates])[0], config.sample_rows, config.seed)
     recipe = Recipe.model_validate(index.config)
-    yield train_template(np.concatenate([empty, *drawn]), recipe, config.seed), "a template trained again"
+    yield train_template(np.concatenate([empty, *sample]), recipe, config.seed), "a retrained template"

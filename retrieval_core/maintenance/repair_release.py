@@ -1,4 +1,4 @@
-"""One release mended: what of it is damaged is made again to the byte, or removed for the next run, or refused."""
+"""Repair one release: a damaged part is rebuilt to the byte, removed for the next run to rebuild, or refused."""
 
 from __future__ import annotations
 
@@ -19,35 +19,35 @@ from retrieval_core.artifacts.manifests import (
 )
 from retrieval_core.artifacts.parts import read_ids
 from retrieval_core.errors import NotFound, Permanent, ShardCorrupt
-from retrieval_core.maintenance.inventory import Holdings, release_refs
+from retrieval_core.maintenance.inventory import Inventory, release_refs
 from retrieval_core.maintenance.rebuild_parts import (
-    remake_catalog_part,
-    remake_derived_part,
-    remake_shard,
-    remake_template,
+    rebuild_catalog_part,
+    rebuild_derived_part,
+    rebuild_shard,
+    restore_template,
 )
 from retrieval_core.store.base import Store
 
 Action = Literal["repaired", "removed", "moved", "refused"]
 
-BY_RUN = "the next `vitrine run` makes it again"
-_REFIT = "put it back from a copy; or have another one made by a run that asks for another seed or other weights"
+BY_RUN = "the next `vitrine run` rebuilds it"
+_REFIT = "restore it from a backup; or run with another seed or other weights, which fits another one"
 _HINTS: dict[str, str] = {
     "Report": "searches do not read it, but the next run compares with it: `vitrine rollback`, then run again",
     "Catalog": "give --source; else `vitrine rollback`, then run again",
-    "IndexSet": "let a run bring the vectors back and repair again, or `vitrine rollback`",
+    "IndexSet": "let a run rebuild the vectors and repair again, or `vitrine rollback`",
 }
 
 
 class Finding(Value):
-    """One damaged thing, and what became of it; `detail` says what was wrong and what to do."""
+    """One damaged object and what was done about it; `detail` says what was wrong and what to do."""
 
     key: str
     action: Action
     detail: str
 
 
-class Bad(NamedTuple):
+class DamagedPart(NamedTuple):
     """A part that is not what was sealed."""
 
     owner: Artifact
@@ -55,95 +55,102 @@ class Bad(NamedTuple):
     damage: str
 
 
-class Mender:
-    """Repairs one release, and the views of its catalogue."""
+def repair_release(store: Store, release: Release, source: str | None) -> Iterator[Finding]:
+    """Repair a release and the views of its catalogue; `source` (KIND:URI) may be read for a damaged catalogue.
 
+    Findings come in the order in which one repair needs another.
+    """
+    return _ReleaseRepair(store, release, source).run()
+
+
+class _ReleaseRepair:
     def __init__(self, store: Store, release: Release, source: str | None) -> None:
         self._store, self._release, self._source = store, release, source
-        self._held = Holdings(store)
-        self._gone: set[str] = set()  # folders of manifests that were removed
+        self._inventory = Inventory(store)
+        self._dropped: set[str] = set()  # folders whose manifests were removed
 
-    def mend(self) -> Iterator[Finding]:
-        """What was found, in the order in which one repair needs another."""
-        yield from self._mend_sets()
+    def run(self) -> Iterator[Finding]:
+        yield from self._repair_sets()
         refs = {ref.key: ref for ref in release_refs(self._release)}
-        for ref in (ref for key, ref in refs.items() if key not in self._gone):
+        for ref in (ref for key, ref in refs.items() if key not in self._dropped):
             try:
-                artifact = self._held.open(ref.key)
+                artifact = self._inventory.open(ref.key)
             except (NotFound, ShardCorrupt) as error:
                 yield self._without_manifest(ref, error)
                 continue
             if isinstance(artifact, IndexSet):
-                yield from self._mend_template(artifact)
+                yield from self._repair_template(artifact)
             if not isinstance(artifact, GrowingSet):
-                yield from (self._mend_part(bad) for bad in damaged_parts(self._store, artifact))
+                yield from (self._repair_part(damaged) for damaged in damaged_parts(self._store, artifact))
 
     def _without_manifest(self, ref: Ref, error: Permanent) -> Finding:
         key = f"{ref.key}/{MANIFEST}"
         if ref.kind.endswith("Set") and ref.kind != IndexSet.__name__:
-            return Finding(key=key, action="removed", detail=f"it is gone; {BY_RUN}")
+            return Finding(key=key, action="removed", detail=f"it is absent; {BY_RUN}")
         return Finding(key=key, action="refused", detail=f"{error}; {_HINTS.get(ref.kind, _REFIT)}")
 
-    def _mend_part(self, bad: Bad) -> Finding:
+    def _repair_part(self, damaged: DamagedPart) -> Finding:
+        key, damage = damaged.part.key, damaged.damage
         try:
-            made_of = self._remake(bad)
+            source = self._rebuild(damaged)
         except Permanent as error:
-            hint = _HINTS.get(bad.owner.kind, _REFIT)
-            return Finding(key=bad.part.key, action="refused", detail=f"{bad.damage}; {error}; {hint}")
-        return Finding(key=bad.part.key, action="repaired", detail=f"{bad.damage}; made again from {made_of}")
+            hint = _HINTS.get(damaged.owner.kind, _REFIT)
+            return Finding(key=key, action="refused", detail=f"{damage}; {error}; {hint}")
+        return Finding(key=key, action="repaired", detail=f"{damage}; rebuilt from {source}")
 
-    def _remake(self, bad: Bad) -> str:
-        if isinstance(bad.owner, Catalog):
-            return remake_catalog_part(self._store, self._release, bad.part, self._source)
-        if isinstance(bad.owner, IndexSet):
-            return remake_shard(self._held, self._release, bad.owner, bad.part.key.rsplit("/", 1)[0])
-        raise ShardCorrupt(f"no {bad.owner.kind.lower()} can be made again the same")
+    def _rebuild(self, damaged: DamagedPart) -> str:
+        if isinstance(damaged.owner, Catalog):
+            return rebuild_catalog_part(self._store, self._release, damaged.part, self._source)
+        if isinstance(damaged.owner, IndexSet):
+            folder = damaged.part.key.rsplit("/", 1)[0]
+            return rebuild_shard(self._inventory, self._release, damaged.owner, folder)
+        raise ShardCorrupt(f"a {damaged.owner.kind.lower()} cannot be rebuilt to the same bytes")
 
-    def _mend_template(self, index: IndexSet) -> Iterator[Finding]:
-        """What the index's shards start from is one of them without its rows."""
-        if key := remake_template(self._store, index):
-            detail = "it was not what the shards were made from; taken from one of them"
+    def _repair_template(self, index: IndexSet) -> Iterator[Finding]:
+        if key := restore_template(self._store, index):
+            detail = "it was not what the shards started from; it was taken from one of them"
             yield Finding(key=key, action="repaired", detail=detail)
 
-    def _mend_sets(self) -> Iterator[Finding]:
-        """The views of this release's catalogue, sources before what is made of them; then parts that no view lists."""
+    def _repair_sets(self) -> Iterator[Finding]:
+        """Repair the views of the release's catalogue, sources before what derives from them; then unlisted parts."""
         views: list[GrowingSet] = []  # that can be read
-        for key in self._held.all_views():
+        for key in self._inventory.all_views():
             try:
-                view = self._held.open(key)
+                view = self._inventory.open(key)
             except (NotFound, ShardCorrupt) as error:
                 yield self._drop_manifest(key, str(error))
                 continue
             if isinstance(view, GrowingSet):
                 views.append(view)
-        own = [view for view in views if view.parents.get("catalog") == self._release.catalog.name]
-        for view in sorted(own, key=lambda view: ("vectors" in view.parents, "head" not in view.parents)):
-            for bad in damaged_parts(self._store, view):
-                yield self._mend_member(view, bad, views)
+        of_catalog = [view for view in views if view.parents.get("catalog") == self._release.catalog.name]
+        for view in sorted(of_catalog, key=lambda view: ("vectors" in view.parents, "head" not in view.parents)):
+            for damaged in damaged_parts(self._store, view):
+                yield self._repair_set_part(view, damaged, views)
         listed = {part.key for view in views for part in view.parts}
-        for key in self._held.all_parts():
+        for key in self._inventory.all_parts():
             if key not in listed:
                 yield from self._drop_unreadable(key)
 
-    def _mend_member(self, view: GrowingSet, bad: Bad, views: list[GrowingSet]) -> Finding:
-        """Made again where it was made of other vectors; else removed, with every view that lists it."""
-        listing = [(other, part) for other in views for part in other.parts if part.key == bad.part.key]
-        if any(_is_whole(self._store, part) for _, part in listing):
-            return self._drop_manifest(view.key, f"other manifests know {bad.part.key} as it is, this one does not")
+    def _repair_set_part(self, view: GrowingSet, damaged: DamagedPart, views: list[GrowingSet]) -> Finding:
+        """Rebuild a part that derives from other vectors; else remove it, with every view that lists it."""
+        key, damage = damaged.part.key, damaged.damage
+        listing = [(other, part) for other in views for part in other.parts if part.key == key]
+        if any(_is_intact(self._store, part) for _, part in listing):
+            return self._drop_manifest(view.key, f"other manifests list {key} with its checksum, this one does not")
         try:
             if not isinstance(view, VectorSet):
                 raise NotFound("it is made of pictures")
-            made_of = remake_derived_part(self._held, self._release, view, bad.part)
+            source = rebuild_derived_part(self._inventory, self._release, view, damaged.part)
         except Permanent as error:
             for other, _ in listing:
                 self._store.delete(f"{other.key}/{MANIFEST}")
-            self._store.delete(bad.part.key)
-            return Finding(key=bad.part.key, action="removed", detail=f"{bad.damage}; {error}; {BY_RUN}")
-        return Finding(key=bad.part.key, action="repaired", detail=f"{bad.damage}; made again from {made_of}")
+            self._store.delete(key)
+            return Finding(key=key, action="removed", detail=f"{damage}; {error}; {BY_RUN}")
+        return Finding(key=key, action="repaired", detail=f"{damage}; rebuilt from {source}")
 
     def _drop_manifest(self, key: str, why: str) -> Finding:
         self._store.delete(f"{key}/{MANIFEST}")
-        self._gone.add(key)
+        self._dropped.add(key)
         return Finding(key=f"{key}/{MANIFEST}", action="removed", detail=f"{why}; {BY_RUN}")
 
     def _drop_unreadable(self, key: str) -> Iterator[Finding]:
@@ -156,19 +163,19 @@ class Mender:
             return
 
 
-def damaged_parts(store: Store, artifact: Artifact) -> Iterator[Bad]:
-    """The parts that are not what was sealed; each is looked at when asked for, as another repair may have made it."""
+def damaged_parts(store: Store, artifact: Artifact) -> Iterator[DamagedPart]:
+    """Yield the parts that are not what was sealed, checking each lazily: an earlier repair may have rebuilt it."""
     for part in artifact.parts:
         try:
-            store.local_path(part.key)  # what the store has now, whatever a local copy holds
+            store.local_path(part.key)  # so that a stale local copy does not hide what the store has now
             store.local_path(part.key, part.sha256)
         except NotFound:
-            yield Bad(artifact, part, "the file is missing")
+            yield DamagedPart(artifact, part, "the file is missing")
         except ShardCorrupt:
-            yield Bad(artifact, part, "the file is not what was sealed")
+            yield DamagedPart(artifact, part, "the file is not what was sealed")
 
 
-def _is_whole(store: Store, part: Part) -> bool:
+def _is_intact(store: Store, part: Part) -> bool:
     try:
         store.local_path(part.key, part.sha256)
     except (NotFound, ShardCorrupt):

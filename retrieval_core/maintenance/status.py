@@ -1,4 +1,4 @@
-"""What a store holds and whether it is whole: the facts behind `vitrine status` and `vitrine verify`."""
+"""Summarise a store for `vitrine status`: production, the releases and the last run."""
 
 from __future__ import annotations
 
@@ -6,14 +6,13 @@ import json
 from typing import Any
 
 from retrieval_core.artifacts import releases
-from retrieval_core.artifacts.manifests import (
-    Value,
-)
-from retrieval_core.artifacts.releases import RUNS
+from retrieval_core.artifacts.manifests import Value
 from retrieval_core.store.base import Store
 
 
 class ReleaseRow(Value):
+    """A release as `vitrine status` lists it; `causes` are the gate's reasons against publishing."""
+
     release: str
     created: str
     gate: str
@@ -24,7 +23,7 @@ class ReleaseRow(Value):
 
 
 class Status(Value):
-    """Production, what persons said of it (the latest last), every release (oldest first), the last run's document."""
+    """Production, its promotions by hand (latest last), every release (oldest first), the last run's document."""
 
     production: str | None
     promotions: tuple[releases.Promotion, ...]
@@ -33,7 +32,7 @@ class Status(Value):
 
 
 def status(store: Store) -> Status:
-    """Read it off the store."""
+    """Return the status of a store."""
     production = releases.read_alias(store, releases.PRODUCTION)
     rows = [
         ReleaseRow(
@@ -56,6 +55,6 @@ def status(store: Store) -> Status:
 
 
 def last_run(store: Store) -> dict[str, Any] | None:
-    """The document of the last run that ended, None before the first."""
-    keys = [key for key in store.list(f"{RUNS}/") if key.endswith(".json")]
+    """Return the document of the last run that ended, None before the first."""
+    keys = [key for key in store.list(f"{releases.RUNS}/") if key.endswith(".json")]
     return json.loads(store.get(keys[-1])) if keys else None

@@ -1,8 +1,8 @@
-"""Proof that what production is made of is whole: `vitrine verify`."""
+"""Prove that production is intact, from its manifests to the recall of its index: `vitrine verify`."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from functools import cached_property
 
 import numpy as np
@@ -11,73 +11,48 @@ import polars as pl
 from retrieval_core.artifacts import releases
 from retrieval_core.artifacts.catalog_rows import load_items
 from retrieval_core.artifacts.growing_sets import indexable_items
-from retrieval_core.artifacts.manifests import (
-    Artifact,
-    Backbone,
-    Catalog,
-    Classifier,
-    ClassSet,
-    Detector,
-    Head,
-    IndexSet,
-    Part,
-    Reducer,
-    Ref,
-    Release,
-    Report,
-    Segmenter,
-    Value,
-    VectorSet,
-)
+from retrieval_core.artifacts.manifests import Artifact, Catalog, IndexSet, Part, Release, Value, VectorSet
 from retrieval_core.artifacts.parts import describe_part, load_vectors
 from retrieval_core.errors import NotFound, ShardCorrupt, VitrineError
 from retrieval_core.index.build import indexed_row_ids, shard_row_ids
 from retrieval_core.index.lookup import ShardedIndex
 from retrieval_core.index.recipes import shard_of
+from retrieval_core.maintenance.inventory import bundle_refs, open_artifact
 from retrieval_core.metrics.ranking import ann_recall
 from retrieval_core.search.release import open_index, open_release, shard_folders
 from retrieval_core.store.base import Store
 
-N_SAMPLED = 1_000
-TOLERANCE = 1e-5
-N_ASKED = 300
+N_VECTORS = 1_000  # compared between the index and the vector set
+VECTOR_TOLERANCE = 1e-5
+N_QUERIES = 300
 K = 10
-RECALL_TOLERANCE = 0.005
-_KINDS: tuple[type[Artifact], ...] = (
-    Catalog,
-    Backbone,
-    Segmenter,
-    Detector,
-    Classifier,
-    ClassSet,
-    Head,
-    Reducer,
-    VectorSet,
-    IndexSet,
-    Report,
-)
+RECALL_TOLERANCE = 0.005  # below the recall that the index promises, beside three standard errors
 
 
 class Check(Value):
+    """One proof; `detail` says what was proved or what is wrong."""
+
     name: str
     ok: bool
     detail: str
 
 
 class Verification(Value):
+    """All proofs; `ok` if every one succeeded."""
+
     ok: bool
     checks: list[Check]
 
 
 class _Production:
-    """What production is made of; whatever can fail is opened by the proof that asks for it first."""
+    """The contents of production, opened by the first proof that needs them, so that a failure to open is its own."""
 
     def __init__(self, store: Store, release: Release) -> None:
         self.store, self.release = store, release
 
     @cached_property
     def artifacts(self) -> list[Artifact]:
-        return list(_artifacts(self.store, self.release))
+        return [open_artifact(self.store, ref.key) for ref in bundle_refs(self.release)]
 
     @cached_property
     def items(self) -> pl.DataFrame:
@@ -94,7 +69,7 @@ class _Production:
 
 
 def verify(store: Store) -> Verification:
-    """Prove production whole, from manifests to recall. Raises `NotFound` where nothing is published."""
+    """Prove production intact, from manifests to recall. Raises `NotFound` if nothing is published."""
     release = releases.read_release(store, releases.PRODUCTION)
     if release is None:
         raise NotFound(f"nothing is published in {store.url}; `vitrine run` makes the first release")
@@ -130,69 +105,47 @@ def _prove_checksums(production: _Production) -> str:
 
 
 def _prove_rows(production: _Production) -> str:
-    indexed, wanted = production.index.row_ids(), production.items["row_id"].to_numpy()
-    twice = len(indexed) - len(np.unique(indexed))
-    lost, stray = np.setdiff1d(wanted, indexed), np.setdiff1d(indexed, wanted)
-    if twice or len(lost) or len(stray):
-        raise ShardCorrupt(f"{twice} rows are in two shards, {len(lost)} in none, {len(stray)} in no catalogue")
-    counts = Catalog.open(production.store, production.release.catalog).counts
-    return (
-        f"each of {len(wanted)} rows is in one shard; {counts['rows'] - len(wanted)} of {counts['rows']} in quarantine"
-    )
+    indexed, expected = production.index.row_ids(), production.items["row_id"].to_numpy()
+    n_twice = len(indexed) - len(np.unique(indexed))
+    n_lost, n_stray = len(np.setdiff1d(expected, indexed)), len(np.setdiff1d(indexed, expected))
+    if n_twice or n_lost or n_stray:
+        raise ShardCorrupt(f"{n_twice} rows are in two shards, {n_lost} in none, {n_stray} in no catalogue")
+    n_rows = Catalog.open(production.store, production.release.catalog).counts["rows"]
+    return f"each of {len(expected)} rows is in one shard; {n_rows - len(expected)} of {n_rows} in quarantine"
 
 
 def _prove_shards(production: _Production) -> str:
     folders = shard_folders(production.store, production.index_set)
     for number, folder in enumerate(folders):
-        listed = shard_row_ids(folder)
-        astray = int((shard_of(listed, len(folders)) != number).sum())
-        unlike = len(np.setxor1d(listed, indexed_row_ids(folder)))
-        if astray or unlike:
+        row_ids = shard_row_ids(folder)
+        n_foreign = int((shard_of(row_ids, len(folders)) != number).sum())
+        n_unmatched = len(np.setxor1d(row_ids, indexed_row_ids(folder)))
+        if n_foreign or n_unmatched:
             raise ShardCorrupt(
-                f"{folder.name} holds {astray} rows of other shards, and {unlike} rows that are not both in its index "
-                "and among its vectors; build it again"
+                f"{folder.name} holds {n_foreign} rows of other shards, and {n_unmatched} rows that are not both in "
+                "its index and among its vectors; rebuild it"
             )
-    return f"{len(folders)} shards hold the rows their hash names, alike in index and vectors"
+    return f"{len(folders)} shards hold the rows that hash to them, the same in index and vectors"
 
 
 def _prove_vectors(production: _Production) -> str:
-    sample = production.items.sample(min(len(production.items), N_SAMPLED), seed=0)
+    sample = production.items.sample(min(len(production.items), N_VECTORS), seed=0)
     vectors = VectorSet.open(production.store, production.release.vectors)
     stored = load_vectors(production.store, vectors, sample["content_id"].to_list())
-    worst = float(np.abs(production.index.vectors_of(sample["row_id"].to_numpy()) - stored).max(initial=0.0))
-    if worst > TOLERANCE:
-        raise ShardCorrupt(f"vectors in the index differ from the set by up to {worst:.2g}")
+    difference = float(np.abs(production.index.vectors_of(sample["row_id"].to_numpy()) - stored).max(initial=0.0))
+    if difference > VECTOR_TOLERANCE:
+        raise ShardCorrupt(f"vectors in the index differ from the set by up to {difference:.2g}")
     return f"{len(sample)} sampled vectors in the index equal those of the set"
 
 
 def _prove_recall(production: _Production) -> str:
     index, promised = production.index, production.index_set.recall
-    sample = production.items.sample(min(len(production.items), N_ASKED), seed=1)["row_id"].to_numpy()
+    sample = production.items.sample(min(len(production.items), N_QUERIES), seed=1)["row_id"].to_numpy()
     queries = index.vectors_of(sample)
     exact, _ = index.exact(queries, K)
-    found, _ = open_release(production.store, production.release.fingerprint).search_vectors(queries, K)
-    recall = ann_recall(exact, found)
+    hits, _ = open_release(production.store, production.release.fingerprint).search_vectors(queries, K)
+    recall = ann_recall(exact, hits)
     reached, error = float(recall.mean()), float(recall.std() / max(len(recall), 1) ** 0.5)
     if reached < promised - 3 * error - RECALL_TOLERANCE:
         raise ShardCorrupt(f"the index finds {reached:.4f} of the true ten nearest, {promised:.4f} was promised")
     return f"{reached:.4f} of the true ten nearest of {len(sample)} items are found, {promised:.4f} was promised"
-
-
-def _artifacts(store: Store, release: Release) -> Iterator[Artifact]:
-    kinds = {kind.__name__: kind for kind in _KINDS}
-    refs: list[Ref | None] = [
-        release.catalog,
-        release.backbone,
-        release.segmenter,
-        release.detector,
-        release.classifier,
-        release.classes,
-        release.head,
-        release.reducer,
-        release.vectors,
-        release.index,
-        release.report,
-    ]
-    for ref in refs:
-        if ref is not None:
-            yield kinds[ref.kind].open(store, ref)

@@ -21,7 +21,7 @@ from retrieval_core.artifacts import releases
 from retrieval_core.artifacts.manifests import IndexSet, Release, VectorSet
 from retrieval_core.config import IndexConfig
 from retrieval_core.errors import NotFound, ShardCorrupt
-from retrieval_core.maintenance.inventory import Holdings
+from retrieval_core.maintenance.inventory import Inventory
 from retrieval_core.maintenance.repair import repair
 from retrieval_core.maintenance.status import status
 from retrieval_core.maintenance.vacuum import DAY_S, Policy, plan_vacuum
@@ -158,7 +158,7 @@ def test_a_shard_damaged_since_production_was_sealed_is_not_sealed_as_it_is(nigh
     index = IndexSet.open(store, release.index)
     settings = Settings.load(store=store.url, threads=1, device="cpu")
     config = IndexConfig(shards=SHARDS, recipe="Flat", candidate_dim=REDUCED_DIM)
-    reduced = Holdings(store).vector_set(index.parents["candidates"])
+    reduced = Inventory(store).vector_set(index.parents["candidates"])
     with disable_run_logger():
         plan = plan_index.fn(settings, release.catalog, release.vectors, [reduced.ref], config)
         assert (plan.missing, plan.before) == ((), release.index)

@@ -75,7 +75,7 @@ def test_a_plan_refuses_what_the_run_would(
 def test_a_plan_says_what_detects_and_what_classifies(source: str, local_store: Store) -> None:
     config = {"embed": {"background": "crop"}, "crop": {"detector": "ssdlite320"}, "classify": {"enabled": True}}
     said = forecast(source, local_store, NightlyConfig.model_validate(config)).as_text()
-    assert "in which ssdlite320 has not looked yet" in said
+    assert "that ssdlite320 has not seen yet" in said
     assert "that efficientnet_b7 (licence apache-2.0) has not seen yet" in said
     usual = plan(source, local_store)
     assert (usual.detector, usual.classifier) == ("", "")

@@ -21,7 +21,7 @@ from retrieval_core.index.plan import template_key
 from retrieval_core.index.recipes import Recipe
 from retrieval_core.ingest.snapshot import take_snapshot
 from retrieval_core.ingest.sources.registry import open_source
-from retrieval_core.maintenance.inventory import Holdings
+from retrieval_core.maintenance.inventory import Inventory
 from retrieval_core.maintenance.repair import Repair, repair
 from retrieval_core.maintenance.verify import verify
 from retrieval_core.store import leases
@@ -79,16 +79,16 @@ def parts_of(store: Store, role: str) -> list[str]:
     release = production(store)
     boosted = VectorSet.open(store, release.vectors)
     index = IndexSet.open(store, release.index)
-    held = Holdings(store)
+    inventory = Inventory(store)
     owners = {
-        "masked": lambda: held.vector_set(boosted.parents["vectors"]),
+        "masked": lambda: inventory.vector_set(boosted.parents["vectors"]),
         "boosted": lambda: boosted,
-        "reduced": lambda: held.vector_set(index.parents["candidates"]),
+        "reduced": lambda: inventory.vector_set(index.parents["candidates"]),
         "index": lambda: index,
-        "catalogue": lambda: held.open(release.catalog.key),
-        "masks": lambda: held.open(next(key for key in held.manifests() if key.startswith("masks/"))),
-        "head": lambda: held.open(release.heads[0].key),
-        "report": lambda: held.open(release.report.key),
+        "catalogue": lambda: inventory.open(release.catalog.key),
+        "masks": lambda: inventory.open(next(key for key in inventory.artifact_keys() if key.startswith("masks/"))),
+        "head": lambda: inventory.open(release.heads[0].key),
+        "report": lambda: inventory.open(release.report.key),
     }
     return [part.key for part in owners[role]().parts]
 
@@ -260,8 +260,8 @@ def test_a_damaged_manifest_does_not_cost_the_part_it_lists(nights: Nights) -> N
 
 
 def views_of(store: Store) -> list[VectorSet]:
-    held = Holdings(store)
-    return [view for key in held.all_views() if isinstance(view := held.open(key), VectorSet)]
+    inventory = Inventory(store)
+    return [view for key in inventory.all_views() if isinstance(view := inventory.open(key), VectorSet)]
 
 
 def lists(view: VectorSet, key: str) -> bool:
@@ -386,9 +386,9 @@ def test_production_goes_back_to_what_can_be_served(nights: Nights) -> None:
 
 
 def contents_of(store: Store, release: Release) -> set[str]:
-    held = Holdings(store)
-    owners = [held.open(key) for key in held.needs(release)]
-    sources = [held.open(key) for owner in owners for key in held.needs(owner)]
+    inventory = Inventory(store)
+    owners = [inventory.open(key) for key in inventory.needs(release)]
+    sources = [inventory.open(key) for owner in owners for key in inventory.needs(owner)]
     return {part.key for owner in [*owners, *sources] for part in owner.parts}
 
 

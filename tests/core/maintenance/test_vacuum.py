@@ -19,7 +19,7 @@ from retrieval_core.artifacts import backbone_names, releases
 from retrieval_core.artifacts.manifests import Backbone, IndexSet, Release
 from retrieval_core.errors import NotFound, ShardCorrupt, StoreBusy
 from retrieval_core.index.plan import template_key
-from retrieval_core.maintenance.inventory import Holdings
+from retrieval_core.maintenance.inventory import Inventory
 from retrieval_core.maintenance.vacuum import DAY_S, Policy, Vacuumed, VacuumPlan, apply, plan_vacuum
 from retrieval_core.maintenance.verify import verify
 from retrieval_core.search.release import open_release
@@ -51,9 +51,9 @@ def keys(store: Store) -> set[str]:
 
 def served(store: Store, release: Release) -> list[str]:
     """The hits of one query in a release, every part of which is whole."""
-    held = Holdings(store)
-    for key in (release.key, *(held.needs(release))):
-        for part in held.open(key).parts:
+    inventory = Inventory(store)
+    for key in (release.key, *(inventory.needs(release))):
+        for part in inventory.open(key).parts:
             store.local_path(part.key, part.sha256)
     query = np.ones((1, BOOSTED_DIM), np.float32) / BOOSTED_DIM**0.5
     return [str(row) for row in open_release(store, release.fingerprint).search_vectors(query, 3)[1].ravel()]
@@ -470,11 +470,11 @@ def test_every_kept_release_is_whole_after_any_history(
 
         plan = vacuum(store, Policy(keep=keep))
 
-        held = Holdings(store)
+        inventory = Inventory(store)
         assert set(plan.kept) == set(releases.release_names(store))
         for name in plan.kept:
             served(store, releases.get_release(store, name))
-        listed = {part.key for key in held.manifests() for part in held.open(key).parts}
+        listed = {part.key for key in inventory.artifact_keys() for part in inventory.open(key).parts}
         assert listed <= keys(store)
         assert not listed & set(plan.keys)
         assert verify(store).ok
