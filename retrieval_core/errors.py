@@ -1,21 +1,21 @@
-"""The error tree: every failure Vitrine raises on purpose.
+"""The errors that Vitrine raises on purpose.
 
     VitrineError
-    ├── Permanent                 trying again cannot help
-    │   ├── BadConfig             wrong usage, unknown name, value out of bounds      exit 2
-    │   ├── SourceMissing         the catalogue's source is absent or empty           exit 2
+    ├── Permanent                 a retry cannot help
+    │   ├── BadConfig             wrong usage, unknown name, value out of bounds         exit 2
+    │   ├── SourceMissing         the catalogue's source is absent or empty              exit 2
     │   ├── CatalogInvalid        the source's table breaks its contract
-    │   ├── ImageRefused          a picture cannot be decoded; becomes a Reject
+    │   ├── ImageRefused          a picture cannot be decoded; it is put into quarantine
     │   ├── TooManyRejects        more bad pictures than the config tolerates
     │   ├── WeightsInvalid        a weights file is absent, altered or of another model
     │   ├── DimensionMismatch     vectors of one width meet an index of another
-    │   ├── ShardCorrupt          a stored part does not match its checksum
+    │   ├── ShardCorrupt          a stored file is not what was sealed, or cannot be read
     │   ├── NotFound              no object, artifact, release or item of that name
-    │   ├── AliasConflict         somebody else moved the alias first
+    │   ├── AliasConflict         another process moved the alias first
     │   └── StoreNotWritable      the store refuses writes
-    └── Transient                 trying again may help; the only kind that tasks retry
+    └── Transient                 a retry may help; tasks retry only these
         ├── StoreUnavailable      the store does not answer
-        ├── StoreBusy             somebody works in the store who must not be disturbed
+        ├── StoreBusy             a run, a vacuum or a repair is using the store
         └── WeightsUnavailable    the weights hub does not answer
 
 A message says what was seen, what was expected, and what to do.
@@ -23,13 +23,13 @@ A message says what was seen, what was expected, and what to do.
 
 
 class VitrineError(Exception):
-    """Base of every error raised on purpose; `exit_code` is what the command line returns."""
+    """Base of every error raised on purpose; `exit_code` is that of the command line."""
 
     exit_code = 1
 
 
 class Permanent(VitrineError):
-    """Trying again cannot help."""
+    """A retry cannot help."""
 
 
 class BadConfig(Permanent):
@@ -45,11 +45,11 @@ class SourceMissing(Permanent):
 
 
 class CatalogInvalid(Permanent):
-    """The source's table breaks its contract (missing column, duplicate id, wrong type)."""
+    """The source's table breaks its contract: a missing column, a duplicate id, a wrong type."""
 
 
 class ImageRefused(Permanent):
-    """A picture cannot be decoded; the message is the reason written to the ledger."""
+    """A picture cannot be decoded; the message is the reason that the quarantine ledger gives."""
 
 
 class TooManyRejects(Permanent):
@@ -65,15 +65,15 @@ class DimensionMismatch(Permanent):
 
 
 class ShardCorrupt(Permanent):
-    """A stored part does not match its checksum or its contract."""
+    """A stored file does not match its checksum or its contract."""
 
 
 class NotFound(Permanent):
-    """No object, artifact, release or item of that name."""
+    """There is no object, artifact, release or item of that name."""
 
 
 class AliasConflict(Permanent):
-    """Somebody else moved the alias first; nothing was changed."""
+    """Another process moved the alias first; nothing was changed."""
 
 
 class StoreNotWritable(Permanent):
@@ -81,7 +81,7 @@ class StoreNotWritable(Permanent):
 
 
 class Transient(VitrineError):
-    """Trying again may help; tasks retry this kind and no other."""
+    """A retry may help; tasks retry this kind and no other."""
 
 
 class StoreUnavailable(Transient):
@@ -89,7 +89,7 @@ class StoreUnavailable(Transient):
 
 
 class StoreBusy(Transient):
-    """Somebody works in the store who must not be disturbed; nothing was changed."""
+    """A run, a vacuum or a repair is using the store and must not be disturbed; nothing was changed."""
 
 
 class WeightsUnavailable(Transient):

@@ -1,4 +1,7 @@
-"""Where and how fast: read from the environment (`VITRINE_*`) and `vitrine.toml`, never part of a fingerprint."""
+"""Where a run stores its results and how fast it may go; settings never enter a fingerprint.
+
+They are read from the environment (`VITRINE_*`) and `vitrine.toml`.
+"""
 
 from __future__ import annotations
 
@@ -16,50 +19,52 @@ from retrieval_core.store.uris import default_cache_dir, open_store
 
 
 class Settings(BaseSettings):
-    """Operator's settings; an argument wins over the environment, the environment over the file."""
+    """The operator's settings; an argument wins over the environment, the environment over the file."""
 
     model_config = SettingsConfigDict(env_prefix="VITRINE_", frozen=True, extra="forbid")
 
     store: str = Field("", description="Folder or s3://bucket/prefix that holds everything a run makes.")
     s3_endpoint_url: str = Field("", description="Endpoint of an S3-compatible store; empty for AWS.")
     cache_dir: Path = Field(default_factory=default_cache_dir, description="Local read cache of a remote store.")
-    cache_gb: float = Field(50.0, ge=0, description="Bound of that cache for each store, in GB of 10^9; 0: none.")
-    device: Literal["auto", "cpu", "cuda"] = Field("auto", description="auto takes CUDA where it is there.")
-    threads: int = Field(0, ge=0, description="CPU threads of one task; 0 takes every core.")
+    cache_gb: float = Field(
+        50.0, ge=0, description="Largest size of that cache for each store, in GB of 10^9 bytes; 0: unlimited."
+    )
+    device: Literal["auto", "cpu", "cuda"] = Field("auto", description="auto uses CUDA if it is available.")
+    threads: int = Field(0, ge=0, description="CPU threads of one task; 0 uses every core.")
     runner: Literal["local", "dask"] = Field(
-        "local", description="Who makes the shards: this machine, one by one, or the workers of a Dask cluster."
+        "local", description="What makes the shards: this machine, one by one, or the workers of a Dask cluster."
     )
     dask_address: str = Field(
-        "tcp://127.0.0.1:8786", description="The scheduler of the Dask cluster, where that is the runner."
+        "tcp://127.0.0.1:8786", description="Address of the Dask cluster's scheduler, if that is the runner."
     )
     report_url: str = Field(
         "",
         pattern=r"^(https?://\S+)?$",
-        description="Where the search app shows reports, for example https://host/reports; empty: nowhere.",
+        description="Address at which the search app shows reports, for example https://host/reports; empty: none.",
     )
 
     @classmethod
     def load(cls, toml: Path | None = None, **arguments: object) -> Self:
-        """Settings from the `[settings]` table, the environment and explicit arguments. Raises `BadConfig`."""
+        """Return settings from the `[settings]` table, the environment and explicit arguments. Raises `BadConfig`."""
         given = {name: value for name, value in arguments.items() if value is not None}
         try:
             file = dict(read_toml(toml).get("settings", {})) if toml else {}
-            from_environment = cls().model_dump(exclude_unset=True)
-            return cls.model_validate(file | from_environment | given)
+            environment = cls().model_dump(exclude_unset=True)
+            return cls.model_validate(file | environment | given)
         except ValidationError as error:
             raise BadConfig(f"settings: {error.errors()[0]['loc']}: {error.errors()[0]['msg']}") from error
 
     @property
     def n_threads(self) -> int:
-        """CPU threads of one task."""
+        """Number of CPU threads of one task."""
         if self.threads:
             return self.threads
-        # A container's quota shows in the affinity mask, which macOS does not have.
+        # A container's CPU set shows in the affinity mask, which macOS does not have.
         return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
     @property
     def torch_device(self) -> str:
-        """`cpu` or `cuda`. Raises `BadConfig` where CUDA was asked for and is not available."""
+        """`cpu` or `cuda`. Raises `BadConfig` if CUDA is configured but not available."""
         if self.device == "cpu":
             return "cpu"
         try:
@@ -73,11 +78,11 @@ class Settings(BaseSettings):
         return "cuda" if has_cuda else "cpu"
 
     def report_link(self, name: str) -> str:
-        """Where a browser finds the report of a release, or one by its own fingerprint; "" where none can."""
+        """Return the address of the report of a release, or of a report by its own fingerprint; "" without one."""
         return f"{self.report_url.rstrip('/')}/{name}" if self.report_url else ""
 
     def open_store(self) -> Store:
-        """The store. Raises `BadConfig` where none is named."""
+        """Return the store. Raises `BadConfig` if none is configured."""
         if not self.store:
             raise BadConfig("no store named: give --store FOLDER or s3://bucket/prefix, or set VITRINE_STORE")
         return open_store(

@@ -6,7 +6,6 @@ import pytest
 
 from retrieval_core.config import NightlyConfig
 from retrieval_core.errors import BadConfig
-from retrieval_core.settings import Settings
 
 
 def test_an_override_wins_over_the_file(tmp_path: Path) -> None:
@@ -42,19 +41,3 @@ def test_a_missing_or_broken_file_is_named(tmp_path: Path) -> None:
     (tmp_path / "broken.toml").write_text("[embed")
     with pytest.raises(BadConfig, match=r"broken\.toml"):
         NightlyConfig.load(tmp_path / "broken.toml", [])
-
-
-def test_settings_prefer_argument_to_environment_to_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    path = tmp_path / "vitrine.toml"
-    path.write_text('[settings]\nstore = "from-file"\nthreads = 3\ndevice = "cpu"\n')
-    monkeypatch.setenv("VITRINE_STORE", "from-environment")
-    monkeypatch.setenv("VITRINE_THREADS", "5")
-    settings = Settings.load(path, store="from-argument")
-    assert (settings.store, settings.threads, settings.device) == ("from-argument", 5, "cpu")
-    assert Settings.load(path).store == "from-environment"
-
-
-def test_no_store_is_said_with_the_way_out(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delenv("VITRINE_STORE", raising=False)
-    with pytest.raises(BadConfig, match="--store"):
-        Settings.load().open_store()

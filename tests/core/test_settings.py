@@ -1,0 +1,48 @@
+"""Settings are read from arguments, the environment and a file, and open the store they name."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from retrieval_core.errors import BadConfig
+from retrieval_core.settings import Settings
+
+
+def test_settings_prefer_argument_to_environment_to_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "vitrine.toml"
+    path.write_text('[settings]\nstore = "from-file"\nthreads = 3\ndevice = "cpu"\n')
+    monkeypatch.setenv("VITRINE_STORE", "from-environment")
+    monkeypatch.setenv("VITRINE_THREADS", "5")
+    settings = Settings.load(path, store="from-argument")
+    assert (settings.store, settings.threads, settings.device) == ("from-argument", 5, "cpu")
+    assert Settings.load(path).store == "from-environment"
+
+
+def test_without_a_store_the_error_says_how_to_name_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("VITRINE_STORE", raising=False)
+    with pytest.raises(BadConfig, match="--store"):
+        Settings.load().open_store()
+
+
+def test_a_setting_out_of_bounds_is_named() -> None:
+    with pytest.raises(BadConfig, match=r"threads.*greater than or equal to 0"):
+        Settings.load(threads=-1)
+
+
+def test_a_count_of_threads_wins_over_the_number_of_cores() -> None:
+    assert Settings.load(threads=3).n_threads == 3
+    assert Settings.load(threads=0).n_threads >= 1
+
+
+def test_a_report_has_an_address_only_if_reports_are_served() -> None:
+    assert Settings.load(report_url="https://host/reports/").report_link("abc") == "https://host/reports/abc"
+    assert Settings.load().report_link("abc") == ""
+
+
+def test_a_store_is_opened_with_the_endpoint_and_cache_of_the_settings(tmp_path: Path) -> None:
+    assert Settings.load(store=str(tmp_path)).open_store().url == str(tmp_path)
+    assert Settings.load(store="s3://bucket/house", cache_dir=tmp_path).open_store().url == "s3://bucket/house"
+    with pytest.raises(BadConfig, match="the S3 endpoint must read"):
+        Settings.load(store="s3://bucket/house", s3_endpoint_url="localhost:9000").open_store()
