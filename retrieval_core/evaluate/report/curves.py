@@ -122,9 +122,9 @@ def tuning_charts(index: IndexFacts) -> list[tuple[str, Markup]]:
     """Return (title, chart) of the recall of each way to search against its cost; none if there was no choice."""
     if len(index.curve) < 2:
         return []
-    chosen = way_to_search(index.chosen) if index.chosen else ""
-    kilobytes = {way_to_search(point): (_rounded(point.query_bytes / 1e3), point.recall) for point in index.curve}
-    milliseconds = {way_to_search(point): (_rounded(point.latency_ms or 0.0), point.recall) for point in index.curve}
+    chosen = search_setting(index.chosen) if index.chosen else ""
+    kilobytes = {search_setting(point): (_rounded(point.query_bytes / 1e3), point.recall) for point in index.curve}
+    milliseconds = {search_setting(point): (_rounded(point.latency_ms or 0.0), point.recall) for point in index.curve}
     charts = [
         ("Recall against what a query reads", tuning(RECALL, kilobytes, "kB a query", index.recall_target, chosen)),
         ("Recall against time", tuning(RECALL, milliseconds, "ms a query", index.recall_target, chosen)),
@@ -132,7 +132,7 @@ def tuning_charts(index: IndexFacts) -> list[tuple[str, Markup]]:
     return [(title, drawing) for title, drawing in charts if drawing]
 
 
-def way_to_search(point: TunePoint) -> str:
+def search_setting(point: TunePoint) -> str:
     """Describe a setting as `nprobe 16, rerank 4`, without nprobe if the index has no lists."""
     lists = f"nprobe {point.nprobe:,}, " if point.nprobe else ""
     return f"{lists}rerank {point.rerank_depth:,}"
@@ -165,7 +165,7 @@ def tuning(title: str, points: Mapping[str, Point], cost: str, target: float, ch
         at, value = shown[name]
         place = plane.place(at, value)
         parts.append(_front_mark(f"{name}: {value:.4f} at {at:,.4g}", *place, "" if name == chosen else None))
-    words = f"{title} against {cost}, {len(shown)} ways to search; the target is {target:g}"
+    words = f"{title} against {cost}, {len(shown)} search settings; the target is {target:g}"
     if chosen in shown:
         words += f"; published is {chosen} with {shown[chosen][1]:.4f} at {shown[chosen][0]:,.4g}"
     return chart(words, plane.height, parts)

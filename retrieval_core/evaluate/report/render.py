@@ -20,7 +20,7 @@ from retrieval_core.evaluate.analysis.stage_losses import search_loss
 from retrieval_core.evaluate.measure.search_setup import K
 from retrieval_core.evaluate.report import charts, tables
 from retrieval_core.evaluate.report.catalog_map import catalog_map, map_mark
-from retrieval_core.evaluate.report.curves import training_charts, tuning_charts, way_to_search
+from retrieval_core.evaluate.report.curves import training_charts, tuning_charts, search_setting
 from retrieval_core.evaluate.report.formatting import (
     NOTHING,
     day,
@@ -121,7 +121,7 @@ def environment() -> Environment:
         "p_value": p_value,
         "duration": duration,
         "size": size,
-        "way_to_search": way_to_search,
+        "search_setting": search_setting,
         "day": day,
         "moment": moment,
         "short_moment": short_moment,

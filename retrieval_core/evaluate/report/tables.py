@@ -31,7 +31,7 @@ PROBLEM_WORDS = {
     "near_duplicate": "One picture under two products",
     "orphan": "Nothing near it",
 }
-GONE_WORDS = {"removed": "left the catalogue", "changed": "show another picture", "crowded_out": "were crowded out"}
+GONE_WORDS = {"removed": "were removed from the catalogue", "changed": "show another picture", "crowded_out": "were crowded out"}
 CAME_WORDS = {"new": "are new", "changed": "show another picture", "moved_in": "moved in"}
 
 

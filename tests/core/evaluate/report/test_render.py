@@ -57,13 +57,13 @@ def test_the_page_can_be_read_without_seeing_it(read_page, facts: Facts):
     assert links <= {attributes.get("id") for _, attributes in page.tags}
 
 
-def test_missing_facts_are_said(read_page):
+def test_missing_facts_are_explained(read_page):
     text = read_page(render(minimal())).text
     for sentence in (
-        "First night: nothing is in production yet",
-        "nothing is known of this release's quality",
+        "First run: nothing is in production yet",
+        "the quality of this release is unknown",
         "No picture was held out to query with",
-        "No masks tonight",
+        "No masks in this run",
         "No model was fitted",
         "No stage was timed",
         "The ledger is empty",
@@ -111,9 +111,9 @@ def test_a_figure_stands_against_random_and_against_production(read_page):
     assert "no better than random (0.200)" in read_page(render(worse_than_random)).text
 
 
-def test_queries_without_a_gallery_are_said_to_have_nothing_to_find(read_page):
+def test_without_a_gallery_the_page_says_that_there_is_nothing_to_find(read_page):
     text = read_page(render(minimal(n_queries=3, n_gallery=0))).text
-    assert "Not measured: every picture queries and none is left to be found" in text
+    assert "Not measured: every picture is a query and none is left to be found" in text
     assert "Name a gallery in the source, or lower evaluate.queries" in text
     assert "There was nothing to find, so there are no hits" in text
     assert "Not measured" not in read_page(render(minimal(n_queries=3, n_gallery=1))).text
@@ -150,18 +150,18 @@ def test_hits_and_misses_differ_by_more_than_colour(read_page):
     assert "not judged" in read_page(render(full(grids=(unjudged,)))).text
 
 
-def test_a_picture_that_went_away_leaves_a_labelled_gap(read_page):
+def test_an_unreadable_picture_leaves_a_labelled_gap(read_page):
     gone = Thumbnail(item_id="gone", caption="dress", jpeg="")
     bare = full(grids=(QueryGrid(query=gone, hits=()),), masks=MaskFacts(), duplicates=DuplicateFacts())
     page = read_page(render(bare))
     assert not page.all("img")
-    assert "query gone: dress, the picture is gone" in [span.get("aria-label") for span in page.all("span")]
+    assert "query gone: dress, the picture cannot be read" in [span.get("aria-label") for span in page.all("span")]
 
 
-def test_models_are_trained_tonight_or_kept(read_page):
+def test_models_are_trained_in_this_run_or_kept(read_page):
     page = read_page(render(full()))
     assert "U-Net segmenter kept from 17 November 2026" in page.text
-    assert "head trained tonight" in page.text
+    assert "head trained in this run" in page.text
     said = [svg["aria-label"] for svg in page.all("svg") if "by epoch" in (svg.get("aria-label") or "")]
     assert said == [
         "Loss of U-Net segmenter by epoch; loss ends at 0.250",
@@ -175,38 +175,38 @@ def test_a_long_ledger_is_cut_and_says_how_much(read_page):
     text = read_page(render(full())).text
     assert "bad-49" in text
     assert "bad-50" not in text
-    assert "the first 50 rows, 10 more stand in metrics.json" in text
+    assert "the first 50 rows, 10 more are in metrics.json" in text
     assert "truncated (60)" in text
 
 
-def test_the_way_to_search_that_is_published_is_said_and_drawn(read_page):
+def test_the_published_search_setting_is_named_and_drawn(read_page):
     page = read_page(render(full()))
-    assert "nprobe 16, rerank 4 is published, the cheapest that finds 0.99 of the true ten nearest" in page.text
+    assert "nprobe 16, rerank 4 is published, the cheapest setting that finds 0.99 of the true ten nearest" in page.text
     assert "published: nprobe 16, rerank 4 0.9912 131 kB 0.41 ms" in page.text
     assert "nprobe 32, rerank 1 0.9680 150 kB not timed" in page.text
-    said = [svg["aria-label"] for svg in page.all("svg") if "ways to search" in (svg.get("aria-label") or "")]
+    said = [svg["aria-label"] for svg in page.all("svg") if "search settings" in (svg.get("aria-label") or "")]
     assert said == [
-        "recall@10 against kB a query, 6 ways to search; the target is 0.99; "
+        "recall@10 against kB a query, 6 search settings; the target is 0.99; "
         "published is nprobe 16, rerank 4 with 0.9912 at 131",
-        "recall@10 against ms a query, 5 ways to search; the target is 0.99; "
+        "recall@10 against ms a query, 5 search settings; the target is 0.99; "
         "published is nprobe 16, rerank 4 with 0.9912 at 0.41",
     ]
 
 
-def test_a_target_that_nothing_reached_is_told(read_page):
+def test_a_target_that_nothing_reached_is_named(read_page):
     missed = full().index.model_copy(update={"recall_target": 0.9999, "nprobe": 32, "rerank_depth": 8})
     text = read_page(render(full(index=missed))).text
-    assert "nprobe 32, rerank 8 is published: none that was tried finds 0.9999 of the true ten nearest" in text
+    assert "nprobe 32, rerank 8 is published: no setting that was tried finds 0.9999 of the true ten nearest" in text
 
 
-def test_where_there_was_no_choice_nothing_is_drawn(read_page):
+def test_a_single_setting_is_listed_and_not_drawn(read_page):
     alone = minimal().index.model_copy(
         update={"curve": (CurvePoint(nprobe=0, rerank_depth=1, recall=1.0, query_bytes=6144, latency_ms=0.1),)}
     )
     page = read_page(render(minimal(index=alone)))
-    assert "1 way to search in figures" in page.text
+    assert "1 search setting as a table" in page.text
     assert "published: rerank 1 1.0000 6.14 kB 0.1 ms" in page.text
-    assert not [svg for svg in page.all("svg") if "ways to search" in (svg.get("aria-label") or "")]
+    assert not [svg for svg in page.all("svg") if "search settings" in (svg.get("aria-label") or "")]
     assert "Tuning" not in read_page(render(minimal())).text
 
 
@@ -226,8 +226,8 @@ def test_recall_under_filters_is_a_table_and_no_representation(read_page):
 def test_duplicates_are_counted_and_the_first_are_shown(read_page):
     text = read_page(render(full())).text
     assert "14 pairs of items show the same picture without being known as one product" in text
-    assert "1,000 of 1,490 items, a fixed random sample, were asked" in text
-    assert "of 40 pairs of neighbours, the 30 that stand out most were compared by their pictures" in text
+    assert "1,000 of 1,490 items, a fixed random sample, were searched" in text
+    assert "of 40 pairs of neighbours, the 30 likeliest were compared by their pictures" in text
     assert "The 12 most similar are shown" in text
     assert "sku-3 , product p-1 sku-3-again , product unknown cosine 0.993" in text
 
@@ -238,7 +238,7 @@ def test_duplicates_are_counted_and_the_first_are_shown(read_page):
         (DuplicateFacts(), "Nothing is indexed"),
         (
             DuplicateFacts(n_rows=9, n_asked=9),
-            "Every item was asked for its nearest; no neighbours are of different products",
+            "Every item was searched for its nearest; no neighbours belong to different products",
         ),
         (
             DuplicateFacts(n_rows=9, n_asked=9, n_near=2, n_compared=2),
@@ -246,7 +246,7 @@ def test_duplicates_are_counted_and_the_first_are_shown(read_page):
         ),
     ],
 )
-def test_no_duplicates_are_said_to_be_none(read_page, facts, expected):
+def test_a_page_without_duplicates_says_so(read_page, facts, expected):
     assert expected in read_page(render(full(duplicates=facts))).text
 
 

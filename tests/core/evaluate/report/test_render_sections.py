@@ -26,8 +26,8 @@ def test_the_page_says_why_and_since_when(read_page):
     facts = analysed(causes=("recall@1 fell", "too many rows are quarantined"))
     page = read_page(render(facts))
     assert "Held, for 2 reasons: recall@1 fell too many rows are quarantined" in page.text
-    assert "Searches go on with production 77ac01dc8b86 of 18 November, 03:10" in page.text
-    assert "Held 3 nights in a row" in page.text
+    assert "Searches still use production 77ac01dc8b86 of 18 November, 03:10" in page.text
+    assert "Held 3 runs in a row" in page.text
     sparks = [svg["aria-label"] for svg in page.all("svg") if "runs: from" in (svg.get("aria-label") or "")]
     assert sparks == [
         "recall@1 over the last 12 runs: from 0.710 to 0.694, lowest 0.694, highest 0.720",
@@ -42,7 +42,7 @@ def test_what_changed_is_counted_shown_and_named(read_page):
     page = read_page(render(analysed()))
     assert "Against production 77ac01dc8b86 : 12 items added, 3 changed, 15 removed" in page.text
     assert "other-1 picture, category" in page.text
-    assert "No picture any more of gone-1" in page.text
+    assert "No picture can be read of gone-1" in page.text
     assert f"heads {'a' * 12} {'b' * 12}" in page.text
     assert "head.max_epochs 60 1" in page.text
     assert "new-1: dress" in [image.get("alt") for image in page.all("img")]
@@ -53,7 +53,7 @@ def test_a_catalogue_that_is_the_same_says_so(read_page):
         update={"counts": dict.fromkeys(("added", "changed", "removed"), 0), "named": (), "models": (), "config": ()}
     )
     text = text_of(read_page, analysed(since=same))
-    assert "every item says what it said" in text
+    assert "no item was added, changed or removed" in text
     assert "The same models as in production, and the same configuration" in text
 
 
@@ -77,9 +77,9 @@ def test_the_worst_query_is_shown_with_its_figures(read_page):
 
 def test_queries_that_need_no_labels_have_intervals(read_page):
     text = text_of(read_page, analysed())
-    assert "synthetic: crop found again as a window 0.310 0.228 to 0.406 100" in text
+    assert "synthetic: crop found again after: a window 0.310 0.228 to 0.406 100" in text
     assert "golden/hit@1" in text
-    assert "Of the 20 golden queries in golden.csv , 19 were asked" in text
+    assert "Of the 20 golden queries in golden.csv , 19 were used" in text
 
 
 def test_the_step_that_lost_most_is_marked_once(read_page):
@@ -96,10 +96,10 @@ def test_the_step_that_lost_most_is_marked_once(read_page):
 
 def test_churn_is_split_and_the_neighbours_before_and_after_are_shown(read_page):
     page = read_page(render(analysed()))
-    assert "25% of the ten nearest changed, over all 1,475 items" in page.text
+    assert "25% of the ten nearest neighbours changed, over all 1,475 items" in page.text
     assert "5% by the catalogue, 20% by the model" in page.text
-    assert "Neighbours that went: 30 left the catalogue, 2 show another picture, 400 were crowded out" in page.text
-    assert "near-1 left tonight near-2 came" in page.text
+    assert "Neighbours that went: 30 were removed from the catalogue, 2 show another picture, 400 were crowded out" in page.text
+    assert "near-1 left now near-2 came" in page.text
     sampled = analysed().churn.model_copy(update={"n_asked": 800, "low": 0.22, "high": 0.28})
     text = text_of(read_page, analysed(churn=sampled))
     assert "(95% interval 22% to 28%), over a fixed random sample of 800 of the 1,475 items" in text
@@ -107,34 +107,34 @@ def test_churn_is_split_and_the_neighbours_before_and_after_are_shown(read_page)
 
 def test_the_fix_list_is_named_counted_and_shown(read_page):
     text = text_of(read_page, analysed())
-    assert "17 rows that a person should look at, the surest first, stand in fixes.csv and fixes.parquet" in text
+    assert "17 rows that a person should look at are in fixes.csv and fixes.parquet beside this page, the most certain first" in text
     assert "category shoe instead of hat : 9 of 10 neighbours are shoe, 0 are hat" in text
     assert f"Label that the neighbours contradict {NOTHING} Not looked for. No item has a label." in text
-    assert "usually at 0.300; orphans from 0.700 on" in text
+    assert "usually at a distance of 0.300; orphans are at 0.700 or more" in text
 
 
-def test_cost_stands_against_last_night_and_against_the_plan(read_page):
+def test_costs_are_compared_with_the_run_before_and_with_the_plan(read_page):
     text = text_of(read_page, analysed())
-    assert "embed 10 min 12 s last night 40.0 s 15 last night 1 3 MB last night 2.9 MB" in text
+    assert "embed 10 min 12 s before 40.0 s 15 before 1 3 MB before 2.9 MB" in text
     assert "embedding 15 pictures 10 min 00 s 10 min 12 s 102%" in text
 
 
-def test_drift_is_said_of_what_drifted_alone(read_page):
+def test_only_drifted_distributions_are_called_drifted(read_page):
     text = text_of(read_page, analysed())
-    assert "1 of the catalogue's 3 distributions moved far" in text
+    assert "1 of the catalogue's 3 distributions drifted far" in text
     assert "A large shift: stability index 0.31, largest gap of the distributions 0.30 (p 0.001)" in text
     assert "No shift beyond chance: stability index 0.02" in text
-    assert "Not drawn, for every item has the same: norm 0" in text
+    assert "Not drawn, because every item has the same value: norm 0" in text
     arrived = DriftFacts(n_rows=9, n_sampled=9, n_arrived=30, catalog=(drift(psi=0.01),), arrived=(drift(),))
     text = text_of(read_page, analysed(drift=arrived))
-    assert "No distribution of the catalogue moved far" in text
-    assert "What arrived lies elsewhere than the catalogue did, in 1 of 1" in text
+    assert "No distribution of the catalogue drifted far" in text
+    assert "The items that arrived differ from the last release in 1 of 1 distributions" in text
 
 
 def test_the_map_says_that_it_samples_and_how_far_to_trust_it(read_page):
     page = read_page(render(analysed()))
     assert "2 of 1,000,000 items, a fixed random sample" in page.text
-    assert "trust it for the large shapes only" in page.text
+    assert "trust it only for large groups" in page.text
     assert "map-1 · dress" in page.text
     assert "map-1: dress" in [image.get("alt") for image in page.all("img")]
 
@@ -142,8 +142,8 @@ def test_the_map_says_that_it_samples_and_how_far_to_trust_it(read_page):
 @pytest.mark.parametrize(
     ("changes", "expected"),
     [
-        ({"production": None, "since": None, "churn": None}, "First night: no release came before"),
-        ({"since": None}, "is gone from the store, so what changed since cannot be told"),
+        ({"production": None, "since": None, "churn": None}, "First run: there is no earlier release to compare"),
+        ({"since": None}, "was removed from the store, so the items that changed since cannot be listed"),
         ({"churn": None}, "so its neighbours cannot be compared"),
         ({"churn": ChurnFacts(n_shared=0, n_unchanged=0, missing="Nothing in common.")}, "Nothing in common."),
         ({"losses": LossFacts(n_queries=0, missing="No picture is held out.")}, "No picture is held out."),
@@ -153,10 +153,10 @@ def test_the_map_says_that_it_samples_and_how_far_to_trust_it(read_page):
         (
             {"drift": DriftFacts(n_rows=9, n_sampled=9, catalog=(drift(psi=None, p_holm=None, then=()),),
                                  incomparable="Another space.")},
-            "Another space. So these are tonight's distributions alone",
+            "Another space. The distributions of this run are shown alone",
         ),
         ({"map": MapFacts(n_rows=2, missing="A map wants three items.")}, "A map wants three items."),
-        ({"hygiene": HygieneFacts(n_rows=0, n_asked=0)}, "there is nothing to put right"),
+        ({"hygiene": HygieneFacts(n_rows=0, n_asked=0)}, "there is nothing to fix"),
         ({"costs": CostFacts(), "seconds": {}}, "No stage was timed"),
     ],
 )  # fmt: skip
@@ -164,13 +164,13 @@ def test_a_section_without_facts_says_why(read_page, changes, expected):
     assert expected in text_of(read_page, analysed(**changes))
 
 
-def test_the_first_night_of_an_unlabelled_catalogue_is_a_useful_page(read_page):
+def test_the_first_run_of_an_unlabelled_catalogue_is_a_useful_page(read_page):
     page = read_page(render(minimal()))
     for sentence in (
         "all 3 rows are new",
-        "no release came before",
-        "The chain was not looked at",
-        "No query was asked",
+        "there is no earlier release",
+        "The chain was not measured",
+        "There were no queries",
     ):
         assert sentence in page.text
 
@@ -178,7 +178,7 @@ def test_the_first_night_of_an_unlabelled_catalogue_is_a_useful_page(read_page):
 @pytest.mark.parametrize(
     "facts", [analysed(), analysed(production=None, since=None, churn=None)], ids=["held", "first"]
 )
-def test_the_page_stays_strict_and_readable_without_eyes(read_page, facts):
+def test_the_page_stays_self_contained_and_readable_without_sight(read_page, facts):
     page = read_page(render(facts))
     assert not {"script", "link", "iframe", "object"} & {tag for tag, _ in page.tags}
     assert all(image.get("alt") for image in page.all("img"))
@@ -190,7 +190,7 @@ def test_the_page_stays_strict_and_readable_without_eyes(read_page, facts):
     assert {(link["href"] or "")[1:] for link in page.all("a")} <= set(ids)
 
 
-def test_what_the_analyses_name_never_becomes_markup(read_page):
+def test_text_from_the_analyses_never_becomes_markup(read_page):
     plain = analysed()
     shown = picture(ATTACK, ATTACK)
     facts = analysed(
@@ -263,6 +263,6 @@ def test_the_same_facts_give_the_same_page_after_a_round_trip():
     assert render(analysed()) == render(Facts.model_validate_json(analysed().model_dump_json()))
 
 
-def test_a_good_night_does_not_speak_of_holding(read_page):
+def test_a_published_run_does_not_mention_holding(read_page):
     text = text_of(read_page, full(gate="published", reason="No loss.", changes=(), causes=()))
     assert "Held" not in text
