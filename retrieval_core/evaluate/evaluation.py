@@ -23,7 +23,7 @@ from retrieval_core.evaluate.measure.measure import Measured, measure
 from retrieval_core.evaluate.reconstruct import reassemble
 from retrieval_core.evaluate.report.build import gather_facts
 from retrieval_core.evaluate.report.render import render
-from retrieval_core.evaluate.report.schema import Facts
+from retrieval_core.evaluate.report.schema import ReportFacts
 from retrieval_core.evaluate.run_outputs import RunOutputs
 from retrieval_core.metrics.registry import UNLABELLED, find_metric, is_measured_by
 from retrieval_core.settings import Settings
@@ -182,7 +182,7 @@ def _production(store: Store, report: Report, ground: Ground | None) -> Figures:
     )
 
 
-def _seal(store: Store, question: dict[str, object], facts: Facts, tables: dict[str, bytes]) -> Report:
+def _seal(store: Store, question: dict[str, object], facts: ReportFacts, tables: dict[str, bytes]) -> Report:
     files = {
         "metrics.json": facts.model_dump_json(indent=1, exclude=PICTURES).encode(),
         **tables,

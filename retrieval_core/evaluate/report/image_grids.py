@@ -1,4 +1,4 @@
-"""Pictures for the report: real queries with what was found, and masks as they were made."""
+"""Pictures for the report: queries with their hits, and thumbnails of the items it names."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ from retrieval_core.evaluate.thumbnails import Thumbnail, item_picture
 from retrieval_core.metrics.relevance import neighbour_iou, same_code
 
 N_HITS = 5
-THREADS = 4  # they decode, or wait for the network
-ALIKE = 0.5  # label IoU from which a hit counts as alike, where nothing sharper is known
+THREADS = 4  # to decode, or to wait for the network
+MIN_LABEL_IOU = 0.5  # for a hit to count as relevant, if neither products nor categories are known
 
 
 def query_grids(
@@ -29,9 +29,9 @@ def query_grids(
     n_grids: int,
     seed: int,
 ) -> tuple[QueryGrid, ...]:
-    """Randomly drawn queries, each with its first five hits: `positions` in the gallery and cosine `scores`, (q, k).
+    """Return randomly sampled queries with their first five hits; none if the gallery is empty.
 
-    None where there is no gallery to have hits in.
+    `positions` (q, k) are positions in the gallery, `scores` (q, k) cosines.
     """
     chosen = np.sort(np.random.default_rng(seed).permutation(len(positions))[:n_grids])
     return grids_of(items, protocol, positions, scores, chosen)
@@ -44,7 +44,7 @@ def grids_of(
     scores: Float32,
     chosen: Int64,
 ) -> tuple[QueryGrid, ...]:
-    """As `query_grids`, of the chosen queries, in their order."""
+    """Return the chosen queries in their order; see `query_grids`."""
     if not len(protocol.gallery):
         return ()
     marks = hit_marks(protocol, positions[:, :N_HITS])
@@ -61,19 +61,22 @@ def grids_of(
 
 
 class Marks(NamedTuple):
-    """Which hits, (q, k), share what a query is judged by, and of which that is `known`; none where nothing is."""
+    """Whether each hit (q, k) shares what the query is judged by, and whether that is known of both sides.
 
-    shared: Bool
-    known: Bool
+    `judged_by` names what that is, "" if there is nothing to judge by.
+    """
+
+    is_shared: Bool
+    is_known: Bool
     judged_by: str
 
     def of(self, query: int, slot: int) -> bool | None:
-        """None where the query or the hit does not say what it would be judged by."""
-        return bool(self.shared[query, slot]) if self.known[query, slot] else None
+        """Whether one hit is relevant; None if that is not known."""
+        return bool(self.is_shared[query, slot]) if self.is_known[query, slot] else None
 
 
 def hit_marks(protocol: Protocol, positions: Int64) -> Marks:
-    """Judge hits, (q, k) positions in the gallery, by the sharpest thing that the catalogue says of its items."""
+    """Judge hits, (q, k) positions in the gallery, by product, else by category, else by labels."""
     truth = protocol.truth
     for name, query_codes, gallery_codes in (
         ("same product", truth.queries.product, truth.gallery.product),
@@ -82,22 +85,22 @@ def hit_marks(protocol: Protocol, positions: Int64) -> Marks:
         if query_codes is not None and gallery_codes is not None:
             known = (query_codes >= 0)[:, None] & (gallery_codes >= 0)[positions]
             return Marks(same_code(query_codes, gallery_codes, positions), known, name)
-    if truth.queries.labels is not None and truth.gallery.labels is not None:
-        asked, found = np.asarray(truth.queries.labels.any(axis=1)), np.asarray(truth.gallery.labels.any(axis=1))
-        known = asked[:, None] & found[positions]
-        alike = neighbour_iou(truth.queries, truth.gallery, positions) >= ALIKE
-        return Marks(alike, known, "half of the labels or more")
-    nothing = np.zeros(positions.shape, np.bool_)
-    return Marks(nothing, nothing, "")
+    query_labels, gallery_labels = truth.queries.labels, truth.gallery.labels
+    if query_labels is not None and gallery_labels is not None:
+        known = np.asarray(query_labels.any(axis=1))[:, None] & np.asarray(gallery_labels.any(axis=1))[positions]
+        is_alike = neighbour_iou(truth.queries, truth.gallery, positions) >= MIN_LABEL_IOU
+        return Marks(is_alike, known, "half of the labels or more")
+    none = np.zeros(positions.shape, np.bool_)
+    return Marks(none, none, "")
 
 
-def album(wanted: Iterable[str], *tables: pl.DataFrame) -> dict[str, Thumbnail]:
-    """Thumbnails by item id, of the first of the tables of items that has it; ids that none has are left out."""
-    ids = pl.DataFrame({"item_id": list(dict.fromkeys(wanted))}, schema={"item_id": pl.String})
-    found: dict[str, Thumbnail] = {}
+def album(item_ids: Iterable[str], *tables: pl.DataFrame) -> dict[str, Thumbnail]:
+    """Return thumbnails by item id, each from the first table of items that has the item; unknown ids are left out."""
+    requested = pl.DataFrame({"item_id": list(dict.fromkeys(item_ids))}, schema={"item_id": pl.String})
+    thumbnails: dict[str, Thumbnail] = {}
     for items in tables:
-        rows = items.join(ids, on="item_id", how="semi").filter(~pl.col("item_id").is_in(list(found)))
+        rows = items.join(requested, on="item_id", how="semi").filter(~pl.col("item_id").is_in(list(thumbnails)))
         with ThreadPoolExecutor(THREADS) as pool:
-            shown = pool.map(partial(item_picture, rows), range(len(rows)))
-            found |= {picture.item_id: picture for picture in shown}
-    return found
+            pictures = pool.map(partial(item_picture, rows), range(len(rows)))
+            thumbnails |= {picture.item_id: picture for picture in pictures}
+    return thumbnails

@@ -1,7 +1,7 @@
-"""The report as one page: every fact of a night, drawn so that "may we publish?" is answered first.
+"""Render the facts of a run as one HTML page, which first answers whether the release may be published.
 
-The page is self-contained: no script, no font and no picture comes from outside it, and its content security policy
-forbids a catalogue row to bring any.
+The page is self-contained: it loads no script, font or picture, and its content security policy prevents a catalogue
+row from loading any.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from retrieval_core.evaluate.analysis.stage_losses import search_loss
 from retrieval_core.evaluate.measure.search_setup import K
 from retrieval_core.evaluate.report import charts, tables
 from retrieval_core.evaluate.report.catalog_map import catalog_map, map_mark
-from retrieval_core.evaluate.report.curves import training_charts, tuning_charts, search_setting
+from retrieval_core.evaluate.report.curves import search_setting, training_charts, tuning_charts
 from retrieval_core.evaluate.report.formatting import (
     NOTHING,
     day,
@@ -33,21 +33,21 @@ from retrieval_core.evaluate.report.formatting import (
     signed,
     size,
 )
-from retrieval_core.evaluate.report.schema import Facts
+from retrieval_core.evaluate.report.schema import ReportFacts
 from retrieval_core.metrics.registry import METRICS, Metric
 
-SHOWN_CAUSES = 4  # before the fold
+SHOWN_CAUSES = 4  # the others are folded away
 
 
 class Banner(NamedTuple):
-    """The verdict in words; `tone` is good, warning or held."""
+    """The verdict as a heading; `tone` is good, warning or held."""
 
     tone: str
     title: str
 
 
 class Tile(NamedTuple):
-    """A headline figure; `trend` is better, worse or same where production's interval tells, `spark` the nights."""
+    """A headline figure; `trend` compares it with production (see `tables.trend`), `spark` draws the past runs."""
 
     name: str
     meaning: str
@@ -60,10 +60,11 @@ class Tile(NamedTuple):
     spark: Markup = Markup()
 
 
-def render(facts: Facts) -> str:
-    """The report as one HTML document: a few hundred kilobytes, most of it thumbnails. The same facts, the same text.
+def render(facts: ReportFacts) -> str:
+    """Return the report as one HTML document of a few hundred kilobytes, most of it thumbnails.
 
-    Everything that came from the catalogue is escaped. Sections whose facts are empty say so in a sentence.
+    Equal facts give equal text. Everything that comes from the catalogue is escaped. Sections without facts say so in a
+    sentence.
     """
     columns = tables.representations(facts)
     return (
@@ -75,7 +76,7 @@ def render(facts: Facts) -> str:
             held_before=n_held_in_a_row(facts.nights),
             quality=_quality_tiles(facts),
             parts=_part_tiles(facts),
-            comparison=tables.comparison(facts),
+            comparison=tables.compare_with_production(facts),
             representations=columns,
             rows=tables.metric_rows(columns, facts),
             plots=tables.metric_plots(columns, facts.metrics),
@@ -90,8 +91,8 @@ def render(facts: Facts) -> str:
             map_cells=[cell for cell in map_cells(facts.map) if cell[0] in facts.album] if facts.map else [],
             map_columns=MAP_COLUMNS,
             arrived=tables.drift_plots(facts.drift.arrived) if facts.drift else [],
-            map_drawn=catalog_map(facts.map) if facts.map and facts.map.points else Markup(),
-            map_words=tables.map_words(facts.map),
+            map_drawing=catalog_map(facts.map) if facts.map and facts.map.points else Markup(),
+            map_table=tables.map_table(facts.map),
             margin=0.98 / math.sqrt(facts.n_queries) if facts.n_queries else 0.0,
             training=[(model, training_charts(model.name, model.history)) for model in facts.training],
             tuning=tuning_charts(facts.index),
@@ -105,8 +106,8 @@ def render(facts: Facts) -> str:
 
 @cache
 def environment() -> Environment:
-    """Where the templates of all reports lie, and how they write numbers; whatever they are given is escaped."""
-    made = Environment(
+    """Return the templates of all pages, with their filters for numbers; every value is escaped."""
+    templates = Environment(
         loader=FileSystemLoader(Path(__file__).parent / "templates"),
         autoescape=True,
         undefined=StrictUndefined,
@@ -114,7 +115,7 @@ def environment() -> Environment:
         lstrip_blocks=True,
         auto_reload=False,
     )
-    made.filters |= {
+    templates.filters |= {
         "number": number,
         "signed": signed,
         "percent": percent,
@@ -126,29 +127,34 @@ def environment() -> Environment:
         "moment": moment,
         "short_moment": short_moment,
     }
-    made.globals |= {"bar": charts.bar, "interval": charts.interval, "stacked": charts.stacked, "map_mark": map_mark}
-    made.globals |= {"trend": tables.trend, "share_interval": tables.share_interval, "NOTHING": NOTHING, "K": K}
-    made.globals |= {"GONE": tables.GONE_WORDS, "CAME": tables.CAME_WORDS, "MAX_ROWS": tables.MAX_CATEGORY_ROWS}
-    made.globals |= {"SHOWN_CAUSES": SHOWN_CAUSES}
-    return made
+    templates.globals |= {
+        "bar": charts.bar,
+        "interval": charts.interval,
+        "stacked": charts.stacked,
+        "map_mark": map_mark,
+    }
+    templates.globals |= {"trend": tables.trend, "share_interval": tables.share_interval, "NOTHING": NOTHING, "K": K}
+    templates.globals |= {"GONE": tables.GONE_WORDS, "CAME": tables.CAME_WORDS, "MAX_ROWS": tables.MAX_CATEGORY_ROWS}
+    templates.globals |= {"SHOWN_CAUSES": SHOWN_CAUSES}
+    return templates
 
 
-def _banner(facts: Facts) -> Banner:
+def _banner(facts: ReportFacts) -> Banner:
     if facts.gate != "published":
         return Banner("held", "Held back")
-    # In mode `warn` the gate publishes what it would have held, and its reason begins so.
+    # In mode `warn` the gate publishes what it would have held, and its reason begins with these words.
     if facts.reason.startswith("Published with a warning") or any(change.blocks for change in facts.changes):
         return Banner("warning", "Published with a warning")
     return Banner("good", "Published")
 
 
-def _quality_tiles(facts: Facts) -> list[Tile]:
+def _quality_tiles(facts: ReportFacts) -> list[Tile]:
     return [
         _tile(metric, facts) for metric in METRICS if metric.words and metric.headline and metric.name in facts.metrics
     ]
 
 
-def _part_tiles(facts: Facts) -> list[Tile]:
+def _part_tiles(facts: ReportFacts) -> list[Tile]:
     parts = [metric for metric in METRICS if metric.words and not metric.headline]
     tiles = [_tile(metric, facts) for metric in parts if metric.name in facts.metrics]
     if facts.index.latency_ms_p50 > 0:
@@ -157,7 +163,7 @@ def _part_tiles(facts: Facts) -> list[Tile]:
     return tiles
 
 
-def _tile(metric: Metric, facts: Facts) -> Tile:
+def _tile(metric: Metric, facts: ReportFacts) -> Tile:
     name, value = metric.name, facts.metrics[metric.name]
     deviation, random, random_deviation = (
         facts.metrics.get(metric.full_name(statistic)) for statistic in ("std", "random", "random_std")
@@ -176,28 +182,28 @@ def _tile(metric: Metric, facts: Facts) -> Tile:
     )
 
 
-def _spark(name: str, facts: Facts) -> Markup:
-    """The nights before this one, and this one."""
-    nights = [(short_moment(night.ended), night.metrics.get(name), night.gate == "published") for night in facts.nights]
-    tonight = ("this night", facts.metrics.get(name), facts.gate == "published")
-    return charts.sparkline(name, [*nights[1 - N_RUNS :], tonight])
+def _spark(name: str, facts: ReportFacts) -> Markup:
+    """Draw the value of a metric over the past runs and this one."""
+    past = [(short_moment(run.ended), run.metrics.get(name), run.gate == "published") for run in facts.nights]
+    current = ("this run", facts.metrics.get(name), facts.gate == "published")
+    return charts.sparkline(name, [*past[1 - N_RUNS :], current])
 
 
-def _interval(name: str, facts: Facts) -> str:
-    known = next((fact for fact in facts.quality.metrics if fact.name == name), None)
-    if known is None or known.low is None or known.high is None:
+def _interval(name: str, facts: ReportFacts) -> str:
+    fact = next((fact for fact in facts.quality.metrics if fact.name == name), None)
+    if fact is None or fact.low is None or fact.high is None:
         return ""
-    return f"{number(known.low)} to {number(known.high)}"
+    return f"{number(fact.low)} to {number(fact.high)}"
 
 
 def _against_random(value: float, random: float | None, deviation: float | None) -> str:
     if random is None:
         return ""
-    reached = number(random) + (
+    baseline = number(random) + (
         "" if deviation is None else f"\N{NO-BREAK SPACE}\N{PLUS-MINUS SIGN}\N{NO-BREAK SPACE}{number(deviation)}"
     )
     if value <= random:
-        return f"no better than random ({reached})"
+        return f"no better than random ({baseline})"
     if random <= 0 or value / random >= 100:
-        return f"over 100 times random ({reached})" if random > 0 else f"random {reached}"
-    return f"{value / random:.1f} times random ({reached})"
+        return f"over 100 times random ({baseline})" if random > 0 else f"random {baseline}"
+    return f"{value / random:.1f} times random ({baseline})"

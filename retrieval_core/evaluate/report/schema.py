@@ -1,4 +1,4 @@
-"""Everything the report says, as data: written to `metrics.json` as it is, and drawn as `report.html`."""
+"""Everything the report says, as data: stored as `metrics.json`, and rendered as `report.html`."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from retrieval_core.evaluate.thumbnails import Thumbnail
 
 
 class TrainingFacts(Value):
-    """A model fitted here: `trained` tonight or kept from an earlier night; `history` has one entry an epoch."""
+    """A fitted model, `trained` in this run or kept from an earlier one; `history` has one entry for each epoch."""
 
     name: str
     trained: bool
@@ -35,11 +35,12 @@ class TrainingFacts(Value):
 
 
 class IndexFacts(Value):
-    """The published index as predicted, as built and as measured.
+    """The published index as predicted, built and measured.
 
     `index_bytes` are those of the files that find candidates, `vector_bytes` those of the full vectors they are
-    reranked by. `curve` are the ways to search that were tried, the cheapest first: `nprobe` and `rerank_depth` is the
-    cheapest that reached `recall_target`, or the best. `imbalance` is 1 where all inverted lists are equally long.
+    reranked with. `curve` holds the search settings that were tried, the cheapest first; `nprobe` and `rerank_depth`
+    are the cheapest that reached `recall_target`, or else the best. `imbalance` is 1 if all inverted lists have the
+    same length.
     """
 
     variant: str
@@ -65,13 +66,13 @@ class IndexFacts(Value):
 
     @property
     def chosen(self) -> CurvePoint | None:
-        """The point of the curve that is published; None where nothing was tuned."""
-        here = (self.nprobe, self.rerank_depth)
-        return next((point for point in self.curve if (point.nprobe, point.rerank_depth) == here), None)
+        """The point of the curve that is published; None if nothing was tuned."""
+        setting = (self.nprobe, self.rerank_depth)
+        return next((point for point in self.curve if (point.nprobe, point.rerank_depth) == setting), None)
 
 
 class QueryGrid(Value):
-    """A real query and what the published search answered; `metrics` are the headlines of this query alone."""
+    """A query and the hits of the published search; `metrics` are the headline metrics of this query alone."""
 
     query: Thumbnail
     hits: tuple[Thumbnail, ...]
@@ -79,12 +80,12 @@ class QueryGrid(Value):
     metrics: dict[str, float] = {}
 
 
-class Facts(Value):
+class ReportFacts(Value):
     """A whole report.
 
     `nights` are the runs before this one, the latest last; `production_since` is when production was sealed. `best` and
-    `worst` are the queries that were answered so, the best and the worst first; `grids` are drawn at random. `album`
-    holds the thumbnails of the items that other facts name. What is None was not looked at.
+    `worst` are the queries with the best and the worst answers, the extreme ones first; `grids` are sampled at random.
+    `album` holds the thumbnails of the items that other facts name. None means that an analysis did not run.
     """
 
     report: str
@@ -95,7 +96,7 @@ class Facts(Value):
     causes: tuple[str, ...] = ()
     changes: tuple[MetricChange, ...]
     category_changes: tuple[MetricChange, ...] = ()
-    n_shared_gallery: int = 0  # items that both releases were compared on, 0 for all
+    n_shared_gallery: int = 0  # items that both releases hold and were compared on; 0 for all
     catalog: CatalogFacts
     metrics: dict[str, float]
     definitions: dict[str, str]

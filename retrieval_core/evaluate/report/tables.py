@@ -1,4 +1,4 @@
-"""The report's facts put in the order of its tables."""
+"""Arrange the facts of a report into the rows, columns and panels of its page."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ from retrieval_core.evaluate.analysis.stage_losses import LossFacts
 from retrieval_core.evaluate.gate.paired_comparison import MetricChange
 from retrieval_core.evaluate.report import charts, curves
 from retrieval_core.evaluate.report.formatting import SMALLEST_SHOWN, number
-from retrieval_core.evaluate.report.schema import Facts
+from retrieval_core.evaluate.report.schema import ReportFacts
 from retrieval_core.metrics.registry import HEADLINES, Statistic, find_metric
 
 PUBLISHED = "published"
 MAX_QUARANTINE_ROWS = 50
-MAX_CATEGORY_ROWS = 12  # before the fold
+MAX_CATEGORY_ROWS = 12  # the others are folded away
 MAX_FIXES_SHOWN = 4  # of each problem
 PROBLEM_WORDS = {
     "category": "Category that the neighbours contradict",
@@ -31,7 +31,11 @@ PROBLEM_WORDS = {
     "near_duplicate": "One picture under two products",
     "orphan": "Nothing near it",
 }
-GONE_WORDS = {"removed": "were removed from the catalogue", "changed": "show another picture", "crowded_out": "were crowded out"}
+GONE_WORDS = {
+    "removed": "were removed from the catalogue",
+    "changed": "show another picture",
+    "crowded_out": "were crowded out",
+}
 CAME_WORDS = {"new": "are new", "changed": "show another picture", "moved_in": "moved in"}
 
 
@@ -43,8 +47,8 @@ class Representation(NamedTuple):
     metrics: dict[str, float]
 
 
-class Cell(NamedTuple):
-    """One metric of one representation; None where it has none."""
+class MetricCell(NamedTuple):
+    """One metric of one representation; None if it does not have that metric."""
 
     value: float | None
     deviation: float | None = None
@@ -53,17 +57,18 @@ class Cell(NamedTuple):
 
 
 class MetricRow(NamedTuple):
-    """A metric over all representations, in their order, and what search at random reaches."""
+    """A metric over all representations, in their order, and its value for random retrieval."""
 
     name: str
-    cells: tuple[Cell, ...]
-    random: Cell
+    cells: tuple[MetricCell, ...]
+    random: MetricCell
 
 
-class Comparison(NamedTuple):
-    """Changes against production: those the gate tested, the others, and what is no measure of quality.
+class ProductionComparison(NamedTuple):
+    """Changes against production: those that the gate tested, others for information, and baselines and deviations.
 
-    `categories` are the tested ones within each category, those that block first, then the largest loss.
+    `categories` are the changes tested within categories: first those that block, then by the size of the loss.
+    `reach` is the largest absolute end of an interval, for the scale of the drawings.
     """
 
     tested: list[MetricChange]
@@ -74,14 +79,14 @@ class Comparison(NamedTuple):
 
 
 class CategoryTable(NamedTuple):
-    """A column a metric; each row a category with its facts in that order, None where undefined."""
+    """A column for each metric; each row is a category and its facts in that order, None if undefined."""
 
     columns: list[str]
     rows: list[tuple[CategoryFacts, list[MetricFacts | None]]]
 
 
-class Problem(NamedTuple):
-    """One kind of fix: how many there are, the first of them, and why it was not looked for."""
+class ProblemSection(NamedTuple):
+    """One kind of problem: how many items have it, the first examples, and why it could not be looked for, if so."""
 
     name: str
     words: str
@@ -90,8 +95,8 @@ class Problem(NamedTuple):
     not_looked_for: str
 
 
-def comparison(facts: Facts) -> Comparison:
-    """The changes in the order of their table."""
+def compare_with_production(facts: ReportFacts) -> ProductionComparison:
+    """Sort the changes against production into the tables that show them."""
     changes = facts.changes
     tested = [change for change in changes if change.p_holm is not None or change.blocks]
     baselines = [change for change in changes if _is_derived(change.name)]
@@ -99,31 +104,31 @@ def comparison(facts: Facts) -> Comparison:
     categories = sorted(facts.category_changes, key=lambda row: (not row.blocks, row.difference))
     rows = tested + watched + categories
     ends = [abs(end) for row in rows for end in (row.low, row.difference, row.high) if end is not None]
-    return Comparison(tested, watched, baselines, categories, max(ends, default=0.0))
+    return ProductionComparison(tested, watched, baselines, categories, max(ends, default=0.0))
 
 
-def _beside(name: str, statistic: Statistic) -> str:
-    """Return the name under which another statistic of the same metric is reported."""
-    known = find_metric(name)
-    return known.metric.full_name(statistic, known.scope) if known and known.statistic == "value" else ""
+def _name_of(statistic: Statistic, name: str) -> str:
+    """Return the full name of another statistic of the metric `name`; "" if `name` is itself no plain value."""
+    parsed = find_metric(name)
+    return parsed.metric.full_name(statistic, parsed.scope) if parsed and parsed.statistic == "value" else ""
 
 
 def _is_derived(name: str) -> bool:
-    """Whether a name is of a baseline or of a deviation."""
-    known = find_metric(name)
-    return known is not None and known.statistic != "value"
+    """Whether a name is that of a baseline or a deviation."""
+    parsed = find_metric(name)
+    return parsed is not None and parsed.statistic != "value"
 
 
-def _is_plain(name: str) -> bool:
-    """Whether a name is of the published search, not of a variant or a filter."""
-    known = find_metric(name)
-    return known is None or not known.scope
+def _is_published(name: str) -> bool:
+    """Whether a name belongs to the published search, not to a variant or a filter."""
+    parsed = find_metric(name)
+    return parsed is None or not parsed.scope
 
 
 def trend(change: MetricChange) -> str:
-    """Whether a metric moved beyond chance: `better`, `worse` or `same`; empty where no interval is known.
+    """Return how a metric changed: `better`, `worse`, `same` (within chance) or `tiny`; "" if no interval is known.
 
-    `tiny` is a move beyond chance that three decimals do not show.
+    `tiny` is a change beyond chance that three decimals do not show.
     """
     if change.low is None or change.high is None:
         return ""
@@ -132,27 +137,27 @@ def trend(change: MetricChange) -> str:
     return "better" if change.low > 0 else "worse" if change.high < 0 else "same"
 
 
-def representations(facts: Facts) -> list[Representation]:
-    """The published chain first, then every variant in the order it was measured, and any that only `metrics` knows."""
+def representations(facts: ReportFacts) -> list[Representation]:
+    """Return the columns: the published search, each measured variant, then any other variant in `metrics`."""
     metrics: dict[str, dict[str, float]] = {variant.name: dict(variant.metrics) for variant in facts.variants}
-    filters = {chosen.name for chosen in facts.index.filters}
+    filters = {searched.name for searched in facts.index.filters}
     for full_name, value in facts.metrics.items():
-        known = find_metric(full_name)
-        if known and known.scope and known.scope not in filters:
-            metrics.setdefault(known.scope, {})[known.metric.full_name(known.statistic)] = value
+        parsed = find_metric(full_name)
+        if parsed and parsed.scope and parsed.scope not in filters:
+            metrics.setdefault(parsed.scope, {})[parsed.metric.full_name(parsed.statistic)] = value
     of_variants = {name for of_variant in metrics.values() for name in of_variant}
     published = {
         name: value
         for name, value in facts.metrics.items()
-        if name in of_variants or _beside(name, "random") in facts.metrics
+        if name in of_variants or _name_of("random", name) in facts.metrics
     }
     notes = {variant.name: variant.note or f"{variant.dim:,} dim" for variant in facts.variants}
     chain = [Representation(PUBLISHED, f"{facts.index.variant}, by the index", published)] if published else []
     return chain + [Representation(name, notes.get(name, ""), values) for name, values in metrics.items()]
 
 
-def metric_rows(columns: Sequence[Representation], facts: Facts) -> list[MetricRow]:
-    """A row a metric; of the published chain with its interval."""
+def metric_rows(columns: Sequence[Representation], facts: ReportFacts) -> list[MetricRow]:
+    """Return one row for each metric; cells of the published search have an interval."""
     intervals = {
         fact.name: (fact.low, fact.high)
         for fact in facts.quality.metrics
@@ -162,51 +167,53 @@ def metric_rows(columns: Sequence[Representation], facts: Facts) -> list[MetricR
     rows = []
     for name in (name for name in names if not _is_derived(name)):
         values = [column.metrics.get(name) for column in columns]
-        shown = [number(value) for value in values if value is not None]
+        texts = {number(value) for value in values if value is not None}
         best = number(max((value for value in values if value is not None), default=0.0))
         cells = (
-            Cell(
+            MetricCell(
                 value,
-                column.metrics.get(_beside(name, "std")),
-                number(value) == best and len(set(shown)) > 1,
+                column.metrics.get(_name_of("std", name)),
+                number(value) == best and len(texts) > 1,
                 intervals.get(name) if column.name == PUBLISHED else None,
             )
             for value, column in zip(values, columns, strict=True)
         )
-        random = Cell(facts.metrics.get(_beside(name, "random")), facts.metrics.get(_beside(name, "random_std")))
+        random = MetricCell(
+            facts.metrics.get(_name_of("random", name)), facts.metrics.get(_name_of("random_std", name))
+        )
         rows.append(MetricRow(name, tuple(cells), random))
     return rows
 
 
 def metric_plots(columns: Sequence[Representation], metrics: dict[str, float]) -> list[tuple[str, Markup]]:
-    """Each headline metric over the representations."""
-    drawn = []
+    """Draw each headline metric over the representations."""
+    plots = []
     for name in HEADLINES:
         values = {column.name: column.metrics[name] for column in columns if name in column.metrics}
         if values:
-            drawn.append((name, charts.dots(name, values, metrics.get(_beside(name, "random")), PUBLISHED)))
-    return drawn
+            plots.append((name, charts.dots(name, values, metrics.get(_name_of("random", name)), PUBLISHED)))
+    return plots
 
 
 def share_interval(share: float, n: int) -> str:
-    """The 95% interval of a share of n queries, in words."""
+    """Write the 95% interval of a share of n queries."""
     low, high = wilson(share, n)
     return f"{number(low)} to {number(high)}"
 
 
-def category_table(facts: Facts) -> CategoryTable:
-    """Every category that was asked, the most asked first."""
+def category_table(facts: ReportFacts) -> CategoryTable:
+    """Return every category of the queries, those with most queries first."""
     categories = facts.quality.categories
-    columns = list(dict.fromkeys(fact.name for one in categories for fact in one.metrics))
+    columns = list(dict.fromkeys(fact.name for category in categories for fact in category.metrics))
     rows = []
-    for one in categories:
-        known = {fact.name: fact for fact in one.metrics}
-        rows.append((one, [known.get(name) for name in columns]))
+    for category in categories:
+        fact_of = {fact.name: fact for fact in category.metrics}
+        rows.append((category, [fact_of.get(name) for name in columns]))
     return CategoryTable(columns, rows)
 
 
 def confused(confusion: Confusion | None, n: int = 3) -> list[tuple[str, str, int, int]]:
-    """The commonest mistakes: asked, found, how often, of how many asked."""
+    """Return the n most frequent mistakes as (query's category, category found, how often, of how many queries)."""
     if confusion is None:
         return []
     pairs = [
@@ -219,26 +226,26 @@ def confused(confusion: Confusion | None, n: int = 3) -> list[tuple[str, str, in
 
 
 def chain_plots(losses: LossFacts | None) -> list[tuple[str, Markup]]:
-    """The chain in each headline metric."""
+    """Draw the chain of losses in each headline metric."""
     if losses is None:
         return []
     names = dict.fromkeys(name for link in losses.links for name in link.metrics)
-    drawn = [(name, curves.chain(name, losses)) for name in names]
-    return [(name, chart) for name, chart in drawn if chart]
+    plots = [(name, curves.chain(name, losses)) for name in names]
+    return [(name, plot) for name, plot in plots if plot]
 
 
 def churn_plot(churn: ChurnFacts | None) -> Markup:
-    """Items by how many of their ten nearest changed; empty where nothing was compared."""
+    """Draw the number of items by how many of their ten nearest changed; "" if nothing was compared."""
     if churn is None or not churn.histogram:
         return Markup()
     labels = [f"{number}" for number in range(len(churn.histogram))]
     return charts.columns("Items by changed neighbours", churn.histogram, labels, "of the ten nearest that changed")
 
 
-def problems(hygiene: HygieneFacts) -> list[Problem]:
-    """The kinds of fix, each with its first examples."""
+def problems(hygiene: HygieneFacts) -> list[ProblemSection]:
+    """Return each kind of problem with its first examples."""
     return [
-        Problem(
+        ProblemSection(
             name,
             words,
             hygiene.counts.get(name, 0),  # type: ignore[call-overload]
@@ -250,37 +257,37 @@ def problems(hygiene: HygieneFacts) -> list[Problem]:
 
 
 def drift_plots(drifts: Sequence[Drift]) -> list[tuple[Drift, Markup]]:
-    """Each with its histogram, but those that are the same of every item."""
+    """Draw each distribution, except those in which every item has the same value."""
     return [(drift, charts.histogram(drift)) for drift in drifts if not drift.is_constant]
 
 
-def map_words(facts: MapFacts | None) -> list[tuple[str, int, float, float]]:
-    """(category, items on the map, middle across, middle up), both 0 to 1 of what the map spans."""
+def map_table(facts: MapFacts | None) -> list[tuple[str, int, float, float]]:
+    """Return (category, items on the map, x and y of their centre), with x and y from 0 to 1 across the map."""
     if facts is None or not facts.points:
         return []
     xs, ys = [point.x for point in facts.points], [point.y for point in facts.points]
     width, height = max(max(xs) - min(xs), 1e-9), max(max(ys) - min(ys), 1e-9)
     rows = []
-    for place, name in enumerate(facts.categories):
-        points = [point for point in facts.points if point.category == place]
-        across = sum((point.x - min(xs)) / width for point in points) / max(len(points), 1)
-        up = sum((point.y - min(ys)) / height for point in points) / max(len(points), 1)
-        rows.append((name, len(points), across, up))
+    for number_of_category, name in enumerate(facts.categories):
+        points = [point for point in facts.points if point.category == number_of_category]
+        x = sum((point.x - min(xs)) / width for point in points) / max(len(points), 1)
+        y = sum((point.y - min(ys)) / height for point in points) / max(len(points), 1)
+        rows.append((name, len(points), x, y))
     return rows
 
 
 def frequent_reasons(quarantine: Sequence[Reject]) -> list[tuple[str, int]]:
-    """The three commonest that several pictures share."""
+    """Return the three most frequent reasons that several pictures share, with their counts."""
     return [(reason, n) for reason, n in Counter(reject.reason for reject in quarantine).most_common(3) if n > 1]
 
 
-def figures(facts: Facts) -> list[tuple[str, float | None, float | None, str]]:
-    """Every plain metric of the night, measured or only defined: name, value, value at random, definition."""
+def figures(facts: ReportFacts) -> list[tuple[str, float | None, float | None, str]]:
+    """Return (name, value, random value, definition) of every metric outside the variants, measured or only defined."""
     names = dict.fromkeys([*facts.metrics, *facts.definitions])
-    # A baseline stands in its metric's row, and has one of its own only where its definition says more.
-    baselines = {_beside(name, "random") for name in names} - facts.definitions.keys()
-    shown = [name for name in names if (_is_plain(name) or name in facts.definitions) and name not in baselines]
+    # A baseline is shown in the row of its metric, and has its own row only if it has its own definition.
+    baselines = {_name_of("random", name) for name in names} - facts.definitions.keys()
+    listed = [name for name in names if (_is_published(name) or name in facts.definitions) and name not in baselines]
     return [
-        (name, facts.metrics.get(name), facts.metrics.get(_beside(name, "random")), facts.definitions.get(name, ""))
-        for name in shown
+        (name, facts.metrics.get(name), facts.metrics.get(_name_of("random", name)), facts.definitions.get(name, ""))
+        for name in listed
     ]

@@ -1,4 +1,4 @@
-"""Facts of reports, drawn: the least there can be and a night with everything to say."""
+"""ReportFacts of reports, drawn: the least there can be and a night with everything to say."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from retrieval_core.evaluate.measure.known_answer import MissedQuery
 from retrieval_core.evaluate.measure.mask_quality import MaskFacts
 from retrieval_core.evaluate.measure.measure import VariantFacts
 from retrieval_core.evaluate.measure.synthetic_queries import DistortionFacts, SyntheticFacts
-from retrieval_core.evaluate.report.schema import Facts, IndexFacts, QueryGrid, TrainingFacts
+from retrieval_core.evaluate.report.schema import IndexFacts, QueryGrid, ReportFacts, TrainingFacts
 from retrieval_core.evaluate.run_outputs import CatalogFacts
 from retrieval_core.evaluate.thumbnails import Thumbnail
 from retrieval_core.images import thumbnail
@@ -34,9 +34,9 @@ from retrieval_core.metrics.registry import definitions
 ATTACK = "\"'><script>alert(1)</script><img src=x onerror=alert(2)>{{ 7 * 7 }}"
 
 
-def minimal(**changes) -> Facts:
+def minimal(**changes) -> ReportFacts:
     """The first night of three unlabelled pictures: nothing compared, measured, masked or trained."""
-    facts = Facts(
+    facts = ReportFacts(
         report="0" * 32,
         production=None,
         created="2026-11-21T07:04:49+00:00",
@@ -139,7 +139,7 @@ VARIANTS = {
 }
 
 
-def full(**changes) -> Facts:
+def full(**changes) -> ReportFacts:
     """A night that was held back, with everything there is to say."""
     hits = tuple(picture(f"hit-{i}", "shirt", 0.95 - i / 20, i % 2 == 0) for i in range(5))
     values = {
@@ -245,7 +245,7 @@ def drift(name="component 1", psi: float | None = 0.31, p_holm: float | None = 0
 CONSTANT = drift("norm", psi=0.0, p_holm=1.0, now=(0, 1), then=(0, 1))
 
 
-def analysed(**changes) -> Facts:
+def analysed(**changes) -> ReportFacts:
     """The night of `full`, with everything that the analyses found."""
     shown = ("new-1", "other-1", "gone-1", "moved-1", "near-1", "near-2", "wrong-1", "alone-1", "bad-00", "map-1")
     unread = Thumbnail(item_id="gone-1", caption="dress", jpeg="")

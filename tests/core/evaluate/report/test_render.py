@@ -11,7 +11,7 @@ from retrieval_core.evaluate.measure.mask_quality import MaskFacts
 from retrieval_core.evaluate.measure.measure import VariantFacts
 from retrieval_core.evaluate.report.formatting import MINUS, number
 from retrieval_core.evaluate.report.render import render
-from retrieval_core.evaluate.report.schema import Facts, QueryGrid, TrainingFacts
+from retrieval_core.evaluate.report.schema import QueryGrid, ReportFacts, TrainingFacts
 from retrieval_core.evaluate.report.tables import trend
 from retrieval_core.evaluate.thumbnails import Thumbnail
 from retrieval_core.metrics.registry import definitions
@@ -28,7 +28,7 @@ def test_the_first_sentence_is_the_verdict(read_page):
 
 
 @pytest.mark.parametrize("facts", [minimal(), full()], ids=["minimal", "full"])
-def test_the_page_is_whole_and_stands_alone(read_page, facts: Facts):
+def test_the_page_is_whole_and_stands_alone(read_page, facts: ReportFacts):
     html = render(facts)
     page = read_page(html)
     assert html.startswith("<!doctype html>")
@@ -46,7 +46,7 @@ def test_the_page_is_whole_and_stands_alone(read_page, facts: Facts):
 
 
 @pytest.mark.parametrize("facts", [minimal(), full()], ids=["minimal", "full"])
-def test_the_page_can_be_read_without_seeing_it(read_page, facts: Facts):
+def test_the_page_can_be_read_without_seeing_it(read_page, facts: ReportFacts):
     page = read_page(render(facts))
     assert len(page.all("h1")) == 1
     assert all(image.get("alt") for image in page.all("img"))
@@ -302,7 +302,7 @@ def test_a_catalogue_row_never_becomes_markup(read_page):
 
 
 def test_the_same_facts_give_the_same_page():
-    assert render(full()) == render(Facts.model_validate_json(full().model_dump_json()))
+    assert render(full()) == render(ReportFacts.model_validate_json(full().model_dump_json()))
 
 
 def test_two_hundred_thumbnails_stay_under_five_megabytes():
