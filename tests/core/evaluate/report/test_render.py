@@ -332,4 +332,4 @@ def test_a_change_within_its_interval_is_no_change(low, high, expected):
 def test_a_certain_change_too_small_to_show_is_not_called_better(read_page):
     moved = change(low=0.0001, high=0.0004).model_copy(update={"difference": 0.0003})
     assert trend(moved) == "tiny"
-    assert "hardly moved" in read_page(render(full(changes=(moved,)))).text
+    assert "negligible" in read_page(render(full(changes=(moved,)))).text
