@@ -10,7 +10,7 @@ import polars as pl
 import pytest
 
 from retrieval_core.artifacts.growing_sets import part_key, seal_vectors, seal_view
-from retrieval_core.artifacts.manifests import Backbone, Catalog, ClassSet, MaskSet, Ref, VectorSet, content_id
+from retrieval_core.artifacts.manifests import Backbone, Catalog, ClassSet, Fitted, MaskSet, Ref, VectorSet, content_id
 from retrieval_core.artifacts.parts import (
     N_TOP_CLASSES,
     classes_bytes,
@@ -21,11 +21,17 @@ from retrieval_core.artifacts.parts import (
     vectors_bytes,
 )
 from retrieval_core.config import EvaluateConfig
+from retrieval_core.errors import BadConfig
+from retrieval_core.evaluate.compare.build import gather_facts
+from retrieval_core.evaluate.compare.compose import load_comparison
 from retrieval_core.evaluate.compare.config import ComparisonConfig, TableConfig, VariantConfig
 from retrieval_core.evaluate.compare.measure import BuiltVariant, ComparisonInputs, ComparisonResults, compare_variants
+from retrieval_core.evaluate.compare.schema import ComparisonFacts
+from retrieval_core.evaluate.compare.tables import build_tables
 from retrieval_core.images import thumbnail
 from retrieval_core.store.base import Store
 from retrieval_core.store.uris import open_store
+from retrieval_core.train.config import MultilabelTraining, TripletTraining
 
 KINDS = ("dress", "shirt", "shoe", "bag")
 COLUMNS = {
@@ -137,3 +143,144 @@ def configured():
         )
 
     return make
+
+
+TABLES = (
+    {
+        "metrics": ("map@5", "label_iou@5", "f1_example"),
+        "variants": ("raw", "boosted", "sorted", "cropped", "chance"),
+        "baseline": "raw",
+        "note": "How the variants compare.",
+    },
+    {"kind": "pairs", "contrast": "boosted", "metrics": ("map@5", "f1_example")},
+    {"metrics": ("attribute_map@10", "recall@1")},
+)
+
+
+def history(collapsed: tuple[int, ...]) -> tuple[dict[str, float], ...]:
+    return tuple(
+        {
+            "epoch": float(e),
+            "seconds": 1.0,
+            "train_loss": 1 / e,
+            "val_relevance@5": 0.1 * e,
+            "spread": 0.5,
+            "margin": 1.0,
+        }
+        | {"collapsed": float(flag)}
+        for e, flag in enumerate(collapsed, start=1)
+    )
+
+
+def make_facts(shop, configured, name: str = "shop") -> ComparisonFacts:
+    """A comparison with everything there is to say."""
+    boxes = [np.pad(np.ones((i % 8 + 2, i % 8 + 2), np.bool_), (0, 8 - i % 8)) for i in range(120)]
+    cropped = {"background": "crop", "masks": shop.masks(boxes, [""] * 120)}
+    labeller = shop.backbone("labeller", metrics={"f1_example": 0.7}, history=history((0, 0)), created="2026-11-17")
+    triplets = shop.backbone("triplets", metrics={"val_loss": 0.2}, history=history((0, 1, 1)))
+    told = {"mode": "classified", "classifier": "resnet18"}
+    variants = [
+        shop.variant("raw", shop.vectors(1.0), ms_per_picture=12.5, weights="model:labeller", backbone=labeller),
+        shop.variant("boosted", shop.vectors(0.4), weights="model:labeller", boosted=True, backbone=labeller),
+        shop.variant("sorted", shop.vectors(1.0), classes=shop.classes(shop.kinds), **told, dim=8),
+        shop.variant("cropped", shop.vectors(0.6, 1), weights="model:labeller", **cropped),
+        shop.variant("chance", shop.vectors(1e6), weights="model:triplets", ms_per_picture=3.0),
+    ]
+    config = configured(
+        variants,
+        *TABLES,
+        models={"labeller": MultilabelTraining(), "triplets": TripletTraining()},
+        about="What the shop windows taught.",
+    )
+    fitted = {"labeller": Fitted(ref=labeller, trained=False), "triplets": Fitted(ref=triplets, trained=True)}
+    inputs = shop.inputs(*variants, models=fitted, seconds={"embed": 61.0, "total": 70.0})
+    facts = gather_facts(shop.store, inputs, shop.compare(*variants), config, name)
+    return facts.model_copy(update={"created": "2026-11-21T07:04:49+00:00"})
+
+
+@pytest.fixture
+def full(shop, configured) -> ComparisonFacts:
+    return make_facts(shop, configured)
+
+
+TOML = """
+title = "t"
+[defaults]
+weights = "random:0"
+size_px = 96
+[training]
+max_epochs = 3
+[models.tagger]
+objective = "multilabel"
+background = "masked"
+[models.tripled]
+objective = "triplet"
+weights = "model:tagger"
+max_epochs = 2
+[models.student]
+objective = "distill"
+backbone = "mobilenetv3"
+teacher_variant = "vit 24"
+[[variants]]
+name = "plain"
+[[variants]]
+name = "masked"
+background = "masked"
+[[variants]]
+name = "boosted"
+like = "plain"
+boosted = true
+[[variants]]
+name = "vit"
+backbone = "vit_b16"
+[[variants]]
+name = "vit 24"
+like = "vit"
+dim = 24
+[[variants]]
+name = "tripled"
+weights = "model:tripled"
+[[variants]]
+name = "student"
+weights = "model:student"
+[[variants]]
+name = "classified"
+like = "vit"
+mode = "classified"
+classifier = "efficientnet_b0"
+[[tables]]
+title = "all"
+metrics = ["label_iou@5", "map@10"]
+[[tables]]
+title = "boosting"
+kind = "pairs"
+contrast = "boosted"
+metrics = ["map@10"]
+"""
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    file = tmp_path / "compare.toml"
+    file.write_text(TOML)
+    return file
+
+
+@pytest.fixture
+def assert_refused():
+    """Asserts that the TOML file with `old` replaced by `new` is refused, in one line that matches `says`."""
+
+    def check(path: Path, old: str, new: str, says: str) -> None:
+        assert old in TOML
+        path.write_text(TOML.replace(old, new, 1))
+        with pytest.raises(BadConfig, match=says) as raised:
+            load_comparison(path, [])
+        assert "\n" not in str(raised.value)
+
+    return check
+
+
+@pytest.fixture
+def build(configured):
+    """The tables, given as mappings, over some results."""
+    return lambda results, *tables: build_tables(configured(results.variants, *tables), results)

@@ -4,7 +4,7 @@ import pytest
 
 from retrieval_core.artifacts.manifests import Fitted
 from retrieval_core.evaluate.compare.build import gather_facts
-from retrieval_core.evaluate.compare.schema import ComparisonFacts, ModelFacts
+from retrieval_core.evaluate.compare.schema import ComparisonFacts
 from retrieval_core.train.config import TripletTraining
 
 METRICS = {"metrics": ("recall@1", "map@5")}
@@ -76,24 +76,6 @@ def test_a_model_brings_its_start_its_size_and_whether_it_was_kept(shop, gathere
     assert (model.n_pictures, model.seconds, model.history) == (70, 6.0, history)
 
 
-@pytest.mark.parametrize(
-    ("collapsed", "since"), [([0, 0, 0], None), ([1, 0, 0], None), ([0, 1, 1], 2), ([1, 1, 1], 1), ([1, 0, 1], 3)]
-)
-def test_a_collapse_counts_where_it_lasts_to_the_end(collapsed, since) -> None:
-    model = ModelFacts(
-        name="triplets",
-        trained=True,
-        fitted="",
-        history=tuple({"epoch": e, "collapsed": float(c)} for e, c in enumerate(collapsed, start=1)),
-        objective="triplet",
-        backbone="resnet18",
-        start="random:0",
-        n_pictures=1,
-        seconds=0.0,
-    )
-    assert model.collapsed_since == since
-
-
 def test_nothing_to_ask_leaves_no_ranking_and_no_fronts(open_shop, gathered) -> None:
     shop = open_shop(n=6, split="train")
     facts = gathered(shop, [shop.variant("a", shop.vectors(1.0)), shop.variant("b", shop.vectors(1.0))])
@@ -105,9 +87,3 @@ def test_a_catalogue_that_judges_nothing_still_shows_what_was_found(open_shop, g
     facts = gathered(shop, [shop.variant("a", shop.vectors(1.0)), shop.variant("b", shop.vectors(1.0))])
     assert facts.quality == ""
     assert len(facts.grids) == 6
-
-
-def test_facts_without_pictures_are_read_again(shop, gathered) -> None:
-    facts = gathered(shop, [shop.variant("a", shop.vectors(1.0)), shop.variant("b", shop.vectors(0.3))])
-    assert ComparisonFacts.model_validate_json(facts.json_bytes()) == facts.model_copy(update={"grids": ()})
-    assert b"jpeg" not in facts.json_bytes()

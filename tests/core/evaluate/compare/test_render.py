@@ -3,13 +3,10 @@
 import json
 import re
 
-import numpy as np
 import pytest
 
-from retrieval_core.artifacts.manifests import Fitted
 from retrieval_core.evaluate.compare.build import gather_facts
 from retrieval_core.evaluate.compare.config import VariantConfig
-from retrieval_core.evaluate.compare.markdown import as_markdown
 from retrieval_core.evaluate.compare.paired import PairedTest
 from retrieval_core.evaluate.compare.render import effect, render_comparison
 from retrieval_core.evaluate.compare.schema import (
@@ -26,7 +23,6 @@ from retrieval_core.evaluate.compare.tables import Cell, Row, Table
 from retrieval_core.evaluate.report.formatting import MINUS, number, signed
 from retrieval_core.evaluate.report.schema import QueryGrid
 from retrieval_core.evaluate.thumbnails import Thumbnail
-from retrieval_core.train.config import MultilabelTraining, TripletTraining
 
 ATTACK = "\"'><script>alert(1)</script><img src=x onerror=alert(2)>{{ 7 * 7 }}|`"
 
@@ -39,62 +35,6 @@ FIELDS = {
     )
     for field in model.model_fields
 }
-TABLES = (
-    {
-        "metrics": ("map@5", "label_iou@5", "f1_example"),
-        "variants": ("raw", "boosted", "sorted", "cropped", "chance"),
-        "baseline": "raw",
-        "note": "How the variants compare.",
-    },
-    {"kind": "pairs", "contrast": "boosted", "metrics": ("map@5", "f1_example")},
-    {"metrics": ("attribute_map@10", "recall@1")},
-)
-
-
-def history(collapsed: tuple[int, ...]) -> tuple[dict[str, float], ...]:
-    return tuple(
-        {
-            "epoch": float(e),
-            "seconds": 1.0,
-            "train_loss": 1 / e,
-            "val_relevance@5": 0.1 * e,
-            "spread": 0.5,
-            "margin": 1.0,
-        }
-        | {"collapsed": float(flag)}
-        for e, flag in enumerate(collapsed, start=1)
-    )
-
-
-def make_facts(shop, configured, name: str = "shop") -> ComparisonFacts:
-    """A comparison with everything there is to say."""
-    boxes = [np.pad(np.ones((i % 8 + 2, i % 8 + 2), np.bool_), (0, 8 - i % 8)) for i in range(120)]
-    cropped = {"background": "crop", "masks": shop.masks(boxes, [""] * 120)}
-    labeller = shop.backbone("labeller", metrics={"f1_example": 0.7}, history=history((0, 0)), created="2026-11-17")
-    triplets = shop.backbone("triplets", metrics={"val_loss": 0.2}, history=history((0, 1, 1)))
-    told = {"mode": "classified", "classifier": "resnet18"}
-    variants = [
-        shop.variant("raw", shop.vectors(1.0), ms_per_picture=12.5, weights="model:labeller", backbone=labeller),
-        shop.variant("boosted", shop.vectors(0.4), weights="model:labeller", boosted=True, backbone=labeller),
-        shop.variant("sorted", shop.vectors(1.0), classes=shop.classes(shop.kinds), **told, dim=8),
-        shop.variant("cropped", shop.vectors(0.6, 1), weights="model:labeller", **cropped),
-        shop.variant("chance", shop.vectors(1e6), weights="model:triplets", ms_per_picture=3.0),
-    ]
-    config = configured(
-        variants,
-        *TABLES,
-        models={"labeller": MultilabelTraining(), "triplets": TripletTraining()},
-        about="What the shop windows taught.",
-    )
-    fitted = {"labeller": Fitted(ref=labeller, trained=False), "triplets": Fitted(ref=triplets, trained=True)}
-    inputs = shop.inputs(*variants, models=fitted, seconds={"embed": 61.0, "total": 70.0})
-    facts = gather_facts(shop.store, inputs, shop.compare(*variants), config, name)
-    return facts.model_copy(update={"created": "2026-11-21T07:04:49+00:00"})
-
-
-@pytest.fixture
-def full(shop, configured) -> ComparisonFacts:
-    return make_facts(shop, configured)
 
 
 @pytest.fixture
@@ -225,34 +165,3 @@ def test_nothing_of_catalogue_or_config_becomes_markup(read_page, full) -> None:
 
 def test_the_same_facts_give_the_same_page(full) -> None:
     assert render_comparison(full) == render_comparison(ComparisonFacts.model_validate_json(full.model_dump_json()))
-
-
-def test_markdown_holds_the_same_figures_in_rows_of_one_width(full) -> None:
-    for table in full.tables:
-        blocks = re.findall(r"(?:^\|.*\n?)+", as_markdown(table), flags=re.MULTILINE)
-        for block in blocks:
-            widths = {len(re.findall(r"(?<!\\)\|", line)) for line in block.strip().splitlines()}
-            assert len(widths) == 1
-        text = as_markdown(table)
-        assert text.startswith(f"### {table.title}\n")
-        for row in table.rows:
-            for cell in row.cells:
-                assert number(cell.value) in text
-                if cell.test:
-                    assert f"{signed(cell.test.low)} to {signed(cell.test.high)}" in text
-                    assert f"{cell.test.p_holm:.2g}" in text
-        assert all(f"- {remark}\n" in text for remark in table.remarks)
-
-
-def test_markdown_marks_the_best_and_gives_random_a_row(full) -> None:
-    text = as_markdown(full.tables[0])
-    best = max(row.cells[0].value for row in full.tables[0].rows)
-    assert f"**{best:.3f}**" in text
-    assert "| *random* |" in text
-    assert "\n\nDifference from raw:\n\n| variant |" in text
-    assert "| boosted | raw | `map@5` |" in as_markdown(full.tables[1])
-
-
-def test_a_name_cannot_break_a_markdown_row(full) -> None:
-    row = full.tables[2].rows[0].model_copy(update={"variant": "a|b\nc"})
-    assert "| a\\|b c | " in as_markdown(full.tables[2].model_copy(update={"rows": (row,)}))
