@@ -51,7 +51,7 @@ class Figure(NamedTuple):
     detail: str
 
 
-class Bench(NamedTuple):
+class SearchSetup(NamedTuple):
     """A folder to work in, the size of the catalogue, and where the CCP photos lie if they are there."""
 
     folder: Path
@@ -98,13 +98,13 @@ def main() -> None:
     results: list[Figure] = []
     for name in arguments.figures or SIZES:
         with TemporaryDirectory(prefix="vitrine-bench-") as folder:
-            results += FIGURES[name](Bench(Path(folder), arguments.items or SIZES[name], arguments.ccp))
+            results += FIGURES[name](SearchSetup(Path(folder), arguments.items or SIZES[name], arguments.ccp))
     _print(results)
     if arguments.json:
         arguments.json.write_text(json.dumps([f._asdict() for f in results], indent=1) + "\n", encoding="utf-8")
 
 
-def _update(bench: Bench) -> Iterator[Figure]:
+def _update(bench: SearchSetup) -> Iterator[Figure]:
     shop, n = bench.shop, min(N_UPDATED, bench.n_items // 2)
     shop.draw(range(bench.n_items))
     shop.list(range(bench.n_items))
@@ -123,7 +123,7 @@ def _update(bench: Bench) -> Iterator[Figure]:
     yield Figure(f"{n} items updated, until they are found", told["found"] - started, 60, "s", detail)
 
 
-def _night(bench: Bench) -> Iterator[Figure]:
+def _night(bench: SearchSetup) -> Iterator[Figure]:
     shop = bench.shop
     shop.draw(range(bench.n_items))
     shop.list(range(bench.n_items))
@@ -137,7 +137,7 @@ def _night(bench: Bench) -> Iterator[Figure]:
     yield Figure(f"{name}: memory", night.peak_mb / 1e3, 1, "GB", _told(night))
 
 
-def _diff(bench: Bench) -> Iterator[Figure]:
+def _diff(bench: SearchSetup) -> Iterator[Figure]:
     shop, n_changed = bench.shop, round(CHANGED * bench.n_items)
     shop.pretend(bench.n_items + n_changed)
     shop.list(range(bench.n_items))
@@ -151,7 +151,7 @@ def _diff(bench: Bench) -> Iterator[Figure]:
     yield Figure(f"{name}: memory", done.peak_mb / 1e3, 2, "GB", f"{told['read']} new pictures read")
 
 
-def _overhead(bench: Bench) -> Iterator[Figure]:
+def _overhead(bench: SearchSetup) -> Iterator[Figure]:
     if bench.ccp:
         night = bench.night(f"ccp:{bench.ccp}", QUICK[:1])
     else:
@@ -171,7 +171,7 @@ def _overhead(bench: Bench) -> Iterator[Figure]:
     yield Figure(f"a first night {what}, outside its tasks", 100 * outside_s / done.wall_s, aim, "%", detail)
 
 
-FIGURES: dict[str, Callable[[Bench], Iterator[Figure]]] = {
+FIGURES: dict[str, Callable[[SearchSetup], Iterator[Figure]]] = {
     "update": _update, "night": _night, "diff": _diff, "overhead": _overhead,
 }  # fmt: skip
 

@@ -52,7 +52,7 @@ class Prepared(Value):
     backbone: Ref
 
 
-class Bench(NamedTuple):
+class SearchSetup(NamedTuple):
     """A folder with the prepared store, and a store for each run beside it."""
 
     folder: Path
@@ -130,7 +130,7 @@ def _measure(arguments: argparse.Namespace, folder: Path) -> dict[str, Any]:
     ]
     source = f"synthetic:{folder / 'catalog'}?products={arguments.products}&views={VIEWS}&size_px={arguments.size_px}"
     n_shards = 3 * -(-n_pictures // arguments.shard_rows)  # masks, raw vectors, masked vectors
-    bench = Bench(folder, source, NightlyConfig.load(None, sets), n_shards)
+    bench = SearchSetup(folder, source, NightlyConfig.load(None, sets), n_shards)
     prepared = bench.prepare()
     with ExitStack() as clusters:
         one, two = (clusters.enter_context(Cluster(folder / name)) for name in ("one", "two"))
@@ -191,7 +191,7 @@ def _parts(store: Path) -> list[Path]:
     return [part for part in store.glob("*/*/parts/*.parquet") if part.stat().st_nlink == 1]
 
 
-def _compare(bench: Bench) -> None:
+def _compare(bench: SearchSetup) -> None:
     """Raises `RuntimeError` where two runs stored other bytes."""
     expected = bench.digests(ONE)
     if len(expected) != bench.n_shards or any(bench.digests(name) != expected for name in (TWO, DYING)):

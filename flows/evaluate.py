@@ -8,10 +8,9 @@ from flows.run import RUNNER, Clock, holds_lease
 from flows.summary import as_table, metrics_table
 from flows.ui_artifacts import show_report, show_table
 from retrieval_core.artifacts.manifests import Report, Value
-from retrieval_core.artifacts.releases import PRODUCTION
+from retrieval_core.artifacts.releases import PRODUCTION, find_baseline, find_release
 from retrieval_core.config import EvaluateConfig, GateConfig
 from retrieval_core.evaluate.measure.golden_queries import check_golden
-from retrieval_core.evaluate.reconstruct import named_release, rival_of
 from retrieval_core.settings import Settings
 from tasks.evaluate import evaluate_release
 
@@ -70,19 +69,19 @@ def evaluate(
     """
     check_golden(config.golden)
     store, clock = settings.open_store(), Clock()
-    chosen = named_release(store, release)
-    rival = rival_of(store, chosen, against)
+    chosen = find_release(store, release)
+    baseline = find_baseline(store, chosen, against)
     with clock.stage("evaluate"):
-        judged = evaluate_release(settings, chosen.ref, rival.ref if rival else None, config, gate)
+        judged = evaluate_release(settings, chosen.ref, baseline.ref if baseline else None, config, gate)
     report = Report.open(store, judged.report)
     summary = EvaluationSummary(
         release=chosen.fingerprint,
-        against=rival.fingerprint if rival else "",
+        against=baseline.fingerprint if baseline else "",
         report=report.fingerprint,
         verdict=report.gate,
         reason=report.gate_reason,
         metrics=report.metrics,
-        against_metrics=Report.open(store, judged.against).metrics if judged.against else {},
+        against_metrics=Report.open(store, judged.baseline).metrics if judged.baseline else {},
         seconds=clock.total(),
         page=str(store.local_path(report.part("report.html").key)),
         link=settings.report_link(report.fingerprint),

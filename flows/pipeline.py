@@ -23,7 +23,7 @@ from retrieval_core.evaluate.run_outputs import CatalogFacts, RunOutputs
 from retrieval_core.settings import Settings
 from tasks.classify import classify_shard, plan_classes, prepare_classifier, seal_class_set
 from tasks.embed import prepare_backbone, rejected_items
-from tasks.evaluate import evaluate_night
+from tasks.evaluate import evaluate_run
 from tasks.head import apply_head, fit_head
 from tasks.index import IndexPlan, build_index_shard, plan_index, seal_index
 from tasks.ingest import IngestOutcome
@@ -132,7 +132,7 @@ def _publish_catalog(
         },
     )
     with clock.stage("evaluate"):
-        report = evaluate_night(settings, night, config)
+        report = evaluate_run(settings, night, config)
     with clock.stage("publish"):
         published = publish_release(settings, night, report, production.fingerprint if production else None, config)
     sealed = Report.open(store, report)

@@ -1,4 +1,4 @@
-"""Measure the night, compare it with production, write the report."""
+"""Measure a run or a sealed release, compare it with another release, write the report."""
 
 from __future__ import annotations
 
@@ -6,37 +6,37 @@ from prefect.logging import get_run_logger
 
 from retrieval_core.artifacts.manifests import Ref, Release, Report, Value
 from retrieval_core.config import EvaluateConfig, GateConfig, NightlyConfig
-from retrieval_core.evaluate.evaluation import assess_night, assess_release
+from retrieval_core.evaluate import evaluation
 from retrieval_core.evaluate.run_outputs import RunOutputs
 from retrieval_core.settings import Settings
 from tasks.stage import stage
 
 
 class Judged(Value):
-    """The report of a release, and the one of what it was compared with."""
+    """The report of a release, and that of its baseline."""
 
     report: Ref
-    against: Ref | None
+    baseline: Ref | None
 
 
 @stage("evaluate")
-def evaluate_night(settings: Settings, night: RunOutputs, config: NightlyConfig) -> Ref:
-    """Measure, decide, and write the report. A night measured before against the same production keeps its report."""
-    report = assess_night(settings, night, config)
+def evaluate_run(settings: Settings, outputs: RunOutputs, config: NightlyConfig) -> Ref:
+    """Evaluate a run against production."""
+    report = evaluation.evaluate_run(settings, outputs, config)
     _log_verdict(report)
     return report.ref
 
 
 @stage("evaluate again")
 def evaluate_release(
-    settings: Settings, release: Ref, rival: Ref | None, evaluate: EvaluateConfig, gate: GateConfig
+    settings: Settings, release: Ref, baseline: Ref | None, evaluate: EvaluateConfig, gate: GateConfig
 ) -> Judged:
-    """Measure a sealed release, and judge it against another that is measured alike: see `assess_release`."""
+    """Evaluate a sealed release against a baseline that is measured in the same way."""
     store = settings.open_store()
-    other = Release.open(store, rival) if rival else None
-    done = assess_release(settings, Release.open(store, release), other, evaluate, gate)
+    compared_with = Release.open(store, baseline) if baseline else None
+    done = evaluation.evaluate_release(settings, Release.open(store, release), compared_with, evaluate, gate)
     _log_verdict(done.report)
-    return Judged(report=done.report.ref, against=done.against.ref if done.against else None)
+    return Judged(report=done.report.ref, baseline=done.baseline.ref if done.baseline else None)
 
 
 def _log_verdict(report: Report) -> None:

@@ -13,7 +13,6 @@ from retrieval_core.artifacts.fingerprints import STAGE_VERSIONS
 from retrieval_core.artifacts.manifests import Ref, Reject, Release, Report, Value, VectorSet, fingerprint
 from retrieval_core.artifacts.parts import read_unsealed, table_bytes
 from retrieval_core.config import NightlyConfig
-from retrieval_core.evaluate.measure.unlabelled import chain_of
 from retrieval_core.evaluate.run_outputs import RunOutputs
 from retrieval_core.settings import Settings
 from retrieval_core.store.base import Store
@@ -61,7 +60,7 @@ def _decide(store: Store, release: str, production: str | None, report: Report) 
 
 def _release(store: Store, night: RunOutputs, report: Report, config: NightlyConfig) -> Release:
     vectors = VectorSet.open(store, night.vectors)
-    bundle = chain_of(store, night) | {"report": report.ref}
+    bundle = night.release_refs(store) | {"report": report.ref}
     parents = {role: ref.name for role, ref in bundle.items() if ref}
     return Release(
         fingerprint=fingerprint(

@@ -29,19 +29,19 @@ def add_commands(commands: Commands) -> None:
 
 
 def _report(arguments: argparse.Namespace) -> int:
-    from retrieval_core.evaluate.evaluation import assess_release
+    from retrieval_core.artifacts.releases import find_baseline, find_release
+    from retrieval_core.evaluate.evaluation import evaluate_release
     from retrieval_core.evaluate.measure.golden_queries import check_golden
-    from retrieval_core.evaluate.reconstruct import named_release, rival_of
     from retrieval_core.store.leases import shared_lease
 
     settings = open_settings(arguments)
     store = settings.open_store()
-    release = named_release(store, arguments.release)
-    baseline = rival_of(store, release, arguments.against)
+    release = find_release(store, arguments.release)
+    baseline = find_baseline(store, release, arguments.against)
     config = release.nightly_config()
     check_golden(config.evaluate.golden)
     with shared_lease(store, "vitrine report"):
-        report = assess_release(settings, release, baseline, config.evaluate, config.gate).report
+        report = evaluate_release(settings, release, baseline, config.evaluate, config.gate).report
     page = report.part("report.html")
     if arguments.out:
         _write(arguments.out, store.local_path(page.key, page.sha256).read_bytes())
@@ -66,13 +66,13 @@ def _report(arguments: argparse.Namespace) -> int:
 
 
 def _explain(arguments: argparse.Namespace) -> int:
-    from retrieval_core.evaluate.reconstruct import named_release
+    from retrieval_core.artifacts.releases import find_release
     from retrieval_core.explain.story import explain
     from retrieval_core.explain.words import story_lines
 
     settings = open_settings(arguments)
     store = settings.open_store()
-    release = named_release(store, arguments.release)
+    release = find_release(store, arguments.release)
     story = explain(store, release, arguments.item, settings)
     if arguments.out:
         from retrieval_core.explain.page import pictures_of, render_story

@@ -23,6 +23,7 @@ _ALIASES = "aliases/"
 
 PRODUCTION = "production"  # what searches use
 LATEST = "latest"  # the last run's release, published or held
+NO_BASELINE = "none"
 MAX_TRIES = 20
 HISTORY_LENGTH = 100
 
@@ -255,3 +256,27 @@ def _parse(name: str, data: bytes) -> Alias:
         return Alias.model_validate_json(data)
     except ValueError as error:
         raise ShardCorrupt(f"alias {name} cannot be read: {error}") from error
+
+
+def find_release(store: Store, name: str) -> Release:
+    """Return a release by alias (production, latest), by fingerprint or by the unique start of one.
+
+    Raises `NotFound`, `BadConfig`.
+    """
+    aliased = read_release(store, name) if name in (PRODUCTION, LATEST) else None
+    return aliased or get_release(store, name)
+
+
+def find_baseline(store: Store, release: Release, name: str) -> Release | None:
+    """Return the release that `release` is compared with: the one of that name, or None for `none`.
+
+    "" is production, or, where `release` is production itself, the one before it. Raises `NotFound`, `BadConfig`.
+    """
+    if name == NO_BASELINE:
+        return None
+    if name:
+        return find_release(store, name)
+    alias = read_alias(store, PRODUCTION)
+    earlier = [*alias.history, alias.release] if alias else []
+    others = [fingerprint for fingerprint in earlier if fingerprint != release.fingerprint]
+    return get_release(store, others[-1]) if others else None

@@ -1,4 +1,4 @@
-"""A night or a sealed release measured, judged against another, and told in a report."""
+"""Evaluate a run or a sealed release: measure it, judge it against another, and write the report."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ from retrieval_core.config import EvaluateConfig, GateConfig, NightlyConfig
 from retrieval_core.errors import NotFound
 from retrieval_core.evaluate.analysis.analyse import analyse, tables
 from retrieval_core.evaluate.analysis.stage_losses import lost_most
-from retrieval_core.evaluate.gate.decide import Figures, Verdict, decide
-from retrieval_core.evaluate.gate.shared_gallery import Ground, share_ground
+from retrieval_core.evaluate.gate.decide import ReleaseFigures, Verdict, decide
+from retrieval_core.evaluate.gate.shared_gallery import SharedGallery, search_shared_gallery
 from retrieval_core.evaluate.measure.golden_queries import read_golden
 from retrieval_core.evaluate.measure.measure import Measured, measure
-from retrieval_core.evaluate.reconstruct import reassemble
+from retrieval_core.evaluate.reconstruct import reconstruct_outputs
 from retrieval_core.evaluate.report.build import gather_facts
 from retrieval_core.evaluate.report.render import render
 from retrieval_core.evaluate.report.schema import ReportFacts
@@ -29,7 +29,7 @@ from retrieval_core.metrics.registry import UNLABELLED, find_metric, is_measured
 from retrieval_core.settings import Settings
 from retrieval_core.store.base import Store
 
-# Too large for metrics.json.
+# Fields with thumbnails, which are too large for metrics.json.
 PICTURES: dict[str, Any] = {
     "grids": True,
     "best": True,
@@ -44,118 +44,124 @@ PICTURES: dict[str, Any] = {
 log = logging.getLogger(__name__)
 
 
-class Assessed(NamedTuple):
-    """The report of a release, and the one of what it was compared with."""
+class Evaluated(NamedTuple):
+    """The report of a release, and that of its baseline."""
 
     report: Report
-    against: Report | None
+    baseline: Report | None
 
 
-def assess_night(settings: Settings, night: RunOutputs, config: NightlyConfig) -> Report:
-    """Measure, decide, and write the report. A night measured before against the same production keeps its report."""
+def evaluate_run(settings: Settings, outputs: RunOutputs, config: NightlyConfig) -> Report:
+    """Evaluate a run against production; a run evaluated before against the same production keeps its report."""
     store = settings.open_store()
     production = releases.read_release(store, releases.PRODUCTION)
-    against = Report.open(store, production.report) if production else None
-    if against and against.config == _question(night, config):
-        return against
-    return _judge(settings, night, config, against, production.fingerprint if production else None)
+    baseline = Report.open(store, production.report) if production else None
+    if baseline and baseline.config == _question(outputs, config):
+        return baseline
+    return _report(settings, outputs, config, baseline, production.fingerprint if production else None)
 
 
-def assess_release(
-    settings: Settings, sealed: Release, rival: Release | None, evaluate: EvaluateConfig, gate: GateConfig
-) -> Assessed:
-    """Measure a sealed release as `evaluate` says, and judge it against another that is measured alike.
+def evaluate_release(
+    settings: Settings, sealed: Release, baseline: Release | None, evaluate: EvaluateConfig, gate: GateConfig
+) -> Evaluated:
+    """Evaluate a sealed release against a baseline, both measured as `evaluate` says.
 
-    The same question keeps its report. Raises `NotFound` where something of a release is gone, `ShardCorrupt`.
+    What was evaluated before in the same way keeps its report. Raises `NotFound` where a part of a release was
+    removed, `ShardCorrupt` where one is damaged.
     """
-    store, how = settings.open_store(), {"evaluate": evaluate, "gate": gate}
-    against = None
-    if rival:
-        against = Report.open(store, rival.report)
-        asked = _asked(evaluate)
-        if any(against.config.get(name) != value for name, value in asked.items()):
-            config = rival.nightly_config().model_copy(update=how)
-            against = _judge(settings, reassemble(store, rival), config, None, None)
-    config = sealed.nightly_config().model_copy(update=how)
-    report = _judge(settings, reassemble(store, sealed), config, against, rival.fingerprint if rival else None)
-    return Assessed(report, against)
+    store, stages = settings.open_store(), {"evaluate": evaluate, "gate": gate}
+    baseline_report = None
+    if baseline:
+        baseline_report = Report.open(store, baseline.report)
+        if any(baseline_report.config.get(name) != value for name, value in _measuring(evaluate).items()):
+            config = baseline.nightly_config().model_copy(update=stages)
+            baseline_report = _report(settings, reconstruct_outputs(store, baseline), config, None, None)
+    config, outputs = sealed.nightly_config().model_copy(update=stages), reconstruct_outputs(store, sealed)
+    report = _report(settings, outputs, config, baseline_report, baseline.fingerprint if baseline else None)
+    return Evaluated(report, baseline_report)
 
 
-def _asked(evaluate: EvaluateConfig) -> dict[str, object]:
-    """What is measured, and by which golden queries: the bytes of their file, which changes under the same name."""
+def _measuring(evaluate: EvaluateConfig) -> dict[str, object]:
+    """Return what is measured; golden queries enter by the content of their file, which changes under its name."""
     return {"evaluate": evaluate.model_dump(), "golden": read_golden(evaluate.golden).digest}
 
 
-def _question(night: RunOutputs, config: NightlyConfig) -> dict[str, object]:
-    """What a report answers."""
+def _question(outputs: RunOutputs, config: NightlyConfig) -> dict[str, object]:
+    """Return what the fingerprint of a report depends on."""
     question: dict[str, object] = {
-        **_asked(config.evaluate),
+        **_measuring(config.evaluate),
         "gate": config.gate.model_dump(),
-        "index": night.index.name,
-        "variants": [ref.name for ref in night.variants],
+        "index": outputs.index.name,
+        "variants": [ref.name for ref in outputs.variants],
     }
-    if night.classes:
-        question |= {"classes": night.classes.name, "top_classes": config.classify.top_classes}
+    if outputs.classes:
+        question |= {"classes": outputs.classes.name, "top_classes": config.classify.top_classes}
     return question
 
 
-def _judge(
-    settings: Settings, night: RunOutputs, config: NightlyConfig, against: Report | None, rival: str | None
+def _report(
+    settings: Settings, outputs: RunOutputs, config: NightlyConfig, baseline_report: Report | None, baseline: str | None
 ) -> Report:
-    """The report of a night against that of the release `rival`; the one there is, or a new one."""
-    store, question = settings.open_store(), _question(night, config)
-    name = fingerprint("report", STAGE_VERSIONS["evaluate"], question, [against.fingerprint if against else ""])
+    """Return the report of a run against the baseline's report: the existing one, or a new one."""
+    store, question = settings.open_store(), _question(outputs, config)
+    name = fingerprint(
+        "report", STAGE_VERSIONS["evaluate"], question, [baseline_report.fingerprint if baseline_report else ""]
+    )
     known = Report.find(store, name)
     if known:
         return known
-    measured = measure(store, night, config, settings)
-    ground = _ground(store, night, measured, rival) if rival else None
-    verdict = _verdict(store, night, measured, against, ground, config.gate)
-    analysis = analyse(store, night, measured, config, rival)
-    facts = gather_facts(store, night, measured, analysis, verdict, config, name)
-    if ground:
-        facts = facts.model_copy(update={"n_shared_gallery": ground.n_gallery})
+    measured = measure(store, outputs, config, settings)
+    shared = _shared_gallery(store, outputs, measured, baseline) if baseline else None
+    verdict = _verdict(store, outputs, measured, baseline_report, shared, config.gate)
+    analysis = analyse(store, outputs, measured, config, baseline)
+    facts = gather_facts(store, outputs, measured, analysis, verdict, config, name)
+    if shared:
+        facts = facts.model_copy(update={"n_shared_gallery": shared.n_gallery})
     return _seal(store, question, facts, tables(measured, analysis))
 
 
-def _ground(store: Store, night: RunOutputs, measured: Measured, rival: str) -> Ground | None:
-    """What both answer about the items that both have; None where those are all items, or one cannot be asked."""
-    release = releases.get_release(store, rival)
-    if release.catalog == night.catalog:
+def _shared_gallery(store: Store, outputs: RunOutputs, measured: Measured, baseline: str) -> SharedGallery | None:
+    """Search both releases among shared items; None where all items are, or where the baseline cannot be searched."""
+    release = releases.get_release(store, baseline)
+    if release.catalog == outputs.catalog:
         return None
     try:
-        return share_ground(store, release, measured.bench)
-    except NotFound as error:  # a vacuum took it: what its own night measured is left to compare with
-        log.warning("release %s cannot be searched to compare with: %s", rival, error)
+        return search_shared_gallery(store, release, measured.bench)
+    except NotFound as error:  # removed by a vacuum: compare with what its own run measured
+        log.warning("release %s cannot be searched to compare with: %s", baseline, error)
         return None
 
 
 def _verdict(
     store: Store,
-    night: RunOutputs,
+    outputs: RunOutputs,
     measured: Measured,
-    against: Report | None,
-    ground: Ground | None,
+    baseline_report: Report | None,
+    shared: SharedGallery | None,
     config: GateConfig,
 ) -> Verdict:
-    catalog, index, latency_ms = night.catalog_facts, IndexSet.open(store, night.index), measured.published.latency_ms
-    are_shown_masked = VectorSet.open(store, night.vectors).full_variant().view != "raw"
-    labelled = ground.candidate if ground else measured.per_query
+    catalog, index, latency_ms = (
+        outputs.catalog_facts,
+        IndexSet.open(store, outputs.index),
+        measured.published.latency_ms,
+    )
+    is_masked = VectorSet.open(store, outputs.vectors).full_variant().view != "raw"
+    labelled = shared.challenger if shared else measured.per_query
     categories = measured.items.select("item_id", "category")
-    asked = labelled.join(categories, on="item_id", how="left", maintain_order="left")
-    candidate = Figures(
-        per_query=pl.concat([asked, measured.unlabelled.per_query], how="diagonal"),
+    queries = labelled.join(categories, on="item_id", how="left", maintain_order="left")
+    challenger = ReleaseFigures(
+        per_query=pl.concat([queries, measured.unlabelled.per_query], how="diagonal"),
         metrics={name: value for name, value in measured.metrics.items() if _is_compared(name)},
         n_rows=catalog.rows,
         n_indexed=index.counts["rows"],
         n_quarantined=catalog.quarantined,
         reconciled=catalog.reconciled,
-        mask_fallback_rate=measured.masks.fallback_rate if are_shown_masked else 0.0,
+        mask_fallback_rate=measured.masks.fallback_rate if is_masked else 0.0,
         index_bytes=index.n_bytes,
         latency_ms=float(np.percentile(latency_ms, 95)) if len(latency_ms) else 0.0,
-        n_shared_gallery=ground.n_gallery if ground else 0,
+        n_shared_gallery=shared.n_gallery if shared else 0,
     )
-    return decide(candidate, _production(store, against, ground) if against else None, config)
+    return decide(challenger, _production(store, baseline_report, shared) if baseline_report else None, config)
 
 
 def _is_compared(name: str) -> bool:
@@ -166,15 +172,15 @@ def _is_compared(name: str) -> bool:
     return known.metric.needs_labels and known.metric.higher_is_better
 
 
-def _production(store: Store, report: Report, ground: Ground | None) -> Figures:
-    """What the gate compares with; without an index where that is gone by now."""
+def _production(store: Store, report: Report, shared: SharedGallery | None) -> ReleaseFigures:
+    """Return the figures of production, without those of its index where that was removed."""
     index = IndexSet.find(store, str(report.config["index"]))
     per_query = read_table(store, report.part("queries.parquet"))
-    if ground:
+    if shared:
         unlabelled = [name for name in per_query.columns if is_measured_by(name, *UNLABELLED)]
-        asked = per_query.select("item_id", *unlabelled).filter(pl.any_horizontal(pl.col(unlabelled).is_not_null()))
-        per_query = pl.concat([ground.production, asked], how="diagonal")
-    return Figures(
+        queries = per_query.select("item_id", *unlabelled).filter(pl.any_horizontal(pl.col(unlabelled).is_not_null()))
+        per_query = pl.concat([shared.production, queries], how="diagonal")
+    return ReleaseFigures(
         per_query=per_query,
         metrics=report.metrics,
         n_indexed=index.counts["rows"] if index else 0,

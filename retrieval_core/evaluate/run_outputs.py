@@ -1,12 +1,13 @@
-"""What a run has made by the time it is measured, and where its rows went."""
+"""What a run has made by the time it is evaluated."""
 
 from __future__ import annotations
 
-from retrieval_core.artifacts.manifests import Fitted, Ref, Reject, Value
+from retrieval_core.artifacts.manifests import Fitted, Ref, Reject, Value, VectorSet
+from retrieval_core.store.base import Store
 
 
 class CatalogFacts(Value):
-    """Where the night's rows went: `rows = indexed + quarantined`, and `rows = added + changed + unchanged`."""
+    """How the rows of the catalogue were counted; `rows = indexed + quarantined = added + changed + unchanged`."""
 
     source: str
     rows: int
@@ -23,11 +24,12 @@ class CatalogFacts(Value):
 
 
 class RunOutputs(Value):
-    """What a run has made by the time it is measured: `vectors` are published, `candidates` find them in the index.
+    """The artifacts of a run, complete but for its report and its release.
 
-    `masks` are what the published variant was masked with or cropped to, the boxes of `detector` among them.
-    `n_pictures` a stage are those it looked at tonight, of the stages that count them. `sealed` is when its release
-    was, of a night that is measured again.
+    `vectors` are to be published; `candidates` are the vectors, full or reduced, that find them in the index. `masks`
+    are the masks, or the boxes of `detector`, that the published variant was shown by. `n_pictures` counts by stage the
+    pictures that this run processed. `sealed` is the time of the release (ISO 8601) where a sealed release is evaluated
+    again, else "".
     """
 
     source: str
@@ -50,3 +52,19 @@ class RunOutputs(Value):
     seconds: dict[str, float]
     n_pictures: dict[str, int] = {}
     sealed: str = ""
+
+    def release_refs(self, store: Store) -> dict[str, Ref | None]:
+        """Return what a release of this run names, by role; `head` is the one that boosted the published vectors."""
+        published_by = VectorSet.open(store, self.vectors).parents.get("head")
+        return {
+            "catalog": self.catalog,
+            "backbone": self.backbone,
+            "segmenter": self.segmenter.ref if self.segmenter else None,
+            "detector": self.detector,
+            "classifier": self.classifier,
+            "classes": self.classes,
+            "head": next((head.ref for head in self.heads if head.ref.name == published_by), None),
+            "reducer": self.reducer.ref,
+            "vectors": self.vectors,
+            "index": self.index,
+        }

@@ -14,10 +14,11 @@ from flows.summary import RunSummary
 from retrieval_core.artifacts import releases
 from retrieval_core.artifacts.manifests import Report
 from retrieval_core.artifacts.parts import read_table
+from retrieval_core.artifacts.releases import find_baseline
 from retrieval_core.config import EvaluateConfig, NightlyConfig
 from retrieval_core.errors import NotFound, ShardCorrupt
 from retrieval_core.evaluate.measure.measure import measure
-from retrieval_core.evaluate.reconstruct import reassemble, rival_of
+from retrieval_core.evaluate.reconstruct import reconstruct_outputs
 from retrieval_core.settings import Settings
 from retrieval_core.store.base import Store
 
@@ -71,14 +72,14 @@ def keys(store: Store) -> set[str]:
 def test_a_release_is_reassembled_as_its_night_measured_it(house: House) -> None:
     for run in (house.older, house.newer):
         release = releases.get_release(house.store, run.release)
-        night = reassemble(house.store, release)
+        night = reconstruct_outputs(house.store, release)
         assert night.catalog_facts.model_dump(include={"rows", "added", "quarantined"}) == run.catalog.model_dump(
             include={"rows", "added", "quarantined"}
         )
         again = measure(house.store, night, release.nightly_config())
         assert again.metrics == run.metrics
     report = Report.open(house.store, releases.get_release(house.store, house.older.release).report)
-    night = reassemble(house.store, releases.get_release(house.store, house.older.release))
+    night = reconstruct_outputs(house.store, releases.get_release(house.store, house.older.release))
     assert [ref.name for ref in night.variants] == report.config["variants"]
 
 
@@ -132,10 +133,10 @@ def test_any_release_is_measured_against_any_or_nobody(house: House) -> None:
 
 def test_the_rival_is_production_and_of_production_the_one_before(house: House) -> None:
     older, newer = (releases.get_release(house.store, run.release) for run in (house.older, house.newer))
-    assert rival_of(house.store, older, "") == newer
-    assert rival_of(house.store, newer, "") == older
-    assert rival_of(house.store, newer, "none") is None
-    assert rival_of(house.store, newer, newer.fingerprint[:8]) == newer
+    assert find_baseline(house.store, older, "") == newer
+    assert find_baseline(house.store, newer, "") == older
+    assert find_baseline(house.store, newer, "none") is None
+    assert find_baseline(house.store, newer, newer.fingerprint[:8]) == newer
 
 
 def test_a_release_of_which_something_is_gone_says_so(house: House) -> None:
@@ -143,15 +144,15 @@ def test_a_release_of_which_something_is_gone_says_so(house: House) -> None:
     report = Report.open(house.store, release.report)
     gone = release.model_copy(update={"backbone": release.backbone.model_copy(update={"key": "backbones/gone"})})
     with pytest.raises(NotFound, match="no vectors"):
-        reassemble(house.store, gone)
+        reconstruct_outputs(house.store, gone)
     with pytest.raises(ShardCorrupt, match="config of release"):
-        reassemble(house.store, release.model_copy(update={"config": {"stage": "unknown"}}))
+        reconstruct_outputs(house.store, release.model_copy(update={"config": {"stage": "unknown"}}))
     part = report.part("metrics.json")
     other = house.store.local_path(part.key)
     kept = other.read_bytes()
     try:
         other.write_bytes(b"{}")
         with pytest.raises(ShardCorrupt):
-            reassemble(house.store, release)
+            reconstruct_outputs(house.store, release)
     finally:
         other.write_bytes(kept)

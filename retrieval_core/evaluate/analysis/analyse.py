@@ -22,7 +22,7 @@ from retrieval_core.evaluate.analysis.release_diff import ReleaseDiff, diff_prod
 from retrieval_core.evaluate.analysis.run_history import PastRun, past_runs
 from retrieval_core.evaluate.analysis.stage_costs import CostFacts, collect_costs
 from retrieval_core.evaluate.analysis.stage_losses import LossFacts, find_losses
-from retrieval_core.evaluate.measure.indexed_rows import Indexed, open_indexed
+from retrieval_core.evaluate.measure.indexed_rows import IndexedItems, open_indexed
 from retrieval_core.evaluate.measure.measure import Measured
 from retrieval_core.evaluate.run_outputs import RunOutputs
 from retrieval_core.store.base import Store
@@ -56,7 +56,7 @@ def analyse(
     """Run every analysis; `against` is the fingerprint of the release to compare with."""
     bench, seed = measured.bench, config.evaluate.seed
     release = releases.get_release(store, against) if against else None
-    current = Indexed(bench.items, bench.index, IndexSet.open(store, outputs.index).family)
+    current = IndexedItems(bench.items, bench.index, IndexSet.open(store, outputs.index).family)
     previous = _open_indexed(store, release) if release else None
     past = past_runs(store, outputs.sealed)
     duplicates = find_near_duplicates(bench, config.ingest.max_pixels, seed)
@@ -65,7 +65,7 @@ def analyse(
         against=release,
         quality=measure_quality(measured.per_query, bench.protocol, bench.items, first),
         diff=_diff(store, release, outputs, config) if release else None,
-        losses=find_losses(bench, measured.links, measured.published.worth.per_query, seed),
+        losses=find_losses(bench, measured.links, measured.published.scores.per_query, seed),
         churn=find_churn(previous, current, seed),
         duplicates=duplicates,
         hygiene=find_hygiene(bench, duplicates.pairs, seed),
@@ -76,7 +76,7 @@ def analyse(
     )
 
 
-def _open_indexed(store: Store, release: Release) -> Indexed | None:
+def _open_indexed(store: Store, release: Release) -> IndexedItems | None:
     try:
         return open_indexed(store, release)
     except NotFound as error:  # a vacuum removed it: the report is still worth writing

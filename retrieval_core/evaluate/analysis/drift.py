@@ -20,7 +20,7 @@ import polars as pl
 from retrieval_core.arrays import Float32, Float64, Int64
 from retrieval_core.artifacts.manifests import Value
 from retrieval_core.errors import BadConfig
-from retrieval_core.evaluate.measure.indexed_rows import Indexed, sample_rows
+from retrieval_core.evaluate.measure.indexed_rows import IndexedItems, sample_rows
 from retrieval_core.metrics.significance import holm
 from retrieval_core.reduce.pca import Pca, fit_pca, project
 
@@ -95,7 +95,7 @@ class _Pair(NamedTuple):
     after: Float64
 
 
-def find_drift(previous: Indexed | None, current: Indexed, seed: int) -> DriftFacts:
+def find_drift(previous: IndexedItems | None, current: IndexedItems, seed: int) -> DriftFacts:
     """Compare the vectors of two releases, or describe the current ones alone if the two are not comparable.
 
     Rows are sampled by their hash, so that an item that both releases have is in both samples or in neither.
@@ -140,7 +140,7 @@ def compare_distributions(pairs: Sequence[tuple[str, Float64, Float64]]) -> tupl
     )
 
 
-def _incomparable(previous: Indexed | None, current: Indexed) -> str:
+def _incomparable(previous: IndexedItems | None, current: IndexedItems) -> str:
     if previous is None:
         return "There is no release to compare with."
     if previous.family != current.family:
@@ -148,12 +148,12 @@ def _incomparable(previous: Indexed | None, current: Indexed) -> str:
     return "" if len(previous.items) > 1 else "The last release holds fewer than two items."
 
 
-def _fit(release: Indexed, sample: Int64) -> Pca:
+def _fit(release: IndexedItems, sample: Int64) -> Pca:
     vectors = release.index.vectors_of(sample)
     return fit_pca([vectors], min(N_COMPONENTS, vectors.shape[1]))
 
 
-def _measures(release: Indexed, sample: Int64, pca: Pca) -> dict[str, Float64]:
+def _measures(release: IndexedItems, sample: Int64, pca: Pca) -> dict[str, Float64]:
     """Return (n,) float64 values of the sampled rows for each distribution, by its name."""
     vectors = release.index.vectors_of(sample)
     scores, _ = release.nearest(sample, 1)

@@ -7,7 +7,7 @@ import polars as pl
 
 from retrieval_core.arrays import Float32
 from retrieval_core.artifacts.manifests import Value
-from retrieval_core.evaluate.measure.indexed_rows import Indexed
+from retrieval_core.evaluate.measure.indexed_rows import IndexedItems
 from retrieval_core.metrics.exact_knn import exact_topk
 from retrieval_core.reduce.pca import fit_pca, project
 
@@ -46,7 +46,7 @@ class MapFacts(Value):
     missing: str = ""
 
 
-def map_catalog(release: Indexed, seed: int) -> MapFacts:
+def map_catalog(release: IndexedItems, seed: int) -> MapFacts:
     """Project a release's vectors onto a plane; above `MAX_POINTS` items, sample that many by their hash."""
     sample = release.sample(MAX_POINTS, seed)
     n_rows = len(release.items)

@@ -24,7 +24,7 @@ from retrieval_core.evaluate.analysis.mislabelled import (
 )
 from retrieval_core.evaluate.measure.indexed_rows import sample_rows
 from retrieval_core.evaluate.measure.protocol import positions_in_gallery
-from retrieval_core.evaluate.measure.search_setup import Bench
+from retrieval_core.evaluate.measure.search_setup import SearchSetup
 
 ProblemKind = Literal["category", "label", "near_duplicate", "orphan"]
 
@@ -110,7 +110,7 @@ class _Fix(NamedTuple):
     beside: tuple[int, ...]
 
 
-def find_hygiene(bench: Bench, duplicates: pl.DataFrame, seed: int) -> Hygiene:
+def find_hygiene(bench: SearchSetup, duplicates: pl.DataFrame, seed: int) -> Hygiene:
     """Build the fix list of a catalogue; `duplicates` are the `pairs` that `find_near_duplicates` confirmed.
 
     Neighbours are those that the published search finds. `score`, 0 to 1, says how certain a row is: the probability
@@ -145,7 +145,7 @@ def csv_bytes(fixes: pl.DataFrame) -> bytes:
     return fixes.with_columns(texts).write_csv(quote_style="non_numeric", include_bom=True).encode()
 
 
-def _neighbours(bench: Bench, seed: int) -> _Neighbours:
+def _neighbours(bench: SearchSetup, seed: int) -> _Neighbours:
     row_ids = bench.items["row_id"].to_numpy()
     asked = np.flatnonzero(np.isin(row_ids, sample_rows(row_ids, MAX_ASKED, seed)))
     units = bench.items.select(product_unit().rank("dense").cast(pl.Int64)).to_series().to_numpy()
@@ -172,7 +172,7 @@ def _first(positions: Int64, eligible: Bool) -> Int64:
     return np.pad(first, ((0, 0), (0, K - first.shape[1])), constant_values=-1)
 
 
-def _category_fixes(bench: Bench, neighbours: _Neighbours, reasons: dict[ProblemKind, str]) -> Iterator[_Fix]:
+def _category_fixes(bench: SearchSetup, neighbours: _Neighbours, reasons: dict[ProblemKind, str]) -> Iterator[_Fix]:
     codes = bench.protocol.judgements.category
     if codes is None:
         reasons["category"] = "No item names a category."
@@ -197,7 +197,7 @@ def _category_fixes(bench: Bench, neighbours: _Neighbours, reasons: dict[Problem
         )
 
 
-def _label_fixes(bench: Bench, neighbours: _Neighbours, reasons: dict[ProblemKind, str]) -> Iterator[_Fix]:
+def _label_fixes(bench: SearchSetup, neighbours: _Neighbours, reasons: dict[ProblemKind, str]) -> Iterator[_Fix]:
     """Yield the most certain label fix of each item."""
     judged = bench.protocol.judgements
     if judged.labels is None:

@@ -18,7 +18,7 @@ from retrieval_core.arrays import Int64
 from retrieval_core.artifacts.manifests import Value
 from retrieval_core.embed.extract import Picture, SquareLoader, in_batches
 from retrieval_core.evaluate.measure.protocol import positions_in_gallery
-from retrieval_core.evaluate.measure.search_setup import Bench, hash_rows
+from retrieval_core.evaluate.measure.search_setup import SearchSetup, hash_rows
 from retrieval_core.evaluate.thumbnails import Thumbnail, item_picture
 from retrieval_core.images import Preprocess
 from retrieval_core.metrics.picture_similarity import near_duplicates, thumbnails
@@ -77,7 +77,7 @@ class _Pairs(NamedTuple):
         return _Pairs(self.first[rows], self.second[rows])
 
 
-def find_near_duplicates(bench: Bench, max_pixels: int, seed: int) -> NearDuplicates:
+def find_near_duplicates(bench: SearchSetup, max_pixels: int, seed: int) -> NearDuplicates:
     """Find pairs of items that show the same picture and are not known to be one product.
 
     Each query row searches the index for its five nearest. Of the pairs this gives, the `MAX_COMPARED` with the highest
@@ -108,7 +108,7 @@ def _query_rows(items: pl.DataFrame, seed: int) -> Int64:
     return np.sort(np.argsort(hashes, kind="stable")[:MAX_ASKED])
 
 
-def _nearest_pairs(bench: Bench, queries: Int64) -> _Pairs:
+def _nearest_pairs(bench: SearchSetup, queries: Int64) -> _Pairs:
     """Return every pair in which one is among the five nearest of the other.
 
     They are ranked by their distance relative to the distance of the query's fifth neighbour, the smallest ratio first.
@@ -159,7 +159,7 @@ def _alike(pictures: pl.DataFrame, max_pixels: int) -> set[tuple[str, str]]:
     return {(ids[a], ids[b]) for a, b in near_duplicates(np.concatenate(shrunk))}
 
 
-def _table(bench: Bench, pairs: _Pairs) -> pl.DataFrame:
+def _table(bench: SearchSetup, pairs: _Pairs) -> pl.DataFrame:
     first, second = (bench.items.select("item_id", "product_id")[rows] for rows in pairs)
     similarity = np.vecdot(bench.vectors[pairs.first], bench.vectors[pairs.second])
     return (

@@ -14,7 +14,7 @@ import polars as pl
 
 from retrieval_core.arrays import Bool, Float64, Int64
 from retrieval_core.artifacts.manifests import Value
-from retrieval_core.evaluate.measure.indexed_rows import Indexed, sample_rows
+from retrieval_core.evaluate.measure.indexed_rows import IndexedItems, sample_rows
 from retrieval_core.evaluate.measure.search_setup import K, hash_rows
 from retrieval_core.metrics.significance import paired_bootstrap
 
@@ -80,7 +80,7 @@ class _Change(NamedTuple):
     churn: Float64
 
 
-def find_churn(previous: Indexed | None, current: Indexed, seed: int) -> ChurnFacts | None:
+def find_churn(previous: IndexedItems | None, current: IndexedItems, seed: int) -> ChurnFacts | None:
     """Compare the ten nearest of the items that both releases have; None without a previous release.
 
     The releases may differ in width and model. Above `MAX_ASKED` shared items, that many are sampled by their hash.
@@ -122,7 +122,7 @@ def _shared(previous: pl.DataFrame, current: pl.DataFrame) -> _Shared:
     return _Shared(both["row_id"].sort().to_numpy(), unchanged["row_id"].sort().to_numpy())
 
 
-def _compare(previous: Indexed, current: Indexed, asked: Int64, among: Int64 | None = None) -> _Change:
+def _compare(previous: IndexedItems, current: IndexedItems, asked: Int64, among: Int64 | None = None) -> _Change:
     _, before = previous.nearest(asked, K, among)
     _, after = current.nearest(asked, K, among)
     same = (before[:, :, None] == after[:, None, :]) & (before >= 0)[:, :, None]
@@ -132,7 +132,9 @@ def _compare(previous: Indexed, current: Indexed, asked: Int64, among: Int64 | N
     return _Change(before, after, same.any(axis=2), same.any(axis=1), churn)
 
 
-def _churn_by_model(previous: Indexed, current: Indexed, asked: Int64, unchanged: Int64, churn: Float64) -> Float64:
+def _churn_by_model(
+    previous: IndexedItems, current: IndexedItems, asked: Int64, unchanged: Int64, churn: Float64
+) -> Float64:
     """Return (q,) each item's churn among unchanged items, at most its whole churn; 0 if its own picture changed."""
     by_model = np.where(np.isnan(churn), np.nan, 0.0)
     is_unchanged = np.isin(asked, unchanged)
@@ -165,7 +167,7 @@ def _histogram(churn: Float64) -> tuple[int, ...]:
 
 
 def _most_moved(
-    previous: Indexed, current: Indexed, asked: Int64, change: _Change, by_model: Float64, seed: int
+    previous: IndexedItems, current: IndexedItems, asked: Int64, change: _Change, by_model: Float64, seed: int
 ) -> tuple[MovedItem, ...]:
     """Return the items with the largest churn; ties are broken by hash, to favour no part of the catalogue."""
     order = np.lexsort((hash_rows(asked, seed), -np.nan_to_num(change.churn)))[:N_SHOWN]

@@ -16,7 +16,7 @@ from retrieval_core.arrays import Float64, Int64
 from retrieval_core.artifacts.manifests import Value
 from retrieval_core.evaluate.measure.chain import Link, Step
 from retrieval_core.evaluate.measure.protocol import positions_in_gallery
-from retrieval_core.evaluate.measure.search_setup import Bench, K
+from retrieval_core.evaluate.measure.search_setup import K, SearchSetup
 from retrieval_core.metrics.registry import HEADLINES
 from retrieval_core.metrics.retrieval import score
 from retrieval_core.metrics.significance import bootstrap_intervals, holm, permutation_p_less
@@ -73,12 +73,12 @@ class LossFacts(Value):
     missing: str = ""
 
 
-def find_losses(bench: Bench, exact: Iterable[Link], reranked: pl.DataFrame, seed: int = 0) -> LossFacts:
+def find_losses(bench: SearchSetup, exact: Iterable[Link], reranked: pl.DataFrame, seed: int = 0) -> LossFacts:
     """Find the step that loses most.
 
     `exact` are the links under exact search in the order of `chain_names`, the published vectors among them. Only their
     metrics are kept, so they may be produced one at a time. `reranked` are the metrics of the published search, one row
-    a query (`worth.per_query` of `measure_published`). The index without reranking is searched here.
+    a query (`worth.per_query` of `measure_index`). The index without reranking is searched here.
     """
     links = list(exact)
     n_queries = len(bench.protocol.queries)
@@ -126,7 +126,7 @@ def search_loss(losses: LossFacts) -> float | None:
     return next((-change.difference for change in losses.search if change.metric == losses.lost_metric), None)
 
 
-def _without_rerank(bench: Bench) -> pl.DataFrame:
+def _without_rerank(bench: SearchSetup) -> pl.DataFrame:
     protocol, row_ids = bench.protocol, bench.items["row_id"].to_numpy()
     # Queries are in the index too: fetch enough that ten hits of the gallery remain.
     k = min(len(row_ids), K + 2 * K * len(row_ids) // len(protocol.gallery))

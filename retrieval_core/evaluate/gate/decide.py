@@ -1,4 +1,4 @@
-"""May we publish? The candidate against production and against its bounds, decided once and said in one sentence."""
+"""Decide whether a challenger is published: compare it with production and with its bounds, and give the reason."""
 
 from __future__ import annotations
 
@@ -12,17 +12,17 @@ from retrieval_core.config import GateConfig
 from retrieval_core.evaluate.gate.paired_comparison import Changes, MetricChange, compare
 from retrieval_core.metrics.registry import ANN_RECALL, UNLABELLED, is_measured_by
 
-N_LOSSES_NAMED = 3  # of those within categories
-LONGEST_NAME = 60
+N_LOSSES_NAMED = 3  # losses within categories that the reason names
+MAX_NAME_CHARS = 60
 
 
-class Figures(NamedTuple):
-    """What the gate reads of a release: the queries and the numbers of its search, its rows, its index.
+class ReleaseFigures(NamedTuple):
+    """What the gate knows of a release: its search, its rows and its index.
 
-    `per_query` is a table as `compare` wants it, or None. Both it and `metrics` are of the published chain alone.
-    `reconciled`: every row is accounted for. `mask_fallback_rate` is of the pictures that were published masked or
-    cropped, 0 where none are; `index_bytes` are all that a searcher maps; `latency_ms` is what 95 of 100 single queries
-    stay below. `n_shared_gallery` are the items both were compared on, where those are not all; 0 where they are.
+    `per_query` is a table for `compare`, or None; it and `metrics` are of the published search only. `reconciled` says
+    that every row is accounted for. `mask_fallback_rate` is 0 where pictures are published whole. `index_bytes` counts
+    every file that a search maps. `latency_ms` is the 95th percentile of single queries. `n_shared_gallery` is the
+    number of items on which both releases were compared, 0 for all.
     """
 
     per_query: pl.DataFrame | None
@@ -36,11 +36,15 @@ class Figures(NamedTuple):
     latency_ms: float = 0.0
     n_shared_gallery: int = 0
 
+    @property
+    def bytes_per_item(self) -> float:
+        return self.index_bytes / self.n_indexed if self.n_indexed else 0.0
+
 
 class Verdict(Value):
-    """What the gate decided and why in one sentence; `causes` are what speaks against the release, if anything does.
+    """The decision and its reason in one sentence; `causes` speak against publishing.
 
-    `rows` are the metrics that both sides have, `categories` the tested ones within each category.
+    `rows` are the metrics that both releases have, `categories` the tested ones within each category.
     """
 
     gate: Literal["published", "held"]
@@ -51,28 +55,28 @@ class Verdict(Value):
 
     @property
     def losses(self) -> tuple[MetricChange, ...]:
-        """The metrics that block."""
+        """The metrics whose loss blocks."""
         return tuple(row for row in (*self.rows, *self.categories) if row.blocks)
 
 
-def decide(candidate: Figures, production: Figures | None, config: GateConfig) -> Verdict:
-    """Publish or hold a candidate release; `production` is None on the first night.
+def decide(challenger: ReleaseFigures, production: ReleaseFigures | None, config: GateConfig) -> Verdict:
+    """Publish or hold a challenger; `production` is None where nothing is published yet.
 
-    A loss beyond its tolerance and beyond chance blocks (`compare`). On any night, even the first, so does whatever is
-    out of its bounds: rows that do not reconcile, too many of them quarantined, distrusted masks, an index that misses
-    neighbours, is too large or too slow. Mode `warn` publishes with the reason all the same, `hold` holds what is well
-    too, `off` looks at nothing.
+    A loss blocks that is larger than tolerated and not explained by chance (`compare`). So does, in every run, what is
+    out of its bounds: rows that do not add up, too many quarantined rows or distrusted masks, an index that misses
+    neighbours or is too large or too slow. Mode `warn` publishes with a warning, `hold` holds every release, and `off`
+    compares nothing.
     """
     if config.mode == "off":
         return Verdict(gate="published", reason="The gate is off: nothing was compared.")
     changes = Changes()
-    if production and candidate.per_query is not None and production.per_query is not None:
-        changes = compare(candidate.per_query, production.per_query, config)
-    others = _other_changes(candidate.metrics, production.metrics, changes) if production else ()
+    if production and challenger.per_query is not None and production.per_query is not None:
+        changes = compare(challenger.per_query, production.per_query, config)
+    others = _other_changes(challenger.metrics, production.metrics, changes) if production else ()
     verdict = Verdict(
         gate="published",
-        reason=_all_clear(changes, production is None, candidate.n_shared_gallery, config),
-        causes=(*_faults(candidate, production, config), *_losses(changes, config)),
+        reason=_all_clear(changes, production is None, challenger.n_shared_gallery, config),
+        causes=(*_faults(challenger, production, config), *_losses(changes, config)),
         rows=(*changes.overall, *others),
         categories=changes.by_category,
     )
@@ -86,63 +90,62 @@ def decide(candidate: Figures, production: Figures | None, config: GateConfig) -
 
 
 def _other_changes(
-    candidate: Mapping[str, float], production: Mapping[str, float], changes: Changes
+    challenger: Mapping[str, float], production: Mapping[str, float], changes: Changes
 ) -> Iterator[MetricChange]:
-    """Of the metrics that are known only as numbers."""
+    """Yield the metrics that are known only as numbers."""
     compared = {row.name for row in changes.overall}
-    for name, value in candidate.items():
+    for name, value in challenger.items():
         if name in production and name not in compared:
             before = production[name]
             yield MetricChange(name=name, production=before, candidate=value, difference=value - before)
 
 
-def _faults(night: Figures, production: Figures | None, config: GateConfig) -> Iterator[str]:
-    if not night.reconciled:
+def _faults(challenger: ReleaseFigures, production: ReleaseFigures | None, config: GateConfig) -> Iterator[str]:
+    if not challenger.reconciled:
         yield (
-            f"the {night.n_rows:,} rows of the catalogue are not the {night.n_indexed:,} indexed ones plus the "
-            f"{night.n_quarantined:,} quarantined ones: run it again, and where that does not help report it"
+            f"the {challenger.n_rows:,} rows of the catalogue are not the {challenger.n_indexed:,} indexed ones plus "
+            f"the {challenger.n_quarantined:,} quarantined ones: run again, and report a bug if it persists"
         )
-    rate = night.n_quarantined / max(night.n_rows, 1)
+    rate = challenger.n_quarantined / max(challenger.n_rows, 1)
     if rate > config.max_quarantine_rate:
         yield (
-            f"{night.n_quarantined:,} of {night.n_rows:,} rows are quarantined ({rate:.1%}), more than "
-            f"{config.max_quarantine_rate:.4g} of them (gate.max_quarantine_rate): mend the pictures that the "
+            f"{challenger.n_quarantined:,} of {challenger.n_rows:,} rows are quarantined ({rate:.1%}), more than "
+            f"{config.max_quarantine_rate:.4g} of them (gate.max_quarantine_rate): repair the pictures that the "
             "quarantine ledger names"
         )
-    if night.mask_fallback_rate > config.max_mask_fallback_rate:
+    if challenger.mask_fallback_rate > config.max_mask_fallback_rate:
         yield (
-            f"{night.mask_fallback_rate:.1%} of the masks are distrusted, more than "
+            f"{challenger.mask_fallback_rate:.1%} of the masks are distrusted, more than "
             f"{config.max_mask_fallback_rate:.4g} of them (gate.max_mask_fallback_rate): train the segmenter longer or "
             "on more masks, or publish vectors of the whole pictures (index.variant)"
         )
-    yield from _index_faults(night, production, config)
+    yield from _index_faults(challenger, production, config)
 
 
-def _index_faults(night: Figures, production: Figures | None, config: GateConfig) -> Iterator[str]:
-    ann_recall = night.metrics.get(ANN_RECALL.name, 1.0)
-    if not ann_recall >= config.min_ann_recall:  # nor is NaN
+def _index_faults(challenger: ReleaseFigures, production: ReleaseFigures | None, config: GateConfig) -> Iterator[str]:
+    ann_recall = challenger.metrics.get(ANN_RECALL.name, 1.0)
+    if not ann_recall >= config.min_ann_recall:  # also true for NaN
         yield (
             f"the index finds {ann_recall:.3f} of the exact neighbours ({ANN_RECALL.name}), below "
-            f"{config.min_ann_recall:g} (gate.min_ann_recall): raise index.recall_target, index.memory_gb or what was "
-            "set of the search by hand"
+            f"{config.min_ann_recall:g} (gate.min_ann_recall): raise index.recall_target, index.memory_gb or the "
+            "search parameters that were set by hand"
         )
-    if 0 < config.max_index_gb * 1e9 < night.index_bytes:
+    if 0 < config.max_index_gb * 1e9 < challenger.index_bytes:
         yield (
-            f"the index takes {night.index_bytes / 1e9:.3g} GB, more than {config.max_index_gb:g} GB "
+            f"the index takes {challenger.index_bytes / 1e9:.3g} GB, more than {config.max_index_gb:g} GB "
             "(gate.max_index_gb): set index.memory_gb, publish fewer dimensions, or allow more"
         )
-    if production and production.index_bytes and production.n_indexed and night.n_indexed and config.max_index_growth:
-        per_item, before = night.index_bytes / night.n_indexed, production.index_bytes / production.n_indexed
-        if per_item > before * (1 + config.max_index_growth):
-            yield (
-                f"the index takes {per_item:,.0f} bytes an item and production's {before:,.0f}, which is "
-                f"{per_item / before - 1:.0%} more and beyond {config.max_index_growth:.0%} "
-                "(gate.max_index_growth): see whether backbone, head or recipe were to change"
-            )
-    if 0 < config.max_latency_ms < night.latency_ms:
+    per_item, before = challenger.bytes_per_item, production.bytes_per_item if production else 0.0
+    if before and 0 < config.max_index_growth < per_item / before - 1:
         yield (
-            f"of 100 single queries 5 take longer than {night.latency_ms:.3g} ms, and {config.max_latency_ms:g} ms are "
-            "allowed (gate.max_latency_ms): lower index.recall_target, or measure on a machine with less to do"
+            f"the index takes {per_item:,.0f} bytes an item and production's {before:,.0f}, which is "
+            f"{per_item / before - 1:.0%} more and beyond {config.max_index_growth:.0%} (gate.max_index_growth): "
+            "check whether backbone, head or recipe were meant to change"
+        )
+    if 0 < config.max_latency_ms < challenger.latency_ms:
+        yield (
+            f"5 of 100 single queries take longer than {challenger.latency_ms:.3g} ms; {config.max_latency_ms:g} ms "
+            "are allowed (gate.max_latency_ms): lower index.recall_target, or measure on a less busy machine"
         )
 
 
@@ -164,9 +167,9 @@ def _loss(row: MetricChange, tolerated: float) -> str:
 
 
 def _short(name: str) -> str:
-    """A name of the catalogue's in one line."""
+    """Return a name from the catalogue as one line of bounded length."""
     line = " ".join(name.split())
-    return line if len(line) <= LONGEST_NAME else f"{line[: LONGEST_NAME - 1]}…"
+    return line if len(line) <= MAX_NAME_CHARS else f"{line[: MAX_NAME_CHARS - 1]}…"
 
 
 def _all_clear(changes: Changes, is_first: bool, n_gallery: int, config: GateConfig) -> str:
@@ -174,7 +177,7 @@ def _all_clear(changes: Changes, is_first: bool, n_gallery: int, config: GateCon
         return "First release: there is no production to compare with."
     tested = [row for row in changes.overall if row.p_holm is not None]
     if not tested:
-        return "Nothing could be compared: candidate and production share no queries with a known answer."
+        return "Nothing could be compared: challenger and production share no queries with a known answer."
     names = ", ".join(row.name for row in tested)
     n_categories = len({row.category for row in changes.by_category})
     within = f", nor beyond {config.max_category_loss:g} in any of {n_categories} categories" if n_categories else ""
@@ -186,6 +189,6 @@ def _all_clear(changes: Changes, is_first: bool, n_gallery: int, config: GateCon
 
 
 def _most_queries(tested: list[MetricChange]) -> int:
-    """Of the metrics that need labels, where there are any."""
+    """Return the number of queries, of the metrics that need labels if there are any."""
     labelled = [row for row in tested if not is_measured_by(row.name, *UNLABELLED)]
     return max(row.n_queries for row in labelled or tested)

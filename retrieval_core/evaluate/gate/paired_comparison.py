@@ -1,4 +1,4 @@
-"""Candidate and production on the same queries, metric by metric, overall and within each category."""
+"""Compare challenger and production on the same queries, metric by metric, overall and within each category."""
 
 from __future__ import annotations
 
@@ -14,19 +14,19 @@ from retrieval_core.config import GateConfig
 from retrieval_core.metrics.registry import is_headline
 from retrieval_core.metrics.significance import bootstrap_intervals, can_reject, holm, permutation_p_less
 
-# Of `alpha`, where there are categories to test: what the metrics over all queries may spend.
+# The share of `alpha` that goes to the metrics over all queries where categories are tested too.
 OVERALL_SHARE = 0.8
-# The least p of n draws is 1 / (n + 1): four times the draws that the sternest corrected level needs.
+# The least p of n draws is 1 / (n + 1); this takes four times the draws that the strictest corrected level needs.
 DRAWS_PER_LEVEL = 4
 MIN_DRAWS, MAX_DRAWS = 10_000, 100_000
 
 
 class MetricChange(Value):
-    """One metric of candidate and production, a higher value being better; of one `category`, or overall.
+    """One metric of challenger and production, overall or within a `category`; a higher value is better.
 
-    Of a per-query metric: means over the `n_queries` that define it on both sides, the 95% interval of the difference,
-    and, if it was tested, its Holm-corrected p (1 where too few queries differ to tell). Of a metric known only as a
-    number, the two numbers.
+    For a metric with one value a query: the means over the `n_queries` that define it on both sides, the 95% interval
+    of the difference and, if it was tested, its Holm-corrected p (1 where too few queries differ for a test). For a
+    metric that is only a number: the two numbers.
     """
 
     name: str
@@ -42,33 +42,35 @@ class MetricChange(Value):
 
 
 class Changes(NamedTuple):
-    """Every metric that both sides have per query, and the tested ones within each category."""
+    """The metrics that both sides have per query, and the tested ones within each category."""
 
     overall: tuple[MetricChange, ...] = ()
     by_category: tuple[MetricChange, ...] = ()
 
 
-def compare(candidate: pl.DataFrame, production: pl.DataFrame, config: GateConfig) -> Changes:
-    """Compare two tables of queries on those that both have, and say which losses block.
+def compare(challenger: pl.DataFrame, production: pl.DataFrame, config: GateConfig) -> Changes:
+    """Compare two tables of queries on the queries that both have, and decide which losses block.
 
-    Tables: a unique item_id column and a float column a metric, null where undefined, a higher value being better; a
-    string column `category` of the candidate (null where unknown) lets the categories be compared.
+    A table has a unique column item_id and a float column a metric, null where undefined; a higher value is better. A
+    string column `category` in the challenger's table (null where unknown) makes the categories comparable.
 
     A headline metric blocks when it fell by more than `max_loss`, its one-sided Holm-corrected p is below its level,
-    and its 95% interval lies below 0; without any headline all metrics are tested. So do the same metrics within each
-    category of `min_category_queries` queries or more, beyond `max_category_loss`. The categories are a family of their
-    own: in one family the metrics overall, which can see a loss of two points, would pay for the tests of fifty
-    categories, which cannot. `alpha` is split between the two, so that an equal candidate is held no more often than
-    that, whatever depends on what.
+    and its 95% interval lies below 0; where there is no headline, all metrics are tested. The same holds within each
+    category of at least `min_category_queries` queries, with `max_category_loss`.
+
+    The categories are a family of tests of their own. In one family, the metrics over all queries, which can detect a
+    loss of two points, would pay for the tests of fifty categories, which cannot. `alpha` is split between the two
+    families, so that an equal challenger is held with probability `alpha` at most, however the tests depend on each
+    other.
     """
-    shared = _shared(candidate, production)
+    shared = _shared(challenger, production)
     headlines = [is_headline(name) for name in shared.names]
     tested = np.array(headlines if any(headlines) else [True] * len(headlines), np.bool_)
     within = [
         group
         for category, rows in _categories(shared.categories, config.min_category_queries)
         for group in _groups(_tested_only(shared, tested, rows), tested[tested], category)
-        if len(group.candidate) >= config.min_category_queries
+        if len(group.challenger) >= config.min_category_queries
     ]
     alpha = config.alpha * (OVERALL_SHARE if within else 1.0)
     overall = _changes(list(_groups(shared, tested, "")), _Limit(config.max_loss, alpha))
@@ -80,26 +82,26 @@ def compare(candidate: pl.DataFrame, production: pl.DataFrame, config: GateConfi
 
 
 class _Shared(NamedTuple):
-    """The queries that both sides have: (n, m) values of `names`, NaN where undefined, and (n,) categories."""
+    """The n queries that both sides have: (n, m) values of the m `names`, NaN where undefined, and (n,) categories."""
 
     names: list[str]
-    candidate: Float64
+    challenger: Float64
     production: Float64
     categories: Text
 
 
 class _Group(NamedTuple):
-    """Metrics that the same n >= 2 queries define: (n, m) values of both sides, and which of them are tested."""
+    """Metrics that are defined for the same n >= 2 queries: (n, m) values of both sides, and which are tested."""
 
     names: list[str]
     tested: Bool
-    candidate: Float64
+    challenger: Float64
     production: Float64
     category: str
 
     @property
     def differences(self) -> Float64:
-        return self.candidate - self.production
+        return self.challenger - self.production
 
 
 class _Limit(NamedTuple):
@@ -109,15 +111,15 @@ class _Limit(NamedTuple):
     alpha: float
 
 
-def _shared(candidate: pl.DataFrame, production: pl.DataFrame) -> _Shared:
+def _shared(challenger: pl.DataFrame, production: pl.DataFrame) -> _Shared:
     names = [
         name
-        for name, dtype in candidate.schema.items()
+        for name, dtype in challenger.schema.items()
         if dtype.is_float() and production.schema.get(name, pl.Null()).is_float()
     ]
-    kinds = ["category"] if candidate.schema.get("category") == pl.String else []
+    kinds = ["category"] if challenger.schema.get("category") == pl.String else []
     old = production.select("item_id", pl.col(names).name.suffix(" in production"))
-    both = candidate.select("item_id", *names, *kinds).join(old, on="item_id", maintain_order="left")
+    both = challenger.select("item_id", *names, *kinds).join(old, on="item_id", maintain_order="left")
     return _Shared(
         names,
         _values(both, names),
@@ -127,7 +129,7 @@ def _shared(candidate: pl.DataFrame, production: pl.DataFrame) -> _Shared:
 
 
 def _values(table: pl.DataFrame, names: list[str]) -> Float64:
-    """(n, m) float64, column after column in memory, NaN for null."""
+    """Return (n, m) values, contiguous by column, NaN for null."""
     values = np.empty((len(table), len(names)), order="F")
     for column, name in enumerate(names):
         values[:, column] = table[name].cast(pl.Float64).to_numpy()
@@ -135,7 +137,7 @@ def _values(table: pl.DataFrame, names: list[str]) -> Float64:
 
 
 def _categories(categories: Text, min_queries: int) -> Iterator[tuple[str, Int64]]:
-    """Each category of enough queries and their rows, but not one that all are of: that is the whole again."""
+    """Yield each category with enough queries, and their rows; a category that all queries have is left out."""
     known = np.array([number for number, category in enumerate(categories) if category is not None], np.int64)
     names, codes, counts = np.unique(categories[known].astype(str), return_inverse=True, return_counts=True)
     for code in np.flatnonzero((counts >= min_queries) & (counts < len(known))):
@@ -145,23 +147,23 @@ def _categories(categories: Text, min_queries: int) -> Iterator[tuple[str, Int64
 def _tested_only(shared: _Shared, tested: Bool, rows: Int64) -> _Shared:
     return _Shared(
         [name for name, is_tested in zip(shared.names, tested, strict=True) if is_tested],
-        shared.candidate[np.ix_(rows, tested)],
+        shared.challenger[np.ix_(rows, tested)],
         shared.production[np.ix_(rows, tested)],
         shared.categories[rows],
     )
 
 
 def _groups(shared: _Shared, tested: Bool, category: str) -> Iterator[_Group]:
-    defined = ~np.isnan(shared.candidate - shared.production)
-    alike: dict[bytes, list[int]] = {}
+    defined = ~np.isnan(shared.challenger - shared.production)
+    columns_by_rows: dict[bytes, list[int]] = {}
     for column, rows in enumerate(defined.T):
-        # A single query has no spread, so nothing can be said about chance.
+        # A single query has no spread, so it cannot be tested.
         if rows.sum() > 1:
-            alike.setdefault(rows.tobytes(), []).append(column)
-    for columns in map(np.array, alike.values()):
+            columns_by_rows.setdefault(rows.tobytes(), []).append(column)
+    for columns in map(np.array, columns_by_rows.values()):
         chosen = np.ix_(defined[:, columns[0]], columns)
         names = [shared.names[column] for column in columns]
-        yield _Group(names, tested[columns], shared.candidate[chosen], shared.production[chosen], category)
+        yield _Group(names, tested[columns], shared.challenger[chosen], shared.production[chosen], category)
 
 
 def _changes(groups: Sequence[_Group], limit: _Limit) -> list[MetricChange]:
@@ -175,9 +177,9 @@ def _changes(groups: Sequence[_Group], limit: _Limit) -> list[MetricChange]:
                     name=name,
                     category=group.category,
                     production=float(group.production[:, column].mean()),
-                    candidate=float(group.candidate[:, column].mean()),
+                    candidate=float(group.challenger[:, column].mean()),
                     difference=difference,
-                    n_queries=len(group.candidate),
+                    n_queries=len(group.challenger),
                     low=low,
                     high=high,
                     p_holm=None if np.isnan(p_holm) else p_holm,
@@ -188,17 +190,17 @@ def _changes(groups: Sequence[_Group], limit: _Limit) -> list[MetricChange]:
 
 
 def _corrected(groups: Sequence[_Group], alpha: float) -> list[Float64]:
-    """(m,) Holm-corrected p of every group's metrics, all groups being one family; NaN of what is not tested."""
+    """Return the Holm-corrected p of each group's metrics, all groups being one family; NaN where not tested."""
     if not groups:
         return []
     tested = np.concatenate([group.tested for group in groups])
     n_differing = np.concatenate([(group.differences != 0).sum(axis=0) for group in groups])
-    worth_it = tested.copy()
-    worth_it[tested] = can_reject(n_differing[tested], alpha)
-    n_draws = int(np.clip(DRAWS_PER_LEVEL * worth_it.sum() / alpha, MIN_DRAWS, MAX_DRAWS))
+    is_decidable = tested.copy()
+    is_decidable[tested] = can_reject(n_differing[tested], alpha)
+    n_draws = int(np.clip(DRAWS_PER_LEVEL * is_decidable.sum() / alpha, MIN_DRAWS, MAX_DRAWS))
     p_values = np.full(len(tested), np.nan)
     edges = np.cumsum([len(group.names) for group in groups])[:-1]
     for group, start in zip(groups, (0, *edges), strict=True):
-        columns = np.flatnonzero(worth_it[start : start + len(group.names)])
+        columns = np.flatnonzero(is_decidable[start : start + len(group.names)])
         p_values[start + columns] = permutation_p_less(group.differences[:, columns], n_draws)
-    return np.split(np.where(tested & ~worth_it, 1.0, holm(p_values.tolist())), edges)
+    return np.split(np.where(tested & ~is_decidable, 1.0, holm(p_values.tolist())), edges)

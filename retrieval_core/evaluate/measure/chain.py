@@ -9,7 +9,7 @@ import polars as pl
 
 from retrieval_core.arrays import Float32
 from retrieval_core.artifacts.variants import Reduced, Variant
-from retrieval_core.evaluate.measure.search_setup import Bench, K
+from retrieval_core.evaluate.measure.search_setup import K, SearchSetup
 from retrieval_core.metrics.exact_knn import exact_topk
 from retrieval_core.metrics.retrieval import score
 
@@ -17,9 +17,9 @@ Step = Literal["", "mask", "crop", "head", "PCA", "ANN", "rerank"]
 
 
 class Link(NamedTuple):
-    """A stage of the chain and what it achieves: one row a query in the protocol's order, one column a metric.
+    """A representation of the chain and its metrics: one row a query, one column a metric.
 
-    `step` is what lies between it and the link before, "" for the first.
+    `step` is what leads to it from the link before, "" for the first.
     """
 
     name: str
@@ -28,7 +28,7 @@ class Link(NamedTuple):
 
 
 def chain_names(variant: Variant, candidates: Variant | Reduced, available: Collection[str]) -> list[tuple[str, Step]]:
-    """The variants that lead to the published one and to its candidates, with the step to each; the absent left out.
+    """Return the available variants that lead to the published one and its candidates, each with the step to it.
 
     With `masked_boosted` published and `pca64` for the candidates: raw, masked, masked_boosted and pca64.
     """
@@ -40,11 +40,11 @@ def chain_names(variant: Variant, candidates: Variant | Reduced, available: Coll
     if candidates != variant:
         steps.append((str(candidates), "PCA"))
     present = [(name, step) for name, step in steps if name in available]
-    return [(name, step if place else "") for place, (name, step) in enumerate(present)]
+    return [(name, step if number else "") for number, (name, step) in enumerate(present)]
 
 
-def exact_link(bench: Bench, name: str, step: Step, vectors: Float32) -> Link:
-    """The queries through exact search in (n, any) float32 vectors of the bench's items, in the gallery."""
+def exact_link(bench: SearchSetup, name: str, step: Step, vectors: Float32) -> Link:
+    """Search the gallery exactly with these vectors of the items, (n, any)."""
     protocol = bench.protocol
     _, positions = exact_topk(vectors[protocol.queries], vectors[protocol.gallery], K)
     return Link(name, step, score(positions, protocol.truth).per_query)

@@ -1,4 +1,4 @@
-"""Classify, then nearest: exact search among the gallery items of a query's likeliest classes."""
+"""Classify, then search: exact search that puts the gallery items of a query's likeliest classes first."""
 
 from __future__ import annotations
 
@@ -13,13 +13,12 @@ from retrieval_core.metrics.exact_knn import exact_topk
 def classified_topk(
     queries: Float32, gallery: Float32, query_classes: Int32, gallery_class: Int32, k: int
 ) -> tuple[Float32, Int64]:
-    """The `k` gallery rows nearest to each query, those of its classes before all others.
+    """Return the `k` gallery rows nearest to each query, those of the query's classes before all others.
 
-    `queries` (q, d) and `gallery` (n, d) float32, unit length; `query_classes` (q, m) are the classes a query is looked
-    for in, `gallery_class` (n,) the likeliest one of each item, -1 in either for none. Where fewer than k items are of
-    a query's classes, the nearest of the others follow them, whatever their class. Returns (q, k) float32 inner
-    products and (q, k) int64 positions as `exact_topk` does, equal scores by the lower position; scores fall among the
-    items of the classes, and again among the others.
+    `queries` (q, d) and `gallery` (n, d) have unit length; `query_classes` (q, m) are the classes to look in,
+    `gallery_class` (n,) the likeliest class of each item, -1 for none. Where fewer than k items belong to a query's
+    classes, the nearest of the other items follow. Returns (q, k) inner products and (q, k) positions as `exact_topk`
+    does; scores fall within the items of the classes, and again within the others.
 
     Raises what `exact_topk` raises, and `DimensionMismatch` where classes and vectors do not fit.
     """
@@ -32,7 +31,7 @@ def classified_topk(
     of_class = (gallery_class[nearest] if len(gallery) else nearest)[:, :, None] == query_classes[:, None, :]
     outside = (nearest >= 0) & ~((query_classes >= 0)[:, None, :] & of_class).any(axis=2)
     scores, positions = _topk_inside(queries, gallery, query_classes, gallery_class, k)
-    # The k nearest of all hold more than enough of the others: at most as many are inside as were found there.
+    # The k nearest of the whole gallery hold enough of the other items to fill every free slot.
     free = positions < 0
     rank = np.cumsum(outside, axis=1)
     taken = outside & (rank <= free.sum(axis=1, keepdims=True))
@@ -44,13 +43,13 @@ def classified_topk(
 def _topk_inside(
     queries: Float32, gallery: Float32, query_classes: Int32, gallery_class: Int32, k: int
 ) -> tuple[Float32, Int64]:
-    """The `k` best of each query among the items of its classes, class by class, padded with -inf and -1."""
-    asking, found, scored = [np.empty(0, np.int64)], [np.empty(0, np.int64)], [np.empty(0, np.float32)]
+    """Return the `k` best of each query among the items of its classes, padded with -inf and -1."""
+    query_rows, hits, hit_scores = [np.empty(0, np.int64)], [np.empty(0, np.int64)], [np.empty(0, np.float32)]
     for name in np.intersect1d(query_classes[query_classes >= 0], gallery_class):
         rows = np.flatnonzero((query_classes == name).any(axis=1))
         members = np.flatnonzero(gallery_class == name)
-        scores, places = exact_topk(queries[rows], gallery[members], min(k, len(members)))
-        asking.append(np.repeat(rows, places.shape[1]))
-        found.append(members[places].ravel())
-        scored.append(scores.ravel())
-    return best_of(np.concatenate(asking), np.concatenate(found), np.concatenate(scored), len(queries), k)
+        scores, positions = exact_topk(queries[rows], gallery[members], min(k, len(members)))
+        query_rows.append(np.repeat(rows, positions.shape[1]))
+        hits.append(members[positions].ravel())
+        hit_scores.append(scores.ravel())
+    return best_of(np.concatenate(query_rows), np.concatenate(hits), np.concatenate(hit_scores), len(queries), k)

@@ -1,4 +1,4 @@
-"""Recall under filters: what the published index finds inside a selection, against exact search inside it."""
+"""Recall under filters: what the published index finds within a selection, against exact search within it."""
 
 from __future__ import annotations
 
@@ -11,19 +11,19 @@ import polars as pl
 
 from retrieval_core.arrays import Float32, Int64
 from retrieval_core.artifacts.manifests import Value
-from retrieval_core.evaluate.measure.search_setup import Bench, K, hash_rows, single_query_ms
+from retrieval_core.evaluate.measure.search_setup import K, SearchSetup, hash_rows, single_query_ms
 from retrieval_core.metrics.exact_knn import exact_topk
 from retrieval_core.metrics.ranking import ann_recall
 
 PERCENTS = (50.0, 10.0, 1.0, 0.1)
 N_TIMED = 30
-BLOCK_ROWS = 100_000  # of a selection that are copied at a time
+BLOCK_ROWS = 100_000  # rows of a selection copied at a time
 
 
 class FilterFacts(Value):
-    """Recall@10 inside a selection of `n_rows`, searched row by row or by the index that passes over the others.
+    """Recall@10 within a selection of `n_rows`, whose rows are compared exactly or found by the index (`how`).
 
-    `name` is the prefix of its metric, `meaning` says in words what passes.
+    `name` is the scope of its metric, `meaning` describes the selection.
     """
 
     name: str
@@ -35,7 +35,7 @@ class FilterFacts(Value):
 
 
 class Filter(NamedTuple):
-    """A selection to search in: `rows` are positions in the items, `name` is the prefix of its metrics."""
+    """A selection to search in; `rows` are positions in the items, `name` is the scope of its metrics."""
 
     name: str
     meaning: str
@@ -43,18 +43,18 @@ class Filter(NamedTuple):
 
 
 def choose_filters(items: pl.DataFrame, seed: int) -> list[Filter]:
-    """Half, a tenth, a hundredth and a thousandth of the rows by a hash of their ids, then the commonest category.
+    """Return filters that pass 50, 10, 1 and 0.1% of the rows by a hash of their ids, and the most frequent category.
 
-    Rows of one category lie together, which random rows do not: there a search that looks in few lists finds either
-    all or none. Left out are filters that pass fewer than ten rows, and a category that all items have.
+    Rows of one category lie close together, unlike random rows, so that a search of few lists finds all or none of
+    them. Filters that pass fewer than ten rows are left out, and so is a category that all items have.
     """
-    return [chosen for chosen in _filters(items, seed) if len(chosen.rows) >= K]
+    return [selection for selection in _filters(items, seed) if len(selection.rows) >= K]
 
 
 def _filters(items: pl.DataFrame, seed: int) -> Iterator[Filter]:
-    places = hash_rows(items["row_id"].to_numpy(), seed) / 2.0**64
+    shares = hash_rows(items["row_id"].to_numpy(), seed) / 2.0**64
     for percent in PERCENTS:
-        rows = np.flatnonzero(places < percent / 100)
+        rows = np.flatnonzero(shares < percent / 100)
         yield Filter(f"where{percent:g}", f"{percent:g}% of the rows", rows)
     counts = items["category"].drop_nulls().value_counts().sort(["count", "category"], descending=[True, False])
     if len(counts) and counts["count"][0] < len(items):
@@ -63,14 +63,14 @@ def _filters(items: pl.DataFrame, seed: int) -> Iterator[Filter]:
         yield Filter("where_category", f"category {category}", rows)
 
 
-def measure_filters(bench: Bench, seed: int) -> tuple[FilterFacts, ...]:
-    """Each of `choose_filters`, asked the evaluation's queries; none where there are no queries."""
+def measure_filters(bench: SearchSetup, seed: int) -> tuple[FilterFacts, ...]:
+    """Measure the search under each of `choose_filters`; none where there are no queries."""
     if not len(bench.protocol.queries):
         return ()
     return tuple(_measure(bench, chosen) for chosen in choose_filters(bench.items, seed))
 
 
-def _measure(bench: Bench, chosen: Filter) -> FilterFacts:
+def _measure(bench: SearchSetup, chosen: Filter) -> FilterFacts:
     queries = bench.protocol.queries
     selection = bench.index.select(bench.items["row_id"].to_numpy()[chosen.rows])
     find = partial(bench.find, only=selection)
@@ -86,8 +86,8 @@ def _measure(bench: Bench, chosen: Filter) -> FilterFacts:
     )
 
 
-def _exact_scores(bench: Bench, rows: Int64) -> Float32:
-    """(q, 10) float32, falling: the scores of each query's true nearest among `rows`."""
+def _exact_scores(bench: SearchSetup, rows: Int64) -> Float32:
+    """Return the scores of each query's exact nearest among `rows`, (q, 10), falling."""
     queries = bench.vectors[bench.protocol.queries]
     best = np.full((len(queries), K), -np.inf, np.float32)
     for start in range(0, len(rows), BLOCK_ROWS):

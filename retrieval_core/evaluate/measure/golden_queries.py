@@ -1,9 +1,8 @@
-"""Golden queries: what the team expects a search to find, kept in a CSV and asked every night. No label is needed.
+"""Golden queries: a CSV of queries with the items that a search is expected to find, searched in every run.
 
-Columns: `query`, an item of the catalogue or the URI of a picture; `expected`, item ids joined by `|`, and further rows
-of the same query add to them; `k`, how many hits count, 10 where it is empty; `note`, for people. A relative URI starts
-at the file's own folder and stays below it. A picture is searched as a searcher's is; an item is searched for more like
-it, and is not among its own hits.
+Columns: `query`, an item id or the URI of a picture; `expected`, item ids joined by `|`, to which further rows of the
+same query add; `k`, the number of hits that count, 10 if empty; `note`, a free text. A relative URI is resolved against
+the folder of the file and must stay below it. An item is never among its own hits. No labels are needed.
 """
 
 from __future__ import annotations
@@ -24,9 +23,9 @@ from retrieval_core.evaluate.measure.known_answer import (
     Missed,
     MissedQuery,
     contents_of,
+    first_problems,
     hit_ids,
     show_missed,
-    told,
 )
 from retrieval_core.evaluate.thumbnails import Thumbnail, item_picture, jpeg_base64
 from retrieval_core.images import decode
@@ -44,10 +43,10 @@ _SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://")
 
 
 class GoldenFacts(Value):
-    """The queries that the team keeps in `file`: of `n_queries`, the `n_asked` could be searched and judged.
+    """The golden queries of `file`: `n_asked` of the `n_queries` could be searched and judged.
 
-    `problems` are the first of the `n_problems` things to mend in the file, one sentence each. `missing` says why
-    nothing was asked, "" where something was. `missed` are some of the `n_missed` queries whose first hit was wrong.
+    `problems` are the first of the `n_problems` errors in the file, one sentence each. `missing` says why no query was
+    searched, "" where some were. `missed` are some of the `n_missed` queries whose first hit was wrong.
     """
 
     file: str = ""
@@ -62,7 +61,7 @@ class GoldenFacts(Value):
 
 
 class GoldenQuery(NamedTuple):
-    """One query; `expected` are item ids, each once, in the file's order, and only the first `k` hits count."""
+    """A query; `expected` are distinct item ids in the order of the file, and only the first `k` hits count."""
 
     query: str
     expected: tuple[str, ...]
@@ -71,9 +70,9 @@ class GoldenQuery(NamedTuple):
 
 
 class GoldenFile(NamedTuple):
-    """What a file of golden queries says: its queries in order, what is wrong with rows, and why there are none.
+    """The queries of a file in order, the problems of its rows, and why there are no queries (`missing`).
 
-    `digest` names its bytes, "" where they cannot be read.
+    `digest` is the content id of the file, "" where it cannot be read.
     """
 
     uri: str
@@ -90,7 +89,7 @@ class _Row(NamedTuple):
 
 
 class Golden(NamedTuple):
-    """Metrics by name, one row a query that could be asked (item_id names it), and the facts of the report."""
+    """Metrics by name, one row a searched query (item_id names it), and the facts of the report."""
 
     metrics: dict[str, float]
     per_query: pl.DataFrame
@@ -98,9 +97,9 @@ class Golden(NamedTuple):
 
 
 def check_golden(uri: str) -> None:
-    """Find out before a night whether its file of golden queries can be read. Raises `BadConfig`, `StoreUnavailable`.
+    """Check that a file of golden queries can be read, before the run starts. Raises `BadConfig`, `StoreUnavailable`.
 
-    What is wrong inside is told by the report: it needs no night to be repeated.
+    Errors inside the file do not stop a run; the report lists them.
     """
     if not uri:
         return
@@ -111,29 +110,29 @@ def check_golden(uri: str) -> None:
 
 
 def read_golden(uri: str) -> GoldenFile:
-    """The queries of a CSV at a local path or `s3://` URI; "" has none. Raises only `StoreUnavailable`."""
+    """Read the queries of a CSV at a local path or an `s3://` URI, none for "". Raises only `StoreUnavailable`."""
     if not uri:
         return GoldenFile(uri, missing="No golden queries are kept (evaluate.golden is empty).")
     try:
         data = read_uri(uri)
     except Permanent as error:
         return GoldenFile(uri, missing=f"{uri} cannot be read: {error}")
-    return _parsed(uri, data)._replace(digest=content_id(data))
+    return _parse(uri, data)._replace(digest=content_id(data))
 
 
-def ask_golden(release: OpenRelease, items: pl.DataFrame, golden: GoldenFile, max_pixels: int) -> Golden:
-    """Search every golden query in a release of these `items`, and judge it by what is expected and still there.
+def search_golden(release: OpenRelease, items: pl.DataFrame, golden: GoldenFile, max_pixels: int) -> Golden:
+    """Search every golden query in a release of these `items`, and judge it by the expected items that still exist.
 
-    A query whose picture cannot be read, or of which nothing that was expected is in the catalogue any more, is left
-    out and told of. A row's item_id also names what it was judged by, so that only alike questions are ever compared.
+    A query is left out, and listed as a problem, where its picture cannot be read or no expected item exists any more.
+    A row's item_id also names what the query was judged by, so that the gate only compares the same question.
     """
     problems = list(golden.problems)
-    names = {name for query in golden.queries for name in (query.query, *query.expected)}
-    contents = contents_of(items, names)
-    asked: list[tuple[GoldenQuery, Answer]] = []
+    item_ids = {name for query in golden.queries for name in (query.query, *query.expected)}
+    contents = contents_of(items, item_ids)
+    answered: list[tuple[GoldenQuery, Answer]] = []
     pictures: dict[str, str] = {}
     for query in golden.queries:
-        expected = _still_there(query, contents, problems)
+        expected = _expected_contents(query, contents, problems)
         if not expected:
             continue
         name = f"golden/{content_id(repr((query.k, sorted(expected))).encode())[:8]}/{query.query}"
@@ -147,18 +146,18 @@ def ask_golden(release: OpenRelease, items: pl.DataFrame, golden: GoldenFile, ma
                 continue
             hits = release.search(picture, k=query.k)
             pictures[query.query] = jpeg_base64(picture)
-        asked.append((query, Answer(name, frozenset(expected), tuple(hits), query.k)))
-    return _judged(items, golden, asked, pictures, problems)
+        answered.append((query, Answer(name, frozenset(expected), tuple(hits), query.k)))
+    return _judge(items, golden, answered, pictures, problems)
 
 
-def _judged(
+def _judge(
     items: pl.DataFrame,
     golden: GoldenFile,
-    asked: Sequence[tuple[GoldenQuery, Answer]],
+    answered: Sequence[tuple[GoldenQuery, Answer]],
     pictures: dict[str, str],
     problems: Sequence[str],
 ) -> Golden:
-    answers = [answer for _, answer in asked]
+    answers = [answer for _, answer in answered]
     contents = contents_of(items, hit_ids(answers))
     per_query = pl.DataFrame(
         {
@@ -172,22 +171,22 @@ def _judged(
     metrics = {name: float(per_query[name].to_numpy().mean()) for name in (HIT, RECALL, RANK)} if answers else {}
     missed = [
         Missed(_query_picture(items, query, pictures), query.expected, answer, query.note)
-        for query, answer in sorted(asked, key=lambda pair: pair[1].reciprocal_rank(contents))
+        for query, answer in sorted(answered, key=lambda pair: pair[1].reciprocal_rank(contents))
         if not answer.hit(contents)
     ]
-    missing = golden.missing or ("" if asked else "None of the golden queries could be asked.")
+    missing = golden.missing or ("" if answered else "None of the golden queries could be searched.")
     facts = GoldenFacts(
         file=golden.uri,
         n_queries=len(golden.queries),
-        n_asked=len(asked),
+        n_asked=len(answered),
         metrics=metrics,
         n_problems=len(problems),
-        problems=told(problems),
+        problems=first_problems(problems),
         n_missed=len(missed),
         missed=show_missed(items, missed, contents),
         missing=missing,
     )
-    return Golden(metrics, per_query if asked else per_query.select("item_id"), facts)
+    return Golden(metrics, per_query if answered else per_query.select("item_id"), facts)
 
 
 def _query_picture(items: pl.DataFrame, query: GoldenQuery, pictures: dict[str, str]) -> Thumbnail:
@@ -197,21 +196,21 @@ def _query_picture(items: pl.DataFrame, query: GoldenQuery, pictures: dict[str, 
     return item_picture(items, row)
 
 
-def _still_there(query: GoldenQuery, contents: dict[str, str], problems: list[str]) -> set[str]:
-    """The content ids that a query ought to find; what is wrong with them joins the problems."""
-    gone = [name for name in query.expected if name not in contents]
-    if gone:
-        problems.append(f"query {query.query}: expected {', '.join(gone)} not in the catalogue")
+def _expected_contents(query: GoldenQuery, contents: dict[str, str], problems: list[str]) -> set[str]:
+    """Return the content ids that a query is expected to find; add what is wrong with them to `problems`."""
+    unknown = [name for name in query.expected if name not in contents]
+    if unknown:
+        problems.append(f"query {query.query}: expected {', '.join(unknown)} not in the catalogue")
     if query.query in query.expected:
         problems.append(f"query {query.query}: expects itself, which is never among its own hits")
     expected = {contents[name] for name in query.expected if name in contents and name != query.query}
     if not expected:
-        problems.append(f"query {query.query}: left out, nothing that it expects is in the catalogue")
+        problems.append(f"query {query.query}: left out, no expected item is in the catalogue")
     return expected
 
 
 def _address(file: str, uri: str) -> str:
-    """Where a query's picture lies. Raises `BadConfig` for a place that the file must not name."""
+    """Return the address of a query's picture. Raises `BadConfig` for one that the file must not name."""
     on_s3 = "://" in file
     if _SCHEME.match(uri):
         return uri
@@ -225,8 +224,8 @@ def _address(file: str, uri: str) -> str:
     return f"{folder}/{uri}"
 
 
-def _parsed(uri: str, data: bytes) -> GoldenFile:
-    """The queries in a file's bytes, or why there are none."""
+def _parse(uri: str, data: bytes) -> GoldenFile:
+    """Return the queries in a file's bytes, or why there are none."""
     try:
         rows = list(csv.reader(io.StringIO(data.decode("utf-8-sig"), newline=""), strict=True))
     except (UnicodeDecodeError, csv.Error) as error:
@@ -240,14 +239,14 @@ def _parsed(uri: str, data: bytes) -> GoldenFile:
             uri, missing=f"{uri} lacks the column {' and '.join(absent)}; its first row is {','.join(header)[:200]}"
         )
     problems: list[str] = []
-    queries = tuple(_gathered(header, rows[1:], problems))
+    queries = tuple(_merge_rows(header, rows[1:], problems))
     missing = "" if queries else f"{uri} has no queries."
     return GoldenFile(uri, queries, tuple(problems), missing)
 
 
-def _gathered(header: Sequence[str], rows: Sequence[Sequence[str]], problems: list[str]) -> Iterator[GoldenQuery]:
-    """One query for all the rows that name it; what is wrong with a row joins the problems."""
-    gathered: dict[str, list[_Row]] = {}
+def _merge_rows(header: Sequence[str], rows: Sequence[Sequence[str]], problems: list[str]) -> Iterator[GoldenQuery]:
+    """Yield one query for all rows that name it; add what is wrong with a row to `problems`."""
+    rows_of: dict[str, list[_Row]] = {}
     for number, cells in enumerate(rows, start=2):
         cell = {name: text.strip() for name, text in zip(header, cells, strict=False)}
         if not any(cell.values()):
@@ -257,8 +256,8 @@ def _gathered(header: Sequence[str], rows: Sequence[Sequence[str]], problems: li
             problems.append(f"row {number}: has no {'query' if expected else 'expected items'}; left out")
             continue
         row = _Row(expected, _depth(cell.get("k", ""), number, problems), cell.get("note", ""))
-        gathered.setdefault(cell["query"], []).append(row)
-    for query, same in gathered.items():
+        rows_of.setdefault(cell["query"], []).append(row)
+    for query, same in rows_of.items():
         yield GoldenQuery(
             query,
             expected=tuple(dict.fromkeys(name for row in same for name in row.expected)),
@@ -268,10 +267,10 @@ def _gathered(header: Sequence[str], rows: Sequence[Sequence[str]], problems: li
 
 
 def _depth(text: str, number: int, problems: list[str]) -> int:
-    """What a row says of k, 0 where it says nothing that can be read."""
+    """Return the k of a row, 0 where it has none that can be read."""
     if not text:
         return 0
     if text.isascii() and text.isdigit() and 1 <= int(text) <= MAX_K:
         return int(text)
-    problems.append(f"row {number}: k is {text!r}, expected 1 to {MAX_K}; passed over")
+    problems.append(f"row {number}: k is {text!r}, expected 1 to {MAX_K}; ignored")
     return 0

@@ -1,4 +1,4 @@
-"""The index as a searcher meets it: what it finds of the true nearest, what that is worth, and how long it takes."""
+"""The published index: what it finds of the exact neighbours, how good its hits are, and how long a query takes."""
 
 from __future__ import annotations
 
@@ -11,37 +11,38 @@ import numpy as np
 from retrieval_core.arrays import Float32, Float64, Int64
 from retrieval_core.artifacts.manifests import TunePoint
 from retrieval_core.evaluate.measure.protocol import positions_in_gallery
-from retrieval_core.evaluate.measure.search_setup import Bench, K, single_query_ms
+from retrieval_core.evaluate.measure.search_setup import K, SearchSetup, single_query_ms
 from retrieval_core.metrics.exact_knn import exact_topk
 from retrieval_core.metrics.ranking import ann_recall
 from retrieval_core.metrics.retrieval import Scores, score
 
-N_TIMED = 100
-N_TIMED_A_POINT = 30
+N_TIMED_QUERIES = 100
+N_QUERIES_PER_POINT = 30
 MAX_TIMED_POINTS = 12
 
 
 class CurvePoint(TunePoint):
-    """A way to search that was tried, and the median of single queries; None where it was not timed."""
+    """A tried setting of the search, with the median latency of single queries; None where it was not timed."""
 
     latency_ms: float | None = None
 
 
-class Published(NamedTuple):
-    """Hits of the queries: (q, 10) positions in the gallery with their cosines, and what they are worth.
+class IndexQuality(NamedTuple):
+    """The hits of q queries in the published index.
 
-    `latency_ms` are of up to 100 single queries, `recall` (q,) is each query's against exact search.
+    `positions` (q, 10) in the gallery, -1 where there is none, and `similarities` (q, 10), their cosines; `scores` are
+    the metrics of these hits. `latency_ms` has up to 100 single queries. `recall` (q,) compares with exact search.
     """
 
     positions: Int64
-    scores: Float32
-    worth: Scores
+    similarities: Float32
+    scores: Scores
     latency_ms: Float64
     recall: Float64
 
 
-def measure_published(bench: Bench) -> Published:
-    """Hits in the gallery, single-query latency, recall against exact search over all rows."""
+def measure_index(bench: SearchSetup) -> IndexQuality:
+    """Search for every query in the gallery; time single queries; compare with exact search over all rows."""
     protocol, row_ids = bench.protocol, bench.items["row_id"].to_numpy()
     queries = bench.vectors[protocol.queries]
     exact, _ = exact_topk(queries, bench.vectors, K)
@@ -51,33 +52,33 @@ def measure_published(bench: Bench) -> Published:
     _, hits = bench.find(protocol.queries, max(k, 1))
     positions = positions_in_gallery(hits, row_ids[protocol.gallery], K)
     query, slot = np.nonzero(positions >= 0)
-    scores = np.full(positions.shape, -np.inf, np.float32)
-    scores[query, slot] = np.vecdot(queries[query], bench.vectors[protocol.gallery[positions[query, slot]]])
-    latency_ms = single_query_ms(bench.find, protocol.queries[:N_TIMED])
-    return Published(positions, scores, score(positions, protocol.truth), latency_ms, ann_recall(exact, found))
+    similarities = np.full(positions.shape, -np.inf, np.float32)
+    similarities[query, slot] = np.vecdot(queries[query], bench.vectors[protocol.gallery[positions[query, slot]]])
+    latency_ms = single_query_ms(bench.find, protocol.queries[:N_TIMED_QUERIES])
+    return IndexQuality(positions, similarities, score(positions, protocol.truth), latency_ms, ann_recall(exact, found))
 
 
-def time_curve(bench: Bench, curve: Sequence[TunePoint], published: tuple[int, int]) -> tuple[CurvePoint, ...]:
-    """The ways to search that were tried, up to twelve of them timed: the published one and others along the curve.
-
-    `published` is its (nprobe, rerank_depth).
-    """
+def time_curve(bench: SearchSetup, curve: Sequence[TunePoint], published: tuple[int, int]) -> tuple[CurvePoint, ...]:
+    """Time up to twelve points of the curve: the published one, (nprobe, rerank_depth), and others spread along it."""
     n_others = min(len(curve), MAX_TIMED_POINTS - 1)
     timed = {round(i * (len(curve) - 1) / max(n_others - 1, 1)) for i in range(n_others)}
-    timed |= {place for place, point in enumerate(curve) if (point.nprobe, point.rerank_depth) == published}
-    medians = _median_ms(bench, {place: curve[place] for place in sorted(timed)})
-    return tuple(CurvePoint(**point.model_dump(), latency_ms=medians.get(place)) for place, point in enumerate(curve))
+    timed |= {position for position, point in enumerate(curve) if (point.nprobe, point.rerank_depth) == published}
+    medians = _median_ms(bench, {position: curve[position] for position in sorted(timed)})
+    return tuple(CurvePoint(**point.model_dump(), latency_ms=medians.get(i)) for i, point in enumerate(curve))
 
 
-def _median_ms(bench: Bench, points: Mapping[int, TunePoint]) -> dict[int, float]:
-    """Of single queries; each is asked in every way before the next, so that a busy moment slows all ways alike."""
-    rows = bench.protocol.queries[:N_TIMED_A_POINT]
+def _median_ms(bench: SearchSetup, points: Mapping[int, TunePoint]) -> dict[int, float]:
+    """Return the median milliseconds of single queries by point.
+
+    Each query runs at every point before the next one, so that a busy moment slows all points alike.
+    """
+    rows = bench.protocol.queries[:N_QUERIES_PER_POINT]
     finds = {
-        place: partial(bench.find, nprobe=point.nprobe, rerank_depth=point.rerank_depth)
-        for place, point in points.items()
+        position: partial(bench.find, nprobe=point.nprobe, rerank_depth=point.rerank_depth)
+        for position, point in points.items()
     }
-    taken: dict[int, list[float]] = {place: [] for place in points}
+    elapsed_ms: dict[int, list[float]] = {position: [] for position in points}
     for i in range(len(rows)):
-        for place, find in finds.items():
-            taken[place] += single_query_ms(find, rows[i : i + 1]).tolist()
-    return {place: float(np.median(times)) for place, times in taken.items() if times}
+        for position, find in finds.items():
+            elapsed_ms[position] += single_query_ms(find, rows[i : i + 1]).tolist()
+    return {position: float(np.median(times)) for position, times in elapsed_ms.items() if times}

@@ -1,4 +1,4 @@
-"""Masks as they were made: how many are distrusted and why, and examples to look at."""
+"""How many masks are distrusted and why, with examples to look at."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ N_MASK_EXAMPLES = 8
 
 
 class MaskFacts(Value):
-    """Masks of the catalogue: how many were distrusted and replaced by the raw picture, and why."""
+    """The masks of a catalogue: how many were distrusted, so that the raw picture was embedded instead, and why."""
 
     n_masks: int = 0
     n_fallback: int = 0
@@ -40,7 +40,7 @@ class MaskFacts(Value):
 def mask_examples(
     store: Store, items: pl.DataFrame, masks: MaskSet, config: NightlyConfig, n: int
 ) -> tuple[tuple[Thumbnail, Thumbnail], ...]:
-    """Random pictures beside what is left of them: under their mask, or of their crop."""
+    """Return random pictures, each before and after masking or cropping."""
     drawn = items.sample(min(n, len(items)), seed=config.evaluate.seed)
     rows = read_masks(store, masks, drawn["content_id"])
     pairs = []
@@ -56,20 +56,20 @@ def mask_examples(
         caption = mask.reason or f"{mask.area:.0%} of the picture"
         before = Thumbnail(item_id=row["item_id"], caption=row["item_id"], jpeg=jpeg_base64(image))
         cropped = config.embed.background == "crop"
-        left = crop_to_mask(image, mask.array(), config.crop.margin) if cropped else apply_mask(image, mask.array())
-        after = Thumbnail(item_id=row["item_id"], caption=caption, jpeg=jpeg_base64(left))
+        view = crop_to_mask(image, mask.array(), config.crop.margin) if cropped else apply_mask(image, mask.array())
+        after = Thumbnail(item_id=row["item_id"], caption=caption, jpeg=jpeg_base64(view))
         pairs.append((before, after))
     return tuple(pairs)
 
 
-def _mask_facts(store: Store, night: RunOutputs, items: pl.DataFrame, config: NightlyConfig) -> MaskFacts:
+def measure_masks(store: Store, night: RunOutputs, items: pl.DataFrame, config: NightlyConfig) -> MaskFacts:
     if night.masks is None:
         return MaskFacts()
     masks = MaskSet.open(store, night.masks)
     reasons = pl.concat([read_table(store, part, ["content_id", "reason"]) for part in masks.parts])
     reasons = reasons.filter(pl.col("content_id").is_in(items["content_id"].implode()))
     distrusted = reasons.filter(pl.col("reason") != "")["reason"]
-    # A reason names its figure; the count is by kind.
+    # A reason contains its figure; count by kind of reason.
     kinds = distrusted.str.replace_all(r"\s*[\d.]+%", "").value_counts(sort=True)
     return MaskFacts(
         n_masks=len(reasons),

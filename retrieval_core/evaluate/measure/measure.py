@@ -1,4 +1,4 @@
-"""What a night is worth: every representation and the index to be published, on the same queries."""
+"""Measure a run: every variant and the index to be published, on the same held-out queries."""
 
 from __future__ import annotations
 
@@ -23,10 +23,10 @@ from retrieval_core.config import NightlyConfig
 from retrieval_core.evaluate.measure.chain import Link, chain_names
 from retrieval_core.evaluate.measure.classified import classified_topk
 from retrieval_core.evaluate.measure.filtered import FilterFacts, measure_filters
-from retrieval_core.evaluate.measure.index_quality import CurvePoint, Published, measure_published, time_curve
-from retrieval_core.evaluate.measure.mask_quality import MaskFacts, _mask_facts
+from retrieval_core.evaluate.measure.index_quality import CurvePoint, IndexQuality, measure_index, time_curve
+from retrieval_core.evaluate.measure.mask_quality import MaskFacts, measure_masks
 from retrieval_core.evaluate.measure.protocol import Protocol, choose_protocol
-from retrieval_core.evaluate.measure.search_setup import Bench, K
+from retrieval_core.evaluate.measure.search_setup import K, SearchSetup
 from retrieval_core.evaluate.measure.unlabelled import Unlabelled, measure_unlabelled
 from retrieval_core.evaluate.run_outputs import RunOutputs
 from retrieval_core.metrics.exact_knn import exact_topk
@@ -36,11 +36,11 @@ from retrieval_core.search.release import open_index
 from retrieval_core.settings import Settings
 from retrieval_core.store.base import Store
 
-CLASSIFIED = "classified"  # the prefix of what classify-then-nearest reaches
+CLASSIFIED = "classified"  # the scope of the metrics of classify-then-search
 
 
 class VariantFacts(Value):
-    """One representation under exact search: `metrics` by their plain names, without the variant's prefix.
+    """One representation under exact search; `metrics` have plain names, without the variant.
 
     `note` says what was searched where that is not the whole gallery.
     """
@@ -52,18 +52,18 @@ class VariantFacts(Value):
 
 
 class Measured(NamedTuple):
-    """What was found out: `published` is of the published chain, `metrics` of all variants under their full names.
+    """What was measured of a run; `metrics` holds every metric of every variant by its full name.
 
-    `per_query` has one row a query: its item_id and its metrics by the published chain. `links` are the representations
-    that lead to what is published, under exact search. `unlabelled` are the queries that need no labels.
+    `published` is the published index, and `per_query` has one row a query with its item_id and its metrics there.
+    `links` are the representations that lead to the published one, under exact search.
     """
 
-    bench: Bench
+    bench: SearchSetup
     links: tuple[Link, ...]
     variants: tuple[VariantFacts, ...]
     metrics: dict[str, float]
     per_query: pl.DataFrame
-    published: Published
+    published: IndexQuality
     curve: tuple[CurvePoint, ...]
     filters: tuple[FilterFacts, ...]
     masks: MaskFacts
@@ -79,10 +79,10 @@ class Measured(NamedTuple):
 
 
 def measure(store: Store, night: RunOutputs, config: NightlyConfig, settings: Settings | None = None) -> Measured:
-    """Every representation under exact search, and the index as a searcher meets it, on the same held-out queries.
+    """Measure every variant under exact search, and the published index, on the same held-out queries.
 
-    Where every picture queries there is nothing to find, and no metric of the search for it. `settings` say with what
-    device and threads the queries that need no labels are embedded, by default those of the environment.
+    Where every picture is a query the gallery is empty, and there are no metrics of the search. `settings` give the
+    device and the threads for embedding golden and synthetic queries; the default is the environment.
     """
     vectors, index_set = VectorSet.open(store, night.vectors), IndexSet.open(store, night.index)
     bench = _open_bench(store, night, index_set, config)
@@ -95,14 +95,14 @@ def measure(store: Store, night: RunOutputs, config: NightlyConfig, settings: Se
     chain = chain_names(vectors.full_variant(), VectorSet.open(store, night.candidates).variant, searched)
     if night.classes:
         variants.append(_measure_classified(store, night.classes, bench, config.classify.top_classes))
-    published = measure_published(bench)
+    published = measure_index(bench)
     filters = measure_filters(bench, config.evaluate.seed)
     prefixed = {f"{variant.name}/{name}": value for variant in variants for name, value in variant.metrics.items()}
-    metrics = published.worth.summary | prefixed | random_baseline(bench.protocol.truth, config.evaluate.seed)
+    metrics = published.scores.summary | prefixed | random_baseline(bench.protocol.truth, config.evaluate.seed)
     metrics |= {ANN_RECALL.full_name("value", chosen.name): chosen.recall for chosen in filters}
     if len(published.recall):
         metrics[ANN_RECALL.name] = float(published.recall.mean())
-    masks = _mask_facts(store, night, bench.items, config)
+    masks = measure_masks(store, night, bench.items, config)
     if night.segmenter:
         metrics[MASK_IOU.name] = Segmenter.open(store, night.segmenter.ref).val_iou
     if night.masks:
@@ -125,11 +125,11 @@ def measure(store: Store, night: RunOutputs, config: NightlyConfig, settings: Se
     )
 
 
-def _open_bench(store: Store, night: RunOutputs, index_set: IndexSet, config: NightlyConfig) -> Bench:
+def _open_bench(store: Store, night: RunOutputs, index_set: IndexSet, config: NightlyConfig) -> SearchSetup:
     items = load_items(store, night.catalog.name)
     items = indexable_items(store, items, VectorSet.open(store, night.vectors))
     vectors = _load(store, night.vectors, items)
-    return Bench(
+    return SearchSetup(
         items=items,
         protocol=choose_protocol(items, config.evaluate),
         vectors=vectors,
@@ -143,21 +143,21 @@ def _load(store: Store, ref: Ref, items: pl.DataFrame) -> Float32:
     return load_vectors(store, VectorSet.open(store, ref), items["content_id"].to_list())
 
 
-def _per_query(bench: Bench, published: Published) -> pl.DataFrame:
+def _per_query(bench: SearchSetup, published: IndexQuality) -> pl.DataFrame:
     recall = {ANN_RECALL.name: published.recall} if len(published.recall) else {}
     item_ids = bench.items["item_id"].gather(bench.protocol.queries)
-    return published.worth.per_query.with_columns(item_id=item_ids, **recall)
+    return published.scores.per_query.with_columns(item_id=item_ids, **recall)
 
 
 def _head_metrics(head: Head, published: str | None) -> dict[str, float]:
-    """How well a head labels held-out pictures; of the published head also under the plain names."""
+    """Return how well a head labels held-out pictures, for the published head also without the variant."""
     scores = {name: value for name, value in head.metrics.items() if is_measured_by(name, "head")}
     prefixed = {f"{head.variant.boost()}/{name}": value for name, value in scores.items()}
     return prefixed | scores if head.fingerprint == published else prefixed
 
 
-def _measure_variant(store: Store, ref: Ref, bench: Bench, loaded: Float32 | None) -> tuple[VariantFacts, Scores]:
-    """One representation under exact search over the gallery; `loaded` are its vectors where they are known."""
+def _measure_variant(store: Store, ref: Ref, bench: SearchSetup, loaded: Float32 | None) -> tuple[VariantFacts, Scores]:
+    """Measure one variant under exact search of the gallery; `loaded` are its vectors, if they are at hand."""
     vector_set, protocol = VectorSet.open(store, ref), bench.protocol
     vectors = _load(store, ref, bench.items) if loaded is None else loaded
     _, positions = exact_topk(vectors[protocol.queries], vectors[protocol.gallery], K)
@@ -165,8 +165,8 @@ def _measure_variant(store: Store, ref: Ref, bench: Bench, loaded: Float32 | Non
     return VariantFacts(name=str(vector_set.variant), dim=vector_set.dim, metrics=scores.summary), scores
 
 
-def _measure_classified(store: Store, classes: Ref, bench: Bench, top_classes: int) -> VariantFacts:
-    """The published vectors under exact search that looks among the items of a query's likeliest classes first."""
+def _measure_classified(store: Store, classes: Ref, bench: SearchSetup, top_classes: int) -> VariantFacts:
+    """Measure the published vectors under exact search among the items of a query's likeliest classes first."""
     queries, gallery = bench.protocol.queries, bench.protocol.gallery
     named = load_classes(store, ClassSet.open(store, classes), bench.items["content_id"].to_list())
     _, positions = classified_topk(

@@ -1,4 +1,4 @@
-"""Who queries whom: held-out pictures against the rest of the catalogue."""
+"""Which items query and which are searched: held-out pictures against the rest of the catalogue."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from retrieval_core.metrics.relevance import Judgements, Truth, encode, find_tru
 
 
 class Protocol(NamedTuple):
-    """Rows of the items table, in its order: (q,) and (g,) int64, disjoint; and what a perfect search would find."""
+    """Rows of the items table, ascending and disjoint: `queries` (q,) and `gallery` (g,); and which hits are right."""
 
     queries: Int64
     gallery: Int64
@@ -23,36 +23,39 @@ class Protocol(NamedTuple):
 
 
 def choose_protocol(items: pl.DataFrame, config: EvaluateConfig) -> Protocol:
-    """Draw up to `config.queries` queries from the held-out rows of `items` (split, product_id and what judges).
+    """Draw up to `config.queries` queries from the held-out rows of `items`.
 
-    Where the source names a gallery, that is searched; otherwise every row that does not query. A product shown in
-    several pictures gives at most half of them as queries, so that the other half can be found.
+    The gallery is the split of that name if the source has one, else every row that is not a query. At most half of a
+    product's pictures become queries, so that the others can be found.
     """
     held_out = items.with_row_index("row").filter(pl.col("split").is_in(HELD_OUT))
     shuffled = held_out.sample(fraction=1.0, shuffle=True, seed=config.seed)
     named_gallery = items["split"] == "gallery"
     if not named_gallery.any():
         rank = pl.int_range(pl.len()).over("product_id")
-        at_most = pl.max_horizontal(pl.len().over("product_id") // 2, 1)
-        shuffled = shuffled.filter(pl.col("product_id").is_null() | (rank < at_most))
+        max_queries = pl.max_horizontal(pl.len().over("product_id") // 2, 1)
+        shuffled = shuffled.filter(pl.col("product_id").is_null() | (rank < max_queries))
     queries = np.sort(shuffled["row"].to_numpy().astype(np.int64)[: config.queries])
-    asked = np.zeros(len(items), np.bool_)
-    asked[queries] = True
-    searched = named_gallery.to_numpy() if named_gallery.any() else ~asked
-    gallery = np.flatnonzero(searched).astype(np.int64)
+    is_query = np.zeros(len(items), np.bool_)
+    is_query[queries] = True
+    in_gallery = named_gallery.to_numpy() if named_gallery.any() else ~is_query
+    gallery = np.flatnonzero(in_gallery).astype(np.int64)
     judgements = encode(items)
     truth = find_truth(judgements.take(queries), judgements.take(gallery))
     return Protocol(queries, gallery, truth, judgements)
 
 
 def positions_in_gallery(row_ids: Int64, gallery_row_ids: Int64, k: int) -> Int64:
-    """The first k of each query's (q, any) hits that lie in the gallery, as (q, k) positions in it, padded with -1."""
+    """Keep the first k hits of each query that lie in the gallery.
+
+    `row_ids` (q, m) are the hits, nearest first. Returns (q, k) positions in the gallery, padded with -1.
+    """
     order = np.argsort(gallery_row_ids, kind="stable")
     ordered = gallery_row_ids[order]
     slots = np.minimum(np.searchsorted(ordered, row_ids), max(len(ordered) - 1, 0))
-    inside = ordered[slots] == row_ids if len(ordered) else np.zeros(row_ids.shape, np.bool_)
-    out = np.full((len(row_ids), k), -1, np.int64)
-    rank = np.cumsum(inside, axis=1) - 1
-    rows, columns = np.nonzero(inside & (rank < k))
-    out[rows, rank[rows, columns]] = order[slots[rows, columns]]
-    return out
+    is_inside = ordered[slots] == row_ids if len(ordered) else np.zeros(row_ids.shape, np.bool_)
+    positions = np.full((len(row_ids), k), -1, np.int64)
+    rank = np.cumsum(is_inside, axis=1) - 1
+    rows, columns = np.nonzero(is_inside & (rank < k))
+    positions[rows, rank[rows, columns]] = order[slots[rows, columns]]
+    return positions

@@ -1,7 +1,8 @@
-"""Synthetic queries: pictures of the catalogue, changed, that ought to find the item they show. No label is needed.
+"""Synthetic queries: distorted pictures of the catalogue, each of which should find the item that it shows.
 
-Items are drawn by a hash of their row id and changed by a generator of their own, so that an item which stays in the
-catalogue asks the same question every night; but for new backgrounds, which are put in where the night's mask says.
+Items are drawn by a hash of their row id and distorted by a generator of their own, so that an item that stays in the
+catalogue gives the same queries in every run; only new backgrounds depend on the run, which provides the mask. No
+labels are needed.
 """
 
 from __future__ import annotations
@@ -22,9 +23,9 @@ from retrieval_core.evaluate.measure.known_answer import (
     Missed,
     MissedQuery,
     contents_of,
+    first_problems,
     hit_ids,
     show_missed,
-    told,
 )
 from retrieval_core.evaluate.thumbnails import Thumbnail, jpeg_base64
 from retrieval_core.images import RGB, decode
@@ -40,7 +41,7 @@ K = 10
 
 
 class DistortionFacts(Value):
-    """One way to change pictures, and the share of the `n_queries` changed so that find their item first."""
+    """A way to distort pictures, and the share of its `n_queries` queries whose first hit is their item."""
 
     name: str
     meaning: str
@@ -49,10 +50,10 @@ class DistortionFacts(Value):
 
 
 class SyntheticFacts(Value):
-    """Pictures of `n_items` drawn items, each changed in the ways of `distortions`, that ought to find their item.
+    """The synthetic queries of `n_items` drawn items, each distorted in the ways of `distortions`.
 
     `recall` is averaged over items. `problems` are the first of the `n_problems` pictures that could not be read.
-    `missing` says why nothing was asked. `missed` are some of the `n_missed` queries whose first hit was wrong.
+    `missing` says why there are no queries. `missed` are some of the `n_missed` queries whose first hit was wrong.
     """
 
     n_items: int = 0
@@ -67,20 +68,20 @@ class SyntheticFacts(Value):
 
 
 class Synthetic(NamedTuple):
-    """Metrics by name, one row an item (item_id names its queries, and their metrics), and the facts of the report."""
+    """Metrics by name, one row a drawn item (item_id and metrics), and the facts of the report."""
 
     metrics: dict[str, float]
     per_query: pl.DataFrame
     facts: SyntheticFacts
 
 
-class _Question(NamedTuple):
+class _Query(NamedTuple):
     item: dict[str, Any]
     distortion: Distortion
     picture: RGB
 
 
-class _Asked(NamedTuple):
+class _Searched(NamedTuple):
     item_id: str
     distortion: str
     answer: Answer
@@ -88,52 +89,52 @@ class _Asked(NamedTuple):
 
 
 def draw_items(items: pl.DataFrame, config: EvaluateConfig) -> pl.DataFrame:
-    """Up to `synthetic_queries` of the items, by ascending row id."""
+    """Draw up to `config.synthetic_queries` of the items; ascending row ids."""
     drawn = sample_rows(items["row_id"].to_numpy(), config.synthetic_queries, config.seed)
     return items.filter(pl.col("row_id").is_in(drawn)).sort("row_id")
 
 
 def read_item_masks(store: Store, masks: Ref | None, items: pl.DataFrame) -> dict[str, MaskRow]:
-    """The trusted masks of these items, by content id; none where the night has no masks."""
+    """Read the trusted masks of these items, by content id; none where the run has no masks."""
     if masks is None or items.is_empty():
         return {}
     rows = read_masks(store, MaskSet.open(store, masks), items["content_id"])
     return {content: row for content, row in rows.items() if not row.reason}
 
 
-def ask_distorted(
+def search_synthetic(
     release: OpenRelease, items: pl.DataFrame, masks: Mapping[str, MaskRow], config: EvaluateConfig, max_pixels: int
 ) -> Synthetic:
-    """Change the pictures of drawn `items`, search each as a searcher would, and see whether its item comes first.
+    """Distort the pictures of drawn items and search for each as a user does; its item should be the first hit.
 
-    A picture that cannot be read is left out and told of; one without a mask keeps its background.
+    A picture that cannot be read is left out and listed as a problem; one without a mask keeps its background.
     """
     drawn = draw_items(items, config)
     problems: list[str] = []
-    asked = [_ask(release, question) for question in _questions(drawn, masks, config.seed, max_pixels, problems)]
-    if not asked:
+    searched = [_search(release, query) for query in _queries(drawn, masks, config.seed, max_pixels, problems)]
+    if not searched:
         return Synthetic({}, _no_rows(), _nothing(config, len(drawn), problems))
-    contents = contents_of(items, hit_ids(found.answer for found in asked))
-    right = [found.answer.hit(contents) for found in asked]
-    per_query = _per_item(asked, right)
+    contents = contents_of(items, hit_ids(query.answer for query in searched))
+    hits = [query.answer.hit(contents) for query in searched]
+    per_query = _per_item(searched, hits)
     metrics = {name: float(per_query[name].drop_nulls().to_numpy().mean()) for name in per_query.columns[1:]}
-    missed = [found for found, value in zip(asked, right, strict=True) if not value]
+    missed = [query for query, hit in zip(searched, hits, strict=True) if not hit]
     facts = SyntheticFacts(
         n_items=len(per_query),
-        n_queries=len(asked),
+        n_queries=len(searched),
         recall=metrics[RECALL],
         distortions=tuple(
             DistortionFacts(
-                name=one.name,
-                meaning=one.meaning,
-                n_queries=sum(found.distortion == one.name for found in asked),
-                recall=metrics[_recall_of(one.name)],
+                name=distortion.name,
+                meaning=distortion.meaning,
+                n_queries=sum(query.distortion == distortion.name for query in searched),
+                recall=metrics[_recall_of(distortion.name)],
             )
-            for one in DISTORTIONS
-            if _recall_of(one.name) in metrics
+            for distortion in DISTORTIONS
+            if _recall_of(distortion.name) in metrics
         ),
         n_problems=len(problems),
-        problems=told(problems),
+        problems=first_problems(problems),
         n_missed=len(missed),
         missed=show_missed(items, _spread(missed), contents),
     )
@@ -144,25 +145,29 @@ def _recall_of(distortion: str) -> str:
     return SYNTHETIC_RECALL_OF[distortion].name
 
 
-def _per_item(asked: Sequence[_Asked], right: Sequence[float]) -> pl.DataFrame:
-    """A row an item, in their order: what its changed pictures found, each and on average; null where none was made.
+def _per_item(searched: Sequence[_Searched], hits: Sequence[float]) -> pl.DataFrame:
+    """Return one row an item: the hit of each distortion, null where there is none, and their mean.
 
-    The pictures of one item are no independent queries: what a test of chance draws are items.
+    The queries of one item depend on each other, so the significance tests resample items.
     """
     table = pl.DataFrame(
-        {"item_id": [found.answer.name for found in asked], "of": [found.distortion for found in asked], "right": right}
+        {
+            "item_id": [query.answer.name for query in searched],
+            "distortion": [query.distortion for query in searched],
+            "hit": hits,
+        }
     )
-    kinds = [one.name for one in DISTORTIONS if one.name in table["of"]]
+    names = [distortion.name for distortion in DISTORTIONS if distortion.name in table["distortion"]]
     return table.group_by("item_id", maintain_order=True).agg(
-        pl.col("right").mean().alias(RECALL),
-        *(pl.col("right").filter(pl.col("of") == kind).first().alias(_recall_of(kind)) for kind in kinds),
+        pl.col("hit").mean().alias(RECALL),
+        *(pl.col("hit").filter(pl.col("distortion") == name).first().alias(_recall_of(name)) for name in names),
     )
 
 
-def _questions(
+def _queries(
     drawn: pl.DataFrame, masks: Mapping[str, MaskRow], seed: int, max_pixels: int, problems: list[str]
-) -> Iterator[_Question]:
-    """The changed pictures, one in memory at a time."""
+) -> Iterator[_Query]:
+    """Yield the distorted pictures, so that one is in memory at a time."""
     for item in drawn.iter_rows(named=True):
         try:
             picture = decode(read_uri(item["image_uri"]), max_pixels=max_pixels)
@@ -172,36 +177,37 @@ def _questions(
         row = masks.get(item["content_id"])
         mask = row.array() if row else None
         for number, distortion in enumerate(DISTORTIONS):
-            changed = distortion.change(picture, mask, np.random.default_rng([seed, item["row_id"], number]))
-            if changed is not None:
-                yield _Question(item, distortion, changed)
+            distorted = distortion.change(picture, mask, np.random.default_rng([seed, item["row_id"], number]))
+            if distorted is not None:
+                yield _Query(item, distortion, distorted)
 
 
-def _ask(release: OpenRelease, question: _Question) -> _Asked:
-    item, kind = question.item, question.distortion.name
-    hits = release.search(question.picture, k=K)
+def _search(release: OpenRelease, query: _Query) -> _Searched:
+    item = query.item
+    hits = release.search(query.picture, k=K)
     name = f"{PREFIX}/{item['content_id']}/{item['item_id']}"
     answer = Answer(name, frozenset({item["content_id"]}), tuple(hits), K)
-    right_at_once = bool(hits) and hits[0].item_id == item["item_id"]
-    return _Asked(item["item_id"], kind, answer, "" if right_at_once else jpeg_base64(question.picture))
+    is_hit = bool(hits) and hits[0].item_id == item["item_id"]
+    thumbnail = "" if is_hit else jpeg_base64(query.picture)
+    return _Searched(item["item_id"], query.distortion.name, answer, thumbnail)
 
 
-def _spread(missed: list[_Asked]) -> list[Missed]:
-    """The first miss of each distortion, then the second of each, and so on."""
+def _spread(missed: list[_Searched]) -> list[Missed]:
+    """Order misses so that the first of each distortion comes first, then the second of each, and so on."""
     rank: dict[str, int] = {}
     order = []
-    for found in missed:
-        rank[found.distortion] = rank.get(found.distortion, 0) + 1
-        order.append(rank[found.distortion])
-    chosen = [missed[place] for place in np.argsort(order, kind="stable")]
+    for miss in missed:
+        rank[miss.distortion] = rank.get(miss.distortion, 0) + 1
+        order.append(rank[miss.distortion])
+    ordered = [missed[position] for position in np.argsort(order, kind="stable")]
     return [
         Missed(
-            Thumbnail(item_id=found.item_id, caption=found.distortion, jpeg=found.thumbnail),
-            [found.item_id],
-            found.answer,
-            found.distortion,
+            Thumbnail(item_id=miss.item_id, caption=miss.distortion, jpeg=miss.thumbnail),
+            [miss.item_id],
+            miss.answer,
+            miss.distortion,
         )
-        for found in chosen
+        for miss in ordered
     ]
 
 
@@ -211,9 +217,9 @@ def _no_rows() -> pl.DataFrame:
 
 def _nothing(config: EvaluateConfig, n_drawn: int, problems: list[str]) -> SyntheticFacts:
     if not config.synthetic_queries:
-        missing = "No synthetic query was asked for (evaluate.synthetic_queries is 0)."
+        missing = "No synthetic queries were requested (evaluate.synthetic_queries is 0)."
     elif not n_drawn:
         missing = "The catalogue has no item to draw."
     else:
         missing = f"None of the {n_drawn} drawn pictures can be read."
-    return SyntheticFacts(n_problems=len(problems), problems=told(problems), missing=missing)
+    return SyntheticFacts(n_problems=len(problems), problems=first_problems(problems), missing=missing)

@@ -54,7 +54,7 @@ def gather_facts(
 ) -> ReportFacts:
     """Gather everything that the report of fingerprint `name` says."""
     best, worst = _best_and_worst(measured, config.evaluate.seed)
-    positions, scores = measured.published.positions, measured.published.scores
+    positions, scores = measured.published.positions, measured.published.similarities
     quarantine, against = _quarantine(store, outputs), analysis.against
     return ReportFacts(
         report=name,
@@ -112,7 +112,9 @@ def _best_and_worst(measured: Measured, seed: int) -> tuple[tuple[QueryGrid, ...
         return tuple(
             grid.model_copy(update={"metrics": {name: value for name, value in row.items() if value is not None}})
             for grid, row in zip(
-                grids_of(measured.items, protocol, published.positions, published.scores, queries), rows, strict=True
+                grids_of(measured.items, protocol, published.positions, published.similarities, queries),
+                rows,
+                strict=True,
             )
         )
 

@@ -10,9 +10,9 @@ import polars as pl
 import pytest
 
 from retrieval_core.config import EvaluateConfig
-from retrieval_core.evaluate.measure.indexed_rows import Indexed
+from retrieval_core.evaluate.measure.indexed_rows import IndexedItems
 from retrieval_core.evaluate.measure.protocol import choose_protocol
-from retrieval_core.evaluate.measure.search_setup import Bench
+from retrieval_core.evaluate.measure.search_setup import SearchSetup
 from retrieval_core.index.build import build_shard
 from retrieval_core.index.lookup import ShardedIndex
 from retrieval_core.index.recipes import new_index, shard_of
@@ -87,7 +87,7 @@ def catalog_items() -> Callable[..., pl.DataFrame]:
 
 
 @pytest.fixture
-def open_bench(tmp_path: Path) -> Callable[..., Bench]:
+def open_bench(tmp_path: Path) -> Callable[..., SearchSetup]:
     """A bench over (n, d) unit vectors of items, indexed in two shards by the first `candidate_dim` dimensions."""
 
     def make(
@@ -97,7 +97,7 @@ def open_bench(tmp_path: Path) -> Callable[..., Bench]:
         candidate_dim: int = 0,
         nprobe: int = 0,
         depth: int = 1,
-    ) -> Bench:
+    ) -> SearchSetup:
         candidates = np.ascontiguousarray(vectors[:, : candidate_dim or vectors.shape[1]])
         template = new_index(key, candidates.shape[1])
         if not template.is_trained:
@@ -110,7 +110,7 @@ def open_bench(tmp_path: Path) -> Callable[..., Bench]:
             build_shard(template_bytes, row_ids[rows], candidates[rows], vectors[rows], folder)
         index = ShardedIndex.open(folders, vectors.shape[1], candidates.shape[1], nprobe)
         protocol = choose_protocol(items, EvaluateConfig(queries=100))
-        return Bench(items, protocol, vectors, candidates, index, depth)
+        return SearchSetup(items, protocol, vectors, candidates, index, depth)
 
     return make
 
@@ -129,10 +129,10 @@ def draw_vectors() -> Callable[..., np.ndarray]:
 
 
 @pytest.fixture
-def index_items(tmp_path: Path) -> Callable[..., Indexed]:
+def index_items(tmp_path: Path) -> Callable[..., IndexedItems]:
     """`index_items(items, vectors, family)` is a release of these items in a flat index of two shards."""
 
-    def make(items: pl.DataFrame, vectors: np.ndarray, family: str = "f") -> Indexed:
+    def make(items: pl.DataFrame, vectors: np.ndarray, family: str = "f") -> IndexedItems:
         made = tmp_path / f"release-{len(list(tmp_path.iterdir()))}"
         template = bytes(faiss.serialize_index(new_index("Flat", vectors.shape[1])))
         row_ids = items["row_id"].to_numpy()
@@ -141,6 +141,6 @@ def index_items(tmp_path: Path) -> Callable[..., Indexed]:
             rows = shard_of(row_ids, len(folders)) == number
             build_shard(template, row_ids[rows], vectors[rows], vectors[rows], folder)
         index = ShardedIndex.open(folders, vectors.shape[1], vectors.shape[1], 0)
-        return Indexed(items, index, family)
+        return IndexedItems(items, index, family)
 
     return make

@@ -7,7 +7,7 @@ import polars as pl
 import pytest
 
 from retrieval_core.config import GateConfig
-from retrieval_core.evaluate.gate.decide import Figures, Verdict, decide
+from retrieval_core.evaluate.gate.decide import ReleaseFigures, Verdict, decide
 
 BLOCK = GateConfig()
 
@@ -24,8 +24,12 @@ def means(frame: pl.DataFrame | None) -> dict[str, float]:
 
 
 def ask(candidate, production, config=BLOCK, metrics=None, **night) -> Verdict:
-    before = None if production is None else Figures(production, means(production), n_indexed=100, index_bytes=200_000)
-    return decide(Figures(candidate, means(candidate) | (metrics or {}), **night), before, config)
+    before = (
+        None
+        if production is None
+        else ReleaseFigures(production, means(production), n_indexed=100, index_bytes=200_000)
+    )
+    return decide(ReleaseFigures(candidate, means(candidate) | (metrics or {}), **night), before, config)
 
 
 GOOD = results(**{"recall@1": 0.70, "map@5": 0.60})
@@ -114,7 +118,7 @@ def test_the_first_release_is_published():
     ],
 )
 def test_what_cannot_be_compared_is_published_and_says_so(candidate, production):
-    verdict = decide(Figures(candidate, {}), Figures(production, {}), BLOCK)
+    verdict = decide(ReleaseFigures(candidate, {}), ReleaseFigures(production, {}), BLOCK)
     assert verdict.gate == "published"
     assert verdict.reason.startswith("Nothing could be compared")
 
@@ -281,7 +285,9 @@ def test_off_looks_at_nothing():
 
 
 def test_metrics_known_only_as_numbers_are_shown_and_never_tested():
-    verdict = decide(Figures(GOOD, {"mask_iou": 0.5, "new": 1.0}), Figures(GOOD, {"mask_iou": 0.8}), BLOCK)
+    verdict = decide(
+        ReleaseFigures(GOOD, {"mask_iou": 0.5, "new": 1.0}), ReleaseFigures(GOOD, {"mask_iou": 0.8}), BLOCK
+    )
     row = verdict.rows[-1]
     assert (row.name, row.production, row.candidate) == ("mask_iou", 0.8, 0.5)
     assert row.low is row.high is row.p_holm is None

@@ -14,7 +14,7 @@ import polars as pl
 import pytest
 
 from retrieval_core.config import GateConfig
-from retrieval_core.evaluate.gate.decide import Figures, Verdict, decide
+from retrieval_core.evaluate.gate.decide import ReleaseFigures, Verdict, decide
 
 RIGHT, LOSS, N = 0.6, 0.02, 500
 GATE = GateConfig()
@@ -46,31 +46,35 @@ def table(hits: Bool, likeness: np.ndarray, categories: np.ndarray) -> pl.DataFr
     )
 
 
-def two_nights(rng: np.random.Generator, loss: float, anew: float = 0.05, n: int = N) -> tuple[Figures, Figures]:
+def two_releases(
+    rng: np.random.Generator, loss: float, anew: float = 0.05, n: int = N
+) -> tuple[ReleaseFigures, ReleaseFigures]:
     """A candidate whose true recall@1 is lower by `loss`, and production."""
     share = answers(rng, n)
     known, likeness = rng.random((n, 5)) < share, 0.2 + 0.6 * rng.random((n, 1))
     categories = np.array(list("abcdefgh"))[rng.integers(0, 8, n)]
     candidate, production = (np.where(rng.random((n, 1)) < anew, rng.random((n, 5)) < share, known) for _ in range(2))
     candidate &= rng.random((n, 5)) >= loss / RIGHT
-    return Figures(table(candidate, likeness, categories), {}), Figures(table(production, likeness, categories), {})
+    return ReleaseFigures(table(candidate, likeness, categories), {}), ReleaseFigures(
+        table(production, likeness, categories), {}
+    )
 
 
-def judge(candidate: Figures, production: Figures) -> Verdict:
+def judge(candidate: ReleaseFigures, production: ReleaseFigures) -> Verdict:
     return decide(candidate, production, GATE)
 
 
 @pytest.fixture(scope="module")
 def after_a_loss() -> list[Verdict]:
     rng = np.random.default_rng(0)
-    return [judge(*two_nights(rng, LOSS)) for _ in range(N_RUNS)]
+    return [judge(*two_releases(rng, LOSS)) for _ in range(N_RUNS)]
 
 
 @pytest.fixture(scope="module")
 def of_equals() -> dict[float, list[Verdict]]:
     """By the share of queries that are answered anew: of few, of some, of all."""
     rng = np.random.default_rng(1)
-    return {anew: [judge(*two_nights(rng, 0, anew)) for _ in range(N_RUNS)] for anew in (0.05, 0.3, 1.0)}
+    return {anew: [judge(*two_releases(rng, 0, anew)) for _ in range(N_RUNS)] for anew in (0.05, 0.3, 1.0)}
 
 
 def n_held(verdicts: list[Verdict]) -> int:
@@ -94,7 +98,7 @@ def test_two_points_of_recall_alone_are_held_nine_times_in_ten() -> None:
     """
     rng, held = np.random.default_rng(2), 0
     for _ in range(N_RUNS):
-        _, production = two_nights(rng, 0)
+        _, production = two_releases(rng, 0)
         lost = pl.Series(rng.random(N) < LOSS / RIGHT)
         worse = production.per_query.with_columns(
             pl.when(lost).then(0.0).otherwise(pl.col("recall@1")).alias("recall@1")
@@ -108,7 +112,7 @@ def test_the_intervals_cover_the_true_difference_at_their_rate(
     name: str, after_a_loss: list[Verdict], of_equals: dict[float, list[Verdict]]
 ) -> None:
     """Within three standard deviations of 95 in 100."""
-    candidate, production = (side.per_query[name] for side in two_nights(np.random.default_rng(3), LOSS, n=400_000))
+    candidate, production = (side.per_query[name] for side in two_releases(np.random.default_rng(3), LOSS, n=400_000))
     true_loss = float((candidate - production).mean())
     covered = []
     for verdicts, truth in ((after_a_loss, true_loss), *((equal, 0.0) for equal in of_equals.values())):
@@ -121,7 +125,7 @@ def test_a_category_that_breaks_is_held_where_the_whole_hardly_moves() -> None:
     """Of 2,500 queries the 60 of one category lose half of their right answers: 0.7 points of the whole."""
     rng, held = np.random.default_rng(4), 0
     for _ in range(12):
-        candidate, production = two_nights(rng, 0, n=2500)
+        candidate, production = two_releases(rng, 0, n=2500)
         of_shoes = pl.int_range(2500) < 60
         kept = pl.Series(rng.random(2500) < 0.5)
         broken = candidate.per_query.with_columns(

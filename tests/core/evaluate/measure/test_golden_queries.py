@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from retrieval_core.errors import BadConfig
-from retrieval_core.evaluate.measure.golden_queries import Golden, ask_golden, check_golden, read_golden
+from retrieval_core.evaluate.measure.golden_queries import Golden, check_golden, read_golden, search_golden
 
 MAX_PIXELS = 1_000_000
 
@@ -28,7 +28,7 @@ def ask(shop, tmp_path: Path) -> Callable[..., Golden]:
     def asked(text: str, release: str = "production") -> Golden:
         path = tmp_path / "golden.csv"
         path.write_text(text, encoding="utf-8")
-        return ask_golden(shop.open(release), shop.items, read_golden(str(path)), MAX_PIXELS)
+        return search_golden(shop.open(release), shop.items, read_golden(str(path)), MAX_PIXELS)
 
     return asked
 
@@ -149,7 +149,7 @@ def test_a_file_that_says_nothing_is_told_and_never_a_crash(shop, tmp_path: Path
     path = tmp_path / "golden.csv"
     path.write_bytes(data)
     check_golden(str(path))
-    done = ask_golden(shop.open(), shop.items, read_golden(str(path)), MAX_PIXELS)
+    done = search_golden(shop.open(), shop.items, read_golden(str(path)), MAX_PIXELS)
     assert said in done.facts.missing
     assert done.metrics == {}
     assert done.per_query.height == 0
@@ -173,7 +173,7 @@ def test_a_thousand_problems_are_counted_and_few_are_told(ask):
     done = ask("query,expected\n" + "".join(f"gone-{n}.jpg,item-1-0\n" for n in range(1000)))
     assert done.facts.n_problems == 1000
     assert len(done.facts.problems) == 20
-    assert done.facts.missing == "None of the golden queries could be asked."
+    assert done.facts.missing == "None of the golden queries could be searched."
 
 
 def test_no_file_is_bad_config_before_a_night_and_told_in_it(tmp_path: Path):

@@ -3,7 +3,7 @@
 import numpy as np
 
 from retrieval_core.artifacts.manifests import TunePoint
-from retrieval_core.evaluate.measure.index_quality import MAX_TIMED_POINTS, measure_published, time_curve
+from retrieval_core.evaluate.measure.index_quality import MAX_TIMED_POINTS, measure_index, time_curve
 from retrieval_core.metrics.exact_knn import exact_topk
 from retrieval_core.metrics.retrieval import score
 
@@ -15,24 +15,24 @@ def curve(n: int) -> tuple[TunePoint, ...]:
 def test_an_exact_index_answers_what_exact_search_does(catalog_items, open_bench, draw_vectors):
     items = catalog_items(400, product_id=[f"p-{i % 80}" for i in range(400)])
     bench = open_bench(items, draw_vectors(400))
-    published, protocol = measure_published(bench), bench.protocol
+    published, protocol = measure_index(bench), bench.protocol
     scores, positions = exact_topk(bench.vectors[protocol.queries], bench.vectors[protocol.gallery], 10)
     assert published.positions.tolist() == positions.tolist()
-    assert np.allclose(published.scores, scores, atol=1e-6)
+    assert np.allclose(published.similarities, scores, atol=1e-6)
     assert published.recall.tolist() == [1.0] * len(protocol.queries)
-    assert published.worth.summary == score(positions, protocol.truth).summary
+    assert published.scores.summary == score(positions, protocol.truth).summary
     assert len(published.latency_ms) == len(protocol.queries)
 
 
 def test_an_index_that_looks_in_few_lists_misses_some(catalog_items, open_bench, draw_vectors):
     vectors = draw_vectors(3_000)
-    few = measure_published(open_bench(catalog_items(3_000), vectors, key="IVF32,Flat", nprobe=1))
+    few = measure_index(open_bench(catalog_items(3_000), vectors, key="IVF32,Flat", nprobe=1))
     assert 0.1 < few.recall.mean() < 1
 
 
 def test_without_queries_nothing_is_measured_and_nothing_breaks(catalog_items, open_bench, draw_vectors):
     bench = open_bench(catalog_items(30, split=[None] * 30), draw_vectors(30))
-    published = measure_published(bench)
+    published = measure_index(bench)
     assert (len(published.positions), len(published.recall), len(published.latency_ms)) == (0, 0, 0)
     assert [point.latency_ms for point in time_curve(bench, curve(2), (1, 2))] == [None, None]
 

@@ -12,8 +12,8 @@ from PIL import Image
 from retrieval_core.artifacts.manifests import Hit, content_id
 from retrieval_core.artifacts.parts import MaskRow
 from retrieval_core.config import EvaluateConfig, GateConfig
-from retrieval_core.evaluate.gate.decide import Figures, decide
-from retrieval_core.evaluate.measure.synthetic_queries import Synthetic, ask_distorted, draw_items
+from retrieval_core.evaluate.gate.decide import ReleaseFigures, decide
+from retrieval_core.evaluate.measure.synthetic_queries import Synthetic, draw_items, search_synthetic
 
 N = 12
 CONFIG = EvaluateConfig(synthetic_queries=8)
@@ -73,7 +73,7 @@ def _packed(bits: np.ndarray) -> bytes:
 
 
 def ask(items: pl.DataFrame, masks, search=None, config: EvaluateConfig = CONFIG) -> Synthetic:
-    return ask_distorted(search or ByShape(items), items, masks, config, MAX_PIXELS)
+    return search_synthetic(search or ByShape(items), items, masks, config, MAX_PIXELS)
 
 
 def test_a_perfect_chain_scores_one_in_every_distortion(items, masks):
@@ -131,7 +131,9 @@ def test_the_gate_sees_a_chain_that_broke_on_the_same_queries(items, masks):
     bad = ask(items, masks, ByShape(items, lambda _, number: number % 2 == 0), config)
 
     def verdict(candidate: Synthetic):
-        return decide(Figures(candidate.per_query, {}), Figures(good.per_query, {}), GateConfig(min_ann_recall=0))
+        return decide(
+            ReleaseFigures(candidate.per_query, {}), ReleaseFigures(good.per_query, {}), GateConfig(min_ann_recall=0)
+        )
 
     lost = next(row for row in verdict(bad).rows if row.name == "synthetic/recall@1")
     assert (lost.n_queries, lost.difference) == (N, -0.5)
