@@ -33,10 +33,11 @@ from benchmarks.memory import PeakOwn, resident_mb
 from benchmarks.racing import Contender, interleaved, print_race, race, ratio
 from retrieval_core.arrays import Float32, Int64
 from retrieval_core.config import IndexConfig, ReduceConfig
-from retrieval_core.index.build import INDEX_FILE, VECTORS_FILE, build_shard, train_template
+from retrieval_core.index.build import build_shard, train_template
 from retrieval_core.index.lookup import ShardedIndex
 from retrieval_core.index.recipes import TRAIN_ITERATIONS, Recipe, choose_recipe, choose_shards, shard_of
-from retrieval_core.index.tune import Tuned, choose_candidate_dim, tune_search
+from retrieval_core.index.shard_files import INDEX_FILE, VECTORS_FILE
+from retrieval_core.index.tune import TuneResult, choose_candidate_dim, tune_search
 from retrieval_core.metrics.exact_knn import exact_topk
 from retrieval_core.reduce.pca import Pca, apply_pca, fit_pca
 
@@ -123,7 +124,7 @@ class Plain:
         index.add(self.data.vectors)
         faiss.write_index(index, str(self.path))
 
-    def open(self, tuned: Tuned) -> Search:
+    def open(self, tuned: TuneResult) -> Search:
         index: Any = faiss.read_index(str(self.path))
         index.k_factor = tuned.rerank_depth
         if tuned.nprobe:
@@ -271,7 +272,7 @@ def _measure_builds(ours: Ours, plain: Plain, peer: Peer | None, arguments: argp
     return taken | of_plain | {"autofaiss_s": chosen["seconds"], **chosen}
 
 
-def _contenders(ours: Ours, plain: Plain, tuned: Tuned, truth: Int64) -> dict[str, Contender]:
+def _contenders(ours: Ours, plain: Plain, tuned: TuneResult, truth: Int64) -> dict[str, Contender]:
     data = ours.data
     # From 20 queries on exact search takes matrix products; by its own rule faiss would not for 500 of 128 dimensions.
     faiss.cvar.distance_compute_blas_threshold = 20 * data.vectors.shape[1]
@@ -304,7 +305,7 @@ def _peer_contenders(peer: Peer, param: str, data: Data, truth: Int64) -> dict[s
     return found
 
 
-def _curve(ours: Ours, tuned: Tuned, truth: Int64) -> dict[str, Contender]:
+def _curve(ours: Ours, tuned: TuneResult, truth: Int64) -> dict[str, Contender]:
     """The ways to search that tuning tried and that no cheaper one beat."""
     index = ours.open()
     return {
@@ -315,7 +316,7 @@ def _curve(ours: Ours, tuned: Tuned, truth: Int64) -> dict[str, Contender]:
     }
 
 
-def _measure_memory(ours: Ours, folder: Path, tuned: Tuned) -> dict[str, float]:
+def _measure_memory(ours: Ours, folder: Path, tuned: TuneResult) -> dict[str, float]:
     """MB that building and searching take, each in a fresh process that maps the vectors from a file."""
     recipe = ours.data.recipe
     light = ours.data._replace(vectors=ours.data.vectors[:0])
@@ -336,14 +337,14 @@ def _measure_memory(ours: Ours, folder: Path, tuned: Tuned) -> dict[str, float]:
     return held
 
 
-def _built_mb(ours: Ours, folder: Path, _: Tuned) -> dict[str, float]:
+def _built_mb(ours: Ours, folder: Path, _: TuneResult) -> dict[str, float]:
     data = ours.data._replace(vectors=np.load(folder / VECTORS, mmap_mode="r"))
     with PeakOwn() as peak:
         Ours(data, folder / "again").build()
     return {"build": peak.growth_mb}
 
 
-def _searched_mb(ours: Ours, folder: Path, tuned: Tuned) -> dict[str, float]:
+def _searched_mb(ours: Ours, folder: Path, tuned: TuneResult) -> dict[str, float]:
     before = resident_mb()
     index = ours.open()
     queries = ours.data.queries

@@ -29,7 +29,7 @@ from retrieval_core.index.build import build_shard, train_template
 from retrieval_core.index.lookup import ShardedIndex
 from retrieval_core.index.plan import name_shard, rows_to_change, split_rows
 from retrieval_core.index.recipes import choose_recipe, choose_shards
-from retrieval_core.index.tune import Tuned, tune_search
+from retrieval_core.index.tune import TuneResult, tune_search
 from retrieval_core.index.update import imbalance, update_shard
 from retrieval_core.metrics.exact_knn import exact_topk
 
@@ -82,11 +82,11 @@ class Shop:
         dim = self.vectors.shape[1]
         return ShardedIndex.open(version.folders, dim, dim, 0)
 
-    def tune(self, version: Version) -> Tuned:
+    def tune(self, version: Version) -> TuneResult:
         index = self.open(version)
         return tune_search(index, drawn_queries(index, index.row_ids(), self.config), self.config)
 
-    def recall(self, version: Version, tuned: Tuned, queries: Float32, truth: Int64) -> float:
+    def recall(self, version: Version, tuned: TuneResult, queries: Float32, truth: Int64) -> float:
         index = self.open(version)
         found = index.search(queries, queries, K, tuned.rerank_depth, nprobe=tuned.nprobe)[1]
         return recall(found, truth)

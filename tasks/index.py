@@ -18,10 +18,11 @@ from retrieval_core.artifacts.manifests import IndexSet, Ref, Value, VectorSet, 
 from retrieval_core.artifacts.parts import describe_part, load_vectors
 from retrieval_core.config import IndexConfig
 from retrieval_core.errors import ShardCorrupt
-from retrieval_core.index.build import INDEX_FILE, VECTORS_FILE, build_shard, shard_row_ids, train_template
+from retrieval_core.index.build import build_shard, train_template
 from retrieval_core.index.plan import name_shard, rows_to_change, split_rows, template_key
 from retrieval_core.index.recipes import Recipe, choose_recipe, choose_shards
-from retrieval_core.index.tune import Tuned, choose_candidate_dim, tune_queries, tune_search
+from retrieval_core.index.shard_files import INDEX_FILE, VECTORS_FILE, shard_row_ids
+from retrieval_core.index.tune import TuneResult, choose_candidate_dim, tune_queries, tune_search
 from retrieval_core.index.update import can_update, imbalance, update_shard
 from retrieval_core.search.release import open_index, shard_folders
 from retrieval_core.settings import Settings
@@ -251,7 +252,7 @@ def seal_index(settings: Settings, plan: IndexPlan, config: IndexConfig) -> Ref:
     )
 
 
-def _tuned(store: Store, index: IndexSet, plan: IndexPlan, config: IndexConfig) -> Tuned:
+def _tuned(store: Store, index: IndexSet, plan: IndexPlan, config: IndexConfig) -> TuneResult:
     pool = _asking(_rows(store, plan.catalog, VectorSet.open(store, plan.vectors)))
     sample = pool.sample(min(len(pool), config.tune_queries), seed=config.seed).sort("row_id")
     candidates = load_vectors(store, VectorSet.open(store, plan.candidates), sample["content_id"].to_list())

@@ -1,8 +1,8 @@
-"""Put rows into an index so that what is stored for a row depends on that row alone, not on the rows beside it.
+"""Add rows to an index so that the code of a row depends on that row alone, not on the rows added with it.
 
-faiss assigns rows to inverted lists by matrix products, which round differently with a row's place in its block: near
-the border of two lists a row may fall into either, and a rotated row differs in its last bits. Here such rows are
-settled one at a time, so that a row added alone is stored as it is when a million others come with it.
+faiss assigns rows to inverted lists by matrix products, whose rounding depends on the position of a row in its block.
+A row near the border of two lists may fall into either, and a rotated row differs in its last bits. Here such rows are
+computed one at a time, so that a row added alone gets the same code as one added with a million others.
 """
 
 from __future__ import annotations
@@ -15,12 +15,12 @@ from retrieval_core.arrays import Float32, Int64
 from retrieval_core.index.topk import TIE, best_of, kept_candidates, pair_scores, search_past_ties
 
 BLOCK_ROWS = 65_536  # added at a time
-MAX_PLAIN_DIM = 16  # faiss encodes subvectors shorter than this row by row, longer ones by matrix products
+MAX_PLAIN_DIM = 16  # faiss encodes shorter subvectors row by row, and longer ones by matrix products
 
 
 def add_rows(index: Any, row_ids: Int64, candidates: Float32) -> None:
-    """Append (n, c) float32 `candidates`, unit length or shorter, under their (n,) int64 ids, in the order given."""
-    if not stores_rows_alone(index):
+    """Add (n, c) float32 `candidates`, of length 1 or less, under their (n,) int64 ids, in the order given."""
+    if not encodes_rows_alone(index):
         index.add_with_ids(candidates, row_ids)
         return
     for start in range(0, len(row_ids), BLOCK_ROWS):
@@ -28,11 +28,11 @@ def add_rows(index: Any, row_ids: Int64, candidates: Float32) -> None:
         _add_to_lists(index, row_ids[block], candidates[block])
 
 
-def stores_rows_alone(index: Any) -> bool:
-    """Whether `index` holds inverted lists of codes, one after the other, that each depend on their row alone."""
+def encodes_rows_alone(index: Any) -> bool:
+    """Return whether `index` has inverted lists of codes that each depend on their row alone, stored row after row."""
     import faiss
 
-    ivf = own_lists(index)
+    ivf = inverted_lists(index)
     if type(ivf) not in (faiss.IndexIVFFlat, faiss.IndexIVFScalarQuantizer, faiss.IndexIVFPQ):
         return False
     if isinstance(ivf, faiss.IndexIVFPQ) and ivf.pq.dsub >= MAX_PLAIN_DIM:
@@ -44,16 +44,22 @@ def stores_rows_alone(index: Any) -> bool:
     )
 
 
-def own_lists(index: Any) -> Any:
-    """The inverted-file index that `index` is or transforms vectors for, which holds row ids; None for other kinds."""
+def inverted_lists(index: Any) -> Any:
+    """Return the inverted-file index that `index` is, or passes transformed vectors to; None for other kinds.
+
+    Such an index holds the row ids itself.
+    """
     import faiss
 
     inner = faiss.downcast_index(index.index) if isinstance(index, faiss.IndexPreTransform) else index
     return inner if isinstance(inner, faiss.IndexIVF) else None
 
 
-def transformed(index: Any, vectors: Float32) -> Float32:
-    """(n, c) float32 as `index` hands them to its inverted lists; equal rows come out equal wherever they stand."""
+def apply_transforms(index: Any, vectors: Float32) -> Float32:
+    """Return (n, c) float32 vectors as `index` passes them to its inverted lists.
+
+    Equal rows give equal results, whatever their position.
+    """
     import faiss
 
     for transform in _transforms(index):
@@ -70,29 +76,29 @@ def transformed(index: Any, vectors: Float32) -> Float32:
 def _add_to_lists(index: Any, row_ids: Int64, candidates: Float32) -> None:
     import faiss
 
-    ivf = own_lists(index)
-    vectors = transformed(index, candidates)
+    ivf = inverted_lists(index)
+    vectors = apply_transforms(index, candidates)
     lists = _nearest_lists(faiss.downcast_index(ivf.quantizer), vectors)
     ivf.add_core(len(vectors), faiss.swig_ptr(vectors), faiss.swig_ptr(row_ids), faiss.swig_ptr(lists))
     index.ntotal = ivf.ntotal
 
 
 def _nearest_lists(quantizer: Any, vectors: Float32) -> Int64:
-    """(n,) the list of each row; of centroids equally near the lower number."""
+    """Return the (n,) list of each row; of equally near centroids, the one of the lower number."""
     import faiss
 
     if not isinstance(quantizer, faiss.IndexFlatIP):
         return np.ascontiguousarray(quantizer.search(vectors, 1)[1][:, 0])
     scores, lists = quantizer.search(vectors, 2)
     nearest = lists[:, 0].copy()
-    border = np.flatnonzero(scores[:, 1] >= scores[:, 0] - TIE)
-    if len(border):
+    ties = np.flatnonzero(scores[:, 1] >= scores[:, 0] - TIE)
+    if len(ties):
         centroids = faiss.rev_swig_ptr(quantizer.get_xb(), quantizer.ntotal * quantizer.d).reshape(-1, quantizer.d)
-        nearest[border] = _settled(quantizer, vectors[border], centroids)
+        nearest[ties] = _nearest_of_ties(quantizer, vectors[ties], centroids)
     return nearest
 
 
-def _settled(quantizer: Any, vectors: Float32, centroids: Float32) -> Int64:
+def _nearest_of_ties(quantizer: Any, vectors: Float32, centroids: Float32) -> Int64:
     scores, lists = search_past_ties(quantizer.search, vectors, 1, len(centroids))
     row, column = kept_candidates(scores, lists, 1)
     number = lists[row, column]

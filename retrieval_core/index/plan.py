@@ -1,4 +1,4 @@
-"""Which rows go to which shard, and the name of each shard: a hash of all that goes into it."""
+"""Divide rows among shards, and name each shard by a hash of everything it is built from."""
 
 from __future__ import annotations
 
@@ -21,27 +21,27 @@ def template_key(template: str) -> str:
 
 
 def split_rows(rows: pl.DataFrame, n_shards: int) -> list[pl.DataFrame]:
-    """`rows` (row_id, content_id) of each of `n_shards` shards, ordered by row id; a shard may be empty."""
+    """Return the `rows` (row_id, content_id) of each of `n_shards` shards, sorted by row id; a shard may be empty."""
     shard = pl.Series(shard_of(rows["row_id"].to_numpy(), n_shards), dtype=pl.Int64)
     ordered = rows.with_columns(shard=shard).sort("row_id")
     return [ordered.filter(pl.col("shard") == number).drop("shard") for number in range(n_shards)]
 
 
-def name_shard(rows: pl.DataFrame, made_by: list[str]) -> str:
-    """The fingerprint of a shard of these rows; `made_by` names the template and the families of its vectors.
+def name_shard(rows: pl.DataFrame, parents: list[str]) -> str:
+    """Return the fingerprint of a shard; `parents` are the names of its template and of the families of its vectors.
 
-    A shard whose rows and pictures did not change has the name it had, and exists already.
+    A shard whose rows and pictures did not change keeps its name, so it exists already.
     """
     digest = hashlib.sha256(rows["row_id"].to_numpy().astype("<i8").tobytes())
     digest.update(rows["content_id"].str.join("\n").item().encode())
-    return fingerprint("shard", STAGE_VERSIONS["index"], digest.hexdigest(), made_by)
+    return fingerprint("shard", STAGE_VERSIONS["index"], digest.hexdigest(), parents)
 
 
-def rows_to_change(before: pl.DataFrame, now: pl.DataFrame) -> tuple[Int64, pl.DataFrame]:
-    """What makes the rows `now` (row_id, content_id) of the rows `before`: ids to take out, and rows to put in.
+def rows_to_change(previous: pl.DataFrame, current: pl.DataFrame) -> tuple[Int64, pl.DataFrame]:
+    """Return the row ids to remove from the `previous` rows (row_id, content_id) and the rows to add for `current`.
 
-    A row that shows another picture is in both. Both are ordered by row id.
+    A row with another picture is in both. Both are sorted by row id.
     """
     key = ["row_id", "content_id"]
-    removed = before.join(now, on=key, how="anti")["row_id"].sort().to_numpy()
-    return removed.astype(np.int64), now.join(before, on=key, how="anti").sort("row_id")
+    removed = previous.join(current, on=key, how="anti")["row_id"].sort().to_numpy()
+    return removed.astype(np.int64), current.join(previous, on=key, how="anti").sort("row_id")

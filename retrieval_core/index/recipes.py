@@ -1,8 +1,8 @@
-"""From the catalogue's size to a faiss key, its number of shards and its bytes: the one place that decides.
+"""Choose the kind of index for a catalogue, its number of shards, and predict its size in bytes.
 
-All shards of an index share one trained template, so they share its coarse centroids. Visiting `nprobe` lists in
-every shard therefore scans exactly the rows that one undivided index would scan, and `nlist` follows from the whole
-catalogue, not from a shard.
+All shards of an index share one trained template and so its coarse centroids. Visiting `nprobe` lists in every shard
+therefore scans the same rows that one undivided index would scan, and `nlist` depends on the size of the catalogue, not
+of a shard.
 """
 
 from __future__ import annotations
@@ -17,27 +17,28 @@ from retrieval_core.arrays import Int64
 from retrieval_core.artifacts.manifests import Value
 from retrieval_core.config import IndexConfig
 from retrieval_core.errors import BadConfig
+from retrieval_core.index.codes import inverted_lists
 
 ROWS_PER_SHARD = 100_000
-MIN_POINTS_PER_LIST = 39  # faiss warns below this many training points for each centroid
-TRAIN_POINTS_PER_LIST = 64  # a quarter of faiss's own cap, to keep training short
-TRAIN_ITERATIONS = (
-    5  # of k-means; 10, faiss's own, read as many bytes at a recall of 0.99 (within 7%) for twice the time
-)
+MIN_POINTS_PER_LIST = 39  # training points for each centroid; faiss warns below this number
+TRAIN_POINTS_PER_LIST = 64  # a quarter of faiss's own limit, to keep training short
+# Of k-means. With the default of 10, searches at a recall of 0.99 read as many bytes (within 7%), but training takes
+# twice as long.
+TRAIN_ITERATIONS = 5
 MIN_LISTS = 16
 ID_BYTES = 8
-ID_TABLE_BYTES = 46  # of memory a row, measured: finds a row by its id where ids stand beside the codes (IDMap2)
+ID_TABLE_BYTES = 46  # memory a row of the table from ids to rows in an IDMap2, measured
 ARROW_BYTES = 890  # schema, metadata and padding of one vectors.arrow
-FAST_SCAN_ROWS = 32  # each list of fast-scan codes is stored in blocks of as many rows
+FAST_SCAN_ROWS = 32  # rows in each block that a list of fast-scan codes is stored in
 
 
 class Recipe(Value):
-    """How every shard is built, and the bytes that this is predicted to take.
+    """How every shard is built, and the bytes that the index is predicted to take.
 
-    `key` is a faiss factory key, `nprobe` a first guess of the inverted lists visited per query (0 where the key has
-    none), `train_rows` the random rows the template is trained on (0 where nothing is trained), `why` the choice in
-    numbers. `index_bytes` are those of all `index.faiss` files, `vector_bytes` of all `vectors.arrow` files, and
-    `memory_bytes` what searching may hold resident: the full vectors stay on disk, mapped.
+    `key` is a faiss factory key, `nprobe` a first guess of the inverted lists to visit per query (0 for a key without
+    lists), `train_rows` the number of random rows that the template is trained on (0 without training), and `why`
+    explains the choice in numbers. `index_bytes` is the size of all `index.faiss` files, `vector_bytes` that of all
+    `vectors.arrow` files, and `memory_bytes` what a search may keep in memory: the full vectors stay on disk, mapped.
     """
 
     key: str
@@ -56,31 +57,32 @@ class _Size(NamedTuple):
 
 
 class _Kind(NamedTuple):
-    max_rows: float  # of the catalogues it is the first choice for
+    max_rows: float  # of the catalogues for which this kind is tried first
     key: str
     reason: str
 
 
-# From the most accurate to the smallest. On 200,000 product-like rows of 128 dimensions, one thread, a recall@10 of
-# 0.99 after the rerank: SQ8 takes half the time of whole floats, at rerank depth 2; fast-scan PQ of half a byte for two
-# components takes a quarter of SQ8's, at depth 12 to 20, but its shards cannot be updated.
+# From the most accurate to the smallest. Measured on 200,000 product-like rows of 128 dimensions, with one thread and a
+# recall@10 of 0.99 after the rerank: SQ8 takes half the time of whole floats, at rerank depth 2; fast-scan PQ with half
+# a byte for two components takes a quarter of SQ8's time, at depth 12 to 20, but its shards cannot be updated.
 _KINDS = (
     _Kind(20_000, "Flat", "comparing every row is exact, and quick enough to need no training"),
     _Kind(200_000, "IVF{nlist},Flat", "inverted lists skip most rows, and whole floats still fit in memory"),
     _Kind(math.inf, "IVF{nlist},SQ8", "one byte a component quarters the memory; the rerank repairs the rounding"),
-    _Kind(math.inf, "IVF{nlist},PQ{m}x4fs", "half a byte for {components}, for want of memory; the rerank repairs it"),
+    _Kind(math.inf, "IVF{nlist},PQ{m}x4fs", "half a byte for {components} saves memory; the rerank repairs the error"),
 )
 
 
 def choose_recipe(n_rows: int, dim: int, full_dim: int, config: IndexConfig) -> Recipe:
-    """The recipe for `n_rows` rows of width `full_dim` found in `dim` ones, or what `config.recipe` names.
+    """Return the recipe for `n_rows` rows of `full_dim` dimensions whose candidates have `dim`.
 
-    The kind follows from the size; under `config.memory_gb` it is the most accurate one, from there on, that fits.
-    Raises `BadConfig` when faiss refuses the named key, too few rows could train its lists, or nothing fits.
+    With `config.recipe` "auto" the kind follows from the number of rows: the most accurate kind for that size, or the
+    next one that fits into `config.memory_gb`. Raises `BadConfig` when faiss refuses the named key, there are too few
+    rows to train its lists, or nothing fits.
     """
     if n_rows < 0 or dim < 1 or full_dim < 1:
         raise BadConfig(
-            f"an index wants 0 or more rows of 1 or more dimensions, got {n_rows} rows of {full_dim} found in {dim}"
+            f"an index has 0 or more rows of 1 or more dimensions, got {n_rows} rows of {full_dim} found in {dim}"
         )
     size = _Size(n_rows, dim, full_dim)
     if config.recipe == "auto":
@@ -89,7 +91,7 @@ def choose_recipe(n_rows: int, dim: int, full_dim: int, config: IndexConfig) -> 
 
 
 def scan_bytes(recipe: Recipe, n_rows: int, dim: int) -> int:
-    """Bytes a query is expected to read to find its candidates: the centroids, codes and ids of the visited lists."""
+    """Return the bytes that finding a query's candidates is expected to read: centroids, and codes and ids of lists."""
     index = new_index(recipe.key, dim)
     nlist = n_lists(index)
     row_bytes = n_rows * _row_bytes(index)
@@ -97,9 +99,10 @@ def scan_bytes(recipe: Recipe, n_rows: int, dim: int) -> int:
 
 
 def choose_shards(n_rows: int, config: IndexConfig) -> int:
-    """`config.shards`, or the power of two that leaves at most 100,000 rows in a shard.
+    """Return the number of shards: `config.shards`, or the power of two that leaves at most 100,000 rows in a shard.
 
-    A power of two, so that a growing catalogue seldom changes its count; each change writes every shard anew.
+    It is a power of two because every change of the number rebuilds every shard, and so a growing catalogue seldom
+    changes it.
     """
     if config.shards:
         return config.shards
@@ -107,10 +110,10 @@ def choose_shards(n_rows: int, config: IndexConfig) -> int:
 
 
 def shard_of(row_ids: Int64, n_shards: int) -> Int64:
-    """(n,) shard numbers, 0 to `n_shards` - 1: SplitMix64's finaliser of the row id, modulo the count.
+    """Return the (n,) shard number of each row, 0 to `n_shards` - 1: SplitMix64's finaliser of the id, modulo n_shards.
 
-    It depends on nothing but the id, so a row stays in its shard for as long as the count stays. Raises `BadConfig`
-    for a count below 1.
+    It depends on nothing but the id, so a row stays in its shard while the number of shards stays. Raises `BadConfig`
+    for a number below 1. Source: Steele, Lea, Flood, "Fast splittable pseudorandom number generators", OOPSLA 2014.
     """
     if n_shards < 1:
         raise BadConfig(f"an index has at least 1 shard, got {n_shards}")
@@ -124,9 +127,10 @@ def shard_of(row_ids: Int64, n_shards: int) -> Int64:
 
 
 def new_index(key: str, dim: int) -> Any:
-    """An empty, untrained faiss index of inner products that keeps explicit int64 ids.
+    """Return an empty, untrained faiss index of inner products that stores explicit int64 ids.
 
-    Inverted lists hold ids themselves; other kinds are put inside an IDMap2. Raises `BadConfig` for a refused key.
+    Inverted lists store ids themselves; other kinds are wrapped in an IDMap2. Raises `BadConfig` for a key that faiss
+    refuses.
     """
     import faiss
 
@@ -134,12 +138,12 @@ def new_index(key: str, dim: int) -> Any:
         raise BadConfig(f"index.recipe {key!r}: leave IDMap out, shards keep their ids without it")
     try:
         index = faiss.index_factory(dim, key, faiss.METRIC_INNER_PRODUCT)
-        if not _holds_ids(index):
+        if inverted_lists(index) is None:
             index = faiss.index_factory(dim, f"IDMap2,{key}", faiss.METRIC_INNER_PRODUCT)
     except RuntimeError as error:
         raise BadConfig(
             f"index.recipe {key!r} is no faiss key for {dim} dimensions and inner products "
-            f"({_last_words(error)}); write auto, or a key such as Flat, IVF256,Flat or IVF1024,SQ8"
+            f"({_reason(error)}); write auto, or a key such as Flat, IVF256,Flat or IVF1024,SQ8"
         ) from error
     if n_lists(index) == 0 and key.startswith("IVF"):
         raise BadConfig(f"index.recipe {key!r} has no inverted lists; write their number after IVF, as in IVF256,Flat")
@@ -147,7 +151,7 @@ def new_index(key: str, dim: int) -> Any:
 
 
 def n_lists(index: Any) -> int:
-    """Inverted lists of a faiss index; 0 for a kind that has none."""
+    """Return the number of inverted lists of a faiss index; 0 for a kind without them."""
     import faiss
 
     ivf = faiss.try_extract_index_ivf(index)
@@ -155,7 +159,7 @@ def n_lists(index: Any) -> int:
 
 
 def require_training_rows(key: str, nlist: int, n_rows: int) -> None:
-    """Raises `BadConfig` when `n_rows` are too few to train the `nlist` centroids of `key`."""
+    """Raise `BadConfig` when `n_rows` are too few to train the `nlist` centroids of `key`."""
     if n_rows < nlist * MIN_POINTS_PER_LIST:
         raise BadConfig(
             f"index.recipe {key!r} needs {nlist * MIN_POINTS_PER_LIST:,} training rows ({MIN_POINTS_PER_LIST} for each "
@@ -199,7 +203,7 @@ def _recipe_by_name(size: _Size, config: IndexConfig) -> Recipe:
     require_training_rows(config.recipe, n_lists(index), train_rows)
     why = f"index.recipe asks for it, for {size.n_rows:,} rows"
     if _is_graph(index):
-        why += "; a graph cannot give up rows, so every shard that changes is built anew"
+        why += "; a graph cannot give up rows, so every shard that changes is rebuilt"
     recipe = _sized(config.recipe, train_rows, why, size, config)
     if not _fits(recipe, config):
         raise _too_large(recipe, size, config)
@@ -207,13 +211,12 @@ def _recipe_by_name(size: _Size, config: IndexConfig) -> Recipe:
 
 
 def _sized(key: str, train_rows: int, why: str, size: _Size, config: IndexConfig) -> Recipe:
-    """The recipe of this key with its nprobe and its bytes."""
     index = new_index(key, size.dim)
     nlist, n_shards = n_lists(index), choose_shards(size.n_rows, config)
     nprobe, why_nprobe = _choose_nprobe(nlist, config)
     shard_bytes = _template_bytes(index) + _padding_bytes(index)
     index_bytes = round(n_shards * shard_bytes + size.n_rows * _row_bytes(index))
-    row_ids = ID_BYTES + (0 if nlist else ID_TABLE_BYTES)  # those of vectors.arrow are read at opening
+    id_bytes = ID_BYTES + (0 if nlist else ID_TABLE_BYTES)  # the ids of vectors.arrow are read at opening
     return Recipe(
         key=key,
         nprobe=nprobe,
@@ -221,16 +224,16 @@ def _sized(key: str, train_rows: int, why: str, size: _Size, config: IndexConfig
         why=f"{why}{why_nprobe}.",
         index_bytes=index_bytes,
         vector_bytes=n_shards * ARROW_BYTES + size.n_rows * (ID_BYTES + 4 * size.full_dim),
-        memory_bytes=index_bytes + size.n_rows * row_ids,
+        memory_bytes=index_bytes + size.n_rows * id_bytes,
     )
 
 
 def _choose_nlist(n_rows: int, config: IndexConfig) -> int:
-    """The power of two nearest to 2·√n_rows that the sample can train.
+    """Return the power of two nearest to 2·√n_rows for which the sample is large enough to train.
 
-    On product-like vectors of 128 dimensions, SQ8 and a recall@10 of 0.99, twice as many lists read as many bytes
-    (100,000 rows: 2.04 and 2.06 MB a query; 200,000: 3.6 and 3.4; 1,000,000: 12.5 with 2,048 and 12.8 with 1,024) for
-    two to four times the training.
+    Measured on product-like vectors of 128 dimensions with SQ8 and a recall@10 of 0.99: twice as many lists read about
+    as many bytes (100,000 rows: 2.04 and 2.06 MB a query; 200,000 rows: 3.6 and 3.4; 1,000,000 rows: 12.5 with 2,048
+    lists and 12.8 with 1,024) and take two to four times as long to train.
     """
     trainable = min(n_rows, config.sample_rows) // MIN_POINTS_PER_LIST
     if trainable < MIN_LISTS:
@@ -238,13 +241,15 @@ def _choose_nlist(n_rows: int, config: IndexConfig) -> int:
             f"index.sample_rows {config.sample_rows:,} trains {trainable} inverted lists, fewer than the {MIN_LISTS} "
             f"worth having for {n_rows:,} rows; raise it to {MIN_LISTS * MIN_POINTS_PER_LIST} or more"
         )
-    wanted = 1 << round(math.log2(2 * math.sqrt(n_rows)))
-    return max(MIN_LISTS, min(wanted, 1 << int(math.log2(trainable))))
+    nearest = 1 << round(math.log2(2 * math.sqrt(n_rows)))
+    return max(MIN_LISTS, min(nearest, 1 << int(math.log2(trainable))))
 
 
 def _choose_nprobe(nlist: int, config: IndexConfig) -> tuple[int, str]:
-    """A first guess of 4·√nlist: 512 to 2,048 lists of product-like vectors needed 3 to 4 times the root for a recall
-    of 0.99. Tight clusters need less; vectors without structure need far more.
+    """Return a first guess of nprobe, 4·√nlist, and the sentence that explains it.
+
+    Measured: product-like vectors in 512 to 2,048 lists needed 3·√nlist to 4·√nlist for a recall of 0.99. Tight
+    clusters need less; vectors without structure need far more.
     """
     if nlist == 0:
         return 0, ""
@@ -272,10 +277,10 @@ def _gb(n_bytes: int) -> str:
 
 
 def _row_bytes(index: Any) -> float:
-    """Bytes that one more row takes in the file of a faiss index: its code, its id and its links."""
+    """Return the bytes that one more row takes in the file of a faiss index: its code, its id and its links."""
     import faiss
 
-    kind: Any = faiss.downcast_index(index)  # a view: it lives while `index` does
+    kind: Any = faiss.downcast_index(index)  # a view, valid while `index` lives
     if isinstance(kind, faiss.IndexIDMap):
         return ID_BYTES + _row_bytes(kind.index)
     if isinstance(kind, faiss.IndexPreTransform):
@@ -295,12 +300,12 @@ def _link_bytes(graph: Any) -> float:
     if isinstance(graph, faiss.IndexNSG):
         return 4.0 * (graph.nsg.R + 1)
     m = graph.hnsw.nb_neighbors(1)
-    # 2·m links on the ground floor, m on each other, to which one row in m goes on; then its floor and its offset.
+    # 2·m links on the lowest level, m on each higher level, which one row in m reaches; then its level and its offset.
     return 4 * (2 * m + m / (m - 1)) + 4 + 8
 
 
 def _template_bytes(index: Any) -> float:
-    """Bytes of an untrained index once it is trained, with the lengths of its lists."""
+    """Return the bytes that an untrained index will have once it is trained, with the lengths of its lists."""
     import faiss
 
     chain: Any = index.chain if isinstance(index, faiss.IndexPreTransform) else None
@@ -317,7 +322,7 @@ def _centroid_bytes(index: Any) -> float:
 
 
 def _padding_bytes(index: Any) -> float:
-    """What fills up the last blocks of all fast-scan lists: half a block each, as their lengths are spread."""
+    """Return the bytes that pad the last block of each fast-scan list: half a block on average."""
     import faiss
 
     ivf: Any = faiss.downcast_index(faiss.extract_index_ivf(index)) if n_lists(index) else None
@@ -333,13 +338,6 @@ def _is_graph(index: Any) -> bool:
     return isinstance(inner, (faiss.IndexHNSW, faiss.IndexNSG))
 
 
-def _holds_ids(index: Any) -> bool:
-    import faiss
-
-    inner = faiss.downcast_index(index.index) if isinstance(index, faiss.IndexPreTransform) else index
-    return isinstance(inner, faiss.IndexIVF)
-
-
-def _last_words(error: RuntimeError) -> str:
-    """A faiss error without its C++ signature."""
+def _reason(error: RuntimeError) -> str:
+    """Return the message of a faiss error without its C++ signature."""
     return str(error).strip().splitlines()[-1].rsplit("Error: ", 1)[-1].rsplit(".cpp:", 1)[-1]

@@ -1,4 +1,4 @@
-"""One open shard: found by its inverted lists or its whole index, scored by its mapped vectors."""
+"""An open shard: find candidates in its inverted lists or its whole index, and score them by its full vectors."""
 
 from __future__ import annotations
 
@@ -11,93 +11,98 @@ import numpy as np
 
 from retrieval_core.arrays import Float32, Float64, Int32, Int64
 from retrieval_core.errors import DimensionMismatch, ShardCorrupt
-from retrieval_core.index.build import INDEX_FILE, VECTORS_FILE, map_index, map_vectors, places_of
-from retrieval_core.index.codes import own_lists, transformed
-from retrieval_core.index.topk import GATHER_BYTES, Source, kept_candidates, pair_scores
+from retrieval_core.index.codes import apply_transforms, inverted_lists
+from retrieval_core.index.shard_files import INDEX_FILE, VECTORS_FILE, map_index, map_vectors, positions_of
+from retrieval_core.index.topk import GATHER_BYTES, CandidateSource, kept_candidates, pair_scores
 
 
 class Probe(NamedTuple):
-    """Queries on their way to inverted lists: (q, c) as the lists hold vectors, and the (q, nprobe) lists of each."""
+    """Queries and the inverted lists to visit for each of them."""
 
-    queries: Float32
-    lists: Int64
-    closeness: Float32
+    queries: Float32  # (q, c), transformed as the vectors in the lists are
+    lists: Int64  # (q, nprobe), -1 for none
+    closeness: Float32  # (q, nprobe) inner products with the centroids
 
 
 class Shard(NamedTuple):
+    """An open shard; its two files are memory-mapped."""
+
     folder: Path
-    index: Any
-    lists: Any  # the inverted-file index inside, where it holds the row ids itself; else None
+    index: Any  # of faiss
+    lists: Any  # the inverted-file index inside that holds the row ids, None for kinds without one
     row_ids: Int64  # (n,) ascending, mapped
     vectors: Float32  # (n, dim), mapped
     n_index_bytes: int
 
     def probe(self, candidate_queries: Float32, nprobe: int) -> Probe:
-        """Choose the lists to visit, in this and in every shard of the same template."""
-        queries = transformed(self.index, candidate_queries)
+        """Choose the lists to visit in every shard of the same template."""
+        queries = apply_transforms(self.index, candidate_queries)
         closeness, lists = self.lists.quantizer.search(queries, nprobe)
         return Probe(queries, lists, closeness)
 
     def probe_for(self, candidate_queries: Float32, share: Float64, nprobe: int) -> Probe:
-        """Choose the nearest lists whose `share` (n_lists,) sums up to `nprobe`; unused places are -1.
+        """Choose the nearest lists whose `share` (n_lists,) adds up to `nprobe`; the result is padded with -1.
 
-        The share of a list is 0 where it holds none of the wanted rows, so that it is passed over, and at most 1.
+        The share of a list is from 0, when it holds no row that the search may find and is skipped, to 1.
         """
         every = self.probe(candidate_queries, len(share))
-        of_list = share[every.lists]
-        visit = (of_list > 0) & (np.cumsum(of_list, axis=1) - of_list < nprobe)
-        first = np.argsort(~visit, axis=1, kind="stable")[:, : int(visit.sum(axis=1).max(initial=1))]
-        lists: Int64 = np.take_along_axis(np.where(visit, every.lists, -1), first, axis=1)
+        shares = share[every.lists]
+        is_visited = (shares > 0) & (np.cumsum(shares, axis=1) - shares < nprobe)
+        first = np.argsort(~is_visited, axis=1, kind="stable")[:, : int(is_visited.sum(axis=1).max(initial=1))]
+        lists: Int64 = np.take_along_axis(np.where(is_visited, every.lists, -1), first, axis=1)
         closeness: Float32 = np.take_along_axis(every.closeness, first, axis=1)
         return Probe(every.queries, lists, closeness)
 
     def list_of_rows(self) -> Int32:
-        """(n,) int32, the inverted list that each row stands in, -1 where in none. Reads every id of the index."""
+        """Return the (n,) int32 inverted list of each row, -1 for none. This reads every id of the index."""
         import faiss
 
-        held = np.full(len(self.row_ids), -1, np.int32)
+        list_of_rows = np.full(len(self.row_ids), -1, np.int32)
         for number in range(self.lists.nlist):
             size = self.lists.get_list_size(number)
             if size:
                 ids = faiss.rev_swig_ptr(self.lists.invlists.get_ids(number), size)
-                place, here = places_of(self.row_ids, ids)
-                held[place[here]] = number
-        return held
+                position, is_present = positions_of(self.row_ids, ids)
+                list_of_rows[position[is_present]] = number
+        return list_of_rows
 
-    def list_source(self, probe: Probe, n_rows: int, parameters: Any) -> Source:
-        """The rows in the visited lists, `n_rows` at most, that the `visiting` parameters let through."""
-        return Source(partial(_search_lists, self.lists, probe, parameters), n_rows)
+    def list_source(self, probe: Probe, n_rows: int, parameters: Any) -> CandidateSource:
+        """Return the rows in the lists of `probe` that `search_parameters` let through, at most `n_rows`."""
+        return CandidateSource(partial(_search_lists, self.lists, probe, parameters), n_rows)
 
-    def whole_source(self, candidate_queries: Float32, allowed: Int64 | None = None) -> Source:
-        """All rows, or those at the places `allowed`, for kinds whose lists cannot be visited from outside."""
+    def whole_source(self, candidate_queries: Float32, allowed: Int64 | None = None) -> CandidateSource:
+        """Return all rows, or those at positions `allowed`, for a kind whose lists cannot be chosen from outside."""
         if allowed is None:
-            return Source(lambda rows, n: self.index.search(candidate_queries[rows], n), len(self.row_ids))
+            return CandidateSource(lambda rows, n: self.index.search(candidate_queries[rows], n), len(self.row_ids))
         search = partial(_search_allowed, self.index, candidate_queries, self.row_ids[allowed], len(self.row_ids))
-        return Source(search, len(allowed))
+        return CandidateSource(search, len(allowed))
 
     def exact_scores(self, queries: Float32, query: Int64, row_ids: Int64) -> Float32:
-        """(p,) inner products of queries[query] with the full vectors of these rows. Raises `ShardCorrupt`."""
-        place, here = places_of(self.row_ids, row_ids)
-        if not here.all():
-            raise ShardCorrupt(
-                f"{self.folder / INDEX_FILE} names row {row_ids[~here][0]}, which {VECTORS_FILE} beside it lacks; "
-                "build the shard again"
-            )
-        return pair_scores(queries, query, self.vectors, place)
+        """Return the (p,) inner products of queries[query] with the full vectors of `row_ids` (p,).
 
-    def best_among(self, queries: Float32, places: Int64, k: int) -> Iterator[tuple[Int64, Int64, Float32]]:
-        """(query, row id, score) of the best `k` of each query among the rows at `places`, and more, block by block."""
+        Raises `ShardCorrupt` for a row whose vector is missing.
+        """
+        position, is_present = positions_of(self.row_ids, row_ids)
+        if not is_present.all():
+            raise ShardCorrupt(
+                f"{self.folder / INDEX_FILE} names row {row_ids[~is_present][0]}, which {VECTORS_FILE} beside it "
+                "lacks; build the shard again"
+            )
+        return pair_scores(queries, query, self.vectors, position)
+
+    def best_among(self, queries: Float32, positions: Int64, k: int) -> Iterator[tuple[Int64, Int64, Float32]]:
+        """Yield blocks of (query, row id, score): at least the best `k` of each query among the rows at `positions`."""
         n = max(1, GATHER_BYTES // (4 * queries.shape[1]))
-        for start in range(0, len(places), n):
-            block = places[start : start + n]
+        for start in range(0, len(positions), n):
+            block = positions[start : start + n]
             vectors = self.vectors[block]
             rough = queries @ vectors.T
             query, column = kept_candidates(rough, np.broadcast_to(block, rough.shape), k)
             yield query, self.row_ids[block[column]], pair_scores(queries, query, vectors, column)
 
 
-def visiting(probe: Probe, selector: Any = None) -> Any:
-    """faiss's parameters for visiting the lists of `probe`, and there the rows that an IDSelector lets through."""
+def search_parameters(probe: Probe, selector: Any = None) -> Any:
+    """Return faiss's parameters to search the lists of `probe` for the rows that an IDSelector lets through."""
     import faiss
 
     parameters: Any = faiss.SearchParametersIVF
@@ -105,9 +110,9 @@ def visiting(probe: Probe, selector: Any = None) -> Any:
 
 
 def open_shard(folder: Path, dim: int, candidate_dim: int, nprobe: int) -> Shard:
-    """Map a shard's two files; `nprobe` 0 leaves the lists visited as they are.
+    """Map a shard's two files; `nprobe` 0 keeps the number of visited lists that is stored in the index.
 
-    Raises `ShardCorrupt` for a damaged file and `DimensionMismatch` for other widths.
+    Raises `ShardCorrupt` for a damaged file, `DimensionMismatch` for vectors of another width.
     """
     row_ids, vectors, n_index_bytes = map_vectors(folder / VECTORS_FILE)
     index = map_index(folder / INDEX_FILE, n_index_bytes)
@@ -116,15 +121,14 @@ def open_shard(folder: Path, dim: int, candidate_dim: int, nprobe: int) -> Shard
             f"{folder} holds {vectors.shape[1]}-d vectors found by {index.d}-d candidates, expected {dim} and "
             f"{candidate_dim}; build the index again"
         )
-    _visit_inside(index, nprobe)
-    return Shard(folder, index, own_lists(index), row_ids, vectors, n_index_bytes)
+    _set_nprobe(index, nprobe)
+    return Shard(folder, index, inverted_lists(index), row_ids, vectors, n_index_bytes)
 
 
-def _visit_inside(index: Any, nprobe: int) -> None:
-    """Also where the lists lie too deep to be visited from outside."""
+def _set_nprobe(index: Any, nprobe: int) -> None:
     import faiss
 
-    ivf: Any = faiss.try_extract_index_ivf(index)
+    ivf: Any = faiss.try_extract_index_ivf(index)  # also finds lists that `inverted_lists` does not, inside a refine
     if ivf is not None and nprobe:
         ivf.nprobe = nprobe
 
@@ -132,8 +136,8 @@ def _visit_inside(index: Any, nprobe: int) -> None:
 def _search_lists(lists: Any, probe: Probe, params: Any, rows: Int64, n: int) -> tuple[Float32, Int64]:
     import faiss
 
-    # Over lists for one query, else over queries; of itself faiss would take one thread here. It only sets the pace, so
-    # another thread may set it meanwhile.
+    # Split the work over lists for a single query, else over queries; faiss's default is one thread here. This changes
+    # only the speed, so it does no harm when another thread sets it meanwhile.
     lists.parallel_mode = 1 if len(rows) == 1 else 3
     queries, numbers, closeness = probe if len(rows) == len(probe.queries) else (part[rows] for part in probe)
     scores, ids = np.empty((len(rows), n), np.float32), np.empty((len(rows), n), np.int64)
@@ -145,15 +149,15 @@ def _search_lists(lists: Any, probe: Probe, params: Any, rows: Int64, n: int) ->
 def _search_allowed(
     index: Any, queries: Float32, allowed: Int64, n_rows: int, rows: Int64, n: int
 ) -> tuple[Float32, Int64]:
-    """The best `n` rows with ids in `allowed`: more and more of all are asked for until that many are among them."""
-    asked = min(n_rows, n * n_rows // len(allowed) + 1)
+    """Search for the best `n` rows with ids in `allowed`: fetch more and more rows until that many are among them."""
+    depth = min(n_rows, n * n_rows // len(allowed) + 1)
     while True:
-        scores, ids = index.search(queries[rows], asked)
-        fits = places_of(allowed, ids)[1]
-        if asked == n_rows or fits.sum(axis=1).min(initial=n) >= n:
+        scores, ids = index.search(queries[rows], depth)
+        is_allowed = positions_of(allowed, ids)[1]
+        if depth == n_rows or is_allowed.sum(axis=1).min(initial=n) >= n:
             break
-        asked = min(n_rows, 2 * asked)
-    first = np.argsort(~fits, axis=1, kind="stable")[:, :n]
+        depth = min(n_rows, 2 * depth)
+    first = np.argsort(~is_allowed, axis=1, kind="stable")[:, :n]
     scores, ids = np.take_along_axis(scores, first, axis=1), np.take_along_axis(ids, first, axis=1)
-    ids[~np.take_along_axis(fits, first, axis=1)] = -1
+    ids[~np.take_along_axis(is_allowed, first, axis=1)] = -1
     return scores, ids

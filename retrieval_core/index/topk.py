@@ -1,7 +1,8 @@
-"""The k best of scored candidates, the same whatever finds them: ties are broken by the lower id.
+"""The k best of scored candidates, with ties broken by the lower id, so that every way to search gives the same hits.
 
-Matrix products round differently with a vector's place in its block, so a fast search may part equal vectors, or cut
-through a group of them wherever it likes. Here the group is fetched whole, scored again one row at a time, and ordered.
+The rounding of a matrix product depends on the position of a vector in its block. A fast search may therefore score
+equal vectors differently, and cut off a group of them anywhere. Here the whole group is fetched, scored again one row
+at a time, and sorted.
 """
 
 from __future__ import annotations
@@ -18,10 +19,21 @@ from retrieval_core.arrays import Float32, Int64
 TopK = Callable[[Float32, int], tuple[Float32, Int64]]
 
 
-class Source(NamedTuple):
-    """A place to search: `search(rows, n)` returns the (len(rows), n) best scores, falling, and ids of these queries.
+TIE = 2e-6  # scores this close count as equal: float32 products of unit vectors differ less by order of summation
+MAX_TIED = 1_000  # fetch no more of a group of equal vectors, to bound the work of a query
+MAX_BLOCK_QUERIES = 1_024  # smaller blocks slow down an exact search
+MAX_BLOCK_PAIRS = 200_000  # candidates of all queries of a block together
+MATRIX_QUERIES = 20  # from this number on, a matrix product is faster than one query after another
+GATHER_BYTES = 4 * 2**20  # of vectors gathered at a time, to stay in the CPU cache
 
-    Where there are fewer, ids are -1. It holds at most `n_rows` rows.
+_FAISS_SWITCH = threading.Lock()
+
+
+class CandidateSource(NamedTuple):
+    """A part of an index to search. It holds at most `n_rows` rows.
+
+    `search(rows, n)` returns the (len(rows), n) highest scores, falling, and the ids for the queries numbered `rows`;
+    where there are fewer, ids are -1.
     """
 
     search: Callable[[Int64, int], tuple[Float32, Int64]]
@@ -29,42 +41,31 @@ class Source(NamedTuple):
 
 
 class Candidates(NamedTuple):
-    """(q, m) scores and ids, padded with -inf and -1, and (m,) the number of the source of each column."""
+    """(q, m) scores and ids, padded with -inf and -1, and for each of the m columns the number of its source."""
 
     scores: Float32
     ids: Int64
     source: Int64
 
 
-TIE = 2e-6  # float32 products of unit vectors agree to this whatever their order of summation
-MAX_TIED = 1_000  # a group of equal vectors is fetched no further than this, to bound a query's work
-MAX_BLOCK_QUERIES = 1_024  # fewer slow an exact search down
-MAX_BLOCK_PAIRS = 200_000  # candidates of all queries of a block together
-MATRIX_QUERIES = 20  # from here on a matrix product finds the nearest sooner than one query after another
-GATHER_BYTES = 4 * 2**20  # of vectors gathered at a time; more would fall out of the cache
-
-
-_ROUTE = threading.Lock()
-
-
 def query_blocks(n_queries: int, depth: int) -> Iterator[slice]:
-    """Consecutive slices over the queries, small enough that `depth` candidates of each fit in memory."""
+    """Yield consecutive slices of the queries, small enough that `depth` candidates of each fit in memory."""
     n = min(MAX_BLOCK_QUERIES, max(1, MAX_BLOCK_PAIRS // max(1, depth)))
     yield from (slice(start, start + n) for start in range(0, n_queries, n))
 
 
 def exact_search(queries: Float32, gallery: Float32, n: int) -> tuple[Float32, Int64]:
-    """(q, n) float32 largest inner products of each query with the gallery's rows, falling, and int64 rows, -1 padded.
+    """Return the (q, n) float32 largest inner products of each query with the gallery, falling, and its int64 rows.
 
-    Of MATRIX_QUERIES or more, faiss takes matrix products here; by itself it waits for 128,000 numbers in all queries,
-    and is up to ten times slower until then. That switch is the process's: only one search at a time turns it, and a
-    search elsewhere that meets it turned differs by no more than TIE.
+    Rows are -1 where the gallery has fewer than `n`. For MATRIX_QUERIES or more, faiss is told to use matrix products;
+    by default it does so only from 128,000 numbers in all queries, and is up to ten times slower below. The setting is
+    global to the process, so one search at a time changes it; a concurrent search elsewhere differs by at most TIE.
     """
     import faiss
 
     if len(queries) < MATRIX_QUERIES:
         return faiss.knn(queries, gallery, n, metric=faiss.METRIC_INNER_PRODUCT)
-    with _ROUTE:
+    with _FAISS_SWITCH:
         before = faiss.cvar.distance_compute_blas_threshold
         faiss.cvar.distance_compute_blas_threshold = 1
         try:
@@ -74,20 +75,21 @@ def exact_search(queries: Float32, gallery: Float32, n: int) -> tuple[Float32, I
 
 
 def search_past_ties(search: TopK, queries: Float32, depth: int, n_rows: int) -> tuple[Float32, Int64]:
-    """The best `depth` of each query, and the other rows that tie with the last of them, up to MAX_TIED in all.
+    """Return at least the best `depth` of each query and the rows that tie with the last of them, up to MAX_TIED.
 
-    `search(queries, n)` returns the (q, n) best scores, falling, and their ids, -1 where there are fewer. Returns
+    `search(queries, n)` returns the (q, n) highest scores, falling, and their ids, -1 where there are fewer. Returns
     (q, m) scores and ids, `m` at least min(depth, n_rows), padded with -inf and -1.
     """
-    found = search_sources([Source(lambda rows, n: search(queries[rows], n), n_rows)], len(queries), depth)
-    return found.scores, found.ids
+    source = CandidateSource(lambda rows, n: search(queries[rows], n), n_rows)
+    candidates = search_sources([source], len(queries), depth)
+    return candidates.scores, candidates.ids
 
 
-def search_sources(sources: Sequence[Source], n_queries: int, depth: int) -> Candidates:
-    """Among more, the best `depth` of each query in all sources, and the rows that tie with the last of them.
+def search_sources(sources: Sequence[CandidateSource], n_queries: int, depth: int) -> Candidates:
+    """Return at least the best `depth` of each query in all sources, and the rows that tie with the last of them.
 
-    Of one source no more than MAX_TIED are fetched, or depth + 1. A source is asked for its share of the best first,
-    and again only by the queries for which it may hold more of them.
+    One source gives at most MAX_TIED rows, or depth + 1 if that is more. It is searched first for its expected share of
+    the best, and again only for the queries of which it may hold more.
     """
     n_rows = [source.n_rows for source in sources]
     limits = np.array([min(n, max(depth + 1, MAX_TIED)) for n in n_rows])
@@ -108,29 +110,32 @@ def search_sources(sources: Sequence[Source], n_queries: int, depth: int) -> Can
 
 
 def kept_candidates(scores: Float32, ids: Int64, depth: int) -> tuple[Int64, Int64]:
-    """Which (query, column) of (q, m) candidates are among the best `depth` of their query, or tie with the last.
+    """Return (query, column) of the (q, m) candidates among the best `depth` of their query, or tied with the last.
 
-    Ordered by column, so that those of a source follow each other.
+    They are sorted by column, so that the candidates of a source are consecutive.
     """
     column, query = np.nonzero(((ids >= 0) & (scores >= _cut(scores, depth) - TIE)).T)
     return query, column
 
 
 def pair_scores(queries: Float32, query: Int64, vectors: Float32, row: Int64) -> Float32:
-    """(p,) float32 inner products of queries[query] with vectors[row]; equal rows score equally wherever they stand."""
+    """Return the (p,) float32 inner products of queries[query] with vectors[row].
+
+    Equal rows get equal scores, whatever their position.
+    """
     scores = np.empty(len(query), np.float32)
     n = max(1, GATHER_BYTES // (4 * queries.shape[1]))
     for start in range(0, len(query), n):
         pairs = slice(start, start + n)
-        asked = queries[query[pairs]] if len(queries) > 1 else queries
-        scores[pairs] = np.vecdot(vectors[row[pairs]], asked)
+        gathered = queries[query[pairs]] if len(queries) > 1 else queries
+        scores[pairs] = np.vecdot(vectors[row[pairs]], gathered)
     return scores
 
 
 def best_of(query: Int64, ids: Int64, scores: Float32, n_queries: int, k: int) -> tuple[Float32, Int64]:
-    """The `k` best of each query from flat (query, id, score) rows, ties by the lower id.
+    """Return the `k` best of each query from flat (p,) arrays of query, id and score; ties go by the lower id.
 
-    Returns (n_queries, k) scores and ids, padded with -inf and -1.
+    Returns (n_queries, k) scores, falling, and ids, padded with -inf and -1.
     """
     order = np.lexsort((ids, -scores, query))
     query, ids, scores = query[order], ids[order], scores[order]
@@ -144,20 +149,23 @@ def best_of(query: Int64, ids: Int64, scores: Float32, n_queries: int, k: int) -
 
 
 def _share(depth: int, fraction: float) -> int:
-    """Of the best `depth`, those that a source of this fraction of all rows holds: the mean and four deviations."""
+    """Return how many of the best `depth` to expect in a source with this fraction of all rows.
+
+    The mean and four standard deviations of the binomial distribution.
+    """
     mean = depth * fraction
     return min(depth, math.ceil(mean + 4 * math.sqrt(mean * (1 - fraction))))
 
 
 def _cut(scores: Float32, depth: int) -> Float32:
-    """(q, 1) the score of the last of each query's best `depth`; -inf where no more were found."""
+    """Return the (q, 1) score of the last of each query's best `depth`; -inf where there are no more than that."""
     if scores.shape[1] <= depth:
         return np.full((len(scores), 1), -np.inf, np.float32)
     return np.partition(scores, -depth, axis=1)[:, -depth, None]
 
 
-def _widened(part: tuple[Float32, Int64], source: Source, rows: Int64, width: int) -> tuple[Float32, Int64]:
-    """The part of a source with `width` columns, filled for the queries `rows` and padded for the others."""
+def _widened(part: tuple[Float32, Int64], source: CandidateSource, rows: Int64, width: int) -> tuple[Float32, Int64]:
+    """Search a source again for the queries `rows`; return its part with `width` columns, padded for the others."""
     extra = ((0, 0), (0, width - part[0].shape[1]))
     scores, ids = np.pad(part[0], extra), np.pad(part[1], extra, constant_values=-1)
     scores[rows], ids[rows] = source.search(rows, width)

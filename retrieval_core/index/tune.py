@@ -1,7 +1,7 @@
-"""The cheapest way to search that keeps the promise of recall: dimensions of the candidates, nprobe, rerank depth.
+"""Tune a search: find the candidate dimension, nprobe and rerank depth that reach the recall target at the least cost.
 
-Cost is the bytes that a query reads, so a choice is the same on every machine. Queries are rows of the index: a search
-for ten finds the query and nine others, and recall is that of the nine.
+Cost is the number of bytes that a query reads, so the choice is the same on every machine. Queries are rows of the
+index: a search for ten finds the query itself and nine others, and recall is measured on the nine.
 """
 
 from __future__ import annotations
@@ -21,12 +21,12 @@ from retrieval_core.index.topk import exact_search
 
 N_NEAREST = 10
 DEPTHS = (1, 2, 3, 5, 8, 12, 20, 32, 50)
-STEPS_PER_DOUBLING = 4  # of nprobe: the chosen one is at most a fifth too many
-WORTH_A_REBUILD = 2.0  # another dimension must read so many times fewer bytes before a standing one that serves goes
+STEPS_PER_DOUBLING = 4  # tried values of nprobe; the chosen one is at most a fifth too large
+WORTH_A_REBUILD = 2.0  # how many times fewer bytes another dimension must read to replace one that is good enough
 
 
-class Tunable(Protocol):
-    """What tuning asks of an open index; `ShardedIndex` is one."""
+class TunableIndex(Protocol):
+    """What tuning needs of an open index; `ShardedIndex` has it."""
 
     @property
     def n_lists(self) -> int: ...
@@ -41,29 +41,29 @@ class Tunable(Protocol):
 class TuneQueries(NamedTuple):
     """Rows of the index as queries: `vectors` (q, dim) and `candidates` (q, candidate_dim) float32, unit length.
 
-    `own` (q,) int64 are their row ids, and `truth` (q, 9) int64 the row ids of the nearest others by exact search in
-    the full dimension, ties by the lower id, padded with -1 where there are fewer.
+    `row_ids` (q,) int64 are their own ids. `truth` (q, 9) int64 are the ids of the nearest other rows by exact search
+    in the full dimension, ties by the lower id, padded with -1 where there are fewer.
     """
 
     vectors: Float32
     candidates: Float32
-    own: Int64
+    row_ids: Int64
     truth: Int64
 
 
-class Exact(Protocol):
-    """What finding the truth asks of an open index."""
+class ExactIndex(Protocol):
+    """What finding the true neighbours needs of an open index; `ShardedIndex` has it."""
 
     def vectors_of(self, row_ids: Int64) -> Float32: ...
 
     def exact(self, queries: Float32, k: int) -> tuple[Float32, Int64]: ...
 
 
-class Tuned(NamedTuple):
-    """The chosen way to search, and what else was tried.
+class TuneResult(NamedTuple):
+    """The chosen nprobe (0 for an index without lists) and rerank depth, and the recall measured with them.
 
-    `nprobe` is 0 where the index has no lists; `recall` was measured, and `reached` says whether it is the target or
-    more. `curve` holds the points that no cheaper one finds as much as, cheapest first; the chosen one is among them.
+    `reached` says whether that recall is at least the target. `curve` holds the Pareto-optimal points tried, from the
+    cheapest to the one of highest recall; the chosen point is among them.
     """
 
     nprobe: int
@@ -73,50 +73,50 @@ class Tuned(NamedTuple):
     curve: tuple[TunePoint, ...]
 
 
-def tune_queries(index: Exact, row_ids: Int64, candidates: Float32) -> TuneQueries:
-    """These rows of the index as queries; `candidates` (q, candidate_dim) float32 are theirs. Raises `NotFound`."""
+def tune_queries(index: ExactIndex, row_ids: Int64, candidates: Float32) -> TuneQueries:
+    """Return rows of the index as queries, given their `candidates` (q, candidate_dim) float32. Raises `NotFound`."""
     vectors = index.vectors_of(row_ids)
     _, nearest = index.exact(vectors, N_NEAREST)
     return TuneQueries(vectors, candidates, row_ids, _others(nearest, row_ids))
 
 
-def tune_search(index: Tunable, asked: TuneQueries, config: IndexConfig) -> Tuned:
-    """The (nprobe, rerank depth) that reads the fewest bytes of those that reach `config.recall_target` on `asked`.
+def tune_search(index: TunableIndex, queries: TuneQueries, config: IndexConfig) -> TuneResult:
+    """Find the nprobe and rerank depth that reach `config.recall_target` on `queries` and read the fewest bytes.
 
-    `config.nprobe` and `config.rerank_depth` are kept where they are not 0. To reach means to find the target and one
-    standard error more, as the cheapest passing point is passed by luck more often than not; where nothing does, the
-    target itself; where nothing does that either, as much as can be found (`reached` is False).
+    `config.nprobe` and `config.rerank_depth` are used as they are unless they are 0. The target is first raised by one
+    standard error, because the cheapest point that passes often does so by luck. When nothing reaches that, the target
+    itself counts; when nothing reaches the target, the highest recall possible (`reached` is then False).
     """
-    trials = _Trials(index, asked)
+    trials = _Trials(index, queries)
     ladder, depths = _ladder(index.n_lists, config.nprobe), (config.rerank_depth,) if config.rerank_depth else DEPTHS
-    for wanted in (_with_margin(config.recall_target, asked.truth), config.recall_target):
-        best = _cheapest(trials, ladder, depths, wanted)
+    for min_recall in (_with_margin(config.recall_target, queries.truth), config.recall_target):
+        best = _cheapest(trials, ladder, depths, min_recall)
         if best:
             break
     else:
         most = trials(ladder[-1], depths[-1])
-        wanted = most.recall
-        best = _cheapest(trials, ladder, depths, wanted) or most
+        min_recall = most.recall
+        best = _cheapest(trials, ladder, depths, min_recall) or most
     _measure_around(trials, ladder, best)
     curve = _pareto(list(trials.points.values()))
-    chosen = next(point for point in curve if point.recall >= wanted)
+    chosen = next(point for point in curve if point.recall >= min_recall)
     reached = chosen.recall >= config.recall_target
-    return Tuned(chosen.nprobe, chosen.rerank_depth, chosen.recall, reached, curve)
+    return TuneResult(chosen.nprobe, chosen.rerank_depth, chosen.recall, reached, curve)
 
 
 def choose_candidate_dim(
-    by_dim: Mapping[int, Float32], asking: Int64, n_rows: int, config: IndexConfig, standing: int | None = None
+    by_dim: Mapping[int, Float32], queries: Int64, n_rows: int, config: IndexConfig, production: int | None = None
 ) -> int:
-    """In how many dimensions the candidates of an index of `n_rows` rows are found: one of `by_dim`.
+    """Choose the dimension, a key of `by_dim`, in which an index of `n_rows` rows finds its candidates.
 
-    `by_dim` holds the same rows, all or a random sample, (n, width) float32 of unit length for each width on offer;
-    the largest is the full one; `asking` (q,) are the places of the rows that may query. Of those in which exact
-    search and the deepest rerank find `config.recall_target` of the ten nearest, and half of what it lets go more,
-    as lists and codes lose some too, the one whose recipe reads the fewest bytes. `standing`, that of the index in
-    production, stays while it reaches the target at less than twice the bytes, for a change rebuilds everything.
-    `config.candidate_dim` decides where it is not 0.
+    `by_dim` maps each dimension to (n, dim) float32 unit vectors of the same rows, all or a random sample; the largest
+    dimension is the full one. `queries` (q,) are the positions of the rows that may be queries. A dimension passes when
+    exact search and the deepest rerank reach a recall half-way between `config.recall_target` and 1, which leaves room
+    for the losses of lists and codes. Of those that pass, the one whose recipe reads the fewest bytes is chosen. The
+    dimension of the index in `production` is kept while it reaches the target and reads less than WORTH_A_REBUILD times
+    as many bytes, because a change rebuilds every shard. A `config.candidate_dim` other than 0 decides by itself.
 
-    Raises `BadConfig` when that is not on offer, or when no width fits `config.memory_gb`.
+    Raises `BadConfig` when `config.candidate_dim` is not in `by_dim`, or no dimension fits `config.memory_gb`.
     """
     if config.candidate_dim:
         if config.candidate_dim in by_dim:
@@ -126,30 +126,29 @@ def choose_candidate_dim(
     recipe_bytes = _recipe_bytes(sorted(by_dim), n_rows, config)
     if len(recipe_bytes) == 1:
         return next(iter(recipe_bytes))
-    offers = _offers(by_dim, asking, recipe_bytes, config)
-    enough = (1 + config.recall_target) / 2
-    reaching = [offer for offer in offers if offer.recall >= enough] or [max(offers, key=lambda offer: offer.recall)]
-    best = min(reaching, key=lambda offer: (offer.query_bytes, offer.dim))
-    for offer in offers:
-        serves = offer.recall >= config.recall_target and offer.query_bytes < WORTH_A_REBUILD * best.query_bytes
-        if offer.dim == standing and serves:
-            return offer.dim
+    costs = _dim_costs(by_dim, queries, recipe_bytes, config)
+    passing = [cost for cost in costs if cost.recall >= _dim_target(config)] or [max(costs, key=lambda c: c.recall)]
+    best = min(passing, key=lambda cost: (cost.query_bytes, cost.dim))
+    for cost in costs:
+        is_good = cost.recall >= config.recall_target and cost.query_bytes < WORTH_A_REBUILD * best.query_bytes
+        if cost.dim == production and is_good:
+            return cost.dim
     return best.dim
 
 
 class _Trials:
-    """Measures ways to search, each once."""
+    """Measures each (nprobe, rerank depth) once."""
 
-    def __init__(self, index: Tunable, asked: TuneQueries) -> None:
+    def __init__(self, index: TunableIndex, queries: TuneQueries) -> None:
         self.index = index
-        self.asked = asked
+        self.queries = queries
         self.points: dict[tuple[int, int], TunePoint] = {}
 
     def __call__(self, nprobe: int, depth: int) -> TunePoint:
         if (nprobe, depth) not in self.points:
-            vectors, candidates, own, truth = self.asked
-            _, found = self.index.search(vectors, candidates, N_NEAREST, depth, nprobe=nprobe)
-            recall = _recall(_others(found, own), truth)
+            vectors, candidates, row_ids, truth = self.queries
+            _, hits = self.index.search(vectors, candidates, N_NEAREST, depth, nprobe=nprobe)
+            recall = _recall(_others(hits, row_ids), truth)
             n_bytes = self.index.query_bytes(nprobe, depth, N_NEAREST)
             self.points[nprobe, depth] = TunePoint(
                 nprobe=nprobe, rerank_depth=depth, recall=recall, query_bytes=n_bytes
@@ -157,11 +156,11 @@ class _Trials:
         return self.points[nprobe, depth]
 
 
-def _cheapest(trials: _Trials, ladder: Sequence[int], depths: Sequence[int], wanted: float) -> TunePoint | None:
-    """The cheapest point that finds `wanted`, None where none does; recall rises with nprobe and with depth.
+def _cheapest(trials: _Trials, ladder: Sequence[int], depths: Sequence[int], min_recall: float) -> TunePoint | None:
+    """Return the cheapest point with a recall of `min_recall`, None when there is none.
 
-    So the fewest lists that do at one depth are too few, or just enough, at every smaller one: each depth starts where
-    the deeper one ended, and ends where it would cost more than the best so far.
+    Recall rises with nprobe and with depth, so a smaller depth needs at least as many lists. The depths are therefore
+    tried from the deepest, each from the number of lists that the one before needed up to the cost of the best so far.
     """
     best: TunePoint | None = None
     low = 0
@@ -171,35 +170,35 @@ def _cheapest(trials: _Trials, ladder: Sequence[int], depths: Sequence[int], wan
             high -= 1
         if high < low:
             continue
-        place = _first(lambda n, depth=depth: trials(ladder[n], depth).recall >= wanted, low, high)  # type: ignore[misc]
-        low = high + 1 if place is None else place
-        best = best if place is None else trials(ladder[place], depth)
+        step = _first(lambda n, depth=depth: trials(ladder[n], depth).recall >= min_recall, low, high)  # type: ignore[misc]
+        low = high + 1 if step is None else step
+        best = best if step is None else trials(ladder[step], depth)
     return best
 
 
 def _measure_around(trials: _Trials, ladder: Sequence[int], point: TunePoint) -> None:
-    """A quarter, half and twice as many lists, for a curve that shows what more and less would give."""
-    place = ladder.index(point.nprobe)
-    for around in (place - 2 * STEPS_PER_DOUBLING, place - STEPS_PER_DOUBLING, place + STEPS_PER_DOUBLING):
-        if 0 <= around < len(ladder):
-            trials(ladder[around], point.rerank_depth)
+    """Try a quarter, half and twice as many lists too, so that the curve shows what fewer and more would give."""
+    chosen = ladder.index(point.nprobe)
+    for step in (chosen - 2 * STEPS_PER_DOUBLING, chosen - STEPS_PER_DOUBLING, chosen + STEPS_PER_DOUBLING):
+        if 0 <= step < len(ladder):
+            trials(ladder[step], point.rerank_depth)
 
 
 def _first(passes: Callable[[int], bool], low: int, high: int) -> int | None:
-    """The first of low..high that passes, where all after it do too; None where even the last does not."""
-    failed, place, step = low - 1, low, 1
-    while not passes(place):
-        if place == high:
+    """Return the first of low..high that passes, None when none does; every number after one that passes passes too."""
+    failed, number, stride = low - 1, low, 1
+    while not passes(number):
+        if number == high:
             return None
-        failed, place, step = place, min(high, place + step), min(2 * step, STEPS_PER_DOUBLING)
-    while place - failed > 1:
-        middle = (place + failed) // 2
-        failed, place = (failed, middle) if passes(middle) else (middle, place)
-    return place
+        failed, number, stride = number, min(high, number + stride), min(2 * stride, STEPS_PER_DOUBLING)
+    while number - failed > 1:
+        middle = (number + failed) // 2
+        failed, number = (failed, middle) if passes(middle) else (middle, number)
+    return number
 
 
 def _ladder(nlist: int, nprobe: int) -> list[int]:
-    """The numbers of lists to try, rising; 0 alone where there are none."""
+    """Return the values of nprobe to try, rising; only 0 for an index without lists."""
     if nlist == 0 or nprobe:
         return [min(nprobe, nlist)]
     n_steps = math.ceil(STEPS_PER_DOUBLING * math.log2(nlist)) + 1
@@ -207,7 +206,7 @@ def _ladder(nlist: int, nprobe: int) -> list[int]:
 
 
 def _with_margin(target: float, truth: Int64) -> float:
-    """The target and one standard error of a share of all true neighbours: 0.9914 for 0.99 of 500 queries."""
+    """Return the target plus one standard error of a share of all true neighbours: 0.9915 for 0.99 and 500 queries."""
     n_true = max(1, int(np.count_nonzero(truth >= 0)))
     return min(1.0, target + math.sqrt(target * (1 - target) / n_true))
 
@@ -220,14 +219,14 @@ def _pareto(points: list[TunePoint]) -> tuple[TunePoint, ...]:
     return tuple(kept)
 
 
-class _Offer(NamedTuple):
+class _DimCost(NamedTuple):
     dim: int
     recall: float  # after the deepest rerank
-    query_bytes: int  # with the smallest depth that does
+    query_bytes: int  # with the smallest depth that is enough
 
 
 def _recipe_bytes(dims: list[int], n_rows: int, config: IndexConfig) -> dict[int, int]:
-    """Bytes that finding candidates reads in each dimension whose recipe fits the memory."""
+    """Return the bytes that finding candidates reads, for each dimension whose recipe fits the memory."""
     n_bytes: dict[int, int] = {}
     refused: BadConfig | None = None
     for dim in dims:
@@ -242,44 +241,49 @@ def _recipe_bytes(dims: list[int], n_rows: int, config: IndexConfig) -> dict[int
     return n_bytes
 
 
-def _offers(
-    by_dim: Mapping[int, Float32], asking: Int64, recipe_bytes: Mapping[int, int], config: IndexConfig
-) -> list[_Offer]:
+def _dim_costs(
+    by_dim: Mapping[int, Float32], queries: Int64, recipe_bytes: Mapping[int, int], config: IndexConfig
+) -> list[_DimCost]:
+    """Measure the recall of exact search and a rerank for each dimension of `recipe_bytes`."""
     full_dim = max(by_dim)
-    n_queries = min(config.tune_queries, len(asking))
-    own = np.sort(np.random.default_rng(config.seed).choice(asking, n_queries, replace=False))
-    truth = _nearest(by_dim[full_dim], own, N_NEAREST)
+    n_queries = min(config.tune_queries, len(queries))
+    sample = np.sort(np.random.default_rng(config.seed).choice(queries, n_queries, replace=False))
+    truth = _nearest(by_dim[full_dim], sample, N_NEAREST)
     depths = (config.rerank_depth,) if config.rerank_depth else DEPTHS
-    offers = []
+    costs = []
     for dim, n_bytes in recipe_bytes.items():
-        found = _nearest(by_dim[dim], own, N_NEAREST * depths[-1])
-        recalls = [_recall(found[:, : N_NEAREST * depth], truth) for depth in depths]
-        enough = min(recalls[-1], (1 + config.recall_target) / 2)
+        hits = _nearest(by_dim[dim], sample, N_NEAREST * depths[-1])
+        recalls = [_recall(hits[:, : N_NEAREST * depth], truth) for depth in depths]
+        enough = min(recalls[-1], _dim_target(config))
         depth = next(depth for depth, recall in zip(depths, recalls, strict=True) if recall >= enough)
-        offers.append(_Offer(dim, recalls[-1], n_bytes + N_NEAREST * depth * full_dim * 4))
-    return offers
+        costs.append(_DimCost(dim, recalls[-1], n_bytes + N_NEAREST * depth * full_dim * 4))
+    return costs
 
 
-def _nearest(vectors: Float32, own: Int64, k: int) -> Int64:
-    """(q, k) int64 places of the other rows nearest to the rows `own`, by exact search."""
-    if len(own) == 0:
+def _dim_target(config: IndexConfig) -> float:
+    """Return the recall that a dimension must allow: half-way to 1, as lists and codes lose some too."""
+    return (1 + config.recall_target) / 2
+
+
+def _nearest(vectors: Float32, rows: Int64, k: int) -> Int64:
+    """Return the (q, k) int64 positions of the nearest others of the vectors at `rows`, by exact search."""
+    if len(rows) == 0:
         return np.empty((0, k), np.int64)
     vectors = np.ascontiguousarray(vectors, np.float32)
-    width = min(k + 1, len(vectors))
-    _, found = exact_search(vectors[own], vectors, width)
-    return _others(found, own)
+    _, hits = exact_search(vectors[rows], vectors, min(k + 1, len(vectors)))
+    return _others(hits, rows)
 
 
-def _others(found: Int64, own: Int64) -> Int64:
-    """`found` (q, k + 1) without each query itself, (q, k); without the last where the query was not found."""
-    itself = found == own[:, None]
-    order = np.argsort(itself, axis=1, kind="stable")
-    others: Int64 = np.take_along_axis(found, order, axis=1)[:, :-1]
+def _others(hits: Int64, rows: Int64) -> Int64:
+    """Drop each query itself from its (q, k + 1) hits, or the last hit when it is not among them; return (q, k)."""
+    is_itself = hits == rows[:, None]
+    order = np.argsort(is_itself, axis=1, kind="stable")
+    others: Int64 = np.take_along_axis(hits, order, axis=1)[:, :-1]
     return others
 
 
-def _recall(found: Int64, truth: Int64) -> float:
-    """Share of the true neighbours that were found; 1 where there are none."""
-    hits = (truth[:, :, None] == found[:, None, :]).any(axis=2) & (truth >= 0)
+def _recall(hits: Int64, truth: Int64) -> float:
+    """Return the share of the true neighbours among the hits; 1 when there are none."""
+    is_found = (truth[:, :, None] == hits[:, None, :]).any(axis=2) & (truth >= 0)
     n_true = np.count_nonzero(truth >= 0)
-    return float(np.count_nonzero(hits) / n_true) if n_true else 1.0
+    return float(np.count_nonzero(is_found) / n_true) if n_true else 1.0

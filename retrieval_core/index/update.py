@@ -1,6 +1,6 @@
-"""A shard from its predecessor: rows taken out, rows put in, everything else copied.
+"""Make a shard from its predecessor: remove rows, add rows, and copy everything else.
 
-An updated shard is byte for byte the shard that `build_shard` makes of its rows with the same template.
+An updated shard has the same bytes as the one that `build_shard` makes from its rows and the same template.
 """
 
 from __future__ import annotations
@@ -13,24 +13,21 @@ import numpy as np
 
 from retrieval_core.arrays import Float32, Int64
 from retrieval_core.errors import BadConfig, CatalogInvalid, DimensionMismatch, ShardCorrupt
-from retrieval_core.index.build import (
+from retrieval_core.index.build import open_template, require_width, valid_ids, valid_rows
+from retrieval_core.index.codes import add_rows, encodes_rows_alone, inverted_lists
+from retrieval_core.index.shard_files import (
     INDEX_FILE,
     VECTORS_FILE,
     MappedVectors,
     map_index,
     map_vectors,
-    open_template,
-    places_of,
-    require_width,
-    valid_ids,
-    valid_rows,
+    positions_of,
     write_shard,
 )
-from retrieval_core.index.codes import add_rows, own_lists, stores_rows_alone
 
 
 def can_update(template: bytes) -> bool:
-    """Whether shards of this template can be made of earlier ones: flat or inverted lists, but no graph or fast-scan.
+    """Return whether shards of this template can be updated: flat indexes and inverted lists, not graphs or fast-scan.
 
     Raises `ShardCorrupt` for a template that cannot be read.
     """
@@ -48,12 +45,13 @@ def update_shard(
 ) -> None:
     """Write into `folder` the shard in `previous` without the rows `removed` and with the rows `added`.
 
-    `previous` was written by `build_shard` or by this, from the same template. `removed` (r,) and `added` (n,) are row
-    ids in any order; an id in both is replaced. `candidates` (n, c) and `vectors` (n, d) are those of `added`.
+    `previous` was written by `build_shard` or `update_shard` from the same template. `removed` (r,) and `added` (n,)
+    are int64 row ids in any order; an id in both is replaced. `candidates` (n, c) and `vectors` (n, d) are the float32
+    vectors of `added`.
 
-    Raises `ShardCorrupt` where `previous` is damaged or of another template (build the shard instead) and for NaN or
-    infinite values, `CatalogInvalid` for bad ids, for removed rows that are not there and added ones that are,
-    `DimensionMismatch` where the shapes do not fit, `BadConfig` where `can_update` is False.
+    Raises `ShardCorrupt` when `previous` is damaged or of another template (build the shard instead) and for NaN or
+    infinite values; `CatalogInvalid` for bad ids, removed rows that the shard lacks, and added ones that it has;
+    `DimensionMismatch` for shapes that do not fit; `BadConfig` when `can_update` is False.
     """
     removed = valid_ids(removed)
     added, candidates, vectors = valid_rows(added, candidates, vectors)
@@ -61,20 +59,23 @@ def update_shard(
     require_width(index, candidates)
     if not _can_update(index):
         raise BadConfig(f"{type(index).__name__} cannot be updated; build the shard from all its rows")
-    before = map_vectors(previous / VECTORS_FILE)
-    kept = _kept_places(before, removed, added, vectors.shape[1])
-    _take_over(index, template, previous / INDEX_FILE, before)
+    old = map_vectors(previous / VECTORS_FILE)
+    kept = _kept_positions(old, removed, added, vectors.shape[1])
+    _move_rows(index, template, previous / INDEX_FILE, old)
     order = np.argsort(added)
     if _replace_rows(index, removed, added[order], candidates[order]) != len(removed):
-        raise ShardCorrupt(f"{previous / INDEX_FILE} lacks rows that {VECTORS_FILE} beside it holds; build it again")
-    row_ids = np.concatenate([before.row_ids[kept], added[order]])
+        raise ShardCorrupt(
+            f"{previous / INDEX_FILE} lacks rows that {VECTORS_FILE} beside it has; build the shard again"
+        )
+    row_ids = np.concatenate([old.row_ids[kept], added[order]])
     ascending = np.argsort(row_ids, kind="stable")
-    write_shard(index, row_ids[ascending], _merged(before.vectors, kept, vectors[order], ascending), folder)
+    write_shard(index, row_ids[ascending], _merged(old.vectors, kept, vectors[order], ascending), folder)
 
 
 def template_of(folder: Path) -> bytes | None:
-    """The template that the shard in `folder` was made from: the shard without its rows. None for kinds that cannot be
-    updated, which keep more than rows. Raises `ShardCorrupt` for a damaged shard.
+    """Return the template of the shard in `folder`, which is its index without the rows.
+
+    None for a kind that cannot be updated, whose index keeps more than rows. Raises `ShardCorrupt` for a damaged shard.
     """
     import faiss
 
@@ -86,11 +87,12 @@ def template_of(folder: Path) -> bytes | None:
 
 
 def imbalance(folders: Sequence[Path]) -> float:
-    """How uneven the inverted lists of all shards together are: nlist · Σ size² / (Σ size)².
+    """Return how uneven the inverted lists of all shards together are: nlist · Σ size² / (Σ size)².
 
-    That is the work of a query over that with equal lists (the imbalance factor of Jégou et al., "Searching in one
-    billion vectors", 2011): 1 when all are equal, for indexes without lists, and without rows; `nlist` when one list
-    holds every row. Raises `ShardCorrupt` for a damaged shard and for shards of different numbers of lists.
+    This is the expected work of a query relative to equal lists (the imbalance factor of Jégou et al., "Searching in
+    one billion vectors: re-rank with source coding", ICASSP 2011): 1 when all lists are equal, and for an index without
+    lists or rows; `nlist` when one list holds every row. Raises `ShardCorrupt` for a damaged shard, and for shards with
+    different numbers of lists.
     """
     sizes = [_list_sizes(map_index(f / INDEX_FILE, map_vectors(f / VECTORS_FILE).n_index_bytes)) for f in folders]
     if len({len(of_shard) for of_shard in sizes}) > 1:
@@ -100,7 +102,7 @@ def imbalance(folders: Sequence[Path]) -> float:
 
 
 def _can_update(index: Any) -> bool:
-    return stores_rows_alone(index) or _is_flat(index)
+    return encodes_rows_alone(index) or _is_flat(index)
 
 
 def _is_flat(index: Any) -> bool:
@@ -110,59 +112,64 @@ def _is_flat(index: Any) -> bool:
     return isinstance(index, faiss.IndexIDMap2) and type(faiss.downcast_index(index.index)) in flat
 
 
-def _kept_places(before: MappedVectors, removed: Int64, added: Int64, dim: int) -> Int64:
-    """(m,) ascending: where in the predecessor the rows stand that stay."""
-    if before.vectors.shape[1] != dim:
-        raise DimensionMismatch(f"added vectors have {dim} dimensions, the shard has {before.vectors.shape[1]}")
-    place, here = places_of(before.row_ids, removed)
-    if not here.all():
-        raise CatalogInvalid(f"{(~here).sum()} rows to remove are not in the shard, e.g. {removed[~here][0]}")
-    stays = np.ones(len(before.row_ids), bool)
-    stays[place] = False
-    place, here = places_of(before.row_ids, added)
-    twice = added[here & stays[place]] if len(stays) else added[:0]
-    if len(twice):
-        raise CatalogInvalid(f"{len(twice)} rows to add are in the shard, e.g. {twice[0]}; remove what they replace")
-    return np.flatnonzero(stays)
+def _kept_positions(old: MappedVectors, removed: Int64, added: Int64, dim: int) -> Int64:
+    """Return (m,) ascending positions, in the predecessor, of the rows that are kept."""
+    if old.vectors.shape[1] != dim:
+        raise DimensionMismatch(f"added vectors have {dim} dimensions, the shard has {old.vectors.shape[1]}")
+    position, is_present = positions_of(old.row_ids, removed)
+    if not is_present.all():
+        raise CatalogInvalid(
+            f"{(~is_present).sum()} rows to remove are not in the shard, e.g. {removed[~is_present][0]}"
+        )
+    is_kept = np.ones(len(old.row_ids), bool)
+    is_kept[position] = False
+    position, is_present = positions_of(old.row_ids, added)
+    repeated = added[is_present & is_kept[position]] if len(is_kept) else added[:0]
+    if len(repeated):
+        raise CatalogInvalid(
+            f"{len(repeated)} rows to add are in the shard, e.g. {repeated[0]}; remove the rows that they replace"
+        )
+    return np.flatnonzero(is_kept)
 
 
-def _take_over(index: Any, template: bytes, path: Path, before: MappedVectors) -> None:
+def _move_rows(index: Any, template: bytes, path: Path, old: MappedVectors) -> None:
     """Move all rows of the index in `path` into the empty `index`."""
     import faiss
 
-    held = map_index(path, before.n_index_bytes, copy=True)
+    source = map_index(path, old.n_index_bytes, copy=True)
     try:
-        index.merge_from(held, 0)
-        held.reset()
-        emptied = faiss.serialize_index(held).tobytes()
+        index.merge_from(source, 0)
+        source.reset()
+        emptied = faiss.serialize_index(source).tobytes()
     except RuntimeError as error:
         raise ShardCorrupt(f"{path} was made from another template; build the shard again: {error}") from error
     if emptied != template:
         raise ShardCorrupt(f"{path} was made from another template or is damaged; build the shard again")
-    if index.ntotal != len(before.row_ids):
+    if index.ntotal != len(old.row_ids):
         raise ShardCorrupt(
-            f"{path} holds {index.ntotal} rows, {VECTORS_FILE} beside it {len(before.row_ids)}; build the shard again"
+            f"{path} holds {index.ntotal} rows, {VECTORS_FILE} beside it {len(old.row_ids)}; build the shard again"
         )
 
 
 def _replace_rows(index: Any, removed: Int64, added: Int64, candidates: Float32) -> int:
-    """Take out and put in; returns how many rows were there to take out."""
-    before = _list_sizes(index)
+    """Remove and add rows; return how many of the rows to remove existed."""
+    sizes_before = _list_sizes(index)
     n_removed = int(index.remove_ids(removed))
-    between = _list_sizes(index)
+    sizes_between = _list_sizes(index)
     add_rows(index, added, candidates)
-    if len(before) == 0:
+    if len(sizes_before) == 0:
         _sort_flat(index)
     else:
-        _sort_lists(index, np.flatnonzero((before != between) | (between != _list_sizes(index))))
+        is_changed = (sizes_before != sizes_between) | (sizes_between != _list_sizes(index))
+        _sort_lists(index, np.flatnonzero(is_changed))
     return n_removed
 
 
 def _sort_lists(index: Any, numbers: Int64) -> None:
-    """Put the rows of these lists in ascending id: faiss fills a gap with the list's last row, and adds at the end."""
+    """Sort the rows of these lists by id: faiss fills a gap with the last row of the list, and adds rows at the end."""
     import faiss
 
-    lists = own_lists(index).invlists
+    lists = inverted_lists(index).invlists
     width = lists.code_size
     for number in numbers.tolist():
         size = lists.list_size(number)
@@ -185,7 +192,7 @@ def _sort_flat(index: Any) -> None:
 
 
 def _list_sizes(index: Any) -> Int64:
-    """(nlist,) rows in each inverted list; none for other kinds."""
+    """Return the (nlist,) number of rows in each inverted list; (0,) for an index without lists."""
     import faiss
 
     ivf: Any = faiss.try_extract_index_ivf(index)
@@ -195,11 +202,11 @@ def _list_sizes(index: Any) -> Int64:
     return np.fromiter(map(lists.list_size, range(ivf.nlist)), np.int64, ivf.nlist)
 
 
-def _merged(held: Float32, kept: Int64, added: Float32, ascending: Int64) -> Float32:
-    """held[kept] and `added` one after the other, in the order `ascending`."""
-    merged = np.empty((len(ascending), added.shape[1]), np.float32)
-    new = ascending >= len(kept)
+def _merged(old: Float32, kept: Int64, added: Float32, order: Int64) -> Float32:
+    """Return the concatenation of old[kept] and `added`, in this `order`, without a copy of old[kept]."""
+    merged = np.empty((len(order), added.shape[1]), np.float32)
+    is_new = order >= len(kept)
     if len(kept):
-        np.take(held, kept[np.where(new, 0, ascending)], axis=0, out=merged, mode="clip")
-    merged[new] = added
+        np.take(old, kept[np.where(is_new, 0, order)], axis=0, out=merged, mode="clip")
+    merged[is_new] = added
     return merged

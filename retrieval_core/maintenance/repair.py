@@ -16,7 +16,7 @@ from retrieval_core.artifacts.manifests import MANIFEST, Artifact, Backbone, Cat
 from retrieval_core.artifacts.parts import read_table, read_unsealed, table_bytes
 from retrieval_core.artifacts.releases import LATEST, PRODUCTION, Alias, alias_key
 from retrieval_core.errors import NotFound, ShardCorrupt
-from retrieval_core.index.build import VECTORS_FILE
+from retrieval_core.index.shard_files import VECTORS_FILE
 from retrieval_core.maintenance.inventory import Inventory, release_key, searched_refs
 from retrieval_core.maintenance.repair_release import BY_RUN, Finding, damaged_parts, repair_release
 from retrieval_core.store import leases

@@ -32,8 +32,8 @@ from retrieval_core.artifacts.manifests import (
     VectorSet,
 )
 from retrieval_core.errors import NotFound, ShardCorrupt
-from retrieval_core.index.build import VECTORS_FILE
 from retrieval_core.index.plan import TEMPLATES, template_key
+from retrieval_core.index.shard_files import VECTORS_FILE
 from retrieval_core.maintenance.inventory import FITTED, GROWING, Family, Inventory
 from retrieval_core.store import leases
 from retrieval_core.store.base import Store

@@ -29,8 +29,8 @@ from retrieval_core.artifacts.parts import load_classes
 from retrieval_core.errors import BadConfig, DimensionMismatch, NotFound
 from retrieval_core.filters import VALUE_COLUMNS, commonest_values, parse_where
 from retrieval_core.images import RGB, decode
-from retrieval_core.index.build import places_of
-from retrieval_core.index.lookup import Selection, ShardedIndex
+from retrieval_core.index.lookup import RowSelection, ShardedIndex
+from retrieval_core.index.shard_files import positions_of
 from retrieval_core.reduce.pca import PCA_FILE, Pca, apply_pca, load_pca
 from retrieval_core.search.query_encoder import QueryChain, opened_once, require
 from retrieval_core.settings import Settings
@@ -77,7 +77,7 @@ class _Selected(NamedTuple):
     """Rows of the catalogue, ascending, and what the index makes of those it holds."""
 
     row_ids: Int64
-    only: Selection
+    only: RowSelection
 
 
 def open_release(store: Store | str, name: str = releases.PRODUCTION, settings: Settings | None = None) -> OpenRelease:
@@ -171,7 +171,7 @@ class OpenRelease:
     def shard_of(self, item_id: str) -> str:
         """The name of the index shard that an item lies in. Raises `NotFound`."""
         wanted = np.array([self._find(item_id)], np.int64)
-        return next(shard.folder.name for shard in self._index.shards if places_of(shard.row_ids, wanted)[1].any())
+        return next(shard.folder.name for shard in self._index.shards if positions_of(shard.row_ids, wanted)[1].any())
 
     def columns(self) -> dict[str, list[str]]:
         """What a filter can name, with the commonest values of each, the commonest first; ids go without."""

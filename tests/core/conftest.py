@@ -29,8 +29,9 @@ from retrieval_core.config import EmbedConfig, NightlyConfig
 from retrieval_core.embed.backbones import backbone_preprocess, load_backbone, save_backbone
 from retrieval_core.embed.engine import open_engine
 from retrieval_core.images import decode, fit, thumbnail
-from retrieval_core.index.build import INDEX_FILE, VECTORS_FILE, build_shard
+from retrieval_core.index.build import build_shard
 from retrieval_core.index.recipes import new_index, shard_of
+from retrieval_core.index.shard_files import INDEX_FILE, VECTORS_FILE
 from retrieval_core.search.release import OpenRelease, open_release
 from retrieval_core.settings import Settings
 from retrieval_core.store.base import Store

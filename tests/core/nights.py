@@ -47,9 +47,10 @@ from retrieval_core.artifacts.parts import (
 )
 from retrieval_core.config import EmbedConfig, NightlyConfig
 from retrieval_core.head.apply import WEIGHTS_FILE, boost, load_head, save_head
-from retrieval_core.index.build import INDEX_FILE, VECTORS_FILE, build_shard, train_template
+from retrieval_core.index.build import build_shard, train_template
 from retrieval_core.index.plan import name_shard, split_rows
 from retrieval_core.index.recipes import Recipe
+from retrieval_core.index.shard_files import INDEX_FILE, VECTORS_FILE
 from retrieval_core.reduce.pca import PCA_FILE, apply_pca, fit_pca, load_pca, save_pca
 from retrieval_core.store.base import Store
 

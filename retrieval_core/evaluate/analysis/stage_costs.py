@@ -25,7 +25,7 @@ from retrieval_core.artifacts.variants import Reduced, Variant
 from retrieval_core.errors import VitrineError
 from retrieval_core.evaluate.analysis.run_history import PastRun
 from retrieval_core.evaluate.run_outputs import RunOutputs
-from retrieval_core.index.build import INDEX_FILE, VECTORS_FILE
+from retrieval_core.index.shard_files import INDEX_FILE, VECTORS_FILE
 from retrieval_core.store.base import Store
 
 

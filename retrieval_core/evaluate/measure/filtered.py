@@ -82,7 +82,7 @@ def _measure(bench: SearchSetup, chosen: Filter) -> FilterFacts:
         n_rows=len(chosen.rows),
         recall=float(recall.mean()),
         latency_ms_p50=float(np.median(single_query_ms(find, queries[:N_TIMED]))),
-        how="exact" if selection.exact else "selector",
+        how="exact" if selection.is_exact else "selector",
     )
 
 

@@ -11,8 +11,8 @@ from retrieval_core.arrays import Float32, Int64
 from retrieval_core.artifacts.catalog_rows import load_items
 from retrieval_core.artifacts.manifests import IndexSet, Release
 from retrieval_core.evaluate.measure.search_setup import hash_rows
-from retrieval_core.index.build import places_of
 from retrieval_core.index.lookup import ShardedIndex
+from retrieval_core.index.shard_files import positions_of
 from retrieval_core.index.topk import best_of
 from retrieval_core.metrics.exact_knn import exact_topk
 from retrieval_core.search.release import open_index
@@ -53,7 +53,7 @@ class IndexedItems:
                 rows = np.asarray(shard.row_ids[start : start + BLOCK_ROWS])
                 vectors = shard.vectors[start : start + BLOCK_ROWS]
                 if allowed is not None:
-                    is_allowed = places_of(allowed, rows)[1]
+                    is_allowed = positions_of(allowed, rows)[1]
                     rows, vectors = rows[is_allowed], vectors[is_allowed]
                 if len(rows):
                     scores, nearest = _merge(scores, nearest, *_search_block(row_ids, queries, rows, vectors, k))
@@ -75,7 +75,7 @@ def sample_rows(row_ids: Int64, n: int, seed: int) -> Int64:
 
 
 def _search_block(query_ids: Int64, queries: Float32, rows: Int64, vectors: Float32, k: int) -> tuple[Float32, Int64]:
-    position, is_inside = places_of(rows, query_ids)
+    position, is_inside = positions_of(rows, query_ids)
     scores, positions = exact_topk(queries, vectors, k, exclude=np.where(is_inside, position, -1))
     return scores, np.where(positions >= 0, rows[positions], -1)
 

@@ -11,7 +11,7 @@ import polars as pl
 
 from retrieval_core.arrays import Float32, Float64, Int64, UInt64
 from retrieval_core.evaluate.measure.protocol import Protocol
-from retrieval_core.index.lookup import Selection, ShardedIndex
+from retrieval_core.index.lookup import RowSelection, ShardedIndex
 
 K = 10
 SPLITMIX64_INCREMENT = 0x9E3779B97F4A7C15  # 2^64 over the golden ratio
@@ -29,7 +29,7 @@ class SearchSetup:
     rerank_depth: int
 
     def find(
-        self, rows: Int64, k: int = K, *, nprobe: int = 0, rerank_depth: int = 0, only: Selection | None = None
+        self, rows: Int64, k: int = K, *, nprobe: int = 0, rerank_depth: int = 0, only: RowSelection | None = None
     ) -> tuple[Float32, Int64]:
         """Search for q rows of `items`; return (q, k) scores and row ids. Depths of 0 are those that are published."""
         depth = rerank_depth or self.rerank_depth

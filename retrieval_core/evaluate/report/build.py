@@ -31,7 +31,7 @@ from retrieval_core.evaluate.report.image_grids import album, grids_of, query_gr
 from retrieval_core.evaluate.report.schema import IndexFacts, QueryGrid, ReportFacts, TrainingFacts
 from retrieval_core.evaluate.run_outputs import RunOutputs
 from retrieval_core.evaluate.thumbnails import Thumbnail
-from retrieval_core.index.build import INDEX_FILE, VECTORS_FILE
+from retrieval_core.index.shard_files import INDEX_FILE, VECTORS_FILE
 from retrieval_core.metrics.registry import HEADLINES, MASK_IOU, definitions
 from retrieval_core.store.base import Store
 

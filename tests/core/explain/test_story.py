@@ -23,7 +23,7 @@ from retrieval_core.explain.history import find_history
 from retrieval_core.explain.page import pictures_of, render_story
 from retrieval_core.explain.story import Itself, Story, explain
 from retrieval_core.explain.words import story_lines
-from retrieval_core.index.build import shard_row_ids
+from retrieval_core.index.shard_files import shard_row_ids
 from retrieval_core.settings import Settings
 from retrieval_core.store.base import Store
 from tests.core.conftest import Shop

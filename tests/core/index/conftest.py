@@ -6,6 +6,7 @@ from retrieval_core.config import IndexConfig
 from retrieval_core.index.build import build_shard, train_template
 from retrieval_core.index.lookup import ShardedIndex
 from retrieval_core.index.recipes import choose_recipe, shard_of
+from retrieval_core.index.shard_files import INDEX_FILE, VECTORS_FILE
 
 LIST_KEYS = ["IVF16,Flat", "IVF16,SQ8", "IVF16,PQ16x4", "IVF16,PQ16x4fs", "PCA8,IVF16,SQ8"]
 KEYS = ["Flat", "SQ8", "HNSW16", "IVF16,Flat,RFlat", *LIST_KEYS]
@@ -57,3 +58,8 @@ def oracle(queries: np.ndarray, full: np.ndarray, ids: np.ndarray, k: int) -> np
 
 def recall(found: np.ndarray, truth: np.ndarray) -> float:
     return float(np.mean([len(set(f) & set(t)) / len(t) for f, t in zip(found, truth, strict=True)]))
+
+
+def assert_same_bytes(first: Path, second: Path) -> None:
+    for name in (INDEX_FILE, VECTORS_FILE):
+        assert (first / name).read_bytes() == (second / name).read_bytes(), name

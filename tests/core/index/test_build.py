@@ -2,13 +2,13 @@ from pathlib import Path
 
 import faiss
 import numpy as np
-import pyarrow as pa
 import pytest
 
 from retrieval_core.config import IndexConfig
 from retrieval_core.errors import BadConfig, CatalogInvalid, DimensionMismatch, ShardCorrupt
-from retrieval_core.index.build import INDEX_FILE, VECTORS_FILE, build_shard, train_template
+from retrieval_core.index.build import build_shard, train_template
 from retrieval_core.index.recipes import Recipe, choose_recipe
+from retrieval_core.index.shard_files import INDEX_FILE, VECTORS_FILE
 
 KEYS = ["Flat", "IVF16,Flat", "IVF16,SQ8", "SQ8", "PCA4,IVF16,Flat", "IVF16,Flat,RFlat"]
 
@@ -38,19 +38,6 @@ def test_the_index_answers_with_row_ids(tmp_path: Path, key: str) -> None:
     ids = build(tmp_path, key)
     _, found = faiss.read_index(str(tmp_path / INDEX_FILE)).search(vectors(1_000)[:50], 1)
     np.testing.assert_array_equal(found[:, 0], ids[:50])
-
-
-def test_vectors_are_sorted_by_row_id_in_one_uncompressed_batch(tmp_path: Path) -> None:
-    ids = build(tmp_path)
-    order = np.argsort(ids)
-    reader = pa.ipc.open_file(pa.memory_map(str(tmp_path / VECTORS_FILE)))
-    assert reader.num_record_batches == 1
-    allocated = pa.total_allocated_bytes()
-    batch = reader.get_batch(0)
-    np.testing.assert_array_equal(batch.column("row_id").to_numpy(zero_copy_only=True), ids[order])
-    stored = batch.column("vector").flatten().to_numpy(zero_copy_only=True).reshape(-1, 12)
-    np.testing.assert_array_equal(stored, vectors(1_000, dim=12)[order])
-    assert pa.total_allocated_bytes() == allocated, "a mapped shard is read without a copy"
 
 
 @pytest.mark.parametrize("key", KEYS)
@@ -85,20 +72,6 @@ def test_a_flat_template_needs_no_sample() -> None:
 def test_a_shard_may_be_empty(tmp_path: Path) -> None:
     build(tmp_path, "IVF16,Flat", n=0)
     assert faiss.read_index(str(tmp_path / INDEX_FILE)).ntotal == 0
-
-
-def test_building_again_leaves_no_other_files(tmp_path: Path) -> None:
-    build(tmp_path, n=10)
-    build(tmp_path, n=20)
-    assert {path.name for path in tmp_path.iterdir()} == {INDEX_FILE, VECTORS_FILE}
-
-
-def test_an_open_map_survives_its_file_being_replaced(tmp_path: Path) -> None:
-    ids = build(tmp_path, "IVF16,Flat")
-    mapped = faiss.read_index(str(tmp_path / INDEX_FILE), faiss.IO_FLAG_MMAP)
-    mapped.nprobe = 16
-    build(tmp_path, "IVF16,Flat", n=10)
-    assert mapped.search(vectors(1_000)[:1], 1)[1][0, 0] == ids[0]
 
 
 def test_too_few_rows_to_train_are_refused() -> None:

@@ -1,9 +1,7 @@
-from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-import faiss
 import numpy as np
 import pyarrow as pa
 import pytest
@@ -11,9 +9,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from retrieval_core.errors import BadConfig, DimensionMismatch, NotFound, ShardCorrupt
-from retrieval_core.index.build import INDEX_FILE, VECTORS_FILE
 from retrieval_core.index.lookup import ShardedIndex
-from tests.core.index.conftest import LIST_KEYS, build, clusters, far_ids, noise, opened, oracle, recall
+from retrieval_core.index.shard_files import INDEX_FILE, VECTORS_FILE
+from tests.core.index.conftest import build, clusters, far_ids, noise, opened, oracle, recall
 
 # Whole numbers keep every inner product exact in float32, so many rows tie and the oracle knows their order.
 whole_vectors = st.integers(0, 2**32 - 1).map(
@@ -221,70 +219,9 @@ def test_queries_of_another_width_are_refused(tmp_path: Path, queries: np.ndarra
         index.search(queries, low, 1, 1)
 
 
-@pytest.mark.parametrize(("dim", "candidate_dim"), [(15, 16), (16, 15)])
-def test_a_shard_of_another_width_than_its_manifest_is_refused(tmp_path: Path, dim: int, candidate_dim: int) -> None:
-    folders = build(tmp_path, far_ids(5), noise(5), noise(5))
-    with pytest.raises(DimensionMismatch, match="holds 16-d vectors"):
-        ShardedIndex.open(folders, dim, candidate_dim, nprobe=0)
-
-
 def test_a_negative_nprobe_is_refused() -> None:
     with pytest.raises(BadConfig, match="nprobe"):
         ShardedIndex.open([], 16, 16, nprobe=-1)
-
-
-def remove(path: Path) -> None:
-    path.unlink()
-
-
-def truncate(path: Path) -> None:
-    path.write_bytes(path.read_bytes()[: path.stat().st_size * 2 // 3])
-
-
-def cut_to_a_header(path: Path) -> None:
-    path.write_bytes(path.read_bytes()[:80])
-
-
-def empty(path: Path) -> None:
-    path.write_bytes(b"")
-
-
-def lengthen(path: Path) -> None:
-    path.write_bytes(path.read_bytes() + b"more")
-
-
-def overwrite(path: Path) -> None:
-    path.write_bytes(b"\x00" * path.stat().st_size)
-
-
-def make_a_folder(path: Path) -> None:
-    path.unlink()
-    path.mkdir()
-
-
-@pytest.mark.parametrize("key", ["Flat", "IVF16,SQ8"])
-@pytest.mark.parametrize("name", [INDEX_FILE, VECTORS_FILE])
-@pytest.mark.parametrize("damage", [remove, truncate, cut_to_a_header, empty, lengthen, overwrite, make_a_folder])
-def test_a_damaged_file_is_refused_by_name(tmp_path: Path, key: str, name: str, damage: Callable[[Path], None]) -> None:
-    folders = build(tmp_path, far_ids(1_000), noise(1_000), noise(1_000), n_shards=2, key=key)
-    damage(folders[1] / name)
-    with pytest.raises(ShardCorrupt, match=f"1/{name}"):
-        ShardedIndex.open(folders, 16, 16, nprobe=0)
-
-
-def test_a_missing_folder_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(ShardCorrupt, match=VECTORS_FILE):
-        ShardedIndex.open([tmp_path / "nowhere"], 16, 16, nprobe=0)
-
-
-def test_an_index_of_other_rows_is_refused(tmp_path: Path) -> None:
-    ids, full = far_ids(50), noise(50)
-    (mine,) = build(tmp_path / "a", ids, full, full)
-    (other,) = build(tmp_path / "b", ids + 1_000, full, full)
-    (other / INDEX_FILE).replace(mine / INDEX_FILE)
-    index = ShardedIndex.open([mine], 16, 16, nprobe=0)
-    with pytest.raises(ShardCorrupt, match=f"names row .* which {VECTORS_FILE} beside it lacks"):
-        index.search(full[:1], full[:1], 1, 1)
 
 
 @pytest.mark.parametrize("key", ["IVF16,Flat", "IVF16,SQ8"])
@@ -293,18 +230,6 @@ def test_shards_of_two_templates_are_refused(tmp_path: Path, key: str) -> None:
     folders = [*build(tmp_path / "a", ids, full, full, key=key), *build(tmp_path / "b", ids, -full, full, key=key)]
     with pytest.raises(ShardCorrupt, match="b/0 was made from another template"):
         ShardedIndex.open(folders, 16, 16, nprobe=0)
-
-
-@pytest.mark.parametrize("key", LIST_KEYS)
-def test_lists_chosen_once_are_those_that_faiss_would_visit(tmp_path: Path, key: str) -> None:
-    ids, full, queries = far_ids(3_000), clusters(3_000, 16), clusters(50, 16, seed=5)
-    (folder,) = build(tmp_path, ids, full, full, key=key)
-    plain = faiss.read_index(str(folder / INDEX_FILE))
-    faiss.extract_index_ivf(plain).nprobe = 3
-    _, candidates = plain.search(queries, 10)
-    _, found = ShardedIndex.open([folder], 16, 16, nprobe=3).search(queries, queries, 10, 1)
-    alike = [len(set(a) & set(b)) for a, b in zip(found.tolist(), candidates.tolist(), strict=True)]
-    assert np.mean(alike) > 9.5, "but for ties of coarse codes"
 
 
 def test_nprobe_of_one_search_goes_before_that_of_the_index(tmp_path: Path) -> None:
@@ -346,28 +271,6 @@ def test_unordered_row_ids_are_found_out_when_all_are_read(tmp_path: Path) -> No
         writer.write_batch(batch)
     with pytest.raises(ShardCorrupt, match="not ascending"):
         ShardedIndex.open([folder], 16, 16, nprobe=0).row_ids()
-
-
-def write_vectors(path: Path, columns: dict[str, pa.Array], n_index_bytes: int) -> None:
-    batch = pa.record_batch(columns)
-    schema = batch.schema.with_metadata({"index_bytes": str(n_index_bytes)})
-    with pa.OSFile(str(path), "wb") as sink, pa.ipc.new_file(sink, schema) as writer:
-        writer.write_batch(batch.replace_schema_metadata(schema.metadata))
-
-
-@pytest.mark.parametrize(
-    "columns",
-    [
-        {"other": pa.array([1, 2])},
-        {"row_id": pa.array([1, 2]), "vector": pa.array([1.0, 2.0])},
-        {"row_id": pa.array([1, 2]), "vector": pa.array([[1.0], [2.0]], pa.list_(pa.float64(), 1))},
-    ],
-)
-def test_a_table_of_something_else_is_refused(tmp_path: Path, columns: dict[str, pa.Array]) -> None:
-    (folder,) = build(tmp_path, far_ids(2), noise(2), noise(2))
-    write_vectors(folder / VECTORS_FILE, columns, (folder / INDEX_FILE).stat().st_size)
-    with pytest.raises(ShardCorrupt, match=VECTORS_FILE):
-        ShardedIndex.open([folder], 16, 16, nprobe=0)
 
 
 def test_many_threads_get_the_answers_of_one(tmp_path: Path) -> None:

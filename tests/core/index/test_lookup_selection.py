@@ -36,7 +36,7 @@ def test_only_selected_rows_are_found_and_the_best_of_them(
     index, ids, full, queries = open_kind(key)
     chosen = np.random.default_rng(3).permutation(3_000)[:n_chosen]
     only = index.select(ids[chosen])
-    only.exact = exact or (key == "HNSW16" and n_chosen < 1_000)  # a graph does not reach the last rows
+    only.is_exact = exact or (key == "HNSW16" and n_chosen < 1_000)  # a graph does not reach the last rows
     k = min(10, n_chosen)
     scores, found = index.search(queries, queries, k + 2, 4, only=only)
     found, truth = found[:, :k], oracle(queries, full[chosen], ids[chosen], k)
@@ -67,7 +67,7 @@ def test_selecting_everything_equals_no_filter(open_kind: Callable[[str], Opened
 def test_selecting_nothing_finds_nothing(open_kind: Callable[[str], Opened], key: str, row_ids: list[int]) -> None:
     index, *_, queries = open_kind(key)
     only = index.select(np.array(row_ids, np.int64))
-    assert (only.n_rows, only.exact) == (0, True)
+    assert (only.n_rows, only.is_exact) == (0, True)
     scores, found = index.search(queries, queries, 3, 2, only=only)
     assert (found == -1).all()
     assert np.isneginf(scores).all()
@@ -77,7 +77,7 @@ def test_rows_that_are_not_in_the_index_are_left_out_of_a_selection(open_kind: C
     index, ids, full, queries = open_kind("IVF16,SQ8")
     only = index.select(np.concatenate([ids[:500], ids[:500], [3, 2**61 - 1]]))
     assert only.n_rows == 500
-    only.exact = False
+    only.is_exact = False
     np.testing.assert_array_equal(
         index.search(queries, queries, 5, 10, only=only)[1], oracle(queries, full[:500], ids[:500], 5)
     )
@@ -86,7 +86,7 @@ def test_rows_that_are_not_in_the_index_are_left_out_of_a_selection(open_kind: C
 def test_few_rows_are_compared_one_by_one_and_many_are_not(tmp_path: Path) -> None:
     ids, full = far_ids(5_000), clusters(5_000)
     index = ShardedIndex.open(build(tmp_path, ids, full, full, n_shards=2, key="IVF64,SQ8"), 32, 32, nprobe=8)
-    assert [index.select(ids[:n]).exact for n in (1, 50, 4_000)] == [True, True, False]
+    assert [index.select(ids[:n]).is_exact for n in (1, 50, 4_000)] == [True, True, False]
 
 
 def test_a_selection_of_another_index_is_refused(open_kind: Callable[[str], Opened]) -> None:
@@ -105,7 +105,7 @@ def test_a_filter_costs_no_recall(tmp_path: Path, n_shards: int, fraction: float
     plain = recall(index.search(queries, queries, 10, 4)[1], oracle(queries, full, ids, 10))
     chosen = np.random.default_rng(3).permutation(8_000)[: int(8_000 * fraction)]
     only = index.select(ids[chosen])
-    only.exact = False
+    only.is_exact = False
     found = index.search(queries, queries, 10, 4, only=only)[1]
     assert recall(found, oracle(queries, full[chosen], ids[chosen], 10)) >= plain - 0.005
 
@@ -117,7 +117,7 @@ def test_a_filter_on_rows_far_from_the_query_costs_no_recall(tmp_path: Path) -> 
     chosen = np.flatnonzero(full @ clusters(1, seed=8)[0] > 0.3)
     away = queries[np.argsort(queries @ clusters(1, seed=8)[0])[:50]]
     only = index.select(ids[chosen])
-    only.exact = False
+    only.is_exact = False
     found = index.search(away, away, 10, 4, only=only)[1]
     assert recall(found, oracle(away, full[chosen], ids[chosen], 10)) >= 0.95
 
@@ -128,6 +128,6 @@ def test_equal_vectors_in_a_selection_come_by_row_id(tmp_path: Path) -> None:
     index = opened(tmp_path, ids, full, n_shards=3, key="IVF16,SQ8")
     chosen = np.arange(0, 2_000, 2)
     only, expected = index.select(ids[chosen]), np.sort(ids[500:1_500:2])[:7]
-    for only.exact in (True, False):
+    for only.is_exact in (True, False):
         _, found = index.search(full[500:501], full[500:501], 7, 2, nprobe=16, only=only)
         np.testing.assert_array_equal(found[0], expected)

@@ -8,8 +8,9 @@ from hypothesis import strategies as st
 
 from retrieval_core.config import IndexConfig
 from retrieval_core.errors import BadConfig
-from retrieval_core.index.build import INDEX_FILE, VECTORS_FILE, build_shard, train_template
+from retrieval_core.index.build import build_shard, train_template
 from retrieval_core.index.recipes import Recipe, choose_recipe, choose_shards, scan_bytes, shard_of
+from retrieval_core.index.shard_files import INDEX_FILE, VECTORS_FILE
 
 AUTO = IndexConfig()
 

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from retrieval_core.index.topk import (
     MATRIX_QUERIES,
     MAX_TIED,
-    Source,
+    CandidateSource,
     best_of,
     exact_search,
     kept_candidates,
@@ -20,7 +20,7 @@ from retrieval_core.index.topk import (
 )
 
 
-def source(scores: np.ndarray, ids: np.ndarray, asked: list[tuple[int, int]]) -> Source:
+def source(scores: np.ndarray, ids: np.ndarray, asked: list[tuple[int, int]]) -> CandidateSource:
     """Searches (q, n) `scores` of rows `ids` exactly; notes in `asked` how many queries wanted how many rows."""
 
     def search(rows: np.ndarray, n: int) -> tuple[np.ndarray, np.ndarray]:
@@ -29,7 +29,7 @@ def source(scores: np.ndarray, ids: np.ndarray, asked: list[tuple[int, int]]) ->
         found = np.take_along_axis(scores[rows], order, axis=1)
         return found, np.where(np.isfinite(found), ids[order], -1)
 
-    return Source(search, len(ids))
+    return CandidateSource(search, len(ids))
 
 
 @settings(deadline=None, max_examples=60)

@@ -211,20 +211,22 @@ def test_the_chosen_dimension_does_reach_the_target_by_an_oracle() -> None:
     assert hits / 1_000 >= 0.98
 
 
-def test_a_standing_dimension_stays_while_it_serves() -> None:
+def test_the_dimension_in_production_stays_while_it_is_good_enough() -> None:
     offered = cut(low_rank(3_000, 64, 8), 4, 16, 24)
-    assert choose_candidate_dim(offered, everyone(offered), 1_000_000, IndexConfig(), standing=24) == 24
+    assert choose_candidate_dim(offered, everyone(offered), 1_000_000, IndexConfig(), production=24) == 24
 
 
-@pytest.mark.parametrize("standing", [4, 64, 40])
-def test_a_standing_dimension_goes_that_misses_the_target_costs_double_or_is_no_more_on_offer(standing: int) -> None:
+@pytest.mark.parametrize("production", [4, 64, 40])
+def test_the_dimension_in_production_gives_way_when_it_misses_the_target_costs_double_or_is_absent(
+    production: int,
+) -> None:
     offered = cut(low_rank(3_000, 64, 8), 4, 16)
-    assert choose_candidate_dim(offered, everyone(offered), 1_000_000, IndexConfig(), standing=standing) == 16
+    assert choose_candidate_dim(offered, everyone(offered), 1_000_000, IndexConfig(), production=production) == 16
 
 
 def test_the_config_decides_the_dimension_and_names_those_on_offer() -> None:
     offered = cut(low_rank(50, 64, 8), 4, 16)
-    assert choose_candidate_dim(offered, everyone(offered), 50, IndexConfig(candidate_dim=4), standing=16) == 4
+    assert choose_candidate_dim(offered, everyone(offered), 50, IndexConfig(candidate_dim=4), production=16) == 4
     with pytest.raises(BadConfig, match=r"index\.candidate_dim 20 is none of 4, 16, 64"):
         choose_candidate_dim(offered, everyone(offered), 50, IndexConfig(candidate_dim=20))
 

@@ -13,16 +13,11 @@ from hypothesis import strategies as st
 
 from retrieval_core.config import IndexConfig
 from retrieval_core.errors import BadConfig, CatalogInvalid, DimensionMismatch, ShardCorrupt
-from retrieval_core.index.build import (
-    INDEX_FILE,
-    VECTORS_FILE,
-    build_shard,
-    indexed_row_ids,
-    shard_row_ids,
-    train_template,
-)
+from retrieval_core.index.build import build_shard, train_template
 from retrieval_core.index.recipes import choose_recipe
+from retrieval_core.index.shard_files import INDEX_FILE, VECTORS_FILE, indexed_row_ids, shard_row_ids
 from retrieval_core.index.update import can_update, imbalance, update_shard
+from tests.core.index.conftest import assert_same_bytes
 
 LISTS = ["IVF16,Flat", "IVF16,SQ8", "PCA4,IVF16,SQ8", "IVF16,PQ4x4"]
 KEYS = ["Flat", "SQ8", *LISTS]
@@ -57,11 +52,6 @@ def rows_of(state: dict[int, bool]) -> tuple[np.ndarray, np.ndarray, np.ndarray]
     return IDS[list(state)], low, full
 
 
-def assert_same_bytes(first: Path, second: Path) -> None:
-    for name in (INDEX_FILE, VECTORS_FILE):
-        assert (first / name).read_bytes() == (second / name).read_bytes(), name
-
-
 states = st.dictionaries(st.integers(0, POOL - 1), st.booleans(), max_size=POOL)
 
 
@@ -79,28 +69,6 @@ def test_an_updated_shard_has_the_bytes_of_a_built_one(key: str, nights: list[di
             update_shard(template, folder / str(night), removed, *rows_of(added), folder / str(night + 1))
             build_shard(template, *rows_of(now), folder / "built")
             assert_same_bytes(folder / str(night + 1), folder / "built")
-
-
-@pytest.mark.parametrize("key", ["IVF64,Flat", "PCA16,IVF64,Flat"])
-def test_rows_between_two_lists_are_assigned_alike_alone_and_in_a_crowd(tmp_path: Path, key: str) -> None:
-    sample = noise(3_000, 32, seed=1)
-    template = train_template(sample, choose_recipe(3_000, 32, 32, IndexConfig(recipe=key)), seed=0)
-    index = faiss.deserialize_index(np.frombuffer(template, np.uint8))
-    ivf = faiss.extract_index_ivf(index)
-    centroids = np.asarray(faiss.downcast_index(ivf.quantizer).reconstruct_n(0, 64))
-    if isinstance(index, faiss.IndexPreTransform):
-        centroids = index.chain.at(0).reverse_transform(centroids)
-    pairs = np.random.default_rng(2).integers(0, 64, (1_500, 2))
-    rows = unit(centroids[pairs[:, 0]] + centroids[pairs[:, 1]])
-    ids = np.arange(1_500, dtype=np.int64)
-    build_shard(template, ids, rows, rows, tmp_path / "built")
-    build_shard(template, ids[:0], rows[:0], rows[:0], tmp_path / "0")
-    cuts = [0, 1, 4, 30, 700, 1_499, 1_500]
-    for night, (start, end) in enumerate(pairwise(cuts)):
-        new = slice(start, end)
-        folders = tmp_path / str(night), tmp_path / str(night + 1)
-        update_shard(template, folders[0], ids[:0], ids[new], rows[new], rows[new], folders[1])
-    assert_same_bytes(tmp_path / str(len(cuts) - 1), tmp_path / "built")
 
 
 @pytest.mark.parametrize("key", KEYS)
