@@ -1,7 +1,7 @@
-"""Pictures changed so that they still show the same item: how a searcher's photo may differ from the catalogue's.
+"""Distortions of a picture that keep the item it shows, as a user's photo may differ from the catalogue's.
 
-Pictures are upright (h, w, 3) uint8; what is drawn comes from the generator alone, so that the same one changes a
-picture alike every night.
+Pictures are upright (h, w, 3). Random choices come only from the generator that is passed, so that the same generator
+distorts a picture in the same way in every run.
 """
 
 from __future__ import annotations
@@ -14,17 +14,17 @@ import numpy as np
 from retrieval_core.arrays import Bool, Float64
 from retrieval_core.images import RGB, apply_mask
 
-MIN_SIDE, MAX_SIDE = 0.7, 0.9  # of the picture's sides that a crop keeps
-MAX_GAIN = 1.25  # of a colour channel; the least is its inverse
-LATTICE = 4  # drawn colours along either side of a background
+MIN_SIDE, MAX_SIDE = 0.7, 0.9  # share of the picture's sides that a crop keeps
+MAX_GAIN = 1.25  # of a colour channel; the minimum is its inverse
+LATTICE = 4  # random colours along each side of a background
 
 Change = Callable[[RGB, Bool | None, np.random.Generator], RGB | None]
 
 
 class Distortion(NamedTuple):
-    """A way to change a picture: `change(picture, mask, rng)`, None where it takes a mask and there is none.
+    """A way to distort a picture; `change(picture, mask, rng)` gives None where it needs a mask and there is none.
 
-    `mask` is (h2, w2) bool, True on the product, stretched over the picture.
+    `mask` is (h2, w2), True on the product, and is scaled to the picture.
     """
 
     name: str
@@ -33,7 +33,7 @@ class Distortion(NamedTuple):
 
 
 def crop(image: RGB, rng: np.random.Generator) -> RGB:
-    """A window anywhere in the picture, `MIN_SIDE` to `MAX_SIDE` of its height and as much of its width."""
+    """Return a random window of `MIN_SIDE` to `MAX_SIDE` of the picture's height and the same share of its width."""
     share = rng.uniform(MIN_SIDE, MAX_SIDE)
     height, width = (max(1, round(share * side)) for side in image.shape[:2])
     top, left = (
@@ -43,14 +43,14 @@ def crop(image: RGB, rng: np.random.Generator) -> RGB:
 
 
 def flip(image: RGB) -> RGB:
-    """Left and right exchanged."""
+    """Mirror the picture horizontally."""
     return np.ascontiguousarray(image[:, ::-1])
 
 
 def shift_colour(image: RGB, rng: np.random.Generator) -> RGB:
-    """Another light: each channel times a gain of its own, 1 / `MAX_GAIN` to `MAX_GAIN`, evenly on a log scale.
+    """Multiply each channel by a gain of 1 / `MAX_GAIN` to `MAX_GAIN`, uniform on a log scale.
 
-    The diagonal model of von Kries, by which white balance is done.
+    This is the von Kries model of a change of light, which white balance uses.
     """
     gains = MAX_GAIN ** rng.uniform(-1, 1, 3)
     levels = np.clip(np.rint(np.arange(256)[:, None] * gains), 0, 255).astype(np.uint8)
@@ -58,7 +58,7 @@ def shift_colour(image: RGB, rng: np.random.Generator) -> RGB:
 
 
 def replace_background(image: RGB, mask: Bool, rng: np.random.Generator) -> RGB:
-    """Whatever is outside the mask in one drawn colour or, as often, in a smooth pattern of drawn colours."""
+    """Replace everything outside the mask by one random colour or, as often, by a smooth random pattern."""
     colours = rng.integers(0, 256, (LATTICE, LATTICE, 3)).astype(np.float64)
     if rng.random() < 0.5:
         colours[:] = colours[0, 0]
@@ -68,7 +68,7 @@ def replace_background(image: RGB, mask: Bool, rng: np.random.Generator) -> RGB:
 
 
 def _stretched(values: Float64, n: int) -> Float64:
-    """(n, …) of (m, …) values, linear between them."""
+    """Interpolate (m, …) values linearly to (n, …)."""
     place = np.linspace(0, len(values) - 1, n)
     low = np.minimum(place.astype(np.int64), len(values) - 2)
     share = (place - low)[:, None, None]

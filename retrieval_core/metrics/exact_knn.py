@@ -1,4 +1,4 @@
-"""Exact nearest neighbours: the truth that approximate search is measured against."""
+"""Exact nearest neighbours, which approximate search is measured against."""
 
 from __future__ import annotations
 
@@ -17,17 +17,17 @@ from retrieval_core.index.topk import (
 
 
 def exact_topk(queries: Float32, gallery: Float32, k: int, *, exclude: Int64 | None = None) -> tuple[Float32, Int64]:
-    """The `k` gallery rows of the largest inner product with each query.
+    """Find the `k` gallery rows with the largest inner product with each query.
 
-    `queries` (q, d) and `gallery` (n, d) float32, unit length; `exclude` (q,) is where in the gallery each query itself
-    stands, -1 where it does not, and that row is left out. Returns (q, k) float32 scores, falling, and (q, k) int64
-    positions in the gallery, equal scores by the lower position, padded with -inf and -1 where there are fewer than k.
+    `queries` (q, d) and `gallery` (n, d) have unit length. `exclude` (q,) is the position of each query itself in the
+    gallery, which is left out, or -1. Returns (q, k) scores, falling, and (q, k) positions in the gallery, ties in
+    ascending position, padded with -inf and -1 where there are fewer than k.
 
     Raises `DimensionMismatch` where shapes do not fit, `BadConfig` for k below 1, a position outside the gallery, or
     NaN and infinite values.
     """
     if k < 1:
-        raise BadConfig(f"k is at least 1, got {k}")
+        raise BadConfig(f"expected k >= 1, got {k}")
     queries, gallery = _checked(queries, "queries"), _checked(gallery, "gallery")
     if queries.shape[1] != gallery.shape[1]:
         raise DimensionMismatch(

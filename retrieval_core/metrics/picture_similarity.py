@@ -1,4 +1,4 @@
-"""Which pictures are the same but for encoding, size, a trim of the edge or a change of tone."""
+"""Find pictures that are the same except for encoding, size, trimmed edges or tone."""
 
 from __future__ import annotations
 
@@ -10,21 +10,21 @@ from retrieval_core.metrics.exact_knn import exact_topk
 THUMBNAIL_PX = 24
 COARSE_PX = 8
 N_NEIGHBOURS = 10
-# Root mean square difference of the mean colours of 64 regions, in levels of 255. Encoding a picture again, or at
-# another size, moves them by less than 1.
+# Root mean square difference of the mean colours of 64 regions, in levels of 255. Re-encoding or resizing a picture
+# changes them by less than 1.
 SAME_PICTURE_RMS = 4.0
-# Correlation of grey thumbnails in their best position. Chosen on 1,550 street photographs: ten pairs are one picture
-# cut or toned twice, at 0.91 to 1.00; all others, also of one person in another pose, stay below 0.87. With the
-# background masked away others come up to 0.93, so that a few of them are taken for the same.
+# Correlation of grey thumbnails at the best shift. Chosen on 1,550 street photographs: ten pairs are one picture,
+# trimmed or toned differently, with 0.91 to 1.00; all other pairs, even of one person in another pose, stay below 0.87.
+# With masked backgrounds, different pictures reach 0.93, so that a few of them are taken for the same.
 ALIKE_CORRELATION = 0.9
-MAX_SHIFT_PX = 2  # of a thumbnail: 8% of the side
-FLAT_LEVELS = 2.0  # a thumbnail that deviates by less from its mean shows nothing to correlate
+MAX_SHIFT_PX = 2  # 8% of a thumbnail's side
+FLAT_LEVELS = 2.0  # a thumbnail with a smaller standard deviation has nothing to correlate
 GREY = np.array([0.299, 0.587, 0.114], np.float32)
 BLOCK = 1024
 
 
 def thumbnails(pixels: UInt8) -> UInt8:
-    """(n, 24, 24, 3) uint8: the mean colours of a 24 by 24 grid over (n, s, s, 3) uint8 pictures."""
+    """Return the mean colours of a 24 by 24 grid over square pictures: (n, s, s, 3) to (n, 24, 24, 3)."""
     side = pixels.shape[1]
     repeat = -(-THUMBNAIL_PX // side)
     edges = np.linspace(0, side * repeat, THUMBNAIL_PX + 1).astype(np.int64)
@@ -38,11 +38,11 @@ def thumbnails(pixels: UInt8) -> UInt8:
 
 
 def near_duplicates(small: UInt8) -> list[tuple[int, int]]:
-    """Pairs of rows of (n, 24, 24, 3) uint8 `thumbnails` that show the same picture.
+    """Return pairs of rows of `thumbnails`, (n, 24, 24, 3), that show the same picture.
 
-    Among each row's ten nearest by colour: all that are the same but for their encoding, and the one that correlates
-    best, where it does so well enough. One alone, because pictures of a kind, such as shirts on white, resemble each
-    other in long chains, and a chain would put all of them on one side.
+    Of each row's ten nearest by colour, these are all that differ only in their encoding, and the one that correlates
+    best, if it correlates enough. Only one, because pictures of one kind, such as shirts on white, resemble each other
+    in long chains, and a chain would join all of them.
     """
     if len(small) < 2:
         return []
@@ -55,13 +55,13 @@ def near_duplicates(small: UInt8) -> list[tuple[int, int]]:
 
 
 def _nearest_by_colour(small: UInt8) -> tuple[Int64, Float32]:
-    """(n, 10) nearest rows, -1 where there are fewer, and the root mean square difference of their coarse colours."""
+    """Return the ten nearest rows, (n, 10) with -1 for none, and the RMS differences of their coarse colours."""
     n_fine = THUMBNAIL_PX // COARSE_PX
     coarse = small.reshape(-1, COARSE_PX, n_fine, COARSE_PX, n_fine, 3).mean(axis=(2, 4), dtype=np.float32)
     centred = coarse.reshape(len(small), -1)
     centred -= centred.mean(axis=0, keepdims=True)
     squares = np.square(centred).sum(axis=1, keepdims=True)
-    # The largest 2 ab - b² is the nearest b: a search by inner product that finds by distance.
+    # The nearest b has the largest 2ab - b², so that a search by inner product finds by distance.
     scores, found = exact_topk(
         np.hstack([2 * centred, -np.ones_like(squares)]),
         np.hstack([centred, squares]),
@@ -72,9 +72,9 @@ def _nearest_by_colour(small: UInt8) -> tuple[Int64, Float32]:
 
 
 def _best_correlated(grey: Float32, found: Int64) -> tuple[Int64, Float32]:
-    """(n,) the row among those `found` for each that correlates best with it at any small shift, and how well: -1 to 1.
+    """Return for each row the one of `found` that correlates best at any small shift, (n,), and its correlation.
 
-    `grey` is (n, 24, 24) float32. Whatever is missing or flat correlates by -1 or 0.
+    `grey` is (n, 24, 24). The correlation is -1 to 1; it is -1 for a missing row and 0 for a flat one.
     """
     n = len(grey)
     best, correlation = np.zeros(n, np.int64), np.full(n, -1, np.float32)
@@ -94,7 +94,7 @@ def _best_correlated(grey: Float32, found: Int64) -> tuple[Int64, Float32]:
 
 
 def _windows(grey: Float32, top: int, left: int) -> Float32:
-    """(…, 400) windows of (…, 24, 24) thumbnails, of mean 0 and length 1; a flat one is 0."""
+    """Return windows of thumbnails, (…, 24, 24) to (…, 400), of mean 0 and length 1; a flat one is all 0."""
     side = THUMBNAIL_PX - 2 * MAX_SHIFT_PX
     window = grey[..., top : top + side, left : left + side].reshape(*grey.shape[:-2], side * side)
     window = window - window.mean(axis=-1, keepdims=True)

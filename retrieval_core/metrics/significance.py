@@ -1,9 +1,9 @@
-"""Is a difference between two searches, measured on the same queries, more than chance?
+"""Significance of the difference between two searches that are measured on the same queries.
 
-Everything works on paired values, one a query, (n,) float64 with NaN where a query leaves the metric undefined; pairs
-with a NaN on either side are dropped. Bootstrap and permutation as in Smucker, Allan and Carterette, "A comparison of
-statistical significance tests for information retrieval evaluation", CIKM 2007. Several metrics of the same queries are
-(n, m) differences without NaN: they share what is drawn, so that a resample of all of them is one matrix product.
+Values are paired: one a query, (n,), NaN where a query leaves the metric undefined; pairs with a NaN on either side are
+dropped. Bootstrap and permutation follow Smucker, Allan and Carterette, "A comparison of statistical significance tests
+for information retrieval evaluation", CIKM 2007. Several metrics of the same queries are (n, m) differences without
+NaN; they share the random draws, so that resampling all of them is one matrix product.
 """
 
 from __future__ import annotations
@@ -18,15 +18,15 @@ from retrieval_core.errors import DimensionMismatch
 
 BLOCK_DRAWS = 4_000_000
 FLIPS_AT_ONCE = 5_000
-ENOUGH_EXTREMES = 200  # p is known to a fourteenth of itself
+ENOUGH_EXTREMES = 200  # the relative standard error of p is then 1/14
 
 Alternative = Literal["two-sided", "less"]
 
 
 class Interval(NamedTuple):
-    """A mean paired difference a - b over `n_pairs`, and its confidence interval.
+    """The mean of paired differences a - b over `n_pairs`, and its confidence interval.
 
-    All NaN without pairs; with a single pair the interval is -inf to inf, for one pair tells nothing about spread.
+    All NaN without pairs; -inf to inf with a single pair, which has no spread.
     """
 
     difference: float
@@ -36,7 +36,7 @@ class Interval(NamedTuple):
 
 
 def paired_bootstrap(a: Float64, b: Float64, n_resamples: int = 2000, seed: int = 0, level: float = 0.95) -> Interval:
-    """Percentile bootstrap interval of mean(a - b), queries resampled with replacement. Raises `DimensionMismatch`."""
+    """Return the percentile bootstrap interval of mean(a - b) over queries. Raises `DimensionMismatch`."""
     differences = _differences(a, b)
     n = len(differences)
     if n < 2:
@@ -47,7 +47,7 @@ def paired_bootstrap(a: Float64, b: Float64, n_resamples: int = 2000, seed: int 
 
 
 def bootstrap_intervals(differences: Float64, n_resamples: int = 2000, seed: int = 0, level: float = 0.95) -> Float64:
-    """Low and high ends, (2, m) float64, of the percentile bootstrap intervals of (n >= 1, m) differences' means."""
+    """Return the low and high ends, (2, m), of the bootstrap intervals of the means of (n >= 1, m) differences."""
     rng, n = np.random.default_rng(seed), len(differences)
     sums = [_counts(rng, n_rows, n) @ differences for n_rows in _blocks(n_resamples, n)]
     ends: Float64 = np.quantile(np.concatenate(sums) / n, [(1 - level) / 2, (1 + level) / 2], axis=0)
@@ -55,7 +55,7 @@ def bootstrap_intervals(differences: Float64, n_resamples: int = 2000, seed: int
 
 
 def _counts(rng: np.random.Generator, n_rows: int, n: int) -> Float64:
-    """(n_rows, n) float64: how often each of n queries is drawn when n are drawn with replacement, row by row."""
+    """Return how often each of n queries is drawn when n are drawn with replacement, (n_rows, n)."""
     drawn = rng.integers(0, n, (n_rows, n), dtype=np.int32) + n * np.arange(n_rows)[:, None]
     return np.bincount(drawn.ravel(), minlength=n_rows * n).reshape(n_rows, n).astype(np.float64)
 
@@ -63,10 +63,10 @@ def _counts(rng: np.random.Generator, n_rows: int, n: int) -> Float64:
 def paired_permutation_p(
     a: Float64, b: Float64, n_resamples: int = 5000, seed: int = 0, alternative: Alternative = "two-sided"
 ) -> float:
-    """p of the sign-flip permutation test of mean(a - b) = 0, in (0, 1]; "less" asks only whether a is below b.
+    """Return p of the sign-flip permutation test of mean(a - b) = 0, in (0, 1]; "less" tests whether a is below b.
 
-    Counts the observed arrangement among the drawn ones (Phipson and Smyth, 2010), so p is never 0 and the test never
-    exceeds its level. Without a pair that differs, p is 1. Raises `DimensionMismatch`.
+    The observed signs count as one of the draws (Phipson and Smyth, 2010), so p is never 0 and the test never exceeds
+    its level. Where no pair differs p is 1. Raises `DimensionMismatch`.
     """
     differences = _differences(a, b)
     sizes = np.abs(differences[differences != 0])
@@ -84,11 +84,11 @@ def paired_permutation_p(
 
 
 def permutation_p_less(differences: Float64, max_resamples: int, seed: int = 0) -> Float64:
-    """(m,) float64 in (0, 1]: p of the sign-flip permutation test of each column of (n, m) differences, "less".
+    """Return p of the one-sided sign-flip test ("less") of each column of (n, m) differences, (m,) in (0, 1].
 
-    A column is drawn for until `ENOUGH_EXTREMES` of the draws are as low as it, when p is their share, or else until
-    `max_resamples`; so what is clearly no loss costs little, and no p is too small (Besag and Clifford, "Sequential
-    Monte Carlo p-values", 1991).
+    Signs are drawn for a column until `ENOUGH_EXTREMES` draws are as low as it, and p is their share, or until
+    `max_resamples`. So a column that is clearly no loss costs little, and no p is too small (Besag and Clifford,
+    "Sequential Monte Carlo p-values", 1991).
     """
     moved = differences[(differences != 0).any(axis=1)]
     sizes, observed = np.abs(moved), moved.sum(axis=0)
@@ -110,7 +110,7 @@ def permutation_p_less(differences: Float64, max_resamples: int, seed: int = 0) 
 
 
 def _flipped(rng: np.random.Generator, n_rows: int, sizes: Float64) -> Float64:
-    """Sums, (n_rows,) or (n_rows, m), of (n,) or (n, m) sizes whose signs are drawn; a query's are drawn together."""
+    """Return sums of (n,) or (n, m) sizes with random signs, (n_rows,) or (n_rows, m); a query has one sign."""
     n = len(sizes)
     flips = np.unpackbits(rng.integers(0, 256, (n_rows, (n + 7) // 8), dtype=np.uint8), axis=1)[:, :n]
     sums: Float64 = 2 * (flips @ sizes) - sizes.sum(axis=0)
@@ -118,27 +118,27 @@ def _flipped(rng: np.random.Generator, n_rows: int, sizes: Float64) -> Float64:
 
 
 def _slack(sizes: Float64) -> Float64:
-    """Sums that differ by less are equal but for the order of addition: ties."""
+    """Return the difference below which two sums are ties that differ only in the order of addition."""
     return np.asarray(1e-9 * sizes.sum(axis=0))
 
 
 def can_reject(n_differing: Int64, alpha: float) -> Bool:
-    """(m,) bool: the family of one-sided sign-flip tests that is worth correcting for, by the (m,) pairs that differ.
+    """Return which of m one-sided sign-flip tests can reject at all, given the number of pairs that differ in each.
 
-    With d pairs that differ no p is below 2^-d. A test whose least p passes no corrected level can never reject, so the
-    others need not pay for it (Tarone, "A modified Bonferroni method for discrete data", 1990). The choice looks at the
-    sizes of differences and never at their signs, and only signs are drawn: the correction stays exact.
+    With d differing pairs no p is below 2^-d. A test whose least p passes no corrected level can never reject, so the
+    others need not be corrected for it (Tarone, "A modified Bonferroni method for discrete data", 1990). The choice
+    depends on the sizes of differences only, and the test draws only signs, so that the correction stays exact.
     """
-    least = 0.5 ** n_differing.astype(np.float64)
-    for n_tests in range(1, len(least) + 1):
-        chosen = least < alpha / n_tests
-        if chosen.sum() <= n_tests:
-            return np.asarray(chosen)
-    return np.zeros(len(least), np.bool_)
+    least_p = 0.5 ** n_differing.astype(np.float64)
+    for n_tests in range(1, len(least_p) + 1):
+        can = least_p < alpha / n_tests
+        if can.sum() <= n_tests:
+            return np.asarray(can)
+    return np.zeros(len(least_p), np.bool_)
 
 
 def holm(p_values: Sequence[float]) -> list[float]:
-    """Holm's (1979) adjusted p-values, in the order given: below alpha, they keep the family-wise error below alpha.
+    """Return Holm's (1979) adjusted p-values in the given order, which control the family-wise error.
 
     NaN stays NaN and does not count as a test.
     """
@@ -158,6 +158,6 @@ def _differences(a: Float64, b: Float64) -> Float64:
 
 
 def _blocks(n_resamples: int, n_pairs: int) -> Iterator[int]:
-    """Row counts that add up to `n_resamples`, so that rows times n_pairs stays within `BLOCK_DRAWS`."""
+    """Split `n_resamples` into blocks of rows, so that rows times n_pairs stays within `BLOCK_DRAWS`."""
     step = max(1, BLOCK_DRAWS // n_pairs)
     return (min(step, n_resamples - start) for start in range(0, n_resamples, step))
