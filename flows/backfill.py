@@ -9,20 +9,21 @@ from prefect import Task, flow
 
 from flows.pictures import Shards, embed_pictures, mask_pictures
 from flows.pipeline import DEFAULTS, publish_catalog
+from flows.preflight import preflight
 from flows.run import RUNNER, Clock, holds_lease
-from flows.shards import check_runner, each_shard, in_shards
+from flows.shards import each_shard, in_shards
 from flows.summary import RunSummary, as_table
 from flows.ui_artifacts import shard_progress, show_report, show_table
 from retrieval_core.artifacts.growing_sets import WorkPlan
 from retrieval_core.artifacts.manifests import Catalog, Value
 from retrieval_core.config import NightlyConfig
 from retrieval_core.errors import BadConfig
-from retrieval_core.evaluate.measure.golden_queries import check_golden
 from retrieval_core.ingest.selection import ItemSelection
 from retrieval_core.settings import Settings
 from tasks.embed import prepare_backbone
 from tasks.ingest import choose_items, snapshot_catalog
 from tasks.mask import prepare_detector
+from tasks.preflight import check_before_run
 
 Through = Literal["mask", "embed", "release"]
 
@@ -87,7 +88,7 @@ def backfill(
     """
     selection = ItemSelection(where=where, item_ids=item_ids, since=since, until=until)
     _check(selection, config, through, pictures_per_second)
-    check_runner(settings)
+    preflight(check_before_run, settings, source, config, is_evaluated=through == "release")
     store, clock = settings.open_store(), Clock()
     each = paced(pictures_per_second) if pictures_per_second else each_shard
     with clock.stage("ingest"):
@@ -126,8 +127,6 @@ def _check(selection: ItemSelection, config: NightlyConfig, through: Through, pi
         raise BadConfig(f"pictures_per_second is {pictures_per_second}; expected 0 for no limit, or more")
     if through == "mask" and not config.detects and (config.embed.background == "raw" or not config.mask.enabled):
         raise BadConfig("through is mask, but this config masks nothing; enable mask and embed another background")
-    if through == "release":
-        check_golden(config.evaluate.golden)
     selection.period()
 
 

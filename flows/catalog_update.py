@@ -5,6 +5,7 @@ from __future__ import annotations
 from prefect import flow
 
 from flows.pipeline import DEFAULTS, publish_catalog
+from flows.preflight import preflight
 from flows.queued_updates import with_waiting
 from flows.run import RUNNER, holds_lease
 from flows.summary import RunSummary
@@ -16,6 +17,7 @@ from retrieval_core.errors import BadConfig
 from retrieval_core.ingest.change import Change
 from retrieval_core.settings import Settings
 from tasks.ingest import IngestOutcome, update_catalog
+from tasks.preflight import check_before_run
 
 
 @flow(name="catalog-update", task_runner=RUNNER, validate_parameters=True)
@@ -44,6 +46,7 @@ def catalog_update(
         removed: items that are gone; gone already is fine.
         manifest_uri: a .csv or .parquet with a column item_id that names items instead, or too.
     """
+    preflight(check_before_run, settings, source, config)
     own = Change(added=added, changed=changed, removed=removed, manifest_uri=manifest_uri)
     with with_waiting(own) as change:
         summary = _publish_change(source, settings, config, change)

@@ -8,6 +8,7 @@ from prefect import flow
 from prefect.logging import get_run_logger
 
 from flows.pictures import Masking, mask_pictures
+from flows.preflight import preflight
 from flows.run import RUNNER, Clock, holds_lease
 from flows.workbench import Workbench, stages_of
 from retrieval_core.artifacts.manifests import Comparison, Ref, Value, VectorSet
@@ -21,6 +22,7 @@ from retrieval_core.settings import Settings
 from retrieval_core.store.base import Store
 from tasks.compare import comparison_fingerprint, find_unlearnable, seal_comparison
 from tasks.ingest import snapshot_catalog
+from tasks.preflight import check_before_comparison
 
 NUMBER_BYTES = 4  # of a vector's component, and of the class an item is filed under
 NO_MASKS = "the source has no masks and the store no segmenter"
@@ -55,6 +57,7 @@ def compare(source: str, settings: Settings, config: ComparisonConfig) -> Compar
         settings: where the store is and how many threads to use.
         config: the variants, the models trained for them, and the tables.
     """
+    preflight(check_before_comparison, settings, source, config)
     store, clock = settings.open_store(), Clock()
     with clock.stage("ingest"):
         catalog = snapshot_catalog(settings, source, config.ingest).catalog

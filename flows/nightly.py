@@ -5,12 +5,14 @@ from __future__ import annotations
 from prefect import flow
 
 from flows.pipeline import DEFAULTS, publish_catalog
+from flows.preflight import preflight
 from flows.run import RUNNER, holds_lease
 from flows.summary import RunSummary
 from flows.ui_artifacts import show_run
 from retrieval_core.config import NightlyConfig
 from retrieval_core.settings import Settings
 from tasks.ingest import snapshot_catalog
+from tasks.preflight import check_before_run
 
 
 @flow(name="nightly", task_runner=RUNNER, validate_parameters=True)
@@ -23,6 +25,7 @@ def nightly(source: str, settings: Settings, config: NightlyConfig = DEFAULTS) -
         settings: where the store is and how many threads to use.
         config: what to make, stage by stage.
     """
+    preflight(check_before_run, settings, source, config)
     summary = publish_catalog(source, settings, config, lambda _: snapshot_catalog(settings, source, config.ingest))
     show_run("nightly", summary, "What the night did")
     return summary

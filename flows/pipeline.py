@@ -10,7 +10,7 @@ from prefect.logging import get_run_logger
 
 from flows.pictures import Embedding, embed_pictures, mask_pictures
 from flows.run import Clock
-from flows.shards import check_runner, each_shard, in_shards
+from flows.shards import each_shard, in_shards
 from flows.summary import CatalogSummary, RunSummary
 from retrieval_core.artifacts import releases
 from retrieval_core.artifacts.manifests import Backbone, Catalog, Fitted, Ref, Release, Report, Value
@@ -18,7 +18,6 @@ from retrieval_core.artifacts.releases import RUNS
 from retrieval_core.artifacts.variants import Variant, parse_variant
 from retrieval_core.config import IndexConfig, NightlyConfig, View
 from retrieval_core.errors import AliasConflict, BadConfig
-from retrieval_core.evaluate.measure.golden_queries import check_golden
 from retrieval_core.evaluate.run_outputs import CatalogFacts, RunOutputs
 from retrieval_core.settings import Settings
 from tasks.classify import classify_shard, plan_classes, prepare_classifier, seal_class_set
@@ -59,8 +58,6 @@ def publish_catalog(
     they published, so that neither's changes are lost; what was made already is not made again. Raises `AliasConflict`
     after `MAX_TRIES`.
     """
-    check_runner(settings)
-    check_golden(config.evaluate.golden)
     clock = Clock()
     for _ in range(MAX_TRIES - 1):
         try:

@@ -8,6 +8,7 @@ from prefect import Flow, flow
 
 from flows.pictures import embed_pictures, mask_pictures
 from flows.pipeline import DEFAULTS
+from flows.preflight import preflight
 from flows.run import RUNNER, Clock, holds_lease
 from retrieval_core.artifacts.manifests import Backbone, Fitted, Head, Ref, Segmenter, Value
 from retrieval_core.config import EmbedConfig, NightlyConfig
@@ -30,6 +31,7 @@ from tasks.embed import prepare_backbone
 from tasks.head import fit_head
 from tasks.ingest import collect_truth_masks, snapshot_catalog
 from tasks.mask import fit_segmenter, prepare_detector
+from tasks.preflight import check_before_run, check_before_training
 from tasks.train import train_backbone
 
 TRAINING_ARGUMENTS = """Args:
@@ -128,6 +130,7 @@ TRAININGS: dict[str, Flow[..., BackboneSummary]] = {
 def _train_backbone(
     source: str, settings: Settings, name: str, config: AnyTraining, stages: NightlyConfig
 ) -> BackboneSummary:
+    preflight(check_before_training, settings, source, config, stages)
     store, clock = settings.open_store(), Clock()
     name = name or default_name(config)
     teacher = find_teacher(store, config.teacher).ref if isinstance(config, DistillTraining) else None
@@ -207,6 +210,7 @@ def train_head(source: str, settings: Settings, stages: NightlyConfig = DEFAULTS
         settings: where the store is and how many threads to use.
         stages: the night's ingest, mask, crop, embed and head.
     """
+    preflight(check_before_run, settings, source, stages, is_evaluated=False)
     store, clock = settings.open_store(), Clock()
     with clock.stage("ingest"):
         catalog = snapshot_catalog(settings, source, stages.ingest).catalog

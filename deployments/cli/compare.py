@@ -15,7 +15,6 @@ from deployments.cli.command import (
     source_options,
 )
 from deployments.cli.flow_runs import start_prefect
-from deployments.cli.preflight import probe
 from retrieval_core.errors import BadConfig
 
 
@@ -26,9 +25,10 @@ def add_commands(commands: Commands) -> None:
 
 
 def _compare(arguments: argparse.Namespace) -> int:
-    from retrieval_core.evaluate.compare.check import check_weights
+    from flows.compare import compare
+    from flows.preflight import checked_ahead
     from retrieval_core.evaluate.compare.compose import load_comparison
-    from retrieval_core.ingest.sources.registry import open_source
+    from tasks.preflight import check_before_comparison
 
     if arguments.config is None:
         raise BadConfig(
@@ -36,17 +36,9 @@ def _compare(arguments: argparse.Namespace) -> int:
         )
     config = load_comparison(arguments.config, arguments.set)
     source, settings = named_source(arguments), open_settings(arguments)
-    store = settings.open_store()
-    open_source(source)
-    probe(store)
-    from flows.compare import compare
-    from flows.shards import check_runner
-
-    check_runner(settings)
-    check_weights(config, store)
-
-    start_prefect()
-    summary = compare(source, settings, config)
+    with checked_ahead(check_before_comparison, settings, source, config):
+        start_prefect()
+        summary = compare(source, settings, config)
     paragraphs = [f"## {summary.title}\n\n{summary.about}\n", *summary.tables, f"Report: {summary.report}"]
     print_answer(arguments, summary, "\n".join(paragraphs).split("\n"))
     return 0

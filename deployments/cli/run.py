@@ -18,7 +18,6 @@ from deployments.cli.command import (
     source_options,
 )
 from deployments.cli.flow_runs import start_prefect
-from deployments.cli.preflight import check_before_run
 
 if TYPE_CHECKING:
     from flows.backfill import BackfillSummary
@@ -80,16 +79,15 @@ def _demo(arguments: argparse.Namespace) -> int:
 
 
 def _run_nightly(arguments: argparse.Namespace, source: str, settings: Settings, overrides: list[str]) -> int:
+    from flows.nightly import nightly
+    from flows.preflight import checked_ahead
     from retrieval_core.config import NightlyConfig
-    from retrieval_core.ingest.sources.registry import open_source
+    from tasks.preflight import check_before_run
 
     config = NightlyConfig.load(getattr(arguments, "config", None), overrides)
-    open_source(source)
-    check_before_run(config, settings)
-    from flows.nightly import nightly
-
-    start_prefect()
-    summary = nightly(source, settings, config)
+    with checked_ahead(check_before_run, settings, source, config):
+        start_prefect()
+        summary = nightly(source, settings, config)
     print_answer(arguments, summary, _run_lines(summary))
     return 0 if summary.gate == "published" else EXIT_HELD
 
@@ -118,9 +116,11 @@ def _plan(arguments: argparse.Namespace) -> int:
 
 
 def _backfill(arguments: argparse.Namespace) -> int:
+    from flows.backfill import backfill
+    from flows.preflight import checked_ahead
     from retrieval_core.config import NightlyConfig
     from retrieval_core.ingest.selection import ItemSelection
-    from retrieval_core.ingest.sources.registry import open_source
+    from tasks.preflight import check_before_run
 
     choice: dict[str, Any] = {
         "where": arguments.where,
@@ -131,19 +131,12 @@ def _backfill(arguments: argparse.Namespace) -> int:
     config = NightlyConfig.load(arguments.config, arguments.set)
     source, settings = named_source(arguments), open_settings(arguments)
     ItemSelection(**choice).period()
-    open_source(source)
-    check_before_run(config, settings)
-    from flows.backfill import backfill
-
-    start_prefect()
-    summary = backfill(
-        source,
-        settings,
-        config,
-        **choice,
-        through=arguments.through,
-        pictures_per_second=arguments.pictures_per_second,
-    )
+    through = arguments.through
+    with checked_ahead(check_before_run, settings, source, config, is_evaluated=through == "release"):
+        start_prefect()
+        summary = backfill(
+            source, settings, config, **choice, through=through, pictures_per_second=arguments.pictures_per_second
+        )
     print_answer(arguments, summary, _backfill_lines(summary))
     return 0
 

@@ -16,7 +16,7 @@ from flows.nightly import nightly
 from retrieval_core.artifacts.backbone_names import find_backbone
 from retrieval_core.config import NightlyConfig
 from retrieval_core.errors import BadConfig, WeightsInvalid
-from retrieval_core.evaluate.compare.check import check_weights
+from retrieval_core.evaluate.compare.check import check_comparison
 from retrieval_core.evaluate.compare.compose import load_comparison
 from retrieval_core.settings import Settings
 
@@ -228,10 +228,10 @@ def test_with_nothing_left_to_compare_nothing_is_made(photos: Shop) -> None:
 def test_weights_that_cannot_be_had_stop_it_before_anything_is_read(photos: Shop) -> None:
     config = load_comparison(photos.toml, ["models.tagger.weights=file:absent.safetensors"])
     with pytest.raises(WeightsInvalid, match="absent"):
-        check_weights(config, photos.store)
+        check_comparison(photos.store, config)
     config = load_comparison(photos.toml, ["variants.pixels.weights=artifact:nobody"])
     with pytest.raises(BadConfig, match="nobody"):
-        check_weights(config, photos.store)
+        check_comparison(photos.store, config)
 
 
 def test_the_command_prints_its_document_or_its_tables(photos: Shop, capsys: pytest.CaptureFixture[str]) -> None:

@@ -9,11 +9,9 @@ import polars as pl
 from torch import nn
 
 from retrieval_core.arrays import Float32
-from retrieval_core.artifacts import backbone_names
-from retrieval_core.artifacts.manifests import Backbone
 from retrieval_core.config import EmbedConfig
-from retrieval_core.embed.backbones import backbone_fingerprint, backbone_preprocess, load_backbone, parse_weights
 from retrieval_core.embed.networks import ImageEmbedder
+from retrieval_core.embed.preflight import check_backbone, check_weights
 from retrieval_core.embed.registry import get_card
 from retrieval_core.errors import BadConfig
 from retrieval_core.evaluate.compare.config import ComparisonConfig, model_of
@@ -25,37 +23,25 @@ from retrieval_core.train.objectives.registry import build_objective
 from retrieval_core.train.split import choose_items
 
 
-def check_weights(config: ComparisonConfig, store: Store) -> None:
+def check_comparison(store: Store, config: ComparisonConfig) -> None:
     """Check that the weights of all variants and trainings are available and fit their networks.
 
     The initial weights of a training are loaded. Raises `BadConfig`, `WeightsInvalid` or `WeightsUnavailable`.
     """
     for variant in config.variants:
         if not model_of(variant.weights):
-            _fingerprint(
+            check_backbone(
+                store,
                 EmbedConfig(
                     backbone=variant.backbone,
                     weights=variant.weights,
                     size_px=variant.size_px,
                     framing=variant.framing,
                 ),
-                store,
             )
     starts = (start_config(model) for model in config.models.values() if not model_of(model.weights))
     for start in dict.fromkeys(starts):
-        is_external = parse_weights(start.weights).kind in ("file", "pretrained")
-        if Backbone.find(store, _fingerprint(start, store)) is None and is_external:
-            load_backbone(start)
-
-
-def _fingerprint(config: EmbedConfig, store: Store) -> str:
-    """Return the fingerprint of a backbone after checking all of its config that needs no weights."""
-    parse_weights(config.weights)
-    named = backbone_names.named_backbone(store, config)
-    if named:
-        return named.fingerprint
-    backbone_preprocess(config)
-    return backbone_fingerprint(config)
+        check_weights(store, start)
 
 
 def why_unlearnable(config: AnyTraining, items: pl.DataFrame, teacher: Float32 | None = None) -> str:

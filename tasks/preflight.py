@@ -1,0 +1,37 @@
+"""Checks of a run before it reads anything: one task for each kind of run, so that transient failures are retried."""
+
+from __future__ import annotations
+
+from retrieval_core.config import NightlyConfig
+from retrieval_core.evaluate.compare.check import check_comparison
+from retrieval_core.evaluate.compare.config import ComparisonConfig
+from retrieval_core.evaluate.measure.golden_queries import check_golden
+from retrieval_core.ingest.sources.registry import open_source
+from retrieval_core.maintenance.preflight import check_run, check_writable
+from retrieval_core.settings import Settings
+from retrieval_core.train.config import AnyTraining
+from retrieval_core.train.inputs import start_config
+from tasks.stage import stage
+
+
+@stage("check before run")
+def check_before_run(settings: Settings, source: str, config: NightlyConfig, is_evaluated: bool = True) -> None:
+    """Check the source, the store, the weights and, if the run is evaluated, the file of golden queries."""
+    check_run(source, settings.open_store(), config)
+    if is_evaluated:
+        check_golden(config.evaluate.golden)
+
+
+@stage("check before training")
+def check_before_training(settings: Settings, source: str, config: AnyTraining, stages: NightlyConfig) -> None:
+    """Check the source, the store, the weights that the training starts from, and the detector that `stages` uses."""
+    check_run(source, settings.open_store(), stages.model_copy(update={"embed": start_config(config)}))
+
+
+@stage("check before comparison")
+def check_before_comparison(settings: Settings, source: str, config: ComparisonConfig) -> None:
+    """Check the source, the store, and the weights of every variant and training."""
+    open_source(source)
+    store = settings.open_store()
+    check_writable(store)
+    check_comparison(store, config)
