@@ -11,14 +11,14 @@ from typing import Any
 
 from pydantic import ValidationError, validate_call
 
-from deployments.serve.desk import MAX_BYTES, Asked, Desk, refused
 from deployments.serve.fetching import fetch_picture
+from deployments.serve.service import MAX_PICTURE_BYTES, SearchRequest, SearchService, bad_value
 from retrieval_core.artifacts import releases
 from retrieval_core.errors import BadConfig
 
 
-def endpoints(desk: Desk) -> dict[str, Callable[..., Any]]:
-    """The endpoints by name; what they raise on purpose is a `VitrineError`."""
+def endpoints(service: SearchService) -> dict[str, Callable[..., Any]]:
+    """Return the endpoints by name; each raises a `VitrineError` for a request that it cannot answer."""
 
     def search(
         image: str = "",
@@ -34,11 +34,11 @@ def endpoints(desk: Desk) -> dict[str, Callable[..., Any]]:
         unlike_text: str = "",
         release: str = releases.PRODUCTION,
     ) -> dict[str, Any]:
-        """What `vitrine search --json` prints. `image` and `unlike_image` are a file's bytes in base64."""
+        """Return what `vitrine search --json` prints. `image` and `unlike_image` are the bytes of a file in base64."""
         if image and url:
             raise BadConfig("both image and url are given; give one picture")
-        asked = Asked.of(
-            picture=fetch_picture(url, max_bytes=MAX_BYTES) if url else _decoded(image),
+        request = SearchRequest.parse(
+            picture=fetch_picture(url, max_bytes=MAX_PICTURE_BYTES) if url else _decoded(image),
             text=text,
             item=item,
             unlike_picture=_decoded(unlike_image),
@@ -49,42 +49,47 @@ def endpoints(desk: Desk) -> dict[str, Callable[..., Any]]:
             whole=whole,
             mode=mode,
         )
-        return desk.ask(asked, release).document
+        return service.search(request, release).document
 
     def columns(release: str = releases.PRODUCTION) -> dict[str, Any]:
-        """What `where` can name in a release, with the commonest values of each."""
-        return desk.open(release).columns()
+        """Return the names that `where` knows in a release, with the commonest values of each."""
+        return service.open(release).columns()
 
     def list_releases() -> list[dict[str, Any]]:
-        """The releases of the store, the newest first."""
+        """Return the releases of the store, the newest first."""
         return [
-            {"release": one.fingerprint, "created": one.created, "gate": one.gate, "rows": one.counts["rows"]}
-            for one in desk.listed()
+            {
+                "release": release.fingerprint,
+                "created": release.created,
+                "gate": release.gate,
+                "rows": release.counts["rows"],
+            }
+            for release in service.list_releases()
         ]
 
-    return {"search": _checked(search), "columns": _checked(columns), "releases": list_releases}
+    return {"search": _with_checked_types(search), "columns": _with_checked_types(columns), "releases": list_releases}
 
 
-def _checked(endpoint: Callable[..., Any]) -> Callable[..., Any]:
-    """The endpoint, which raises `BadConfig` for values of another type."""
-    strict, names = validate_call(endpoint), signature(endpoint)
+def _with_checked_types(endpoint: Callable[..., Any]) -> Callable[..., Any]:
+    """Make an endpoint raise `BadConfig` for a value of another type than its parameter's."""
+    strict, parameters = validate_call(endpoint), signature(endpoint)
 
     @wraps(endpoint)
     def checked(*values: Any) -> Any:
         try:
-            return strict(**names.bind(*values).arguments)
+            return strict(**parameters.bind(*values).arguments)
         except ValidationError as error:
-            raise refused(error) from error
+            raise bad_value(error) from error
 
     return checked
 
 
 def _decoded(text: str) -> bytes:
-    """Bytes of base64, which may stand in a `data:` URI. Raises `BadConfig`."""
+    """Return the bytes of base64, with or without `data:...;base64,` before it. Raises `BadConfig`."""
     try:
         data = base64.b64decode(text.rpartition("base64,")[2], validate=True)
     except (binascii.Error, ValueError) as error:
         raise BadConfig(f"the picture is not base64: {error}") from error
-    if len(data) > MAX_BYTES:
-        raise BadConfig(f"the picture has {len(data):,} bytes, expected at most {MAX_BYTES:,}")
+    if len(data) > MAX_PICTURE_BYTES:
+        raise BadConfig(f"the picture has {len(data):,} bytes, expected at most {MAX_PICTURE_BYTES:,}")
     return data

@@ -1,7 +1,7 @@
-"""Fetch a picture that a stranger names by URL, without becoming that stranger's way into this network.
+"""Fetch a picture from a URL that a visitor gives, without giving the visitor access to this network.
 
-What counts is the address that a connection is made to. So the name is resolved here, every address of it is checked,
-and the connection goes to a checked one: at each redirect anew, and with no second look at the name in between.
+What counts is the IP address that a connection goes to. The host name is therefore resolved here, each of its addresses
+is checked, and the connection goes to a checked address without resolving the name again; every redirect repeats this.
 """
 
 from __future__ import annotations
@@ -36,8 +36,8 @@ IsAllowed = Callable[[Address], bool]
 
 _GLOBAL_UNICAST = ipaddress.IPv6Network("2000::/3")
 _NAT64 = ipaddress.IPv6Network("64:ff9b::/96")
-# What `is_global` lets through, or let through in some Python: shared and protocol blocks, the anycast of 6to4 relays,
-# benchmarks, documentation, and the public number under which Azure's hosts answer their own machines.
+# Blocks that `is_global` accepts in some version of Python: shared and protocol blocks, the anycast of 6to4 relays,
+# benchmarks, documentation, and the public address at which Azure's hosts answer their own virtual machines.
 _REFUSED = tuple(
     ipaddress.ip_network(block)
     for block in (
@@ -50,37 +50,37 @@ _REFUSED = tuple(
 def fetch_picture(
     url: str, *, max_bytes: int = 20_000_000, timeout_s: float = 10.0, is_allowed: IsAllowed | None = None
 ) -> bytes:
-    """The bytes of the picture at an http(s) URL; they are known to decode.
+    """Return the bytes of the picture at an http(s) URL, after decoding them once as a check.
 
-    `timeout_s` bounds the whole fetch, redirects and name resolution included; `max_bytes` bounds what is read. No
-    proxy, cookie or password is used. `is_allowed` says which addresses may be connected to: `is_public` if None.
-    Raises `BadConfig` for a URL that is not to be fetched, `NotFound` where nothing answers with a document, and
-    `ImageRefused` where what comes is too slow, too large, packed, or no picture.
+    `timeout_s` bounds the whole fetch with redirects and name resolution, `max_bytes` what is read. No proxy, cookie or
+    password is used. `is_allowed` decides which addresses may be connected to, by default `is_public`. Raises
+    `BadConfig` for a URL that may not be fetched, `NotFound` if no document is there, and `ImageRefused` if the
+    response is too slow, too large, compressed, or no picture.
     """
     backend = _CheckedBackend(_Deadline(timeout_s), is_allowed or is_public)
     for _ in range(MAX_REDIRECTS + 1):
-        found = _request(_checked_url(url), backend, max_bytes)
-        if isinstance(found, bytes):
-            decode(found)
-            return found
-        url = urljoin(url, found.location)
+        response = _request(_checked_url(url), backend, max_bytes)
+        if isinstance(response, bytes):
+            decode(response)
+            return response
+        url = urljoin(url, response.location)
     raise NotFound(f"the address redirects more than {MAX_REDIRECTS} times; give the picture's own address")
 
 
 def is_public(address: Address) -> bool:
-    """Whether an address belongs to the public internet; an IPv4 address inside an IPv6 one is looked at itself."""
+    """Return whether an address is on the public internet; of IPv4 embedded in IPv6 the IPv4 address counts."""
     if isinstance(address, ipaddress.IPv6Address):
-        inner = _embedded(address)
-        if inner is not None:
-            return is_public(inner)
+        embedded = _embedded_ipv4(address)
+        if embedded is not None:
+            return is_public(embedded)
         if address not in _GLOBAL_UNICAST:
             return False
     special = address.is_multicast or address.is_reserved or address.is_unspecified
     return address.is_global and not special and not any(address in block for block in _REFUSED)
 
 
-def _embedded(address: ipaddress.IPv6Address) -> ipaddress.IPv4Address | None:
-    """The IPv4 address that traffic to a mapped, 6to4 or NAT64 address ends at (RFC 4291, 3056, 6052)."""
+def _embedded_ipv4(address: ipaddress.IPv6Address) -> ipaddress.IPv4Address | None:
+    """Return the IPv4 address that a mapped, 6to4 or NAT64 address leads to (RFC 4291, 3056, 6052)."""
     if address in _NAT64:
         return ipaddress.IPv4Address(int(address) & 0xFFFFFFFF)
     return address.ipv4_mapped or address.sixtofour
@@ -92,25 +92,25 @@ class _Redirect:
 
 
 class _Deadline:
-    """One bound on everything a fetch waits for."""
+    """Bounds the time of everything that a fetch waits for."""
 
     def __init__(self, timeout_s: float) -> None:
         self._timeout_s = timeout_s
         self._end = time.monotonic() + timeout_s
 
-    def left_s(self) -> float:
-        """Seconds left, more than 0. Raises `ImageRefused` where none are."""
-        left = self._end - time.monotonic()
-        if left <= 0:
-            raise self.passed()
-        return left
+    def remaining_s(self) -> float:
+        """Return the seconds that remain, more than 0. Raises `ImageRefused` if none do."""
+        remaining_s = self._end - time.monotonic()
+        if remaining_s <= 0:
+            raise self.error()
+        return remaining_s
 
-    def passed(self) -> ImageRefused:
+    def error(self) -> ImageRefused:
         return ImageRefused(f"the address did not deliver a picture within {self._timeout_s:g} s")
 
 
 def _checked_url(url: str) -> SplitResult:
-    """Raises `BadConfig` for anything but a plain http(s) URL."""
+    """Parse a URL. Raises `BadConfig` for anything but a plain http(s) URL."""
     if any(ord(character) <= 32 or ord(character) == 127 or character == "\\" for character in url):
         raise BadConfig("a picture's address has no spaces, control characters or backslashes in it")
     try:
@@ -134,16 +134,16 @@ def _request(parts: SplitResult, backend: _CheckedBackend, max_bytes: int) -> by
         target += "?" + quote(parts.query, safe="/%:@!$&'()*+,;=~?")
     host, port = _ascii_host(parts.hostname or ""), parts.port or DEFAULT_PORTS[parts.scheme]
     url = httpcore.URL(scheme=parts.scheme, host=host, port=port, target=target)
-    named = f"[{host}]" if ":" in host else host
-    headers = [("Host", f"{named}:{parts.port}" if parts.port else named), *HEADERS]
+    bracketed = f"[{host}]" if ":" in host else host
+    headers = [("Host", f"{bracketed}:{parts.port}" if parts.port else bracketed), *HEADERS]
     try:
         with (
             httpcore.ConnectionPool(network_backend=backend) as pool,
-            pool.stream("GET", url, headers=headers) as answer,
+            pool.stream("GET", url, headers=headers) as response,
         ):
-            return _read(answer, backend.deadline, max_bytes)
+            return _read(response, backend.deadline, max_bytes)
     except httpcore.TimeoutException as error:
-        raise backend.deadline.passed() from error
+        raise backend.deadline.error() from error
     except (httpcore.NetworkError, httpcore.ProtocolError) as error:
         raise NotFound(f"{parts.hostname} does not answer as a web server: {error}") from error
 
@@ -155,17 +155,17 @@ def _ascii_host(host: str) -> str:
         raise BadConfig(f"{host!r} is not the name of a host") from error
 
 
-def _read(answer: httpcore.Response, deadline: _Deadline, max_bytes: int) -> bytes | _Redirect:
-    headers = {name.lower(): value.decode("utf-8", "replace") for name, value in answer.headers}
-    if answer.status in REDIRECTS and b"location" in headers:
+def _read(response: httpcore.Response, deadline: _Deadline, max_bytes: int) -> bytes | _Redirect:
+    headers = {name.lower(): value.decode("utf-8", "replace") for name, value in response.headers}
+    if response.status in REDIRECTS and b"location" in headers:
         return _Redirect(headers[b"location"])
-    if answer.status != 200:
-        raise NotFound(f"the address answers with status {answer.status}, not with a picture")
+    if response.status != 200:
+        raise NotFound(f"the address answers with status {response.status}, not with a picture")
     if headers.get(b"content-encoding", "identity").strip().lower() not in ("", "identity"):
-        raise ImageRefused("the address sends its picture packed, though it was asked not to")
+        raise ImageRefused("the address sends its picture compressed, although the request forbids it")
     data = bytearray()
-    for chunk in answer.iter_stream():
-        deadline.left_s()
+    for chunk in response.iter_stream():
+        deadline.remaining_s()
         data += chunk
         if len(data) > max_bytes:
             raise ImageRefused(f"the picture is larger than {max_bytes:,} bytes")
@@ -173,7 +173,7 @@ def _read(answer: httpcore.Response, deadline: _Deadline, max_bytes: int) -> byt
 
 
 class _CheckedBackend(httpcore.NetworkBackend):
-    """Connects to addresses that were checked, and to nothing else."""
+    """Connects to checked addresses only."""
 
     def __init__(self, deadline: _Deadline, is_allowed: IsAllowed) -> None:
         self.deadline = deadline
@@ -190,51 +190,51 @@ class _CheckedBackend(httpcore.NetworkBackend):
     ) -> httpcore.NetworkStream:
         addresses = self._resolve(host, port)
         if not all(self._is_allowed(address) for address in addresses):
-            # Which address it is would tell a stranger about the names of this network.
+            # The message leaves the address out: it would tell a stranger about the names of this network.
             raise BadConfig(f"{host} is not on the public internet, so nothing is fetched from it")
-        error: Exception | None = None
+        last_error: Exception | None = None
         for position, address in enumerate(addresses):
-            wait_s = self.deadline.left_s() / (len(addresses) - position)
+            wait_s = self.deadline.remaining_s() / (len(addresses) - position)
             try:
                 stream = self._plain.connect_tcp(str(address), port, wait_s, None, socket_options)
                 return _TimedStream(stream, self.deadline)
-            except (httpcore.ConnectError, httpcore.ConnectTimeout) as failed:
-                error = failed
-        raise NotFound(f"{host} does not answer on port {port}") from error
+            except (httpcore.ConnectError, httpcore.ConnectTimeout) as error:
+                last_error = error
+        raise NotFound(f"{host} does not answer on port {port}") from last_error
 
     def _resolve(self, host: str, port: int) -> list[Address]:
-        """Every address of a name, in the system's order; a resolver that takes too long is left behind."""
-        answers: queue.SimpleQueue[list[Address] | OSError | UnicodeError] = queue.SimpleQueue()
+        """Return every address of a host name in the system's order; a resolver that is too slow is abandoned."""
+        results: queue.SimpleQueue[list[Address] | OSError | UnicodeError] = queue.SimpleQueue()
 
         def look_up() -> None:
             try:
-                found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
-                answers.put(list(dict.fromkeys(ipaddress.ip_address(entry[4][0]) for entry in found)))
+                entries = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
+                results.put(list(dict.fromkeys(ipaddress.ip_address(entry[4][0]) for entry in entries)))
             except (OSError, UnicodeError) as error:
-                answers.put(error)
+                results.put(error)
 
         threading.Thread(target=look_up, daemon=True).start()
         try:
-            answer = answers.get(timeout=self.deadline.left_s())
+            addresses = results.get(timeout=self.deadline.remaining_s())
         except queue.Empty:
-            raise self.deadline.passed() from None
-        if isinstance(answer, Exception) or not answer:
+            raise self.deadline.error() from None
+        if isinstance(addresses, Exception) or not addresses:
             raise NotFound(f"no host is called {host}")
-        return answer
+        return addresses
 
 
 class _TimedStream(httpcore.NetworkStream):
-    """A connection on which every wait ends with the deadline."""
+    """A connection on which no read or write waits beyond the deadline."""
 
     def __init__(self, stream: httpcore.NetworkStream, deadline: _Deadline) -> None:
         self._stream = stream
         self._deadline = deadline
 
     def read(self, max_bytes: int, timeout: float | None = None) -> bytes:
-        return self._stream.read(max_bytes, self._deadline.left_s())
+        return self._stream.read(max_bytes, self._deadline.remaining_s())
 
     def write(self, buffer: bytes, timeout: float | None = None) -> None:
-        self._stream.write(buffer, self._deadline.left_s())
+        self._stream.write(buffer, self._deadline.remaining_s())
 
     def close(self) -> None:
         self._stream.close()
@@ -243,7 +243,7 @@ class _TimedStream(httpcore.NetworkStream):
         self, ssl_context: ssl.SSLContext, server_hostname: str | None = None, timeout: float | None = None
     ) -> httpcore.NetworkStream:
         return _TimedStream(
-            self._stream.start_tls(ssl_context, server_hostname, self._deadline.left_s()), self._deadline
+            self._stream.start_tls(ssl_context, server_hostname, self._deadline.remaining_s()), self._deadline
         )
 
     def get_extra_info(self, info: str) -> Any:

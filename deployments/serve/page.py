@@ -1,148 +1,181 @@
-"""The search app's page: answers to HTML. Everything that a catalogue or a visitor wrote is escaped here."""
+"""The search page: its Gradio components, and what happens between them.
+
+Events pass plain values (`preprocess=False`): a picture reaches the search as the bytes of the uploaded file, and is
+decoded in one place.
+"""
 
 from __future__ import annotations
 
-import re
-from collections.abc import Mapping, Sequence
-from html import escape
-from typing import NamedTuple
-from urllib.parse import urlencode
+from pathlib import Path
+from typing import Any
 
-from deployments.serve.desk import Answer, Example, published_at
+import gradio as gr
+
+from deployments.serve import markup
+from deployments.serve.fetching import fetch_picture
+from deployments.serve.service import MAX_K, MAX_PICTURE_BYTES, SearchRequest, SearchService
 from retrieval_core.artifacts import releases
-from retrieval_core.artifacts.manifests import Hit, Release
+from retrieval_core.artifacts.manifests import Release
+from retrieval_core.errors import VitrineError
+from retrieval_core.images import decode
+from retrieval_core.search.release import MODES
 
-MAX_LABELS = 4
-MAX_VALUES = 6  # of a column, offered as filters
-_BARE = re.compile(r"[\w\-./]+")
-_KEYWORDS = ("and", "or", "not", "in")
-
-# A click on an item or on a value reaches Python; with a modifier key an item's link opens like any other.
-ON_LOAD = """
-element.addEventListener("click", (event) => {
-  const link = event.target.closest("[data-item]"), value = event.target.closest("[data-where]");
-  if (link && !(event.ctrlKey || event.metaKey || event.shiftKey)) {
-    event.preventDefault();
-    history.replaceState(null, "", link.getAttribute("href"));
-    trigger("click", {item: link.dataset.item, where: ""});
-  }
-  if (value) trigger("click", {item: "", where: value.dataset.where});
-});
-"""
+NOTHING = "none"
+FORGET_ITEM = '() => history.replaceState(null, "", location.pathname)'  # the page's address may name an item
 
 
-class Found(NamedTuple):
-    """An answer with its pictures, as `data:` URIs, "" where a hit has none."""
+class SearchPage:
+    """Adds the components and events of the page to `app`, which must be the current Gradio context."""
 
-    name: str
-    answer: Answer
-    thumbnails: Sequence[str]
-    searched: Sequence[tuple[str, str]]  # what was searched with: captions and pictures
+    def __init__(self, app: gr.Blocks, service: SearchService) -> None:
+        self._service = service
+        self.header = gr.HTML(elem_id="header", apply_default_css=False)
+        self.item = gr.State("")
+        with gr.Row(elem_id="search-page"):
+            with gr.Column(scale=1, min_width=320, elem_id="question"):
+                self._add_fields()
+            with gr.Column(scale=3, min_width=480):
+                self.results = gr.HTML(elem_id="results", apply_default_css=False, js_on_load=markup.ON_LOAD)
+        self._add_events(app)
+
+    def _add_fields(self) -> None:
+        self.picture = gr.Image(
+            label="Picture", type="filepath", format="png", sources=["upload"], height=230, show_label=False,
+            elem_id="picture", buttons=[], placeholder="Drop a picture, paste one, or click",
+        )  # fmt: skip
+        self.url = gr.Textbox(label="Address of a picture", placeholder="https://…", max_lines=1, elem_id="url")
+        self.words = gr.Textbox(label="Words", placeholder="red dress", max_lines=1, elem_id="words", visible=False)
+        self.where = gr.Textbox(
+            label="Filter", placeholder="category=dress and colour=red", max_lines=1, elem_id="where"
+        )
+        self.button = gr.Button("Search", variant="primary", elem_id="search")
+        with gr.Accordion("What to filter by", open=True):
+            self.hints = gr.HTML(elem_id="hints", apply_default_css=False, js_on_load=markup.ON_LOAD)
+        with gr.Accordion("Not like", open=False):
+            self.unlike_picture = gr.Image(
+                show_label=False, type="filepath", format="png", sources=["upload"], height=140, buttons=[],
+                elem_id="unlike-picture", placeholder="A picture to move away from",
+            )  # fmt: skip
+            self.unlike_words = gr.Textbox(show_label=False, placeholder="words to move away from", visible=False)
+        with gr.Accordion("How to search", open=False, elem_id="options"):
+            self.k = gr.Slider(1, MAX_K, value=12, step=1, label="Hits", elem_id="k")
+            self.collapse = gr.Checkbox(label="One hit for near-identical pictures of a product")
+            self.whole = gr.Checkbox(label="Leave my picture whole (no mask, no crop)")
+            self.mode = gr.Radio(list(MODES), value=MODES[0], label="Among", visible=False)
+            self.release = gr.Dropdown([releases.PRODUCTION], value=releases.PRODUCTION, label="Release")
+            self.beside = gr.Dropdown([NOTHING], value=NOTHING, label="Beside it", elem_id="beside")
+
+    def _add_events(self, app: gr.Blocks) -> None:
+        fields = [
+            self.picture, self.words, self.item, self.unlike_picture, self.unlike_words, self.where, self.k,
+            self.collapse, self.whole, self.mode, self.release, self.beside,
+        ]  # fmt: skip
+        private: dict[str, Any] = {"preprocess": False, "api_visibility": "private"}
+        search: dict[str, Any] = {
+            "fn": self._search, "inputs": fields, "outputs": [self.header, self.results],
+            "trigger_mode": "always_last", "show_progress": "minimal", "show_progress_on": self.results, **private,
+        }  # fmt: skip
+        gr.on(
+            [
+                self.button.click, self.words.submit, self.unlike_words.submit, self.where.submit, self.k.release,
+                self.collapse.input, self.whole.input, self.mode.input, self.beside.input,
+                self.unlike_picture.upload, self.unlike_picture.clear,
+            ],
+            **search,
+        )  # fmt: skip
+        by_release = [self.hints, self.words, self.unlike_words, self.mode]
+        self.release.input(self._fit_fields, self.release, by_release, **private).then(**search)
+        picture_changed = gr.on([self.picture.upload, self.picture.clear], lambda: "", None, self.item, **private)
+        picture_changed.then(js=FORGET_ITEM).then(**search)
+        fetched = [self.picture, self.url, self.item]
+        self.url.submit(self._fetch, self.url, fetched, **private).success(**search)
+        self.results.click(self._search_item, None, [self.item, self.picture, self.words], **private).then(**search)
+        self.hints.click(self._add_filter, self.where, self.where, **private).then(**search)
+        opened = [self.item, self.release, self.beside, self.where]
+        loaded = app.load(self._read_address, None, opened, **private)
+        loaded.then(self._fit_fields, self.release, by_release, **private)
+        loaded.then(**search)
+
+    def _search(self, *values: Any) -> tuple[str, str]:
+        """Return header and results for the values of the fields."""
+        *fields, name, beside = values
+        try:
+            request = _request(*fields)
+            release = self._service.open(name)
+            header = markup.header(release.release)
+            if request.is_empty:
+                examples = self._service.examples(release)
+                uris = self._service.thumbnails(release, [example.image_uri for example in examples])
+                return header, markup.greeting(examples, uris, name)
+            names = [name] if beside in (NOTHING, name) else [name, beside]
+            return header, markup.results([self._answer(request, each) for each in names], request.text)
+        except VitrineError as error:
+            return gr.skip(), markup.problem(str(error))
+
+    def _answer(self, request: SearchRequest, name: str) -> markup.ShownAnswer:
+        answer = self._service.search(request, name)
+        uris = self._service.thumbnails(answer.release, [hit.image_uri for hit in answer.hits])
+        return markup.ShownAnswer(name, answer, uris, self._service.query_pictures(answer.release, request))
+
+    def _fetch(self, url: str) -> tuple[Any, str, str]:
+        """Return picture, address and item after an address was entered."""
+        try:
+            return decode(fetch_picture(url.strip(), max_bytes=MAX_PICTURE_BYTES)), "", ""
+        except VitrineError as error:
+            raise gr.Error(str(error), title="Not fetched", print_exception=False) from error
+
+    def _search_item(self, event: gr.EventData) -> tuple[str, None, str]:
+        """Return item, picture and words after a click on an item."""
+        return event.item, None, ""
+
+    def _add_filter(self, where: str, event: gr.EventData) -> str:
+        """Return the filter after a click on a value."""
+        return f"{where.strip()} and {event.where}" if where.strip() else event.where
+
+    def _fit_fields(self, name: str) -> tuple[Any, ...]:
+        """Return the filter hints of a release, and which fields to show: words if it reads text, mode with classes."""
+        try:
+            release = self._service.open(name)
+        except VitrineError:
+            return (gr.skip(),) * 4
+        words = gr.update(visible=self._service.reads_text(release))
+        return markup.hints(release.columns()), words, words, gr.update(visible=release.release.classes is not None)
+
+    def _read_address(self, request: gr.Request) -> tuple[Any, ...]:
+        """Return item, releases to choose from and filter as the page's address gives them."""
+        parameters = request.query_params
+        production = [("production, as it moves", releases.PRODUCTION)]
+        choices = [(_label(release), release.fingerprint) for release in self._service.list_releases()]
+        name = parameters.get("release", releases.PRODUCTION)
+        release = gr.update(choices=[*production, *choices], value=name)
+        beside = gr.update(choices=[NOTHING, *production, *choices], value=NOTHING)
+        return parameters.get("item", ""), release, beside, parameters.get("where", "")
 
 
-def header(release: Release) -> str:
-    """The title, and which release this is."""
-    facts = [f"{release.counts['rows']:,} items", f"release {release.fingerprint[:8]}", published_at(release)]
-    listed = "".join(f"<span>{escape(fact)}</span>" for fact in facts)
-    listed += f'<span><a href="/reports/{escape(release.fingerprint)}">report</a></span>'
-    return f'<header class="vi-head"><h1><a href="?">Vitrine</a></h1><p class="vi-facts">{listed}</p></header>'
+def _label(release: Release) -> str:
+    """Return for example `0123abcd · 21 Nov 2026 · held`."""
+    held = " · held" if release.gate == "held" else ""
+    return f"{release.fingerprint[:8]} · {markup.created_text(release).partition(',')[0]}{held}"
 
 
-def greeting(examples: Sequence[Example], thumbnails: Sequence[str], release: str) -> str:
-    """The page before anything was asked: some items to start from."""
-    cards = "".join(_card(example, uri, release) for example, uri in zip(examples, thumbnails, strict=True))
-    return (
-        '<section class="vi-answer"><p class="vi-line">Drop a picture on the left, or start from one of these.</p>'
-        f'<ol class="vi-grid">{cards}</ol></section>'
+def _request(
+    picture: Any, words: str, item: str, unlike_picture: Any, unlike_words: str, where: str, k: float, *options: Any
+) -> SearchRequest:
+    collapse, whole, mode = options
+    return SearchRequest.parse(
+        picture=_uploaded(picture),
+        text=(words or "").strip(),
+        item=item,
+        unlike_picture=_uploaded(unlike_picture),
+        unlike_text=(unlike_words or "").strip(),
+        where=where or "",
+        k=k,
+        collapse=collapse,
+        whole=whole,
+        mode=mode,
     )
 
 
-def results(found: Sequence[Found], words: str) -> str:
-    """One answer, or two side by side: the second says how its order differs from the first."""
-    columns = [_answer(found[0], words, {})]
-    if len(found) > 1:
-        ranks = {hit.item_id: rank for rank, hit in enumerate(found[0].answer.hits, 1)}
-        columns.append(_answer(found[1], words, ranks))
-    beside = " vi-beside" if len(columns) > 1 else ""
-    return f'<div class="vi-columns{beside}">{"".join(columns)}</div>'
-
-
-def problem(message: str) -> str:
-    """What went wrong, in the error's own words."""
-    return f'<p class="vi-problem" role="alert">{escape(message[:1].upper() + message[1:])}</p>'
-
-
-def hints(columns: Mapping[str, Sequence[str]]) -> str:
-    """What a filter can name, with the commonest values to click on."""
-    rows = "".join(_column(name, values[:MAX_VALUES]) for name, values in columns.items() if values)
-    return f'<dl class="vi-hints">{rows}</dl>' if rows else ""
-
-
-def quoted(text: str) -> str:
-    """A name or a value as the language of filters writes it."""
-    bare = _BARE.fullmatch(text) and text.lower() not in _KEYWORDS
-    return text if bare else "'" + text.replace("'", "''") + "'"
-
-
-def _column(name: str, values: Sequence[str]) -> str:
-    buttons = "".join(_value(name, value) for value in values)
-    return f'<div class="vi-column"><dt>{escape(name)}</dt><dd>{buttons}</dd></div>'
-
-
-def _value(name: str, value: str) -> str:
-    where = f"{quoted(name)}={quoted(value)}"
-    return f'<button type="button" data-where="{escape(where)}">{escape(value)}</button>'
-
-
-def _searched(searched: Sequence[tuple[str, str]], words: str) -> str:
-    figures = "".join(
-        f'<figure><img src="{escape(uri)}" alt="{escape(caption)}"><figcaption>{escape(caption)}</figcaption></figure>'
-        for caption, uri in searched
-    )
-    told = f'<p class="vi-words">{escape(words)}</p>' if words else ""
-    return (
-        f'<section class="vi-searched" aria-label="Searched with">{figures}{told}</section>' if figures or told else ""
-    )
-
-
-def _answer(found: Found, words: str, ranks: Mapping[str, int]) -> str:
-    hits, release = found.answer.hits, found.answer.release.release
-    name = f"{found.name} " if found.name == releases.PRODUCTION else ""
-    line = (
-        f"<b>{len(hits)}</b> of {release.counts['rows']:,} items · {name}{release.fingerprint[:8]} · "
-        f"{found.answer.seconds * 1000:.0f} ms"
-    )
-    cards = "".join(
-        _card(hit, uri, found.name, _score(hit), _moved(rank, ranks.get(hit.item_id)) if ranks else "")
-        for rank, (hit, uri) in enumerate(zip(hits, found.thumbnails, strict=True), 1)
-    )
-    body = f'<ol class="vi-grid">{cards}</ol>' if cards else '<p class="vi-none">No item fits.</p>'
-    searched = _searched(found.searched, words)
-    return f'<section class="vi-answer">{searched}<p class="vi-line">{line}</p>{body}</section>'
-
-
-def _card(item: Hit | Example, uri: str, release: str, score: str = "", moved: str = "") -> str:
-    item_id, category = escape(item.item_id), escape(item.category or "")
-    labels = [label for label in getattr(item, "labels", []) if label != item.category]
-    chips = "".join(f"<li>{escape(label)}</li>" for label in labels[:MAX_LABELS])
-    picture = f'<img src="{escape(uri)}" alt="{category or item_id}">' if uri else "<i>no picture now</i>"
-    address = {"item": item.item_id} | ({} if release == releases.PRODUCTION else {"release": release})
-    link = f'href="?{escape(urlencode(address))}" data-item="{item_id}"'
-    return (
-        f'<li class="vi-card"><a class="vi-picture" {link} tabindex="-1" aria-hidden="true">{picture}</a>{moved}'
-        f'<div class="vi-about"><p class="vi-what"><b>{category or "item"}</b>{score}</p>'
-        f'<p class="vi-id" title="{item_id}">{item_id}</p>'
-        f'<ul class="vi-labels">{chips}</ul><a class="vi-more" {link}>More like this</a></div></li>'
-    )
-
-
-def _score(hit: Hit) -> str:
-    return f'<span class="vi-score">{hit.score:.3f}</span>'
-
-
-def _moved(rank: int, before: int | None) -> str:
-    """Where the release on the left has this item."""
-    if before is None:
-        return '<span class="vi-moved vi-new">only here</span>'
-    arrow = "=" if before == rank else f"{'↑' if rank < before else '↓'}{abs(rank - before)}"
-    return f'<span class="vi-moved" title="number {before} on the left">{arrow}</span>'
+def _uploaded(payload: dict[str, Any] | None) -> bytes:
+    """Return the bytes of an uploaded file; Gradio has checked that its path is that of an upload."""
+    return Path(payload["path"]).read_bytes() if payload else b""

@@ -157,7 +157,7 @@ def test_a_picture_is_fetched_over_a_redirect_without_cookies_or_passwords(
         ("file", {}, BadConfig, "file"),
         ("password", {}, BadConfig, "password"),
         ("page", {}, ImageRefused, "HTML"),
-        ("packed", {}, ImageRefused, "packed"),
+        ("packed", {}, ImageRefused, "compressed"),
         ("bomb", {}, ImageRefused, "gzip"),
         ("endless", {"max_bytes": 200_000}, ImageRefused, "larger than 200,000"),
         ("endless?short", {"max_bytes": 200_000}, ImageRefused, "not a JPEG"),

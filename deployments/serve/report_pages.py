@@ -1,4 +1,4 @@
-"""The nightly reports of a store as pages, `/reports/RELEASE`, beside the search app."""
+"""The reports of a store as pages beside the search app: `/reports/production` and `/reports/NAME`."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from retrieval_core.errors import NotFound, VitrineError
 from retrieval_core.store.base import Store
 
 PREFIX = "/reports/"
-# A report holds its pictures, style and script; nothing of a catalogue row may fetch or send anything.
+# A report contains its pictures, style and script, so text of a catalogue cannot make the browser fetch or send.
 POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'; script-src 'unsafe-inline'; form-action 'none'"
 
 
-class Reports:
-    """ASGI middleware: answers `/reports/production` and `/reports/NAME`, a release or a report, hands on all else."""
+class ReportPages:
+    """ASGI middleware that answers for `/reports/` and passes every other request on."""
 
     def __init__(self, app: ASGIApp, store: Store) -> None:
         self._app, self._store = app, store
@@ -28,12 +28,13 @@ class Reports:
         if scope["type"] != "http" or not scope["path"].startswith(PREFIX):
             await self._app(scope, receive, send)
             return
-        answer = await asyncio.to_thread(self._answer, scope["path"].removeprefix(PREFIX))
-        await answer(scope, receive, send)
+        response = await asyncio.to_thread(self._respond, scope["path"].removeprefix(PREFIX))
+        await response(scope, receive, send)
 
-    def _answer(self, name: str) -> Response:
+    def _respond(self, name: str) -> Response:
         try:
-            page = _report_page(self._store, name)
+            part = _find_report(self._store, name).part("report.html")
+            page = self._store.local_path(part.key, part.sha256).read_bytes()
         except NotFound as error:
             return PlainTextResponse(str(error), status_code=404)
         except VitrineError as error:
@@ -41,14 +42,8 @@ class Reports:
         return HTMLResponse(page, headers={"content-security-policy": POLICY})
 
 
-def _report_page(store: Store, name: str) -> bytes:
-    """Raises `NotFound` for a name of no release, `ShardCorrupt` for a page that is not what was sealed."""
-    part = _report(store, name).part("report.html")
-    return store.local_path(part.key, part.sha256).read_bytes()
-
-
-def _report(store: Store, name: str) -> Report:
-    """Of a release, or one that `evaluate` made of itself."""
+def _find_report(store: Store, name: str) -> Report:
+    """Return the report of production, or of the release or report with this fingerprint. Raises `NotFound`."""
     if name == releases.PRODUCTION:
         release = releases.read_release(store, name)
         if release is None:
