@@ -22,17 +22,17 @@ _IS_CHECKED: ContextVar[bool] = ContextVar("is checked", default=False)
 
 
 def preflight(check: Check[P], settings: Settings, *args: P.args, **kwargs: P.kwargs) -> None:
-    """Run `check(settings, ...)` and check the runner; does nothing within `checked_ahead`. Raises what they raise."""
+    """Check the runner and run `check(settings, ...)`; do nothing within `checked_ahead`. Raises what they raise."""
     if not _IS_CHECKED.get():
-        check(settings, *args, **kwargs)
         check_runner(settings)
+        check(settings, *args, **kwargs)
 
 
 @contextmanager
 def checked_ahead(check: Check[P], settings: Settings, *args: P.args, **kwargs: P.kwargs) -> Iterator[None]:
     """Check without Prefect; flows within the block do not check again. Raises what the checks raise."""
-    check.fn(settings, *args, **kwargs)
     check_runner(settings)
+    check.fn(settings, *args, **kwargs)
     token = _IS_CHECKED.set(True)
     try:
         yield
