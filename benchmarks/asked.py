@@ -59,7 +59,7 @@ def _noted(function: Callable[..., Any], spans: list[Span]) -> Callable[..., Any
 
 
 def _update(source: str, store: str, names_and_pictures: str, *overrides: str) -> dict[str, Any]:
-    from deployments.cli.flow_runs import start_guarded_server
+    from deployments.cli.prefect_server import start_guarded_server
     from flows.catalog_update import catalog_update
     from retrieval_core.config import NightlyConfig
     from retrieval_core.search.release import open_release

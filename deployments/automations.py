@@ -1,8 +1,8 @@
-"""What the operator is told, and by whom: automations for runs and triggers that went wrong, as code.
+"""Prefect automations, as code: what notifies the operator when a run or a trigger fails.
 
     python -m deployments.automations --notify slack-webhook/operators
 
-may be run again at any time: each automation is made, changed or left by its name.
+may be repeated at any time: an automation is found by its name, and created or changed where needed.
 """
 
 from __future__ import annotations
@@ -19,10 +19,10 @@ from prefect.client.schemas.objects import StateType
 from prefect.events.actions import ActionTypes, ChangeFlowRunState, DoNothing, SendNotification
 from prefect.events.schemas.automations import AutomationCore, EventTrigger, Posture
 from prefect.exceptions import ObjectNotFound
-from prefect.settings import get_current_settings
 
 from deployments.change_events import REFUSED, RESOURCE
-from deployments.cli.terminal import visible
+from deployments.cli.prefect_server import check_server_is_named
+from deployments.cli.terminal import print_error, visible
 from retrieval_core.errors import BadConfig, VitrineError
 
 HEARTBEAT_S = 30  # PREFECT_FLOWS_HEARTBEAT_FREQUENCY of every deployment
@@ -30,28 +30,28 @@ SILENCE_S = 4 * HEARTBEAT_S
 ENDED = ("Completed", "Failed", "Cancelled", "Crashed")
 RUN = {"prefect.resource.id": "prefect.flow-run.*"}
 
-Done = Literal["created", "changed", "unchanged"]
+Outcome = Literal["created", "changed", "unchanged"]
 
 
 def automations(actions: Sequence[ActionTypes] = ()) -> tuple[AutomationCore, ...]:
-    """Every automation; `actions` tell the operator, and without any they are listed in the UI alone."""
-    tell = list(actions) or [DoNothing()]
+    """Return every automation; `actions` notify the operator, without any an automation only shows in the UI."""
+    notify = list(actions) or [DoNothing()]
     return (
         AutomationCore(
             name="vitrine: failed",
             description="A run ended with an error.",
-            trigger=_each({"prefect.flow-run.Failed"}, RUN),
-            actions=tell,
+            trigger=_on_each({"prefect.flow-run.Failed"}, RUN),
+            actions=notify,
         ),
         AutomationCore(
             name="vitrine: crashed",
-            description="A run died, or was called dead for want of heartbeats.",
-            trigger=_each({"prefect.flow-run.Crashed"}, RUN),
-            actions=tell,
+            description="A run died, or sent no heartbeats and was marked crashed.",
+            trigger=_on_each({"prefect.flow-run.Crashed"}, RUN),
+            actions=notify,
         ),
         AutomationCore(
             name="vitrine: zombie",
-            description=f"A run that gave no heartbeat for {SILENCE_S} s is called crashed and frees its place.",
+            description=f"A run without a heartbeat for {SILENCE_S} s is marked crashed, so that another can start.",
             trigger=EventTrigger(
                 after={"prefect.flow-run.heartbeat"},
                 expect={"prefect.flow-run.heartbeat", *(f"prefect.flow-run.{state}" for state in ENDED)},
@@ -65,43 +65,43 @@ def automations(actions: Sequence[ActionTypes] = ()) -> tuple[AutomationCore, ..
         ),
         AutomationCore(
             name="vitrine: trigger failed",
-            description="An event should have started a run and could not: its payload does not fit the deployment.",
-            trigger=_each({"prefect.automation.action.failed"}, {"prefect.resource.id": "prefect.automation.*"}),
-            actions=tell,
+            description="An event could not start its run: its payload does not fit the deployment.",
+            trigger=_on_each({"prefect.automation.action.failed"}, {"prefect.resource.id": "prefect.automation.*"}),
+            actions=notify,
         ),
         AutomationCore(
             name="vitrine: trigger refused",
-            description="A notification or call that could not become an event; its reason and beginning are in it.",
-            trigger=_each({REFUSED}, {"prefect.resource.id": RESOURCE["prefect.resource.id"]}),
-            actions=tell,
+            description="A message could not become an event; the payload has the reason and how the message begins.",
+            trigger=_on_each({REFUSED}, {"prefect.resource.id": RESOURCE["prefect.resource.id"]}),
+            actions=notify,
         ),
     )
 
 
-def apply(client: SyncPrefectClient, wanted: Sequence[AutomationCore]) -> dict[str, Done]:
-    """Make the server's automations of these names what is wanted; what was done, by name."""
+def apply(client: SyncPrefectClient, wanted: Sequence[AutomationCore]) -> dict[str, Outcome]:
+    """Create the automations on the server, or change those of the same names; return what was done by name."""
     return {automation.name: _apply(client, automation) for automation in wanted}
 
 
-def _apply(client: SyncPrefectClient, wanted: AutomationCore) -> Done:
-    known = client.read_automations_by_name(wanted.name)
-    if not known:
-        client.create_automation(wanted)
+def _apply(client: SyncPrefectClient, automation: AutomationCore) -> Outcome:
+    existing = client.read_automations_by_name(automation.name)
+    if not existing:
+        client.create_automation(automation)
         return "created"
-    first, *doubles = known
-    for double in doubles:
-        client.delete_automation(double.id)
-    if _meaning(first) == _meaning(wanted):
+    first, *duplicates = existing
+    for duplicate in duplicates:
+        client.delete_automation(duplicate.id)
+    if _definition(first) == _definition(automation):
         return "unchanged"
-    client.update_automation(first.id, wanted)
+    client.update_automation(first.id, automation)
     return "changed"
 
 
-def _meaning(automation: AutomationCore) -> dict[str, object]:
+def _definition(automation: AutomationCore) -> dict[str, object]:
     return automation.model_dump(include={"name", "description", "enabled", "trigger", "actions"})
 
 
-def _each(events: set[str], match: dict[str, str]) -> EventTrigger:
+def _on_each(events: set[str], match: dict[str, str]) -> EventTrigger:
     return EventTrigger(
         expect=events,
         match=match,
@@ -112,38 +112,36 @@ def _each(events: set[str], match: dict[str, str]) -> EventTrigger:
     )
 
 
-def _notify(client: SyncPrefectClient, block: str) -> SendNotification:
-    """Raises `BadConfig` where there is no such notification block."""
+def _notification(client: SyncPrefectClient, block: str) -> SendNotification:
+    """Return the action that notifies through the block TYPE/NAME. Raises `BadConfig` if there is no such block."""
     kind, _, name = block.partition("/")
     try:
-        found = client.read_block_document_by_name(name, kind)
+        document = client.read_block_document_by_name(name, kind)
     except ObjectNotFound as error:
         raise BadConfig(
             f"no block {block!r}; expected TYPE/NAME of a notification block, made in the UI under Blocks"
         ) from error
     return SendNotification(
-        block_document_id=found.id,
+        block_document_id=document.id,
         subject="Vitrine: {{ automation.name }}",
         body="{{ automation.description }}\n{{ event.event }} {{ event.resource.id }}\n{{ event.payload }}",
     )
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Apply every automation; returns the exit code."""
+    """Apply every automation and return the exit code."""
     parser = argparse.ArgumentParser(
         prog="python -m deployments.automations", description=(__doc__ or "").splitlines()[0]
     )
-    parser.add_argument(
-        "--notify", metavar="TYPE/NAME", help="the notification block that is told, e.g. slack-webhook/operators"
-    )
+    text = "the block that sends notifications, for example slack-webhook/operators"
+    parser.add_argument("--notify", metavar="TYPE/NAME", help=text)
     arguments = parser.parse_args(argv)
     try:
-        if not get_current_settings().api.url:
-            raise BadConfig("no Prefect server named: set PREFECT_API_URL, for example http://127.0.0.1:4200/api")
+        check_server_is_named()
         with get_client(sync_client=True) as client:
-            actions = [_notify(client, arguments.notify)] if arguments.notify else []
-            for name, done in apply(client, automations(actions)).items():
-                print(f"{done:<10} {name}")
+            actions = [_notification(client, arguments.notify)] if arguments.notify else []
+            for name, outcome in apply(client, automations(actions)).items():
+                print(f"{outcome:<10} {name}")
     except httpx.TransportError as error:
         print(
             f"vitrine: Prefect's server does not answer ({visible(str(error))}); start it, then try again",
@@ -151,8 +149,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         )
         return 1
     except VitrineError as error:
-        print(f"vitrine: {visible(str(error))}", file=sys.stderr)
-        return error.exit_code
+        return print_error(error)
     return 0
 
 

@@ -1,4 +1,4 @@
-"""From a plain call or an S3 notification to the event `catalog.updated`, in pieces that an event can carry."""
+"""Events of the catalogue: a call or an S3 notification read as changes, split to fit into Prefect's events."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ from retrieval_core.ingest.sources.table import TABLE_SUFFIXES
 UPDATED, REFUSED = "catalog.updated", "catalog.update.refused"
 RESOURCE = {"prefect.resource.id": "vitrine.catalog", "prefect.resource.name": "the catalogue"}
 MAX_BODY_BYTES = 2**20
-MAX_EVENT_BYTES = 2**18  # Prefect takes runs with parameters of half a MiB
-MAX_NAME_CHARS = 1_024  # of an S3 key
+MAX_EVENT_BYTES = 2**18  # Prefect accepts runs with parameters of half a MiB
+MAX_NAME_CHARS = 1_024  # as long as an S3 key may be
 MAX_EXCERPT_CHARS = 500
-MAX_SHOWN = 40  # of a bad name
+MAX_SHOWN_CHARS = 40  # of a bad name, in a message
 MAX_WRAPPERS = 3  # SQS around SNS around S3
 CREATED, REMOVED = "ObjectCreated:", ("ObjectRemoved:", "LifecycleExpiration:")
 
@@ -31,7 +31,7 @@ _SURROGATE = re.compile("[\ud800-\udfff]")
 
 
 class Payload(Value):
-    """What a plain call says: at least one name."""
+    """The body of a plain call; it must name something."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
 
@@ -42,44 +42,44 @@ class Payload(Value):
 
 
 def read_changes(body: bytes | str) -> tuple[Change, ...]:
-    """What a message tells of: a plain payload, or an S3 notification, alone or wrapped by SNS.
+    """Read a plain payload or an S3 notification, alone or wrapped by SNS, as changes.
 
-    A notification of nothing that concerns a catalogue (a test, a tag, a text file) is no change. Raises `BadConfig`
-    for anything else.
+    A notification about something else than catalogue files (a test, a tag, a text file) gives no change. Raises
+    `BadConfig` for every other message.
     """
-    return _changes(_document(body), MAX_WRAPPERS)
+    return _read_document(_parse(body), MAX_WRAPPERS)
 
 
 def split_change(change: Change, max_bytes: int = MAX_EVENT_BYTES) -> Iterator[Change]:
-    """The change in pieces that an event can carry, each with at least one name."""
+    """Yield the change in pieces whose names take at most `max_bytes` as JSON, each with at least one name."""
     piece: dict[str, list[str]] = {}
     manifest_uri = change.manifest_uri
     size = len(json.dumps(manifest_uri))
-    for word in ("added", "changed", "removed"):
-        for name in getattr(change, word):
+    for kind in ("added", "changed", "removed"):
+        for name in getattr(change, kind):
             n_bytes = len(json.dumps(name)) + 2
             if piece and size + n_bytes > max_bytes:
                 yield Change(**piece, manifest_uri=manifest_uri)
                 piece, size, manifest_uri = {}, 0, ""
-            piece.setdefault(word, []).append(name)
+            piece.setdefault(kind, []).append(name)
             size += n_bytes
     if piece or manifest_uri:
         yield Change(**piece, manifest_uri=manifest_uri)
 
 
 def updated_event(change: Change) -> dict[str, Any]:
-    """The event that starts a catalog-update."""
+    """Return the event that starts a catalog-update."""
     return {"event": UPDATED, "resource": RESOURCE, "payload": change.model_dump(mode="json")}
 
 
 def refused_event(reason: str, body: bytes | str, sender: str) -> dict[str, Any]:
-    """The event by which an operator sees what was not understood: why, from whom, and how it began."""
+    """Return the event that reports a refused message: the reason, the sender, its size and its beginning."""
     text = body.decode(errors="replace") if isinstance(body, bytes) else body
     payload = {"reason": reason, "sender": sender, "size": len(body), "excerpt": text[:MAX_EXCERPT_CHARS]}
     return {"event": REFUSED, "resource": RESOURCE, "payload": payload}
 
 
-def _document(body: bytes | str) -> dict[str, Any]:
+def _parse(body: bytes | str) -> dict[str, Any]:
     try:
         document = json.loads(body)
     except (ValueError, RecursionError) as error:
@@ -89,43 +89,47 @@ def _document(body: bytes | str) -> dict[str, Any]:
     return document
 
 
-def _changes(document: dict[str, Any], n_wrappers: int) -> tuple[Change, ...]:
+def _read_document(document: dict[str, Any], n_wrappers: int) -> tuple[Change, ...]:
     if "Message" in document:
         if n_wrappers == 0:
             raise BadConfig(f"the message is wrapped more than {MAX_WRAPPERS} times")
         if document.get("Type") == "SubscriptionConfirmation":
             url = str(document.get("SubscribeURL"))[:MAX_NAME_CHARS]
             raise BadConfig(f"SNS asks to confirm a subscription; open {url} to do so")
-        return _changes(_document(str(document["Message"])), n_wrappers - 1)
+        return _read_document(_parse(str(document["Message"])), n_wrappers - 1)
     if document.get("Event") == "s3:TestEvent":
         return ()
     if "Records" in document:
-        return _of_records(document["Records"])
+        return _read_records(document["Records"])
+    return (_read_payload(document),)
+
+
+def _read_payload(document: dict[str, Any]) -> Change:
     try:
-        said = Payload.model_validate(document)
+        payload = Payload.model_validate(document)
     except ValidationError as error:
         raise BadConfig(first_line(error, "payload")) from error
-    change = Change(**said.model_dump())
-    names = (*change.added, *change.changed, *change.removed)
+    change = Change(**payload.model_dump())
     if change.is_empty:
         raise BadConfig("the payload names no item: give added, changed or removed ids, or a manifest_uri")
+    names = (*change.added, *change.changed, *change.removed)
     if bad := [name for name in names if not 0 < len(name) <= MAX_NAME_CHARS or _SURROGATE.search(name)]:
-        raise BadConfig(f"{bad[0][:MAX_SHOWN]!r} is no name; expected 1 to {MAX_NAME_CHARS:,} characters of text")
-    return (change,)
+        raise BadConfig(f"{bad[0][:MAX_SHOWN_CHARS]!r} is no name; expected 1 to {MAX_NAME_CHARS:,} characters of text")
+    return change
 
 
-def _of_records(records: object) -> tuple[Change, ...]:
-    """One change for each record, in their order."""
+def _read_records(records: object) -> tuple[Change, ...]:
+    """Return one change for each record that concerns the catalogue, in their order."""
     try:
-        found = [_of_record(record) for record in records]  # type: ignore[attr-defined]
+        changes = [_read_record(record) for record in records]  # type: ignore[attr-defined]
     except (TypeError, KeyError, AttributeError) as error:
         raise BadConfig(
             f"a record of the S3 notification lacks {error}; expected eventName, s3.bucket.name and s3.object.key"
         ) from error
-    return tuple(change for change in found if not change.is_empty)
+    return tuple(change for change in changes if not change.is_empty)
 
 
-def _of_record(record: dict[str, Any]) -> Change:
+def _read_record(record: dict[str, Any]) -> Change:
     event = record["eventName"].removeprefix("s3:")
     key = unquote_plus(record["s3"]["object"]["key"])
     uri = f"s3://{record['s3']['bucket']['name']}/{key}"

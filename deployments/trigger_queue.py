@@ -1,4 +1,4 @@
-"""An SQS queue that S3, or SNS for it, writes notifications to."""
+"""An SQS queue to which S3 writes notifications, directly or through SNS."""
 
 from __future__ import annotations
 
@@ -7,19 +7,19 @@ from typing import Any, NamedTuple
 
 from retrieval_core.errors import BadConfig, StoreUnavailable
 
-WAIT_S = 20  # for a message; the longest that SQS allows
-BATCH = 10  # the most that it hands out at once
+WAIT_S = 20  # for a message; SQS allows no longer
+BATCH = 10  # messages at once; SQS gives no more
 
 
 class Message(NamedTuple):
-    """`receipt` is what it is deleted by."""
+    """A message, and the receipt by which it is deleted."""
 
     body: str
     receipt: str
 
 
 class Queue:
-    """The queue at `url`; who may read it, and in which region, is what boto3 finds. Raises `BadConfig`."""
+    """The queue at `url`, with the credentials and the region that boto3 finds. Raises `BadConfig` without a region."""
 
     def __init__(self, url: str, endpoint_url: str | None = None) -> None:
         import boto3
@@ -32,12 +32,15 @@ class Queue:
             raise BadConfig(f"cannot read the queue {url}: {error}") from error
 
     def receive(self, wait_s: int = WAIT_S) -> list[Message]:
-        """Up to ten messages, or none after `wait_s`. What is not deleted comes again. Raises `StoreUnavailable`."""
-        answer = self._call("receive_message", MaxNumberOfMessages=BATCH, WaitTimeSeconds=wait_s)
-        return [Message(found["Body"], found["ReceiptHandle"]) for found in answer.get("Messages", ())]
+        """Return up to ten messages, or none after `wait_s`; those that are not deleted are received again.
+
+        Raises `StoreUnavailable`.
+        """
+        response = self._call("receive_message", MaxNumberOfMessages=BATCH, WaitTimeSeconds=wait_s)
+        return [Message(message["Body"], message["ReceiptHandle"]) for message in response.get("Messages", ())]
 
     def delete(self, messages: Sequence[Message]) -> None:
-        """Take messages that were dealt with from the queue. Raises `StoreUnavailable`."""
+        """Delete messages that were dealt with. Raises `StoreUnavailable`."""
         if messages:
             entries = [{"Id": str(n), "ReceiptHandle": message.receipt} for n, message in enumerate(messages)]
             self._call("delete_message_batch", Entries=entries)
@@ -46,7 +49,7 @@ class Queue:
         from botocore.exceptions import BotoCoreError, ClientError
 
         try:
-            answer: dict[str, Any] = getattr(self._client, operation)(QueueUrl=self.url, **arguments)
+            response: dict[str, Any] = getattr(self._client, operation)(QueueUrl=self.url, **arguments)
         except (BotoCoreError, ClientError) as error:
             raise StoreUnavailable(f"the queue {self.url} does not answer: {error}") from error
-        return answer
+        return response

@@ -17,7 +17,7 @@ from deployments.cli.command import (
     print_answer,
     source_options,
 )
-from deployments.cli.flow_runs import start_prefect
+from deployments.cli.prefect_server import start_prefect
 
 if TYPE_CHECKING:
     from flows.backfill import BackfillSummary

@@ -16,7 +16,7 @@ from deployments.cli.command import (
     print_answer,
     source_options,
 )
-from deployments.cli.flow_runs import start_prefect
+from deployments.cli.prefect_server import start_prefect
 from retrieval_core.errors import BadConfig
 
 if TYPE_CHECKING:

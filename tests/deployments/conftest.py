@@ -1,13 +1,15 @@
-"""A release made without a flow, for the app to answer from."""
+"""A release made without a flow for the app to answer from, and messages and a server for the triggers."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import json
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from retrieval_core.errors import StoreUnavailable
 from tests.core.conftest import new_shop, pixels_backbone
 
 __all__ = ["new_shop", "pixels_backbone"]
@@ -22,3 +24,28 @@ def shop(new_shop: Callable[[Path], Any], tmp_path_factory: pytest.TempPathFacto
     shop.publish(FIRST, range(6))
     shop.publish(SECOND)
     return shop
+
+
+def record(event: str, key: str, bucket: str = "shop") -> dict[str, Any]:
+    return {"eventName": event, "s3": {"bucket": {"name": bucket}, "object": {"key": key, "size": 1}}}
+
+
+def notification(*records: dict[str, Any]) -> str:
+    return json.dumps({"Records": records})
+
+
+def wrapped(body: str) -> str:
+    return json.dumps({"Type": "Notification", "TopicArn": "arn:aws:sns:x", "Message": body})
+
+
+class Prefect:
+    """Stands where Prefect's server would: keeps events, or refuses them."""
+
+    def __init__(self) -> None:
+        self.events: list[dict[str, Any]] = []
+        self.is_down = False
+
+    async def emit(self, events: Sequence[dict[str, Any]]) -> None:
+        if self.is_down:
+            raise StoreUnavailable("down")
+        self.events += events

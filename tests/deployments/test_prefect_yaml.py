@@ -68,11 +68,6 @@ def test_the_event_fits_the_flow_it_starts() -> None:
     assert set(trigger.parameters) == set(Change.model_fields) < set(flow_of(deployment).parameters.properties)
 
 
-def test_every_automation_has_its_own_name() -> None:
-    names = [automation.name for automation in automations()]
-    assert len(set(names)) == len(names) == 5
-
-
 class Server:
     """A Prefect server of its own on loopback, with a database in a folder."""
 
@@ -121,7 +116,7 @@ class Server:
     def emit(self, *events: dict[str, Any]) -> None:
         from prefect.settings import PREFECT_API_URL, temporary_settings
 
-        from deployments.trigger_server import emit_to_prefect
+        from deployments.triggers import emit_to_prefect
 
         with temporary_settings({PREFECT_API_URL: self.url}):
             asyncio.run(emit_to_prefect(events))

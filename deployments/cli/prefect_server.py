@@ -1,4 +1,4 @@
-"""Run a flow from the command line: on Prefect's embedded server, which ends with this process even if it is killed."""
+"""The Prefect server that a program uses: one that `PREFECT_API_URL` names, or an embedded one."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import logging
 import subprocess
 import sys
 
-from retrieval_core.errors import VitrineError
+from retrieval_core.errors import BadConfig, VitrineError
 
 # Its standard input ends when the process that holds the other end is gone, whatever ended that process.
 _GUARD = """
@@ -17,6 +17,14 @@ try:
 except ProcessLookupError:
     pass
 """
+
+
+def check_server_is_named() -> None:
+    """Raise `BadConfig` if `PREFECT_API_URL` is not set: an embedded server has no deployments."""
+    from prefect.settings import get_current_settings
+
+    if not get_current_settings().api.url:
+        raise BadConfig("no Prefect server named: set PREFECT_API_URL, for example http://127.0.0.1:4200/api")
 
 
 def start_prefect() -> None:

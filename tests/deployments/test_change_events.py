@@ -1,0 +1,96 @@
+"""Messages from outside become changes, or are refused with a reason; changes are split to fit into events."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from deployments.change_events import MAX_EVENT_BYTES, read_changes, split_change
+from retrieval_core.errors import BadConfig
+from retrieval_core.ingest.change import Change, merge_changes
+from tests.deployments.conftest import notification, record, wrapped
+
+
+def test_a_plain_payload() -> None:
+    body = b'{"added": ["a"], "removed": ["b"], "manifest_uri": "s3://shop/changes.csv"}'
+    assert read_changes(body) == (Change(added=("a",), removed=("b",), manifest_uri="s3://shop/changes.csv"),)
+
+
+def test_an_s3_notification_plain_or_wrapped() -> None:
+    body = notification(
+        record("ObjectCreated:Put", "photos/red+dress%2B1%C3%A9.JPG"),
+        record("s3:ObjectRemoved:DeleteMarkerCreated", "photos/old.png"),
+        record("ObjectCreated:CompleteMultipartUpload", "tables/changes.csv"),
+        record("ObjectTagging:Put", "photos/tagged.png"),
+        record("ObjectCreated:Put", "photos/_SUCCESS"),
+        record("ObjectRemoved:Delete", "tables/changes.csv"),
+    )
+    expected = (
+        Change(changed=("s3://shop/photos/red dress+1é.JPG",)),
+        Change(removed=("s3://shop/photos/old.png",)),
+        Change(manifest_uri="s3://shop/tables/changes.csv"),
+    )
+    assert read_changes(body) == expected
+    assert read_changes(wrapped(body)) == expected
+    assert read_changes('{"Service": "Amazon S3", "Event": "s3:TestEvent"}') == ()
+
+
+@pytest.mark.parametrize(
+    ("body", "message"),
+    [
+        (b"added=a", "not JSON"),
+        (b"\xff\xfe", "not JSON"),
+        (b"[" * 100_000, "not JSON"),
+        (b'["a"]', "JSON list"),
+        (b"{}", "names no item"),
+        (b'{"added": "a"}', "payload.added"),
+        (b'{"added": [1]}', "payload.added.0"),
+        (b'{"added": [""]}', "no name"),
+        (b'{"added": ["\\ud800"]}', "no name"),
+        (json.dumps({"added": ["a" * 2_000]}).encode(), "no name"),
+        (b'{"ids": ["a"]}', "unknown config key payload.ids"),
+        (b'{"Records": 3}', "lacks"),
+        (b'{"Records": [{"eventName": "ObjectCreated:Put"}]}', "lacks 's3'"),
+        (wrapped(wrapped(wrapped(wrapped("{}")))).encode(), "more than 3 times"),
+        (
+            b'{"Type": "SubscriptionConfirmation", "Message": "x", "SubscribeURL": "https://sns/?t=1"}',
+            r"open https://sns/\?t=1",
+        ),
+    ],
+)
+def test_anything_else_is_refused_with_the_reason(body: bytes, message: str) -> None:
+    with pytest.raises(BadConfig, match=message):
+        read_changes(body)
+
+
+@given(st.binary(max_size=200) | st.recursive(st.none() | st.text() | st.integers(), st.lists).map(json.dumps))
+def test_no_message_breaks_it(body: bytes | str) -> None:
+    with contextlib.suppress(BadConfig):
+        read_changes(body)
+
+
+names = st.lists(st.sampled_from("abcd"), max_size=3).map(tuple)
+changes = st.lists(
+    st.builds(Change, added=names, changed=names, removed=names, manifest_uri=st.sampled_from(("", "m.csv", "n.csv"))),
+    max_size=6,
+)
+
+
+@given(changes, st.integers(1, 40))
+def test_pieces_are_small_and_together_the_whole(burst: list[Change], max_bytes: int) -> None:
+    for change in merge_changes(burst):
+        pieces = list(split_change(change, max_bytes))
+        assert merge_changes(pieces) == (change,)
+        for piece in pieces:
+            n_names = len(piece.added) + len(piece.changed) + len(piece.removed)
+            assert n_names <= 1 or len(json.dumps([*piece.added, *piece.changed, *piece.removed])) <= max_bytes + 2
+
+
+def test_a_hundred_thousand_names_fit_into_events() -> None:
+    pieces = list(split_change(Change(added=tuple(f"stück-{n:06d}" for n in range(100_000)))))
+    assert sum(len(piece.added) for piece in pieces) == 100_000
+    assert max(len(json.dumps(piece.model_dump())) for piece in pieces) < MAX_EVENT_BYTES + 1_000
