@@ -36,6 +36,7 @@ from retrieval_core.errors import NotFound
 from retrieval_core.store import leases
 from retrieval_core.store.base import Entry, Store
 
+PROBE = "runs/_probe"  # written and deleted to check that the store can be written; a killed check leaves it
 GROWING: tuple[type[GrowingSet], ...] = (MaskSet, VectorSet, ClassSet)
 FITTED: tuple[type[Artifact], ...] = (Backbone, Segmenter, Detector, Classifier, Head, Reducer)
 _SEALED: tuple[type[Artifact], ...] = (Release, Catalog, IndexSet, Report, *FITTED, *GROWING)
@@ -45,8 +46,7 @@ _FINGERPRINT = "[0-9a-f]{32}"
 _REPRODUCIBLE = re.compile(
     rf"(?:{'|'.join(sorted(_KINDS))})/{_FINGERPRINT}/.+"
     rf"|indexes/shards/{_FINGERPRINT}/.+|indexes/templates/{_FINGERPRINT}-{_FINGERPRINT}\.faiss"
-    rf"|runs/_probe"  # left by a command that was killed while it checked that the store can be written
-    rf"|{leases.FOLDER}.+"
+    rf"|{PROBE}|{leases.FOLDER}.+"
 )
 
 Family = tuple[str, str]  # folder and fingerprint
