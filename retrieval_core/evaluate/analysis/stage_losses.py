@@ -15,7 +15,7 @@ import polars as pl
 from retrieval_core.arrays import Float64, Int64
 from retrieval_core.artifacts.manifests import Value
 from retrieval_core.evaluate.measure.chain import Link, Step
-from retrieval_core.evaluate.measure.protocol import positions_in_gallery
+from retrieval_core.evaluate.measure.protocol import gallery_depth, positions_in_gallery
 from retrieval_core.evaluate.measure.search_setup import K, SearchSetup
 from retrieval_core.metrics.registry import HEADLINES
 from retrieval_core.metrics.retrieval import score
@@ -128,8 +128,7 @@ def search_loss(losses: LossFacts) -> float | None:
 
 def _without_rerank(bench: SearchSetup) -> pl.DataFrame:
     protocol, row_ids = bench.protocol, bench.items["row_id"].to_numpy()
-    # Queries are in the index too: fetch enough that ten hits of the gallery remain.
-    k = min(len(row_ids), K + 2 * K * len(row_ids) // len(protocol.gallery))
+    k = gallery_depth(len(row_ids), len(protocol.gallery), K)
     _, hits = bench.index.candidates(bench.candidates[protocol.queries], k)
     positions: Int64 = positions_in_gallery(hits, row_ids[protocol.gallery], K)
     return score(positions, protocol.truth).per_query

@@ -17,7 +17,7 @@ from retrieval_core.artifacts.manifests import IndexSet, Ref, Release, VectorSet
 from retrieval_core.artifacts.parts import load_vectors
 from retrieval_core.errors import NotFound
 from retrieval_core.evaluate.measure.indexed_rows import IndexedItems, open_indexed
-from retrieval_core.evaluate.measure.protocol import positions_in_gallery
+from retrieval_core.evaluate.measure.protocol import gallery_depth, positions_in_gallery
 from retrieval_core.evaluate.measure.search_setup import K, SearchSetup
 from retrieval_core.index.lookup import ShardedIndex
 from retrieval_core.metrics.relevance import Truth, find_truth
@@ -77,8 +77,7 @@ def _hits(index: ShardedIndex, queries: Float32, candidates: Float32, rerank_dep
     """Return (q, 10) positions in `gallery_ids` of the first hits among them, padded with -1."""
     if not len(gallery_ids):
         return np.full((len(queries), K), -1, np.int64)
-    # Other items are found too: ask for enough hits that ten of the gallery remain.
-    k = min(index.n_rows, K + 2 * K * index.n_rows // len(gallery_ids))
+    k = gallery_depth(index.n_rows, len(gallery_ids), K)
     return positions_in_gallery(index.search(queries, candidates, k, rerank_depth)[1], gallery_ids, K)
 
 

@@ -10,7 +10,7 @@ import numpy as np
 
 from retrieval_core.arrays import Float32, Float64, Int64
 from retrieval_core.artifacts.manifests import TunePoint
-from retrieval_core.evaluate.measure.protocol import positions_in_gallery
+from retrieval_core.evaluate.measure.protocol import gallery_depth, positions_in_gallery
 from retrieval_core.evaluate.measure.search_setup import K, SearchSetup, single_query_ms
 from retrieval_core.metrics.exact_knn import exact_topk
 from retrieval_core.metrics.ranking import ann_recall
@@ -47,9 +47,8 @@ def measure_index(bench: SearchSetup) -> IndexQuality:
     queries = bench.vectors[protocol.queries]
     exact, _ = exact_topk(queries, bench.vectors, K)
     found, _ = bench.find(protocol.queries)
-    # Queries are in the index too: ask for enough that ten hits of the gallery are left.
-    k = min(len(row_ids), K + 2 * K * len(row_ids) // max(len(protocol.gallery), 1))
-    _, hits = bench.find(protocol.queries, max(k, 1))
+    k = gallery_depth(len(row_ids), len(protocol.gallery), K)
+    _, hits = bench.find(protocol.queries, k)
     positions = positions_in_gallery(hits, row_ids[protocol.gallery], K)
     query, slot = np.nonzero(positions >= 0)
     similarities = np.full(positions.shape, -np.inf, np.float32)

@@ -45,6 +45,14 @@ def choose_protocol(items: pl.DataFrame, config: EvaluateConfig) -> Protocol:
     return Protocol(queries, gallery, truth, judgements)
 
 
+def gallery_depth(n_rows: int, n_gallery: int, k: int) -> int:
+    """Return how many hits to ask of an index for so that `k` of the gallery remain; at least 1, at most `n_rows`.
+
+    Queries and other rows are in the index too: of uniformly mixed hits this leaves twice as many as needed.
+    """
+    return max(min(n_rows, k + 2 * k * n_rows // max(n_gallery, 1)), 1)
+
+
 def positions_in_gallery(row_ids: Int64, gallery_row_ids: Int64, k: int) -> Int64:
     """Keep the first k hits of each query that lie in the gallery.
 

@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from retrieval_core.config import EvaluateConfig
-from retrieval_core.evaluate.measure.protocol import choose_protocol, positions_in_gallery
+from retrieval_core.evaluate.measure.protocol import choose_protocol, gallery_depth, positions_in_gallery
 
 SCHEMA = {
     "item_id": pl.String,
@@ -63,6 +63,15 @@ def test_hits_outside_the_gallery_are_passed_over(hits: list[int], gallery: set[
     found = positions_in_gallery(np.array([hits], np.int64), gallery_ids, k)[0]
     expected = [list(gallery_ids).index(hit) for hit in hits if hit in gallery][:k]
     assert found.tolist() == expected + [-1] * (k - len(expected))
+
+
+@given(n_rows=st.integers(1, 5000), share=st.floats(0, 1), k=st.integers(1, 20))
+def test_enough_hits_are_asked_for_to_leave_k_of_the_gallery(n_rows: int, share: float, k: int) -> None:
+    n_gallery = round(share * n_rows)
+    depth = gallery_depth(n_rows, n_gallery, k)
+    assert 1 <= depth <= n_rows
+    assert depth == n_rows or depth * n_gallery >= k * n_rows
+    assert gallery_depth(0, 0, k) == 1
 
 
 def test_nobody_held_out_means_no_queries() -> None:
