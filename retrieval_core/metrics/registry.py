@@ -28,6 +28,7 @@ N_NEIGHBOURS = 5
 Source = Literal["search", "index", "golden", "synthetic", "mask", "head"]
 UNLABELLED: tuple[Source, ...] = ("golden", "synthetic")  # their queries need no labels of the catalogue
 Statistic = Literal["value", "std", "random", "random_std"]
+TruthKind = Literal["products", "categories", "labels", "attributes"]
 
 
 class Retrieval:
@@ -65,7 +66,7 @@ class Metric:
     `source` is what measures it. `compute` gives one value a query, (q,) with NaN where the query leaves it undefined,
     or None where the catalogue does. `headline`: the gate tests it and the report shows it first; one for each kind of
     truth, because Holm's correction pays for every metric tested. `by_category`: reported within categories too, as
-    headlines are.
+    headlines are. `judged_by`: what a catalogue needs of its items to define the metric; any one of these is enough.
     `baseline`: retrieval at random is measured beside it. `deviation`: so is its spread over queries. `words` explain
     it on the report's first page, "" where it is not shown there.
     """
@@ -76,6 +77,7 @@ class Metric:
     compute: Callable[[Retrieval], Float64 | None] | None = None
     headline: bool = False
     by_category: bool = False
+    judged_by: tuple[TruthKind, ...] = ()
     higher_is_better: bool = True
     deviation: bool = False
     words: str = ""
@@ -212,6 +214,7 @@ METRICS: tuple[Metric, ...] = (
             f"Share of queries with an item of the same product among the first {k}; {_SAME_PRODUCT}.",
             compute=_recall(k),
             headline=k == 1,
+            judged_by=("products",),
             words="the first hit is the same product" if k == 1 else "",
         )
         for k in (1, 2, 3, 5, 10)
@@ -221,16 +224,19 @@ METRICS: tuple[Metric, ...] = (
         f"Items of the query's category among the first 5, over 5; {_SAME_CATEGORY}.",
         compute=_category_share(lambda n_hits, _: n_hits / N_NEIGHBOURS),
         by_category=True,
+        judged_by=("categories",),
     ),
     Metric(
         "recall_of_category@5",
         f"Items of the query's category among the first 5, over all of that category in the gallery; {_SAME_CATEGORY}.",
         compute=_category_share(lambda n_hits, n_relevant: n_hits / n_relevant),
+        judged_by=("categories",),
     ),
     Metric(
         "accuracy@5",
         f"Share of queries with at least one item of their category among the first 5; {_SAME_CATEGORY}.",
         compute=_category_share(lambda n_hits, _: n_hits > 0),
+        judged_by=("categories",),
     ),
     *(
         Metric(
@@ -239,6 +245,7 @@ METRICS: tuple[Metric, ...] = (
             f"catalogue without categories, the {k} gallery items of largest gain, as in attribute_map@10.",
             compute=_map(k),
             headline=k == 5,
+            judged_by=("categories", "labels", "attributes"),
             words="how early relevant hits come, first 5" if k == 5 else "",
         )
         for k in (1, 3, 5, 10)
@@ -250,6 +257,7 @@ METRICS: tuple[Metric, ...] = (
         "places those found first count; queries that no item has a gain for are left out.",
         compute=_attribute_map(10),
         headline=True,
+        judged_by=("labels", "attributes"),
         words="the same by all attributes, first 10",
     ),
     Metric(
@@ -257,6 +265,7 @@ METRICS: tuple[Metric, ...] = (
         "Shared labels over labels of either, averaged over the 5 nearest items; queries without labels are left out.",
         compute=_label_iou,
         headline=True,
+        judged_by=("labels",),
         deviation=True,
         words="labels shared with the first 5 hits",
     ),

@@ -7,9 +7,7 @@ from collections.abc import Iterator, Sequence
 from retrieval_core.evaluate.compare.measure import ComparisonResults
 from retrieval_core.evaluate.compare.paired import PairedTest, n_pairs, paired_tests, per_query
 from retrieval_core.evaluate.measure.protocol import Protocol
-from retrieval_core.metrics.registry import is_measured_by
-
-TESTED_AGAINST_RANDOM = "label_iou@5"
+from retrieval_core.metrics.registry import parse_metric
 
 
 def how_tested(tests: Sequence[PairedTest]) -> str:
@@ -22,10 +20,10 @@ def how_tested(tests: Sequence[PairedTest]) -> str:
     )
 
 
-def against_random(variants: Sequence[str], results: ComparisonResults) -> Iterator[str]:
-    """Yield which variants have a higher label IoU than random retrieval; nothing without labels."""
-    random = per_query(results.random, TESTED_AGAINST_RANDOM)
-    pairs = {name: (per_query(results.scores[name], TESTED_AGAINST_RANDOM), random) for name in variants}
+def against_random(metric: str, variants: Sequence[str], results: ComparisonResults) -> Iterator[str]:
+    """Yield which variants have a higher `metric` than random retrieval; nothing if it is undefined."""
+    random = per_query(results.random, metric)
+    pairs = {name: (per_query(results.scores[name], metric), random) for name in variants}
     pairs = {name: pair for name, pair in pairs.items() if n_pairs(*pair) > 1}
     tests = dict(zip(pairs, paired_tests(list(pairs.values())), strict=True))
     if not tests:
@@ -36,9 +34,8 @@ def against_random(variants: Sequence[str], results: ComparisonResults) -> Itera
         for verdict, group in groups.items()
     }
     outcome = "; ".join(f"{group}: {', '.join(names)}" for group, names in by_group.items() if names)
-    reached = f"{TESTED_AGAINST_RANDOM} {results.random.summary[TESTED_AGAINST_RANDOM]:.3f}"
     family = "" if len(tests) == 1 else f", Holm-corrected over these {len(tests)} tests"
-    yield f"Tested against random retrieval ({reached}){family}: {outcome}."
+    yield f"Tested against random retrieval ({metric} {results.random.summary[metric]:.3f}){family}: {outcome}."
 
 
 def why_missing(undefined: Sequence[str], results: ComparisonResults) -> Iterator[str]:
@@ -64,9 +61,10 @@ def _listed(metrics: Sequence[str]) -> str:
     return f"{', '.join(first)} and {last} are" if first else f"{last} is"
 
 
-def why_undefined(metric: str, protocol: Protocol) -> str:
-    """Return why `metric` is undefined for every query, as a clause without a full stop."""
-    if is_measured_by(metric, "head"):
+def why_undefined(name: str, protocol: Protocol) -> str:
+    """Return why the metric `name` is undefined for every query, as a clause without a full stop."""
+    metric = parse_metric(name).metric
+    if metric.source == "head":
         return "no variant's backbone was trained to predict labels (objective multilabel)"
     if not len(protocol.queries):
         return "no picture is held out as a query; name a split in the source, or raise ingest.n_holdout"
@@ -79,21 +77,7 @@ def why_undefined(metric: str, protocol: Protocol) -> str:
         "labels": judgements.labels,
         "attributes": judgements.attributes,
     }
-    kinds = _judging_kinds(metric)
-    existing = [kind for kind in kinds if by_kind[kind] is not None]
+    existing = [kind for kind in metric.judged_by if by_kind[kind] is not None]
     if not existing:
-        return f"the catalogue has no {' or '.join(kinds)}"
+        return f"the catalogue has no {' or '.join(metric.judged_by)}"
     return f"no query can be judged by its {' and '.join(existing)}: it has none, or no item of the gallery matches"
-
-
-def _judging_kinds(metric: str) -> tuple[str, ...]:
-    """Return what a catalogue may have to define a metric; any of these is enough."""
-    if metric.startswith("recall@"):
-        return ("products",)
-    if metric == "label_iou@5":
-        return ("labels",)
-    if metric == "attribute_map@10":
-        return ("labels", "attributes")
-    if metric.startswith("map@"):
-        return ("categories", "labels", "attributes")
-    return ("categories",)

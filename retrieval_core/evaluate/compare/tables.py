@@ -13,7 +13,6 @@ from retrieval_core.evaluate.compare.config import ComparisonConfig, Contrast, T
 from retrieval_core.evaluate.compare.measure import ComparisonResults
 from retrieval_core.evaluate.compare.paired import PairedTest, n_pairs, paired_tests, per_query
 from retrieval_core.evaluate.compare.remarks import (
-    TESTED_AGAINST_RANDOM,
     against_random,
     how_tested,
     why_missing,
@@ -175,5 +174,6 @@ def _remarks(
     of_training = [metric for metric in table.metrics if is_defined[metric] and is_measured_by(metric, "head")]
     if of_training:
         yield why_untested(of_training)
-    if TESTED_AGAINST_RANDOM in table.metrics:
-        yield from against_random([row.variant for row in rows], results)
+    for metric in table.metrics:
+        if parse_metric(metric).metric.deviation:
+            yield from against_random(metric, [row.variant for row in rows], results)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import get_args
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -14,15 +15,19 @@ from retrieval_core.metrics.registry import (
     HEADLINES,
     METRICS,
     Metric,
+    Retrieval,
     Source,
     Statistic,
+    TruthKind,
     definitions,
     find_metric,
     is_headline,
     is_measured_by,
     parse_metric,
 )
+from retrieval_core.metrics.relevance import Judgements, find_truth
 
+KINDS = get_args(TruthKind)
 NAMES = [metric.name for metric in METRICS]
 SCOPES = st.sampled_from(["", "raw", str(Variant("masked", boosted=True)), "pca64", "where_category", "classified"])
 
@@ -44,6 +49,21 @@ def test_names_are_unique_and_every_metric_is_defined() -> None:
 def test_what_a_search_is_scored_by_is_computed_here_and_nothing_else_is() -> None:
     for metric in METRICS:
         assert (metric.compute is not None) == (metric.source == "search"), metric.name
+
+
+@given(st.sampled_from([metric for metric in METRICS if metric.source == "search"]), st.sets(st.sampled_from(KINDS)))
+def test_a_metric_is_defined_where_the_catalogue_has_any_of_what_judges_it(metric: Metric, kinds: set[str]) -> None:
+    codes = np.zeros(3, np.int64)
+    known = {
+        "products": {"product": codes},
+        "categories": {"category": codes},
+        "labels": {"labels": np.ones((3, 1), np.bool_), "label_names": ("hat",)},
+        "attributes": {"attributes": codes[:, None], "attribute_names": ("colour",)},
+    }
+    items = Judgements(3, **{name: value for kind in kinds for name, value in known[kind].items()})
+    truth = find_truth(items.take(np.array([0])), items.take(np.array([1, 2])))
+    values = metric.compute(Retrieval(np.array([[0, 1, *[-1] * 8]]), truth))
+    assert (values is not None and not np.isnan(values).all()) == bool(kinds & set(metric.judged_by))
 
 
 def test_the_report_has_words_for_every_headline_that_needs_labels() -> None:

@@ -52,4 +52,4 @@ def test_the_tests_of_a_table_are_described(n_tests, family) -> None:
 
 def test_a_catalogue_without_labels_is_not_compared_with_random_retrieval(open_shop) -> None:
     shop = open_shop(n=24, labels=[])
-    assert list(against_random(["a"], shop.compare(shop.variant("a", shop.vectors(1.0))))) == []
+    assert list(against_random("label_iou@5", ["a"], shop.compare(shop.variant("a", shop.vectors(1.0))))) == []
