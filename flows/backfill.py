@@ -14,8 +14,8 @@ from flows.run import RUNNER, Clock, holds_lease
 from flows.shards import each_shard, in_shards
 from flows.summary import RunSummary, as_table
 from flows.ui_artifacts import shard_progress, show_report, show_table
-from retrieval_core.artifacts.growing_sets import WorkPlan
 from retrieval_core.artifacts.manifests import Catalog, Value
+from retrieval_core.artifacts.shards import WorkPlan
 from retrieval_core.config import NightlyConfig
 from retrieval_core.errors import BadConfig
 from retrieval_core.ingest.selection import ItemSelection

@@ -14,9 +14,10 @@ from retrieval_core.artifacts import releases
 from retrieval_core.artifacts.manifests import Release
 from retrieval_core.config import NightlyConfig
 from retrieval_core.errors import BadConfig
+from retrieval_core.ingest.catalog import IngestOutcome
 from retrieval_core.ingest.change import Change
 from retrieval_core.settings import Settings
-from tasks.ingest import IngestOutcome, update_catalog
+from tasks.ingest import update_catalog
 from tasks.preflight import check_before_run
 
 

@@ -19,13 +19,14 @@ from retrieval_core.artifacts.variants import Variant, parse_variant
 from retrieval_core.config import IndexConfig, NightlyConfig, View
 from retrieval_core.errors import AliasConflict, BadConfig
 from retrieval_core.evaluate.run_outputs import CatalogFacts, RunOutputs
+from retrieval_core.index.versions import IndexPlan
+from retrieval_core.ingest.catalog import IngestOutcome
 from retrieval_core.settings import Settings
 from tasks.classify import classify_shard, plan_classes, prepare_classifier, seal_class_set
 from tasks.embed import prepare_backbone, rejected_items
 from tasks.evaluate import evaluate_run
 from tasks.head import apply_head, fit_head
-from tasks.index import IndexPlan, build_index_shard, plan_index, seal_index
-from tasks.ingest import IngestOutcome
+from tasks.index import build_index_shard, plan_index, seal_index
 from tasks.mask import prepare_detector
 from tasks.publish import publish_release
 from tasks.reduce import apply_reducer, fit_reducer

@@ -17,8 +17,8 @@ from prefect.utilities.callables import get_call_parameters
 
 from flows.run import Runner
 from flows.ui_artifacts import Progress, shard_progress
-from retrieval_core.artifacts.growing_sets import WorkPlan
 from retrieval_core.artifacts.manifests import Value
+from retrieval_core.artifacts.shards import WorkPlan
 from retrieval_core.errors import BadConfig
 from retrieval_core.settings import Settings
 

@@ -8,6 +8,7 @@ from retrieval_core.artifacts.catalog_rows import load_items
 from retrieval_core.artifacts.fingerprints import STAGE_VERSIONS
 from retrieval_core.artifacts.manifests import Comparison, Fitted, Ref, Value, fingerprint
 from retrieval_core.artifacts.parts import put_part_once, table_bytes
+from retrieval_core.artifacts.shards import usable_pictures
 from retrieval_core.evaluate.compare.build import gather_facts
 from retrieval_core.evaluate.compare.config import ComparisonConfig
 from retrieval_core.evaluate.compare.cost import decode_sample, ms_per_picture
@@ -18,7 +19,6 @@ from retrieval_core.settings import Settings
 from retrieval_core.train.config import DistillTraining
 from retrieval_core.train.inputs import find_teacher, teacher_vectors
 from retrieval_core.train.split import choose_items
-from tasks.mask import usable_pictures
 from tasks.stage import stage
 
 

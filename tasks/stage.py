@@ -1,8 +1,8 @@
-"""The one decorator every task uses, and the progress lines of long work."""
+"""The decorator of every task, and the way of the core's log messages into the log of a run."""
 
 from __future__ import annotations
 
-import time
+import logging
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
@@ -11,6 +11,7 @@ from typing import Any, ParamSpec, TypeVar, cast
 from prefect import Task, task
 from prefect.cache_policies import NO_CACHE
 from prefect.client.schemas.objects import State, TaskRun
+from prefect.exceptions import MissingContextError
 from prefect.logging import get_run_logger
 from prefect.tasks import TaskRunNameCallbackWithParameters
 
@@ -18,8 +19,6 @@ from retrieval_core.errors import Transient
 
 P = ParamSpec("P")
 R = TypeVar("R")
-
-PROGRESS_EVERY_S = 10.0
 
 # Not Prefect's tags: for each of those every task run asks the server whether it is limited.
 _RUNNING: ContextVar[str] = ContextVar("running stage", default="")
@@ -72,18 +71,20 @@ def _is_transient(task: Task[..., Any], task_run: TaskRun, state: State[Any]) ->
     return isinstance(state.result(raise_on_failure=False), Transient)
 
 
-def progress(what: str, total: int) -> Callable[[int], None]:
-    """A callback `done(n)` that adds up and logs at most every ten seconds."""
-    logger = get_run_logger()
-    started = last = time.monotonic()
-    done = 0
+class _RunLog(logging.Handler):
+    """Sends what the core logs to the log of the Prefect run it is part of; outside of a run to the root logger."""
 
-    def advance(n: int) -> None:
-        nonlocal done, last
-        done += n
-        now = time.monotonic()
-        if now - last >= PROGRESS_EVERY_S:
-            last = now
-            logger.info("%s: %d of %d, %.1f/s", what, done, total, done / (now - started))
+    def emit(self, record: logging.LogRecord) -> None:
+        try:
+            run_log = get_run_logger()
+        except MissingContextError:
+            if logging.root.isEnabledFor(record.levelno):
+                logging.root.handle(record)
+        else:
+            run_log.log(record.levelno, "%s", record.getMessage(), exc_info=record.exc_info)
 
-    return advance
+
+_CORE_LOG = logging.getLogger("retrieval_core")
+_CORE_LOG.setLevel(logging.INFO)
+_CORE_LOG.addHandler(_RunLog())
+_CORE_LOG.propagate = False

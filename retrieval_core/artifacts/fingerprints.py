@@ -1,29 +1,19 @@
-"""What makes what: the fingerprint of each stage's product, and when a fitted model of an earlier night still serves.
+"""What makes what: the fingerprint of each stage's product.
 
 Only what changes the output enters a fingerprint: shard sizes and the policies of refitting do not.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import polars as pl
-
-from retrieval_core.artifacts.catalog_rows import changed_fraction, load_items
 from retrieval_core.artifacts.manifests import (
-    Head,
-    IndexSet,
-    Reducer,
     Release,
-    Segmenter,
-    VectorSet,
     fingerprint,
 )
 from retrieval_core.config import CropConfig, HeadConfig, IndexConfig, MaskConfig, ReduceConfig, View
-from retrieval_core.errors import NotFound, WeightsInvalid
-from retrieval_core.store.base import Store
+from retrieval_core.errors import WeightsInvalid
 from retrieval_core.store.files import file_sha256
 
 # What the output of each stage depends on besides its config; raise one when the same input gives another output.
@@ -42,7 +32,6 @@ STAGE_VERSIONS = {
 
 _POLICY = {"shard_rows", "refit_after_change", "enabled"}
 _DISTRUST = {"min_area", "max_area", "min_largest_part"}
-RECALL_NOISE = 0.005  # three standard errors of a recall of 0.99 over the ten nearest of 500 queries
 
 
 def segmenter_question(config: MaskConfig) -> dict[str, Any]:
@@ -147,55 +136,6 @@ def reduced_family(reducer: str, vectors: str, dim: int) -> str:
 def template_fingerprint(recipe_key: str, config: IndexConfig, candidates: str) -> str:
     """Of the empty trained index that the shards of one recipe over one family of candidate vectors start from."""
     return fingerprint("template", STAGE_VERSIONS["index"], [recipe_key, config.sample_rows, config.seed], [candidates])
-
-
-def quantizer_serves(earlier: IndexSet, config: IndexConfig) -> bool:
-    """Whether the trained lists of an earlier index still do: about as even, and finding as much, as when new."""
-    uneven = earlier.imbalance > config.max_imbalance * earlier.when_new["imbalance"]
-    worse = earlier.recall < min(config.recall_target, earlier.when_new["recall"]) - RECALL_NOISE
-    return not (uneven or worse)
-
-
-def known_candidates(
-    release: Release, standing: IndexSet, catalog: str, sets: Sequence[VectorSet], config: IndexConfig
-) -> VectorSet | None:
-    """Which of `sets` tonight's choice of candidates would come out as, where the index of `release` is of the same.
-
-    `sets` are the full vectors and what they are reduced to. None where catalogue, vectors, reducer or config are
-    others, so that the choice is to be made by measuring.
-    """
-    full, *reduced = sets
-    same_rows = {"catalog": catalog, "vectors": full.fingerprint}.items() <= standing.parents.items()
-    same_reducer = release.reducer is not None and all(
-        made.family == reduced_family(release.reducer.name, full.family, made.dim) for made in reduced
-    )
-    if same_rows and same_reducer and release.config["index"] == config.model_dump(mode="json"):
-        return next((made for made in sets if made.fingerprint == standing.parents["candidates"]), None)
-    return None
-
-
-def still_serves(
-    store: Store,
-    fitted: Segmenter | Head | Reducer,
-    question: dict[str, Any],
-    parents: dict[str, str],
-    policy: MaskConfig | HeadConfig | ReduceConfig,
-    items: pl.DataFrame,
-) -> bool:
-    """Whether a model fitted on an earlier catalogue may be used for `items` as it is.
-
-    It may when it answers the same question over the same parents (the catalogue aside), and no more than
-    `policy.refit_after_change` of the catalogue has changed since.
-    """
-    same_question = fitted.config == question
-    same_parents = all(fitted.parents.get(role) == name for role, name in parents.items() if role != "catalog")
-    if not (same_question and same_parents):
-        return False
-    try:
-        then = load_items(store, fitted.parents["catalog"])
-    except NotFound:
-        return False
-    return changed_fraction(then, items) <= policy.refit_after_change
 
 
 def weights_name(weights: str) -> str:

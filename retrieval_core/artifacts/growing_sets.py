@@ -14,15 +14,21 @@ import numpy as np
 import polars as pl
 
 from retrieval_core.arrays import Float32
-from retrieval_core.artifacts.manifests import MANIFEST, ClassSet, MaskSet, Part, Ref, Value, VectorSet, fingerprint
+from retrieval_core.artifacts.manifests import (
+    MANIFEST,
+    ClassSet,
+    GrowingSet,
+    MaskSet,
+    Part,
+    Ref,
+    VectorSet,
+    fingerprint,
+)
 from retrieval_core.artifacts.parts import (
     describe_part,
-    plan_shards,
     put_part,
     read_ids,
-    read_unsealed,
     read_vectors,
-    table_bytes,
     vectors_bytes,
 )
 from retrieval_core.artifacts.variants import Reduced, Variant
@@ -32,77 +38,6 @@ from retrieval_core.store.base import Store
 log = logging.getLogger(__name__)
 
 View = TypeVar("View", MaskSet, ClassSet)
-
-GrowingSet = type[VectorSet] | type[MaskSet] | type[ClassSet]
-
-
-class WorkShard(Value):
-    """One shard of a plan: all that whoever makes it is told, however many shards the plan has.
-
-    `number` counts from 0 and finds its pictures in the plan's table at `key`.
-    """
-
-    folder: str
-    family: str
-    key: str
-    name: str
-    number: int
-    n_shards: int
-
-    @property
-    def place(self) -> str:
-        """For people: "shard 3 of 10"."""
-        return f"shard {self.number + 1} of {self.n_shards}"
-
-    @property
-    def part_key(self) -> str:
-        """Where what is made of it lies."""
-        return part_key(self.folder, self.family, self.name)
-
-
-class WorkPlan(Value):
-    """The shards still to be made of one family; `key` names the table of their pictures, "" when none is missing."""
-
-    folder: str
-    family: str
-    key: str = ""
-    shards: tuple[str, ...] = ()
-    n_missing: int = 0
-
-    def split(self) -> list[WorkShard]:
-        """The shards, each by itself."""
-        n_shards = len(self.shards)
-        return [
-            WorkShard(folder=self.folder, family=self.family, key=self.key, name=name, number=number, n_shards=n_shards)
-            for number, name in enumerate(self.shards)
-        ]
-
-
-def plan_work(store: Store, folder: str, family: str, pictures: pl.DataFrame, shard_rows: int) -> WorkPlan:
-    """Write down the shards that cover what no stored part covers yet.
-
-    `pictures` has columns content_id, image_uri and item_id; of several items with the same picture, one is kept.
-    """
-    present = (key for ids in covered_ids(store, folder, family).values() for key in ids)
-    shards = plan_shards(pictures["content_id"], present, shard_rows)
-    if not shards:
-        return WorkPlan(folder=folder, family=family)
-    shard_of = pl.DataFrame(
-        [(number, key) for number, shard in enumerate(shards) for key in shard.content_ids],
-        schema={"shard": pl.Int32, "content_id": pl.String},
-        orient="row",
-    )
-    one_each = pictures.sort("content_id", "item_id").unique("content_id", keep="first")
-    plan = shard_of.join(one_each, on="content_id", how="left").sort("shard", "content_id")
-    names = tuple(shard.name for shard in shards)
-    key = f"{folder}/{family}/plans/{fingerprint('plan', 1, names, [family])}.parquet"
-    store.put(key, table_bytes(plan))
-    return WorkPlan(folder=folder, family=family, key=key, shards=names, n_missing=len(plan))
-
-
-def shard_pictures(store: Store, shard: WorkShard) -> pl.DataFrame:
-    """content_id, image_uri and item_id of one shard of a plan, ordered by content id."""
-    return read_unsealed(store, shard.key, pl.col("shard") == shard.number).drop("shard").sort("content_id")
 
 
 def part_key(folder: str, family: str, name: str) -> str:
@@ -204,7 +139,9 @@ def _view_fingerprint(family: str, catalog_fingerprint: str, parts: Iterable[Par
     return fingerprint("view", 1, [part.key for part in parts], [family, catalog_fingerprint])
 
 
-def _parts_covering(store: Store, kind: GrowingSet, family: str, wanted: set[str]) -> tuple[tuple[Part, ...], int]:
+def _parts_covering(
+    store: Store, kind: type[GrowingSet], family: str, wanted: set[str]
+) -> tuple[tuple[Part, ...], int]:
     known = _known_parts(store, kind, family)
     parts: list[Part] = []
     found: set[str] = set()
@@ -216,7 +153,7 @@ def _parts_covering(store: Store, kind: GrowingSet, family: str, wanted: set[str
     return tuple(parts), len(found)
 
 
-def _known_parts(store: Store, kind: GrowingSet, family: str) -> dict[str, Part]:
+def _known_parts(store: Store, kind: type[GrowingSet], family: str) -> dict[str, Part]:
     """Parts by key as sealed before, so that their checksums are not computed again."""
     known = {}
     for key in store.list(f"{kind.folder}/{family}/"):

@@ -10,7 +10,7 @@ import hashlib
 import mmap
 import tempfile
 import zlib
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -79,6 +79,13 @@ def put_part_file(store: Store, key: str, path: Path, n_rows: int) -> Part:
     """Store a local file as one immutable part."""
     store.put_file(key, path)
     return _part_of(key, path, n_rows)
+
+
+def put_part_files(store: Store, folder: str, save: Callable[[Path], object]) -> tuple[Part, ...]:
+    """Store the files that `save` writes into an empty local folder as parts of the store's `folder`, by name."""
+    with tempfile.TemporaryDirectory() as local:
+        save(Path(local))
+        return tuple(put_part_file(store, f"{folder}/{file.name}", file, 0) for file in sorted(Path(local).iterdir()))
 
 
 def table_bytes(frame: pl.DataFrame) -> bytes:

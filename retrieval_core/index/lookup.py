@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from functools import cached_property
 from pathlib import Path
 from typing import Any, NamedTuple, Self
@@ -15,12 +16,15 @@ from typing import Any, NamedTuple, Self
 import numpy as np
 
 from retrieval_core.arrays import Float32, Float64, Int32, Int64
+from retrieval_core.artifacts.manifests import IndexSet
 from retrieval_core.errors import BadConfig, DimensionMismatch, NotFound, ShardCorrupt
 from retrieval_core.index.shard import Shard, open_shard, search_parameters
 from retrieval_core.index.shard_files import positions_of
 from retrieval_core.index.topk import CandidateSource, best_of, kept_candidates, query_blocks, search_sources
+from retrieval_core.store.base import Store
 
 ID_BYTES = 8
+SHARD_THREADS = 8  # they hash, or wait for the network
 # A search among a fraction f of the rows visits f^-WIDENING times as many lists. Measured on product-like vectors (24
 # factors of variation, five views a product, 128-d; 50,000 rows in 256 lists): recall@10 is 0.990 among all rows, and
 # 0.994, 0.998 and 0.994 among random fractions of 0.5, 0.1 and 0.01; an exponent of 0.25 loses up to 0.06.
@@ -305,3 +309,15 @@ def _checked_queries(queries: Float32, dim: int, name: str) -> Float32:
         row = int(np.argmin(np.isfinite(matrix).all(axis=1)))
         raise BadConfig(f"{name} hold NaN or infinity, the first in row {row}; nothing is near such a vector")
     return matrix
+
+
+def open_index(store: Store, index: IndexSet) -> ShardedIndex:
+    """Map every shard of a version, each checked against its checksum. Raises `ShardCorrupt`, `NotFound`."""
+    return ShardedIndex.open(shard_folders(store, index), index.dim, index.candidate_dim, index.nprobe)
+
+
+def shard_folders(store: Store, index: IndexSet) -> list[Path]:
+    """Return a local folder for each shard of a version, in order, its files checked against their checksums."""
+    with ThreadPoolExecutor(SHARD_THREADS) as pool:
+        paths = list(pool.map(lambda part: store.local_path(part.key, part.sha256), index.parts))
+    return list(dict.fromkeys(path.parent for path in paths))

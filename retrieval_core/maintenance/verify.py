@@ -14,12 +14,12 @@ from retrieval_core.artifacts.growing_sets import indexable_items
 from retrieval_core.artifacts.manifests import Artifact, Catalog, IndexSet, Part, Release, Value, VectorSet
 from retrieval_core.artifacts.parts import describe_part, load_vectors
 from retrieval_core.errors import NotFound, ShardCorrupt, VitrineError
-from retrieval_core.index.lookup import ShardedIndex
+from retrieval_core.index.lookup import ShardedIndex, open_index, shard_folders
 from retrieval_core.index.recipes import shard_of
 from retrieval_core.index.shard_files import indexed_row_ids, shard_row_ids
 from retrieval_core.maintenance.inventory import bundle_refs, open_artifact
 from retrieval_core.metrics.ranking import ann_recall
-from retrieval_core.search.release import open_index, open_release, shard_folders
+from retrieval_core.search.release import open_release
 from retrieval_core.store.base import Store
 
 N_VECTORS = 1_000  # compared between the index and the vector set

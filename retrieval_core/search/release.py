@@ -11,10 +11,8 @@ from __future__ import annotations
 import os
 from collections import Counter
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, fields
 from functools import lru_cache, partial
-from pathlib import Path
 from threading import RLock
 from typing import Literal, NamedTuple, get_args
 
@@ -29,7 +27,7 @@ from retrieval_core.artifacts.parts import load_classes
 from retrieval_core.errors import BadConfig, DimensionMismatch, NotFound
 from retrieval_core.filters import VALUE_COLUMNS, commonest_values, parse_where
 from retrieval_core.images import RGB, decode
-from retrieval_core.index.lookup import RowSelection, ShardedIndex
+from retrieval_core.index.lookup import RowSelection, ShardedIndex, open_index
 from retrieval_core.index.shard_files import positions_of
 from retrieval_core.reduce.pca import PCA_FILE, Pca, apply_pca, load_pca
 from retrieval_core.search.query_encoder import QueryChain, opened_once, require
@@ -46,7 +44,6 @@ UNLIKE_WEIGHT = 0.5  # of what a query is to be unlike, against 1 of what it is 
 COLLAPSE_SIMILARITY = 0.98  # cosine of two pictures that show the same
 NO_LENGTH = 1e-6  # of a query whose parts cancel each other
 RECENT_SELECTIONS = 8
-SHARD_THREADS = 8  # they hash, or wait for the network
 
 
 @dataclass(frozen=True, eq=False)
@@ -298,18 +295,6 @@ class OpenRelease:
         reducer = Reducer.open(self._store, require(self.release.reducer, "reducer"))
         part = reducer.part(PCA_FILE)
         return load_pca(self._store.local_path(part.key, part.sha256))
-
-
-def open_index(store: Store, index: IndexSet) -> ShardedIndex:
-    """Map every shard of an index version, each checked against its checksum. Raises `ShardCorrupt`, `NotFound`."""
-    return ShardedIndex.open(shard_folders(store, index), index.dim, index.candidate_dim, index.nprobe)
-
-
-def shard_folders(store: Store, index: IndexSet) -> list[Path]:
-    """A local folder for each shard of an index version, in order, its files checked against their checksums."""
-    with ThreadPoolExecutor(SHARD_THREADS) as pool:
-        paths = list(pool.map(lambda part: store.local_path(part.key, part.sha256), index.parts))
-    return list(dict.fromkeys(path.parent for path in paths))
 
 
 def _select(items: Items, index: ShardedIndex, where: str) -> _Selected:

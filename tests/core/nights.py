@@ -16,11 +16,9 @@ from retrieval_core.artifacts.catalog_rows import CATALOG_SCHEMA, LEDGER, QUARAN
 from retrieval_core.artifacts.growing_sets import (
     derive_vectors,
     indexable_items,
-    plan_work,
     sample_vectors,
     seal_vectors,
     seal_view,
-    shard_pictures,
 )
 from retrieval_core.artifacts.manifests import (
     Backbone,
@@ -45,6 +43,7 @@ from retrieval_core.artifacts.parts import (
     table_bytes,
     vectors_bytes,
 )
+from retrieval_core.artifacts.shards import plan_work, shard_pictures
 from retrieval_core.config import EmbedConfig, NightlyConfig
 from retrieval_core.head.apply import WEIGHTS_FILE, boost, load_head, save_head
 from retrieval_core.index.build import build_shard, train_template

@@ -161,7 +161,7 @@ def test_a_shard_damaged_since_production_was_sealed_is_not_sealed_as_it_is(nigh
     reduced = Inventory(store).vector_set(index.parents["candidates"])
     with disable_run_logger():
         plan = plan_index.fn(settings, release.catalog, release.vectors, [reduced.ref], config)
-        assert (plan.missing, plan.before) == ((), release.index)
+        assert (plan.missing, plan.previous) == ((), release.index)
         key = shard_file(store, release)
         data = bytearray(store.get(key))
         data[len(data) // 2] ^= 4
@@ -186,8 +186,7 @@ _RUN_LIMITED = """
 import resource, sys
 import faiss
 from retrieval_core.store.uris import open_store
-from tasks.index import plan_index, seal_index
-from tests.core.nights import REDUCED_DIM, SHARDS, Nights
+from tests.core.nights import Nights
 store = open_store(sys.argv[1])
 resource.setrlimit(resource.RLIMIT_FSIZE, (int(sys.argv[2]), int(sys.argv[2])))
 Nights(store).run([f"other-{number}" for number in range(60)])
@@ -217,12 +216,11 @@ _AS_NOBODY = """
 import os, sys, time
 import faiss
 from retrieval_core.errors import StoreNotWritable
-from retrieval_core.inspection import verify
-from retrieval_core.repair import repair
+from retrieval_core.maintenance.repair import repair
+from retrieval_core.maintenance.vacuum import Policy, apply, plan_vacuum
+from retrieval_core.maintenance.verify import verify
 from retrieval_core.store.uris import open_store
-from retrieval_core.vacuum import Policy, apply, plan_vacuum
-from tasks.index import plan_index, seal_index
-from tests.core.nights import REDUCED_DIM, SHARDS, Nights
+from tests.core.nights import Nights
 store = open_store(sys.argv[1])
 assert verify(store).ok  # which imports all that nobody may not be able to read
 if os.geteuid() == 0:  # whom no permission binds

@@ -12,9 +12,10 @@ from typing import Any, NamedTuple
 import numpy as np
 import pytest
 
-from retrieval_core.artifacts.growing_sets import part_key, plan_work, seal_vectors
+from retrieval_core.artifacts.growing_sets import part_key, seal_vectors
 from retrieval_core.artifacts.manifests import VectorSet
 from retrieval_core.artifacts.parts import put_part, vectors_bytes
+from retrieval_core.artifacts.shards import plan_work
 from retrieval_core.errors import Permanent, StoreUnavailable
 from retrieval_core.store import s3
 from retrieval_core.store.base import Store

@@ -13,7 +13,7 @@ from flows import backfill as module
 from flows.backfill import backfill, paced
 from flows.nightly import nightly
 from retrieval_core.artifacts import releases
-from retrieval_core.artifacts.growing_sets import WorkPlan, WorkShard
+from retrieval_core.artifacts.shards import WorkPlan, WorkShard
 from retrieval_core.config import NightlyConfig
 from retrieval_core.errors import BadConfig, NotFound
 from retrieval_core.maintenance.verify import verify

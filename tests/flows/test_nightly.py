@@ -121,7 +121,7 @@ def test_the_same_night_again_does_nothing(first: tuple[Shop, RunSummary], monke
     def refuse(*_: object) -> int:
         raise AssertionError("measured again")
 
-    monkeypatch.setattr("tasks.index.choose_candidate_dim", refuse)
+    monkeypatch.setattr("retrieval_core.index.versions.choose_candidate_dim", refuse)
     shop, before = first
     run = shop.night()
     assert (run.masked, run.embedded, run.trained) == (0, 0, [])

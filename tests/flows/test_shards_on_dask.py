@@ -21,14 +21,14 @@ from flows import shards
 from flows.nightly import nightly
 from flows.run import RUNNER
 from flows.shards import each_shard, in_shards
-from retrieval_core.artifacts.growing_sets import WorkPlan, WorkShard
 from retrieval_core.artifacts.manifests import Ref
+from retrieval_core.artifacts.shards import WorkPlan, WorkShard
 from retrieval_core.config import IndexConfig, NightlyConfig
 from retrieval_core.errors import BadConfig, ImageRefused
 from retrieval_core.index.recipes import choose_recipe
+from retrieval_core.index.versions import IndexPlan
 from retrieval_core.maintenance.verify import verify
 from retrieval_core.settings import Settings
-from tasks.index import IndexPlan
 from tasks.stage import stage
 
 N_WORKERS = 2
@@ -157,7 +157,7 @@ def test_a_worker_that_dies_costs_the_shard_in_its_hands(cluster: Cluster, tmp_p
 
 @stage("refuse shard")
 def refuse_shard(settings: Settings, shard: WorkShard) -> None:
-    raise ImageRefused(f"{shard.place} cannot be made")
+    raise ImageRefused(f"{shard.label} cannot be made")
 
 
 @flow(name="refuse shards", task_runner=RUNNER)
@@ -228,7 +228,7 @@ def test_a_shard_of_a_large_index_is_asked_for_in_few_bytes() -> None:
         shards=tuple(f"indexes/shards/{number:064x}" for number in many),
         missing=tuple(many[1:]),
         n_rows=10**9,
-        before=ref,
+        previous=ref,
         when_new={},
     )
     shards = plan.split()

@@ -29,7 +29,6 @@ from retrieval_core.train.config import (
     RotationTraining,
     TripletTraining,
 )
-from tasks import train as train_tasks
 from tasks.ingest import snapshot_catalog
 from tasks.train import train_backbone
 
@@ -235,7 +234,7 @@ def test_what_cannot_be_trained_is_refused_before_any_picture_is_read(
 ) -> None:
     shop = Shop(tmp_path, products=4)
     catalog = snapshot_catalog.fn(shop.settings, shop.source, IngestConfig()).catalog
-    monkeypatch.delattr(train_tasks, "prepare_pictures")
+    monkeypatch.delattr("retrieval_core.train.job.prepare_pictures")
     with pytest.raises(BadConfig, match=says):
         train_backbone.fn(shop.settings, catalog, None, config, name, IngestConfig(), 0.1, None)
 

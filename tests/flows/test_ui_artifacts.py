@@ -19,7 +19,7 @@ from flows.run import RUNNER, Clock
 from flows.shards import each_shard
 from flows.summary import CatalogSummary, RunSummary, as_table, slug
 from flows.ui_artifacts import Progress, show_run
-from retrieval_core.artifacts.growing_sets import WorkPlan, WorkShard
+from retrieval_core.artifacts.shards import WorkPlan, WorkShard
 from retrieval_core.errors import Transient
 from retrieval_core.settings import Settings
 from tasks.stage import stage, title

@@ -11,11 +11,10 @@ from retrieval_core.arrays import Float32, Int64
 from retrieval_core.artifacts.catalog_rows import load_items
 from retrieval_core.artifacts.manifests import IndexSet, Release
 from retrieval_core.evaluate.measure.search_setup import hash_rows
-from retrieval_core.index.lookup import ShardedIndex
+from retrieval_core.index.lookup import ShardedIndex, open_index
 from retrieval_core.index.shard_files import positions_of
 from retrieval_core.index.topk import best_of
 from retrieval_core.metrics.exact_knn import exact_topk
-from retrieval_core.search.release import open_index
 from retrieval_core.store.base import Store
 
 BLOCK_ROWS = 32_768  # vectors compared at a time: 64 MiB at 512 dimensions

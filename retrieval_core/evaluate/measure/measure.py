@@ -29,10 +29,10 @@ from retrieval_core.evaluate.measure.protocol import Protocol, choose_protocol
 from retrieval_core.evaluate.measure.search_setup import K, SearchSetup
 from retrieval_core.evaluate.measure.unlabelled import Unlabelled, measure_unlabelled
 from retrieval_core.evaluate.run_outputs import RunOutputs
+from retrieval_core.index.lookup import open_index
 from retrieval_core.metrics.exact_knn import exact_topk
 from retrieval_core.metrics.registry import ANN_RECALL, MASK_FALLBACK_RATE, MASK_IOU, is_measured_by
 from retrieval_core.metrics.retrieval import Scores, random_baseline, score
-from retrieval_core.search.release import open_index
 from retrieval_core.settings import Settings
 from retrieval_core.store.base import Store
 

@@ -10,13 +10,12 @@ from retrieval_core.artifacts.growing_sets import (
     derive_vectors,
     indexable_items,
     part_key,
-    plan_work,
     sample_vectors,
     seal_vectors,
-    shard_pictures,
 )
 from retrieval_core.artifacts.manifests import VectorSet
 from retrieval_core.artifacts.parts import load_vectors, put_part, vectors_bytes
+from retrieval_core.artifacts.shards import plan_work, shard_pictures
 from retrieval_core.store.base import Store
 from retrieval_core.store.uris import open_store
 

@@ -7,23 +7,21 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from prefect.logging import disable_run_logger
 
-import tasks.ingest
-from retrieval_core.artifacts.manifests import MaskSet, Ref
+from retrieval_core.artifacts.manifests import Ref
 from retrieval_core.config import IngestConfig, MaskConfig
 from retrieval_core.images import thumbnail
+from retrieval_core.ingest.catalog import ingest_source
+from retrieval_core.ingest.truth_masks import collect_truth_masks
+from retrieval_core.mask.fit import _training_data
 from retrieval_core.settings import Settings
-from tasks.ingest import collect_truth_masks, snapshot_catalog
-from tasks.mask import _segmentation_data
 
 N_ITEMS = 12
 
 
 @pytest.fixture
-def shop(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[Settings, str]:
+def shop(tmp_path: Path) -> tuple[Settings, str]:
     """Pictures with masks in a table, a third of them held out."""
-    monkeypatch.setattr(tasks.ingest, "get_run_logger", lambda: logging.getLogger("vitrine.test"))
     rng = np.random.default_rng(0)
     lines = ["item_id,image_uri,mask_uri,split"]
     for number in range(N_ITEMS):
@@ -36,8 +34,7 @@ def shop(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[Settings, str
 
 
 def catalogue(settings: Settings, source: str) -> Ref:
-    with disable_run_logger():
-        return snapshot_catalog.fn(settings, source, IngestConfig()).catalog
+    return ingest_source(settings.open_store(), source, IngestConfig()).catalog
 
 
 def test_masks_that_cannot_be_read_are_passed_over_and_named(
@@ -49,30 +46,27 @@ def test_masks_that_cannot_be_read_are_passed_over_and_named(
     catalog = catalogue(settings, source)
     (tmp_path / "4-mask.jpg").unlink()  # gone since the catalogue was taken
 
-    with disable_run_logger(), caplog.at_level(logging.WARNING, "vitrine.test"):
-        truth = collect_truth_masks.fn(settings, source, catalog)
+    store = settings.open_store()
+    with caplog.at_level(logging.WARNING):
+        truth = collect_truth_masks(store, source, catalog)
 
     assert truth is not None
-    store = settings.open_store()
-    assert MaskSet.open(store, truth).counts == {"rows": N_ITEMS - 3}
-    (said,) = [record.getMessage() for record in caplog.records if "masks" in record.getMessage()]
-    assert said.startswith("3 masks of the source cannot be read")
-    assert all(f"{number}-mask.jpg" in said for number in (1, 3, 4))
-    with disable_run_logger():
-        train, held_out = _segmentation_data(store, catalog, truth, MaskConfig(size_px=64), IngestConfig())
-        assert len(train.pixels) + len(held_out.pixels) == N_ITEMS - 3
-        assert collect_truth_masks.fn(settings, source, catalog) == truth
+    assert truth.counts == {"rows": N_ITEMS - 3}
+    (message,) = [record.getMessage() for record in caplog.records if "masks" in record.getMessage()]
+    assert message.startswith("3 masks of the source cannot be read")
+    assert all(f"{number}-mask.jpg" in message for number in (1, 3, 4))
+    train, held_out = _training_data(store, catalog.name, truth, MaskConfig(size_px=64), IngestConfig())
+    assert len(train.pixels) + len(held_out.pixels) == N_ITEMS - 3
+    assert collect_truth_masks(store, source, catalog) == truth
 
     (tmp_path / "4-mask.jpg").write_bytes((tmp_path / "5-mask.jpg").read_bytes())
-    with disable_run_logger():
-        again = collect_truth_masks.fn(settings, source, catalog)
+    again = collect_truth_masks(store, source, catalog)
     assert again is not None
-    assert MaskSet.open(store, again).counts == {"rows": N_ITEMS - 2}
+    assert again.counts == {"rows": N_ITEMS - 2}
 
 
 def test_a_source_whose_masks_cannot_be_read_at_all_has_none(shop: tuple[Settings, str], tmp_path: Path) -> None:
     settings, source = shop
     for path in tmp_path.glob("*-mask.jpg"):
         path.write_bytes(b"no picture")
-    with disable_run_logger():
-        assert collect_truth_masks.fn(settings, source, catalogue(settings, source)) is None
+    assert collect_truth_masks(settings.open_store(), source, catalogue(settings, source)) is None

@@ -1,0 +1,70 @@
+"""Fit the head of a vector set, or reuse an earlier one, and boost the set with it."""
+
+from __future__ import annotations
+
+import logging
+from functools import partial
+
+from retrieval_core.artifacts.catalog_rows import HELD_OUT, load_items
+from retrieval_core.artifacts.fingerprints import boosted_family, head_fingerprint, head_question
+from retrieval_core.artifacts.fitted import FitQuestion, fit_or_reuse
+from retrieval_core.artifacts.growing_sets import derive_vectors, indexable_items
+from retrieval_core.artifacts.manifests import Fitted, Head, Ref, VectorSet
+from retrieval_core.artifacts.parts import load_vectors, put_part_files
+from retrieval_core.config import HeadConfig
+from retrieval_core.head.apply import WEIGHTS_FILE, boost, load_head, save_head
+from retrieval_core.head.targets import build_targets
+from retrieval_core.head.train import train_head
+from retrieval_core.store.base import Store
+
+log = logging.getLogger(__name__)
+
+
+def fit_head(store: Store, catalog: Ref, vectors: VectorSet, config: HeadConfig) -> Fitted | None:
+    """Return the head for these vectors; None when no label of the catalogue is frequent enough to learn from."""
+    question = FitQuestion(
+        fingerprint=head_fingerprint(config, catalog.name, vectors.family),
+        config=head_question(config),
+        parents={"catalog": catalog.name, "vectors": vectors.family},
+        refit_after_change=config.refit_after_change,
+    )
+    return fit_or_reuse(store, Head, question, lambda: _fit(store, question, vectors, config))
+
+
+def boost_vectors(store: Store, vectors: VectorSet, head: Head) -> VectorSet:
+    """Return the boosted vectors of a set; parts that were boosted before are kept."""
+    part = head.part(WEIGHTS_FILE)
+    weights = load_head(store.local_path(part.key, part.sha256))
+    family = boosted_family(head.fingerprint, vectors.family)
+    made_by = {"head": head.fingerprint}
+    variant = head.variant.boost()
+    return derive_vectors(store, vectors, family, variant, head.dim, partial(boost, weights), made_by)
+
+
+def _fit(store: Store, question: FitQuestion, vectors: VectorSet, config: HeadConfig) -> Head | None:
+    items = indexable_items(store, load_items(store, question.parents["catalog"]), vectors)
+    targets = build_targets(items, config.min_count)
+    if not targets.tasks:
+        log.warning("no label is frequent enough to learn from: no head, vectors stay as they are")
+        return None
+    rows = load_vectors(store, vectors, items["content_id"].to_list())
+    held_out = items["split"].is_in(HELD_OUT).to_numpy()
+    trained = train_head(rows, targets, held_out, config)
+    log.info("head over %s: %s", vectors.variant, {key: round(value, 3) for key, value in trained.metrics.items()})
+    return Head(
+        fingerprint=question.fingerprint,
+        config=question.config,
+        parents=question.parents,
+        parts=put_part_files(
+            store,
+            f"{Head.folder}/{question.fingerprint}",
+            lambda folder: save_head(trained.weights, folder / WEIGHTS_FILE),
+        ),
+        counts={"rows": len(items), "held_out": int(held_out.sum())},
+        variant=vectors.full_variant(),
+        input_dim=vectors.dim,
+        dim=trained.dim,
+        tasks=targets.tasks,
+        metrics=trained.metrics,
+        history=trained.history,
+    )

@@ -1,0 +1,134 @@
+"""Seal a catalogue: all that a source holds, the items that a change names, or some of a sealed one.
+
+The store also keeps every item as it was last read and the quarantine ledger; the next run starts from these.
+"""
+
+from __future__ import annotations
+
+import logging
+from datetime import UTC, datetime
+
+import polars as pl
+
+from retrieval_core.artifacts import releases
+from retrieval_core.artifacts.catalog_rows import LEDGER, SEEN_ITEMS, load_items
+from retrieval_core.artifacts.fingerprints import STAGE_VERSIONS
+from retrieval_core.artifacts.manifests import Catalog, Ref, Value, fingerprint
+from retrieval_core.artifacts.parts import put_part_once, read_table, read_unsealed, table_bytes
+from retrieval_core.artifacts.shards import log_progress
+from retrieval_core.config import IngestConfig
+from retrieval_core.errors import NotFound
+from retrieval_core.ingest.change import MAX_LISTED, Change, resolve_change
+from retrieval_core.ingest.diff import CatalogDiff, diff_catalogs
+from retrieval_core.ingest.selection import WHOLE_CATALOG, ItemSelection, items_changed_in, select_items
+from retrieval_core.ingest.snapshot import Snapshot, catalog_fingerprint, take_snapshot, update_snapshot
+from retrieval_core.ingest.sources.registry import open_source
+from retrieval_core.store.base import Store
+
+log = logging.getLogger(__name__)
+
+TABLES = ("items", "quarantine")  # of a sealed catalogue
+
+
+class IngestOutcome(Value):
+    """A sealed catalogue, how it differs from an earlier one, and how many pictures were read for it."""
+
+    catalog: Ref
+    diff: CatalogDiff
+    n_read: int
+
+
+def ingest_source(store: Store, source: str, config: IngestConfig) -> IngestOutcome:
+    """Read what changed in a source and seal its catalogue; the difference is to the latest release's."""
+    rows = open_source(source).rows()
+    advance = log_progress("pictures of the source", len(rows))
+    snapshot = take_snapshot(rows, _last_seen(store), config, _now(), lambda done, total: advance(1))
+    catalog = _seal(store, snapshot)
+    store.put(LEDGER, table_bytes(snapshot.quarantine))
+    store.put(SEEN_ITEMS, table_bytes(snapshot.items))
+    _log_quarantine(snapshot.quarantine)
+    release = releases.read_release(store, releases.LATEST)
+    previous = load_items(store, release.parents["catalog"]) if release else None
+    return IngestOutcome(catalog=catalog.ref, diff=diff_catalogs(previous, snapshot.items), n_read=snapshot.n_read)
+
+
+def ingest_change(store: Store, source: str, base: Catalog, change: Change, config: IngestConfig) -> IngestOutcome:
+    """Read the items that a change names and seal the catalogue `base` with them; the difference is to `base`."""
+    items, quarantine = _tables(store, base)
+    last = Snapshot(items, quarantine, 0)
+    rows = open_source(source).rows()
+    named = resolve_change(change, rows, items)
+    if named.unknown:
+        examples = ", ".join(map(repr, named.unknown[:MAX_LISTED]))
+        log.warning("%d items named are nowhere, and passed over: %s", len(named.unknown), examples)
+    snapshot = update_snapshot(last, rows, named.item_ids, config, _now())
+    is_named = pl.col("item_id").is_in(list(named.item_ids))
+    _log_quarantine(snapshot.quarantine.filter(is_named))
+    seen = _last_seen(store) or last
+    store.put(LEDGER, table_bytes(_replaced(seen.quarantine, snapshot.quarantine, is_named)))
+    store.put(SEEN_ITEMS, table_bytes(_replaced(seen.items, snapshot.items, is_named)))
+    diff = diff_catalogs(items, snapshot.items)
+    return IngestOutcome(catalog=_seal(store, snapshot).ref, diff=diff, n_read=snapshot.n_read)
+
+
+def seal_selection(store: Store, catalog: Catalog, selection: ItemSelection) -> Catalog:
+    """Seal the selected items of a catalogue as a catalogue that is no snapshot; return `catalog` when these are all.
+
+    Raises `BadConfig` for a filter or a date that cannot be read, `NotFound` for a listed item that is not there, for
+    dates between which nothing was sealed, and when no item is left.
+    """
+    period = selection.period()
+    items, quarantine = _tables(store, catalog)
+    selected = select_items(items, selection, items_changed_in(store, period) if any(period) else None)
+    if len(selected) == len(items):
+        return catalog
+    rejects = quarantine.filter(pl.col("item_id").is_in(selected["item_id"].implode()))
+    return _seal(store, Snapshot(selected, rejects, 0), {WHOLE_CATALOG: catalog.fingerprint})
+
+
+def _seal(store: Store, snapshot: Snapshot, parents: dict[str, str] | None = None) -> Catalog:
+    parents = parents or {}
+    name = fingerprint("catalog", STAGE_VERSIONS["ingest"], catalog_fingerprint(snapshot.items), list(parents.values()))
+    existing = Catalog.find(store, name)
+    if existing:
+        return existing
+    tables = dict(zip(TABLES, snapshot[:2], strict=True))
+    n_quarantined = snapshot.items.filter(pl.col("status") == "quarantined").height
+    return Catalog(
+        fingerprint=name,
+        parents=parents,
+        parts=tuple(
+            put_part_once(store, f"{Catalog.folder}/{name}/{table}.parquet", table_bytes(frame), len(frame))
+            for table, frame in tables.items()
+        ),
+        counts={
+            "rows": len(snapshot.items),
+            "ok": len(snapshot.items) - n_quarantined,
+            "quarantined": n_quarantined,
+        },
+    ).seal(store)
+
+
+def _tables(store: Store, catalog: Catalog) -> list[pl.DataFrame]:
+    return [read_table(store, catalog.part(f"{table}.parquet")) for table in TABLES]
+
+
+def _last_seen(store: Store) -> Snapshot | None:
+    try:
+        return Snapshot(read_unsealed(store, SEEN_ITEMS), read_unsealed(store, LEDGER), 0)
+    except NotFound:
+        return None
+
+
+def _replaced(table: pl.DataFrame, current: pl.DataFrame, is_named: pl.Expr) -> pl.DataFrame:
+    """A table by item with the named rows as they are in `current`."""
+    return pl.concat([table.filter(~is_named), current.filter(is_named)]).sort("item_id")
+
+
+def _log_quarantine(quarantine: pl.DataFrame) -> None:
+    for reject in quarantine.iter_rows(named=True):
+        log.warning("quarantined %s: %s", reject["item_id"], reject["reason"])
+
+
+def _now() -> str:
+    return datetime.now(UTC).isoformat(timespec="seconds")

@@ -1,0 +1,64 @@
+"""The source's own masks, kept in the store."""
+
+from __future__ import annotations
+
+import logging
+from functools import partial
+
+import polars as pl
+
+from retrieval_core.arrays import Bool
+from retrieval_core.artifacts.catalog_rows import load_items
+from retrieval_core.artifacts.fingerprints import STAGE_VERSIONS
+from retrieval_core.artifacts.growing_sets import seal_view
+from retrieval_core.artifacts.manifests import MaskSet, Ref, fingerprint
+from retrieval_core.artifacts.parts import masks_bytes
+from retrieval_core.artifacts.shards import log_progress, plan_work, put_shard, shard_pictures
+from retrieval_core.errors import BadConfig, Permanent
+from retrieval_core.ingest.change import MAX_LISTED
+from retrieval_core.ingest.sources.base import Source
+from retrieval_core.ingest.sources.registry import open_source
+from retrieval_core.store.base import Store
+
+log = logging.getLogger(__name__)
+
+SHARD_ROWS = 256
+
+
+def collect_truth_masks(store: Store, source: str, catalog: Ref) -> MaskSet | None:
+    """Store the source's own masks by the id of the mask file; return None when the source has none.
+
+    A mask that cannot be read is passed over with a warning, and its items have none.
+    """
+    items = load_items(store, catalog.name).filter(pl.col("mask_id").is_not_null())
+    if items.is_empty():
+        return None
+    family = fingerprint("truth masks", STAGE_VERSIONS["ingest"], source.partition(":")[0], [])
+    files = items.select(content_id="mask_id", image_uri="mask_uri", item_id="item_id")
+    plan = plan_work(store, MaskSet.folder, family, files, SHARD_ROWS)
+    reader, report = open_source(source), log_progress("truth masks", plan.n_missing)
+    problems: list[str] = []
+    for shard in plan.split():
+        table = shard_pictures(store, shard)
+        masks = _read_masks(reader, table, problems)
+        encode = partial(masks_bytes, list(masks), list(masks.values()), [""] * len(masks))
+        put_shard(store, shard, list(masks), encode)
+        report(len(table))
+    if problems:
+        examples = "; ".join(problems[:MAX_LISTED])
+        log.warning("%d masks of the source cannot be read and are passed over: %s", len(problems), examples)
+    sealed = seal_view(store, MaskSet, family, catalog.name, files["content_id"])
+    return sealed if sealed.parts else None
+
+
+def _read_masks(reader: Source, files: pl.DataFrame, problems: list[str]) -> dict[str, Bool]:
+    """The masks by content id; a description of each that cannot be read is added to `problems`."""
+    masks = {}
+    for name, uri in files.select("content_id", "image_uri").iter_rows():
+        try:
+            masks[name] = reader.read_mask(uri)
+        except BadConfig:  # of S3: it says nothing about a mask
+            raise
+        except Permanent as error:
+            problems.append(f"{uri}: {error}")
+    return masks

@@ -1,0 +1,109 @@
+"""Fit the segmenter on the source's own masks, or reuse an earlier one; export the detector once."""
+
+from __future__ import annotations
+
+import logging
+
+import numpy as np
+import polars as pl
+
+from retrieval_core.artifacts.catalog_rows import HELD_OUT, load_items
+from retrieval_core.artifacts.fingerprints import detector_fingerprint, segmenter_fingerprint, segmenter_question
+from retrieval_core.artifacts.fitted import FitQuestion, fit_or_reuse
+from retrieval_core.artifacts.manifests import Detector, Fitted, MaskSet, Ref, Segmenter
+from retrieval_core.artifacts.parts import put_part_files, read_masks
+from retrieval_core.artifacts.shards import log_progress
+from retrieval_core.config import CropConfig, IngestConfig, MaskConfig
+from retrieval_core.images import decode, fit
+from retrieval_core.mask import detect
+from retrieval_core.mask.apply import square_of
+from retrieval_core.mask.train import SegmentationData, save_segmenter, square_mask, train_segmenter
+from retrieval_core.settings import Settings
+from retrieval_core.store.base import Store
+from retrieval_core.store.uris import read_uri
+
+log = logging.getLogger(__name__)
+
+
+def fit_segmenter(
+    settings: Settings, catalog: Ref, truth: MaskSet | None, config: MaskConfig, ingest: IngestConfig
+) -> Fitted | None:
+    """Return the segmenter for a catalogue; None when the source has no masks and the store no segmenter.
+
+    `truth` holds the source's own masks. Without them the segmenter of production serves, whatever has changed since.
+    """
+    store = settings.open_store()
+    question = FitQuestion(
+        fingerprint=segmenter_fingerprint(config, catalog.name),
+        config=segmenter_question(config),
+        parents={"catalog": catalog.name},
+        refit_after_change=config.refit_after_change,
+    )
+
+    def fit_new() -> Segmenter | None:
+        if truth is None:
+            log.warning(
+                "the source has no masks and the store no segmenter: pictures are embedded with their background"
+            )
+            return None
+        return _train(settings, question, truth, config, ingest)
+
+    return fit_or_reuse(store, Segmenter, question, fit_new, reuse_any=truth is None)
+
+
+def export_detector(store: Store, config: CropConfig) -> Detector:
+    """Return the frozen detector as an artifact; its weights are fetched once."""
+    name = detector_fingerprint(config)
+    existing = Detector.find(store, name)
+    if existing:
+        return existing
+    network = detect.load_detector(config)
+    parts = put_part_files(store, f"{Detector.folder}/{name}", lambda folder: detect.save_detector(network, folder))
+    return Detector(fingerprint=name, config={"weights": config.weights}, parts=parts, model=config.detector).seal(
+        store
+    )
+
+
+def _train(
+    settings: Settings, question: FitQuestion, truth: MaskSet, config: MaskConfig, ingest: IngestConfig
+) -> Segmenter:
+    import torch  # takes half a gigabyte, and most runs reuse a segmenter
+
+    store = settings.open_store()
+    train, val = _training_data(store, question.parents["catalog"], truth, config, ingest)
+    log.info("training the U-Net on %d pictures, validating on %d", len(train.pixels), len(val.pixels))
+    torch.set_num_threads(settings.n_threads)
+    trained = train_segmenter(train, val, config, settings.torch_device, lambda epoch: log.info("U-Net %s", epoch))
+    folder = f"{Segmenter.folder}/{question.fingerprint}"
+    return Segmenter(
+        fingerprint=question.fingerprint,
+        config=question.config,
+        parents=question.parents | {"truth": truth.fingerprint},
+        parts=put_part_files(store, folder, lambda local: save_segmenter(trained, config, local)),
+        counts={"train": len(train.pixels), "val": len(val.pixels)},
+        val_iou=trained.val_iou,
+        history=trained.history,
+    )
+
+
+def _training_data(
+    store: Store, catalog: str, truth: MaskSet, config: MaskConfig, ingest: IngestConfig
+) -> tuple[SegmentationData, SegmentationData]:
+    """Pictures and masks of the training split and of the held-out one, squashed to the U-Net's square."""
+    items = load_items(store, catalog).filter((pl.col("status") == "ok") & pl.col("mask_id").is_not_null())
+    masks = read_masks(store, truth, items["mask_id"])
+    items = items.filter(pl.col("mask_id").is_in(list(masks)))  # some mask files may not have been readable
+    square = square_of(config.size_px)
+    report = log_progress("pictures for the U-Net", len(items))
+
+    def load(rows: pl.DataFrame) -> SegmentationData:
+        pixels = np.empty((len(rows), config.size_px, config.size_px, 3), np.uint8)
+        targets = np.empty(pixels.shape[:3], np.bool_)
+        for row, (uri, mask_id) in enumerate(rows.select("image_uri", "mask_id").iter_rows()):
+            pixels[row] = fit(decode(read_uri(uri), max_pixels=ingest.max_pixels), square)
+            targets[row] = square_mask(masks[mask_id].array(), config.size_px)
+            report(1)
+        return SegmentationData(pixels, targets)
+
+    held_out = pl.col("split").is_in(HELD_OUT)
+    return load(items.filter(~held_out)), load(items.filter(held_out))

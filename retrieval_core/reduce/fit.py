@@ -1,0 +1,62 @@
+"""Fit the PCA of a vector set on a random sample of it, or reuse an earlier one, and reduce the set with it."""
+
+from __future__ import annotations
+
+import logging
+from functools import partial
+
+from retrieval_core.artifacts.fingerprints import reduced_family, reducer_fingerprint, reducer_question
+from retrieval_core.artifacts.fitted import FitQuestion, fit_or_reuse
+from retrieval_core.artifacts.growing_sets import derive_vectors, sample_vectors
+from retrieval_core.artifacts.manifests import Fitted, Reducer, Ref, VectorSet
+from retrieval_core.artifacts.parts import put_part_files
+from retrieval_core.artifacts.variants import Reduced
+from retrieval_core.config import ReduceConfig
+from retrieval_core.reduce.pca import PCA_FILE, apply_pca, fit_pca, load_pca, save_pca
+from retrieval_core.store.base import Store
+
+log = logging.getLogger(__name__)
+
+
+def fit_reducer(store: Store, catalog: Ref, vectors: VectorSet, config: ReduceConfig) -> Fitted:
+    """Return the reducer for these vectors. Raises `BadConfig` when there is no vector to fit it on."""
+    question = FitQuestion(
+        fingerprint=reducer_fingerprint(config, catalog.name, vectors.family),
+        config=reducer_question(config),
+        parents={"catalog": catalog.name, "vectors": vectors.family},
+        refit_after_change=config.refit_after_change,
+    )
+    return fit_or_reuse(store, Reducer, question, lambda: _fit(store, question, vectors, config))
+
+
+def reduce_vectors(store: Store, vectors: VectorSet, reducer: Reducer, config: ReduceConfig) -> list[VectorSet]:
+    """Return a set reduced to each of the reducer's dimensions, of unit length; parts reduced before are kept."""
+    part = reducer.part(PCA_FILE)
+    pca = load_pca(store.local_path(part.key, part.sha256))
+    reduced = []
+    for dim in reducer.dims:
+        family = reduced_family(reducer.fingerprint, vectors.family, dim)
+        project = partial(apply_pca, pca, dim=dim, whiten=config.whiten)
+        reduced.append(derive_vectors(store, vectors, family, Reduced(dim), dim, project))
+    return reduced
+
+
+def _fit(store: Store, question: FitQuestion, vectors: VectorSet, config: ReduceConfig) -> Reducer:
+    # More dimensions than the vectors have would be noise: narrow vectors get fewer.
+    dims = tuple(dim for dim in config.dims if dim <= vectors.dim) or (vectors.dim,)
+    if dims != config.dims:
+        log.warning("vectors have %d dimensions: reducing to %s instead of %s", vectors.dim, dims, config.dims)
+    pca = fit_pca(sample_vectors(store, vectors, config.sample_rows, config.seed), max(dims))
+    return Reducer(
+        fingerprint=question.fingerprint,
+        config=question.config,
+        parents=question.parents,
+        parts=put_part_files(
+            store, f"{Reducer.folder}/{question.fingerprint}", lambda folder: save_pca(pca, folder / PCA_FILE)
+        ),
+        input_dim=vectors.dim,
+        dims=dims,
+        explained_variance={
+            str(dim): float(pca.variances[:dim].sum() / max(pca.total_variance, 1e-12)) for dim in dims
+        },
+    )
