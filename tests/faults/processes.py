@@ -1,6 +1,6 @@
-"""Runs in processes of their own that a test may kill, forked from one that has imported everything already.
+"""Runs in processes that a test may kill, forked from one that has imported everything already.
 
-A run that is started anew imports for ten seconds; one that is forked begins at once, so that a test can afford many.
+A new process would import for ten seconds; a forked one starts at once, so that a test can afford many.
 """
 
 from __future__ import annotations
@@ -18,10 +18,10 @@ import yaml
 
 PATIENCE_S = 120.0
 PREFECT_YAML = Path(__file__).parents[2] / "deployments" / "prefect.yaml"
-# What a run imports on its way, or it would do so each time.
+# Imported before the fork, so that no run has to.
 IMPORTED = (
-    "__main__", "flows.nightly", "flows.catalog_update", "retrieval_core.search", "retrieval_core.ingest.table",
-    "retrieval_core.store.local", "retrieval_core.store.s3", "faiss", "jinja2", "onnx", "onnxruntime", "onnxscript",
+    "__main__", "flows.nightly", "flows.catalog_update", "retrieval_core.search.release",
+    "retrieval_core.ingest.sources.table", "faiss", "jinja2", "onnx", "onnxruntime", "onnxscript",
     "pandas", "prefect.engine", "prefect.flow_engine", "prefect.task_engine", "prefect.telemetry.run_telemetry",
     "pyarrow.parquet", "pyarrow.dataset", "scipy", "segmentation_models_pytorch", "timm", "torch",
     "torchvision.transforms.v2",
@@ -32,7 +32,7 @@ _context.set_forkserver_preload([*IMPORTED])
 
 
 class Order(NamedTuple):
-    """A run to be made: the nightly, or where items are named a catalogue update. What it says goes to `log`."""
+    """A run to start: the nightly, or a catalogue update if it names items; its output goes to `log`."""
 
     source: str
     store: Path
@@ -43,11 +43,11 @@ class Order(NamedTuple):
 
 
 class Run:
-    """A run under way, in a session of its own."""
+    """A running process, in a session of its own."""
 
     def __init__(self, order: Order) -> None:
         self.order = order
-        self._process: BaseProcess = _context.Process(target=_obey, args=(order,))
+        self._process: BaseProcess = _context.Process(target=_run, args=(order,))
         self._process.start()
         self.started_s = time.monotonic()
 
@@ -63,30 +63,30 @@ class Run:
 
     @property
     def stage(self) -> str:
-        """The stage that the run says it is in, "" before the first."""
-        said = [line.rpartition("stage ")[2] for line in self.log.splitlines() if " stage " in line]
-        return said[-1].strip() if said else ""
+        """The stage that the run last logged, "" before the first."""
+        stages = [line.rpartition("stage ")[2] for line in self.log.splitlines() if " stage " in line]
+        return stages[-1].strip() if stages else ""
 
     @property
     def is_alive(self) -> bool:
         return self._process.is_alive()
 
     def wait_for(self, stage: str) -> None:
-        """Until the run says that it begins a stage, or has ended."""
-        given_up = time.monotonic() + PATIENCE_S
+        """Wait until the run logs the begin of a stage, or has ended."""
+        deadline = time.monotonic() + PATIENCE_S
         while f" stage {stage}\n" not in self.log and self.is_alive:
-            assert time.monotonic() < given_up, f"stage {stage} never began:\n{self.log[-4000:]}"
+            assert time.monotonic() < deadline, f"stage {stage} never began:\n{self.log[-4000:]}"
             time.sleep(0.002)
 
     def kill(self) -> bool:
-        """SIGKILL; whether the run was still going on."""
+        """Send SIGKILL; return whether the run was still alive."""
         with suppress(ProcessLookupError):
             os.kill(self.pid, signal.SIGKILL)
         self._process.join(PATIENCE_S)
         return self._process.exitcode == -signal.SIGKILL
 
     def end(self) -> float:
-        """Wait for its good end; seconds that it took."""
+        """Wait for it to succeed; return the seconds that it took."""
         self._process.join(PATIENCE_S)
         if self._process.exitcode != 0:
             self.kill()
@@ -94,24 +94,24 @@ class Run:
         return time.monotonic() - self.started_s
 
     def orphans(self) -> list[int]:
-        """Processes of the run's session."""
-        found = []
+        """Return the ids of the live processes in the run's session."""
+        pids = []
         for folder in Path("/proc").glob("[0-9]*"):
             with suppress(OSError):
                 state, _, _, session = (folder / "stat").read_text().rpartition(")")[2].split()[:4]
                 if int(session) == self.pid and state != "Z":
-                    found.append(int(folder.name))
-        return found
+                    pids.append(int(folder.name))
+        return pids
 
 
 def deployed_environment() -> dict[str, str]:
-    """What `deployments/prefect.yaml` tells Prefect in every run."""
+    """Return the Prefect settings that `deployments/prefect.yaml` gives every run."""
     deployed = yaml.safe_load(PREFECT_YAML.read_text())
     environment: dict[str, str] = deployed["definitions"]["work_pool"]["job_variables"]["env"]
     return {name: value for name, value in environment.items() if name.startswith("PREFECT_")}
 
 
-def _obey(order: Order) -> None:
+def _run(order: Order) -> None:
     os.setsid()
     log = os.open(order.log, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
     os.dup2(log, 1)

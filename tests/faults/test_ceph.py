@@ -1,4 +1,4 @@
-"""What moto lets pass: signatures, rights, conditions and parts, against Ceph's gateway. `make test-ceph` runs it."""
+"""What moto does not check: signatures, permissions, conditions and uploads, against Ceph. `make test-ceph` runs it."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ from retrieval_core.store import s3
 from retrieval_core.store.base import Store
 from retrieval_core.store.files import file_sha256
 from retrieval_core.store.uris import open_store
-from tests.core.nights import Nights
+from tests.core.sealed_runs import SealedRuns
 from tests.faults.ceph import Gateway, running_ceph
 from tests.faults.s3_proxy import Fault, running_proxy, write_certificate
 
 pytestmark = pytest.mark.skipif(
-    os.environ.get("VITRINE_TEST_CEPH") != "1", reason="wants Ceph's programs: `make test-ceph` brings and runs them"
+    os.environ.get("VITRINE_TEST_CEPH") != "1", reason="needs Ceph's programs: `make test-ceph` installs and runs them"
 )
 
 ACCESS_KEY, SECRET_KEY = "VITRINEKEY", "swordfish/of+vitrine"
@@ -262,11 +262,11 @@ class TestObjects:
         assert list(store.list("part-")) == keys
 
 
-def test_nights_a_vacuum_and_their_proof(store: Store, local_store: Store) -> None:
+def test_runs_and_a_vacuum_leave_the_same_objects_as_in_a_folder(store: Store, local_store: Store) -> None:
     items = [f"item-{number}" for number in range(14)]
     for where in (store, local_store):
-        Nights(where).run(items)
-        Nights(where).run([*items[2:], "item-0@changed", "item-99"])
+        SealedRuns(where).seal(items)
+        SealedRuns(where).seal([*items[2:], "item-0@changed", "item-99"])
     assert list(store.list("")) == list(local_store.list(""))
     assert verify(store).ok
 
@@ -278,7 +278,7 @@ def test_nights_a_vacuum_and_their_proof(store: Store, local_store: Store) -> No
 
 
 def test_a_damaged_object_is_found(store: Store) -> None:
-    release = Nights(store).run([f"item-{number}" for number in range(14)])
+    release = SealedRuns(store).seal([f"item-{number}" for number in range(14)])
     part = next(key for key in store.list(f"{release.index.key}/") if key.endswith("manifest.json"))
     store.put(part, store.get(part)[:-10])
     assert not verify(store).ok

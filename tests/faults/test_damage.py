@@ -1,4 +1,4 @@
-"""Damage as it happens to a store in use: named, repaired where it can be, and never a search that fails of it."""
+"""Damage to a store in use is named and repaired where possible, and no running search fails because of it."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ from retrieval_core.settings import Settings
 from retrieval_core.store.base import Store
 from retrieval_core.store.uris import open_store
 from tasks.index import plan_index, seal_index
-from tests.core.nights import REDUCED_DIM, SHARDS, Nights
+from tests.core.sealed_runs import REDUCED_DIM, SHARDS, SealedRuns
 
 ROOT = Path(__file__).parents[2]
 ITEMS = [f"item-{number}" for number in range(14)]
@@ -43,7 +43,7 @@ def contents(store: Store) -> dict[str, bytes]:
 
 
 def failed(store: Store) -> dict[str, str]:
-    """The checks of `verify` that say no, and what they say."""
+    """Return the detail of each failed check of `verify`."""
     return {check.name: check.detail for check in verify(store).checks if not check.ok}
 
 
@@ -52,7 +52,7 @@ def shard_file(store: Store, release: Release) -> str:
 
 
 def replace(store: Store, key: str, data: bytes) -> None:
-    """Beside the store's own writing: as a failing disk, a bad copy or a person would."""
+    """Write past the store, as a failing disk, a bad copy or a person would."""
     path = Path(store.url, key)
     path.unlink()
     path.write_bytes(data)
@@ -67,10 +67,10 @@ def shop(new_shop: Callable[[Path], Any], tmp_path: Path) -> Any:
     return made
 
 
-# A search goes on
+# A search keeps running
 
 
-def test_a_flipped_bit_in_a_shard_is_named_and_the_running_search_goes_on(shop: Any) -> None:
+def test_a_flipped_bit_in_a_shard_is_named_and_the_running_search_continues(shop: Any) -> None:
     running, picture = shop.open(), shop.picture("item-3-0")
     hits = running.search(picture, 4)
     key = shard_file(shop.store, running.release)
@@ -84,8 +84,8 @@ def test_a_flipped_bit_in_a_shard_is_named_and_the_running_search_goes_on(shop: 
         shop.open()
 
 
-def test_what_cannot_be_built_again_leaves_production_at_the_release_before(shop: Any) -> None:
-    """The shop keeps no vectors to build a shard of."""
+def test_what_cannot_be_rebuilt_moves_production_to_the_previous_release(shop: Any) -> None:
+    """The shop keeps no vectors to build a shard from."""
     before = shop.open("r1").search(shop.picture("item-3-0"), 4)
     index = IndexSet.open(shop.store, shop.open().release.index)
     shop.store.delete(index.parts[0].key)
@@ -99,7 +99,7 @@ def test_what_cannot_be_built_again_leaves_production_at_the_release_before(shop
     assert shop.open().search(shop.picture("item-3-0"), 4) == before
 
 
-def test_a_dangling_alias_is_named_while_the_last_release_serves_and_then_repaired(
+def test_a_dangling_alias_is_named_while_the_previous_release_serves_and_then_repaired(
     shop: Any, caplog: pytest.LogCaptureFixture
 ) -> None:
     picture = shop.picture("item-3-0")
@@ -120,15 +120,15 @@ def test_a_dangling_alias_is_named_while_the_last_release_serves_and_then_repair
 
 
 @pytest.fixture
-def nights(tmp_path: Path) -> Nights:
-    made = Nights(open_store(str(tmp_path / "store")))
-    made.run(ITEMS)
+def runs(tmp_path: Path) -> SealedRuns:
+    made = SealedRuns(open_store(str(tmp_path / "store")))
+    made.seal(ITEMS)
     return made
 
 
 @pytest.mark.parametrize("n_bytes", [0, 100, -8])
-def test_a_truncated_part_is_named_and_repaired(nights: Nights, n_bytes: int) -> None:
-    store = nights.store
+def test_a_truncated_part_is_named_and_repaired(runs: SealedRuns, n_bytes: int) -> None:
+    store = runs.store
     before = contents(store)
     for release in releases.list_releases(store):
         for part in VectorSet.open(store, release.vectors).parts:
@@ -140,8 +140,10 @@ def test_a_truncated_part_is_named_and_repaired(nights: Nights, n_bytes: int) ->
     assert failed(store) == {}
 
 
-def test_a_manifest_missing_its_part_is_named_and_repaired(nights: Nights, capsys: pytest.CaptureFixture[str]) -> None:
-    store = nights.store
+def test_a_manifest_missing_its_part_is_named_and_repaired(
+    runs: SealedRuns, capsys: pytest.CaptureFixture[str]
+) -> None:
+    store = runs.store
     before = contents(store)
     key = shard_file(store, releases.list_releases(store)[0])
     Path(store.url, key).unlink()
@@ -152,9 +154,9 @@ def test_a_manifest_missing_its_part_is_named_and_repaired(nights: Nights, capsy
     assert contents(store) == before
 
 
-def test_a_shard_damaged_since_production_was_sealed_is_not_sealed_as_it_is(nights: Nights) -> None:
-    """Tonight's index takes it over, for its rows did not change."""
-    store, release = nights.store, releases.list_releases(nights.store)[0]
+def test_a_shard_damaged_since_production_was_sealed_is_not_sealed_as_it_is(runs: SealedRuns) -> None:
+    """The next index reuses it, as its rows did not change."""
+    store, release = runs.store, releases.list_releases(runs.store)[0]
     index = IndexSet.open(store, release.index)
     settings = Settings.load(store=store.url, threads=1, device="cpu")
     config = IndexConfig(shards=SHARDS, recipe="Flat", candidate_dim=REDUCED_DIM)
@@ -171,10 +173,10 @@ def test_a_shard_damaged_since_production_was_sealed_is_not_sealed_as_it_is(nigh
             seal_index.fn(settings, plan, config.model_copy(update={"tune_queries": 101}))
 
 
-def test_a_model_that_is_gone_is_refused_with_exit_code_1_and_a_word(
-    nights: Nights, capsys: pytest.CaptureFixture[str]
+def test_a_lost_model_is_refused_with_a_message_and_exit_code_1(
+    runs: SealedRuns, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    store = nights.store
+    store = runs.store
     head = releases.list_releases(store)[0].heads[0]
     Path(store.url, head.key, "weights.safetensors").unlink()
 
@@ -186,17 +188,17 @@ _RUN_LIMITED = """
 import resource, sys
 import faiss
 from retrieval_core.store.uris import open_store
-from tests.core.nights import Nights
+from tests.core.sealed_runs import SealedRuns
 store = open_store(sys.argv[1])
 resource.setrlimit(resource.RLIMIT_FSIZE, (int(sys.argv[2]), int(sys.argv[2])))
-Nights(store).run([f"other-{number}" for number in range(60)])
+SealedRuns(store).seal([f"other-{number}" for number in range(60)])
 """
 
 
 @pytest.mark.parametrize("limit_bytes", [600, 4_000])
-def test_a_full_disk_fails_the_night_with_a_word_and_loses_nothing(nights: Nights, limit_bytes: int) -> None:
-    """The kernel refuses each file that grows beyond the limit, in the middle of its writing."""
-    store = nights.store
+def test_a_full_disk_fails_the_run_with_a_message_and_loses_nothing(runs: SealedRuns, limit_bytes: int) -> None:
+    """The kernel refuses every file that grows beyond the limit, while it is being written."""
+    store = runs.store
     before, serving = contents(store), releases.read_alias(store, "production")
 
     done = _python(_RUN_LIMITED, store.url, str(limit_bytes))
@@ -208,7 +210,7 @@ def test_a_full_disk_fails_the_night_with_a_word_and_loses_nothing(nights: Night
     assert releases.read_alias(store, "production") == serving
     assert failed(store) == {}
     assert list(Path(store.url, ".tmp").iterdir()) == []
-    nights.run([f"other-{number}" for number in range(60)])
+    runs.seal([f"other-{number}" for number in range(60)])
     assert failed(store) == {}
 
 
@@ -220,18 +222,18 @@ from retrieval_core.maintenance.repair import repair
 from retrieval_core.maintenance.vacuum import Policy, apply, plan_vacuum
 from retrieval_core.maintenance.verify import verify
 from retrieval_core.store.uris import open_store
-from tests.core.nights import Nights
+from tests.core.sealed_runs import SealedRuns
 store = open_store(sys.argv[1])
-assert verify(store).ok  # which imports all that nobody may not be able to read
-if os.geteuid() == 0:  # whom no permission binds
+assert verify(store).ok  # imports everything while the files can be read
+if os.geteuid() == 0:  # permissions do not bind root
     os.setresuid(65534, 65534, 65534)
-def night():
-    Nights(store).run(["one", "two", "three", "four", "five", "six"])
+def run():
+    SealedRuns(store).seal(["one", "two", "three", "four", "five", "six"])
 def vacuum():
     plan = plan_vacuum(store, Policy(keep=0), time.time() + 1e7)
     assert plan.keys
     apply(store, plan)
-for change in (night, vacuum, lambda: repair(store)):
+for change in (run, vacuum, lambda: repair(store)):
     try:
         change()
     except StoreNotWritable as error:
@@ -242,13 +244,13 @@ print(verify(store).checks[0])
 
 @pytest.fixture
 def read_only_store() -> Iterator[Store]:
-    """Two nights in a folder that its user may read only; the release before has a part cut off."""
+    """Two runs in a folder that its user may only read; a part of the first release is cut off."""
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         folder.chmod(0o755)
         store = open_store(name)
-        Nights(store).run(ITEMS)
-        Nights(store).run(ITEMS[4:])
+        SealedRuns(store).seal(ITEMS)
+        SealedRuns(store).seal(ITEMS[4:])
         release = releases.read_release(store, "production")
         assert release is not None
         masked = next(key for key in store.list("masks/") if "/parts/" in key)
@@ -261,7 +263,7 @@ def read_only_store() -> Iterator[Store]:
             path.chmod(0o755)
 
 
-def test_a_read_only_store_refuses_with_a_word_and_serves_on(read_only_store: Store) -> None:
+def test_a_read_only_store_refuses_writes_with_a_message_and_still_serves(read_only_store: Store) -> None:
     before = contents(read_only_store)
 
     done = _python(_AS_NOBODY, read_only_store.url)
@@ -272,11 +274,11 @@ def test_a_read_only_store_refuses_with_a_word_and_serves_on(read_only_store: St
     assert contents(read_only_store) == before
 
 
-def test_a_vacuum_by_command_line_says_what_it_would_do_and_then_does_it(
-    nights: Nights, capsys: pytest.CaptureFixture[str]
+def test_a_dry_run_of_a_vacuum_says_what_the_vacuum_then_does(
+    runs: SealedRuns, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    store = nights.store
-    nights.run(ITEMS[5:])
+    store = runs.store
+    runs.seal(ITEMS[5:])
     before = contents(store)
     command = ["vacuum", "--store", store.url, "--keep=0", "--older-than-days=0", "--safe-hours=0", "--json"]
 
@@ -293,16 +295,16 @@ def test_a_vacuum_by_command_line_says_what_it_would_do_and_then_does_it(
     assert main(["vacuum", "--store", store.url, "--keep=-1"]) == 2
 
 
-def test_a_clock_that_jumps_back_loses_nothing(nights: Nights) -> None:
-    """All that there is was written in ten days' time."""
-    store = nights.store
+def test_a_clock_that_jumps_back_loses_nothing(runs: SealedRuns) -> None:
+    """Everything was written ten days in the future."""
+    store = runs.store
     then = time.time() + 10 * DAY_S
     for path in Path(store.url).rglob("*"):
         os.utime(path, (then, then))
     before = contents(store)
 
     plan = plan_vacuum(store, Policy(keep=0, older_than_days=0, safe_hours=0), time.time())
-    made = nights.run(ITEMS[3:])
+    made = runs.seal(ITEMS[3:])
 
     assert plan.keys == ()
     assert status(store).production == made.fingerprint

@@ -27,7 +27,7 @@ from retrieval_core.index.shard_files import shard_row_ids
 from retrieval_core.settings import Settings
 from retrieval_core.store.base import Store
 from tests.core.conftest import Shop
-from tests.core.nights import CONFIG, SEGMENTER, Nights, named
+from tests.core.sealed_runs import CONFIG, SEGMENTER, SealedRuns, fake_fingerprint
 
 HOSTILE = "<script>alert('x')</script>\x1b[31m\u202e"
 ITEM = "item-2-0"
@@ -212,10 +212,10 @@ def test_a_page_escapes_what_a_catalogue_says_and_needs_nothing_from_outside(sho
 
 def test_a_night_tells_masks_trusted_and_not_and_every_link_of_the_chain(local_store: Store) -> None:
     family = fingerprints.mask_family(CONFIG.mask, SEGMENTER)
-    distrusted = hashlib.sha256(b"b").hexdigest()[:32]  # as `Nights` names the picture of item b
+    distrusted = hashlib.sha256(b"b").hexdigest()[:32]  # as `SealedRuns` names the picture of item b
     masks = masks_bytes([distrusted], [np.zeros((4, 4), bool)], ["the mask is empty"])
     put_part(local_store, part_key("masks", family, "early"), masks, 1)
-    release = Nights(local_store).run("abcdef")
+    release = SealedRuns(local_store).seal("abcdef")
     settings = Settings.load(store=local_store.url, threads=1)
     trusted, fallback = (explain(local_store, release, name, settings) for name in "ab")
     assert trusted.mask is not None
@@ -228,7 +228,7 @@ def test_a_night_tells_masks_trusted_and_not_and_every_link_of_the_chain(local_s
     assert release.reducer is not None
     names = {step.role: step.fingerprint for step in trusted.lineage}
     assert (names["backbone"], names["head"], names["reducer"]) == (
-        named("b"), release.head.name, release.reducer.name,
+        fake_fingerprint("b"), release.head.name, release.reducer.name,
     )  # fmt: skip
     assert trusted.itself is not None
     assert "cannot be read" in trusted.itself.problem

@@ -95,7 +95,7 @@ def test_two_catalogues_of_whole_shards_take_what_both_take(costs: Costs, one: i
 
 @unhurried
 @given(costs, pictures, st.floats(0, 1000))
-def test_the_machines_for_a_night_are_the_fewest(costs: Costs, n: int, hours: float) -> None:
+def test_the_machines_for_a_deadline_are_the_fewest(costs: Costs, n: int, hours: float) -> None:
     fewest = machines_for(costs, n, hours)
     if fewest is None:
         assert estimate(costs, n, 10**7).hours > hours
@@ -114,7 +114,7 @@ def run(n_pictures: int, **seconds: float) -> dict[str, Any]:
     }
 
 
-def test_two_runs_tell_training_from_what_each_picture_takes() -> None:
+def test_two_runs_separate_training_from_the_cost_of_a_picture() -> None:
     told = stage_costs([run(n, mask=200 + 0.01 * n, ingest=0.002 * n, backbone=6.0, embed=3.0) for n in (500, 2000)])
     by_name = {stage.name: stage for stage in told}
     assert by_name["mask"].once_s == pytest.approx(200)
@@ -133,7 +133,7 @@ def test_costs_learned_are_never_negative(points: list[tuple[int, float]]) -> No
     assert (stage.once_s >= 0, stage.shard_s >= 0, stage.flow_s) == (True, True, 0)
 
 
-def test_a_night_that_embedded_nothing_teaches_nothing_of_embedding() -> None:
+def test_a_run_that_embedded_nothing_says_nothing_about_embedding() -> None:
     quiet = run(1000, embed=0.4, ingest=1.0) | {"embedded": 0, "masked": 0}
     assert [stage.name for stage in stage_costs([quiet])] == ["ingest"]
     with pytest.raises(BadConfig, match="no run to learn"):
@@ -141,7 +141,7 @@ def test_a_night_that_embedded_nothing_teaches_nothing_of_embedding() -> None:
 
 
 @pytest.mark.parametrize(("n_pictures", "n_machines"), [(-1, 1), (1, 0)])
-def test_what_cannot_be_is_refused(n_pictures: int, n_machines: int) -> None:
+def test_impossible_numbers_are_refused(n_pictures: int, n_machines: int) -> None:
     with pytest.raises(BadConfig, match="1 or more machines"):
         estimate(MEASURED, n_pictures, n_machines)
 
@@ -159,7 +159,7 @@ def test_the_table_has_a_row_for_each_size_and_number_of_machines(capsys: pytest
     assert {line.count("|") - 1 for line in as_markdown([]).splitlines()} == {columns}
 
 
-def test_the_measured_costs_give_back_the_night_they_come_from() -> None:
+def test_the_measured_costs_reproduce_the_run_they_come_from() -> None:
     made = estimate(MEASURED, 1_550, 1)
     assert made.hours * HOUR_S == pytest.approx(452.5, rel=0.01)
     assert made.flow_hours < made.hours

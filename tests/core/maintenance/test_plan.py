@@ -65,7 +65,7 @@ def test_a_plan_knows_the_width_of_a_backbone_in_the_store(source: str, local_st
         ({"backbone": "resnet19"}, "unknown backbone"),
     ],
 )
-def test_a_plan_refuses_what_the_run_would(
+def test_a_plan_refuses_what_the_run_would_refuse(
     embed: dict[str, object], message: str, source: str, local_store: Store
 ) -> None:
     with pytest.raises(BadConfig, match=message):

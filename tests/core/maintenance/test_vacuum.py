@@ -26,12 +26,12 @@ from retrieval_core.search.release import open_release
 from retrieval_core.store import leases
 from retrieval_core.store.base import Store
 from retrieval_core.store.uris import open_store
-from tests.core.nights import BOOSTED_DIM, Nights, named
+from tests.core.sealed_runs import BOOSTED_DIM, SealedRuns, fake_fingerprint
 
 pytestmark = pytest.mark.usefixtures("aws_environment")
 
 ITEMS = [f"item-{number}" for number in range(14)]
-A, B = named("stray"), named("other")
+A, B = fake_fingerprint("stray"), fake_fingerprint("other")
 ONLY_PRODUCTION = Policy(keep=0, older_than_days=7, safe_hours=24)
 
 
@@ -60,65 +60,67 @@ def served(store: Store, release: Release) -> list[str]:
 
 
 @pytest.fixture
-def three_nights(local_store: Store) -> tuple[Store, list[Release]]:
-    nights = Nights(local_store)
+def three_runs(local_store: Store) -> tuple[Store, list[Release]]:
+    runs = SealedRuns(local_store)
     catalogues = [ITEMS, [*ITEMS[4:], "new-1"], [*ITEMS[4:], "new-1", "new-2", "item-5@recoloured"][1:]]
     catalogues[2].remove("item-5")
-    return local_store, [nights.run(names) for names in catalogues]
+    return local_store, [runs.seal(names) for names in catalogues]
 
 
-def test_only_what_production_needs_is_left(three_nights: tuple[Store, list[Release]]) -> None:
-    store, made = three_nights
-    before = served(store, made[2])
+def test_only_what_production_needs_is_kept(three_runs: tuple[Store, list[Release]]) -> None:
+    store, sealed = three_runs
+    before = served(store, sealed[2])
 
     plan = vacuum(store)
 
-    assert plan.kept == (made[2].fingerprint,)
-    assert set(plan.removed) == {made[0].fingerprint, made[1].fingerprint}
-    assert releases.release_names(store) == [made[2].fingerprint]
+    assert plan.kept == (sealed[2].fingerprint,)
+    assert set(plan.removed) == {sealed[0].fingerprint, sealed[1].fingerprint}
+    assert releases.release_names(store) == [sealed[2].fingerprint]
     assert verify(store).ok
-    assert served(store, made[2]) == before
-    assert store.exists(template_key(IndexSet.open(store, made[2].index).template))
+    assert served(store, sealed[2]) == before
+    assert store.exists(template_key(IndexSet.open(store, sealed[2].index).template))
     assert not plan_vacuum(store, ONLY_PRODUCTION, later()).keys
 
 
-def test_the_next_night_computes_nothing_twice(three_nights: tuple[Store, list[Release]]) -> None:
-    store, made = three_nights
+def test_the_next_run_recomputes_nothing(three_runs: tuple[Store, list[Release]]) -> None:
+    store, sealed = three_runs
     vacuum(store)
     parts = {key for key in keys(store) if "/parts/" in key or "/shards/" in key or "heads" in key}
 
-    again = Nights(store).run([*ITEMS[5:6], *ITEMS[6:], "new-1", "new-2"])  # item-5 as it was before
+    again = SealedRuns(store).seal([*ITEMS[5:6], *ITEMS[6:], "new-1", "new-2"])  # item-5 as it was before
 
     assert verify(store).ok
-    made_anew = {key for key in keys(store) if "/parts/" in key} - parts
-    assert len(made_anew) <= 4  # of one picture: a mask, its vector, boosted and reduced
-    assert again.head == made[2].head
+    recomputed = {key for key in keys(store) if "/parts/" in key} - parts
+    assert len(recomputed) <= 4  # of one picture: a mask, its vector, boosted and reduced
+    assert again.head == sealed[2].head
 
 
-def test_the_history_is_kept_and_no_rollback_leads_to_what_is_gone(three_nights: tuple[Store, list[Release]]) -> None:
-    store, made = three_nights
+def test_the_history_is_kept_and_no_rollback_leads_to_a_removed_release(
+    three_runs: tuple[Store, list[Release]],
+) -> None:
+    store, sealed = three_runs
 
     vacuum(store, Policy(keep=1))
 
-    assert sorted(releases.release_names(store)) == sorted([made[1].fingerprint, made[2].fingerprint])
+    assert sorted(releases.release_names(store)) == sorted([sealed[1].fingerprint, sealed[2].fingerprint])
     releases.rollback(store)
     assert verify(store).ok
     with pytest.raises(NotFound, match="no earlier release"):
         releases.rollback(store)
 
 
-def test_young_releases_and_the_one_rolled_back_from_are_kept(three_nights: tuple[Store, list[Release]]) -> None:
-    store, made = three_nights
+def test_young_releases_and_the_one_rolled_back_from_are_kept(three_runs: tuple[Store, list[Release]]) -> None:
+    store, sealed = three_runs
     releases.rollback(store)
 
     assert len(plan_vacuum(store, Policy(keep=0), later(6)).kept) == 3
-    assert set(vacuum(store).kept) == {made[1].fingerprint, made[2].fingerprint}
+    assert set(vacuum(store).kept) == {sealed[1].fingerprint, sealed[2].fingerprint}
 
 
-def test_whatever_was_written_within_the_safe_age_stays_with_what_it_needs(local_store: Store) -> None:
-    nights = Nights(local_store)
-    nights.run(ITEMS)
-    nights.run(ITEMS[:9])
+def test_recent_writes_stay_with_what_they_need(local_store: Store) -> None:
+    runs = SealedRuns(local_store)
+    runs.seal(ITEMS)
+    runs.seal(ITEMS[:9])
     for stray in (f"vectors/{A}/parts/x.parquet", f"indexes/shards/{A}/index.faiss", f"backbones/{A}/model.onnx"):
         local_store.put(stray, b"of a run that goes on")
     releases.forget(local_store, "production", releases.release_names(local_store))
@@ -128,8 +130,8 @@ def test_whatever_was_written_within_the_safe_age_stays_with_what_it_needs(local
     assert plan.keys == ()
 
 
-def test_what_a_killed_run_left_goes_after_the_safe_age(local_store: Store) -> None:
-    Nights(local_store).run(ITEMS)
+def test_what_a_killed_run_left_is_removed_after_the_safe_age(local_store: Store) -> None:
+    SealedRuns(local_store).seal(ITEMS)
     strays = {
         f"vectors/{A}/parts/x.parquet",
         f"vectors/{A}/plans/x.parquet",
@@ -151,9 +153,9 @@ def test_what_a_killed_run_left_goes_after_the_safe_age(local_store: Store) -> N
     assert {key for key in kept - left if "/plans/" not in key} == set()
 
 
-def test_a_family_that_still_grows_is_left_whole(local_store: Store) -> None:
+def test_a_family_that_still_grows_stays_complete(local_store: Store) -> None:
     """Another backbone may be filled beside production for many days before anything is sealed."""
-    Nights(local_store).run(ITEMS)
+    SealedRuns(local_store).seal(ITEMS)
     for number in range(3):
         local_store.put(f"vectors/{A}/parts/{number}.parquet", b"x")
     old = open_store(local_store.url)
@@ -171,7 +173,7 @@ def _written(store: Store, key: str, hours_ago: float) -> None:
 
 
 def test_named_backbones_comparisons_runs_and_foreign_files_stay(local_store: Store) -> None:
-    Nights(local_store).run(ITEMS)
+    SealedRuns(local_store).seal(ITEMS)
     for name in (A, B):
         Backbone(fingerprint=name, card="tiny", dim=2, size_px=32).seal(local_store)
     backbone_names.point_backbone(local_store, "mine", "production", A)
@@ -188,7 +190,7 @@ def test_named_backbones_comparisons_runs_and_foreign_files_stay(local_store: St
 
 def test_the_models_of_a_family_that_still_grows_stay_with_it(local_store: Store) -> None:
     """Which model a family grows by is written down when its view is sealed; another one would not fit the parts."""
-    Nights(local_store).run(ITEMS)
+    SealedRuns(local_store).seal(ITEMS)
     for name in (A, B):
         Backbone(fingerprint=name, card="tiny", dim=2, size_px=32).seal(local_store)
         _written(local_store, f"backbones/{name}/manifest.json", hours_ago=1000)
@@ -199,8 +201,8 @@ def test_the_models_of_a_family_that_still_grows_stay_with_it(local_store: Store
     assert len(plan_vacuum(local_store, ONLY_PRODUCTION, time.time()).keys) == 3
 
 
-def test_the_checkpoint_of_a_training_that_has_not_ended_stays(local_store: Store) -> None:
-    Nights(local_store).run(ITEMS)
+def test_the_checkpoint_of_an_unfinished_training_stays(local_store: Store) -> None:
+    SealedRuns(local_store).seal(ITEMS)
     Backbone(fingerprint=A, card="tiny", dim=2, size_px=32).seal(local_store)
     backbone_names.point_backbone(local_store, "mine", "production", A)
     ended, going_on = (f"backbones/{name}/checkpoint/last.ckpt" for name in (A, B))
@@ -213,11 +215,11 @@ def test_the_checkpoint_of_a_training_that_has_not_ended_stays(local_store: Stor
     assert not local_store.exists(ended)
 
 
-def test_a_view_that_only_its_fingerprint_names_keeps_all_vectors(three_nights: tuple[Store, list[Release]]) -> None:
-    store, made = three_nights
-    Nights(store).run(ITEMS[:8], backbone="another")
+def test_a_view_that_only_its_fingerprint_names_keeps_all_vectors(three_runs: tuple[Store, list[Release]]) -> None:
+    store, sealed = three_runs
+    SealedRuns(store).seal(ITEMS[:8], backbone="another")
     before = {key for key in keys(store) if key.startswith("vectors/")}
-    candidates = IndexSet.open(store, made[2].index).parents["candidates"]
+    candidates = IndexSet.open(store, sealed[2].index).parents["candidates"]
     (manifest,) = (key for key in before if key.endswith(f"/{candidates}/manifest.json"))
     store.delete(manifest)
 
@@ -225,11 +227,11 @@ def test_a_view_that_only_its_fingerprint_names_keeps_all_vectors(three_nights: 
     assert {key for key in keys(store) if key.startswith("vectors/")} == before - {manifest}
 
 
-def test_nothing_is_removed_where_an_alias_dangles_or_a_kept_release_is_damaged(
-    three_nights: tuple[Store, list[Release]],
+def test_nothing_is_removed_if_an_alias_dangles_or_a_kept_release_is_damaged(
+    three_runs: tuple[Store, list[Release]],
 ) -> None:
-    store, made = three_nights
-    manifest = f"{made[2].key}/manifest.json"
+    store, sealed = three_runs
+    manifest = f"{sealed[2].key}/manifest.json"
     data = store.get(manifest)
 
     store.put(manifest, data[:-20])
@@ -244,24 +246,24 @@ KINDS = ["catalog", "index", "vectors", "head", "reducer", "backbone"]
 
 
 @pytest.mark.parametrize("kind", [*KINDS, "segmenter"])
-def test_nothing_is_removed_where_production_needs_a_manifest_that_is_lost(
-    three_nights: tuple[Store, list[Release]], kind: str
+def test_nothing_is_removed_if_production_needs_a_lost_manifest(
+    three_runs: tuple[Store, list[Release]], kind: str
 ) -> None:
     """An earlier release may have to serve."""
-    store, made = three_nights
-    store.delete(f"{getattr(made[2], kind).key}/manifest.json")
+    store, sealed = three_runs
+    store.delete(f"{getattr(sealed[2], kind).key}/manifest.json")
     with pytest.raises(NotFound, match="vitrine repair"):
         plan_vacuum(store, ONLY_PRODUCTION, later())
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_where_an_earlier_release_lost_a_manifest_all_that_may_have_been_its_own_stays(
-    three_nights: tuple[Store, list[Release]], kind: str
+def test_if_an_earlier_release_lost_a_manifest_everything_it_may_have_needed_stays(
+    three_runs: tuple[Store, list[Release]], kind: str
 ) -> None:
-    store, made = three_nights
-    nights = Nights(store)
-    nights.run(ITEMS[:8], backbone="another")  # shares nothing with those before but masks
-    manifest = f"{getattr(made[2], kind).key}/manifest.json"
+    store, sealed = three_runs
+    runs = SealedRuns(store)
+    runs.seal(ITEMS[:8], backbone="another")  # shares nothing with those before but masks
+    manifest = f"{getattr(sealed[2], kind).key}/manifest.json"
     data = store.get(manifest)
     store.delete(manifest)
 
@@ -270,14 +272,14 @@ def test_where_an_earlier_release_lost_a_manifest_all_that_may_have_been_its_own
 
     assert plan.whole
     releases.rollback(store)
-    assert releases.read_release(store, "production") == made[2]
+    assert releases.read_release(store, "production") == sealed[2]
     assert verify(store).ok
 
 
 def test_a_vacuum_killed_half_way_and_run_again_ends_the_same(
-    three_nights: tuple[Store, list[Release]], tmp_path: Path
+    three_runs: tuple[Store, list[Release]], tmp_path: Path
 ) -> None:
-    store, _ = three_nights
+    store, _ = three_runs
     undisturbed = open_store(str(shutil.copytree(store.url, tmp_path / "undisturbed")))
     vacuum(undisturbed)
     plan = plan_vacuum(store, ONLY_PRODUCTION, later())
@@ -292,33 +294,33 @@ def test_a_vacuum_killed_half_way_and_run_again_ends_the_same(
         assert keys(killed) == keys(undisturbed)
 
 
-def test_after_a_vacuum_was_killed_a_night_makes_again_what_it_took(
-    three_nights: tuple[Store, list[Release]], tmp_path: Path
+def test_after_a_killed_vacuum_a_run_makes_again_what_was_removed(
+    three_runs: tuple[Store, list[Release]], tmp_path: Path
 ) -> None:
     """No half of a shard may pass for a whole one."""
-    store, made = three_nights
+    store, sealed = three_runs
     plan = plan_vacuum(store, ONLY_PRODUCTION, later())
     for n_removed in range(1, len(plan.keys)):
         killed = open_store(str(shutil.copytree(store.url, tmp_path / f"killed-{n_removed}")))
         for key in plan.keys[:n_removed]:
             killed.delete(key)
 
-        assert Nights(killed).run(ITEMS).fingerprint == made[0].fingerprint
+        assert SealedRuns(killed).seal(ITEMS).fingerprint == sealed[0].fingerprint
 
         assert verify(killed).ok
 
 
 def test_a_release_promoted_meanwhile_is_put_back(
-    three_nights: tuple[Store, list[Release]], monkeypatch: pytest.MonkeyPatch
+    three_runs: tuple[Store, list[Release]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    store, made = three_nights
+    store, sealed = three_runs
     plan = plan_vacuum(store, ONLY_PRODUCTION, later())
     delete = type(store).delete
 
     def delete_late(self: Store, key: str) -> None:
         """A person promotes a release at the very moment it goes."""
-        if key == f"{made[0].key}/manifest.json":
-            releases.promote(store, made[0].fingerprint, made[2].fingerprint)
+        if key == f"{sealed[0].key}/manifest.json":
+            releases.promote(store, sealed[0].fingerprint, sealed[2].fingerprint)
         delete(self, key)
 
     monkeypatch.setattr(type(store), "delete", delete_late)
@@ -327,32 +329,32 @@ def test_a_release_promoted_meanwhile_is_put_back(
     assert done.stopped
     assert done.n_removed == 0
     assert verify(store).ok
-    assert releases.read_release(store, "production") == made[0]
+    assert releases.read_release(store, "production") == sealed[0]
 
 
-def test_it_stops_when_a_run_has_begun_since(three_nights: tuple[Store, list[Release]]) -> None:
-    store, _ = three_nights
+def test_it_stops_if_a_run_began_after_the_plan(three_runs: tuple[Store, list[Release]]) -> None:
+    store, _ = three_runs
     plan = plan_vacuum(store, ONLY_PRODUCTION, later())
-    Nights(store).run(ITEMS[:8])
+    SealedRuns(store).seal(ITEMS[:8])
     before = keys(store)
 
     assert apply(store, plan).stopped
     assert keys(store) == before
 
 
-def test_nothing_is_removed_while_a_run_goes_on(three_nights: tuple[Store, list[Release]]) -> None:
+def test_nothing_is_removed_while_a_run_is_active(three_runs: tuple[Store, list[Release]]) -> None:
     """It may build on what no kept release needs, and not have said so yet."""
-    store, _ = three_nights
+    store, _ = three_runs
     before = keys(store)
     with leases.shared_lease(store, "the night"), pytest.raises(StoreBusy, match="the night"):
         apply(store, plan_vacuum(store, ONLY_PRODUCTION, later()))
     assert keys(store) == before
 
 
-def test_it_stops_when_a_run_begins_meanwhile(
-    three_nights: tuple[Store, list[Release]], monkeypatch: pytest.MonkeyPatch
+def test_it_stops_if_a_run_begins_meanwhile(
+    three_runs: tuple[Store, list[Release]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    store, made = three_nights
+    store, sealed = three_runs
     plan = plan_vacuum(store, ONLY_PRODUCTION, later())
     monkeypatch.setattr(leases, "POLL_S", 0.01)
     began, delete = threading.Event(), type(store).delete
@@ -364,7 +366,7 @@ def test_it_stops_when_a_run_begins_meanwhile(
     waiting = threading.Thread(target=run)
 
     def delete_slowly(self: Store, key: str) -> None:
-        if key == f"{made[0].key}/manifest.json":
+        if key == f"{sealed[0].key}/manifest.json":
             waiting.start()
             while len(list(self.list(leases.FOLDER))) < 2:
                 time.sleep(0.01)
@@ -377,11 +379,11 @@ def test_it_stops_when_a_run_begins_meanwhile(
     assert done.stopped
     assert done.n_removed == 0
     assert began.is_set()
-    assert made[0].fingerprint in releases.release_names(store)
+    assert sealed[0].fingerprint in releases.release_names(store)
 
 
-def test_of_two_vacuums_at_once_each_removes_or_is_refused(three_nights: tuple[Store, list[Release]]) -> None:
-    store, made = three_nights
+def test_of_two_vacuums_at_once_each_removes_or_is_refused(three_runs: tuple[Store, list[Release]]) -> None:
+    store, sealed = three_runs
     plans = [plan_vacuum(store, Policy(keep=keep), later()) for keep in (0, 1)]
     outcomes: list[object] = []
 
@@ -400,21 +402,21 @@ def test_of_two_vacuums_at_once_each_removes_or_is_refused(three_nights: tuple[S
     assert len(outcomes) == 2
     assert all(isinstance(outcome, StoreBusy | Vacuumed) for outcome in outcomes)
     assert verify(store).ok
-    assert releases.read_release(store, "production") == made[2]
+    assert releases.read_release(store, "production") == sealed[2]
     vacuum(store)
-    assert releases.release_names(store) == [made[2].fingerprint]
+    assert releases.release_names(store) == [sealed[2].fingerprint]
 
 
-def test_a_searcher_of_a_kept_release_never_fails_meanwhile(three_nights: tuple[Store, list[Release]]) -> None:
-    store, made = three_nights
-    wanted = served(store, made[2])
+def test_a_searcher_of_a_kept_release_never_fails_meanwhile(three_runs: tuple[Store, list[Release]]) -> None:
+    store, sealed = three_runs
+    wanted = served(store, sealed[2])
     failed: list[object] = []
     stop = threading.Event()
 
     def search() -> None:
         while not stop.is_set():
             try:
-                if served(store, made[2]) != wanted:
+                if served(store, sealed[2]) != wanted:
                     failed.append("other hits")
             except Exception as error:
                 failed.append(error)
@@ -428,13 +430,13 @@ def test_a_searcher_of_a_kept_release_never_fails_meanwhile(three_nights: tuple[
     assert failed == []
 
 
-def test_a_store_on_s3_is_vacuumed_alike(s3_store: Store, tmp_path: Path) -> None:
-    nights = Nights(s3_store)
-    nights.run(ITEMS)
-    nights.run(ITEMS[5:])
-    local = Nights(open_store(str(tmp_path / "local")))
-    local.run(ITEMS)
-    local.run(ITEMS[5:])
+def test_a_store_on_s3_is_vacuumed_the_same_way(s3_store: Store, tmp_path: Path) -> None:
+    runs = SealedRuns(s3_store)
+    runs.seal(ITEMS)
+    runs.seal(ITEMS[5:])
+    local = SealedRuns(open_store(str(tmp_path / "local")))
+    local.seal(ITEMS)
+    local.seal(ITEMS[5:])
 
     assert vacuum(s3_store).keys == vacuum(local.store).keys
     assert keys(s3_store) == keys(local.store)
@@ -456,14 +458,14 @@ CATALOGUE = st.sets(st.sampled_from(ITEMS), min_size=8).map(sorted)
     keep=st.integers(0, 2),
     n_back=st.integers(0, 2),
 )
-def test_every_kept_release_is_whole_after_any_history(
+def test_every_kept_release_is_intact_after_any_history(
     catalogues: list[list[str]], backbones: list[str], keep: int, n_back: int
 ) -> None:
     with tempfile.TemporaryDirectory() as folder:
         store = open_store(folder)
-        nights = Nights(store)
+        runs = SealedRuns(store)
         for names, backbone in zip(catalogues, backbones, strict=False):
-            nights.run(names, backbone)
+            runs.seal(names, backbone)
         for _ in range(n_back):
             with suppress(NotFound):
                 releases.rollback(store)

@@ -2,11 +2,11 @@
 
 from retrieval_core.evaluate.analysis.run_history import PastRun
 from retrieval_core.evaluate.analysis.stage_costs import collect_costs
-from tests.core.nights import Nights
+from tests.core.sealed_runs import SealedRuns
 
 
 def test_costs_are_compared_with_the_run_before_as_far_as_it_is_known(store, outputs_of):
-    release = Nights(store).run(["a", "b"])
+    release = SealedRuns(store).seal(["a", "b"])
     last = PastRun(
         ended="2026-11-20T03:10:00+00:00",
         release="gone",
@@ -26,7 +26,7 @@ def test_costs_are_compared_with_the_run_before_as_far_as_it_is_known(store, out
 
 
 def test_a_first_run_has_costs_and_no_earlier_ones(store, outputs_of):
-    costs = collect_costs(store, outputs_of(Nights(store).run(["a"])), [])
+    costs = collect_costs(store, outputs_of(SealedRuns(store).seal(["a"])), [])
     assert costs.before == ""
     assert all(stage.seconds_before is None and stage.n_bytes_before is None for stage in costs.stages)
     assert not [prediction for prediction in costs.predictions if prediction.unit == "s"]

@@ -7,7 +7,7 @@ from retrieval_core.errors import NotFound
 from retrieval_core.evaluate.measure import indexed_rows
 from retrieval_core.evaluate.measure.indexed_rows import open_indexed, sample_rows
 from retrieval_core.store.uris import open_store
-from tests.core.nights import Nights
+from tests.core.sealed_runs import SealedRuns
 
 
 @pytest.mark.parametrize("block_rows", [7, 100_000])
@@ -39,10 +39,10 @@ def test_a_sample_is_stable_when_others_come_and_go():
 
 
 def test_a_release_is_opened_with_the_items_that_stand_in_its_index(tmp_path):
-    nights = Nights(open_store(str(tmp_path / "store")))
-    first = nights.run(["a", "b", "c"])
-    second = nights.run(["a", "b@2", "d", "e"], backbone="other")
-    then, now = open_indexed(nights.store, first), open_indexed(nights.store, second)
+    runs = SealedRuns(open_store(str(tmp_path / "store")))
+    first = runs.seal(["a", "b", "c"])
+    second = runs.seal(["a", "b@2", "d", "e"], backbone="other")
+    then, now = open_indexed(runs.store, first), open_indexed(runs.store, second)
     assert sorted(then.items["item_id"]) == ["a", "b", "c"]
     assert sorted(now.items["row_id"]) == now.index.row_ids().tolist()
     assert then.family != now.family

@@ -1,4 +1,4 @@
-"""Nights without pictures: every artifact a release names, of drawn vectors, made by the functions that tasks call."""
+"""Runs without pictures: every artifact of a release, from random vectors, made by the functions that tasks call."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ from retrieval_core.artifacts.shards import plan_work, shard_pictures
 from retrieval_core.config import EmbedConfig, NightlyConfig
 from retrieval_core.head.apply import WEIGHTS_FILE, boost, load_head, save_head
 from retrieval_core.index.build import build_shard, train_template
-from retrieval_core.index.plan import name_shard, split_rows
+from retrieval_core.index.plan import TEMPLATES, name_shard, split_rows, template_key
 from retrieval_core.index.recipes import Recipe
 from retrieval_core.index.shard_files import INDEX_FILE, VECTORS_FILE
 from retrieval_core.reduce.pca import PCA_FILE, apply_pca, fit_pca, load_pca, save_pca
@@ -58,23 +58,23 @@ CONFIG = NightlyConfig(embed=EmbedConfig(background="masked"))
 RECIPE = Recipe(key="Flat", nprobe=0, train_rows=0, why="", index_bytes=0, vector_bytes=0, memory_bytes=0)
 
 
-def named(text: str) -> str:
-    """A name of the length of a fingerprint."""
+def fake_fingerprint(text: str) -> str:
+    """Return a name that looks like a fingerprint."""
     return hashlib.sha256(text.encode()).hexdigest()[:32]
 
 
-SEGMENTER = named("segmenter")
+SEGMENTER = fake_fingerprint("segmenter")
 
 
-class Nights:
-    """A store, and nights in it: masks, masked vectors, boosted and reduced ones, an index of two shards, a report."""
+class SealedRuns:
+    """Seals runs in a store: masks; masked, boosted and reduced vectors; an index of two shards; a report."""
 
     def __init__(self, store: Store, recipe: Recipe = RECIPE) -> None:
         self.store, self.recipe = store, recipe
 
-    def run(self, names: Iterable[str], backbone: str = "b", alias: str = releases.PRODUCTION) -> Release:
-        """A night over these items, published under `alias` and as the latest; what exists is not made again."""
-        items, backbone = _items(names), named(backbone)
+    def seal(self, names: Iterable[str], backbone: str = "b", alias: str = releases.PRODUCTION) -> Release:
+        """Seal a run over these items and publish it as `alias` and `latest`; what exists already is not made again."""
+        items, backbone = _items(names), fake_fingerprint(backbone)
         catalog = self._seal_catalog(items)
         self._seal_fitted(Backbone(fingerprint=backbone, card="tiny", dim=DIM, size_px=32), {"model.onnx": b"graph"})
         segmenter = Segmenter(fingerprint=SEGMENTER, val_iou=1.0, parents={"catalog": catalog.name})
@@ -117,10 +117,9 @@ class Nights:
         return Catalog(fingerprint=name, parts=parts, counts=counts).seal(self.store).ref
 
     def _seal_fitted(self, fitted: Backbone | Segmenter, files: dict[str, bytes]) -> Ref:
-        """The one there is already, as a night finds it by its fingerprint."""
-        known = type(fitted).find(self.store, fitted.fingerprint)
-        if known:
-            return known.ref
+        existing = type(fitted).find(self.store, fitted.fingerprint)
+        if existing:
+            return existing.ref
         parts = tuple(put_part(self.store, f"{fitted.key}/{name}", data, 0) for name, data in files.items())
         return fitted.model_copy(update={"parts": parts}).seal(self.store).ref
 
@@ -143,7 +142,7 @@ class Nights:
         return seal_vectors(self.store, family, "masked", DIM, catalog.name, items["content_id"])
 
     def _boost(self, catalog: Ref, raw: VectorSet) -> tuple[Ref, VectorSet]:
-        key = f"heads/{named(raw.family)}"
+        key = f"heads/{fake_fingerprint(raw.family)}"
         with tempfile.TemporaryDirectory() as folder:
             path = Path(folder) / WEIGHTS_FILE
             save_head(_head_weights(), path)
@@ -158,13 +157,13 @@ class Nights:
             ).seal(self.store)
         family = fingerprints.boosted_family(head.fingerprint, raw.family)
         made_by = {"head": head.fingerprint}
-        made = derive_vectors(
+        vectors = derive_vectors(
             self.store, raw, family, "masked_boosted", BOOSTED_DIM, lambda rows: boost(weights, rows), made_by
         )
-        return head.ref, made
+        return head.ref, vectors
 
     def _reduce(self, catalog: Ref, boosted: VectorSet) -> tuple[Ref, VectorSet]:
-        name = named(boosted.family)
+        name = fake_fingerprint(boosted.family)
         reducer = Reducer.find(self.store, name)
         if reducer is None:
             with tempfile.TemporaryDirectory() as folder:
@@ -178,20 +177,20 @@ class Nights:
         part = reducer.part(PCA_FILE)
         pca = load_pca(self.store.local_path(part.key, part.sha256))
         family = fingerprints.reduced_family(name, boosted.family, REDUCED_DIM)
-        made = derive_vectors(
+        vectors = derive_vectors(
             self.store, boosted, family, "pca4", REDUCED_DIM, lambda rows: apply_pca(pca, rows, REDUCED_DIM)
         )
-        return reducer.ref, made
+        return reducer.ref, vectors
 
     def _seal_index(self, items: pl.DataFrame, catalog: Ref, full: VectorSet, reduced: VectorSet) -> IndexSet:
         question = fingerprints.template_fingerprint(self.recipe.key, CONFIG.index, reduced.family)
-        kept = [key for key in self.store.list("indexes/templates/") if question in key]
-        key = kept[0] if kept else f"indexes/templates/{question}-{catalog.name}.faiss"
-        if not kept:
+        existing = [key for key in self.store.list(TEMPLATES) if question in key]
+        key = existing[0] if existing else template_key(f"{question}-{catalog.name}")
+        if not existing:
             drawn = sample_vectors(self.store, reduced, CONFIG.index.sample_rows, CONFIG.index.seed)
             sample = np.concatenate(list(drawn))
             self.store.put(key, train_template(sample, self.recipe, CONFIG.index.seed))
-        template = key.rsplit("/", 1)[1].removesuffix(".faiss")
+        template = key.removeprefix(TEMPLATES).removesuffix(".faiss")
         rows = indexable_items(self.store, items, full).select("row_id", "content_id")
         split = split_rows(rows, SHARDS)
         folders = [f"indexes/shards/{name_shard(shard, [template, full.family, reduced.family])}" for shard in split]
@@ -218,20 +217,20 @@ class Nights:
         if self.store.exists(f"{folder}/{VECTORS_FILE}"):
             return
         ids = rows["content_id"].to_list()
-        vectors = [load_vectors(self.store, made, ids) for made in (reduced, full)]
-        with tempfile.TemporaryDirectory() as made:
-            build_shard(template, rows["row_id"].to_numpy(), *vectors, Path(made))
+        vectors = [load_vectors(self.store, source, ids) for source in (reduced, full)]
+        with tempfile.TemporaryDirectory() as name:
+            build_shard(template, rows["row_id"].to_numpy(), *vectors, Path(name))
             for file in (INDEX_FILE, VECTORS_FILE):
-                self.store.put_file(f"{folder}/{file}", Path(made) / file)
+                self.store.put_file(f"{folder}/{file}", Path(name, file))
 
     def _seal_report(self, index: IndexSet) -> Ref:
-        name = named(index.fingerprint)
+        name = fake_fingerprint(index.fingerprint)
         part = put_part(self.store, f"reports/{name}/report.html", f"<!doctype html>{name}".encode(), 0)
         return Report(fingerprint=name, parts=(part,), gate="published", gate_reason="").seal(self.store).ref
 
 
 def _items(names: Iterable[str]) -> pl.DataFrame:
-    """A catalogue of items; what stands before `@` in a name is the item's id, and the whole names its picture."""
+    """Return a catalogue of items; the id is what precedes `@` in a name, and the picture depends on the whole name."""
     rows = [
         {
             "item_id": name.split("@")[0],
