@@ -11,7 +11,7 @@ from retrieval_core.artifacts import releases
 from retrieval_core.artifacts.manifests import IndexSet, Part
 from retrieval_core.artifacts.parts import describe_part, put_part, read_vectors, vectors_bytes
 from retrieval_core.errors import NotFound
-from retrieval_core.index.build import INDEX_FILE, VECTORS_FILE, shard_row_ids
+from retrieval_core.index.shard_files import INDEX_FILE, VECTORS_FILE, shard_row_ids
 from retrieval_core.maintenance.verify import verify
 from retrieval_core.store.base import Store
 from tests.core.maintenance.damage import DAMAGE, ITEMS, lose, parts_of, production, truncate
