@@ -1,7 +1,7 @@
-"""Bytes to upright RGB, and RGB to what a model sees: the one decode path of index and query.
+"""Decode pictures to upright RGB, and resize and mask them. Index and query decode in this one way.
 
-A plain JPEG is decoded by simplejpeg with the exact DCT and smooth upsampling, which gives Pillow's pixels in less
-time; everything else is decoded by Pillow. Embedded colour profiles are ignored, for query and index alike.
+A plain JPEG is decoded by simplejpeg, with the exact DCT and smooth upsampling, which gives the same pixels as Pillow
+in less time; all other pictures are decoded by Pillow. Embedded colour profiles are ignored.
 """
 
 from __future__ import annotations
@@ -36,18 +36,18 @@ from retrieval_core.arrays import Bool, Float64, UInt8
 from retrieval_core.errors import ImageRefused
 
 DEFAULT_MAX_PIXELS = 100_000_000
-PIXELS_AT_ONCE = 200_000_000  # that all threads together decode, at up to 12 bytes each
-MAX_SCANS = 500  # of a JPEG: encoders write about ten, and each costs a pass over the whole picture
+PIXELS_AT_ONCE = 200_000_000  # decoded by all threads together, at up to 12 bytes each
+MAX_SCANS = 500  # of a JPEG; encoders write about ten, and each is a pass over the whole picture
 MAX_ASPECT = 4  # of the part of a picture that `fit` resizes before its centre crop
 WHITE = (255, 255, 255)
 
 RGB = UInt8
 Interpolation = Literal["bicubic", "bilinear"]
 
-# Pillow warns of oddities in metadata (EXIF, TIFF tags) that do not touch the pixels. A filter set once, because
-# `warnings.catch_warnings` is not safe in threads.
+# Pillow warns about metadata (EXIF, TIFF tags) that does not affect the pixels. The filter is set once for the process,
+# because `warnings.catch_warnings` is not thread-safe.
 warnings.filterwarnings("ignore", category=UserWarning, module=r"PIL\.")
-warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)  # `max_pixels` is the bound
+warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)  # `max_pixels` bounds the size instead
 
 _SIGNATURES: tuple[tuple[bytes, type[ImageFile.ImageFile]], ...] = (
     (b"\xff\xd8\xff", JpegImagePlugin.JpegImageFile),
@@ -75,7 +75,7 @@ _REFUSED_SIGNATURES: tuple[tuple[bytes, str], ...] = (
 
 
 class Preprocess(BaseModel):
-    """How an upright picture becomes the square a model sees."""
+    """How an upright picture becomes the square input of a model."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -86,45 +86,51 @@ class Preprocess(BaseModel):
 
 
 def decode(data: bytes, *, max_pixels: int = DEFAULT_MAX_PIXELS) -> RGB:
-    """Upright (h, w, 3) uint8 RGB of a JPEG, PNG, WebP, GIF (first frame), BMP or TIFF (first page).
+    """Return the upright (h, w, 3) uint8 RGB of a JPEG, PNG, WebP, GIF (first frame), BMP or TIFF (first page).
 
-    The format is told by the bytes, never by a name. Transparency is laid over white, 16-bit grey keeps its high byte,
-    CMYK, palette, grey and 1-bit pictures become RGB. Raises `ImageRefused` with the reason for anything else: another
-    format, more than `max_pixels` pixels (read from the header, before decoding), a truncated or corrupt file (a plain
-    JPEG is corrupt when its decoder warns), float or 32-bit pixels, whose range nobody knows. However many threads
-    decode, `PIXELS_AT_ONCE` or one picture are in work; the others wait.
+    The format follows from the bytes, not from a file name. Transparent pixels are drawn over white, 16-bit grey keeps
+    its high byte, and CMYK, palette, grey and 1-bit pictures become RGB. Threads wait while more than `PIXELS_AT_ONCE`
+    pixels would be decoded at once; a larger picture is decoded alone.
+
+    Raises `ImageRefused` with the reason for anything else: another format, more than `max_pixels` pixels (checked in
+    the header, before decoding), a truncated or corrupt file (for a plain JPEG any warning of its decoder), or float
+    and 32-bit pixels, whose range is unknown.
     """
     try:
         image = _open(data, max_pixels)
-        with _ROOM.of(image.width * image.height):
+        with _PIXEL_BUDGET.reserve(image.width * image.height):
             pixels = _decode_jpeg(data) if _is_plain_jpeg(image) else np.array(_flatten(image))
             return _upright(pixels, _orientation(image))
     except ImageRefused:
         raise
     except MemoryError as error:
         raise ImageRefused("does not fit into memory") from error
-    except Exception as error:  # decoders fail in many ways on hostile bytes; each of them is a refused picture
+    except Exception as error:  # decoders fail in many ways on damaged bytes
         raise ImageRefused(_reason(error)) from error
 
 
-def fit(image: RGB, how: Preprocess) -> RGB:
-    """(size_px, size_px, 3) uint8 of an (h, w, 3) uint8 picture, resized with antialiasing.
+def fit(image: RGB, preprocess: Preprocess) -> RGB:
+    """Resize an (h, w, 3) uint8 picture with antialiasing; return (size_px, size_px, 3) uint8.
 
-    "center" resizes the short side to `size_px / crop_fraction` and crops the centre, as timm and torchvision do;
-    "squash" resizes both sides.
+    The crop "center" resizes the short side to `size_px / crop_fraction` and crops the centre, as timm and torchvision
+    do; "squash" resizes each side to `size_px`.
     """
-    if how.crop == "squash":
-        return _resize(image, how.size_px, how.size_px, how.interpolation)
+    size_px, interpolation = preprocess.size_px, preprocess.interpolation
+    if preprocess.crop == "squash":
+        return _resize(image, size_px, size_px, interpolation)
     image = _limit_aspect(image)
     height, width = image.shape[:2]
-    scale = max(how.size_px, math.floor(how.size_px / how.crop_fraction)) / min(height, width)
-    # Never below size_px: int() of an inexact product could fall short of the short side.
-    new_height, new_width = (max(how.size_px, int(side * scale + 1e-6)) for side in (height, width))
-    return _center_crop(_resize(image, new_height, new_width, how.interpolation), how.size_px, how.size_px)
+    scale = max(size_px, math.floor(size_px / preprocess.crop_fraction)) / min(height, width)
+    # At least size_px: int() of a rounded product could be one pixel too small.
+    new_height, new_width = (max(size_px, int(side * scale + 1e-6)) for side in (height, width))
+    return _center_crop(_resize(image, new_height, new_width, interpolation), size_px, size_px)
 
 
 def apply_mask(image: RGB, mask: Bool) -> RGB:
-    """(h, w, 3) uint8, the background zeroed; `mask` is (h2, w2) bool, True on the product, stretched by nearest."""
+    """Return an (h, w, 3) uint8 picture with its background set to 0.
+
+    `mask` is (h2, w2) bool, True on the product, resized to the picture by nearest neighbour.
+    """
     height, width = image.shape[:2]
     rows = np.arange(height) * mask.shape[0] // height
     columns = np.arange(width) * mask.shape[1] // width
@@ -133,10 +139,10 @@ def apply_mask(image: RGB, mask: Bool) -> RGB:
 
 
 def crop_to_mask(image: RGB, mask: Bool, margin: float) -> RGB:
-    """The part of an (h, w, 3) uint8 picture around its product, as an array of its own; an empty mask leaves it whole.
+    """Return a copy of the part of an (h, w, 3) uint8 picture around its product; all of it for an empty mask.
 
-    `mask` is (h2, w2) bool, True on the product, stretched over the picture. The box around its True pixels moves out
-    by `margin`, 0 or more, of its own height and width on each side, as far as the picture goes.
+    `mask` is (h2, w2) bool, True on the product, stretched over the picture. The box around its True pixels grows on
+    each side by `margin` (>= 0) times its height or width, within the picture.
     """
     if not mask.any():
         return image
@@ -146,7 +152,7 @@ def crop_to_mask(image: RGB, mask: Bool, margin: float) -> RGB:
 
 
 def shrink(image: RGB, max_side_px: int) -> RGB:
-    """An (h, w, 3) uint8 picture reduced (never enlarged) to at most `max_side_px` a side, its proportions kept."""
+    """Reduce (never enlarge) an (h, w, 3) uint8 picture to at most `max_side_px` on each side, in proportion."""
     scale = max_side_px / max(image.shape[:2])
     if scale >= 1:
         return image
@@ -155,7 +161,7 @@ def shrink(image: RGB, max_side_px: int) -> RGB:
 
 
 def thumbnail(image: RGB, max_side_px: int) -> bytes:
-    """JPEG bytes of an (h, w, 3) uint8 picture, shrunk (never enlarged) to at most `max_side_px` a side."""
+    """Return the JPEG bytes of an (h, w, 3) uint8 picture, reduced to at most `max_side_px` on each side."""
     small = Image.fromarray(image)
     small.thumbnail((max_side_px, max_side_px), Image.Resampling.BICUBIC)
     out = io.BytesIO()
@@ -163,41 +169,41 @@ def thumbnail(image: RGB, max_side_px: int) -> bytes:
     return out.getvalue()
 
 
-class _Room:
-    """What threads share out among themselves, so that many large pictures at once do not fill the memory."""
+class _PixelBudget:
+    """A number of pixels that threads share, so that many large pictures decoded at once do not fill the memory."""
 
     def __init__(self, total: int) -> None:
-        self._total, self._taken, self._changed = total, 0, threading.Condition()
+        self._total, self._reserved, self._changed = total, 0, threading.Condition()
 
     @contextmanager
-    def of(self, wanted: int) -> Iterator[None]:
-        """Wait for room for `wanted`; more than there is at all waits until it is alone."""
+    def reserve(self, n_pixels: int) -> Iterator[None]:
+        """Wait until `n_pixels` are free, or for more than the total until nothing else is reserved."""
         with self._changed:
-            self._changed.wait_for(lambda: self._taken == 0 or self._taken + wanted <= self._total)
-            self._taken += wanted
+            self._changed.wait_for(lambda: self._reserved == 0 or self._reserved + n_pixels <= self._total)
+            self._reserved += n_pixels
         try:
             yield
         finally:
             with self._changed:
-                self._taken -= wanted
+                self._reserved -= n_pixels
                 self._changed.notify_all()
 
 
-_ROOM = _Room(PIXELS_AT_ONCE)
+_PIXEL_BUDGET = _PixelBudget(PIXELS_AT_ONCE)
 
 
 def _open(data: bytes, max_pixels: int) -> ImageFile.ImageFile:
-    """The picture with its header read and its pixels not."""
+    """Open a picture: read its header, but not its pixels."""
     if data[:4] == b"RIFF" and data[8:12] == b"WEBP":
-        # Pillow's WebP reader allocates the canvas on opening, so the size must be known before.
+        # Check the size first: Pillow's WebP reader allocates the whole picture when it opens it.
         _check_size(_webp_size(data), max_pixels)
         return WebPImagePlugin.WebPImageFile(io.BytesIO(data))
     for signature, reader in _SIGNATURES:
         if data.startswith(signature):
-            # The plugin itself rather than Image.open: no guessing among formats, no second bound on pixels.
+            # Call the plugin rather than Image.open, which tries other formats too and has its own bound on pixels.
             image = reader(io.BytesIO(data))
             _check_size(image.size, max_pixels)
-            _check_parts(image, data, max_pixels)
+            _check_tiles_and_scans(image, data, max_pixels)
             return image
     raise ImageRefused(_unknown_format(data))
 
@@ -215,7 +221,7 @@ def _unknown_format(data: bytes) -> str:
 
 
 def _webp_size(data: bytes) -> tuple[int, int]:
-    """Width and height from the first chunk; https://developers.google.com/speed/webp/docs/riff_container."""
+    """Return (width, height) from the first chunk; https://developers.google.com/speed/webp/docs/riff_container."""
     chunk = data[12:16]
     if chunk == b"VP8X":
         return int.from_bytes(data[24:27], "little") + 1, int.from_bytes(data[27:30], "little") + 1
@@ -236,8 +242,8 @@ def _check_size(size: tuple[int, int], max_pixels: int) -> None:
         raise ImageRefused(f"{width} x {height} is more than the bound of {max_pixels} pixels")
 
 
-def _check_parts(image: ImageFile.ImageFile, data: bytes, max_pixels: int) -> None:
-    """What a decoder spends memory or time on however few pixels the picture has."""
+def _check_tiles_and_scans(image: ImageFile.ImageFile, data: bytes, max_pixels: int) -> None:
+    # Both cost a decoder memory or time even when the picture has few pixels.
     if isinstance(image, TiffImagePlugin.TiffImageFile):
         tags = image.tag_v2
         width, height = (tags.get(tag, 1) for tag in (TiffImagePlugin.TILEWIDTH, TiffImagePlugin.TILELENGTH))
@@ -248,14 +254,14 @@ def _check_parts(image: ImageFile.ImageFile, data: bytes, max_pixels: int) -> No
 
 
 def _count_scans(data: bytes) -> int:
-    """Scans of a JPEG up to its end, or to the first after `MAX_SCANS`; ITU-T T.81, annex B."""
-    place, n_scans = 2, 0
-    while n_scans <= MAX_SCANS and (found := _END_OF_SCAN.search(data, place)):
-        marker, place = data[found.start() + 1], found.end()
+    """Count the scans of a JPEG, at most `MAX_SCANS` + 1; ITU-T T.81, annex B."""
+    position, n_scans = 2, 0
+    while n_scans <= MAX_SCANS and (match := _END_OF_SCAN.search(data, position)):
+        marker, position = data[match.start() + 1], match.end()
         if marker == 0xD9:
             break
         if marker not in (0x01, 0xD8):
-            place += int.from_bytes(data[place : place + 2], "big")
+            position += int.from_bytes(data[position : position + 2], "big")
             n_scans += marker == 0xDA
     return n_scans
 
@@ -270,7 +276,7 @@ def _decode_jpeg(data: bytes) -> RGB:
 
 
 def _flatten(image: Image.Image) -> Image.Image:
-    """Mode RGB of any picture whose range of values is known; transparency over white."""
+    """Convert a picture to mode RGB, with transparent pixels over white. Raises `ImageRefused` for 32-bit pixels."""
     if image.mode in ("I", "F"):
         raise ImageRefused(f"has 32-bit pixels (mode {image.mode}) of unknown range; expected 8 or 16 bits")
     image.load()
@@ -285,7 +291,7 @@ def _flatten(image: Image.Image) -> Image.Image:
 
 
 def _orientation(image: Image.Image) -> int:
-    """The EXIF orientation still to be applied, 1 (upright) to 8. Unreadable EXIF says nothing about the pixels: 1."""
+    """Return the EXIF orientation to undo, 1 (upright) to 8; 1 when the EXIF data is unreadable."""
     try:
         value = image.getexif().get(ExifTags.Base.Orientation, 1)
     except Exception:
@@ -294,7 +300,7 @@ def _orientation(image: Image.Image) -> int:
 
 
 def _upright(pixels: RGB, orientation: int) -> RGB:
-    """Undo an EXIF orientation; values the standard does not know leave the picture as it is."""
+    """Undo an EXIF orientation; a value outside the standard leaves the picture as it is."""
     if orientation in (5, 6, 7, 8):
         pixels = pixels.transpose(1, 0, 2)
     if orientation in (2, 3, 6, 7):
@@ -310,16 +316,16 @@ def _reason(error: Exception) -> str:
 
 
 def _widened(covered: npt.NDArray[np.intp], n_cells: int, n_pixels: int, margin: float) -> slice:
-    """The pixels of a side under cells first to last of `n_cells`, and `margin` of their span before and after."""
+    """Return the pixels of a side below the covered mask cells, widened by `margin` times their span on both ends."""
     first, last = int(covered[0]), int(covered[-1]) + 1
     extra, scale = margin * (last - first), n_pixels / n_cells
-    # Whole pixels outwards, but not for the sake of a rounding error.
+    # Round outwards to whole pixels, but ignore rounding errors.
     low, high = math.floor((first - extra) * scale + 1e-6), math.ceil((last + extra) * scale - 1e-6)
     return slice(max(low, 0), min(high, n_pixels))
 
 
 def _limit_aspect(image: RGB) -> RGB:
-    """The central part of a very long picture: its ends are cropped anyway, and resizing them could fill the memory."""
+    """Crop a very long picture to its centre: `fit` drops the ends anyway, and resizing them could fill the memory."""
     limit = MAX_ASPECT * min(image.shape[:2])
     return _center_crop(image, min(image.shape[0], limit), min(image.shape[1], limit))
 
