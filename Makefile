@@ -6,17 +6,16 @@ BIN := .venv/bin
 INSTALLED := .venv/.installed
 DEMO ?= vitrine-demo
 AS_ROOT := $(if $(filter 0,$(shell id -u)),,sudo)
+# Percent of the lines of the product that the tests must reach. Lines run by subprocesses do not count.
+MIN_COVERAGE := 80
 
-.PHONY: help setup demo test test-ceph lint format bench debian lock clean
+.PHONY: help setup demo test test-ceph lint format docs bench debian lock clean
 
-help:
-	@echo "make demo    draw a sample catalogue, run the whole pipeline on it, say where the report is"
-	@echo "make test    lint and run the tests"
-	@echo "make test-ceph   the store against Ceph's S3 gateway, on loopback"
-	@echo "make lint    ruff and mypy        make format   let ruff rewrite"
-	@echo "make bench   speed figures        make setup    only make .venv"
+help: ## list the targets
+	@sed -n 's/^\([a-z-]*\):.*## /\1 /p' $(MAKEFILE_LIST) | while read -r target text; do \
+		printf 'make %-10s %s\n' "$$target" "$$text"; done
 
-setup: $(INSTALLED)
+setup: $(INSTALLED) ## install everything into .venv
 
 $(INSTALLED): requirements.lock pyproject.toml
 	@test -n "$(PYTHON)" || { echo "Vitrine needs Python 3.11 or newer: make PYTHON=/path/to/python3.11"; exit 1; }
@@ -25,37 +24,42 @@ $(INSTALLED): requirements.lock pyproject.toml
 	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps --editable .
 	@touch $(INSTALLED)
 
-demo: setup
+demo: setup ## draw a sample catalogue, run the whole pipeline on it, print where the report is
 	$(BIN)/vitrine demo --dir $(DEMO)
 
-lint: setup
+lint: setup ## check format, style and types
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 
-format: setup
+format: setup ## let ruff rewrite the code
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
-# Two at a time, each with one thread: more threads than cores only wait for each other.
-test: lint debian
-	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 --dist loadfile
+# Two tests at a time, each with one thread: more threads than cores only wait for each other.
+# The report is a second step because slipcover drops the workers' lines where one step runs, prints and compares.
+test: lint debian ## lint, run the tests, print the lines that no test reaches
+	OMP_NUM_THREADS=1 $(BIN)/python -m slipcover --json --out .coverage.json -m pytest -n 2 --dist loadfile
+	$(BIN)/python -m slipcover --fail-under $(MIN_COVERAGE) --merge .coverage.json --out .coverage.json
 
-# The app is tested in a real browser and Prefect on PostgreSQL: Debian's, as pip has neither.
+# The search page is tested in a real browser and Prefect on PostgreSQL: pip has neither, Debian has both.
 debian:
 	@{ command -v chromium && ls -d /usr/lib/postgresql; } >/dev/null 2>&1 || ! command -v apt-get >/dev/null || { \
 		echo "installing chromium and postgresql"; $(AS_ROOT) apt-get update -qq; \
 		$(AS_ROOT) apt-get install -y -qq --no-install-recommends chromium postgresql >/dev/null || \
-		echo "not all of chromium and postgresql is here: the tests that need them will be skipped"; }
+		echo "chromium or postgresql could not be installed: the tests that need it are skipped"; }
 
-# Conditional writes, rights and parts against a real S3 server: Debian's Ceph.
-test-ceph: setup
+# Conditional writes, access rights and multipart uploads against a real S3 server: Debian's Ceph.
+test-ceph: setup ## test the store against Ceph's S3 gateway on loopback
 	@command -v radosgw >/dev/null && command -v ceph-mon >/dev/null && command -v ceph-osd >/dev/null || { \
 		$(AS_ROOT) apt-get update -qq; \
 		$(AS_ROOT) apt-get install -y -qq --no-install-recommends radosgw ceph-mon ceph-osd >/dev/null; }
 	VITRINE_TEST_CEPH=1 $(BIN)/pytest tests/faults/test_ceph.py
 
-bench: setup .venv-autofaiss
+docs: setup ## build the documentation, with the API reference, into site/
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet --strict
+
+bench: setup .venv-autofaiss ## measure speed and memory
 	$(BIN)/python -m benchmarks.embedding
 	$(BIN)/python -m benchmarks.index
 	$(BIN)/python -m benchmarks.nights
@@ -65,17 +69,17 @@ bench: setup .venv-autofaiss
 	$(BIN)/python -m benchmarks.operations
 	$(BIN)/python -m benchmarks.scaling
 
-# A peer to measure against, whose pins clash with ours.
+# A peer to compare with, whose pins clash with ours.
 .venv-autofaiss:
 	$(PYTHON) -m venv $@
 	$@/bin/pip install --quiet --disable-pip-version-check autofaiss==2.18.0 'pyarrow<20' psutil
 
-# Needs `uv` on the path. The locks name no index host; that of the images leaves out what only tests need.
-lock:
+# The locks name no index host. The images' lock leaves out what only development needs.
+lock: ## pin every dependency anew; needs `uv` on the path
 	uv pip compile --universal --python-version 3.11 --generate-hashes --all-extras --no-header --no-annotate \
 		--quiet pyproject.toml --output-file requirements.lock
 	uv pip compile --universal --python-version 3.11 --generate-hashes --extra run --extra serve --extra dask --no-header --no-annotate \
 		--quiet --constraint requirements.lock pyproject.toml --output-file docker/requirements.lock
 
-clean:
-	rm -rf .venv *.egg-info .mypy_cache .ruff_cache .pytest_cache
+clean: ## remove what setup, test and docs made
+	rm -rf .venv .venv-autofaiss *.egg-info .mypy_cache .ruff_cache .pytest_cache .coverage.json site
