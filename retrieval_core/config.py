@@ -1,7 +1,7 @@
-"""Every knob that changes what is made: one frozen model per stage.
+"""The configuration of a run: one immutable model a stage, with everything that changes what the run makes.
 
-These models are the flows' parameters: their descriptions and bounds are what an operator reads in the Prefect form.
-Whatever only says *where* or *how fast* is in `settings`, and never enters a fingerprint.
+These models are the parameters of the flows; their descriptions and bounds are shown in the Prefect forms. What only
+says *where* things are and *how fast* they are made is in `settings` and never enters a fingerprint.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ View = Literal["raw", "masked", "crop"]
 
 
 class StageConfig(BaseModel):
-    """Base of the stage configs: frozen, and a key nobody knows is an error."""
+    """Base of the stage configs: immutable, and an unknown key is an error."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -195,11 +195,11 @@ class GateConfig(StageConfig):
         0.05, gt=0, lt=1, description="How often chance alone may hold a release that is as good as production."
     )
     min_ann_recall: float = Field(0.95, ge=0, le=1, description="ann_recall@10 below this holds the release back.")
-    # Twice what ingest stops at: it asks a person about nights that ingest was told to let go on.
+    # Twice the default at which ingest fails: it catches runs whose ingest was configured to tolerate more.
     max_quarantine_rate: float = Field(
         0.1, ge=0, le=1, description="A larger quarantined share of the catalogue's rows holds the release back."
     )
-    # A segmenter that serves is distrusted now and then; past half, most "masked" vectors are those of whole pictures.
+    # Some masks of a good segmenter are distrusted; beyond half, most "masked" vectors are those of whole pictures.
     max_mask_fallback_rate: float = Field(
         0.5,
         ge=0,
@@ -209,21 +209,21 @@ class GateConfig(StageConfig):
     max_index_gb: float = Field(
         0.0, ge=0, description="Larger index files, in 10^9 bytes, hold the release back; 0 sets no limit."
     )
-    # Per item, so that a growing catalogue passes; another width of the candidates alone stays below twice.
+    # Per item, so that a growing catalogue passes; changing the width of the candidates alone stays below twice.
     max_index_growth: float = Field(
         1.0,
         ge=0,
         description="A larger growth of the index per item, against production, holds the release back; 1: twice as "
         "large; 0 sets no limit.",
     )
-    # Off: a figure of the machine and of its load, so only its owner can say.
+    # Off by default, because latency depends on the machine and its load.
     max_latency_ms: float = Field(
         0.0, ge=0, description="A longer single query (95th percentile) holds the release back; 0 sets no limit."
     )
 
 
 class NightlyConfig(StageConfig):
-    """Everything a nightly run can be told; each field is one stage."""
+    """The configuration of a run, one field a stage."""
 
     ingest: IngestConfig = Field(IngestConfig(), description="How the source is read: bad pictures, the holdout.")
     mask: MaskConfig = Field(MaskConfig(), description="The background segmenter and its masks.")
@@ -245,7 +245,7 @@ class NightlyConfig(StageConfig):
 
     @classmethod
     def load(cls, path: Path | None, overrides: list[str]) -> Self:
-        """Config from the stage tables of a TOML file and `stage.key=value` overrides, the later winning.
+        """Load a config from the stage tables of a TOML file and `stage.key=value` overrides; later ones win.
 
         Raises `BadConfig` for an unreadable file, an unknown key or a value out of bounds.
         """
@@ -260,7 +260,7 @@ class NightlyConfig(StageConfig):
 
 
 def read_toml(path: Path) -> dict[str, Any]:
-    """The tables of a `vitrine.toml`. Raises `BadConfig` when it is absent or is not TOML."""
+    """Read the tables of a `vitrine.toml`. Raises `BadConfig` where it is missing or not TOML."""
     try:
         return tomllib.loads(path.read_text(encoding="utf-8"))
     except (OSError, tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
@@ -268,11 +268,11 @@ def read_toml(path: Path) -> dict[str, Any]:
 
 
 def parse_override(text: str) -> tuple[str, str, Any]:
-    """Stage, key and value of `stage.key=value`, the value as TOML reads it or else as text. Raises `BadConfig`."""
+    """Split `stage.key=value`; the value is parsed as TOML or else kept as text. Raises `BadConfig`."""
     name, equals, value = text.partition("=")
     stage, dot, key = name.strip().partition(".")
     if not (equals and dot and stage and key):
-        raise BadConfig(f"--set wants stage.key=value, got {text!r}; for example --set embed.backbone=resnet50")
+        raise BadConfig(f"--set expects stage.key=value, got {text!r}; for example --set embed.backbone=resnet50")
     try:
         return stage, key, tomllib.loads(f"v = {value}")["v"]
     except tomllib.TOMLDecodeError:
@@ -280,7 +280,7 @@ def parse_override(text: str) -> tuple[str, str, Any]:
 
 
 def first_line(error: ValidationError, inside: str = "") -> str:
-    """The first of a config's errors in one line; `inside` is the place of the config within a larger one."""
+    """Return the first error of a config as one line; `inside` is the path of the config within a larger one."""
     first = error.errors()[0]
     where = ".".join([inside] * bool(inside) + [str(part) for part in first["loc"]])
     more = f" (and {error.error_count() - 1} more)" if error.error_count() > 1 else ""

@@ -51,7 +51,7 @@ def _decide(store: Store, release: str, production: str | None, report: Report) 
     """What the gate said, unless a person has decided about this very release since."""
     alias = releases.read_alias(store, releases.PRODUCTION)
     if release == production:
-        said = alias.said_by_hand if alias else None
+        said = alias.promoted_by_hand if alias else None
         return "published", said.as_sentence() if said and report.gate == "held" else report.gate_reason
     if alias and alias.withdrawn == release:
         return "held", "Held: this release was rolled back; `vitrine promote` publishes it again."

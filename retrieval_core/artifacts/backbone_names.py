@@ -1,4 +1,4 @@
-"""The backbones of a store by name: which one `artifact:NAME` means, and pointing a name at another."""
+"""The names of trained backbones: find the backbone that `artifact:NAME` means, and point a name at another."""
 
 from __future__ import annotations
 
@@ -15,27 +15,27 @@ _PREFIX = "artifact:"
 
 
 def find_backbone(store: Store, name: str) -> Backbone:
-    """The backbone of a name: `NAME@ALIAS`, `NAME` (its production), a fingerprint, or the unique start of one.
+    """Return the backbone of a name: `NAME@ALIAS`, `NAME` (its production), a fingerprint or the unique start of one.
 
-    Raises `BadConfig` that lists the names there are.
+    Raises `BadConfig`, which lists the names in the store.
     """
     alias_name = name if "@" in name else f"{name}@{releases.PRODUCTION}"
     alias = releases.read_alias(store, alias_name) if _is_alias(alias_name) else None
     if alias:
-        wanted = alias.release
+        fingerprint = alias.release
     else:
         matches = [known for known in _fingerprints(store) if name and known.startswith(name)]
         if len(matches) > 1:
             raise BadConfig(f"backbone {name!r} is ambiguous: {', '.join(matches)}")
-        wanted = matches[0] if matches else ""
-    backbone = Backbone.find(store, wanted) if wanted else None
+        fingerprint = matches[0] if matches else ""
+    backbone = Backbone.find(store, fingerprint) if fingerprint else None
     if backbone is None:
         raise BadConfig(f"no backbone {name!r} in {store.url}; it has {_known(store)}")
     return backbone
 
 
 def point_backbone(store: Store, name: str, alias: str, fingerprint: str) -> None:
-    """Make `NAME@ALIAS` mean a backbone of the store. Raises `BadConfig` for a bad name or an unknown fingerprint."""
+    """Point `NAME@ALIAS` at a backbone of the store. Raises `BadConfig` for a bad name or an unknown fingerprint."""
     check_name(name)
     check_name(alias)
     if Backbone.find(store, fingerprint) is None:
@@ -44,15 +44,16 @@ def point_backbone(store: Store, name: str, alias: str, fingerprint: str) -> Non
 
 
 def check_name(name: str) -> None:
-    """Raises `BadConfig` for what cannot name a backbone."""
+    """Check that a text can name a backbone. Raises `BadConfig`."""
     if not _NAME.fullmatch(name):
-        raise BadConfig(f"{name!r} is no name for a backbone; expected letters, digits and ._+-")
+        raise BadConfig(f"{name!r} cannot name a backbone; expected letters, digits and ._+-")
 
 
 def named_backbone(store: Store, config: EmbedConfig) -> Backbone | None:
-    """The backbone that weights `artifact:NAME` name, None for all other weights; it brings its size and framing.
+    """Return the backbone that weights `artifact:NAME` refer to, None for other weights.
 
-    Raises `BadConfig` for a name nobody knows, and where the config asks for another card, size or framing.
+    A trained backbone brings its card, size and framing. Raises `BadConfig` for an unknown name, and where the config
+    sets another card, size or framing.
     """
     if not config.weights.startswith(_PREFIX):
         return None
@@ -69,7 +70,7 @@ def named_backbone(store: Store, config: EmbedConfig) -> Backbone | None:
         )
     if config.framing != "card":
         raise BadConfig(
-            f"embed.weights {config.weights} frames pictures as it was made to, "
+            f"embed.weights {config.weights} brings its own framing, "
             f"but embed.framing is {config.framing}; set it to card"
         )
     return backbone
@@ -86,7 +87,7 @@ def _fingerprints(store: Store) -> list[str]:
 
 
 def _known(store: Store) -> str:
-    """The names and the fingerprints of every backbone, for a message."""
+    """List the names and fingerprints of all backbones, for a message."""
     aliases = [name for name in releases.alias_names(store) if "@" in name]
     backbones = [Backbone.open(store, Ref(kind="Backbone", key=f"{Backbone.folder}/{f}")) for f in _fingerprints(store)]
     anonymous = [f"{known.fingerprint[:12]} ({known.objective or 'frozen'} {known.card})" for known in backbones]

@@ -58,7 +58,7 @@ ITEMS_FILE = "items.parquet"
 SEEN_ITEMS = "ingest/items.parquet"
 LEDGER = "ingest/quarantine.parquet"
 
-SHOWN = ("item_id", "image_uri", "product_id", "category", "labels")  # of a hit
+HIT_COLUMNS = ("item_id", "image_uri", "product_id", "category", "labels")
 
 
 def row_id(item_id: str) -> int:
@@ -67,62 +67,62 @@ def row_id(item_id: str) -> int:
 
 
 class Items:
-    """A catalogue opened by row id: 12 bytes of memory a row, and what hits show mapped from a nameless file."""
+    """The items of a catalogue by row id: 12 bytes of memory a row; what a hit shows is mapped from a file."""
 
     def __init__(self, store: Store, catalog: Catalog, batches: list[pa.RecordBatch], row_ids: Int64) -> None:
         self._store, self._catalog, self._batches = store, catalog, batches
         self._starts = np.cumsum([0, *(batch.num_rows for batch in batches)])[:-1]
-        self._place = np.argsort(row_ids).astype(np.int32)
-        self._row_ids = row_ids[self._place]
+        self._position = np.argsort(row_ids).astype(np.int32)
+        self._row_ids = row_ids[self._position]
 
     @classmethod
     def open(cls, store: Store, catalog: Ref) -> Self:
-        """The items of a sealed catalogue. Raises `NotFound`, `ShardCorrupt`."""
+        """Open the items of a sealed catalogue. Raises `NotFound`, `ShardCorrupt`."""
         sealed = Catalog.open(store, catalog)
         part = sealed.part(ITEMS_FILE)
         row_ids = read_table(store, part, ["row_id"])["row_id"].to_numpy()
-        return cls(store, sealed, map_table(store, part, SHOWN), row_ids)
+        return cls(store, sealed, map_table(store, part, HIT_COLUMNS), row_ids)
 
     def columns(self, names: list[str]) -> pl.DataFrame:
-        """These columns of every row of the catalogue, read anew."""
+        """Read these columns of every row of the catalogue."""
         return read_table(self._store, self._catalog.part(ITEMS_FILE), names)
 
     def rows(self, row_ids: Int64) -> list[dict[str, Any]]:
-        """What a hit shows (`SHOWN`) of each of these rows, in the order asked. Raises `NotFound`."""
+        """Return `HIT_COLUMNS` of these rows, in their order. Raises `NotFound`."""
         return [
             self._batches[batch].slice(row, 1).to_pylist()[0]
             for batch, row in zip(*self._addresses(row_ids), strict=True)
         ]
 
     def products(self, row_ids: Int64) -> list[str | None]:
-        """The product of each of these rows, None for one that belongs to none. Raises `NotFound`."""
-        column = SHOWN.index("product_id")
+        """Return the product of each of these rows, None for a row without one. Raises `NotFound`."""
+        column = HIT_COLUMNS.index("product_id")
         return [
             self._batches[batch].column(column)[row].as_py()
             for batch, row in zip(*self._addresses(row_ids), strict=True)
         ]
 
     def _addresses(self, row_ids: Int64) -> tuple[list[int], list[int]]:
-        """The batch of each row, and its place there."""
+        """Return the batch of each row, and its position in it."""
         if not len(row_ids):
             return [], []
-        found = np.minimum(np.searchsorted(self._row_ids, row_ids), max(len(self._row_ids) - 1, 0))
-        if not len(self._row_ids) or (self._row_ids[found] != row_ids).any():
-            raise NotFound(f"catalogue {self._catalog.fingerprint[:12]} lacks some of {len(row_ids)} rows asked for")
-        place = self._place[found]
-        batch = np.searchsorted(self._starts, place, side="right") - 1
-        return batch.tolist(), (place - self._starts[batch]).tolist()
+        nearest = np.minimum(np.searchsorted(self._row_ids, row_ids), max(len(self._row_ids) - 1, 0))
+        if not len(self._row_ids) or (self._row_ids[nearest] != row_ids).any():
+            raise NotFound(f"catalogue {self._catalog.fingerprint[:12]} lacks some of {len(row_ids)} requested rows")
+        position = self._position[nearest]
+        batch = np.searchsorted(self._starts, position, side="right") - 1
+        return batch.tolist(), (position - self._starts[batch]).tolist()
 
 
-def changed_fraction(then: pl.DataFrame, now: pl.DataFrame) -> float:
-    """Share of items, of the larger catalogue, that came, went or show another picture."""
+def changed_fraction(previous: pl.DataFrame, current: pl.DataFrame) -> float:
+    """Return the share of items, of the larger catalogue, that were added or removed or show another picture."""
     key = ["item_id", "content_id"]
-    same = then.select(key).join(now.select(key), on=key, how="inner", nulls_equal=True).height
-    return 1 - same / max(then.height, now.height, 1)
+    same = previous.select(key).join(current.select(key), on=key, how="inner", nulls_equal=True).height
+    return 1 - same / max(previous.height, current.height, 1)
 
 
 def load_items(store: Store, catalog_fingerprint: str, columns: list[str] | None = None) -> pl.DataFrame:
-    """Every row of a sealed catalogue, all of its columns or these. Raises `NotFound`."""
+    """Load every row of a sealed catalogue, with all columns or these. Raises `NotFound`."""
     catalog = Catalog.find(store, catalog_fingerprint)
     if catalog is None:
         raise NotFound(f"no catalogue {catalog_fingerprint} in {store.url}")

@@ -1,6 +1,6 @@
-"""What makes what: the fingerprint of each stage's product.
+"""The fingerprints of what each stage makes, by everything that its content depends on.
 
-Only what changes the output enters a fingerprint: shard sizes and the policies of refitting do not.
+Config that changes no content, such as shard sizes and the policies of refitting, is left out.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from retrieval_core.config import CropConfig, HeadConfig, IndexConfig, MaskConfi
 from retrieval_core.errors import WeightsInvalid
 from retrieval_core.store.files import file_sha256
 
-# What the output of each stage depends on besides its config; raise one when the same input gives another output.
+# Raise the version of a stage when its output changes for the same input and config.
 STAGE_VERSIONS = {
     "ingest": 1,
     "mask": 1,
@@ -35,44 +35,44 @@ _DISTRUST = {"min_area", "max_area", "min_largest_part"}
 
 
 def segmenter_question(config: MaskConfig) -> dict[str, Any]:
-    """The part of the mask config that the trained U-Net depends on."""
+    """Return the part of the mask config that the trained U-Net depends on."""
     return config.model_dump(mode="json", exclude=_POLICY | _DISTRUST)
 
 
 def segmenter_fingerprint(config: MaskConfig, catalog: str) -> str:
-    """Of the U-Net trained on one catalogue's masks."""
+    """Return the fingerprint of the U-Net trained on the masks of a catalogue."""
     return fingerprint("segmenter", STAGE_VERSIONS["mask"], segmenter_question(config), [catalog])
 
 
 def mask_family(config: MaskConfig, segmenter: str) -> str:
-    """Of the masks one segmenter makes under one rule of distrust."""
+    """Return the family of the masks that a segmenter makes, with the rules by which masks are distrusted."""
     return fingerprint("masks", STAGE_VERSIONS["mask"], config.model_dump(mode="json", include=_DISTRUST), [segmenter])
 
 
 def detector_fingerprint(config: CropConfig) -> str:
-    """Of a frozen detector; weights from a file are named by its content. Raises `WeightsInvalid` without the file."""
+    """Return the fingerprint of a frozen detector. Raises `WeightsInvalid` where its weights file cannot be read."""
     return fingerprint("detector", STAGE_VERSIONS["mask"], [config.detector, weights_name(config.weights)], [])
 
 
 def detections_family(config: CropConfig, detector: str) -> str:
-    """Of the boxes one detector finds, as masks, where a box has to score enough."""
+    """Return the family of the boxes, stored as masks, that a detector finds with enough confidence."""
     return fingerprint("detections", STAGE_VERSIONS["mask"], {"min_score": config.min_score}, [detector])
 
 
 def classifier_fingerprint(backbone: str) -> str:
-    """Of the classifier that one backbone was published or trained with."""
+    """Return the fingerprint of the classifier that belongs to a backbone."""
     return fingerprint("classifier", STAGE_VERSIONS["embed"], {}, [backbone])
 
 
 def class_family(classifier: str) -> str:
-    """Of the likeliest classes that one classifier gives raw pictures."""
+    """Return the family of the classes that a classifier predicts for raw pictures."""
     return fingerprint("classes", STAGE_VERSIONS["embed"], {}, [classifier])
 
 
 def vector_family(backbone: str, masks: str | None, view: View = "masked", margin: float = 0.0) -> str:
-    """Of the vectors one backbone makes of raw pictures, or of pictures shown by one family of masks.
+    """Return the family of the vectors of raw pictures, or of pictures that a family of masks masks or crops.
 
-    `margin` is that of the view `crop`, and nothing to the others.
+    `margin` only matters to the view `crop`.
     """
     question = {"view": view, "margin": margin} if masks and view == "crop" else {}
     return fingerprint("vectors", STAGE_VERSIONS["embed"], question, [backbone, masks or "raw"])
@@ -104,48 +104,48 @@ def release_vector_families(release: Release) -> dict[View, str]:
 
 
 def head_question(config: HeadConfig) -> dict[str, Any]:
-    """The part of the head config that the trained head depends on."""
+    """Return the part of the head config that the trained head depends on."""
     return config.model_dump(mode="json", exclude=_POLICY)
 
 
 def head_fingerprint(config: HeadConfig, catalog: str, vectors: str) -> str:
-    """Of the head trained on one catalogue's labels over one family of vectors."""
+    """Return the fingerprint of the head trained on the labels of a catalogue and a family of vectors."""
     return fingerprint("head", STAGE_VERSIONS["head"], head_question(config), [catalog, vectors])
 
 
 def boosted_family(head_fingerprint: str, vectors: str) -> str:
-    """Of the hidden layer of one head over one family of vectors."""
+    """Return the family of the vectors that a head makes of a family of vectors."""
     return fingerprint("boosted", STAGE_VERSIONS["head"], {}, [head_fingerprint, vectors])
 
 
 def reducer_question(config: ReduceConfig) -> dict[str, Any]:
-    """The part of the reduce config that the fitted PCA depends on."""
+    """Return the part of the reduce config that the fitted PCA depends on."""
     return config.model_dump(mode="json", exclude=_POLICY)
 
 
 def reducer_fingerprint(config: ReduceConfig, catalog: str, vectors: str) -> str:
-    """Of the PCA fitted on one catalogue's rows of one family of vectors."""
+    """Return the fingerprint of the PCA fitted on a catalogue's rows of a family of vectors."""
     return fingerprint("reducer", STAGE_VERSIONS["reduce"], reducer_question(config), [catalog, vectors])
 
 
 def reduced_family(reducer: str, vectors: str, dim: int) -> str:
-    """Of the first `dim` principal components of one family of vectors."""
+    """Return the family of the first `dim` principal components of a family of vectors."""
     return fingerprint("reduced", STAGE_VERSIONS["reduce"], dim, [reducer, vectors])
 
 
 def template_fingerprint(recipe_key: str, config: IndexConfig, candidates: str) -> str:
-    """Of the empty trained index that the shards of one recipe over one family of candidate vectors start from."""
+    """Return the fingerprint of the trained empty index from which the shards of a recipe are built."""
     return fingerprint("template", STAGE_VERSIONS["index"], [recipe_key, config.sample_rows, config.seed], [candidates])
 
 
 def weights_name(weights: str) -> str:
-    """What a config says of weights, a file by the sha256 of its content."""
+    """Return the name of weights for a fingerprint: what the config says, or the sha256 of a file's content."""
     kind, _, path = weights.partition(":")
     return weights_sha256(Path(path)) if kind == "file" else weights
 
 
 def weights_sha256(path: Path) -> str:
-    """The sha256 (hex) of a weights file. Raises `WeightsInvalid` where it cannot be read."""
+    """Return the sha256 (hex) of a weights file. Raises `WeightsInvalid` where it cannot be read."""
     try:
         return file_sha256(path)
     except OSError as error:

@@ -1,7 +1,7 @@
-"""Content-addressed sets that grow from night to night: what is covered, what is missing, sealing a view.
+"""Content-addressed sets that grow from run to run: plan what is missing, and seal the view that covers a catalogue.
 
-The parts of a family lie in `<folder>/<family>/parts/`, each named after the ids it was planned for. A part exists when
-its file does, whoever wrote it and whether or not that run lived to seal a view.
+The parts of a family are stored in `<folder>/<family>/parts/`, each named after the ids it was planned for. A part
+counts as soon as its file exists, even if the run that wrote it was killed before it sealed a view.
 """
 
 from __future__ import annotations
@@ -41,25 +41,25 @@ View = TypeVar("View", MaskSet, ClassSet)
 
 
 def part_key(folder: str, family: str, name: str) -> str:
-    """Where a part of a family lies."""
+    """Return the store key of a part of a family."""
     return f"{folder}/{family}/parts/{name}.parquet"
 
 
 def covered_ids(store: Store, folder: str, family: str) -> dict[str, list[str]]:
-    """Part key to the content ids it holds; a part that cannot be read counts as absent, so that it is made again."""
+    """Return the content ids of every part by its key; an unreadable part counts as absent and is made again."""
     covered = {}
     for key in store.list(f"{folder}/{family}/parts/"):
         try:
             covered[key] = read_ids(store.local_path(key))
         except ShardCorrupt as error:
-            log.warning("%s; it will be made again", error)
+            log.warning("%s; it is made again", error)
     return covered
 
 
 def seal_vectors(
     store: Store, family: str, variant: Variant, dim: int, catalog_fingerprint: str, wanted: Iterable[str]
 ) -> VectorSet:
-    """Seal the view of a family that covers as much of `wanted` as there is."""
+    """Seal the view of a family that covers as many of the `wanted` content ids as exist."""
     parts, n_rows = _parts_covering(store, VectorSet, family, set(wanted))
     return VectorSet(
         fingerprint=_view_fingerprint(family, catalog_fingerprint, parts),
@@ -73,7 +73,7 @@ def seal_vectors(
 
 
 def seal_view(store: Store, kind: type[View], family: str, catalog_fingerprint: str, wanted: Iterable[str]) -> View:
-    """Seal the view of a family of masks or classes that covers as much of `wanted` as there is."""
+    """Seal the view of a family of masks or classes that covers as many of the `wanted` content ids as exist."""
     parts, n_rows = _parts_covering(store, kind, family, set(wanted))
     return kind(
         fingerprint=_view_fingerprint(family, catalog_fingerprint, parts),
@@ -93,9 +93,9 @@ def derive_vectors(
     transform: Callable[[Float32], Float32],
     made_by: dict[str, str] | None = None,
 ) -> VectorSet:
-    """The set that `transform`, (n, source.dim) to (n, dim), makes of each part of `source`; made parts are kept.
+    """Apply `transform`, (n, source.dim) to (n, dim), to each part of `source`; parts that exist are kept.
 
-    `made_by` names the fitted model in the set's parents.
+    `made_by` names the fitted model among the parents of the set.
     """
     known = _known_parts(store, VectorSet, family)
     parts = []
@@ -117,14 +117,14 @@ def derive_vectors(
 
 
 def indexable_items(store: Store, items: pl.DataFrame, vectors: VectorSet) -> pl.DataFrame:
-    """The rows of a catalogue that are not in quarantine and have a vector."""
+    """Return the rows of a catalogue that are not quarantined and have a vector, ordered by item id."""
     ids = [key for part in vectors.parts for key in read_ids(store.local_path(part.key, part.sha256))]
-    have = pl.DataFrame({"content_id": ids}, schema={"content_id": pl.String}).unique()
-    return items.filter(pl.col("status") == "ok").join(have, on="content_id", how="semi").sort("item_id")
+    embedded = pl.DataFrame({"content_id": ids}, schema={"content_id": pl.String}).unique()
+    return items.filter(pl.col("status") == "ok").join(embedded, on="content_id", how="semi").sort("item_id")
 
 
 def sample_vectors(store: Store, vectors: VectorSet, n_rows: int, seed: int) -> Iterator[Float32]:
-    """At most `n_rows` rows of a set drawn at random without repetition, part by part as (n, dim) float32."""
+    """Draw at most `n_rows` rows of a set without repetition; yield them part by part, (n, dim)."""
     total = sum(part.n_rows for part in vectors.parts)
     chosen = np.sort(np.random.default_rng(seed).permutation(total)[:n_rows])
     start = 0

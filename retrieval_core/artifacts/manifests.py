@@ -1,7 +1,8 @@
-"""The nouns: what a run makes, how it is named, and where it lies in the store.
+"""The artifacts that a run makes, their fingerprints, and where they are stored.
 
-A thing exists when its `manifest.json` does: parts are written first, the manifest last. A fingerprint is a hash of the
-question (stage, version, config, parents), so the same question has the same answer, whoever asks.
+An artifact exists when its `manifest.json` does: its parts are written first, the manifest last. Its fingerprint is a
+hash of everything its content depends on (stage, version, config, parents), so that the same inputs always give the
+same artifact.
 """
 
 from __future__ import annotations
@@ -23,19 +24,18 @@ MANIFEST = "manifest.json"
 
 
 def fingerprint(stage: str, version: int, config: Any, parents: list[str]) -> str:
-    """32 hex digits that name what `stage` at `version` makes of `config` (JSON-able) and ordered `parents`."""
-    question = [stage, version, config, parents]
-    text = json.dumps(question, sort_keys=True, separators=(",", ":"), ensure_ascii=True)
+    """Return 32 hex digits that name what `stage` at `version` makes of `config` (JSON) and ordered `parents`."""
+    text = json.dumps([stage, version, config, parents], sort_keys=True, separators=(",", ":"), ensure_ascii=True)
     return hashlib.sha256(text.encode()).hexdigest()[:32]
 
 
 def content_id(data: bytes) -> str:
-    """The name of a file's bytes: 32 hex digits of BLAKE2b."""
+    """Return the name of a file by its bytes: 32 hex digits of BLAKE2b."""
     return hashlib.blake2b(data, digest_size=16).hexdigest()
 
 
 class Value(BaseModel):
-    """Base of small frozen values."""
+    """Base of small immutable values."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -48,12 +48,12 @@ class Ref(Value):
 
     @property
     def name(self) -> str:
-        """The fingerprint, the last step of the address."""
+        """The fingerprint, which is the last part of the key."""
         return self.key.rsplit("/", 1)[-1]
 
 
 class Fitted(Value):
-    """A fitted model, and whether this run fitted it."""
+    """A fitted model, and whether this run trained it."""
 
     ref: Ref
     trained: bool
@@ -80,7 +80,7 @@ class Reject(Value):
 
 
 class Hit(Value):
-    """One search result; `score` is the cosine similarity, -1 to 1."""
+    """A search result; `score` is the cosine similarity, -1 to 1."""
 
     item_id: str
     score: float
@@ -91,9 +91,9 @@ class Hit(Value):
 
 
 class Artifact(Value):
-    """Base of everything sealed with a manifest.
+    """Base of everything that is sealed with a manifest.
 
-    `parents` maps a role ("catalog", "backbone") to the fingerprint that filled it.
+    `parents` maps a role ("catalog", "backbone") to the fingerprint of the artifact in that role.
     """
 
     folder: ClassVar[str]
@@ -115,7 +115,7 @@ class Artifact(Value):
         return f"{self.folder}/{self.fingerprint}"
 
     def part(self, name: str) -> Part:
-        """The part whose key ends in `/name`. Raises `NotFound`."""
+        """Return the part whose key ends in `/name`. Raises `NotFound`."""
         for part in self.parts:
             if part.key.rsplit("/", 1)[-1] == name:
                 return part
@@ -123,16 +123,16 @@ class Artifact(Value):
 
     @property
     def n_bytes(self) -> int:
-        """Of all parts."""
+        """The size of all parts together."""
         return sum(part.n_bytes for part in self.parts)
 
     def local_folder(self, store: Store) -> Path:
-        """A local folder with every part, each checked against its checksum. Raises `ShardCorrupt`, `NotFound`."""
+        """Return a local folder with every part, verified by checksum. Raises `ShardCorrupt`, `NotFound`."""
         paths = [store.local_path(part.key, part.sha256) for part in self.parts]
         return paths[0].parent
 
     def seal(self, store: Store) -> Self:
-        """Write the manifest, after every part; the first manifest of a fingerprint stays."""
+        """Write the manifest, once every part is written; an existing manifest is kept."""
         store.put_if_absent(f"{self.key}/{MANIFEST}", self.model_dump_json(indent=1).encode())
         return self
 
@@ -147,7 +147,7 @@ class Artifact(Value):
 
     @classmethod
     def find(cls, store: Store, fingerprint: str) -> Self | None:
-        """The sealed artifact of this fingerprint, if it was made before."""
+        """Return the sealed artifact of this fingerprint, or None."""
         key = f"{cls.folder}/{fingerprint}"
         return cls.open(store, Ref(kind="", key=key)) if store.exists(f"{key}/{MANIFEST}") else None
 
@@ -160,7 +160,10 @@ class Catalog(Artifact):
 
 
 class GrowingSet(Artifact):
-    """Base of the sets whose parts are shared by all views of a `family`, the fingerprint of what makes its members."""
+    """Base of the sets that grow from run to run; each seals the parts that cover one catalogue.
+
+    `family` is the fingerprint of what makes the members, without the catalogue; all sets of a family share its parts.
+    """
 
     family: str
 
@@ -170,14 +173,14 @@ class GrowingSet(Artifact):
 
 
 class MaskSet(GrowingSet):
-    """Masks by content id. `family` is the fingerprint of what makes them; parts are shared by all sets of a family."""
+    """Masks by content id."""
 
     folder = "masks"
     kind: Literal["MaskSet"] = "MaskSet"
 
 
 class VectorSet(GrowingSet):
-    """Unit-length float32 vectors by content id, of one `variant` and width `dim`; parts are shared within a family."""
+    """Unit-length float32 vectors of width `dim` by content id."""
 
     folder = "vectors"
     kind: Literal["VectorSet"] = "VectorSet"
@@ -192,7 +195,7 @@ class VectorSet(GrowingSet):
 
 
 class Segmenter(Artifact):
-    """A trained U-Net: parts `weights.safetensors` and `model.onnx`; `val_iou` is the example-wise mean."""
+    """A trained U-Net: parts `weights.safetensors` and `model.onnx`; `val_iou` is the mean over validation pictures."""
 
     folder = "segmenters"
     kind: Literal["Segmenter"] = "Segmenter"
@@ -201,10 +204,10 @@ class Segmenter(Artifact):
 
 
 class Backbone(Artifact):
-    """An embedder: `weights.safetensors`, `model.onnx` and `card.json`, which says how to read and to feed them.
+    """An embedder: parts `weights.safetensors`, `model.onnx` and `card.json`, which describes both.
 
-    One trained here names its `objective`, its `parents` (catalog, start, masks, teacher) and how its training went,
-    and carries `run_card.json`; one trained to classify also `classifier.safetensors`.
+    A backbone trained by Vitrine has an `objective`, `parents` (catalog, start, masks, teacher), a training `history`
+    and the part `run_card.json`; one trained to classify also has `classifier.safetensors`.
     """
 
     folder = "backbones"
@@ -219,7 +222,7 @@ class Backbone(Artifact):
 
 
 class Classifier(Artifact):
-    """Names the class of a picture: a backbone's parts, its `model.onnx` ending in logits, and `classes.json`."""
+    """A classifier of pictures: the parts of a backbone, with logits as output of `model.onnx`, and `classes.json`."""
 
     folder = "classifiers"
     kind: Literal["Classifier"] = "Classifier"
@@ -229,7 +232,7 @@ class Classifier(Artifact):
 
 
 class ClassSet(GrowingSet):
-    """The likeliest classes by content id; `family` is the fingerprint of the classifier that names them."""
+    """The likeliest classes by content id."""
 
     folder = "classes"
     kind: Literal["ClassSet"] = "ClassSet"
@@ -244,7 +247,7 @@ class Detector(Artifact):
 
 
 class Comparison(Artifact):
-    """Variants measured side by side: parts `report.html`, `facts.json`, `summary.parquet`, `queries.parquet`."""
+    """A comparison of variants: parts `report.html`, `facts.json`, `summary.parquet`, `queries.parquet`."""
 
     folder = "comparisons"
     kind: Literal["Comparison"] = "Comparison"
@@ -264,7 +267,7 @@ class Head(Artifact):
 
 
 class Reducer(Artifact):
-    """A fitted PCA: part `pca.safetensors`, components ordered by variance, so any `dims` is a prefix."""
+    """A fitted PCA: part `pca.safetensors`; components are ordered by variance, so that each of `dims` is a prefix."""
 
     folder = "reducers"
     kind: Literal["Reducer"] = "Reducer"
@@ -274,7 +277,7 @@ class Reducer(Artifact):
 
 
 class TunePoint(Value):
-    """One way to search an index: what it finds of the true ten nearest, and the bytes a query reads for it."""
+    """A setting of the search: its recall of the exact ten nearest, and the bytes that a query reads."""
 
     nprobe: int
     rerank_depth: int
@@ -283,12 +286,12 @@ class TunePoint(Value):
 
 
 class IndexSet(Artifact):
-    """A version of the index: a list of shard files; those of an unchanged shard are shared with earlier versions.
+    """A version of the index: its shard files, of which unchanged ones are shared with earlier versions.
 
-    `family` is that of the full vectors; `template` names the trained empty index that every shard starts from;
-    `imbalance` says how uneven its lists are, 1 when all are equal. `curve` are the ways to search that were tried,
-    cheapest first; `nprobe` and `rerank_depth` are the chosen one, which found `recall` of the true ten nearest.
-    `when_new` holds imbalance and recall of the first version with this template.
+    `family` is the family of the full vectors; `template` names the trained empty index that every shard starts from;
+    `imbalance` of the inverted lists is 1 when all are equally long. `curve` holds the settings that were tried, the
+    cheapest first; `nprobe` and `rerank_depth` are the chosen ones, with `recall` of the exact ten nearest. `when_new`
+    holds imbalance and recall of the first version with this template.
     """
 
     folder = "indexes"
@@ -309,8 +312,8 @@ class IndexSet(Artifact):
 class Report(Artifact):
     """An evaluation: `report.html`, `metrics.json`, the tables metrics, queries, categories, near_duplicates, fixes.
 
-    `gate_causes` are what spoke against publishing; none where a release that is held merely waits for a person.
-    `lost_most` says which step of the chain loses most, "" where none does beyond chance.
+    `gate_causes` speak against publishing; a held release without causes only waits for a person to promote it.
+    `lost_most` is the step of the chain that loses most, "" where no step loses more than chance explains.
     """
 
     folder = "reports"
@@ -323,10 +326,10 @@ class Report(Artifact):
 
 
 class Release(Artifact):
-    """The immutable bundle a search opens: which artifacts, and through which chain a query goes.
+    """The immutable bundle that a search opens: every artifact it needs, and the models that a query goes through.
 
-    `head` is the one a query goes through; `heads` are all of the night, one for each kind of background. They and the
-    segmenter are named even where no query needs them, so that the next night can keep them.
+    `head` boosts queries; `heads` are all heads of the run, one for each view. They and the segmenter are listed even
+    where no query needs them, so that the next run can reuse them.
     """
 
     folder = "releases"

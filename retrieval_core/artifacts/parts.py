@@ -1,7 +1,7 @@
-"""Parquet parts of content-addressed sets: plan, write, read.
+"""Parquet parts: plan, write and read them.
 
-A set grows from night to night. The plan covers what is missing and nothing else; a part's name derives from the ids it
-covers, so a run that died is picked up where it stopped and two runs cannot disagree on what a name holds.
+A plan covers what is missing and nothing else. The name of a part is derived from the ids it covers, so that a killed
+run is resumed where it stopped, and two runs cannot disagree on what a name holds.
 """
 
 from __future__ import annotations
@@ -27,22 +27,22 @@ from retrieval_core.store.files import file_sha256
 VECTOR_ROW_GROUP = 8192
 MAPPED_BATCH = 65_536
 CHECKSUM, NO_CHECKSUM = b"vitrine.sha256", b"0" * 64
-SMALLEST = np.finfo(np.float32).tiny  # divides a zero vector without making it NaN
-N_TOP_CLASSES = 5  # kept of a picture, the likeliest first
+SMALLEST = np.finfo(np.float32).tiny  # keeps a zero vector from becoming NaN when divided by its length
+N_TOP_CLASSES = 5  # classes stored for a picture, the likeliest first
 
 
 class ShardPlan(Value):
-    """One shard of work: the content ids it covers, ordered, and the part's name that follows from them."""
+    """The ordered content ids of one shard, and the name of its part, which is derived from them."""
 
     name: str
     content_ids: tuple[str, ...]
 
 
 def plan_shards(wanted: Iterable[str], present: Iterable[str], shard_rows: int) -> list[ShardPlan]:
-    """Shards covering each id of `wanted` that is not in `present` once, `shard_rows` ids each and the last one fewer.
+    """Divide the `wanted` ids that are not `present` into shards of `shard_rows` ids; the last one may be shorter.
 
-    Only the last shard is short and ids are ordered, so when some shards of a plan exist already, planning again
-    yields the remaining ones under the same names.
+    Because ids are ordered and only the last shard is short, planning again after some shards were made gives the
+    remaining ones under the same names.
     """
     missing = sorted(set(wanted) - set(present))
     chunks = (tuple(missing[i : i + shard_rows]) for i in range(0, len(missing), shard_rows))
@@ -54,21 +54,21 @@ def _plan_name(content_ids: Sequence[str]) -> str:
 
 
 def unit_length(vectors: Float32) -> Float32:
-    """(n, dim) rows of length 1; a row of zeros, which has no direction, stays."""
+    """Scale each row of (n, dim) to length 1; a row of zeros stays."""
     lengths = np.linalg.norm(vectors, axis=1, keepdims=True)
     return vectors / np.maximum(lengths, SMALLEST)
 
 
 def put_part(store: Store, key: str, data: bytes, n_rows: int) -> Part:
-    """Store bytes as one immutable part."""
+    """Store bytes as an immutable part."""
     store.put(key, data)
     return Part(key=key, sha256=hashlib.sha256(data).hexdigest(), n_rows=n_rows, n_bytes=len(data))
 
 
 def put_part_once(store: Store, key: str, data: bytes, n_rows: int) -> Part:
-    """Store bytes as one immutable part unless a run at the same time did; what was first stays, and is described.
+    """Store bytes as an immutable part unless the key exists; return the part that is stored.
 
-    For bytes that tell the hour: overwritten, they would not be those that the other run has sealed.
+    For content that contains the time: a concurrent run may have sealed other bytes under the same key.
     """
     if not store.put_if_absent(key, data):
         return describe_part(store, key, n_rows)
@@ -76,7 +76,7 @@ def put_part_once(store: Store, key: str, data: bytes, n_rows: int) -> Part:
 
 
 def put_part_file(store: Store, key: str, path: Path, n_rows: int) -> Part:
-    """Store a local file as one immutable part."""
+    """Store a local file as an immutable part."""
     store.put_file(key, path)
     return _part_of(key, path, n_rows)
 
@@ -89,38 +89,39 @@ def put_part_files(store: Store, folder: str, save: Callable[[Path], object]) ->
 
 
 def table_bytes(frame: pl.DataFrame) -> bytes:
-    """A polars table as Parquet, its own checksum in its metadata; equal tables give equal bytes."""
+    """Encode a table as Parquet with its own checksum in the metadata; equal tables give equal bytes."""
     table = frame.to_arrow().replace_schema_metadata({CHECKSUM: NO_CHECKSUM})
     sink = pa.BufferOutputStream()
     pq.write_table(table, sink, compression="zstd")
     data = sink.getvalue().to_pybytes()
-    place = _checksum_place(data)
-    return data[: place.start] + hashlib.sha256(data).hexdigest().encode() + data[place.stop :]
+    position = _checksum_position(data)
+    return data[: position.start] + hashlib.sha256(data).hexdigest().encode() + data[position.stop :]
 
 
 def read_unsealed(store: Store, key: str, where: pl.Expr | None = None) -> pl.DataFrame:
-    """A table of `table_bytes` whose checksum no manifest holds: all rows, or those that pass `where`.
+    """Read a table of `table_bytes` that no manifest lists: all rows, or those that pass `where`.
 
-    Raises `NotFound`, and `ShardCorrupt` for any other bytes: polars would end the process for some of them.
+    Raises `NotFound`, and `ShardCorrupt` where the bytes do not match their checksum: polars can abort the process on
+    damaged files.
     """
     path = store.local_path(key)
     try:
         with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
-            place = _checksum_place(data)
-            digest = hashlib.sha256(memoryview(data)[: place.start])
+            position = _checksum_position(data)
+            digest = hashlib.sha256(memoryview(data)[: position.start])
             digest.update(NO_CHECKSUM)
-            digest.update(memoryview(data)[place.stop :])
-            whole = digest.hexdigest().encode() == data[place]
+            digest.update(memoryview(data)[position.stop :])
+            is_whole = digest.hexdigest().encode() == data[position]
     except (OSError, ValueError):  # an empty file cannot be mapped
-        whole = False
-    if not whole:
-        raise ShardCorrupt(f"{store.url}/{key} is not what was written; `vitrine repair` mends it")
+        is_whole = False
+    if not is_whole:
+        raise ShardCorrupt(f"{store.url}/{key} is not what was written; `vitrine repair` restores it")
     table = pl.scan_parquet(path)
     return (table if where is None else table.filter(where)).collect()
 
 
-def _checksum_place(data: bytes | mmap.mmap) -> slice:
-    """Where in a Parquet file its checksum stands, counted as `NO_CHECKSUM`. Raises `ValueError` where it has none."""
+def _checksum_position(data: bytes | mmap.mmap) -> slice:
+    """Return where the checksum of a Parquet file is, which was computed over `NO_CHECKSUM`. Raises `ValueError`."""
     key = data.rfind(CHECKSUM)
     if key < 0:
         raise ValueError("no checksum")
@@ -129,7 +130,7 @@ def _checksum_place(data: bytes | mmap.mmap) -> slice:
 
 
 def read_table(store: Store, part: Part, columns: list[str] | None = None) -> pl.DataFrame:
-    """A table part as polars. Raises `ShardCorrupt` when the file is not what was sealed."""
+    """Read a table part. Raises `ShardCorrupt` where the file is not what was sealed."""
     try:
         return pl.read_parquet(store.local_path(part.key, part.sha256), columns=columns)
     except (pl.exceptions.PolarsError, OSError) as error:
@@ -137,7 +138,7 @@ def read_table(store: Store, part: Part, columns: list[str] | None = None) -> pl
 
 
 def read_rows(store: Store, part: Part, where: pl.Expr) -> pl.DataFrame:
-    """The rows of a table part that pass `where`. Raises `ShardCorrupt` when the file is not what was sealed."""
+    """Read the rows of a table part that pass `where`. Raises `ShardCorrupt` where the file is not what was sealed."""
     try:
         return pl.scan_parquet(store.local_path(part.key, part.sha256)).filter(where).collect()
     except (pl.exceptions.PolarsError, OSError) as error:
@@ -145,9 +146,9 @@ def read_rows(store: Store, part: Part, where: pl.Expr) -> pl.DataFrame:
 
 
 def map_table(store: Store, part: Part, columns: Sequence[str]) -> list[pa.RecordBatch]:
-    """Columns of a table part, in order, mapped from an uncompressed copy that has no name and goes when unused.
+    """Map columns of a table part, in this order, from an uncompressed copy that is already unlinked.
 
-    Raises `ShardCorrupt` when the file is not what was sealed.
+    Raises `ShardCorrupt` where the file is not what was sealed.
     """
     path = store.local_path(part.key, part.sha256)
     try:
@@ -164,16 +165,16 @@ def _write_uncompressed(path: Path, columns: Sequence[str], copy: Path) -> None:
     with pq.ParquetFile(path) as source:
         schema = pa.schema([source.schema_arrow.field(name) for name in columns])
         with pa.OSFile(str(copy), "wb") as sink, pa.ipc.new_file(sink, schema) as writer:
-            # One thread: more keep a hundred megabytes of what they have done.
+            # With more threads, pyarrow holds on to about 100 MB of decoded batches.
             for batch in source.iter_batches(MAPPED_BATCH, columns=columns, use_threads=False):
                 writer.write_batch(batch.select(columns))
     pa.default_memory_pool().release_unused()
 
 
 def vectors_bytes(content_ids: Sequence[str], vectors: Float32) -> bytes:
-    """A vector part: columns content_id (string) and vector (fixed-size list of float32).
+    """Encode (n, dim) vectors as a part with the columns content_id (string) and vector (fixed-size list of float32).
 
-    `vectors` is (n, dim) float32; raises `DimensionMismatch` when the rows do not match the ids.
+    Raises `DimensionMismatch` where ids and rows differ in number.
     """
     if vectors.ndim != 2 or len(content_ids) != len(vectors):
         raise DimensionMismatch(f"{len(content_ids)} ids for vectors of shape {vectors.shape}")
@@ -198,7 +199,7 @@ def vectors_bytes(content_ids: Sequence[str], vectors: Float32) -> bytes:
 
 
 def read_vectors(path: Path) -> tuple[list[str], Float32]:
-    """Ids and (n, dim) float32 of one vector part. Raises `ShardCorrupt`."""
+    """Read the ids and the (n, dim) vectors of a vector part. Raises `ShardCorrupt`."""
     try:
         table = pq.read_table(path)
         column = table["vector"].combine_chunks()
@@ -209,7 +210,7 @@ def read_vectors(path: Path) -> tuple[list[str], Float32]:
 
 
 def read_ids(path: Path) -> list[str]:
-    """The content ids of one vector or mask part, without its payload. Raises `ShardCorrupt`."""
+    """Read only the content ids of a vector, mask or class part. Raises `ShardCorrupt`."""
     try:
         return pq.read_table(path, columns=["content_id"])["content_id"].to_pylist()
     except (pa.ArrowException, OSError) as error:
@@ -217,7 +218,7 @@ def read_ids(path: Path) -> list[str]:
 
 
 def describe_part(store: Store, key: str, n_rows: int | None = None) -> Part:
-    """The `Part` of a file already stored, from its bytes; rows are counted where not given, which wants Parquet."""
+    """Describe a stored file by its bytes; where `n_rows` is None, the rows of a Parquet file are counted."""
     path = store.local_path(key)
     return _part_of(key, path, pq.read_metadata(path).num_rows if n_rows is None else n_rows)
 
@@ -227,9 +228,9 @@ def _part_of(key: str, path: Path, n_rows: int) -> Part:
 
 
 def masks_bytes(content_ids: Sequence[str], masks: Sequence[Bool], reasons: Sequence[str]) -> bytes:
-    """A mask part: columns content_id, height, width, mask (zlib over packed bits), area (0 to 1) and reason.
+    """Encode masks as a part: columns content_id, height, width, mask (zlib of packed bits), area (0 to 1) and reason.
 
-    `masks` are (h, w) bool, True on the product; `reasons` says why a mask is distrusted, "" where it is trusted.
+    `masks` are (h, w), True on the product; a reason says why a mask is distrusted, "" where it is trusted.
     """
     table = pa.table(
         {
@@ -247,7 +248,7 @@ def masks_bytes(content_ids: Sequence[str], masks: Sequence[Bool], reasons: Sequ
 
 
 class MaskRow(Value):
-    """One stored mask; `bits` is unpacked by `array`."""
+    """A stored mask; `array` unpacks its bits."""
 
     height: int
     width: int
@@ -256,29 +257,29 @@ class MaskRow(Value):
     reason: str
 
     def array(self) -> Bool:
-        """(height, width) bool, True on the product."""
+        """Return the mask, (height, width), True on the product."""
         packed = np.frombuffer(zlib.decompress(self.bits), np.uint8)
         return np.unpackbits(packed, count=self.height * self.width).reshape(self.height, self.width).astype(bool)
 
 
 def read_masks(store: Store, mask_set: MaskSet, wanted: Iterable[str]) -> dict[str, MaskRow]:
-    """The masks of the wanted content ids that the set holds. Raises `ShardCorrupt`."""
-    keys = set(wanted)
-    found: dict[str, MaskRow] = {}
+    """Read those masks of the wanted content ids that the set holds. Raises `ShardCorrupt`."""
+    content_ids = set(wanted)
+    masks: dict[str, MaskRow] = {}
     for part in mask_set.parts:
         table = read_table(store, part)
-        for row in table.filter(pl.col("content_id").is_in(keys)).iter_rows(named=True):
-            found[row["content_id"]] = MaskRow(
+        for row in table.filter(pl.col("content_id").is_in(content_ids)).iter_rows(named=True):
+            masks[row["content_id"]] = MaskRow(
                 height=row["height"], width=row["width"], bits=row["mask"], area=row["area"], reason=row["reason"]
             )
-    return found
+    return masks
 
 
 def classes_bytes(content_ids: Sequence[str], classes: Int32, probabilities: Float32) -> bytes:
-    """A class part: columns content_id, classes and probabilities, the likeliest class first.
+    """Encode classes as a part: columns content_id, classes and probabilities, the likeliest class first.
 
-    `classes` is (n, N_TOP_CLASSES) int32, -1 where there are fewer, with their `probabilities`, float32 in 0 to 1.
-    Raises `DimensionMismatch` when the rows do not match the ids.
+    `classes` and `probabilities` (0 to 1) are (n, N_TOP_CLASSES), padded with class -1. Raises `DimensionMismatch`
+    where ids and rows differ in number.
     """
     shape = (len(content_ids), N_TOP_CLASSES)
     if classes.shape != shape or probabilities.shape != shape:
@@ -291,39 +292,40 @@ def classes_bytes(content_ids: Sequence[str], classes: Int32, probabilities: Flo
 
 
 def load_classes(store: Store, class_set: ClassSet, content_ids: Sequence[str]) -> Int32:
-    """(len(content_ids), N_TOP_CLASSES) int32 in the order asked, -1 where the set has none. Raises `ShardCorrupt`."""
-    asked = pl.DataFrame({"content_id": content_ids}, schema={"content_id": pl.String})
+    """Load the classes of n content ids in their order, (n, N_TOP_CLASSES), -1 for none. Raises `ShardCorrupt`."""
+    wanted = pl.DataFrame({"content_id": content_ids}, schema={"content_id": pl.String})
     known = [read_table(store, part, ["content_id", "classes"]) for part in class_set.parts]
-    if not known or asked.is_empty():
-        return np.full((len(asked), N_TOP_CLASSES), -1, np.int32)
+    if not known or wanted.is_empty():
+        return np.full((len(wanted), N_TOP_CLASSES), -1, np.int32)
     stored = pl.concat(known).unique("content_id", keep="first")
-    found = asked.join(stored, on="content_id", how="left", maintain_order="left")["classes"]
-    return found.fill_null([-1] * N_TOP_CLASSES).cast(pl.Array(pl.Int32, N_TOP_CLASSES)).to_numpy()
+    classes = wanted.join(stored, on="content_id", how="left", maintain_order="left")["classes"]
+    return classes.fill_null([-1] * N_TOP_CLASSES).cast(pl.Array(pl.Int32, N_TOP_CLASSES)).to_numpy()
 
 
 def iter_vectors(store: Store, vector_set: VectorSet) -> Iterator[tuple[list[str], Float32]]:
-    """Ids and (n, dim) float32, part by part."""
+    """Yield the ids and the (n, dim) vectors of a set, part by part."""
     for part in vector_set.parts:
         yield read_vectors(store.local_path(part.key, part.sha256))
 
 
 def load_vectors(store: Store, vector_set: VectorSet, content_ids: Sequence[str]) -> Float32:
-    """(len(content_ids), dim) float32 in the order asked. Raises `ShardCorrupt` when the set lacks one.
+    """Load the vectors of n content ids in their order, (n, dim). Raises `ShardCorrupt` where the set lacks one.
 
-    Only the ids of a part are read to see whether it is needed.
+    A part's vectors are read only if its ids show that it is needed.
     """
-    out = np.empty((len(content_ids), vector_set.dim), np.float32)
-    asked = pl.DataFrame({"content_id": content_ids}, schema={"content_id": pl.String}).with_row_index("target")
+    vectors = np.empty((len(content_ids), vector_set.dim), np.float32)
+    missing = pl.DataFrame({"content_id": content_ids}, schema={"content_id": pl.String}).with_row_index("target")
     for part in vector_set.parts:
-        if asked.is_empty():
+        if missing.is_empty():
             break
         path = store.local_path(part.key, part.sha256)
         stored = pl.DataFrame({"content_id": read_ids(path)}, schema={"content_id": pl.String}).with_row_index("source")
-        found = asked.join(stored, on="content_id")
+        found = missing.join(stored, on="content_id")
         if found.is_empty():
             continue
-        out[found["target"].to_numpy()] = read_vectors(path)[1][found["source"].to_numpy()]
-        asked = asked.join(found, on="target", how="anti")
-    if len(asked):
-        raise ShardCorrupt(f"{vector_set.key} lacks {len(asked)} of the wanted vectors, e.g. {asked['content_id'][0]}")
-    return out
+        vectors[found["target"].to_numpy()] = read_vectors(path)[1][found["source"].to_numpy()]
+        missing = missing.join(found, on="target", how="anti")
+    if len(missing):
+        example = missing["content_id"][0]
+        raise ShardCorrupt(f"{vector_set.key} lacks {len(missing)} of the wanted vectors, e.g. {example}")
+    return vectors

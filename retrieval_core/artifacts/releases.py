@@ -1,7 +1,7 @@
-"""Releases and the aliases that point at them: promote, roll back, list.
+"""Releases and the aliases that point at them: find, promote, roll back.
 
-An alias is the one mutable thing a searcher reads. It is moved by compare-and-swap and by nothing else, and it
-remembers where it pointed, so that a rollback needs no guess.
+An alias is the only mutable object that a search reads. It moves only by compare-and-swap, and it keeps its history, so
+that a rollback knows where to go.
 """
 
 from __future__ import annotations
@@ -21,17 +21,17 @@ from retrieval_core.store.base import Store
 RUNS = "runs"
 _ALIASES = "aliases/"
 
-PRODUCTION = "production"  # what searches use
-LATEST = "latest"  # the last run's release, published or held
+PRODUCTION = "production"  # the release that searches use
+LATEST = "latest"  # the release of the last run, published or held
 NO_BASELINE = "none"
 MAX_TRIES = 20
 HISTORY_LENGTH = 100
 
 
 class Promotion(Value):
-    """A person's word that a release be production: whose, when (ISO 8601) and why.
+    """The promotion of a release by a person: who, when (ISO 8601) and why.
 
-    `overruled` are the causes the gate had held it for; none of a release that merely waited for that word.
+    `overruled` are the causes for which the gate had held it, empty if it only waited to be promoted.
     """
 
     release: str
@@ -41,16 +41,16 @@ class Promotion(Value):
     overruled: tuple[str, ...] = ()
 
     def as_sentence(self) -> str:
-        """Who promoted it, when and why."""
+        """Say who promoted it, when and why."""
         against = ", against the gate," if self.overruled else ""
         return f"Promoted by {self.by}{against} at {self.at}{': ' * bool(self.why)}{self.why.removesuffix('.')}."
 
 
 class Alias(Value):
-    """Where an alias points, and where it pointed before, the latest last.
+    """The release that an alias points at, and its earlier ones, the latest last.
 
-    `withdrawn` was rolled back since: nobody but a person promotes it again. `promotions` are those by a person, the
-    latest last; no move of the alias forgets them.
+    `withdrawn` was rolled back, so that only a person promotes it again. `promotions` lists those by a person, the
+    latest last, and survives every move of the alias.
     """
 
     release: str
@@ -59,9 +59,9 @@ class Alias(Value):
     promotions: tuple[Promotion, ...] = ()
 
     @property
-    def said_by_hand(self) -> Promotion | None:
-        """The last word of a person that made this very release production, if one did."""
-        return next((said for said in reversed(self.promotions) if said.release == self.release), None)
+    def promoted_by_hand(self) -> Promotion | None:
+        """The latest promotion of the current release by a person, if there was one."""
+        return next((step for step in reversed(self.promotions) if step.release == self.release), None)
 
     def moved_to(self, release: str) -> Alias:
         if release == self.release:
@@ -69,10 +69,10 @@ class Alias(Value):
         history = (*self.history, self.release)
         return Alias(release=release, history=history, promotions=self.promotions)
 
-    def moved_back(self, place: int, withdrawn: str = "") -> Alias:
-        """To the release at this place of its history."""
-        earlier = self.history[:place]
-        return Alias(release=self.history[place], history=earlier, withdrawn=withdrawn, promotions=self.promotions)
+    def moved_back(self, position: int, withdrawn: str = "") -> Alias:
+        """Point back at the release at this position of the history."""
+        earlier = self.history[:position]
+        return Alias(release=self.history[position], history=earlier, withdrawn=withdrawn, promotions=self.promotions)
 
 
 def alias_key(name: str) -> str:
@@ -86,24 +86,24 @@ def alias_names(store: Store) -> Iterator[str]:
 
 
 def read_alias(store: Store, name: str) -> Alias | None:
-    """The alias, or None where it was never set. Raises `ShardCorrupt`."""
+    """Read an alias, None where it was never set. Raises `ShardCorrupt`."""
     data = _alias_bytes(store, name)
     return _parse(name, data) if data is not None else None
 
 
 def read_release(store: Store, alias: str) -> Release | None:
-    """The release an alias points at; None where the alias was never set. Raises `NotFound` where it dangles."""
-    found = read_alias(store, alias)
-    return get_release(store, found.release) if found else None
+    """Read the release that an alias points at, None where it was never set. Raises `NotFound` where it is missing."""
+    target = read_alias(store, alias)
+    return get_release(store, target.release) if target else None
 
 
 def read_reference(store: Store) -> Release | None:
-    """The release whose models a night may keep: production, or the last one where nothing is published."""
+    """Read the release whose models a run may reuse: production, or the latest where nothing is published."""
     return read_release(store, PRODUCTION) or read_release(store, LATEST)
 
 
 def get_release(store: Store, name: str) -> Release:
-    """A release by its fingerprint or the unique start of it. Raises `NotFound`, `BadConfig` when ambiguous."""
+    """Return a release by its fingerprint or the unique start of one. Raises `NotFound`, `BadConfig` if ambiguous."""
     release = Release.find(store, name)
     if release is not None:
         return release
@@ -116,64 +116,64 @@ def get_release(store: Store, name: str) -> Release:
 
 
 def release_names(store: Store) -> list[str]:
-    """Fingerprints of every sealed release."""
+    """Return the fingerprints of all sealed releases."""
     keys = store.list(f"{Release.folder}/")
     return [key.split("/")[1] for key in keys if key.endswith(f"/{MANIFEST}")]
 
 
 def list_releases(store: Store) -> list[Release]:
-    """Every sealed release, oldest first."""
+    """Return all sealed releases, the oldest first."""
     releases = [get_release(store, name) for name in release_names(store)]
     return sorted(releases, key=lambda release: (release.created, release.fingerprint))
 
 
 def point_alias(store: Store, name: str, release: str) -> Alias:
-    """Point an alias at a release, whatever it pointed at. Raises `AliasConflict` under endless contention."""
-    return _move(store, name, lambda now: now.moved_to(release) if now else Alias(release=release))
+    """Point an alias at a release, wherever it pointed. Raises `AliasConflict` if others keep moving it."""
+    return _move(store, name, lambda current: current.moved_to(release) if current else Alias(release=release))
 
 
 def promote(store: Store, release: str, expected: str | None) -> Alias:
-    """Make a release production if production still is `expected`.
+    """Make a release production if production is still `expected`.
 
-    Raises `AliasConflict` when somebody else published meanwhile, and `NotFound` when there is no such release.
+    Raises `AliasConflict` where another release was published meanwhile, `NotFound` where the release does not exist.
     """
     name = get_release(store, release).fingerprint
 
-    def move(now: Alias | None) -> Alias:
-        seen = now.release if now else None
+    def move(current: Alias | None) -> Alias:
+        seen = current.release if current else None
         if seen not in (expected, name):
             raise AliasConflict(
                 f"production moved from {expected} to {seen} meanwhile; run again to compare against it"
             )
-        return now.moved_to(name) if now else Alias(release=name)
+        return current.moved_to(name) if current else Alias(release=name)
 
     return _move_to_release(store, name, move)
 
 
-def promote_by_hand(store: Store, said: Promotion, anyway: bool = False) -> Alias:
-    """Make a release production because a person says so, whatever is production now, and record what they said.
+def promote_by_hand(store: Store, promotion: Promotion, anyway: bool = False) -> Alias:
+    """Make a release production for a person, whatever is production, and record who did it and why.
 
-    `said.release` may be the unique start of a name; what was overruled is filled in. Nothing is recorded where that
-    release is production already. Raises `BadConfig` where the gate held it for a cause unless it is to be done
-    `anyway`, and then without a why; `NotFound` when there is no such release.
+    `promotion.release` may be the unique start of a fingerprint; `overruled` is filled in. Nothing is recorded where
+    the release is production already. Raises `BadConfig` where the gate held the release for a cause, unless `anyway`,
+    which needs a reason; `NotFound` where the release does not exist.
     """
-    release = get_release(store, said.release)
+    release = get_release(store, promotion.release)
     name, overruled = release.fingerprint, release.gate_causes if release.gate == "held" else ()
-    why = " ".join(said.why.split())
+    why = " ".join(promotion.why.split())
     if overruled and not anyway:
         raise BadConfig(
             f"the gate keeps release {name[:12]} back. {release.gate_reason} "
-            f"`vitrine promote {name[:12]} --anyway --why 'TEXT'` publishes it all the same"
+            f"`vitrine promote {name[:12]} --anyway --why 'TEXT'` publishes it nevertheless"
         )
     if anyway and not why:
         raise BadConfig("--anyway goes with --why 'TEXT': the reason is kept beside the release")
-    said = said.model_copy(update={"release": name, "why": why, "overruled": overruled})
+    promotion = promotion.model_copy(update={"release": name, "why": why, "overruled": overruled})
 
-    def move(now: Alias | None) -> Alias:
-        if now and now.release == name:
-            return now
-        moved = now.moved_to(name) if now else Alias(release=name)
-        return moved.model_copy(update={"promotions": (*moved.promotions, said)})
+    def move(current: Alias | None) -> Alias:
+        if current and current.release == name:
+            return current
+        moved = current.moved_to(name) if current else Alias(release=name)
+        return moved.model_copy(update={"promotions": (*moved.promotions, promotion)})
 
     return _move_to_release(store, name, move)
 
@@ -181,53 +181,52 @@ def promote_by_hand(store: Store, said: Promotion, anyway: bool = False) -> Alia
 def _move_to_release(store: Store, name: str, step: Callable[[Alias | None], Alias]) -> Alias:
     before: Alias | None = None
 
-    def move(now: Alias | None) -> Alias:
+    def move(current: Alias | None) -> Alias:
         nonlocal before
-        before = now
-        return step(now)
+        before = current
+        return step(current)
 
     moved = _move(store, PRODUCTION, move)
-    if Release.find(store, name) is None:  # a vacuum that had not seen the alias move
-        _move(store, PRODUCTION, lambda now: before if before and now == moved else now or moved)
-        raise NotFound(f"release {name} was removed at this very moment; production stays where it was")
+    if Release.find(store, name) is None:  # removed by a vacuum that read the alias before it moved
+        _move(store, PRODUCTION, lambda current: before if before and current == moved else current or moved)
+        raise NotFound(f"release {name} was removed at the same moment; production is unchanged")
     return moved
 
 
 def rollback(store: Store) -> Alias:
-    """Point production at the release before. Raises `NotFound` when there is none."""
+    """Point production at the release before it. Raises `NotFound` where there is none."""
 
-    def back(now: Alias | None) -> Alias:
-        if now is None or not now.history:
+    def back(current: Alias | None) -> Alias:
+        if current is None or not current.history:
             raise NotFound("production has no earlier release to roll back to")
-        return now.moved_back(len(now.history) - 1, withdrawn=now.release)
+        return current.moved_back(len(current.history) - 1, withdrawn=current.release)
 
     return _move(store, PRODUCTION, back)
 
 
 def roll_back_to(store: Store, release: str, expected: str) -> Alias:
-    """Point production back at a release of its history, if it still is `expected`; nothing is withdrawn by that.
+    """Point production back at a release of its history, if it is still `expected`; that release is not withdrawn.
 
-    Raises `AliasConflict` when somebody moved it meanwhile, and `NotFound` for what is not in its history.
+    Raises `AliasConflict` where it was moved meanwhile, `NotFound` for a release that is not in its history.
     """
 
-    def back(now: Alias | None) -> Alias:
-        if now is None or now.release != expected:
+    def back(current: Alias | None) -> Alias:
+        if current is None or current.release != expected:
             raise AliasConflict(f"production is no longer {expected}; nothing was changed")
-        if release not in now.history:
+        if release not in current.history:
             raise NotFound(f"production never was {release}")
-        place = len(now.history) - 1 - now.history[::-1].index(release)
-        return now.moved_back(place)
+        return current.moved_back(len(current.history) - 1 - current.history[::-1].index(release))
 
     return _move(store, PRODUCTION, back)
 
 
-def forget(store: Store, name: str, gone: Collection[str]) -> Alias:
-    """Take releases out of an alias's history, so that no rollback leads to what is gone. Raises `NotFound`."""
+def forget(store: Store, name: str, removed: Collection[str]) -> Alias:
+    """Remove releases from the history of an alias, so that no rollback leads to them. Raises `NotFound`."""
 
-    def without(now: Alias | None) -> Alias:
-        if now is None:
+    def without(current: Alias | None) -> Alias:
+        if current is None:
             raise NotFound(f"no alias {name} in {store.url}")
-        return now.model_copy(update={"history": tuple(past for past in now.history if past not in gone)})
+        return current.model_copy(update={"history": tuple(past for past in current.history if past not in removed)})
 
     return _move(store, name, without)
 
@@ -235,13 +234,13 @@ def forget(store: Store, name: str, gone: Collection[str]) -> Alias:
 def _move(store: Store, name: str, step: Callable[[Alias | None], Alias]) -> Alias:
     for _ in range(MAX_TRIES):
         seen = _alias_bytes(store, name)
-        wanted = step(_parse(name, seen) if seen is not None else None)
-        kept = {"history": wanted.history[-HISTORY_LENGTH:], "promotions": wanted.promotions[-HISTORY_LENGTH:]}
-        wanted = wanted.model_copy(update=kept)
-        data = json.dumps(wanted.model_dump(), sort_keys=True).encode()
+        target = step(_parse(name, seen) if seen is not None else None)
+        kept = {"history": target.history[-HISTORY_LENGTH:], "promotions": target.promotions[-HISTORY_LENGTH:]}
+        target = target.model_copy(update=kept)
+        data = json.dumps(target.model_dump(), sort_keys=True).encode()
         if data == seen or store.compare_and_swap(alias_key(name), data, seen):
-            return wanted
-    raise AliasConflict(f"alias {name} kept moving during {MAX_TRIES} tries; nothing was changed")
+            return target
+    raise AliasConflict(f"alias {name} moved during each of {MAX_TRIES} tries; nothing was changed")
 
 
 def _alias_bytes(store: Store, name: str) -> bytes | None:

@@ -66,7 +66,7 @@ def test_a_name_moves_to_another_backbone(store: Store) -> None:
 
 @pytest.mark.parametrize(("name", "alias"), [("a@b", "c"), ("a", ""), ("", "production"), ("a/b", "c"), (".a", "b")])
 def test_a_name_that_could_not_be_found_again_is_refused(store: Store, name: str, alias: str) -> None:
-    with pytest.raises(BadConfig, match="is no name for a backbone; expected letters"):
+    with pytest.raises(BadConfig, match="cannot name a backbone; expected letters"):
         point_backbone(store, name, alias, FIRST)
 
 

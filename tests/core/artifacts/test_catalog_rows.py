@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from retrieval_core.artifacts.catalog_rows import CATALOG_SCHEMA, SHOWN, Items, load_items, row_id
+from retrieval_core.artifacts.catalog_rows import CATALOG_SCHEMA, HIT_COLUMNS, Items, load_items, row_id
 from retrieval_core.artifacts.manifests import Catalog
 from retrieval_core.artifacts.parts import put_part, table_bytes
 from retrieval_core.errors import NotFound
@@ -45,7 +45,7 @@ def test_rows_come_in_the_order_they_are_named_in(store: Store) -> None:
     items = Items.open(store, seal_catalog(store).ref)
     row_ids = np.array([row_id(name) for name in ("b", "c", "b")])
     assert [row["item_id"] for row in items.rows(row_ids)] == ["b", "c", "b"]
-    assert set(items.rows(row_ids)[0]) == set(SHOWN)
+    assert set(items.rows(row_ids)[0]) == set(HIT_COLUMNS)
     assert items.products(row_ids) == ["p", None, "p"]
     assert items.rows(row_ids[:0]) == []
 
@@ -53,7 +53,7 @@ def test_rows_come_in_the_order_they_are_named_in(store: Store) -> None:
 @pytest.mark.parametrize("item_ids", [IDS, ()])
 def test_a_row_that_is_not_in_the_catalogue_is_not_found(store: Store, item_ids: tuple[str, ...]) -> None:
     items = Items.open(store, seal_catalog(store, item_ids).ref)
-    with pytest.raises(NotFound, match="lacks some of 1 rows"):
+    with pytest.raises(NotFound, match="lacks some of 1 requested rows"):
         items.rows(np.array([row_id("e")]))
 
 

@@ -120,7 +120,7 @@ def test_a_release_that_is_removed_while_it_is_promoted_is_not_left_in_productio
         return swap(self, key, data, expected)
 
     monkeypatch.setattr(type(store), "compare_and_swap", swap_late)
-    with pytest.raises(NotFound, match="removed at this very moment"):
+    with pytest.raises(NotFound, match="removed at the same moment"):
         releases.promote(store, second, first)
     assert releases.read_alias(store, "production") == before
 
@@ -156,7 +156,7 @@ def test_what_merely_waits_is_promoted_by_a_word(store: Store) -> None:
     releases.promote(store, "a1", None)
     moved = releases.promote_by_hand(store, word("b2"))
     assert (moved.release, moved.promotions) == ("b2", (word("b2"),))
-    assert moved.said_by_hand == word("b2")
+    assert moved.promoted_by_hand == word("b2")
     releases.rollback(store)
     assert releases.promote_by_hand(store, word("b2", "again")).release == "b2"
 
@@ -177,8 +177,8 @@ def test_no_move_of_the_alias_forgets_who_promoted_what(store: Store) -> None:
     releases.roll_back_to(store, "a1", "c3")
     kept = releases.forget(store, "production", {"b2"})
     assert kept.promotions == (word("a1"), word("b2"))
-    assert kept.said_by_hand == word("a1")
-    assert releases.promote(store, "d4", "a1").said_by_hand is None
+    assert kept.promoted_by_hand == word("a1")
+    assert releases.promote(store, "d4", "a1").promoted_by_hand is None
 
 
 def test_promoting_production_by_hand_changes_and_records_nothing(store: Store) -> None:
