@@ -1,4 +1,4 @@
-"""A comparison on a drawn catalogue: everything made once, nothing made twice, and what cannot be made left out."""
+"""A comparison on a drawn catalogue: everything is computed once, and variants that cannot be built are left out."""
 
 from __future__ import annotations
 
@@ -146,7 +146,7 @@ def first(prefect_server: None, tmp_path_factory: pytest.TempPathFactory) -> tup
     return shop, shop.compare()
 
 
-def test_every_variant_is_made_and_measured(first: tuple[Shop, ComparisonSummary]) -> None:
+def test_every_variant_is_built_and_measured(first: tuple[Shop, ComparisonSummary]) -> None:
     _, run = first
     assert set(run.trained) == {"segmenter", "tagger", "student"}
     assert run.embedded == ROWS * 4, "plain, masked, cropped and student; the others share the plain vectors"
@@ -162,7 +162,7 @@ def test_every_variant_is_made_and_measured(first: tuple[Shop, ComparisonSummary
     assert [table.splitlines()[0] for table in run.tables] == ["### By variant", "### Boosting"]
 
 
-def test_models_are_kept_by_name_with_where_they_come_from(first: tuple[Shop, ComparisonSummary]) -> None:
+def test_models_are_stored_by_name_with_their_parents(first: tuple[Shop, ComparisonSummary]) -> None:
     shop, run = first
     student = find_backbone(shop.store, "student@production")
     assert student.fingerprint == run.models["student"]
@@ -171,7 +171,7 @@ def test_models_are_kept_by_name_with_where_they_come_from(first: tuple[Shop, Co
     assert "masks" in find_backbone(shop.store, "tagger").parents
 
 
-def test_the_same_comparison_again_makes_nothing(first: tuple[Shop, ComparisonSummary]) -> None:
+def test_the_same_comparison_again_computes_nothing(first: tuple[Shop, ComparisonSummary]) -> None:
     shop, before = first
     again = shop.compare()
     assert (again.comparison, again.trained, again.embedded) == (before.comparison, [], 0)
@@ -186,7 +186,7 @@ def test_another_dimension_embeds_nothing(first: tuple[Shop, ComparisonSummary])
     assert other.metrics["plain"] == before.metrics["plain"]
 
 
-def test_a_night_and_a_comparison_share_their_vectors(first: tuple[Shop, ComparisonSummary]) -> None:
+def test_a_run_and_a_comparison_share_their_vectors(first: tuple[Shop, ComparisonSummary]) -> None:
     shop, _ = first
     settings = ["embed.weights=random:0", "embed.size_px=64", "embed.background=both", "mask.size_px=64"]
     config = NightlyConfig.load(None, [*settings, "mask.max_epochs=1", "head.max_epochs=1", "gate.mode=off"])
@@ -197,7 +197,7 @@ def test_a_night_and_a_comparison_share_their_vectors(first: tuple[Shop, Compari
 
 @pytest.fixture
 def photos(first: tuple[Shop, ComparisonSummary], tmp_path: Path) -> Shop:
-    """Twelve pictures of which nothing is known, and a comparison that would need labels and masks."""
+    """Twelve pictures without labels or masks, and a comparison that needs both."""
     shop = Shop(tmp_path)
     (tmp_path / "photos").mkdir()
     for path in sorted((first[0].folder / "catalog" / "images").iterdir())[:12]:
@@ -207,7 +207,7 @@ def photos(first: tuple[Shop, ComparisonSummary], tmp_path: Path) -> Shop:
     return shop
 
 
-def test_what_a_catalogue_cannot_teach_or_mask_is_left_out_and_said(photos: Shop) -> None:
+def test_variants_without_training_labels_or_masks_are_left_out_and_named(photos: Shop) -> None:
     run = photos.compare()
     assert list(run.metrics) == ["pixels"]
     assert run.models == {}
@@ -218,14 +218,14 @@ def test_what_a_catalogue_cannot_teach_or_mask_is_left_out_and_said(photos: Shop
     assert "undefined" in run.tables[0], "nothing judges the answers"
 
 
-def test_with_nothing_left_to_compare_nothing_is_made(photos: Shop) -> None:
+def test_without_a_variant_left_nothing_is_computed(photos: Shop) -> None:
     photos.toml.write_text(PIXELS.replace('[[variants]]\nname = "pixels"\n', "", 1))
     with pytest.raises(BadConfig, match="no variant is left"):
         photos.compare("evaluate.queries=3")
     assert not list(photos.store.list("comparisons/"))
 
 
-def test_weights_that_cannot_be_had_stop_it_before_anything_is_read(photos: Shop) -> None:
+def test_unavailable_weights_are_refused_before_anything_is_read(photos: Shop) -> None:
     config = load_comparison(photos.toml, ["models.tagger.weights=file:absent.safetensors"])
     with pytest.raises(WeightsInvalid, match="absent"):
         check_comparison(photos.store, config)

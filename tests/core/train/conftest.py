@@ -1,4 +1,4 @@
-"""A network of two convolutions, and drawn pictures whose colour says what they are."""
+"""A network of two convolutions, and drawn pictures whose colour is their class."""
 
 from __future__ import annotations
 
@@ -44,13 +44,13 @@ def tiny_embedder() -> Callable[..., ImageEmbedder]:
 
 @pytest.fixture
 def preprocess() -> Preprocess:
-    """Squares of 28 px out of prepared ones of 32."""
+    """Crops of 28 px from prepared squares of 32 px."""
     return Preprocess(size_px=28, crop_fraction=0.875)
 
 
 @pytest.fixture
 def coloured() -> Callable[..., UInt8]:
-    """`coloured(codes, seed)`: a (32, 32, 3) picture for each number of a colour, a patch on noise; -1 has none."""
+    """`coloured(codes, seed)`: a (32, 32, 3) picture for each colour number, a patch on noise; -1 has no patch."""
 
     def draw(codes: npt.ArrayLike, seed: int = 0) -> UInt8:
         rng = np.random.default_rng(seed)

@@ -1,4 +1,4 @@
-"""What a training can be told, and what it refuses to be told."""
+"""Which training configs are valid, and how they are read from a file and overrides."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from retrieval_core.train.config import (
 
 
 @pytest.mark.parametrize(("name", "kind"), CONFIG_BY_OBJECTIVE.items())
-def test_every_objective_can_be_told_nothing_and_names_itself(name: str, kind: type[Training]) -> None:
+def test_every_objective_has_defaults_and_names_itself(name: str, kind: type[Training]) -> None:
     config = kind()
     assert kind.__name__.lower() == f"{name}training" == f"{config.objective}training"
     assert kind.model_validate(config.model_dump()) == config
@@ -52,7 +52,7 @@ def test_a_value_out_of_bounds_and_an_unknown_key_are_refused(kind: type[Trainin
 
 
 @pytest.mark.parametrize("kind", [TripletTraining, ContrastiveTraining, SupconTraining])
-def test_unlike_pictures_share_no_more_than_like_ones(kind: type[MetricTraining]) -> None:
+def test_the_threshold_of_unlike_pictures_is_not_above_that_of_alike_ones(kind: type[MetricTraining]) -> None:
     with pytest.raises(ValidationError, match=r"unlike_iou 0\.6 is above alike_iou 0\.5"):
         kind(unlike_iou=0.6)
     assert kind(alike_iou=0.3, unlike_iou=0.3).alike_iou == 0.3
@@ -63,7 +63,7 @@ def test_a_growing_margin_does_not_start_above_its_end() -> None:
         TripletTraining(margin_start=2)
 
 
-def test_a_class_of_one_picture_cannot_be_asked_for() -> None:
+def test_classes_of_one_picture_cannot_be_kept() -> None:
     with pytest.raises(ValidationError):
         ClassifyTraining(min_count=1)
 

@@ -1,4 +1,4 @@
-"""The loop: what is kept, when it ends, and that a kill, a second call or another random state change nothing."""
+"""The training loop: what is kept, when it ends, and that a kill, a second call or the random state change nothing."""
 
 from __future__ import annotations
 
@@ -24,11 +24,11 @@ SPLIT = Split(np.arange(4, 24), np.arange(4))
 
 
 class Killed(BaseException):
-    """What nothing in the loop catches."""
+    """An error that nothing in the loop catches."""
 
 
 class Scripted(Objective):
-    """One weight that falls by every step; the scores of the epochs are given. `seen` and `kept` are by epoch."""
+    """One weight that falls with every step, and given scores of the epochs; `seen` and `kept` are by epoch."""
 
     def __init__(self, embedder, scores):
         super().__init__(embedder)
@@ -80,7 +80,7 @@ def train(pixels, preprocess, tmp_path):
 
 
 def steps(history):
-    """The history without what a clock says."""
+    """The history without durations."""
     return [{name: value for name, value in row.items() if name != "seconds"} for row in history]
 
 
@@ -91,7 +91,9 @@ def assert_same_weights(one: nn.Module, other: nn.Module):
 
 
 @pytest.mark.parametrize("moment", ["in a batch", "while scoring", "between epochs"])
-def test_a_killed_training_goes_on_and_ends_as_an_undisturbed_one(moment, train, tiny_embedder, tmp_path, monkeypatch):
+def test_a_killed_training_resumes_and_ends_as_one_that_ran_through(
+    moment, train, tiny_embedder, tmp_path, monkeypatch
+):
     whole, killed, resumed = (Rotation(tiny_embedder(), UNLABELLED, CONFIG) for _ in range(3))
     (tmp_path / "whole").mkdir()
     expected = train(whole, folder=tmp_path / "whole")
@@ -125,7 +127,7 @@ def test_a_killed_training_goes_on_and_ends_as_an_undisturbed_one(moment, train,
     assert_same_weights(resumed, whole)
 
 
-def test_a_training_that_was_over_does_not_go_on(train, tiny_embedder):
+def test_a_training_that_stopped_early_does_not_continue(train, tiny_embedder):
     config = CONFIG.model_copy(update={"max_epochs": 9, "patience": 2})
     scores = [3.0, 2.0, 2.5, 2.0, 0.0, 0.0]
     first, second = Scripted(tiny_embedder(), scores), Scripted(tiny_embedder(), scores)
@@ -137,7 +139,7 @@ def test_a_training_that_was_over_does_not_go_on(train, tiny_embedder):
     assert_same_weights(first, second)
 
 
-def test_a_training_of_all_its_epochs_does_not_go_on(train, tiny_embedder):
+def test_a_training_that_ran_all_epochs_does_not_continue(train, tiny_embedder):
     first, second = Scripted(tiny_embedder(), [2.0, 1.0, 0.5, 0.2]), Scripted(tiny_embedder(), [])
     assert train(first) == train(second)
     assert_same_weights(first, second)
@@ -227,7 +229,7 @@ def test_batch_norms_learn_the_pictures_statistics(train, tiny_embedder):
     assert not torch.equal(norm.weight, torch.ones_like(norm.weight))
 
 
-def test_a_frozen_network_stays_and_what_lies_on_top_is_trained(train, tiny_embedder):
+def test_a_frozen_network_is_unchanged_and_the_layers_on_top_are_trained(train, tiny_embedder):
     config = CONFIG.model_copy(update={"trained_layers": "projection"})
     objective, before = Rotation(tiny_embedder(dim=6), UNLABELLED, config), tiny_embedder(dim=6)
     train(objective, config)
@@ -265,7 +267,9 @@ def test_too_few_pictures_are_refused(n_train, n_val, train, tiny_embedder, tmp_
     assert list(tmp_path.iterdir()) == []
 
 
-def test_one_checkpoint_is_written_and_nothing_else_said_or_left(train, tiny_embedder, tmp_path, monkeypatch, capfd):
+def test_one_checkpoint_is_written_and_nothing_is_printed_or_left_behind(
+    train, tiny_embedder, tmp_path, monkeypatch, capfd
+):
     (tmp_path / "here").mkdir()
     (tmp_path / "scratch").mkdir()
     monkeypatch.chdir(tmp_path / "here")

@@ -1,4 +1,4 @@
-"""What a training starts from: the network named, and on top of it the projection asked for."""
+"""A training starts from the configured network, under the configured projection."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def classify(**config: Any) -> ClassifyTraining:
 
 @pytest.fixture(scope="module")
 def kept(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A backbone as a training keeps it: ResNet-18 under a projection to 5."""
+    """The folder of a trained backbone: ResNet-18 under a projection to 5."""
     folder = tmp_path_factory.mktemp("kept")
     empty, config = open_store(str(folder / "store")), classify(weights="random:3", embedding_dim=5, seed=4)
     save_backbone(load_start(empty, find_start(empty, config), config), folder)
@@ -38,7 +38,7 @@ def kept(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def store(local_store: Store, kept: Path) -> Store:
-    """A store that knows it as `mine`."""
+    """A store that holds it under the name `mine`."""
     files = sorted(kept.iterdir())
     parts = tuple(put_part_file(local_store, f"backbones/{'f' * 32}/{file.name}", file, 0) for file in files)
     made = Backbone(fingerprint="f" * 32, parts=parts, card="resnet18", dim=5, size_px=32, objective="classify")
@@ -47,7 +47,7 @@ def store(local_store: Store, kept: Path) -> Store:
     return local_store
 
 
-def test_a_start_is_the_frozen_backbone_of_a_night(local_store: Store) -> None:
+def test_a_start_is_the_backbone_that_a_run_would_embed_with(local_store: Store) -> None:
     config = classify(weights="random:7")
     start = find_start(local_store, config)
     assert (start.fingerprint, start.artifact) == (backbone_fingerprint(start_config(config)), None)
@@ -55,7 +55,7 @@ def test_a_start_is_the_frozen_backbone_of_a_night(local_store: Store) -> None:
     assert torch.equal(loaded.module(PIXELS), load_backbone(start_config(config)).module(PIXELS))
 
 
-def test_an_embedding_of_a_width_is_a_projection_drawn_by_the_seed(local_store: Store) -> None:
+def test_a_new_projection_is_initialised_from_the_seed(local_store: Store) -> None:
     def load(seed: int) -> Any:
         config = TripletTraining(**SIZE, embedding_dim=9, seed=seed)
         return load_start(local_store, find_start(local_store, config), config).module
@@ -69,7 +69,7 @@ def test_an_embedding_of_a_width_is_a_projection_drawn_by_the_seed(local_store: 
     assert not torch.equal(first.projection.weight, other.projection.weight)
 
 
-def test_an_artifact_goes_on_with_its_own_projection_where_that_is_asked_for(store: Store) -> None:
+def test_an_artifact_keeps_its_projection_if_it_has_the_needed_width(store: Store) -> None:
     for dim in (0, 5):
         config = classify(weights="artifact:mine", embedding_dim=dim, size_px=0, seed=1)
         start = find_start(store, config)
@@ -118,7 +118,7 @@ def test_a_student_is_projected_to_its_teachers_width(
         ({"backbone": "vit_b16"}, BadConfig, "squares of 224"),
     ],
 )
-def test_what_cannot_be_started_from_is_one_clear_error(
+def test_a_start_that_cannot_be_loaded_is_one_clear_error(
     config: dict[str, Any], error: type[Exception], says: str, store: Store
 ) -> None:
     training = classify(**config)

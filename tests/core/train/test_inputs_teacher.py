@@ -1,4 +1,4 @@
-"""The teacher of a distillation is found by name, and stands row by row beside the pictures."""
+"""The teacher of a distillation is found by name, and its vectors are in the order of the pictures."""
 
 from __future__ import annotations
 
@@ -32,11 +32,11 @@ def store(local_store: Store) -> Store:
 
 
 @pytest.mark.parametrize("name", [FIRST, FIRST[:4], FIRST[:12]])
-def test_a_teacher_is_named_by_the_start_of_its_fingerprint(store: Store, name: str) -> None:
+def test_a_teacher_is_named_by_a_prefix_of_its_fingerprint(store: Store, name: str) -> None:
     assert find_teacher(store, name).fingerprint == FIRST
 
 
-def test_production_is_what_the_published_release_searches(store: Store) -> None:
+def test_production_names_the_vectors_of_the_published_release(store: Store) -> None:
     vectors = find_teacher(store, SECOND)
     ref = Ref(kind="x", key="x/x")
     release = Release(
@@ -51,7 +51,7 @@ def test_production_is_what_the_published_release_searches(store: Store) -> None
 @pytest.mark.parametrize(
     ("name", "says"), [("aa", "ambiguous among 2"), ("bb", "names no vector set"), ("", "aa11"), ("production", "aa22")]
 )
-def test_what_names_no_single_set_is_refused_with_those_there_are(store: Store, name: str, says: str) -> None:
+def test_a_name_without_a_single_match_is_refused_with_a_list_of_the_sets(store: Store, name: str, says: str) -> None:
     with pytest.raises(BadConfig, match=says):
         find_teacher(store, name)
 
@@ -61,7 +61,7 @@ def test_an_empty_store_has_no_teacher(local_store: Store) -> None:
         find_teacher(local_store, "aa")
 
 
-def test_vectors_stand_in_the_order_asked_and_nan_where_there_is_none(store: Store) -> None:
+def test_vectors_are_in_the_order_of_the_ids_and_nan_if_missing(store: Store) -> None:
     rows = teacher_vectors(store, find_teacher(store, FIRST), ["d", "x", "a", "b"])
     assert rows.dtype == np.float32
     np.testing.assert_array_equal(rows, [[0, -1], [np.nan, np.nan], [1, 0], [0, 1]])

@@ -1,4 +1,4 @@
-"""The pictures of a training: decoded once, refused where they are bad, and seen as the embedder sees them."""
+"""The pictures of a training are decoded once, rejected if bad, and validated as the embedder sees them."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def prepare(pictures, preprocess, folder, threads=2, on_done=None):
 
 
 def centre_shifts(prepared, size_px):
-    """The centre of a prepared picture, and those a pixel off it."""
+    """The centre of a prepared picture, and the squares one pixel off it."""
     start = (prepared.shape[0] - size_px) // 2
     starts = [at for at in (start, start + 1, start - 1) if 0 <= at <= prepared.shape[0] - size_px]
     return [prepared[top : top + size_px, left : left + size_px] for top in starts for left in starts]
@@ -55,7 +55,7 @@ def seen(view, square):
     return view(torch.from_numpy(square).permute(2, 0, 1)).permute(1, 2, 0).numpy()
 
 
-def test_pictures_are_the_squares_of_the_one_decode_path(tmp_path):
+def test_pictures_are_decoded_as_for_embedding(tmp_path):
     preprocess = Preprocess(size_px=16)
     pictures = [picture(tmp_path, number) for number in range(70)]
     prepared = prepare(pictures, preprocess, tmp_path)
@@ -114,7 +114,7 @@ def test_the_validation_view_is_what_fit_shows_up_to_a_pixel(width, height, size
 
 
 @pytest.mark.parametrize("crop", ["center", "squash"])
-def test_a_view_without_a_margin_of_its_own_is_close_to_what_fit_shows(crop):
+def test_a_validation_view_without_a_crop_fraction_is_close_to_what_fit_shows(crop):
     image, preprocess = smooth(2, 90, 130), Preprocess(size_px=28, crop=crop)
     assert training_square(preprocess).size_px == 32
     view = seen(validation_view(preprocess), fit(image, training_square(preprocess)))

@@ -1,4 +1,4 @@
-"""The run card says which code made a backbone."""
+"""The run card records the code, the libraries and the device of a training."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def git(folder: Path, *arguments: str) -> str:
 
 @pytest.fixture
 def checkout(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A folder laid out like the project, which the module believes to lie in."""
+    """A folder laid out like the project, in which the module appears to be."""
     code = tmp_path / "retrieval_core" / "train" / "run_card.py"
     code.parent.mkdir(parents=True)
     code.write_text("one")

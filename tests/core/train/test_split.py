@@ -23,7 +23,7 @@ HOW = Preprocess(size_px=32)
 
 
 class Row(NamedTuple):
-    """A picture of a catalogue: what it shows, how its file was made of that, whose product it is, and its split."""
+    """A picture of a catalogue: the scene it shows, the encoding of its file, its product and its split."""
 
     scene: int
     encoding: str
@@ -32,7 +32,7 @@ class Row(NamedTuple):
 
 
 def scene(number: int) -> Image.Image:
-    """Random colours in large patches with a fine pattern: another one for each number."""
+    """Random colours in large patches with a fine pattern, different for each number."""
     rng = np.random.default_rng(number)
     patches = Image.fromarray(rng.integers(0, 256, (4, 4, 3), dtype=np.uint8)).resize(
         (96, 96), Image.Resampling.BICUBIC
@@ -69,7 +69,7 @@ def groups_of(rows: list[Row]) -> Int64:
 
 
 def connected(rows: list[Row]) -> list[set[int]]:
-    """Row numbers that belong together, by repeated merging: the truth, which knows the scenes."""
+    """The expected groups of rows, by repeated merging of equal scenes and products."""
     sets = [{number} for number in range(len(rows))]
     for a, one in enumerate(rows):
         for b, other in enumerate(rows[:a]):
@@ -119,14 +119,14 @@ def test_no_product_file_or_near_duplicate_is_on_both_sides_and_nothing_held_out
     assert again.train.tolist() == split.train.tolist()
 
 
-def test_another_seed_validates_on_other_pictures():
+def test_another_seed_chooses_other_validation_pictures():
     items = pl.DataFrame({"split": ["train"] * 50})
     vals = {tuple(split_pictures(items, np.arange(50), 0.2, seed).val) for seed in range(4)}
     assert len(vals) == 4
     assert {len(val) for val in vals} == {10}
 
 
-def test_a_product_of_most_pictures_is_trained_on():
+def test_a_product_with_most_of_the_pictures_is_for_training():
     groups = np.array([0] * 90 + list(range(90, 100)))
     for seed in range(10):
         split = split_pictures(pl.DataFrame({"split": ["train"] * 100}), groups, 0.1, seed)
@@ -134,13 +134,13 @@ def test_a_product_of_most_pictures_is_trained_on():
         assert set(split.train) == set(range(90))
 
 
-def test_where_no_group_is_small_enough_the_smallest_validates():
+def test_without_a_group_that_fits_the_smallest_is_for_validation():
     groups = np.array([0] * 5 + [5] * 3 + [8] * 4)
     split = split_pictures(pl.DataFrame({"split": ["train"] * 12}), groups, 0.1, 0)
     assert split.val.tolist() == [5, 6, 7]
 
 
-def test_a_picture_encoded_again_or_at_another_size_is_the_same_and_another_one_is_not():
+def test_a_picture_encoded_again_or_resized_is_a_near_duplicate_and_another_one_is_not():
     again = [Row(0, encoding, None, None) for encoding in ("png", "q95", "q75", "q50", "48", "80", "200")]
     assert set(groups_of(again)) == {0}
     others = [Row(number, "q90", None, None) for number in range(40)]
@@ -152,7 +152,7 @@ def test_many_copies_of_a_picture_are_one_group():
     assert set(groups_of(rows)) == {0}
 
 
-def test_products_and_pictures_chain():
+def test_groups_are_joined_through_products_and_pictures():
     rows = [Row(0, "png", 1, None), Row(1, "png", 1, None), Row(1, "q80", 2, None), Row(2, "png", 2, None)]
     assert groups_of(rows).tolist() == [0, 0, 0, 0]
 

@@ -1,4 +1,4 @@
-"""Which pictures of a catalogue a training takes, and which of those it parts into training and validation."""
+"""Which pictures of a catalogue are used, and how the readable ones are split into training and validation."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ def prepared(folder: Path, positions: list[int], n: int) -> Prepared:
     return Prepared(pixels, np.array(positions, np.int64), [])
 
 
-def test_what_could_not_be_read_is_on_neither_side_and_joins_nothing(tmp_path: Path) -> None:
+def test_unreadable_pictures_are_on_neither_side_and_join_no_groups(tmp_path: Path) -> None:
     items = catalog([(f"{n}", "train", "ok") for n in range(6)]).with_columns(product_id=pl.Series(list("aabbcc")))
     # Rows 1 and 3 stay black: taken for one picture, they would make one group of the products a and b.
     split = split_readable(items, prepared(tmp_path, [0, 2], 6), RotationTraining())

@@ -1,4 +1,4 @@
-"""A small shop: a catalogue of drawn pictures in a store, and whatever variants a test hangs beside it."""
+"""A small shop: a catalogue of drawn pictures in a store, and variants that a test adds."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ COLUMNS = {
 
 
 class Shop:
-    """`n` pictures of four categories, two of each product; every third is held out. `kinds` (n,) int numbers them."""
+    """`n` pictures of four categories, two of each product, every third held out; `kinds` are (n,) category numbers."""
 
     def __init__(self, folder: Path, n: int = 120, **blank: Any) -> None:
         self.store: Store = open_store(str(folder / "store"))
@@ -80,19 +80,19 @@ class Shop:
         return self.items["content_id"].to_list()
 
     def vectors(self, noise: float, seed: int = 0) -> np.ndarray:
-        """(n, 16) float32 of unit length: the category's own direction under this much noise."""
+        """(n, 16) float32 of unit length: one direction for each category, with this much noise."""
         rng = np.random.default_rng(seed)
         return unit_length((np.eye(16)[self.kinds] + noise * rng.normal(size=(len(self.kinds), 16))).astype(np.float32))
 
-    def variant(self, name: str, vectors: np.ndarray, ids: list[str] | None = None, **made: Any) -> BuiltVariant:
-        """A variant of that name over (n, dim) vectors; `made` holds fields of the variant or of its spec."""
+    def variant(self, name: str, vectors: np.ndarray, ids: list[str] | None = None, **fields: Any) -> BuiltVariant:
+        """A variant of this name with (n, dim) vectors; `fields` are of the variant or of its spec."""
         ids = ids or self.content_ids
         family = name.replace(" ", "-")
         put_part(self.store, part_key(VectorSet.folder, family, "part"), vectors_bytes(ids, vectors), len(ids))
         sealed = seal_vectors(self.store, family, "raw", vectors.shape[1], "shop", ids)
-        fields = {key: made.pop(key) for key in list(made) if key in BuiltVariant.model_fields}
+        built = {key: fields.pop(key) for key in list(fields) if key in BuiltVariant.model_fields}
         costs = {"ms_per_picture": 10.0, "n_bytes_per_item": 4 * vectors.shape[1]}
-        return BuiltVariant(spec=VariantConfig(name=name, **made), vectors=sealed.ref, **(costs | fields))
+        return BuiltVariant(spec=VariantConfig(name=name, **fields), vectors=sealed.ref, **(costs | built))
 
     def classes(self, classes: np.ndarray) -> Ref:
         """Every picture's likeliest class, (n,), as a class set."""
@@ -107,9 +107,9 @@ class Shop:
         put_part(self.store, part_key(MaskSet.folder, "masks", "part"), data, len(masks))
         return seal_view(self.store, MaskSet, "masks", "shop", self.content_ids).ref
 
-    def backbone(self, name: str, **made: Any) -> Ref:
-        """A backbone as a training leaves it."""
-        return Backbone(fingerprint=name, card="resnet18", dim=16, size_px=64, **made).seal(self.store).ref
+    def backbone(self, name: str, **fields: Any) -> Ref:
+        """A trained backbone."""
+        return Backbone(fingerprint=name, card="resnet18", dim=16, size_px=64, **fields).seal(self.store).ref
 
     def compare(self, *variants: BuiltVariant, queries: int = 500, top_classes: int = 1) -> ComparisonResults:
         config = EvaluateConfig(queries=queries)
@@ -126,13 +126,13 @@ def shop(tmp_path: Path) -> Shop:
 
 @pytest.fixture
 def open_shop(tmp_path: Path):
-    """A shop of another size, or whose catalogue leaves something blank."""
+    """`open_shop(...)`: a shop of another size, or with other values of some columns."""
     return lambda **told: Shop(tmp_path, **told)
 
 
 @pytest.fixture
 def configured():
-    """The config of some variants and of tables given as keywords."""
+    """`configured(variants, *tables)`: the config of these variants, with tables given as mappings."""
 
     def make(variants, *tables, **more) -> ComparisonConfig:
         return ComparisonConfig(
@@ -173,7 +173,7 @@ def history(collapsed: tuple[int, ...]) -> tuple[dict[str, float], ...]:
 
 
 def make_facts(shop, configured, name: str = "shop") -> ComparisonFacts:
-    """A comparison with everything there is to say."""
+    """The facts of a comparison in which no section is empty."""
     boxes = [np.pad(np.ones((i % 8 + 2, i % 8 + 2), np.bool_), (0, 8 - i % 8)) for i in range(120)]
     cropped = {"background": "crop", "masks": shop.masks(boxes, [""] * 120)}
     labeller = shop.backbone("labeller", metrics={"f1_example": 0.7}, history=history((0, 0)), created="2026-11-17")
@@ -282,5 +282,5 @@ def assert_refused():
 
 @pytest.fixture
 def build(configured):
-    """The tables, given as mappings, over some results."""
+    """`build(results, *tables)`: the filled-in tables, given as mappings."""
     return lambda results, *tables: build_tables(configured(results.variants, *tables), results)

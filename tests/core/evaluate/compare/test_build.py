@@ -1,4 +1,4 @@
-"""The facts of a comparison: who is ranked, what stands on the fronts, and which queries are shown."""
+"""The facts of a comparison: the ranking, the fronts, the models and the queries to show."""
 
 import pytest
 
@@ -12,7 +12,7 @@ METRICS = {"metrics": ("recall@1", "map@5")}
 
 @pytest.fixture
 def gathered(configured):
-    """Facts of some variants of a shop."""
+    """`gathered(shop, variants, *tables)`: the facts of these variants."""
 
     def gather(shop, variants, *tables, trained=None, **more) -> ComparisonFacts:
         config = configured(variants, *(tables or (METRICS,)), **more)
@@ -40,14 +40,14 @@ def test_the_same_queries_are_shown_under_the_best_the_worst_and_two_between(sho
     assert len({grid.query.item_id for grid in facts.grids}) == len(facts.grids) == 6
 
 
-def test_fewer_variants_than_sides_are_all_shown_once(shop, gathered) -> None:
+def test_four_variants_or_fewer_are_all_shown_once(shop, gathered) -> None:
     two = [shop.variant(f"noise {noise}", shop.vectors(noise)) for noise in (2.0, 0.2)]
     by_map = {"metrics": ("map@5",)}
     assert [list(grid.answers) for grid in gathered(shop, two, by_map).grids] == [["noise 0.2", "noise 2.0"]] * 6
     assert [list(grid.answers) for grid in gathered(shop, two[:1], by_map).grids] == [["noise 2.0"]] * 6
 
 
-def test_the_fronts_weigh_quality_against_either_cost(shop, gathered) -> None:
+def test_there_is_a_front_of_quality_against_each_cost(shop, gathered) -> None:
     facts = gathered(
         shop,
         [
@@ -63,7 +63,7 @@ def test_the_fronts_weigh_quality_against_either_cost(shop, gathered) -> None:
     ]
 
 
-def test_a_model_brings_its_start_its_size_and_whether_it_was_kept(shop, gathered) -> None:
+def test_a_model_has_its_start_its_size_and_whether_it_was_reused(shop, gathered) -> None:
     history = tuple({"epoch": float(epoch), "seconds": 2.0, "train_loss": 1 / epoch} for epoch in (1, 2, 3))
     made = shop.backbone("made", objective="triplet", history=history, counts={"train": 70}, metrics={"val_loss": 0.1})
     (model,) = gathered(
@@ -76,13 +76,13 @@ def test_a_model_brings_its_start_its_size_and_whether_it_was_kept(shop, gathere
     assert (model.n_pictures, model.seconds, model.history) == (70, 6.0, history)
 
 
-def test_nothing_to_ask_leaves_no_ranking_and_no_fronts(open_shop, gathered) -> None:
+def test_without_queries_there_is_no_ranking_and_no_front(open_shop, gathered) -> None:
     shop = open_shop(n=6, split="train")
     facts = gathered(shop, [shop.variant("a", shop.vectors(1.0)), shop.variant("b", shop.vectors(1.0))])
     assert (facts.quality, facts.ranked, facts.fronts, facts.grids, facts.crops) == ("", (), (), (), ())
 
 
-def test_a_catalogue_that_judges_nothing_still_shows_what_was_found(open_shop, gathered) -> None:
+def test_hits_are_shown_even_if_the_catalogue_cannot_judge_them(open_shop, gathered) -> None:
     shop = open_shop(product_id=None, category=None, labels=[])
     facts = gathered(shop, [shop.variant("a", shop.vectors(1.0)), shop.variant("b", shop.vectors(1.0))])
     assert facts.quality == ""

@@ -1,4 +1,4 @@
-"""The Pareto front, against its definition read aloud; and its drawing, whole for any numbers."""
+"""The Pareto front agrees with its definition, and its chart is valid for any numbers."""
 
 import math
 import re
@@ -13,7 +13,7 @@ few = st.integers(0, 5).map(float)
 
 
 @given(st.dictionaries(st.text(max_size=3), st.tuples(few, few), max_size=12))
-def test_the_front_is_whatever_no_other_beats(points) -> None:
+def test_the_front_holds_the_points_that_no_other_beats(points) -> None:
     def beaten(name: str) -> bool:
         cost, value = points[name]
         return any(
@@ -26,7 +26,7 @@ def test_the_front_is_whatever_no_other_beats(points) -> None:
     assert [points[name][0] for name in front] == sorted(points[name][0] for name in front)
 
 
-def test_the_front_is_drawn_in_steps_and_said_in_words(read_page) -> None:
+def test_the_front_is_drawn_in_steps_and_described_in_words(read_page) -> None:
     points = {"slow": (100.0, 0.9), "quick": (5.0, 0.5), "beaten": (50.0, 0.4)}
     page = read_page(curves.front("map@5", points, pareto_front(points), "ms per picture"))
     (chart,) = page.all("svg")

@@ -1,4 +1,4 @@
-"""What a catalogue cannot teach is found before anything is trained."""
+"""A catalogue that a model cannot learn from is found before anything is trained."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ N = 24
 
 
 def catalogue(**columns: Any) -> pl.DataFrame:
-    """Rows of good pictures of which nothing is known but what `columns` say."""
+    """Rows of good pictures with these `columns` and nothing else."""
     known = {
         "item_id": [f"item-{row:02}" for row in range(N)],
         "content_id": [f"{row:032x}" for row in range(N)],
@@ -58,7 +58,7 @@ LABELLED = {"labels": [["red"], ["red", "dress"], ["dress"]] * (N // 3)}
     ],
     ids=lambda value: type(value).__name__ if isinstance(value, AnyTraining) else None,
 )
-def test_what_cannot_be_learned_is_said_in_one_sentence(
+def test_the_reason_why_a_catalogue_cannot_be_learned_from_is_one_sentence(
     config: AnyTraining, columns: dict[str, Any], says: str
 ) -> None:
     reason = why_unlearnable(config, catalogue(**columns))
@@ -76,11 +76,11 @@ def test_what_cannot_be_learned_is_said_in_one_sentence(
     ],
     ids=lambda value: type(value).__name__ if isinstance(value, AnyTraining) else None,
 )
-def test_what_can_be_learned_has_no_reason_against_it(config: AnyTraining, columns: dict[str, Any]) -> None:
+def test_a_catalogue_that_can_be_learned_from_gives_no_reason(config: AnyTraining, columns: dict[str, Any]) -> None:
     assert why_unlearnable(config, catalogue(**columns)) == ""
 
 
-def test_a_teacher_of_another_catalogue_is_found_out() -> None:
+def test_a_teacher_of_another_catalogue_is_refused() -> None:
     config = DistillTraining(teacher="abc")
     teacher = np.full((N, 12), np.nan, np.float32)
     assert f"0 of {N}" in why_unlearnable(config, catalogue(), teacher)

@@ -14,7 +14,7 @@ from retrieval_core.evaluate.compare.compose import load_comparison
 CONFIGS = sorted((Path(__file__).parents[4] / "configs" / "compare").glob("*.toml"))
 
 
-def test_a_variant_takes_defaults_and_what_it_is_like(path: Path) -> None:
+def test_a_variant_takes_the_defaults_and_the_keys_of_the_variant_it_is_like(path: Path) -> None:
     config = load_comparison(path, [])
     assert (config.variant("plain").weights, config.variant("plain").size_px) == ("random:0", 96)
     boosted = config.variant("boosted")
@@ -22,7 +22,7 @@ def test_a_variant_takes_defaults_and_what_it_is_like(path: Path) -> None:
     assert (config.variant("vit 24").backbone, config.variant("vit 24").dim) == ("vit_b16", 24)
 
 
-def test_a_size_for_all_is_not_for_networks_of_one_size_nor_for_trained_ones(path: Path) -> None:
+def test_a_shared_size_does_not_apply_to_networks_of_one_size_or_trained_ones(path: Path) -> None:
     config = load_comparison(path, [])
     assert not CARDS["vit_b16"].resizable
     assert config.variant("vit").size_px == 0
@@ -52,14 +52,14 @@ def test_overrides_reach_defaults_and_one_variant_or_model_by_its_name(path: Pat
     assert (config.variant("vit 24").dim, config.evaluate.queries) == (16, 9)
 
 
-def test_what_a_variant_is_like_follows_an_override(path: Path) -> None:
+def test_an_override_also_reaches_variants_that_are_like_the_overridden_one(path: Path) -> None:
     config = load_comparison(path, ["variants.vit.backbone=resnet34"])
     assert config.variant("vit 24").backbone == "resnet34"
     assert config.variant("vit 24").size_px == 96
 
 
 @pytest.mark.parametrize("override", ["models.nobody.seed=1", "variants.nobody.dim=1", "title=x", "defaults.name=x"])
-def test_an_override_of_nothing_is_refused(path: Path, override: str) -> None:
+def test_an_override_of_an_unknown_key_or_name_is_refused(path: Path, override: str) -> None:
     with pytest.raises(BadConfig):
         load_comparison(path, [override])
 

@@ -1,4 +1,4 @@
-"""What a comparison needs, in which order, what is left of it without a part, and which ones are refused."""
+"""What a comparison needs and in which order, what remains without some variants, and what is refused."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def test_pairs_are_equal_but_for_the_contrast(path: Path) -> None:
     assert [(plain.name, other.name) for plain, other in config.pairs(by_mode)] == [("vit", "classified")]
 
 
-def test_without_masks_what_needs_them_is_left_out_and_said(path: Path) -> None:
+def test_variants_that_need_masks_are_left_out_and_named_if_there_are_none(path: Path) -> None:
     config = load_comparison(path, [])
     assert config.variants_needing_masks() == {"masked", "tripled"}, "tripled starts from a model of masked pictures"
     left = config.without(config.variants_needing_masks(), "there are no masks")
@@ -42,7 +42,7 @@ def test_without_masks_what_needs_them_is_left_out_and_said(path: Path) -> None:
         config.without({variant.name for variant in config.variants}, "of a whim")
 
 
-def test_a_table_of_pairs_without_pairs_goes_with_them(path: Path) -> None:
+def test_a_table_of_pairs_without_pairs_is_removed(path: Path) -> None:
     left = load_comparison(path, []).without({"boosted"}, "it may not be")
     assert [table.title for table in left.tables] == ["all"]
 
@@ -86,6 +86,6 @@ def test_a_comparison_that_cannot_run_is_refused_in_one_line(path, old, new, say
     assert_refused(path, old, new, says)
 
 
-def test_a_config_survives_the_way_through_json(path: Path) -> None:
+def test_a_config_can_be_written_as_json_and_read(path: Path) -> None:
     config = load_comparison(path, [])
     assert ComparisonConfig.model_validate_json(config.model_dump_json()) == config

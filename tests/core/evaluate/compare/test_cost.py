@@ -1,4 +1,4 @@
-"""What a picture costs is measured on pictures that can be read, whatever the network."""
+"""Every kind of network is timed, on pictures that can be read."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def keep(settings: Settings, folder: Path, kind: type[Artifact], **fields: objec
     return kind.model_validate({"fingerprint": "f", "parts": parts, **fields}).seal(store)
 
 
-def test_pictures_that_cannot_be_read_are_passed_over(tmp_path: Path, images: list[RGB]) -> None:
+def test_pictures_that_cannot_be_read_are_skipped(tmp_path: Path, images: list[RGB]) -> None:
     (tmp_path / "bad.jpg").write_bytes(b"\xff\xd8\xff broken")
     (tmp_path / "good.jpg").write_bytes(thumbnail(images[0], 40))
     uris = [str(tmp_path / name) for name in ("absent.jpg", "bad.jpg", "good.jpg")]

@@ -64,7 +64,7 @@ def test_a_box_that_is_not_trusted_keeps_the_whole_picture(shop) -> None:
     assert facts.helped == facts.hurt == ()
 
 
-def test_a_query_whose_picture_went_away_is_counted_but_not_shown(shop, results, caplog) -> None:
+def test_a_query_whose_picture_cannot_be_read_is_counted_but_not_shown(shop, results, caplog) -> None:
     for uri in shop.items["image_uri"]:
         open(uri, "wb").close()
     (facts,) = crop_effects(shop.store, results, "map@5", MARGIN)

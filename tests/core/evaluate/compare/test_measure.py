@@ -1,4 +1,4 @@
-"""All variants answer the same queries over the same items, and what they find is what brute force finds."""
+"""All variants are measured on the same queries and items, and their hits are those of a brute-force search."""
 
 import numpy as np
 import pytest
@@ -44,7 +44,7 @@ def test_a_classified_variant_without_classes_is_refused(shop) -> None:
         shop.compare(lost)
 
 
-def test_scores_of_a_backbones_own_training_stand_beside_those_of_the_search(shop) -> None:
+def test_scores_of_a_backbones_training_are_listed_with_those_of_the_search(shop) -> None:
     labeller = shop.backbone("labeller", metrics={"f1_example": 0.7, "val_loss": 0.3})
     results = shop.compare(
         shop.variant("labels", shop.vectors(0.5), backbone=labeller), shop.variant("plain", shop.vectors(0.5))
@@ -67,8 +67,8 @@ def test_the_table_of_queries_averages_to_the_summary(shop) -> None:
 
 
 @pytest.mark.parametrize(("queries", "split"), [(0, "query"), (500, "train"), (500, "query")])
-def test_nothing_to_ask_or_to_find_is_no_failure(open_shop, queries: int, split: str) -> None:
-    """No queries wanted, none held out, or all of a catalogue held out."""
+def test_a_comparison_without_queries_or_gallery_does_not_fail(open_shop, queries: int, split: str) -> None:
+    """No queries configured, no picture held out, or all pictures held out."""
     shop = open_shop(n=6, split=split, product_id=None)
     results = shop.compare(shop.variant("only", shop.vectors(1.0)), queries=queries)
     assert results.scores["only"].summary == {}

@@ -1,4 +1,4 @@
-"""The remarks under a table say how it was tested, and why some of its metrics are missing."""
+"""The remarks under a table explain how it was tested, and why some of its metrics are undefined."""
 
 import numpy as np
 import pytest
@@ -30,14 +30,14 @@ def test_an_undefined_metric_stays_in_the_table_with_the_reason(open_shop, build
     assert [remark for remark in table.remarks if why in remark]
 
 
-def test_metrics_that_miss_the_same_share_one_remark(open_shop, build) -> None:
+def test_metrics_undefined_for_the_same_reason_share_one_remark(open_shop, build) -> None:
     shop = open_shop(n=24, product_id=None)
     results = shop.compare(shop.variant("a", shop.vectors(1.0)))
     (table,) = build(results, {"metrics": ("recall@1", "recall@2", "map@5", "recall@3")})
     assert table.remarks == ("recall@1, recall@2 and recall@3 are undefined here: the catalogue has no products.",)
 
 
-def test_products_that_nobody_else_shows_are_a_reason_too(shop, build) -> None:
+def test_products_with_one_picture_each_are_a_reason_too(shop, build) -> None:
     one_of_each = shop.variant("a", shop.vectors(1.0)[::2], shop.content_ids[::2])
     (table,) = build(shop.compare(one_of_each), {"metrics": ("recall@1",)})
     assert "no query can be judged by its products: it has none, or no item of the gallery matches" in table.remarks[0]

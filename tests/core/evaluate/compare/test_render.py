@@ -1,4 +1,4 @@
-"""The comparison's page says every figure, survives missing ones, and trusts neither catalogue nor config."""
+"""The comparison's page shows every figure, copes with missing ones, and escapes catalogue and config."""
 
 import json
 import re
@@ -47,7 +47,7 @@ def bare(open_shop, configured) -> ComparisonFacts:
 
 
 @pytest.mark.parametrize("facts", ["full", "bare"])
-def test_the_page_is_whole_and_stands_alone(read_page, request, facts) -> None:
+def test_the_page_is_complete_and_self_contained(read_page, request, facts) -> None:
     html = render_comparison(request.getfixturevalue(facts))
     page = read_page(html)
     assert html.startswith("<!doctype html>")
@@ -107,7 +107,7 @@ def test_a_difference_is_coloured_only_beyond_chance(read_page, full) -> None:
     assert effect(full.tables[0].rows[1].cells[0].model_copy(update={"test": equal})) == "same"
 
 
-def test_pairs_stand_in_one_line_a_metric_and_untested_ones_say_so(read_page, full) -> None:
+def test_pairs_have_one_line_for_each_metric_and_untested_ones_are_marked(read_page, full) -> None:
     pair = full.tables[1].rows[0]
     text = read_page(render_comparison(full)).text
     first, second = pair.cells
@@ -116,7 +116,7 @@ def test_pairs_stand_in_one_line_a_metric_and_untested_ones_say_so(read_page, fu
     assert "not tested" in text
 
 
-def test_a_training_that_collapsed_is_called_so(read_page, full) -> None:
+def test_a_training_that_collapsed_is_marked(read_page, full) -> None:
     text = read_page(render_comparison(full)).text
     assert re.search(
         r"labeller multilabel , resnet18 from random:0 .{1,60} did not collapse reused from 17 November", text
@@ -125,7 +125,7 @@ def test_a_training_that_collapsed_is_called_so(read_page, full) -> None:
     assert "Collapse of triplets by epoch" in text
 
 
-def test_missing_facts_are_said(read_page, bare) -> None:
+def test_missing_facts_are_mentioned(read_page, bare) -> None:
     text = read_page(render_comparison(bare)).text
     for sentence in (
         "Nothing was measured",
@@ -141,7 +141,7 @@ def test_missing_facts_are_said(read_page, bare) -> None:
 
 
 def attacked(value):
-    """A JSON document with an attack before every text and every key of a mapping; fields and choices stay."""
+    """A JSON document with an attack before every text and every key of a mapping, except fields and choices."""
     if isinstance(value, list):
         return [attacked(inner) for inner in value]
     if isinstance(value, dict):

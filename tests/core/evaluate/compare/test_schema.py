@@ -8,7 +8,7 @@ from retrieval_core.evaluate.compare.schema import ComparisonFacts, ModelFacts
 @pytest.mark.parametrize(
     ("collapsed", "since"), [([0, 0, 0], None), ([1, 0, 0], None), ([0, 1, 1], 2), ([1, 1, 1], 1), ([1, 0, 1], 3)]
 )
-def test_a_collapse_counts_where_it_lasts_to_the_end(collapsed, since) -> None:
+def test_a_collapse_counts_if_it_lasts_to_the_end(collapsed, since) -> None:
     model = ModelFacts(
         name="triplets",
         trained=True,
@@ -23,7 +23,7 @@ def test_a_collapse_counts_where_it_lasts_to_the_end(collapsed, since) -> None:
     assert model.collapsed_since == since
 
 
-def test_facts_without_pictures_are_read_again(full) -> None:
+def test_facts_without_pictures_can_be_written_and_read(full) -> None:
     assert full.crops[0].helped
     assert full.grids
     crops = tuple(crop.model_copy(update={"helped": (), "hurt": ()}) for crop in full.crops)

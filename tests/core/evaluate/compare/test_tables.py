@@ -1,4 +1,4 @@
-"""Tables say what was reached, which differences are more than chance, and why something cannot be said."""
+"""Tables hold the metrics of each variant, and which differences are more than chance."""
 
 import pytest
 
@@ -33,7 +33,7 @@ def test_every_other_row_is_tested_against_the_baseline_on_the_same_queries(buil
     ]
 
 
-def test_a_row_that_equals_its_baseline_is_no_news(build, results) -> None:
+def test_a_row_equal_to_its_baseline_has_the_verdict_same(build, results) -> None:
     (table,) = build(results, {"metrics": ("map@5",), "variants": ("poor", "twin"), "baseline": "poor"})
     test = table.rows[1].cells[0].test
     assert (test.difference, test.low, test.high, test.p_holm, test.verdict) == (0, 0, 0, 1, "same")
@@ -54,7 +54,7 @@ def test_a_table_of_pairs_finds_the_variants_that_differ_in_its_contrast_alone(s
     assert table.random == ()
 
 
-def test_shared_labels_come_with_their_deviation_and_stand_against_random(build, results) -> None:
+def test_label_iou_has_a_deviation_and_is_tested_against_random(build, results) -> None:
     (table,) = build(results, {"metrics": ("label_iou@5",)})
     values = results.scores["good"].per_query["label_iou@5"].to_numpy()
     assert table.rows[0].cells[0].deviation == pytest.approx(values.std())
@@ -66,7 +66,7 @@ def test_shared_labels_come_with_their_deviation_and_stand_against_random(build,
     assert "; within chance: chance (p " in remark
 
 
-def test_scores_of_training_are_shown_where_they_are_and_never_tested(shop, build) -> None:
+def test_scores_of_a_training_are_shown_but_never_tested(shop, build) -> None:
     labeller = shop.backbone("labeller", metrics={"f1_example": 0.7})
     results = shop.compare(
         shop.variant("labels", shop.vectors(0.5), backbone=labeller), shop.variant("plain", shop.vectors(0.5))

@@ -34,7 +34,7 @@ def drawn_vectors(n_rows):
 
 @settings(deadline=None)
 @given(st.lists(st.integers(0, 5), max_size=30))
-def test_half_of_the_pairs_are_alike_and_none_stands_there_twice(codes):
+def test_half_of_the_pairs_are_alike_and_none_appears_twice(codes):
     codes = torch.tensor(codes, dtype=torch.int64)
     alike, unlike = same(codes)
     a, p, b, n = balanced_pairs(alike, unlike)
@@ -72,7 +72,7 @@ def test_the_loss_is_that_of_the_library_where_all_pairs_count(tiny_embedder):
     assert float(loss) == pytest.approx(float(ContrastiveLoss(neg_margin=0.8)(vectors, codes)), rel=1e-6)
 
 
-def test_unlike_pairs_beyond_the_margin_are_left_alone(tiny_embedder):
+def test_unlike_pairs_beyond_the_margin_have_no_gradient(tiny_embedder):
     codes = torch.tensor([0, 0, 0, 1, 1, 1])
     vectors = torch.eye(2)[codes].requires_grad_(True)
     objective = Contrastive(tiny_embedder(), TrainingData(of_classes(codes.tolist())), ContrastiveTraining(margin=1.0))

@@ -1,4 +1,4 @@
-"""A student moves toward its teacher, on the pictures the teacher knows."""
+"""A student learns its teacher's vectors, from the pictures for which there are any."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ def unit(n: int, dim: int = TEACHER_DIM, seed: int = 1) -> Float32:
 
 
 def teacher_of(pixels: UInt8) -> Float32:
-    """What a linear layer over the mean colours can learn."""
+    """A teacher that a linear layer over the mean colours can learn."""
     means = pixels[:, :: SIZE_PX // 2, :: SIZE_PX // 2].reshape(len(pixels), -1) / 255 - 0.5
     rows = (means @ np.random.default_rng(2).normal(size=(12, TEACHER_DIM))).astype(np.float32)
     return rows / np.linalg.norm(rows, axis=1, keepdims=True)
@@ -85,7 +85,7 @@ def test_the_relational_loss_is_the_mean_over_pairs_of_different_pictures() -> N
     assert float(relational_loss(torch.ones(1, 1), torch.ones(1, 1))) == 0
 
 
-def test_a_turned_space_has_the_same_relations_and_other_directions() -> None:
+def test_a_rotated_space_has_the_same_relations_and_other_directions() -> None:
     teacher = torch.from_numpy(unit(9))
     turned = teacher.roll(1, dims=1)
     assert float(relational_loss(turned, teacher)) == pytest.approx(0, abs=1e-12)
@@ -142,7 +142,7 @@ def test_pictures_without_a_teachers_vector_are_not_learned_from() -> None:
     assert distill(teacher).learnable(np.array([9, 7, 2, 1])).tolist() == [9, 1]
 
 
-def test_the_score_of_many_pictures_is_that_of_all_of_them() -> None:
+def test_the_score_of_many_blocks_is_that_of_all_pictures() -> None:
     n = 2 * VAL_BLOCK + 1
     teacher, student = unit(n), unit(n, seed=5)
     rows = np.random.default_rng(3).permutation(n)
@@ -157,7 +157,7 @@ def test_vectors_that_are_not_finite_score_as_such() -> None:
 
 
 @pytest.mark.parametrize(("trained", "standardised"), [("projection", True), ("all", False)])
-def test_features_are_standardised_only_while_the_network_stands_still(trained: str, standardised: bool) -> None:
+def test_features_are_standardised_only_if_the_network_is_frozen(trained: str, standardised: bool) -> None:
     student = embedder()
     distill(unit(4), student, trained_layers=trained)
     assert isinstance(student.projection, StandardisedLinear) is standardised

@@ -8,7 +8,7 @@ from retrieval_core.train.objectives.distill import StandardisedLinear
 
 
 def features(n: int = 64, seed: int = 0) -> Tensor:
-    """Large, and mostly what all rows have in common."""
+    """Large features that differ little from row to row."""
     generator = torch.Generator().manual_seed(seed)
     return 1000 + 30 * torch.randn(n, 8, generator=generator)
 

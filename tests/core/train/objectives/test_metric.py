@@ -1,4 +1,4 @@
-"""What is common to the objectives that move like pictures together: the score, the collapse, and a whole training."""
+"""The parts that all metric objectives share: the score, the collapse, and a whole training."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def neighbours(vectors, k=5):
 
 @pytest.fixture(params=CONFIGS, ids=lambda config: config.__name__)
 def objective(request, tiny_embedder):
-    """`objective(items)`: one of the kind over these items."""
+    """`objective(items)`: an objective of this kind over these items."""
     return lambda items, **config: build_objective(request.param(**config), tiny_embedder(dim=8), TrainingData(items))
 
 
@@ -67,7 +67,7 @@ def test_the_score_by_labels_is_the_mean_share_of_labels_in_common(objective):
 
 
 @pytest.mark.parametrize("length", [0.0, 3.0])
-def test_pictures_that_are_all_one_point_score_as_chance_and_are_said_to_have_collapsed(objective, length):
+def test_vectors_in_one_point_score_as_chance_and_are_reported_as_collapsed(objective, length):
     codes = np.append(np.zeros(150, np.int64), np.repeat(np.arange(1, 51), 3))  # half of one class, and it stands first
     score = objective(of_classes(codes)).score(torch.full((300, 8), length), np.arange(300))
     by_chance = (149 / 299 + 5 * 2 / 299 / 2) / 2
@@ -137,7 +137,7 @@ def test_a_training_brings_together_what_is_alike(objective, coloured, preproces
     assert trained.history[-1]["collapsed"] == 0
 
 
-def test_a_training_goes_by_labels_where_nothing_else_is_known(objective, coloured, preprocess, tmp_path):
+def test_a_training_uses_labels_without_products_and_categories(objective, coloured, preprocess, tmp_path):
     codes = np.arange(96) % 4
     worn = [["bag"], ["bag", "hat"], ["dress"], ["dress", "coat"]]
     config = {"batch_size": 32, "max_epochs": 5, "learning_rate": 0.01}

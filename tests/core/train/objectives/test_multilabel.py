@@ -22,7 +22,7 @@ CONFIG = MultilabelTraining(min_count=2, max_epochs=12, batch_size=8, learning_r
 
 
 def catalog(labels, split=None):
-    """Rows that name these labels, None for a picture that nobody labelled."""
+    """Rows with these labels, None for an unlabelled picture."""
     schema = {"category": pl.String(), "labels": pl.List(pl.String()), "split": pl.String()}
     attributes = pl.List(pl.Struct({"name": pl.String(), "value": pl.String()}))
     rows = {"category": [None] * len(labels), "labels": [given or [] for given in labels]}
@@ -43,11 +43,11 @@ def test_classes_are_the_frequent_labels_in_order(tiny_embedder):
     assert {name: tuple(value.shape) for name, value in trained.layers().items()} == {"weight": (2, 16), "bias": (2,)}
 
 
-def test_pictures_that_nobody_labelled_are_not_learned_from(tiny_embedder):
+def test_unlabelled_pictures_are_not_learned_from(tiny_embedder):
     assert objective(tiny_embedder, MIXED).learnable(np.array([6, 2, 0, 5, 4])).tolist() == [6, 0, 4]
 
 
-def test_held_out_pictures_say_neither_which_labels_there_are_nor_how_often(tiny_embedder):
+def test_held_out_pictures_do_not_count_towards_the_labels(tiny_embedder):
     labels = [*MIXED, ["scarf"], ["scarf"], ["sock"]]
     trained = objective(tiny_embedder, labels, split=["train"] * 7 + ["query", "val", "test"])
     assert trained.classes() == ["coat", "hat"]

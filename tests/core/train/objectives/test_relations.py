@@ -1,4 +1,4 @@
-"""Who is alike, against a count over all pairs, and batches by their properties."""
+"""Relations agree with a count over all pairs, and batches have the properties that training needs."""
 
 from __future__ import annotations
 
@@ -68,7 +68,7 @@ def test_pictures_of_a_class_are_alike_and_of_an_unknown_one_neither(codes):
         assert pairs.unlike[i, j] == (some != other and -1 not in (some, other))
 
 
-def test_a_picture_that_stands_in_a_batch_twice_is_no_pair_with_its_other_view():
+def test_two_views_of_a_picture_in_a_batch_are_no_pair():
     for relation in (SameClass(np.array([0, 0, 1])), SharedLabels(matrix([{"bag"}, {"bag"}, {"hat"}]), 0.5, 0.2)):
         pairs = relation.pairs(np.array([0, 0, 1, 2]))
         assert np.argwhere(np.triu(pairs.alike)).tolist() == [[0, 2], [1, 2]]
@@ -150,7 +150,7 @@ def test_batches_come_from_the_generator_alone_and_differ_from_epoch_to_epoch():
         assert [batch.tolist() for batch in first] != [batch.tolist() for batch in other]
 
 
-def test_many_label_sets_are_worked_through_in_blocks_with_the_same_result(monkeypatch):
+def test_many_label_sets_are_processed_in_blocks_with_the_same_result(monkeypatch):
     rng = np.random.default_rng(0)
     sets = [set(rng.choice(NAMES, rng.integers(1, 4), replace=False)) for _ in range(80)]
 
@@ -200,7 +200,7 @@ def test_auto_takes_products_then_categories_then_labels():
         del columns[column]
 
 
-def test_auto_passes_over_products_that_are_shown_once_each():
+def test_auto_skips_products_with_one_picture_each():
     columns = {"product_id": ["a", "b", "c", "c"], "category": ["x", "x", "x", "x"]}
     assert kind(catalogue(**columns, labels=[["bag"], ["hat"], ["hat"], ["bag"]]))[0] is SharedLabels
     with pytest.raises(
@@ -209,7 +209,7 @@ def test_auto_passes_over_products_that_are_shown_once_each():
         kind(catalogue(**columns))
 
 
-def test_held_out_pictures_say_nothing_about_what_can_be_compared():
+def test_held_out_pictures_do_not_count_as_comparable():
     columns = {"category": ["x", "x", "y", "y"], "labels": [["bag"], ["bag"], ["hat"], ["hat"]]}
     assert kind(catalogue(**columns, split=["train", "gallery", None, "train"]))[0] is SameClass
     for split in ("val", "query", "test"):

@@ -1,4 +1,4 @@
-"""Quarter turns: how pictures are turned, and that an oriented catalogue teaches them."""
+"""Quarter turns: how pictures are rotated, and that pictures with an orientation teach them."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def turn_of(picture, square):
     return turns[0]
 
 
-def test_each_picture_is_trained_on_in_one_turn_and_told_which(seen):
+def test_each_training_picture_has_one_turn_which_is_its_class(seen):
     objective, shown = seen
     pixels = lit_from_above(40)
     with torch.no_grad():
@@ -81,7 +81,7 @@ def test_the_score_is_over_all_turns(tiny_embedder):
     assert objective.score(always_first, np.arange(2)) == pytest.approx({"val_loss": 15, "accuracy": 0.25}, abs=1e-6)
 
 
-def test_pictures_that_have_an_upper_side_teach_it(tiny_embedder, preprocess, tmp_path):
+def test_turns_are_learned_from_pictures_with_an_upper_side(tiny_embedder, preprocess, tmp_path):
     objective = build_objective(CONFIG, tiny_embedder(), UNLABELLED)
     split = Split(np.arange(8, 40), np.arange(8))
     done = fit(objective, lit_from_above(40), split, preprocess, CONFIG, device="cpu", folder=tmp_path)

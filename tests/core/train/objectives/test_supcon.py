@@ -1,4 +1,4 @@
-"""The supervised contrastive loss against the library's and the paper's formula, and the projection that is dropped."""
+"""The supervised contrastive loss agrees with the library and the paper, and its projection is dropped."""
 
 from __future__ import annotations
 
@@ -80,7 +80,7 @@ def test_the_embedding_is_what_lies_under_the_projection_and_nothing_else_is_kep
     assert objective.classes() == []
 
 
-def test_to_train_the_projection_that_is_dropped_alone_is_refused(supcon, tiny_embedder):
+def test_training_only_the_dropped_projection_is_refused(supcon, tiny_embedder):
     with pytest.raises(BadConfig, match="set embedding_dim, or train all"):
         supcon(trained_layers="projection")
     Supcon(tiny_embedder(dim=8), TrainingData(of_classes([0, 0, 1, 1])), SupconTraining(trained_layers="projection"))

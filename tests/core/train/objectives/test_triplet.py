@@ -1,4 +1,4 @@
-"""Triplets against pytorch-metric-learning's own miner and loss, and the collapse that hard ones bring about."""
+"""Triplets agree with pytorch-metric-learning's miner and loss, and hard ones collapse."""
 
 from __future__ import annotations
 
@@ -119,7 +119,7 @@ def margins(n_epochs, embedder, **config):
     return seen
 
 
-def test_a_growing_margin_starts_small_and_is_whole_after_its_epochs(tiny_embedder):
+def test_a_growing_margin_starts_small_and_ends_at_its_final_value(tiny_embedder):
     seen = margins(7, tiny_embedder(), margin=1, margin_start=0.2, growth_epochs=4)
     assert seen == pytest.approx([0.2, 0.4, 0.6, 0.8, 1, 1, 1])
 
@@ -139,7 +139,7 @@ def test_of_one_point_all_triplets_violate_the_margin_by_the_margin(constant, co
     assert figures == {"margin": 0.6, "active_share": 1.0}
 
 
-def test_a_constant_embedder_has_collapsed_and_says_so(constant, coloured, preprocess, tmp_path):
+def test_a_constant_embedder_is_reported_as_collapsed(constant, coloured, preprocess, tmp_path):
     codes = np.arange(48) % 4
     config = TripletTraining(batch_size=24, max_epochs=1, learning_rate=1e-12)
     objective = Triplet(constant, TrainingData(of_classes(codes)), config)
