@@ -1,6 +1,6 @@
-"""Seal a catalogue: all that a source holds, the items that a change names, or some of a sealed one.
+"""Seal a catalogue: of a whole source, of a sealed catalogue and a change, or of selected items of a sealed one.
 
-The store also keeps every item as it was last read and the quarantine ledger; the next run starts from these.
+The store also keeps every item as it was last read, and the quarantine ledger; the next run starts from these.
 """
 
 from __future__ import annotations
@@ -60,7 +60,7 @@ def ingest_change(store: Store, source: str, base: Catalog, change: Change, conf
     named = resolve_change(change, rows, items)
     if named.unknown:
         examples = ", ".join(map(repr, named.unknown[:MAX_LISTED]))
-        log.warning("%d items named are nowhere, and passed over: %s", len(named.unknown), examples)
+        log.warning("skipped %d names that neither source nor catalogue has: %s", len(named.unknown), examples)
     snapshot = update_snapshot(last, rows, named.item_ids, config, _now())
     is_named = pl.col("item_id").is_in(list(named.item_ids))
     _log_quarantine(snapshot.quarantine.filter(is_named))
@@ -72,10 +72,10 @@ def ingest_change(store: Store, source: str, base: Catalog, change: Change, conf
 
 
 def seal_selection(store: Store, catalog: Catalog, selection: ItemSelection) -> Catalog:
-    """Seal the selected items of a catalogue as a catalogue that is no snapshot; return `catalog` when these are all.
+    """Seal the selected items as a catalogue of their own, which is no snapshot; return `catalog` when that is all.
 
-    Raises `BadConfig` for a filter or a date that cannot be read, `NotFound` for a listed item that is not there, for
-    dates between which nothing was sealed, and when no item is left.
+    Raises `BadConfig` for a filter or a date that cannot be parsed, `NotFound` for a listed item that the catalogue
+    lacks, for dates between which no snapshot was sealed, and when no item is left.
     """
     period = selection.period()
     items, quarantine = _tables(store, catalog)
@@ -121,7 +121,7 @@ def _last_seen(store: Store) -> Snapshot | None:
 
 
 def _replaced(table: pl.DataFrame, current: pl.DataFrame, is_named: pl.Expr) -> pl.DataFrame:
-    """A table by item with the named rows as they are in `current`."""
+    """Return a table of items with its named rows replaced by those of `current`."""
     return pl.concat([table.filter(~is_named), current.filter(is_named)]).sort("item_id")
 
 

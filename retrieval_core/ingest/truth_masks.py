@@ -1,4 +1,4 @@
-"""The source's own masks, kept in the store."""
+"""Store the masks that a source has itself."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ SHARD_ROWS = 256
 def collect_truth_masks(store: Store, source: str, catalog: Ref) -> MaskSet | None:
     """Store the source's own masks by the id of the mask file; return None when the source has none.
 
-    A mask that cannot be read is passed over with a warning, and its items have none.
+    A mask that cannot be read is skipped with a warning, and its items have none.
     """
     items = load_items(store, catalog.name).filter(pl.col("mask_id").is_not_null())
     if items.is_empty():
@@ -46,18 +46,18 @@ def collect_truth_masks(store: Store, source: str, catalog: Ref) -> MaskSet | No
         report(len(table))
     if problems:
         examples = "; ".join(problems[:MAX_LISTED])
-        log.warning("%d masks of the source cannot be read and are passed over: %s", len(problems), examples)
+        log.warning("%d masks of the source cannot be read and are skipped: %s", len(problems), examples)
     sealed = seal_view(store, MaskSet, family, catalog.name, files["content_id"])
     return sealed if sealed.parts else None
 
 
 def _read_masks(reader: Source, files: pl.DataFrame, problems: list[str]) -> dict[str, Bool]:
-    """The masks by content id; a description of each that cannot be read is added to `problems`."""
+    """Return the masks by content id; add a line to `problems` for each mask that cannot be read."""
     masks = {}
     for name, uri in files.select("content_id", "image_uri").iter_rows():
         try:
             masks[name] = reader.read_mask(uri)
-        except BadConfig:  # of S3: it says nothing about a mask
+        except BadConfig:  # a wrong S3 setting says nothing about the mask
             raise
         except Permanent as error:
             problems.append(f"{uri}: {error}")
