@@ -62,9 +62,9 @@ docs: setup ## build the documentation, with the API reference, into site/
 bench: setup .venv-autofaiss ## measure speed and memory
 	$(BIN)/python -m benchmarks.embedding
 	$(BIN)/python -m benchmarks.index
-	$(BIN)/python -m benchmarks.nights
-	$(BIN)/python -m benchmarks.opening
-	$(BIN)/python -m benchmarks.fuzz
+	$(BIN)/python -m benchmarks.index_updates
+	$(BIN)/python -m benchmarks.release_opening
+	$(BIN)/python -m benchmarks.fuzz_pictures
 	$(BIN)/python -m benchmarks.evaluation
 	$(BIN)/python -m benchmarks.operations
 	$(BIN)/python -m benchmarks.scaling

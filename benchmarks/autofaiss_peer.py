@@ -1,14 +1,14 @@
-"""The other side of `benchmarks.index`: autofaiss, in an interpreter of its own, as it needs older libraries.
+"""autofaiss for `benchmarks.index`, in an interpreter of its own because it needs older libraries.
 
     .venv-autofaiss/bin/python benchmarks/autofaiss_peer.py FOLDER
 
 Reads one command a line, answers each with one line of JSON, and ends with its input. FOLDER holds
-`embeddings/vectors.npy`, (n, d) float32, and `queries.npy`, (q, d) float32; answers go there as `found.npy`.
+`embeddings/vectors.npy`, (n, d) float32, and `queries.npy`, (q, d) float32; hits are written there as `hits.npy`.
 
-    build GB     choose, build, tune and write an index of at most so much memory: {seconds, key, param}
+    build GB     choose, build, tune and write an index of at most this memory: {seconds, key, param}
     open         read the index back: {bytes}
-    param TEXT   search with these parameters from now on
-    find         every query's 10 nearest into found.npy
+    param TEXT   use these parameters for the searches that follow
+    find         write every query's 10 nearest to hits.npy
     batch        search all queries at once
     single N     search the first N, one after the other
 """
@@ -32,7 +32,7 @@ K = 10
 
 
 class Peer:
-    """An index of autofaiss in a folder, and the queries to ask it."""
+    """An index of autofaiss in a folder, and the queries to search it with."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -41,7 +41,7 @@ class Peer:
         self.index: Any = None
 
     def build(self, memory_gb: str) -> dict[str, Any]:
-        """Its own choice of key and parameters within the memory; a quarter more may be used while building."""
+        """Let autofaiss choose key and parameters within the memory; building may use a quarter more."""
         start = time.perf_counter()
         _, info = build_index(
             str(self.folder / "embeddings"),
@@ -66,7 +66,7 @@ class Peer:
         return {}
 
     def find(self) -> dict[str, Any]:
-        np.save(self.folder / "found.npy", self.index.search(self.queries, K)[1])
+        np.save(self.folder / "hits.npy", self.index.search(self.queries, K)[1])
         return {}
 
     def batch(self) -> dict[str, Any]:
@@ -80,7 +80,7 @@ class Peer:
 
 
 def plain_numbers(metrics: Any) -> Any:
-    """`metrics`, a function, answering with numbers that JSON knows: it writes a float32 into its JSON and fails."""
+    """Make the function `metrics` return Python numbers: autofaiss fails to write a float32 as JSON."""
 
     def measure(*args: Any, **kwargs: Any) -> dict[str, Any]:
         return {k: v.item() if isinstance(v, np.generic) else v for k, v in metrics(*args, **kwargs).items()}
@@ -89,7 +89,7 @@ def plain_numbers(metrics: Any) -> Any:
 
 
 class NamedOpqMatrix(faiss.OPQMatrix):
-    """autofaiss passes M and d2 by name, which faiss has come to refuse."""
+    """Accepts M and d2 by name, as autofaiss passes them and newer versions of faiss refuse."""
 
     def __init__(self, d: int, M: int = 1, d2: int = -1) -> None:  # noqa: N803 (faiss's name)
         super().__init__(d, M, d2)
@@ -97,7 +97,7 @@ class NamedOpqMatrix(faiss.OPQMatrix):
 
 def main() -> None:
     replies = os.fdopen(os.dup(1), "w", buffering=1)
-    os.dup2(2, 1)  # what the libraries print must not mix with the answers
+    os.dup2(2, 1)  # the libraries print to stdout, which must hold answers only
     optimize.compute_fast_metrics = plain_numbers(optimize.compute_fast_metrics)
     index_factory.faiss.OPQMatrix = NamedOpqMatrix
     peer = Peer(Path(sys.argv[1]))

@@ -1,14 +1,14 @@
-"""Embedding end to end against the bare engine and against a plain loop, measured in turn in one run.
+"""Embedding end to end compared with the bare engine and with a plain loop.
 
     python -m benchmarks.embedding [--backbone resnet18] [--pictures 400] [--rounds 3] [--json FILE]
 
-Every round measures three things, one after the other, on the same pictures and all cores:
+Every round measures three methods in turn, on the same pictures and all cores:
 
-- bare engine: forward passes alone on squares that lie in memory, at the fastest of several settings of ONNX Runtime;
-- end to end: JPEG files to the bytes of a Parquet part, as a nightly run does it;
-- plain loop: torch's DataLoader with Pillow and timm's own transform, timm's eager model, at its fastest.
+- bare engine: forward passes alone, on squares in memory, with the fastest of several settings of ONNX Runtime;
+- end to end: from JPEG files to the bytes of a Parquet part, as in a nightly run;
+- plain loop: torch's DataLoader with Pillow and timm's own transform, timm's eager model, with the fastest setting.
 
-Rates are medians over the rounds; ratios are taken within a round, so that a busy machine touches both sides.
+Rates are medians over the rounds; ratios are taken within a round, so that other load affects both sides.
 """
 
 from __future__ import annotations
@@ -46,13 +46,13 @@ from retrieval_core.images import DEFAULT_MAX_PIXELS, RGB, decode, fit
 
 WIDTH_PX, HEIGHT_PX, JPEG_QUALITY = 550, 832, 82
 BATCH_SIZE = 32
-TRIAL_PICTURES = 96  # to choose the fastest setting with
-# end to end over bare engine, end to end over plain loop
+TRIAL_PICTURES = 96  # that choose the fastest setting
+# aims: end to end over bare engine, end to end over plain loop
 TARGETS = {"resnet18": (0.90, 1.9), "mobilenetv3": (0.75, 4.5)}
 
 
-class Way(NamedTuple):
-    """A way to embed the first n pictures, and how it is set."""
+class Method(NamedTuple):
+    """A method with its setting; `run(n)` embeds the first n pictures."""
 
     name: str
     setting: str
@@ -60,7 +60,7 @@ class Way(NamedTuple):
 
 
 class PlainPictures(Dataset[torch.Tensor]):
-    """Files opened with Pillow and transformed one by one."""
+    """Opens files with Pillow and transforms them one by one."""
 
     def __init__(self, paths: Sequence[str], transform: Callable[[Image.Image], torch.Tensor]) -> None:
         self.paths, self.transform = paths, transform
@@ -78,7 +78,7 @@ class Timing(NamedTuple):
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description="Embedding end to end against the bare engine and a plain loop.")
+    parser = argparse.ArgumentParser(description="Embedding end to end compared with the bare engine and a plain loop.")
     parser.add_argument("--backbone", nargs="+", default=list(TARGETS), help="names of timm cards")
     parser.add_argument("--pictures", type=int, default=400)
     parser.add_argument("--rounds", type=int, default=3)
@@ -92,25 +92,25 @@ def main() -> None:
 
 
 def measure(backbone: str, pictures: Sequence[Picture], rounds: int) -> dict[str, Any]:
-    """Print one backbone's table and return its figures."""
+    """Measure one backbone, print its table and return its figures."""
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch)
         loaded = load_backbone(EmbedConfig(backbone=backbone, weights="random:0"))
         save_backbone(loaded, folder)
         squares = np.stack([fit(decode(Path(item.image_uri).read_bytes()), loaded.preprocess) for item in pictures])
-        ways = [
-            fastest(bare_ways(folder, squares), len(pictures)),
+        methods = [
+            fastest(bare_methods(folder, squares), len(pictures)),
             end_to_end(folder, pictures),
-            fastest(plain_ways(backbone, [item.image_uri for item in pictures]), len(pictures)),
+            fastest(plain_methods(backbone, [item.image_uri for item in pictures]), len(pictures)),
         ]
-        for way in ways:
-            way.run(min(BATCH_SIZE, len(pictures)))
-        timings = [[timed(way, len(pictures)) for way in ways] for _ in range(rounds)]
-    return report(backbone, pictures, ways, timings)
+        for method in methods:
+            method.run(min(BATCH_SIZE, len(pictures)))
+        timings = [[timed(method, len(pictures)) for method in methods] for _ in range(rounds)]
+    return report(backbone, pictures, methods, timings)
 
 
-def bare_ways(folder: Path, squares: UInt8) -> list[Way]:
-    """Forward passes alone: our engine's own ways of using all cores, and ONNX Runtime as it comes out of the box."""
+def bare_methods(folder: Path, squares: UInt8) -> list[Method]:
+    """Return forward passes alone: our engine's two ways to use all cores, and ONNX Runtime with its defaults."""
     n_threads = cores()
     engine = open_engine(folder, "cpu", n_threads)
     worker = engine.for_worker()
@@ -124,20 +124,22 @@ def bare_ways(folder: Path, squares: UInt8) -> list[Way]:
         return lambda n: [default.run(None, {"pixels": chunk}) for chunk in chunks(squares[:n], rows)]
 
     return [
-        Way(
+        Method(
             "bare engine", f"{n_threads} threads calling a session of one thread, batches of {worker.max_rows}", streams
         ),
-        Way(
+        Method(
             "bare engine",
             f"one session of {n_threads} threads, batches of {engine.max_rows}, no spinning",
             lambda n: engine.embed(squares[:n]),
         ),
-        Way("bare engine", f"ONNX Runtime's defaults, batches of {engine.max_rows}", default_session(engine.max_rows)),
-        Way("bare engine", f"ONNX Runtime's defaults, batches of {BATCH_SIZE}", default_session(BATCH_SIZE)),
+        Method(
+            "bare engine", f"ONNX Runtime's defaults, batches of {engine.max_rows}", default_session(engine.max_rows)
+        ),
+        Method("bare engine", f"ONNX Runtime's defaults, batches of {BATCH_SIZE}", default_session(BATCH_SIZE)),
     ]
 
 
-def end_to_end(folder: Path, pictures: Sequence[Picture]) -> Way:
+def end_to_end(folder: Path, pictures: Sequence[Picture]) -> Method:
     n_threads = cores()
     engine = open_engine(folder, "cpu", n_threads)
 
@@ -145,11 +147,11 @@ def end_to_end(folder: Path, pictures: Sequence[Picture]) -> Way:
         done = extract(pictures[:n], None, "raw", 0.0, engine, BATCH_SIZE, n_threads, DEFAULT_MAX_PIXELS)
         return vectors_bytes(done.content_ids, done.vectors)
 
-    return Way("end to end", f"{n_threads} threads", run)
+    return Method("end to end", f"{n_threads} threads", run)
 
 
-def plain_ways(backbone: str, paths: Sequence[str]) -> list[Way]:
-    """What most people write: a Dataset that opens pictures with Pillow, a DataLoader, and the model in eager mode."""
+def plain_methods(backbone: str, paths: Sequence[str]) -> list[Method]:
+    """Return the usual loop: a Dataset that opens pictures with Pillow, a DataLoader, and the model in eager mode."""
     card = get_card(backbone)
     model = timm.create_model(f"{card.model}.{card.tag}", num_classes=0).eval()
     transform = create_transform(
@@ -165,36 +167,36 @@ def plain_ways(backbone: str, paths: Sequence[str]) -> list[Way]:
         return run
 
     return [
-        Way("plain loop", f"DataLoader with {workers} workers, batches of {BATCH_SIZE}", loop(workers))
+        Method("plain loop", f"DataLoader with {workers} workers, batches of {BATCH_SIZE}", loop(workers))
         for workers in sorted({0, 1, cores()})
     ]
 
 
-def fastest(ways: Sequence[Way], n_pictures: int) -> Way:
-    """The way with the highest rate on a part of the pictures, each tried twice."""
+def fastest(methods: Sequence[Method], n_pictures: int) -> Method:
+    """Return the method with the highest rate on some of the pictures, of two tries each."""
     n = min(TRIAL_PICTURES, n_pictures)
-    for way in ways:
-        way.run(min(BATCH_SIZE, n))
-    return max(ways, key=lambda way: max(timed(way, n).images_per_s for _ in range(2)))
+    for method in methods:
+        method.run(min(BATCH_SIZE, n))
+    return max(methods, key=lambda method: max(timed(method, n).images_per_s for _ in range(2)))
 
 
-def timed(way: Way, n: int) -> Timing:
+def timed(method: Method, n: int) -> Timing:
     cpu, wall = cpu_seconds(), time.perf_counter()
-    way.run(n)
+    method.run(n)
     return Timing(n / (time.perf_counter() - wall), 1000 * (cpu_seconds() - cpu) / n)
 
 
 def report(
-    backbone: str, pictures: Sequence[Picture], ways: Sequence[Way], timings: Sequence[Sequence[Timing]]
+    backbone: str, pictures: Sequence[Picture], methods: Sequence[Method], timings: Sequence[Sequence[Timing]]
 ) -> dict[str, Any]:
     rows = [
         {
-            "name": way.name,
-            "setting": way.setting,
+            "name": method.name,
+            "setting": method.setting,
             "images_per_s": statistics.median(timing.images_per_s for timing in column),
             "cpu_ms_per_image": statistics.median(timing.cpu_ms for timing in column),
         }
-        for way, column in zip(ways, zip(*timings, strict=True), strict=True)
+        for method, column in zip(methods, zip(*timings, strict=True), strict=True)
     ]
     of_bare = statistics.median(ours.images_per_s / bare.images_per_s for bare, ours, _ in timings)
     of_plain = statistics.median(ours.images_per_s / plain.images_per_s for _, ours, plain in timings)
@@ -226,14 +228,14 @@ def aim(least: float | None) -> str:
 
 
 def draw_pictures(folder: Path, n: int) -> list[Picture]:
-    """`n` different textured JPEGs of the size of a product photo's file, drawn from seed 0."""
+    """Write `n` different textured JPEGs whose files are as large as those of product photos."""
     rng = np.random.default_rng(0)
     grain = rng.normal(0, 6, (HEIGHT_PX, WIDTH_PX, 3)).astype(np.float32)
     return [write_picture(folder / f"{number:05}.jpg", textured(rng, grain)) for number in range(n)]
 
 
 def textured(rng: np.random.Generator, grain: Float32) -> RGB:
-    """(HEIGHT_PX, WIDTH_PX, 3) uint8: crossed waves of another length in every channel, and grain."""
+    """Return (HEIGHT_PX, WIDTH_PX, 3) uint8: crossed waves of another length in every channel, and grain."""
     waves = []
     for _ in range(3):
         period_px, phase = rng.uniform(5, 40, 2), rng.uniform(0, 6, 2)
@@ -256,7 +258,7 @@ def chunks(rows: UInt8, size: int) -> list[UInt8]:
 
 
 def cpu_seconds() -> float:
-    """User and system time of this process and of its finished children."""
+    """Return the user and system time of this process and of its finished children."""
     usages = (resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
     return sum(usage.ru_utime + usage.ru_stime for usage in usages)
 

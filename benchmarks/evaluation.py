@@ -1,10 +1,10 @@
-"""Exact evaluation by a fresh process: seconds, processor seconds and the most memory, step by step.
+"""Exact evaluation in a fresh process: wall seconds, CPU seconds and peak memory, step by step.
 
     python -m benchmarks.evaluation [--queries 14218] [--gallery 12612] [--dim 512] [--kind products …] [--json FILE]
 
-The sizes are those of DeepFashion In-Shop. Vectors and what the catalogue says of the items are drawn; a kind is what
-is said: products, categories, labels (of `--labels` names, six an item), attributes, or all of them together. Every
-kind is a process of its own. Wall seconds mean little on a machine with other work; processor seconds do.
+The sizes are those of DeepFashion In-Shop. Vectors and rows are drawn. A kind is what the rows have: products,
+categories, labels (six an item, of `--labels` names), attributes, or all of them; each runs in a process of its own. On
+a machine with other load, compare the CPU seconds.
 """
 
 from __future__ import annotations
@@ -27,13 +27,13 @@ KINDS = ("products", "categories", "labels", "attributes", "all")
 K = 10
 BLOCK_QUERIES = 1_024
 N_CATEGORIES, LABELS_AN_ITEM, PICTURES_A_PRODUCT = 23, 6, 6
-ASK = "--ask"  # hidden: what the fresh process runs
+EVALUATE = "--evaluate"  # hidden: run by the fresh process
 
 T = TypeVar("T")
 
 
 def main() -> None:
-    if ASK in sys.argv:
+    if EVALUATE in sys.argv:
         kind, *sizes = sys.argv[2:]
         print(json.dumps(_evaluate(kind, *map(int, sizes))))
         return
@@ -43,12 +43,12 @@ def main() -> None:
     parser.add_argument("--queries", type=int, default=14_218)
     parser.add_argument("--gallery", type=int, default=12_612)
     parser.add_argument("--dim", type=int, default=512)
-    parser.add_argument("--labels", type=int, default=200, help="names of labels that the catalogue has")
-    parser.add_argument("--kind", choices=KINDS, nargs="+", default=KINDS, help="what the catalogue says of its items")
+    parser.add_argument("--labels", type=int, default=200, help="number of different labels in the catalogue")
+    parser.add_argument("--kind", choices=KINDS, nargs="+", default=KINDS, help="what the rows of the catalogue have")
     parser.add_argument("--json", type=Path, metavar="FILE", help="also write the figures to this file")
     arguments = parser.parse_args()
     sizes = [str(n) for n in (arguments.queries, arguments.gallery, arguments.dim, arguments.labels)]
-    command = [sys.executable, "-m", "benchmarks.evaluation", ASK]
+    command = [sys.executable, "-m", "benchmarks.evaluation", EVALUATE]
     results = [json.loads(subprocess.check_output([*command, kind, *sizes])) for kind in arguments.kind]
     for result in results:
         _print(result)
@@ -57,20 +57,20 @@ def main() -> None:
 
 
 class _Clock:
-    """Wall and processor seconds of named steps."""
+    """Wall and CPU seconds of named steps."""
 
     def __init__(self) -> None:
         self.steps: dict[str, tuple[float, float]] = {}
 
     def time(self, name: str, run: Callable[[], T]) -> T:
         wall, cpu = time.perf_counter(), time.process_time()
-        made = run()
+        result = run()
         self.steps[name] = (time.perf_counter() - wall, time.process_time() - cpu)
-        return made
+        return result
 
 
 def _evaluate(kind: str, n_queries: int, n_gallery: int, dim: int, n_labels: int) -> dict[str, Any]:
-    """The figures of one evaluation, by the process that does it."""
+    """Evaluate in this process and return the figures."""
     import numpy as np
 
     from retrieval_core.config import GateConfig
@@ -83,9 +83,9 @@ def _evaluate(kind: str, n_queries: int, n_gallery: int, dim: int, n_labels: int
     items, vectors = _draw(kind, n_queries + n_gallery, dim, n_labels)
     queries, gallery = vectors[:n_queries], vectors[n_queries:]
     drawn_mb, clock = _peak_mb(), _Clock()
-    judged = clock.time("encode", lambda: encode(items))
-    asked, held = np.arange(n_queries), np.arange(n_queries, len(items))
-    truth = clock.time("truth", lambda: find_truth(judged.take(asked), judged.take(held)))
+    relevance = clock.time("encode", lambda: encode(items))
+    query_rows, gallery_rows = np.arange(n_queries), np.arange(n_queries, len(items))
+    truth = clock.time("truth", lambda: find_truth(relevance.take(query_rows), relevance.take(gallery_rows)))
     _, positions = clock.time("search", lambda: exact_topk(queries, gallery, K))
     scores = clock.time("score", lambda: score(positions, truth))
     clock.time("random", lambda: random_baseline(truth, 0))
@@ -114,7 +114,7 @@ def _evaluate(kind: str, n_queries: int, n_gallery: int, dim: int, n_labels: int
 
 
 def _draw(kind: str, n: int, dim: int, n_labels: int) -> tuple[pl.DataFrame, np.ndarray[Any, Any]]:
-    """A catalogue of n items that says of them what `kind` asks for, and (n, dim) unit vectors, alike in a product."""
+    """Return n items with the columns of `kind`, and (n, dim) unit vectors, similar within a product."""
     import numpy as np
     import polars as pl
 
@@ -124,18 +124,18 @@ def _draw(kind: str, n: int, dim: int, n_labels: int) -> tuple[pl.DataFrame, np.
     vectors = rng.standard_normal((n_products, dim), np.float32)[product]
     vectors += rng.standard_normal((n, dim), np.float32)
     vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
-    worn = [np.unique(some) for some in rng.integers(0, n_labels, (n_products, LABELS_AN_ITEM))]
-    nothing: list[list[Any]] = [[]] * n
-    said = {name: kind in (name, "all") for name in KINDS}
-    labels = [[f"label {label}" for label in worn[one]] for one in product] if said["labels"] else nothing
+    product_labels = [np.unique(labels) for labels in rng.integers(0, n_labels, (n_products, LABELS_AN_ITEM))]
+    empty: list[list[Any]] = [[]] * n
+    has = {name: kind in (name, "all") for name in KINDS}
+    labels = [[f"label {label}" for label in product_labels[p]] for p in product] if has["labels"] else empty
     attributes = [
-        [{"name": "colour", "value": str(one % 12)}, {"name": "cut", "value": str(one % 7)}] for one in product
-    ] if said["attributes"] else nothing  # fmt: skip
+        [{"name": "colour", "value": str(p % 12)}, {"name": "cut", "value": str(p % 7)}] for p in product
+    ] if has["attributes"] else empty  # fmt: skip
     pairs = pl.List(pl.Struct({"name": pl.String, "value": pl.String}))
     columns = [
-        pl.Series("item_id", [f"item {place}" for place in range(n)], pl.String),
-        pl.Series("product_id", [f"p{one}" if said["products"] else None for one in product], pl.String),
-        pl.Series("category", [f"c{one % N_CATEGORIES}" if said["categories"] else None for one in product], pl.String),
+        pl.Series("item_id", [f"item {number}" for number in range(n)], pl.String),
+        pl.Series("product_id", [f"p{p}" if has["products"] else None for p in product], pl.String),
+        pl.Series("category", [f"c{p % N_CATEGORIES}" if has["categories"] else None for p in product], pl.String),
         pl.Series("labels", labels, pl.List(pl.String)),
         pl.Series("attributes", attributes, pairs),
     ]
@@ -143,13 +143,13 @@ def _draw(kind: str, n: int, dim: int, n_labels: int) -> tuple[pl.DataFrame, np.
 
 
 def _multiply(queries: np.ndarray[Any, Any], gallery: np.ndarray[Any, Any]) -> None:
-    """What no exact search can do without."""
+    """Compute all inner products, which every exact search needs."""
     for start in range(0, len(queries), BLOCK_QUERIES):
         queries[start : start + BLOCK_QUERIES] @ gallery.T
 
 
 def _peak_mb() -> float:
-    """The most memory this process has held so far, in 10^6 bytes."""
+    """Return the peak memory of this process so far, in 10^6 bytes."""
     kibibytes = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return kibibytes * 1024 / 1e6
 
@@ -160,9 +160,9 @@ def _print(result: dict[str, Any]) -> None:
     size = f"{result['queries']:,} x {result['gallery']:,} x {result['dim']}"
     print(f"{result['kind']}: {size}, {result['n_metrics']} metrics")
     for name in result["cpu_s"]:
-        print(f"  {name:13} {result['wall_s'][name]:7.2f} s {result['cpu_s'][name]:7.2f} s of processor")
-    print(f"  evaluation    {wall:7.2f} s {cpu:7.2f} s of processor, without gate and bare product")
-    print(f"  most memory   {result['peak_mb']:7.0f} MB, {result['drawn_mb']:.0f} MB of them before it began")
+        print(f"  {name:13} {result['wall_s'][name]:7.2f} s {result['cpu_s'][name]:7.2f} s of CPU")
+    print(f"  evaluation    {wall:7.2f} s {cpu:7.2f} s of CPU, without gate and bare product")
+    print(f"  peak memory   {result['peak_mb']:7.0f} MB, of which {result['drawn_mb']:.0f} MB before it began")
 
 
 if __name__ == "__main__":

@@ -1,11 +1,11 @@
-"""The sharded index against plain faiss in one piece, autofaiss's own choice, and exact search, in turn in one run.
+"""The sharded index compared with plain faiss in one piece, autofaiss's own choice, and exact search.
 
     python -m benchmarks.index [--rows 200000] [--dim 128] [--rounds 5] [--peer PYTHON] [--json FILE]
 
-Builds go from full vectors to files that hold the full vectors too, PCA included: plain faiss gets the same sample and
-seed, and one key, `[PCA..,]KEY,RFlat`; it is built with faiss's own k-means iterations, and with ours. autofaiss is
-given the same memory and is run by an interpreter of its own (`make .venv-autofaiss`); without it the benchmark goes
-on. Queries are vectors that no index holds. Figures are medians over rounds, ratios are taken within a round.
+A build goes from full vectors to files that hold the full vectors too, PCA included. Plain faiss gets the same sample,
+seed and key, `[PCA..,]KEY,RFlat`, and is built with faiss's own number of k-means iterations and with ours. autofaiss
+gets the same memory and runs in an interpreter of its own (`make .venv-autofaiss`), without which it is left out.
+Queries are vectors that no index holds. Figures are medians over rounds; ratios are taken within a round.
 """
 
 from __future__ import annotations
@@ -28,9 +28,9 @@ from typing import Any, NamedTuple
 import faiss
 import numpy as np
 
-from benchmarks.drawn import draw, draw_row_ids, drawn_queries, recall, train_places
-from benchmarks.memory import PeakOwn, resident_mb
-from benchmarks.racing import Contender, interleaved, print_race, race, ratio
+from benchmarks.interleaved_timing import Contender, interleaved, print_race, race, ratio
+from benchmarks.process_usage import PeakMemory, resident_mb
+from benchmarks.synthetic_vectors import draw, draw_row_ids, draw_tune_queries, recall, train_positions
 from retrieval_core.arrays import Float32, Int64
 from retrieval_core.config import IndexConfig, ReduceConfig
 from retrieval_core.index.build import build_shard, train_template
@@ -45,7 +45,7 @@ K = 10
 N_SINGLE = 50  # queries asked one by one
 N_SAMPLED = 200_000  # rows that decide in how many dimensions candidates are found
 PEER = Path(".venv-autofaiss/bin/python")
-GRAPH_WIDTHS = (32, 48, 64, 96, 128, 192, 256, 384, 512, 768, 1024)  # efSearch to try where autofaiss chose a graph
+GRAPH_WIDTHS = (32, 48, 64, 96, 128, 192, 256, 384, 512, 768, 1024)  # efSearch to try if autofaiss chose a graph
 BLOCK_ROWS = 8_192  # reduced at a time
 VECTORS, QUERIES = Path("embeddings", "vectors.npy"), Path("queries.npy")  # where the peer looks for them
 
@@ -53,7 +53,7 @@ Search = Callable[[Float32], Int64]
 
 
 class Data(NamedTuple):
-    """What all contenders are given, and how ours takes it."""
+    """What all contenders index, and our recipe for it."""
 
     vectors: Float32  # (n, dim)
     queries: Float32  # (q, dim)
@@ -64,11 +64,11 @@ class Data(NamedTuple):
 
     @property
     def sample(self) -> Float32:
-        return self.vectors[train_places(len(self.vectors), self.recipe, self.config.seed)]
+        return self.vectors[train_positions(len(self.vectors), self.recipe, self.config.seed)]
 
 
 class Ours:
-    """The product's own way, in `folder`."""
+    """The index as Vitrine builds it, in `folder`."""
 
     def __init__(self, data: Data, folder: Path, pca: Pca | None = None) -> None:
         self.data, self.pca = data, pca
@@ -90,7 +90,7 @@ class Ours:
         return train_template(self.reduced(sample), self.data.recipe, self.data.config.seed)
 
     def reduced(self, vectors: Float32) -> Float32:
-        """Candidates of these rows, made in blocks as a nightly run makes them part by part."""
+        """Return the reduced vectors of these rows, computed in blocks as a nightly run does part by part."""
         if self.pca is None:
             return vectors
         candidates = np.empty((len(vectors), self.data.candidate_dim), np.float32)
@@ -107,10 +107,10 @@ class Ours:
 
 
 class Plain:
-    """One faiss index of the same key and training, that reranks with full vectors of its own."""
+    """One faiss index of the same key and training, which reranks with its own copy of the full vectors."""
 
     def __init__(self, data: Data, path: Path, iterations: int = 0) -> None:
-        """`iterations` of k-means, 0 for faiss's own number."""
+        """`iterations` are those of k-means, 0 for faiss's default."""
         self.data, self.path, self.iterations = data, path, iterations
         reduces = data.candidate_dim < data.vectors.shape[1]
         self.key = f"PCA{data.candidate_dim}," * reduces + f"{data.recipe.key},RFlat"
@@ -133,7 +133,7 @@ class Plain:
 
 
 class Peer:
-    """autofaiss, run by an interpreter of its own in `folder`, where vectors and queries lie."""
+    """autofaiss, in an interpreter of its own; `folder` holds the vectors and queries."""
 
     def __init__(self, python: Path, folder: Path) -> None:
         self.folder = folder
@@ -141,26 +141,26 @@ class Peer:
         self.process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
 
     def ask(self, command: str) -> dict[str, Any]:
-        """Its answer to a command of `autofaiss_peer`, once it is done."""
+        """Run a command of `autofaiss_peer` and return its answer. Raises `RuntimeError` if it ends instead."""
         if self.process.stdin is None or self.process.stdout is None:
             raise RuntimeError("autofaiss was started without pipes")
         print(command, file=self.process.stdin, flush=True)
         reply = self.process.stdout.readline()
         if not reply:
-            raise RuntimeError(f"autofaiss ended when told to {command}; its last words stand above")
+            raise RuntimeError(f"autofaiss ended while it ran {command}; see its messages above")
         answer: dict[str, Any] = json.loads(reply)
         return answer
 
     def contender(self, param: str, truth: Int64) -> Contender:
-        """autofaiss searching with these parameters; `truth` (q, k) names rows by their positions."""
+        """Return autofaiss with these search parameters; `truth` holds (q, k) positions of rows."""
 
         def run(command: str) -> None:
             self.ask(f"param {param}")
             self.ask(command)
 
         run("find")
-        found = np.load(self.folder / "found.npy")
-        return Contender(partial(run, "batch"), partial(run, f"single {N_SINGLE}"), recall(found, truth))
+        hits = np.load(self.folder / "hits.npy")
+        return Contender(partial(run, "batch"), partial(run, f"single {N_SINGLE}"), recall(hits, truth))
 
 
 def main() -> None:
@@ -170,7 +170,7 @@ def main() -> None:
         data = _make_data(arguments, folder)
         peer = Peer(arguments.peer, folder) if arguments.peer.exists() else None
         if peer is None:
-            print(f"there is no {arguments.peer} (make .venv-autofaiss): autofaiss is left out")
+            print(f"{arguments.peer} does not exist (make .venv-autofaiss): autofaiss is left out")
         result = _measure(data, folder, peer, arguments)
     if arguments.json:
         arguments.json.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
@@ -192,15 +192,15 @@ def _parse_arguments() -> argparse.Namespace:
 
 
 def _make_data(arguments: argparse.Namespace, folder: Path) -> Data:
-    """Drawn, and laid down for the peer and for the processes whose memory is measured."""
-    drawn = draw(arguments.rows + arguments.queries, arguments.dim)
-    vectors, queries = drawn[: arguments.rows], drawn[arguments.rows :]
+    """Draw the data, and write it for autofaiss and for the processes whose memory is measured."""
+    all_vectors = draw(arguments.rows + arguments.queries, arguments.dim)
+    vectors, queries = all_vectors[: arguments.rows], all_vectors[arguments.rows :]
     (folder / VECTORS).parent.mkdir()
     np.save(folder / VECTORS, vectors)
     np.save(folder / QUERIES, queries)
     config = IndexConfig(shards=arguments.shards, recipe=arguments.recipe, memory_gb=arguments.memory_gb)
     start = time.perf_counter()
-    offered = _offered(vectors, config)
+    offered = _sample_by_dim(vectors, config)
     dim = choose_candidate_dim(offered, np.arange(len(offered[vectors.shape[1]])), len(vectors), config)
     print(f"{arguments.rows:,} x {arguments.dim}, {os.cpu_count()} cores; candidates in {dim} dimensions ", end="")
     print(f"(chosen in {time.perf_counter() - start:.1f} s)")
@@ -209,8 +209,8 @@ def _make_data(arguments: argparse.Namespace, folder: Path) -> Data:
     return Data(vectors, queries, draw_row_ids(len(vectors)), config, recipe, dim)
 
 
-def _offered(vectors: Float32, config: IndexConfig) -> dict[int, Float32]:
-    """A sample in every width that a nightly run would offer."""
+def _sample_by_dim(vectors: Float32, config: IndexConfig) -> dict[int, Float32]:
+    """Return a sample of the vectors in every width that a nightly run would offer."""
     full = vectors[np.sort(np.random.default_rng(config.seed).permutation(len(vectors))[:N_SAMPLED])]
     narrower = [dim for dim in ReduceConfig().dims if dim < full.shape[1]]
     if not narrower:
@@ -225,7 +225,7 @@ def _measure(data: Data, folder: Path, peer: Peer | None, arguments: argparse.Na
     builds = _measure_builds(ours, plain, peer, arguments)
     start = time.perf_counter()
     index = ours.open()
-    tuned = tune_search(index, drawn_queries(index, data.row_ids, data.config, ours.reduced), data.config)
+    tuned = tune_search(index, draw_tune_queries(index, data.row_ids, data.config, ours.reduced), data.config)
     tuning_s = time.perf_counter() - start
     print(f"tuning: {tuning_s:.1f} s, its queries' true neighbours included")
     memory = _measure_memory(ours, folder, tuned)
@@ -244,8 +244,8 @@ def _measure(data: Data, folder: Path, peer: Peer | None, arguments: argparse.Na
     points = {"exact": contenders["exact"]} | _curve(ours, tuned, truth)
     curve = print_race(race(points, len(data.queries), N_SINGLE, arguments.rounds), "exact")
     sizes = {"rows": len(data.vectors), "dim": data.vectors.shape[1], "candidate_dim": data.candidate_dim}
-    made = {"recipe": data.recipe.model_dump(), "builds": builds, "tuning_s": tuning_s, "memory": memory}
-    return {**sizes, "cores": os.cpu_count(), **made, "search": search, "curve": curve}
+    ours_figures = {"recipe": data.recipe.model_dump(), "builds": builds, "tuning_s": tuning_s, "memory": memory}
+    return {**sizes, "cores": os.cpu_count(), **ours_figures, "search": search, "curve": curve}
 
 
 def _measure_builds(ours: Ours, plain: Plain, peer: Peer | None, arguments: argparse.Namespace) -> dict[str, Any]:
@@ -256,10 +256,10 @@ def _measure_builds(ours: Ours, plain: Plain, peer: Peer | None, arguments: argp
         shutil.rmtree(plain.path.parent, ignore_errors=True)
         plain.path.parent.mkdir()
         for name, build in builds.items():
-            os.sync()  # what the one before left to be written
+            os.sync()  # the previous build may have left data to write
             seconds[name] += interleaved({name: build}, 1)[name]
     same.path.unlink()
-    taken = {f"{name}_s": statistics.median(of_one) for name, of_one in seconds.items()}
+    taken = {f"{name}_s": statistics.median(values) for name, values in seconds.items()}
     of_plain = {f"ours_of_{name}": ratio(seconds, "ours", name) for name in ("plain", "plain_same")}
     print(f"build: ours {taken['ours_s']:.1f} s, plain {taken['plain_s']:.1f} s ({plain.key}), ", end="")
     print(f"with our {TRAIN_ITERATIONS} iterations {taken['plain_same_s']:.1f} s: ", end="")
@@ -295,18 +295,18 @@ def _contender(search: Search, data: Data, truth: Int64) -> Contender:
 
 
 def _peer_contenders(peer: Peer, param: str, data: Data, truth: Int64) -> dict[str, Contender]:
-    """autofaiss as it chose to search and, where it chose a graph, with the least effort that reaches the target."""
+    """Return autofaiss with its own parameters and, for a graph, with the least efSearch that reaches the target."""
     print(f"autofaiss holds {peer.ask('open')['bytes'] / 1e6:,.0f} MB in memory")
-    found = {f"autofaiss {param}": peer.contender(param, truth)}
+    contenders = {f"autofaiss {param}": peer.contender(param, truth)}
     for width in GRAPH_WIDTHS if "efSearch" in param else ():
-        least = peer.contender(f"efSearch={width}", truth)
-        if least.recall >= data.config.recall_target:
-            return found | {f"autofaiss efSearch={width}": least}
-    return found
+        contender = peer.contender(f"efSearch={width}", truth)
+        if contender.recall >= data.config.recall_target:
+            return contenders | {f"autofaiss efSearch={width}": contender}
+    return contenders
 
 
 def _curve(ours: Ours, tuned: TuneResult, truth: Int64) -> dict[str, Contender]:
-    """The ways to search that tuning tried and that no cheaper one beat."""
+    """Return the settings on the curve of tuning: those that no cheaper setting beat."""
     index = ours.open()
     return {
         f"nprobe {point.nprobe}, depth {point.rerank_depth}": _contender(
@@ -317,29 +317,29 @@ def _curve(ours: Ours, tuned: TuneResult, truth: Int64) -> dict[str, Contender]:
 
 
 def _measure_memory(ours: Ours, folder: Path, tuned: TuneResult) -> dict[str, float]:
-    """MB that building and searching take, each in a fresh process that maps the vectors from a file."""
+    """Return the MB that building and searching take, each in a fresh process that maps the vectors from a file."""
     recipe = ours.data.recipe
     light = ours.data._replace(vectors=ours.data.vectors[:0])
-    held: dict[str, float] = {}
+    memory: dict[str, float] = {}
     for measure in (_built_mb, _searched_mb):
         with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
-            held |= pool.submit(measure, Ours(light, ours.folders[0].parent, ours.pca), folder, tuned).result()
+            memory |= pool.submit(measure, Ours(light, ours.folders[0].parent, ours.pca), folder, tuned).result()
     for name in (INDEX_FILE, VECTORS_FILE):
-        held[name] = sum((shard / name).stat().st_size for shard in ours.folders) / 1e6
-    print(f"MB on disk: index {held[INDEX_FILE]:,.1f} (promised {recipe.index_bytes / 1e6:,.1f}), ", end="")
-    print(f"full vectors {held[VECTORS_FILE]:,.1f} (promised {recipe.vector_bytes / 1e6:,.1f})")
-    print(f"MB of memory: building {held['build']:,.0f}; searching {held['search']:,.0f}, ", end="")
+        memory[name] = sum((shard / name).stat().st_size for shard in ours.folders) / 1e6
+    print(f"MB on disk: index {memory[INDEX_FILE]:,.1f} (promised {recipe.index_bytes / 1e6:,.1f}), ", end="")
+    print(f"full vectors {memory[VECTORS_FILE]:,.1f} (promised {recipe.vector_bytes / 1e6:,.1f})")
+    print(f"MB of memory: building {memory['build']:,.0f}; searching {memory['search']:,.0f}, ", end="")
     print(
-        f"and {held['search_index']:,.0f} of mapped index (promised {recipe.memory_bytes / 1e6:,.0f} together), ",
+        f"and {memory['search_index']:,.0f} of mapped index (promised {recipe.memory_bytes / 1e6:,.0f} together), ",
         end="",
     )
-    print(f"and {held['search_vectors']:,.0f} of mapped full vectors")
-    return held
+    print(f"and {memory['search_vectors']:,.0f} of mapped full vectors")
+    return memory
 
 
 def _built_mb(ours: Ours, folder: Path, _: TuneResult) -> dict[str, float]:
     data = ours.data._replace(vectors=np.load(folder / VECTORS, mmap_mode="r"))
-    with PeakOwn() as peak:
+    with PeakMemory() as peak:
         Ours(data, folder / "again").build()
     return {"build": peak.growth_mb}
 
@@ -348,8 +348,8 @@ def _searched_mb(ours: Ours, folder: Path, tuned: TuneResult) -> dict[str, float
     before = resident_mb()
     index = ours.open()
     queries = ours.data.queries
-    for asked in (queries, *(queries[row : row + 1] for row in range(N_SINGLE))):
-        ours.search(index, tuned.nprobe, tuned.rerank_depth, asked)
+    for some_queries in (queries, *(queries[row : row + 1] for row in range(N_SINGLE))):
+        ours.search(index, tuned.nprobe, tuned.rerank_depth, some_queries)
     after = resident_mb()
     mapped = {"search_index": after.get(INDEX_FILE, 0.0), "search_vectors": after.get(VECTORS_FILE, 0.0)}
     return {"search": after["own"] - before["own"], **mapped}

@@ -1,16 +1,16 @@
-"""What nights cost beside the networks: the four figures promised to who runs them.
+"""What runs cost besides their networks: four figures, each with an aim.
 
     python -m benchmarks.operations [update] [night] [diff] [overhead] [--items N] [--ccp FOLDER] [--json FILE]
 
-- update: some items of a table change: seconds from the start of a process that starts Prefect, its server too, until
-  it has searched and found them;
-- night: `vitrine run` where nothing changed since the night before;
-- diff: the ingest of a table of which 1% changed: read, compared with what every picture was last seen as, sealed;
-- overhead: the share of a first night, from the command to its end, that is spent in no task's own function.
+- update: some items of a table change: seconds from the start of a process that starts Prefect with its server, until a
+  search finds the items;
+- night: `vitrine run` when nothing has changed since the previous run;
+- diff: the ingest of a table of which 1% changed: read, compared with the last snapshot, sealed;
+- overhead: the share of a first run, from the command to its end, that is spent outside the functions of its tasks.
 
-Each runs on two cores and on a drawn catalogue, of the promised size unless `--items` says another; `overhead` is
-promised for the CCP photos, which `--ccp` names. Networks have random weights. Prefect's embedded server is a process
-of its own, told apart.
+Each uses two cores and a drawn catalogue, of the size that its aim is stated for unless `--items` gives another; the
+aim of `overhead` is for the CCP photos, which `--ccp` names. Networks have random weights. Prefect's embedded server is
+a process of its own and is measured separately.
 """
 
 from __future__ import annotations
@@ -24,11 +24,11 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, NamedTuple
 
-from benchmarks.shop import Shop, item_id, see
-from benchmarks.watched import Watched, watch
+from benchmarks.drawn_catalogue import DrawnCatalogue, item_id, seal_as_seen
+from benchmarks.process_usage import Usage, run_measured
 
 N_UPDATED = 100
-CHANGED = 0.01  # of the rows that are diffed: as many come as go, as many say something else
+CHANGED = 0.01  # share of the diffed rows that are added, and as many changed and removed
 QUICK = ("embed.weights=random:0", "head.max_epochs=2", "gate.mode=warn")
 TINY = (*QUICK, "embed.size_px=32")
 ENVIRONMENT = {
@@ -42,7 +42,7 @@ SIZES = {"update": 2_000, "night": 100_000, "diff": 1_000_000, "overhead": 1_550
 
 
 class Figure(NamedTuple):
-    """What was measured, what is promised at most (None: nothing, of this catalogue), and what to know about it."""
+    """A measured value, the largest value aimed for (None if there is no aim for this catalogue), and details."""
 
     name: str
     measured: float
@@ -51,37 +51,37 @@ class Figure(NamedTuple):
     detail: str
 
 
-class SearchSetup(NamedTuple):
-    """A folder to work in, the size of the catalogue, and where the CCP photos lie if they are there."""
+class Bench(NamedTuple):
+    """A folder to work in, the size of the catalogue, and the folder of the CCP photos if it was given."""
 
     folder: Path
     n_items: int
     ccp: Path | None
 
     @property
-    def shop(self) -> Shop:
-        return Shop(self.folder / "shop")
+    def catalogue(self) -> DrawnCatalogue:
+        return DrawnCatalogue(self.folder / "shop")
 
     @property
     def store(self) -> str:
         return str(self.folder / "store")
 
-    def run(self, source: str, overrides: Sequence[str]) -> tuple[Watched, dict[str, Any]]:
-        """`vitrine run` and its document."""
-        return self._watch([str(Path(sys.executable).with_name("vitrine")), *self.night(source, overrides)])
+    def run(self, source: str, overrides: Sequence[str]) -> tuple[Usage, dict[str, Any]]:
+        """Run `vitrine run`; return its usage and its document."""
+        return self._run([str(Path(sys.executable).with_name("vitrine")), *self.run_words(source, overrides)])
 
-    def ask(self, *words: str) -> tuple[Watched, dict[str, Any]]:
-        """A process of `benchmarks.asked` and its document."""
-        return self._watch([sys.executable, "-m", "benchmarks.asked", *words])
+    def measured(self, *words: str) -> tuple[Usage, dict[str, Any]]:
+        """Run a command of `benchmarks.measured_commands`; return its usage and its document."""
+        return self._run([sys.executable, "-m", "benchmarks.measured_commands", *words])
 
-    def night(self, source: str, overrides: Sequence[str]) -> list[str]:
-        """The words behind `vitrine`."""
+    def run_words(self, source: str, overrides: Sequence[str]) -> list[str]:
+        """Return the arguments of `vitrine` for a run."""
         sets = [word for override in overrides for word in ("--set", override)]
         return ["run", "--json", "--source", source, "--store", self.store, *sets]
 
-    def _watch(self, command: Sequence[str]) -> tuple[Watched, dict[str, Any]]:
-        done = watch(command, ENVIRONMENT | {"PREFECT_HOME": str(self.folder / "prefect")})
-        return done, json.loads(done.stdout)
+    def _run(self, command: Sequence[str]) -> tuple[Usage, dict[str, Any]]:
+        usage = run_measured(command, ENVIRONMENT | {"PREFECT_HOME": str(self.folder / "prefect")})
+        return usage, json.loads(usage.stdout)
 
 
 def main() -> None:
@@ -89,7 +89,9 @@ def main() -> None:
         prog="python -m benchmarks.operations", description=(__doc__ or "").splitlines()[0]
     )
     parser.add_argument("figures", nargs="*", metavar="FIGURE", help=f"of {', '.join(SIZES)}; default: all")
-    parser.add_argument("--items", type=int, default=0, help="items of the catalogue; default: as many as promised")
+    parser.add_argument(
+        "--items", type=int, default=0, help="items of the catalogue; default: as many as the aim is stated for"
+    )
     parser.add_argument("--ccp", type=Path, help="folder of the CCP photos, for the figure overhead")
     parser.add_argument("--json", type=Path, metavar="FILE", help="also write the figures to this file")
     arguments = parser.parse_args()
@@ -98,88 +100,90 @@ def main() -> None:
     results: list[Figure] = []
     for name in arguments.figures or SIZES:
         with TemporaryDirectory(prefix="vitrine-bench-") as folder:
-            results += FIGURES[name](SearchSetup(Path(folder), arguments.items or SIZES[name], arguments.ccp))
+            results += FIGURES[name](Bench(Path(folder), arguments.items or SIZES[name], arguments.ccp))
     _print(results)
     if arguments.json:
         arguments.json.write_text(json.dumps([f._asdict() for f in results], indent=1) + "\n", encoding="utf-8")
 
 
-def _update(bench: SearchSetup) -> Iterator[Figure]:
-    shop, n = bench.shop, min(N_UPDATED, bench.n_items // 2)
-    shop.draw(range(bench.n_items))
-    shop.list(range(bench.n_items))
-    bench.run(shop.source, QUICK)
+def _update(bench: Bench) -> Iterator[Figure]:
+    catalogue, n = bench.catalogue, min(N_UPDATED, bench.n_items // 2)
+    catalogue.draw(range(bench.n_items))
+    catalogue.write_table(range(bench.n_items))
+    bench.run(catalogue.source, QUICK)
     changed, removed = range(n // 4), range(n // 4, n // 2)
     added = range(bench.n_items, bench.n_items + n - len(changed) - len(removed))
-    shop.draw(changed, edition=1)
-    shop.draw(added)
-    shop.list([*changed, *range(removed.stop, added.stop)])
+    catalogue.draw(changed, edition=1)
+    catalogue.draw(added)
+    catalogue.write_table([*changed, *range(removed.stop, added.stop)])
     change = {"added": added, "changed": changed, "removed": removed}
-    names = {word: [item_id(number) for number in numbers] for word, numbers in change.items()}
-    pictures = {item_id(number): str(shop.path(number)) for number in (*changed, *added)}
+    names = {kind: [item_id(number) for number in numbers] for kind, numbers in change.items()}
+    pictures = {item_id(number): str(catalogue.path(number)) for number in (*changed, *added)}
     started = time.time()
-    done, told = bench.ask("update", shop.source, bench.store, json.dumps([names, pictures]), *QUICK)
-    detail = f"in {bench.n_items:,}; {told['began'] - started:.1f} s until the flow began; {_told(done)}"
-    yield Figure(f"{n} items updated, until they are found", told["found"] - started, 60, "s", detail)
+    usage, times = bench.measured("update", catalogue.source, bench.store, json.dumps([names, pictures]), *QUICK)
+    detail = f"in {bench.n_items:,}; {times['began'] - started:.1f} s until the flow began; {_usage_text(usage)}"
+    yield Figure(f"{n} items updated, until they are found", times["found"] - started, 60, "s", detail)
 
 
-def _night(bench: SearchSetup) -> Iterator[Figure]:
-    shop = bench.shop
-    shop.draw(range(bench.n_items))
-    shop.list(range(bench.n_items))
-    first, _ = bench.run(shop.source, TINY)
-    night, told = bench.run(shop.source, TINY)
-    if told["embedded"] or told["catalog"]["unchanged"] != bench.n_items:
-        raise RuntimeError(f"the second night found changes: {told['catalog']}, {told['embedded']} embedded")
-    stages = ", ".join(f"{stage} {seconds:.1f}" for stage, seconds in told["seconds"].items())
+def _night(bench: Bench) -> Iterator[Figure]:
+    catalogue = bench.catalogue
+    catalogue.draw(range(bench.n_items))
+    catalogue.write_table(range(bench.n_items))
+    first, _ = bench.run(catalogue.source, TINY)
+    second, run = bench.run(catalogue.source, TINY)
+    if run["embedded"] or run["catalog"]["unchanged"] != bench.n_items:
+        raise RuntimeError(f"the second run found changes: {run['catalog']}, {run['embedded']} embedded")
+    stages = ", ".join(f"{stage} {seconds:.1f}" for stage, seconds in run["seconds"].items())
     name = f"nothing changed in {bench.n_items:,} items"
-    yield Figure(name, night.wall_s, 120, "s", f"seconds a stage: {stages}; the first night {first.wall_s:.0f} s")
-    yield Figure(f"{name}: memory", night.peak_mb / 1e3, 1, "GB", _told(night))
+    yield Figure(name, second.wall_s, 120, "s", f"seconds a stage: {stages}; the first run {first.wall_s:.0f} s")
+    yield Figure(f"{name}: memory", second.peak_mb / 1e3, 1, "GB", _usage_text(second))
 
 
-def _diff(bench: SearchSetup) -> Iterator[Figure]:
-    shop, n_changed = bench.shop, round(CHANGED * bench.n_items)
-    shop.pretend(bench.n_items + n_changed)
-    shop.list(range(bench.n_items))
-    see(shop, bench.store)
-    shop.list(range(n_changed, bench.n_items + n_changed), restyled=range(n_changed, 2 * n_changed))
-    done, told = bench.ask("ingest", shop.source, bench.store)
-    if (told["added"], told["changed"], told["removed"]) != (n_changed,) * 3:
-        raise RuntimeError(f"{n_changed} items each were added, changed and removed, and these were found: {told}")
+def _diff(bench: Bench) -> Iterator[Figure]:
+    catalogue, n_changed = bench.catalogue, round(CHANGED * bench.n_items)
+    catalogue.draw_one_folder(bench.n_items + n_changed)
+    catalogue.write_table(range(bench.n_items))
+    seal_as_seen(catalogue, bench.store)
+    catalogue.write_table(range(n_changed, bench.n_items + n_changed), restyled=range(n_changed, 2 * n_changed))
+    usage, ingest = bench.measured("ingest", catalogue.source, bench.store)
+    if (ingest["added"], ingest["changed"], ingest["removed"]) != (n_changed,) * 3:
+        raise RuntimeError(f"expected {n_changed} items each to be added, changed and removed, but saw {ingest}")
     name = f"{bench.n_items:,} rows diffed"
-    yield Figure(name, told["seconds"], 30, "s", f"from the table's bytes to the sealed catalogue; {_told(done)}")
-    yield Figure(f"{name}: memory", done.peak_mb / 1e3, 2, "GB", f"{told['read']} new pictures read")
+    detail = f"from the table's bytes to the sealed catalogue; {_usage_text(usage)}"
+    yield Figure(name, ingest["seconds"], 30, "s", detail)
+    yield Figure(f"{name}: memory", usage.peak_mb / 1e3, 2, "GB", f"{ingest['read']} new pictures read")
 
 
-def _overhead(bench: SearchSetup) -> Iterator[Figure]:
+def _overhead(bench: Bench) -> Iterator[Figure]:
     if bench.ccp:
-        night = bench.night(f"ccp:{bench.ccp}", QUICK[:1])
+        words = bench.run_words(f"ccp:{bench.ccp}", QUICK[:1])
     else:
-        bench.shop.draw(range(bench.n_items))
-        bench.shop.list(range(bench.n_items))
-        night = bench.night(bench.shop.source, QUICK)
+        bench.catalogue.draw(range(bench.n_items))
+        bench.catalogue.write_table(range(bench.n_items))
+        words = bench.run_words(bench.catalogue.source, QUICK)
     started = time.time()
-    done, told = bench.ask("timed", *night)
+    usage, tasks = bench.measured("timed", *words)
     aim = 5.0 if bench.ccp else None
-    outside_s = done.wall_s - told["inside_s"]
-    before_s, after_s = told["first"] - started, started + done.wall_s - told["last"]
+    outside_s = usage.wall_s - tasks["inside_s"]
+    before_s, after_s = tasks["first"] - started, started + usage.wall_s - tasks["last"]
+    between_s = outside_s - before_s - after_s
     detail = (
-        f"{outside_s:.1f} s of {done.wall_s:.0f}: {before_s:.1f} before the first task, {after_s:.1f} after the last"
+        f"{outside_s:.1f} s of {usage.wall_s:.0f}: {before_s:.1f} before the first task, {after_s:.1f} after the last, "
+        f"{between_s:.1f} between {tasks['n_tasks']} tasks; {_usage_text(usage)}"
     )
-    detail += f", {outside_s - before_s - after_s:.1f} between {told['n_tasks']} tasks; {_told(done)}"
-    what = "of the CCP photos" if bench.ccp else f"of {bench.n_items:,} drawn items"
-    yield Figure(f"a first night {what}, outside its tasks", 100 * outside_s / done.wall_s, aim, "%", detail)
+    catalogue = "of the CCP photos" if bench.ccp else f"of {bench.n_items:,} drawn items"
+    yield Figure(f"a first run {catalogue}, outside its tasks", 100 * outside_s / usage.wall_s, aim, "%", detail)
 
 
-FIGURES: dict[str, Callable[[SearchSetup], Iterator[Figure]]] = {
+FIGURES: dict[str, Callable[[Bench], Iterator[Figure]]] = {
     "update": _update, "night": _night, "diff": _diff, "overhead": _overhead,
 }  # fmt: skip
 
 
-def _told(done: Watched) -> str:
+def _usage_text(usage: Usage) -> str:
     return (
-        f"wall {done.wall_s:.1f} s, CPU {done.cpu_s:.1f} s with the server's, {done.peak_mb:,.0f} MB at most "
-        f"and {done.helpers_mb:,.0f} MB in Prefect's server"
+        f"wall {usage.wall_s:.1f} s, CPU {usage.cpu_s:.1f} s with the server's, {usage.peak_mb:,.0f} MB at most "
+        f"and {usage.helpers_mb:,.0f} MB in Prefect's server"
     )
 
 

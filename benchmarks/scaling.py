@@ -1,10 +1,9 @@
-"""A night's masks and vectors on Dask clusters of one worker, of two, and of two of which one dies, in turn.
+"""The masks and vectors of a run on Dask clusters of one worker, of two, and of two of which one is killed.
 
     python -m benchmarks.scaling [--products 200] [--size-px 256] [--shard-rows 50] [--rounds 3] [--json FILE]
 
-The catalogue, the U-Net and the backbone are made before; every run begins from a store that holds nothing else, with
-workers that have imported what they need. A worker has one thread. The one that dies is killed when half of the shards
-are stored. All runs must store the same bytes.
+Each run starts with a store that holds the catalogue, the U-Net and the backbone, and with workers of one thread that
+have imported what they need. A worker is killed when half of the shards are stored. All runs must store the same bytes.
 """
 
 from __future__ import annotations
@@ -27,8 +26,8 @@ from distributed import Client
 from prefect import flow
 from prefect.testing.utilities import prefect_test_harness
 
-from benchmarks.cluster import START_TIMEOUT_S, Cluster
-from benchmarks.racing import Seconds, interleaved, ratio
+from benchmarks.dask_cluster import START_TIMEOUT_S, DaskCluster
+from benchmarks.interleaved_timing import Seconds, interleaved, ratio
 from flows.pictures import embed_pictures
 from flows.run import RUNNER
 from flows.shards import each_shard
@@ -40,20 +39,20 @@ from tasks.ingest import collect_truth_masks, snapshot_catalog
 from tasks.mask import fit_segmenter, mask_shard, plan_masks, seal_mask_set
 
 VIEWS = 4  # pictures of one product
-ONE, TWO, DYING = "1 worker", "2 workers", "2, one killed half way"
+ONE, TWO, KILLED = "1 worker", "2 workers", "2, one killed half way"
 STAGES = ("tasks.mask", "tasks.embed", "onnxruntime", "torch")
 
 
 class Prepared(Value):
-    """What is in the store before a run."""
+    """The artifacts that are in the store before a run."""
 
     catalog: Ref
     segmenter: Ref
     backbone: Ref
 
 
-class SearchSetup(NamedTuple):
-    """A folder with the prepared store, and a store for each run beside it."""
+class Bench(NamedTuple):
+    """A folder with the prepared store, and beside it one store for each run."""
 
     folder: Path
     source: str
@@ -63,31 +62,31 @@ class SearchSetup(NamedTuple):
     def prepare(self) -> Prepared:
         return prepare(self.source, Settings(store=str(self.folder / "prepared")), self.config)
 
-    def run(self, name: str, cluster: Cluster, prepared: Prepared) -> None:
-        """Make everything on a cluster, in a store that is new."""
-        settings = Settings(store=str(self._fresh(name)), threads=1, runner="dask", dask_address=cluster.address)
+    def run(self, name: str, cluster: DaskCluster, prepared: Prepared) -> None:
+        """Mask and embed on a cluster, in a fresh copy of the prepared store."""
+        settings = Settings(store=str(self._copy_store(name)), threads=1, runner="dask", dask_address=cluster.address)
         mask_and_embed(settings, prepared, self.config)
 
-    def run_with_a_death(self, name: str, cluster: Cluster, prepared: Prepared) -> None:
-        """As `run`, but one worker is killed when half of the shards are stored."""
-        store = self._fresh(name)
+    def run_and_kill(self, name: str, cluster: DaskCluster, prepared: Prepared) -> None:
+        """Do the same, and kill one worker when half of the shards are stored."""
+        store = self._copy_store(name)
         settings = Settings(store=str(store), threads=1, runner="dask", dask_address=cluster.address)
         with _when(lambda: len(_parts(store)) >= self.n_shards // 2, cluster.workers[0].kill):
             mask_and_embed(settings, prepared, self.config)
 
     def digests(self, name: str) -> dict[str, str]:
-        """SHA-256 of every part that a run stored."""
+        """Return the SHA-256 of every part that a run stored."""
         store = self.folder / name
         return {str(part.relative_to(store)): hashlib.sha256(part.read_bytes()).hexdigest() for part in _parts(store)}
 
-    def _fresh(self, name: str) -> Path:
+    def _copy_store(self, name: str) -> Path:
         shutil.rmtree(self.folder / name, ignore_errors=True)
         return Path(shutil.copytree(self.folder / "prepared", self.folder / name, copy_function=os.link))
 
 
 @flow(name="prepare", task_runner=RUNNER)
 def prepare(source: str, settings: Settings, config: NightlyConfig) -> Prepared:
-    """The catalogue and the models. Raises `RuntimeError` where the source has no masks to train on."""
+    """Make the catalogue and the models. Raises `RuntimeError` if the source has no masks to train on."""
     catalog = snapshot_catalog(settings, source, config.ingest).catalog
     backbone = prepare_backbone(settings, catalog, config.embed, config.ingest)
     truth = collect_truth_masks(settings, source, catalog)
@@ -99,7 +98,7 @@ def prepare(source: str, settings: Settings, config: NightlyConfig) -> Prepared:
 
 @flow(name="mask and embed", task_runner=RUNNER)
 def mask_and_embed(settings: Settings, prepared: Prepared, config: NightlyConfig) -> None:
-    """The part of a night that workers do, and its planning and sealing."""
+    """Run the stages that workers take part in, with their planning and sealing."""
     plan = plan_masks(settings, prepared.catalog, prepared.segmenter, config.mask)
     each_shard(mask_shard, settings, plan, prepared.segmenter, config.mask, config.ingest)
     masks = seal_mask_set(settings, prepared.catalog, plan)
@@ -130,18 +129,18 @@ def _measure(arguments: argparse.Namespace, folder: Path) -> dict[str, Any]:
     ]
     source = f"synthetic:{folder / 'catalog'}?products={arguments.products}&views={VIEWS}&size_px={arguments.size_px}"
     n_shards = 3 * -(-n_pictures // arguments.shard_rows)  # masks, raw vectors, masked vectors
-    bench = SearchSetup(folder, source, NightlyConfig.load(None, sets), n_shards)
+    bench = Bench(folder, source, NightlyConfig.load(None, sets), n_shards)
     prepared = bench.prepare()
     with ExitStack() as clusters:
-        one, two = (clusters.enter_context(Cluster(folder / name)) for name in ("one", "two"))
-        seconds: Seconds = {name: [] for name in (ONE, TWO, DYING)}
+        one, two = (clusters.enter_context(DaskCluster(folder / name)) for name in ("one", "two"))
+        seconds: Seconds = {name: [] for name in (ONE, TWO, KILLED)}
         for _ in range(arguments.rounds):
             _warm(one, 1)
-            _warm(two, 2)  # one of them died in the round before
+            _warm(two, 2)  # one of them was killed in the previous round
             contenders = {
                 ONE: lambda: bench.run(ONE, one, prepared),
                 TWO: lambda: bench.run(TWO, two, prepared),
-                DYING: lambda: bench.run_with_a_death(DYING, two, prepared),
+                KILLED: lambda: bench.run_and_kill(KILLED, two, prepared),
             }
             for name, taken in interleaved(contenders, rounds=1).items():
                 seconds[name] += taken
@@ -150,8 +149,8 @@ def _measure(arguments: argparse.Namespace, folder: Path) -> dict[str, Any]:
     return {"pictures": n_pictures, "shards": n_shards, "cores": os.cpu_count(), "seconds": seconds}
 
 
-def _warm(cluster: Cluster, n_workers: int) -> None:
-    """Wait until so many workers live and have imported what a shard needs."""
+def _warm(cluster: DaskCluster, n_workers: int) -> None:
+    """Wait until `n_workers` run and have imported what a shard needs."""
     cluster.start_workers(n_workers)
     with cast(Any, Client)(cluster.address, timeout=START_TIMEOUT_S) as client:
         client.wait_for_workers(n_workers, timeout=START_TIMEOUT_S)
@@ -164,13 +163,13 @@ def _import_stages() -> None:
 
 
 @contextmanager
-def _when(seen: Callable[[], bool], act: Callable[[], None]) -> Iterator[None]:
-    """Within a `with`: do something once, as soon as something is seen. Raises `RuntimeError` where it never was."""
+def _when(is_due: Callable[[], bool], act: Callable[[], None]) -> Iterator[None]:
+    """Call `act` once within the block, as soon as `is_due()`. Raises `RuntimeError` if that never happened."""
     over, acted = threading.Event(), threading.Event()
 
     def watch() -> None:
         while not over.wait(0.05):
-            if seen():
+            if is_due():
                 act()
                 acted.set()
                 return
@@ -187,14 +186,14 @@ def _when(seen: Callable[[], bool], act: Callable[[], None]) -> Iterator[None]:
 
 
 def _parts(store: Path) -> list[Path]:
-    """Those of the growing sets that a run makes; the masks of the source were there before."""
+    """Return the parts of growing sets that a run wrote; those of the prepared store are linked and have more links."""
     return [part for part in store.glob("*/*/parts/*.parquet") if part.stat().st_nlink == 1]
 
 
-def _compare(bench: SearchSetup) -> None:
-    """Raises `RuntimeError` where two runs stored other bytes."""
+def _compare(bench: Bench) -> None:
+    """Raise `RuntimeError` if the runs did not store the same bytes."""
     expected = bench.digests(ONE)
-    if len(expected) != bench.n_shards or any(bench.digests(name) != expected for name in (TWO, DYING)):
+    if len(expected) != bench.n_shards or any(bench.digests(name) != expected for name in (TWO, KILLED)):
         raise RuntimeError(f"expected the same {bench.n_shards} parts of every run")
 
 
@@ -204,7 +203,7 @@ def _print(seconds: Seconds, n_pictures: int, n_shards: int) -> None:
     print(f"|{'-' * 24}|{'-' * 8}:|{'-' * 11}:|{'-' * 11}:|{'-' * 18}|")
     for name, taken in seconds.items():
         middle = statistics.median(taken)
-        rounds = " ".join(f"{one / own:.2f}" for one, own in zip(seconds[ONE], taken, strict=True))
+        rounds = " ".join(f"{one / this:.2f}" for one, this in zip(seconds[ONE], taken, strict=True))
         print(f"| {name:22} | {middle:7.1f} | {n_pictures / middle:10.1f} ", end="")
         print(f"| {ratio(seconds, ONE, name):10.2f} | {rounds:16} |")
 

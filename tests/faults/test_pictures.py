@@ -15,7 +15,7 @@ import polars as pl
 import pytest
 from PIL import Image
 
-from benchmarks.fuzz import FAILURES, Fuzzed, corpus, decode_files, mutated
+from benchmarks.fuzz_pictures import FAILURES, Fuzzed, corpus, decode_files, mutated
 from retrieval_core.config import IngestConfig
 from retrieval_core.errors import ImageRefused
 from retrieval_core.images import decode

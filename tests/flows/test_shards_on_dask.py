@@ -15,7 +15,7 @@ import pytest
 from prefect import Task, flow
 from prefect.settings import PREFECT_API_URL, temporary_settings
 
-from benchmarks.cluster import ROOT, Cluster
+from benchmarks.dask_cluster import ROOT, DaskCluster
 from deployments.cli.main import main
 from flows import shards
 from flows.nightly import nightly
@@ -56,13 +56,13 @@ pytestmark = pytest.mark.usefixtures("prefect_server")
 
 
 @pytest.fixture(scope="module")
-def started(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
-    with Cluster(tmp_path_factory.mktemp("cluster")) as cluster:
+def started(tmp_path_factory: pytest.TempPathFactory) -> Iterator[DaskCluster]:
+    with DaskCluster(tmp_path_factory.mktemp("cluster")) as cluster:
         yield cluster
 
 
 @pytest.fixture
-def cluster(started: Cluster) -> Cluster:
+def cluster(started: DaskCluster) -> DaskCluster:
     started.start_workers(N_WORKERS)
     return started
 
@@ -105,7 +105,7 @@ def files(store: Path) -> dict[str, bytes]:
 
 
 def test_two_workers_make_the_bytes_that_one_machine_makes(
-    cluster: Cluster, messages: Messages, tmp_path: Path
+    cluster: DaskCluster, messages: Messages, tmp_path: Path
 ) -> None:
     source = f"synthetic:{tmp_path / 'catalog'}?products=12&views=4&size_px=96"
     alone = Settings.load(store=str(tmp_path / "alone"), threads=1)
@@ -143,7 +143,7 @@ def note_shards(settings: Settings, deadly: int) -> list[int]:
     return each_shard(note_shard, settings, PLAN, deadly)
 
 
-def test_a_worker_that_dies_costs_the_shard_in_its_hands(cluster: Cluster, tmp_path: Path) -> None:
+def test_a_worker_that_dies_costs_the_shard_in_its_hands(cluster: DaskCluster, tmp_path: Path) -> None:
     settings = Settings.load(store=str(tmp_path), runner="dask", dask_address=cluster.address)
     numbers = list(range(len(PLAN.shards)))
     deadly = numbers[-1]
@@ -165,7 +165,7 @@ def refuse_shards(settings: Settings) -> None:
     each_shard(refuse_shard, settings, PLAN)
 
 
-def test_an_error_on_a_worker_is_the_error_of_the_run(cluster: Cluster, tmp_path: Path) -> None:
+def test_an_error_on_a_worker_is_the_error_of_the_run(cluster: DaskCluster, tmp_path: Path) -> None:
     settings = Settings.load(store=str(tmp_path), runner="dask", dask_address=cluster.address)
     with pytest.raises(ImageRefused, match="of 6 cannot be made"):
         refuse_shards(settings)
@@ -205,7 +205,7 @@ def note_two_of_many_shards(settings: Settings, n_shards: int) -> list[int]:
 
 
 def test_a_message_is_as_small_of_a_hundred_thousand_shards(
-    cluster: Cluster, messages: Messages, tmp_path: Path
+    cluster: DaskCluster, messages: Messages, tmp_path: Path
 ) -> None:
     settings = Settings.load(store=str(tmp_path), runner="dask", dask_address=cluster.address)
     for n_shards in (2, 100_000):

@@ -1,9 +1,10 @@
-"""Damaged pictures by the thousand, decoded in a process that is held to a memory and a time.
+"""Thousands of damaged pictures, decoded in a process with bounded memory and time.
 
-`python -m benchmarks.fuzz --mutations 10000` draws a corpus of every format and mode that Vitrine reads, damages its
-files in ways that follow from `--seed` (cuts, flipped bits, runs overwritten, taken out or doubled, sizes replaced, two
-files spliced), decodes each, and counts what became of them. It fails where a picture ended the process, took longer
-than `--timeout-s`, wanted more memory than `--memory-mb`, or raised anything but `ImageRefused`; such files are kept.
+`python -m benchmarks.fuzz_pictures --mutations 10000` draws a corpus of every format and mode that Vitrine reads,
+damages its files at random under `--seed` (cuts, flipped bits, runs of bytes overwritten, removed or repeated, sizes
+replaced, two files spliced), decodes each, and counts the outcomes. It fails if a picture ended the process, took
+longer than `--timeout-s`, needed more memory than `--memory-mb`, or raised anything but `ImageRefused`, and keeps such
+files.
 """
 
 from __future__ import annotations
@@ -36,11 +37,11 @@ TIMEOUT_S = 20.0
 BATCH = 500
 FAILURES = ("crashed", "hung", "raised", "wanted memory")
 SIZES = (0, 1, 0x7F, 0xFF, 50_000, 0x7FFF, 0x8000, 0xFFFF, 0x7FFFFFFF, 0x80000000, 0xFFFFFFFF)
-HEADER_BYTES = 120  # most damage goes where sizes and offsets stand
+HEADER_BYTES = 120  # half of the damage goes there, where sizes and offsets stand
 
 
 class Outcome(NamedTuple):
-    """What became of a file: decoded, refused or one of `FAILURES`; `detail` is the reason or the error."""
+    """The outcome for a file: decoded, refused or one of `FAILURES`; `detail` is the reason or the error."""
 
     name: str
     kind: str
@@ -49,7 +50,7 @@ class Outcome(NamedTuple):
 
 
 class Fuzzed(NamedTuple):
-    """Outcomes in the order of the files, and the most memory that a process which decoded them held."""
+    """Outcomes in the order of the files, and the peak memory of the processes that decoded them."""
 
     outcomes: list[Outcome]
     peak_mb: int
@@ -59,7 +60,7 @@ class Fuzzed(NamedTuple):
 
 
 def corpus() -> dict[str, bytes]:
-    """Small pictures of every format and mode that is read, by name; the same on every call."""
+    """Return small pictures of every format and mode that is read, by name; the same on every call."""
     rng = np.random.default_rng(0)
     coarse = Image.fromarray(rng.integers(0, 256, (6, 8, 3), dtype=np.uint8))
     rgb = coarse.resize((64, 48), Image.Resampling.BICUBIC)
@@ -155,50 +156,50 @@ def _saved(image: Image.Image, kind: str, **options: object) -> bytes:
 
 
 def mutated(files: dict[str, bytes], n: int, seed: int) -> Iterator[tuple[str, bytes]]:
-    """`n` damaged files, each named by its number, what it was and what was done to it; the same for the same seed."""
+    """Yield `n` damaged files, each named by its number, its original and its damages; the same for the same seed."""
     names = sorted(files)
     for number in range(n):
         rng = np.random.default_rng((seed, number))
         name = names[number % len(names)]
-        data, done = files[name], []
+        data, damages = files[name], []
         for _ in range(rng.integers(1, 4)):
             damage = DAMAGES[rng.integers(len(DAMAGES))]
             donor = files[names[rng.integers(len(names))]]
             data = damage(data, donor, rng)
-            done.append(damage.__name__.strip("_"))
+            damages.append(damage.__name__.strip("_"))
         if name.startswith("png") and rng.random() < 0.7:
             data = _with_checksums(data)
-        yield f"{number:06}-{name}-{'-'.join(done)}", data
+        yield f"{number:06}-{name}-{'-'.join(damages)}", data
 
 
 def _with_checksums(data: bytes) -> bytes:
-    """A PNG whose chunks are right by their checksums, so that the damage inside them reaches the decoder."""
-    mended, place = data[:8], 8
-    while place + 12 <= len(data):
-        end = place + 8 + int.from_bytes(data[place : place + 4], "big")
-        mended += data[place:end] + struct.pack(">I", zlib.crc32(data[place + 4 : end]))
-        place = end + 4
-    return mended + data[place:]
+    """Correct the checksums of a PNG's chunks, so that the damage inside them reaches the decoder."""
+    corrected, position = data[:8], 8
+    while position + 12 <= len(data):
+        end = position + 8 + int.from_bytes(data[position : position + 4], "big")
+        corrected += data[position:end] + struct.pack(">I", zlib.crc32(data[position + 4 : end]))
+        position = end + 4
+    return corrected + data[position:]
 
 
-def _place(data: bytes, rng: np.random.Generator) -> int:
+def _position(data: bytes, rng: np.random.Generator) -> int:
     end = len(data) if rng.random() < 0.5 else min(len(data), HEADER_BYTES)
     return int(rng.integers(0, max(end, 1)))
 
 
 def _cut(data: bytes, donor: bytes, rng: np.random.Generator) -> bytes:
-    return data[: _place(data, rng)] if rng.random() < 0.3 else data[: int(len(data) * rng.uniform(0.3, 1))]
+    return data[: _position(data, rng)] if rng.random() < 0.3 else data[: int(len(data) * rng.uniform(0.3, 1))]
 
 
 def _flip(data: bytes, donor: bytes, rng: np.random.Generator) -> bytes:
     damaged = bytearray(data)
     for _ in range(rng.integers(1, 9) if data else 0):
-        damaged[_place(data, rng)] ^= 1 << int(rng.integers(8))
+        damaged[_position(data, rng)] ^= 1 << int(rng.integers(8))
     return bytes(damaged)
 
 
 def _overwrite(data: bytes, donor: bytes, rng: np.random.Generator) -> bytes:
-    start, length = _place(data, rng), int(rng.integers(1, 40))
+    start, length = _position(data, rng), int(rng.integers(1, 40))
     filling = (bytes(length), b"\xff" * length, rng.bytes(length))[rng.integers(3)]
     return data[:start] + filling + data[start + length :]
 
@@ -206,22 +207,22 @@ def _overwrite(data: bytes, donor: bytes, rng: np.random.Generator) -> bytes:
 def _resize(data: bytes, donor: bytes, rng: np.random.Generator) -> bytes:
     kind = ("<H", ">H", "<I", ">I")[rng.integers(4)]
     size = SIZES[rng.integers(len(SIZES))] & (2 ** (8 * struct.calcsize(kind)) - 1)
-    start = _place(data, rng)
+    start = _position(data, rng)
     return data[:start] + struct.pack(kind, size) + data[start + struct.calcsize(kind) :]
 
 
 def _remove(data: bytes, donor: bytes, rng: np.random.Generator) -> bytes:
-    start = _place(data, rng)
+    start = _position(data, rng)
     return data[:start] + data[start + int(rng.integers(1, 60)) :]
 
 
 def _repeat(data: bytes, donor: bytes, rng: np.random.Generator) -> bytes:
-    start, length = _place(data, rng), int(rng.integers(1, 200))
+    start, length = _position(data, rng), int(rng.integers(1, 200))
     return data[: start + length] + data[start : start + length] * int(rng.integers(1, 20)) + data[start + length :]
 
 
 def _splice(data: bytes, donor: bytes, rng: np.random.Generator) -> bytes:
-    return data[: _place(data, rng)] + donor[_place(donor, rng) :]
+    return data[: _position(data, rng)] + donor[_position(donor, rng) :]
 
 
 DAMAGES: tuple[Callable[[bytes, bytes, np.random.Generator], bytes], ...] = (
@@ -233,11 +234,11 @@ DAMAGES: tuple[Callable[[bytes, bytes, np.random.Generator], bytes], ...] = (
 
 
 def decode_files(folder: Path, *, memory_mb: int = MEMORY_MB, timeout_s: float = TIMEOUT_S) -> Fuzzed:
-    """Decode the files of a folder in name order; after one that ends or stops the process the next process goes on."""
+    """Decode the files of a folder in name order; if one ends or stops the process, another continues with the next."""
     names, outcomes, peak_mb = sorted(os.listdir(folder)), list[Outcome](), 0
     while len(outcomes) < len(names):
-        told, end = _decode_from(folder, len(outcomes), memory_mb, timeout_s)
-        outcomes += told
+        decoded, end = _decode_from(folder, len(outcomes), memory_mb, timeout_s)
+        outcomes += decoded
         if end.isdecimal():
             peak_mb = max(peak_mb, int(end))
         else:
@@ -246,8 +247,18 @@ def decode_files(folder: Path, *, memory_mb: int = MEMORY_MB, timeout_s: float =
 
 
 def _decode_from(folder: Path, first: int, memory_mb: int, timeout_s: float) -> tuple[list[Outcome], str]:
-    """What one process told before its end, and its peak in MB, or how it ended."""
-    command = [sys.executable, "-X", "faulthandler", "-m", "benchmarks.fuzz", "--decode", folder, "--first", first]
+    """Return the outcomes of one process, and its peak memory in MB or else how it ended."""
+    command = [
+        sys.executable,
+        "-X",
+        "faulthandler",
+        "-m",
+        "benchmarks.fuzz_pictures",
+        "--decode",
+        folder,
+        "--first",
+        first,
+    ]
     environment = os.environ | {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
     child = subprocess.Popen(
         [str(word) for word in (*command, "--memory-mb", memory_mb)],
@@ -257,18 +268,18 @@ def _decode_from(folder: Path, first: int, memory_mb: int, timeout_s: float) -> 
         cwd=Path(__file__).parent.parent,
     )
     assert child.stdout is not None
-    told, is_late = bytearray(), False
+    printed, is_late = bytearray(), False
     while not is_late:
-        # The first answer waits for the imports too.
-        is_late = not select.select([child.stdout], [], [], timeout_s + (0 if told else 60))[0]
+        # The first outcome has to wait for the imports too.
+        is_late = not select.select([child.stdout], [], [], timeout_s + (0 if printed else 60))[0]
         data = b"" if is_late else os.read(child.stdout.fileno(), 2**16)
         if not data:
             break
-        told += data
+        printed += data
     if is_late:
         child.kill()
     _, errors = child.communicate()
-    *lines, last = told.decode().split("\n")[:-1] or [""]
+    *lines, last = printed.decode().split("\n")[:-1] or [""]
     if not is_late and child.returncode == 0:
         return [_outcome(line) for line in lines], last
     end = f"hung: no answer in {timeout_s:g} s" if is_late else f"crashed: status {child.returncode}: {errors.decode()}"
@@ -281,7 +292,7 @@ def _outcome(line: str) -> Outcome:
 
 
 def _decode_all(folder: Path, first: int, memory_mb: int) -> None:
-    """The work of the process: one line a file, and at the end the peak of its memory in MB."""
+    """Print one line for each file and, at the end, the peak memory of this process in MB."""
     resource.setrlimit(resource.RLIMIT_AS, (memory_mb * 2**20, memory_mb * 2**20))
     for name in sorted(os.listdir(folder))[first:]:
         started = time.perf_counter()
@@ -305,7 +316,7 @@ def _decoded(data: bytes) -> tuple[str, str]:
 
 
 def main() -> int:
-    """Damage, decode and print a summary; 1 where anything failed."""
+    """Damage, decode, print a summary, and return 1 if anything failed."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--mutations", type=int, default=10_000, metavar="N")
     parser.add_argument("--seed", type=int, default=0)

@@ -1,4 +1,4 @@
-"""A Dask cluster on loopback: a scheduler and worker processes of one thread each."""
+"""A Dask cluster on loopback: a scheduler, and worker processes of one thread each."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import os
 import subprocess
 import sys
 import time
+from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -15,8 +16,8 @@ ROOT = Path(__file__).parent.parent
 START_TIMEOUT_S = 60.0
 
 
-class Cluster:
-    """Runs until the end of a `with`; `folder` takes its files and its log."""
+class DaskCluster:
+    """Runs within a `with`; `folder` gets its files and its log."""
 
     def __init__(self, folder: Path) -> None:
         folder.mkdir(parents=True, exist_ok=True)
@@ -33,7 +34,7 @@ class Cluster:
             process.wait()
 
     def start_workers(self, n: int) -> None:
-        """As many as there should be, less those that still live."""
+        """Start as many workers as are missing for `n` that run."""
         self.workers = [worker for worker in self.workers if worker.poll() is None]
         options = (
             f"--scheduler-file={self._file}",
@@ -46,13 +47,13 @@ class Cluster:
 
     @property
     def address(self) -> str:
-        """Where the scheduler listens. Raises `TimeoutError`."""
+        """Return the scheduler's address, once it listens. Raises `TimeoutError`."""
         deadline = time.monotonic() + START_TIMEOUT_S
-        while not self._file.exists():
-            if time.monotonic() > deadline:
-                raise TimeoutError(f"no scheduler after {START_TIMEOUT_S:.0f} s; its log is {self._folder / 'log'}")
+        while time.monotonic() < deadline:
+            with suppress(FileNotFoundError, json.JSONDecodeError):  # the file may be there and not yet written
+                return str(json.loads(self._file.read_text(encoding="utf-8"))["address"])
             time.sleep(0.1)
-        return str(json.loads(self._file.read_text(encoding="utf-8"))["address"])
+        raise TimeoutError(f"no scheduler after {START_TIMEOUT_S:.0f} s; its log is {self._folder / 'log'}")
 
     def _start(self, *arguments: str) -> subprocess.Popen[bytes]:
         environment = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}

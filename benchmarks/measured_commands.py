@@ -1,7 +1,7 @@
-"""What the processes do that `benchmarks.operations` watches; each prints one JSON document.
+"""Commands that `benchmarks.operations` measures, each in a process of its own; each prints one JSON document.
 
-timed run …                           `vitrine run …`, and when its tasks' own functions ran
-update SOURCE STORE JSON OVERRIDE…    a catalogue update; when the flow began, and when every new picture was found
+timed run …                           `vitrine run …`, and when the functions of its tasks ran
+update SOURCE STORE JSON OVERRIDE…    a catalogue update: when the flow began, and when every new picture was found
 ingest SOURCE STORE                   the task that ingests, without Prefect
 """
 
@@ -15,25 +15,25 @@ from collections.abc import Callable
 from contextlib import redirect_stdout
 from typing import Any
 
-Span = tuple[float, float]
+Span = tuple[float, float]  # begin and end, in seconds since the epoch
 
 
 def main() -> None:
-    word, *words = sys.argv[1:]
-    print(json.dumps(ASKED[word](*words)))
+    name, *words = sys.argv[1:]
+    print(json.dumps(COMMANDS[name](*words)))
 
 
 def _timed(*words: str) -> dict[str, Any]:
     from prefect import Task
 
-    import flows.nightly  # noqa: F401  # brings every task of a night
+    import flows.nightly  # noqa: F401  # imports every task of a run
     from deployments.cli.main import main as vitrine
 
     spans: list[Span] = []
     modules = [module for name, module in sys.modules.items() if name.startswith("tasks.")]
-    tasks = {id(made): made for module in modules for made in vars(module).values() if isinstance(made, Task)}
-    for made in tasks.values():
-        made.fn = _noted(made.fn, spans)
+    tasks = {id(value): value for module in modules for value in vars(module).values() if isinstance(value, Task)}
+    for task in tasks.values():
+        task.fn = _with_span(task.fn, spans)
     with redirect_stdout(sys.stderr):
         if code := vitrine(words):
             raise SystemExit(code)
@@ -46,16 +46,18 @@ def _timed(*words: str) -> dict[str, Any]:
     }
 
 
-def _noted(function: Callable[..., Any], spans: list[Span]) -> Callable[..., Any]:
+def _with_span(function: Callable[..., Any], spans: list[Span]) -> Callable[..., Any]:
+    """Make a function append the time that each call takes to `spans`."""
+
     @functools.wraps(function)
-    def noted(*given: Any, **named: Any) -> Any:
+    def wrapped(*args: Any, **kwargs: Any) -> Any:
         start = time.time()
         try:
-            return function(*given, **named)
+            return function(*args, **kwargs)
         finally:
             spans.append((start, time.time()))
 
-    return noted
+    return wrapped
 
 
 def _update(source: str, store: str, names_and_pictures: str, *overrides: str) -> dict[str, Any]:
@@ -88,12 +90,16 @@ def _ingest(source: str, store: str) -> dict[str, Any]:
     settings = Settings.load(store=store)
     started, cpu_started = time.perf_counter(), time.process_time()
     with disable_run_logger():
-        done = snapshot_catalog.fn(settings, source, IngestConfig())
-    told = {"seconds": time.perf_counter() - started, "cpu_s": time.process_time() - cpu_started, "read": done.n_read}
-    return told | {name: getattr(done.diff, name) for name in ("added", "changed", "removed", "unchanged")}
+        outcome = snapshot_catalog.fn(settings, source, IngestConfig())
+    figures = {
+        "seconds": time.perf_counter() - started,
+        "cpu_s": time.process_time() - cpu_started,
+        "read": outcome.n_read,
+    }
+    return figures | {name: getattr(outcome.diff, name) for name in ("added", "changed", "removed", "unchanged")}
 
 
-ASKED: dict[str, Callable[..., dict[str, Any]]] = {"timed": _timed, "update": _update, "ingest": _ingest}
+COMMANDS: dict[str, Callable[..., dict[str, Any]]] = {"timed": _timed, "update": _update, "ingest": _ingest}
 
 if __name__ == "__main__":
     main()

@@ -1,4 +1,4 @@
-"""A catalogue of tiny drawn pictures, as files and a table: what a night costs beside the networks."""
+"""A catalogue of tiny drawn pictures, as files and a table, to measure what a run costs besides its networks."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from PIL import Image
 VIEWS = 5  # pictures of one product
 CATEGORIES = ("dress", "coat", "shirt", "shoe", "bag", "hat", "skirt", "scarf")
 COLUMNS = ("item_id", "image_uri", "product_id", "category", "labels", "attr_season")
-A_FOLDER = 1_000  # pictures
+FOLDER_SIZE = 1_000  # pictures in a folder
 
 
-class Shop(NamedTuple):
+class DrawnCatalogue(NamedTuple):
     """Pictures of `size_px` in a folder, and the table that names them."""
 
     folder: Path
@@ -27,27 +27,27 @@ class Shop(NamedTuple):
         return f"table:{self.folder / 'items.csv'}"
 
     def draw(self, numbers: Iterable[int], edition: int = 0) -> None:
-        """Draw the pictures of these items; another edition is another picture of the same product."""
+        """Draw the pictures of these items; another `edition` gives another picture of the same product."""
         for number in numbers:
             path = self.folder / _path_of(number)
             path.parent.mkdir(parents=True, exist_ok=True)
             _picture(number, edition, self.size_px).save(path, "JPEG", quality=85)
 
-    def pretend(self, n_items: int) -> None:
-        """Draw the pictures of the first folder; the others of so many items are links to it."""
-        self.draw(range(A_FOLDER))
-        for number in range(1, -(-n_items // A_FOLDER)):
+    def draw_one_folder(self, n_items: int) -> None:
+        """Draw the pictures of the first folder, and link the folders of all other items to it."""
+        self.draw(range(FOLDER_SIZE))
+        for number in range(1, -(-n_items // FOLDER_SIZE)):
             (self.folder / f"images/{number:04}").symlink_to("0000", target_is_directory=True)
 
-    def list(self, numbers: Iterable[int], restyled: Container[int] = ()) -> None:
-        """Let the table name these items and no others; it says another season of those `restyled`."""
+    def write_table(self, numbers: Iterable[int], restyled: Container[int] = ()) -> None:
+        """Write the table of these items; those `restyled` get another season."""
         with (self.folder / "items.csv").open("w", encoding="utf-8", newline="") as file:
             writer = csv.writer(file)
             writer.writerow(COLUMNS)
             writer.writerows(_row_of(number, number in restyled) for number in numbers)
 
     def path(self, number: int) -> Path:
-        """Where the picture of an item lies."""
+        """Return the path of an item's picture."""
         return self.folder / _path_of(number)
 
 
@@ -55,10 +55,10 @@ def item_id(number: int) -> str:
     return f"sku-{number:07}"
 
 
-def see(shop: Shop, store_url: str) -> None:
-    """Leave in a store what a night leaves that has read the `pretend`ed pictures of the table: enough to ingest again.
+def seal_as_seen(catalogue: DrawnCatalogue, store_url: str) -> None:
+    """Write to a store what a run leaves that has read every picture of the table: enough for the next ingest.
 
-    One folder's pictures are read; those of the others are the same.
+    Only the first folder's pictures are read; with `draw_one_folder` those of the others are the same.
     """
     import polars as pl
 
@@ -71,12 +71,12 @@ def see(shop: Shop, store_url: str) -> None:
     from retrieval_core.ingest.sources.registry import open_source
     from retrieval_core.store.uris import open_store
 
-    rows = open_source(shop.source).rows()
-    read = take_snapshot(rows.head(A_FOLDER), None, IngestConfig(), "").items
+    rows = open_source(catalogue.source).rows()
+    read = take_snapshot(rows.head(FOLDER_SIZE), None, IngestConfig(), "").items
     name = pl.col("image_uri").str.split("/").list.last().alias("name")
-    known = read.select("content_id", "mask_id", "size_bytes", "version", "height", "width", "status", name)
+    facts = read.select("content_id", "mask_id", "size_bytes", "version", "height", "width", "status", name)
     numbers = pl.Series("row_id", [row_id(item) for item in rows["item_id"]], pl.Int64)
-    seen = rows.with_columns(name, numbers, split=pl.lit("train")).join(known, on="name", maintain_order="left")
+    seen = rows.with_columns(name, numbers, split=pl.lit("train")).join(facts, on="name", maintain_order="left")
     items, store = table_bytes(seen.select(*CATALOG_SCHEMA)), open_store(store_url)
     store.put(SEEN_ITEMS, items)
     store.put(LEDGER, table_bytes(pl.DataFrame(schema=QUARANTINE_SCHEMA)))
@@ -91,7 +91,7 @@ def see(shop: Shop, store_url: str) -> None:
 
 
 def _row_of(number: int, is_restyled: bool) -> tuple[str, ...]:
-    """What the table says of an item, by `COLUMNS`."""
+    """Return an item's row of the table, by `COLUMNS`."""
     product = number // VIEWS
     category = CATEGORIES[product % len(CATEGORIES)]
     labels = f"{'new' if product % 3 else 'old'}|{category}"
@@ -100,11 +100,11 @@ def _row_of(number: int, is_restyled: bool) -> tuple[str, ...]:
 
 
 def _path_of(number: int) -> str:
-    return f"images/{number // A_FOLDER:04}/{number % A_FOLDER:03}.jpg"
+    return f"images/{number // FOLDER_SIZE:04}/{number % FOLDER_SIZE:03}.jpg"
 
 
 def _picture(number: int, edition: int, size_px: int) -> Image.Image:
-    """A product's coarse pattern, and finer stripes of the view: no two pictures are alike."""
+    """Draw the coarse pattern of a product with the finer one of a view, so that no two pictures are equal."""
     product = np.random.default_rng(number // VIEWS).integers(0, 256, (4, 4, 3))
     view = np.random.default_rng((number, edition)).integers(-40, 41, (8, 8, 3))
     pixels = np.kron(product, np.ones((2, 2, 1), np.int64)) + view

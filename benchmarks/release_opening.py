@@ -1,9 +1,9 @@
-"""A large release opened by a fresh process: seconds to its first answer, and the memory it holds.
+"""A large release opened by a fresh process: seconds to its first answer, and the memory it takes.
 
-    python -m benchmarks.opening [--rows 1000000] [--dim 128] [--opens 3] [--queries 200] [--json FILE]
+    python -m benchmarks.release_opening [--rows 1000000] [--dim 128] [--opens 3] [--queries 200] [--json FILE]
 
-The release is made without pictures, out of drawn vectors; its queries are vectors and item ids. Every opening is a
-process of its own, after the files were read once, as they are where yesterday's release was served.
+The release is made of drawn vectors, without pictures; its queries are vectors and item ids. Every opening is a process
+of its own. The files were read before, as on a machine that served the previous release.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
-from benchmarks.memory import resident_mb
+from benchmarks.process_usage import resident_mb
 
 if TYPE_CHECKING:
     import polars as pl
@@ -27,16 +27,18 @@ if TYPE_CHECKING:
     from retrieval_core.store.base import Store
 
 K = 10
-BATCH_ROWS = 100_000  # whose items are written at a time
+BATCH_ROWS = 100_000  # items written at a time
 CATEGORIES = ("dress", "coat", "shirt", "shoe", "bag", "hat", "skirt", "scarf")
-ASK = "--ask"  # hidden: what the fresh process runs
+OPEN = "--open"  # hidden: run by the fresh process
 
 
 def main() -> None:
-    if ASK in sys.argv:
-        print(json.dumps(_answer(Path(sys.argv[2]), int(sys.argv[3]))))
+    if OPEN in sys.argv:
+        print(json.dumps(_open(Path(sys.argv[2]), int(sys.argv[3]))))
         return
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.opening", description=(__doc__ or "").splitlines()[0])
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks.release_opening", description=(__doc__ or "").splitlines()[0]
+    )
     parser.add_argument("--rows", type=int, default=1_000_000)
     parser.add_argument("--dim", type=int, default=128)
     parser.add_argument("--opens", type=int, default=3, help="processes that open it, one after the other")
@@ -45,7 +47,7 @@ def main() -> None:
     arguments = parser.parse_args()
     with TemporaryDirectory() as name:
         sizes = _make_release(Path(name), arguments.rows, arguments.dim)
-        command = [sys.executable, "-m", "benchmarks.opening", ASK, name, str(arguments.queries)]
+        command = [sys.executable, "-m", "benchmarks.release_opening", OPEN, name, str(arguments.queries)]
         runs = [json.loads(subprocess.check_output(command)) for _ in range(arguments.opens)]
     figures = {key: statistics.median(run[key] for run in runs) for key in runs[0]}
     result = {"rows": arguments.rows, "dim": arguments.dim, **sizes, **figures}
@@ -54,8 +56,8 @@ def main() -> None:
         arguments.json.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
 
 
-def _answer(folder: Path, n_queries: int) -> dict[str, float]:
-    """The figures of one opening, by the process that does it."""
+def _open(folder: Path, n_queries: int) -> dict[str, float]:
+    """Open the release in this process and return the figures."""
     start = time.perf_counter()
     import faiss
     import numpy as np
@@ -66,7 +68,7 @@ def _answer(folder: Path, n_queries: int) -> dict[str, float]:
     before = resident_mb()
     queries = np.load(folder / "queries.npy")
     items = json.loads((folder / "queries.json").read_text(encoding="utf-8"))
-    asked = time.perf_counter()
+    started = time.perf_counter()
     release = open_release(str(folder / "store"))
     opened = time.perf_counter()
     hits = release.search_vector(queries[0], k=K)
@@ -79,8 +81,8 @@ def _answer(folder: Path, n_queries: int) -> dict[str, float]:
     later = resident_mb()
     return {
         "import_s": imported - start,
-        "open_s": opened - asked,
-        "first_answer_s": answered - asked,
+        "open_s": opened - started,
+        "first_answer_s": answered - started,
         "vector_ms": statistics.median(vector_ms),
         "item_ms": statistics.median(item_ms),
         "imports_mb": before["all"],
@@ -101,18 +103,18 @@ def _ms(run: Any) -> float:
 
 
 def _make_release(folder: Path, n_rows: int, dim: int) -> dict[str, float]:
-    """Seal and publish a release of `n_rows` items in `folder`/store; what queries it lies beside."""
+    """Publish a release of `n_rows` items in `folder`/store and write its queries beside it; return its sizes."""
     import numpy as np
 
-    from benchmarks.drawn import draw
+    from benchmarks.synthetic_vectors import draw
     from retrieval_core.artifacts import releases
     from retrieval_core.artifacts.manifests import Backbone, Catalog, Ref, Release
     from retrieval_core.artifacts.parts import put_part, table_bytes
     from retrieval_core.config import NightlyConfig
     from retrieval_core.store.uris import open_store
 
-    drawn = draw(n_rows + 1_000, dim)
-    vectors, queries = drawn[:n_rows], drawn[n_rows:]
+    all_vectors = draw(n_rows + 1_000, dim)
+    vectors, queries = all_vectors[:n_rows], all_vectors[n_rows:]
     store = open_store(str(folder / "store"))
     items = _items(n_rows)
     part = put_part(store, f"{Catalog.folder}/bench/items.parquet", table_bytes(items), n_rows)
@@ -150,7 +152,7 @@ def _make_release(folder: Path, n_rows: int, dim: int) -> dict[str, float]:
 
 
 def _items(n_rows: int) -> pl.DataFrame:
-    """A catalogue's table: five views of each product, a category, two labels and two attributes each."""
+    """Return the rows of a catalogue: five views of each product, with a category, two labels and two attributes."""
     import polars as pl
 
     from retrieval_core.artifacts.catalog_rows import CATALOG_SCHEMA, row_id
@@ -175,8 +177,8 @@ def _items(n_rows: int) -> pl.DataFrame:
 
 
 def _seal_index(store: Store, folder: Path, items: pl.DataFrame, vectors: Any) -> IndexSet:
-    """The shards that the recipe wants for these rows, tuned, as a nightly run seals them."""
-    from benchmarks.drawn import drawn_queries, train_places
+    """Build, tune and seal the index of these rows as a nightly run does."""
+    from benchmarks.synthetic_vectors import draw_tune_queries, train_positions
     from retrieval_core.artifacts.manifests import IndexSet
     from retrieval_core.config import IndexConfig
     from retrieval_core.index.build import build_shard, train_template
@@ -186,7 +188,7 @@ def _seal_index(store: Store, folder: Path, items: pl.DataFrame, vectors: Any) -
 
     config, (n_rows, dim) = IndexConfig(), vectors.shape
     recipe = choose_recipe(n_rows, dim, dim, config)
-    template = train_template(vectors[train_places(n_rows, recipe, config.seed)], recipe, config.seed)
+    template = train_template(vectors[train_positions(n_rows, recipe, config.seed)], recipe, config.seed)
     row_ids = items["row_id"].to_numpy()
     n_shards = choose_shards(n_rows, config)
     shard = shard_of(row_ids, n_shards)
@@ -195,11 +197,11 @@ def _seal_index(store: Store, folder: Path, items: pl.DataFrame, vectors: Any) -
         rows = shard == number
         build_shard(template, row_ids[rows], vectors[rows], vectors[rows], path)
     index = ShardedIndex.open(folders, dim, dim, recipe.nprobe)
-    tuned = tune_search(index, drawn_queries(index, row_ids, config), config)
+    tuned = tune_search(index, draw_tune_queries(index, row_ids, config), config)
     return IndexSet(
         fingerprint="bench",
         config=recipe.model_dump(),
-        parts=tuple(part for path in folders for part in _stored(store, path)),
+        parts=tuple(part for path in folders for part in _move_to_store(store, path)),
         counts={"rows": n_rows, "shards": n_shards},
         recipe=recipe.key,
         dim=dim,
@@ -211,8 +213,8 @@ def _seal_index(store: Store, folder: Path, items: pl.DataFrame, vectors: Any) -
     ).seal(store)
 
 
-def _stored(store: Store, folder: Path) -> list[Part]:
-    """Both files of a shard, moved into the store."""
+def _move_to_store(store: Store, folder: Path) -> list[Part]:
+    """Move both files of a shard into the store and return their parts."""
     from retrieval_core.artifacts.manifests import IndexSet
     from retrieval_core.artifacts.parts import describe_part
 
