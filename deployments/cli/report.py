@@ -67,19 +67,19 @@ def _report(arguments: argparse.Namespace) -> int:
 
 def _explain(arguments: argparse.Namespace) -> int:
     from retrieval_core.artifacts.releases import find_release
-    from retrieval_core.explain.story import explain
-    from retrieval_core.explain.words import story_lines
+    from retrieval_core.explain.explanation import explain
+    from retrieval_core.explain.text import text_lines
 
     settings = open_settings(arguments)
     store = settings.open_store()
     release = find_release(store, arguments.release)
-    story = explain(store, release, arguments.item, settings)
+    explanation = explain(store, release, arguments.item, settings)
     if arguments.out:
-        from retrieval_core.explain.page import pictures_of, render_story
+        from retrieval_core.explain.page import read_pictures, render_page
 
-        _write(arguments.out, render_story(story, pictures_of(store, release, story)).encode())
-    lines = [*story_lines(story), *([f"{'page':<11} {arguments.out}"] if arguments.out else [])]
-    print_answer(arguments, story, lines)
+        _write(arguments.out, render_page(explanation, read_pictures(store, release, explanation)).encode())
+    lines = [*text_lines(explanation), *([f"{'page':<11} {arguments.out}"] if arguments.out else [])]
+    print_answer(arguments, explanation, lines)
     return 0
 
 

@@ -1,1 +1,1 @@
-"""One item's story: what a release made of it, what is near to it, and what became of it from release to release."""
+"""One item explained: what the store holds of it, where a search finds it, and how it changed between releases."""

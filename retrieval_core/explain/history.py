@@ -1,4 +1,4 @@
-"""What became of an item: what each release's catalogue says of it that the one before did not."""
+"""The history of an item: in which releases it was added, changed or removed."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from retrieval_core.artifacts.parts import read_rows
 from retrieval_core.errors import NotFound
 from retrieval_core.store.base import Store
 
-NAMES = {"content_id": "picture", "mask_id": "mask", "product_id": "product", "image_uri": "address"}
-SHORT = 12  # digits of a content id
+COLUMN_WORDS = {"content_id": "picture", "mask_id": "mask", "product_id": "product", "image_uri": "address"}
+SHORT = 12  # digits of a fingerprint or content id, where people read it
 
 
-class Row(Value):
-    """An item as a catalogue has it; what comes of its picture is None where that is in quarantine."""
+class CatalogRow(Value):
+    """An item as a catalogue holds it; what is read from its picture is None if that is in quarantine."""
 
     item_id: str
     image_uri: str
@@ -34,8 +34,8 @@ class Row(Value):
     status: str
 
 
-class Event(Value):
-    """A release that says something new of an item; `detail` says what differs from the release before."""
+class ItemEvent(Value):
+    """A release in which an item was added, changed or removed; `detail` says what differs from the release before."""
 
     release: str
     created: str
@@ -45,47 +45,50 @@ class Event(Value):
 
 
 class History(Value):
-    """`events`, the oldest first, of `n_releases`; the catalogues of `n_gone` of them are gone from the store."""
+    """The `events` in `n_releases`, the oldest first; `n_gone` of the releases have no catalogue any more."""
 
-    events: tuple[Event, ...] = ()
+    events: tuple[ItemEvent, ...] = ()
     n_releases: int = 0
     n_gone: int = 0
 
 
-class Lived(NamedTuple):
-    """An item's history, and its row in the last catalogue that had it."""
+class ItemHistory(NamedTuple):
+    """An item's history, and its row in the last catalogue that holds it."""
 
     history: History
-    last: Row | None
+    last: CatalogRow | None
 
 
-def find_row(store: Store, catalog: Ref, item_id: str) -> Row | None:
-    """An item's row in a sealed catalogue, None where it has none. Raises `NotFound` without it, `ShardCorrupt`."""
-    found = _find(store, catalog, item_id)
-    return as_row(found) if found else None
+def find_row(store: Store, catalog: Ref, item_id: str) -> CatalogRow | None:
+    """Return an item's row in a sealed catalogue, None if it has none.
+
+    Raises `NotFound` if there is no such catalogue, `ShardCorrupt`.
+    """
+    columns = _find(store, catalog, item_id)
+    return as_row(columns) if columns else None
 
 
-def as_row(columns: dict[str, Any]) -> Row:
-    """A row of a table with the columns of a catalogue."""
-    return Row(**{name: columns[name] for name in Row.model_fields})
+def as_row(columns: dict[str, Any]) -> CatalogRow:
+    """Return a row from a mapping of a catalogue's columns."""
+    return CatalogRow(**{name: columns[name] for name in CatalogRow.model_fields})
 
 
-def find_history(store: Store, item_id: str) -> Lived:
-    """Read the item's row off every sealed release, the oldest first. Raises `ShardCorrupt`."""
-    events: list[Event] = []
+def find_history(store: Store, item_id: str) -> ItemHistory:
+    """Compare the item's rows in all sealed releases, the oldest first. Raises `ShardCorrupt`."""
+    events: list[ItemEvent] = []
     before: dict[str, Any] | None = None
-    last, n_gone, known = None, 0, releases.list_releases(store)
-    for release in known:
+    last, n_gone, sealed = None, 0, releases.list_releases(store)
+    for release in sealed:
         try:
             now = _find(store, release.catalog, item_id)
-        except NotFound:  # a vacuum took the catalogue
+        except NotFound:  # a vacuum removed the catalogue
             n_gone += 1
             continue
         event = _event(release, before, now)
         events += [event] if event else []
         before, last = now, now or last
-    history = History(events=tuple(events), n_releases=len(known), n_gone=n_gone)
-    return Lived(history, as_row(last) if last else None)
+    history = History(events=tuple(events), n_releases=len(sealed), n_gone=n_gone)
+    return ItemHistory(history, as_row(last) if last else None)
 
 
 def _find(store: Store, catalog: Ref, item_id: str) -> dict[str, Any] | None:
@@ -93,24 +96,24 @@ def _find(store: Store, catalog: Ref, item_id: str) -> dict[str, Any] | None:
     return next(read_rows(store, part, pl.col("item_id") == item_id).iter_rows(named=True), None)
 
 
-def _event(release: Release, before: dict[str, Any] | None, now: dict[str, Any] | None) -> Event | None:
-    said = {"release": release.fingerprint, "created": release.created, "gate": release.gate}
+def _event(release: Release, before: dict[str, Any] | None, now: dict[str, Any] | None) -> ItemEvent | None:
+    origin = {"release": release.fingerprint, "created": release.created, "gate": release.gate}
     if before is None:
         state = "in quarantine" if now and now["status"] != "ok" else ""
-        return Event(**said, what="came", detail=state) if now else None
+        return ItemEvent(**origin, what="came", detail=state) if now else None
     if now is None:
-        return Event(**said, what="left")
+        return ItemEvent(**origin, what="left")
     differing = [name for name in COMPARED_COLUMNS if before[name] != now[name]]
-    details = [f"{NAMES.get(name, name)} {_shown(name, before)} → {_shown(name, now)}" for name in differing]
-    return Event(**said, what="changed", detail="; ".join(details)) if details else None
+    details = [f"{COLUMN_WORDS.get(name, name)} {_text(name, before)} → {_text(name, now)}" for name in differing]
+    return ItemEvent(**origin, what="changed", detail="; ".join(details)) if details else None
 
 
-def _shown(name: str, row: dict[str, Any]) -> str:
+def _text(name: str, row: dict[str, Any]) -> str:
     value = row[name]
     if name in ("content_id", "mask_id"):
         value = value and value[:SHORT]
     elif name == "attributes":
-        value = ", ".join(f"{one['name']} {one['value']}" for one in value or ())
+        value = ", ".join(f"{attribute['name']} {attribute['value']}" for attribute in value or ())
     elif name == "labels":
         value = ", ".join(value or ())
     return str(value or "none")

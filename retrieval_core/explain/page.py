@@ -1,4 +1,4 @@
-"""An item's story as one page that holds its pictures: nothing on it comes from outside."""
+"""An explanation as one HTML page that holds its pictures and loads nothing."""
 
 from __future__ import annotations
 
@@ -9,59 +9,60 @@ from retrieval_core.artifacts.manifests import Hit, Release
 from retrieval_core.errors import VitrineError
 from retrieval_core.evaluate.report.render import environment
 from retrieval_core.evaluate.thumbnails import Thumbnail, jpeg_base64
-from retrieval_core.explain.story import Story, mask_row
-from retrieval_core.explain.words import STATES, event_words, facts_of, itself_words
+from retrieval_core.explain.explanation import Explanation, mask_row
+from retrieval_core.explain.text import STATES, describe_event, describe_self_search, item_facts
 from retrieval_core.images import apply_mask, crop_to_mask, decode
 from retrieval_core.store.base import Store
 from retrieval_core.store.uris import read_uri
 
 
 class Pictures(NamedTuple):
-    """The item's picture and what is left of it under its mask or crop, and each of its neighbours."""
+    """The item's picture, whole and as its mask or crop leaves it, and the picture of each of its neighbours."""
 
-    own: tuple[Thumbnail, ...]
+    item: tuple[Thumbnail, ...]
     neighbours: tuple[Thumbnail, ...]
 
 
-def pictures_of(store: Store, release: Release, story: Story) -> Pictures:
-    """Read and shrink the pictures of a story; one that cannot be read is a gap with its name."""
-    return Pictures(tuple(_own(store, release, story)), tuple(_neighbour(hit) for hit in story.neighbours))
+def read_pictures(store: Store, release: Release, explanation: Explanation) -> Pictures:
+    """Read and shrink the pictures of an explanation; one that cannot be read is a gap with its name."""
+    return Pictures(tuple(_item(store, release, explanation)), tuple(_neighbour(hit) for hit in explanation.neighbours))
 
 
-def render_story(story: Story, pictures: Pictures) -> str:
-    """The story as one HTML document; whatever came from the catalogue is escaped."""
+def render_page(explanation: Explanation, pictures: Pictures) -> str:
+    """Return the explanation as one HTML document; everything that comes from the catalogue is escaped."""
     return (
         environment()
         .get_template("explain_item.html")
         .render(
-            story=story,
+            item=explanation,
             pictures=pictures,
-            state=STATES[story.state],
-            tone="good" if story.state == "indexed" else "held",
-            facts=facts_of(story),
-            itself=itself_words(story.itself) if story.itself else "",
-            events=[(event, event_words(event)) for event in story.history.events],
+            state=STATES[explanation.state],
+            tone="good" if explanation.state == "indexed" else "held",
+            facts=item_facts(explanation),
+            self_search=describe_self_search(explanation.itself) if explanation.itself else "",
+            events=[(event, describe_event(event)) for event in explanation.history.events],
         )
     )
 
 
-def _own(store: Store, release: Release, story: Story) -> Iterator[Thumbnail]:
-    if story.row is None:
+def _item(store: Store, release: Release, explanation: Explanation) -> Iterator[Thumbnail]:
+    row, item_id = explanation.row, explanation.item_id
+    if row is None:
         return
     try:
-        image = decode(read_uri(story.row.image_uri))
+        image = decode(read_uri(row.image_uri))
     except VitrineError:
-        yield Thumbnail(item_id=story.item_id, caption="the picture cannot be read", jpeg="")
+        yield Thumbnail(item_id=item_id, caption="the picture cannot be read", jpeg="")
         return
-    yield Thumbnail(item_id=story.item_id, caption="as it lies there now", jpeg=jpeg_base64(image))
-    mask = mask_row(store, release, story.row.content_id) if story.mask and story.row.content_id else None
-    if mask is None or story.mask is None or story.picture:
+    yield Thumbnail(item_id=item_id, caption="the file as it is now", jpeg=jpeg_base64(image))
+    mask = mask_row(store, release, row.content_id) if explanation.mask and row.content_id else None
+    if mask is None or explanation.picture:
         return
-    cropped = release.variant.view == "crop"
     margin = release.nightly_config().crop.margin
-    left = crop_to_mask(image, mask.array(), margin) if cropped else apply_mask(image, mask.array())
+    is_cropped = release.variant.view == "crop"
+    view = crop_to_mask(image, mask.array(), margin) if is_cropped else apply_mask(image, mask.array())
     caption = f"not used: {mask.reason}" if mask.reason else f"{mask.area:.0%} of it, under its mask"
-    yield Thumbnail(item_id=story.item_id, caption=caption, jpeg=jpeg_base64(left))
+    yield Thumbnail(item_id=item_id, caption=caption, jpeg=jpeg_base64(view))
 
 
 def _neighbour(hit: Hit) -> Thumbnail:

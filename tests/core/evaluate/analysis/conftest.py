@@ -2,7 +2,7 @@
 
 import pytest
 
-from retrieval_core.artifacts.manifests import Fitted, Release
+from retrieval_core.artifacts.manifests import MANIFEST, Fitted, IndexSet, Ref, Release
 from retrieval_core.evaluate.run_outputs import CatalogFacts, RunOutputs
 from retrieval_core.store.base import Store
 from retrieval_core.store.uris import open_store
@@ -14,11 +14,13 @@ def store(tmp_path) -> Store:
 
 
 @pytest.fixture
-def outputs_of():
+def outputs_of(store):
     """`outputs_of(release)` are the outputs of the run that made a release, from before the release was sealed."""
 
     def make(release: Release, **more) -> RunOutputs:
         n = release.counts["rows"]
+        candidates = IndexSet.open(store, release.index).parents["candidates"]
+        manifest = next(key for key in store.list("vectors/") if key.endswith(f"/{candidates}/{MANIFEST}"))
         values = {
             "source": "folder:x",
             "catalog": release.catalog,
@@ -35,7 +37,7 @@ def outputs_of():
             "reducer": Fitted(ref=release.reducer, trained=False),
             "variants": (release.vectors,),
             "vectors": release.vectors,
-            "candidates": release.vectors,
+            "candidates": Ref(kind="VectorSet", key=manifest.removesuffix(f"/{MANIFEST}")),
             "index": release.index,
             "n_shards_built": 2,
             "rejects": (),
