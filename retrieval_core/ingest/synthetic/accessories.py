@@ -1,4 +1,4 @@
-"""Cuts of bags, shoes and hats."""
+"""The cuts of bags, shoes and hats."""
 
 from __future__ import annotations
 

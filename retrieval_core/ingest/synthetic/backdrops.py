@@ -1,4 +1,4 @@
-"""Where products are shown: eleven kinds of background, most of them busier than what stands before them."""
+"""Draw backdrops: eleven kinds, most of them busier than the product before them."""
 
 from __future__ import annotations
 
@@ -15,20 +15,20 @@ Pen = ImageDraw.ImageDraw
 Rng = np.random.Generator
 
 HAZE: Rgb = (186, 184, 180)
-HAZE_SHARE = 0.5  # chosen so that an untrained ResNet-18 still finds some products behind all that goes on
+HAZE_SHARE = 0.5  # chosen so that an untrained ResNet-18 still finds some products
 
 
 def draw_backdrop(kind: str, seed: int, side_px: int) -> Image.Image:
-    """RGB, `side_px` square. `kind` is one of `BACKDROPS`; the same seed gives the same picture."""
+    """Draw a square RGB picture; `kind` is one of `BACKDROPS`, and the same seed gives the same picture."""
     rng = np.random.default_rng(seed)
     image, blur = BACKDROPS[kind](side_px, rng)
-    half = image.reduce(2).filter(ImageFilter.BoxBlur(blur * side_px / 2))  # out of focus needs no more pixels
+    half = image.reduce(2).filter(ImageFilter.BoxBlur(blur * side_px / 2))  # enough pixels for a blurred picture
     half = Image.blend(half, Image.new("RGB", half.size, HAZE), HAZE_SHARE)
     return half.resize(image.size, Image.Resampling.BILINEAR)
 
 
 def _any_colour(rng: Rng, greyed: float = 0.25) -> Rgb:
-    """A colour of the same palette as the products, so that colour alone does not tell them from what is behind."""
+    """Draw a colour from the palette of the products, so that colour alone does not tell product from backdrop."""
     names = list(PALETTE)
     colour = PALETTE[names[int(rng.integers(len(names)))]]
     return mix(_jittered(rng, colour, 22), (150, 148, 144), greyed)

@@ -1,4 +1,4 @@
-"""Cuts of everything worn on the body, from dress to trousers."""
+"""The cuts of clothes, from dress to trousers."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ NECKLINE_DEPTH = {"v-neck": 0.15, "round": 0.075, "square": 0.09, "turtleneck": 
 
 @dataclass(frozen=True)
 class Bodice:
-    """Measures of a garment's upper half: half widths around the middle, and heights."""
+    """Measures of the upper half of a garment: half widths from the middle line, and heights from the top."""
 
     shoulder: float = 0.2
     neck: float = 0.08
@@ -31,7 +31,7 @@ class Bodice:
 
 
 def _upper(garment: Garment, product: Product, size: Bodice, sleeve_width: float = 0.1) -> None:
-    """Back of the neck, sleeves, body and neckline, in that order."""
+    """Add the back of the neck, the sleeves, the body and the neckline, in that order."""
     s, middle = size, 0.5
     garment.shown_on, garment.neck = "hanger", (middle, s.top)
     depth = NECKLINE_DEPTH[product.neckline or "round"]

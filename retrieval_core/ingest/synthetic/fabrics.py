@@ -1,4 +1,4 @@
-"""Cloth: one square swatch per product, which repeats without a seam when it is laid over a garment."""
+"""Draw cloth: one square swatch per product, which is repeated over its garment without a seam."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ Pixels = UInt8
 
 
 def swatch(product: Product, side_px: int) -> Pixels:
-    """(side_px, side_px, 3) uint8: the product's cloth, lying flat and evenly lit."""
+    """Draw the cloth of a product, flat and evenly lit, as (side_px, side_px, 3) uint8."""
     rng = np.random.default_rng(product.cloth_seed)
     cloth = _PATTERNS[product.pattern](product, side_px, rng).astype(np.float32)
     weave = rng.integers(-5, 6, size=(side_px, side_px, 1)).astype(np.float32)
@@ -23,7 +23,7 @@ def swatch(product: Product, side_px: int) -> Pixels:
 
 
 def mix(first: Rgb, second: Rgb, share: float) -> Rgb:
-    """`share` of `second` in `first`."""
+    """Return a mixture of two colours with a `share`, 0 to 1, of the second."""
     red, green, blue = (round(a + (b - a) * share) for a, b in zip(first, second, strict=True))
     return red, green, blue
 
@@ -109,7 +109,7 @@ def _disc(x: float, y: float, radius: float) -> tuple[float, float, float, float
 
 
 def _phase(side_px: int, repeats: int) -> Float64:
-    """Position within the repeat, 0..1, of every pixel along one side."""
+    """Return the position of each pixel along one side within its repeat of the pattern, 0 to 1."""
     phase: Float64 = (np.arange(side_px) * repeats / side_px) % 1.0
     return phase
 

@@ -1,4 +1,4 @@
-"""A product as a flat figure: colours, outline and relief, before anybody photographs it."""
+"""Draw a product as a flat figure: its colours, outline and relief, before pose and light."""
 
 from __future__ import annotations
 
@@ -23,17 +23,17 @@ CUTTERS: dict[str, Callable[[Product], Garment]] = {**CLOTHES, "bag": bag, "shoe
 
 
 class Figure(NamedTuple):
-    """A product on its own, `side` pixels square."""
+    """A product without its surroundings, in a square of `side` pixels."""
 
     garment: Garment
-    albedo: Pixels  # (side, side, 3) colours without light
+    albedo: Pixels  # (side, side, 3) colours before lighting
     cover: UInt8  # (side, side) 0 or 255
-    slope_x: Floats  # (side, side) relief: positive where the cloth rises to the right
-    slope_y: Floats  # and where it rises downwards
+    slope_x: Floats  # (side, side) slope of the relief, positive where the cloth rises to the right
+    slope_y: Floats  # (side, side) the same, downwards
 
 
 class Window(NamedTuple):
-    """The square of pixels that a part touches."""
+    """The rectangle of pixels that a part covers."""
 
     left: int
     top: int
@@ -46,7 +46,7 @@ class Window(NamedTuple):
 
 
 def make_figure(product: Product, side_px: int) -> Figure:
-    """Lay the parts of a product on one another, bottom first."""
+    """Draw the parts of a product over each other, the lowest first, then seams and buttons."""
     garment = CUTTERS[product.category](product)
     figure = Figure(
         garment,
@@ -69,15 +69,15 @@ def _lay(figure: Figure, part: Part, product: Product, cloth: Pixels, rng: np.ra
     window = _window(part.outline, side_px, margin_px=side_px // 40)
     stencil = _stencil(part.outline, window, side_px)
     inside = np.asarray(stencil) > 127
-    here = window.slices
+    area = window.slices
     if part.casts:
         halo = np.asarray(stencil.filter(ImageFilter.BoxBlur(side_px * 0.011)), dtype=np.float32) / 255
-        figure.albedo[here] = (figure.albedo[here] * (1 - 0.45 * halo[..., None])).astype(np.uint8)
+        figure.albedo[area] = (figure.albedo[area] * (1 - 0.45 * halo[..., None])).astype(np.uint8)
     relief = _relief(part, stencil, window, side_px, rng)
-    figure.albedo[here][inside] = _colours(part, product, cloth, relief, window)[inside]
-    figure.cover[here][inside] = 255
-    figure.slope_y[here][inside] = (np.gradient(relief, axis=0) * side_px)[inside]
-    figure.slope_x[here][inside] = (np.gradient(relief, axis=1) * side_px)[inside]
+    figure.albedo[area][inside] = _colours(part, product, cloth, relief, window)[inside]
+    figure.cover[area][inside] = 255
+    figure.slope_y[area][inside] = (np.gradient(relief, axis=0) * side_px)[inside]
+    figure.slope_x[area][inside] = (np.gradient(relief, axis=1) * side_px)[inside]
 
 
 def _window(outline: Points, side_px: int, margin_px: int) -> Window:
@@ -96,7 +96,7 @@ def _stencil(outline: Points, window: Window, side_px: int) -> Image.Image:
 
 
 def _relief(part: Part, stencil: Image.Image, window: Window, side_px: int, rng: np.random.Generator) -> Floats:
-    """Height of the cloth in units of the plane: round at the rim, with folds along the part's own direction."""
+    """Return the height of the cloth in units of the plane: round at the rim, with folds along the part's direction."""
     width, height = stencil.size
     rim = np.asarray(stencil.filter(ImageFilter.BoxBlur(side_px * 0.022)), dtype=np.float32) / 255
     relief = rim * rim * 0.026
@@ -110,7 +110,7 @@ def _relief(part: Part, stencil: Image.Image, window: Window, side_px: int, rng:
 
 
 def _folds(turn_deg: float, size: tuple[int, int], side_px: int, rng: np.random.Generator) -> Floats:
-    """Smooth noise, drawn out along the part: heights around 0, mostly within -1..1."""
+    """Return smooth noise, stretched along the part: heights around 0, mostly from -1 to 1."""
     coarse = rng.integers(0, 256, size=(5, 13)).astype(np.uint8)
     diagonal = math.hypot(*size)
     long_px = max(round(diagonal), 8)
@@ -122,7 +122,7 @@ def _folds(turn_deg: float, size: tuple[int, int], side_px: int, rng: np.random.
 
 
 def _colours(part: Part, product: Product, cloth: Pixels, relief: Floats, window: Window) -> Pixels:
-    """(h, w, 3): the swatch turned with the part and carried along by its folds, or one plain colour."""
+    """Return (h, w, 3) uint8: the swatch, turned with the part and shifted by its folds, or one plain colour."""
     if part.cloth != "fabric":
         return np.broadcast_to(np.array(_plain_colour(part, product), np.uint8), (*relief.shape, 3))
     side_px = len(cloth)
@@ -164,7 +164,7 @@ def _sew(figure: Figure, garment: Garment) -> None:
 
 
 def _evenly(line: Points, step: float) -> Points:
-    """The same line, with a point every `step`."""
+    """Return the same line with a point at every `step` along it."""
     lengths = np.concatenate([[0], np.cumsum(np.linalg.norm(np.diff(line, axis=0), axis=1))])
     at = np.arange(0, lengths[-1] + step / 2, step)
     return np.stack([np.interp(at, lengths, line[:, 0]), np.interp(at, lengths, line[:, 1])], axis=1)

@@ -1,4 +1,4 @@
-"""What a cut is made of: parts, seams and buttons in the drawing plane (see `outlines`)."""
+"""The elements of a cut: parts, seams and buttons in the drawing plane (see `outlines`)."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ Cloth = Literal["fabric", "plain", "accent", "trim", "lining"]
 
 @dataclass(frozen=True)
 class Part:
-    """One piece of cloth; later parts lie on earlier ones.
+    """A piece of cloth; later parts lie on earlier ones.
 
-    `turn_deg` turns pattern and folds with the piece, `folds` is their depth, `ribs` a number of knitted ribs or
-    pleats, `casts` whether it throws a contact shadow on what lies below.
+    `turn_deg` turns the pattern and the folds, `folds` is the depth of the folds, `ribs` the number of knitted ribs or
+    pleats, and `casts` whether the part casts a contact shadow on the parts below.
     """
 
     outline: Points
@@ -30,7 +30,7 @@ class Part:
 
 @dataclass(frozen=True)
 class Seam:
-    """A dark line on the cloth; `stitched` makes it a row of stitches."""
+    """A dark line on the cloth, or a row of stitches."""
 
     line: Points
     width: float = 0.004
@@ -39,7 +39,7 @@ class Seam:
 
 @dataclass
 class Garment:
-    """A cut, and how it is shown when it is not just lying there: on a hanger, a stand, or neither."""
+    """The parts of a product, and what it hangs or stands on."""
 
     shown_on: Literal["hanger", "stand", "nothing"] = "nothing"
     neck: tuple[float, float] = (0.5, 0.1)

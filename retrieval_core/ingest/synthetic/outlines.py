@@ -1,4 +1,4 @@
-"""Curves in the drawing plane: x to the right, y down, both 0..1, every curve a (n, 2) float array of points."""
+"""Curves in the drawing plane: (n, 2) float64 points, x to the right and y down, both from 0 to 1."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ import numpy as np
 from retrieval_core.arrays import Float64
 
 Points = Float64
-Step = tuple[float, ...]  # (x, y): a straight line there; (cx, cy, x, y): a quadratic Bézier curve there
+Step = tuple[float, ...]  # (x, y): a straight line to there; (cx, cy, x, y): a quadratic Bézier curve to there
 BEZIER_POINTS = 14
 
 
 def trace(*steps: Step) -> Points:
-    """The curve through the steps, the first of which is a plain point."""
+    """Return the curve along the steps, the first of which is a point."""
     points = [np.array(steps[0][-2:], dtype=np.float64)]
     t = np.linspace(0, 1, BEZIER_POINTS)[1:, None]
     for step in steps[1:]:
@@ -29,18 +29,18 @@ def trace(*steps: Step) -> Points:
 
 
 def symmetric(*steps: Step) -> Points:
-    """A closed outline from its right half, drawn from the middle of the top to the middle of the bottom."""
+    """Return the closed outline whose right half runs along the steps, from the middle of the top to the bottom."""
     right = trace(*steps)
     return np.concatenate([right, mirror(right)[::-1]])
 
 
 def mirror(points: Points) -> Points:
-    """The same curve on the other side of the vertical middle line."""
+    """Return the curve mirrored at the vertical middle line."""
     return np.stack([1 - points[:, 0], points[:, 1]], axis=1)
 
 
 def strip(points: Points, width: float) -> Points:
-    """The closed outline of a band of that width along a curve."""
+    """Return the closed outline of a band of this width along a curve."""
     along = np.gradient(points, axis=0)
     normal = np.stack([-along[:, 1], along[:, 0]], axis=1)
     normal *= width / 2 / np.maximum(np.linalg.norm(normal, axis=1, keepdims=True), 1e-9)
@@ -48,7 +48,7 @@ def strip(points: Points, width: float) -> Points:
 
 
 def box(left: float, top: float, right: float, bottom: float, corner: float = 0.012) -> Points:
-    """A rectangle with rounded corners."""
+    """Return a rectangle with rounded corners."""
     c = corner
     return trace(
         (left + c, top), (right - c, top), (right, top, right, top + c), (right, bottom - c),
@@ -63,14 +63,14 @@ def ellipse(x: float, y: float, rx: float, ry: float) -> Points:
 
 
 def star(x: float, y: float, radius: float, n_tips: int, inner: float) -> Points:
-    """A star with `n_tips` tips whose valleys lie at `inner` of the radius."""
+    """Return a star with `n_tips` tips, and valleys at `inner` times the radius."""
     turn = np.arange(2 * n_tips) * math.pi / n_tips - math.pi / 2
     reach = np.where(np.arange(2 * n_tips) % 2 == 0, radius, radius * inner)
     return np.stack([x + reach * np.cos(turn), y + reach * np.sin(turn)], axis=1)
 
 
 def motif(name: str, x: float, y: float, radius: float) -> Points:
-    """The outline of a print: star, heart, sun, moon, bolt or diamond."""
+    """Return the outline of a print: star, heart, sun, moon, bolt or diamond."""
     if name in ("star", "sun", "diamond"):
         n_tips, inner = {"star": (5, 0.42), "sun": (12, 0.68), "diamond": (2, 0.45)}[name]
         return star(x, y, radius, n_tips, inner)

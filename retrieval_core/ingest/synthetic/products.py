@@ -1,4 +1,4 @@
-"""What the drawn products are: the words a catalogue has for them, and the small differences that tell two apart."""
+"""Plan the drawn products: their category, attributes and labels, and the differences between any two of them."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ PALETTE: dict[str, Rgb] = {
     "blue": (60, 104, 188),
     "purple": (120, 74, 152),
 }
-COLOUR_SPREAD = 14  # largest difference, per channel of 0..255, between a product's colour and the named one
+COLOUR_SPREAD = 14  # largest difference in a channel (0 to 255) between a product's colour and the named one
 PATTERNS = ("solid", "striped", "dotted", "checked", "floral", "gradient")
 MOTIFS = ("star", "heart", "sun", "moon", "bolt", "diamond")
 TRIMS: tuple[Rgb, ...] = ((232, 226, 210), (52, 46, 44), (196, 158, 84), (168, 172, 178), (126, 72, 44))
@@ -30,7 +30,7 @@ TRIMS: tuple[Rgb, ...] = ((232, 226, 210), (52, 46, 44), (196, 158, 84), (168, 1
 
 @dataclass(frozen=True)
 class Cut:
-    """The choices a category leaves open; an empty tuple where an attribute does not apply."""
+    """The possible values of each attribute in a category; empty for an attribute that does not apply."""
 
     sleeve: tuple[str, ...] = ()
     neckline: tuple[str, ...] = ()
@@ -61,10 +61,10 @@ CATEGORIES = tuple(CUTS)
 
 @dataclass(frozen=True)
 class Product:
-    """One article: everything that stays the same in all its pictures.
+    """A product: everything that is the same in all its pictures.
 
-    `shape` holds four numbers in -1..1 that widen, narrow or lengthen the cut; `repeats` is the number of pattern
-    repeats across the picture plane; `motif_at` the place of a print, in -1..1 around the middle of the chest.
+    `shape` holds four numbers from -1 to 1 that widen, narrow or lengthen the cut; `repeats` is the number of pattern
+    repeats across the drawing plane; `motif_at` is the position of a print, -1 to 1 around the middle of the chest.
     """
 
     number: int
@@ -93,7 +93,7 @@ class Product:
 
     @property
     def attributes(self) -> dict[str, str]:
-        """Single-valued attributes by name; one that does not apply to the category is left out."""
+        """Attributes by name, without those that do not apply to the category."""
         named = {
             "colour": self.colour,
             "length": self.length,
@@ -106,18 +106,18 @@ class Product:
 
     @property
     def labels(self) -> list[str]:
-        """Sorted words: category, colour, pattern, style and details."""
+        """Category, colour, pattern, style and details, sorted."""
         words = {self.category, self.colour, self.pattern, *self.details}
         return sorted(words | ({self.style} if self.style else set()))
 
 
 def generator(seed: int, number: int, view: int, role: int) -> np.random.Generator:
-    """Random numbers that belong to one purpose; always four words, because a seed sequence ignores trailing zeros."""
+    """Return random numbers for one purpose; always from four words, as a seed sequence ignores trailing zeros."""
     return np.random.default_rng(np.random.SeedSequence([seed, number, view, role]))
 
 
 def plan_product(seed: int, number: int) -> Product:
-    """Product `number` of the catalogue of `seed`; categories take turns, everything else is drawn by lot."""
+    """Return product `number` of the catalogue of `seed`; categories alternate, everything else is random."""
     rng = generator(seed, number, 0, 0)
     category = CATEGORIES[number % len(CATEGORIES)]
     cut = CUTS[category]

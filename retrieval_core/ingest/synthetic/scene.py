@@ -1,4 +1,4 @@
-"""Views: a product, posed and lit, before a backdrop, with the exact mask of the pixels that show it."""
+"""Draw views: a product, posed and lit, before a backdrop, with the exact mask of the pixels that show it."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ from retrieval_core.ingest.synthetic.garment import Garment
 from retrieval_core.ingest.synthetic.outlines import Points
 from retrieval_core.ingest.synthetic.products import generator
 
-SUPERSAMPLE = 2  # figures and scenes are drawn at twice the side and shrunk, which smooths every edge
+SUPERSAMPLE = 2  # figures and scenes are drawn at twice the size and reduced, which smooths all edges
 MESH_CELLS = 6
 
 
 @dataclass(frozen=True)
 class View:
-    """How one picture of a product is taken. Angles in degrees; lengths as shares of the picture's side."""
+    """How one picture of a product is taken. Lengths are shares of the picture's side."""
 
     backdrop: str
     backdrop_seed: int
@@ -31,7 +31,7 @@ class View:
     turn_deg: float
     shear: float
     shift: tuple[float, float]
-    drape: tuple[tuple[float, float], ...]  # one displacement per mesh corner: cloth never falls the same way twice
+    drape: tuple[tuple[float, float], ...]  # a displacement of each mesh corner, as cloth falls differently each time
     light_deg: float
     contrast: float
     exposure: float
@@ -42,14 +42,14 @@ class View:
 
 
 class Shot(NamedTuple):
-    """What drawing gives: the picture, (side, side, 3) uint8, and its mask, (side, side) bool, True on the product."""
+    """A drawn picture, (side, side, 3) uint8, and its mask, (side, side) bool, True on the product."""
 
     picture: Pixels
     mask: Bool
 
 
 def plan_view(seed: int, number: int, view: int) -> View:
-    """View `view` of product `number`; as long as there are kinds left, its backdrop is of another kind than before."""
+    """Return view `view` of product `number`; each view has another kind of backdrop, until all kinds were used."""
     kinds = generator(seed, number, 0, 1).permutation(list(BACKDROPS))
     rng = generator(seed, number, view, 2)
     return View(
@@ -71,7 +71,7 @@ def plan_view(seed: int, number: int, view: int) -> View:
 
 
 def shoot(figure: Figure, view: View) -> Shot:
-    """Draw one view of a figure; the picture's side is that of the figure by `SUPERSAMPLE`."""
+    """Draw one view of a figure; the side of the picture is that of the figure divided by `SUPERSAMPLE`."""
     side_px = len(figure.cover)
     pose = _Pose.of(figure, view)
     product = pose.photograph(_lit(figure, view))
@@ -89,7 +89,7 @@ def shoot(figure: Figure, view: View) -> Shot:
 
 @dataclass(frozen=True)
 class _Pose:
-    """The way from the drawing plane to the scene: `matrix @ (point - centre) + target`, then a little drape."""
+    """The map from the drawing plane to the scene: `matrix @ (point - centre) + target`, then the drape."""
 
     low: Points  # corners of the figure, in its pixels
     high: Points
@@ -115,7 +115,7 @@ class _Pose:
         return middle
 
     def place(self, points: Points) -> list[tuple[float, float]]:
-        """Points of the drawing plane in pixels of the scene."""
+        """Return points of the drawing plane in pixels of the scene."""
         placed = ((points - self.centre) @ self.matrix.T + self.target) * self.side_px
         return [(float(x), float(y)) for x, y in placed]
 
@@ -128,14 +128,14 @@ class _Pose:
         mesh = []
         for row, column in np.ndindex(MESH_CELLS, MESH_CELLS):
             quad = grid[[row, row + 1, row + 1, row], [column, column, column + 1, column + 1]]
-            if (quad.max(axis=0) >= self.low).all() and (quad.min(axis=0) <= self.high).all():  # else nothing to see
+            if (quad.max(axis=0) >= self.low).all() and (quad.min(axis=0) <= self.high).all():  # else it is empty
                 box = (pixel[column], pixel[row], pixel[column + 1], pixel[row + 1])
                 mesh.append((box, tuple(quad.ravel().tolist())))
         return flat.transform(flat.size, Image.Transform.MESH, mesh, Image.Resampling.BILINEAR)
 
 
 def _lit(figure: Figure, view: View) -> Image.Image:
-    """The figure in the view's light: Lambert's law, linear in the slope of the relief."""
+    """Return the figure in the view's light: Lambert's law, linear in the slope of the relief."""
     angle = math.radians(view.light_deg)
     slope = figure.slope_x * np.float32(math.cos(angle)) + figure.slope_y * np.float32(math.sin(angle))
     light = np.clip(1 - slope * np.float32(0.34 * view.contrast), 0.45, 1.32)
@@ -157,7 +157,7 @@ def _cast_shadow(scene: Image.Image, visible: Image.Image, view: View) -> None:
 
 
 def _stand(scene: Image.Image, garment: Garment, pose: _Pose) -> None:
-    """A hanger behind the product; not part of its mask."""
+    """Draw a hanger behind the product; it is not part of the mask."""
     if garment.shown_on == "nothing":
         return
     pen = ImageDraw.Draw(scene)
@@ -172,7 +172,7 @@ def _stand(scene: Image.Image, garment: Garment, pose: _Pose) -> None:
 
 
 def _hang_tag(scene: Image.Image, garment: Garment, pose: _Pose) -> Image.Image:
-    """A price tag before the product; gives back what it hides."""
+    """Draw a price tag before the product; return the mask of what it hides."""
     x, y = (garment.neck[0] + 0.11, garment.neck[1] + 0.2) if garment.shown_on != "nothing" else (0.62, 0.5)
     card = np.array([[0, 0.045], [0.035, 0.0], [0.07, 0.045], [0.07, 0.16], [0, 0.16]]) + np.array([x, y])
     hidden = Image.new("L", scene.size)
@@ -187,7 +187,7 @@ def _hang_tag(scene: Image.Image, garment: Garment, pose: _Pose) -> Image.Image:
 
 
 def _develop(scene: Image.Image, view: View) -> Pixels:
-    """Exposure, colour of the light, and the grain of a sensor."""
+    """Apply the exposure, the colour of the light and the grain of a sensor."""
     gains = (view.exposure * (1 + view.warmth), view.exposure, view.exposure * (1 - view.warmth))
     exposed = scene.point([min(round(v * gain), 255) for gain in gains for v in range(256)])
     grain = np.random.default_rng(view.noise_seed).integers(-4, 5, size=(*scene.size, 1), dtype=np.int16)
