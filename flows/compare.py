@@ -17,10 +17,11 @@ from retrieval_core.config import EmbedConfig
 from retrieval_core.evaluate.compare.config import ComparisonConfig, VariantConfig
 from retrieval_core.evaluate.compare.markdown import as_markdown
 from retrieval_core.evaluate.compare.measure import BuiltVariant, ComparisonInputs
+from retrieval_core.evaluate.compare.seal import comparison_fingerprint
 from retrieval_core.evaluate.compare.tables import Table
 from retrieval_core.settings import Settings
 from retrieval_core.store.base import Store
-from tasks.compare import comparison_fingerprint, find_unlearnable, seal_comparison
+from tasks.compare import find_unlearnable, seal_comparison
 from tasks.ingest import snapshot_catalog
 from tasks.preflight import check_before_comparison
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from retrieval_core.config import NightlyConfig
-from retrieval_core.evaluate.compare.check import check_comparison
 from retrieval_core.evaluate.compare.config import ComparisonConfig
 from retrieval_core.evaluate.measure.golden_queries import check_golden
 from retrieval_core.ingest.sources.registry import open_source
@@ -31,6 +30,8 @@ def check_before_training(settings: Settings, source: str, config: AnyTraining, 
 @stage("check before comparison")
 def check_before_comparison(settings: Settings, source: str, config: ComparisonConfig) -> None:
     """Check the source, the store, and the weights of every variant and training."""
+    from retrieval_core.evaluate.compare.check import check_comparison  # imports torch
+
     open_source(source)
     store = settings.open_store()
     check_writable(store)

@@ -9,18 +9,28 @@ import polars as pl
 from torch import nn
 
 from retrieval_core.arrays import Float32
+from retrieval_core.artifacts.catalog_rows import load_items
+from retrieval_core.artifacts.manifests import Ref, Value
 from retrieval_core.config import EmbedConfig
 from retrieval_core.embed.networks import ImageEmbedder
 from retrieval_core.embed.preflight import check_backbone, check_weights
 from retrieval_core.embed.registry import get_card
 from retrieval_core.errors import BadConfig
 from retrieval_core.evaluate.compare.config import ComparisonConfig, model_of
+from retrieval_core.head.targets import build_targets
 from retrieval_core.store.base import Store
-from retrieval_core.train.config import AnyTraining
-from retrieval_core.train.inputs import start_config
+from retrieval_core.train.config import AnyTraining, DistillTraining
+from retrieval_core.train.inputs import find_teacher, start_config, teacher_vectors
 from retrieval_core.train.objectives.base import TrainingData
 from retrieval_core.train.objectives.registry import build_objective
 from retrieval_core.train.split import choose_items
+
+
+class Unlearnable(Value):
+    """What a catalogue cannot teach: the reasons by model, and the reason why no head can be trained, "" if one can."""
+
+    models: dict[str, str] = {}
+    head: str = ""
 
 
 def check_comparison(store: Store, config: ComparisonConfig) -> None:
@@ -42,6 +52,25 @@ def check_comparison(store: Store, config: ComparisonConfig) -> None:
     starts = (start_config(model) for model in config.models.values() if not model_of(model.weights))
     for start in dict.fromkeys(starts):
         check_weights(store, start)
+
+
+def find_unlearnable(store: Store, catalog: Ref, config: ComparisonConfig) -> Unlearnable:
+    """Return what of a comparison cannot be trained on a catalogue. Raises `BadConfig` for an unknown teacher."""
+    items = load_items(store, catalog.name)
+    reasons = {}
+    for name, model in config.models.items():
+        if name in config.teachers:
+            continue  # its teacher are vectors of this very catalogue
+        teacher = None
+        if isinstance(model, DistillTraining):
+            content_ids = choose_items(items, model)["content_id"].to_list()
+            teacher = teacher_vectors(store, find_teacher(store, model.teacher), content_ids)
+        reasons[name] = why_unlearnable(model, items, teacher)
+    tasks = build_targets(items.filter(items["status"] == "ok"), config.head.min_count).tasks
+    return Unlearnable(
+        models={name: reason for name, reason in reasons.items() if reason},
+        head="" if tasks else "no label of the catalogue is frequent enough for a head to learn from",
+    )
 
 
 def why_unlearnable(config: AnyTraining, items: pl.DataFrame, teacher: Float32 | None = None) -> str:

@@ -12,10 +12,12 @@ import numpy as np
 
 from retrieval_core.arrays import UInt8
 from retrieval_core.artifacts.manifests import Artifact, Backbone, Classifier, Detector, Ref, Segmenter
+from retrieval_core.artifacts.shards import usable_pictures
 from retrieval_core.config import CropConfig
 from retrieval_core.embed.classes import ClassifierEngine
 from retrieval_core.embed.engine import open_engine
 from retrieval_core.errors import ImageRefused, NotFound
+from retrieval_core.evaluate.compare.config import ComparisonConfig
 from retrieval_core.images import RGB, Preprocess, decode, fit
 from retrieval_core.mask.apply import SegmenterEngine, square_of
 from retrieval_core.mask.detect import WEIGHTS_FILE, DetectorEngine
@@ -44,6 +46,14 @@ def _readable(uris: Sequence[str], max_pixels: int) -> Iterator[RGB]:
             yield decode(read_uri(uri), max_pixels=max_pixels)
         except (ImageRefused, NotFound):
             continue
+
+
+def time_network(settings: Settings, catalog: Ref, network: Ref, config: ComparisonConfig) -> float:
+    """Return the milliseconds that a network takes for a picture, measured on a random sample of the catalogue."""
+    pictures = usable_pictures(settings.open_store(), catalog).sort("item_id")
+    shuffled = pictures.sample(fraction=1.0, shuffle=True, seed=0)["image_uri"].to_list()
+    images = decode_sample(shuffled, config.ingest.max_pixels)
+    return ms_per_picture(settings, network, images, config.crop)
 
 
 def ms_per_picture(settings: Settings, network: Ref, images: Sequence[RGB], crop: CropConfig) -> float:
