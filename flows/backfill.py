@@ -1,4 +1,4 @@
-"""A representation filled in beside the live one, at its own pace, until a person promotes it."""
+"""Fill in a representation beside the live one, at its own pace, until a person promotes its release."""
 
 from __future__ import annotations
 
@@ -7,10 +7,10 @@ from typing import Any, Literal
 
 from prefect import Task, flow
 
-from flows.pictures import Shards, embed_pictures, mask_pictures
-from flows.pipeline import DEFAULTS, publish_catalog
+from flows.pictures import RunShards, embed_pictures, mask_pictures
+from flows.pipeline import publish_catalog
 from flows.preflight import preflight
-from flows.run import RUNNER, Clock, holds_lease
+from flows.run import DEFAULTS, RUNNER, Clock, holds_lease
 from flows.shards import each_shard, in_shards
 from flows.summary import RunSummary, as_table
 from flows.ui_artifacts import shard_progress, show_report, show_table
@@ -31,8 +31,8 @@ Through = Literal["mask", "embed", "release"]
 class BackfillSummary(Value):
     """What a backfill did: the document of `vitrine backfill --json`.
 
-    `items` of the catalogue's `rows` were filled in, `through` which stage; `outcome` says what waits for whom, or why
-    there is no release.
+    `items` of the catalogue's `rows` were filled in, `through` which stage; `outcome` is a sentence on how to publish
+    the release, or on why there is none.
     """
 
     rows: int
@@ -45,7 +45,7 @@ class BackfillSummary(Value):
     release: RunSummary | None = None
 
     def as_markdown(self) -> str:
-        """Tables for Prefect's UI."""
+        """Return tables for Prefect's UI."""
         rows = [
             ("outcome", self.outcome),
             ("items", f"{self.items:,} of {self.rows:,}"),
@@ -70,42 +70,42 @@ def backfill(
     through: Through = "release",
     pictures_per_second: float = 0.0,
 ) -> BackfillSummary:
-    """Make masks and vectors that are missing, then a release that waits for `vitrine promote`.
+    """Make the masks and vectors that are missing, then a release that waits for `vitrine promote`.
 
-    What a killed backfill has made is there for the next one. Where only some of the items are filled in there is no
-    release: the search of a part of the catalogue is none of the whole.
+    A backfill that was killed is resumed by the next one. A backfill of selected items makes no release, since a search
+    has to cover the whole catalogue.
 
     Args:
         source: KIND:URI of the catalogue, as the nightly reads it.
         settings: where the store is and how many threads to use.
-        config: the representation to make, stage by stage; the gate holds it whatever is set there.
+        config: the representation to make, stage by stage; the release is held whatever the gate is set to.
         where: a filter of the items to fill in, for example category=dress; empty takes all.
         item_ids: the items to fill in; empty takes all.
-        since: only items that came or changed in a catalogue sealed since this date, for example 2026-03-01.
-        until: only items that came or changed in a catalogue sealed until this date, the day included.
-        through: the stage to end with; release takes all items.
-        pictures_per_second: pause between shards so as to do no more than this; 0 sets no limit.
+        since: only items that were added or changed in a catalogue sealed since this date, for example 2026-03-01.
+        until: only items that were added or changed in a catalogue sealed until this date, the day included.
+        through: the last stage to run; release needs all items.
+        pictures_per_second: the rate to keep below, by pauses between shards; 0 sets no limit.
     """
     selection = ItemSelection(where=where, item_ids=item_ids, since=since, until=until)
     _check(selection, config, through, pictures_per_second)
     preflight(check_before_run, settings, source, config, is_evaluated=through == "release")
     store, clock = settings.open_store(), Clock()
-    each = paced(pictures_per_second) if pictures_per_second else each_shard
+    run_shards = paced(pictures_per_second) if pictures_per_second else each_shard
     with clock.stage("ingest"):
         catalog = snapshot_catalog(settings, source, config.ingest).catalog
-        chosen = catalog if selection.selects_all else choose_items(settings, catalog, selection)
+        selected = catalog if selection.selects_all else choose_items(settings, catalog, selection)
     with clock.stage("backbone"):  # before the long work: bad weights fail here
         detector = prepare_detector(settings, config.crop) if config.detects else None
         backbone = prepare_backbone(settings, catalog, config.embed, config.ingest) if through != "mask" else None
     with clock.stage("mask"):
-        masking = mask_pictures(settings, source, catalog, detector, config, chosen, each)
+        masking = mask_pictures(settings, source, catalog, detector, config, selected, run_shards)
     n_embedded = 0
     if backbone:
         with clock.stage("embed"):
-            made = embed_pictures(settings, chosen, backbone, masking.masks, config, each)
-            n_embedded = sum(embedding.n_embedded for embedding in made.values())
-    release = _hold(source, settings, config) if through == "release" and chosen == catalog else None
-    n_rows, n_items = (Catalog.open(store, ref).counts["rows"] for ref in (catalog, chosen))
+            embeddings = embed_pictures(settings, selected, backbone, masking.masks, config, run_shards)
+            n_embedded = sum(embedding.n_embedded for embedding in embeddings)
+    release = _hold(source, settings, config) if through == "release" and selected == catalog else None
+    n_rows, n_items = (Catalog.open(store, ref).counts["rows"] for ref in (catalog, selected))
     summary = BackfillSummary(
         rows=n_rows,
         items=n_items,
@@ -122,7 +122,7 @@ def backfill(
 
 
 def _check(selection: ItemSelection, config: NightlyConfig, through: Through, pictures_per_second: float) -> None:
-    """Raises `BadConfig` for what cannot be done, before anything is read."""
+    """Raise `BadConfig` for what cannot be done, before anything is read."""
     if pictures_per_second < 0:
         raise BadConfig(f"pictures_per_second is {pictures_per_second}; expected 0 for no limit, or more")
     if through == "mask" and not config.detects and (config.embed.background == "raw" or not config.mask.enabled):
@@ -131,7 +131,7 @@ def _check(selection: ItemSelection, config: NightlyConfig, through: Through, pi
 
 
 def _hold(source: str, settings: Settings, config: NightlyConfig) -> RunSummary:
-    """A release of the catalogue as it is by now: a long backfill would otherwise offer one of days ago."""
+    """Make a release of the catalogue as it is now: a long backfill started from one that may be days old."""
     held = config.model_copy(update={"gate": config.gate.model_copy(update={"mode": "hold"})})
     return publish_catalog(source, settings, held, lambda _: snapshot_catalog(settings, source, config.ingest))
 
@@ -140,26 +140,26 @@ def _outcome(release: RunSummary | None, through: Through, n_items: int, n_rows:
     if release:
         return f"{release.reason} `vitrine promote {release.release[:12]}` publishes it."
     if through != "release":
-        return f"No release: it was to go through {through} only."
+        return f"No release: the backfill ends with stage {through}."
     return (
-        f"No release: {n_items} of {n_rows} items were filled in, and the search of a part is none of the whole. "
+        f"No release: {n_items} of {n_rows} items were filled in, and a search has to cover the whole catalogue. "
         "A backfill of all items makes one."
     )
 
 
-def paced(pictures_per_second: float) -> Shards:
-    """Makes the shards of a plan one by one, with pauses between them."""
+def paced(pictures_per_second: float) -> RunShards:
+    """Return a function that runs a task over the shards of a plan one by one, with pauses between them."""
 
-    def each(work: Task[..., Any], settings: Settings, plan: WorkPlan, *shared: object) -> list[Any]:
+    def run_shards(work: Task[..., Any], settings: Settings, plan: WorkPlan, *shared: object) -> list[Any]:
         shards = plan.split()
         progress = shard_progress(work, [(settings, shard, *shared) for shard in shards])
         pause_s = plan.n_missing / max(len(shards), 1) / pictures_per_second
-        made: list[Any] = []
+        results: list[Any] = []
         for shard in shards:
             started = time.monotonic()
-            made += in_shards(work, settings, [shard], *shared)
+            results += in_shards(work, settings, [shard], *shared)
             progress.advance()
             time.sleep(max(0.0, pause_s - (time.monotonic() - started)))
-        return made
+        return results
 
-    return each
+    return run_shards

@@ -1,13 +1,13 @@
-"""A change of the catalogue that somebody tells of: only the items it names are read again."""
+"""An update of the catalogue by event or by hand: only the items that it names are read again."""
 
 from __future__ import annotations
 
 from prefect import flow
 
-from flows.pipeline import DEFAULTS, publish_catalog
+from flows.pipeline import publish_catalog
 from flows.preflight import preflight
-from flows.queued_updates import with_waiting
-from flows.run import RUNNER, holds_lease
+from flows.queued_updates import merging_queued_updates
+from flows.run import DEFAULTS, RUNNER, holds_lease
 from flows.summary import RunSummary
 from flows.ui_artifacts import show_run
 from retrieval_core.artifacts import releases
@@ -32,25 +32,25 @@ def catalog_update(
     removed: tuple[str, ...] = (),
     manifest_uri: str = "",
 ) -> RunSummary:
-    """Make the items named searchable as the source has them now, and publish unless search got worse.
+    """Make the named items searchable as the source has them now, and publish unless search got worse.
 
-    An item is named by its id or by the URI of its picture. What became of it is read from the source: a name in the
-    wrong list does no harm, and one that is nowhere is passed over with a warning. Runs of the same deployment that
-    wait behind this one are taken along.
+    An item is named by its id or by the URI of its picture. Whether it was added, changed or removed is read from the
+    source: a name in the wrong list does no harm, and an unknown one is passed over with a warning. Runs of the same
+    deployment that wait in the queue are merged into this one.
 
     Args:
         source: KIND:URI of the catalogue, as the nightly reads it.
         settings: where the store is and how many threads to use.
-        config: what to make, stage by stage; as the nightly's.
+        config: what to make, stage by stage; the same as the nightly's.
         added: items that are new.
-        changed: items whose picture or metadata is another.
-        removed: items that are gone; gone already is fine.
-        manifest_uri: a .csv or .parquet with a column item_id that names items instead, or too.
+        changed: items with another picture or other metadata.
+        removed: items that were removed; they may be removed already.
+        manifest_uri: a .csv or .parquet file with a column item_id that names more items.
     """
     preflight(check_before_run, settings, source, config)
-    own = Change(added=added, changed=changed, removed=removed, manifest_uri=manifest_uri)
-    with with_waiting(own) as change:
-        summary = _publish_change(source, settings, config, change)
+    change = Change(added=added, changed=changed, removed=removed, manifest_uri=manifest_uri)
+    with merging_queued_updates(change) as merged:
+        summary = _publish_change(source, settings, config, merged)
     show_run("catalog-update", summary, "What the update did")
     return summary
 

@@ -1,4 +1,4 @@
-"""The comparison: make what every variant needs once, ask all of them the same queries, write it down side by side."""
+"""Compare variants: make what they need once, put the same queries to all of them, report the results side by side."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from tasks.compare import find_unlearnable, seal_comparison
 from tasks.ingest import snapshot_catalog
 from tasks.preflight import check_before_comparison
 
-NUMBER_BYTES = 4  # of a vector's component, and of the class an item is filed under
+NUMBER_BYTES = 4  # of a component of a vector, and of the class of an item
 NO_MASKS = "the source has no masks and the store no segmenter"
 
 
@@ -100,8 +100,8 @@ def compare(source: str, settings: Settings, config: ComparisonConfig) -> Compar
         comparison=comparison.fingerprint,
         title=config.title,
         about=config.about,
-        trained=[name for name, outcome in fitted.items() if outcome.trained],
-        models={name: outcome.ref.name for name, outcome in models.items()},
+        trained=[name for name, model in fitted.items() if model.trained],
+        models={name: model.ref.name for name, model in models.items()},
         embedded=bench.n_embedded,
         seconds=clock.total(),
         metrics={variant.name: {} for variant in config.variants} | _metrics(store, comparison),
@@ -112,24 +112,24 @@ def compare(source: str, settings: Settings, config: ComparisonConfig) -> Compar
 
 
 def _without_unlearnable(settings: Settings, catalog: Ref, config: ComparisonConfig) -> ComparisonConfig:
-    """The comparison without the models that this catalogue cannot teach, and what needs them."""
+    """The comparison without the models that this catalogue cannot teach and the variants that need them."""
     unlearnable = find_unlearnable(settings, catalog, config)
     for reason in dict.fromkeys(unlearnable.models.values()):
-        models = {name for name, why in unlearnable.models.items() if why == reason}
+        models = {name for name, other in unlearnable.models.items() if other == reason}
         config = _without(config, config.variants_needing(models=models), reason)
     boosted = {variant.name for variant in config.variants if variant.boosted}
     return _without(config, config.variants_needing(variants=boosted), unlearnable.head) if unlearnable.head else config
 
 
-def _without(config: ComparisonConfig, variants: set[str], why: str) -> ComparisonConfig:
+def _without(config: ComparisonConfig, variants: set[str], reason: str) -> ComparisonConfig:
     if not variants:
         return config
-    get_run_logger().warning("left out, because %s: %s", why, ", ".join(sorted(variants)))
-    return config.without(variants, why)
+    get_run_logger().warning("left out, because %s: %s", reason, ", ".join(sorted(variants)))
+    return config.without(variants, reason)
 
 
 def _mask(settings: Settings, source: str, catalog: Ref, config: ComparisonConfig) -> Masking:
-    """The segmenter and its masks, where a variant needs them and there can be any."""
+    """The segmenter and its masks, if a variant needs them and there can be any."""
     if not config.variants_needing_masks():
         return Masking()
     return mask_pictures(settings, source, catalog, None, stages_of(config, EmbedConfig(background="masked")))

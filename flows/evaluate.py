@@ -1,4 +1,4 @@
-"""A sealed release measured again, against another."""
+"""Evaluate a sealed release again, against another one."""
 
 from __future__ import annotations
 
@@ -14,13 +14,14 @@ from retrieval_core.evaluate.measure.golden_queries import check_golden
 from retrieval_core.settings import Settings
 from tasks.evaluate import evaluate_release
 
-EVALUATE, GATE = EvaluateConfig(), GateConfig()  # a parameter that may be None is a form that jumps about
+EVALUATE, GATE = EvaluateConfig(), GateConfig()  # defaults, as in flows.run
 
 
 class EvaluationSummary(Value):
-    """What was measured: `verdict` and `reason` are those of the gate, were `release` to replace `against`.
+    """What was measured.
 
-    `report` is its fingerprint, `page` a file, `link` where a browser finds that; `against` is empty for nobody.
+    `verdict` and `reason` are what the gate would decide if `release` were to replace `against`, which is "" without a
+    baseline. `report` is the report's fingerprint, `page` its file, `link` its URL if a browser can reach it.
     """
 
     release: str
@@ -35,7 +36,7 @@ class EvaluationSummary(Value):
     link: str = ""
 
     def as_markdown(self) -> str:
-        """Tables for Prefect's UI."""
+        """Return tables for Prefect's UI."""
         rows = [
             ("release", self.release),
             ("against", self.against or "nobody"),
@@ -55,27 +56,27 @@ def evaluate(
     config: EvaluateConfig = EVALUATE,
     gate: GateConfig = GATE,
 ) -> EvaluationSummary:
-    """Measure a sealed release, and write a report of it; nothing is published, held or made besides.
+    """Measure a sealed release, and write a report of it; nothing is published or held.
 
-    Both releases are measured with the same config. A vacuum takes the report in time, since no release names it.
+    Both releases are measured with the same config. No release names the report, so a later vacuum removes it.
 
     Args:
         settings: where the store is and how many threads to use.
-        release: a release's name, the start of it, production or latest.
-        against: another release, which the report calls production; none for nobody; empty takes production, or of
-            production the release before it.
+        release: the fingerprint of a release or the start of it, production or latest.
+        against: the baseline, which the report calls production; none for no baseline; empty takes production, or the
+            release before it if production itself is measured.
         config: what to measure with.
         gate: what would count as a loss.
     """
     check_golden(config.golden)
     store, clock = settings.open_store(), Clock()
-    chosen = find_release(store, release)
-    baseline = find_baseline(store, chosen, against)
+    evaluated = find_release(store, release)
+    baseline = find_baseline(store, evaluated, against)
     with clock.stage("evaluate"):
-        judged = evaluate_release(settings, chosen.ref, baseline.ref if baseline else None, config, gate)
+        judged = evaluate_release(settings, evaluated.ref, baseline.ref if baseline else None, config, gate)
     report = Report.open(store, judged.report)
     summary = EvaluationSummary(
-        release=chosen.fingerprint,
+        release=evaluated.fingerprint,
         against=baseline.fingerprint if baseline else "",
         report=report.fingerprint,
         verdict=report.gate,

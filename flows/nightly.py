@@ -1,12 +1,12 @@
-"""The night: everything that the source says now, made searchable."""
+"""The nightly run: make the whole catalogue searchable as the source has it now."""
 
 from __future__ import annotations
 
 from prefect import flow
 
-from flows.pipeline import DEFAULTS, publish_catalog
+from flows.pipeline import publish_catalog
 from flows.preflight import preflight
-from flows.run import RUNNER, holds_lease
+from flows.run import DEFAULTS, RUNNER, holds_lease
 from flows.summary import RunSummary
 from flows.ui_artifacts import show_run
 from retrieval_core.config import NightlyConfig

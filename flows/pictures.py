@@ -1,4 +1,4 @@
-"""The pictures of a catalogue in each view asked for: what shows the product in them, and their vectors."""
+"""Mask the pictures of a catalogue, and embed them in each view."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from tasks.embed import embed_shard, plan_vectors, seal_vector_set
 from tasks.ingest import collect_truth_masks
 from tasks.mask import detect_shard, fit_segmenter, mask_shard, plan_detections, plan_masks, seal_mask_set
 
-Shards = Callable[..., list[Any]]  # `each_shard`, or one like it
+RunShards = Callable[..., list[Any]]  # `each_shard`, or a function with the same parameters
 
 
 class Masking(Value):
-    """The segmenter or the detector of a run and its masks, all None where pictures stay as they are."""
+    """The segmenter or the detector of a run and its masks, all None when pictures are embedded as they are."""
 
     segmenter: Fitted | None = None
     detector: Ref | None = None
@@ -26,8 +26,9 @@ class Masking(Value):
 
 
 class Embedding(Value):
-    """A vector set and how it came about."""
+    """The vectors of one view, how many of them this run made, and the pictures that were refused."""
 
+    view: View
     vectors: Ref
     n_embedded: int
     rejects: tuple[Reject, ...]
@@ -39,26 +40,27 @@ def mask_pictures(
     catalog: Ref,
     detector: Ref | None,
     config: NightlyConfig,
-    chosen: Ref | None = None,
-    each: Shards = each_shard,
+    selected: Ref | None = None,
+    run_shards: RunShards = each_shard,
 ) -> Masking:
-    """What shows the product in the pictures: a detector's boxes, else a segmenter's masks, else nothing.
+    """Mask pictures by the boxes of a detector if there is one, else by a segmenter if the config and the store allow.
 
-    `chosen` is the catalogue of the pictures to look at where that is a part of the one to learn from; `each` makes the
-    shards.
+    `selected` is a part of `catalog` whose pictures to mask; the segmenter is fitted on all of `catalog`.
     """
-    chosen = chosen or catalog
+    selected = selected or catalog
     if detector:
-        return _detect(settings, chosen, detector, config, each)
+        plan = plan_detections(settings, selected, detector, config.crop)
+        n_masked = sum(run_shards(detect_shard, settings, plan, detector, config.crop, config.ingest))
+        return Masking(detector=detector, masks=seal_mask_set(settings, selected, plan), n_masked=n_masked)
     if not config.mask.enabled or config.embed.background == "raw":
         return Masking()
     truth = collect_truth_masks(settings, source, catalog)
     segmenter = fit_segmenter(settings, catalog, truth, config.mask, config.ingest)
     if segmenter is None:
         return Masking()
-    plan = plan_masks(settings, chosen, segmenter.ref, config.mask)
-    n_masked = sum(each(mask_shard, settings, plan, segmenter.ref, config.mask, config.ingest))
-    return Masking(segmenter=segmenter, masks=seal_mask_set(settings, chosen, plan), n_masked=n_masked)
+    plan = plan_masks(settings, selected, segmenter.ref, config.mask)
+    n_masked = sum(run_shards(mask_shard, settings, plan, segmenter.ref, config.mask, config.ingest))
+    return Masking(segmenter=segmenter, masks=seal_mask_set(settings, selected, plan), n_masked=n_masked)
 
 
 def embed_pictures(
@@ -67,24 +69,20 @@ def embed_pictures(
     backbone: Ref,
     masks: Ref | None,
     config: NightlyConfig,
-    each: Shards = each_shard,
-) -> dict[View, Embedding]:
-    """One vector set for each view of the pictures, made by `each`; without masks there is only the raw one."""
-    made: dict[View, Embedding] = {}
-    for variant in config.embed.views(has_masks=masks is not None):
-        worn = None if variant == "raw" else masks
-        plan = plan_vectors(settings, catalog, backbone, worn, variant, config.embed, config.crop.margin)
-        shared = (backbone, worn, variant, config.embed, config.ingest, config.crop.margin)
-        outcomes = each(embed_shard, settings, plan, *shared)
-        made[variant] = Embedding(
-            vectors=seal_vector_set(settings, catalog, plan, backbone, variant),
+    run_shards: RunShards = each_shard,
+) -> list[Embedding]:
+    """Embed the pictures in each view of the config; without masks in the raw one only."""
+    embeddings = []
+    for view in config.embed.views(has_masks=masks is not None):
+        view_masks = None if view == "raw" else masks
+        plan = plan_vectors(settings, catalog, backbone, view_masks, view, config.embed, config.crop.margin)
+        shared = (backbone, view_masks, view, config.embed, config.ingest, config.crop.margin)
+        outcomes = run_shards(embed_shard, settings, plan, *shared)
+        embedding = Embedding(
+            view=view,
+            vectors=seal_vector_set(settings, catalog, plan, backbone, view),
             n_embedded=sum(outcome.n_rows for outcome in outcomes),
             rejects=tuple(reject for outcome in outcomes for reject in outcome.rejects),
         )
-    return made
-
-
-def _detect(settings: Settings, catalog: Ref, detector: Ref, config: NightlyConfig, each: Shards) -> Masking:
-    plan = plan_detections(settings, catalog, detector, config.crop)
-    n_masked = sum(each(detect_shard, settings, plan, detector, config.crop, config.ingest))
-    return Masking(detector=detector, masks=seal_mask_set(settings, catalog, plan), n_masked=n_masked)
+        embeddings.append(embedding)
+    return embeddings

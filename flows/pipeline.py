@@ -11,15 +11,14 @@ from prefect.logging import get_run_logger
 from flows.pictures import Embedding, embed_pictures, mask_pictures
 from flows.run import Clock
 from flows.shards import each_shard, in_shards
-from flows.summary import CatalogSummary, RunSummary
+from flows.summary import RunSummary, summarise_run
 from retrieval_core.artifacts import releases
 from retrieval_core.artifacts.manifests import Backbone, Catalog, Fitted, Ref, Release, Report, Value
-from retrieval_core.artifacts.releases import RUNS
-from retrieval_core.artifacts.variants import Variant, parse_variant
-from retrieval_core.config import IndexConfig, NightlyConfig, View
-from retrieval_core.errors import AliasConflict, BadConfig
+from retrieval_core.artifacts.variants import Variant
+from retrieval_core.config import IndexConfig, NightlyConfig
+from retrieval_core.errors import AliasConflict
 from retrieval_core.evaluate.run_outputs import CatalogFacts, RunOutputs
-from retrieval_core.index.versions import IndexPlan
+from retrieval_core.index.versions import IndexPlan, choose_variant
 from retrieval_core.ingest.catalog import IngestOutcome
 from retrieval_core.settings import Settings
 from tasks.classify import classify_shard, plan_classes, prepare_classifier, seal_class_set
@@ -31,12 +30,11 @@ from tasks.mask import prepare_detector
 from tasks.publish import publish_release
 from tasks.reduce import apply_reducer, fit_reducer
 
-DEFAULTS = NightlyConfig()  # a parameter that may be None is a form that jumps about
 MAX_TRIES = 3
 
 
 class Classification(Value):
-    """The classifier of the night and the classes it gave, both None where pictures are not classified."""
+    """The classifier of a run and the classes it gave, both None when pictures are not classified."""
 
     classifier: Ref | None = None
     classes: Ref | None = None
@@ -44,9 +42,9 @@ class Classification(Value):
 
 
 class Boosting(NamedTuple):
-    """The heads of this run by the view they were trained on, and the boosted vectors."""
+    """The heads of a run, and the vectors that they boosted."""
 
-    heads: dict[View, Fitted]
+    heads: tuple[Fitted, ...]
     vectors: dict[Variant, Ref]
 
 
@@ -55,8 +53,8 @@ def publish_catalog(
 ) -> RunSummary:
     """Seal a catalogue by `ingest`, make it searchable, measure it, and publish unless it got worse.
 
-    `ingest` is given what production is by then. Where somebody else publishes meanwhile, all begins again from what
-    they published, so that neither's changes are lost; what was made already is not made again. Raises `AliasConflict`
+    `ingest` is given the production release. When another run publishes in the meantime, this one starts again from
+    the new production, so that neither's changes are lost; artifacts that exist are reused. Raises `AliasConflict`
     after `MAX_TRIES`.
     """
     clock = Clock()
@@ -64,7 +62,7 @@ def publish_catalog(
         try:
             return _publish_catalog(source, settings, config, ingest, clock)
         except AliasConflict as conflict:
-            get_run_logger().warning("%s. Going on from there", conflict)
+            get_run_logger().warning("%s. Starting again from there", conflict)
     return _publish_catalog(source, settings, config, ingest, clock)
 
 
@@ -88,22 +86,24 @@ def _publish_catalog(
         masking = mask_pictures(settings, source, catalog, detector, config)
     with clock.stage("embed"):
         embeddings = embed_pictures(settings, catalog, backbone, masking.masks, config)
-        rejects = rejected_items(settings, catalog, [reject for made in embeddings.values() for reject in made.rejects])
+        refused = [reject for embedding in embeddings for reject in embedding.rejects]
+        rejects = rejected_items(settings, catalog, refused)
     classification = Classification()
     if classifier:
         with clock.stage("classify"):
             classification = _classify(settings, catalog, classifier, config)
     with clock.stage("head"):
         boosting = _boost(settings, catalog, embeddings, config)
-    everything = {Variant(view): made.vectors for view, made in embeddings.items()} | boosting.vectors
+    vectors = {Variant(embedding.view): embedding.vectors for embedding in embeddings} | boosting.vectors
     with clock.stage("reduce"):
-        chosen = everything[choose_variant(config.index, list(everything), Backbone.open(store, backbone).has_text)]
-        reducer = fit_reducer(settings, catalog, chosen, config.reduce)
-        reduced = apply_reducer(settings, chosen, reducer.ref, config.reduce)
+        has_text = Backbone.open(store, backbone).has_text
+        published = vectors[choose_variant(config.index, list(vectors), has_text)]
+        reducer = fit_reducer(settings, catalog, published, config.reduce)
+        reduced = apply_reducer(settings, published, reducer.ref, config.reduce)
     with clock.stage("index"):
-        plan = plan_index(settings, catalog, chosen, reduced, config.index)
+        plan = plan_index(settings, catalog, published, reduced, config.index)
         index = _index(settings, plan, config.index)
-    night = RunOutputs(
+    outputs = RunOutputs(
         source=source,
         catalog=catalog,
         catalog_facts=_catalog_facts(source, settings, ingested, plan, len(rejects)),
@@ -113,9 +113,9 @@ def _publish_catalog(
         masks=masking.masks,
         classifier=classification.classifier,
         classes=classification.classes,
-        heads=tuple(boosting.heads.values()),
+        heads=boosting.heads,
         reducer=reducer,
-        variants=(*everything.values(), *reduced),
+        variants=(*vectors.values(), *reduced),
         vectors=plan.vectors,
         candidates=plan.candidates,
         index=index,
@@ -125,54 +125,18 @@ def _publish_catalog(
         n_pictures={
             "ingest": ingested.n_read,
             "mask": masking.n_masked,
-            "embed": max(made.n_embedded for made in embeddings.values()),
+            "embed": max(embedding.n_embedded for embedding in embeddings),
             "classify": classification.n_classified,
         },
     )
     with clock.stage("evaluate"):
-        report = evaluate_run(settings, night, config)
+        report = evaluate_run(settings, outputs, config)
     with clock.stage("publish"):
-        published = publish_release(settings, night, report, production.fingerprint if production else None, config)
-    sealed = Report.open(store, report)
-    facts = night.catalog_facts
-    fitted = {"segmenter": masking.segmenter, "reducer": reducer}
-    fitted |= {f"head/{variant}": outcome for variant, outcome in boosting.heads.items()}
-    summary = RunSummary(
-        release=published.release,
-        gate=published.gate,
-        reason=published.reason,
-        catalog=CatalogSummary(**{name: getattr(facts, name) for name in CatalogSummary.model_fields}),
-        masked=masking.n_masked,
-        embedded=max(made.n_embedded for made in embeddings.values()),
-        classified=classification.n_classified,
-        trained=[name for name, outcome in fitted.items() if outcome and outcome.trained],
-        seconds=clock.total(),
-        metrics=sealed.metrics,
-        causes=list(sealed.gate_causes),
-        lost_most=sealed.lost_most,
-        production=Report.open(store, production.report).metrics if production else {},
-        report=str(store.local_path(sealed.part("report.html").key)),
-        link=settings.report_link(published.release),
-    )
+        publication = publish_release(settings, outputs, report, production.fingerprint if production else None, config)
+    summary = summarise_run(settings, outputs, Report.open(store, report), publication, production, clock.total())
     now = datetime.now(UTC).isoformat(timespec="milliseconds")
-    store.put(f"{RUNS}/{now.replace(':', '')}.json", summary.model_dump_json(indent=1).encode())
+    store.put(f"{releases.RUNS}/{now.replace(':', '')}.json", summary.model_dump_json(indent=1).encode())
     return summary
-
-
-def choose_variant(config: IndexConfig, available: list[Variant], reads_text: bool) -> Variant:
-    """The representation to publish; `auto` takes boosted vectors, unless the backbone also reads text.
-
-    A head is trained on pictures alone, so behind it a text would no longer meet them. Raises `BadConfig` when the
-    variant asked for was not made.
-    """
-    if config.variant != "auto":
-        variant = parse_variant(config.variant)
-        if variant not in available:
-            names = ", ".join(str(variant) for variant in available)
-            raise BadConfig(f"index.variant {config.variant} was not made; this run made {names}")
-        return variant
-    boosted = [variant for variant in available if variant.boosted]
-    return available[0] if reads_text or not boosted else boosted[0]
 
 
 def _classify(settings: Settings, catalog: Ref, classifier: Ref, config: NightlyConfig) -> Classification:
@@ -182,15 +146,15 @@ def _classify(settings: Settings, catalog: Ref, classifier: Ref, config: Nightly
     return Classification(classifier=classifier, classes=classes, n_classified=n_classified)
 
 
-def _boost(settings: Settings, catalog: Ref, embeddings: dict[View, Embedding], config: NightlyConfig) -> Boosting:
-    heads: dict[View, Fitted] = {}
+def _boost(settings: Settings, catalog: Ref, embeddings: list[Embedding], config: NightlyConfig) -> Boosting:
+    heads: list[Fitted] = []
     vectors: dict[Variant, Ref] = {}
-    for view, made in embeddings.items() if config.head.enabled else ():
-        outcome = fit_head(settings, catalog, made.vectors, config.head)
-        if outcome:
-            heads[view] = outcome
-            vectors[Variant(view, boosted=True)] = apply_head(settings, made.vectors, outcome.ref)
-    return Boosting(heads=heads, vectors=vectors)
+    for embedding in embeddings if config.head.enabled else ():
+        head = fit_head(settings, catalog, embedding.vectors, config.head)
+        if head:
+            heads.append(head)
+            vectors[Variant(embedding.view, boosted=True)] = apply_head(settings, embedding.vectors, head.ref)
+    return Boosting(heads=tuple(heads), vectors=vectors)
 
 
 def _index(settings: Settings, plan: IndexPlan, config: IndexConfig) -> Ref:
@@ -199,7 +163,7 @@ def _index(settings: Settings, plan: IndexPlan, config: IndexConfig) -> Ref:
 
 
 def _catalog_facts(
-    source: str, settings: Settings, ingested: IngestOutcome, plan: IndexPlan, n_late: int
+    source: str, settings: Settings, ingested: IngestOutcome, plan: IndexPlan, n_late_rejects: int
 ) -> CatalogFacts:
     counts = Catalog.open(settings.open_store(), ingested.catalog).counts
     diff = ingested.diff
@@ -211,5 +175,5 @@ def _catalog_facts(
         removed=diff.removed,
         unchanged=diff.unchanged,
         indexed=plan.n_rows,
-        quarantined=counts["quarantined"] + n_late,
+        quarantined=counts["quarantined"] + n_late_rejects,
     )

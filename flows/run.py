@@ -13,6 +13,7 @@ from prefect.futures import PrefectFuture
 from prefect.logging import get_run_logger
 from prefect.task_runners import TaskRunner, ThreadPoolTaskRunner
 
+from retrieval_core.config import NightlyConfig
 from retrieval_core.store.leases import shared_lease
 from tasks.stage import running_stage
 
@@ -20,6 +21,7 @@ P = ParamSpec("P")
 R = TypeVar("R")
 Runner = TaskRunner[PrefectFuture[Any]]
 
+DEFAULTS = NightlyConfig()  # a default, because Prefect's form for a parameter that may be None is awkward
 RUNNER = cast(Runner, ThreadPoolTaskRunner(max_workers=1))
 
 

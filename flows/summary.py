@@ -1,4 +1,4 @@
-"""What a night says when it is over, and the clock of its stages."""
+"""What a run did: the document of `vitrine run --json`, and its tables for Prefect's UI."""
 
 from __future__ import annotations
 
@@ -6,8 +6,11 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Literal
 
-from retrieval_core.artifacts.manifests import Value
+from retrieval_core.artifacts.manifests import Head, Release, Report, Value
+from retrieval_core.evaluate.publish import Publication
+from retrieval_core.evaluate.run_outputs import RunOutputs
 from retrieval_core.metrics.registry import UNLABELLED, find_metric
+from retrieval_core.settings import Settings
 
 
 class CatalogSummary(Value):
@@ -22,7 +25,8 @@ class CatalogSummary(Value):
 class RunSummary(Value):
     """What a run did: the document of `vitrine run --json`.
 
-    `production` are the metrics of what was production by then; `report` is a file, `link` where a browser finds it.
+    `production` holds the metrics of the release that was production before; `report` is a file, `link` its URL if a
+    browser can reach it, else "".
     """
 
     release: str
@@ -42,13 +46,13 @@ class RunSummary(Value):
     link: str = ""
 
     def as_markdown(self) -> str:
-        """Tables for Prefect's UI."""
+        """Return tables for Prefect's UI."""
         catalog = self.catalog.model_dump()
         work = [("masked", self.masked), ("embedded", self.embedded), ("classified", self.classified)]
         rows = [
             ("release", self.release),
             (self.gate, self.reason),
-            *((f"cause {place}", cause) for place, cause in enumerate(self.causes, start=1) if len(self.causes) > 1),
+            *((f"cause {number}", cause) for number, cause in enumerate(self.causes, start=1) if len(self.causes) > 1),
             ("where quality is lost", self.lost_most or "in no step beyond chance"),
             *((name, f"{n:,}") for name, n in work if n),
             ("trained", ", ".join(self.trained) or "nothing"),
@@ -63,18 +67,46 @@ class RunSummary(Value):
         return "\n\n".join(tables)
 
 
-def metrics_table(metrics: Mapping[str, float], others: Mapping[str, float], other: str) -> str:
-    """The published search's metrics beside those of another release, in Markdown."""
-    shown = {name: value for name, value in metrics.items() if _is_shown(name)}
-    rows = [
-        (
-            name,
-            f"{value:.4f}",
-            *((f"{others[name]:.4f}", f"{value - others[name]:+.4f}") if name in others else ("", "")),
-        )
-        for name, value in shown.items()
-    ]
-    return as_table(("metric", "here", other, "difference"), rows)
+def summarise_run(
+    settings: Settings,
+    outputs: RunOutputs,
+    report: Report,
+    publication: Publication,
+    production: Release | None,
+    seconds: dict[str, float],
+) -> RunSummary:
+    """Return the summary of a finished run; `production` is the release that it was compared with."""
+    store, facts = settings.open_store(), outputs.catalog_facts
+    fitted = {"segmenter": outputs.segmenter, "reducer": outputs.reducer}
+    fitted |= {f"head/{Head.open(store, head.ref).variant}": head for head in outputs.heads}
+    return RunSummary(
+        release=publication.release,
+        gate=publication.gate,
+        reason=publication.reason,
+        catalog=CatalogSummary(**{name: getattr(facts, name) for name in CatalogSummary.model_fields}),
+        masked=outputs.n_pictures["mask"],
+        embedded=outputs.n_pictures["embed"],
+        classified=outputs.n_pictures["classify"],
+        trained=[name for name, model in fitted.items() if model and model.trained],
+        seconds=seconds,
+        metrics=report.metrics,
+        causes=list(report.gate_causes),
+        lost_most=report.lost_most,
+        production=Report.open(store, production.report).metrics if production else {},
+        report=str(store.local_path(report.part("report.html").key)),
+        link=settings.report_link(publication.release),
+    )
+
+
+def metrics_table(metrics: Mapping[str, float], baseline: Mapping[str, float], baseline_name: str) -> str:
+    """Return a Markdown table of the published search's metrics beside those of a baseline."""
+    rows = []
+    for name, value in metrics.items():
+        if _is_shown(name):
+            other = baseline.get(name)
+            compared = ("", "") if other is None else (f"{other:.4f}", f"{value - other:+.4f}")
+            rows.append((name, f"{value:.4f}", *compared))
+    return as_table(("metric", "here", baseline_name, "difference"), rows)
 
 
 def _is_shown(name: str) -> bool:
@@ -82,9 +114,9 @@ def _is_shown(name: str) -> bool:
     return known is None or not (known.scope or known.metric.source in UNLABELLED or "std" in known.statistic)
 
 
-def as_table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    """A table in Markdown; what stands in a cell is shown as it is."""
-    lines = [head, ["---"] * len(head), *([_cell(text) for text in row] for row in rows)]
+def as_table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    """Return a Markdown table; the text of a cell is shown literally."""
+    lines = [header, ["---"] * len(header), *([_cell(text) for text in row] for row in rows)]
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
@@ -93,5 +125,5 @@ def _cell(text: str) -> str:
 
 
 def slug(text: str) -> str:
-    """A text as an artifact's key may be spelled: small letters, digits and dashes."""
+    """Return a text as the key of an artifact: lower-case letters, digits and dashes."""
     return re.sub(r"[^a-z0-9]+", "-", text.lower()).strip("-")

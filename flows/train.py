@@ -1,4 +1,4 @@
-"""Training on a catalogue's own pictures: one flow an objective, and one each for the segmenter and the heads."""
+"""Train on the pictures of a catalogue: a flow for each objective, one for the segmenter and one for the heads."""
 
 from __future__ import annotations
 
@@ -7,9 +7,8 @@ import re
 from prefect import Flow, flow
 
 from flows.pictures import embed_pictures, mask_pictures
-from flows.pipeline import DEFAULTS
 from flows.preflight import preflight
-from flows.run import RUNNER, Clock, holds_lease
+from flows.run import DEFAULTS, RUNNER, Clock, holds_lease
 from retrieval_core.artifacts.manifests import Backbone, Fitted, Head, Ref, Segmenter, Value
 from retrieval_core.config import EmbedConfig, NightlyConfig
 from retrieval_core.errors import BadConfig
@@ -44,7 +43,7 @@ TRAINING_ARGUMENTS = """Args:
 
 
 class BackboneSummary(Value):
-    """What a training made: the document of `vitrine train backbone --json`; `trained` is False for one kept."""
+    """The document of `vitrine train backbone --json`; `trained` is False for a backbone that was trained before."""
 
     backbone: str
     name: str
@@ -66,7 +65,7 @@ class SegmenterSummary(Value):
 
 
 class HeadSummary(Value):
-    """One head: `variant` names the vectors it boosts."""
+    """One head; `variant` names the vectors that it boosts."""
 
     head: str
     variant: str
@@ -153,12 +152,12 @@ def _train_backbone(
 
 
 def default_name(config: AnyTraining) -> str:
-    """CARD-OBJECTIVE, as a name may be spelled."""
+    """Return CARD-OBJECTIVE with the characters that a name may have."""
     return re.sub(r"[^A-Za-z0-9._+-]+", "-", f"{config.backbone}-{config.objective}")
 
 
 def _masks(settings: Settings, source: str, catalog: Ref, config: AnyTraining, stages: NightlyConfig) -> Ref | None:
-    """What shows the product in the pictures, None for raw ones. Raises `BadConfig` where nothing can."""
+    """The masks to train with, None for raw pictures. Raises `BadConfig` when there can be none."""
     if config.background == "raw":
         return None
     stages = stages.model_copy(update={"embed": EmbedConfig(background=config.background)})
@@ -175,12 +174,12 @@ def _masks(settings: Settings, source: str, catalog: Ref, config: AnyTraining, s
 @flow(name="train-segmenter", task_runner=RUNNER, validate_parameters=True)
 @holds_lease
 def train_segmenter(source: str, settings: Settings, stages: NightlyConfig = DEFAULTS) -> SegmenterSummary:
-    """Train the background segmenter on the masks of the source, or find the one that serves.
+    """Train the background segmenter on the masks of the source, or reuse one that still serves.
 
     Args:
         source: KIND:URI of the catalogue, for example table:items.csv.
         settings: where the store is and how many threads to use.
-        stages: the night's ingest and mask.
+        stages: the config of the nightly's stages ingest and mask.
     """
     store, clock = settings.open_store(), Clock()
     with clock.stage("ingest"):
@@ -203,12 +202,12 @@ def train_segmenter(source: str, settings: Settings, stages: NightlyConfig = DEF
 @flow(name="train-head", task_runner=RUNNER, validate_parameters=True)
 @holds_lease
 def train_head(source: str, settings: Settings, stages: NightlyConfig = DEFAULTS) -> HeadsSummary:
-    """Train the multi-task head over the vectors of each view, or find the one that serves.
+    """Train the multi-task head over the vectors of each view, or reuse one that still serves.
 
     Args:
         source: KIND:URI of the catalogue, for example table:items.csv.
         settings: where the store is and how many threads to use.
-        stages: the night's ingest, mask, crop, embed and head.
+        stages: the config of the nightly's stages ingest, mask, crop, embed and head.
     """
     preflight(check_before_run, settings, source, stages, is_evaluated=False)
     store, clock = settings.open_store(), Clock()
@@ -222,19 +221,19 @@ def train_head(source: str, settings: Settings, stages: NightlyConfig = DEFAULTS
     with clock.stage("embed"):
         embeddings = embed_pictures(settings, catalog, backbone, masks, stages)
     with clock.stage("train"):
-        outcomes = [fit_head(settings, catalog, made.vectors, stages.head) for made in embeddings.values()]
-    heads = [_head_summary(store, outcome) for outcome in outcomes if outcome]
-    if not heads:
+        heads = [fit_head(settings, catalog, embedding.vectors, stages.head) for embedding in embeddings]
+    summaries = [_head_summary(store, head) for head in heads if head]
+    if not summaries:
         raise BadConfig(f"no category, attribute or label of {source} is frequent enough to train a head on")
-    return HeadsSummary(heads=heads, seconds=clock.total())
+    return HeadsSummary(heads=summaries, seconds=clock.total())
 
 
-def _head_summary(store: Store, outcome: Fitted) -> HeadSummary:
-    head = Head.open(store, outcome.ref)
+def _head_summary(store: Store, fitted: Fitted) -> HeadSummary:
+    head = Head.open(store, fitted.ref)
     return HeadSummary(
         head=head.fingerprint,
         variant=str(head.variant),
-        trained=outcome.trained,
+        trained=fitted.trained,
         metrics=head.metrics,
         epochs=len(head.history),
     )

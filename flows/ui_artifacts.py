@@ -1,4 +1,4 @@
-"""What a run shows in Prefect's UI beside its tasks: how far a stage is, what came out, and where the report is."""
+"""What a run shows in Prefect's UI beside its tasks: progress of a stage, tables of results, a link to the report."""
 
 from __future__ import annotations
 
@@ -23,58 +23,61 @@ from prefect.utilities.callables import get_call_parameters
 from flows.summary import RunSummary, slug
 from tasks.stage import title
 
-EVERY_S = 5.0  # between two updates of one artifact, however many shards there are
+UPDATE_EVERY_S = 5.0
 
 
 class Progress:
-    """The share of `total` steps that is done, as an artifact; of a single step there is nothing to show."""
+    """An artifact that shows the share of `total` steps that are done; none for a single step.
 
-    def __init__(self, what: str, total: int) -> None:
-        self._total, self._done, self._told = total, 0, time.monotonic()
+    It is updated every few seconds, however many steps there are.
+    """
+
+    def __init__(self, title: str, total: int) -> None:
+        self._total, self._n_done, self._updated_at = total, 0, time.monotonic()
         self._artifact: UUID | None = None
         if total > 1:
-            with _at_most_a_warning():
-                description = f"{what}: {total} shards"
-                self._artifact = cast(UUID, create_progress_artifact(0.0, f"progress-{slug(what)}", description))
+            with _warning_on_failure():
+                description = f"{title}: {total} shards"
+                self._artifact = cast(UUID, create_progress_artifact(0.0, f"progress-{slug(title)}", description))
 
     def advance(self) -> None:
-        """One step more is done."""
-        self._done += 1
+        """Count one more step as done."""
+        self._n_done += 1
         now = time.monotonic()
-        if self._artifact is not None and (self._done == self._total or now - self._told >= EVERY_S):
-            self._told = now
-            with _at_most_a_warning():
-                update_progress_artifact(self._artifact, 100 * self._done / self._total)
+        if self._artifact is not None and (self._n_done == self._total or now - self._updated_at >= UPDATE_EVERY_S):
+            self._updated_at = now
+            with _warning_on_failure():
+                update_progress_artifact(self._artifact, 100 * self._n_done / self._total)
 
 
 def shard_progress(work: Task[..., Any], calls: Sequence[tuple[Any, ...]]) -> Progress:
-    """The progress of a task over the shards it is called with."""
-    what = title(work.name, get_call_parameters(work.fn, calls[0], {})) if calls else work.name
-    return Progress(what, len(calls))
+    """Return the progress of a task over the shards that it is called with."""
+    name = title(work.name, get_call_parameters(work.fn, calls[0], {})) if calls else work.name
+    return Progress(name, len(calls))
 
 
 def show_run(name: str, run: RunSummary, description: str) -> None:
-    """Artifacts `NAME-summary` and, where a browser can reach it, `NAME-report`."""
+    """Show a run's tables as artifact `NAME-summary`, and its report as `NAME-report` if a browser can reach it."""
     show_table(f"{name}-summary", run.as_markdown(), description)
     show_report(name, run.link)
 
 
 def show_table(key: str, markdown: str, description: str) -> None:
-    """A text in Markdown as an artifact."""
-    with _at_most_a_warning():
+    """Show a text in Markdown as an artifact."""
+    with _warning_on_failure():
         create_markdown_artifact(markdown, key=key, description=description)
 
 
 def show_report(name: str, link: str) -> None:
-    """A link to a report as artifact `NAME-report`; none where the link is empty."""
+    """Show a link to a report as artifact `NAME-report`, unless it is empty."""
     if link:
-        with _at_most_a_warning():
+        with _warning_on_failure():
             create_link_artifact(link, "report", key=f"{name}-report", description="Everything that was measured")
 
 
 @contextmanager
-def _at_most_a_warning() -> Iterator[None]:
-    """A server that does not answer costs the artifact, not the run."""
+def _warning_on_failure() -> Iterator[None]:
+    """Log a warning when the server does not answer: the artifact is missing then, but the run continues."""
     try:
         yield
     except (httpx.HTTPError, PrefectException) as error:

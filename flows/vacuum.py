@@ -1,4 +1,4 @@
-"""The store swept of what no kept release needs."""
+"""Remove from the store what no kept release needs."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ def vacuum(settings: Settings, policy: Policy = POLICY, dry_run: bool = True) ->
 
     Args:
         settings: where the store is.
-        policy: which releases to keep, and how long to leave what was written lately.
-        dry_run: only say what would be removed.
+        policy: which releases to keep, and for how long to leave objects that were written recently.
+        dry_run: only report what would be removed.
     """
     swept = vacuum_store(settings, policy, dry_run)
     rows = [(name, ", ".join(value) if isinstance(value, tuple) else str(value)) for name, value in swept]

@@ -1,4 +1,4 @@
-"""What a comparison makes of one catalogue: masks, models, vectors and classes, each made once."""
+"""Make what the variants of a comparison need of one catalogue: masks, models, vectors and classes, each once."""
 
 from __future__ import annotations
 
@@ -31,27 +31,27 @@ R = TypeVar("R")
 
 
 def once(make: Callable[Concatenate[Workbench, P], R]) -> Callable[Concatenate[Workbench, P], R]:
-    """Keep what a method of a workbench made of the same (hashable) arguments before."""
+    """Cache the results of a workbench's method by its (hashable) arguments, for as long as the workbench lives."""
 
     @wraps(make)
-    def kept(self: Workbench, *args: P.args, **kwargs: P.kwargs) -> R:
+    def cached(self: Workbench, *args: P.args, **kwargs: P.kwargs) -> R:
         key = (make.__name__, *args)
-        if key not in self.made:
-            self.made[key] = make(self, *args, **kwargs)
-        return cast("R", self.made[key])
+        if key not in self.results:
+            self.results[key] = make(self, *args, **kwargs)
+        return cast("R", self.results[key])
 
-    return cast("Callable[Concatenate[Workbench, P], R]", kept)
+    return cast("Callable[Concatenate[Workbench, P], R]", cached)
 
 
 class Workbench:
-    """Makes what the variants of `config` need of one catalogue; what the store has already is only found.
+    """Makes what the variants of `config` need of one catalogue, or finds it in the store.
 
-    `masking` holds the segmenter and its masks, where a variant needs them. `n_embedded` counts embedded pictures.
+    `masking` holds the segmenter and its masks, if a variant needs them. `n_embedded` counts embedded pictures.
     """
 
     def __init__(self, settings: Settings, catalog: Ref, config: ComparisonConfig, masking: Masking) -> None:
         self.settings, self.catalog, self.config, self.masking = settings, catalog, config, masking
-        self.made: dict[tuple[object, ...], Any] = {}
+        self.results: dict[tuple[object, ...], Any] = {}
         self.n_embedded = 0
 
     def prepare_published(self) -> None:
@@ -65,24 +65,25 @@ class Workbench:
             self.detector()
 
     def networks(self, variant: VariantConfig) -> tuple[Ref, ...]:
-        """Every network that a query of a variant goes through."""
+        """Return every network that a query of a variant goes through."""
         segmenter, view = self.masking.segmenter, variant.background
-        by_masks = segmenter.ref if segmenter and self.config.needs_masks(view) else None
-        shown_by = self.detector() if view == "crop" and not by_masks else by_masks
-        return tuple(ref for ref in (self.backbone(variant), shown_by, self.classifier(variant)) if ref)
+        mask_network = segmenter.ref if segmenter and self.config.needs_masks(view) else None
+        if view == "crop" and not mask_network:
+            mask_network = self.detector()
+        return tuple(ref for ref in (self.backbone(variant), mask_network, self.classifier(variant)) if ref)
 
     @once
     def ms_per_picture(self, network: Ref) -> float:
-        """The time that a network takes for a picture."""
+        """Return the milliseconds that a network takes for a picture."""
         return time_network(self.settings, self.catalog, network, self.config)
 
     @once
     def detector(self) -> Ref:
-        """The detector that crops, where it is not the segmenter's masks that do."""
+        """Return the detector, for pictures that are not cropped by the segmenter's masks."""
         return prepare_detector(self.settings, self.config.crop)
 
     def masks(self, view: View) -> Ref | None:
-        """What pictures are shown by in a view: None for raw ones. Raises `BadConfig` without a segmenter."""
+        """Return the masks of a view, None for raw pictures. Raises `BadConfig` without a segmenter."""
         if view == "raw":
             return None
         masks = self.masking.masks if self.config.needs_masks(view) else self._detected()
@@ -97,12 +98,12 @@ class Workbench:
 
     @once
     def model(self, name: str) -> Fitted:
-        """The trained backbone of a model, after those it needs."""
+        """Return the trained backbone of a model, training those that it starts or learns from first."""
         config = self.config.models[name]
         if start := model_of(config.weights):
             config = config.model_copy(update={"weights": _artifact(self.model(start))})
         teacher = self.config.teachers.get(name)
-        taught = self.vectors(self.config.variant(teacher)) if teacher else self._named_teacher(config)
+        teacher_vectors = self.vectors(self.config.variant(teacher)) if teacher else self._named_teacher(config)
         return train_backbone(
             self.settings,
             self.catalog,
@@ -111,7 +112,7 @@ class Workbench:
             name,
             self.config.ingest,
             self.config.crop.margin,
-            taught,
+            teacher_vectors,
         )
 
     def _named_teacher(self, config: AnyTraining) -> Ref | None:
@@ -119,7 +120,7 @@ class Workbench:
         return find_teacher(store, config.teacher).ref if isinstance(config, DistillTraining) else None
 
     def backbone(self, variant: VariantConfig) -> Ref:
-        """The backbone of a variant, exported and ready to embed."""
+        """Return the backbone of a variant, exported and ready to embed."""
         return self._prepared(self._embed_config(variant))
 
     @once
@@ -127,11 +128,11 @@ class Workbench:
         return prepare_backbone(self.settings, self.catalog, config, self.config.ingest)
 
     def embedded(self, variant: VariantConfig) -> Ref:
-        """The vectors that the backbone of a variant makes of the catalogue's pictures."""
+        """Return the vectors of the catalogue's pictures by the backbone of a variant."""
         return self._embedded(self._embed_config(variant))
 
     def vectors(self, variant: VariantConfig) -> Ref:
-        """The vectors of a variant: embedded, then boosted and reduced where it says so. Raises `BadConfig`."""
+        """Return the vectors of a variant: embedded, then boosted and reduced if it says so. Raises `BadConfig`."""
         vectors = self.embedded(variant)
         if variant.boosted:
             vectors = self._boosted(vectors)
@@ -141,7 +142,7 @@ class Workbench:
     def _embedded(self, config: EmbedConfig) -> Ref:
         backbone, stages = self._prepared(config), stages_of(self.config, config)
         masks = self.masks(cast("View", config.background))
-        (embedding,) = embed_pictures(self.settings, self.catalog, backbone, masks, stages).values()
+        (embedding,) = embed_pictures(self.settings, self.catalog, backbone, masks, stages)
         self.n_embedded += embedding.n_embedded
         for reject in embedding.rejects:
             get_run_logger().warning("%s is not compared: %s", reject.item_id, reject.reason)
@@ -158,19 +159,19 @@ class Workbench:
     def _reduced(self, vectors: Ref, dim: int) -> Ref:
         width = VectorSet.open(self.settings.open_store(), vectors).dim
         if dim > width:
-            raise BadConfig(f"{dim} dimensions are asked of vectors that have {width}; lower the variant's dim")
-        # A PCA for each width: one for all would be another, and so another teacher, whenever a variant is added.
+            raise BadConfig(f"the vectors have {width} dimensions, but a variant's dim is {dim}; lower it")
+        # A PCA for each dim: one for all would change, and with it a teacher's vectors, whenever a variant is added.
         config = self.config.reduce.model_copy(update={"dims": (dim,)})
         reducer = fit_reducer(self.settings, self.catalog, vectors, config)
         (reduced,) = apply_reducer(self.settings, vectors, reducer.ref, config)
         return reduced
 
     def classifier(self, variant: VariantConfig) -> Ref | None:
-        """The classifier of a variant in mode classified, None of the others."""
+        """Return the classifier of a variant in mode classified, None for other modes."""
         return self._prepared_classifier(self._classify_config(variant)) if variant.classifier else None
 
     def classes(self, variant: VariantConfig) -> Ref | None:
-        """The classes that the classifier of a variant gives the catalogue's pictures, None without a classifier."""
+        """Return the classes of the catalogue's pictures by a variant's classifier, None without a classifier."""
         return self._classified(self._classify_config(variant)) if variant.classifier else None
 
     @once
@@ -196,19 +197,19 @@ class Workbench:
 
     def _classify_config(self, variant: VariantConfig) -> ClassifyConfig:
         model, weights = model_of(variant.classifier_weights), variant.classifier_weights
-        brings_size = model or weights.startswith("artifact:") or not get_card(variant.classifier).resizable
+        has_own_size = model or weights.startswith("artifact:") or not get_card(variant.classifier).resizable
         return self.config.classify.model_copy(
             update={
                 "enabled": True,
                 "backbone": variant.classifier,
                 "weights": _artifact(self.model(model)) if model else weights,
-                "size_px": 0 if brings_size else self.config.classify.size_px,
+                "size_px": 0 if has_own_size else self.config.classify.size_px,
             }
         )
 
 
 def stages_of(config: ComparisonConfig, embed: EmbedConfig) -> NightlyConfig:
-    """The stages of a night that one view of the pictures goes through."""
+    """Return the config of the stages up to the vectors of one view."""
     return NightlyConfig(ingest=config.ingest, mask=config.mask, crop=config.crop, embed=embed)
 
 

@@ -49,9 +49,9 @@ def embed_shard(
 
 
 @stage("seal vectors")
-def seal_vector_set(settings: Settings, catalog: Ref, plan: WorkPlan, backbone: Ref, variant: View) -> Ref:
+def seal_vector_set(settings: Settings, catalog: Ref, plan: WorkPlan, backbone: Ref, view: View) -> Ref:
     """Seal the vectors of one view of this catalogue's pictures as one set."""
-    return shards.seal_view_vectors(settings.open_store(), catalog, plan, backbone, variant).ref
+    return shards.seal_view_vectors(settings.open_store(), catalog, plan, backbone, view).ref
 
 
 @stage("late rejects")

@@ -1,4 +1,4 @@
-"""The decorator of every task, and the way of the core's log messages into the log of a run."""
+"""The decorator of every task: retries and names of runs; and what the core logs, forwarded to the log of the run."""
 
 from __future__ import annotations
 
@@ -20,20 +20,19 @@ from retrieval_core.errors import Transient
 P = ParamSpec("P")
 R = TypeVar("R")
 
-# Not Prefect's tags: for each of those every task run asks the server whether it is limited.
+# Not a tag of Prefect: for each tag a task run asks the server whether runs of it are limited.
 _RUNNING: ContextVar[str] = ContextVar("running stage", default="")
 
 
 def stage(name: str) -> Callable[[Callable[P, R]], Task[P, R]]:
-    """Make a function the Prefect task `name`: transient failures are retried three times, others never.
+    """Make a function the Prefect task `name`; transient failures are retried three times, others never.
 
-    Prefect's own cache stays off: whether work exists already is decided by the store, which can check what it holds.
-    A run of the task is called by its stage, its title and, of several shards, which: `embed: plan vectors`,
-    `embed masked 3/12`.
+    Prefect's own cache is off: the store decides whether results exist already, since it can check them. A run of the
+    task is named after its stage, its title and the number of its shard: `embed: plan vectors`, `embed masked 3/12`.
     """
 
     def run_name(parameters: dict[str, Any]) -> str:
-        return _called(name, parameters)
+        return _run_name(name, parameters)
 
     return task(
         name=name,
@@ -47,27 +46,27 @@ def stage(name: str) -> Callable[[Callable[P, R]], Task[P, R]]:
 
 @contextmanager
 def running_stage(name: str) -> Iterator[None]:
-    """The tasks called meanwhile are of this stage."""
-    before = _RUNNING.set(name)
+    """Name the runs of the tasks called within the block after this stage."""
+    token = _RUNNING.set(name)
     yield
-    _RUNNING.reset(before)
+    _RUNNING.reset(token)
 
 
-def _called(name: str, parameters: Mapping[str, Any]) -> str:
-    shard = parameters.get("shard")
-    which = f" {shard.number + 1}/{shard.n_shards}" if shard is not None else ""
-    called, running = f"{title(name, parameters)}{which}", _RUNNING.get()
-    return called if called.startswith(running) else f"{running}: {called}"
+def _run_name(name: str, parameters: Mapping[str, Any]) -> str:
+    shard, stage_name = parameters.get("shard"), _RUNNING.get()
+    number = f" {shard.number + 1}/{shard.n_shards}" if shard is not None else ""
+    run_name = f"{title(name, parameters)}{number}"
+    return run_name if run_name.startswith(stage_name) else f"{stage_name}: {run_name}"
 
 
 def title(name: str, parameters: Mapping[str, Any]) -> str:
-    """What a task does, for people: its name without the shard, and the view of the pictures where it is told one."""
-    view = parameters.get("view") or parameters.get("variant")
+    """Return what a task does, for people: its name without "shard", and the view of the pictures if it has one."""
+    view = parameters.get("view")
     return f"{name.removesuffix(' shard')} {view}" if isinstance(view, str) else name.removesuffix(" shard")
 
 
 def _is_transient(task: Task[..., Any], task_run: TaskRun, state: State[Any]) -> bool:
-    # raise_on_failure=False hands the exception back instead of raising it here.
+    # raise_on_failure=False returns the exception instead of raising it here.
     return isinstance(state.result(raise_on_failure=False), Transient)
 
 

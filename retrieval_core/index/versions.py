@@ -21,8 +21,9 @@ from retrieval_core.artifacts.fingerprints import STAGE_VERSIONS, reduced_family
 from retrieval_core.artifacts.growing_sets import indexable_items, sample_vectors
 from retrieval_core.artifacts.manifests import IndexSet, Ref, Release, Value, VectorSet, fingerprint
 from retrieval_core.artifacts.parts import describe_part, load_vectors
+from retrieval_core.artifacts.variants import Variant, parse_variant
 from retrieval_core.config import IndexConfig
-from retrieval_core.errors import ShardCorrupt
+from retrieval_core.errors import BadConfig, ShardCorrupt
 from retrieval_core.index.build import build_shard, train_template
 from retrieval_core.index.lookup import open_index, shard_folders
 from retrieval_core.index.plan import name_shard, rows_to_change, split_rows, template_key
@@ -168,6 +169,22 @@ def seal_index(store: Store, plan: IndexPlan, config: IndexConfig) -> IndexSet:
     measured = {"imbalance": imbalance(shard_folders(store, index)), "recall": tuned.recall}
     chosen = {"nprobe": tuned.nprobe, "rerank_depth": tuned.rerank_depth, "curve": tuned.curve}
     return index.model_copy(update=chosen | measured | {"when_new": plan.when_new or measured}).seal(store)
+
+
+def choose_variant(config: IndexConfig, available: Sequence[Variant], reads_text: bool) -> Variant:
+    """Return the variant to publish; `auto` takes boosted vectors, unless the backbone also reads text.
+
+    A head is trained on pictures only, so boosted vectors of texts would not be near those of the pictures they
+    describe. Raises `BadConfig` when the run has not made the variant that the config names.
+    """
+    if config.variant != "auto":
+        variant = parse_variant(config.variant)
+        if variant not in available:
+            names = ", ".join(str(variant) for variant in available)
+            raise BadConfig(f"index.variant {config.variant} was not made; this run made {names}")
+        return variant
+    boosted = [variant for variant in available if variant.boosted]
+    return available[0] if reads_text or not boosted else boosted[0]
 
 
 def quantizer_serves(current: IndexSet, config: IndexConfig) -> bool:

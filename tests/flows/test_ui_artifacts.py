@@ -74,7 +74,7 @@ def test_a_stage_names_its_shards_and_shows_its_progress(caplog: pytest.LogCaptu
 
 def test_a_task_is_titled_by_what_it_does() -> None:
     assert title("embed shard", {"view": "masked"}) == "embed masked"
-    assert title("seal vectors", {"variant": "crop"}) == "seal vectors crop"
+    assert title("seal vectors", {"view": "crop"}) == "seal vectors crop"
     assert title("publish", {"view": None}) == "publish"
 
 
