@@ -1,21 +1,29 @@
-"""Pages as a reader meets them, and published indexes of a few rows."""
+"""Pages as a reader meets them, indexes of a few rows, and runs without pictures."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from html.parser import HTMLParser
 from pathlib import Path
+from typing import NamedTuple
 
 import faiss
 import numpy as np
 import polars as pl
 import pytest
 
+from retrieval_core.artifacts.manifests import MANIFEST, Fitted, IndexSet, Ref, Release
 from retrieval_core.config import EvaluateConfig
+from retrieval_core.evaluate.analysis.analyse import Analysis, analyse
 from retrieval_core.evaluate.measure.indexed_rows import IndexedItems
+from retrieval_core.evaluate.measure.measure import Measured, measure
 from retrieval_core.evaluate.measure.protocol import choose_protocol
 from retrieval_core.evaluate.measure.search_setup import SearchSetup
+from retrieval_core.evaluate.run_outputs import CatalogFacts, RunOutputs
 from retrieval_core.index.build import build_shard
 from retrieval_core.index.lookup import ShardedIndex
 from retrieval_core.index.recipes import new_index, shard_of
+from retrieval_core.settings import Settings
+from retrieval_core.store.base import Store
+from tests.core.sealed_runs import CONFIG, SealedRuns
 
 VOID = {"meta", "img", "br", "link", "input", "hr"}
 
@@ -144,3 +152,59 @@ def index_items(tmp_path: Path) -> Callable[..., IndexedItems]:
         return IndexedItems(items, index, family)
 
     return make
+
+
+@pytest.fixture
+def outputs_of(local_store):
+    """`outputs_of(release)` are the outputs of the run that made a release, from before the release was sealed."""
+
+    def make(release: Release, **more) -> RunOutputs:
+        n = release.counts["rows"]
+        candidates = IndexSet.open(local_store, release.index).parents["candidates"]
+        manifest = next(key for key in local_store.list("vectors/") if key.endswith(f"/{candidates}/{MANIFEST}"))
+        values = {
+            "source": "folder:x",
+            "catalog": release.catalog,
+            "catalog_facts": CatalogFacts(
+                source="folder:x", rows=n, added=n, changed=0, removed=0, unchanged=0, indexed=n, quarantined=0
+            ),
+            "backbone": release.backbone,
+            "segmenter": Fitted(ref=release.segmenter, trained=False) if release.segmenter else None,
+            "detector": None,
+            "masks": None,
+            "classifier": None,
+            "classes": None,
+            "heads": tuple(Fitted(ref=ref, trained=False) for ref in release.heads),
+            "reducer": Fitted(ref=release.reducer, trained=False),
+            "variants": (release.vectors,),
+            "vectors": release.vectors,
+            "candidates": Ref(kind="VectorSet", key=manifest.removesuffix(f"/{MANIFEST}")),
+            "index": release.index,
+            "n_shards_built": 2,
+            "rejects": (),
+            "seconds": {"ingest": 1.0, "embed": 30.0},
+            "n_pictures": {"embed": 60},
+        }
+        return RunOutputs(**(values | more))
+
+    return make
+
+
+class Analysed(NamedTuple):
+    """What a run left behind by the time its report is written."""
+
+    outputs: RunOutputs
+    measured: Measured
+    analysis: Analysis
+
+
+@pytest.fixture
+def analyse_run(local_store: Store, outputs_of) -> Callable[..., Analysed]:
+    """`analyse_run(names, against)` seals a release of these items, and measures and analyses its run."""
+
+    def run(names: Iterable[str], against: str | None = None) -> Analysed:
+        outputs = outputs_of(SealedRuns(local_store).seal(names))
+        measured = measure(local_store, outputs, CONFIG, Settings.load(store=local_store.url, threads=1))
+        return Analysed(outputs, measured, analyse(local_store, outputs, measured, CONFIG, against))
+
+    return run

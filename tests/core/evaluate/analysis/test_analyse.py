@@ -3,57 +3,42 @@
 import io
 
 import polars as pl
-import pytest
 
-from retrieval_core.evaluate.analysis.analyse import Analysis, analyse, tables
-from retrieval_core.evaluate.measure.measure import Measured, measure
-from retrieval_core.settings import Settings
-from tests.core.sealed_runs import CONFIG, SealedRuns
+from retrieval_core.evaluate.analysis.analyse import tables
+from tests.core.sealed_runs import SealedRuns
 
 NAMES = ["a", "b", "c", "d", "e", "f"]
 
 
-@pytest.fixture
-def run(store, outputs_of):
-    """`run(names, against)` publishes a release of these items, measures its run and analyses it."""
-
-    def make(names, against=None) -> tuple[Measured, Analysis]:
-        outputs = outputs_of(SealedRuns(store).seal(names))
-        measured = measure(store, outputs, CONFIG, Settings.load(store=store.url, threads=1))
-        return measured, analyse(store, outputs, measured, CONFIG, against)
-
-    return make
-
-
-def test_a_first_run_is_analysed_without_a_comparison(run):
-    _, analysis = run(NAMES)
+def test_a_first_run_is_analysed_without_a_comparison(analyse_run):
+    analysis = analyse_run(NAMES).analysis
     assert (analysis.against, analysis.diff, analysis.churn) == (None, None, None)
     assert "no release" in analysis.drift.incomparable
     assert len(analysis.map.points) == len(NAMES)
     assert analysis.duplicates.facts.n_asked == analysis.hygiene.facts.n_asked == len(NAMES)
 
 
-def test_a_second_run_is_compared_with_the_release_before(store, run):
-    before = SealedRuns(store).seal(NAMES[:4])
-    _, analysis = run(NAMES, before.fingerprint)
+def test_a_second_run_is_compared_with_the_release_before(local_store, analyse_run):
+    before = SealedRuns(local_store).seal(NAMES[:4])
+    analysis = analyse_run(NAMES, before.fingerprint).analysis
     assert analysis.against == before
     assert analysis.diff.facts.counts == {"added": 2, "changed": 0, "removed": 0}
     assert analysis.churn.n_shared == 4
     assert analysis.drift.incomparable == ""
 
 
-def test_a_release_whose_parts_were_removed_is_named_but_not_compared(store, run):
-    before = SealedRuns(store).seal(NAMES[:4])
-    store.delete(f"{before.index.key}/manifest.json")
-    store.delete(f"{before.catalog.key}/manifest.json")
-    _, analysis = run(NAMES, before.fingerprint)
+def test_a_release_whose_parts_were_removed_is_named_but_not_compared(local_store, analyse_run):
+    before = SealedRuns(local_store).seal(NAMES[:4])
+    local_store.delete(f"{before.index.key}/manifest.json")
+    local_store.delete(f"{before.catalog.key}/manifest.json")
+    analysis = analyse_run(NAMES, before.fingerprint).analysis
     assert analysis.against == before
     assert (analysis.diff, analysis.churn) == (None, None)
     assert "no release" in analysis.drift.incomparable
 
 
-def test_the_tables_hold_every_metric_and_the_fix_list(run):
-    measured, analysis = run(NAMES)
+def test_the_tables_hold_every_metric_and_the_fix_list(analyse_run):
+    _, measured, analysis = analyse_run(NAMES)
     files = tables(measured, analysis)
     assert set(files) == {
         "metrics.parquet", "queries.parquet", "categories.parquet",

@@ -8,11 +8,11 @@ from retrieval_core.evaluate.analysis.release_diff import diff_production
 from tests.core.sealed_runs import CONFIG, SealedRuns, fake_fingerprint
 
 
-def test_added_removed_and_changed_items_are_named(store, outputs_of):
-    runs = SealedRuns(store)
+def test_added_removed_and_changed_items_are_named(local_store, outputs_of):
+    runs = SealedRuns(local_store)
     before = runs.seal(["a", "b", "c"])
     after = runs.seal(["a", "b@2", "d"])
-    diff = diff_production(store, before, outputs_of(after), CONFIG)
+    diff = diff_production(local_store, before, outputs_of(after), CONFIG)
     assert diff.facts.counts == {"added": 1, "changed": 1, "removed": 1}
     assert [(change.what, change.item_id, change.differs) for change in diff.facts.named] == [
         ("added", "d", ()),
@@ -23,22 +23,22 @@ def test_added_removed_and_changed_items_are_named(store, outputs_of):
     assert (diff.facts.models, diff.facts.config) == ((), ())
 
 
-def test_many_changes_are_counted_and_a_few_named_the_same_every_time(store, outputs_of):
-    runs = SealedRuns(store)
+def test_many_changes_are_counted_and_a_few_named_the_same_every_time(local_store, outputs_of):
+    runs = SealedRuns(local_store)
     before = runs.seal(["a"])
     after = runs.seal(["a", *(f"new-{i:02}" for i in range(40))])
-    first, again = (diff_production(store, before, outputs_of(after), CONFIG).facts for _ in range(2))
+    first, again = (diff_production(local_store, before, outputs_of(after), CONFIG).facts for _ in range(2))
     assert first.counts["added"] == 40
     assert len(first.named) == 8
     assert first == again
     assert [change.item_id for change in first.named] != [f"new-{i:02}" for i in range(8)]
 
 
-def test_models_and_config_that_changed_are_listed_with_both_values(store, outputs_of):
-    runs = SealedRuns(store)
+def test_models_and_config_that_changed_are_listed_with_both_values(local_store, outputs_of):
+    runs = SealedRuns(local_store)
     before, after = runs.seal(["a"]), runs.seal(["a"], backbone="c")
     config = CONFIG.model_copy(update={"head": HeadConfig(max_epochs=1)})
-    facts = diff_production(store, before, outputs_of(after, segmenter=None), config).facts
+    facts = diff_production(local_store, before, outputs_of(after, segmenter=None), config).facts
     changes = {change.role: (change.before, change.now) for change in facts.models}
     assert changes["backbone"] == (fake_fingerprint("b"), fake_fingerprint("c"))
     assert changes["segmenter"] == (fake_fingerprint("segmenter"), "")
@@ -47,19 +47,19 @@ def test_models_and_config_that_changed_are_listed_with_both_values(store, outpu
     assert [(change.key, change.before, change.now) for change in facts.config] == [("head.max_epochs", "60", "1")]
 
 
-def test_a_key_that_the_older_release_did_not_have_is_no_value(store, outputs_of):
-    before = SealedRuns(store).seal(["a"])
+def test_a_key_that_the_older_release_did_not_have_is_no_value(local_store, outputs_of):
+    before = SealedRuns(local_store).seal(["a"])
     evaluate = {key: value for key, value in before.config["evaluate"].items() if key != "queries"}
     older = before.model_copy(update={"config": before.config | {"evaluate": evaluate}})
-    facts = diff_production(store, older, outputs_of(before), NightlyConfig.model_validate(before.config)).facts
+    facts = diff_production(local_store, older, outputs_of(before), NightlyConfig.model_validate(before.config)).facts
     assert [(change.key, change.before, change.now) for change in facts.config] == [
         ("evaluate.queries", "", str(EvaluateConfig().queries))
     ]
 
 
-def test_a_removed_catalogue_is_not_found(store, outputs_of):
-    runs = SealedRuns(store)
+def test_a_removed_catalogue_is_not_found(local_store, outputs_of):
+    runs = SealedRuns(local_store)
     before = runs.seal(["a"])
     removed = before.model_copy(update={"catalog": before.catalog.model_copy(update={"key": "catalogs/none"})})
     with pytest.raises(NotFound):
-        diff_production(store, removed, outputs_of(before), CONFIG)
+        diff_production(local_store, removed, outputs_of(before), CONFIG)

@@ -5,8 +5,8 @@ from retrieval_core.evaluate.analysis.stage_costs import collect_costs
 from tests.core.sealed_runs import SealedRuns
 
 
-def test_costs_are_compared_with_the_run_before_as_far_as_it_is_known(store, outputs_of):
-    release = SealedRuns(store).seal(["a", "b"])
+def test_costs_are_compared_with_the_run_before_as_far_as_it_is_known(local_store, outputs_of):
+    release = SealedRuns(local_store).seal(["a", "b"])
     last = PastRun(
         ended="2026-11-20T03:10:00+00:00",
         release="gone",
@@ -14,7 +14,7 @@ def test_costs_are_compared_with_the_run_before_as_far_as_it_is_known(store, out
         seconds={"embed": 10.0, "total": 12.0},
         embedded=5,
     )
-    costs = collect_costs(store, outputs_of(release), [last])
+    costs = collect_costs(local_store, outputs_of(release), [last])
     stages = {stage.stage: stage for stage in costs.stages}
     assert "total" not in stages
     assert (stages["embed"].seconds, stages["embed"].seconds_before, stages["embed"].n_pictures) == (30.0, 10.0, 60)
@@ -25,8 +25,8 @@ def test_costs_are_compared_with_the_run_before_as_far_as_it_is_known(store, out
     assert (embedding.what, embedding.predicted, embedding.happened) == ("embedding 60 pictures", 120.0, 30.0)
 
 
-def test_a_first_run_has_costs_and_no_earlier_ones(store, outputs_of):
-    costs = collect_costs(store, outputs_of(SealedRuns(store).seal(["a"])), [])
+def test_a_first_run_has_costs_and_no_earlier_ones(local_store, outputs_of):
+    costs = collect_costs(local_store, outputs_of(SealedRuns(local_store).seal(["a"])), [])
     assert costs.before == ""
     assert all(stage.seconds_before is None and stage.n_bytes_before is None for stage in costs.stages)
     assert not [prediction for prediction in costs.predictions if prediction.unit == "s"]

@@ -12,7 +12,6 @@ from retrieval_core.evaluate.measure.measure import VariantFacts
 from retrieval_core.evaluate.report.formatting import MINUS, number
 from retrieval_core.evaluate.report.render import render
 from retrieval_core.evaluate.report.schema import QueryGrid, ReportFacts, TrainingFacts
-from retrieval_core.evaluate.report.tables import trend
 from retrieval_core.evaluate.thumbnails import Thumbnail
 from retrieval_core.metrics.registry import definitions
 from tests.core.evaluate.report.sample_facts import ATTACK, FILTERED, change, duplicate, full, minimal, picture
@@ -322,14 +321,6 @@ def test_figures_that_are_no_numbers_are_a_dash(read_page):
     assert "nan" not in read_page(render(full(training=(broken,)))).text
 
 
-@pytest.mark.parametrize(
-    ("low", "high", "expected"), [(0.01, 0.02, "better"), (-0.02, -0.01, "worse"), (-0.01, 0.01, "same"), (None, 1, "")]
-)
-def test_a_change_within_its_interval_is_no_change(low, high, expected):
-    assert trend(change(low=low, high=high)) == expected
-
-
 def test_a_certain_change_too_small_to_show_is_not_called_better(read_page):
     moved = change(low=0.0001, high=0.0004).model_copy(update={"difference": 0.0003})
-    assert trend(moved) == "tiny"
     assert "negligible" in read_page(render(full(changes=(moved,)))).text
