@@ -24,9 +24,12 @@ Commands: TypeAlias = "argparse._SubParsersAction[argparse.ArgumentParser]"
 def add_command(
     commands: Commands, name: str, command: Command, text: str, *options: argparse.ArgumentParser
 ) -> argparse.ArgumentParser:
-    """Add a command with groups of `options`; `text` is its help."""
+    """Add a command with groups of `options`; `text` is its help.
+
+    `extra` among its arguments names the optional dependencies that it needs, `run` unless the command sets another.
+    """
     parser = commands.add_parser(name, help=text, description=text, parents=options)
-    parser.set_defaults(command=command)
+    parser.set_defaults(command=command, extra="run")
     return parser
 
 

@@ -13,9 +13,10 @@ from collections.abc import Sequence
 
 from deployments.cli import compare, maintenance, report, run, search, train
 from deployments.cli.terminal import print_error
-from retrieval_core.errors import VitrineError
+from retrieval_core.errors import BadConfig, VitrineError
 
 GROUPS = (run, compare, train, search, report, maintenance)  # in the order of `vitrine --help`
+PACKAGES = ("deployments", "flows", "tasks", "retrieval_core")
 # No telemetry leaves the machine. Prefect's server gets the time that it needs on a fresh machine or after a restart.
 ENVIRONMENT = {
     "DO_NOT_TRACK": "1",
@@ -38,6 +39,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         return int(arguments.command(arguments))
     except VitrineError as error:
         return print_error(error)
+    except ModuleNotFoundError as error:
+        if (error.name or "").partition(".")[0] in PACKAGES:
+            raise
+        need = f"this command needs {error.name}, which is not installed"
+        return print_error(BadConfig(f"{need}: pip install 'vitrine[{arguments.extra}]'"))
     except KeyboardInterrupt:
         print("vitrine: interrupted; run the same command again to resume", file=sys.stderr)
         return 1

@@ -32,7 +32,9 @@ def add_commands(commands: Commands) -> None:
     search.add_argument("--mode", choices=("nearest", "classified"), default="nearest", help=text)
     search.add_argument("-k", type=int, default=10, help="number of hits")
     search.add_argument("--release", default="production", help="the name of a release; default: production")
+    search.set_defaults(extra="train")
     app = add_command(commands, "app", _app, "serve a search page for the browser, and a JSON API", STORE)
+    app.set_defaults(extra="serve")
     app.add_argument("--host", default="127.0.0.1", help="the address to listen on; there is no login")
     app.add_argument("--port", type=int, default=7860, help="the port to listen on")
 
@@ -62,10 +64,8 @@ def _search(arguments: argparse.Namespace) -> int:
 
 
 def _app(arguments: argparse.Namespace) -> int:
-    try:
-        from deployments.serve.app import serve
-    except ModuleNotFoundError as error:
-        raise BadConfig(f"the app needs {error.name}: pip install 'vitrine[serve]'") from error
+    from deployments.serve.app import serve
+
     logging.basicConfig(level=logging.WARNING, format="vitrine: %(message)s")
     logging.getLogger("vitrine").setLevel(logging.INFO)
     settings = open_settings(arguments)

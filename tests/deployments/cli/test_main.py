@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import shlex
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -11,11 +14,12 @@ import pytest
 from deployments.cli.main import build_parser, main
 from retrieval_core.images import thumbnail
 
+ROOT = Path(__file__).parents[3]
 TRAIN = ["train", "backbone", "--source=folder:photos", "--store=s"]
 
 
 def test_the_commands_of_the_readme_are_understood() -> None:
-    readme = (Path(__file__).parents[3] / "README.md").read_text()
+    readme = (ROOT / "README.md").read_text()
     commands = [line.partition("#")[0] for line in readme.splitlines() if line.startswith("vitrine ")]
     assert len(commands) >= 3
     for command in commands:
@@ -78,3 +82,24 @@ def test_an_unknown_command_is_wrong_usage(capsys: pytest.CaptureFixture[str]) -
         main(["publish-everything"])
     assert raised.value.code == 2
     assert "invalid choice" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("library", "command", "extra"),
+    [
+        ("prefect", ["run", "--source=folder:photos", "--store=s"], "run"),
+        ("gradio", ["app", "--store=s"], "serve"),
+        ("polars", ["search", "--store=s", "--item=a"], "train"),
+    ],
+)
+def test_a_library_that_is_not_installed_is_named_with_what_installs_it(
+    library: str, command: list[str], extra: str, tmp_path: Path
+) -> None:
+    code = (
+        f"import sys; sys.modules[{library!r}] = None; from deployments.cli.main import main; sys.exit(main({command}))"
+    )
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    result = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, env=environment, capture_output=True, text=True)
+    assert (result.returncode, result.stdout) == (2, "")
+    need = f"vitrine: this command needs {library}, which is not installed: pip install 'vitrine[{extra}]'\n"
+    assert result.stderr == need
