@@ -10,7 +10,7 @@ import polars as pl
 from retrieval_core.arrays import Int64
 from retrieval_core.errors import DimensionMismatch
 from retrieval_core.metrics.registry import METRICS, Retrieval, parse_metric
-from retrieval_core.metrics.relevance import MAX_CUTOFF, Judgements, Truth, find_truth
+from retrieval_core.metrics.relevance import MAX_CUTOFF, Truth
 
 
 class Scores(NamedTuple):
@@ -23,11 +23,6 @@ class Scores(NamedTuple):
 
     per_query: pl.DataFrame
     summary: dict[str, float]
-
-
-def retrieval_metrics(positions: Int64, queries: Judgements, gallery: Judgements) -> Scores:
-    """Score one search. To score several against one gallery, find the truth once and call `score`."""
-    return score(positions, find_truth(queries, gallery))
 
 
 def score(positions: Int64, truth: Truth) -> Scores:

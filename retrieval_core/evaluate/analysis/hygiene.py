@@ -23,8 +23,7 @@ from retrieval_core.evaluate.analysis.mislabelled import (
     suspect_labels,
 )
 from retrieval_core.evaluate.measure.indexed_rows import sample_rows
-from retrieval_core.evaluate.measure.protocol import positions_in_gallery
-from retrieval_core.evaluate.measure.search_setup import SearchSetup
+from retrieval_core.evaluate.measure.setup import SearchSetup, positions_in_gallery
 
 ProblemKind = Literal["category", "label", "near_duplicate", "orphan"]
 

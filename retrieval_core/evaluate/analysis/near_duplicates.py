@@ -17,8 +17,7 @@ import polars as pl
 from retrieval_core.arrays import Int64
 from retrieval_core.artifacts.manifests import Value
 from retrieval_core.embed.extract import Picture, SquareLoader, in_batches
-from retrieval_core.evaluate.measure.protocol import positions_in_gallery
-from retrieval_core.evaluate.measure.search_setup import SearchSetup, hash_rows
+from retrieval_core.evaluate.measure.setup import SearchSetup, hash_rows, positions_in_gallery
 from retrieval_core.evaluate.thumbnails import Thumbnail, item_picture
 from retrieval_core.images import Preprocess
 from retrieval_core.metrics.picture_similarity import near_duplicates, thumbnails

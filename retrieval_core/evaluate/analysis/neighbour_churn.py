@@ -15,7 +15,7 @@ import polars as pl
 from retrieval_core.arrays import Bool, Float64, Int64
 from retrieval_core.artifacts.manifests import Value
 from retrieval_core.evaluate.measure.indexed_rows import IndexedItems, sample_rows
-from retrieval_core.evaluate.measure.search_setup import K, hash_rows
+from retrieval_core.evaluate.measure.setup import K, hash_rows
 from retrieval_core.metrics.significance import paired_bootstrap
 
 MAX_ASKED = 2_000

@@ -9,8 +9,7 @@ import polars as pl
 
 from retrieval_core.arrays import Float64, Int64
 from retrieval_core.artifacts.manifests import Value
-from retrieval_core.evaluate.measure.protocol import Protocol
-from retrieval_core.evaluate.measure.search_setup import hash_rows
+from retrieval_core.evaluate.measure.setup import Protocol, hash_rows
 from retrieval_core.metrics.registry import BY_CATEGORY, HEADLINES
 
 MIN_STUDENT = 30  # queries; the spread of fewer is too uncertain for Student's t

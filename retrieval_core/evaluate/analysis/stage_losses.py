@@ -14,9 +14,8 @@ import polars as pl
 
 from retrieval_core.arrays import Float64, Int64
 from retrieval_core.artifacts.manifests import Value
-from retrieval_core.evaluate.measure.chain import Link, Step
-from retrieval_core.evaluate.measure.protocol import gallery_depth, positions_in_gallery
-from retrieval_core.evaluate.measure.search_setup import K, SearchSetup
+from retrieval_core.evaluate.measure.exact_search import Link, Step
+from retrieval_core.evaluate.measure.setup import K, SearchSetup, gallery_depth, positions_in_gallery
 from retrieval_core.metrics.registry import HEADLINES
 from retrieval_core.metrics.retrieval import score
 from retrieval_core.metrics.significance import bootstrap_intervals, holm, permutation_p_less

@@ -16,8 +16,8 @@ from retrieval_core.artifacts.parts import load_classes, load_vectors
 from retrieval_core.config import EvaluateConfig
 from retrieval_core.errors import BadConfig
 from retrieval_core.evaluate.compare.config import VariantConfig
-from retrieval_core.evaluate.measure.classified import classified_topk
-from retrieval_core.evaluate.measure.protocol import Protocol, choose_protocol
+from retrieval_core.evaluate.measure.exact_search import classified_topk
+from retrieval_core.evaluate.measure.setup import Protocol, choose_protocol
 from retrieval_core.metrics.exact_knn import exact_topk
 from retrieval_core.metrics.registry import is_measured_by
 from retrieval_core.metrics.relevance import MAX_CUTOFF

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 
 from retrieval_core.evaluate.compare.measure import ComparisonResults
 from retrieval_core.evaluate.compare.paired import PairedTest, n_pairs, paired_tests, per_query
-from retrieval_core.evaluate.measure.protocol import Protocol
+from retrieval_core.evaluate.measure.setup import Protocol
 from retrieval_core.metrics.registry import parse_metric
 
 

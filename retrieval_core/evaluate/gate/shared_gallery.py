@@ -17,8 +17,7 @@ from retrieval_core.artifacts.manifests import IndexSet, Ref, Release, VectorSet
 from retrieval_core.artifacts.parts import load_vectors
 from retrieval_core.errors import NotFound
 from retrieval_core.evaluate.measure.indexed_rows import IndexedItems, open_indexed
-from retrieval_core.evaluate.measure.protocol import gallery_depth, positions_in_gallery
-from retrieval_core.evaluate.measure.search_setup import K, SearchSetup
+from retrieval_core.evaluate.measure.setup import K, SearchSetup, gallery_depth, positions_in_gallery
 from retrieval_core.index.lookup import ShardedIndex
 from retrieval_core.metrics.relevance import Truth, find_truth
 from retrieval_core.metrics.retrieval import score

@@ -11,7 +11,7 @@ import polars as pl
 
 from retrieval_core.arrays import Float32, Int64
 from retrieval_core.artifacts.manifests import Value
-from retrieval_core.evaluate.measure.search_setup import K, SearchSetup, hash_rows, single_query_ms
+from retrieval_core.evaluate.measure.setup import K, SearchSetup, hash_rows, single_query_ms
 from retrieval_core.metrics.exact_knn import exact_topk
 from retrieval_core.metrics.ranking import ann_recall
 

@@ -10,8 +10,7 @@ import numpy as np
 
 from retrieval_core.arrays import Float32, Float64, Int64
 from retrieval_core.artifacts.manifests import TunePoint
-from retrieval_core.evaluate.measure.protocol import gallery_depth, positions_in_gallery
-from retrieval_core.evaluate.measure.search_setup import K, SearchSetup, single_query_ms
+from retrieval_core.evaluate.measure.setup import K, SearchSetup, gallery_depth, positions_in_gallery, single_query_ms
 from retrieval_core.metrics.exact_knn import exact_topk
 from retrieval_core.metrics.ranking import ann_recall
 from retrieval_core.metrics.retrieval import Scores, score

@@ -10,7 +10,7 @@ import polars as pl
 from retrieval_core.arrays import Float32, Int64
 from retrieval_core.artifacts.catalog_rows import load_items
 from retrieval_core.artifacts.manifests import IndexSet, Release
-from retrieval_core.evaluate.measure.search_setup import hash_rows
+from retrieval_core.evaluate.measure.setup import hash_rows
 from retrieval_core.index.lookup import ShardedIndex, open_index
 from retrieval_core.index.shard_files import positions_of
 from retrieval_core.index.topk import best_of

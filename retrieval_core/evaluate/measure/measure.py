@@ -14,25 +14,30 @@ from retrieval_core.artifacts.manifests import (
     Head,
     IndexSet,
     Ref,
+    Release,
     Segmenter,
     Value,
     VectorSet,
 )
 from retrieval_core.artifacts.parts import load_classes, load_vectors
 from retrieval_core.config import NightlyConfig
-from retrieval_core.evaluate.measure.chain import Link, chain_names
-from retrieval_core.evaluate.measure.classified import classified_topk
+from retrieval_core.evaluate.measure.exact_search import Link, chain_names, classified_topk, exact_scores
 from retrieval_core.evaluate.measure.filtered import FilterFacts, measure_filters
+from retrieval_core.evaluate.measure.golden_queries import GoldenFacts, read_golden, search_golden
 from retrieval_core.evaluate.measure.index_quality import CurvePoint, IndexQuality, measure_index, time_curve
 from retrieval_core.evaluate.measure.mask_quality import MaskFacts, measure_masks
-from retrieval_core.evaluate.measure.protocol import Protocol, choose_protocol
-from retrieval_core.evaluate.measure.search_setup import K, SearchSetup
-from retrieval_core.evaluate.measure.unlabelled import Unlabelled, measure_unlabelled
+from retrieval_core.evaluate.measure.setup import K, Protocol, SearchSetup, choose_protocol
+from retrieval_core.evaluate.measure.synthetic_queries import (
+    SyntheticFacts,
+    draw_items,
+    read_item_masks,
+    search_synthetic,
+)
 from retrieval_core.evaluate.run_outputs import RunOutputs
 from retrieval_core.index.lookup import open_index
-from retrieval_core.metrics.exact_knn import exact_topk
 from retrieval_core.metrics.registry import ANN_RECALL, MASK_FALLBACK_RATE, MASK_IOU, is_measured_by
 from retrieval_core.metrics.retrieval import Scores, random_baseline, score
+from retrieval_core.search.release import OpenRelease
 from retrieval_core.settings import Settings
 from retrieval_core.store.base import Store
 
@@ -158,10 +163,8 @@ def _head_metrics(head: Head, published: str | None) -> dict[str, float]:
 
 def _measure_variant(store: Store, ref: Ref, bench: SearchSetup, loaded: Float32 | None) -> tuple[VariantFacts, Scores]:
     """Measure one variant under exact search of the gallery; `loaded` are its vectors, if they are at hand."""
-    vector_set, protocol = VectorSet.open(store, ref), bench.protocol
-    vectors = _load(store, ref, bench.items) if loaded is None else loaded
-    _, positions = exact_topk(vectors[protocol.queries], vectors[protocol.gallery], K)
-    scores = score(positions, protocol.truth)
+    vector_set = VectorSet.open(store, ref)
+    scores = exact_scores(bench, _load(store, ref, bench.items) if loaded is None else loaded)
     return VariantFacts(name=str(vector_set.variant), dim=vector_set.dim, metrics=scores.summary), scores
 
 
@@ -178,3 +181,47 @@ def _measure_classified(store: Store, classes: Ref, bench: SearchSetup, top_clas
         metrics=score(positions, bench.protocol.truth).summary,
         note=f"in the {top_classes} likeliest classes" if top_classes > 1 else "in the likeliest class",
     )
+
+
+UNSEALED = "challenger"
+
+
+class Unlabelled(NamedTuple):
+    """Metrics by name, one row a golden query or drawn item (item_id and metrics), and the facts of the report."""
+
+    metrics: dict[str, float]
+    per_query: pl.DataFrame
+    golden: GoldenFacts
+    synthetic: SyntheticFacts
+
+
+def measure_unlabelled(
+    store: Store, night: RunOutputs, items: pl.DataFrame, config: NightlyConfig, settings: Settings
+) -> Unlabelled:
+    """Search the release that the run would publish as a user does, from a picture to its hits among `items`."""
+    release, max_pixels = open_challenger(store, night, config, settings), config.ingest.max_pixels
+    golden = search_golden(release, items, read_golden(config.evaluate.golden), max_pixels)
+    masks = read_item_masks(store, night.masks, draw_items(items, config.evaluate))
+    synthetic = search_synthetic(release, items, masks, config.evaluate, max_pixels)
+    return Unlabelled(
+        metrics=golden.metrics | synthetic.metrics,
+        per_query=pl.concat([golden.per_query, synthetic.per_query], how="diagonal"),
+        golden=golden.facts,
+        synthetic=synthetic.facts,
+    )
+
+
+def open_challenger(store: Store, night: RunOutputs, config: NightlyConfig, settings: Settings) -> OpenRelease:
+    """Open the release that this run would publish, which has no report yet. Raises `NotFound`, `ShardCorrupt`."""
+    release = Release.model_validate(
+        {
+            **night.release_refs(store),
+            "kind": "Release",
+            "fingerprint": UNSEALED,
+            "config": config.model_dump(mode="json"),
+            "report": Ref(kind="Report", key=f"reports/{UNSEALED}"),
+            "variant": VectorSet.open(store, night.vectors).full_variant(),
+            "gate": "held",
+        }
+    )
+    return OpenRelease(store, release, settings)

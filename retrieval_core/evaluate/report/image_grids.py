@@ -11,7 +11,7 @@ import numpy as np
 import polars as pl
 
 from retrieval_core.arrays import Bool, Float32, Int64
-from retrieval_core.evaluate.measure.protocol import Protocol
+from retrieval_core.evaluate.measure.setup import Protocol
 from retrieval_core.evaluate.report.schema import QueryGrid
 from retrieval_core.evaluate.thumbnails import Thumbnail, item_picture
 from retrieval_core.metrics.relevance import neighbour_iou, same_code

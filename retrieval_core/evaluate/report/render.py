@@ -17,7 +17,7 @@ from markupsafe import Markup
 from retrieval_core.evaluate.analysis.embedding_map import MAP_COLUMNS, map_cells
 from retrieval_core.evaluate.analysis.run_history import N_RUNS, n_held_in_a_row
 from retrieval_core.evaluate.analysis.stage_losses import search_loss
-from retrieval_core.evaluate.measure.search_setup import K
+from retrieval_core.evaluate.measure.setup import K
 from retrieval_core.evaluate.report import charts, tables
 from retrieval_core.evaluate.report.catalog_map import catalog_map, map_mark
 from retrieval_core.evaluate.report.curves import search_setting, training_charts, tuning_charts

@@ -15,8 +15,7 @@ from retrieval_core.config import EvaluateConfig
 from retrieval_core.evaluate.analysis.analyse import Analysis, analyse
 from retrieval_core.evaluate.measure.indexed_rows import IndexedItems
 from retrieval_core.evaluate.measure.measure import Measured, measure
-from retrieval_core.evaluate.measure.protocol import choose_protocol
-from retrieval_core.evaluate.measure.search_setup import SearchSetup
+from retrieval_core.evaluate.measure.setup import SearchSetup, choose_protocol
 from retrieval_core.evaluate.run_outputs import CatalogFacts, RunOutputs
 from retrieval_core.index.build import build_shard
 from retrieval_core.index.lookup import ShardedIndex

@@ -89,7 +89,7 @@ def test_no_queries_have_no_neighbours() -> None:
 
 
 def test_k_below_one_is_refused() -> None:
-    with pytest.raises(BadConfig, match="k is at least 1, got 0"):
+    with pytest.raises(BadConfig, match="expected k >= 1, got 0"):
         exact_topk(unit(1, 8, seed=0), unit(5, 8, seed=0), 0)
 
 

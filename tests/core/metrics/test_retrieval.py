@@ -20,9 +20,13 @@ from retrieval_core.metrics.exact_knn import exact_topk
 from retrieval_core.metrics.ranking import ann_recall, average_precision, graded_average_precision
 from retrieval_core.metrics.registry import definitions
 from retrieval_core.metrics.relevance import Judgements, find_truth
-from retrieval_core.metrics.retrieval import random_baseline, retrieval_metrics
+from retrieval_core.metrics.retrieval import Scores, random_baseline, score
 
 N_CODES = 4
+
+
+def retrieval_metrics(positions: np.ndarray, queries: Judgements, gallery: Judgements) -> Scores:
+    return score(positions, find_truth(queries, gallery))
 
 
 @st.composite

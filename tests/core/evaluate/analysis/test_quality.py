@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from retrieval_core.config import EvaluateConfig
 from retrieval_core.evaluate.analysis.quality import OTHERS, interval, measure_quality, rank_queries
-from retrieval_core.evaluate.measure.protocol import choose_protocol
+from retrieval_core.evaluate.measure.setup import choose_protocol
 
 
 @pytest.fixture

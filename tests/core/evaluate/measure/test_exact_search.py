@@ -3,7 +3,7 @@
 import pytest
 
 from retrieval_core.artifacts.variants import parse_representation, parse_variant
-from retrieval_core.evaluate.measure.chain import chain_names
+from retrieval_core.evaluate.measure.exact_search import chain_names
 
 
 @pytest.mark.parametrize(

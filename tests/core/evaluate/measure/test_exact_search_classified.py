@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from retrieval_core.errors import BadConfig, DimensionMismatch
-from retrieval_core.evaluate.measure.classified import classified_topk
+from retrieval_core.evaluate.measure.exact_search import classified_topk
 from retrieval_core.metrics.exact_knn import exact_topk
 
 UNIT = np.eye(4, dtype=np.float32)
@@ -78,5 +78,5 @@ def test_what_does_not_fit_is_refused() -> None:
         classified_topk(UNIT, UNIT, classes, classes, 2)
     with pytest.raises(DimensionMismatch, match="dimensions"):
         classified_topk(UNIT[:, :3], UNIT, classes, classes[:, 0], 2)
-    with pytest.raises(BadConfig, match="k is at least 1"):
+    with pytest.raises(BadConfig, match="expected k >= 1"):
         classified_topk(UNIT, UNIT, classes, classes[:, 0], 0)

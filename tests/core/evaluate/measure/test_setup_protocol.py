@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from retrieval_core.config import EvaluateConfig
-from retrieval_core.evaluate.measure.protocol import choose_protocol, gallery_depth, positions_in_gallery
+from retrieval_core.evaluate.measure.setup import choose_protocol, gallery_depth, positions_in_gallery
 
 SCHEMA = {
     "item_id": pl.String,
