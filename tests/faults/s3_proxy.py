@@ -1,4 +1,4 @@
-"""A proxy in front of an S3 server that does to its requests, on the wire, what networks and busy servers do."""
+"""A proxy in front of an S3 server that does to requests and answers what networks and busy servers do."""
 
 from __future__ import annotations
 
@@ -20,17 +20,20 @@ from urllib.parse import urlsplit
 
 
 class Fault(NamedTuple):
-    """What happens to requests of `method` whose path and query match `where`: to `times` of them from the first on."""
+    """What happens to the requests of `method` ("" for any) whose path and query match `where`."""
 
     method: str
-    what: str  # a name of what `_Handler` does
-    times: int = 1
+    what: str  # as `_Handler._serve` spells it; "" does nothing
+    times: int = 1  # to so many requests
     where: str = ""
-    after: int = 0  # so many that nothing happens to
+    after: int = 0  # after so many
+
+
+NO_FAULT = Fault("", "")
 
 
 class Proxy(ThreadingHTTPServer):
-    """Passes requests on to a real endpoint, except for the faults laid out for it."""
+    """Passes requests on to a real endpoint, except those that meet `fault`."""
 
     daemon_threads = True
 
@@ -42,16 +45,25 @@ class Proxy(ThreadingHTTPServer):
             context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
             context.load_cert_chain(certificate)
             self.socket = context.wrap_socket(self.socket, server_side=True)
-        self.fault, self.n_met, self.hidden = Fault("", ""), 0, ""
+        self.fault = NO_FAULT
+        self.hidden = ""  # an object that listings omit
         self.over = threading.Event()
-        self.between: Callable[[], None] = lambda: None
+        self.between: Callable[[], None] = lambda: None  # called by the fault "wait, then"
+
+    @property
+    def fault(self) -> Fault:
+        return self._fault
+
+    @fault.setter
+    def fault(self, fault: Fault) -> None:
+        self._fault, self.n_met = fault, 0  # requests that the fault is about
 
     def handle_error(self, request: Any, client_address: Any) -> None:
-        """A client that hangs up is no error here."""
+        """Ignore clients that hang up."""
 
     def meets(self, method: str, path: str) -> str:
-        """The fault that this request meets."""
-        if method != self.fault.method or not re.search(self.fault.where, path):
+        """Return the fault that this request meets, "" for none."""
+        if self.fault.method not in ("", method) or not re.search(self.fault.where, path):
             return ""
         self.n_met += 1
         return self.fault.what if self.fault.after < self.n_met <= self.fault.after + self.fault.times else ""
@@ -74,7 +86,7 @@ class _Handler(BaseHTTPRequestHandler):
             return
         wanted = length // 2 if what == "cut the request" else length
         body = self.rfile.read(wanted)
-        if len(body) < wanted:  # the client hung up: nothing to pass on
+        if len(body) < wanted:  # the client hung up
             self.close_connection = True
             return
         if what == "cut the request":
@@ -107,7 +119,7 @@ class _Handler(BaseHTTPRequestHandler):
             self._answer(answer.status, headers, data, cut=what == "cut the answer")
 
     def _pass_on_half(self, body: bytes) -> None:
-        """The server sees what a client sent whose line was cut: a header that promises more than comes."""
+        """Send the server what it sees of a client whose connection broke: a header that promises more than follows."""
         with socket.create_connection(tuple(self.server.endpoint.split(":"))) as onward:  # type: ignore[arg-type]
             head = "".join(f"{name}: {value}\r\n" for name, value in self.headers.items())
             onward.sendall(f"{self.command} {self.path} HTTP/1.1\r\n{head}\r\n".encode() + body)
@@ -140,7 +152,7 @@ def _error(code: str) -> bytes:
 
 @contextmanager
 def running_proxy(endpoint_url: str, certificate: Path | None = None) -> Iterator[Proxy]:
-    """A proxy in front of `endpoint_url` on a free port; with a `certificate` it is reached by https."""
+    """Yield a proxy in front of `endpoint_url` on a free port; with a `certificate` it speaks https."""
     server = Proxy(endpoint_url, certificate)
     thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
     thread.start()
@@ -152,7 +164,7 @@ def running_proxy(endpoint_url: str, certificate: Path | None = None) -> Iterato
 
 
 def write_certificate(path: Path) -> Path:
-    """A certificate of 127.0.0.1, signed by itself, and its key in one PEM file."""
+    """Write a self-signed certificate of 127.0.0.1 and its key to one PEM file; return its path."""
     from cryptography import x509
     from cryptography.hazmat.primitives import hashes, serialization
     from cryptography.hazmat.primitives.asymmetric import ec

@@ -3,17 +3,13 @@
 from __future__ import annotations
 
 import hashlib
-import http.client
 import os
 import subprocess
 import sys
-import threading
 import time
 from collections.abc import Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
 
 import pytest
 
@@ -21,6 +17,7 @@ from retrieval_core.errors import BadConfig, NotFound, Permanent, StoreNotWritab
 from retrieval_core.store import s3
 from retrieval_core.store.base import Store
 from retrieval_core.store.uris import open_store
+from tests.faults.s3_proxy import NO_FAULT, Fault, Proxy, running_proxy
 
 CLOSED_PORT = "http://127.0.0.1:1"
 
@@ -31,80 +28,21 @@ def sha256(data: bytes) -> str:
     return hashlib.sha256(data).hexdigest()
 
 
-class FaultyS3(ThreadingHTTPServer):
-    """Passes requests on to a real endpoint, except for the faults laid out for it."""
-
-    daemon_threads = True
-
-    def __init__(self, endpoint_url: str) -> None:
-        super().__init__(("127.0.0.1", 0), _FaultyHandler)
-        self.endpoint = urlsplit(endpoint_url).netloc
-        self.url = f"http://127.0.0.1:{self.server_port}"
-        self.faults: dict[str, list[str | tuple[int, str]]] = {}
-        self.n_requests = 0
-
-
-class _FaultyHandler(BaseHTTPRequestHandler):
-    server: FaultyS3
-    protocol_version = "HTTP/1.1"
-
-    def _serve(self) -> None:
-        body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
-        self.server.n_requests += 1
-        faults = self.server.faults.get(self.command, [])
-        fault = faults.pop(0) if faults else None
-        if isinstance(fault, tuple):
-            self._answer(
-                fault[0], {}, f"<Error><Code>{fault[1]}</Code><Message>said the server</Message></Error>".encode()
-            )
-            return
-        onward = http.client.HTTPConnection(self.server.endpoint)
-        onward.request(self.command, self.path, body, dict(self.headers))
-        answer = onward.getresponse()
-        data = answer.read()
-        onward.close()
-        if fault == "lose the answer":
-            self.close_connection = True
-            return
-        self._answer(answer.status, dict(answer.headers), data, cut=fault == "cut the answer short")
-
-    def _answer(self, status: int, headers: dict[str, str], data: bytes, cut: bool = False) -> None:
-        self.send_response_only(status)
-        for name, value in headers.items():
-            if name.lower() not in {"content-length", "connection", "transfer-encoding"}:
-                self.send_header(name, value)
-        self.send_header("Content-Length", headers.get("Content-Length", str(len(data))))
-        self.end_headers()
-        if self.command != "HEAD":
-            self.wfile.write(data[: len(data) // 2] if cut else data)
-        self.close_connection = cut
-
-    do_GET = do_PUT = do_HEAD = do_POST = do_DELETE = _serve  # noqa: N815
-
-    def log_message(self, format: str, *args: Any) -> None:
-        pass
-
-
 @pytest.fixture(scope="session")
-def faulty_server(s3_endpoint: str) -> Iterator[FaultyS3]:
-    server = FaultyS3(s3_endpoint)
-    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
-    thread.start()
-    yield server
-    server.shutdown()
-    thread.join()
-    server.server_close()
+def shared_proxy(s3_endpoint: str) -> Iterator[Proxy]:
+    with running_proxy(s3_endpoint) as proxy:
+        yield proxy
 
 
 @pytest.fixture
-def faulty(bucket: str, faulty_server: FaultyS3) -> FaultyS3:
-    faulty_server.faults = {}
-    return faulty_server
+def proxy(shared_proxy: Proxy) -> Proxy:
+    shared_proxy.fault = NO_FAULT
+    return shared_proxy
 
 
 @pytest.fixture
-def faulty_store(bucket: str, faulty: FaultyS3, tmp_path: Path) -> Store:
-    return open_store(f"s3://{bucket}/house", s3_endpoint_url=faulty.url, cache_dir=tmp_path / "cache")
+def proxied_store(bucket: str, proxy: Proxy, tmp_path: Path) -> Store:
+    return open_store(f"s3://{bucket}/house", s3_endpoint_url=proxy.url, cache_dir=tmp_path / "cache")
 
 
 # Listing
@@ -134,29 +72,29 @@ def test_stores_in_one_bucket_do_not_see_each_other(bucket: str, s3_store: Store
 # Who was first
 
 
-def test_a_swap_between_the_read_and_the_write_of_another_is_noticed(faulty: FaultyS3, faulty_store: Store) -> None:
-    faulty_store.put("alias", b"1")
-    faulty.faults["PUT"] = [(412, "PreconditionFailed")]
+def test_a_swap_between_the_read_and_the_write_of_another_is_noticed(proxy: Proxy, proxied_store: Store) -> None:
+    proxied_store.put("alias", b"1")
+    proxy.fault = Fault("PUT", "refuse 412 PreconditionFailed")
 
-    assert not faulty_store.compare_and_swap("alias", b"2", b"1")
-    assert faulty_store.get("alias") == b"1"
-
-
-def test_a_put_whose_answer_was_lost_is_still_ours(faulty: FaultyS3, faulty_store: Store) -> None:
-    faulty.faults["PUT"] = ["lose the answer"]
-    assert faulty_store.put_if_absent("manifest.json", b"mine")
-
-    faulty.faults["PUT"] = ["lose the answer"]
-    assert faulty_store.compare_and_swap("manifest.json", b"mine too", b"mine")
-    assert faulty_store.get("manifest.json") == b"mine too"
+    assert not proxied_store.compare_and_swap("alias", b"2", b"1")
+    assert proxied_store.get("alias") == b"1"
 
 
-def test_a_conflict_that_left_nothing_is_worth_a_retry(faulty: FaultyS3, faulty_store: Store) -> None:
-    faulty.faults["PUT"] = [(409, "ConditionalRequestConflict")]
+def test_a_put_whose_answer_was_lost_is_still_ours(proxy: Proxy, proxied_store: Store) -> None:
+    proxy.fault = Fault("PUT", "lose the answer")
+    assert proxied_store.put_if_absent("manifest.json", b"mine")
+
+    proxy.fault = Fault("PUT", "lose the answer")
+    assert proxied_store.compare_and_swap("manifest.json", b"mine too", b"mine")
+    assert proxied_store.get("manifest.json") == b"mine too"
+
+
+def test_a_conflict_that_left_nothing_is_worth_a_retry(proxy: Proxy, proxied_store: Store) -> None:
+    proxy.fault = Fault("PUT", "refuse 409 ConditionalRequestConflict")
 
     with pytest.raises(StoreUnavailable):
-        faulty_store.put_if_absent("a", b"1")
-    assert faulty_store.put_if_absent("a", b"1")
+        proxied_store.put_if_absent("a", b"1")
+    assert proxied_store.put_if_absent("a", b"1")
 
 
 # Never half an object
@@ -187,21 +125,21 @@ def test_a_flipped_bit_in_the_local_copy_is_repaired(s3_store: Store) -> None:
     assert s3_store.local_path("part", sha256(good)).read_bytes() == good
 
 
-def test_an_immutable_object_is_fetched_once_and_then_needs_no_network(faulty: FaultyS3, faulty_store: Store) -> None:
-    faulty_store.put("part", b"x")
-    faulty_store.local_path("part", sha256(b"x"))
-    n_requests = faulty.n_requests
+def test_an_immutable_object_is_fetched_once_and_then_needs_no_network(proxy: Proxy, proxied_store: Store) -> None:
+    proxied_store.put("part", b"x")
+    proxied_store.local_path("part", sha256(b"x"))
+    proxy.fault = NO_FAULT  # count from here
 
-    assert faulty_store.local_path("part", sha256(b"x")).read_bytes() == b"x"
-    assert faulty.n_requests == n_requests
+    assert proxied_store.local_path("part", sha256(b"x")).read_bytes() == b"x"
+    assert proxy.n_met == 0
 
 
-def test_an_unchanged_object_is_asked_about_but_not_fetched_again(faulty: FaultyS3, faulty_store: Store) -> None:
-    faulty_store.put("part", b"x")
-    faulty_store.local_path("part")
-    faulty.faults["GET"] = [(403, "AccessDenied")]
+def test_an_unchanged_object_is_asked_about_but_not_fetched_again(proxy: Proxy, proxied_store: Store) -> None:
+    proxied_store.put("part", b"x")
+    proxied_store.local_path("part")
+    proxy.fault = Fault("GET", "refuse 403 AccessDenied", times=1000)
 
-    assert faulty_store.local_path("part").read_bytes() == b"x"
+    assert proxied_store.local_path("part").read_bytes() == b"x"
 
 
 def test_copies_of_two_stores_are_kept_apart(bucket: str, s3_endpoint: str, tmp_path: Path) -> None:
@@ -243,47 +181,47 @@ def test_an_absent_bucket_is_a_matter_of_configuration(s3_endpoint: str) -> None
             use()
 
 
-@pytest.mark.parametrize("answer", [(403, "AccessDenied"), (403, "SignatureDoesNotMatch"), (400, "ExpiredToken")])
+@pytest.mark.parametrize("answer", ["403 AccessDenied", "403 SignatureDoesNotMatch", "400 ExpiredToken"])
 def test_refused_credentials_are_told_by_what_was_tried(
-    faulty: FaultyS3, faulty_store: Store, answer: tuple[int, str], tmp_path: Path
+    proxy: Proxy, proxied_store: Store, answer: str, tmp_path: Path
 ) -> None:
     source = tmp_path / "source"
     source.write_bytes(b"x")
-    faulty.faults = {"PUT": [answer] * 3, "GET": [answer] * 2, "DELETE": [answer]}
+    proxy.fault = Fault("", f"refuse {answer}", times=1000)
 
     for write in (
-        lambda: faulty_store.put("a", b"1"),
-        lambda: faulty_store.put_if_absent("a", b"1"),
-        lambda: faulty_store.put_file("a", source),
-        lambda: faulty_store.delete("a"),
+        lambda: proxied_store.put("a", b"1"),
+        lambda: proxied_store.put_if_absent("a", b"1"),
+        lambda: proxied_store.put_file("a", source),
+        lambda: proxied_store.delete("a"),
     ):
-        with pytest.raises(StoreNotWritable, match=answer[1]):
+        with pytest.raises(StoreNotWritable, match=answer):
             write()
-    for read in (lambda: faulty_store.get("a"), lambda: list(faulty_store.list(""))):
+    for read in (lambda: proxied_store.get("a"), lambda: list(proxied_store.list(""))):
         with pytest.raises(Permanent, match="check the credentials") as caught:
             read()
         assert not isinstance(caught.value, NotFound | StoreNotWritable)
         assert os.environ["AWS_SECRET_ACCESS_KEY"] not in str(caught.value)
 
 
-def test_an_overloaded_server_is_tried_again_and_then_given_up(faulty: FaultyS3, faulty_store: Store) -> None:
-    faulty_store.put("a", b"1")
-    faulty.faults["GET"] = [(503, "SlowDown")]
-    assert faulty_store.get("a") == b"1"
+def test_an_overloaded_server_is_tried_again_and_then_given_up(proxy: Proxy, proxied_store: Store) -> None:
+    proxied_store.put("a", b"1")
+    proxy.fault = Fault("GET", "refuse 503 SlowDown")
+    assert proxied_store.get("a") == b"1"
 
-    faulty.faults["GET"] = [(503, "SlowDown")] * 3
+    proxy.fault = Fault("GET", "refuse 503 SlowDown", times=3)
     with pytest.raises(StoreUnavailable, match="503 SlowDown"):
-        faulty_store.get("a")
+        proxied_store.get("a")
 
 
-def test_an_answer_cut_short_is_never_taken_for_the_object(faulty: FaultyS3, faulty_store: Store) -> None:
-    faulty_store.put("a", b"1" * 1000)
-    faulty.faults["GET"] = ["cut the answer short"]
+def test_an_answer_cut_short_is_never_taken_for_the_object(proxy: Proxy, proxied_store: Store) -> None:
+    proxied_store.put("a", b"1" * 1000)
+    proxy.fault = Fault("GET", "cut the answer")
     with pytest.raises(StoreUnavailable):
-        faulty_store.get("a")
+        proxied_store.get("a")
 
-    faulty.faults["GET"] = ["cut the answer short"]
-    assert faulty_store.local_path("a").read_bytes() == b"1" * 1000
+    proxy.fault = Fault("GET", "cut the answer")
+    assert proxied_store.local_path("a").read_bytes() == b"1" * 1000
 
 
 def test_absent_credentials_are_a_matter_of_configuration(monkeypatch: pytest.MonkeyPatch) -> None:
