@@ -7,6 +7,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from functools import cache
+from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 
 ROOT = Path(__file__).parent.parent
@@ -115,7 +116,7 @@ MIRRORING_TESTS = [path for path in TESTS if path.parts[1] in MIRRORS and path.n
 
 
 def test_every_room_has_a_floor() -> None:
-    assert {room(module) for module in MODULES} <= FLOOR_OF.keys()
+    assert {room(module) for module in MODULES} == FLOOR_OF.keys()
 
 
 def test_imports_run_downwards() -> None:
@@ -124,6 +125,13 @@ def test_imports_run_downwards() -> None:
         for module, target in imports_between_rooms()
         if FLOOR_OF[room(module)] <= FLOOR_OF[room(target)]
     ]
+
+
+def test_no_file_imports_itself_in_a_circle() -> None:
+    try:
+        TopologicalSorter({module: imported_modules(path) - {module} for module, path in MODULES.items()}).prepare()
+    except CycleError as error:
+        raise AssertionError(" <- ".join(error.args[1])) from None
 
 
 def test_no_module_imports_from_the_package_it_lies_in() -> None:
