@@ -139,7 +139,8 @@ class SearchPage:
         except VitrineError:
             return (gr.skip(),) * 4
         words = gr.update(visible=self._service.reads_text(release))
-        return markup.hints(release.columns()), words, words, gr.update(visible=release.release.classes is not None)
+        mode = gr.update(visible=release.release.classes is not None)
+        return markup.hints(release.filter_values()), words, words, mode
 
     def _read_address(self, request: gr.Request) -> tuple[Any, ...]:
         """Return item, releases to choose from and filter as the page's address gives them."""

@@ -144,13 +144,13 @@ class SearchService:
 
     def query_pictures(self, release: OpenRelease, request: SearchRequest) -> list[tuple[str, str]]:
         """Return captions and `data:` URIs: the picture of the query and, if it differs, what the model sees of it."""
-        data = request.picture or (release.picture(request.item) if request.item else b"")
+        data = request.picture or (release.picture_bytes(request.item) if request.item else b"")
         if not data:
             return []
         picture = decode(data)
         caption = f"item {request.item}" if request.item and not request.picture else "your picture"
         pictures = [(caption, picture_uri(picture))]
-        view = picture if request.whole else release.shown(picture)
+        view = picture if request.whole else release.apply_view(picture)
         if not np.array_equal(view, picture):
             pictures.append(("as it was searched", picture_uri(view)))
         return pictures

@@ -1,4 +1,4 @@
-"""Pictures to masks of the product, with a trained segmenter on ONNX Runtime."""
+"""Segment pictures: masks of the product, from a trained segmenter on ONNX Runtime."""
 
 from __future__ import annotations
 
@@ -20,18 +20,18 @@ from retrieval_core.mask.quality import Mask, distrust
 from retrieval_core.store.uris import read_uri
 
 Picture = tuple[str, str]  # content id, image URI
-BATCHES_AHEAD = 2  # decoded while one batch is in its forward pass
+BATCHES_AHEAD = 2  # decoded during the forward pass of another
 
 
 def square_of(size_px: int) -> Preprocess:
-    """How a picture becomes the square that a segmenter of `size_px` sees, in training and after."""
+    """Return how pictures are squashed to the square of a segmenter of `size_px`, in training and in use."""
     return Preprocess(size_px=size_px, crop="squash", interpolation="bilinear")
 
 
 class Segmented(NamedTuple):
-    """Masks in the order asked, without the pictures that could not be read.
+    """Masks in the order of the pictures, without those that could not be read.
 
-    `masks` are (s, s) bool, True on the product; `reasons` say why a mask is distrusted, "" where it is trusted.
+    `masks` are (s, s) bool, True on the product; `reasons` say why a mask is not trusted, "" where it is.
     """
 
     content_ids: list[str]
@@ -42,7 +42,7 @@ class Segmented(NamedTuple):
 class SegmenterEngine:
     """A trained segmenter on ONNX Runtime's CPU provider.
 
-    `threads` 0 takes every core. Raises `WeightsInvalid` when the file is no segmenter of `size_px`.
+    `threads` 0 uses every core. Raises `WeightsInvalid` when the file is no segmenter of `size_px`.
     """
 
     def __init__(self, onnx_path: Path, size_px: int, threads: int) -> None:
@@ -54,7 +54,7 @@ class SegmenterEngine:
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")
         try:
             self._session = ort.InferenceSession(onnx_path, options, providers=["CPUExecutionProvider"])
-        except Exception as error:  # ONNX Runtime's own exceptions share no base but this one
+        except Exception as error:  # ONNX Runtime's exceptions have no common base
             raise WeightsInvalid(f"{onnx_path} is not a readable ONNX model: {error}") from error
         shape = self._session.get_inputs()[0].shape
         if shape[1:] != [size_px, size_px, 3]:
@@ -62,7 +62,7 @@ class SegmenterEngine:
         self.size_px = size_px
 
     def predict(self, pixels: UInt8) -> Mask:
-        """(n, s, s) bool, True on the product, of (n, s, s, 3) uint8. Raises `DimensionMismatch` for another shape."""
+        """Return (n, s, s) bool, True on the product, for (n, s, s, 3) uint8. Raises `DimensionMismatch`."""
         expected = (self.size_px, self.size_px, 3)
         if pixels.dtype != np.uint8 or pixels.shape[1:] != expected:
             raise DimensionMismatch(f"pixels are {pixels.dtype} {pixels.shape}; expected uint8 (n, *{expected})")

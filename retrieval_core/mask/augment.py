@@ -1,4 +1,4 @@
-"""Random views of a batch of pictures and their masks. Imports torch: import this where it is used."""
+"""Augment a batch of pictures together with their masks. Importing this module imports torch."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ MAX_BRIGHTNESS = 18.0  # of 255
 
 
 def augment(images: Tensor, masks: Tensor, generator: Generator) -> tuple[Tensor, Tensor]:
-    """Mirrored, zoomed, stretched, turned, shifted and recoloured copies of a batch.
+    """Return mirrored, zoomed, stretched, turned, shifted and recoloured copies of a batch.
 
-    Images are (n, 3, s, s) float32 in 0 to 255, masks (n, s, s) float32 in 0 to 1, and so are the copies; each picture
-    moves together with its mask. The parameters are drawn on the CPU, so every device sees the same views.
+    Images are (n, 3, s, s) float32 in 0 to 255, masks (n, s, s) float32 in 0 to 1, and so are the copies; a picture and
+    its mask move together. The parameters are drawn on the CPU, so that every device gets the same copies.
     """
     moves = _random_moves(len(images), generator).to(images.device)
     grid = F.affine_grid(moves, [len(images), 1, *images.shape[-2:]], align_corners=False)
@@ -29,7 +29,7 @@ def augment(images: Tensor, masks: Tensor, generator: Generator) -> tuple[Tensor
 
 
 def _random_moves(n: int, generator: Generator) -> Tensor:
-    """(n, 2, 3) affine maps from output to input coordinates, both in -1 to 1."""
+    """Return (n, 2, 3) affine maps from output to input coordinates, both in -1 to 1."""
     zoom = _spread(MAX_LOG_ZOOM, (n,), generator).exp()
     stretch = _spread(MAX_LOG_STRETCH, (n,), generator).exp()
     turn = _spread(MAX_TURN_RAD, (n,), generator)
@@ -41,7 +41,7 @@ def _random_moves(n: int, generator: Generator) -> Tensor:
 
 
 def _recolour(images: Tensor, generator: Generator) -> Tensor:
-    """Contrast, tint and brightness, each by its own amount for every picture; values stay in 0 to 255."""
+    """Change contrast, tint and brightness, by other amounts in each picture; values stay in 0 to 255."""
     n = len(images)
     gain = _spread(MAX_LOG_CONTRAST, (n, 1, 1, 1), generator) + _spread(MAX_LOG_TINT, (n, 3, 1, 1), generator)
     offset = _spread(MAX_BRIGHTNESS, (n, 1, 1, 1), generator)
@@ -49,5 +49,5 @@ def _recolour(images: Tensor, generator: Generator) -> Tensor:
 
 
 def _spread(limit: float, shape: tuple[int, ...], generator: Generator) -> Tensor:
-    """Uniform in -limit to limit."""
+    """Draw uniformly from -limit to limit."""
     return (torch.rand(shape, generator=generator) * 2 - 1) * limit

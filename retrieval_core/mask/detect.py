@@ -1,4 +1,4 @@
-"""Where the product is, by a torchvision detector of COCO objects: the box that a picture is cropped to."""
+"""Find the product with a torchvision detector of COCO objects: the box that a picture is cropped to."""
 
 from __future__ import annotations
 
@@ -22,10 +22,10 @@ if TYPE_CHECKING:
 
 
 WEIGHTS_FILE = "weights.safetensors"
-MAX_SIDE_PX = 640  # no detector here looks closer, and a larger picture would only fill the memory
-GRID_PX = 320  # of the masks that boxes are stored as: the side of the square in which detectors find them
+MAX_SIDE_PX = 640  # no detector here uses more, and a larger picture would only fill the memory
+GRID_PX = 320  # side of the masks that boxes are stored as, and of the squares that detectors search
 CENTRE_SPREAD = 0.25
-BATCH_ROWS = 16  # decoded together; each picture has a forward pass of its own
+BATCH_ROWS = 16  # pictures decoded together; each has a forward pass of its own
 
 
 class _Model(NamedTuple):
@@ -42,7 +42,7 @@ _MODELS = {
 
 
 class Box(NamedTuple):
-    """Shares of the picture's sides, 0 at its left and top, 1 at its right and bottom."""
+    """A box in shares of the picture's sides: 0 at its left and top, 1 at its right and bottom."""
 
     left: float
     top: float
@@ -50,7 +50,7 @@ class Box(NamedTuple):
     bottom: float
 
     def mask(self) -> Mask:
-        """(GRID_PX, GRID_PX) bool, True on every cell that the box touches."""
+        """Return (GRID_PX, GRID_PX) bool, True on every cell that the box touches."""
         first = np.floor(np.array([self.top, self.left]) * GRID_PX).astype(int)
         last = np.ceil(np.array([self.bottom, self.right]) * GRID_PX).astype(int)
         mask = np.zeros((GRID_PX, GRID_PX), np.bool_)
@@ -59,25 +59,25 @@ class Box(NamedTuple):
 
 
 def choose_box(boxes: Float64, scores: Float64, min_score: float) -> Box | None:
-    """The product's box among (n, 4) boxes, left, top, right and bottom in shares of the sides, with (n,) scores.
+    """Return the product's box among (n, 4) boxes, left, top, right and bottom in shares of the sides, by (n,) scores.
 
-    Of those that score `min_score` or more, the one of the largest A·exp(-d²/2s²): A is its area, d the distance of its
-    centre from the picture's, s a quarter of a side. A product fills its picture and stands in the middle, while what
-    is larger still but cut off by an edge is a backdrop or a neighbour: on the middle of an edge an area counts for a
-    seventh. None where no box of some area scores enough.
+    It is the box with the largest A·exp(-d²/2s²) of those that score `min_score` or more: A is its area, d the distance
+    of its centre from the picture's, s a quarter of a side. A product fills the middle of its picture; a larger box
+    that an edge cuts off is a backdrop or another product, so an area centred on an edge counts a seventh. None where
+    no box with an area scores enough.
     """
     boxes = np.clip(boxes, 0, 1)
     area = (boxes[:, 2] - boxes[:, 0]) * (boxes[:, 3] - boxes[:, 1])
-    away = (boxes[:, :2] + boxes[:, 2:]) / 2 - 0.5
-    weight = area * np.exp(-np.square(away).sum(axis=1) / (2 * CENTRE_SPREAD**2))
+    offset = (boxes[:, :2] + boxes[:, 2:]) / 2 - 0.5
+    weight = area * np.exp(-np.square(offset).sum(axis=1) / (2 * CENTRE_SPREAD**2))
     weight[~((scores >= min_score) & np.isfinite(weight))] = 0
     return Box(*boxes[np.argmax(weight)].tolist()) if (weight > 0).any() else None
 
 
 class DetectorEngine:
-    """A detector of the model that `CropConfig.detector` names, its weights read from `save_detector`'s file.
+    """A detector of the model that `CropConfig.detector` names, with weights that `save_detector` wrote.
 
-    `threads` CPU threads (0: every core) serve one picture. Raises `WeightsInvalid` for weights of another model.
+    One picture uses `threads` CPU threads (0: every core). Raises `WeightsInvalid` for weights of another model.
     """
 
     def __init__(self, model: str, weights: Path, device: str, threads: int) -> None:
@@ -91,10 +91,10 @@ class DetectorEngine:
         self._network, self._device = network.eval().to(device), device
 
     def box(self, image: RGB, config: CropConfig) -> Box | None:
-        """The product's box in an upright (h, w, 3) uint8 picture; None where nothing scores `config.min_score`.
+        """Return the product's box in an upright (h, w, 3) uint8 picture; None where none scores `config.min_score`.
 
-        One picture at a time: in a batch, its padding and so its boxes would depend on the others. Whatever `min_score`
-        is, SSDlite itself passes over boxes below 0.001 and Faster R-CNN over those below 0.05.
+        It takes one picture at a time: in a batch, its padding and so its boxes would depend on the others. SSDlite
+        itself drops boxes that score below 0.001, Faster R-CNN those below 0.05.
         """
         import torch
 
@@ -102,10 +102,10 @@ class DetectorEngine:
         pixels = torch.from_numpy(np.ascontiguousarray(small)).to(self._device).permute(2, 0, 1).float() / 255
         exact = torch.backends.cudnn.flags(enabled=True, deterministic=True, allow_tf32=False)
         with torch.inference_mode(), exact:
-            (found,) = self._network([pixels])
+            (output,) = self._network([pixels])
         height, width = small.shape[:2]
-        boxes = found["boxes"].cpu().numpy().astype(np.float64) / (width, height, width, height)
-        return choose_box(boxes, found["scores"].cpu().numpy().astype(np.float64), config.min_score)
+        boxes = output["boxes"].cpu().numpy().astype(np.float64) / (width, height, width, height)
+        return choose_box(boxes, output["scores"].cpu().numpy().astype(np.float64), config.min_score)
 
 
 def detect(
@@ -133,7 +133,7 @@ def detect(
 
 
 def load_detector(config: CropConfig) -> nn.Module:
-    """The configured detector with the weights that the config names, and no others; its 91 classes are COCO's.
+    """Return the configured detector with exactly the weights that the config names; its 91 classes are COCO's.
 
     The global random state is left as it was. Raises `BadConfig` (weights of an unknown kind), `WeightsInvalid` (a file
     that is absent, altered or of another model) and `WeightsUnavailable` (no internet and nothing cached).

@@ -1,4 +1,4 @@
-"""How an epoch of training goes, and the mean of the weights. Imports torch: import this where it is used."""
+"""Train a U-Net for an epoch, and average its weights. Importing this module imports torch."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ from retrieval_core.mask.unet import UNet, to_images
 
 WEIGHT_DECAY = 1e-2
 WARMUP_EPOCHS = 1.0
-MEMORY_STEPS = 50  # over about how many steps the weights are averaged
+MEMORY_STEPS = 50  # about as many steps enter the average of the weights
 PREDICT_BATCH = 32
 
 RGBBatch = UInt8
 
 
 class Learner:
-    """A U-Net, its optimiser, and a running mean of its weights, which scores better than the weights themselves."""
+    """A U-Net, its optimiser, and a running mean of its weights, which scores better than the last weights."""
 
     def __init__(self, unet: UNet, config: MaskConfig, device: str) -> None:
         self.unet = unet.to(device)
@@ -40,7 +40,7 @@ class Learner:
         self.n_steps = 0
 
     def learn(self, pixels: RGBBatch, masks: Mask, epoch: Epoch) -> float:
-        """One pass over (n, s, s, 3) uint8 pixels and (n, s, s) bool masks; its mean loss, not finite on divergence."""
+        """Train on (n, s, s, 3) uint8 pixels and (n, s, s) bool masks; return the mean loss, which may diverge."""
         self.unet.train()
         batches = self._batches(len(pixels))
         total = 0.0
@@ -50,7 +50,7 @@ class Learner:
         return total / len(batches)
 
     def predict(self, pixels: RGBBatch, size_px: int) -> Mask:
-        """(n, s, s) bool masks of (n, s, s, 3) uint8 pixels, by the averaged weights, which see them at `size_px`."""
+        """Return (n, s, s) bool masks of (n, s, s, 3) uint8 pixels, predicted at `size_px` by the averaged weights."""
         side_px = pixels.shape[1]
         predicted = []
         with torch.inference_mode():
@@ -60,11 +60,11 @@ class Learner:
         return np.concatenate(predicted)
 
     def state(self) -> dict[str, Tensor]:
-        """A copy of the averaged weights on the CPU, by the names of `segmentation_models_pytorch`."""
+        """Return a copy of the averaged weights on the CPU, under the names of `segmentation_models_pytorch`."""
         return {name: value.cpu().contiguous().clone() for name, value in self.mean.net.state_dict().items()}
 
     def _batches(self, n: int) -> list[Int64]:
-        """Shuffled rows in full batches; the few left over have their turn in other epochs."""
+        """Return shuffled rows in full batches; the remaining rows are left to other epochs."""
         order = torch.randperm(n, generator=self.generator)
         size = min(self.config.batch_size, n)
         return [rows.numpy() for rows in order[: n - n % size].split(size)]
@@ -73,7 +73,7 @@ class Learner:
         images = _shrink(to_images(pixels.to(self.device)), size_px)
         truth = _shrink(masks.to(self.device).float()[:, None], size_px)[:, 0]
         images, truth = augment(images, truth, self.generator)
-        # Pictures in the place of classes: Dice of every picture, averaged as the IoU is, and not of the batch as one.
+        # Pictures take the place of classes, so that Dice is averaged over pictures, as the IoU is.
         loss = self.loss(self.unet.logits(images)[None], (truth > 0.5).float()[None])
         self.optimizer.zero_grad()
         loss.backward()
@@ -83,25 +83,25 @@ class Learner:
         return loss.item()
 
     def _set_learning_rate(self, epoch: Epoch, share_done: float, steps_per_epoch: int) -> None:
-        """A linear rise over the first steps, a cosine's fall over the whole training."""
+        """Raise the rate linearly over the first steps, and lower it along a cosine over the whole training."""
         warm = min(1.0, (self.n_steps + 1) / (WARMUP_EPOCHS * steps_per_epoch))
         progress = epoch.begins + (epoch.ends - epoch.begins) * share_done
         for group in self.optimizer.param_groups:
             group["lr"] = self.config.learning_rate * warm * (1 + math.cos(math.pi * progress)) / 2
 
     def _average(self) -> None:
-        """Move the mean toward the present weights; early steps count for little, so that it starts off quickly."""
+        """Move the mean towards the current weights, in the first steps by more, to leave the start behind."""
         keep = min(1 - 1 / MEMORY_STEPS, (1 + self.n_steps) / (10 + self.n_steps))
         with torch.no_grad():
-            for mean, now in zip(self.mean.state_dict().values(), self.unet.state_dict().values(), strict=True):
+            for mean, current in zip(self.mean.state_dict().values(), self.unet.state_dict().values(), strict=True):
                 if mean.is_floating_point():
-                    mean.lerp_(now, 1 - keep)
+                    mean.lerp_(current, 1 - keep)
                 else:
-                    mean.copy_(now)
+                    mean.copy_(current)
 
 
 def _decay_groups(unet: UNet) -> list[dict[str, object]]:
-    """Weight decay for kernels, none for biases and norms."""
+    """Return optimiser groups: kernels with weight decay, biases and norms without."""
     kernels = [p for p in unet.parameters() if p.ndim > 1]
     others = [p for p in unet.parameters() if p.ndim <= 1]
     return [{"params": kernels, "weight_decay": WEIGHT_DECAY}, {"params": others, "weight_decay": 0.0}]

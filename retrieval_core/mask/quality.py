@@ -1,4 +1,4 @@
-"""How good a mask is: against the truth where there is one, by its shape where there is none."""
+"""Judge masks: by their overlap with true masks, or by their shape alone."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ Mask = Bool
 
 
 def example_iou(predicted: Mask, truth: Mask) -> Float64:
-    """(n,) float64 in [0, 1]: intersection over union (Jaccard index) of each pair of (n, h, w) bool masks.
+    """Return (n,) float64 in 0 to 1: intersection over union (Jaccard index) of each pair of (n, h, w) bool masks.
 
-    Two empty masks agree, so they score 1. Raises `DimensionMismatch` when the shapes differ.
+    Two empty masks score 1. Raises `DimensionMismatch` when the shapes differ.
     """
     if predicted.shape != truth.shape or predicted.ndim != 3:
         raise DimensionMismatch(f"masks of shape {predicted.shape} against {truth.shape}; expected twice (n, h, w)")
@@ -24,7 +24,7 @@ def example_iou(predicted: Mask, truth: Mask) -> Float64:
 
 
 def distrust(mask: Mask, config: MaskConfig) -> str:
-    """Why an (h, w) bool mask should not be used, "" when it can be trusted.
+    """Return why an (h, w) bool mask should not be used; "" where it can be trusted.
 
     A mask is distrusted when it is empty, when it covers a share of the picture outside `min_area` to `max_area`, or
     when its largest connected component (8 neighbours) holds less than `min_largest_part` of it.
@@ -43,7 +43,7 @@ def distrust(mask: Mask, config: MaskConfig) -> str:
 
 
 def _largest_part(mask: Mask) -> float:
-    """Share of the pixels of a mask, not empty, that lie in its largest connected component."""
+    """Return the share of a mask's pixels in its largest connected component; the mask is not empty."""
     from scipy import ndimage
 
     components, _ = ndimage.label(mask, structure=np.ones((3, 3)))

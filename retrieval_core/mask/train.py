@@ -1,4 +1,4 @@
-"""Pictures with masks to a trained segmenter: when to stop, which weights to keep, how they are stored."""
+"""Train a segmenter on pictures with masks: when to stop, which weights to keep, how to store them."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ class SegmentationData(NamedTuple):
 
 
 class TrainedSegmenter(NamedTuple):
-    """Best weights of a training, on the CPU, the mean validation IoU they reach, and one row per epoch."""
+    """The best weights of a training, on the CPU, their mean validation IoU, and one history row per epoch."""
 
     state: dict[str, Tensor]
     val_iou: float
@@ -41,7 +41,7 @@ class TrainedSegmenter(NamedTuple):
 
 
 def square_mask(mask: Mask, size_px: int) -> Mask:
-    """(size_px, size_px) bool of an (h, w) bool mask, squashed like its picture: True where most of the area is."""
+    """Squash an (h, w) bool mask to (size_px, size_px) like its picture: True where most of the area is True."""
     import torch
     from torchvision.transforms.v2.functional import resize
 
@@ -59,14 +59,14 @@ def train_segmenter(
 ) -> TrainedSegmenter:
     """Train a U-Net with Dice loss and keep the weights of the epoch with the best mean example-wise IoU on `val`.
 
-    The first epochs see the pictures at half size, the others at `config.size_px`, and only weights of the latter are
-    kept. Each of the two phases ends early when the IoU reaches `target_iou` or has not risen for `patience` epochs.
-    `on_epoch` is given epoch (from 1), size_px, loss, val_iou and seconds after each one; `history` holds the same.
+    The first epochs train at half size, the others at `config.size_px`, and only weights of the latter are kept. Each
+    of the two phases ends early when the IoU reaches `target_iou` or has not risen for `patience` epochs. After each
+    epoch `on_epoch` is called with epoch (from 1), size_px, loss, val_iou and seconds, which also enter `history`.
 
-    The same data and config give the same weights on the same kind of CPU and number of threads; the global random
-    state is left as it was. Raises `CatalogInvalid` when a set has no product in any mask, `DimensionMismatch` when it
-    is not of `config.size_px`, `WeightsInvalid` for a bad weights file, and `BadConfig` for an unknown encoder or kind
-    of weights and when the training diverges.
+    The same data and config give the same weights on the same kind of CPU with the same number of threads; the global
+    random state is left as it was. Raises `CatalogInvalid` when a set has no product in any mask, `DimensionMismatch`
+    when it is not of `config.size_px`, `WeightsInvalid` for a bad weights file, and `BadConfig` for an unknown encoder
+    or kind of weights and when the training diverges.
     """
     _check(train, "training", config)
     _check(val, "validation", config)
@@ -88,7 +88,7 @@ def train_segmenter(
             history.append(row)
             if on_epoch:
                 on_epoch(row)
-            best.see(row["val_iou"], learner)
+            best.update(row["val_iou"], learner)
             if row["val_iou"] >= config.target_iou or best.epochs_since >= config.patience:
                 break
     return TrainedSegmenter(best.state, best.val_iou, tuple(history))
@@ -127,14 +127,14 @@ def _run_epoch(learner: Learner, train: SegmentationData, val: SegmentationData,
 
 
 class _Best:
-    """The weights that scored best so far, and for how many epochs nothing better came."""
+    """The weights with the best score so far, and the number of epochs since."""
 
     def __init__(self) -> None:
         self.state: dict[str, Tensor] = {}
         self.val_iou = -1.0
         self.epochs_since = 0
 
-    def see(self, val_iou: float, learner: Learner) -> None:
+    def update(self, val_iou: float, learner: Learner) -> None:
         self.epochs_since += 1
         if val_iou > self.val_iou:
             self.state, self.val_iou, self.epochs_since = learner.state(), val_iou, 0

@@ -1,4 +1,4 @@
-"""The segmenter's network, from raw pixels to probabilities. Imports torch: import this where it is used."""
+"""The segmenter's network, from raw pixels to probabilities. Importing this module imports torch."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ CLASSIFIER = {"fc.weight", "fc.bias"}  # of a whole ResNet; the encoder ends bef
 
 
 class UNet(nn.Module):
-    """U-Net (Ronneberger et al., 2015, arXiv:1505.04597) with a ResNet encoder and its normalisation inside."""
+    """U-Net (Ronneberger et al., 2015, arXiv:1505.04597) with a ResNet encoder, which normalises its own input."""
 
     mean: Tensor
     std: Tensor
@@ -31,23 +31,23 @@ class UNet(nn.Module):
         self.register_buffer("std", torch.tensor(STD).view(3, 1, 1), persistent=False)
 
     def logits(self, images: Tensor) -> Tensor:
-        """(n, s, s) float32 logits of (n, 3, s, s) float32 images in 0 to 255."""
+        """Return (n, s, s) float32 logits for (n, 3, s, s) float32 images in 0 to 255."""
         normalised = ((images - self.mean) / self.std).contiguous(memory_format=torch.channels_last)
         scores: Tensor = self.net(normalised)
         return scores[:, 0]
 
     def forward(self, pixels: Tensor) -> Tensor:
-        """(n, s, s) float32 probability of the product for each of (n, s, s, 3) uint8 pixels."""
+        """Return (n, s, s) float32 probabilities of the product for (n, s, s, 3) uint8 pixels."""
         return torch.sigmoid(self.logits(to_images(pixels)))
 
 
 def to_images(pixels: Tensor) -> Tensor:
-    """(n, 3, s, s) float32 in 0 to 255 of (n, s, s, 3) uint8."""
+    """Convert (n, s, s, 3) uint8 to (n, 3, s, s) float32 in 0 to 255."""
     return pixels.permute(0, 3, 1, 2).float()
 
 
 def build_unet(config: MaskConfig) -> UNet:
-    """An untrained U-Net: random from `config.seed`, its encoder as `config.weights` says.
+    """Return an untrained U-Net, random from `config.seed`, its encoder as `config.weights` says.
 
     The global random state is left as it was. Raises `BadConfig` for an unknown encoder or kind of weights,
     `WeightsInvalid` for a file that is absent, unreadable or of another architecture.
@@ -60,13 +60,13 @@ def build_unet(config: MaskConfig) -> UNet:
         net = _new_net(config.encoder)
     if kind == "file":
         path = Path(value)
-        given = {key: tensor for key, tensor in read_state(path).items() if key not in CLASSIFIER}
-        fill(net.get_submodule("encoder"), given, path.name, f"a torchvision state dict of a {config.encoder}")
+        state = {key: tensor for key, tensor in read_state(path).items() if key not in CLASSIFIER}
+        fill(net.get_submodule("encoder"), state, path.name, f"a torchvision state dict of a {config.encoder}")
     return UNet(net).to(memory_format=torch.channels_last)
 
 
 def rebuild_unet(state: Mapping[str, Tensor], encoder: str) -> UNet:
-    """The U-Net of a trained state. Raises `WeightsInvalid` when the state is of another architecture."""
+    """Return the U-Net with trained weights. Raises `WeightsInvalid` where they are of another architecture."""
     unet = UNet(_new_net(encoder))
     try:
         unet.net.load_state_dict(dict(state))
@@ -78,8 +78,8 @@ def rebuild_unet(state: Mapping[str, Tensor], encoder: str) -> UNet:
 def _new_net(encoder: str) -> nn.Module:
     import segmentation_models_pytorch as smp
 
-    known = smp.encoders.get_encoder_names()
-    if encoder not in known:
-        raise BadConfig(f"mask.encoder is {encoder!r}; expected one of {', '.join(sorted(known))}")
+    names = smp.encoders.get_encoder_names()
+    if encoder not in names:
+        raise BadConfig(f"mask.encoder is {encoder!r}; expected one of {', '.join(sorted(names))}")
     net: nn.Module = smp.Unet(encoder, encoder_weights=None, classes=1)
     return net

@@ -1,1 +1,1 @@
-"""Pictures, words and items to hits."""
+"""Find items by picture, text or item in a published release."""

@@ -1,4 +1,4 @@
-"""A release that keeps up: reopened when its alias moves, while the old one goes on serving."""
+"""A release that follows its alias: a new one is opened while the current one answers searches."""
 
 from __future__ import annotations
 
@@ -14,17 +14,17 @@ from retrieval_core.search.release import OpenRelease, open_release
 from retrieval_core.settings import Settings
 from retrieval_core.store.base import Store
 
-MAX_WAIT_S = 300.0  # between tries to open a release that could not be opened
+MAX_WAIT_S = 300.0  # between attempts to open a release that failed to open
 
 _log = logging.getLogger(__name__)
 
 
 class LiveRelease:
-    """The release that `name` points at, looked for every `check_s` seconds by a thread of its own until `close`.
+    """The release that the alias `name` points at; a thread checks the alias every `check_s` seconds until `close`.
 
-    `current` is the one to search with now; a search that has begun ends on the release it began with. A new release
-    takes over once it is open, checked and has answered a search; one that cannot do that is logged, tried again ever
-    more rarely, and never takes the old one's place. Raises what opening raises while there is no old one.
+    `current` is the release to search with; a search ends on the release it began with. A new release becomes current
+    once it is open, checked and has answered a search. One that fails is logged and tried again at growing intervals,
+    while the current one keeps serving. The constructor raises what `open_release` raises.
     """
 
     def __init__(
@@ -42,11 +42,11 @@ class LiveRelease:
 
     @property
     def current(self) -> OpenRelease:
-        """The release to search with; keep it for as long as one answer takes."""
+        """The release to search with; use the same one for the whole of an answer."""
         return self._current
 
     def close(self) -> None:
-        """Look no more for new releases; the current one can still be searched."""
+        """Stop following the alias; the current release can still be searched."""
         self._closed.set()
         self._thread.join()
 
@@ -57,29 +57,30 @@ class LiveRelease:
         self.close()
 
     def _watch(self) -> None:
-        broken, wait_s, again_at = "", 0.0, 0.0
+        broken, wait_s, retry_at = "", 0.0, 0.0
         while not self._closed.wait(self._check_s):
-            wanted, waiting = "", time.monotonic() < again_at
+            target, is_waiting = "", time.monotonic() < retry_at
             try:
-                wanted = self._wanted()
-                if wanted == self._current.release.fingerprint or (wanted == broken and waiting):
+                target = self._target()
+                if target == self._current.release.fingerprint or (target == broken and is_waiting):
                     continue
-                self._current = self._open(wanted)
-            except Exception as error:  # whatever is wrong with what is new, the old one serves
-                if wanted == broken and waiting:
+                self._current = self._open(target)
+            except Exception as error:  # whatever is wrong with the new release, the current one serves
+                if target == broken and is_waiting:
                     continue
-                wait_s = min(2 * wait_s, MAX_WAIT_S) if wanted == broken else self._check_s
-                broken, again_at = wanted, time.monotonic() + wait_s
-                self._complain(wanted or self._name, error)
+                wait_s = min(2 * wait_s, MAX_WAIT_S) if target == broken else self._check_s
+                broken, retry_at = target, time.monotonic() + wait_s
+                self._log_failure(target or self._name, error)
 
-    def _wanted(self) -> str:
+    def _target(self) -> str:
+        """Return the fingerprint that the alias points at, the current release's where there is no alias."""
         alias = releases.read_alias(self._store, self._name)
         return alias.release if alias else self._current.release.fingerprint
 
-    def _complain(self, name: str, error: Exception) -> None:
-        serving = self._current.release.fingerprint[:12]
-        unforeseen = None if isinstance(error, VitrineError) else error
-        _log.error("%s cannot be opened, %s goes on serving: %s", name[:12], serving, error, exc_info=unforeseen)
+    def _log_failure(self, name: str, error: Exception) -> None:
+        current = self._current.release.fingerprint[:12]
+        unexpected = None if isinstance(error, VitrineError) else error
+        _log.error("%s cannot be opened, %s keeps serving: %s", name[:12], current, error, exc_info=unexpected)
 
     def _open(self, name: str) -> OpenRelease:
         opened = open_release(self._store, name, self._settings)

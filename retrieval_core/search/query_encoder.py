@@ -1,4 +1,4 @@
-"""From a picture or a text to the vector an index holds, in a release's order: mask or crop, backbone, head."""
+"""Encode a picture or a text as the release encoded its items: mask or crop, backbone, head."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ T = TypeVar("T")
 
 
 class opened_once(cached_property[T]):  # noqa: N801 (a decorator)
-    """A property computed when first asked for, once, however many threads ask; its object has a `_lock`."""
+    """A property computed once, at its first use, also with many threads; its object needs a `_lock`."""
 
     def __get__(self, instance: object, owner: type | None = None) -> T:  # type: ignore[override]
         if instance is None:
@@ -36,8 +36,8 @@ class opened_once(cached_property[T]):  # noqa: N801 (a decorator)
             return super().__get__(instance, owner)
 
 
-class QueryChain:
-    """The models of a release, each loaded when first needed; may be used from many threads."""
+class QueryEncoder:
+    """The models of a release, each loaded at its first use; many threads may call it."""
 
     def __init__(self, store: Store, release: Release, settings: Settings) -> None:
         self._lock = RLock()
@@ -46,37 +46,37 @@ class QueryChain:
         self._backbone = Backbone.open(store, release.backbone)
 
     def prepare(self) -> Float32:
-        """Load what a picture goes through, so that what is damaged fails here; the vector of a white picture."""
+        """Load the models that a picture query needs, so that damage is found here; return a white picture's vector."""
         white = np.full((64, 64, 3), 255, np.uint8)
         if self._release.classes:
             self.classify(white)
         return self.embed_picture(white)
 
-    def shown(self, image: RGB) -> RGB:
-        """An upright (h, w, 3) uint8 picture as the release shows it to its backbone: masked, cropped or whole."""
+    def apply_view(self, image: RGB) -> RGB:
+        """Return the view that the release embeds of an upright (h, w, 3) uint8 picture: raw, masked or cropped."""
         mask = self._mask(image)
         if mask is None:
             return image
-        cropped = self._release.variant.view == "crop"
-        return crop_to_mask(image, mask, self._config.crop.margin) if cropped else apply_mask(image, mask)
+        is_crop = self._release.variant.view == "crop"
+        return crop_to_mask(image, mask, self._config.crop.margin) if is_crop else apply_mask(image, mask)
 
     def embed_picture(self, image: RGB, whole: bool = False) -> Float32:
-        """(dim,) unit-length float32 of an upright (h, w, 3) uint8 picture; `whole` leaves masks and crops out."""
-        seen = image if whole else self.shown(image)
-        return self._boosted(self._engine.embed(fit(seen, self._engine.preprocess)[None]))[0]
+        """Return (dim,) unit-length float32 for an upright (h, w, 3) uint8 picture; `whole` skips mask and crop."""
+        view = image if whole else self.apply_view(image)
+        return self._boost(self._engine.embed(fit(view, self._engine.preprocess)[None]))[0]
 
     def embed_text(self, text: str) -> Float32:
-        """(dim,) unit-length float32 of a text. Raises `BadConfig` where the backbone has no text side."""
+        """Return (dim,) unit-length float32 for a text. Raises `BadConfig` where the backbone reads no text."""
         if not self._backbone.has_text:
             raise BadConfig(
                 f"release {self._release.fingerprint[:12]} was embedded with {self._backbone.card}, which reads no "
                 "text; search by picture, or publish with --set embed.backbone=clip_vit_b32"
             )
-        with self._lock:  # its text side is opened by the first call
-            return self._boosted(embed_texts(self._folder(self._release.backbone), [text]))[0]
+        with self._lock:  # the first call loads the text side
+            return self._boost(embed_texts(self._folder(self._release.backbone), [text]))[0]
 
     def classify(self, image: RGB) -> Int32:
-        """The likeliest classes of a picture, as many as a classified search looks in. Raises `BadConfig`."""
+        """Return the likeliest classes of a picture, as many as a classified search looks in. Raises `BadConfig`."""
         if self._release.classes is None:
             raise BadConfig(
                 f"release {self._release.fingerprint[:12]} knows no classes of its items; search without "
@@ -85,11 +85,11 @@ class QueryChain:
         classes, _ = self._classifier.classify(fit(image, self._classifier.preprocess)[None])
         return classes[0, : self._config.classify.top_classes]
 
-    def _boosted(self, vectors: Float32) -> Float32:
+    def _boost(self, vectors: Float32) -> Float32:
         return boost(self._head_weights, vectors) if self._head_weights else vectors
 
     def _mask(self, image: RGB) -> Mask | None:
-        """Where the product is, None where the release shows pictures whole or cannot tell."""
+        """Return where the product is; None for a release of raw pictures and where no mask or box is trusted."""
         if self._release.variant.view == "raw":
             return None
         if self._release.detector:
@@ -129,7 +129,7 @@ class QueryChain:
         return load_head(self._folder(require(self._release.head, "head")) / WEIGHTS_FILE)
 
     def _folder(self, ref: Ref) -> Path:
-        """A local folder with every part of a fitted model, checked against their checksums."""
+        """Return a local folder with every part of a fitted model, each verified by its checksum."""
         kinds: dict[str, type[Artifact]] = {
             kind.__name__: kind for kind in (Backbone, Classifier, Detector, Head, Segmenter)
         }
@@ -137,7 +137,7 @@ class QueryChain:
 
 
 def require(ref: Ref | None, role: str) -> Ref:
-    """The artifact that fills a role. Raises `ShardCorrupt` where the release names none."""
+    """Return `ref`. Raises `ShardCorrupt` where the release names no artifact for this role."""
     if ref is None:
-        raise ShardCorrupt(f"the release names no {role}, though its variant needs one; `vitrine rollback` to another")
+        raise ShardCorrupt(f"the release names no {role}, but its variant needs one; run `vitrine rollback`")
     return ref

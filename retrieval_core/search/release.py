@@ -1,6 +1,6 @@
-"""Pictures, texts and items to hits, through the chain of a published release.
+"""Search a published release by pictures, texts and items.
 
-from retrieval_core.search import Query, open_release
+from retrieval_core import Query, open_release
 release = open_release("s3://shop/vitrine")
 hits = release.search("query.jpg", k=5)
 hits = release.search(Query(images=("query.jpg",), texts=("in red",)), where="category=dress")
@@ -30,7 +30,7 @@ from retrieval_core.images import RGB, decode
 from retrieval_core.index.lookup import RowSelection, ShardedIndex, open_index
 from retrieval_core.index.shard_files import positions_of
 from retrieval_core.reduce.pca import PCA_FILE, Pca, apply_pca, load_pca
-from retrieval_core.search.query_encoder import QueryChain, opened_once, require
+from retrieval_core.search.query_encoder import QueryEncoder, opened_once, require
 from retrieval_core.settings import Settings
 from retrieval_core.store.base import Store
 from retrieval_core.store.uris import read_uri
@@ -38,20 +38,20 @@ from retrieval_core.store.uris import read_uri
 Image = str | os.PathLike[str] | bytes | RGB
 Mode = Literal["nearest", "classified"]
 MODES: tuple[Mode, ...] = get_args(Mode)
-Found = tuple[Float32, Int64]  # scores, falling, and row ids, (n,) each
+Hits = tuple[Float32, Int64]  # (n,) scores, falling, and (n,) row ids
 
-UNLIKE_WEIGHT = 0.5  # of what a query is to be unlike, against 1 of what it is to be like
+UNLIKE_WEIGHT = 0.5  # of the pictures and texts a query should not resemble; the others count 1
 COLLAPSE_SIMILARITY = 0.98  # cosine of two pictures that show the same
-NO_LENGTH = 1e-6  # of a query whose parts cancel each other
-RECENT_SELECTIONS = 8
+MIN_LENGTH = 1e-6  # of a query vector; below it its parts cancel each other
+RECENT_SELECTIONS = 8  # filters whose rows are kept
 
 
 @dataclass(frozen=True, eq=False)
 class Query:
-    """What to look for: the mean of all pictures, texts and items, less half the mean of what it is to be unlike.
+    """What to search for: the mean of all pictures, texts and items, less half the mean of the `unlike` ones.
 
-    A picture is a path, an `s3://` URI, a file's bytes, or an upright (h, w, 3) uint8 array; `whole` leaves pictures as
-    they are where the release masks or crops. Raises `BadConfig` for a single value where a tuple belongs.
+    A picture is a path, an `s3://` URI, a file's bytes, or an upright (h, w, 3) uint8 array. `whole` embeds pictures as
+    they are even where the release masks or crops them. Raises `BadConfig` for a single value in place of a tuple.
     """
 
     images: tuple[Image, ...] = ()
@@ -65,20 +65,20 @@ class Query:
         for field in fields(self):
             value = getattr(self, field.name)
             if field.name != "whole" and not isinstance(value, tuple):
-                raise BadConfig(f"a query's {field.name} must be a tuple, got a {type(value).__name__}; write (it,)")
+                raise BadConfig(f"a query's {field.name} must be a tuple, got a {type(value).__name__}; write (value,)")
         if not (self.images or self.texts or self.item_ids):
-            raise BadConfig("a query needs something to be like: a picture, a text or an item")
+            raise BadConfig("a query needs a picture, a text or an item to be like")
 
 
 class _Selected(NamedTuple):
-    """Rows of the catalogue, ascending, and what the index makes of those it holds."""
+    """Rows of the catalogue, ascending, and the index's selection of those that it holds."""
 
     row_ids: Int64
     only: RowSelection
 
 
 def open_release(store: Store | str, name: str = releases.PRODUCTION, settings: Settings | None = None) -> OpenRelease:
-    """Open a release for searching: `name` is an alias or a release's fingerprint.
+    """Open a release for searching; `name` is an alias or a release's fingerprint.
 
     Raises `NotFound` when nothing is published under that name.
     """
@@ -86,14 +86,14 @@ def open_release(store: Store | str, name: str = releases.PRODUCTION, settings: 
     opened = Settings.load(store=store).open_store() if isinstance(store, str) else store
     release = releases.read_release(opened, name)
     if release is None and name == releases.PRODUCTION:
-        raise NotFound(f"nothing is published in {opened.url}; `vitrine run` makes the first release")
+        raise NotFound(f"nothing is published in {opened.url}; `vitrine run` publishes the first release")
     return OpenRelease(opened, release or releases.get_release(opened, name), settings)
 
 
 class OpenRelease:
-    """A release opened for searching, from any number of threads.
+    """A release opened for searching from any number of threads.
 
-    Its shards are mapped, its models are loaded when first needed.
+    Its index shards are memory-mapped; its models are loaded at their first use.
     """
 
     def __init__(self, store: Store, release: Release, settings: Settings) -> None:
@@ -103,75 +103,75 @@ class OpenRelease:
         self._config = release.nightly_config()
         self._index_set = IndexSet.open(store, release.index)
         self._index = open_index(store, self._index_set)
-        self._chain = QueryChain(store, release, settings)
+        self._encoder = QueryEncoder(store, release, settings)
         self._items = Items.open(store, release.catalog)
         self._recent = lru_cache(RECENT_SELECTIONS)(partial(_select, self._items, self._index))
 
     def prepare(self) -> None:
-        """Load all that a picture's search goes through, so that what is damaged fails here and not in a search."""
-        vector = self._chain.prepare()
+        """Load everything that a search by picture needs, so that damage is found here and not in a search."""
+        vector = self._encoder.prepare()
         self.search_vectors(vector[None], 1)
         if self.release.classes:
-            self._of_classes(np.empty(0, np.int32), None)
+            self._select_classes(np.empty(0, np.int32), None)
 
     def search(
         self, query: Query | Image, k: int = 10, *, mode: Mode = "nearest", where: str = "", collapse: bool = False
     ) -> list[Hit]:
-        """The k items most like a picture or a `Query`, best first; the items of the query are not among them.
+        """Return the k items most like a picture or a `Query`, best first, without the items of the query itself.
 
-        `where` keeps to what it says, for example `category=dress and colour in (red, blue)` (see `where.py`); with
-        `collapse` only the best stays of pictures that show one product alike. Fewer than k come where fewer fit. Mode
-        `classified` looks first among the items whose likeliest class is one of the pictures' few likeliest; where
-        those are fewer than k, the nearest of the others follow.
+        `where` filters them, for example `category=dress and colour in (red, blue)` (see `filters.py`). `collapse`
+        keeps only the best of near-identical pictures of one product. Fewer than k are returned where fewer fit. Mode
+        `classified` searches first among the items whose likeliest class is one of the few likeliest of the query's
+        pictures; where those are fewer than k, the nearest other items follow.
 
-        Raises `ImageRefused` when a picture cannot be decoded, `NotFound` when there is no such file or item,
-        `BadConfig` for a filter that cannot be read, where the release knows no classes or reads no text, where the
-        parts of the query cancel each other, and for k below one.
+        Raises `ImageRefused` when a picture cannot be decoded, `NotFound` when there is no such file or item, and
+        `BadConfig` for an invalid filter, k below 1, a text or mode that the release cannot search by, and a query
+        whose parts cancel each other.
         """
-        asked = query if isinstance(query, Query) else Query(images=(query,))
+        query = query if isinstance(query, Query) else Query(images=(query,))
         if mode not in MODES:
             raise BadConfig(f"unknown search mode {mode!r}; expected {' or '.join(MODES)}")
-        if mode == "classified" and not asked.images:
-            raise BadConfig("mode classified looks among the classes of a picture; add one to the query")
+        if mode == "classified" and not query.images:
+            raise BadConfig("mode classified searches among the classes of a picture; add one to the query")
         selected = self._selected(where)
-        pictures = [self._read(image) for image in asked.images]
-        items = np.array([self._find(item_id) for item_id in asked.item_ids], np.int64)
-        vector = self._vector(asked, pictures, items)
+        pictures = [self._read(image) for image in query.images]
+        item_rows = np.array([self._find(item_id) for item_id in query.item_ids], np.int64)
+        vector = self._encode(query, pictures, item_rows)
         nearest = partial(self._nearest, vector, selected)
         if mode == "classified":
-            classes = np.concatenate([self._chain.classify(picture) for picture in pictures])
-            inside = self._of_classes(classes, selected)
-            nearest = partial(self._classified, vector, inside, selected)
-        return self._hits(*self._best(nearest, k, items, collapse))
+            classes = np.concatenate([self._encoder.classify(picture) for picture in pictures])
+            of_classes = self._select_classes(classes, selected)
+            nearest = partial(self._classified, vector, of_classes, selected)
+        return self._describe(*self._best(nearest, k, item_rows, collapse))
 
     def search_vector(self, vector: Float32, k: int = 10, *, where: str = "", collapse: bool = False) -> list[Hit]:
-        """The k items nearest to a (dim,) unit-length float32 vector of the published variant, as `search` does.
+        """Return the k items nearest to a (dim,) unit-length float32 vector of the published variant, as `search` does.
 
-        Raises `DimensionMismatch`, and `BadConfig` for k below one or a filter that cannot be read.
+        Raises `DimensionMismatch`, and `BadConfig` for k below 1 or an invalid filter.
         """
         nearest = partial(self._nearest, vector, self._selected(where))
-        return self._hits(*self._best(nearest, k, np.empty(0, np.int64), collapse))
+        return self._describe(*self._best(nearest, k, np.empty(0, np.int64), collapse))
 
     def search_vectors(self, vectors: Float32, k: int, *, where: str = "") -> tuple[Float32, Int64]:
-        """Scores and row ids, (q, k) each, of (q, dim) queries; short answers are padded with -inf and -1."""
+        """Return (q, k) scores and row ids for (q, dim) queries, padded with -inf and -1 where fewer fit."""
         return self._search(vectors, k, self._selected(where))
 
-    def shown(self, image: Image) -> RGB:
-        """An (h, w, 3) uint8 picture as the release shows it to its backbone: masked, cropped or whole."""
-        return self._chain.shown(self._read(image))
+    def apply_view(self, image: Image) -> RGB:
+        """Return the (h, w, 3) uint8 view of a picture that the release embeds: raw, masked or cropped."""
+        return self._encoder.apply_view(self._read(image))
 
-    def picture(self, item_id: str) -> bytes:
-        """The file of an item's picture. Raises `NotFound` without the item, and where its picture is gone."""
+    def picture_bytes(self, item_id: str) -> bytes:
+        """Return the file of an item's picture. Raises `NotFound` where the item or its picture does not exist."""
         (row,) = self._items.rows(np.array([self._find(item_id)], np.int64))
         return read_uri(row["image_uri"])
 
     def shard_of(self, item_id: str) -> str:
-        """The name of the index shard that an item lies in. Raises `NotFound`."""
-        wanted = np.array([self._find(item_id)], np.int64)
-        return next(shard.folder.name for shard in self._index.shards if positions_of(shard.row_ids, wanted)[1].any())
+        """Return the name of the index shard that holds an item. Raises `NotFound`."""
+        row = np.array([self._find(item_id)], np.int64)
+        return next(shard.folder.name for shard in self._index.shards if positions_of(shard.row_ids, row)[1].any())
 
-    def columns(self) -> dict[str, list[str]]:
-        """What a filter can name, with the commonest values of each, the commonest first; ids go without."""
+    def filter_values(self) -> dict[str, list[str]]:
+        """Return the columns that a filter can name, each with its commonest values first; ids have none listed."""
         return {name: list(values) for name, values in self._commonest.items()}
 
     @opened_once
@@ -187,77 +187,77 @@ class OpenRelease:
         return decode(data, max_pixels=self._config.ingest.max_pixels)
 
     def _find(self, item_id: str) -> int:
-        """The row id of an item. Raises `NotFound`, also for one whose picture was put into quarantine."""
-        number = row_id(item_id)
+        """Return the row id of an item. Raises `NotFound`, also for an item in quarantine."""
+        row = row_id(item_id)
         try:
-            self._index.vectors_of(np.array([number], np.int64))
+            self._index.vectors_of(np.array([row], np.int64))
         except NotFound as error:
             raise NotFound(f"item {item_id!r} is not in release {self.release.fingerprint[:12]}") from error
-        return number
+        return row
 
-    def _vector(self, query: Query, pictures: list[RGB], items: Int64) -> Float32:
-        """(dim,) unit-length float32."""
-        embed = partial(self._chain.embed_picture, whole=query.whole)
-        like = [*self._index.vectors_of(items)]
+    def _encode(self, query: Query, pictures: list[RGB], item_rows: Int64) -> Float32:
+        """Return the query's (dim,) unit-length float32 vector."""
+        embed = partial(self._encoder.embed_picture, whole=query.whole)
+        like = [*self._index.vectors_of(item_rows)]
         like += [embed(picture) for picture in pictures]
-        like += [self._chain.embed_text(text) for text in query.texts]
+        like += [self._encoder.embed_text(text) for text in query.texts]
         unlike = [embed(self._read(image)) for image in query.unlike_images]
-        unlike += [self._chain.embed_text(text) for text in query.unlike_texts]
+        unlike += [self._encoder.embed_text(text) for text in query.unlike_texts]
         if len(like) == 1 and not unlike:
             return like[0]
         vector = np.mean(like, axis=0)
         if unlike:
             vector -= np.float32(UNLIKE_WEIGHT) * np.mean(unlike, axis=0)
         length = np.linalg.norm(vector)
-        if length < NO_LENGTH:
+        if length < MIN_LENGTH:
             raise BadConfig("the parts of the query cancel each other; leave one out, or add another")
         return vector / length
 
-    def _best(self, nearest: Callable[[int], Found], k: int, left_out: Int64, collapse: bool) -> Found:
-        """The k first rows that `nearest` finds without those left out, asking for more until k stay."""
+    def _best(self, nearest: Callable[[int], Hits], k: int, excluded: Int64, collapse: bool) -> Hits:
+        """Return the first k rows that `nearest(n)` returns and that are kept, with n doubled until k are."""
         if k < 1:
             raise BadConfig(f"k is at least 1, got {k}")
-        n = k + len(left_out)
+        n = k + len(excluded)
         while True:
             scores, row_ids = nearest(n)
-            keep = ~np.isin(row_ids, left_out)
+            keep = ~np.isin(row_ids, excluded)
             if collapse:
-                keep[keep] = self._firsts(row_ids[keep])
+                keep[keep] = self._is_new_picture(row_ids[keep])
             if keep.sum() >= k or len(row_ids) < n:
                 return scores[keep][:k], row_ids[keep][:k]
             n *= 2
 
-    def _firsts(self, row_ids: Int64) -> Bool:
-        """Which rows show no product as a row before them does."""
+    def _is_new_picture(self, row_ids: Int64) -> Bool:
+        """Return, for each row, whether no earlier row is a near-identical picture of the same product."""
         products = self._items.products(row_ids)
         counts = Counter(product for product in products if product is not None)
-        repeated = [place for place, product in enumerate(products) if product is not None and counts[product] > 1]
+        repeated = [rank for rank, product in enumerate(products) if product is not None and counts[product] > 1]
         keep = np.ones(len(row_ids), bool)
-        shown: dict[str | None, list[Float32]] = {}
-        for place, vector in zip(repeated, self._index.vectors_of(row_ids[repeated]), strict=True):
-            before = shown.setdefault(products[place], [])
-            keep[place] = all(vector @ other < COLLAPSE_SIMILARITY for other in before)
-            if keep[place]:
-                before.append(vector)
+        kept_vectors: dict[str | None, list[Float32]] = {}
+        for rank, vector in zip(repeated, self._index.vectors_of(row_ids[repeated]), strict=True):
+            earlier = kept_vectors.setdefault(products[rank], [])
+            keep[rank] = all(vector @ other < COLLAPSE_SIMILARITY for other in earlier)
+            if keep[rank]:
+                earlier.append(vector)
         return keep
 
-    def _hits(self, scores: Float32, row_ids: Int64) -> list[Hit]:
+    def _describe(self, scores: Float32, row_ids: Int64) -> list[Hit]:
         rows = self._items.rows(row_ids)
         return [Hit(score=float(score), **row) for score, row in zip(scores, rows, strict=True)]
 
-    def _nearest(self, vector: Float32, selected: _Selected | None, n: int) -> Found:
-        """The n nearest of what is selected, fewer where that is fewer."""
+    def _nearest(self, vector: Float32, selected: _Selected | None, n: int) -> Hits:
+        """Return the n nearest of the selected rows, or all of them where there are fewer."""
         n_rows = selected.only.n_rows if selected else self._index.n_rows
         scores, row_ids = self._search(np.atleast_2d(vector), max(1, min(n, n_rows)), selected)
-        found = row_ids[0] >= 0
-        return scores[0][found], row_ids[0][found]
+        is_hit = row_ids[0] >= 0
+        return scores[0][is_hit], row_ids[0][is_hit]
 
-    def _classified(self, vector: Float32, inside: _Selected, selected: _Selected | None, n: int) -> Found:
-        """The n nearest of the rows inside, and after those the nearest of the others."""
-        first_scores, first = self._nearest(vector, inside, n)
+    def _classified(self, vector: Float32, of_classes: _Selected, selected: _Selected | None, n: int) -> Hits:
+        """Return the n nearest rows: those of the query's classes first, then the other selected ones."""
+        first_scores, first = self._nearest(vector, of_classes, n)
         scores, row_ids = self._nearest(vector, selected, n)
-        others = ~np.isin(row_ids, inside.row_ids)
-        return np.concatenate([first_scores, scores[others]])[:n], np.concatenate([first, row_ids[others]])[:n]
+        is_other = ~np.isin(row_ids, of_classes.row_ids)
+        return np.concatenate([first_scores, scores[is_other]])[:n], np.concatenate([first, row_ids[is_other]])[:n]
 
     def _search(self, vectors: Float32, k: int, selected: _Selected | None) -> tuple[Float32, Int64]:
         if vectors.ndim != 2 or vectors.shape[1] != self._index_set.dim:
@@ -276,15 +276,15 @@ class OpenRelease:
     def _selected(self, where: str) -> _Selected | None:
         return self._recent(where.strip()) if where.strip() else None
 
-    def _of_classes(self, classes: Int32, selected: _Selected | None) -> _Selected:
-        row_ids, likeliest = self._likeliest
-        inside = row_ids[np.isin(likeliest, classes[classes >= 0])]
+    def _select_classes(self, classes: Int32, selected: _Selected | None) -> _Selected:
+        row_ids, likeliest = self._likeliest_classes
+        of_classes = row_ids[np.isin(likeliest, classes[classes >= 0])]
         if selected:
-            inside = np.intersect1d(inside, selected.row_ids, assume_unique=True)
-        return _Selected(inside, self._index.select(inside))
+            of_classes = np.intersect1d(of_classes, selected.row_ids, assume_unique=True)
+        return _Selected(of_classes, self._index.select(of_classes))
 
     @opened_once
-    def _likeliest(self) -> tuple[Int64, Int32]:
+    def _likeliest_classes(self) -> tuple[Int64, Int32]:
         """Ascending row ids, and the likeliest class of each, -1 where it has none."""
         classes = ClassSet.open(self._store, require(self.release.classes, "classes"))
         items = self._items.columns(["row_id", "content_id"]).filter(pl.col("content_id").is_not_null()).sort("row_id")
@@ -298,7 +298,7 @@ class OpenRelease:
 
 
 def _select(items: Items, index: ShardedIndex, where: str) -> _Selected:
-    asked = parse_where(where)
-    table = items.columns(["row_id", *asked.columns])
-    row_ids = np.sort(table["row_id"].filter(asked.mask(table)).to_numpy())
+    parsed = parse_where(where)
+    table = items.columns(["row_id", *parsed.columns])
+    row_ids = np.sort(table["row_id"].filter(parsed.mask(table)).to_numpy())
     return _Selected(row_ids, index.select(row_ids))

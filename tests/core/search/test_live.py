@@ -98,7 +98,7 @@ def test_a_damaged_release_never_takes_over_and_is_told_once(
         assert len(live.current.search(shop.picture("item-1-0"), 3)) == 3
         shop.publish("r3", range(3))
         until(lambda: serving(live) == "r3")
-    assert "r2 cannot be opened, r1 goes on serving" in caplog.text
+    assert "r2 cannot be opened, r1 keeps serving" in caplog.text
     assert "sha256" in caplog.text
     with pytest.raises(ShardCorrupt):
         shop.open("r2")

@@ -12,7 +12,7 @@ import pytest
 from retrieval_core.errors import BadConfig, DimensionMismatch, ImageRefused, NotFound, ShardCorrupt
 from retrieval_core.filters import parse_where
 from retrieval_core.search import query_encoder
-from retrieval_core.search.query_encoder import QueryChain
+from retrieval_core.search.query_encoder import QueryEncoder
 from retrieval_core.search.release import COLLAPSE_SIMILARITY, UNLIKE_WEIGHT, OpenRelease, Query
 
 ROWS = 36
@@ -96,7 +96,7 @@ def test_text_joins_pictures_where_the_backbone_reads_it(
         release.search(Query(texts=("red dress",)))
     with pytest.raises(BadConfig, match="reads no text"):
         release.search(Query(item_ids=("item-1-0",), unlike_texts=("red dress",)))
-    monkeypatch.setattr(QueryChain, "embed_text", lambda chain, text: shop.vectors[text])
+    monkeypatch.setattr(QueryEncoder, "embed_text", lambda chain, text: shop.vectors[text])
     assert names(release.search(Query(texts=("item-6-2",)), k=1)) == ["item-6-2"]
     query = Query(images=(shop.picture("item-1-2"), shop.picture("item-4-2")), texts=("item-1-2",))
     assert (
@@ -121,7 +121,7 @@ def test_a_query_of_nothing_or_of_a_bare_value_is_refused(wrong: Callable[[], Qu
 def test_parts_that_cancel_each_other_are_refused(
     shop: Any, release: OpenRelease, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(QueryChain, "embed_text", lambda chain, text: -shop.vectors["item-1-0"])
+    monkeypatch.setattr(QueryEncoder, "embed_text", lambda chain, text: -shop.vectors["item-1-0"])
     with pytest.raises(BadConfig, match="cancel each other"):
         release.search(Query(texts=("its opposite",), item_ids=("item-1-0",)))
 
@@ -204,7 +204,7 @@ def test_collapse_keeps_the_best_of_near_identical_pictures_of_one_product(shop:
 def test_a_classified_search_looks_within_the_filter(
     shop: Any, release: OpenRelease, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(QueryChain, "classify", lambda chain, image: np.array([1, -1], np.int32))
+    monkeypatch.setattr(QueryEncoder, "classify", lambda chain, image: np.array([1, -1], np.int32))
     query = shop.picture("item-4-0")
     for where in ("", "colour=red"):
         by_distance = names(release.search(query, k=ROWS, where=where))
@@ -215,17 +215,17 @@ def test_a_classified_search_looks_within_the_filter(
 
 
 def test_what_the_app_shows_is_what_the_release_holds(shop: Any, release: OpenRelease) -> None:
-    columns = release.columns()
+    columns = release.filter_values()
     assert list(columns) == ["item_id", "product_id", "category", "split", "label", "colour", "year"]
     assert columns["item_id"] == columns["product_id"] == []
     assert columns["category"] == ["coat", "dress"]
     assert columns["label"] == ["new", "red", "blue", "green"]
     assert columns["colour"] == ["blue", "green", "red"]
-    assert release.picture("item-3-1") == shop.picture("item-3-1").read_bytes()
+    assert release.picture_bytes("item-3-1") == shop.picture("item-3-1").read_bytes()
     pixels = np.zeros((20, 30, 3), np.uint8)
-    assert np.array_equal(release.shown(pixels), pixels)
+    assert np.array_equal(release.apply_view(pixels), pixels)
     with pytest.raises(NotFound, match="nobody"):
-        release.picture("nobody")
+        release.picture_bytes("nobody")
 
 
 def test_a_picture_that_is_gone_is_not_found(new_shop: Callable[[Path], Any], tmp_path: Path) -> None:
@@ -234,7 +234,7 @@ def test_a_picture_that_is_gone_is_not_found(new_shop: Callable[[Path], Any], tm
     shop.picture("item-1-1").unlink()
     release = shop.open()
     with pytest.raises(NotFound):
-        release.picture("item-1-1")
+        release.picture_bytes("item-1-1")
     assert names(release.search(shop.picture("item-1-0"), k=2)) == ["item-1-0", "item-1-1"]
 
 
@@ -245,7 +245,7 @@ def test_a_release_of_nothing_or_of_one_item_is_searched_like_any_other(
     shop.publish("none", products=[])
     empty, query = shop.open(), shop.picture("item-1-0")
     assert empty.search(query) == empty.search(query, where="split=train", collapse=True) == []
-    assert set(empty.columns()) == {"item_id", "product_id", "category", "split", "label"}
+    assert set(empty.filter_values()) == {"item_id", "product_id", "category", "split", "label"}
     with pytest.raises(NotFound):
         empty.search(Query(item_ids=("item-1-0",)))
     shop.publish("some", products=[3])
@@ -267,7 +267,7 @@ def test_eight_threads_get_the_answers_of_one(
     expected = [ask(alone, number) for number in range(8)]
     together = shop.open()  # its models are loaded by eight threads at once
     assert in_threads(8, lambda number: ask(together, number)) == expected
-    assert in_threads(8, lambda number: together.columns()) == [alone.columns()] * 8
+    assert in_threads(8, lambda number: together.filter_values()) == [alone.filter_values()] * 8
 
 
 def test_models_are_loaded_once_however_many_threads_ask(
