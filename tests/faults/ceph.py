@@ -45,7 +45,7 @@ RIGHTS = {
 
 
 class Gateway(NamedTuple):
-    """Where a gateway is reached, and how a user is made there."""
+    """The addresses of a gateway, which can add users."""
 
     url: str
     secure_url: str
@@ -58,7 +58,7 @@ class Gateway(NamedTuple):
 
 @contextmanager
 def running_ceph(folder: Path, certificate: Path) -> Iterator[Gateway]:
-    """A cluster whose files are in the empty `folder`; its processes end with the context."""
+    """Yield the gateway of a cluster with its files in the empty `folder`; its processes end with the context."""
     port, plain, secure = _free_ports(3)
     cluster = str(uuid.uuid4())
     (folder / "ceph.conf").write_text(CONFIG.format(cluster=cluster, port=port, folder=folder))
@@ -86,7 +86,7 @@ def running_ceph(folder: Path, certificate: Path) -> Iterator[Gateway]:
 
 
 def _run(folder: Path, program: str, *arguments: str) -> None:
-    """Raises `CalledProcessError` with what the program said."""
+    """Run a program of Ceph. Raises `RuntimeError` with its output if it fails."""
     command = [program, "--conf", str(folder / "ceph.conf"), *arguments]
     if program in {"ceph-authtool", "monmaptool"}:
         command = [program, *arguments]
@@ -120,6 +120,6 @@ def _wait_for(port: int, process: subprocess.Popen[bytes], folder: Path) -> None
 
 
 def _free_ports(n: int) -> list[int]:
-    with ExitStack() as held:
-        sockets = [held.enter_context(socket.create_server(("127.0.0.1", 0))) for _ in range(n)]
-        return [one.getsockname()[1] for one in sockets]
+    with ExitStack() as stack:
+        sockets = [stack.enter_context(socket.create_server(("127.0.0.1", 0))) for _ in range(n)]
+        return [listener.getsockname()[1] for listener in sockets]

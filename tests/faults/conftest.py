@@ -1,4 +1,4 @@
-"""A small shop with real pictures and a real backbone, to damage."""
+"""A small shop with pictures and a fitted backbone, to be damaged."""
 
 from tests.core.conftest import new_shop, pixels_backbone
 

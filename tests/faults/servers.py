@@ -1,4 +1,4 @@
-"""Prefect's server and PostgreSQL as an operator runs them, to be killed and started again."""
+"""Prefect's server and PostgreSQL as an operator runs them; they can be killed and started again."""
 
 from __future__ import annotations
 
@@ -26,14 +26,15 @@ def free_port() -> int:
 
 
 def until(happened: Callable[[], bool], what: str) -> None:
-    given_up = time.monotonic() + PATIENCE_S
+    """Wait until `happened` returns True; `what` names it if it does not."""
+    deadline = time.monotonic() + PATIENCE_S
     while not happened():
-        assert time.monotonic() < given_up, f"{what} did not happen in {PATIENCE_S:.0f} s"
+        assert time.monotonic() < deadline, f"{what} did not happen in {PATIENCE_S:.0f} s"
         time.sleep(0.02)
 
 
 class Server:
-    """A process with its children, in a session of its own, that starts again as it was."""
+    """A process and its children, in a session of their own, which can be restarted."""
 
     def __init__(self, command: list[str], environment: dict[str, str], log: Path, user: str | None = None) -> None:
         self._command, self._environment, self._log, self._user = command, environment, log, user
@@ -52,7 +53,7 @@ class Server:
             )
 
     def kill(self, how: signal.Signals) -> None:
-        """End it, and wait until it is gone."""
+        """Send a signal to all processes and wait for the end."""
         if self._process is not None:
             os.killpg(self._process.pid, how)
             self._process.wait(PATIENCE_S)
@@ -60,7 +61,7 @@ class Server:
 
 
 class PrefectServer(Server):
-    """`prefect server start` over a database, on a port that stays its own."""
+    """`prefect server start` with a database, on a port that it keeps over restarts."""
 
     def __init__(self, folder: Path, database_url: str = "") -> None:
         port = free_port()
@@ -85,7 +86,7 @@ class PrefectServer(Server):
 
 
 class Postgres(Server):
-    """PostgreSQL on loopback with one database, run by the user `postgres` where we are root: it refuses root."""
+    """PostgreSQL on loopback with one database; as it refuses root, root runs it as the user `postgres`."""
 
     def __init__(self) -> None:
         port = free_port()
@@ -97,8 +98,8 @@ class Postgres(Server):
             os.chown(self.folder, owner.pw_uid, owner.pw_gid)
         data = self.folder / "data"
         environment = {"PATH": os.environ["PATH"], "LC_ALL": "C.UTF-8"}
-        made = [str(_binary("initdb")), f"--pgdata={data}", "--username=prefect", "--auth=trust", "--no-sync"]
-        subprocess.run(made, check=True, capture_output=True, user=user, cwd=self.folder, env=environment)
+        command = [str(_binary("initdb")), f"--pgdata={data}", "--username=prefect", "--auth=trust", "--no-sync"]
+        subprocess.run(command, check=True, capture_output=True, user=user, cwd=self.folder, env=environment)
         options = [f"-p{port}", "-h127.0.0.1", f"-k{self.folder}"]
         self._port = port
         super().__init__([str(_binary("postgres")), f"-D{data}", *options], environment, self.folder / "log", user)
@@ -108,8 +109,8 @@ class Postgres(Server):
         until(self._answers, "PostgreSQL's start")
 
     def _answers(self) -> bool:
-        asked = [str(_binary("pg_isready")), "-h127.0.0.1", f"-p{self._port}"]
-        return subprocess.run(asked, capture_output=True, check=False).returncode == 0
+        command = [str(_binary("pg_isready")), "-h127.0.0.1", f"-p{self._port}"]
+        return subprocess.run(command, capture_output=True, check=False).returncode == 0
 
     def remove(self) -> None:
         self.kill(signal.SIGKILL)
@@ -121,6 +122,6 @@ def has_postgres() -> bool:
 
 
 def _binary(name: str) -> Path:
-    """Of the newest version that Debian has installed."""
-    found = sorted(Path("/usr/lib/postgresql").glob(f"*/bin/{name}"))
-    return found[-1] if found else Path("/usr/lib/postgresql/none")
+    """Return a program of the newest version that Debian has installed."""
+    programs = sorted(Path("/usr/lib/postgresql").glob(f"*/bin/{name}"))
+    return programs[-1] if programs else Path("/usr/lib/postgresql/none")

@@ -64,7 +64,7 @@ def _keys(aws_environment: None, certificate: Path, monkeypatch: pytest.MonkeyPa
 
 @pytest.fixture
 def prefix(client: Any) -> Iterator[str]:
-    """The address of an empty store in a bucket of its own."""
+    """The address of an empty store in a new bucket."""
     client.create_bucket(Bucket=BUCKET)
     yield f"s3://{BUCKET}/house"
     for page in client.get_paginator("list_objects_v2").paginate(Bucket=BUCKET):
@@ -81,7 +81,7 @@ def store(ceph: Gateway, prefix: str, tmp_path: Path) -> Store:
 InThreads = Callable[[int, Callable[[int], Any]], list[Any]]
 
 
-class TestWhoWasFirst:
+class TestFirstWriter:
     def test_of_eight_that_put_at_once_one_wins(self, store: Store, in_threads: InThreads) -> None:
         for number in range(ROUNDS):
             key, data = f"manifest-{number}", [b"%d" % writer for writer in range(WRITERS)]
@@ -90,16 +90,17 @@ class TestWhoWasFirst:
             assert store.get(key) == data[won.index(True)]
 
     def test_of_eight_that_swap_at_once_one_wins(self, store: Store, in_threads: InThreads) -> None:
-        now = b"start"
-        store.put_if_absent("alias", now)
+        current = b"start"
+        store.put_if_absent("alias", current)
         for number in range(ROUNDS):
             data = [b"%d by %d" % (number, writer) for writer in range(WRITERS)]
             won = in_threads(
-                WRITERS, lambda writer, data=data, now=now: store.compare_and_swap("alias", data[writer], now)
+                WRITERS,
+                lambda writer, data=data, current=current: store.compare_and_swap("alias", data[writer], current),
             )
             assert won.count(True) == 1
-            now = data[won.index(True)]
-            assert store.get("alias") == now
+            current = data[won.index(True)]
+            assert store.get("alias") == current
 
     def test_no_move_of_an_alias_is_lost(self, store: Store, in_threads: InThreads) -> None:
         def move(writer: int) -> int:
@@ -124,7 +125,7 @@ class TestWhoWasFirst:
         assert store.get("alias") == b"1"
 
     @pytest.mark.parametrize("what", ["lose the answer", "do it and say 500 InternalError", "cut the request"])
-    def test_a_winner_that_did_not_hear_of_it_still_knows(
+    def test_a_winner_whose_answer_was_lost_still_knows(
         self, what: str, ceph: Gateway, prefix: str, store: Store, tmp_path: Path
     ) -> None:
         with running_proxy(ceph.url) as proxy:
@@ -136,9 +137,9 @@ class TestWhoWasFirst:
         assert store.get("alias") == b"2"
 
 
-class TestWhoMay:
+class TestPermissions:
     @pytest.mark.parametrize("name", ["wrong secret", "unknown key", "a stranger"])
-    def test_who_may_not_is_told_so_and_reads_and_writes_nothing(
+    def test_without_permission_nothing_is_read_or_written_and_the_error_says_why(
         self,
         name: str,
         ceph: Gateway,
@@ -172,16 +173,16 @@ class TestWhoMay:
 
         monkeypatch.setenv("VITRINE_S3_ENDPOINT_URL", ceph.url)
         assert main(["status", "--store", prefix]) == 1
-        said = "".join(capfd.readouterr())
-        assert "check the credentials" in said
-        assert "marlin" not in said
+        output = "".join(capfd.readouterr())
+        assert "check the credentials" in output
+        assert "marlin" not in output
 
         s3._make_client.cache_clear()
         monkeypatch.setenv("AWS_ACCESS_KEY_ID", ACCESS_KEY)
         monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", SECRET_KEY)
         assert {key: store.get(key) for key in store.list("")} == {"a": b"1"}
 
-    def test_a_clock_an_hour_away_is_named(self, store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_a_clock_that_is_an_hour_off_is_named(self, store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
         from botocore import auth
 
         right = auth.get_current_datetime
@@ -190,7 +191,7 @@ class TestWhoMay:
             with pytest.raises(Permanent, match="set this machine's clock"):
                 store.get("a")
 
-    def test_a_bucket_that_is_not_there_is_a_matter_of_configuration(self, ceph: Gateway, tmp_path: Path) -> None:
+    def test_an_absent_bucket_is_a_matter_of_configuration(self, ceph: Gateway, tmp_path: Path) -> None:
         absent = open_store("s3://no-such-bucket/house", s3_endpoint_url=ceph.url, cache_dir=tmp_path)
         for use in (lambda: absent.get("a"), lambda: absent.put("a", b""), lambda: list(absent.list(""))):
             with pytest.raises(BadConfig, match="create the bucket"):
@@ -232,7 +233,7 @@ class TestObjects:
         [Fault("PUT", "cut the request", 1, "partNumber=2"), Fault("POST", "lose the answer", 1, "uploadId")],
         ids=lambda fault: fault.what,
     )
-    def test_an_upload_whose_line_was_cut_is_whole_or_worth_another(
+    def test_an_upload_whose_connection_broke_is_complete_or_may_be_retried(
         self,
         fault: Fault,
         ceph: Gateway,

@@ -1,7 +1,7 @@
-"""SIGKILL at twenty moments of a night: what was published stays readable, what was made stays made, and the next run
-ends where an undisturbed one does.
+"""SIGKILL at twenty moments of a run: what was published stays readable, finished work is not repeated, and the next
+run ends as an undisturbed one does.
 
-A moment is drawn from each stage in turn and not from the whole night: the shortest stages publish.
+The moments are drawn from each stage in turn rather than from the whole run, as the shortest stages publish.
 """
 
 from __future__ import annotations
@@ -53,18 +53,18 @@ CONFIG = (
 )
 N_FIRST, N_DRAWN, N_CHANGED = 20, 30, 3
 
-# Nothing that a search, a later night or a person's question about quality stands on is left out of the comparison.
-# What a run printed, and the note it makes for itself of what it found missing: another run, another note.
+# Everything is compared that a search, a later run or a question about quality depends on.
+# Not compared: what a run printed, and its plans of what was missing.
 OWN_NOTES = ("/runs/", "/plans/")
-# The page that metrics.json is drawn as, with the hour and the seconds in it.
+# Not compared: the page drawn from metrics.json, which shows times.
 DRAWN = "report.html"
-# Of metrics.json: when, how fast, and which share of the work fell to this run and which to the killed one.
+# Not compared in metrics.json: times, speed, and how the work was divided between this run and the killed one.
 OF_THIS_RUN = {"created", "seconds", "costs", "fitted", "trained", "n_shards_built", "last_seen", "attempts"}
 SPEED = ("latency_ms", "seconds", "_per_second", "_ms")
 
 
 class Shop(NamedTuple):
-    """A source that changed since the first night, that night's store, and where the second leads undisturbed."""
+    """A source that changed since the first run, the store after it, and the store after an undisturbed second run."""
 
     order: Order
     first: Path
@@ -84,7 +84,7 @@ def shop(api_url: str, tmp_path_factory: pytest.TempPathFactory) -> Shop:
     every.head(N_FIRST).write_csv(table)
     Run(order).end()
 
-    every.slice(2).write_csv(table)  # two are gone, ten are new, three show something else, and one is broken
+    every.slice(2).write_csv(table)  # two removed, ten new, three changed, one broken
     for picture in pictures[2 : 2 + N_CHANGED]:
         picture.write_bytes(picture.read_bytes()[:-2] + b"\x00\x00\xff\xd9")
     pictures[2 + N_CHANGED].write_bytes(b"not a picture")
@@ -98,7 +98,7 @@ def shop(api_url: str, tmp_path_factory: pytest.TempPathFactory) -> Shop:
 
 
 class Searches:
-    """What a searcher in a loop met."""
+    """What a searcher in a loop encountered."""
 
     def __init__(self) -> None:
         self.n, self.errors = 0, list[Exception]()
@@ -106,7 +106,7 @@ class Searches:
 
 @contextmanager
 def searching(live: LiveRelease, query: Path) -> Iterator[Searches]:
-    """Search over and over while the block runs."""
+    """Search in a loop while the block runs."""
     stop, met = threading.Event(), Searches()
 
     def search() -> None:
@@ -127,31 +127,31 @@ def searching(live: LiveRelease, query: Path) -> Iterator[Searches]:
 
 
 def files(store: Path) -> dict[str, tuple[int, int]]:
-    """Inode and time of writing of every object, by its key."""
+    """Return inode and time of writing of every object, by its key."""
     found = ((path, path.stat()) for path in store.rglob("[!.]*") if path.is_file() and ".tmp" not in path.parts)
     return {str(path.relative_to(store)): (stat.st_ino, stat.st_mtime_ns) for path, stat in found}
 
 
 def finished(keys: set[str]) -> set[str]:
-    """The files of all that is made: parts of sets, whole index shards, templates, and whatever has its manifest."""
+    """Return the files of finished work: parts of sets, complete shards, templates, and artifacts with a manifest."""
     folders = {key.rpartition("/")[0] for key in keys if key.endswith(("/manifest.json", "/vectors.arrow"))}
     return {key for key in keys if key.rpartition("/")[0] in folders or "/parts/" in key or "/templates/" in key}
 
 
 def embedded(store: Path) -> int:
-    """Pictures that have a vector of the backbone; only what is made shard by shard has plans."""
+    """Return the number of pictures with a vector of the backbone; only what is made shard by shard has plans."""
     (family,) = {path.parent.parent for path in store.glob("vectors/*/plans/*")}
     return sum(pl.read_parquet(path).height for path in family.glob("parts/*"))
 
 
-def says(store: Path) -> dict[str, Any]:
-    """What every object says: its bytes, less the clock's and the run's own word."""
+def comparable(store: Path) -> dict[str, Any]:
+    """Return what is compared of every object: its contents without times and notes of the run."""
     keys = [key for key in files(store) if not any(note in f"/{key}" for note in OWN_NOTES) and DRAWN not in key]
-    return {key: _says(store / key) for key in keys}
+    return {key: _comparable(store / key) for key in keys}
 
 
-def _says(path: Path) -> Any:
-    if path.name == "quarantine.parquet":  # a killed run has tried, too
+def _comparable(path: Path) -> Any:
+    if path.name == "quarantine.parquet":  # a killed run has counted an attempt, too
         return pl.read_parquet(path).drop("last_seen", "attempts").rows()
     if path.name in ("manifest.json", "metrics.json"):
         return _timeless(json.loads(path.read_bytes()))
@@ -163,7 +163,7 @@ def _timeless(value: Any) -> Any:
         return [_timeless(each) for each in value]
     if not isinstance(value, dict):
         return value
-    if value.get("key", "").endswith((DRAWN, "quarantine.parquet", "metrics.json")):  # a part of other bytes
+    if value.get("key", "").endswith((DRAWN, "quarantine.parquet", "metrics.json")):  # its bytes differ
         return {"key": value["key"]}
     kept = {name: each for name, each in value.items() if name not in OF_THIS_RUN and not any(s in name for s in SPEED)}
     return {name: _timeless(each) for name, each in kept.items()}
@@ -171,12 +171,12 @@ def _timeless(value: Any) -> Any:
 
 @contextmanager
 def searched(store: Path, query: Path) -> Iterator[Searches]:
-    """A searcher of production, from before the block to after what it published is being searched."""
+    """Search production during the block, and after it until its release is being searched."""
     settings = Settings.load(store=str(store), threads=1, device="cpu")
     with LiveRelease(settings.open_store(), settings=settings, check_s=0.05) as live, searching(live, query) as met:
         yield met
-        given_up = time.monotonic() + PATIENCE_S
-        while live.current.release.fingerprint != production(store) and time.monotonic() < given_up:
+        deadline = time.monotonic() + PATIENCE_S
+        while live.current.release.fingerprint != production(store) and time.monotonic() < deadline:
             time.sleep(0.01)
         assert live.current.release.fingerprint == production(store), "the searcher follows production"
     assert met.n
@@ -190,32 +190,32 @@ def production(store: Path) -> str:
 
 
 def check_readable(store: Path, query: Path) -> None:
-    """Production is whole, and what opens it anew finds."""
+    """Check that production is intact and can be opened and searched."""
     settings = Settings.load(store=str(store), threads=1, device="cpu")
     checked = verify(settings.open_store())
     assert checked.ok, checked
     assert len(open_release(settings.open_store(), settings=settings).search(query, 5)) == 5
 
 
-def go_on(shop: Shop, killed: Run) -> None:
-    """Run again what was killed: finished work stays as it is, and all ends as if nothing had been."""
+def resume(shop: Shop, killed: Run) -> None:
+    """Run again after a kill: finished work is unchanged, and the result is that of an undisturbed run."""
     store = killed.order.store
     assert not killed.orphans(), "a killed run leaves no process behind"
     check_readable(store, shop.query)
     before, n_done = files(store), embedded(store)
     Run(killed.order._replace(log=killed.order.log.with_name("again.log"))).end()
     after = files(store)
-    again = [key for key in finished(set(before)) if before[key] != after.get(key)]
-    assert not again, "made twice"
+    repeated = [key for key in finished(set(before)) if before[key] != after.get(key)]
+    assert not repeated, "made twice"
     run = last_run(open_store(str(store)))
     assert run is not None
     assert run["embedded"] == embedded(shop.undisturbed) - n_done, "embedded twice"
-    assert says(store) == says(shop.undisturbed)
+    assert comparable(store) == comparable(shop.undisturbed)
     check_readable(store, shop.query)
 
 
 @pytest.mark.parametrize("number", range(N_KILLS))
-def test_a_killed_night_harms_nobody_and_is_gone_on_with(shop: Shop, number: int, tmp_path: Path) -> None:
+def test_a_killed_run_harms_no_search_and_is_resumed(shop: Shop, number: int, tmp_path: Path) -> None:
     stage = STAGES[number % len(STAGES)]
     share = random.Random(f"{SEED}/{number}").random()
     store, log = tmp_path / "store", tmp_path / "killed.log"
@@ -224,9 +224,9 @@ def test_a_killed_night_harms_nobody_and_is_gone_on_with(shop: Shop, number: int
         run = Run(shop.order._replace(store=store, log=log))
         run.wait_for(stage)
         time.sleep(share * shop.seconds[stage])
-        assert run.kill(), "the run was over before it could be killed"
+        assert run.kill(), "the run ended before it could be killed"
         try:
-            go_on(shop, run)
+            resume(shop, run)
         except AssertionError as error:
-            error.add_note(f"seed {SEED}, kill {number}: {share:.0%} into stage {stage}, which said it was {run.stage}")
+            error.add_note(f"seed {SEED}, kill {number}: {share:.0%} into stage {stage}, while it logged {run.stage}")
             raise

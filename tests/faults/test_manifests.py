@@ -1,4 +1,4 @@
-"""Hostile manifests and folders: refused with the row named, or carried as text and nothing else."""
+"""Hostile source tables and folders: refused with the row named, or treated as plain text."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def picture(seed: int = 0) -> bytes:
 
 
 def table(folder: Path, **columns: Any) -> TableSource:
-    """A Parquet manifest: unlike CSV it can say anything."""
+    """Return a Parquet source, which unlike CSV can hold any value."""
     pl.DataFrame(columns).write_parquet(folder / "items.parquet")
     return TableSource(str(folder / "items.parquet"))
 
@@ -71,7 +71,7 @@ class TestNames:
         with pytest.raises(CatalogInvalid, match=r"a\\nERROR b\.jpg"):
             FolderSource(str(tmp_path)).rows()
 
-    def test_an_id_of_ten_thousand_bytes_is_refused_in_few_words(self, tmp_path: Path) -> None:
+    def test_an_id_of_ten_thousand_bytes_is_refused_briefly(self, tmp_path: Path) -> None:
         for item_id in ("x" * 10_000, "🧥" * 2_500):
             with pytest.raises(CatalogInvalid, match="10000 bytes") as caught:
                 table(tmp_path, item_id=["a", item_id], image_uri=["a.jpg", "b.jpg"]).rows()
@@ -88,7 +88,7 @@ class TestNames:
         with pytest.raises(CatalogInvalid, match=r"more than once, e\.g\. '[a1]'"):
             table(tmp_path, item_id=ids, image_uri=["a.jpg", "b.jpg"]).rows()
 
-    def test_an_absent_id_or_uri_is_told_by_its_row(self, tmp_path: Path) -> None:
+    def test_an_absent_id_or_uri_is_named_by_its_row(self, tmp_path: Path) -> None:
         for column in ("item_id", "image_uri"):
             columns = {"item_id": ["a", "b", "c"], "image_uri": ["1.jpg", "2.jpg", "3.jpg"]}
             columns[column][1] = "  "
@@ -105,12 +105,12 @@ class TestUris:
             "s3://", "s3:///key", "s3://bucket", "s3://bucket/", "S3://bucket/key", "ftp://host/a.jpg",
         ],
     )  # fmt: skip
-    def test_a_uri_out_of_the_folder_is_refused_and_its_row_named(self, tmp_path: Path, uri: str, column: str) -> None:
+    def test_a_uri_outside_the_folder_is_refused_and_its_row_named(self, tmp_path: Path, uri: str, column: str) -> None:
         columns = {"item_id": ["a", "row-2"], "image_uri": ["a.jpg", "b.jpg"], "mask_uri": [None, None]}
         with pytest.raises(CatalogInvalid, match=f"item 'row-2' has {column} .*; expected"):
             table(tmp_path, **(columns | {column: ["a.jpg", uri]})).rows()
 
-    def test_two_points_within_a_name_climb_nowhere(self, tmp_path: Path) -> None:
+    def test_two_dots_within_a_name_do_not_climb(self, tmp_path: Path) -> None:
         rows = table(tmp_path, item_id=["a", "b"], image_uri=["a..jpg", "x/..b.jpg"]).rows()
         assert rows["image_uri"].to_list() == [f"{tmp_path}/a..jpg", f"{tmp_path}/x/..b.jpg"]
 
@@ -123,7 +123,7 @@ class TestUris:
             "s3://AKIA:S3CRET@bucket/a.jpg",
         ],
     )
-    def test_a_refused_uri_does_not_tell_its_password(self, tmp_path: Path, uri: str) -> None:
+    def test_the_error_of_a_refused_uri_holds_no_password(self, tmp_path: Path, uri: str) -> None:
         with pytest.raises(CatalogInvalid, match="item 'a'") as caught:
             table(tmp_path, item_id=["a"], image_uri=[uri]).rows()
         assert "CRET" not in str(caught.value)
@@ -138,7 +138,7 @@ class TestUris:
         with pytest.raises(CatalogInvalid, match=r"item 'b' has image_uri '/etc/passwd'.*lies on S3"):
             TableSource(f"s3://{bucket}/shop/items.csv").rows()
 
-    def test_a_dataset_s_own_list_climbs_nowhere(self, tmp_path: Path) -> None:
+    def test_the_list_of_a_dataset_does_not_climb(self, tmp_path: Path) -> None:
         (tmp_path / "img").mkdir()
         (tmp_path / "img" / "a.jpg").write_bytes(picture())
         (tmp_path / "Eval").mkdir()
@@ -219,7 +219,7 @@ class TestDamagedTables:
 
 
 class TestLinks:
-    def test_a_link_to_what_is_no_picture_is_refused_and_shows_nothing_of_it(self, tmp_path: Path) -> None:
+    def test_a_link_to_another_file_is_refused_and_nothing_of_it_is_stored(self, tmp_path: Path) -> None:
         secret, folder = tmp_path / "secret.txt", tmp_path / "shop"
         folder.mkdir()
         secret.write_text("the password is swordfish")
@@ -257,7 +257,7 @@ def test_whatever_an_id_says_nothing_is_written_outside_the_store(tmp_path: Path
 
 
 def _snapshot(folder: Path, source: str) -> pl.DataFrame:
-    """The items of the catalogue that a night's first task seals."""
+    """Return the items of the catalogue that the first task of a run seals."""
     settings = Settings.load(store=str(folder / "store"), cache_dir=folder / "store" / "cache")
     with disable_run_logger():
         done = snapshot_catalog.fn(settings, source, IngestConfig(max_reject_fraction=1.0))

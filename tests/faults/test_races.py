@@ -1,4 +1,4 @@
-"""Two nights and a catalogue update at once over one store: nobody's change is lost, and production is whole."""
+"""Two nightly runs and a catalogue update at once on one store: no change is lost, and production is intact."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from tests.faults.processes import Order, Run
 N_RACES = 6
 N_READ = 20
 SEED = 5
-MAX_PAUSE_S = 1.5  # about what a night of this size takes
+MAX_PAUSE_S = 1.5  # about as long as a run of this size takes
 CONFIG = (
     "embed.backbone=mobilenetv3",
     "embed.weights=random:0",
@@ -42,12 +42,12 @@ CONFIG = (
 
 
 class Shop(NamedTuple):
-    """A store after its first night, what its source sells that the night has not seen, and what an update brings."""
+    """A store after its first run, and a source with items that the run has not seen."""
 
     order: Order
     every: pl.DataFrame
     table: Path
-    ours: str  # the item of the update
+    updated: str  # the item of the update
 
 
 @pytest.fixture(scope="module")
@@ -58,12 +58,12 @@ def shop(api_url: str, tmp_path_factory: pytest.TempPathFactory) -> Shop:
     order = Order(f"table:{folder / 'items.csv'}", folder / "first", CONFIG, api_url, folder / "first.log")
     every.head(14).write_csv(folder / "items.csv")
     Run(order).end()
-    Path(every["image_uri"][1]).write_bytes(b"not a picture")  # its row in the ledger tells the hour
+    Path(every["image_uri"][1]).write_bytes(b"not a picture")  # its row in the ledger holds a time
     return Shop(order, every, folder, every["item_id"][-1])
 
 
 def sell(table: Path, items: pl.DataFrame) -> None:
-    """Replace the table at once, as nobody reads half of one."""
+    """Replace the table atomically, so that no run reads half of it."""
     items.write_csv(table.with_suffix(".new"))
     table.with_suffix(".new").replace(table)
 
@@ -75,7 +75,7 @@ def production(store: Path) -> releases.Alias:
 
 
 def broken(store: Store) -> list[str]:
-    """What `verify` finds wrong with production."""
+    """Return what `verify` finds wrong with production."""
     return [check.detail for check in verify(store).checks if not check.ok]
 
 
@@ -85,47 +85,47 @@ def searchable(store: Store, query: Path) -> set[str]:
 
 
 @pytest.mark.parametrize("number", range(N_RACES))
-def test_two_nights_and_an_update_at_once_lose_nothing(shop: Shop, number: int, tmp_path: Path) -> None:
+def test_two_runs_and_an_update_at_once_lose_nothing(shop: Shop, number: int, tmp_path: Path) -> None:
     draw = random.Random(f"{SEED}/{number}")
     pauses_s = [draw.uniform(0, MAX_PAUSE_S) for _ in range(2)] if number else [0.0, 0.0]
     table, folder = tmp_path / "items.csv", tmp_path / "store"
     shutil.copytree(shop.order.store, folder)
     store, before = open_store(str(folder)), production(shop.order.store)
-    sell(table, shop.every.slice(1, N_READ))  # the nights find one gone, one broken and seven new
+    sell(table, shop.every.slice(1, N_READ))  # the runs find one removed, one broken and seven new
 
     order = shop.order._replace(source=f"table:{table}", store=folder)
     runs = [Run(order._replace(log=tmp_path / "one.log"))]
     time.sleep(pauses_s[0])
     runs.append(Run(order._replace(log=tmp_path / "two.log")))
     time.sleep(pauses_s[1])
-    sell(table, shop.every.slice(1))  # and now the last three are there, of which the update names one
-    runs.append(Run(order._replace(log=tmp_path / "update.log", item_ids=(shop.ours,))))
+    sell(table, shop.every.slice(1))  # adds the last three, of which the update names one
+    runs.append(Run(order._replace(log=tmp_path / "update.log", item_ids=(shop.updated,))))
     for run in runs:
         run.end()
     at = f"seed {SEED}, race {number}, pauses {pauses_s}"
 
     found = searchable(store, Path(shop.every["image_uri"][5]))
-    assert set(shop.every["item_id"].slice(2, N_READ - 1)) <= found, f"{at}: what the nights read is lost"
-    assert shop.ours in found, f"{at}: what the update brought is lost"
-    assert not found & set(shop.every["item_id"].head(2)), f"{at}: what is gone or broken is still found"
+    assert set(shop.every["item_id"].slice(2, N_READ - 1)) <= found, f"{at}: what the runs read is lost"
+    assert shop.updated in found, f"{at}: what the update brought is lost"
+    assert not found & set(shop.every["item_id"].head(2)), f"{at}: a removed or broken item is still found"
     assert not broken(store), at
 
     won = production(folder)
-    told = [json.loads(store.get(key)) for key in store.list("runs/")]
-    assert [run["gate"] for run in told] == ["published"] * (1 + len(runs)), f"{at}: the first night and these runs"
+    documents = [json.loads(store.get(key)) for key in store.list("runs/")]
+    assert [run["gate"] for run in documents] == ["published"] * (1 + len(runs)), f"{at}: the first run and these"
     assert won.history[0] == before.release
-    assert {run["release"] for run in told} <= {*won.history, won.release}, (
+    assert {run["release"] for run in documents} <= {*won.history, won.release}, (
         f"{at}: a run's release never was production"
     )
     for run in runs:
         overtaken = "an exception AliasConflict" in run.log
         assert overtaken == ("Starting again from there" in run.log), f"{at}: a run did not go on"
-    # Begun at once, a night and an update judge against the same release, and the second to publish has to notice.
+    # Started at once, runs compare with the same release, and the second to publish has to notice that it moved.
     assert number or any("Starting again from there" in run.log for run in runs)
 
 
-def test_two_first_nights_at_once_make_one_release(shop: Shop, tmp_path: Path) -> None:
-    """Both draw the same backbone, fit the same reducer and train the same lists, and neither spoils the other's."""
+def test_two_first_runs_at_once_make_one_release(shop: Shop, tmp_path: Path) -> None:
+    """Both make the same backbone, reducer and lists, and neither spoils the other's."""
     source, store = tmp_path / "items.csv", open_store(str(tmp_path / "store"))
     sell(source, shop.every.slice(1, 20))
     order = shop.order._replace(source=f"table:{source}", store=tmp_path / "store")

@@ -1,4 +1,4 @@
-"""What an S3 server and the way to it can do wrong: each fault is made by a proxy in front of moto, on the wire."""
+"""Faults of an S3 server and of the network before it, produced by a proxy in front of moto."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ pytestmark = pytest.mark.usefixtures("aws_environment")
 
 @pytest.fixture
 def proxy(bucket: str, s3_endpoint: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[Proxy]:
-    """A proxy of its own for each test, and so a client of its own, that repeats at once."""
+    """A new proxy for each test, and so a new client, which retries without delay."""
     from botocore.retries.standard import ExponentialBackoff
 
     monkeypatch.setattr(ExponentialBackoff, "delay_amount", lambda *_: 0.001)
@@ -47,16 +47,16 @@ def store(proxy: Proxy, bucket: str, tmp_path: Path) -> Store:
 @pytest.fixture
 def truth(bucket: str, s3_endpoint: str, tmp_path: Path) -> Store:
     """The same store without the proxy; it holds `a`."""
-    found = open_store(f"s3://{bucket}/house", s3_endpoint_url=s3_endpoint, cache_dir=tmp_path / "another cache")
-    found.put("a", OLD)
-    return found
+    direct = open_store(f"s3://{bucket}/house", s3_endpoint_url=s3_endpoint, cache_dir=tmp_path / "another cache")
+    direct.put("a", OLD)
+    return direct
 
 
 class Operation(NamedTuple):
-    method: str  # of the request that does it
+    method: str  # of its request
     run: Callable[[Store, Path], Any]
     result: Any  # without a fault
-    after: dict[str, bytes]  # what the store holds then
+    after: dict[str, bytes]  # the store's contents then
 
 
 def _put_file(store: Store, folder: Path) -> None:
@@ -82,28 +82,28 @@ FAULTS = (
 )  # fmt: skip
 
 
-def held(store: Store) -> dict[str, bytes]:
+def contents(store: Store) -> dict[str, bytes]:
     return {key: store.get(key) for key in store.list("")}
 
 
 @pytest.mark.parametrize("what", FAULTS)
 @pytest.mark.parametrize("name", OPERATIONS)
-def test_what_went_wrong_once_is_done_again(
+def test_what_fails_once_is_retried(
     name: str, what: str, proxy: Proxy, store: Store, truth: Store, tmp_path: Path
 ) -> None:
     operation = OPERATIONS[name]
     if operation.method == "HEAD" and what == "refuse 400 RequestTimeout":
-        what = "refuse 503 SlowDown"  # without a body there is no code
+        what = "refuse 503 SlowDown"  # an answer without a body has no code
     proxy.fault = Fault(operation.method, what)
 
     assert operation.run(store, tmp_path) == operation.result
     assert proxy.n_met >= 2
-    assert held(truth) == operation.after
+    assert contents(truth) == operation.after
 
 
 @pytest.mark.parametrize("what", ["refuse 503 SlowDown", "lose the answer", "cut the request"])
 @pytest.mark.parametrize("name", OPERATIONS)
-def test_what_goes_wrong_every_time_is_given_up_and_nothing_is_half_done(
+def test_what_fails_every_time_is_given_up_and_changes_all_or_nothing(
     name: str, what: str, proxy: Proxy, store: Store, truth: Store, tmp_path: Path
 ) -> None:
     operation = OPERATIONS[name]
@@ -112,14 +112,14 @@ def test_what_goes_wrong_every_time_is_given_up_and_nothing_is_half_done(
     with pytest.raises(StoreUnavailable, match=r"s3://.*/house"):
         operation.run(store, tmp_path)
     assert 1 < proxy.n_met <= MAX_TRIES
-    assert held(truth) in ({"a": OLD}, operation.after)
+    assert contents(truth) in ({"a": OLD}, operation.after)
     if what.startswith("refuse") or (operation.method == "PUT" and what == "cut the request"):
-        assert held(truth) == {"a": OLD}
+        assert contents(truth) == {"a": OLD}
     assert not [path for path in (tmp_path / "cache").rglob("*") if path.is_file()]
 
 
 @pytest.mark.parametrize("name", ["get", "put", "list"])
-def test_a_server_that_does_not_answer_is_waited_for_three_times(
+def test_a_server_that_does_not_answer_is_tried_three_times(
     name: str, proxy: Proxy, store: Store, truth: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(s3, "READ_TIMEOUT_S", TIMEOUT_S)
@@ -129,16 +129,16 @@ def test_a_server_that_does_not_answer_is_waited_for_three_times(
     with pytest.raises(StoreUnavailable, match="does not answer"):
         operation.run(store, tmp_path)
     assert proxy.n_met == MAX_TRIES
-    assert held(truth) == {"a": OLD}
+    assert contents(truth) == {"a": OLD}
 
 
-def test_a_clock_that_went_wrong_is_named(proxy: Proxy, store: Store, truth: Store) -> None:
+def test_a_wrong_clock_is_named(proxy: Proxy, store: Store, truth: Store) -> None:
     proxy.fault = Fault("GET", "refuse 403 RequestTimeTooSkewed", times=1000)
     with pytest.raises(Permanent, match="set this machine's clock"):
         store.get("a")
 
 
-def test_over_https_a_server_is_asked_for_nothing_but_plain_uploads(
+def test_uploads_over_https_are_not_chunked(
     s3_endpoint: str, bucket: str, truth: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     certificate = write_certificate(tmp_path / "both.pem")
@@ -150,11 +150,11 @@ def test_over_https_a_server_is_asked_for_nothing_but_plain_uploads(
         store.put("a", OLD)
         assert store.compare_and_swap("a", NEW, OLD)
         assert store.put_if_absent("b", OLD)
-    assert held(truth) == {"a": NEW, "b": OLD}
+    assert contents(truth) == {"a": NEW, "b": OLD}
 
 
 @pytest.mark.parametrize("secure", [False, True])
-def test_bytes_altered_on_their_way_back_are_not_taken_for_the_object(
+def test_bytes_altered_in_transit_are_not_taken_for_the_object(
     secure: bool, s3_endpoint: str, bucket: str, truth: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     certificate = write_certificate(tmp_path / "both.pem") if secure else None
@@ -169,8 +169,8 @@ def test_bytes_altered_on_their_way_back_are_not_taken_for_the_object(
     assert truth.get("a") == NEW
 
 
-class TestPartsOfAFile:
-    """Files of several parts: they go up and come down in several requests."""
+class TestMultipart:
+    """Large files are uploaded and downloaded in several requests."""
 
     @pytest.fixture(autouse=True)
     def _small_parts(self, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -203,7 +203,7 @@ class TestPartsOfAFile:
 
     @pytest.mark.parametrize("where", ["partNumber=2", "uploadId"])
     @pytest.mark.parametrize("what", ["refuse 503 SlowDown", "lose the answer"])
-    def test_an_upload_that_cannot_be_ended_leaves_nothing_behind(
+    def test_an_upload_that_cannot_be_completed_leaves_nothing_behind(
         self, what: str, where: str, proxy: Proxy, store: Store, truth: Store, file: Path, bucket: str, s3_client: Any
     ) -> None:
         method = "PUT" if "part" in where else "POST"
@@ -215,7 +215,7 @@ class TestPartsOfAFile:
         assert truth.get("a") == (file.read_bytes() if was_ended else OLD)
         assert not s3_client.list_multipart_uploads(Bucket=bucket).get("Uploads")
 
-    def test_an_upload_that_the_server_forgot_is_worth_another(
+    def test_an_upload_that_the_server_forgot_may_be_retried(
         self, proxy: Proxy, store: Store, truth: Store, file: Path
     ) -> None:
         proxy.fault = Fault("POST", "refuse 404 NoSuchUpload", 1, "uploadId")
@@ -225,7 +225,7 @@ class TestPartsOfAFile:
         assert truth.get("a") == file.read_bytes()
 
     @pytest.mark.parametrize("times", [1, 3])
-    def test_a_download_that_was_cut_is_taken_up_and_whole(
+    def test_a_download_that_was_cut_is_resumed(
         self, times: int, proxy: Proxy, store: Store, truth: Store, file: Path
     ) -> None:
         truth.put_file("a", file)
@@ -233,7 +233,7 @@ class TestPartsOfAFile:
         sha256 = hashlib.sha256(file.read_bytes()).hexdigest()
         assert store.local_path("a", sha256).read_bytes() == file.read_bytes()
 
-    def test_a_download_that_is_cut_every_time_leaves_the_copy_before(
+    def test_a_download_that_is_cut_every_time_leaves_the_previous_copy(
         self, proxy: Proxy, store: Store, truth: Store, file: Path
     ) -> None:
         copy = store.local_path("a")
@@ -257,10 +257,8 @@ class TestPartsOfAFile:
         assert store.local_path("a").read_bytes() == other
 
 
-class TestListsThatLag:
-    def test_a_part_that_a_listing_lacks_is_counted_as_missing_and_never_as_done(
-        self, proxy: Proxy, store: Store
-    ) -> None:
+class TestLaggingListings:
+    def test_a_part_that_a_listing_omits_counts_as_missing(self, proxy: Proxy, store: Store) -> None:
         import polars as pl
 
         for name in ("p1", "p2"):
@@ -277,9 +275,11 @@ class TestListsThatLag:
         proxy.hidden = ""
         whole = seal_vectors(store, "f", "raw", 2, "c", wanted["content_id"])
         assert whole.counts["rows"] == 2
-        assert whole.fingerprint != lagging.fingerprint  # what was sealed too early does not stand in for the whole
+        assert (
+            whole.fingerprint != lagging.fingerprint
+        )  # the set sealed too early does not stand in for the complete one
 
-    def test_who_was_first_is_asked_of_the_object_and_not_of_a_listing(self, proxy: Proxy, store: Store) -> None:
+    def test_the_first_writer_is_decided_by_the_object_and_not_by_a_listing(self, proxy: Proxy, store: Store) -> None:
         assert store.put_if_absent("manifest.json", OLD)
         proxy.hidden = "manifest.json"
 

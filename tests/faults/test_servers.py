@@ -1,4 +1,4 @@
-"""Prefect's server and its database restarted while a night runs: the night ends well, and nothing is made twice."""
+"""Prefect's server or its database is restarted during a run: the run succeeds, and nothing is made twice."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def serving(folder: Path, database_url: str = "") -> Iterator[PrefectServer]:
 
 
 def parts(store: Path) -> dict[str, int]:
-    """When each part was written, by its key."""
+    """Return when each part was written, by its key."""
     return {str(path.relative_to(store)): path.stat().st_mtime_ns for path in store.glob("vectors/*/parts/*")}
 
 
@@ -62,8 +62,8 @@ def flow_runs(server: PrefectServer) -> list[dict[str, Any]]:
     return found
 
 
-def night_through(server: PrefectServer, away: Server, how: signal.Signals, folder: Path) -> None:
-    """A night during whose embedding `away` is ended and, a little later, started again."""
+def run_through_restart(server: PrefectServer, away: Server, how: signal.Signals, folder: Path) -> None:
+    """Run while `away` is ended during the embedding and started again a little later."""
     source = f"synthetic:{folder / 'catalog'}?products={N_PICTURES // 2}&views=2&size_px=64"
     open_source(source).rows()
     store = folder / "store"
@@ -71,7 +71,7 @@ def night_through(server: PrefectServer, away: Server, how: signal.Signals, fold
     until(lambda: len(parts(store)) >= 2 or not run.is_alive, "embedding")
     away.kill(how)
     before = parts(store)
-    assert len(before) < N_SHARDS, "it was to be ended in the middle of embedding"
+    assert len(before) < N_SHARDS, "it must be ended in the middle of embedding"
     time.sleep(DOWN_S)
     away.start()
     run.end()
@@ -90,7 +90,7 @@ def night_through(server: PrefectServer, away: Server, how: signal.Signals, fold
 @pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGTERM])
 def test_the_prefect_server_is_restarted_in_mid_run(how: signal.Signals, tmp_path: Path) -> None:
     with serving(tmp_path) as server:
-        night_through(server, server, how, tmp_path)
+        run_through_restart(server, server, how, tmp_path)
 
 
 @pytest.mark.skipif(not has_postgres(), reason="no PostgreSQL here: `make test` installs Debian's")
@@ -99,6 +99,6 @@ def test_postgresql_is_restarted_in_mid_run(tmp_path: Path) -> None:
     try:
         database.start()
         with serving(tmp_path, database.url) as server:
-            night_through(server, database, signal.SIGKILL, tmp_path)
+            run_through_restart(server, database, signal.SIGKILL, tmp_path)
     finally:
         database.remove()

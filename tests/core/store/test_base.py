@@ -1,4 +1,4 @@
-"""One object on a folder and on S3: every promise of `Store` is tested on both."""
+"""Every promise of `Store` holds in a folder and on S3."""
 
 from __future__ import annotations
 
@@ -62,13 +62,13 @@ def test_absent_objects_are_not_found(store: Store) -> None:
                 read(key)
 
 
-def test_a_store_nobody_wrote_to_is_empty(store: Store) -> None:
+def test_a_store_without_writes_is_empty(store: Store) -> None:
     assert list(store.list("")) == []
     assert not store.exists("aliases/production")
     store.delete("aliases/production")
 
 
-def test_a_deleted_object_is_gone_and_may_be_deleted_again(store: Store) -> None:
+def test_a_deleted_object_is_absent_and_may_be_deleted_again(store: Store) -> None:
     store.put("a/b", b"x")
     store.delete("a/b")
     store.delete("a/b")
@@ -145,7 +145,7 @@ def test_a_listing_is_recursive_in_byte_order_and_by_prefix(store: Store) -> Non
     assert list(store.list("absent/")) == []
 
 
-def test_a_listing_tells_size_and_age_of_each_object(store: Store) -> None:
+def test_a_listing_gives_size_and_time_of_each_object(store: Store) -> None:
     store.put("a/empty", b"")
     store.put("a/four", b"four")
     store.put("b", b"x")
@@ -162,7 +162,7 @@ def test_a_listing_outside_the_store_is_refused(store: Store, prefix: str) -> No
         list(store.list(prefix))
 
 
-# Who was first
+# The first writer
 
 
 def test_put_if_absent_keeps_the_first(store: Store) -> None:
@@ -171,7 +171,7 @@ def test_put_if_absent_keeps_the_first(store: Store) -> None:
     assert store.get("a") == b"first"
 
 
-def test_of_eight_at_once_one_puts(store: Store, in_threads: Callable[..., list[Any]]) -> None:
+def test_of_eight_concurrent_writers_one_wins(store: Store, in_threads: Callable[..., list[Any]]) -> None:
     won = in_threads(8, lambda i: store.put_if_absent("manifest.json", b"%d" % i))
 
     assert won.count(True) == 1
@@ -202,7 +202,7 @@ def test_no_update_is_lost_between_racing_swaps(store: Store, in_threads: Callab
     assert store.get("counter") == b"20"
 
 
-# Never half an object
+# Never part of an object
 
 
 def test_a_reader_sees_the_old_or_the_new_object(store: Store) -> None:
@@ -234,7 +234,7 @@ open_store(sys.argv[1], s3_endpoint_url=sys.argv[2] or None).put_file("index.fai
 
 
 @pytest.mark.parametrize("before", [None, b"last night's"], ids=["nothing before", "replacing"])
-def test_a_writer_killed_half_way_leaves_what_was_there(
+def test_a_writer_killed_half_way_leaves_the_previous_object(
     store: Store, before: bytes | None, s3_endpoint: str, tmp_path: Path
 ) -> None:
     if before is not None:
@@ -306,7 +306,7 @@ def test_many_threads_may_ask_for_one_object(store: Store, in_threads: Callable[
     assert {path.read_bytes() for path in paths} == {b"x" * 10_000}
 
 
-# Stores that refuse or do not answer
+# Addresses
 
 
 @pytest.mark.parametrize(

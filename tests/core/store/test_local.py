@@ -47,7 +47,7 @@ def _no_key_is_a_folder(objects: dict[str, bytes]) -> bool:
 
 @settings(deadline=None, max_examples=30)
 @given(objects=st.dictionaries(_keys, st.binary(max_size=64), max_size=6).filter(_no_key_is_a_folder), data=st.data())
-def test_a_folder_behaves_as_a_sorted_dictionary(objects: dict[str, bytes], data: st.DataObject) -> None:
+def test_a_folder_behaves_like_a_sorted_dictionary(objects: dict[str, bytes], data: st.DataObject) -> None:
     with tempfile.TemporaryDirectory() as folder:
         store = open_store(folder)
         for key, value in objects.items():
@@ -70,10 +70,10 @@ def test_foreign_files_in_the_folder_are_not_objects(local_store: Store) -> None
     assert list(local_store.list("")) == ["a"]
 
 
-# Who was first
+# The first writer
 
 
-def test_of_eight_at_once_one_puts_where_there_are_no_hard_links(
+def test_of_eight_concurrent_writers_one_wins_without_hard_links(
     local_store: Store, monkeypatch: pytest.MonkeyPatch, in_threads: Callable[..., list[Any]]
 ) -> None:
     def refuse(*_: object) -> None:
@@ -84,7 +84,7 @@ def test_of_eight_at_once_one_puts_where_there_are_no_hard_links(
     assert in_threads(8, lambda i: local_store.put_if_absent("a", b"%d" % i)).count(True) == 1
 
 
-# Never half an object
+# Never part of an object
 
 
 def test_a_day_old_temporary_file_is_removed(local_store: Store) -> None:

@@ -69,10 +69,10 @@ def test_stores_in_one_bucket_do_not_see_each_other(bucket: str, s3_store: Store
     assert list(whole.list("")) == ["house/a", "house2/a"]
 
 
-# Who was first
+# The first writer
 
 
-def test_a_swap_between_the_read_and_the_write_of_another_is_noticed(proxy: Proxy, proxied_store: Store) -> None:
+def test_a_concurrent_swap_is_noticed(proxy: Proxy, proxied_store: Store) -> None:
     proxied_store.put("alias", b"1")
     proxy.fault = Fault("PUT", "refuse 412 PreconditionFailed")
 
@@ -89,7 +89,7 @@ def test_a_put_whose_answer_was_lost_is_still_ours(proxy: Proxy, proxied_store: 
     assert proxied_store.get("manifest.json") == b"mine too"
 
 
-def test_a_conflict_that_left_nothing_is_worth_a_retry(proxy: Proxy, proxied_store: Store) -> None:
+def test_a_conflict_that_left_no_object_may_be_retried(proxy: Proxy, proxied_store: Store) -> None:
     proxy.fault = Fault("PUT", "refuse 409 ConditionalRequestConflict")
 
     with pytest.raises(StoreUnavailable):
@@ -97,10 +97,10 @@ def test_a_conflict_that_left_nothing_is_worth_a_retry(proxy: Proxy, proxied_sto
     assert proxied_store.put_if_absent("a", b"1")
 
 
-# Never half an object
+# Never part of an object
 
 
-def test_a_large_file_goes_up_in_parts_and_comes_down_whole(
+def test_a_large_file_is_uploaded_in_parts_and_downloaded_whole(
     bucket: str, s3_client: Any, s3_store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(s3, "MULTIPART_THRESHOLD_BYTES", 2**20)
@@ -134,7 +134,7 @@ def test_an_immutable_object_is_fetched_once_and_then_needs_no_network(proxy: Pr
     assert proxy.n_met == 0
 
 
-def test_an_unchanged_object_is_asked_about_but_not_fetched_again(proxy: Proxy, proxied_store: Store) -> None:
+def test_an_unchanged_object_is_checked_but_not_fetched_again(proxy: Proxy, proxied_store: Store) -> None:
     proxied_store.put("part", b"x")
     proxied_store.local_path("part")
     proxy.fault = Fault("GET", "refuse 403 AccessDenied", times=1000)
@@ -164,7 +164,7 @@ def test_a_cache_that_cannot_be_written_says_so(bucket: str, s3_endpoint: str, t
 # Stores that refuse or do not answer
 
 
-def test_an_endpoint_that_is_not_there_is_told_quickly(tmp_path: Path) -> None:
+def test_an_absent_endpoint_is_reported_quickly(tmp_path: Path) -> None:
     store = open_store("s3://bucket/house", s3_endpoint_url=CLOSED_PORT, cache_dir=tmp_path)
     start = time.monotonic()
 
@@ -182,7 +182,7 @@ def test_an_absent_bucket_is_a_matter_of_configuration(s3_endpoint: str) -> None
 
 
 @pytest.mark.parametrize("answer", ["403 AccessDenied", "403 SignatureDoesNotMatch", "400 ExpiredToken"])
-def test_refused_credentials_are_told_by_what_was_tried(
+def test_refused_credentials_are_reported_by_what_was_tried(
     proxy: Proxy, proxied_store: Store, answer: str, tmp_path: Path
 ) -> None:
     source = tmp_path / "source"
@@ -204,7 +204,7 @@ def test_refused_credentials_are_told_by_what_was_tried(
         assert os.environ["AWS_SECRET_ACCESS_KEY"] not in str(caught.value)
 
 
-def test_an_overloaded_server_is_tried_again_and_then_given_up(proxy: Proxy, proxied_store: Store) -> None:
+def test_an_overloaded_server_is_retried_and_then_given_up(proxy: Proxy, proxied_store: Store) -> None:
     proxied_store.put("a", b"1")
     proxy.fault = Fault("GET", "refuse 503 SlowDown")
     assert proxied_store.get("a") == b"1"
@@ -214,7 +214,7 @@ def test_an_overloaded_server_is_tried_again_and_then_given_up(proxy: Proxy, pro
         proxied_store.get("a")
 
 
-def test_an_answer_cut_short_is_never_taken_for_the_object(proxy: Proxy, proxied_store: Store) -> None:
+def test_a_truncated_answer_is_never_taken_for_the_object(proxy: Proxy, proxied_store: Store) -> None:
     proxied_store.put("a", b"1" * 1000)
     proxy.fault = Fault("GET", "cut the answer")
     with pytest.raises(StoreUnavailable):
