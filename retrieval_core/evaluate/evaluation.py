@@ -126,7 +126,7 @@ def _shared_gallery(store: Store, outputs: RunOutputs, measured: Measured, basel
     if release.catalog == outputs.catalog:
         return None
     try:
-        return search_shared_gallery(store, release, measured.bench)
+        return search_shared_gallery(store, release, measured.setup)
     except NotFound as error:  # removed by a vacuum: compare with what its own run measured
         log.warning("release %s cannot be searched to compare with: %s", baseline, error)
         return None

@@ -54,21 +54,21 @@ def analyse(
     store: Store, outputs: RunOutputs, measured: Measured, config: NightlyConfig, against: str | None
 ) -> Analysis:
     """Run every analysis; `against` is the fingerprint of the release to compare with."""
-    bench, seed = measured.bench, config.evaluate.seed
+    setup, seed = measured.setup, config.evaluate.seed
     release = releases.get_release(store, against) if against else None
-    current = IndexedItems(bench.items, bench.index, IndexSet.open(store, outputs.index).family)
+    current = IndexedItems(setup.items, setup.index, IndexSet.open(store, outputs.index).family)
     previous = _open_indexed(store, release) if release else None
     past = past_runs(store, outputs.sealed)
-    duplicates = find_near_duplicates(bench, config.ingest.max_pixels, seed)
+    duplicates = find_near_duplicates(setup, config.ingest.max_pixels, seed)
     first = measured.published.positions[:, 0]
     return Analysis(
         against=release,
-        quality=measure_quality(measured.per_query, bench.protocol, bench.items, first),
+        quality=measure_quality(measured.per_query, setup.protocol, setup.items, first),
         diff=_diff(store, release, outputs, config) if release else None,
-        losses=find_losses(bench, measured.links, measured.published.scores.per_query, seed),
+        losses=find_losses(setup, measured.links, measured.published.scores.per_query, seed),
         churn=find_churn(previous, current, seed),
         duplicates=duplicates,
-        hygiene=find_hygiene(bench, duplicates.pairs, seed),
+        hygiene=find_hygiene(setup, duplicates.pairs, seed),
         drift=find_drift(previous, current, seed),
         map=map_catalog(current, seed),
         costs=collect_costs(store, outputs, past),

@@ -109,16 +109,16 @@ class _Fix(NamedTuple):
     beside: tuple[int, ...]
 
 
-def find_hygiene(bench: SearchSetup, duplicates: pl.DataFrame, seed: int) -> Hygiene:
+def find_hygiene(setup: SearchSetup, duplicates: pl.DataFrame, seed: int) -> Hygiene:
     """Build the fix list of a catalogue; `duplicates` are the `pairs` that `find_near_duplicates` confirmed.
 
     Neighbours are those that the published search finds. `score`, 0 to 1, says how certain a row is: the probability
     that the suggestion fits better; 1 for a confirmed pair; 0.5 for an orphan at the threshold and more beyond it.
     """
-    item_ids = bench.items["item_id"]
+    item_ids = setup.items["item_id"]
     reasons: dict[ProblemKind, str] = {}
-    neighbours = _neighbours(bench, seed)
-    fixes = [*_category_fixes(bench, neighbours, reasons), *_label_fixes(bench, neighbours, reasons)]
+    neighbours = _neighbours(setup, seed)
+    fixes = [*_category_fixes(setup, neighbours, reasons), *_label_fixes(setup, neighbours, reasons)]
     orphans = _orphans(neighbours, reasons)
     fixes += [*_duplicate_fixes(item_ids, duplicates), *orphans.fixes]
     fixes.sort(key=lambda fix: (-fix.score, fix.problem, item_ids[fix.row]))
@@ -144,17 +144,17 @@ def csv_bytes(fixes: pl.DataFrame) -> bytes:
     return fixes.with_columns(texts).write_csv(quote_style="non_numeric", include_bom=True).encode()
 
 
-def _neighbours(bench: SearchSetup, seed: int) -> _Neighbours:
-    row_ids = bench.items["row_id"].to_numpy()
+def _neighbours(setup: SearchSetup, seed: int) -> _Neighbours:
+    row_ids = setup.items["row_id"].to_numpy()
     asked = np.flatnonzero(np.isin(row_ids, sample_rows(row_ids, MAX_ASKED, seed)))
-    units = bench.items.select(product_unit().rank("dense").cast(pl.Int64)).to_series().to_numpy()
+    units = setup.items.select(product_unit().rank("dense").cast(pl.Int64)).to_series().to_numpy()
     nearest = np.full((len(asked), K), -1, np.int64)
     distance = np.full(len(asked), np.nan)
-    depth = min(N_HITS if bench.items["product_id"].is_not_null().any() else K + 1, len(row_ids))
-    rerank_depth = max(1, bench.rerank_depth * K // max(depth, 1))  # reranks as many rows as a search for ten
+    depth = min(N_HITS if setup.items["product_id"].is_not_null().any() else K + 1, len(row_ids))
+    rerank_depth = max(1, setup.rerank_depth * K // max(depth, 1))  # reranks as many rows as a search for ten
     for start in range(0, len(asked), ASKED_AT_ONCE):
         rows = asked[start : start + ASKED_AT_ONCE]
-        scores, hits = bench.find(rows, depth, rerank_depth=rerank_depth)
+        scores, hits = setup.find(rows, depth, rerank_depth=rerank_depth)
         positions = positions_in_gallery(hits, row_ids, depth)
         is_other = (positions >= 0) & (positions != rows[:, None])
         best = np.where(is_other, scores, -np.inf).max(axis=1, initial=-np.inf)
@@ -171,15 +171,15 @@ def _first(positions: Int64, eligible: Bool) -> Int64:
     return np.pad(first, ((0, 0), (0, K - first.shape[1])), constant_values=-1)
 
 
-def _category_fixes(bench: SearchSetup, neighbours: _Neighbours, reasons: dict[ProblemKind, str]) -> Iterator[_Fix]:
-    codes = bench.protocol.judgements.category
+def _category_fixes(setup: SearchSetup, neighbours: _Neighbours, reasons: dict[ProblemKind, str]) -> Iterator[_Fix]:
+    codes = setup.protocol.judgements.category
     if codes is None:
         reasons["category"] = "No item names a category."
         return
     if (np.bincount(codes[codes >= 0]) >= MIN_MEMBERS).sum() < 2:
         reasons["category"] = f"Fewer than two categories have {MIN_MEMBERS} items or more: there is nothing to mix up."
         return
-    names = bench.items["category"]
+    names = setup.items["category"]
     name_of = dict(zip(codes.tolist(), names.to_list(), strict=True))
     neighbour_codes = np.append(codes, NO_CODE)[neighbours.nearest]
     for query, suspect in _each(suspect_codes(codes[neighbours.rows], neighbour_codes)):
@@ -196,9 +196,9 @@ def _category_fixes(bench: SearchSetup, neighbours: _Neighbours, reasons: dict[P
         )
 
 
-def _label_fixes(bench: SearchSetup, neighbours: _Neighbours, reasons: dict[ProblemKind, str]) -> Iterator[_Fix]:
+def _label_fixes(setup: SearchSetup, neighbours: _Neighbours, reasons: dict[ProblemKind, str]) -> Iterator[_Fix]:
     """Yield the most certain label fix of each item."""
-    judged = bench.protocol.judgements
+    judged = setup.protocol.judgements
     if judged.labels is None:
         reasons["label"] = "No item has a label."
         return

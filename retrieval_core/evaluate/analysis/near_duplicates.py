@@ -76,27 +76,27 @@ class _Pairs(NamedTuple):
         return _Pairs(self.first[rows], self.second[rows])
 
 
-def find_near_duplicates(bench: SearchSetup, max_pixels: int, seed: int) -> NearDuplicates:
+def find_near_duplicates(setup: SearchSetup, max_pixels: int, seed: int) -> NearDuplicates:
     """Find pairs of items that show the same picture and are not known to be one product.
 
     Each query row searches the index for its five nearest. Of the pairs this gives, the `MAX_COMPARED` with the highest
     rank are compared by their pictures; pairs with identical files need no comparison.
     """
-    queries = _query_rows(bench.items, seed)
-    nearest = _across_products(bench.items, _nearest_pairs(bench, queries))
-    content = bench.items["content_id"].to_numpy()
+    queries = _query_rows(setup.items, seed)
+    nearest = _across_products(setup.items, _nearest_pairs(setup, queries))
+    content = setup.items["content_id"].to_numpy()
     is_same_file = content[nearest.first] == content[nearest.second]
     compared = nearest.take(np.flatnonzero(~is_same_file)[:MAX_COMPARED])
-    alike = compared.take(np.flatnonzero(_same_picture(bench.items, compared, max_pixels)))
+    alike = compared.take(np.flatnonzero(_same_picture(setup.items, compared, max_pixels)))
     confirmed = _Pairs(*map(np.concatenate, zip(nearest.take(np.flatnonzero(is_same_file)), alike, strict=True)))
-    pairs = _table(bench, confirmed)
+    pairs = _table(setup, confirmed)
     facts = DuplicateFacts(
-        n_rows=len(bench.items),
+        n_rows=len(setup.items),
         n_asked=len(queries),
         n_near=len(nearest.first),
         n_compared=int(is_same_file.sum()) + len(compared.first),
         n_pairs=len(pairs),
-        pairs=_first_pairs(bench.items, pairs),
+        pairs=_first_pairs(setup.items, pairs),
     )
     return NearDuplicates(pairs, facts)
 
@@ -107,16 +107,16 @@ def _query_rows(items: pl.DataFrame, seed: int) -> Int64:
     return np.sort(np.argsort(hashes, kind="stable")[:MAX_ASKED])
 
 
-def _nearest_pairs(bench: SearchSetup, queries: Int64) -> _Pairs:
+def _nearest_pairs(setup: SearchSetup, queries: Int64) -> _Pairs:
     """Return every pair in which one is among the five nearest of the other.
 
     They are ranked by their distance relative to the distance of the query's fifth neighbour, the smallest ratio first.
     """
-    row_ids = bench.items["row_id"].to_numpy()
+    row_ids = setup.items["row_id"].to_numpy()
     pairs_by_block, ratios_by_block = [np.empty((0, 2), np.int64)], [np.empty(0, np.float32)]
     for start in range(0, len(queries), ASKED_AT_ONCE):
         rows = queries[start : start + ASKED_AT_ONCE]
-        scores, hits = bench.find(rows, N_NEIGHBOURS + 1)
+        scores, hits = setup.find(rows, N_NEIGHBOURS + 1)
         positions = positions_in_gallery(hits, row_ids, N_NEIGHBOURS + 1)
         distance = np.maximum(1 - scores, 0)
         query, slot = np.nonzero((positions >= 0) & (positions != rows[:, None]))
@@ -158,9 +158,9 @@ def _alike(pictures: pl.DataFrame, max_pixels: int) -> set[tuple[str, str]]:
     return {(ids[a], ids[b]) for a, b in near_duplicates(np.concatenate(shrunk))}
 
 
-def _table(bench: SearchSetup, pairs: _Pairs) -> pl.DataFrame:
-    first, second = (bench.items.select("item_id", "product_id")[rows] for rows in pairs)
-    similarity = np.vecdot(bench.vectors[pairs.first], bench.vectors[pairs.second])
+def _table(setup: SearchSetup, pairs: _Pairs) -> pl.DataFrame:
+    first, second = (setup.items.select("item_id", "product_id")[rows] for rows in pairs)
+    similarity = np.vecdot(setup.vectors[pairs.first], setup.vectors[pairs.second])
     return (
         first.hstack(second.rename({name: f"other_{name}" for name in second.columns}))
         .with_columns(similarity=pl.Series(np.clip(similarity, -1, 1)))

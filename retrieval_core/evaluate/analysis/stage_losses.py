@@ -72,7 +72,7 @@ class LossFacts(Value):
     missing: str = ""
 
 
-def find_losses(bench: SearchSetup, exact: Iterable[Link], reranked: pl.DataFrame, seed: int = 0) -> LossFacts:
+def find_losses(setup: SearchSetup, exact: Iterable[Link], reranked: pl.DataFrame, seed: int = 0) -> LossFacts:
     """Find the step that loses most.
 
     `exact` are the links under exact search in the order of `chain_names`, the published vectors among them. Only their
@@ -80,14 +80,14 @@ def find_losses(bench: SearchSetup, exact: Iterable[Link], reranked: pl.DataFram
     a query (`worth.per_query` of `measure_index`). The index without reranking is searched here.
     """
     links = list(exact)
-    n_queries = len(bench.protocol.queries)
-    if not n_queries or not len(bench.protocol.gallery):
+    n_queries = len(setup.protocol.queries)
+    if not n_queries or not len(setup.protocol.gallery):
         missing = "No picture is held out to query with." if not n_queries else "There is no gallery to find in."
         return LossFacts(n_queries=n_queries, missing=missing)
     metrics = [name for name in HEADLINES if name in reranked.columns]
     if not metrics:
         return LossFacts(n_queries=n_queries, missing="No label tells a right answer from a wrong one.")
-    links += [Link(INDEX, "ANN", _without_rerank(bench)), Link(RERANKED, "rerank", reranked)]
+    links += [Link(INDEX, "ANN", _without_rerank(setup)), Link(RERANKED, "rerank", reranked)]
     published = [link for link in links if link.step not in SEARCH]
     pairs = list(pairwise(links))
     pairs += [(published[-1], links[-1])] if published else []
@@ -125,10 +125,10 @@ def search_loss(losses: LossFacts) -> float | None:
     return next((-change.difference for change in losses.search if change.metric == losses.lost_metric), None)
 
 
-def _without_rerank(bench: SearchSetup) -> pl.DataFrame:
-    protocol, row_ids = bench.protocol, bench.items["row_id"].to_numpy()
+def _without_rerank(setup: SearchSetup) -> pl.DataFrame:
+    protocol, row_ids = setup.protocol, setup.items["row_id"].to_numpy()
     k = gallery_depth(len(row_ids), len(protocol.gallery), K)
-    _, hits = bench.index.candidates(bench.candidates[protocol.queries], k)
+    _, hits = setup.index.candidates(setup.candidates[protocol.queries], k)
     positions: Int64 = positions_in_gallery(hits, row_ids[protocol.gallery], K)
     return score(positions, protocol.truth).per_query
 

@@ -32,23 +32,23 @@ class SharedGallery(NamedTuple):
     n_gallery: int
 
 
-def search_shared_gallery(store: Store, release: Release, bench: SearchSetup) -> SharedGallery:
+def search_shared_gallery(store: Store, release: Release, setup: SearchSetup) -> SharedGallery:
     """Search production's `release` and the challenger's index with the queries that both have.
 
     Items whose picture changed are not shared. Both are judged by the challenger's labels and searched as published.
     Raises `NotFound` where a part of the release was removed, `ShardCorrupt` where one is damaged.
     """
     production = open_indexed(store, release)
-    items = bench.items.with_row_index("position")
+    items = setup.items.with_row_index("position")
     shared = items.join(production.items.select("row_id", "content_id"), on=["row_id", "content_id"], how="semi")
     is_shared = np.zeros(len(items), np.bool_)
     is_shared[shared["position"].to_numpy()] = True
-    protocol = bench.protocol
+    protocol = setup.protocol
     queries, gallery = (rows[is_shared[rows]] for rows in (protocol.queries, protocol.gallery))
     truth = find_truth(protocol.judgements.take(queries), protocol.judgements.take(gallery))
     query_items, gallery_ids = items[queries], items["row_id"].to_numpy()[gallery]
     depth = IndexSet.open(store, release.index).rerank_depth
-    new_hits = _hits(bench.index, bench.vectors[queries], bench.candidates[queries], bench.rerank_depth, gallery_ids)
+    new_hits = _hits(setup.index, setup.vectors[queries], setup.candidates[queries], setup.rerank_depth, gallery_ids)
     old_hits = _hits(production.index, *_query_vectors(store, release, production, query_items), depth, gallery_ids)
     return SharedGallery(
         _score(new_hits, truth, query_items), _score(old_hits, truth, query_items), n_gallery=len(gallery)

@@ -46,9 +46,9 @@ def chain_names(variant: Variant, candidates: Variant | Reduced, available: Coll
     return [(name, step if number else "") for number, (name, step) in enumerate(present)]
 
 
-def exact_scores(bench: SearchSetup, vectors: Float32) -> Scores:
+def exact_scores(setup: SearchSetup, vectors: Float32) -> Scores:
     """Score exact search of the gallery with these vectors of the items, (n, any)."""
-    protocol = bench.protocol
+    protocol = setup.protocol
     _, positions = exact_topk(vectors[protocol.queries], vectors[protocol.gallery], K)
     return score(positions, protocol.truth)
 

@@ -63,19 +63,19 @@ def _filters(items: pl.DataFrame, seed: int) -> Iterator[Filter]:
         yield Filter("where_category", f"category {category}", rows)
 
 
-def measure_filters(bench: SearchSetup, seed: int) -> tuple[FilterFacts, ...]:
+def measure_filters(setup: SearchSetup, seed: int) -> tuple[FilterFacts, ...]:
     """Measure the search under each of `choose_filters`; none where there are no queries."""
-    if not len(bench.protocol.queries):
+    if not len(setup.protocol.queries):
         return ()
-    return tuple(_measure(bench, chosen) for chosen in choose_filters(bench.items, seed))
+    return tuple(_measure(setup, chosen) for chosen in choose_filters(setup.items, seed))
 
 
-def _measure(bench: SearchSetup, chosen: Filter) -> FilterFacts:
-    queries = bench.protocol.queries
-    selection = bench.index.select(bench.items["row_id"].to_numpy()[chosen.rows])
-    find = partial(bench.find, only=selection)
+def _measure(setup: SearchSetup, chosen: Filter) -> FilterFacts:
+    queries = setup.protocol.queries
+    selection = setup.index.select(setup.items["row_id"].to_numpy()[chosen.rows])
+    find = partial(setup.find, only=selection)
     found, _ = find(queries)
-    recall = ann_recall(_exact_scores(bench, chosen.rows), found)
+    recall = ann_recall(_exact_scores(setup, chosen.rows), found)
     return FilterFacts(
         name=chosen.name,
         meaning=chosen.meaning,
@@ -86,11 +86,11 @@ def _measure(bench: SearchSetup, chosen: Filter) -> FilterFacts:
     )
 
 
-def _exact_scores(bench: SearchSetup, rows: Int64) -> Float32:
+def _exact_scores(setup: SearchSetup, rows: Int64) -> Float32:
     """Return the scores of each query's exact nearest among `rows`, (q, 10), falling."""
-    queries = bench.vectors[bench.protocol.queries]
+    queries = setup.vectors[setup.protocol.queries]
     best = np.full((len(queries), K), -np.inf, np.float32)
     for start in range(0, len(rows), BLOCK_ROWS):
-        scores, _ = exact_topk(queries, bench.vectors[rows[start : start + BLOCK_ROWS]], K)
+        scores, _ = exact_topk(queries, setup.vectors[rows[start : start + BLOCK_ROWS]], K)
         best = np.sort(np.concatenate([best, scores], axis=1), axis=1)[:, : -K - 1 : -1]
     return best

@@ -40,39 +40,39 @@ class IndexQuality(NamedTuple):
     recall: Float64
 
 
-def measure_index(bench: SearchSetup) -> IndexQuality:
+def measure_index(setup: SearchSetup) -> IndexQuality:
     """Search for every query in the gallery; time single queries; compare with exact search over all rows."""
-    protocol, row_ids = bench.protocol, bench.items["row_id"].to_numpy()
-    queries = bench.vectors[protocol.queries]
-    exact, _ = exact_topk(queries, bench.vectors, K)
-    found, _ = bench.find(protocol.queries)
+    protocol, row_ids = setup.protocol, setup.items["row_id"].to_numpy()
+    queries = setup.vectors[protocol.queries]
+    exact, _ = exact_topk(queries, setup.vectors, K)
+    found, _ = setup.find(protocol.queries)
     k = gallery_depth(len(row_ids), len(protocol.gallery), K)
-    _, hits = bench.find(protocol.queries, k)
+    _, hits = setup.find(protocol.queries, k)
     positions = positions_in_gallery(hits, row_ids[protocol.gallery], K)
     query, slot = np.nonzero(positions >= 0)
     similarities = np.full(positions.shape, -np.inf, np.float32)
-    similarities[query, slot] = np.vecdot(queries[query], bench.vectors[protocol.gallery[positions[query, slot]]])
-    latency_ms = single_query_ms(bench.find, protocol.queries[:N_TIMED_QUERIES])
+    similarities[query, slot] = np.vecdot(queries[query], setup.vectors[protocol.gallery[positions[query, slot]]])
+    latency_ms = single_query_ms(setup.find, protocol.queries[:N_TIMED_QUERIES])
     return IndexQuality(positions, similarities, score(positions, protocol.truth), latency_ms, ann_recall(exact, found))
 
 
-def time_curve(bench: SearchSetup, curve: Sequence[TunePoint], published: tuple[int, int]) -> tuple[CurvePoint, ...]:
+def time_curve(setup: SearchSetup, curve: Sequence[TunePoint], published: tuple[int, int]) -> tuple[CurvePoint, ...]:
     """Time up to twelve points of the curve: the published one, (nprobe, rerank_depth), and others spread along it."""
     n_others = min(len(curve), MAX_TIMED_POINTS - 1)
     timed = {round(i * (len(curve) - 1) / max(n_others - 1, 1)) for i in range(n_others)}
     timed |= {position for position, point in enumerate(curve) if (point.nprobe, point.rerank_depth) == published}
-    medians = _median_ms(bench, {position: curve[position] for position in sorted(timed)})
+    medians = _median_ms(setup, {position: curve[position] for position in sorted(timed)})
     return tuple(CurvePoint(**point.model_dump(), latency_ms=medians.get(i)) for i, point in enumerate(curve))
 
 
-def _median_ms(bench: SearchSetup, points: Mapping[int, TunePoint]) -> dict[int, float]:
+def _median_ms(setup: SearchSetup, points: Mapping[int, TunePoint]) -> dict[int, float]:
     """Return the median milliseconds of single queries by point.
 
     Each query runs at every point before the next one, so that a busy moment slows all points alike.
     """
-    rows = bench.protocol.queries[:N_QUERIES_PER_POINT]
+    rows = setup.protocol.queries[:N_QUERIES_PER_POINT]
     finds = {
-        position: partial(bench.find, nprobe=point.nprobe, rerank_depth=point.rerank_depth)
+        position: partial(setup.find, nprobe=point.nprobe, rerank_depth=point.rerank_depth)
         for position, point in points.items()
     }
     elapsed_ms: dict[int, list[float]] = {position: [] for position in points}

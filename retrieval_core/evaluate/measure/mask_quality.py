@@ -62,10 +62,10 @@ def mask_examples(
     return tuple(pairs)
 
 
-def measure_masks(store: Store, night: RunOutputs, items: pl.DataFrame, config: NightlyConfig) -> MaskFacts:
-    if night.masks is None:
+def measure_masks(store: Store, outputs: RunOutputs, items: pl.DataFrame, config: NightlyConfig) -> MaskFacts:
+    if outputs.masks is None:
         return MaskFacts()
-    masks = MaskSet.open(store, night.masks)
+    masks = MaskSet.open(store, outputs.masks)
     reasons = pl.concat([read_table(store, part, ["content_id", "reason"]) for part in masks.parts])
     reasons = reasons.filter(pl.col("content_id").is_in(items["content_id"].implode()))
     distrusted = reasons.filter(pl.col("reason") != "")["reason"]

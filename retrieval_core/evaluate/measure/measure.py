@@ -63,7 +63,7 @@ class Measured(NamedTuple):
     `links` are the representations that lead to the published one, under exact search.
     """
 
-    bench: SearchSetup
+    setup: SearchSetup
     links: tuple[Link, ...]
     variants: tuple[VariantFacts, ...]
     metrics: dict[str, float]
@@ -76,69 +76,69 @@ class Measured(NamedTuple):
 
     @property
     def items(self) -> pl.DataFrame:
-        return self.bench.items
+        return self.setup.items
 
     @property
     def protocol(self) -> Protocol:
-        return self.bench.protocol
+        return self.setup.protocol
 
 
-def measure(store: Store, night: RunOutputs, config: NightlyConfig, settings: Settings | None = None) -> Measured:
+def measure(store: Store, outputs: RunOutputs, config: NightlyConfig, settings: Settings | None = None) -> Measured:
     """Measure every variant under exact search, and the published index, on the same held-out queries.
 
     Where every picture is a query the gallery is empty, and there are no metrics of the search. `settings` give the
     device and the threads for embedding golden and synthetic queries; the default is the environment.
     """
-    vectors, index_set = VectorSet.open(store, night.vectors), IndexSet.open(store, night.index)
-    bench = _open_bench(store, night, index_set, config)
-    loaded = {night.candidates.key: bench.candidates, night.vectors.key: bench.vectors}
+    vectors, index_set = VectorSet.open(store, outputs.vectors), IndexSet.open(store, outputs.index)
+    setup = _open_setup(store, outputs, index_set, config)
+    loaded = {outputs.candidates.key: setup.candidates, outputs.vectors.key: setup.vectors}
     searched = {
         variant.name: (variant, scores)
-        for variant, scores in (_measure_variant(store, ref, bench, loaded.get(ref.key)) for ref in night.variants)
+        for variant, scores in (_measure_variant(store, ref, setup, loaded.get(ref.key)) for ref in outputs.variants)
     }
     variants = [variant for variant, _ in searched.values()]
-    chain = chain_names(vectors.full_variant(), VectorSet.open(store, night.candidates).variant, searched)
-    if night.classes:
-        variants.append(_measure_classified(store, night.classes, bench, config.classify.top_classes))
-    published = measure_index(bench)
-    filters = measure_filters(bench, config.evaluate.seed)
+    chain = chain_names(vectors.full_variant(), VectorSet.open(store, outputs.candidates).variant, searched)
+    if outputs.classes:
+        variants.append(_measure_classified(store, outputs.classes, setup, config.classify.top_classes))
+    published = measure_index(setup)
+    filters = measure_filters(setup, config.evaluate.seed)
     prefixed = {f"{variant.name}/{name}": value for variant in variants for name, value in variant.metrics.items()}
-    metrics = published.scores.summary | prefixed | random_baseline(bench.protocol.truth, config.evaluate.seed)
+    metrics = published.scores.summary | prefixed | random_baseline(setup.protocol.truth, config.evaluate.seed)
     metrics |= {ANN_RECALL.full_name("value", chosen.name): chosen.recall for chosen in filters}
     if len(published.recall):
         metrics[ANN_RECALL.name] = float(published.recall.mean())
-    masks = measure_masks(store, night, bench.items, config)
-    if night.segmenter:
-        metrics[MASK_IOU.name] = Segmenter.open(store, night.segmenter.ref).val_iou
-    if night.masks:
+    masks = measure_masks(store, outputs, setup.items, config)
+    if outputs.segmenter:
+        metrics[MASK_IOU.name] = Segmenter.open(store, outputs.segmenter.ref).val_iou
+    if outputs.masks:
         metrics[MASK_FALLBACK_RATE.name] = masks.fallback_rate
-    unlabelled = measure_unlabelled(store, night, bench.items, config, settings or Settings.load())
+    unlabelled = measure_unlabelled(store, outputs, setup.items, config, settings or Settings.load())
     metrics |= unlabelled.metrics
-    for outcome in night.heads:
+    for outcome in outputs.heads:
         metrics |= _head_metrics(Head.open(store, outcome.ref), vectors.parents.get("head"))
     return Measured(
-        bench=bench,
+        setup=setup,
         links=tuple(Link(name, step, searched[name][1].per_query) for name, step in chain),
         variants=tuple(variants),
         metrics=metrics,
-        per_query=_per_query(bench, published),
+        per_query=_per_query(setup, published),
         published=published,
-        curve=time_curve(bench, index_set.curve, (index_set.nprobe, index_set.rerank_depth)),
+        curve=time_curve(setup, index_set.curve, (index_set.nprobe, index_set.rerank_depth)),
         filters=filters,
         masks=masks,
         unlabelled=unlabelled,
     )
 
 
-def _open_bench(store: Store, night: RunOutputs, index_set: IndexSet, config: NightlyConfig) -> SearchSetup:
-    items = load_items(store, night.catalog.name)
-    items = indexable_items(store, items, VectorSet.open(store, night.vectors))
-    vectors = _load(store, night.vectors, items)
+def _open_setup(store: Store, outputs: RunOutputs, index_set: IndexSet, config: NightlyConfig) -> SearchSetup:
+    items = load_items(store, outputs.catalog.name)
+    items = indexable_items(store, items, VectorSet.open(store, outputs.vectors))
+    vectors = _load(store, outputs.vectors, items)
     return SearchSetup(
         items=items,
         protocol=choose_protocol(items, config.evaluate),
         vectors=vectors,
-        candidates=vectors if night.candidates == night.vectors else _load(store, night.candidates, items),
+        candidates=vectors if outputs.candidates == outputs.vectors else _load(store, outputs.candidates, items),
         index=open_index(store, index_set),
         rerank_depth=index_set.rerank_depth,
     )
@@ -148,9 +148,9 @@ def _load(store: Store, ref: Ref, items: pl.DataFrame) -> Float32:
     return load_vectors(store, VectorSet.open(store, ref), items["content_id"].to_list())
 
 
-def _per_query(bench: SearchSetup, published: IndexQuality) -> pl.DataFrame:
+def _per_query(setup: SearchSetup, published: IndexQuality) -> pl.DataFrame:
     recall = {ANN_RECALL.name: published.recall} if len(published.recall) else {}
-    item_ids = bench.items["item_id"].gather(bench.protocol.queries)
+    item_ids = setup.items["item_id"].gather(setup.protocol.queries)
     return published.scores.per_query.with_columns(item_id=item_ids, **recall)
 
 
@@ -161,24 +161,24 @@ def _head_metrics(head: Head, published: str | None) -> dict[str, float]:
     return prefixed | scores if head.fingerprint == published else prefixed
 
 
-def _measure_variant(store: Store, ref: Ref, bench: SearchSetup, loaded: Float32 | None) -> tuple[VariantFacts, Scores]:
+def _measure_variant(store: Store, ref: Ref, setup: SearchSetup, loaded: Float32 | None) -> tuple[VariantFacts, Scores]:
     """Measure one variant under exact search of the gallery; `loaded` are its vectors, if they are at hand."""
     vector_set = VectorSet.open(store, ref)
-    scores = exact_scores(bench, _load(store, ref, bench.items) if loaded is None else loaded)
+    scores = exact_scores(setup, _load(store, ref, setup.items) if loaded is None else loaded)
     return VariantFacts(name=str(vector_set.variant), dim=vector_set.dim, metrics=scores.summary), scores
 
 
-def _measure_classified(store: Store, classes: Ref, bench: SearchSetup, top_classes: int) -> VariantFacts:
+def _measure_classified(store: Store, classes: Ref, setup: SearchSetup, top_classes: int) -> VariantFacts:
     """Measure the published vectors under exact search among the items of a query's likeliest classes first."""
-    queries, gallery = bench.protocol.queries, bench.protocol.gallery
-    named = load_classes(store, ClassSet.open(store, classes), bench.items["content_id"].to_list())
+    queries, gallery = setup.protocol.queries, setup.protocol.gallery
+    named = load_classes(store, ClassSet.open(store, classes), setup.items["content_id"].to_list())
     _, positions = classified_topk(
-        bench.vectors[queries], bench.vectors[gallery], named[queries, :top_classes], named[gallery, 0], K
+        setup.vectors[queries], setup.vectors[gallery], named[queries, :top_classes], named[gallery, 0], K
     )
     return VariantFacts(
         name=CLASSIFIED,
-        dim=bench.vectors.shape[1],
-        metrics=score(positions, bench.protocol.truth).summary,
+        dim=setup.vectors.shape[1],
+        metrics=score(positions, setup.protocol.truth).summary,
         note=f"in the {top_classes} likeliest classes" if top_classes > 1 else "in the likeliest class",
     )
 
@@ -196,12 +196,12 @@ class Unlabelled(NamedTuple):
 
 
 def measure_unlabelled(
-    store: Store, night: RunOutputs, items: pl.DataFrame, config: NightlyConfig, settings: Settings
+    store: Store, outputs: RunOutputs, items: pl.DataFrame, config: NightlyConfig, settings: Settings
 ) -> Unlabelled:
     """Search the release that the run would publish as a user does, from a picture to its hits among `items`."""
-    release, max_pixels = open_challenger(store, night, config, settings), config.ingest.max_pixels
+    release, max_pixels = open_challenger(store, outputs, config, settings), config.ingest.max_pixels
     golden = search_golden(release, items, read_golden(config.evaluate.golden), max_pixels)
-    masks = read_item_masks(store, night.masks, draw_items(items, config.evaluate))
+    masks = read_item_masks(store, outputs.masks, draw_items(items, config.evaluate))
     synthetic = search_synthetic(release, items, masks, config.evaluate, max_pixels)
     return Unlabelled(
         metrics=golden.metrics | synthetic.metrics,
@@ -211,16 +211,16 @@ def measure_unlabelled(
     )
 
 
-def open_challenger(store: Store, night: RunOutputs, config: NightlyConfig, settings: Settings) -> OpenRelease:
+def open_challenger(store: Store, outputs: RunOutputs, config: NightlyConfig, settings: Settings) -> OpenRelease:
     """Open the release that this run would publish, which has no report yet. Raises `NotFound`, `ShardCorrupt`."""
     release = Release.model_validate(
         {
-            **night.release_refs(store),
+            **outputs.release_refs(store),
             "kind": "Release",
             "fingerprint": UNSEALED,
             "config": config.model_dump(mode="json"),
             "report": Ref(kind="Report", key=f"reports/{UNSEALED}"),
-            "variant": VectorSet.open(store, night.vectors).full_variant(),
+            "variant": VectorSet.open(store, outputs.vectors).full_variant(),
             "gate": "held",
         }
     )

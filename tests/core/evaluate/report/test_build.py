@@ -73,7 +73,7 @@ def test_best_and_worst_queries_are_disjoint_and_carry_their_metrics(
     bench = open_bench(items, draw_vectors(100))
     published = measure_index(bench)
     per_query = published.scores.per_query.with_columns(item_id=items["item_id"].gather(bench.protocol.queries))
-    facts = gather(run._replace(measured=run.measured._replace(bench=bench, published=published, per_query=per_query)))
+    facts = gather(run._replace(measured=run.measured._replace(setup=bench, published=published, per_query=per_query)))
     best, worst = ([grid.query.item_id for grid in grids] for grids in (facts.best, facts.worst))
     assert (len(best), len(worst)) == (N_BEST, N_WORST)
     assert not set(best) & set(worst)
