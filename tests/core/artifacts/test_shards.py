@@ -1,0 +1,136 @@
+"""Shards of work: only missing pictures are planned, and what a killed run stored is kept."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+import pytest
+
+from retrieval_core.artifacts import shards
+from retrieval_core.artifacts.growing_sets import part_key, seal_vectors
+from retrieval_core.artifacts.manifests import ClassSet, MaskSet, VectorSet
+from retrieval_core.artifacts.parts import masks_bytes, vectors_bytes
+from retrieval_core.artifacts.shards import (
+    WorkPlan,
+    log_progress,
+    plan_pictures,
+    plan_work,
+    put_shard,
+    seal_pictures,
+    shard_pictures,
+    usable_pictures,
+)
+from retrieval_core.store.base import Store
+from retrieval_core.store.uris import open_store
+from tests.core.sealed_vectors import seal_catalog
+
+FAMILY = "fam"
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Store:
+    return open_store(str(tmp_path))
+
+
+def pictures(*content_ids: str) -> pl.DataFrame:
+    rows = [(key, f"/pictures/{key}.jpg", f"item-{key}") for key in content_ids]
+    return pl.DataFrame(rows, schema=["content_id", "image_uri", "item_id"], orient="row")
+
+
+def vector_of(content_id: str) -> np.ndarray:
+    return np.full(3, ord(content_id[0]), np.float32)
+
+
+def embed(store: Store, plan: WorkPlan, numbers: list[int] | None = None) -> None:
+    """Stand in for the embedding of some shards of a plan."""
+    for shard in plan.split():
+        if numbers is None or shard.number in numbers:
+            names = shard_pictures(store, shard)["content_id"].to_list()
+            vectors = np.stack([vector_of(key) for key in names])
+            assert put_shard(store, shard, names, lambda ids=names, rows=vectors: vectors_bytes(ids, rows)) == len(
+                names
+            )
+
+
+def test_a_second_run_plans_only_what_is_new(store: Store) -> None:
+    embed(store, plan_work(store, "vectors", FAMILY, pictures("a", "b", "c"), shard_rows=2))
+    plan = plan_work(store, "vectors", FAMILY, pictures("b", "c", "d"), shard_rows=2)
+    assert plan.n_missing == 1
+    assert shard_pictures(store, plan.split()[0]).row(0, named=True) == {
+        "content_id": "d",
+        "image_uri": "/pictures/d.jpg",
+        "item_id": "item-d",
+    }
+    embed(store, plan)
+    assert plan_work(store, "vectors", FAMILY, pictures("b", "c", "d"), shard_rows=2).shards == ()
+
+
+def test_two_items_with_one_picture_are_embedded_once(store: Store) -> None:
+    twice = pl.concat([pictures("a"), pictures("a").with_columns(item_id=pl.lit("another"))])
+    plan = plan_work(store, "vectors", FAMILY, twice, shard_rows=10)
+    assert plan.n_missing == 1
+    assert shard_pictures(store, plan.split()[0])["item_id"].to_list() == ["another"]
+
+
+def test_a_run_killed_half_way_is_resumed_with_the_remaining_shards(store: Store, tmp_path: Path) -> None:
+    wanted = pictures(*"abcdefg")
+    embed(store, plan_work(store, "vectors", FAMILY, wanted, shard_rows=2), numbers=[0, 2])
+    embed(store, plan_work(store, "vectors", FAMILY, wanted, shard_rows=2))
+    undisturbed = open_store(str(tmp_path / "undisturbed"))
+    embed(undisturbed, plan_work(undisturbed, "vectors", FAMILY, wanted, shard_rows=2))
+    views = [seal_vectors(at, FAMILY, "raw", 3, "cat", wanted["content_id"]) for at in (store, undisturbed)]
+    assert views[0].parts == views[1].parts
+    assert views[0].fingerprint == views[1].fingerprint
+
+
+def test_an_unreadable_part_is_made_again(store: Store) -> None:
+    plan = plan_work(store, "vectors", FAMILY, pictures("a", "b"), shard_rows=2)
+    embed(store, plan)
+    store.put(part_key("vectors", FAMILY, plan.shards[0]), b"half a part")
+    again = plan_work(store, "vectors", FAMILY, pictures("a", "b"), shard_rows=2)
+    assert again.shards == plan.shards
+
+
+def test_only_pictures_that_are_not_quarantined_are_planned(store: Store) -> None:
+    catalog = seal_catalog(store, range(6))
+    assert usable_pictures(store, catalog)["content_id"].sort().to_list() == [f"c{n}" for n in range(6)]
+    plan = plan_pictures(store, VectorSet, FAMILY, catalog, shard_rows=4)
+    assert [len(shard_pictures(store, shard)) for shard in plan.split()] == [4, 2]
+    assert [shard.label for shard in plan.split()] == ["shard 1 of 2", "shard 2 of 2"]
+
+
+def test_a_shard_that_gives_nothing_stores_no_part(store: Store) -> None:
+    (shard,) = plan_work(store, "masks", FAMILY, pictures("a"), shard_rows=1).split()
+
+    def refuse() -> bytes:
+        raise AssertionError("there is nothing to encode")
+
+    assert put_shard(store, shard, [], refuse) == 0
+    assert not store.exists(shard.part_key)
+
+
+def test_the_masks_of_a_catalogue_are_sealed_as_far_as_they_are_stored(store: Store) -> None:
+    catalog = seal_catalog(store, range(3))
+    plan = plan_pictures(store, MaskSet, FAMILY, catalog, shard_rows=1)
+    for shard in plan.split()[:2]:
+        ids = shard_pictures(store, shard)["content_id"].to_list()
+        put_shard(store, shard, ids, lambda ids=ids: masks_bytes(ids, [np.ones((2, 2), np.bool_)], [""]))
+    masks = seal_pictures(store, MaskSet, plan, catalog)
+    assert (masks.counts, masks.family, masks.parents) == ({"rows": 2}, FAMILY, {"catalog": catalog.name})
+    assert seal_pictures(store, ClassSet, plan, catalog).counts == {"rows": 0}
+
+
+def test_progress_is_logged_at_most_every_ten_seconds(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    seconds = iter([0.0, 1.0, 11.0, 12.0, 22.5])
+    monkeypatch.setattr(shards.time, "monotonic", lambda: next(seconds))
+    with caplog.at_level(logging.INFO, "retrieval_core"):
+        advance = log_progress("masks", 40)
+        for _ in range(4):
+            advance(10)
+    messages = [record.getMessage() for record in caplog.records]
+    assert messages == ["masks: 20 of 40, 1.8/s", "masks: 40 of 40, 1.8/s"]

@@ -1,0 +1,55 @@
+"""A head is fitted once for its vectors, and boosts them; where nothing can be learned there is none."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from retrieval_core.artifacts.manifests import Head
+from retrieval_core.artifacts.parts import load_vectors
+from retrieval_core.config import HeadConfig
+from retrieval_core.head.fit import boost_vectors, fit_head
+from retrieval_core.store.base import Store
+from tests.core.sealed_vectors import seal_catalog, seal_set
+
+NUMBERS = range(100)
+CONFIG = HeadConfig(hidden_dim=16, max_epochs=40)
+
+
+def test_a_head_is_fitted_and_sealed_once(local_store: Store) -> None:
+    catalog = seal_catalog(local_store, NUMBERS)
+    vectors = seal_set(local_store, catalog, NUMBERS)
+    fitted = fit_head(local_store, catalog, vectors, CONFIG)
+    assert fitted is not None
+    assert fitted.trained
+    head = Head.open(local_store, fitted.ref)
+    assert head.tasks == {"category": ["coat", "dress"]}
+    assert head.metrics["accuracy/category"] == 1.0
+    assert head.counts == {"rows": 100, "held_out": 20}
+    assert (head.input_dim, head.dim, head.parents["vectors"]) == (8, 16, vectors.family)
+    again = fit_head(local_store, catalog, vectors, CONFIG)
+    assert again is not None
+    assert (again.ref, again.trained) == (fitted.ref, False)
+
+
+def test_boosted_vectors_are_of_unit_length_and_tell_their_head(local_store: Store) -> None:
+    catalog = seal_catalog(local_store, NUMBERS)
+    vectors = seal_set(local_store, catalog, NUMBERS)
+    fitted = fit_head(local_store, catalog, vectors, CONFIG)
+    assert fitted is not None
+    boosted = boost_vectors(local_store, vectors, Head.open(local_store, fitted.ref))
+    rows = load_vectors(local_store, boosted, [f"c{n}" for n in NUMBERS])
+    assert rows.shape == (100, 16)
+    assert np.allclose(np.linalg.norm(rows, axis=1), 1, atol=1e-5)
+    similarity = rows @ rows.T
+    assert similarity[1::2, 1::2].mean() > similarity[1::2, ::2].mean() + 0.2
+    assert (str(boosted.variant), boosted.parents["head"]) == ("boosted", fitted.ref.name)
+    assert len(boosted.parts) == len(vectors.parts)
+
+
+def test_a_catalogue_without_frequent_labels_has_no_head(local_store: Store, caplog: pytest.LogCaptureFixture) -> None:
+    catalog = seal_catalog(local_store, NUMBERS)
+    vectors = seal_set(local_store, catalog, NUMBERS)
+    assert fit_head(local_store, catalog, vectors, HeadConfig(min_count=1_000)) is None
+    assert "no label is frequent enough" in caplog.text
+    assert list(local_store.list(f"{Head.folder}/")) == []
