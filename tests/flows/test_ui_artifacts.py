@@ -22,7 +22,7 @@ from flows.ui_artifacts import Progress, show_run
 from retrieval_core.artifacts.shards import WorkPlan, WorkShard
 from retrieval_core.errors import Transient
 from retrieval_core.settings import Settings
-from tasks.stage import stage, title
+from tasks.stage import stage
 
 PLAN = WorkPlan(folder="vectors", family="f", key="k", shards=("a", "b", "c"), n_missing=40)
 RUN = RunSummary(
@@ -70,12 +70,6 @@ def test_a_stage_names_its_shards_and_shows_its_progress(caplog: pytest.LogCaptu
     assert RUN.link in str(by_key["wear-report"].data)
     names = re.findall(r"Renamed task run '[^']+' to '([^']+)'", caplog.text)
     assert names == ["wear masked 1/3", "wear masked 2/3", "wear masked 3/3"]
-
-
-def test_a_task_is_titled_by_what_it_does() -> None:
-    assert title("embed shard", {"view": "masked"}) == "embed masked"
-    assert title("seal vectors", {"view": "crop"}) == "seal vectors crop"
-    assert title("publish", {"view": None}) == "publish"
 
 
 class Ui:

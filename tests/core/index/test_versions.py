@@ -1,13 +1,102 @@
-"""Versions of the index: what production has is kept while it serves."""
+"""Versions of the index: missing shards are made, others kept, and what production has is kept while it serves."""
 
 from __future__ import annotations
 
 import pytest
 
+from retrieval_core.artifacts import releases
 from retrieval_core.artifacts.fingerprints import reduced_family
 from retrieval_core.artifacts.manifests import IndexSet, Ref, Release, VectorSet
+from retrieval_core.artifacts.parts import load_vectors
+from retrieval_core.artifacts.variants import Variant
 from retrieval_core.config import IndexConfig
-from retrieval_core.index.versions import previous_candidates, quantizer_serves
+from retrieval_core.errors import BadConfig
+from retrieval_core.index import versions
+from retrieval_core.index.lookup import open_index
+from retrieval_core.index.versions import (
+    IndexPlan,
+    choose_variant,
+    make_shard,
+    plan_index,
+    previous_candidates,
+    quantizer_serves,
+    seal_index,
+)
+from retrieval_core.store.base import Store
+from tests.core.sealed_vectors import items, seal_catalog, seal_set
+
+CONFIG = IndexConfig(shards=3, sample_rows=200, tune_queries=20)
+
+
+def plan(store: Store, numbers: range) -> IndexPlan:
+    catalog = seal_catalog(store, numbers)
+    return plan_index(store, catalog, seal_set(store, catalog, numbers), [], CONFIG)
+
+
+def publish(store: Store, planned: IndexPlan) -> IndexSet:
+    """Make the missing shards, and publish a release of the index."""
+    for shard in planned.split():
+        make_shard(store, shard)
+    index = seal_index(store, planned, CONFIG)
+    release = Release(
+        fingerprint=index.fingerprint, config={"index": CONFIG.model_dump(mode="json")}, catalog=planned.catalog,
+        backbone=NOWHERE, vectors=planned.vectors, index=index.ref, report=NOWHERE, variant="raw", gate="published",
+    ).seal(store)  # fmt: skip
+    releases.point_alias(store, releases.PRODUCTION, release.fingerprint)
+    return index
+
+
+def test_a_version_finds_every_row_and_is_sealed_once(local_store: Store) -> None:
+    planned = plan(local_store, range(60))
+    assert planned.missing == (0, 1, 2)
+    index = publish(local_store, planned)
+    assert (index.counts, index.recall) == ({"rows": 60, "shards": 3}, 1.0)
+    table = items(range(60))
+    vectors = VectorSet.open(local_store, planned.vectors)
+    queries = load_vectors(local_store, vectors, table["content_id"].to_list())
+    opened = open_index(local_store, index)
+    _, nearest = opened.search(queries, queries, 1, rerank_depth=5)
+    assert (nearest[:, 0] == table["row_id"].to_numpy()).all()
+    again = plan(local_store, range(60))
+    assert again.missing == ()
+    assert seal_index(local_store, again, CONFIG).ref == index.ref
+
+
+def test_an_updated_shard_holds_the_bytes_of_a_built_one(local_store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    publish(local_store, plan(local_store, range(60)))
+    planned = plan(local_store, range(1, 62))
+    assert planned.previous is not None
+    assert 1 <= len(planned.missing) <= 3
+    built = {}
+    for can_update in (lambda template: False, versions.can_update):
+        monkeypatch.setattr(versions, "can_update", can_update)
+        for shard in planned.split():
+            make_shard(local_store, shard)
+        keys = [key for key in local_store.list("indexes/shards/") if key.rpartition("/")[0] in planned.shards]
+        built[can_update] = {key: local_store.get(key) for key in keys}
+    first, second = built.values()
+    assert first == second
+    assert len(first) == 6
+
+
+@pytest.mark.parametrize(
+    ("variant", "reads_text", "expected"),
+    [
+        ("auto", False, Variant(boosted=True)),
+        ("auto", True, Variant()),
+        ("masked", False, Variant("masked")),
+    ],
+)
+def test_boosted_vectors_are_published_unless_texts_are_to_find_pictures(
+    variant: str, reads_text: bool, expected: Variant
+) -> None:
+    available = [Variant(), Variant("masked"), Variant(boosted=True)]
+    assert choose_variant(IndexConfig(variant=variant), available, reads_text) == expected
+
+
+def test_a_variant_that_was_not_made_is_refused_with_those_that_were() -> None:
+    with pytest.raises(BadConfig, match="crop was not made; this run made raw, masked"):
+        choose_variant(IndexConfig(variant="crop"), [Variant(), Variant("masked")], reads_text=False)
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,76 @@
+"""A frozen backbone is exported once; a classifier needs a backbone that was trained to classify raw pictures."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from retrieval_core.artifacts.manifests import Backbone, Catalog, Ref
+from retrieval_core.artifacts.parts import put_part, table_bytes
+from retrieval_core.config import ClassifyConfig, EmbedConfig, IngestConfig
+from retrieval_core.embed import export as module
+from retrieval_core.embed.export import export_backbone, export_classifier
+from retrieval_core.errors import BadConfig
+from retrieval_core.store.base import Store
+
+FITTED = EmbedConfig(backbone="pca_pixels", weights="fit:0", size_px=16)
+INGEST = IngestConfig()
+
+
+@pytest.fixture
+def catalog(new_shop, local_store: Store, tmp_path: Path) -> Ref:
+    """The pictures of a shop as a catalogue."""
+    items = new_shop(tmp_path).items
+    part = put_part(local_store, "catalogs/c/items.parquet", table_bytes(items), len(items))
+    return Catalog(fingerprint="c", parts=(part,)).seal(local_store).ref
+
+
+def seal_backbone(store: Store, objective: str, parents: dict[str, str]) -> str:
+    """Seal a trained backbone and return the weights that name it."""
+    backbone = Backbone(
+        fingerprint="ab" * 16, card="resnet18", dim=8, size_px=32, objective=objective, parents=parents
+    ).seal(store)
+    return f"artifact:{backbone.fingerprint}"
+
+
+def test_a_backbone_is_fitted_on_the_catalogue_and_exported_once(
+    catalog: Ref, local_store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    backbone = export_backbone(local_store, catalog, FITTED, INGEST)
+    assert (backbone.card, backbone.size_px, backbone.config) == ("pca_pixels", 16, {"weights": "fit:0"})
+    assert {"weights.safetensors", "model.onnx"} <= {part.key.rsplit("/", 1)[1] for part in backbone.parts}
+    monkeypatch.delattr(module, "load_backbone")
+    assert export_backbone(local_store, catalog, FITTED, INGEST) == Backbone.open(local_store, backbone.ref)
+
+
+def test_a_backbone_of_the_store_is_taken_as_it_is(catalog: Ref, local_store: Store) -> None:
+    weights = seal_backbone(local_store, "triplet", {})
+    config = EmbedConfig(backbone="resnet18", weights=weights)
+    assert export_backbone(local_store, catalog, config, INGEST).objective == "triplet"
+
+
+@pytest.mark.parametrize(
+    ("objective", "parents", "says"),
+    [
+        ("triplet", {}, "was trained for triplet"),
+        ("", {}, "was trained for nothing"),
+        ("classify", {"masks": "m"}, "was trained on pictures without background"),
+    ],
+)
+def test_only_a_backbone_trained_to_classify_raw_pictures_is_a_classifier(
+    objective: str, parents: dict[str, str], says: str, local_store: Store
+) -> None:
+    weights = seal_backbone(local_store, objective, parents)
+    with pytest.raises(BadConfig, match=says):
+        export_classifier(local_store, ClassifyConfig(enabled=True, backbone="resnet18", weights=weights))
+
+
+def test_a_published_classifier_is_exported_once(local_store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    config = ClassifyConfig(enabled=True, backbone="resnet18", weights="random:0", size_px=64)
+    monkeypatch.setattr(module, "save_classifier", lambda _, folder: (folder / "classes.json").write_text("[]"))
+    classifier = export_classifier(local_store, config)
+    assert (classifier.card, classifier.size_px, classifier.n_classes) == ("resnet18", 64, 1000)
+    assert classifier.parents == {}
+    monkeypatch.delattr(module, "load_classifier")
+    assert export_classifier(local_store, config).ref == classifier.ref

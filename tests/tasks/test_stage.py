@@ -1,0 +1,50 @@
+"""What every task shares: how its runs are titled, and that what the core logs appears in the log of the run."""
+
+from __future__ import annotations
+
+import logging
+
+import pytest
+from prefect.exceptions import MissingContextError
+
+from retrieval_core.artifacts.shards import WorkShard
+from tasks import stage as module
+from tasks.stage import running_stage, stage, title
+
+SHARD = WorkShard(folder="vectors", family="f", key="k", name="n", number=2, n_shards=12)
+
+
+def test_a_task_is_titled_by_what_it_does() -> None:
+    assert title("embed shard", {"view": "masked"}) == "embed masked"
+    assert title("seal vectors", {"view": "crop"}) == "seal vectors crop"
+    assert title("publish", {"view": None}) == "publish"
+
+
+def test_a_run_of_a_task_is_named_after_its_stage_title_and_shard() -> None:
+    @stage("embed shard")
+    def embed(shard: WorkShard, view: str) -> None: ...
+
+    run_name = embed.task_run_name
+    assert callable(run_name)
+    with running_stage("embed"):
+        assert run_name({"shard": SHARD, "view": "masked"}) == "embed masked 3/12"
+    with running_stage("backfill"):
+        assert run_name({"shard": SHARD, "view": "raw"}) == "backfill: embed raw 3/12"
+
+
+def test_the_core_logs_to_the_run_and_outside_of_one_to_the_root(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    run_log, core_log = logging.getLogger("a run"), logging.getLogger("retrieval_core.index.versions")
+    monkeypatch.setattr(module, "get_run_logger", lambda: run_log)
+    with caplog.at_level(logging.INFO):
+        core_log.info("%s of %d rows", "100%", 3)
+    assert ("a run", logging.INFO, "100% of 3 rows") in caplog.record_tuples
+
+    def no_run() -> logging.Logger:
+        raise MissingContextError
+
+    monkeypatch.setattr(module, "get_run_logger", no_run)
+    caplog.clear()
+    core_log.warning("no run")
+    assert caplog.record_tuples == [("retrieval_core.index.versions", logging.WARNING, "no run")]
