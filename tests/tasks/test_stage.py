@@ -32,19 +32,30 @@ def test_a_run_of_a_task_is_named_after_its_stage_title_and_shard() -> None:
         assert run_name({"shard": SHARD, "view": "raw"}) == "backfill: embed raw 3/12"
 
 
-def test_the_core_logs_to_the_run_and_outside_of_one_to_the_root(
-    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
-) -> None:
-    run_log, core_log = logging.getLogger("a run"), logging.getLogger("retrieval_core.index.versions")
+class Records(logging.Handler):
+    """Keeps the name and the message of each record."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.seen: list[tuple[str, str]] = []
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self.seen.append((record.name, record.getMessage()))
+
+
+def test_the_core_logs_to_the_run_and_outside_of_one_to_the_root(monkeypatch: pytest.MonkeyPatch) -> None:
+    run_log, core_log, records = logging.getLogger("a run"), logging.getLogger("retrieval_core.index"), Records()
+    monkeypatch.setattr(logging.root, "handlers", [records])
+    monkeypatch.setattr(run_log, "level", logging.INFO)
     monkeypatch.setattr(module, "get_run_logger", lambda: run_log)
-    with caplog.at_level(logging.INFO):
-        core_log.info("%s of %d rows", "100%", 3)
-    assert ("a run", logging.INFO, "100% of 3 rows") in caplog.record_tuples
+    core_log.info("%s of %d rows", "100%", 3)
+    assert records.seen == [("a run", "100% of 3 rows")]
 
     def no_run() -> logging.Logger:
         raise MissingContextError
 
     monkeypatch.setattr(module, "get_run_logger", no_run)
-    caplog.clear()
-    core_log.warning("no run")
-    assert caplog.record_tuples == [("retrieval_core.index.versions", logging.WARNING, "no run")]
+    monkeypatch.setattr(logging.root, "level", logging.WARNING)
+    core_log.warning("outside")
+    core_log.info("outside, and of no interest")
+    assert records.seen[1:] == [("retrieval_core.index", "outside")]
