@@ -1,4 +1,4 @@
-"""What tests stand on: no network, no telemetry, a home of their own; a store in a folder, and one on S3."""
+"""Fixtures of all tests: Prefect without network and telemetry, a store in a folder, and one on S3."""
 
 from __future__ import annotations
 
@@ -30,9 +30,9 @@ os.environ.update(
 
 @pytest.fixture(scope="session")
 def api_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """Of a Prefect server over PostgreSQL, as one that schedules should be.
+    """The API's URL of a Prefect server on PostgreSQL, or on SQLite where PostgreSQL is not installed.
 
-    Over SQLite, where PostgreSQL is absent, runs may wait a minute for its lock.
+    On SQLite, runs may wait a minute for the database's lock.
     """
     from tests.faults.servers import Postgres, PrefectServer, has_postgres
 
@@ -51,31 +51,34 @@ def api_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
 
 @pytest.fixture(scope="session")
 def prefect_server(api_url: str) -> Iterator[None]:
-    """The same server for all flows that run inside the tests."""
+    """Make every flow that a test calls use the server of `api_url`."""
     from prefect.events.worker import EventsWorker
     from prefect.logging.handlers import APILogWorker
     from prefect.settings import PREFECT_API_URL, temporary_settings
 
     with temporary_settings({PREFECT_API_URL: api_url}):
         yield
-        # Before the server goes: else they look for it for minutes.
+        # While the server still runs: without it, these threads retry for minutes.
         APILogWorker.instance().drain()
         EventsWorker.drain_all()
 
 
 @pytest.fixture(scope="session")
 def s3_endpoint() -> Iterator[str]:
-    """moto on loopback, one request at a time: S3 checks and writes a conditional put in one step, moto in two."""
+    """The URL of moto on loopback, which answers one request at a time.
+
+    S3 checks and writes a conditional put in one step, moto in two: a concurrent request could come between them.
+    """
     from moto.moto_server.werkzeug_app import DomainDispatcherApplication, create_backend_app
     from werkzeug.serving import make_server
 
-    app, turn = DomainDispatcherApplication(create_backend_app), threading.Lock()
+    app, lock = DomainDispatcherApplication(create_backend_app), threading.Lock()
 
-    def in_turn(environ: Any, start_response: Any) -> Any:
-        with turn:
+    def answer_alone(environ: Any, start_response: Any) -> Any:
+        with lock:
             return app(environ, start_response)
 
-    server = make_server("127.0.0.1", 0, in_turn, threaded=True)
+    server = make_server("127.0.0.1", 0, answer_alone, threaded=True)
     thread = threading.Thread(target=server.serve_forever)
     thread.start()
     yield f"http://127.0.0.1:{server.server_port}"
@@ -104,14 +107,14 @@ def bucket(s3_client: Any) -> Iterator[str]:
     s3_client.create_bucket(Bucket=name)
     yield name
     for page in s3_client.get_paginator("list_objects_v2").paginate(Bucket=name):
-        keys = [{"Key": found["Key"]} for found in page.get("Contents", ())]
+        keys = [{"Key": entry["Key"]} for entry in page.get("Contents", ())]
         s3_client.delete_objects(Bucket=name, Delete={"Objects": keys}) if keys else None
     s3_client.delete_bucket(Bucket=name)
 
 
 @pytest.fixture
 def aws_environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """Fake credentials, and nothing of the machine's own."""
+    """Set fake credentials and hide those of the machine."""
     for name in (
         "AWS_PROFILE",
         "AWS_SESSION_TOKEN",
@@ -140,13 +143,13 @@ def local_store(tmp_path: Path) -> Store:
 
 @pytest.fixture
 def in_threads() -> Callable[[int, Callable[[int], Any]], list[Any]]:
-    """`in_threads(n, work)` is `work` of 0 … n-1, all let go at once."""
+    """`in_threads(n, work)` returns [work(0), …, work(n - 1)], called in n threads that start together."""
 
     def run_all(n: int, work: Callable[[int], Any]) -> list[Any]:
-        gate = threading.Barrier(n)
+        start = threading.Barrier(n)
 
         def run(i: int) -> Any:
-            gate.wait()
+            start.wait()
             return work(i)
 
         with ThreadPoolExecutor(n) as pool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -19,10 +20,10 @@ FLOORS = (
     ("deployments",),
     ("flows",),
     ("tasks", "explain", "retrieval_core"),
-    ("maintenance", "evaluate"),
+    ("evaluate", "maintenance"),
     ("search", "train"),
-    ("metrics", "ingest", "embed", "mask"),
-    ("index", "head", "reduce"),
+    ("ingest", "mask", "embed", "metrics"),
+    ("head", "reduce", "index"),
     ("artifacts", "settings", "images"),
     ("store", "config", "filters", "state_dict", "arrays"),
     ("errors",),
@@ -119,6 +120,12 @@ def test_every_room_has_a_floor() -> None:
     assert {room(module) for module in MODULES} == FLOOR_OF.keys()
 
 
+def test_the_figure_shows_the_floors() -> None:
+    figure = (ROOT / "docs" / "figures" / "floors.svg").read_text()
+    shown = re.findall(r'text-anchor="middle">(\w+)<', figure)
+    assert shown == [room for rooms in FLOORS for room in rooms if room != "retrieval_core"]
+
+
 def test_imports_run_downwards() -> None:
     assert not [
         f"{module} imports {target}"
@@ -146,6 +153,18 @@ def test_no_module_imports_from_the_package_it_lies_in() -> None:
 def test_stages_never_import_each_other() -> None:
     pairs = {(room(module), room(target)) for module, target in imports_between_rooms()}
     assert not [pair for pair in pairs if STAGES.issuperset(pair)]
+
+
+def test_measurements_know_nothing_of_the_report() -> None:
+    measuring = tuple(f"retrieval_core.evaluate.{name}." for name in ("measure", "analysis", "gate"))
+    showing = ("retrieval_core.evaluate.report", "retrieval_core.evaluate.compare")
+    assert not [
+        f"{module} imports {target}"
+        for module, path in MODULES.items()
+        if module.startswith(measuring)
+        for target in imported_modules(path)
+        if target.startswith(showing)
+    ]
 
 
 def test_a_library_is_imported_by_its_owner_alone() -> None:
