@@ -25,7 +25,7 @@ FLOORS = (
     ("ingest", "mask", "embed", "metrics"),
     ("head", "reduce", "index"),
     ("artifacts", "settings", "images"),
-    ("store", "config", "filters", "state_dict", "arrays"),
+    ("store", "config", "filters", "arrays", "state_dict"),
     ("errors",),
 )
 FLOOR_OF = {room: number for number, rooms in enumerate(reversed(FLOORS)) for room in rooms}
