@@ -249,11 +249,15 @@ def _choose_template(
 
 
 def _ensure_template(store: Store, template: str, recipe: Recipe, candidates: VectorSet, config: IndexConfig) -> None:
-    if store.exists(template_key(template)):
-        return
+    if not store.exists(template_key(template)):
+        store.put_if_absent(template_key(template), train_on_sample(store, candidates, recipe, config))
+
+
+def train_on_sample(store: Store, candidates: VectorSet, recipe: Recipe, config: IndexConfig) -> bytes:
+    """Return the empty index of `recipe`, trained on a random sample of the candidate vectors."""
     empty = np.empty((0, candidates.dim), np.float32)
-    sample = np.concatenate([empty, *sample_vectors(store, candidates, config.sample_rows, config.seed)])
-    store.put_if_absent(template_key(template), train_template(sample, recipe, config.seed))
+    sample = sample_vectors(store, candidates, config.sample_rows, config.seed)
+    return train_template(np.concatenate([empty, *sample]), recipe, config.seed)
 
 
 def _load_pairs(store: Store, shard: IndexShard, rows: pl.DataFrame) -> tuple[Float32, Float32]:

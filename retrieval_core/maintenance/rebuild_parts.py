@@ -10,21 +10,20 @@ from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
 
-import numpy as np
-
 from retrieval_core.arrays import Float32
 from retrieval_core.artifacts import fingerprints
 from retrieval_core.artifacts.catalog_rows import LEDGER, SEEN_ITEMS, load_items
-from retrieval_core.artifacts.growing_sets import indexable_items, sample_vectors
+from retrieval_core.artifacts.growing_sets import indexable_items
 from retrieval_core.artifacts.manifests import Head, IndexSet, Part, Release, VectorSet
 from retrieval_core.artifacts.parts import load_vectors, read_vectors, table_bytes, vectors_bytes
 from retrieval_core.config import NightlyConfig
 from retrieval_core.errors import NotFound, ShardCorrupt
 from retrieval_core.head.apply import WEIGHTS_FILE, boost, load_head
-from retrieval_core.index.build import build_shard, train_template
+from retrieval_core.index.build import build_shard
 from retrieval_core.index.plan import split_rows, template_key
 from retrieval_core.index.recipes import Recipe
 from retrieval_core.index.update import template_of
+from retrieval_core.index.versions import train_on_sample
 from retrieval_core.ingest.snapshot import take_snapshot
 from retrieval_core.ingest.sources.registry import open_source
 from retrieval_core.maintenance.inventory import Inventory
@@ -159,8 +158,5 @@ def _templates(
     trained_on = index.template.rpartition("-")[2]  # the catalogue of the run that trained it
     views = [inventory.open(key) for key in inventory.views((VectorSet.folder, candidates.family))]
     of_catalog = [view for view in views if isinstance(view, VectorSet) and view.parents["catalog"] == trained_on]
-    config = release.nightly_config().index
-    empty = np.empty((0, candidates.dim), np.float32)
-    sample = sample_vectors(store, (of_catalog or [candidates])[0], config.sample_rows, config.seed)
-    recipe = Recipe.model_validate(index.config)
-    yield train_template(np.concatenate([empty, *sample]), recipe, config.seed), "a retrained template"
+    recipe, config = Recipe.model_validate(index.config), release.nightly_config().index
+    yield train_on_sample(store, (of_catalog or [candidates])[0], recipe, config), "a retrained template"

@@ -46,10 +46,11 @@ from retrieval_core.artifacts.parts import (
 from retrieval_core.artifacts.shards import plan_work, shard_pictures
 from retrieval_core.config import EmbedConfig, NightlyConfig
 from retrieval_core.head.apply import WEIGHTS_FILE, boost, load_head, save_head
-from retrieval_core.index.build import build_shard, train_template
+from retrieval_core.index.build import build_shard
 from retrieval_core.index.plan import TEMPLATES, name_shard, split_rows, template_key
 from retrieval_core.index.recipes import Recipe
 from retrieval_core.index.shard_files import INDEX_FILE, VECTORS_FILE
+from retrieval_core.index.versions import train_on_sample
 from retrieval_core.reduce.pca import PCA_FILE, apply_pca, fit_pca, load_pca, save_pca
 from retrieval_core.store.base import Store
 
@@ -187,9 +188,7 @@ class SealedRuns:
         existing = [key for key in self.store.list(TEMPLATES) if question in key]
         key = existing[0] if existing else template_key(f"{question}-{catalog.name}")
         if not existing:
-            drawn = sample_vectors(self.store, reduced, CONFIG.index.sample_rows, CONFIG.index.seed)
-            sample = np.concatenate(list(drawn))
-            self.store.put(key, train_template(sample, self.recipe, CONFIG.index.seed))
+            self.store.put(key, train_on_sample(self.store, reduced, self.recipe, CONFIG.index))
         template = key.removeprefix(TEMPLATES).removesuffix(".faiss")
         rows = indexable_items(self.store, items, full).select("row_id", "content_id")
         split = split_rows(rows, SHARDS)
