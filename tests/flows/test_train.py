@@ -1,36 +1,30 @@
-"""A backbone trained on the catalogue: made once, kept by name, taken up after a kill, used by a night and a search."""
+"""A backbone trained on the catalogue: trained once, stored by name, and used by a run and a search."""
 
 from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
-from prefect.logging import disable_run_logger
 
 from flows.nightly import nightly
 from flows.train import train_classify, train_distill, train_head, train_rotation, train_segmenter, train_triplet
 from retrieval_core.artifacts import backbone_names
-from retrieval_core.artifacts.manifests import Backbone, MaskSet, Ref
-from retrieval_core.config import IngestConfig, NightlyConfig
+from retrieval_core.artifacts.manifests import MaskSet
+from retrieval_core.config import NightlyConfig
 from retrieval_core.embed import networks
 from retrieval_core.errors import BadConfig
 from retrieval_core.ingest.sources.registry import open_source
 from retrieval_core.search.release import open_release
 from retrieval_core.settings import Settings
-from retrieval_core.store.local import LocalStore
 from retrieval_core.train.config import (
-    AnyTraining,
     ClassifyTraining,
     DistillTraining,
     RotationTraining,
     TripletTraining,
 )
-from tasks.ingest import snapshot_catalog
-from tasks.train import train_backbone
 
 QUICK: dict[str, Any] = {"size_px": 32, "max_epochs": 1, "batch_size": 16, "val_fraction": 0.3}
 NIGHT = NightlyConfig.load(
@@ -55,12 +49,9 @@ class Shop:
     def __init__(self, folder: Path, products: int = 12) -> None:
         self.folder = folder
         self.source = f"synthetic:{folder / 'catalog'}?products={products}&views=4&size_px=64"
-        self.settings = self.machine("here")
+        cache = folder / "cache"
+        self.settings = Settings.load(store=str(folder / "store"), cache_dir=cache, threads=1, device="cpu")
         self.store = self.settings.open_store()
-
-    def machine(self, name: str, store: str = "store") -> Settings:
-        """The settings of one machine with a disk of its own."""
-        return Settings.load(store=str(self.folder / store), cache_dir=self.folder / name, threads=1, device="cpu")
 
     @property
     def pictures(self) -> list[Path]:
@@ -77,25 +68,6 @@ def write_nothing(module: Any, size_px: int, path: Path) -> None:
     path.write_bytes(b"")
 
 
-@pytest.fixture
-def unexported(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """Trainings whose graph nobody runs are kept without one, and tasks log nowhere."""
-    monkeypatch.setattr(networks, "export_onnx", write_nothing)
-    with disable_run_logger():
-        yield
-
-
-def make(shop: Shop, config: AnyTraining, settings: Settings | None = None, catalog: Ref | None = None) -> Backbone:
-    settings = settings or shop.settings
-    catalog = catalog or snapshot_catalog.fn(settings, shop.source, IngestConfig()).catalog
-    fitted = train_backbone.fn(settings, catalog, None, config, "mine", IngestConfig(), 0.1, None)
-    return Backbone.open(settings.open_store(), fitted.ref)
-
-
-def weights(shop: Shop, backbone: Backbone, store: str = "store") -> bytes:
-    return (shop.folder / store / backbone.part("weights.safetensors").key).read_bytes()
-
-
 def test_a_trained_backbone_is_kept_with_its_run_card(trained: tuple[Shop, Any]) -> None:
     shop, summary = trained
     assert (summary.name, summary.objective, summary.trained, summary.epochs) == ("mine", "triplet", True, 1)
@@ -110,7 +82,7 @@ def test_a_trained_backbone_is_kept_with_its_run_card(trained: tuple[Shop, Any])
     assert card["config"] == TripletTraining(**QUICK).model_dump(mode="json")
     assert card["metrics"] == summary.metrics == backbone.metrics
     assert card["seconds"]["training"] > 0
-    assert not list((shop.folder / "here" / "train").iterdir())
+    assert not list((shop.settings.cache_dir / "train").iterdir())
     assert not shop.store.exists(f"{backbone.key}/checkpoint/last.ckpt")
 
 
@@ -163,80 +135,6 @@ def test_a_segmenter_is_trained_and_pictures_are_masked_by_it(
     families = {key.split("/")[1] for key in shop.store.list(f"{MaskSet.folder}/")}
     assert backbone.fingerprint == masked.backbone
     assert backbone.parents["masks"] in families
-
-
-class Killed(BaseException):
-    """What stands for SIGKILL inside one process."""
-
-
-@pytest.mark.usefixtures("unexported")
-def test_a_killed_training_goes_on_from_its_last_epoch_on_any_machine(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    shop = Shop(tmp_path)
-    config = RotationTraining(**{**QUICK, "max_epochs": 2})
-    put_file, kept = LocalStore.put_file, []
-
-    def put_and_die(store: LocalStore, key: str, path: Path) -> None:
-        put_file(store, key, path)
-        if key.endswith("last.ckpt"):
-            raise Killed
-
-    def put_and_tell(store: LocalStore, key: str, path: Path) -> None:
-        put_file(store, key, path)
-        kept.append(key.rsplit("/", 1)[1])
-
-    monkeypatch.setattr(LocalStore, "put_file", put_and_die)
-    with pytest.raises(Killed):
-        make(shop, config)
-    with pytest.raises(BadConfig, match="no backbone"):
-        backbone_names.find_backbone(shop.store, "mine")
-    shutil.copytree(tmp_path / "store", tmp_path / "copy")
-
-    monkeypatch.setattr(LocalStore, "put_file", put_and_tell)
-    made = {
-        store: make(shop, config, shop.machine(machine, store))
-        for machine, store in (("here", "store"), ("elsewhere", "copy"), ("undisturbed", "other"))
-    }
-    assert kept.count("last.ckpt") == 1 + 1 + 2, "of two epochs the first is not trained again"
-    assert len({backbone.fingerprint for backbone in made.values()}) == 1
-    assert len({weights(shop, backbone, store) for store, backbone in made.items()}) == 1
-    assert len({tuple(row["val_loss"] for row in backbone.history) for backbone in made.values()}) == 1
-
-
-@pytest.mark.usefixtures("unexported")
-def test_a_training_goes_on_from_another_one_and_counts_what_it_could_not_read(tmp_path: Path) -> None:
-    shop = Shop(tmp_path)
-    catalog = snapshot_catalog.fn(shop.settings, shop.source, IngestConfig()).catalog
-    shop.pictures[5].unlink()
-    first = make(shop, RotationTraining(**QUICK), catalog=catalog)
-    assert (first.counts["pictures"], first.counts["rejected"]) == (48, 1)
-    then = {**QUICK, "size_px": 0, "weights": f"artifact:{first.fingerprint[:8]}", "target": "pattern"}
-    second = make(shop, ClassifyTraining(**then), catalog=catalog)
-    assert second.parents["start"] == first.fingerprint
-    assert {"classifier.safetensors", "classes.json"} <= {part.key.rsplit("/", 1)[1] for part in second.parts}
-
-
-@pytest.mark.usefixtures("unexported")
-@pytest.mark.parametrize(
-    ("config", "name", "says"),
-    [
-        (RotationTraining(**QUICK), "no/name", "no name for a backbone"),
-        (ClassifyTraining(**QUICK, target="smell"), "mine", "smell"),
-        (RotationTraining(**QUICK, weights="artifact:nobody"), "mine", "no backbone 'nobody'"),
-        (RotationTraining(**{**QUICK, "size_px": 0}, backbone="pca_pixels"), "mine", "pca_pixels"),
-        (DistillTraining(**QUICK), "mine", "needs a teacher"),
-    ],
-    ids=lambda value: value if isinstance(value, str) else None,
-)
-def test_what_cannot_be_trained_is_refused_before_any_picture_is_read(
-    config: AnyTraining, name: str, says: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    shop = Shop(tmp_path, products=4)
-    catalog = snapshot_catalog.fn(shop.settings, shop.source, IngestConfig()).catalog
-    monkeypatch.delattr("retrieval_core.train.job.prepare_pictures")
-    with pytest.raises(BadConfig, match=says):
-        train_backbone.fn(shop.settings, catalog, None, config, name, IngestConfig(), 0.1, None)
 
 
 @pytest.mark.usefixtures("prefect_server")
