@@ -114,7 +114,7 @@ def test_a_training_starts_from_another_one_and_counts_the_pictures_it_could_not
 @pytest.mark.parametrize(
     ("config", "name", "says"),
     [
-        (RotationTraining(**QUICK), "no/name", "no name for a backbone"),
+        (RotationTraining(**QUICK), "no/name", "cannot name a backbone"),
         (ClassifyTraining(**QUICK, target="smell"), "mine", "smell"),
         (RotationTraining(**QUICK, weights="artifact:nobody"), "mine", "no backbone 'nobody'"),
         (RotationTraining(**{**QUICK, "size_px": 0}, backbone="pca_pixels"), "mine", "pca_pixels"),

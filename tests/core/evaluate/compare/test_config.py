@@ -53,7 +53,7 @@ def test_a_table_of_pairs_without_pairs_is_removed(path: Path) -> None:
         ('name = "masked"', 'name = "plain"', "'plain' appears twice"),
         ("dim = 24", "dim = 769", "769 dimensions of vectors that have 768"),
         ('weights = "model:tripled"', 'weights = "model:tripled"\ndim = 129', "of vectors that have 128"),
-        ("[models.tripled]", '[models."a/b"]', "no name for a backbone"),
+        ("[models.tripled]", '[models."a/b"]', "cannot name a backbone"),
         ("max_epochs = 2", 'size_px = 64', "come with their size"),
         ('weights = "model:tripled"', 'weights = "model:quadrupled"', "names model 'quadrupled'"),
         ('weights = "model:tripled"', 'weights = "model:tagger"', "no variant uses model tripled"),
