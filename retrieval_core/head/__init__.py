@@ -1,1 +1,1 @@
-"""Vectors and attributes to boosted vectors."""
+"""Boost vectors by a multi-task net that is trained on the labels of the catalogue."""

@@ -1,4 +1,4 @@
-"""A trained head at work, in numpy alone: a search boosts its query without loading torch."""
+"""Apply a trained head with numpy only, so that a search boosts its query without loading torch."""
 
 from __future__ import annotations
 
@@ -22,17 +22,18 @@ HIDDEN_KEYS = ("mean", "std", "hidden.weight", "hidden.bias")
 
 
 def boost(weights: Weights, vectors: Float32) -> Float32:
-    """Boosted vectors (n, dim) float32, unit length, from embeddings (n, d): the head's hidden ReLU activations.
+    """Return boosted vectors (n, dim) float32 of unit length from embeddings (n, d): the hidden ReLU activations.
 
-    A vector that activates no unit stays zero. Raises `DimensionMismatch` for another width than the head's.
+    A vector that activates no unit stays zero. Raises `DimensionMismatch` when `d` is not the head's input width.
     """
     return unit_length(_hidden(weights, vectors))
 
 
 def predict(weights: Weights, vectors: Float32) -> dict[str, Float32]:
-    """Probabilities (n, classes) per task from embeddings (n, d): softmax, and for "labels" a sigmoid each.
+    """Return the probabilities (n, classes) of each task from embeddings (n, d).
 
-    Raises `DimensionMismatch` for another width than the head's.
+    They are a softmax, and for the task "labels" one sigmoid per label. Raises `DimensionMismatch` when `d` is not the
+    head's input width.
     """
     activations = _hidden(weights, vectors)
     names = [key.removeprefix("task.").removesuffix(".weight") for key in weights if _is_task_weight(key)]
@@ -54,7 +55,7 @@ def _hidden(weights: Weights, vectors: Float32) -> Float32:
 def _probabilities(weights: Weights, name: str, activations: Float32) -> Float32:
     logits = activations @ weights[f"task.{name}.weight"].T + weights[f"task.{name}.bias"]
     if name == LABELS:
-        return np.tanh(logits * HALF) * HALF + HALF  # the sigmoid, without overflow
+        return np.tanh(logits * HALF) * HALF + HALF  # the sigmoid without overflow
     odds = np.exp(logits - logits.max(axis=1, keepdims=True))
     return odds / odds.sum(axis=1, keepdims=True)
 
@@ -65,7 +66,7 @@ def save_head(weights: Weights, path: Path) -> None:
 
 
 def load_head(path: Path) -> dict[str, Float32]:
-    """The weights `save_head` wrote, bit for bit. Raises `ShardCorrupt` when the file holds no head."""
+    """Return the weights that `save_head` wrote, bit for bit. Raises `ShardCorrupt` when the file holds no head."""
     try:
         weights = load_file(path)
     except (SafetensorError, OSError) as error:

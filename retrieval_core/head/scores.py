@@ -1,4 +1,4 @@
-"""Example-wise scores of multi-label predictions: counted per picture over its labels, then averaged over pictures."""
+"""Example-wise scores of multi-label predictions: computed over the labels of each picture, averaged over pictures."""
 
 from __future__ import annotations
 
@@ -12,11 +12,12 @@ THRESHOLDS = np.arange(1, 100) / 100
 
 
 def example_metrics(truth: Bool, scores: npt.NDArray[np.floating], threshold: float) -> dict[str, float]:
-    """f1_example, accuracy_example, precision_example and recall_example, each 0 to 1, and the threshold used.
+    """Return f1_example, accuracy_example, precision_example and recall_example, each 0 to 1, and the threshold.
 
-    `truth` is (n, L) bool, `scores` (n, L) in 0..1; a label is predicted at `threshold` or above. With t true labels of
-    a picture, p predicted ones and h in both: F1 2h / (t + p), accuracy h / (t + p - h), precision h / p, recall h / t
-    (Godbole & Sarawagi 2004). None true and none predicted is perfect, 1 in all four; any other 0 / 0 is 0.
+    `truth` is (n, L) bool, `scores` (n, L) in 0..1; a label is predicted at `threshold` or above. For a picture with t
+    true labels, p predicted labels and h labels in both: F1 2h / (t + p), accuracy h / (t + p - h), precision h / p,
+    recall h / t (Godbole & Sarawagi 2004). A picture without true and predicted labels scores 1 in all four; any other
+    0 / 0 is 0.
 
     Raises `DimensionMismatch` when the shapes differ or there is no picture.
     """
@@ -39,7 +40,7 @@ def example_metrics(truth: Bool, scores: npt.NDArray[np.floating], threshold: fl
 
 
 def best_threshold(truth: Bool, scores: npt.NDArray[np.floating]) -> float:
-    """The threshold among 0.01, 0.02 … 0.99 with the best example-wise F1; the lowest of equals.
+    """Return the threshold of 0.01, 0.02 … 0.99 with the best example-wise F1, the lowest of equals.
 
     Raises as `example_metrics` does.
     """

@@ -1,4 +1,4 @@
-"""What the head learns to predict, read from a catalogue: class numbers per attribute, and a matrix of labels."""
+"""Read from a catalogue what the head learns to predict: class numbers of each attribute, and a matrix of labels."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ class Targets(NamedTuple):
 
     `tasks` maps every single-valued attribute to its classes, and "labels" to the label names, all sorted;
     `single` holds each attribute's class numbers, (n,) int64, -1 where unknown;
-    `multi` is (n, L) float32, 1 where the picture has the label, NaN throughout a picture that names no label at all.
+    `multi` is (n, L) float32, 1 where the picture has the label; rows of pictures without any label are NaN.
     """
 
     tasks: dict[str, list[str]]
@@ -26,25 +26,25 @@ class Targets(NamedTuple):
     multi: Float32 | None
 
     def known(self) -> Bool:
-        """(n,) bool, True where at least one task has a target. Meaningless without tasks."""
+        """Return (n,) bool, True where at least one task has a target; there must be a task."""
         columns = [codes != UNKNOWN for codes in self.single.values()]
         if self.multi is not None:
             columns.append(~np.isnan(self.multi).any(axis=1))
         return np.logical_or.reduce(columns)
 
     def take(self, rows: Int64) -> Self:
-        """The targets of some rows."""
+        """Return the targets of some rows."""
         single = {name: codes[rows] for name, codes in self.single.items()}
         return self._replace(single=single, multi=None if self.multi is None else self.multi[rows])
 
 
 def build_targets(items: pl.DataFrame, min_count: int) -> Targets:
-    """Targets from the columns category, attributes (list of {name, value}) and labels (list) of a catalogue.
+    """Build targets from the columns category, attributes (list of {name, value}) and labels (list) of a catalogue.
 
-    The category is a single-valued task like any attribute. A class of fewer than `min_count` pictures is unknown, as
-    is a picture that names two values of one attribute; an attribute left with fewer than two classes is dropped.
-    A label is dropped when fewer than `min_count` of the labelled pictures have it, or all of them. With nothing left,
-    `tasks` is empty.
+    The category is a single-valued task like any attribute. A class of fewer than `min_count` pictures counts as
+    unknown, and so do two values of one attribute for a picture; an attribute with fewer than two classes is dropped. A
+    label is dropped when fewer than `min_count` of the labelled pictures have it, or all of them. `tasks` is empty when
+    nothing is left.
     """
     tasks: dict[str, list[str]] = {}
     single: dict[str, Int64] = {}
@@ -62,13 +62,13 @@ def build_targets(items: pl.DataFrame, min_count: int) -> Targets:
 
 
 def _attribute_values(items: pl.DataFrame) -> pl.DataFrame:
-    """Columns row, name, value: at most one value for a picture and an attribute."""
+    """Return columns row, name, value, with at most one value per picture and attribute."""
     numbered = items.with_row_index("row")
     category = numbered.select("row", pl.lit("category").alias("name"), pl.col("category").alias("value"))
     attributes = numbered.select("row", "attributes").explode("attributes").unnest("attributes")
     return (
         pl.concat([category, attributes.select("row", "name", "value")])
-        # The name is taken: an attribute called so would hide the multi-label task.
+        # An attribute called "labels" would hide the multi-label task.
         .filter((pl.col("value") != "") & (pl.col("name") != LABELS))
         .unique()
         .filter(pl.len().over("row", "name") == 1)
@@ -98,7 +98,7 @@ def _label_matrix(items: pl.DataFrame, min_count: int) -> tuple[list[str], Float
         return [], None
     columns = {label: column for column, label in enumerate(labels)}
     present = pairs.filter(pl.col("label").is_in(labels))
-    # No label at all says that nobody labelled the picture, not that it shows none of them.
+    # A picture without any label was not labelled; it may well show some of them.
     multi = np.full((len(items), len(labels)), np.nan, np.float32)
     multi[labelled] = 0.0
     multi[present["row"].to_numpy(), [columns[label] for label in present["label"]]] = 1.0

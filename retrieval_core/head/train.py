@@ -1,7 +1,7 @@
-"""Training of the shallow multi-task net whose hidden layer is the boosted vector.
+"""Train the shallow multi-task net whose hidden layer is the boosted vector.
 
-Linear → ReLU → one softmax per single-valued attribute and a sigmoid per label, on frozen embeddings: what the labels
-have in common shapes the hidden layer, so that neighbours in it share more labels than neighbours in the embedding.
+Linear → ReLU → one softmax per single-valued attribute and a sigmoid per label, on frozen embeddings. All tasks share
+the hidden layer, so that neighbours in it share more labels than neighbours in the embedding.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ OnEpoch = Callable[[dict[str, float]], None]
 
 VAL_FRACTION = 0.1
 PLATEAU_FACTOR = 0.1
-# Directions of less than about this share of the average variance are noise, and not stretched to full length.
+# Directions with less than about this share of the average variance are noise, and are not scaled up to full variance.
 RIDGE = 0.3
 
 
@@ -44,7 +44,7 @@ class TrainedHead(NamedTuple):
 
 
 class _Rows(NamedTuple):
-    """Standardised inputs and targets on the training device."""
+    """Whitened inputs and their targets on the training device."""
 
     inputs: torch.Tensor
     single: dict[str, torch.Tensor]
@@ -66,11 +66,11 @@ def train_head(
 ) -> TrainedHead:
     """Fit a head to embeddings (n, d) float32 and their targets; `val_rows` (n,) bool are only validated on.
 
-    AdamW on the mean loss of the properties, an attribute or a label each; the learning rate falls tenfold on a plateau
-    of the validation loss, training stops `config.patience` epochs after its best, and the weights of the best epoch
-    are kept. Pictures without a target are left out. Where `val_rows` marks none with a target, a tenth is held out by
-    `config.seed`; of fewer than ten pictures none is, and the training rows themselves are watched. The same call gives
-    the same weights, and the global random state is untouched.
+    AdamW minimises the mean loss of all properties (an attribute or a label is one). The learning rate falls tenfold on
+    a plateau of the validation loss, training stops `config.patience` epochs after the best epoch, and the weights of
+    that epoch are kept. Pictures without a target are ignored. When `val_rows` marks no picture with a target, a tenth
+    is held out by `config.seed`; with fewer than ten pictures the training rows are validated on. The same call gives
+    the same weights, and the global random state is not changed.
 
     Raises `BadConfig` when there is nothing to learn from, `DimensionMismatch` when the rows do not match,
     `ShardCorrupt` for vectors that are not finite.
@@ -127,16 +127,16 @@ def _split(known: Bool, val_rows: Bool, seed: int) -> tuple[Int64, Int64]:
 def _standardisation(vectors: Float32) -> tuple[Float32, Float32]:
     mean = vectors.mean(axis=0, dtype=np.float64)
     std = vectors.std(axis=0, dtype=np.float64)
-    # A dimension that varies by no more than rounding is constant: only shifted, or its noise would fill the input.
+    # A dimension that varies by rounding only counts as constant: scaled up, its noise would dominate the input.
     std = np.where(std > 1e-6 * np.abs(mean), std, 1.0)
     return mean.astype(np.float32), std.astype(np.float32)
 
 
 def _decorrelation(standardised: Float32) -> Float32:
-    """The (d, d) symmetric matrix that makes the inputs all but uncorrelated: ridge-regularised ZCA whitening.
+    """Return the (d, d) symmetric matrix that makes the inputs nearly uncorrelated: ridge-regularised ZCA whitening.
 
-    The strongest directions of an embedding (brightness, framing) rarely tell labels apart. Left in place they dominate
-    the first layer for as many epochs as a small catalogue takes to overfit. A matrix before a linear layer can be
+    The strongest directions of an embedding (brightness, framing) rarely tell labels apart, but would dominate the
+    first layer for as many epochs as a small catalogue takes to overfit. A matrix before a linear layer can be
     multiplied into it, so the head stays Linear → ReLU on standardised inputs.
     """
     covariance = np.matmul(standardised.T, standardised) / len(standardised)
@@ -166,7 +166,7 @@ def _fit(
         torch.manual_seed(config.seed)
         net = _build(train.inputs.shape[1], targets, config).to(train.inputs.device)
         optimizer = torch.optim.AdamW(net.parameters(), lr=config.learning_rate, weight_decay=config.weight_decay)
-        # Twice within the patience of early stopping, so that a lower rate has its chance first.
+        # Half the patience of early stopping, so that a lower rate is tried before training stops.
         plateau = torch.optim.lr_scheduler.ReduceLROnPlateau(
             optimizer, factor=PLATEAU_FACTOR, patience=max(config.patience // 2 - 1, 0)
         )
@@ -195,7 +195,7 @@ def _fit(
 
 
 def _build(input_dim: int, targets: Targets, config: HeadConfig) -> torch.nn.Sequential:
-    """One output layer holds all tasks' classes side by side, in the order of `targets.tasks`."""
+    """Build the net; one output layer holds the classes of all tasks side by side, in the order of `targets.tasks`."""
     from torch import nn
 
     hidden_dim = config.hidden_dim or input_dim
@@ -229,9 +229,9 @@ def _train_epoch(
 
 
 def _loss(net: torch.nn.Sequential, rows: _Rows, targets: Targets) -> torch.Tensor:
-    """Mean loss of the properties that have a target among these rows: an attribute is one, and so is every label.
+    """Return the mean loss of the properties with a target among these rows; every label counts as a property.
 
-    Were all labels together one task, a single attribute would weigh as much as dozens of labels.
+    If all labels together were one property, a single attribute would weigh as much as dozens of labels.
     """
     import torch
     from torch.nn import functional

@@ -1,1 +1,1 @@
-"""Vectors to fewer dimensions."""
+"""Reduce vectors to fewer dimensions."""

@@ -1,4 +1,4 @@
-"""Principal components, fitted in one pass over batches: O(dim²) memory however many rows stream by."""
+"""Principal component analysis, fitted in one pass over batches with O(dim²) memory for any number of rows."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ from retrieval_core.errors import BadConfig, DimensionMismatch, ShardCorrupt
 
 CHUNK_ROWS = 8192
 PCA_FILE = "pca.safetensors"
-# Below this share of the largest variance a component holds rounding noise, which whitening must not blow up.
+# A component below this share of the largest variance holds rounding noise, which whitening must not scale up.
 NEGLIGIBLE_VARIANCE = 1e-10
 
 
 class Pca(NamedTuple):
-    """Orthonormal directions ordered by falling variance, so that the first rows are the PCA of any smaller dimension.
+    """Orthonormal directions by decreasing variance, so that the first rows are the PCA of any smaller dimension.
 
     `variances` (n - 1 in the denominator) belong to the kept components, `total_variance` to all of the data.
     """
@@ -32,14 +32,14 @@ class Pca(NamedTuple):
     total_variance: float
 
     def explained_variance(self, dim: int) -> float:
-        """Share of the total variance that the first `dim` components hold, 0 to 1; 1 for data that does not vary."""
+        """Return the share of the total variance (0 to 1) in the first `dim` components; 1 for constant data."""
         if self.total_variance == 0:
             return 1.0
         return min(1.0, float(self.variances[:dim].sum()) / self.total_variance)
 
 
 def fit_pca(batches: Iterable[Float32], max_dim: int) -> Pca:
-    """The first `max_dim` principal components of all rows of `batches`, each (n, d) float32; n may vary and may be 0.
+    """Fit the first `max_dim` principal components of all rows of `batches`, each (n, d) float32; n may vary or be 0.
 
     Sums and outer products are kept in float64 and decomposed by `eigh`; the entry of largest magnitude of each
     component is positive. With fewer rows than dimensions the last components have variance 0 and complete the basis.
@@ -68,8 +68,8 @@ def fit_pca(batches: Iterable[Float32], max_dim: int) -> Pca:
 
 class _Moments(NamedTuple):
     n_rows: int
-    origin: Float64  # (d,) the first row; sums are taken from it, or a mean far from 0 would cancel the variance
-    total: Float64  # (d,) sum of the rows, less the origin
+    origin: Float64  # (d,) the first row, subtracted from all: else a mean far from 0 would cancel the variance
+    total: Float64  # (d,) sum of the rows minus the origin
     outer: Float64  # (d, d) sum of their outer products
 
 
@@ -94,7 +94,7 @@ def _stream_moments(batches: Iterable[Float32]) -> _Moments:
 def _checked_chunks(batches: Iterable[Float32]) -> Iterator[Float64]:
     for batch in batches:
         if batch.ndim != 2:
-            raise DimensionMismatch(f"PCA wants batches of shape (n, d), got {batch.shape}")
+            raise DimensionMismatch(f"PCA expects batches of shape (n, d), got {batch.shape}")
         for start in range(0, len(batch), CHUNK_ROWS):
             chunk = batch[start : start + CHUNK_ROWS].astype(np.float64)
             if not np.isfinite(chunk).all():
@@ -103,9 +103,9 @@ def _checked_chunks(batches: Iterable[Float32]) -> Iterator[Float64]:
 
 
 def project(pca: Pca, vectors: Float32, dim: int, whiten: bool = False) -> Float32:
-    """Coordinates (n, dim) float32 of (n, d) `vectors` on the first `dim` components, of any length.
+    """Return the coordinates (n, dim) float32 of (n, d) `vectors` on the first `dim` components, not normalised.
 
-    Whitened coordinates have variance 1 over the fitted rows, and are 0 where the fitted rows did not vary.
+    Whitened coordinates have variance 1 over the fitted rows, and are 0 for components without variance.
     Raises `DimensionMismatch` for another width, `BadConfig` when `dim` is not in 1..k.
     """
     n_components, width = pca.components.shape
@@ -126,7 +126,7 @@ def _whitening_scale(variances: Float64) -> Float32:
 
 
 def apply_pca(pca: Pca, vectors: Float32, dim: int, whiten: bool = False) -> Float32:
-    """Reduced vectors (n, dim) float32 of unit length from (n, d); a vector equal to the mean stays zero.
+    """Return reduced vectors (n, dim) float32 of unit length from (n, d); a vector equal to the mean stays zero.
 
     Raises as `project` does.
     """
@@ -140,7 +140,7 @@ def save_pca(pca: Pca, path: Path) -> None:
 
 
 def load_pca(path: Path) -> Pca:
-    """The PCA `save_pca` wrote, bit for bit. Raises `ShardCorrupt` when the file holds none."""
+    """Return the PCA that `save_pca` wrote, bit for bit. Raises `ShardCorrupt` when the file holds none."""
     try:
         tensors = load_file(path)
         return Pca(
