@@ -1,1 +1,1 @@
-"""What the measured figures mean: where quality is lost, what changed, what to repair in the catalogue."""
+"""Analyses of a measured run: where quality is lost, what changed, and what to repair in the catalogue."""

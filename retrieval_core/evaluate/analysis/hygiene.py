@@ -1,7 +1,7 @@
 """Catalogue hygiene: which items a person should look at and repair, the most certain first.
 
 Three kinds of problem, each with its own evidence: neighbours that disagree with a category or a label
-(`mislabelled.py`), one picture under two products (`near_duplicates.py`), and orphans, which nothing is near to.
+(`mislabelled.py`), one picture under two products (`near_duplicates.py`), and orphans, far from every other item.
 """
 
 from __future__ import annotations
@@ -93,7 +93,7 @@ class _Neighbours(NamedTuple):
 
 
 class _Orphans(NamedTuple):
-    """The fixes, and the distances they were judged by: None if orphans could not be told."""
+    """The fixes, and the distances they were judged by; None if there is no usual distance to compare with."""
 
     fixes: list[_Fix]
     median: float | None = None
@@ -146,14 +146,14 @@ def csv_bytes(fixes: pl.DataFrame) -> bytes:
 
 def _neighbours(setup: SearchSetup, seed: int) -> _Neighbours:
     row_ids = setup.items["row_id"].to_numpy()
-    asked = np.flatnonzero(np.isin(row_ids, sample_rows(row_ids, MAX_ASKED, seed)))
+    queries = np.flatnonzero(np.isin(row_ids, sample_rows(row_ids, MAX_ASKED, seed)))
     units = setup.items.select(product_unit().rank("dense").cast(pl.Int64)).to_series().to_numpy()
-    nearest = np.full((len(asked), K), -1, np.int64)
-    distance = np.full(len(asked), np.nan)
+    nearest = np.full((len(queries), K), -1, np.int64)
+    distance = np.full(len(queries), np.nan)
     depth = min(N_HITS if setup.items["product_id"].is_not_null().any() else K + 1, len(row_ids))
     rerank_depth = max(1, setup.rerank_depth * K // max(depth, 1))  # reranks as many rows as a search for ten
-    for start in range(0, len(asked), ASKED_AT_ONCE):
-        rows = asked[start : start + ASKED_AT_ONCE]
+    for start in range(0, len(queries), ASKED_AT_ONCE):
+        rows = queries[start : start + ASKED_AT_ONCE]
         scores, hits = setup.find(rows, depth, rerank_depth=rerank_depth)
         positions = positions_in_gallery(hits, row_ids, depth)
         is_other = (positions >= 0) & (positions != rows[:, None])
@@ -161,7 +161,7 @@ def _neighbours(setup: SearchSetup, seed: int) -> _Neighbours:
         block = slice(start, start + len(rows))
         distance[block] = np.where(np.isfinite(best), np.maximum(1 - best.astype(np.float64), 0), np.nan)
         nearest[block] = _first(positions, is_other & (units[positions] != units[rows][:, None]))
-    return _Neighbours(asked, nearest, distance)
+    return _Neighbours(queries, nearest, distance)
 
 
 def _first(positions: Int64, eligible: Bool) -> Int64:

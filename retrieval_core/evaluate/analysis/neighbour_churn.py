@@ -1,4 +1,4 @@
-"""Neighbour churn: how much of what stood beside an item in the previous release is no longer there, and why.
+"""Neighbour churn: how many of an item's nearest neighbours changed since the previous release, and why.
 
 The model accounts for what changes among the items that both releases show unchanged, when these alone are searched by
 the previous vectors and by the current ones. The catalogue accounts for the rest: items that were added, removed, or
@@ -38,7 +38,7 @@ class ChurnFacts(Value):
     """How the ten nearest changed, over `n_asked` of the `n_shared` items that both releases have.
 
     `churn` is the mean share that changed, 0 to 1, and the sum of `by_catalogue` and `by_model`; `low` and `high` are
-    its 95% interval, given only if a sample was asked. `left` counts the neighbours that went (removed, changed,
+    its 95% interval, given only if a sample was used. `left` counts the neighbours that went (removed, changed,
     crowded_out), `entered` those that came (new, changed, moved_in). `histogram` counts items by how many of their ten
     changed, 0 to 10. `missing` says why nothing could be compared.
     """
@@ -88,16 +88,16 @@ def find_churn(previous: IndexedItems | None, current: IndexedItems, seed: int) 
     if previous is None:
         return None
     shared = _shared(previous.items, current.items)
-    asked = sample_rows(shared.rows, MAX_ASKED, seed)
-    counts = {"n_shared": len(shared.rows), "n_unchanged": len(shared.unchanged), "n_asked": len(asked)}
-    if not len(asked):
+    queries = sample_rows(shared.rows, MAX_ASKED, seed)
+    counts = {"n_shared": len(shared.rows), "n_unchanged": len(shared.unchanged), "n_asked": len(queries)}
+    if not len(queries):
         return ChurnFacts(**counts, missing="The two releases have no item in common.")
-    change = _compare(previous, current, asked)
+    change = _compare(previous, current, queries)
     if np.isnan(change.churn).all():
         return ChurnFacts(**counts, missing="No item has a neighbour: the releases hold one item each.")
-    by_model = _churn_by_model(previous, current, asked, shared.unchanged, change.churn)
-    is_sample = len(asked) < len(shared.rows)
-    interval = paired_bootstrap(change.churn, np.zeros(len(asked)), seed=seed) if is_sample else None
+    by_model = _churn_by_model(previous, current, queries, shared.unchanged, change.churn)
+    is_sample = len(queries) < len(shared.rows)
+    interval = paired_bootstrap(change.churn, np.zeros(len(queries)), seed=seed) if is_sample else None
     mean, mean_by_model = float(np.nanmean(change.churn)), float(np.nanmean(by_model))
     return ChurnFacts(
         **counts,
@@ -110,7 +110,7 @@ def find_churn(previous: IndexedItems | None, current: IndexedItems, seed: int) 
         left=_left(change, current.items, shared),
         entered=_entered(change, previous.items, shared),
         histogram=_histogram(change.churn),
-        moved=_most_moved(previous, current, asked, change, by_model, seed),
+        moved=_most_moved(previous, current, queries, change, by_model, seed),
     )
 
 
@@ -122,9 +122,9 @@ def _shared(previous: pl.DataFrame, current: pl.DataFrame) -> _Shared:
     return _Shared(both["row_id"].sort().to_numpy(), unchanged["row_id"].sort().to_numpy())
 
 
-def _compare(previous: IndexedItems, current: IndexedItems, asked: Int64, among: Int64 | None = None) -> _Change:
-    _, before = previous.nearest(asked, K, among)
-    _, after = current.nearest(asked, K, among)
+def _compare(previous: IndexedItems, current: IndexedItems, queries: Int64, among: Int64 | None = None) -> _Change:
+    _, before = previous.nearest(queries, K, among)
+    _, after = current.nearest(queries, K, among)
     same = (before[:, :, None] == after[:, None, :]) & (before >= 0)[:, :, None]
     size = np.maximum((before >= 0).sum(axis=1), (after >= 0).sum(axis=1))
     n_kept = same.any(axis=2).sum(axis=1)
@@ -133,14 +133,14 @@ def _compare(previous: IndexedItems, current: IndexedItems, asked: Int64, among:
 
 
 def _churn_by_model(
-    previous: IndexedItems, current: IndexedItems, asked: Int64, unchanged: Int64, churn: Float64
+    previous: IndexedItems, current: IndexedItems, queries: Int64, unchanged: Int64, churn: Float64
 ) -> Float64:
     """Return (q,) each item's churn among unchanged items, at most its whole churn; 0 if its own picture changed."""
     by_model = np.where(np.isnan(churn), np.nan, 0.0)
-    is_unchanged = np.isin(asked, unchanged)
+    is_unchanged = np.isin(queries, unchanged)
     if previous.family == current.family or not is_unchanged.any():
         return by_model
-    among_unchanged = _compare(previous, current, asked[is_unchanged], unchanged).churn
+    among_unchanged = _compare(previous, current, queries[is_unchanged], unchanged).churn
     by_model[is_unchanged] = np.fmin(np.nan_to_num(among_unchanged), churn[is_unchanged])
     return by_model
 
@@ -167,12 +167,12 @@ def _histogram(churn: Float64) -> tuple[int, ...]:
 
 
 def _most_moved(
-    previous: IndexedItems, current: IndexedItems, asked: Int64, change: _Change, by_model: Float64, seed: int
+    previous: IndexedItems, current: IndexedItems, queries: Int64, change: _Change, by_model: Float64, seed: int
 ) -> tuple[MovedItem, ...]:
     """Return the items with the largest churn; ties are broken by hash, to favour no part of the catalogue."""
-    order = np.lexsort((hash_rows(asked, seed), -np.nan_to_num(change.churn)))[:N_SHOWN]
+    order = np.lexsort((hash_rows(queries, seed), -np.nan_to_num(change.churn)))[:N_SHOWN]
     chosen = [int(position) for position in order if change.churn[position] > 0]
-    item_ids = _item_ids(current.items, asked[chosen][:, None])
+    item_ids = _item_ids(current.items, queries[chosen][:, None])
     before = _item_ids(previous.items, change.before[chosen])
     after = _item_ids(current.items, change.after[chosen])
     return tuple(

@@ -1,1 +1,1 @@
-"""Everything the report says as data, and the page that is drawn from it."""
+"""The report of a run: its facts as data, and the page that shows them."""

@@ -52,7 +52,7 @@ class MetricCell(NamedTuple):
 
     value: float | None
     deviation: float | None = None
-    best: bool = False
+    is_best: bool = False
     interval: tuple[float, float] | None = None
 
 

@@ -68,14 +68,14 @@ def test_vectors_that_turned_are_flagged_by_their_components_and_not_by_their_no
     assert "large" in {shift[f"component {i}"] for i in (1, 2, 3)}
 
 
-def test_vectors_that_huddle_are_flagged_by_their_distances(catalog_items, index_items):
+def test_vectors_that_move_together_are_flagged_by_their_distances(catalog_items, index_items):
     items, drawn = catalog_items(N), np.random.default_rng(1).standard_normal((N, 10))
     huddled = unit(drawn[np.arange(N) // 3] + 0.01 * drawn)
     facts = find_drift(index_items(items, unit(drawn)), index_items(items, huddled), seed=0)
     assert named(facts.catalog)["distance to the nearest"].shift == "large"
 
 
-def test_arrivals_of_another_look_are_flagged_though_the_catalogue_hardly_moved(catalog_items, index_items):
+def test_arrivals_of_another_kind_are_flagged_though_the_catalogue_hardly_drifted(catalog_items, index_items):
     items = catalog_items(N + 30)
     old, new = shelf(N, 1), shelf(30, 2, centre=6)
     facts = find_drift(index_items(items[:N], old), index_items(items, np.concatenate([old, new])), seed=0)
@@ -93,7 +93,7 @@ def test_a_changed_picture_arrives_and_few_arrivals_say_nothing(catalog_items, i
     assert facts.arrived == ()
 
 
-def test_another_space_is_not_compared_and_said_to_be_another(catalog_items, index_items):
+def test_vectors_of_another_space_are_not_compared(catalog_items, index_items):
     items = catalog_items(N)
     facts = find_drift(index_items(items, shelf(N, 1)), index_items(items, shelf(N, 2, 9)[:, :4], "g"), seed=0)
     assert "another space" in facts.incomparable
@@ -102,7 +102,7 @@ def test_another_space_is_not_compared_and_said_to_be_another(catalog_items, ind
     assert all(sum(drift.now) == pytest.approx(1) for drift in facts.catalog)
 
 
-def test_a_first_night_shows_tonight_alone(catalog_items, index_items):
+def test_a_first_run_shows_its_distributions_alone(catalog_items, index_items):
     facts = find_drift(None, index_items(catalog_items(N), shelf(N, 1)), seed=0)
     assert "no release" in facts.incomparable
     assert len(facts.catalog) == 5
@@ -115,7 +115,7 @@ def test_too_few_items_have_no_distribution(catalog_items, index_items, n):
     assert "fewer than two" in find_drift(few, many, seed=0).incomparable
 
 
-def test_a_single_dimension_and_equal_vectors_are_no_crash(catalog_items, index_items):
+def test_a_single_dimension_and_equal_vectors_do_not_crash(catalog_items, index_items):
     items = catalog_items(30)
     flat = index_items(items, np.ones((30, 1), np.float32))
     facts = find_drift(flat, flat, seed=0)

@@ -1,4 +1,4 @@
-"""The map keeps what lies in a plane, says how far it may be trusted, and stays small."""
+"""The map keeps neighbours that lie in a plane, says how far it can be trusted, and stays small."""
 
 import numpy as np
 import pytest
@@ -46,7 +46,7 @@ def test_vectors_of_many_dimensions_say_that_the_map_keeps_little(catalog_items,
     assert facts.kept_by_chance == pytest.approx(10 / 499)
 
 
-def test_the_commonest_categories_are_told_apart(catalog_items, draw_vectors, index_items):
+def test_the_most_frequent_categories_are_told_apart(catalog_items, draw_vectors, index_items):
     kinds = [f"kind-{min(i % 12, 10):02}" if i % 13 else None for i in range(240)]
     facts = map_catalog(index_items(catalog_items(240, category=kinds), draw_vectors(240)), seed=0)
     assert len(facts.categories) == MAX_CATEGORIES
@@ -59,7 +59,7 @@ def test_the_commonest_categories_are_told_apart(catalog_items, draw_vectors, in
 
 
 @pytest.mark.parametrize(("n", "dim"), [(0, 16), (2, 16), (40, 1)])
-def test_too_little_for_a_plane_says_so(catalog_items, draw_vectors, index_items, n, dim):
+def test_too_few_items_or_dimensions_give_a_reason_instead_of_a_map(catalog_items, draw_vectors, index_items, n, dim):
     facts = map_catalog(index_items(catalog_items(n), draw_vectors(n, dim)), seed=0)
     assert facts.points == ()
     assert "at least three items" in facts.missing

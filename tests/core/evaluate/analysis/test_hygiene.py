@@ -88,7 +88,7 @@ def test_other_pictures_of_the_product_do_not_vouch_for_its_category(clean):
     assert set(found["item_id"]) == {f"item-{row:05}" for row in views}
 
 
-def test_a_missing_and_a_wrong_label_are_found_with_what_to_do(clean):
+def test_a_missing_and_a_wrong_label_are_found_with_a_suggestion(clean):
     vectors, kinds = shelves()
     labels = [[kind, "cotton"] for kind in kinds]
     labels[30], labels[61] = ["cotton"], ["shoe", "cotton", "hat"]
@@ -100,13 +100,13 @@ def test_a_missing_and_a_wrong_label_are_found_with_what_to_do(clean):
     assert "10 of 10 neighbours have the label dress" in found["evidence"].to_list()
 
 
-def test_an_item_without_any_label_lacks_none(clean):
+def test_an_item_without_any_label_is_not_said_to_lack_one(clean):
     vectors, kinds = shelves()
     labels = [[kind] if i != 30 else [] for i, kind in enumerate(kinds)]
     assert of(clean(vectors, labels=labels), "label").is_empty()
 
 
-def test_neighbours_without_any_label_speak_against_none(clean):
+def test_neighbours_without_any_label_are_no_evidence(clean):
     vectors, kinds = shelves()
     labels = [[] if kind == "dress" else [kind] for kind in kinds]
     labels[30] = ["shoe"]  # amid dresses, of which nothing is known
@@ -162,7 +162,7 @@ def test_only_a_few_examples_are_given_of_a_long_list(clean):
 
 
 @pytest.mark.parametrize("n", [0, 1, 2])
-def test_few_items_are_no_crash_and_say_what_was_not_looked_for(clean, n):
+def test_few_items_do_not_crash_and_give_a_reason_for_each_problem(clean, n):
     vectors, kinds = shelves()
     found = clean(vectors[:n], category=kinds[:n], labels=[["a"]] * n)
     assert found.fixes.is_empty()

@@ -92,23 +92,21 @@ def test_views_of_one_product_are_no_duplicates_across_products(shop, catalog_it
     assert (len(pairs), facts.n_pairs, facts.pairs) == (0, 0, ())
 
 
-def test_near_vectors_of_unlike_pictures_are_compared_and_passed_over(shop, catalog_items, open_bench):
+def test_near_vectors_of_unlike_pictures_are_compared_and_rejected(shop, catalog_items, open_bench):
     shop.near(3, 20)
     pairs, facts = shop.find(catalog_items, open_bench)
     assert (len(pairs), facts.n_pairs) == (0, 0)
     assert facts.n_compared > N
 
 
-def test_a_picture_that_cannot_be_read_any_more_is_not_taken_for_another(shop, catalog_items, open_bench):
+def test_a_picture_that_cannot_be_read_is_not_taken_for_another(shop, catalog_items, open_bench):
     Image.open(shop.path(3)).save(shop.path(20), "JPEG", quality=60)
     shop.near(3, 20)
     pairs, facts = shop.find(catalog_items, open_bench, gone=(20,))
     assert (len(pairs), facts.n_pairs) == (0, 0)
 
 
-def test_the_pairs_that_stand_out_most_are_compared_and_equal_files_always(
-    shop, catalog_items, open_bench, monkeypatch
-):
+def test_the_highest_ranked_pairs_are_compared_and_equal_files_always(shop, catalog_items, open_bench, monkeypatch):
     monkeypatch.setattr(near_duplicates, "MAX_COMPARED", 1)
     for a, b, shift in ((3, 20, 0.3), (5, 21, 0.1), (7, 22, 0.6)):
         Image.open(shop.path(a)).save(shop.path(b), "JPEG", quality=80)
@@ -120,7 +118,7 @@ def test_the_pairs_that_stand_out_most_are_compared_and_equal_files_always(
     assert facts.n_compared == 2
 
 
-def test_of_a_large_catalogue_a_fixed_sample_asks(shop, catalog_items, open_bench, monkeypatch):
+def test_a_fixed_sample_of_a_large_catalogue_is_searched(shop, catalog_items, open_bench, monkeypatch):
     monkeypatch.setattr(near_duplicates, "MAX_ASKED", 10)
     _, facts = shop.find(catalog_items, open_bench)
     assert (facts.n_rows, facts.n_asked) == (N, 10)

@@ -1,4 +1,4 @@
-"""Churn is 0 of what did not change, 1 of a shuffled model, and goes to whoever caused it."""
+"""Churn is 0 if nothing changed and 1 for a shuffled model, and is divided between model and catalogue."""
 
 import numpy as np
 import polars as pl
@@ -25,11 +25,11 @@ def oracle(then, now, asked: list[str]) -> float:
     return float(np.mean([1 - len(a & b) / max(len(a), len(b)) for a, b in both]))
 
 
-def test_a_first_night_has_no_churn(catalog_items, draw_vectors, index_items):
+def test_a_first_run_has_no_churn(catalog_items, draw_vectors, index_items):
     assert find_churn(None, index_items(catalog_items(20), draw_vectors(20)), seed=0) is None
 
 
-def test_nothing_changed_nothing_moved(catalog_items, draw_vectors, index_items):
+def test_equal_releases_have_no_churn(catalog_items, draw_vectors, index_items):
     items, vectors = catalog_items(N), draw_vectors(N)
     facts = find_churn(index_items(items, vectors), index_items(items, vectors), seed=0)
     assert (facts.churn, facts.by_model, facts.by_catalogue, facts.moved) == (0, 0, 0, ())
@@ -38,7 +38,7 @@ def test_nothing_changed_nothing_moved(catalog_items, draw_vectors, index_items)
     assert (facts.n_shared, facts.n_unchanged, facts.n_asked) == (N, N, N)
 
 
-def test_a_permuted_model_changes_nearly_everything_and_is_to_blame(catalog_items, draw_vectors, index_items):
+def test_a_permuted_model_changes_nearly_everything_and_counts_for_the_model(catalog_items, draw_vectors, index_items):
     items, vectors = catalog_items(N), draw_vectors(N)
     shuffled = vectors[np.random.default_rng(1).permutation(N)]
     facts = find_churn(index_items(items, vectors), index_items(items, shuffled, "g"), seed=0)
@@ -57,7 +57,7 @@ def test_a_model_of_another_width_that_ranks_alike_moves_nothing(catalog_items, 
     assert (facts.churn, facts.by_model) == (0, 0)
 
 
-def test_one_new_item_enters_where_it_is_near_and_the_catalogue_is_to_blame(catalog_items, draw_vectors, index_items):
+def test_a_new_item_enters_where_it_is_near_and_counts_for_the_catalogue(catalog_items, draw_vectors, index_items):
     items, vectors = catalog_items(N), draw_vectors(N)
     then, now = index_items(items[:-1], vectors[:-1]), index_items(items, vectors)
     facts = find_churn(then, now, seed=0)
@@ -85,7 +85,7 @@ def test_a_removed_and_a_changed_item_are_told_apart(catalog_items, draw_vectors
     assert facts.moved[0].item_id == "item-00001"
 
 
-def test_model_and_catalogue_share_the_blame(catalog_items, draw_vectors, index_items):
+def test_churn_is_divided_between_model_and_catalogue(catalog_items, draw_vectors, index_items):
     items, vectors = catalog_items(N), draw_vectors(N)
     noise = np.random.default_rng(3).standard_normal(vectors.shape)
     moved = vectors + 0.1 * noise
@@ -102,7 +102,7 @@ def test_model_and_catalogue_share_the_blame(catalog_items, draw_vectors, index_
 
 @settings(deadline=None, max_examples=25, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(seed=st.integers(0, 1_000), n_then=st.integers(2, 40), n_now=st.integers(2, 40), same=st.booleans())
-def test_churn_is_that_of_plain_sets(catalog_items, index_items, seed, n_then, n_now, same):
+def test_churn_agrees_with_plain_sets(catalog_items, index_items, seed, n_then, n_now, same):
     rng = np.random.default_rng(seed)
     items = catalog_items(40)
     vectors = rng.standard_normal((40, 6))
@@ -137,7 +137,7 @@ def test_a_lone_item_and_an_empty_release_say_so(catalog_items, draw_vectors, in
     assert "no item in common" in find_churn(one, none, seed=0).missing
 
 
-def test_a_large_catalogue_is_sampled_and_says_how_sure_it_is(catalog_items, index_items):
+def test_a_large_catalogue_is_sampled_and_gives_an_interval(catalog_items, index_items):
     n = MAX_ASKED + 500
     items = catalog_items(n)
     drawn = np.random.default_rng(0).standard_normal((n, 8)).astype(np.float32)

@@ -25,14 +25,14 @@ def judge(catalog_items):
 
 
 @pytest.mark.parametrize(("n", "p"), [(5, 0.2), (20, 0.05), (50, 0.9), (200, 0.5)])
-def test_the_interval_of_yes_and_no_covers_as_often_as_it_says(n, p):
+def test_the_interval_of_yes_or_no_values_covers_at_its_stated_rate(n, p):
     rng = np.random.default_rng(0)
     ends = [interval((rng.random(n) < p).astype(float)) for _ in range(1500)]
     covered = np.mean([low <= p <= high for low, high in ends])
     assert covered > 0.92
 
 
-def test_the_interval_of_graded_values_covers_as_often_as_it_says():
+def test_the_interval_of_graded_values_covers_at_its_stated_rate():
     rng = np.random.default_rng(1)
     for n in (10, 60):
         ends = [interval(rng.beta(0.5, 1.5, n)) for _ in range(400)]
@@ -53,7 +53,7 @@ def test_one_query_has_no_interval():
     assert interval(np.empty(0)) is None
 
 
-def test_categories_are_means_of_their_own_queries(judge):
+def test_categories_hold_the_means_of_their_queries(judge):
     kinds = ["hat", "shoe"] * 10
     found = judge(kinds, [0, 1, 2, 3], **{"recall@1": [1, 0, 1, np.nan], "recall@5": [1, 1, 1, 1]})
     assert [(one.category, one.n_queries) for one in found.categories] == [("hat", 2), ("shoe", 2)]
@@ -73,7 +73,7 @@ def test_first_hits_are_counted_by_both_categories(judge):
     assert found.n_queries == 2
 
 
-def test_rare_categories_are_taken_together(judge):
+def test_rare_categories_are_counted_together(judge):
     kinds = [f"kind-{i % 20:02}" for i in range(100)]
     found = judge(kinds, list(range(20)), **{"recall@1": [1] * 20}).confusion
     assert len(found.asked) == 13
@@ -89,7 +89,7 @@ def test_where_nothing_can_be_confused_there_is_no_table(judge, kinds, first):
     assert judge(kinds, first, **{"recall@1": [1, 1]}).confusion is None
 
 
-def test_no_queries_and_no_labels_are_no_crash(judge):
+def test_no_queries_and_no_labels_do_not_crash(judge):
     assert judge(["hat"] * 4, []).metrics == ()
     assert judge([None] * 10, [0, 1], **{"recall@1": [np.nan, np.nan]}).categories == ()
 

@@ -53,7 +53,7 @@ def lose(catalog_items, open_bench):
 @pytest.mark.parametrize(
     ("spoil", "step"), [({"masked", "masked_boosted"}, "mask"), ({"masked_boosted"}, "head"), (set(), "")]
 )
-def test_a_planted_loss_is_pinned_to_its_step(lose, spoil, step):
+def test_a_planted_loss_is_found_at_its_step(lose, spoil, step):
     names = ("raw", "masked", "masked_boosted")
     variants = {name: spoilt(good()) if name in spoil else good() for name in names}
     facts = lose(variants, "masked_boosted")
@@ -79,13 +79,13 @@ def test_candidates_that_lose_are_no_loss_where_reranking_makes_up_for_them(lose
     assert facts.lost_most == ""
 
 
-def test_candidates_that_lose_for_good_are_pinned_to_the_pca(lose):
+def test_candidates_that_reranking_cannot_save_are_found_at_the_pca(lose):
     facts = lose({"raw": good()}, "raw", "pca12", candidate_dim=12, depth=1)
     assert facts.lost_most == "PCA"
     assert all(change.is_loss for change in facts.search)
 
 
-def test_lists_that_are_not_visited_are_pinned_to_the_ann(lose):
+def test_lists_that_are_not_visited_are_found_at_the_ann(lose):
     vectors = unit(np.random.default_rng(4).standard_normal((N, DIM)))
     vectors[N // 2 :] = vectors[: N // 2] + 0.8 * vectors[N // 2 :]  # each has one like it, some in another list
     pairs = [f"p-{i % (N // 2)}" for i in range(N)]
@@ -143,7 +143,7 @@ def test_one_query_is_no_evidence(catalog_items, open_bench):
     assert facts.lost_most == ""
 
 
-def test_one_item_and_an_empty_catalogue_are_no_crash(catalog_items, open_bench):
+def test_one_item_and_an_empty_catalogue_do_not_crash(catalog_items, open_bench):
     for n in (0, 1):
         items = catalog_items(n, split=["query"] * n)
         bench = open_bench(items, np.ones((n, 4), np.float32) / 2)

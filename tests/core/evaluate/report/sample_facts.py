@@ -1,4 +1,4 @@
-"""ReportFacts of reports, drawn: the least there can be and a night with everything to say."""
+"""Facts of reports for tests: the fewest there can be, and runs with every fact."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ ATTACK = "\"'><script>alert(1)</script><img src=x onerror=alert(2)>{{ 7 * 7 }}"
 
 
 def minimal(**changes) -> ReportFacts:
-    """The first night of three unlabelled pictures: nothing compared, measured, masked or trained."""
+    """The first run over three unlabelled pictures: nothing is compared, measured, masked or trained."""
     facts = ReportFacts(
         report="0" * 32,
         production=None,
@@ -140,7 +140,7 @@ VARIANTS = {
 
 
 def full(**changes) -> ReportFacts:
-    """A night that was held back, with everything there is to say."""
+    """A run whose release was held, with every measurement and no analysis."""
     hits = tuple(picture(f"hit-{i}", "shirt", 0.95 - i / 20, i % 2 == 0) for i in range(5))
     values = {
         "production": "77ac01dc8b8630e5",
@@ -246,7 +246,7 @@ CONSTANT = drift("norm", psi=0.0, p_holm=1.0, now=(0, 1), then=(0, 1))
 
 
 def analysed(**changes) -> ReportFacts:
-    """The night of `full`, with everything that the analyses found."""
+    """The run of `full`, with the facts of every analysis."""
     shown = ("new-1", "other-1", "gone-1", "moved-1", "near-1", "near-2", "wrong-1", "alone-1", "bad-00", "map-1")
     unread = Thumbnail(item_id="gone-1", caption="dress", jpeg="")
     values = {

@@ -1,4 +1,4 @@
-"""The report says every fact once, survives missing ones, and trusts no catalogue row."""
+"""The page shows every fact once, copes with missing ones, and trusts no catalogue row."""
 
 import re
 
@@ -27,7 +27,7 @@ def test_the_first_sentence_is_the_verdict(read_page):
 
 
 @pytest.mark.parametrize("facts", [minimal(), full()], ids=["minimal", "full"])
-def test_the_page_is_whole_and_stands_alone(read_page, facts: ReportFacts):
+def test_the_page_is_valid_and_self_contained(read_page, facts: ReportFacts):
     html = render(facts)
     page = read_page(html)
     assert html.startswith("<!doctype html>")
@@ -118,7 +118,7 @@ def test_without_a_gallery_the_page_says_that_there_is_nothing_to_find(read_page
     assert "Not measured" not in read_page(render(minimal(n_queries=3, n_gallery=1))).text
 
 
-def test_a_search_of_a_part_of_the_gallery_says_of_which(read_page):
+def test_a_search_of_a_part_of_the_gallery_names_the_part(read_page):
     classified = VariantFacts(name="classified", dim=64, metrics={"recall@1": 0.7}, note="in the 3 likeliest classes")
     assert "classified in the 3 likeliest classes" in read_page(render(full(variants=(classified,)))).text
 

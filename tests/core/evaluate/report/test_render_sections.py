@@ -1,4 +1,4 @@
-"""Each section of the page says what its analysis found, and in one sentence where there was nothing to find."""
+"""Each section of the page shows what its analysis found, or says in a sentence why there is nothing."""
 
 import pytest
 
@@ -22,7 +22,7 @@ def text_of(read_page, facts: ReportFacts) -> str:
     return read_page(render(facts)).text
 
 
-def test_the_page_says_why_and_since_when(read_page):
+def test_the_page_says_why_and_since_when_a_release_is_held(read_page):
     facts = analysed(causes=("recall@1 fell", "too many rows are quarantined"))
     page = read_page(render(facts))
     assert "Held, for 2 reasons: recall@1 fell too many rows are quarantined" in page.text
@@ -63,7 +63,7 @@ def test_a_category_of_one_query_claims_no_interval(read_page):
     assert "hat 1 0.694 one query" in text
 
 
-def test_confusion_names_the_commonest_mistake_of_how_many(read_page):
+def test_confusion_names_the_most_frequent_mistakes_with_their_counts(read_page):
     assert "dress is answered by hat 10 of 300 times; hat is answered by dress 1 of 1 times" in text_of(
         read_page, analysed()
     )

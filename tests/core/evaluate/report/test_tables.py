@@ -50,8 +50,8 @@ def test_the_published_search_comes_before_the_variants_and_filters_are_no_varia
 def test_a_row_marks_the_highest_value_unless_all_are_equal():
     facts = full()
     rows = {row.name: row for row in tables.metric_rows(tables.representations(facts), facts)}
-    assert [cell.best for cell in rows["recall@1"].cells] == [False, False, True, False]
-    assert not any(cell.best for cell in rows["map@5"].cells)
+    assert [cell.is_best for cell in rows["recall@1"].cells] == [False, False, True, False]
+    assert not any(cell.is_best for cell in rows["map@5"].cells)
     assert rows["recall@1"].random.value == 0.1
     assert not {"recall@1_random", "label_iou@5_std"} & rows.keys()
 
