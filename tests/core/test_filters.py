@@ -1,4 +1,4 @@
-"""The language of filters against a plain reading of it in Python, and against what hostile hands may type."""
+"""Filters agree with a plain evaluation in Python, and every malformed text is refused."""
 
 from __future__ import annotations
 
@@ -123,7 +123,7 @@ def test_a_filter_means_what_a_plain_reading_of_it_means(rows: list[dict[str, An
 @settings(max_examples=300, deadline=None)
 @given(st.text(max_size=60) | st.lists(st.sampled_from([*"()=<>!,'\" ", "a", "not", "and", "or", "in"])).map(" ".join))
 @example("category=dress and")
-def test_any_text_is_understood_or_refused_with_its_place(text: str) -> None:
+def test_any_text_is_parsed_or_refused_with_the_position(text: str) -> None:
     refusal = ""
     try:
         parse_where(text)
@@ -152,7 +152,7 @@ def test_any_text_is_understood_or_refused_with_its_place(text: str) -> None:
         ("and=red", "at character 1: expected a name"),
     ],
 )
-def test_what_cannot_be_read_names_the_place_and_what_was_expected(text: str, says: str) -> None:
+def test_a_syntax_error_names_the_position_and_what_was_expected(text: str, says: str) -> None:
     with pytest.raises(BadConfig) as raised:
         parse_where(text)
     assert says in str(raised.value)
@@ -172,7 +172,7 @@ def test_hostile_text_is_refused_and_costs_nothing() -> None:
     assert parse_where(many).mask(table([{"category": "x"}, {"labels": ["y"]}, {}])).to_list() == [True, True, False]
 
 
-def test_an_unknown_name_lists_what_there_is_and_the_nearest() -> None:
+def test_an_unknown_name_is_answered_with_the_existing_names_and_the_nearest() -> None:
     rows = table([{"attributes": [{"name": "colour", "value": "red"}, {"name": "season", "value": None}]}])
     with pytest.raises(BadConfig) as raised:
         parse_where("colr=red").mask(rows)
@@ -185,7 +185,7 @@ def test_an_unknown_name_lists_what_there_is_and_the_nearest() -> None:
         parse_where("zzz=1").mask(many)
 
 
-def test_it_tells_which_columns_it_needs() -> None:
+def test_a_filter_knows_the_columns_that_it_needs() -> None:
     assert parse_where("category=a and not label in (b, c)").columns == ["category", "labels"]
     assert parse_where("colour=red or size=S or split=train").columns == ["attributes", "split"]
     where = parse_where("split=train")

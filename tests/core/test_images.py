@@ -1,4 +1,4 @@
-"""The one decode path: every format and mode becomes upright RGB, everything else is refused with a reason."""
+"""Every format and mode is decoded to upright RGB; everything else is refused with a reason."""
 
 from __future__ import annotations
 
@@ -201,7 +201,7 @@ class TestOrientation:
         exif[ExifTags.Base.Orientation] = orientation
         assert np.array_equal(decode(encoded(picture(), exif=exif)), picture())
 
-    def test_unreadable_exif_is_passed_over(self) -> None:
+    def test_unreadable_exif_is_ignored(self) -> None:
         assert decode(encoded(picture(), "JPEG", exif=RUBBISH_EXIF)).shape == (24, 36, 3)
 
 
@@ -226,7 +226,7 @@ class TestRefusals:
             (b"RIFF\x00\x00\x00\x00WEBPVP8X", "cannot be decoded"),
         ],
     )
-    def test_what_is_no_picture_is_refused_with_a_reason(self, data: bytes, reason: str) -> None:
+    def test_a_file_that_is_not_a_picture_is_refused_with_a_reason(self, data: bytes, reason: str) -> None:
         with pytest.raises(ImageRefused, match=reason):
             decode(data)
 
@@ -266,7 +266,7 @@ class TestRefusals:
         assert len(str(refusal.value)) < 250
 
 
-def test_oddities_make_no_noise(tmp_path: Path) -> None:
+def test_odd_metadata_causes_no_warnings(tmp_path: Path) -> None:
     """In a process of its own: pytest puts its own warning filters before those of the module."""
     data = encoded(picture(), "JPEG", exif=RUBBISH_EXIF)
     with pytest.warns(UserWarning, match="Corrupt EXIF"):
@@ -398,7 +398,7 @@ class TestFit:
     @pytest.mark.parametrize(
         "bad", [{"size_px": 0}, {"size_px": 8, "crop_fraction": 0}, {"size_px": 8, "crop": "left"}]
     )
-    def test_nonsense_is_no_preprocess(self, bad: dict[str, object]) -> None:
+    def test_values_out_of_bounds_are_refused(self, bad: dict[str, object]) -> None:
         with pytest.raises(ValidationError):
             Preprocess(**bad)
 
@@ -452,7 +452,7 @@ class TestCrop:
         st.randoms(use_true_random=False),
     )
     def test_no_pixel_of_the_product_is_cut_off(self, shape, mask_shape, margin, random) -> None:
-        """What a mask keeps of a picture, its crop has too."""
+        """The crop holds every pixel that the mask keeps."""
         mask = np.array([random.random() < 0.1 for _ in range(mask_shape[0] * mask_shape[1])]).reshape(mask_shape)
         image = np.stack([*np.indices(shape), np.ones(shape)], axis=-1).astype(np.uint8)  # each pixel names its place
         cropped = crop_to_mask(image, mask, margin)

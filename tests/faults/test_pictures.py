@@ -1,4 +1,4 @@
-"""Hostile pictures: damaged by the hundred, bombs of a few kilobytes, other things by a picture's name."""
+"""Damaged pictures, decompression bombs and other files with a picture's name are refused and do no harm."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def png(width: int, height: int, *more: tuple[bytes, bytes], body: bytes = b"") 
 
 
 def zeros(n_bytes: int) -> bytes:
-    """So many zero bytes, deflated."""
+    """Return `n_bytes` zero bytes, deflated."""
     deflate, block = zlib.compressobj(9), bytes(2**20)
     packed = b"".join(deflate.compress(block[: min(2**20, n_bytes - done)]) for done in range(0, n_bytes, 2**20))
     return packed + deflate.flush()
@@ -88,7 +88,7 @@ def gif(screen_side: int, frame_side: int) -> bytes:
 
 
 def bmp(side: int) -> bytes:
-    """From the top down, as a negative height says."""
+    """A bitmap stored from the top down, which a negative height means."""
     return b"BM" + struct.pack("<IIIIiiHHIIIIII", 54, 0, 54, 40, side, -side, 1, 24, 0, 0, 0, 0, 0, 0)
 
 
@@ -134,16 +134,16 @@ def hostile(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def fuzzed(hostile: Path) -> Fuzzed:
-    """What a process held to 2 GiB and 20 s a picture made of them."""
+    """The result of decoding them in a process limited to 2 GiB and 20 s a picture."""
     return decode_files(hostile)
 
 
-def test_no_picture_ends_stops_or_fills_the_process(fuzzed: Fuzzed) -> None:
+def test_no_picture_crashes_hangs_or_fills_the_process(fuzzed: Fuzzed) -> None:
     assert len(fuzzed.outcomes) == len(REFUSED) + len(READ) + N_MUTATIONS
     assert not [outcome for outcome in fuzzed.outcomes if outcome.kind in FAILURES]
 
 
-def test_what_is_no_picture_or_a_bomb_is_refused_and_the_odd_is_read(fuzzed: Fuzzed) -> None:
+def test_bombs_and_other_files_are_refused_and_odd_pictures_are_read(fuzzed: Fuzzed) -> None:
     kinds = {outcome.name: outcome.kind for outcome in fuzzed.outcomes}
     assert {name: kinds[name] for name in REFUSED} == dict.fromkeys(REFUSED, "refused")
     assert {name: kinds[name] for name in READ} == dict.fromkeys(READ, "decoded")
@@ -172,7 +172,7 @@ def test_damage_ends_in_the_ledger_with_its_reason_and_the_rows_add_up(hostile: 
 @pytest.mark.parametrize(
     "place", ["missing.jpg", "folder.jpg", "pipe.jpg", "huge.jpg", "x" * 300 + ".jpg", "/dev/zero"]
 )
-def test_what_is_no_file_to_read_is_a_row_of_the_ledger(place: str, tmp_path: Path) -> None:
+def test_a_file_that_cannot_be_read_is_a_row_of_the_ledger(place: str, tmp_path: Path) -> None:
     """A pipe would be waited for, a device never ends, and a file of 100 GB does not fit."""
     (tmp_path / "good.png").write_bytes(saved("PNG"))
     (tmp_path / "folder.jpg").mkdir()
@@ -208,6 +208,6 @@ with ThreadPoolExecutor(6) as pool:
 
 
 @pytest.mark.parametrize("name", ["bomb-tile.tif", "bomb-scans.jpg", "bomb-scans-cmyk.jpg"])
-def test_a_bomb_within_the_bound_on_pixels_is_refused_for_what_it_is(name: str) -> None:
+def test_a_bomb_within_the_bound_on_pixels_is_refused_with_its_reason(name: str) -> None:
     with pytest.raises(ImageRefused, match=r"tiles of 11008 x 11008|more than 500 scans"):
         decode(REFUSED[name]())

@@ -171,7 +171,7 @@ def test_no_queries_have_no_hits(tmp_path: Path) -> None:
     assert scores.shape == found.shape == (0, 3)
 
 
-def test_vectors_come_back_in_the_order_asked(tmp_path: Path) -> None:
+def test_vectors_come_in_the_order_of_their_rows(tmp_path: Path) -> None:
     ids, full = far_ids(500), noise(500)
     index = opened(tmp_path, ids, full, n_shards=3)
     asked = np.array([7, 3, 3, 499])
@@ -232,7 +232,7 @@ def test_shards_of_two_templates_are_refused(tmp_path: Path, key: str) -> None:
         ShardedIndex.open(folders, 16, 16, nprobe=0)
 
 
-def test_nprobe_of_one_search_goes_before_that_of_the_index(tmp_path: Path) -> None:
+def test_nprobe_of_a_search_overrides_that_of_the_index(tmp_path: Path) -> None:
     ids, full, queries = far_ids(3_000), noise(3_000), noise(60, seed=5)
     folders = build(tmp_path, ids, full, full, n_shards=3, key="IVF64,SQ8")
     index = ShardedIndex.open(folders, 16, 16, nprobe=2)
@@ -259,7 +259,7 @@ def test_a_query_reads_centroids_lists_and_reranked_vectors(tmp_path: Path) -> N
     assert flat.query_bytes(0, 1) >= 1_600 * 16 * 4
 
 
-def test_unordered_row_ids_are_found_out_when_all_are_read(tmp_path: Path) -> None:
+def test_row_ids_that_are_not_sorted_are_refused_when_all_are_read(tmp_path: Path) -> None:
     full = noise(3)
     (folder,) = build(tmp_path, np.arange(3), full, full)
     vector = pa.list_(pa.field("item", pa.float32(), nullable=False), 16)
@@ -273,7 +273,7 @@ def test_unordered_row_ids_are_found_out_when_all_are_read(tmp_path: Path) -> No
         ShardedIndex.open([folder], 16, 16, nprobe=0).row_ids()
 
 
-def test_many_threads_get_the_answers_of_one(tmp_path: Path) -> None:
+def test_many_threads_get_the_hits_of_one(tmp_path: Path) -> None:
     ids, full, queries = far_ids(3_000), clusters(3_000), clusters(40, seed=5)
     folders = build(tmp_path, ids, full[:, :12], full, n_shards=3, key="IVF16,Flat")
     index = ShardedIndex.open(folders, 32, 12, nprobe=4)

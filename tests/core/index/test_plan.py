@@ -1,4 +1,4 @@
-"""Rows go to shards by their id alone, and a shard's name says what is in it."""
+"""Rows are divided among shards by their id alone, and a shard's name is a hash of its content."""
 
 import polars as pl
 from hypothesis import given, settings
@@ -47,7 +47,9 @@ pictures = st.dictionaries(st.integers(0, 40), st.sampled_from("abc"), max_size=
 
 @given(pictures, pictures)
 @settings(deadline=None)
-def test_taking_out_and_putting_in_makes_tonight_of_last_night(before: dict[int, str], now: dict[int, str]) -> None:
+def test_removing_and_adding_rows_makes_the_current_rows_of_the_previous_ones(
+    before: dict[int, str], now: dict[int, str]
+) -> None:
     tables = [pl.DataFrame(list(rows.items()), schema=SCHEMA, orient="row") for rows in (before, now)]
     removed, added = rows_to_change(*tables)
     made = {row: picture for row, picture in before.items() if row not in removed}

@@ -102,14 +102,14 @@ def test_under_a_limit_the_most_accurate_kind_that_fits_is_chosen(memory_gb: flo
     assert not memory_gb or recipe.memory_bytes <= memory_gb * 1e9
 
 
-def test_memory_that_decides_is_named_with_what_the_better_kind_would_need() -> None:
+def test_a_kind_chosen_for_its_memory_names_what_the_better_kind_would_need() -> None:
     why = choose_recipe(50_000, 64, 512, IndexConfig(memory_gb=0.01)).why
     assert "IVF512,Flat would need 0.0137 GB of the 0.01 GB allowed" in why
     assert "would need" not in choose_recipe(50_000, 64, 512, IndexConfig(memory_gb=1)).why
 
 
 @pytest.mark.parametrize(("n_rows", "recipe"), [(50_000, "auto"), (300, "auto"), (50_000, "HNSW32"), (0, "Flat")])
-def test_what_fits_no_memory_is_refused_with_the_figures(n_rows: int, recipe: str) -> None:
+def test_an_index_that_does_not_fit_in_memory_is_refused_with_the_numbers(n_rows: int, recipe: str) -> None:
     with pytest.raises(BadConfig, match=rf"allows 1e-08 GB, and {n_rows:,} rows of 64 .* GB as .*fewer dimensions"):
         choose_recipe(n_rows, 64, 512, IndexConfig(memory_gb=1e-8, recipe=recipe))
 

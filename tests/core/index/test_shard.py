@@ -1,4 +1,4 @@
-"""An open shard visits the lists it is told to and scores rows by their full vectors."""
+"""An open shard visits the chosen lists and scores rows by their full vectors."""
 
 from pathlib import Path
 

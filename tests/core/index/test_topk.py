@@ -1,4 +1,4 @@
-"""The best of several sources, whatever each holds and however many rows tie."""
+"""The best candidates of several sources are found, with all that tie."""
 
 from collections.abc import Callable
 from typing import Any
@@ -21,7 +21,7 @@ from retrieval_core.index.topk import (
 
 
 def source(scores: np.ndarray, ids: np.ndarray, asked: list[tuple[int, int]]) -> CandidateSource:
-    """Searches (q, n) `scores` of rows `ids` exactly; notes in `asked` how many queries wanted how many rows."""
+    """Searches (q, n) `scores` of rows `ids` exactly; records in `asked` each number of queries and rows."""
 
     def search(rows: np.ndarray, n: int) -> tuple[np.ndarray, np.ndarray]:
         asked.append((len(rows), n))
@@ -52,7 +52,7 @@ def test_the_best_of_all_sources_are_found_with_all_that_tie(
         assert sorted(found.ids[number, column[query == number]].tolist()) == expected.tolist()
 
 
-def test_a_source_is_asked_for_its_share_and_again_only_where_it_holds_more() -> None:
+def test_a_source_is_searched_for_its_share_and_again_only_when_it_may_hold_more() -> None:
     rng = np.random.default_rng(0)
     scores = rng.random((4, 4_000)).astype(np.float32)
     scores[2, :1_000] += 1  # one query finds all it wants in the first source
@@ -90,7 +90,7 @@ def test_one_query_scores_as_many_do() -> None:
 
 
 @pytest.mark.parametrize("n_queries", [MATRIX_QUERIES - 1, MATRIX_QUERIES, 70])
-def test_an_exact_search_finds_the_nearest_however_many_ask_and_leaves_faiss_as_it_was(
+def test_an_exact_search_finds_the_nearest_of_any_number_of_queries_and_restores_faiss(
     n_queries: int, in_threads: Callable[[int, Callable[[int], Any]], list[Any]]
 ) -> None:
     import faiss

@@ -21,7 +21,7 @@ PLAIN = IndexConfig(recall_target=0.9)
 
 
 class DrawnIndex:
-    """Finds true neighbour j of query i once nprobe and depth are as large as drawn for it: monotone by its making."""
+    """Finds true neighbour j of query i when nprobe and depth reach the values drawn for it, so recall is monotone."""
 
     def __init__(self, seed: int, n_queries: int = 40, n_lists: int = NLIST, list_bytes: int = 100) -> None:
         rng = np.random.default_rng(seed)
@@ -102,14 +102,14 @@ def test_tuning_tries_a_fraction_of_the_grid_and_is_repeatable() -> None:
 
 
 @pytest.mark.parametrize(("nprobe", "rerank_depth"), [(7, 0), (0, 4), (7, 4), (10**6, 0)])
-def test_what_the_config_fixes_stays(nprobe: int, rerank_depth: int) -> None:
+def test_values_fixed_by_the_config_are_kept(nprobe: int, rerank_depth: int) -> None:
     index = DrawnIndex(5)
     tuned = tune_search(index, index.asked, PLAIN.model_copy(update={"nprobe": nprobe, "rerank_depth": rerank_depth}))
     assert nprobe == 0 or {p.nprobe for p in tuned.curve} == {min(nprobe, NLIST)}
     assert rerank_depth == 0 or {p.rerank_depth for p in tuned.curve} == {rerank_depth}
 
 
-def test_a_target_out_of_reach_gets_the_most_there_is_and_is_said_to_be_missed() -> None:
+def test_a_target_out_of_reach_gets_the_highest_recall_and_counts_as_missed() -> None:
     index = DrawnIndex(1)
     index.needs_depth[:20] = 10**6
     index.needs_depth[20:], index.needs_nprobe[:] = 3, 9
@@ -133,7 +133,7 @@ def test_an_index_without_lists_is_tuned_in_depth_alone() -> None:
     assert tuned.reached
 
 
-def test_neighbours_that_are_not_there_are_not_missed() -> None:
+def test_missing_neighbours_do_not_count_against_recall() -> None:
     index = DrawnIndex(3, n_queries=2)
     index.truth[:, 1:] = -1
     index.needs_nprobe[:], index.needs_depth[:] = 1, 1
@@ -244,7 +244,7 @@ def test_a_handful_of_rows_is_enough(n_rows: int) -> None:
     assert choose_candidate_dim(offered, everyone(offered), n_rows, IndexConfig()) in (4, 8, 16)
 
 
-def test_those_who_ask_decide_how_many_dimensions_are_needed() -> None:
+def test_the_rows_that_are_queried_decide_how_many_dimensions_are_needed() -> None:
     plain, hard = low_rank(1_500, 32, 8), low_rank(500, 32, 32, seed=5)
     offered = cut(np.concatenate([plain, hard]), 8)
     plainly, hardly = np.arange(1_500), np.arange(1_500, 2_000)

@@ -1,4 +1,4 @@
-"""An updated shard is byte for byte the shard that would be built of its rows."""
+"""An updated shard has the same bytes as a shard built from its rows."""
 
 from itertools import pairwise
 from pathlib import Path
@@ -107,7 +107,7 @@ def test_other_kinds_cannot_be_updated(tmp_path: Path, key: str) -> None:
 
 
 def updated(folder: Path, removed: np.ndarray, rows: tuple, key: str = "IVF16,SQ8") -> None:
-    """Of a shard of the pool's first fifty rows, refused without a trace."""
+    """Update a shard of the pool's first fifty rows; a refused update must leave nothing behind."""
     build_shard(TEMPLATES[key], *rows_of(dict.fromkeys(range(50), False)), folder / "a")
     try:
         update_shard(TEMPLATES[key], folder / "a", removed, *rows, folder / "b")

@@ -56,7 +56,7 @@ items_strategy = st.dictionaries(
 class TestUpdate:
     @settings(deadline=None, max_examples=40, suppress_health_check=[HealthCheck.function_scoped_fixture])
     @given(before=items_strategy, after=items_strategy, extra=st.sets(st.sampled_from(IDS)))
-    def test_naming_what_changed_gives_what_reading_everything_gives(
+    def test_reading_only_what_changed_gives_the_snapshot_of_reading_everything(
         self,
         pictures: list[str],
         before: dict[str, dict[str, object]],
@@ -75,7 +75,7 @@ class TestUpdate:
             pl.col("item_id").is_in(list(named)) & (pl.col("attempts") != pl.col("attempts_right"))
         ).is_empty()
 
-    def test_what_is_not_named_stays_and_is_not_looked_at(
+    def test_items_that_are_not_named_stay_and_are_not_read(
         self, pictures: list[str], monkeypatch: pytest.MonkeyPatch
     ) -> None:
         before = {name: {"image_uri": 0, "category": "hat"} for name in "abc"}
@@ -89,7 +89,7 @@ class TestUpdate:
         assert updated.n_read == 1
         assert updated.items["category"].to_list() == ["hat", "shoe", "hat"]
 
-    def test_an_update_that_leaves_too_little_is_refused(self, pictures: list[str]) -> None:
+    def test_an_update_that_leaves_too_few_items_is_refused(self, pictures: list[str]) -> None:
         items: dict[str, dict[str, object]] = {name: {"image_uri": 0} for name in "abc"}
         last = take_snapshot(rows_of(items, pictures), None, CONFIG, "first")
         with pytest.raises(SourceMissing, match="3 items named"):
@@ -123,7 +123,7 @@ class TestNames:
         assert named.unknown == ("x",), "y is gone already, as it should be"
         assert resolve_change(Change(changed=(pictures[1],)), self.rows(pictures), last.items).item_ids == ("b", "c")
 
-    def test_names_that_mean_nothing_are_refused_unless_they_were_to_go(
+    def test_unknown_names_are_refused_unless_they_were_to_be_removed(
         self, pictures: list[str], last: Snapshot
     ) -> None:
         with pytest.raises(BadConfig, match="names no item"):
@@ -152,7 +152,7 @@ class TestNames:
             ("a.csv", None, SourceMissing, "no manifest"),
         ],
     )
-    def test_a_bad_table_says_what_is_wrong(
+    def test_a_bad_table_is_refused_with_the_reason(
         self, tmp_path: Path, name: str, content: str | None, error: type[Exception], message: str
     ) -> None:
         if content is not None:

@@ -1,4 +1,4 @@
-"""Changes merged: the last word about an item counts, and nothing is lost."""
+"""Merged changes keep every name, in the list that it was last in."""
 
 from __future__ import annotations
 

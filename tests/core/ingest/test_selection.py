@@ -1,4 +1,4 @@
-"""Which items a backfill is asked for: by filter, list and dates, and what is refused."""
+"""Items are selected by filter, list and dates."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def items(catalog: dict[str, str]) -> pl.DataFrame:
 
 @settings(deadline=None)
 @given(history=st.lists(CATALOGS, min_size=1, max_size=6), n_before=st.integers(0, 3))
-def test_what_moved_agrees_with_a_dictionary(history: list[dict[str, str]], n_before: int) -> None:
+def test_changed_items_agree_with_a_dictionary(history: list[dict[str, str]], n_before: int) -> None:
     before = history[n_before - 1] if 0 < n_before < len(history) else {}
     within = history[n_before:] if 0 < n_before < len(history) else history
     expected = {key for later in within for key, picture in later.items() if before.get(key) != picture}
@@ -89,7 +89,7 @@ def test_a_date_is_its_whole_day_in_utc(since: str, until: str, period: tuple[da
         ({"since": "2026-03-02", "until": "2026-03-01"}, "before since"),
     ],
 )
-def test_dates_that_mean_nothing_are_refused(dates: dict[str, str], message: str) -> None:
+def test_texts_that_are_not_dates_are_refused(dates: dict[str, str], message: str) -> None:
     with pytest.raises(BadConfig, match=message):
         ItemSelection(**dates).period()
 
@@ -101,7 +101,7 @@ def test_dates_that_mean_nothing_are_refused(dates: dict[str, str], message: str
     filtered=st.sets(st.sampled_from("abcdef")),
     moved=st.none() | st.sets(st.sampled_from("abcdefg")),
 )
-def test_what_is_chosen_meets_everything_that_is_said(
+def test_the_selected_items_meet_every_condition(
     catalog: dict[str, str], listed: set[str], filtered: set[str], moved: set[str] | None
 ) -> None:
     where = f"category in ({', '.join(f'kind-{key}' for key in sorted(filtered))})" if filtered else ""
@@ -118,7 +118,7 @@ def test_what_is_chosen_meets_everything_that_is_said(
     assert set(select_items(items(catalog), selection, moved)["item_id"]) == expected
 
 
-def test_an_item_that_is_not_there_is_named() -> None:
+def test_a_listed_item_that_the_catalogue_lacks_is_named() -> None:
     with pytest.raises(NotFound, match="1 of the items listed are not in the catalogue: 'z'"):
         select_items(items({"a": "c1"}), ItemSelection(item_ids=("a", "z")))
 
@@ -130,7 +130,7 @@ def seal(folder: Path, name: str, catalog: dict[str, str], day: int, parents: di
     Catalog(fingerprint=name, parts=(part,), parents=parents or {}, created=created).seal(store)
 
 
-def test_a_store_knows_what_moved_and_takes_no_part_of_a_catalogue_for_a_snapshot(tmp_path: Path) -> None:
+def test_the_items_changed_in_a_store_ignore_catalogues_of_selected_items(tmp_path: Path) -> None:
     seal(tmp_path, "f1", {"a": "c1", "b": "c1"}, 0)
     seal(tmp_path, "f2", {"a": "c1", "b": "c2", "c": "c1"}, 2)
     seal(tmp_path, "part", {"c": "c1"}, 3, {WHOLE_CATALOG: "f2"})

@@ -1,4 +1,4 @@
-"""The snapshot reads what changed, quarantines what is bad, and holds out without parting a product."""
+"""A snapshot reads what changed, quarantines bad pictures, and never divides a product between splits."""
 
 from __future__ import annotations
 
@@ -79,10 +79,10 @@ class TestSnapshot:
         rows = FolderSource(str(shop)).rows()
         assert take_snapshot(rows.reverse(), None, TOLERANT, "now").items.equals(snapshot(shop).items)
 
-    def test_tells_its_progress(self, shop: Path) -> None:
-        told: list[tuple[int, int]] = []
-        take_snapshot(FolderSource(str(shop)).rows(), None, TOLERANT, "now", lambda *done: told.append(done))
-        assert told == [(n, 10) for n in range(1, 11)]
+    def test_reports_its_progress(self, shop: Path) -> None:
+        reported: list[tuple[int, int]] = []
+        take_snapshot(FolderSource(str(shop)).rows(), None, TOLERANT, "now", lambda *done: reported.append(done))
+        assert reported == [(n, 10) for n in range(1, 11)]
 
     def test_survives_parquet(self, shop: Path) -> None:
         (shop / "4.png").write_bytes(b"rubbish")

@@ -43,7 +43,7 @@ def test_no_row_is_a_missing_source() -> None:
         (["a", "b"], ["/a", "/b"], ["train", "dev"], "item 'b' has split 'dev'; expected train, val, query"),
     ],
 )
-def test_a_broken_contract_is_told(item_ids: list[str], uris: list[str], splits: list[str], message: str) -> None:
+def test_malformed_rows_are_refused(item_ids: list[str], uris: list[str], splits: list[str], message: str) -> None:
     frame = pl.DataFrame({"item_id": item_ids, "image_uri": uris, "split": splits})
     with pytest.raises(CatalogInvalid, match=message):
         conform(frame, "here")

@@ -69,7 +69,7 @@ def test_a_folder_without_photos_is_a_missing_source(root: Path) -> None:
         CcpSource(str(root))
 
 
-def test_without_the_names_of_the_labels_nothing_can_be_told(root: Path) -> None:
+def test_a_folder_without_the_names_of_the_labels_is_refused(root: Path) -> None:
     (root / "label_list.mat").unlink()
     with pytest.raises(CatalogInvalid, match=r"lacks label_list\.mat"):
         CcpSource(str(root))
@@ -91,7 +91,7 @@ def test_an_annotation_of_another_kind_is_named(root: Path) -> None:
 @pytest.mark.parametrize(
     ("numbers", "message"), [([[6]], "has label 6, but label_list"), ([[0.5]], "expected label numb")]
 )
-def test_a_label_number_nobody_named_is_told(root: Path, numbers: list[list[float]], message: str) -> None:
+def test_a_label_number_without_a_name_is_refused(root: Path, numbers: list[list[float]], message: str) -> None:
     save_mat(root / "annotations/pixel-level/0001.mat", groundtruth=np.array(numbers))
     with pytest.raises(CatalogInvalid, match=message):
         CcpSource(str(root)).rows()
@@ -111,13 +111,13 @@ class TestLargest:
     def categories(self, root: Path, query: str = "?category=largest") -> list[str | None]:
         return CcpSource(f"{root}{query}").rows()["category"].to_list()
 
-    def test_the_category_is_the_apparel_that_covers_most_where_pixels_tell(self, root: Path) -> None:
+    def test_the_category_of_a_photo_annotated_per_pixel_is_the_apparel_that_covers_most(self, root: Path) -> None:
         assert self.categories(root) == ["coat", None, None]
 
-    def test_without_being_asked_there_is_no_category(self, root: Path) -> None:
+    def test_without_the_query_there_is_no_category(self, root: Path) -> None:
         assert self.categories(root, "") == [None, None, None]
 
-    def test_all_else_stays_as_it_is(self, root: Path) -> None:
+    def test_the_other_columns_stay_the_same(self, root: Path) -> None:
         asked = CcpSource(f"{root}?category=largest")
         plain = CcpSource(str(root))
         assert asked.rows().drop("category").equals(plain.rows().drop("category"))

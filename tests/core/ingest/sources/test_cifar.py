@@ -93,7 +93,7 @@ def test_an_absent_file_is_named(cifar10: Path, name: str) -> None:
         (lambda data: data[:3073] + b"\x03" + data[3074:], "picture 1 has label 3, but 3 classes"),
     ],
 )
-def test_a_damaged_batch_is_told_before_anything_is_unpacked(cifar10: Path, change: object, message: str) -> None:
+def test_a_damaged_batch_is_reported_before_anything_is_unpacked(cifar10: Path, change: object, message: str) -> None:
     path = cifar10 / "data_batch_4.bin"
     path.write_bytes(change(path.read_bytes()))  # type: ignore[operator]
     with pytest.raises(CatalogInvalid, match=rf"data_batch_4\.bin.* {message}"):
@@ -101,7 +101,7 @@ def test_a_damaged_batch_is_told_before_anything_is_unpacked(cifar10: Path, chan
     assert not (cifar10 / "pictures").exists()
 
 
-def test_a_coarse_label_nobody_named_is_told(cifar100: Path) -> None:
+def test_a_coarse_label_without_a_name_is_refused(cifar100: Path) -> None:
     (cifar100 / "coarse_label_names.txt").write_text("fish\n")
     with pytest.raises(CatalogInvalid, match=r"train\.bin: picture 0 has label 1, but 1 classes"):
         open_source(f"cifar100:{cifar100}").rows()

@@ -71,7 +71,7 @@ class TestKaggle:
             }
         ]  # fmt: skip
 
-    def test_commas_that_nobody_quoted_stay_in_the_name(self, tmp_path: Path) -> None:
+    def test_unquoted_commas_stay_in_the_name(self, tmp_path: Path) -> None:
         rows = FashionProductsSource(save_csv(tmp_path, SHIRT, SHOE)).rows()
         assert rows["item_id"].to_list() == ["15970", "38420"]
         assert rows["labels"][1].to_list() == ["8.5", "and", "blue", "casual", "newfeel", "orange", "shoes", "white"]
@@ -116,12 +116,12 @@ class TestKaggle:
             (("../" + SHIRT,), "id '../15970' cannot name a picture"),
         ],
     )
-    def test_a_damaged_table_is_told(self, tmp_path: Path, lines: tuple[str, ...], message: str) -> None:
+    def test_a_damaged_table_is_reported(self, tmp_path: Path, lines: tuple[str, ...], message: str) -> None:
         with pytest.raises(CatalogInvalid, match=message):
             FashionProductsSource(save_csv(tmp_path, *lines)).rows()
 
     @pytest.mark.parametrize("header", ["", SHIRT, HEADER.replace("year,", ""), HEADER.replace(",", ";")])
-    def test_another_header_is_told(self, tmp_path: Path, header: str) -> None:
+    def test_another_header_is_reported(self, tmp_path: Path, header: str) -> None:
         with pytest.raises(CatalogInvalid, match="expected the header id,gender,masterCategory"):
             FashionProductsSource(save_csv(tmp_path, SHIRT, header=header)).rows()
 
@@ -129,7 +129,7 @@ class TestKaggle:
         with pytest.raises(SourceMissing, match="is empty"):
             FashionProductsSource(save_csv(tmp_path)).rows()
 
-    def test_nothing_is_packed_that_could_go_elsewhere(self, tmp_path: Path) -> None:
+    def test_pictures_that_are_files_already_cannot_go_elsewhere(self, tmp_path: Path) -> None:
         with pytest.raises(BadConfig, match=r"lie in images/ already; leave \?pictures=x out"):
             FashionProductsSource(f"{save_csv(tmp_path, SHIRT)}?pictures=x")
 
@@ -168,7 +168,7 @@ class TestParquet:
             "usage": "Casual",
         }  # fmt: skip
 
-    def test_both_layouts_tell_the_same(self, tmp_path: Path) -> None:
+    def test_both_layouts_give_the_same_rows(self, tmp_path: Path) -> None:
         for name in ("kaggle", "hub"):
             (tmp_path / name).mkdir()
         products(7).write_parquet(tmp_path / "hub/a.parquet")
@@ -199,7 +199,7 @@ class TestParquet:
             (products(1, 1), "1 item_ids occur more than once"),
         ],
     )
-    def test_another_table_is_told_before_anything_is_unpacked(
+    def test_another_table_is_reported_before_anything_is_unpacked(
         self, tmp_path: Path, frame: pl.DataFrame, message: str
     ) -> None:
         frame.write_parquet(tmp_path / "a.parquet")
@@ -208,7 +208,7 @@ class TestParquet:
         assert not (tmp_path / "pictures").exists()
 
     @pytest.mark.parametrize("keep", [0, 3, 60, -1])
-    def test_a_damaged_file_is_told(self, tmp_path: Path, keep: int) -> None:
+    def test_a_damaged_file_is_reported(self, tmp_path: Path, keep: int) -> None:
         products(1, 2).write_parquet(tmp_path / "a.parquet")
         data = (tmp_path / "a.parquet").read_bytes()
         (tmp_path / "a.parquet").write_bytes(data[:keep])

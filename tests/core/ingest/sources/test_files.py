@@ -72,7 +72,7 @@ def test_lines_end_where_the_file_says(tmp_path: Path, data: bytes, lines: list[
     assert read_lines(str(tmp_path / "t")) == lines
 
 
-def test_what_is_no_text_is_told(tmp_path: Path) -> None:
+def test_a_file_that_is_not_text_is_refused(tmp_path: Path) -> None:
     (tmp_path / "t").write_bytes(b"caf\xe9")
     with pytest.raises(CatalogInvalid, match="t is not UTF-8 text"):
         read_lines(str(tmp_path / "t"))

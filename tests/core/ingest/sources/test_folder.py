@@ -19,18 +19,18 @@ def touch(root: Path, *paths: str) -> str:
     return str(root)
 
 
-def told(source: FolderSource) -> list[tuple[str, str | None, str | None]]:
+def rows_of(source: FolderSource) -> list[tuple[str, str | None, str | None]]:
     return source.rows().select("item_id", "split", "category").rows()
 
 
 def test_a_flat_folder_has_neither_category_nor_split(tmp_path: Path) -> None:
     source = FolderSource(touch(tmp_path, "b.jpg", "a.png"))
-    assert told(source) == [("a.png", None, None), ("b.jpg", None, None)]
+    assert rows_of(source) == [("a.png", None, None), ("b.jpg", None, None)]
 
 
 def test_a_folder_is_a_category(tmp_path: Path) -> None:
     source = FolderSource(touch(tmp_path, "coat/1.jpg", "coat/deep/er/2.jpg", "hat/1.jpg", "loose.jpg"))
-    assert told(source) == [
+    assert rows_of(source) == [
         ("coat/1.jpg", None, "coat"),
         ("coat/deep/er/2.jpg", None, "coat"),
         ("hat/1.jpg", None, "hat"),
@@ -40,7 +40,7 @@ def test_a_folder_is_a_category(tmp_path: Path) -> None:
 
 def test_split_folders_come_before_the_categories(tmp_path: Path) -> None:
     source = FolderSource(touch(tmp_path, "train/coat/1.jpg", "query/coat/1.jpg", "gallery/2.jpg"))
-    assert told(source) == [
+    assert rows_of(source) == [
         ("gallery/2.jpg", "gallery", None),
         ("query/coat/1.jpg", "query", "coat"),
         ("train/coat/1.jpg", "train", "coat"),
@@ -49,10 +49,10 @@ def test_split_folders_come_before_the_categories(tmp_path: Path) -> None:
 
 def test_among_other_folders_train_is_a_category(tmp_path: Path) -> None:
     source = FolderSource(touch(tmp_path, "train/1.jpg", "plane/1.jpg"))
-    assert told(source) == [("plane/1.jpg", None, "plane"), ("train/1.jpg", None, "train")]
+    assert rows_of(source) == [("plane/1.jpg", None, "plane"), ("train/1.jpg", None, "train")]
 
 
-def test_only_pictures_that_nobody_hid_are_taken(tmp_path: Path) -> None:
+def test_only_pictures_that_are_not_hidden_are_taken(tmp_path: Path) -> None:
     names = [
         "a.JPG",
         "b.jpeg",
@@ -69,7 +69,7 @@ def test_only_pictures_that_nobody_hid_are_taken(tmp_path: Path) -> None:
     assert source.rows()["item_id"].to_list() == ["a.JPG", "b.jpeg", "c.tiff", "d.webp", "e.gif", "f.bmp"]
 
 
-def test_uris_are_absolute_wherever_one_stands(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_uris_are_absolute_in_any_working_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     touch(tmp_path, "shop/coat/ä b.jpg")
     monkeypatch.chdir(tmp_path)
     expected = [str(tmp_path / "shop/coat/ä b.jpg")]
@@ -84,7 +84,7 @@ def test_a_folder_without_pictures_is_a_missing_source(tmp_path: Path) -> None:
         FolderSource(touch(tmp_path, "readme.txt", ".hidden.jpg"))
 
 
-def test_a_name_that_is_no_text_is_told(tmp_path: Path) -> None:
+def test_a_name_that_is_not_text_is_refused(tmp_path: Path) -> None:
     name = b"caf\xe9.jpg".decode("utf-8", "surrogateescape")
     try:
         touch(tmp_path, name)

@@ -33,7 +33,7 @@ def save(root: Path, *pictures: str, **tables: str) -> str:
     return str(root)
 
 
-def told(root: str) -> list[tuple[str, str, str]]:
+def rows_of(root: str) -> list[tuple[str, str, str]]:
     return ImageNetSource(root).rows().select("item_id", "split", "category").rows()
 
 
@@ -47,18 +47,18 @@ def test_a_folder_is_a_class(tmp_path: Path) -> None:
     ]
 
 
-def test_classes_are_called_by_their_first_name_and_two_of_one_name_are_two(tmp_path: Path) -> None:
-    categories = [category for *_, category in told(save(tmp_path, *IN_FOLDERS, mapping=MAPPING))]
+def test_classes_have_their_first_name_and_two_of_one_name_stay_two(tmp_path: Path) -> None:
+    categories = [category for *_, category in rows_of(save(tmp_path, *IN_FOLDERS, mapping=MAPPING))]
     assert categories == ["tench", f"crane ({BIRD})", f"crane ({MACHINE})"]
 
 
 def test_a_class_the_mapping_leaves_out_keeps_its_id(tmp_path: Path) -> None:
-    assert {category for *_, category in told(save(tmp_path, *IN_FOLDERS, mapping=""))} == {TENCH, BIRD, MACHINE}
+    assert {category for *_, category in rows_of(save(tmp_path, *IN_FOLDERS, mapping=""))} == {TENCH, BIRD, MACHINE}
 
 
 def test_a_flat_validation_set_is_resolved_by_its_solution(tmp_path: Path) -> None:
     root = save(tmp_path, *FLAT, solution=SOLUTION, mapping=MAPPING)
-    assert told(root) == [
+    assert rows_of(root) == [
         (FLAT[0], "train", "tench"),
         (FLAT[1], "val", f"crane ({BIRD})"),
         (FLAT[2], "val", "tench"),
@@ -77,7 +77,7 @@ def test_kaggles_layout_has_its_tables_beside(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("path", IN_FOLDERS)
 def test_one_split_is_enough(tmp_path: Path, path: str) -> None:
-    assert len(told(save(tmp_path, path))) == 1
+    assert len(rows_of(save(tmp_path, path))) == 1
 
 
 @pytest.mark.parametrize(
@@ -94,11 +94,11 @@ def test_one_split_is_enough(tmp_path: Path, path: str) -> None:
         ((f"train/{TENCH}/deep/1.jpg",), {}, "lies in no folder named by a WordNet id"),
     ],
 )
-def test_a_broken_layout_is_told(
+def test_a_broken_layout_is_reported(
     tmp_path: Path, pictures: tuple[str, ...], tables: dict[str, str], message: str
 ) -> None:
     with pytest.raises(CatalogInvalid, match=message):
-        told(save(tmp_path, *pictures, **tables))
+        rows_of(save(tmp_path, *pictures, **tables))
 
 
 def test_a_folder_without_pictures_is_a_missing_source(tmp_path: Path) -> None:

@@ -69,7 +69,7 @@ def test_labels_are_the_attributes_marked_with_one(tmp_path: Path, folder: str) 
 
 
 @pytest.mark.parametrize("items", ["id_00000002 1 -1\n", "id_00000002 1 -1 0 1\n", "id_00000002 1 1 1\n\nid_1 1 1 1"])
-def test_a_line_of_marks_that_does_not_fit_the_names_is_told(tmp_path: Path, items: str) -> None:
+def test_a_line_of_marks_that_does_not_fit_the_names_is_reported(tmp_path: Path, items: str) -> None:
     save_labels(save(tmp_path), "Anno/attributes", items)
     with pytest.raises(CatalogInvalid, match=r"list_attr_items\.txt, line \d has \d fields; .* 3 attributes"):
         InShopSource(str(tmp_path)).rows()
@@ -90,7 +90,7 @@ def test_a_line_of_marks_that_does_not_fit_the_names_is_told(tmp_path: Path, ite
         ("2\n" + "\n".join([LINES[0], LINES[1], LINES[1]]), "1 item_ids occur more than once"),
     ],
 )
-def test_a_damaged_partition_is_told(tmp_path: Path, partition: str, message: str) -> None:
+def test_a_damaged_partition_is_reported(tmp_path: Path, partition: str, message: str) -> None:
     with pytest.raises(CatalogInvalid, match=message):
         InShopSource(str(save(tmp_path, partition))).rows()
 
@@ -100,13 +100,13 @@ def test_a_partition_that_names_nothing_is_a_missing_source(tmp_path: Path) -> N
         InShopSource(str(save(tmp_path, f"0\n{LINES[0]}\n"))).rows()
 
 
-def test_without_the_partition_nothing_can_be_told(tmp_path: Path) -> None:
+def test_a_folder_without_the_partition_is_refused(tmp_path: Path) -> None:
     (save(tmp_path) / "Eval/list_eval_partition.txt").unlink()
     with pytest.raises(SourceMissing, match=r"lacks Eval/list_eval_partition\.txt"):
         InShopSource(str(tmp_path))
 
 
-def test_an_archive_still_packed_is_told(tmp_path: Path) -> None:
+def test_an_archive_that_is_still_packed_is_reported(tmp_path: Path) -> None:
     (save(tmp_path) / "Img" / DRESS).unlink()
     with pytest.raises(SourceMissing, match=r"unpack the dataset's img\.zip"):
         InShopSource(str(tmp_path))

@@ -35,7 +35,7 @@ def test_both_spellings_mean_the_same(labels: list[str]) -> None:
 
 
 @pytest.mark.parametrize("cell", ["[", '["a"', '["a", 1]', "[null]", '[["a"]]'])
-def test_labels_that_do_not_parse_are_told(cell: str) -> None:
+def test_labels_that_do_not_parse_are_reported(cell: str) -> None:
     with pytest.raises(ValueError, match="JSON"):
         parse_labels(cell)
 
@@ -55,11 +55,11 @@ def test_a_cell_without_attributes(cell: str | None) -> None:
 
 
 @pytest.mark.parametrize("cell", ["red", "{", '["red"]', "3", "null"])
-def test_attributes_that_do_not_parse_are_told(cell: str) -> None:
+def test_attributes_that_do_not_parse_are_reported(cell: str) -> None:
     with pytest.raises(ValueError, match="JSON"):
         parse_attributes(cell)
 
 
-def test_several_values_of_one_attribute_are_told() -> None:
+def test_several_values_of_one_attribute_are_refused() -> None:
     with pytest.raises(ValueError, match="'colour' has several values"):
         attributes_of({"colour": ["red", "blue"]})

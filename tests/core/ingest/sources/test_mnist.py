@@ -103,7 +103,7 @@ def test_an_absent_file_is_named(tmp_path: Path, name: str) -> None:
         ({"train_labels_idx1_ubyte": struct.pack(">II", 0x801, 2**32 - 1)}, "promises 4294967295 bytes"),
     ],
 )
-def test_a_damaged_file_is_told_before_anything_is_unpacked(
+def test_a_damaged_file_is_reported_before_anything_is_unpacked(
     tmp_path: Path, changed: dict[str, bytes], message: str, zipped: bool
 ) -> None:
     root = save(tmp_path, zipped, **changed)
@@ -113,7 +113,7 @@ def test_a_damaged_file_is_told_before_anything_is_unpacked(
 
 
 @pytest.mark.parametrize("damage", [lambda data: data[:-9], lambda data: b"not gzip" + data, lambda data: data[:40]])
-def test_a_damaged_archive_is_told(tmp_path: Path, damage: object) -> None:
+def test_a_damaged_archive_is_reported(tmp_path: Path, damage: object) -> None:
     root = save(tmp_path, zipped=True)
     path = tmp_path / "train-images-idx3-ubyte.gz"
     path.write_bytes(damage(path.read_bytes()))  # type: ignore[operator]

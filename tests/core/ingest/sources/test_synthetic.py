@@ -145,7 +145,7 @@ def test_a_folder_without_any_picture_left_is_an_empty_source(folder: Path) -> N
         rows_of(folder)
 
 
-def test_interrupted_drawing_is_taken_up_where_it_stopped(folder: Path) -> None:
+def test_interrupted_drawing_is_resumed(folder: Path) -> None:
     whole = contents(folder)
     (folder / "catalog.json").unlink()
     for path in sorted((folder / "images").iterdir())[::2]:

@@ -110,7 +110,7 @@ class TestCsv:
             ("item_id,image_uri\na,a.jpg,what,is,this\n", "cannot be read"),
         ],
     )
-    def test_a_broken_contract_is_told(self, tmp_path: Path, text: str, message: str) -> None:
+    def test_malformed_rows_are_refused(self, tmp_path: Path, text: str, message: str) -> None:
         with pytest.raises(CatalogInvalid, match=message):
             from_csv(tmp_path, text).rows()
 
@@ -119,7 +119,7 @@ class TestCsv:
         with pytest.raises(SourceMissing):
             from_csv(tmp_path, text)
 
-    def test_a_table_that_is_no_text_is_told(self, tmp_path: Path) -> None:
+    def test_a_table_that_is_no_text_is_reported(self, tmp_path: Path) -> None:
         (tmp_path / "items.csv").write_bytes(b"item_id,image_uri\n\xff\xfe\x00,\xe9.jpg\n")
         with pytest.raises(CatalogInvalid):
             TableSource(str(tmp_path / "items.csv")).rows()
@@ -169,18 +169,18 @@ class TestParquet:
             {"attr_colour": [["red"]]},
         ],
     )
-    def test_a_wrong_type_is_told(self, tmp_path: Path, column: dict[str, object]) -> None:
+    def test_a_wrong_type_is_reported(self, tmp_path: Path, column: dict[str, object]) -> None:
         name = next(iter(column))
         with pytest.raises(CatalogInvalid, match=f"column {name} is .*; expected"):
             from_parquet(tmp_path, {"item_id": ["a"], "image_uri": ["a.jpg"]} | column).rows()
 
-    def test_a_file_that_is_no_parquet_is_told(self, tmp_path: Path) -> None:
+    def test_a_file_that_is_no_parquet_is_reported(self, tmp_path: Path) -> None:
         (tmp_path / "items.parquet").write_bytes(b"PAR1 and rubbish")
         with pytest.raises(CatalogInvalid, match="cannot be read"):
             TableSource(str(tmp_path / "items.parquet"))
 
 
-def test_another_suffix_is_told(tmp_path: Path) -> None:
+def test_another_suffix_is_reported(tmp_path: Path) -> None:
     (tmp_path / "items.xlsx").write_bytes(b"x")
     with pytest.raises(CatalogInvalid, match=r"neither \.csv nor \.parquet"):
         TableSource(str(tmp_path / "items.xlsx"))

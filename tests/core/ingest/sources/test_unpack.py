@@ -1,4 +1,4 @@
-"""Pictures leave their big files once, whole, and never over somebody else's."""
+"""Packed pictures are unpacked once, in one step each, and never over other pictures."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ def test_nothing_is_written_twice(big_file: Path) -> None:
     assert changed_ns(big_file.parent) == before
 
 
-def test_a_killed_unpacking_goes_on(big_file: Path) -> None:
+def test_a_killed_unpacking_is_resumed(big_file: Path) -> None:
     def killed() -> Iterator[Packed]:
         paths = list(PIXELS)
         yield png(paths[0], PIXELS[paths[0]])
@@ -103,7 +103,7 @@ def test_a_picture_is_whole_or_absent(big_file: Path, monkeypatch: pytest.Monkey
     assert left == []
 
 
-def test_nobody_elses_pictures_are_written_over(big_file: Path) -> None:
+def test_pictures_from_elsewhere_are_never_overwritten(big_file: Path) -> None:
     theirs = big_file.parent / "pictures/train/0.png"
     theirs.parent.mkdir(parents=True)
     theirs.write_bytes(b"theirs")
@@ -127,13 +127,13 @@ def test_a_damaged_record_says_what_to_do(big_file: Path) -> None:
         unpack(big_file)
 
 
-def test_a_folder_that_cannot_be_written_names_the_way_out(big_file: Path) -> None:
+def test_a_folder_that_cannot_be_written_is_answered_with_what_to_do(big_file: Path) -> None:
     (big_file.parent / "pictures").write_text("a file")
     with pytest.raises(BadConfig, match=r"cannot unpack into .*/pictures .*\?pictures=FOLDER"):
         unpack(big_file)
 
 
-def test_a_full_disk_names_the_way_out(big_file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_full_disk_is_answered_with_what_to_do(big_file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def full(*_: object) -> None:
         raise OSError(28, "No space left on device")
 
