@@ -1,10 +1,10 @@
 """What runs cost besides their networks: four figures, each with an aim.
 
-    python -m benchmarks.operations [update] [night] [diff] [overhead] [--items N] [--ccp FOLDER] [--json FILE]
+    python -m benchmarks.operations [update] [unchanged] [diff] [overhead] [--items N] [--ccp FOLDER] [--json FILE]
 
 - update: some items of a table change: seconds from the start of a process that starts Prefect with its server, until a
   search finds the items;
-- night: `vitrine run` when nothing has changed since the previous run;
+- unchanged: `vitrine run` when nothing has changed since the previous run;
 - diff: the ingest of a table of which 1% changed: read, compared with the last snapshot, sealed;
 - overhead: the share of a first run, from the command to its end, that is spent outside the functions of its tasks.
 
@@ -38,7 +38,7 @@ ENVIRONMENT = {
     "PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS": "120",
     "DO_NOT_TRACK": "1",
 }
-SIZES = {"update": 2_000, "night": 100_000, "diff": 1_000_000, "overhead": 1_550}
+SIZES = {"update": 2_000, "unchanged": 100_000, "diff": 1_000_000, "overhead": 1_550}
 
 
 class Figure(NamedTuple):
@@ -125,7 +125,7 @@ def _update(bench: Bench) -> Iterator[Figure]:
     yield Figure(f"{n} items updated, until they are found", times["found"] - started, 60, "s", detail)
 
 
-def _night(bench: Bench) -> Iterator[Figure]:
+def _unchanged(bench: Bench) -> Iterator[Figure]:
     catalogue = bench.catalogue
     catalogue.draw(range(bench.n_items))
     catalogue.write_table(range(bench.n_items))
@@ -176,7 +176,7 @@ def _overhead(bench: Bench) -> Iterator[Figure]:
 
 
 FIGURES: dict[str, Callable[[Bench], Iterator[Figure]]] = {
-    "update": _update, "night": _night, "diff": _diff, "overhead": _overhead,
+    "update": _update, "unchanged": _unchanged, "diff": _diff, "overhead": _overhead,
 }  # fmt: skip
 
 

@@ -2,7 +2,7 @@
 
     python -m deployments.automations --notify slack-webhook/operators
 
-may be repeated at any time: an automation is found by its name, and created or changed where needed.
+can be repeated at any time: an automation is found by its name, and created or changed where needed.
 """
 
 from __future__ import annotations
@@ -78,9 +78,9 @@ def automations(actions: Sequence[ActionTypes] = ()) -> tuple[AutomationCore, ..
     )
 
 
-def apply(client: SyncPrefectClient, wanted: Sequence[AutomationCore]) -> dict[str, Outcome]:
+def apply(client: SyncPrefectClient, definitions: Sequence[AutomationCore]) -> dict[str, Outcome]:
     """Create the automations on the server, or change those of the same names; return what was done by name."""
-    return {automation.name: _apply(client, automation) for automation in wanted}
+    return {automation.name: _apply(client, automation) for automation in definitions}
 
 
 def _apply(client: SyncPrefectClient, automation: AutomationCore) -> Outcome:

@@ -1,4 +1,4 @@
-"""Text for a terminal: what a catalogue or a message holds is shown there and never obeyed."""
+"""Text for a terminal: control characters in it are shown and never obeyed."""
 
 from __future__ import annotations
 
