@@ -27,5 +27,5 @@ def nightly(source: str, settings: Settings, config: NightlyConfig = DEFAULTS) -
     """
     preflight(check_before_run, settings, source, config)
     summary = publish_catalog(source, settings, config, lambda _: snapshot_catalog(settings, source, config.ingest))
-    show_run("nightly", summary, "What the night did")
+    show_run("nightly", summary, "What the run did")
     return summary
