@@ -42,7 +42,7 @@ GROWING = ("n_shards", "hours", "flow_hours", "store_bytes", "gets", "puts")
 
 
 def simulated_hours(costs: Costs, n_pictures: int, n_machines: int) -> float:
-    """Stage by stage, whoever is free takes the next shard: the oracle."""
+    """Stage by stage, the first free machine takes the next shard: the oracle."""
     end = 0.0
     for stage in costs.stages:
         end += stage.once_s + n_pictures * stage.flow_s
@@ -115,8 +115,8 @@ def run(n_pictures: int, **seconds: float) -> dict[str, Any]:
 
 
 def test_two_runs_separate_training_from_the_cost_of_a_picture() -> None:
-    told = stage_costs([run(n, mask=200 + 0.01 * n, ingest=0.002 * n, backbone=6.0, embed=3.0) for n in (500, 2000)])
-    by_name = {stage.name: stage for stage in told}
+    costs = stage_costs([run(n, mask=200 + 0.01 * n, ingest=0.002 * n, backbone=6.0, embed=3.0) for n in (500, 2000)])
+    by_name = {stage.name: stage for stage in costs}
     assert by_name["mask"].once_s == pytest.approx(200)
     assert by_name["mask"].shard_s == pytest.approx(0.01)
     assert by_name["ingest"].once_s == pytest.approx(0)

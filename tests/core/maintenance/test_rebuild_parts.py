@@ -81,7 +81,7 @@ def test_a_template_is_retrained_if_no_shard_is_intact(
     local_store: Store, damage: Callable[[Store, str], None]
 ) -> None:
     SealedRuns(local_store, CODES).seal(ITEMS)
-    SealedRuns(local_store, CODES).seal(ITEMS[:9])  # its template is of the night before
+    SealedRuns(local_store, CODES).seal(ITEMS[:9])  # its template is that of the previous run
     before = contents(local_store)
     template = template_key(IndexSet.open(local_store, production(local_store).index).template)
     for key in (template, *parts_of(local_store, "index")):

@@ -50,7 +50,7 @@ def keys(store: Store) -> set[str]:
 
 
 def served(store: Store, release: Release) -> list[str]:
-    """The hits of one query in a release, every part of which is whole."""
+    """Return the hits of one query in a release, having checked every part of it."""
     inventory = Inventory(store)
     for key in (release.key, *(inventory.needs(release))):
         for part in inventory.open(key).parts:
@@ -122,7 +122,7 @@ def test_recent_writes_stay_with_what_they_need(local_store: Store) -> None:
     runs.seal(ITEMS)
     runs.seal(ITEMS[:9])
     for stray in (f"vectors/{A}/parts/x.parquet", f"indexes/shards/{A}/index.faiss", f"backbones/{A}/model.onnx"):
-        local_store.put(stray, b"of a run that goes on")
+        local_store.put(stray, b"of a running run")
     releases.forget(local_store, "production", releases.release_names(local_store))
 
     plan = plan_vacuum(local_store, Policy(keep=0, older_than_days=0, safe_hours=24), later(0.9))
@@ -297,7 +297,7 @@ def test_a_vacuum_killed_half_way_and_run_again_ends_the_same(
 def test_after_a_killed_vacuum_a_run_makes_again_what_was_removed(
     three_runs: tuple[Store, list[Release]], tmp_path: Path
 ) -> None:
-    """No half of a shard may pass for a whole one."""
+    """No part of a shard may pass for the shard."""
     store, sealed = three_runs
     plan = plan_vacuum(store, ONLY_PRODUCTION, later())
     for n_removed in range(1, len(plan.keys)):
