@@ -6,10 +6,10 @@ BIN := .venv/bin
 INSTALLED := .venv/.installed
 DEMO ?= vitrine-demo
 AS_ROOT := $(if $(filter 0,$(shell id -u)),,sudo)
-# Percent of the lines of the product that the tests must reach. Lines run by subprocesses do not count.
+# Percent of the lines of the core that its tests must reach. Lines run by subprocesses do not count.
 MIN_COVERAGE := 80
 
-.PHONY: help setup demo test test-ceph lint format docs bench debian lock clean
+.PHONY: help setup demo test coverage test-ceph lint format docs bench debian lock clean
 
 help: ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## /\1 /p' $(MAKEFILE_LIST) | while read -r target text; do \
@@ -37,9 +37,13 @@ format: setup ## let ruff rewrite the code
 	$(BIN)/ruff check --fix .
 
 # Two tests at a time, each with one thread: more threads than cores only wait for each other.
+test: lint debian ## lint and run the tests
+	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 --dist loadfile
+
+# Of the core's own tests only: slipcover's probes cannot be pickled, as flows on Dask need.
 # The report is a second step because slipcover drops the workers' lines where one step runs, prints and compares.
-test: lint debian ## lint, run the tests, print the lines that no test reaches
-	OMP_NUM_THREADS=1 $(BIN)/python -m slipcover --json --out .coverage.json -m pytest -n 2 --dist loadfile
+coverage: setup ## print the lines of the core that its tests do not reach
+	OMP_NUM_THREADS=1 $(BIN)/python -m slipcover --json --out .coverage.json -m pytest -n 2 --dist loadfile tests/core
 	$(BIN)/python -m slipcover --fail-under $(MIN_COVERAGE) --merge .coverage.json --out .coverage.json
 
 # The search page is tested in a real browser and Prefect on PostgreSQL: pip has neither, Debian has both.

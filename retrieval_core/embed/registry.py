@@ -6,7 +6,8 @@ To add a backbone, write one file into `adapters/`; every module there is loaded
 3. implement `build`, unless it is inherited; import torch and the library inside the methods;
 4. implement `convert_state_dict` where the published file spells the network's keys in another way;
 5. end the module with `ADAPTER = YourAdapter()`.
-Code outside this package calls `register(YourAdapter())`. `tests/core/embed/test_registry_new_backbone.py` does all of it.
+Code outside this package calls `register(YourAdapter())`.
+`tests/core/embed/test_registry_new_backbone.py` does all of it.
 """
 
 from __future__ import annotations
