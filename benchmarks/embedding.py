@@ -37,10 +37,11 @@ from torch.utils.data import DataLoader, Dataset
 from retrieval_core.arrays import Float32, UInt8
 from retrieval_core.artifacts.manifests import content_id
 from retrieval_core.artifacts.parts import vectors_bytes
+from retrieval_core.artifacts.pictures import Picture
 from retrieval_core.config import EmbedConfig
 from retrieval_core.embed.backbones import GRAPH_FILE, load_backbone, save_backbone
 from retrieval_core.embed.engine import open_engine
-from retrieval_core.embed.extract import Picture, extract
+from retrieval_core.embed.extract import extract
 from retrieval_core.embed.registry import get_card
 from retrieval_core.images import DEFAULT_MAX_PIXELS, RGB, decode, fit
 

@@ -12,10 +12,10 @@ from collections.abc import Callable
 
 import polars as pl
 
-from retrieval_core.artifacts.catalog_rows import load_items
 from retrieval_core.artifacts.growing_sets import View, covered_ids, part_key, seal_view
 from retrieval_core.artifacts.manifests import GrowingSet, Ref, Value, fingerprint
 from retrieval_core.artifacts.parts import plan_shards, put_part, read_unsealed, table_bytes
+from retrieval_core.artifacts.pictures import Picture, usable_pictures
 from retrieval_core.store.base import Store
 
 log = logging.getLogger(__name__)
@@ -65,12 +65,6 @@ class WorkPlan(Value):
         ]
 
 
-def usable_pictures(store: Store, catalog: Ref) -> pl.DataFrame:
-    """Return content_id, image_uri and item_id of every catalogue row that is not in quarantine."""
-    items = load_items(store, catalog.name)
-    return items.filter(pl.col("status") == "ok").select("content_id", "image_uri", "item_id")
-
-
 def plan_pictures(store: Store, kind: type[GrowingSet], family: str, catalog: Ref, shard_rows: int) -> WorkPlan:
     """Plan the shards of a catalogue's usable pictures that no part of the family covers yet."""
     return plan_work(store, kind.folder, family, usable_pictures(store, catalog), shard_rows)
@@ -103,9 +97,10 @@ def plan_work(store: Store, folder: str, family: str, pictures: pl.DataFrame, sh
     return WorkPlan(folder=folder, family=family, key=key, shards=names, n_missing=len(plan))
 
 
-def shard_pictures(store: Store, shard: WorkShard) -> pl.DataFrame:
-    """Return content_id, image_uri and item_id of one shard of a plan, ordered by content id."""
-    return read_unsealed(store, shard.key, pl.col("shard") == shard.number).drop("shard").sort("content_id")
+def shard_pictures(store: Store, shard: WorkShard) -> list[Picture]:
+    """Return the pictures of one shard of a plan, ordered by content id."""
+    table = read_unsealed(store, shard.key, pl.col("shard") == shard.number).drop("shard").sort("content_id")
+    return [Picture(**row) for row in table.iter_rows(named=True)]
 
 
 def put_shard(store: Store, shard: WorkShard, content_ids: list[str], encode: Callable[[], bytes]) -> int:

@@ -1,4 +1,4 @@
-"""Pictures to vectors, decoding and forward passes overlapped."""
+"""Embed pictures, decoding some while others are in their forward pass."""
 
 from __future__ import annotations
 
@@ -9,27 +9,19 @@ from typing import NamedTuple, TypeVar
 import numpy as np
 
 from retrieval_core.arrays import Bool, Float32, UInt8
-from retrieval_core.artifacts.manifests import Reject, Value, content_id
+from retrieval_core.artifacts.manifests import Reject
 from retrieval_core.artifacts.parts import MaskRow
+from retrieval_core.artifacts.pictures import Picture, read_picture
 from retrieval_core.config import View
 from retrieval_core.embed.engine import Engine
 from retrieval_core.errors import ImageRefused, NotFound
-from retrieval_core.images import RGB, Preprocess, apply_mask, crop_to_mask, decode, fit
-from retrieval_core.store.uris import read_uri
+from retrieval_core.images import RGB, Preprocess, apply_mask, crop_to_mask, fit
 
 Result = TypeVar("Result")
 
 
-class Picture(Value):
-    """A picture to embed: where its file lies, what its bytes hashed to, and an item that shows it."""
-
-    content_id: str
-    image_uri: str
-    item_id: str
-
-
 class Extracted(NamedTuple):
-    """`vectors` is (n, dim) float32 of unit length, its rows those of `content_ids`."""
+    """`vectors` is (n, dim) float32 of unit length, one row for each of `content_ids`."""
 
     content_ids: list[str]
     vectors: Float32
@@ -47,12 +39,12 @@ def extract(
     max_pixels: int,
     on_batch: Callable[[int], None] | None = None,
 ) -> Extracted:
-    """Vectors of the pictures that can be read, in the order given, and a `Reject` for each of the others.
+    """Return vectors of the pictures that can be read, in their order, and a `Reject` for each of the others.
 
-    A picture is refused when its file is gone, its bytes no longer hash to `content_id`, or they cannot be decoded; the
-    reject's `last_seen` is empty, since the same pictures give the same answer on any day. Where a mask is trusted
-    (`reason` is empty) the picture is shown as `view` says; otherwise the raw picture is embedded. `on_batch` is told
-    the number of pictures done since the last time. A store that does not answer raises `StoreUnavailable`.
+    A picture is refused when its file is missing, its bytes no longer have its content id, or they cannot be decoded;
+    the reject's `last_seen` is left empty, so that the result does not depend on the date. Where a mask is trusted (its
+    `reason` is empty) the picture is embedded in the given view, otherwise raw. `on_batch` is called with the number of
+    pictures of each batch. Raises `StoreUnavailable`.
     """
     worker = engine.for_worker()
     load = SquareLoader(masks, view, margin, engine.preprocess, max_pixels)
@@ -77,10 +69,10 @@ def in_batches(
     threads: int,
     on_batch: Callable[[int], None] | None = None,
 ) -> Iterator[Result]:
-    """What `work` makes of each `n_rows` pictures, in their order; `on_batch` is told how many each batch held.
+    """Yield `work(batch)` for batches of `n_rows` pictures, in their order; call `on_batch` with the size of each.
 
-    Each thread decodes a batch and embeds it: while one waits for the device or the disk, the others go on, and no more
-    than one batch a thread is in memory. What a batch holds never depends on the number of threads.
+    Each thread decodes a batch and embeds it: while one waits for the device or the disk, the others work, and each
+    holds one batch in memory. The batches do not depend on the number of threads.
     """
     batches = [pictures[start : start + n_rows] for start in range(0, len(pictures), n_rows)]
     pool = ThreadPoolExecutor(threads, thread_name_prefix="embed")
@@ -94,7 +86,7 @@ def in_batches(
 
 
 class Loaded(NamedTuple):
-    """`pixels` is (n, size, size, 3) uint8, its rows those of `content_ids`."""
+    """`pixels` is (n, size, size, 3) uint8, one square for each of `content_ids`."""
 
     content_ids: list[str]
     pixels: UInt8
@@ -102,7 +94,7 @@ class Loaded(NamedTuple):
 
 
 class SquareLoader:
-    """Reads, checks, decodes and cuts pictures, shown as `view` says where their mask is trusted."""
+    """Reads, checks and decodes pictures and cuts them to squares, in the given view where their mask is trusted."""
 
     def __init__(
         self,
@@ -128,17 +120,13 @@ class SquareLoader:
         return loaded._replace(pixels=loaded.pixels[: len(loaded.content_ids)])
 
     def _square(self, picture: Picture) -> RGB:
-        data = read_uri(picture.image_uri)
-        seen = content_id(data)
-        if seen != picture.content_id:
-            raise ImageRefused(f"the file changed during the run: its bytes are {seen}, expected {picture.content_id}")
-        image = decode(data, max_pixels=self._max_pixels)
+        image = read_picture(picture, self._max_pixels)
         mask = self._masks.get(picture.content_id)
         if mask is not None and not mask.reason:
-            image = self._seen(image, mask.array())
+            image = self._apply_view(image, mask.array())
         return fit(image, self._preprocess)
 
-    def _seen(self, image: RGB, mask: Bool) -> RGB:
+    def _apply_view(self, image: RGB, mask: Bool) -> RGB:
         match self._view:
             case "raw":
                 return image

@@ -12,6 +12,7 @@ from retrieval_core.artifacts.fingerprints import class_family, vector_family
 from retrieval_core.artifacts.growing_sets import seal_vectors
 from retrieval_core.artifacts.manifests import Backbone, Classifier, ClassSet, MaskSet, Ref, Reject, Value, VectorSet
 from retrieval_core.artifacts.parts import classes_bytes, read_masks, vectors_bytes
+from retrieval_core.artifacts.pictures import usable_pictures
 from retrieval_core.artifacts.shards import (
     WorkPlan,
     WorkShard,
@@ -19,13 +20,12 @@ from retrieval_core.artifacts.shards import (
     plan_pictures,
     put_shard,
     shard_pictures,
-    usable_pictures,
 )
 from retrieval_core.artifacts.variants import Variant
 from retrieval_core.config import ClassifyConfig, EmbedConfig, IngestConfig, View
 from retrieval_core.embed.classes import ClassifierEngine, classify
 from retrieval_core.embed.engine import Engine, open_engine
-from retrieval_core.embed.extract import Picture, extract
+from retrieval_core.embed.extract import extract
 from retrieval_core.settings import Settings
 from retrieval_core.store.base import Store
 
@@ -63,7 +63,7 @@ def embed_shard(
 ) -> ShardOutcome:
     """Embed the pictures of a shard and store their vectors as one part."""
     store = settings.open_store()
-    pictures = _pictures(store, shard)
+    pictures = shard_pictures(store, shard)
     done = extract(
         pictures,
         read_masks(store, masks, [picture.content_id for picture in pictures]) if masks else None,
@@ -107,14 +107,10 @@ def classify_shard(
 ) -> int:
     """Classify the pictures of a shard and store their classes as one part; return the number of pictures."""
     store = settings.open_store()
-    pictures, engine = _pictures(store, shard), _classifier_engine(settings, classifier)
+    pictures, engine = shard_pictures(store, shard), _classifier_engine(settings, classifier)
     report = log_progress(f"classify {shard.label}", len(pictures))
     done = classify(pictures, engine, config.batch_size, settings.n_threads, ingest.max_pixels, report)
     return put_shard(store, shard, done.content_ids, lambda: classes_bytes(*done))
-
-
-def _pictures(store: Store, shard: WorkShard) -> list[Picture]:
-    return [Picture(**row) for row in shard_pictures(store, shard).iter_rows(named=True)]
 
 
 # Sessions take seconds to open; the shards of one process share them.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Sequence
 from functools import partial
 
 import polars as pl
@@ -13,6 +14,7 @@ from retrieval_core.artifacts.fingerprints import STAGE_VERSIONS
 from retrieval_core.artifacts.growing_sets import seal_view
 from retrieval_core.artifacts.manifests import MaskSet, Ref, fingerprint
 from retrieval_core.artifacts.parts import masks_bytes
+from retrieval_core.artifacts.pictures import Picture
 from retrieval_core.artifacts.shards import log_progress, plan_work, put_shard, shard_pictures
 from retrieval_core.errors import BadConfig, Permanent
 from retrieval_core.ingest.change import MAX_LISTED
@@ -34,31 +36,31 @@ def collect_truth_masks(store: Store, source: str, catalog: Ref) -> MaskSet | No
     if items.is_empty():
         return None
     family = fingerprint("truth masks", STAGE_VERSIONS["ingest"], source.partition(":")[0], [])
-    files = items.select(content_id="mask_id", image_uri="mask_uri", item_id="item_id")
-    plan = plan_work(store, MaskSet.folder, family, files, SHARD_ROWS)
+    table = items.select(content_id="mask_id", image_uri="mask_uri", item_id="item_id")
+    plan = plan_work(store, MaskSet.folder, family, table, SHARD_ROWS)
     reader, report = open_source(source), log_progress("truth masks", plan.n_missing)
     problems: list[str] = []
     for shard in plan.split():
-        table = shard_pictures(store, shard)
-        masks = _read_masks(reader, table, problems)
+        files = shard_pictures(store, shard)
+        masks = _read_masks(reader, files, problems)
         encode = partial(masks_bytes, list(masks), list(masks.values()), [""] * len(masks))
         put_shard(store, shard, list(masks), encode)
-        report(len(table))
+        report(len(files))
     if problems:
         examples = "; ".join(problems[:MAX_LISTED])
         log.warning("%d masks of the source cannot be read and are skipped: %s", len(problems), examples)
-    sealed = seal_view(store, MaskSet, family, catalog.name, files["content_id"])
+    sealed = seal_view(store, MaskSet, family, catalog.name, table["content_id"])
     return sealed if sealed.parts else None
 
 
-def _read_masks(reader: Source, files: pl.DataFrame, problems: list[str]) -> dict[str, Bool]:
+def _read_masks(reader: Source, files: Sequence[Picture], problems: list[str]) -> dict[str, Bool]:
     """Return the masks by content id; add a line to `problems` for each mask that cannot be read."""
     masks = {}
-    for name, uri in files.select("content_id", "image_uri").iter_rows():
+    for file in files:
         try:
-            masks[name] = reader.read_mask(uri)
+            masks[file.content_id] = reader.read_mask(file.image_uri)
         except BadConfig:  # a wrong S3 setting says nothing about the mask
             raise
         except Permanent as error:
-            problems.append(f"{uri}: {error}")
+            problems.append(f"{file.image_uri}: {error}")
     return masks

@@ -12,14 +12,12 @@ from typing import NamedTuple
 import numpy as np
 
 from retrieval_core.arrays import UInt8
-from retrieval_core.artifacts.manifests import content_id
+from retrieval_core.artifacts.pictures import Picture, read_picture
 from retrieval_core.config import MaskConfig
 from retrieval_core.errors import DimensionMismatch, ImageRefused, NotFound, WeightsInvalid
-from retrieval_core.images import DEFAULT_MAX_PIXELS, RGB, Preprocess, decode, fit
+from retrieval_core.images import DEFAULT_MAX_PIXELS, RGB, Preprocess, fit
 from retrieval_core.mask.quality import Mask, distrust
-from retrieval_core.store.uris import read_uri
 
-Picture = tuple[str, str]  # content id, image URI
 BATCHES_AHEAD = 2  # decoded during the forward pass of another
 
 
@@ -81,11 +79,11 @@ def segment(
     max_pixels: int = DEFAULT_MAX_PIXELS,
     on_batch: Callable[[int], None] | None = None,
 ) -> Segmented:
-    """Masks of (content id, image URI) pairs, each at the engine's square, to be stretched back over its picture.
+    """Return the masks of pictures, each at the engine's square, to be stretched back over its picture.
 
-    Decoding threads overlap with forward passes and the order is kept. A picture that is absent, cannot be decoded or
-    no longer hashes to its content id is left out: compare the ids. `on_batch` is given the number of pictures that
-    each batch went through. Raises `StoreUnavailable`.
+    Threads decode during the forward passes; the order is kept. A picture that is absent, cannot be decoded or no
+    longer has its content id is left out. `on_batch` is called with the number of pictures of each batch. Raises
+    `StoreUnavailable`.
     """
     square = square_of(engine.size_px)
     out = Segmented([], [], [])
@@ -96,52 +94,50 @@ def segment(
             out.masks.extend(masks)
             out.reasons.extend(distrust(mask, config) for mask in masks)
         if on_batch:
-            on_batch(batch.n_asked)
+            on_batch(batch.n_pictures)
     return out
 
 
 class Batch(NamedTuple):
-    """The pictures of a batch that could be read, and how many there were to read."""
+    """The pictures of a batch that could be read, and how many there were."""
 
     content_ids: list[str]
     images: list[RGB]
-    n_asked: int
+    n_pictures: int
 
 
 def load_batches(
     pictures: Sequence[Picture], prepare: Callable[[RGB], RGB], batch_size: int, threads: int, max_pixels: int
 ) -> Iterator[Batch]:
-    """Decoded pictures as `prepare` leaves them, batch by batch in the order given; threads decode a few batches ahead.
+    """Yield batches of decoded pictures in their order, each passed through `prepare`; threads decode ahead.
 
-    A picture that is absent, cannot be decoded or no longer hashes to its content id is left out.
+    A picture that is absent, cannot be decoded or no longer has its content id is left out.
     """
 
     def load(picture: Picture) -> RGB | None:
-        wanted, uri = picture
         try:
-            data = read_uri(uri)
-            return prepare(decode(data, max_pixels=max_pixels)) if content_id(data) == wanted else None
+            return prepare(read_picture(picture, max_pixels))
         except (NotFound, ImageRefused):
             return None
 
     batches = [pictures[i : i + batch_size] for i in range(0, len(pictures), batch_size)]
     for batch, images in zip(batches, _load_ahead(batches, load, threads), strict=True):
-        readable = [(key, image) for (key, _), image in zip(batch, images, strict=True) if image is not None]
+        readable = [(pic.content_id, image) for pic, image in zip(batch, images, strict=True) if image is not None]
         yield Batch([key for key, _ in readable], [image for _, image in readable], len(batch))
 
 
 def _load_ahead(
     batches: Sequence[Sequence[Picture]], load: Callable[[Picture], RGB | None], threads: int
 ) -> Iterator[list[RGB | None]]:
-    """The loaded pictures of each batch in order, while threads load those of the next few."""
+    """Yield the loaded pictures of each batch in order, while threads load those of the next few."""
     pool = ThreadPoolExecutor(threads or os.cpu_count())
-    waiting: deque[list[Future[RGB | None]]] = deque()
+    pending: deque[list[Future[RGB | None]]] = deque()
     try:
         for batch in batches:
-            waiting.append([pool.submit(load, picture) for picture in batch])
-            if len(waiting) > BATCHES_AHEAD:
-                yield [future.result() for future in waiting.popleft()]
-        while waiting:
-            yield [future.result() for future in waiting.popleft()]
+            pending.append([pool.submit(load, picture) for picture in batch])
+            if len(pending) > BATCHES_AHEAD:
+                yield [future.result() for future in pending.popleft()]
+        while pending:
+            yield [future.result() for future in pending.popleft()]
     finally:
         pool.shutdown(cancel_futures=True)

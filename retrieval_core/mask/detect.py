@@ -10,10 +10,11 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 
 from retrieval_core.arrays import Float64
+from retrieval_core.artifacts.pictures import Picture
 from retrieval_core.config import CropConfig
 from retrieval_core.errors import BadConfig, WeightsInvalid, WeightsUnavailable
 from retrieval_core.images import DEFAULT_MAX_PIXELS, RGB, shrink
-from retrieval_core.mask.apply import Picture, Segmented, load_batches
+from retrieval_core.mask.apply import Segmented, load_batches
 from retrieval_core.mask.quality import Mask
 from retrieval_core.store.files import file_sha256
 
@@ -116,9 +117,9 @@ def detect(
     max_pixels: int = DEFAULT_MAX_PIXELS,
     on_batch: Callable[[int], None] | None = None,
 ) -> Segmented:
-    """The product's box in each of the (content id, image URI) pictures, as rectangular masks in the form of `segment`.
+    """Return the product's box in each picture as a rectangular mask, in the form that `segment` returns.
 
-    Where no box scores enough the mask covers the whole picture and its reason says so.
+    Where no box scores enough the mask covers the whole picture, and its reason says so.
     """
     out = Segmented([], [], [])
     for batch in load_batches(pictures, lambda image: shrink(image, MAX_SIDE_PX), BATCH_ROWS, threads, max_pixels):
@@ -128,7 +129,7 @@ def detect(
             out.masks.append(box.mask() if box else np.ones((GRID_PX, GRID_PX), np.bool_))
             out.reasons.append("" if box else f"no box scores {config.min_score:g} or more")
         if on_batch:
-            on_batch(batch.n_asked)
+            on_batch(batch.n_pictures)
     return out
 
 

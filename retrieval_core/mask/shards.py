@@ -17,7 +17,7 @@ from retrieval_core.artifacts.shards import (
 )
 from retrieval_core.config import CropConfig, IngestConfig, MaskConfig
 from retrieval_core.mask import detect
-from retrieval_core.mask.apply import Picture, Segmented, SegmenterEngine, segment
+from retrieval_core.mask.apply import Segmented, SegmenterEngine, segment
 from retrieval_core.mask.train import ONNX_FILE
 from retrieval_core.settings import Settings
 from retrieval_core.store.base import Store
@@ -38,7 +38,7 @@ def mask_shard(settings: Settings, shard: WorkShard, segmenter: Ref, config: Mas
     store = settings.open_store()
     onnx = store.local_path(Segmenter.open(store, segmenter).part(ONNX_FILE).key)
     engine = SegmenterEngine(onnx, config.size_px, settings.n_threads)
-    pictures = _pictures(store, shard)
+    pictures = shard_pictures(store, shard)
     report = log_progress(f"mask {shard.label}", len(pictures))
     return _put_masks(store, shard, segment(pictures, engine, config, settings.n_threads, ingest.max_pixels, report))
 
@@ -46,15 +46,11 @@ def mask_shard(settings: Settings, shard: WorkShard, segmenter: Ref, config: Mas
 def detect_shard(settings: Settings, shard: WorkShard, detector: Ref, config: CropConfig, ingest: IngestConfig) -> int:
     """Find the product's box in the pictures of a shard and store the boxes as masks; return how many there are."""
     store = settings.open_store()
-    pictures, engine = _pictures(store, shard), _detector_engine(settings, detector)
+    pictures, engine = shard_pictures(store, shard), _detector_engine(settings, detector)
     report = log_progress(f"detect {shard.label}", len(pictures))
     return _put_masks(
         store, shard, detect.detect(pictures, engine, config, settings.n_threads, ingest.max_pixels, report)
     )
-
-
-def _pictures(store: Store, shard: WorkShard) -> list[Picture]:
-    return list(shard_pictures(store, shard).select("content_id", "image_uri").iter_rows())
 
 
 def _put_masks(store: Store, shard: WorkShard, done: Segmented) -> int:

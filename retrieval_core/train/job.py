@@ -15,9 +15,10 @@ from retrieval_core.artifacts import backbone_names, releases
 from retrieval_core.artifacts.catalog_rows import load_items
 from retrieval_core.artifacts.manifests import Backbone, Fitted, MaskSet, VectorSet
 from retrieval_core.artifacts.parts import put_part_files, read_masks
+from retrieval_core.artifacts.pictures import Picture
 from retrieval_core.artifacts.shards import log_progress
 from retrieval_core.config import IngestConfig
-from retrieval_core.embed.extract import Picture, SquareLoader
+from retrieval_core.embed.extract import SquareLoader
 from retrieval_core.errors import WeightsInvalid
 from retrieval_core.images import Preprocess
 from retrieval_core.settings import Settings

@@ -11,7 +11,8 @@ import numpy as np
 
 from retrieval_core.arrays import Int64, UInt8
 from retrieval_core.artifacts.manifests import Reject
-from retrieval_core.embed.extract import Picture, SquareLoader
+from retrieval_core.artifacts.pictures import Picture
+from retrieval_core.embed.extract import SquareLoader
 from retrieval_core.images import Preprocess
 
 if TYPE_CHECKING:

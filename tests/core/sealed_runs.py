@@ -128,7 +128,7 @@ class SealedRuns:
         family = fingerprints.mask_family(CONFIG.mask, SEGMENTER)
         plan = plan_work(self.store, "masks", family, items, SHARD_ROWS)
         for shard in plan.split():
-            ids = shard_pictures(self.store, shard)["content_id"].to_list()
+            ids = [picture.content_id for picture in shard_pictures(self.store, shard)]
             data = masks_bytes(ids, [np.ones((4, 4), bool)] * len(ids), [""] * len(ids))
             put_part(self.store, shard.part_key, data, len(ids))
         return seal_view(self.store, MaskSet, family, catalog.name, items["content_id"])
@@ -137,7 +137,7 @@ class SealedRuns:
         family = fingerprints.vector_family(backbone, masks)
         plan = plan_work(self.store, "vectors", family, items, SHARD_ROWS)
         for shard in plan.split():
-            ids = shard_pictures(self.store, shard)["content_id"].to_list()
+            ids = [picture.content_id for picture in shard_pictures(self.store, shard)]
             data = vectors_bytes(ids, np.stack([_vector(content_id) for content_id in ids]))
             put_part(self.store, shard.part_key, data, len(ids))
         return seal_vectors(self.store, family, "masked", DIM, catalog.name, items["content_id"])

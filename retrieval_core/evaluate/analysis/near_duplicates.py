@@ -16,7 +16,8 @@ import polars as pl
 
 from retrieval_core.arrays import Int64
 from retrieval_core.artifacts.manifests import Value
-from retrieval_core.embed.extract import Picture, SquareLoader, in_batches
+from retrieval_core.artifacts.pictures import Picture
+from retrieval_core.embed.extract import SquareLoader, in_batches
 from retrieval_core.evaluate.measure.setup import SearchSetup, hash_rows, positions_in_gallery
 from retrieval_core.evaluate.thumbnails import Thumbnail, item_picture
 from retrieval_core.images import Preprocess

@@ -12,7 +12,7 @@ import numpy as np
 
 from retrieval_core.arrays import UInt8
 from retrieval_core.artifacts.manifests import Artifact, Backbone, Classifier, Detector, Ref, Segmenter
-from retrieval_core.artifacts.shards import usable_pictures
+from retrieval_core.artifacts.pictures import usable_pictures
 from retrieval_core.config import CropConfig
 from retrieval_core.embed.classes import ClassifierEngine
 from retrieval_core.embed.engine import open_engine

@@ -13,6 +13,7 @@ from retrieval_core.artifacts import shards
 from retrieval_core.artifacts.growing_sets import part_key, seal_vectors
 from retrieval_core.artifacts.manifests import ClassSet, MaskSet, VectorSet
 from retrieval_core.artifacts.parts import masks_bytes, vectors_bytes
+from retrieval_core.artifacts.pictures import Picture, usable_pictures
 from retrieval_core.artifacts.shards import (
     WorkPlan,
     log_progress,
@@ -21,7 +22,6 @@ from retrieval_core.artifacts.shards import (
     put_shard,
     seal_pictures,
     shard_pictures,
-    usable_pictures,
 )
 from retrieval_core.store.base import Store
 from retrieval_core.store.uris import open_store
@@ -48,7 +48,7 @@ def embed(store: Store, plan: WorkPlan, numbers: list[int] | None = None) -> Non
     """Stand in for the embedding of some shards of a plan."""
     for shard in plan.split():
         if numbers is None or shard.number in numbers:
-            names = shard_pictures(store, shard)["content_id"].to_list()
+            names = [picture.content_id for picture in shard_pictures(store, shard)]
             vectors = np.stack([vector_of(key) for key in names])
             assert put_shard(store, shard, names, lambda ids=names, rows=vectors: vectors_bytes(ids, rows)) == len(
                 names
@@ -59,11 +59,8 @@ def test_a_second_run_plans_only_what_is_new(store: Store) -> None:
     embed(store, plan_work(store, "vectors", FAMILY, pictures("a", "b", "c"), shard_rows=2))
     plan = plan_work(store, "vectors", FAMILY, pictures("b", "c", "d"), shard_rows=2)
     assert plan.n_missing == 1
-    assert shard_pictures(store, plan.split()[0]).row(0, named=True) == {
-        "content_id": "d",
-        "image_uri": "/pictures/d.jpg",
-        "item_id": "item-d",
-    }
+    expected = Picture(content_id="d", image_uri="/pictures/d.jpg", item_id="item-d")
+    assert shard_pictures(store, plan.split()[0]) == [expected]
     embed(store, plan)
     assert plan_work(store, "vectors", FAMILY, pictures("b", "c", "d"), shard_rows=2).shards == ()
 
@@ -72,7 +69,7 @@ def test_two_items_with_one_picture_are_embedded_once(store: Store) -> None:
     twice = pl.concat([pictures("a"), pictures("a").with_columns(item_id=pl.lit("another"))])
     plan = plan_work(store, "vectors", FAMILY, twice, shard_rows=10)
     assert plan.n_missing == 1
-    assert shard_pictures(store, plan.split()[0])["item_id"].to_list() == ["another"]
+    assert [picture.item_id for picture in shard_pictures(store, plan.split()[0])] == ["another"]
 
 
 def test_a_run_killed_half_way_is_resumed_with_the_remaining_shards(store: Store, tmp_path: Path) -> None:
@@ -116,7 +113,7 @@ def test_the_masks_of_a_catalogue_are_sealed_as_far_as_they_are_stored(store: St
     catalog = seal_catalog(store, range(3))
     plan = plan_pictures(store, MaskSet, FAMILY, catalog, shard_rows=1)
     for shard in plan.split()[:2]:
-        ids = shard_pictures(store, shard)["content_id"].to_list()
+        ids = [picture.content_id for picture in shard_pictures(store, shard)]
         put_shard(store, shard, ids, lambda ids=ids: masks_bytes(ids, [np.ones((2, 2), np.bool_)], [""]))
     masks = seal_pictures(store, MaskSet, plan, catalog)
     assert (masks.counts, masks.family, masks.parents) == ({"rows": 2}, FAMILY, {"catalog": catalog.name})

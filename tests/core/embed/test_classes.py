@@ -18,6 +18,7 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 from retrieval_core.artifacts.manifests import content_id
+from retrieval_core.artifacts.pictures import Picture
 from retrieval_core.config import ClassifyConfig, EmbedConfig
 from retrieval_core.embed.backbones import LoadedBackbone, load_backbone, save_backbone
 from retrieval_core.embed.classes import (
@@ -30,7 +31,6 @@ from retrieval_core.embed.classes import (
     top_classes,
 )
 from retrieval_core.embed.engine import TorchEngine, open_engine
-from retrieval_core.embed.extract import Picture
 from retrieval_core.embed.networks import ImageEmbedder
 from retrieval_core.embed.registry import CARDS
 from retrieval_core.errors import BadConfig, ShardCorrupt, WeightsInvalid, WeightsUnavailable

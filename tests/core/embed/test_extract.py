@@ -11,11 +11,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
+from retrieval_core.artifacts import pictures as pictures_module
 from retrieval_core.artifacts.manifests import content_id
 from retrieval_core.artifacts.parts import MaskRow, vectors_bytes
-from retrieval_core.embed import extract as extract_module
+from retrieval_core.artifacts.pictures import Picture
 from retrieval_core.embed.engine import open_engine
-from retrieval_core.embed.extract import Picture, extract
+from retrieval_core.embed.extract import extract
 from retrieval_core.embed.registry import CARDS
 from retrieval_core.errors import StoreUnavailable
 from retrieval_core.images import Preprocess, apply_mask, crop_to_mask, decode, fit
@@ -198,7 +199,7 @@ def test_forward_pass_overlaps_decoding(tmp_path, monkeypatch):
             decoding.set()
         return Path(uri).read_bytes()
 
-    monkeypatch.setattr(extract_module, "read_uri", read)
+    monkeypatch.setattr(pictures_module, "read_uri", read)
     pictures = [picture(tmp_path, number) for number in range(2)]
     assert len(run(pictures, engine=Waiting(max_rows=1), threads=2).content_ids) == 2
 
@@ -210,7 +211,7 @@ def test_outage_of_the_store_ends_the_work_and_rejects_nobody(tmp_path, monkeypa
         read.append(uri)
         raise StoreUnavailable("the store does not answer")
 
-    monkeypatch.setattr(extract_module, "read_uri", fail)
+    monkeypatch.setattr(pictures_module, "read_uri", fail)
     with pytest.raises(StoreUnavailable):
         run([picture(tmp_path, number) for number in range(200)], batch_size=1)
     assert len(read) < 200, "what was not begun is not begun after the failure"

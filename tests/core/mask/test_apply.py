@@ -1,12 +1,14 @@
 """Masks for whole pictures: order, pictures that cannot be read, models that do not fit."""
 
 import io
+from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
 
 from retrieval_core.artifacts.manifests import content_id
+from retrieval_core.artifacts.pictures import Picture
 from retrieval_core.config import MaskConfig
 from retrieval_core.errors import BadConfig, DimensionMismatch, WeightsInvalid
 from retrieval_core.images import apply_mask
@@ -21,24 +23,28 @@ def engine(folder):
     return SegmenterEngine(folder / ONNX_FILE, 64, threads=1)
 
 
+def picture(key: str, path: Path) -> Picture:
+    return Picture(content_id=key, image_uri=str(path), item_id=path.stem)
+
+
 @pytest.fixture
 def photos(tmp_path, shapes):
-    """Ten drawn pictures on disk, stretched to 200 x 100, as (content id, path), and their (10, 64, 64) masks."""
+    """Ten drawn pictures on disk, stretched to 200 x 100, and their (10, 64, 64) masks."""
     data = shapes(10, seed=5)
-    pairs = []
+    pictures = []
     for row, pixels in enumerate(data.pixels):
         out = io.BytesIO()
         Image.fromarray(pixels).resize((100, 200)).save(out, "PNG")
         path = tmp_path / f"{row}.png"
         path.write_bytes(out.getvalue())
-        pairs.append((content_id(out.getvalue()), str(path)))
-    return pairs, data.masks
+        pictures.append(picture(content_id(out.getvalue()), path))
+    return pictures, data.masks
 
 
 def test_masks_come_in_the_order_asked_and_lie_on_the_product(engine, photos):
     pictures, truth = photos
     done = segment(pictures, engine, CONFIG, threads=3)
-    assert done.content_ids == [key for key, _ in pictures]
+    assert done.content_ids == [picture.content_id for picture in pictures]
     assert len(done.masks) == len(done.reasons) == 10
     for mask, expected in zip(done.masks, truth, strict=True):
         assert mask.dtype == np.bool_
@@ -55,8 +61,7 @@ def test_the_size_of_a_batch_and_the_number_of_threads_change_nothing(engine, ph
 
 def test_a_mask_stretched_back_over_its_picture_keeps_the_product_and_zeroes_the_rest(engine, photos):
     pictures, _ = photos
-    _, path = pictures[0]
-    picture = np.asarray(Image.open(path).convert("RGB"))
+    picture = np.asarray(Image.open(pictures[0].image_uri).convert("RGB"))
     masked = apply_mask(picture, segment(pictures[:1], engine, CONFIG, threads=1).masks[0])
     assert masked.shape == picture.shape
     assert (masked[:5] == 0).all()
@@ -68,17 +73,17 @@ def test_pictures_that_cannot_be_read_are_left_out_and_the_others_keep_their_mas
     whole = dict(zip(*segment(pictures, engine, CONFIG, threads=1)[:2], strict=True))
     broken = tmp_path / "broken.png"
     broken.write_bytes(b"not a picture")
-    bad = {1: (content_id(b"not a picture"), str(broken)), 4: ("f" * 32, str(tmp_path / "absent.png"))}
-    bad |= {row: ("e" * 32, pictures[row][1]) for row in (6, 7)}  # their bytes are not those of the id any more
-    mixed = [bad.get(row, picture) for row, picture in enumerate(pictures)]
+    bad = {1: picture(content_id(b"not a picture"), broken), 4: picture("f" * 32, tmp_path / "absent.png")}
+    bad |= {row: pictures[row].model_copy(update={"content_id": "e" * 32}) for row in (6, 7)}  # bytes of another id
+    mixed = [bad.get(row, readable) for row, readable in enumerate(pictures)]
     done = segment(mixed, engine, CONFIG, threads=2)
-    assert done.content_ids == [key for row, (key, _) in enumerate(pictures) if row not in bad]
+    assert done.content_ids == [readable.content_id for row, readable in enumerate(pictures) if row not in bad]
     for key, mask in zip(done.content_ids, done.masks, strict=True):
         assert np.mean(mask == whole[key]) > 0.999
 
 
 def test_a_batch_in_which_nothing_can_be_read_is_passed_over(engine, tmp_path):
-    absent = [(f"{row:032x}", str(tmp_path / f"{row}.jpg")) for row in range(6)]
+    absent = [picture(f"{row:032x}", tmp_path / f"{row}.jpg") for row in range(6)]
     assert segment(absent, engine, CONFIG, threads=2) == ([], [], [])
     assert segment([], engine, CONFIG, threads=2) == ([], [], [])
 
@@ -86,7 +91,7 @@ def test_a_batch_in_which_nothing_can_be_read_is_passed_over(engine, tmp_path):
 def test_progress_counts_every_picture_batch_by_batch(engine, photos, tmp_path):
     pictures, _ = photos
     seen = []
-    segment([*pictures, ("0" * 32, str(tmp_path / "absent.png"))], engine, CONFIG, 1, on_batch=seen.append)
+    segment([*pictures, picture("0" * 32, tmp_path / "absent.png")], engine, CONFIG, 1, on_batch=seen.append)
     assert seen == [4, 4, 3]
 
 
@@ -104,8 +109,9 @@ def test_distrusted_masks_are_kept_with_their_reason(engine, photos):
 
 def test_an_error_that_is_not_the_pictures_fault_stops_the_work(engine, photos):
     pictures, _ = photos
+    strange = Picture(content_id="0" * 32, image_uri="gopher://host/picture.png", item_id="strange")
     with pytest.raises(BadConfig):
-        segment([*pictures, ("0" * 32, "gopher://host/picture.png")], engine, CONFIG, threads=2)
+        segment([*pictures, strange], engine, CONFIG, threads=2)
 
 
 def test_pictures_are_squashed_to_the_square():

@@ -16,6 +16,7 @@ from PIL import Image
 from safetensors.torch import save_file
 
 from retrieval_core.artifacts.manifests import content_id
+from retrieval_core.artifacts.pictures import Picture
 from retrieval_core.config import CropConfig
 from retrieval_core.errors import BadConfig, WeightsInvalid, WeightsUnavailable
 from retrieval_core.images import crop_to_mask
@@ -65,16 +66,20 @@ def ssdlite(tmp_path_factory: pytest.TempPathFactory) -> DetectorEngine:
     return DetectorEngine("ssdlite320", folder / WEIGHTS_FILE, "cpu", threads=1)
 
 
+def picture(key: str, path: Path) -> Picture:
+    return Picture(content_id=key, image_uri=str(path), item_id=path.stem)
+
+
 @pytest.fixture
-def photos(tmp_path: Path) -> list[tuple[str, str]]:
-    """Five noise pictures of different shapes, as (content id, path)."""
-    rng, pairs = np.random.default_rng(0), []
+def photos(tmp_path: Path) -> list[Picture]:
+    """Five noise pictures of different shapes."""
+    rng, pictures = np.random.default_rng(0), []
     for row in range(5):
         out = io.BytesIO()
         Image.fromarray(rng.integers(0, 256, (60 + 30 * row, 100, 3), dtype=np.uint8)).save(out, "PNG")
         (tmp_path / f"{row}.png").write_bytes(out.getvalue())
-        pairs.append((content_id(out.getvalue()), str(tmp_path / f"{row}.png")))
-    return pairs
+        pictures.append(picture(content_id(out.getvalue()), tmp_path / f"{row}.png"))
+    return pictures
 
 
 def chosen(*boxes: tuple[float, float, float, float], scores: list[float] | None = None) -> Box | None:
@@ -147,13 +152,16 @@ def test_the_box_is_in_shares_of_the_picture(ssdlite: DetectorEngine) -> None:
 
 
 def test_boxes_come_as_masks_in_the_order_asked_without_what_cannot_be_read(
-    ssdlite: DetectorEngine, photos: list[tuple[str, str]], tmp_path: Path
+    ssdlite: DetectorEngine, photos: list[Picture], tmp_path: Path
 ) -> None:
     (tmp_path / "broken.png").write_bytes(b"not a picture")
-    bad = [(content_id(b"not a picture"), str(tmp_path / "broken.png")), ("f" * 32, photos[0][1])]
+    bad = [
+        picture(content_id(b"not a picture"), tmp_path / "broken.png"),
+        picture("f" * 32, Path(photos[0].image_uri)),
+    ]
     seen: list[int] = []
     done = detect([photos[0], *bad, *photos[1:]], ssdlite, CONFIG, threads=2, on_batch=seen.append)
-    assert done.content_ids == [key for key, _ in photos]
+    assert done.content_ids == [photo.content_id for photo in photos]
     assert done.reasons == [""] * 5
     assert seen == [7]
     for mask in done.masks:
@@ -163,7 +171,7 @@ def test_boxes_come_as_masks_in_the_order_asked_without_what_cannot_be_read(
 
 
 def test_where_nothing_scores_enough_the_whole_picture_is_kept_and_the_reason_given(
-    ssdlite: DetectorEngine, photos: list[tuple[str, str]]
+    ssdlite: DetectorEngine, photos: list[Picture]
 ) -> None:
     done = detect(photos, ssdlite, CONFIG.model_copy(update={"min_score": 1.0}), threads=1)
     assert all(mask.all() for mask in done.masks)

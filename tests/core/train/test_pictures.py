@@ -13,7 +13,8 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from retrieval_core.artifacts.manifests import content_id
-from retrieval_core.embed.extract import Picture, SquareLoader
+from retrieval_core.artifacts.pictures import Picture
+from retrieval_core.embed.extract import SquareLoader
 from retrieval_core.images import Preprocess, decode, fit
 from retrieval_core.train.pictures import prepare_pictures, training_square, training_view, validation_view
 
