@@ -1,6 +1,8 @@
 """The pages name files that exist, link to each other, and cover every room."""
 
 import re
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -37,3 +39,11 @@ def test_every_room_has_a_reference_page(room: str) -> None:
         return
     pages = [path.read_text() for path in (ROOT / "docs" / "reference").glob("*.md")]
     assert any(re.search(rf"^::: (retrieval_core\.)?{room}$", text, re.MULTILINE) for text in pages)
+
+
+def test_the_pages_and_the_api_reference_build(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "mkdocs", "build", "--quiet", "--strict", "--site-dir", str(tmp_path)]
+    result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    assert result.returncode == 0, result.stderr
+    outside = re.findall(r'(?:src|<link[^>]* href)="(https?://[^"]+)', (tmp_path / "index.html").read_text())
+    assert not outside
