@@ -43,7 +43,7 @@ from retrieval_core.artifacts.parts import (
     table_bytes,
     vectors_bytes,
 )
-from retrieval_core.artifacts.shards import plan_work, shard_pictures
+from retrieval_core.artifacts.shards import plan_pictures, shard_pictures
 from retrieval_core.config import EmbedConfig, NightlyConfig
 from retrieval_core.head.apply import WEIGHTS_FILE, boost, load_head, save_head
 from retrieval_core.index.build import build_shard
@@ -126,7 +126,7 @@ class SealedRuns:
 
     def _grow_masks(self, items: pl.DataFrame, catalog: Ref) -> MaskSet:
         family = fingerprints.mask_family(CONFIG.mask, SEGMENTER)
-        plan = plan_work(self.store, "masks", family, items, SHARD_ROWS)
+        plan = plan_pictures(self.store, MaskSet, family, catalog, SHARD_ROWS)
         for shard in plan.split():
             ids = [picture.content_id for picture in shard_pictures(self.store, shard)]
             data = masks_bytes(ids, [np.ones((4, 4), bool)] * len(ids), [""] * len(ids))
@@ -135,7 +135,7 @@ class SealedRuns:
 
     def _grow_vectors(self, items: pl.DataFrame, catalog: Ref, backbone: str, masks: str) -> VectorSet:
         family = fingerprints.vector_family(backbone, masks)
-        plan = plan_work(self.store, "vectors", family, items, SHARD_ROWS)
+        plan = plan_pictures(self.store, VectorSet, family, catalog, SHARD_ROWS)
         for shard in plan.split():
             ids = [picture.content_id for picture in shard_pictures(self.store, shard)]
             data = vectors_bytes(ids, np.stack([_vector(content_id) for content_id in ids]))
