@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import tempfile
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 import numpy as np
@@ -68,14 +68,17 @@ SEGMENTER = fake_fingerprint("segmenter")
 
 
 class SealedRuns:
-    """Seals runs in a store: masks; masked, boosted and reduced vectors; an index of two shards; a report."""
+    """Seals runs in a store: masks; masked, boosted and reduced vectors; an index of two shards; a report.
 
-    def __init__(self, store: Store, recipe: Recipe = RECIPE) -> None:
-        self.store, self.recipe = store, recipe
+    `labels` are columns of the catalogue, by name.
+    """
+
+    def __init__(self, store: Store, recipe: Recipe = RECIPE, labels: Mapping[str, pl.Expr] | None = None) -> None:
+        self.store, self.recipe, self.labels = store, recipe, labels or {}
 
     def seal(self, names: Iterable[str], backbone: str = "b", alias: str = releases.PRODUCTION) -> Release:
         """Seal a run over these items and publish it as `alias` and `latest`; what exists already is not made again."""
-        items, backbone = _items(names), fake_fingerprint(backbone)
+        items, backbone = _items(names).with_columns(**self.labels), fake_fingerprint(backbone)
         catalog = self._seal_catalog(items)
         self._seal_fitted(Backbone(fingerprint=backbone, card="tiny", dim=DIM, size_px=32), {"model.onnx": b"graph"})
         segmenter = Segmenter(fingerprint=SEGMENTER, val_iou=1.0, parents={"catalog": catalog.name})

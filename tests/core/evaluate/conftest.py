@@ -10,7 +10,8 @@ import numpy as np
 import polars as pl
 import pytest
 
-from retrieval_core.artifacts.manifests import MANIFEST, Fitted, IndexSet, Ref, Release
+from retrieval_core.artifacts import releases
+from retrieval_core.artifacts.manifests import MANIFEST, Fitted, IndexSet, MaskSet, Ref, Release, VectorSet
 from retrieval_core.config import EvaluateConfig
 from retrieval_core.evaluate.analysis.analyse import Analysis, analyse
 from retrieval_core.evaluate.measure.indexed_rows import IndexedItems
@@ -185,6 +186,36 @@ def outputs_of(local_store):
             "n_pictures": {"embed": 60},
         }
         return RunOutputs(**(values | more))
+
+    return make
+
+
+NUMBER = pl.int_range(pl.len())
+LABELS = {
+    "product_id": pl.format("p-{}", NUMBER // 3),
+    "category": pl.when(NUMBER < 12).then(pl.lit("coat")).otherwise(pl.lit("dress")),
+    "split": pl.when(NUMBER % 3 == 2).then(pl.lit("query")).otherwise(pl.lit("train")),
+}
+
+
+@pytest.fixture
+def labelled_run(local_store, outputs_of):
+    """`labelled_run(n)` are the outputs of a run over n items, with its masks and every variant; nothing is published.
+
+    Every product has three pictures, of which the last is held out. Columns of the catalogue can be given.
+    """
+
+    def sealed(kind, catalog: Ref):
+        keys = (key.removesuffix(f"/{MANIFEST}") for key in local_store.list(f"{kind.folder}/") if MANIFEST in key)
+        artifacts = (kind.open(local_store, Ref(kind=kind.__name__, key=key)) for key in keys)
+        return [artifact for artifact in artifacts if artifact.parents["catalog"] == catalog.name]
+
+    def make(n: int = 24, **labels: pl.Expr) -> RunOutputs:
+        runs = SealedRuns(local_store, labels=LABELS | labels)
+        release = runs.seal([f"item-{number:02}" for number in range(n)], alias=releases.LATEST)
+        variants = sorted(sealed(VectorSet, release.catalog), key=lambda vectors: -vectors.dim)
+        (masks,) = sealed(MaskSet, release.catalog)
+        return outputs_of(release, variants=tuple(vectors.ref for vectors in variants), masks=masks.ref)
 
     return make
 

@@ -1,0 +1,133 @@
+"""A run or a release is evaluated once for each question, and its report holds what was measured and the verdict."""
+
+import json
+
+import pytest
+
+from retrieval_core.artifacts import releases
+from retrieval_core.artifacts.manifests import Release, Report
+from retrieval_core.artifacts.parts import read_table
+from retrieval_core.evaluate.evaluation import evaluate_release, evaluate_run
+from retrieval_core.evaluate.publish import publish_release
+from retrieval_core.settings import Settings
+from tests.core.sealed_runs import CONFIG
+
+FILES = {
+    "metrics.json", "report.html", "metrics.parquet", "queries.parquet", "categories.parquet",
+    "near_duplicates.parquet", "fixes.parquet", "fixes.csv",
+}  # fmt: skip
+OTHER_SEED = CONFIG.evaluate.model_copy(update={"queries": 4, "seed": 3})
+
+
+@pytest.fixture
+def settings(local_store):
+    return Settings.load(store=local_store.url, threads=1, device="cpu")
+
+
+@pytest.fixture
+def publish(local_store, settings):
+    """`publish(outputs)` evaluates a run and makes it production."""
+
+    def make(outputs) -> Release:
+        production = releases.read_alias(local_store, releases.PRODUCTION)
+        before = production.release if production else None
+        report = evaluate_run(settings, outputs, CONFIG)
+        release = publish_release(local_store, outputs, report, before, CONFIG).release
+        if releases.read_alias(local_store, releases.PRODUCTION).release != release:
+            releases.promote(local_store, release, before)
+        return releases.get_release(local_store, release)
+
+    return make
+
+
+def report_names(store) -> set[str]:
+    return {key.split("/")[1] for key in store.list("reports/") if key.endswith("metrics.json")}
+
+
+def read_aliases(store) -> dict[str, releases.Alias | None]:
+    return {name: releases.read_alias(store, name) for name in releases.alias_names(store)}
+
+
+def test_the_report_of_a_first_run_has_its_verdict_its_metrics_its_tables_and_its_page(
+    local_store, settings, labelled_run
+):
+    report = evaluate_run(settings, labelled_run(), CONFIG)
+    assert {part.key.rsplit("/", 1)[1] for part in report.parts} == FILES
+    assert report.gate == "published"
+    assert "no production to compare with" in report.gate_reason
+    facts = json.loads(local_store.get(report.part("metrics.json").key))
+    assert facts["metrics"] == report.metrics
+    assert (facts["gate"], facts["reason"]) == (report.gate, report.gate_reason)
+    assert (facts["n_queries"], facts["n_gallery"]) == (8, 16)
+    assert "grids" not in facts, "thumbnails are only on the page"
+    assert local_store.get(report.part("report.html").key).startswith(b"<!doctype html>")
+    assert len(read_table(local_store, report.part("queries.parquet"))) == 8
+    table = read_table(local_store, report.part("metrics.parquet"))
+    assert dict(table.select("metric", "value").iter_rows()) == report.metrics
+
+
+def test_the_same_question_keeps_its_report_and_another_has_one_of_its_own(local_store, settings, labelled_run):
+    outputs = labelled_run()
+    report = evaluate_run(settings, outputs, CONFIG)
+    assert evaluate_run(settings, outputs, CONFIG) == report
+    assert report_names(local_store) == {report.fingerprint}
+    other = evaluate_run(settings, outputs, CONFIG.model_copy(update={"evaluate": OTHER_SEED}))
+    assert report_names(local_store) == {report.fingerprint, other.fingerprint}
+
+
+def test_a_run_that_made_what_is_production_keeps_the_report_of_production(
+    local_store, settings, labelled_run, publish
+):
+    outputs = labelled_run()
+    release = publish(outputs)
+    report = evaluate_run(settings, outputs, CONFIG)
+    assert report.ref == release.report
+    assert report_names(local_store) == {report.fingerprint}
+
+
+def test_a_run_is_judged_against_production_among_the_items_of_both(local_store, settings, labelled_run, publish):
+    production = publish(labelled_run())
+    report = evaluate_run(settings, labelled_run(27), CONFIG)
+    facts = json.loads(local_store.get(report.part("metrics.json").key))
+    assert facts["production"] == production.fingerprint
+    assert facts["n_shared_gallery"] == 16
+    assert {"recall@1", "ann_recall@10"} <= {change["name"] for change in facts["changes"]}
+
+
+def test_production_that_was_removed_is_compared_with_what_its_run_measured(
+    local_store, settings, labelled_run, publish, caplog
+):
+    production = publish(labelled_run())
+    outputs = labelled_run(27)
+    local_store.delete(f"{production.index.key}/manifest.json")
+    report = evaluate_run(settings, outputs, CONFIG)
+    facts = json.loads(local_store.get(report.part("metrics.json").key))
+    assert f"release {production.fingerprint} cannot be searched to compare with" in caplog.text
+    assert (facts["production"], facts["n_shared_gallery"]) == (production.fingerprint, 0)
+
+
+def test_a_release_evaluated_as_its_run_was_keeps_the_report(local_store, settings, labelled_run, publish):
+    release = publish(labelled_run())
+    evaluated = evaluate_release(settings, release, None, CONFIG.evaluate, CONFIG.gate)
+    assert evaluated == (Report.open(local_store, release.report), None)
+
+
+def test_a_release_against_itself_changed_nothing(local_store, settings, labelled_run, publish):
+    release = publish(labelled_run())
+    report, baseline = evaluate_release(settings, release, release, CONFIG.evaluate, CONFIG.gate)
+    assert baseline.ref == release.report != report.ref
+    assert report.metrics == baseline.metrics
+    changes = json.loads(local_store.get(report.part("metrics.json").key))["changes"]
+    assert changes
+    assert {change["difference"] for change in changes} == {0}
+
+
+def test_a_release_and_its_baseline_are_measured_alike_and_no_alias_moves(local_store, settings, labelled_run, publish):
+    production, release = publish(labelled_run()), publish(labelled_run(27))
+    known, aliases = report_names(local_store), read_aliases(local_store)
+    report, baseline = evaluate_release(settings, release, production, OTHER_SEED, CONFIG.gate)
+    assert read_aliases(local_store) == aliases
+    assert report_names(local_store) - known == {report.fingerprint, baseline.fingerprint}
+    assert [sealed.config["evaluate"] for sealed in (report, baseline)] == [OTHER_SEED.model_dump()] * 2
+    facts = json.loads(local_store.get(report.part("metrics.json").key))
+    assert (facts["production"], facts["n_queries"]) == (production.fingerprint, 4)
