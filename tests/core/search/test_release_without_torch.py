@@ -10,19 +10,15 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import onnx
 import pytest
-from onnx import TensorProto, helper
 
 from retrieval_core.artifacts import releases
-from retrieval_core.artifacts.manifests import Head, Part, Release, Segmenter
-from retrieval_core.artifacts.parts import put_part_file
+from retrieval_core.artifacts.manifests import Release
 from retrieval_core.config import NightlyConfig
-from retrieval_core.head.apply import HIDDEN_KEYS, WEIGHTS_FILE, boost, load_head, save_head
-from retrieval_core.mask.train import ONNX_FILE
+from retrieval_core.head.apply import HIDDEN_KEYS, WEIGHTS_FILE, boost, load_head
 from retrieval_core.search.release import OpenRelease, Query
+from tests.core.sealed_models import MASK_PX, seal_head, seal_segmenter
 
-MASK_PX = 64
 SEARCH = """
 import json, sys
 
@@ -80,43 +76,6 @@ def publish_masked_and_boosted(shop: Any) -> None:
         }
     ).seal(shop.store)
     releases.point_alias(shop.store, "production", "r2")
-
-
-def seal_segmenter(shop: Any) -> Segmenter:
-    """A segmenter that takes the bright half of a picture for the product."""
-    shape = ["n", MASK_PX, MASK_PX]
-    nodes = [
-        helper.make_node("Cast", ["pixels"], ["floats"], to=TensorProto.FLOAT),
-        helper.make_node("ReduceMean", ["floats", "axis"], ["brightness"], keepdims=0),
-        helper.make_node("Div", ["brightness", "white"], ["probability"]),
-    ]
-    graph = helper.make_graph(
-        nodes,
-        "segmenter",
-        [helper.make_tensor_value_info("pixels", TensorProto.UINT8, [*shape, 3])],
-        [helper.make_tensor_value_info("probability", TensorProto.FLOAT, shape)],
-        [
-            helper.make_tensor("axis", TensorProto.INT64, [1], [3]),
-            helper.make_tensor("white", TensorProto.FLOAT, [], [255.0]),
-        ],
-    )
-    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=10)
-    onnx.save(model, shop.folder / ONNX_FILE)
-    part = put_file(shop, f"{Segmenter.folder}/bright/{ONNX_FILE}")
-    return Segmenter(fingerprint="bright", parts=(part,), val_iou=0.5).seal(shop.store)
-
-
-def seal_head(shop: Any) -> Head:
-    rng, dim = np.random.default_rng(0), 128
-    shapes = {"mean": (dim,), "std": (dim,), "hidden.weight": (dim, dim), "hidden.bias": (dim,)}
-    weights = {name: rng.normal(size=shape).astype(np.float32) for name, shape in shapes.items()}
-    save_head(weights | {"std": np.abs(weights["std"])}, shop.folder / WEIGHTS_FILE)
-    part = put_file(shop, f"{Head.folder}/any/{WEIGHTS_FILE}")
-    return Head(fingerprint="any", variant="masked", parts=(part,), input_dim=dim, dim=dim).seal(shop.store)
-
-
-def put_file(shop: Any, key: str) -> Part:
-    return put_part_file(shop.store, key, shop.folder / Path(key).name, 0)
 
 
 def expected_answers(release: OpenRelease, picture: Path) -> dict[str, list[Any]]:
