@@ -12,7 +12,6 @@ from flows.pictures import Masking, embed_pictures, mask_pictures
 from flows.shards import each_shard
 from retrieval_core.artifacts.manifests import Fitted, Ref, VectorSet
 from retrieval_core.config import ClassifyConfig, EmbedConfig, NightlyConfig, View
-from retrieval_core.embed.registry import get_card
 from retrieval_core.errors import BadConfig
 from retrieval_core.evaluate.compare.config import ComparisonConfig, VariantConfig, model_of
 from retrieval_core.settings import Settings
@@ -197,13 +196,12 @@ class Workbench:
 
     def _classify_config(self, variant: VariantConfig) -> ClassifyConfig:
         model, weights = model_of(variant.classifier_weights), variant.classifier_weights
-        has_own_size = model or weights.startswith("artifact:") or not get_card(variant.classifier).resizable
         return self.config.classify.model_copy(
             update={
                 "enabled": True,
                 "backbone": variant.classifier,
                 "weights": _artifact(self.model(model)) if model else weights,
-                "size_px": 0 if has_own_size else self.config.classify.size_px,
+                "size_px": 0 if variant.classifier_has_own_size else self.config.classify.size_px,
             }
         )
 

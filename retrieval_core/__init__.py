@@ -37,7 +37,6 @@ from retrieval_core.errors import (
 
 if TYPE_CHECKING:
     from retrieval_core.artifacts.manifests import Hit
-    from retrieval_core.config import NightlyConfig
     from retrieval_core.search.live import LiveRelease
     from retrieval_core.search.release import OpenRelease, Query, open_release
     from retrieval_core.settings import Settings
@@ -54,7 +53,6 @@ __all__ = [
     "Hit",
     "ImageRefused",
     "LiveRelease",
-    "NightlyConfig",
     "NotFound",
     "OpenRelease",
     "Permanent",
@@ -79,7 +77,6 @@ __all__ = [
 _MODULES = {
     "Hit": "artifacts.manifests",
     "LiveRelease": "search.live",
-    "NightlyConfig": "config",
     "OpenRelease": "search.release",
     "Query": "search.release",
     "Settings": "settings",

@@ -7,7 +7,6 @@ from retrieval_core.artifacts.shards import WorkPlan, WorkShard
 from retrieval_core.config import EmbedConfig, IngestConfig, View
 from retrieval_core.embed import export, shards
 from retrieval_core.settings import Settings
-from retrieval_core.store.base import Store
 from tasks.stage import stage
 
 
@@ -28,8 +27,8 @@ def plan_vectors(
     margin: float = 0.0,
 ) -> WorkPlan:
     """Plan the shards of pictures that have no vector of this backbone and view yet; `margin` is of view `crop`."""
-    store = settings.open_store()
-    return shards.plan_vectors(store, catalog, backbone, _opened(store, masks), view, config, margin)
+    mask_set = _open_masks(settings, masks)
+    return shards.plan_vectors(settings.open_store(), catalog, backbone, mask_set, view, config, margin)
 
 
 @stage("embed shard")
@@ -44,7 +43,7 @@ def embed_shard(
     margin: float = 0.0,
 ) -> shards.ShardOutcome:
     """Embed one shard of a plan and store it as one part."""
-    mask_set = _opened(settings.open_store(), masks)
+    mask_set = _open_masks(settings, masks)
     return shards.embed_shard(settings, shard, backbone, mask_set, view, config, ingest, margin)
 
 
@@ -60,5 +59,5 @@ def rejected_items(settings: Settings, catalog: Ref, rejects: list[Reject]) -> t
     return shards.rejected_items(settings.open_store(), catalog, rejects)
 
 
-def _opened(store: Store, masks: Ref | None) -> MaskSet | None:
-    return MaskSet.open(store, masks) if masks else None
+def _open_masks(settings: Settings, masks: Ref | None) -> MaskSet | None:
+    return MaskSet.open(settings.open_store(), masks) if masks else None

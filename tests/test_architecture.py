@@ -6,6 +6,7 @@ import ast
 import re
 import subprocess
 import sys
+from collections import Counter
 from collections.abc import Iterator
 from functools import cache
 from graphlib import CycleError, TopologicalSorter
@@ -178,6 +179,12 @@ def test_a_library_is_imported_by_its_owner_alone() -> None:
     ]
 
 
+def test_no_folder_holds_too_many_files() -> None:
+    n_files = Counter(str(path.parent) for path in [*FILES, *TESTS])
+    assert not {folder: n for folder, n in n_files.items() if n > MAX_FILES}
+    assert n_files["retrieval_core"] <= MAX_TOP_FILES
+
+
 def test_no_file_is_too_long() -> None:
     limits = dict.fromkeys(FILES, MAX_LINES) | dict.fromkeys(TESTS, MAX_TEST_LINES)
     assert not {str(path): n_lines(path) for path, limit in limits.items() if n_lines(path) > limit}
@@ -185,15 +192,3 @@ def test_no_file_is_too_long() -> None:
 
 def test_every_test_mirrors_a_file() -> None:
     assert not [str(test) for test in MIRRORING_TESTS if mirrored_file(test) is None]
-
-
-def test_the_command_line_starts_without_the_heavy_libraries() -> None:
-    code = """
-import contextlib, io, sys
-from deployments.cli.main import main
-with contextlib.redirect_stdout(io.StringIO()), contextlib.suppress(SystemExit):
-    main(["--help"])
-print([name for name in ("torch", "faiss", "prefect", "polars", "boto3", "gradio") if name in sys.modules])
-"""
-    result = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
-    assert result.stdout.strip() == "[]"

@@ -36,13 +36,13 @@ class Pixels(Adapter):
         """Return a projection of zeros, to be filled from a file."""
         import torch
 
-        from retrieval_core.embed.pixel_pca import PixelPca
+        from retrieval_core.embed.architectures.pixel_pca import PixelPca
 
         width = 3 * size_px * size_px
         return PixelPca(torch.zeros(width), torch.zeros(card.dim, width))
 
     def fit(self, card: Card, pixels: UInt8) -> nn.Module:
-        from retrieval_core.embed.pixel_pca import fit_pixel_pca
+        from retrieval_core.embed.architectures.pixel_pca import fit_pixel_pca
 
         return fit_pixel_pca(pixels, card.dim)
 

@@ -52,13 +52,13 @@ _CARDS = (
 
 
 class UnicomAdapter(Adapter):
-    """The four published sizes; `model` of a card is a key of `unicom_network.SHAPES`."""
+    """The four published sizes; `model` of a card is a key of `unicom.SHAPES`."""
 
     library = "unicom"
     cards = _CARDS
 
     def build(self, card: Card, size_px: int) -> nn.Module:
-        from retrieval_core.embed.unicom_network import SHAPES, Unicom
+        from retrieval_core.embed.architectures.unicom import SHAPES, Unicom
 
         return Unicom(SHAPES[card.model], size_px, card.dim)
 

@@ -35,13 +35,13 @@ class Vae(Adapter):
     )
 
     def build(self, card: Card, size_px: int) -> nn.Module:
-        from retrieval_core.embed.vae_network import VaeEncoder
+        from retrieval_core.embed.architectures.vae import VaeEncoder
 
         return VaeEncoder()
 
     def convert_state_dict(self, card: Card, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Return the tensors under the current spelling of the attention's keys, which older files lack."""
-        from retrieval_core.embed.vae_network import current_keys
+        from retrieval_core.embed.architectures.vae import current_keys
 
         return current_keys(state)
 

@@ -64,6 +64,12 @@ class VariantConfig(StageConfig):
         "pretrained", description="Weights of the classifier; model:NAME is a model of this file."
     )
 
+    @property
+    def classifier_has_own_size(self) -> bool:
+        """Whether the classifier fixes its size: one trained here or in the store, or a card of one size only."""
+        weights = self.classifier_weights
+        return bool(model_of(weights)) or weights.startswith("artifact:") or not get_card(self.classifier).resizable
+
     @model_validator(mode="after")
     def _check_classifier(self) -> Self:
         if (self.mode == "classified") != bool(self.classifier):

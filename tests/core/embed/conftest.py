@@ -13,7 +13,7 @@ import torch
 from torch import nn
 
 from retrieval_core.config import EmbedConfig
-from retrieval_core.embed import unicom_network
+from retrieval_core.embed.architectures import unicom
 from retrieval_core.embed.backbones import LoadedBackbone, load_backbone, save_backbone
 from retrieval_core.embed.cards import Card
 from retrieval_core.embed.registry import CARDS
@@ -30,7 +30,7 @@ FAMILIES = [
 ]
 
 
-TINY_UNICOM = unicom_network.Shape(patch_px=8, width=32, depth=3, n_heads=4)
+TINY_UNICOM = unicom.Shape(patch_px=8, width=32, depth=3, n_heads=4)
 
 
 class Saved(NamedTuple):
@@ -86,7 +86,7 @@ def small_models() -> Iterator[None]:
         patch.setitem(CARDS, "eva02_tiny", CARDS["eva02_b14"].model_copy(update=tiny))
         tiny = {"name": "unicom_tiny", "model": "ViT-T/8", "dim": 24, "size_px": 32}
         patch.setitem(CARDS, "unicom_tiny", CARDS["unicom_vit_b32"].model_copy(update=tiny))
-        patch.setitem(unicom_network.SHAPES, "ViT-T/8", unicom_network.Shape(patch_px=8, width=32, depth=2, n_heads=2))
+        patch.setitem(unicom.SHAPES, "ViT-T/8", unicom.Shape(patch_px=8, width=32, depth=2, n_heads=2))
         create = timm.create_model
         patch.setattr(timm, "create_model", lambda name, **options: create(name, **options, **cut_depth(name)))
         yield
@@ -116,9 +116,9 @@ def backbone(request: pytest.FixtureRequest, small_models: None, tmp_path_factor
 
 
 @pytest.fixture(scope="session")
-def tiny_unicom() -> unicom_network.Unicom:
+def tiny_unicom() -> unicom.Unicom:
     torch.manual_seed(0)
-    network = unicom_network.Unicom(TINY_UNICOM, size_px=32, dim=12).eval().requires_grad_(False)
+    network = unicom.Unicom(TINY_UNICOM, size_px=32, dim=12).eval().requires_grad_(False)
     for tensor in network.state_dict().values():
         if tensor.is_floating_point():
             tensor.uniform_(0.02, 0.3) if tensor.ndim == 1 else tensor.normal_(0, 0.2)

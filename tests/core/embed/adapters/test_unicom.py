@@ -9,9 +9,9 @@ from safetensors.torch import save_file
 
 from retrieval_core import state_dict
 from retrieval_core.config import EmbedConfig
+from retrieval_core.embed.architectures.unicom import SHAPES, Shape
 from retrieval_core.embed.backbones import load_backbone
 from retrieval_core.embed.registry import CARDS
-from retrieval_core.embed.unicom_network import SHAPES, Shape
 from retrieval_core.errors import WeightsInvalid, WeightsUnavailable
 
 TINY = Shape(patch_px=8, width=32, depth=3, n_heads=4)

@@ -4,9 +4,9 @@ import pytest
 import torch
 from torch.nn import functional
 
+from retrieval_core.embed.architectures.unicom import SHAPES, Shape
 from retrieval_core.embed.networks import build_network
 from retrieval_core.embed.registry import CARDS
-from retrieval_core.embed.unicom_network import SHAPES, Shape
 
 TINY = Shape(patch_px=8, width=32, depth=3, n_heads=4)
 SIZES = [

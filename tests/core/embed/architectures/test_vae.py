@@ -7,11 +7,11 @@ import pytest
 import torch
 from torch.nn import functional
 
+from retrieval_core.embed.architectures.vae import VaeEncoder, current_keys
 from retrieval_core.embed.backbones import LoadedBackbone, save_backbone
 from retrieval_core.embed.engine import open_engine
 from retrieval_core.embed.networks import ImageEmbedder, build_network
 from retrieval_core.embed.registry import CARDS
-from retrieval_core.embed.vae_network import VaeEncoder, current_keys
 from retrieval_core.embed.weights import fill_network
 from retrieval_core.errors import WeightsInvalid
 from retrieval_core.images import Preprocess

@@ -1,0 +1,1 @@
+"""The networks that no library builds; importing one imports torch."""
