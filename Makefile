@@ -37,12 +37,12 @@ format: setup ## let ruff rewrite the code
 	$(BIN)/ruff check --fix .
 
 # Two tests at a time, each with one thread: more threads than cores only wait for each other.
-test: lint debian ## lint and run the tests
-	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 --dist loadfile
+test: lint debian coverage ## lint, run the tests and print the lines of the core that they do not reach
+	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 --dist loadfile --ignore tests/core
 
 # Of the core's own tests only: slipcover's probes cannot be pickled, as flows on Dask need.
 # The report is a second step because slipcover drops the workers' lines where one step runs, prints and compares.
-coverage: setup ## print the lines of the core that its tests do not reach
+coverage: setup ## run the tests of the core and print the lines that they do not reach
 	OMP_NUM_THREADS=1 $(BIN)/python -m slipcover --json --out .coverage.json -m pytest -n 2 --dist loadfile tests/core
 	$(BIN)/python -m slipcover --fail-under $(MIN_COVERAGE) --merge .coverage.json --out .coverage.json
 

@@ -192,3 +192,21 @@ def test_no_file_is_too_long() -> None:
 
 def test_every_test_mirrors_a_file() -> None:
     assert not [str(test) for test in MIRRORING_TESTS if mirrored_file(test) is None]
+
+
+def test_every_core_module_has_its_test() -> None:
+    mirrored = {mirrored_file(test) for test in MIRRORING_TESTS}
+    long = [path for path in FILES if path.parts[0] == "retrieval_core" and n_lines(path) > UNTESTED_LINES]
+    assert not [str(path) for path in long if path.stem != "__init__" and path not in mirrored]
+
+
+def test_the_command_line_starts_without_the_heavy_libraries() -> None:
+    code = """
+import contextlib, io, sys
+from deployments.cli.main import main
+with contextlib.redirect_stdout(io.StringIO()), contextlib.suppress(SystemExit):
+    main(["--help"])
+print([name for name in ("torch", "faiss", "prefect", "polars", "boto3", "gradio") if name in sys.modules])
+"""
+    result = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert result.stdout.strip() == "[]"

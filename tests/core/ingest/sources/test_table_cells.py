@@ -54,7 +54,7 @@ def test_a_column_of_nothing_is_read() -> None:
     assert read_texts(pl.Series([None, None]), str).to_list() == [None, None]
 
 
-@given(st.lists(st.lists(st.integers(), max_size=3), min_size=1, max_size=8))
+@given(st.lists(st.lists(st.integers(-(2**100), 2**100), max_size=3), min_size=1, max_size=8))
 def test_values_find_their_rows(lists: list[list[int]]) -> None:
     rows = pl.Series([row for row, values in enumerate(lists) for _ in values], dtype=pl.Int64)
     values = pl.Series([value for values in lists for value in values], dtype=pl.Int128)
