@@ -71,14 +71,16 @@ def _is_transient(task: Task[..., Any], task_run: TaskRun, state: State[Any]) ->
 
 
 class _RunLog(logging.Handler):
-    """Sends what the core logs to the log of the Prefect run it is part of; outside of a run to the root logger."""
+    """Sends what the core logs to the log of the Prefect run it is part of; outside of a run to the root's handlers."""
 
     def emit(self, record: logging.LogRecord) -> None:
         try:
             run_log = get_run_logger()
         except MissingContextError:
             if logging.root.isEnabledFor(record.levelno):
-                logging.root.handle(record)
+                for handler in logging.root.handlers:
+                    if handler not in _CORE_LOG.handlers and record.levelno >= handler.level:
+                        handler.handle(record)
         else:
             run_log.log(record.levelno, "%s", record.getMessage(), exc_info=record.exc_info)
 

@@ -59,3 +59,8 @@ def test_the_core_logs_to_the_run_and_outside_of_one_to_the_root(monkeypatch: py
     core_log.warning("outside")
     core_log.info("outside, and of no interest")
     assert records.seen[1:] == [("retrieval_core.index", "outside")]
+
+
+def test_outside_of_a_run_a_handler_gets_each_record_once(caplog: pytest.LogCaptureFixture) -> None:
+    logging.getLogger("retrieval_core.embed").warning("once")
+    assert caplog.messages == ["once"]
