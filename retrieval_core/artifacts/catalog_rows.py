@@ -10,10 +10,7 @@ import pyarrow as pa
 import xxhash
 
 from retrieval_core.arrays import Int64
-from retrieval_core.artifacts.manifests import (
-    Catalog,
-    Ref,
-)
+from retrieval_core.artifacts.manifests import Catalog, Ref
 from retrieval_core.artifacts.parts import map_table, read_table
 from retrieval_core.errors import NotFound
 from retrieval_core.store.base import Store

@@ -8,10 +8,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from retrieval_core.artifacts.manifests import (
-    Release,
-    fingerprint,
-)
+from retrieval_core.artifacts.manifests import Release, fingerprint
 from retrieval_core.config import CropConfig, HeadConfig, IndexConfig, MaskConfig, ReduceConfig, View
 from retrieval_core.errors import WeightsInvalid
 from retrieval_core.store.files import file_sha256

@@ -24,13 +24,7 @@ from retrieval_core.artifacts.manifests import (
     VectorSet,
     fingerprint,
 )
-from retrieval_core.artifacts.parts import (
-    describe_part,
-    put_part,
-    read_ids,
-    read_vectors,
-    vectors_bytes,
-)
+from retrieval_core.artifacts.parts import describe_part, put_part, read_ids, read_vectors, vectors_bytes
 from retrieval_core.artifacts.variants import Reduced, Variant
 from retrieval_core.errors import ShardCorrupt
 from retrieval_core.store.base import Store

@@ -9,12 +9,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Collection, Iterator
 
-from retrieval_core.artifacts.manifests import (
-    MANIFEST,
-    Ref,
-    Release,
-    Value,
-)
+from retrieval_core.artifacts.manifests import MANIFEST, Ref, Release, Value
 from retrieval_core.errors import AliasConflict, BadConfig, NotFound, ShardCorrupt
 from retrieval_core.store.base import Store
 

@@ -13,14 +13,7 @@ from retrieval_core.artifacts.growing_sets import seal_vectors
 from retrieval_core.artifacts.manifests import Backbone, Classifier, ClassSet, MaskSet, Ref, Reject, Value, VectorSet
 from retrieval_core.artifacts.parts import classes_bytes, read_masks, vectors_bytes
 from retrieval_core.artifacts.pictures import usable_pictures
-from retrieval_core.artifacts.shards import (
-    WorkPlan,
-    WorkShard,
-    log_progress,
-    plan_pictures,
-    put_shard,
-    shard_pictures,
-)
+from retrieval_core.artifacts.shards import WorkPlan, WorkShard, log_progress, plan_pictures, put_shard, shard_pictures
 from retrieval_core.artifacts.variants import Variant
 from retrieval_core.config import ClassifyConfig, EmbedConfig, IngestConfig, View
 from retrieval_core.embed.classes import ClassifierEngine, classify

@@ -7,14 +7,7 @@ from functools import lru_cache
 from retrieval_core.artifacts.fingerprints import detections_family, mask_family
 from retrieval_core.artifacts.manifests import Detector, MaskSet, Ref, Segmenter
 from retrieval_core.artifacts.parts import masks_bytes
-from retrieval_core.artifacts.shards import (
-    WorkPlan,
-    WorkShard,
-    log_progress,
-    plan_pictures,
-    put_shard,
-    shard_pictures,
-)
+from retrieval_core.artifacts.shards import WorkPlan, WorkShard, log_progress, plan_pictures, put_shard, shard_pictures
 from retrieval_core.config import CropConfig, IngestConfig, MaskConfig
 from retrieval_core.mask import detect
 from retrieval_core.mask.apply import Segmented, SegmenterEngine, segment

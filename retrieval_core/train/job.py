@@ -24,13 +24,7 @@ from retrieval_core.images import Preprocess
 from retrieval_core.settings import Settings
 from retrieval_core.store.base import Store
 from retrieval_core.train.config import AnyTraining
-from retrieval_core.train.inputs import (
-    Start,
-    load_start,
-    teacher_vectors,
-    training_fingerprint,
-    training_question,
-)
+from retrieval_core.train.inputs import Start, load_start, teacher_vectors, training_fingerprint, training_question
 from retrieval_core.train.pictures import Prepared, prepare_pictures, training_square
 from retrieval_core.train.run_card import (
     RunCard,

@@ -19,12 +19,7 @@ from retrieval_core.errors import BadConfig
 from retrieval_core.ingest.sources.registry import open_source
 from retrieval_core.search.release import open_release
 from retrieval_core.settings import Settings
-from retrieval_core.train.config import (
-    ClassifyTraining,
-    DistillTraining,
-    RotationTraining,
-    TripletTraining,
-)
+from retrieval_core.train.config import ClassifyTraining, DistillTraining, RotationTraining, TripletTraining
 
 QUICK: dict[str, Any] = {"size_px": 32, "max_epochs": 1, "batch_size": 16, "val_fraction": 0.3}
 NIGHT = NightlyConfig.load(

@@ -15,13 +15,7 @@ import polars as pl
 from retrieval_core.arrays import Bool, Float64, Int64
 from retrieval_core.artifacts.catalog_rows import product_unit
 from retrieval_core.artifacts.manifests import Value
-from retrieval_core.evaluate.analysis.mislabelled import (
-    MIN_MEMBERS,
-    NO_CODE,
-    Suspects,
-    suspect_codes,
-    suspect_labels,
-)
+from retrieval_core.evaluate.analysis.mislabelled import MIN_MEMBERS, NO_CODE, Suspects, suspect_codes, suspect_labels
 from retrieval_core.evaluate.measure.indexed_rows import sample_rows
 from retrieval_core.evaluate.measure.setup import SearchSetup, positions_in_gallery
 

@@ -9,14 +9,7 @@ from retrieval_core.artifacts.manifests import Backbone, Fitted, VectorSet
 from retrieval_core.evaluate.compare.config import ComparisonConfig
 from retrieval_core.evaluate.compare.crops import crop_effects
 from retrieval_core.evaluate.compare.measure import BuiltVariant, ComparisonInputs, ComparisonResults, all_scores
-from retrieval_core.evaluate.compare.schema import (
-    ComparisonFacts,
-    Cost,
-    Front,
-    MeasuredVariant,
-    ModelFacts,
-    SideBySide,
-)
+from retrieval_core.evaluate.compare.schema import ComparisonFacts, Cost, Front, MeasuredVariant, ModelFacts, SideBySide
 from retrieval_core.evaluate.compare.tables import build_tables
 from retrieval_core.evaluate.report.curves import Point
 from retrieval_core.evaluate.report.image_grids import query_grids

@@ -12,12 +12,7 @@ from retrieval_core.artifacts.manifests import Value
 from retrieval_core.evaluate.compare.config import ComparisonConfig, Contrast, TableConfig
 from retrieval_core.evaluate.compare.measure import ComparisonResults
 from retrieval_core.evaluate.compare.paired import PairedTest, n_pairs, paired_tests, per_query
-from retrieval_core.evaluate.compare.remarks import (
-    against_random,
-    how_tested,
-    why_missing,
-    why_untested,
-)
+from retrieval_core.evaluate.compare.remarks import against_random, how_tested, why_missing, why_untested
 from retrieval_core.metrics.registry import is_measured_by, parse_metric
 from retrieval_core.metrics.retrieval import Scores
 

@@ -6,10 +6,7 @@ import logging
 
 import polars as pl
 
-from retrieval_core.artifacts.manifests import (
-    MaskSet,
-    Value,
-)
+from retrieval_core.artifacts.manifests import MaskSet, Value
 from retrieval_core.artifacts.parts import read_masks, read_table
 from retrieval_core.config import NightlyConfig
 from retrieval_core.errors import VitrineError

@@ -9,16 +9,7 @@ import polars as pl
 from retrieval_core.arrays import Float32
 from retrieval_core.artifacts.catalog_rows import load_items
 from retrieval_core.artifacts.growing_sets import indexable_items
-from retrieval_core.artifacts.manifests import (
-    ClassSet,
-    Head,
-    IndexSet,
-    Ref,
-    Release,
-    Segmenter,
-    Value,
-    VectorSet,
-)
+from retrieval_core.artifacts.manifests import ClassSet, Head, IndexSet, Ref, Release, Segmenter, Value, VectorSet
 from retrieval_core.artifacts.parts import load_classes, load_vectors
 from retrieval_core.config import NightlyConfig
 from retrieval_core.evaluate.measure.exact_search import Link, chain_names, classified_topk, exact_scores

@@ -10,16 +10,7 @@ import numpy as np
 import polars as pl
 
 from retrieval_core.arrays import Int64
-from retrieval_core.artifacts.manifests import (
-    Backbone,
-    Catalog,
-    Head,
-    IndexSet,
-    Reducer,
-    Reject,
-    Segmenter,
-    VectorSet,
-)
+from retrieval_core.artifacts.manifests import Backbone, Catalog, Head, IndexSet, Reducer, Reject, Segmenter, VectorSet
 from retrieval_core.artifacts.parts import read_table
 from retrieval_core.config import NightlyConfig
 from retrieval_core.evaluate.analysis.analyse import Analysis
