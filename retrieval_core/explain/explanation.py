@@ -54,10 +54,6 @@ class MaskUse(Value):
     reason: str
     shown: bool
 
-    @property
-    def is_trusted(self) -> bool:
-        return not self.reason
-
 
 class LineageStep(Value):
     """One step from the picture to the index; `fingerprint` is "" if no artifact does it."""

@@ -137,8 +137,8 @@ def test_masks_are_trusted_or_not_and_the_lineage_has_every_step(local_store: St
     trusted, fallback = (explain(local_store, release, name, settings) for name in "ab")
     assert trusted.mask is not None
     assert fallback.mask is not None
-    assert (trusted.mask.is_trusted, trusted.mask.area, trusted.mask.made_by) == (True, 1.0, SEGMENTER)
-    assert (fallback.mask.is_trusted, fallback.mask.reason) == (False, "the mask is empty")
+    assert (trusted.mask.reason, trusted.mask.area, trusted.mask.made_by) == ("", 1.0, SEGMENTER)
+    assert fallback.mask.reason == "the mask is empty"
     assert [step.role for step in trusted.lineage] == ["mask", "backbone", "head", "vectors", "reducer", "index"]
     assert release.head is not None
     assert release.reducer is not None
