@@ -7,7 +7,7 @@ INSTALLED := .venv/.installed
 DEMO ?= vitrine-demo
 AS_ROOT := $(if $(filter 0,$(shell id -u)),,sudo)
 # Percent of the lines of the core that its tests must reach. Lines run by subprocesses do not count.
-MIN_COVERAGE := 80
+MIN_COVERAGE := 97
 
 .PHONY: help setup demo test coverage test-ceph lint format docs bench debian lock clean
 
