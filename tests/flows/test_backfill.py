@@ -106,7 +106,7 @@ def test_dates_choose_what_moved_and_stages_end_where_they_are_told_to(tmp_path:
     settings = Settings.load(store=str(tmp_path / "store"), threads=1)
     first = backfill(source, settings, CONFIG, through="embed")
     assert (first.rows, first.items, first.through, first.release) == (12, 12, "embed", None)
-    assert "through embed only" in first.outcome
+    assert "ends with stage embed" in first.outcome
     (sealed,) = (tmp_path / "store" / "catalogs").glob("*/manifest.json")
     sealed.write_text(re.sub(r'"created": "[^"]+"', '"created": "2026-03-01T05:00:00+00:00"', sealed.read_text()))
     changed, other = sorted((tmp_path / "catalog" / "images").iterdir())[:2]

@@ -41,7 +41,7 @@ def test_a_picture_that_is_gone_leaves_a_gap_and_no_error(service: SearchService
 
 def test_what_was_searched_is_shown_where_it_differs_from_the_picture(service: SearchService, shop: Any) -> None:
     data = shop.picture("item-1-0").read_bytes()
-    masked: Any = SimpleNamespace(shown=lambda picture: np.zeros_like(picture), picture=lambda item_id: data)
+    masked: Any = SimpleNamespace(apply_view=lambda picture: np.zeros_like(picture), picture_bytes=lambda item_id: data)
     captions = [caption for caption, _ in service.query_pictures(masked, SearchRequest(picture=data))]
     assert captions == ["your picture", "as it was searched"]
     assert len(service.query_pictures(masked, SearchRequest(picture=data, whole=True))) == 1
