@@ -6,7 +6,6 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from itertools import islice
-from pathlib import Path
 
 import numpy as np
 
@@ -23,7 +22,6 @@ from retrieval_core.mask.apply import SegmenterEngine, square_of
 from retrieval_core.mask.detect import WEIGHTS_FILE, DetectorEngine
 from retrieval_core.mask.train import ONNX_FILE
 from retrieval_core.settings import Settings
-from retrieval_core.store.base import Store
 from retrieval_core.store.uris import read_uri
 
 N_TIMED = 32
@@ -77,23 +75,17 @@ def _forward(settings: Settings, network: Ref, images: Sequence[RGB], crop: Crop
     store, device, threads = settings.open_store(), settings.torch_device, settings.n_threads
     if network.kind == "Detector":
         detector = Detector.open(store, network)
-        finder = DetectorEngine(detector.model, _folder(store, detector) / WEIGHTS_FILE, device, threads)
+        finder = DetectorEngine(detector.model, detector.local_folder(store) / WEIGHTS_FILE, device, threads)
         return lambda: [finder.box(image, crop) for image in images]
     if network.kind == "Segmenter":
         segmenter = Segmenter.open(store, network)
         size_px = int(segmenter.config["size_px"])
-        masker = SegmenterEngine(_folder(store, segmenter) / ONNX_FILE, size_px, threads)
+        masker = SegmenterEngine(segmenter.local_folder(store) / ONNX_FILE, size_px, threads)
         return partial(masker.predict, _squares(images, square_of(size_px)))
     kind: type[Artifact] = Classifier if network.kind == "Classifier" else Backbone
-    engine = open_engine(_folder(store, kind.open(store, network)), device, threads)
+    engine = open_engine(kind.open(store, network).local_folder(store), device, threads)
     pixels = _squares(images, engine.preprocess)
     return partial(ClassifierEngine(engine).classify if kind is Classifier else engine.embed, pixels)
-
-
-def _folder(store: Store, artifact: Artifact) -> Path:
-    """Return a local folder with all parts of an artifact."""
-    paths = [store.local_path(part.key, part.sha256) for part in artifact.parts]
-    return paths[0].parent
 
 
 def _squares(images: Sequence[RGB], preprocess: Preprocess) -> UInt8:
