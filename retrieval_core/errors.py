@@ -12,10 +12,11 @@
     │   ├── ShardCorrupt          a stored file is not what was sealed, or cannot be read
     │   ├── NotFound              no object, artifact, release or item of that name
     │   ├── AliasConflict         another process moved the alias first
+    │   ├── LeaseLost             the process was suspended or cut off, and another one took over the store
+    │   ├── StoreBusy             a run, a vacuum or a repair is using the store
     │   └── StoreNotWritable      the store refuses writes
     └── Transient                 a retry may help; tasks retry only these
         ├── StoreUnavailable      the store does not answer
-        ├── StoreBusy             a run, a vacuum or a repair is using the store
         └── WeightsUnavailable    the weights hub does not answer
 
 A message says what was seen, what was expected, and what to do.
@@ -76,6 +77,14 @@ class AliasConflict(Permanent):
     """Another process moved the alias first; nothing was changed."""
 
 
+class LeaseLost(Permanent):
+    """Another process took over the store while this one was suspended or cut off from it; it may write no more."""
+
+
+class StoreBusy(Permanent):
+    """A run, a vacuum or a repair is using the store and must not be disturbed; nothing was changed."""
+
+
 class StoreNotWritable(Permanent):
     """The store refuses writes."""
 
@@ -86,10 +95,6 @@ class Transient(VitrineError):
 
 class StoreUnavailable(Transient):
     """The store does not answer, or answers with a server error."""
-
-
-class StoreBusy(Transient):
-    """A run, a vacuum or a repair is using the store and must not be disturbed; nothing was changed."""
 
 
 class WeightsUnavailable(Transient):

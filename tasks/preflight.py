@@ -6,8 +6,9 @@ from retrieval_core.config import NightlyConfig
 from retrieval_core.evaluate.compare.config import ComparisonConfig
 from retrieval_core.evaluate.measure.golden_queries import check_golden
 from retrieval_core.ingest.sources.registry import open_source
-from retrieval_core.maintenance.preflight import check_run, check_writable
+from retrieval_core.maintenance.preflight import check_run
 from retrieval_core.settings import Settings
+from retrieval_core.store.base import check_conditions
 from retrieval_core.train.config import AnyTraining
 from retrieval_core.train.inputs import start_config
 from tasks.stage import stage
@@ -34,5 +35,5 @@ def check_before_comparison(settings: Settings, source: str, config: ComparisonC
 
     open_source(source)
     store = settings.open_store()
-    check_writable(store)
+    check_conditions(store)
     check_comparison(store, config)

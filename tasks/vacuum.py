@@ -7,7 +7,7 @@ import time
 from prefect.logging import get_run_logger
 
 from retrieval_core.artifacts.manifests import Value
-from retrieval_core.maintenance.vacuum import Policy, Vacuumed, apply, plan_vacuum
+from retrieval_core.maintenance.vacuum import Policy, Vacuumed, plan_vacuum, vacuum
 from retrieval_core.settings import Settings
 from tasks.stage import stage
 
@@ -25,12 +25,14 @@ class Swept(Value):
 
 
 @stage("vacuum")
-def vacuum_store(settings: Settings, policy: Policy, dry_run: bool) -> Swept:
-    """Plan what to remove, and remove it unless that is only to be seen."""
-    store = settings.open_store()
-    plan = plan_vacuum(store, policy, time.time())
+def vacuum_store(settings: Settings, policy: Policy, dry_run: bool, wait_s: float) -> Swept:
+    """Remove what no kept release needs, or only plan it; active runs may take `wait_s` to end."""
+    store, now_s = settings.open_store(), time.time()
+    if dry_run:
+        plan, done = plan_vacuum(store, policy, now_s), Vacuumed(n_removed=0)
+    else:
+        plan, done = vacuum(store, policy, now_s, wait_s)
     get_run_logger().info("%d objects of %d bytes are needed by nothing that is kept", len(plan.keys), plan.n_bytes)
-    done = Vacuumed(n_removed=0) if dry_run else apply(store, plan)
     return Swept(
         kept=plan.kept,
         removed=plan.removed,

@@ -27,6 +27,8 @@ def add_commands(commands: Commands) -> None:
     vacuum.add_argument("--keep", type=int, default=5, help="releases to keep of each alias's history")
     vacuum.add_argument("--older-than-days", type=float, default=7.0, help="keep younger releases")
     vacuum.add_argument("--safe-hours", type=float, default=24.0, help="keep whatever was written since")
+    text = "wait so long for active runs to end; new runs wait meanwhile"
+    vacuum.add_argument("--wait", type=float, default=0.0, metavar="MINUTES", help=text)
     vacuum.add_argument("--dry-run", action="store_true", help="print what would be removed, and remove nothing")
     text = "rebuild what `vitrine verify` finds damaged, or say why it cannot be rebuilt"
     repair = add_command(commands, "repair", _repair, text, JSON, STORE)
@@ -65,15 +67,17 @@ def _verify(arguments: argparse.Namespace) -> int:
 def _vacuum(arguments: argparse.Namespace) -> int:
     from pydantic import ValidationError
 
-    from retrieval_core.maintenance.vacuum import Policy, Vacuumed, apply, plan_vacuum
+    from retrieval_core.maintenance.vacuum import Policy, Vacuumed, plan_vacuum, vacuum
 
     try:
         policy = Policy(keep=arguments.keep, older_than_days=arguments.older_than_days, safe_hours=arguments.safe_hours)
     except ValidationError as error:
         raise BadConfig(f"vacuum: {error.errors()[0]['loc'][0]}: {error.errors()[0]['msg']}") from error
-    store = open_settings(arguments).open_store()
-    plan = plan_vacuum(store, policy, time.time())
-    done = Vacuumed(n_removed=0) if arguments.dry_run else apply(store, plan)
+    store, now_s = open_settings(arguments).open_store(), time.time()
+    if arguments.dry_run:
+        plan, done = plan_vacuum(store, policy, now_s), Vacuumed(n_removed=0)
+    else:
+        plan, done = vacuum(store, policy, now_s, 60 * arguments.wait)
     document = plan.model_dump(mode="json", exclude={"seen"}) | done.model_dump() | {"dry_run": arguments.dry_run}
     lines = [
         f"kept     {len(plan.kept)} releases: {', '.join(name[:12] for name in plan.kept)}",

@@ -67,14 +67,14 @@ def _train_segmenter(arguments: argparse.Namespace) -> int:
     from flows.train import train_segmenter
     from retrieval_core.config import NightlyConfig
     from retrieval_core.ingest.sources.registry import open_source
-    from retrieval_core.maintenance.preflight import check_writable
+    from retrieval_core.store.base import check_conditions
 
     stages = NightlyConfig.load(arguments.config, arguments.set)
     if not stages.mask.enabled:
         raise BadConfig("mask.enabled is false, so no segmenter is trained; leave it out")
     source, settings = named_source(arguments), open_settings(arguments)
     open_source(source)
-    check_writable(settings.open_store())
+    check_conditions(settings.open_store())
     start_prefect()
     summary = train_segmenter(source, settings, stages)
     print_answer(arguments, summary, _model_lines("segmenter", summary.segmenter, summary))

@@ -31,15 +31,11 @@ TABLES = ("items", "quarantine")  # of a sealed catalogue
 
 
 class IngestOutcome(Value):
-    """A sealed catalogue, how it differs from an earlier one, and how many pictures were read for it.
-
-    `declared_removals` are the items that a change listed as removed.
-    """
+    """A sealed catalogue, how it differs from an earlier one, and how many pictures were read for it."""
 
     catalog: Ref
     diff: CatalogDiff
     n_read: int
-    declared_removals: tuple[str, ...] = ()
 
 
 def ingest_source(store: Store, source: str, config: IngestConfig) -> IngestOutcome:
@@ -72,9 +68,7 @@ def ingest_change(store: Store, source: str, base: Catalog, change: Change, conf
     store.put(LEDGER, table_bytes(_replaced(seen.quarantine, snapshot.quarantine, is_named)))
     store.put(SEEN_ITEMS, table_bytes(_replaced(seen.items, snapshot.items, is_named)))
     diff = diff_catalogs(items, snapshot.items)
-    return IngestOutcome(
-        catalog=_seal(store, snapshot).ref, diff=diff, n_read=snapshot.n_read, declared_removals=named.removed
-    )
+    return IngestOutcome(catalog=_seal(store, snapshot).ref, diff=diff, n_read=snapshot.n_read)
 
 
 def seal_selection(store: Store, catalog: Catalog, selection: ItemSelection) -> Catalog:

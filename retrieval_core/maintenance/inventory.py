@@ -33,10 +33,8 @@ from retrieval_core.artifacts.manifests import (
     VectorSet,
 )
 from retrieval_core.errors import NotFound
-from retrieval_core.store import leases
-from retrieval_core.store.base import Entry, Store
+from retrieval_core.store.base import PROBES, Entry, Store
 
-PROBE = "runs/_probe"  # written and deleted to check that the store can be written; a killed check leaves it
 GROWING: tuple[type[GrowingSet], ...] = (MaskSet, VectorSet, ClassSet)
 FITTED: tuple[type[Artifact], ...] = (Backbone, Segmenter, Detector, Classifier, Head, Reducer)
 _SEALED: tuple[type[Artifact], ...] = (Release, Catalog, IndexSet, Report, *FITTED, *GROWING)
@@ -46,7 +44,7 @@ _FINGERPRINT = "[0-9a-f]{32}"
 _REPRODUCIBLE = re.compile(
     rf"(?:{'|'.join(sorted(_KINDS))})/{_FINGERPRINT}/.+"
     rf"|indexes/shards/{_FINGERPRINT}/.+|indexes/templates/{_FINGERPRINT}-{_FINGERPRINT}\.faiss"
-    rf"|{PROBE}|{leases.FOLDER}.+"
+    rf"|{PROBES}.*"
 )
 
 Family = tuple[str, str]  # folder and fingerprint

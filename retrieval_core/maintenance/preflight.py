@@ -7,15 +7,8 @@ from retrieval_core.artifacts.manifests import Detector
 from retrieval_core.config import NightlyConfig
 from retrieval_core.embed.preflight import check_backbone, check_classifier, check_weights
 from retrieval_core.ingest.sources.registry import open_source
-from retrieval_core.maintenance.inventory import PROBE
 from retrieval_core.mask.detect import load_detector
-from retrieval_core.store.base import Store
-
-
-def check_writable(store: Store) -> None:
-    """Write an empty object and delete it. Raises `StoreNotWritable`."""
-    store.put(PROBE, b"")
-    store.delete(PROBE)
+from retrieval_core.store.base import Store, check_conditions
 
 
 def check_run(source: str, store: Store, config: NightlyConfig) -> None:
@@ -26,7 +19,7 @@ def check_run(source: str, store: Store, config: NightlyConfig) -> None:
     """
     open_source(source)
     check_backbone(store, config.embed)  # first, so that a wrong name leaves no trace in the store
-    check_writable(store)
+    check_conditions(store)
     check_weights(store, config.embed)
     if config.detects and Detector.find(store, detector_fingerprint(config.crop)) is None:
         load_detector(config.crop)

@@ -2,14 +2,15 @@
 
 Kept are the artifacts that aliases point at, the latest releases of their histories, young releases, and everything
 that these need; recent writes and everything they may build on, since a killed run may be resumed; and the last
-checkpoint of every unfinished training. Nothing is removed while a run is active. Releases are deleted before their
-artifacts, and the file that says that a thing exists before its other files. So nothing ever exists in part, and what a
-killed vacuum leaves over the next one finds and deletes.
+checkpoint of every unfinished training. A vacuum waits for the runs that are active, and new ones wait for it. Releases
+are deleted before their artifacts, and the file that says that a thing exists before its other files. So nothing ever
+exists in part, and what a killed vacuum leaves over the next one finds and deletes.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from itertools import groupby
@@ -17,7 +18,6 @@ from itertools import groupby
 from pydantic import Field
 
 from retrieval_core.artifacts import releases
-from retrieval_core.artifacts.catalog_rows import SEEN_ITEMS
 from retrieval_core.artifacts.manifests import (
     MANIFEST,
     Backbone,
@@ -39,9 +39,10 @@ from retrieval_core.store import leases
 from retrieval_core.store.base import Store
 
 HOUR_S, DAY_S = 3600.0, 86_400.0
-BATCH_KEYS = 200  # deleted between two checks for other activity
+BATCH_KEYS = 200  # deleted between two looks at the aliases
 DELETE_THREADS = 8  # they wait for the network
-STOPPED = "an alias moved or a run began meanwhile; the rest is left for the next vacuum"
+TURN_S = 600.0  # a run that waits may have to wait so long
+STOPPED = "an alias moved meanwhile, or a run waits; the rest is left for the next vacuum"
 _REPAIR_FIRST = "run `vitrine repair` first; until then nothing is removed"
 # The folders of what an artifact may need, for when its manifest cannot say what exactly.
 _MAY_NEED = {
@@ -67,7 +68,7 @@ class VacuumPlan(Value):
     """The objects to remove: `keys` in the order of removal, `n_bytes` in total; the releases `removed` and `kept`.
 
     `whole` holds the folders that stay untouched, since a manifest that would say what is needed there cannot be read.
-    `seen` records the state of aliases and runs at the time of planning.
+    `seen` records where the aliases pointed at the time of planning.
     """
 
     keys: tuple[str, ...]
@@ -91,7 +92,7 @@ def plan_vacuum(store: Store, policy: Policy, now_s: float) -> VacuumPlan:
     Raises `NotFound` or `ShardCorrupt` if an alias, a kept release, or a manifest that an aliased artifact needs is
     absent or cannot be read: what is needed is unknown then, and an earlier release may have to serve.
     """
-    seen = _activity(store)
+    seen = _targets(store)
     inventory = Inventory(store)
     marks = _Marks(inventory)
     aliased = sorted(_aliased(store))
@@ -114,30 +115,40 @@ def plan_vacuum(store: Store, policy: Policy, now_s: float) -> VacuumPlan:
     )
 
 
-def apply(store: Store, plan: VacuumPlan) -> Vacuumed:
-    """Remove what was planned, unless an alias moves or a run begins: the rest is left for the next vacuum then.
+def vacuum(store: Store, policy: Policy, now_s: float, wait_s: float = 0.0) -> tuple[VacuumPlan, Vacuumed]:
+    """Plan what to remove at `now_s` and remove it, once the active runs have ended; they may take `wait_s` for it.
 
-    Raises `StoreBusy` while a run, a repair or another vacuum is active, and `StoreNotWritable` or `StoreUnavailable`;
-    objects removed by then stay removed.
+    Raises `StoreBusy` if they take longer, and what `plan_vacuum` and `apply` raise.
     """
-    with leases.exclusive_lease(store, "a vacuum") as has_waiter:
+    with leases.exclusive_lease(store, "a vacuum", wait_s) as has_waiter:
+        plan = plan_vacuum(store, policy, now_s)
+        return plan, apply(store, plan, has_waiter)
 
-        def must_stop() -> bool:
-            return has_waiter() or _activity(store) != plan.seen
 
-        if not must_stop():
-            for name in releases.alias_names(store):
-                releases.forget(store, name, plan.removed)
+def apply(store: Store, plan: VacuumPlan, has_waiter: Callable[[], bool] = lambda: False) -> Vacuumed:
+    """Remove what was planned, under the lease that it was planned under.
+
+    It stops early, and leaves the rest for the next vacuum, if an alias moves, and after `TURN_S` if a run waits.
+    Raises `StoreNotWritable`, `StoreUnavailable` and `LeaseLost`; objects removed by then stay removed.
+    """
+    started_s = time.monotonic()
+
+    def must_stop() -> bool:
+        return _targets(store) != plan.seen or (time.monotonic() - started_s > TURN_S and has_waiter())
+
+    if not must_stop():
+        for name in releases.alias_names(store):
+            releases.forget(store, name, plan.removed)
+    if must_stop():
+        return Vacuumed(n_removed=0, stopped=STOPPED)
+    n_removed = 0
+    for batch in _batches(plan.keys):
+        deleted_releases = _delete(store, batch)
+        n_removed += len(batch)
         if must_stop():
-            return Vacuumed(n_removed=0, stopped=STOPPED)
-        n_removed = 0
-        for batch in _batches(plan.keys):
-            deleted_releases = _delete(store, batch)
-            n_removed += len(batch)
-            if must_stop():
-                # Somebody may have promoted one of these releases meanwhile.
-                restored = [store.put_if_absent(key, data) for key, data in deleted_releases.items()]
-                return Vacuumed(n_removed=n_removed - len(restored), stopped=STOPPED)
+            # Somebody may have promoted one of these releases meanwhile.
+            restored = [store.put_if_absent(key, data) for key, data in deleted_releases.items()]
+            return Vacuumed(n_removed=n_removed - len(restored), stopped=STOPPED)
     return Vacuumed(n_removed=n_removed)
 
 
@@ -263,11 +274,10 @@ def _young_releases(inventory: Inventory, since_s: float) -> Iterator[str]:
             yield key.removesuffix(f"/{MANIFEST}")
 
 
-def _activity(store: Store) -> tuple[str, ...]:
-    """Return where the aliases point and when a run last read a catalogue: it changes when others use the store."""
+def _targets(store: Store) -> tuple[str, ...]:
+    """Return where the aliases point; a person may promote a release at any time."""
     aliases = [(name, releases.read_alias(store, name)) for name in releases.alias_names(store)]
-    reads = [f"{entry.key} {entry.modified_s}" for entry in store.entries(SEEN_ITEMS)]
-    return (*(f"{name} {alias.release}" for name, alias in aliases if alias), *reads)
+    return tuple(f"{name} {alias.release}" for name, alias in aliases if alias)
 
 
 def _is_unfinished_training(inventory: Inventory, key: str) -> bool:

@@ -1,18 +1,24 @@
 """The interface of a store: whole objects by key, in a local folder or under `s3://bucket/prefix`.
 
 Both kinds promise that a write is complete or absent, and that of several writers exactly one is told it was first. The
-modules `local` and `s3` say how each keeps the promise.
+modules `local` and `s3` say how each keeps the promise. `check_conditions` tries whether a server or a mount keeps it.
 """
 
 from __future__ import annotations
 
 import re
+import uuid
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
+from collections import defaultdict
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from functools import lru_cache
 from pathlib import Path
 from typing import NamedTuple
 
-from retrieval_core.errors import Permanent
+from retrieval_core.errors import BadConfig, LeaseLost, NotFound, Permanent
+
+PROBES = "runs/_probe"  # start of the keys that `check_conditions` writes and deletes; a killed check leaves one
 
 _SEGMENT = r"[A-Za-z0-9_][A-Za-z0-9._=+@-]*"
 _KEY = re.compile(rf"{_SEGMENT}(?:/{_SEGMENT})*")
@@ -37,6 +43,10 @@ class Entry(NamedTuple):
     modified_s: float
 
 
+# Called before each write with its key, and whether the write decides something: a conditional write or a delete.
+Guard = Callable[[str, bool], None]
+
+
 class Store(ABC):
     """Whole objects by key, in a folder or on S3.
 
@@ -46,32 +56,57 @@ class Store(ABC):
     """
 
     url: str
+    _identity: tuple[str, ...]  # equal for every opening of the same store
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Store) and self._identity == other._identity
+
+    def __hash__(self) -> int:
+        return hash(self._identity)
 
     @abstractmethod
     def get(self, key: str) -> bytes:
         """Return the whole object."""
 
-    @abstractmethod
     def put(self, key: str, data: bytes) -> None:
         """Store an object, replacing any other; a reader sees the old or the new bytes, never a mixture."""
+        self._check_guards(key)
+        self._put(key, data)
 
-    @abstractmethod
     def put_if_absent(self, key: str, data: bytes) -> bool:
         """Store an object unless the key is taken; return False, having changed nothing, if it is."""
+        self._check_guards(key, decides=True)
+        if not self._put_if_absent(key, data):
+            return False
 
-    @abstractmethod
+        def undo() -> None:
+            with suppress(NotFound):
+                if self.get(key) == data:
+                    self._delete(key)
+
+        self._confirm(key, undo)
+        return True
+
     def put_file(self, key: str, path: Path) -> None:
         """Store a local file without reading it into memory, replacing any other object.
 
         Raises `NotFound` if there is no such file.
         """
+        self._check_guards(key)
+        self._put_file(key, path)
 
-    @abstractmethod
     def compare_and_swap(self, key: str, data: bytes, expected: bytes | None) -> bool:
         """Replace `expected` (None: no object) by `data`; return False, having changed nothing, if it is not there.
 
         Safe against concurrent `compare_and_swap` and `put_if_absent`; never use plain `put` on such a key.
         """
+        if expected is None:
+            return self.put_if_absent(key, data)
+        self._check_guards(key, decides=True)
+        if not self._compare_and_swap(key, data, expected):
+            return False
+        self._confirm(key, lambda: self._compare_and_swap(key, expected, data))
+        return True
 
     @abstractmethod
     def exists(self, key: str) -> bool:
@@ -89,9 +124,10 @@ class Store(ABC):
         """Yield the keys of `entries(prefix)`."""
         return (entry.key for entry in self.entries(prefix))
 
-    @abstractmethod
     def delete(self, key: str) -> None:
         """Remove an object; do nothing if it is absent."""
+        self._check_guards(key, decides=True)
+        self._delete(key)
 
     @abstractmethod
     def local_path(self, key: str, sha256: str | None = None) -> Path:
@@ -102,9 +138,71 @@ class Store(ABC):
         has the same version.
         """
 
+    @abstractmethod
+    def _put(self, key: str, data: bytes) -> None: ...
+
+    @abstractmethod
+    def _put_if_absent(self, key: str, data: bytes) -> bool: ...
+
+    @abstractmethod
+    def _put_file(self, key: str, path: Path) -> None: ...
+
+    @abstractmethod
+    def _compare_and_swap(self, key: str, data: bytes, expected: bytes) -> bool: ...
+
+    @abstractmethod
+    def _delete(self, key: str) -> None: ...
+
+    @abstractmethod
+    def _ignored_conditions(self, key: str) -> tuple[str, ...]:
+        """Write to an unused key on conditions that do not hold; return those that did not prevent it."""
+
+    def _check_guards(self, key: str, *, decides: bool = False) -> None:
+        for guard in tuple(_GUARDS[self]):
+            guard(key, decides)
+
+    def _confirm(self, key: str, undo: Callable[[], object]) -> None:
+        """Check again after a write: the process may have been suspended between the check and the write."""
+        try:
+            self._check_guards(key, decides=True)
+        except LeaseLost:
+            undo()
+            raise
+
     def _address_of(self, key: str) -> str:
         """Return the address of an object, for messages."""
         return f"{self.url}/{key}"
+
+
+_GUARDS: defaultdict[Store, list[Guard]] = defaultdict(list)
+
+
+@contextmanager
+def guarded(store: Store, guard: Guard) -> Iterator[None]:
+    """Call `guard` before each write of this process to a store, however it was opened; it raises to prevent it."""
+    _GUARDS[store].append(guard)
+    try:
+        yield
+    finally:
+        _GUARDS[store].remove(guard)
+
+
+@lru_cache(maxsize=256)
+def check_conditions(store: Store) -> None:
+    """Check once per process that a store refuses a write whose condition does not hold.
+
+    Raises `BadConfig`, which names the conditions that it ignores, `StoreNotWritable` and `StoreUnavailable`.
+    """
+    key = f"{PROBES}-{uuid.uuid4().hex}"  # several processes may check at once
+    try:
+        ignored = store._ignored_conditions(key)
+    finally:
+        store.delete(key)
+    if ignored:
+        raise BadConfig(
+            f"{store.url} ignores {' and '.join(ignored)}: of several writers each would be told that it was first, "
+            "and runs would overwrite each other's work; use a store that honours such conditions, as AWS and Ceph do"
+        )
 
 
 def is_key(name: str) -> bool:

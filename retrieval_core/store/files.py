@@ -95,6 +95,13 @@ def install(temporary: Path, path: Path, move: Callable[[Path, Path], None] = os
     _sync(path.parent)
 
 
+def remove_file(path: Path) -> None:
+    """Remove a file durably, if it exists. Raises `OSError`."""
+    with suppress(FileNotFoundError, NotADirectoryError):
+        path.unlink()
+        _sync(path.parent)
+
+
 def make_folder(folder: Path) -> None:
     """Make a folder and its parents, durably. Raises `OSError`."""
     if folder.is_dir():

@@ -1,14 +1,23 @@
 """Leases on a store: runs share it, a vacuum or a repair has it alone.
 
-Every holder writes its own lease before it looks for others, so of two that start at once at least one sees the other.
-A lease is renewed while its process lives; one that is not renewed belongs to a killed process and expires. Its age is
-measured with the store's clock, not with those of the machines.
+A holder writes its own lease before it looks for others, so of two that start at once at least one sees the other. It
+renews its lease while its process lives. A lease that was not renewed for `EXPIRES_S`, by the store's clock and not
+those of the machines, belongs to a process that was killed, suspended or cut off. Who cannot work beside it revokes it:
+deletes it, then waits for `SETTLE_S`.
+
+A holder cannot renew a lease that was revoked, and so finds out: before a seal, a swap or a delete it renews a lease
+that is older than `FRESH_S`, before other writes one that is overdue. Its last writes thus fall into the time that the
+other waits for, unless it is suspended between that check and its write. Then a seal or a swap is undone when it wakes
+(`Store.put_if_absent`), other writes are parts that no manifest lists, and of a vacuum's deletes those on their way are
+at most as many as it has threads.
 """
 
 from __future__ import annotations
 
 import json
 import logging
+import math
+import random
 import socket
 import threading
 import time
@@ -17,72 +26,188 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 
-from retrieval_core.errors import NotFound, StoreBusy, VitrineError
-from retrieval_core.store.base import Store
+from retrieval_core.errors import LeaseLost, NotFound, StoreBusy, VitrineError
+from retrieval_core.store.base import Store, check_conditions, guarded
 
 log = logging.getLogger(__name__)
 
 FOLDER = "runs/going/"
-_SHARED, _EXCLUSIVE = f"{FOLDER}run-", f"{FOLDER}alone-"
+_SHARED, _EXCLUSIVE, _WAITING = f"{FOLDER}run-", f"{FOLDER}alone-", f"{FOLDER}wait-"
 RENEW_S = 30.0
-EXPIRES_S = 600.0  # after the last renewal
+OVERDUE_S = 60.0  # since the last renewal
+EXPIRES_S = 600.0  # since the last renewal
+FRESH_S = 1.0
+SETTLE_S = 3.0  # more than FRESH_S and the time of a write
 POLL_S = 2.0
 
 
 @contextmanager
 def shared_lease(store: Store, holder: str) -> Iterator[None]:
-    """Hold a lease beside other runs, so that nothing is removed meanwhile; first wait for an exclusive one to end."""
-    with _lease(store, _SHARED, holder) as others:
-        is_waiting = False
-        while exclusive := [key for key in others() if key.startswith(_EXCLUSIVE)]:
-            if not is_waiting:
-                log.warning("%s waits until this has ended: %s", holder, _describe(store, exclusive[0]))
-            is_waiting = True
-            time.sleep(POLL_S)
+    """Hold a lease beside other runs, so that nothing is removed meanwhile; first wait for an exclusive one to end.
+
+    Raises `BadConfig` for a store that ignores conditions, and `LeaseLost` if another process revoked the lease.
+    """
+    check_conditions(store)
+    with _take_shared(store, holder) as lease, lease.guarding():
         yield
 
 
 @contextmanager
-def exclusive_lease(store: Store, holder: str) -> Iterator[Callable[[], bool]]:
-    """Hold the only lease; yield a function that returns whether somebody waits for its end. Raises `StoreBusy`."""
-    with _lease(store, _EXCLUSIVE, holder) as others:
-        if keys := others():
+def exclusive_lease(store: Store, holder: str, wait_s: float = 0.0) -> Iterator[Callable[[], bool]]:
+    """Hold the only lease; yield a function that returns whether a run waits for its end.
+
+    Runs that began before may take `wait_s` to end; those that begin meanwhile wait. Raises `StoreBusy` if they take
+    longer, `BadConfig` for a store that ignores conditions, and `LeaseLost` if another process revoked the lease.
+    """
+    check_conditions(store)
+    with _take_exclusive(store, holder, wait_s) as lease, lease.guarding():
+        yield lambda: bool(lease.others(_WAITING))
+
+
+def _take_shared(store: Store, holder: str) -> _Lease:
+    while True:
+        lease = _Lease(store, _SHARED, holder)
+        with lease.ending_on_error():
+            exclusive = lease.others(_EXCLUSIVE)
+            if not exclusive:
+                lease.settle()
+                return lease
+        lease.end()
+        log.warning("%s waits until this has ended: %s", holder, _describe(store, exclusive[0]))
+        with _Lease(store, _WAITING, holder) as waiting:
+            while waiting.others(_EXCLUSIVE):
+                time.sleep(POLL_S)
+
+
+def _take_exclusive(store: Store, holder: str, wait_s: float) -> _Lease:
+    deadline_s = _clock_s() + wait_s
+    while True:
+        lease = _Lease(store, _EXCLUSIVE, holder)
+        with lease.ending_on_error():
+            blocking = lease.others(_EXCLUSIVE)
+            while not blocking:
+                runs = lease.others(_SHARED)
+                if not runs:
+                    lease.settle()
+                    return lease
+                if _clock_s() >= deadline_s:
+                    blocking = runs
+                    break
+                lease.check()
+                time.sleep(POLL_S)
+        lease.end()
+        if _clock_s() >= deadline_s:
             raise StoreBusy(
-                f"{holder} needs {store.url} to itself, but this is running: {_describe(store, keys[0])}; try again "
-                f"when it has ended, or {EXPIRES_S / 60:.0f} minutes after it was killed"
+                f"{holder} needs {store.url} to itself, but this is running: {_describe(store, blocking[0])}; try "
+                f"again when it has ended, or {EXPIRES_S / 60:.0f} minutes after it was killed"
             )
-        yield lambda: bool(others())
+        time.sleep(POLL_S * random.uniform(0.5, 1.5))  # two that refuse each other do not meet again
 
 
-@contextmanager
-def _lease(store: Store, kind: str, holder: str) -> Iterator[Callable[[], list[str]]]:
-    """Hold a lease; yield a function that lists the unexpired leases of others."""
-    key = f"{kind}{uuid.uuid4().hex}"
-    facts = {"what": holder, "host": socket.gethostname(), "began": datetime.now(UTC).isoformat(timespec="seconds")}
-    data, ended = json.dumps(facts).encode(), threading.Event()
+class _Lease:
+    """A lease of this process, renewed in the background until it ends."""
 
-    def renew() -> None:
-        while not ended.wait(RENEW_S):
-            try:
-                store.put(key, data)
-            except VitrineError as error:
-                log.warning("%s cannot renew its lease: %s", holder, error)
+    def __init__(self, store: Store, kind: str, holder: str) -> None:
+        facts = {"what": holder, "host": socket.gethostname(), "began": datetime.now(UTC).isoformat(timespec="seconds")}
+        self._store, self._holder, self._data = store, holder, json.dumps(facts).encode()
+        self._key = f"{kind}{uuid.uuid4().hex}"
+        self._has_revoked = False
+        self._ended, self._lock = threading.Event(), threading.Lock()
+        self._renewed_s = _clock_s()
+        store.put(self._key, self._data)
+        self._thread = threading.Thread(target=self._renew_regularly, name="lease", daemon=True)
+        self._thread.start()
 
-    def others() -> list[str]:
-        renewed_s = {entry.key: entry.modified_s for entry in store.entries(FOLDER)}
-        now_s = renewed_s.get(key) or max(renewed_s.values(), default=0.0)
-        return [other for other, at_s in renewed_s.items() if other != key and now_s - at_s < EXPIRES_S]
+    def __enter__(self) -> _Lease:
+        return self
 
-    store.put(key, data)
-    renewing = threading.Thread(target=renew, name="lease", daemon=True)
-    renewing.start()
-    try:
-        yield others
-    finally:
-        ended.set()
-        renewing.join()
+    def __exit__(self, *_: object) -> None:
+        self.end()
+
+    def end(self) -> None:
+        self._ended.set()
+        self._thread.join()
         with suppress(VitrineError):  # it expires by itself
-            store.delete(key)
+            self._store.delete(self._key)
+
+    @contextmanager
+    def ending_on_error(self) -> Iterator[None]:
+        try:
+            yield
+        except BaseException:
+            self.end()
+            raise
+
+    @contextmanager
+    def guarding(self) -> Iterator[None]:
+        """Check the lease before each write of this process to the store, and name its loss as the cause of errors."""
+
+        def guard(key: str, decides: bool) -> None:
+            if not key.startswith(FOLDER):
+                self.check(FRESH_S if decides else OVERDUE_S)
+
+        with guarded(self._store, guard):
+            try:
+                yield
+            except LeaseLost:
+                raise
+            except VitrineError as error:
+                try:
+                    self.check()
+                except LeaseLost as lost:
+                    raise lost from error
+                except VitrineError:
+                    log.warning("%s cannot check its lease", self._holder)
+                raise
+
+    def check(self, max_age_s: float = FRESH_S) -> None:
+        """Renew the lease if it is older than that. Raises `LeaseLost` if another process revoked it."""
+        with self._lock:
+            if _clock_s() - self._renewed_s > max_age_s:
+                self._renew()
+
+    def others(self, kind: str) -> list[str]:
+        """Return the leases of a kind that others hold; revoke those that have expired."""
+        renewed_s = {entry.key: entry.modified_s for entry in self._store.entries(FOLDER)}
+        now_s = renewed_s.get(self._key) or max(renewed_s.values(), default=0.0)
+        # One that is far in the future was renewed before a clock was set back.
+        expired = [key for key in renewed_s if abs(now_s - renewed_s[key]) >= EXPIRES_S]
+        for key in expired:
+            if key.startswith((kind, _WAITING)):
+                log.warning("%s revokes a lease that has expired: %s", self._holder, _describe(self._store, key))
+                self._store.delete(key)
+                self._has_revoked = True
+        return [key for key in renewed_s if key.startswith(kind) and key not in {self._key, *expired}]
+
+    def settle(self) -> None:
+        """Wait until the holders of revoked leases have noticed."""
+        if self._has_revoked:
+            time.sleep(SETTLE_S)
+
+    def _renew_regularly(self) -> None:
+        while not self._ended.wait(RENEW_S):
+            try:
+                self.check(max_age_s=0.0)
+            except LeaseLost:
+                return
+            except VitrineError as error:
+                log.warning("%s cannot renew its lease: %s", self._holder, error)
+
+    def _renew(self) -> None:
+        started_s = _clock_s()
+        is_renewed = self._store.compare_and_swap(self._key, self._data, self._data)
+        if not is_renewed and not self._store.exists(self._key):  # a busy server may refuse a swap for other reasons
+            self._renewed_s = -math.inf
+            raise LeaseLost(
+                f"{self._holder} was suspended, or cut off from {self._store.url}, for so long that another process "
+                "took over the store; it has stopped before it changed anything more: start it again"
+            )
+        self._renewed_s = started_s
+
+
+def _clock_s() -> float:
+    """Return a time that only moves forward and, where the system has such a clock, while the machine sleeps, too."""
+    return time.clock_gettime(getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC))
 
 
 def _describe(store: Store, key: str) -> str:

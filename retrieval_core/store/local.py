@@ -10,13 +10,14 @@ import errno
 import fcntl
 import os
 import shutil
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from io import BytesIO
 from pathlib import Path
 from typing import BinaryIO
 
-from retrieval_core.errors import NotFound
+from retrieval_core.errors import NotFound, StoreUnavailable
 from retrieval_core.store.base import Entry, Store, check_prefix, checked_key, is_key
 from retrieval_core.store.files import (
     check_sha256,
@@ -25,11 +26,14 @@ from retrieval_core.store.files import (
     make_folder,
     read_errors,
     regular_stat,
+    remove_file,
     temporary_file,
     write_errors,
 )
 
 COPY_CHUNK_BYTES = 2**20
+LOCK_TIMEOUT_S = 60.0
+LOCK_POLL_S = 0.002
 _NO_HARD_LINKS = {errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP}
 
 
@@ -39,16 +43,17 @@ class LocalStore(Store):
     def __init__(self, root: Path) -> None:
         self._root = root.expanduser().absolute()
         self.url = str(self._root)
+        self._identity = (self.url,)
 
     def get(self, key: str) -> bytes:
         path = self._path(key)
         with read_errors(path):
             return path.read_bytes()
 
-    def put(self, key: str, data: bytes) -> None:
+    def _put(self, key: str, data: bytes) -> None:
         self._write(key, BytesIO(data), os.replace)
 
-    def put_if_absent(self, key: str, data: bytes) -> bool:
+    def _put_if_absent(self, key: str, data: bytes) -> bool:
         if self.exists(key):
             return False
         try:
@@ -57,19 +62,17 @@ class LocalStore(Store):
             return False
         return True
 
-    def put_file(self, key: str, path: Path) -> None:
+    def _put_file(self, key: str, path: Path) -> None:
         with read_errors(path):
             source = path.open("rb")
         with source:
             self._write(key, source, os.replace)
 
-    def compare_and_swap(self, key: str, data: bytes, expected: bytes | None) -> bool:
-        if expected is None:
-            return self.put_if_absent(key, data)
+    def _compare_and_swap(self, key: str, data: bytes, expected: bytes) -> bool:
         with self._lock():
             with suppress(NotFound):
                 if self.get(key) == expected:
-                    self.put(key, data)
+                    self._put(key, data)
                     return True
             return False
 
@@ -92,10 +95,10 @@ class LocalStore(Store):
                 if key.startswith(prefix) and is_key(key):
                     yield Entry(key, stat.size_bytes, int(stat.version) / 1e9)
 
-    def delete(self, key: str) -> None:
+    def _delete(self, key: str) -> None:
         path = self._path(key)
-        with write_errors(path), suppress(FileNotFoundError, NotADirectoryError):
-            path.unlink()
+        with write_errors(path):
+            remove_file(path)
 
     def local_path(self, key: str, sha256: str | None = None) -> Path:
         path = self._path(key)
@@ -104,6 +107,17 @@ class LocalStore(Store):
             if sha256 is not None:
                 check_sha256(path, sha256, self._address_of(key))
         return path
+
+    def _ignored_conditions(self, key: str) -> tuple[str, ...]:
+        self._put(key, b"1")
+        ignored = []
+        with suppress(FileExistsError):
+            self._write(key, BytesIO(b"2"), self._move_if_absent)
+            ignored.append("the absence of a file that a hard link needs")
+        with self._lock(), suppress(BlockingIOError), self._lock_path.open("ab") as file:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            ignored.append("the lock of another process")
+        return tuple(ignored)
 
     def _path(self, key: str) -> Path:
         return self._root / checked_key(key)
@@ -129,11 +143,27 @@ class LocalStore(Store):
                     raise FileExistsError(errno.EEXIST, "exists", str(path)) from None
                 os.replace(temporary, path)
 
+    @property
+    def _lock_path(self) -> Path:
+        return self._root / ".lock"
+
     @contextmanager
     def _lock(self) -> Iterator[None]:
-        path = self._root / ".lock"
-        with write_errors(path):
+        """Hold the lock of the store. Raises `StoreUnavailable` if a process has it for longer than a swap can take."""
+        with write_errors(self._lock_path):
             make_folder(self._root)
-            with path.open("ab") as file:
-                fcntl.flock(file, fcntl.LOCK_EX)
+            with self._lock_path.open("ab") as file:
+                self._acquire(file)
                 yield
+
+    def _acquire(self, file: BinaryIO) -> None:
+        deadline_s = time.monotonic() + LOCK_TIMEOUT_S
+        while True:
+            try:
+                return fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                if time.monotonic() > deadline_s:
+                    raise StoreUnavailable(
+                        f"{self._lock_path} is held by another process, which may be suspended; end it, then try again"
+                    ) from None
+                time.sleep(LOCK_POLL_S)

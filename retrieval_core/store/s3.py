@@ -2,7 +2,7 @@
 
 S3 shows an object once its last byte is stored, and decides which writer was first by `If-None-Match` and `If-Match`.
 The server must honour conditional puts, as AWS and Ceph do; some small servers ignore the condition and let every
-writer win.
+writer win, which `check_conditions` finds out.
 
 Parts of a multipart upload that was killed stay invisible but are billed: give the bucket a lifecycle rule that aborts
 incomplete uploads.
@@ -57,19 +57,20 @@ class S3Store(Store):
         self._bucket = bucket
         self._folder = f"{prefix}/" if prefix else ""
         self._endpoint_url = endpoint_url
-        name = hashlib.sha256(f"{endpoint_url or ''} {self.url}".encode()).hexdigest()[:16]
+        self._identity = (endpoint_url or "", self.url)
+        name = hashlib.sha256(" ".join(self._identity).encode()).hexdigest()[:16]
         self._cache = cache_dir.expanduser().absolute() / name
         self._copies = ReadCache(self._cache, cache_bytes)
 
     def get(self, key: str) -> bytes:
         return self._get(key)[0]
 
-    def put(self, key: str, data: bytes) -> None:
+    def _put(self, key: str, data: bytes) -> None:
         target = self._bucket_and_key(key)
         with _s3_errors(self._address_of(key), writing=True):
             _client(self._endpoint_url).put_object(**target, **_body(data))
 
-    def put_if_absent(self, key: str, data: bytes) -> bool:
+    def _put_if_absent(self, key: str, data: bytes) -> bool:
         if self._put_on_condition(key, data, IfNoneMatch="*"):
             return True
         if not self.exists(key):
@@ -78,7 +79,7 @@ class S3Store(Store):
             )
         return False
 
-    def put_file(self, key: str, path: Path) -> None:
+    def _put_file(self, key: str, path: Path) -> None:
         target = self._bucket_and_key(key)
         with read_errors(path):
             source = path.open("rb")
@@ -86,9 +87,7 @@ class S3Store(Store):
             # upload_file would hide the ClientError of a failed call in the text of another error.
             _client(self._endpoint_url).upload_fileobj(source, *target.values(), Config=_transfer_config())
 
-    def compare_and_swap(self, key: str, data: bytes, expected: bytes | None) -> bool:
-        if expected is None:
-            return self.put_if_absent(key, data)
+    def _compare_and_swap(self, key: str, data: bytes, expected: bytes) -> bool:
         try:
             current, etag = self._get(key)
             # Ceph wants the ETag without quotes, AWS takes either.
@@ -113,7 +112,7 @@ class S3Store(Store):
             if is_key(key):
                 yield Entry(key, int(item["Size"]), item["LastModified"].timestamp())
 
-    def delete(self, key: str) -> None:
+    def _delete(self, key: str) -> None:
         target = self._bucket_and_key(key)
         with _s3_errors(self._address_of(key), writing=True), suppress(NotFound):
             _client(self._endpoint_url).delete_object(**target)
@@ -130,6 +129,13 @@ class S3Store(Store):
             with read_errors(copy):
                 check_sha256(copy, sha256, self._address_of(key))
         return copy
+
+    def _ignored_conditions(self, key: str) -> tuple[str, ...]:
+        self._put(key, b"1")
+        _, old_etag = self._get(key)
+        self._put(key, b"2")
+        conditions = {"If-None-Match": {"IfNoneMatch": "*"}, "If-Match": {"IfMatch": old_etag}}
+        return tuple(name for name in conditions if self._put_on_condition(key, b"3", **conditions[name]))
 
     def _bucket_and_key(self, key: str) -> dict[str, str]:
         return {"Bucket": self._bucket, "Key": self._folder + checked_key(key)}
@@ -324,6 +330,8 @@ def _from_client_error(error: Any, where: str, writing: bool) -> VitrineError:
         return StoreUnavailable(f"{answer}: the upload was ended or aborted before; try again")
     if status == 404:
         return NotFound(f"no object {where}")
+    if status == 501:
+        return Permanent(f"{answer}: the server lacks what a store needs, such as conditional puts")
     if status >= 500 or status in {408, 409, 412, 429} or code in _THROTTLED:
         return StoreUnavailable(f"{answer}; try again")
     if code in _WRONG_CLOCK:

@@ -47,6 +47,7 @@ class Proxy(ThreadingHTTPServer):
             self.socket = context.wrap_socket(self.socket, server_side=True)
         self.fault = NO_FAULT
         self.hidden = ""  # an object that listings omit
+        self.ignored: tuple[str, ...] = ()  # headers that the server behind does not get to see
         self.over = threading.Event()
         self.between: Callable[[], None] = lambda: None  # called by the fault "wait, then"
 
@@ -99,7 +100,12 @@ class _Handler(BaseHTTPRequestHandler):
             self._answer(int(what.split()[1]), {}, _error(what.split()[2]))
             return
         onward = http.client.HTTPConnection(self.server.endpoint, timeout=60)
-        onward.request(self.command, self.path, body, dict(self.headers))
+        onward.request(
+            self.command,
+            self.path,
+            body,
+            {name: value for name, value in self.headers.items() if name not in self.server.ignored},
+        )
         answer = onward.getresponse()
         data, headers = answer.read(), dict(answer.headers)
         onward.close()

@@ -20,7 +20,7 @@ from retrieval_core.artifacts.manifests import Backbone, IndexSet, Release
 from retrieval_core.errors import NotFound, ShardCorrupt, StoreBusy
 from retrieval_core.index.plan import template_key
 from retrieval_core.maintenance.inventory import Inventory
-from retrieval_core.maintenance.vacuum import DAY_S, Policy, Vacuumed, VacuumPlan, apply, plan_vacuum
+from retrieval_core.maintenance.vacuum import DAY_S, STOPPED, Policy, Vacuumed, VacuumPlan, apply, plan_vacuum, vacuum
 from retrieval_core.maintenance.verify import verify
 from retrieval_core.search.release import open_release
 from retrieval_core.store import leases
@@ -39,9 +39,9 @@ def later(days: float = 30) -> float:
     return time.time() + days * DAY_S
 
 
-def vacuum(store: Store, policy: Policy = ONLY_PRODUCTION, days: float = 30) -> VacuumPlan:
-    plan = plan_vacuum(store, policy, later(days))
-    assert apply(store, plan).n_removed == len(plan.keys)
+def vacuum_later(store: Store, policy: Policy = ONLY_PRODUCTION, days: float = 30) -> VacuumPlan:
+    plan, done = vacuum(store, policy, later(days))
+    assert done.n_removed == len(plan.keys)
     return plan
 
 
@@ -71,7 +71,7 @@ def test_only_what_production_needs_is_kept(three_runs: tuple[Store, list[Releas
     store, sealed = three_runs
     before = served(store, sealed[2])
 
-    plan = vacuum(store)
+    plan = vacuum_later(store)
 
     assert plan.kept == (sealed[2].fingerprint,)
     assert set(plan.removed) == {sealed[0].fingerprint, sealed[1].fingerprint}
@@ -84,7 +84,7 @@ def test_only_what_production_needs_is_kept(three_runs: tuple[Store, list[Releas
 
 def test_the_next_run_recomputes_nothing(three_runs: tuple[Store, list[Release]]) -> None:
     store, sealed = three_runs
-    vacuum(store)
+    vacuum_later(store)
     parts = {key for key in keys(store) if "/parts/" in key or "/shards/" in key or "heads" in key}
 
     again = SealedRuns(store).seal([*ITEMS[5:6], *ITEMS[6:], "new-1", "new-2"])  # item-5 as it was before
@@ -100,7 +100,7 @@ def test_the_history_is_kept_and_no_rollback_leads_to_a_removed_release(
 ) -> None:
     store, sealed = three_runs
 
-    vacuum(store, Policy(keep=1))
+    vacuum_later(store, Policy(keep=1))
 
     assert sorted(releases.release_names(store)) == sorted([sealed[1].fingerprint, sealed[2].fingerprint])
     releases.rollback(store)
@@ -114,7 +114,7 @@ def test_young_releases_and_the_one_rolled_back_from_are_kept(three_runs: tuple[
     releases.rollback(store)
 
     assert len(plan_vacuum(store, Policy(keep=0), later(6)).kept) == 3
-    assert set(vacuum(store).kept) == {sealed[1].fingerprint, sealed[2].fingerprint}
+    assert set(vacuum_later(store).kept) == {sealed[1].fingerprint, sealed[2].fingerprint}
 
 
 def test_recent_writes_stay_with_what_they_need(local_store: Store) -> None:
@@ -130,7 +130,10 @@ def test_recent_writes_stay_with_what_they_need(local_store: Store) -> None:
     assert plan.keys == ()
 
 
-def test_what_a_killed_run_left_is_removed_after_the_safe_age(local_store: Store) -> None:
+def test_what_a_killed_run_left_is_removed_after_the_safe_age(
+    local_store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(leases, "SETTLE_S", 0.0)
     SealedRuns(local_store).seal(ITEMS)
     strays = {
         f"vectors/{A}/parts/x.parquet",
@@ -138,7 +141,7 @@ def test_what_a_killed_run_left_is_removed_after_the_safe_age(local_store: Store
         f"backbones/{A}/model.onnx",
         f"indexes/shards/{A}/index.faiss",
         f"catalogs/{A}/items.parquet",
-        "runs/_probe",
+        f"runs/_probe-{A}",
         f"runs/going/run-{A}",
     }
     for stray in strays:
@@ -146,7 +149,7 @@ def test_what_a_killed_run_left_is_removed_after_the_safe_age(local_store: Store
     _written(local_store, f"runs/going/run-{A}", hours_ago=1)
     kept = keys(local_store) - strays
 
-    vacuum(local_store)
+    vacuum_later(local_store)
 
     left = keys(local_store)
     assert not left & strays
@@ -181,7 +184,7 @@ def test_named_backbones_comparisons_runs_and_foreign_files_stay(local_store: St
     for key in others:
         local_store.put(key, b"{}")
 
-    vacuum(local_store)
+    vacuum_later(local_store)
 
     assert others <= keys(local_store)
     assert backbone_names.find_backbone(local_store, "mine").fingerprint == A
@@ -209,7 +212,7 @@ def test_the_checkpoint_of_an_unfinished_training_stays(local_store: Store) -> N
     for key in (ended, going_on):
         local_store.put(key, b"the last epoch")
 
-    vacuum(local_store, days=400)
+    vacuum_later(local_store, days=400)
 
     assert local_store.exists(going_on)
     assert not local_store.exists(ended)
@@ -223,7 +226,7 @@ def test_a_view_that_only_its_fingerprint_names_keeps_all_vectors(three_runs: tu
     (manifest,) = (key for key in before if key.endswith(f"/{candidates}/manifest.json"))
     store.delete(manifest)
 
-    assert "vectors" in vacuum(store, Policy(keep=1)).whole
+    assert "vectors" in vacuum_later(store, Policy(keep=1)).whole
     assert {key for key in keys(store) if key.startswith("vectors/")} == before - {manifest}
 
 
@@ -267,7 +270,7 @@ def test_if_an_earlier_release_lost_a_manifest_everything_it_may_have_needed_sta
     data = store.get(manifest)
     store.delete(manifest)
 
-    plan = vacuum(store, Policy(keep=1))
+    plan = vacuum_later(store, Policy(keep=1))
     store.put(manifest, data)
 
     assert plan.whole
@@ -281,7 +284,7 @@ def test_a_vacuum_killed_half_way_and_run_again_ends_the_same(
 ) -> None:
     store, _ = three_runs
     undisturbed = open_store(str(shutil.copytree(store.url, tmp_path / "undisturbed")))
-    vacuum(undisturbed)
+    vacuum_later(undisturbed)
     plan = plan_vacuum(store, ONLY_PRODUCTION, later())
     for n_removed in range(0, len(plan.keys), 7):
         killed = open_store(str(shutil.copytree(store.url, tmp_path / f"killed-{n_removed}")))
@@ -289,7 +292,7 @@ def test_a_vacuum_killed_half_way_and_run_again_ends_the_same(
             killed.delete(key)
         assert verify(killed).ok
 
-        vacuum(killed)
+        vacuum_later(killed)
 
         assert keys(killed) == keys(undisturbed)
 
@@ -332,10 +335,10 @@ def test_a_release_promoted_meanwhile_is_put_back(
     assert releases.read_release(store, "production") == sealed[0]
 
 
-def test_it_stops_if_a_run_began_after_the_plan(three_runs: tuple[Store, list[Release]]) -> None:
+def test_it_stops_if_an_alias_moved_after_the_plan(three_runs: tuple[Store, list[Release]]) -> None:
     store, _ = three_runs
     plan = plan_vacuum(store, ONLY_PRODUCTION, later())
-    SealedRuns(store).seal(ITEMS[:8])
+    releases.rollback(store)
     before = keys(store)
 
     assert apply(store, plan).stopped
@@ -347,20 +350,21 @@ def test_nothing_is_removed_while_a_run_is_active(three_runs: tuple[Store, list[
     store, _ = three_runs
     before = keys(store)
     with leases.shared_lease(store, "the night"), pytest.raises(StoreBusy, match="the night"):
-        apply(store, plan_vacuum(store, ONLY_PRODUCTION, later()))
+        vacuum(store, ONLY_PRODUCTION, later())
     assert keys(store) == before
 
 
-def test_it_stops_if_a_run_begins_meanwhile(
-    three_runs: tuple[Store, list[Release]], monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("turn_s", [0.0, 600.0])
+def test_a_run_that_begins_meanwhile_waits_for_the_end_or_for_that_of_the_turn(
+    three_runs: tuple[Store, list[Release]], monkeypatch: pytest.MonkeyPatch, turn_s: float
 ) -> None:
     store, sealed = three_runs
-    plan = plan_vacuum(store, ONLY_PRODUCTION, later())
     monkeypatch.setattr(leases, "POLL_S", 0.01)
+    monkeypatch.setattr("retrieval_core.maintenance.vacuum.TURN_S", turn_s)
     began, delete = threading.Event(), type(store).delete
 
     def run() -> None:
-        with leases.shared_lease(open_store(store.url), "the night"):
+        with leases.shared_lease(open_store(store.url), "the nightly"):
             began.set()
 
     waiting = threading.Thread(target=run)
@@ -368,32 +372,34 @@ def test_it_stops_if_a_run_begins_meanwhile(
     def delete_slowly(self: Store, key: str) -> None:
         if key == f"{sealed[0].key}/manifest.json":
             waiting.start()
-            while len(list(self.list(leases.FOLDER))) < 2:
+            while not list(self.list(f"{leases.FOLDER}wait-")):
                 time.sleep(0.01)
+        assert key.startswith(leases.FOLDER) or not began.is_set()
         delete(self, key)
 
     monkeypatch.setattr(type(store), "delete", delete_slowly)
-    done = apply(store, plan)
+    plan, done = vacuum(store, ONLY_PRODUCTION, later())
     waiting.join(60)
 
-    assert done.stopped
-    assert done.n_removed == 0
     assert began.is_set()
-    assert sealed[0].fingerprint in releases.release_names(store)
+    if turn_s:
+        assert done == Vacuumed(n_removed=len(plan.keys))
+    else:
+        assert (done.n_removed, done.stopped) == (0, STOPPED)
+        assert sealed[0].fingerprint in releases.release_names(store)
 
 
 def test_of_two_vacuums_at_once_each_removes_or_is_refused(three_runs: tuple[Store, list[Release]]) -> None:
     store, sealed = three_runs
-    plans = [plan_vacuum(store, Policy(keep=keep), later()) for keep in (0, 1)]
     outcomes: list[object] = []
 
-    def sweep(plan: VacuumPlan) -> None:
+    def sweep(keep: int) -> None:
         try:
-            outcomes.append(apply(open_store(store.url), plan))
+            outcomes.append(vacuum(open_store(store.url), Policy(keep=keep), later())[1])
         except StoreBusy as error:
             outcomes.append(error)
 
-    threads = [threading.Thread(target=sweep, args=(plan,)) for plan in plans]
+    threads = [threading.Thread(target=sweep, args=(keep,)) for keep in (0, 1)]
     for thread in threads:
         thread.start()
     for thread in threads:
@@ -403,7 +409,7 @@ def test_of_two_vacuums_at_once_each_removes_or_is_refused(three_runs: tuple[Sto
     assert all(isinstance(outcome, StoreBusy | Vacuumed) for outcome in outcomes)
     assert verify(store).ok
     assert releases.read_release(store, "production") == sealed[2]
-    vacuum(store)
+    vacuum_later(store)
     assert releases.release_names(store) == [sealed[2].fingerprint]
 
 
@@ -423,7 +429,7 @@ def test_a_searcher_of_a_kept_release_never_fails_meanwhile(three_runs: tuple[St
 
     searcher = threading.Thread(target=search)
     searcher.start()
-    vacuum(store)
+    vacuum_later(store)
     stop.set()
     searcher.join()
 
@@ -438,7 +444,7 @@ def test_a_store_on_s3_is_vacuumed_the_same_way(s3_store: Store, tmp_path: Path)
     local.seal(ITEMS)
     local.seal(ITEMS[5:])
 
-    assert vacuum(s3_store).keys == vacuum(local.store).keys
+    assert vacuum_later(s3_store).keys == vacuum_later(local.store).keys
     assert keys(s3_store) == keys(local.store)
     assert verify(s3_store).ok
 
@@ -470,7 +476,7 @@ def test_every_kept_release_is_intact_after_any_history(
             with suppress(NotFound):
                 releases.rollback(store)
 
-        plan = vacuum(store, Policy(keep=keep))
+        plan = vacuum_later(store, Policy(keep=keep))
 
         inventory = Inventory(store)
         assert set(plan.kept) == set(releases.release_names(store))
