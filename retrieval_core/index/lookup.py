@@ -15,12 +15,19 @@ from typing import Any, NamedTuple, Self
 
 import numpy as np
 
-from retrieval_core.arrays import Float32, Float64, Int32, Int64
+from retrieval_core.arrays import Bool, Float32, Float64, Int32, Int64
 from retrieval_core.artifacts.manifests import IndexSet
 from retrieval_core.errors import BadConfig, DimensionMismatch, NotFound, ShardCorrupt
-from retrieval_core.index.shard import Shard, open_shard, search_parameters
+from retrieval_core.index.shard import Probe, Shard, open_shard, search_parameters
 from retrieval_core.index.shard_files import positions_of
-from retrieval_core.index.topk import CandidateSource, best_of, kept_candidates, query_blocks, search_sources
+from retrieval_core.index.topk import (
+    CandidateSource,
+    among_best,
+    best_of,
+    kept_candidates,
+    query_blocks,
+    search_sources,
+)
 from retrieval_core.store.base import Store
 
 ID_BYTES = 8
@@ -29,13 +36,20 @@ SHARD_THREADS = 8  # they hash, or wait for the network
 # factors of variation, five views a product, 128-d; 50,000 rows in 256 lists): recall@10 is 0.990 among all rows, and
 # 0.994, 0.998 and 0.994 among random fractions of 0.5, 0.1 and 0.01; an exponent of 0.25 loses up to 0.06.
 WIDENING = 0.5
+# Selected rows far from the query (trousers nearest to a shoe) are all about equally far: their order by candidate
+# scores says little, and they lie in any of their lists. A search among selected rows therefore looks at more lists and
+# candidates than tuning chose. Where these hold a better hit, all selected rows are compared (`benchmarks.filters`).
+MORE_LISTS = 2
+MORE_CANDIDATES = 4
+# Many searches with a filter end in the comparison of all its rows, so it is done at once up to twice the bytes.
+MAX_COMPARED = 2
 
 
 class RowSelection:
     """The rows that a search may find, made by `ShardedIndex.select` for that index. It is costly to make: reuse it.
 
-    `n_rows` counts those that are in the index. `is_exact` says that they are so few that comparing each of them in the
-    full dimension reads fewer bytes than visiting inverted lists.
+    `n_rows` counts those that are in the index. `is_exact` says that they are so few that every search compares each of
+    them in the full dimension, because visiting inverted lists would not read far fewer bytes.
     """
 
     def __init__(self, index: ShardedIndex, positions: Sequence[Int64], is_exact: bool) -> None:
@@ -107,8 +121,9 @@ class ShardedIndex:
         and after the reducer. The `k * rerank_depth` best candidates, and those that tie with the last, are scored in
         the full dimension. Equal scores go by the lower row id, so that the result does not depend on the number of
         shards (unless more than `topk.MAX_TIED` rows tie). `nprobe` 0 visits as many lists as the index was opened
-        with; `only` limits the search to a selection, and the smaller it is, the more lists are visited. Returns (q, k)
-        float32 scores, falling, and (q, k) int64 row ids, padded with -inf and -1 where there are fewer.
+        with; `only` limits the search to a selection: its rows are compared exactly where they are few, or where
+        looking at more lists and candidates finds better hits. Returns (q, k) float32 scores, falling, and (q, k) int64
+        row ids, padded with -inf and -1 where there are fewer.
 
         Raises `DimensionMismatch` for other widths, `BadConfig` for k or rerank_depth below 1, NaN or infinite queries
         or another index's selection, `ShardCorrupt` when an index names a row whose vector is missing.
@@ -132,10 +147,10 @@ class ShardedIndex:
         n_allowed = only.n_rows if only else self.n_rows
         depth = min(k * rerank_depth, n_allowed)
         visited = self._lists_to_visit(nprobe, n_allowed)
-        per_query = max(2 * depth + len(self.shards), self.n_lists if only else 0)
-        for block in query_blocks(len(queries) if depth else 0, per_query):
+        per_query = max(2 * MORE_CANDIDATES * depth, self.n_lists) if only else 2 * depth
+        for block in query_blocks(len(queries) if depth else 0, per_query + len(self.shards)):
             batch = _QueryBlock(queries[block], candidate_queries[block], k, depth)
-            hits = self._compare(batch, only) if only and only.is_exact else self._search(batch, visited, only)
+            hits = self._search_selected(batch, visited, only) if only else self._search(batch, visited)
             scores[block], row_ids[block] = hits
         return scores, row_ids
 
@@ -150,7 +165,7 @@ class ShardedIndex:
         depth = min(k, self.n_rows)
         for block in query_blocks(len(queries) if depth else 0, 2 * depth + len(self.shards)):
             n_queries = len(queries[block])
-            sources = self._sources(queries[block], self._lists_to_visit(0, self.n_rows), None)
+            sources = self._sources(queries[block], self._probe(queries[block], self._lists_to_visit(0, self.n_rows)))
             candidates = search_sources(list(sources.values()), n_queries, depth)
             query, column = kept_candidates(candidates.scores, candidates.ids, depth)
             kept = candidates.ids[query, column], candidates.scores[query, column]
@@ -173,8 +188,9 @@ class ShardedIndex:
         selected = np.unique(np.asarray(row_ids, np.int64))
         positions = [_present_positions(shard.row_ids, selected) for shard in self.shards]
         n_rows = sum(len(of_shard) for of_shard in positions)
-        visited = self._lists_to_visit(0, n_rows)
-        return RowSelection(self, positions, is_exact=4 * n_rows * self.dim <= self._candidate_bytes(visited))
+        visited = min(MORE_LISTS * self._lists_to_visit(0, n_rows), self.n_lists)
+        n_bytes = 4 * n_rows * self.dim
+        return RowSelection(self, positions, is_exact=n_bytes <= MAX_COMPARED * self._candidate_bytes(visited))
 
     @cached_property
     def list_of_rows(self) -> tuple[Int32, ...]:
@@ -206,33 +222,72 @@ class ShardedIndex:
                 raise ShardCorrupt(f"{shard.folder}: row ids are not ascending; fetch or build the shard again")
         return np.sort(np.concatenate([np.empty(0, np.int64), *(shard.row_ids for shard in self.shards)]))
 
-    def _search(self, batch: _QueryBlock, nprobe: int, only: RowSelection | None) -> tuple[Float32, Int64]:
+    def _search(self, batch: _QueryBlock, nprobe: int) -> tuple[Float32, Int64]:
         """Rerank the best candidates of all shards."""
-        sources = self._sources(batch.candidate_queries, nprobe, only)
-        candidates = search_sources(list(sources.values()), len(batch.queries), batch.depth)
-        query, column = kept_candidates(candidates.scores, candidates.ids, batch.depth)
+        ranked = self._rerank(batch, batch.depth, self._probe(batch.candidate_queries, nprobe))
+        return best_of(ranked.query, ranked.row_ids, ranked.scores, len(batch.queries), batch.k)
+
+    def _search_selected(self, batch: _QueryBlock, nprobe: int, only: RowSelection) -> tuple[Float32, Int64]:
+        """Search with more effort than asked for; compare all selected rows for the queries that gain by it."""
+        if only.is_exact:
+            return self._compare(batch, only)
+        n_queries, k = len(batch.queries), batch.k
+        probe = self._probe(batch.candidate_queries, MORE_LISTS * nprobe, only)
+        ranked = self._rerank(batch, min(MORE_CANDIDATES * batch.depth, only.n_rows), probe, only)
+        scores, row_ids = best_of(ranked.query, ranked.row_ids, ranked.scores, n_queries, k)
+        is_near = ranked.is_near
+        if probe is not None:
+            fewer = self.shards[0].probe_for(batch.candidate_queries, only.share, nprobe)
+            has_all = (probe.lists >= 0).sum(axis=1) == np.count_nonzero(only.share)  # no list is left out
+            is_near = is_near & (has_all[ranked.query] | self._is_in_lists(ranked, fewer))
+        near = ranked.query[is_near], ranked.row_ids[is_near], ranked.scores[is_near]
+        is_open = (best_of(*near, n_queries, k)[1] != row_ids).any(axis=1) | (row_ids[:, min(k, only.n_rows) - 1] < 0)
+        if is_open.any():
+            rest = batch._replace(queries=batch.queries[is_open], candidate_queries=batch.candidate_queries[is_open])
+            scores[is_open], row_ids[is_open] = self._compare(rest, only)
+        return scores, row_ids
+
+    def _rerank(self, batch: _QueryBlock, depth: int, probe: Probe | None, only: RowSelection | None = None) -> _Ranked:
+        """Score the best `depth` candidates of each query in the full dimension."""
+        sources = self._sources(batch.candidate_queries, probe, only)
+        candidates = search_sources(list(sources.values()), len(batch.queries), depth)
+        query, column = kept_candidates(candidates.scores, candidates.ids, depth)
         rows = candidates.ids[query, column]
         ends = np.searchsorted(candidates.source[column], np.arange(len(sources) + 1))
         exact = np.empty(len(rows), np.float32)
         for number, start, end in zip(sources, ends, ends[1:], strict=False):
             exact[start:end] = self.shards[number].exact_scores(batch.queries, query[start:end], rows[start:end])
-        scores, row_ids = best_of(query, rows, exact, len(batch.queries), batch.k)
-        return scores, row_ids
+        return _Ranked(query, rows, exact, among_best(candidates.scores, batch.depth)[query, column])
 
-    def _sources(self, queries: Float32, nprobe: int, only: RowSelection | None) -> dict[int, CandidateSource]:
+    def _probe(self, queries: Float32, nprobe: int, only: RowSelection | None = None) -> Probe | None:
+        """Choose the lists that each query visits; None for a kind without lists."""
+        if not self.n_lists:
+            return None
+        return self.shards[0].probe_for(queries, only.share, nprobe) if only else self.shards[0].probe(queries, nprobe)
+
+    def _is_in_lists(self, ranked: _Ranked, probe: Probe) -> Bool:
+        """Return (p,) whether the row of each pair lies in a list that `probe` visits for its query."""
+        is_visited = np.zeros((len(probe.lists), self.n_lists + 1), bool)  # the last column is that of -1, no list
+        np.put_along_axis(is_visited, probe.lists, True, axis=1)
+        is_visited[:, -1] = False
+        lists = np.full(len(ranked.row_ids), -1, np.int32)
+        for shard, list_of_rows in zip(self.shards, self.list_of_rows, strict=True):
+            position, is_present = positions_of(shard.row_ids, ranked.row_ids)
+            lists[is_present] = list_of_rows[position[is_present]]
+        return is_visited[ranked.query, lists]
+
+    def _sources(
+        self, queries: Float32, probe: Probe | None, only: RowSelection | None = None
+    ) -> dict[int, CandidateSource]:
         """Return where to search, by the number of the shard; shards without a selected row are left out."""
         n_allowed = [len(of_shard) for of_shard in only.positions] if only else [len(s.row_ids) for s in self.shards]
         numbers = [number for number, n in enumerate(n_allowed) if n]
-        if self.n_lists and only is None:
-            probe = self.shards[0].probe(queries, nprobe)
-            parameters = search_parameters(probe)
-            return {n: self.shards[n].list_source(probe, n_allowed[n], parameters) for n in numbers}
-        if self.n_lists and only is not None:
-            probe = self.shards[0].probe_for(queries, only.share, nprobe)
-            by_shard = {n: search_parameters(probe, only.selectors[n]) for n in numbers}
-            return {n: self.shards[n].list_source(probe, n_allowed[n], by_shard[n]) for n in numbers}
-        positions = only.positions if only else (None,) * len(self.shards)
-        return {n: self.shards[n].whole_source(queries, positions[n]) for n in numbers}
+        if probe is None:
+            positions = only.positions if only else (None,) * len(self.shards)
+            return {n: self.shards[n].whole_source(queries, positions[n]) for n in numbers}
+        every = search_parameters(probe)
+        by_shard = {n: search_parameters(probe, only.selectors[n]) if only else every for n in numbers}
+        return {n: self.shards[n].list_source(probe, n_allowed[n], by_shard[n]) for n in numbers}
 
     def _compare(self, batch: _QueryBlock, only: RowSelection) -> tuple[Float32, Int64]:
         """Find the best rows of a selection by comparing all of them."""
@@ -260,6 +315,18 @@ class _QueryBlock(NamedTuple):
     candidate_queries: Float32
     k: int
     depth: int
+
+
+class _Ranked(NamedTuple):
+    """Candidates of queries, p of them together, with their exact scores.
+
+    `is_near` says which are among the `_QueryBlock.depth` best of their query by their candidate scores.
+    """
+
+    query: Int64
+    row_ids: Int64
+    scores: Float32
+    is_near: Bool
 
 
 def _require_one_template(shards: Sequence[Shard]) -> None:

@@ -14,7 +14,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from retrieval_core.arrays import Float32, Int64
+from retrieval_core.arrays import Bool, Float32, Int64
 
 TopK = Callable[[Float32, int], tuple[Float32, Int64]]
 
@@ -114,8 +114,13 @@ def kept_candidates(scores: Float32, ids: Int64, depth: int) -> tuple[Int64, Int
 
     They are sorted by column, so that the candidates of a source are consecutive.
     """
-    column, query = np.nonzero(((ids >= 0) & (scores >= _cut(scores, depth) - TIE)).T)
+    column, query = np.nonzero(((ids >= 0) & among_best(scores, depth)).T)
     return query, column
+
+
+def among_best(scores: Float32, depth: int) -> Bool:
+    """Return (q, m) whether each of the (q, m) scores is among the best `depth` of its query, or ties with the last."""
+    return scores >= _cut(scores, depth) - TIE
 
 
 def pair_scores(queries: Float32, query: Int64, vectors: Float32, row: Int64) -> Float32:

@@ -9,7 +9,7 @@ import pytest
 
 from retrieval_core.errors import BadConfig
 from retrieval_core.index.lookup import ShardedIndex
-from tests.core.index.conftest import KEYS, build, clusters, far_ids, noise, opened, oracle, recall
+from tests.core.index.conftest import KEYS, build, clusters, far_ids, noise, opened, oracle, recall, unit
 
 Opened = tuple[ShardedIndex, np.ndarray, np.ndarray, np.ndarray]
 
@@ -120,6 +120,23 @@ def test_a_filter_on_rows_far_from_the_query_costs_no_recall(tmp_path: Path) -> 
     only.is_exact = False
     found = index.search(away, away, 10, 4, only=only)[1]
     assert recall(found, oracle(away, full[chosen], ids[chosen], 10)) >= 0.95
+
+
+def test_a_filter_on_other_categories_than_the_query_costs_no_recall(tmp_path: Path) -> None:
+    """Candidates in 12 of 32 dimensions and 10 of 64 lists are enough near a query, and far too few away from it."""
+    ids, full, queries = far_ids(8_000), clusters(8_000), clusters(300, seed=5)
+    low, low_queries = unit(full[:, :12]), unit(queries[:, :12])
+    folders = build(tmp_path, ids, low, full, n_shards=2, key="IVF64,Flat")
+    index = ShardedIndex.open(folders, 32, 12, nprobe=10)
+    assert recall(index.search(queries, low_queries, 10, 20)[1], oracle(queries, full, ids, 10)) > 0.97
+    side, query_side = full[:, 0] > 0, queries[:, 0] > 0  # no query of one side has its nearest on the other
+    for of_side, asked in ((side, ~query_side), (~side, query_side), (side | (full[:, 1] > 0), ~query_side)):
+        only = index.select(ids[of_side])
+        only.is_exact = False
+        found = index.search(queries[asked], low_queries[asked], 10, 20, only=only)[1]
+        assert recall(found, oracle(queries[asked], full[of_side], ids[of_side], 10)) > 0.99
+        alone = index.search(queries[asked][:1], low_queries[asked][:1], 10, 20, only=only)[1]
+        np.testing.assert_array_equal(alone, found[:1])
 
 
 def test_equal_vectors_in_a_selection_come_by_row_id(tmp_path: Path) -> None:
