@@ -70,7 +70,6 @@ def _take_shared(store: Store, holder: str) -> _Lease:
         with lease.ending_on_error():
             exclusive = lease.others(_EXCLUSIVE)
             if not exclusive:
-                lease.settle()
                 return lease
         lease.end()
         log.warning("%s waits until this has ended: %s", holder, _describe(store, exclusive[0]))
@@ -88,7 +87,6 @@ def _take_exclusive(store: Store, holder: str, wait_s: float) -> _Lease:
             while not blocking:
                 runs = lease.others(_SHARED)
                 if not runs:
-                    lease.settle()
                     return lease
                 if _clock_s() >= deadline_s:
                     blocking = runs
@@ -111,7 +109,6 @@ class _Lease:
         facts = {"what": holder, "host": socket.gethostname(), "began": datetime.now(UTC).isoformat(timespec="seconds")}
         self._store, self._holder, self._data = store, holder, json.dumps(facts).encode()
         self._key = f"{kind}{uuid.uuid4().hex}"
-        self._has_revoked = False
         self._ended, self._lock = threading.Event(), threading.Lock()
         self._renewed_s = _clock_s()
         store.put(self._key, self._data)
@@ -167,22 +164,19 @@ class _Lease:
                 self._renew()
 
     def others(self, kind: str) -> list[str]:
-        """Return the leases of a kind that others hold; revoke those that have expired."""
+        """Return the leases of a kind that others hold; revoke those that have expired, and wait for their holders."""
         renewed_s = {entry.key: entry.modified_s for entry in self._store.entries(FOLDER)}
         now_s = renewed_s.get(self._key) or max(renewed_s.values(), default=0.0)
         # One that is far in the future was renewed before a clock was set back.
-        expired = [key for key in renewed_s if abs(now_s - renewed_s[key]) >= EXPIRES_S]
-        for key in expired:
-            if key.startswith((kind, _WAITING)):
-                log.warning("%s revokes a lease that has expired: %s", self._holder, _describe(self._store, key))
-                self._store.delete(key)
-                self._has_revoked = True
-        return [key for key in renewed_s if key.startswith(kind) and key not in {self._key, *expired}]
-
-    def settle(self) -> None:
-        """Wait until the holders of revoked leases have noticed."""
-        if self._has_revoked:
+        is_expired = {key: abs(now_s - at_s) >= EXPIRES_S for key, at_s in renewed_s.items()}
+        revoked = [key for key in renewed_s if is_expired[key] and key.startswith((kind, _WAITING))]
+        for key in revoked:
+            log.warning("%s revokes a lease that has expired: %s", self._holder, _describe(self._store, key))
+            self._store.delete(key)
+        if revoked:
             time.sleep(SETTLE_S)
+            return self.others(kind)  # some servers let a lease be renewed at the moment of its deletion
+        return [key for key in renewed_s if key.startswith(kind) and key != self._key]
 
     def _renew_regularly(self) -> None:
         while not self._ended.wait(RENEW_S):

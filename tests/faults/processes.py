@@ -32,7 +32,10 @@ _context.set_forkserver_preload([*IMPORTED])
 
 
 class Order(NamedTuple):
-    """A run to start: the nightly, or a catalogue update if it names items; its output goes to `log`."""
+    """A run to start: the nightly, or a catalogue update if it names items; its output goes to `log`.
+
+    `lease_times` replaces constants of the module `leases`.
+    """
 
     source: str
     store: Path
@@ -40,6 +43,7 @@ class Order(NamedTuple):
     api_url: str
     log: Path
     item_ids: tuple[str, ...] = ()
+    lease_times: tuple[tuple[str, float], ...] = ()
 
 
 class Run:
@@ -122,7 +126,9 @@ def _run(order: Order) -> None:
     from flows.nightly import nightly
     from retrieval_core.config import NightlyConfig
     from retrieval_core.settings import Settings
+    from retrieval_core.store import leases
 
+    vars(leases).update(order.lease_times)
     settings = Settings.load(store=str(order.store), threads=1, device="cpu")
     config = NightlyConfig.load(None, list(order.config))
     environment = deployed_environment() | {"PREFECT_API_URL": order.api_url}
