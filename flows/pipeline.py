@@ -176,4 +176,5 @@ def _catalog_facts(
         unchanged=diff.unchanged,
         indexed=plan.n_rows,
         quarantined=counts["quarantined"] + n_late_rejects,
+        declared_removals=ingested.declared_removals,
     )

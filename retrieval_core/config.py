@@ -188,8 +188,21 @@ class GateConfig(StageConfig):
     max_category_loss: float = Field(
         0.05, ge=0, le=1, description="Tolerated fall of a headline metric within one category, absolute."
     )
+    min_queries: int = Field(
+        30, ge=2, le=100_000, description="Fewer queries that can be compared with production hold the release back."
+    )
     min_category_queries: int = Field(
         30, ge=2, le=100_000, description="A category with fewer queries shared with production is not compared."
+    )
+    max_removed_fraction: float = Field(
+        0.2,
+        ge=0,
+        le=1,
+        description="A larger share of production's items gone, or without the picture, product, category, labels or "
+        "attributes they had, holds the release back: overall, and within a category. 1 sets no limit.",
+    )
+    min_category_items: int = Field(
+        30, ge=1, description="A category with fewer items in production may lose any share of them."
     )
     alpha: float = Field(
         0.05, gt=0, lt=1, description="How often chance alone may hold a release that is as good as production."

@@ -9,14 +9,17 @@ import numpy as np
 import polars as pl
 
 from retrieval_core.artifacts import releases
+from retrieval_core.artifacts.catalog_rows import load_items
 from retrieval_core.artifacts.fingerprints import STAGE_VERSIONS
+from retrieval_core.artifacts.growing_sets import indexable_items
 from retrieval_core.artifacts.manifests import IndexSet, Release, Report, VectorSet, fingerprint
 from retrieval_core.artifacts.parts import put_part_once, read_table
 from retrieval_core.config import EvaluateConfig, GateConfig, NightlyConfig
 from retrieval_core.errors import NotFound
 from retrieval_core.evaluate.analysis.analyse import analyse, tables
 from retrieval_core.evaluate.analysis.stage_losses import lost_most
-from retrieval_core.evaluate.gate.decide import ReleaseFigures, Verdict, decide
+from retrieval_core.evaluate.gate.catalog_losses import COLUMNS
+from retrieval_core.evaluate.gate.decide import ReleaseFigures, decide
 from retrieval_core.evaluate.gate.shared_gallery import SharedGallery, search_shared_gallery
 from retrieval_core.evaluate.measure.golden_queries import read_golden
 from retrieval_core.evaluate.measure.measure import Measured, measure
@@ -41,6 +44,9 @@ PICTURES: dict[str, Any] = {
     "synthetic": {"missed": True},
 }
 
+# What only the verdict depends on, not what is measured.
+JUDGED = {"declared_removals"}
+
 log = logging.getLogger(__name__)
 
 
@@ -56,9 +62,11 @@ def evaluate_run(settings: Settings, outputs: RunOutputs, config: NightlyConfig)
     store = settings.open_store()
     production = releases.read_release(store, releases.PRODUCTION)
     baseline = Report.open(store, production.report) if production else None
-    if baseline and baseline.config == _question(outputs, config):
+    if baseline and _question(outputs, config) == {
+        key: baseline.config[key] for key in baseline.config.keys() - JUDGED
+    }:
         return baseline
-    return _report(settings, outputs, config, baseline, production.fingerprint if production else None)
+    return _report(settings, outputs, config, baseline, production)
 
 
 def evaluate_release(
@@ -77,7 +85,7 @@ def evaluate_release(
             config = baseline.nightly_config().model_copy(update=stages)
             baseline_report = _report(settings, reconstruct_outputs(store, baseline), config, None, None)
     config, outputs = sealed.nightly_config().model_copy(update=stages), reconstruct_outputs(store, sealed)
-    report = _report(settings, outputs, config, baseline_report, baseline.fingerprint if baseline else None)
+    report = _report(settings, outputs, config, baseline_report, baseline)
     return Evaluated(report, baseline_report)
 
 
@@ -100,10 +108,16 @@ def _question(outputs: RunOutputs, config: NightlyConfig) -> dict[str, object]:
 
 
 def _report(
-    settings: Settings, outputs: RunOutputs, config: NightlyConfig, baseline_report: Report | None, baseline: str | None
+    settings: Settings,
+    outputs: RunOutputs,
+    config: NightlyConfig,
+    baseline_report: Report | None,
+    baseline: Release | None,
 ) -> Report:
     """Return the report of a run against the baseline's report: the existing one, or a new one."""
     store, question = settings.open_store(), _question(outputs, config)
+    if outputs.catalog_facts.declared_removals:
+        question["declared_removals"] = list(outputs.catalog_facts.declared_removals)
     name = fingerprint(
         "report", STAGE_VERSIONS["evaluate"], question, [baseline_report.fingerprint if baseline_report else ""]
     )
@@ -111,35 +125,30 @@ def _report(
     if known:
         return known
     measured = measure(store, outputs, config, settings)
-    shared = _shared_gallery(store, outputs, measured, baseline) if baseline else None
-    verdict = _verdict(store, outputs, measured, baseline_report, shared, config.gate)
-    analysis = analyse(store, outputs, measured, config, baseline)
+    shared = _shared_gallery(store, outputs, measured, baseline, config.evaluate) if baseline else None
+    production = _production(store, baseline, baseline_report, shared) if baseline and baseline_report else None
+    verdict = decide(_challenger(store, outputs, measured, shared), production, config.gate)
+    analysis = analyse(store, outputs, measured, config, baseline.fingerprint if baseline else None)
     facts = gather_facts(store, outputs, measured, analysis, verdict, config, name)
     if shared:
         facts = facts.model_copy(update={"n_shared_gallery": shared.n_gallery})
     return _seal(store, question, facts, tables(measured, analysis))
 
 
-def _shared_gallery(store: Store, outputs: RunOutputs, measured: Measured, baseline: str) -> SharedGallery | None:
+def _shared_gallery(
+    store: Store, outputs: RunOutputs, measured: Measured, baseline: Release, config: EvaluateConfig
+) -> SharedGallery | None:
     """Search both releases among shared items; None where all items are, or where the baseline cannot be searched."""
-    release = releases.get_release(store, baseline)
-    if release.catalog == outputs.catalog:
+    if baseline.catalog == outputs.catalog:
         return None
     try:
-        return search_shared_gallery(store, release, measured.setup)
+        return search_shared_gallery(store, baseline, measured.setup, config)
     except NotFound as error:  # removed by a vacuum: compare with what its own run measured
-        log.warning("release %s cannot be searched to compare with: %s", baseline, error)
+        log.warning("release %s cannot be searched to compare with: %s", baseline.fingerprint, error)
         return None
 
 
-def _verdict(
-    store: Store,
-    outputs: RunOutputs,
-    measured: Measured,
-    baseline_report: Report | None,
-    shared: SharedGallery | None,
-    config: GateConfig,
-) -> Verdict:
+def _challenger(store: Store, outputs: RunOutputs, measured: Measured, shared: SharedGallery | None) -> ReleaseFigures:
     catalog, index, latency_ms = (
         outputs.catalog_facts,
         IndexSet.open(store, outputs.index),
@@ -149,9 +158,11 @@ def _verdict(
     labelled = shared.challenger if shared else measured.per_query
     categories = measured.items.select("item_id", "category")
     queries = labelled.join(categories, on="item_id", how="left", maintain_order="left")
-    challenger = ReleaseFigures(
+    return ReleaseFigures(
         per_query=pl.concat([queries, measured.unlabelled.per_query], how="diagonal"),
         metrics={name: value for name, value in measured.metrics.items() if _is_compared(name)},
+        items=measured.items.select(COLUMNS),
+        declared_removals=catalog.declared_removals,
         n_rows=catalog.rows,
         n_indexed=index.counts["rows"],
         n_quarantined=catalog.quarantined,
@@ -161,7 +172,6 @@ def _verdict(
         latency_ms=float(np.percentile(latency_ms, 95)) if len(latency_ms) else 0.0,
         n_shared_gallery=shared.n_gallery if shared else 0,
     )
-    return decide(challenger, _production(store, baseline_report, shared) if baseline_report else None, config)
 
 
 def _is_compared(name: str) -> bool:
@@ -172,20 +182,33 @@ def _is_compared(name: str) -> bool:
     return known.metric.needs_labels and known.metric.higher_is_better
 
 
-def _production(store: Store, report: Report, shared: SharedGallery | None) -> ReleaseFigures:
+def _production(store: Store, release: Release, report: Report, shared: SharedGallery | None) -> ReleaseFigures:
     """Return the figures of production, without those of its index where that was removed."""
     index = IndexSet.find(store, str(report.config["index"]))
     per_query = read_table(store, report.part("queries.parquet"))
+    n_queries = {name: per_query[name].count() for name in per_query.columns}
     if shared:
         unlabelled = [name for name in per_query.columns if is_measured_by(name, *UNLABELLED)]
         queries = per_query.select("item_id", *unlabelled).filter(pl.any_horizontal(pl.col(unlabelled).is_not_null()))
-        per_query = pl.concat([shared.production, queries], how="diagonal")
+        per_query = pl.concat([shared.baseline, queries], how="diagonal")
     return ReleaseFigures(
         per_query=per_query,
         metrics=report.metrics,
+        n_queries=n_queries,
+        items=_found_items(store, release),
         n_indexed=index.counts["rows"] if index else 0,
         index_bytes=index.n_bytes if index else 0,
     )
+
+
+def _found_items(store: Store, release: Release) -> pl.DataFrame | None:
+    """Return the items that a release finds, None where a vacuum removed what says so."""
+    try:
+        items = load_items(store, release.catalog.name, [*COLUMNS, "status"])
+        return indexable_items(store, items, VectorSet.open(store, release.vectors)).select(COLUMNS)
+    except NotFound as error:
+        log.warning("the items of release %s cannot be compared with: %s", release.fingerprint, error)
+        return None
 
 
 def _seal(store: Store, question: dict[str, object], facts: ReportFacts, tables: dict[str, bytes]) -> Report:

@@ -7,7 +7,10 @@ from retrieval_core.store.base import Store
 
 
 class CatalogFacts(Value):
-    """How the rows of the catalogue were counted; `rows = indexed + quarantined = added + changed + unchanged`."""
+    """How the rows of the catalogue were counted; `rows = indexed + quarantined = added + changed + unchanged`.
+
+    `declared_removals` are the ids of the items that were listed as removed, so that their absence is no loss.
+    """
 
     source: str
     rows: int
@@ -17,6 +20,7 @@ class CatalogFacts(Value):
     unchanged: int
     indexed: int
     quarantined: int
+    declared_removals: tuple[str, ...] = ()
 
     @property
     def reconciled(self) -> bool:

@@ -31,11 +31,15 @@ TABLES = ("items", "quarantine")  # of a sealed catalogue
 
 
 class IngestOutcome(Value):
-    """A sealed catalogue, how it differs from an earlier one, and how many pictures were read for it."""
+    """A sealed catalogue, how it differs from an earlier one, and how many pictures were read for it.
+
+    `declared_removals` are the items that a change listed as removed.
+    """
 
     catalog: Ref
     diff: CatalogDiff
     n_read: int
+    declared_removals: tuple[str, ...] = ()
 
 
 def ingest_source(store: Store, source: str, config: IngestConfig) -> IngestOutcome:
@@ -68,7 +72,9 @@ def ingest_change(store: Store, source: str, base: Catalog, change: Change, conf
     store.put(LEDGER, table_bytes(_replaced(seen.quarantine, snapshot.quarantine, is_named)))
     store.put(SEEN_ITEMS, table_bytes(_replaced(seen.items, snapshot.items, is_named)))
     diff = diff_catalogs(items, snapshot.items)
-    return IngestOutcome(catalog=_seal(store, snapshot).ref, diff=diff, n_read=snapshot.n_read)
+    return IngestOutcome(
+        catalog=_seal(store, snapshot).ref, diff=diff, n_read=snapshot.n_read, declared_removals=named.removed
+    )
 
 
 def seal_selection(store: Store, catalog: Catalog, selection: ItemSelection) -> Catalog:

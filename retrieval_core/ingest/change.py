@@ -35,10 +35,14 @@ class Change(Value):
 
 
 class NamedItems(Value):
-    """The items that a change names, and the names found in neither the source nor the last snapshot; both sorted."""
+    """The items that a change names, and the names found in neither the source nor the last snapshot; all sorted.
+
+    `removed` are the items of the last snapshot that the change lists as removed and the source lacks.
+    """
 
     item_ids: tuple[str, ...]
     unknown: tuple[str, ...]
+    removed: tuple[str, ...] = ()
 
 
 def merge_changes(changes: Iterable[Change]) -> tuple[Change, ...]:
@@ -82,7 +86,9 @@ def resolve_change(change: Change, rows: pl.DataFrame, last: pl.DataFrame) -> Na
             f"none of the {len(names)} items named is in the source or in the last snapshot, e.g. "
             f"{', '.join(map(repr, unknown[:MAX_LISTED]))}; expected an item_id, or the URI of a picture"
         )
-    return NamedItems(item_ids=tuple(item_ids), unknown=tuple(unknown))
+    is_listed = pl.any_horizontal(pl.col(column).is_in(list(change.removed)) for column in NAME_COLUMNS)
+    removed = last.filter(is_listed).join(rows, on="item_id", how="anti")["item_id"].sort()
+    return NamedItems(item_ids=tuple(item_ids), unknown=tuple(unknown), removed=tuple(removed))
 
 
 def read_item_ids(manifest_uri: str) -> list[str]:

@@ -245,7 +245,7 @@ def test_a_catalogue_without_masks_or_labels_is_still_published(tmp_path: Path) 
 
 def test_what_is_new_on_sale_does_not_make_the_search_worse(tmp_path: Path) -> None:
     """Each query's own picture comes in as another product, and stands before what the query is to find."""
-    drawn = open_source(f"synthetic:{tmp_path / 'drawn'}?products=20&views=3&size_px=64").rows()
+    drawn = open_source(f"synthetic:{tmp_path / 'drawn'}?products=30&views=3&size_px=64").rows()
     view = pl.int_range(pl.len()).over("product_id")
     split = pl.when(view == 0).then(pl.lit("query")).otherwise(pl.lit("gallery"))
     items = drawn.select("item_id", "image_uri", "product_id", split.alias("split"))
@@ -264,5 +264,5 @@ def test_what_is_new_on_sale_does_not_make_the_search_worse(tmp_path: Path) -> N
 
     assert before.metrics["recall@1"] > 0.3
     assert after.metrics["recall@1"] == 0
-    assert (after.gate, after.catalog.added) == ("published", 20)
-    assert "on the 20 queries shared with production among the 40 items that both hold" in after.reason
+    assert (after.gate, after.catalog.added) == ("published", 30)
+    assert "on the 30 queries shared with production among the 60 items that both hold" in after.reason

@@ -2,31 +2,37 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from typing import Literal, NamedTuple
 
 import polars as pl
 
 from retrieval_core.artifacts.manifests import Value
 from retrieval_core.config import GateConfig
+from retrieval_core.evaluate.gate.catalog_losses import find_catalog_losses, short_name
 from retrieval_core.evaluate.gate.paired_comparison import Changes, MetricChange, compare
-from retrieval_core.metrics.registry import ANN_RECALL, UNLABELLED, is_measured_by
+from retrieval_core.metrics.registry import ANN_RECALL, UNLABELLED, is_headline, is_measured_by
 
 N_LOSSES_NAMED = 3  # losses within categories that the reason names
-MAX_NAME_CHARS = 60
 
 
 class ReleaseFigures(NamedTuple):
     """What the gate knows of a release: its search, its rows and its index.
 
-    `per_query` is a table for `compare`, or None; it and `metrics` are of the published search only. `reconciled` says
-    that every row is accounted for. `mask_fallback_rate` is 0 where pictures are published whole. `index_bytes` counts
-    every file that a search maps. `latency_ms` is the 95th percentile of single queries. `n_shared_gallery` is the
-    number of items on which both releases were compared, 0 for all.
+    `per_query` is a table for `compare`, or None; it and `metrics` are of the published search only. `n_queries` are
+    the queries by which production was measured in each metric, also those that the challenger lacks. `items` are the
+    items that the release finds, for `find_catalog_losses`, None where they cannot be read; `declared_removals` are
+    those that it lacks on purpose. `reconciled` says that every row is accounted for. `mask_fallback_rate` is 0 where
+    pictures are published whole. `index_bytes` counts every file that a search maps. `latency_ms` is the 95th
+    percentile of single queries. `n_shared_gallery` is the number of items on which both releases were compared, 0 for
+    all.
     """
 
     per_query: pl.DataFrame | None
     metrics: Mapping[str, float]
+    n_queries: Mapping[str, int] = {}
+    items: pl.DataFrame | None = None
+    declared_removals: Collection[str] = ()
     n_rows: int = 0
     n_indexed: int = 0
     n_quarantined: int = 0
@@ -62,7 +68,8 @@ class Verdict(Value):
 def decide(challenger: ReleaseFigures, production: ReleaseFigures | None, config: GateConfig) -> Verdict:
     """Publish or hold a challenger; `production` is None where nothing is published yet.
 
-    A loss blocks that is larger than tolerated and not explained by chance (`compare`). So does, in every run, what is
+    Where there is a production, a loss of its catalogue blocks (`find_catalog_losses`), a loss that is larger than
+    tolerated and not explained by chance (`compare`), and too few queries to see one. So does, in every run, what is
     out of its bounds: rows that do not add up, too many quarantined rows or distrusted masks, an index that misses
     neighbours or is too large or too slow. Mode `warn` publishes with a warning, `hold` holds every release, and `off`
     compares nothing.
@@ -76,7 +83,11 @@ def decide(challenger: ReleaseFigures, production: ReleaseFigures | None, config
     verdict = Verdict(
         gate="published",
         reason=_all_clear(changes, production is None, challenger.n_shared_gallery, config),
-        causes=(*_faults(challenger, production, config), *_losses(changes, config)),
+        causes=(
+            *(_lost_since(production, challenger, changes, config) if production else ()),
+            *_faults(challenger, production, config),
+            *_losses(changes, config),
+        ),
         rows=(*changes.overall, *others),
         categories=changes.by_category,
     )
@@ -98,6 +109,31 @@ def _other_changes(
         if name in production and name not in compared:
             before = production[name]
             yield MetricChange(name=name, production=before, candidate=value, difference=value - before)
+
+
+def _lost_since(
+    production: ReleaseFigures, challenger: ReleaseFigures, changes: Changes, config: GateConfig
+) -> Iterator[str]:
+    if production.items is not None and challenger.items is not None:
+        yield from find_catalog_losses(production.items, challenger.items, config, challenger.declared_removals)
+    needed = config.min_queries
+    n_compared = {row.name: row.n_queries for row in changes.overall if row.p_holm is not None}
+    lost = [
+        f"{n_compared.get(name, 0):,} of {n_before:,} in {name}"
+        for name, n_before in production.n_queries.items()
+        if is_headline(name) and not is_measured_by(name, *UNLABELLED) and n_before >= needed > n_compared.get(name, 0)
+    ]
+    if lost:
+        yield (
+            f"too few of production's queries can be compared, {' and '.join(lost)} ({needed} are needed, "
+            "gate.min_queries): check what the source says of splits, products, categories and labels"
+        )
+    elif max(n_compared.values(), default=0) < needed:
+        yield (
+            f"only {max(n_compared.values(), default=0)} queries can be compared with production, and a loss shows on "
+            f"{needed} or more (gate.min_queries): hold out more pictures (ingest.n_holdout), search with more "
+            "synthetic queries (evaluate.synthetic_queries), or promote releases by hand"
+        )
 
 
 def _faults(challenger: ReleaseFigures, production: ReleaseFigures | None, config: GateConfig) -> Iterator[str]:
@@ -158,18 +194,12 @@ def _losses(changes: Changes, config: GateConfig) -> Iterator[str]:
 
 
 def _loss(row: MetricChange, tolerated: float) -> str:
-    where = f" in category {_short(row.category)}" if row.category else ""
+    where = f" in category {short_name(row.category)}" if row.category else ""
     return (
         f"{row.name} fell{where} from {row.production:.3f} to {row.candidate:.3f} on {row.n_queries} shared queries "
         f"(95% interval {row.low:+.3f} to {row.high:+.3f}, p = {row.p_holm:.2g}), "
         f"more than the tolerated {tolerated:g}"
     )
-
-
-def _short(name: str) -> str:
-    """Return a name from the catalogue as one line of bounded length."""
-    line = " ".join(name.split())
-    return line if len(line) <= MAX_NAME_CHARS else f"{line[: MAX_NAME_CHARS - 1]}…"
 
 
 def _all_clear(changes: Changes, is_first: bool, n_gallery: int, config: GateConfig) -> str:

@@ -1,7 +1,8 @@
 """Compare two releases on the queries and the gallery items that both have.
 
 A catalogue that grows makes every query harder, whatever the models do, because new items can only push down what a
-query found before; one that shrinks makes it easier. So only what both releases hold is compared.
+query found before; one that shrinks makes it easier. So only what both releases hold is compared. The queries are drawn
+from that, too, so that there are as many as there can be.
 """
 
 from __future__ import annotations
@@ -15,11 +16,12 @@ from retrieval_core.arrays import Float32, Int64
 from retrieval_core.artifacts import fingerprints
 from retrieval_core.artifacts.manifests import IndexSet, Ref, Release, VectorSet
 from retrieval_core.artifacts.parts import load_vectors
+from retrieval_core.config import EvaluateConfig
 from retrieval_core.errors import NotFound
 from retrieval_core.evaluate.measure.indexed_rows import IndexedItems, open_indexed
-from retrieval_core.evaluate.measure.setup import K, SearchSetup, gallery_depth, positions_in_gallery
+from retrieval_core.evaluate.measure.setup import K, SearchSetup, choose_protocol, gallery_depth, positions_in_gallery
 from retrieval_core.index.lookup import ShardedIndex
-from retrieval_core.metrics.relevance import Truth, find_truth
+from retrieval_core.metrics.relevance import Truth
 from retrieval_core.metrics.retrieval import score
 from retrieval_core.store.base import Store
 
@@ -28,39 +30,40 @@ class SharedGallery(NamedTuple):
     """One row a shared query (item_id and metrics) for either release, over the `n_gallery` items that both hold."""
 
     challenger: pl.DataFrame
-    production: pl.DataFrame
+    baseline: pl.DataFrame
     n_gallery: int
 
 
-def search_shared_gallery(store: Store, release: Release, setup: SearchSetup) -> SharedGallery:
-    """Search production's `release` and the challenger's index with the queries that both have.
+def search_shared_gallery(store: Store, release: Release, setup: SearchSetup, config: EvaluateConfig) -> SharedGallery:
+    """Search a baseline `release` and the challenger's index with queries of items that both have.
 
     Items whose picture changed are not shared. Both are judged by the challenger's labels and searched as published.
     Raises `NotFound` where a part of the release was removed, `ShardCorrupt` where one is damaged.
     """
-    production = open_indexed(store, release)
+    baseline = open_indexed(store, release)
     items = setup.items.with_row_index("position")
-    shared = items.join(production.items.select("row_id", "content_id"), on=["row_id", "content_id"], how="semi")
-    is_shared = np.zeros(len(items), np.bool_)
-    is_shared[shared["position"].to_numpy()] = True
-    protocol = setup.protocol
-    queries, gallery = (rows[is_shared[rows]] for rows in (protocol.queries, protocol.gallery))
-    truth = find_truth(protocol.judgements.take(queries), protocol.judgements.take(gallery))
-    query_items, gallery_ids = items[queries], items["row_id"].to_numpy()[gallery]
+    shared = items.join(
+        baseline.items.select("row_id", "content_id"), on=["row_id", "content_id"], how="semi", maintain_order="left"
+    )
+    protocol, positions = choose_protocol(shared, config), shared["position"].to_numpy()
+    query_items, queries = shared[protocol.queries], positions[protocol.queries]
+    gallery_ids = shared["row_id"].to_numpy()[protocol.gallery]
     depth = IndexSet.open(store, release.index).rerank_depth
     new_hits = _hits(setup.index, setup.vectors[queries], setup.candidates[queries], setup.rerank_depth, gallery_ids)
-    old_hits = _hits(production.index, *_query_vectors(store, release, production, query_items), depth, gallery_ids)
+    old_hits = _hits(baseline.index, *_query_vectors(store, release, baseline, query_items), depth, gallery_ids)
     return SharedGallery(
-        _score(new_hits, truth, query_items), _score(old_hits, truth, query_items), n_gallery=len(gallery)
+        _score(new_hits, protocol.truth, query_items),
+        _score(old_hits, protocol.truth, query_items),
+        n_gallery=len(gallery_ids),
     )
 
 
 def _query_vectors(
-    store: Store, release: Release, production: IndexedItems, queries: pl.DataFrame
+    store: Store, release: Release, baseline: IndexedItems, queries: pl.DataFrame
 ) -> tuple[Float32, Float32]:
-    """Return the vectors of the queries in production: the full ones, and those that find candidates."""
+    """Return the vectors of the queries in the baseline: the full ones, and those that find candidates."""
     index = IndexSet.open(store, release.index)
-    full = production.index.vectors_of(queries["row_id"].to_numpy())
+    full = baseline.index.vectors_of(queries["row_id"].to_numpy())
     if index.parents["candidates"] == index.parents["vectors"]:
         return full, full
     if release.reducer is None:

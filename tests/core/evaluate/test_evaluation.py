@@ -2,6 +2,7 @@
 
 import json
 
+import polars as pl
 import pytest
 
 from retrieval_core.artifacts import releases
@@ -92,6 +93,32 @@ def test_a_run_is_judged_against_production_among_the_items_of_both(local_store,
     assert facts["production"] == production.fingerprint
     assert facts["n_shared_gallery"] == 16
     assert {"recall@1", "ann_recall@10"} <= {change["name"] for change in facts["changes"]}
+
+
+def with_removals(outputs, *item_ids: str):
+    return outputs.model_copy(
+        update={"catalog_facts": outputs.catalog_facts.model_copy(update={"declared_removals": item_ids})}
+    )
+
+
+def test_half_of_the_items_gone_is_held_unless_they_were_listed_as_removed(settings, labelled_run, publish):
+    publish(labelled_run())
+    half = labelled_run(12)
+    cut = evaluate_run(settings, half, CONFIG)
+    assert cut.gate == "held"
+    assert cut.gate_causes[0].startswith("12 of 24 items are gone")
+    listed = with_removals(half, *(f"item-{number}" for number in range(12, 24)))
+    declared = evaluate_run(settings, listed, CONFIG)
+    assert not any("gone" in cause for cause in declared.gate_causes)
+    publish(listed)
+    assert evaluate_run(settings, half, CONFIG) == declared, "nothing is lost any more"
+
+
+def test_products_and_categories_that_the_catalogue_lost_are_held(settings, labelled_run, publish):
+    publish(labelled_run())
+    for n, column in ((23, "product_id"), (22, "category")):
+        causes = evaluate_run(settings, labelled_run(n, **{column: pl.lit(None, pl.String)}), CONFIG).gate_causes
+        assert causes[0].startswith(f"{n} of {n} items lost their {column.removesuffix('_id')}")
 
 
 def test_production_that_was_removed_is_compared_with_what_its_run_measured(

@@ -121,7 +121,16 @@ class TestNames:
         named = resolve_change(Change(added=("c", "x"), removed=(pictures[0], "y")), self.rows(pictures), last.items)
         assert named.item_ids == ("a", "c")
         assert named.unknown == ("x",), "y is gone already, as it should be"
+        assert named.removed == ("a",)
         assert resolve_change(Change(changed=(pictures[1],)), self.rows(pictures), last.items).item_ids == ("b", "c")
+
+    def test_only_what_is_listed_as_removed_counts_as_removed_on_purpose(
+        self, pictures: list[str], last: Snapshot
+    ) -> None:
+        """The source lacks a and still has b, whatever the lists say."""
+        rows = self.rows(pictures)
+        assert resolve_change(Change(changed=("a",), removed=("b",)), rows, last.items).removed == ()
+        assert resolve_change(Change(removed=("a", "b")), rows, last.items).removed == ("a",)
 
     def test_unknown_names_are_refused_unless_they_were_to_be_removed(
         self, pictures: list[str], last: Snapshot

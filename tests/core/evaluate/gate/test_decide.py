@@ -17,12 +17,13 @@ def means(frame: pl.DataFrame | None) -> dict[str, float]:
     return {} if frame is None else {name: frame[name].mean() for name in frame.columns if frame[name].dtype.is_float()}
 
 
+def figures(frame: pl.DataFrame | None, **more) -> ReleaseFigures:
+    n_queries = {} if frame is None else {name: frame[name].drop_nans().count() for name in means(frame)}
+    return ReleaseFigures(frame, means(frame), n_queries=n_queries, **more)
+
+
 def ask(candidate, production, config=BLOCK, metrics=None, **night) -> Verdict:
-    before = (
-        None
-        if production is None
-        else ReleaseFigures(production, means(production), n_indexed=100, index_bytes=200_000)
-    )
+    before = None if production is None else figures(production, n_indexed=100, index_bytes=200_000)
     return decide(ReleaseFigures(candidate, means(candidate) | (metrics or {}), **night), before, config)
 
 
@@ -50,12 +51,12 @@ def test_a_loss_within_the_tolerance_is_published_however_certain():
 
 
 def test_a_loss_that_chance_explains_is_published():
-    # Twelve queries of which two are lost: 17 points, and nothing to conclude from.
-    before = pl.DataFrame({"item_id": [str(i) for i in range(12)], "recall@1": [1.0] * 12})
-    after = before.with_columns(pl.Series("recall@1", [0.0, 0.0] + [1.0] * 10))
+    # Forty queries of which two are lost: 5 points, and nothing to conclude from.
+    before = pl.DataFrame({"item_id": [str(i) for i in range(40)], "recall@1": [1.0] * 40})
+    after = before.with_columns(pl.Series("recall@1", [0.0, 0.0] + [1.0] * 38))
     verdict = ask(after, before)
     assert verdict.gate == "published"
-    assert verdict.rows[0].difference < -0.1
+    assert verdict.rows[0].difference == pytest.approx(-0.05)
 
 
 def test_the_first_release_is_published():
@@ -76,10 +77,40 @@ def test_the_first_release_is_published():
         (GOOD.with_columns(pl.lit(None, pl.Float64).alias("recall@1"), pl.lit(float("nan")).alias("map@5")), GOOD),
     ],
 )
-def test_what_cannot_be_compared_is_published_and_says_so(candidate, production):
+def test_what_cannot_be_compared_is_held_and_says_so(candidate, production):
     verdict = decide(ReleaseFigures(candidate, {}), ReleaseFigures(production, {}), BLOCK)
-    assert verdict.gate == "published"
-    assert verdict.reason.startswith("Nothing could be compared")
+    assert verdict.gate == "held"
+    assert verdict.reason.startswith("Held: only 0 queries can be compared with production")
+
+
+def test_too_few_queries_for_a_loss_to_show_are_held():
+    assert ask(GOOD.head(29), GOOD.head(29)).reason.startswith("Held: only 29 queries can be compared")
+    assert ask(GOOD.head(30), GOOD.head(30)).gate == "published"
+    assert ask(GOOD.head(29), GOOD.head(29), GateConfig(min_queries=29)).gate == "published"
+
+
+def test_a_metric_that_lost_its_queries_is_held_though_others_can_be_compared():
+    """The labels are lost, and what the synthetic queries find is as good as before."""
+    with_synthetic = GOOD.with_columns(pl.lit(1.0).alias("synthetic/recall@1"))
+    lost = with_synthetic.with_columns(pl.when(pl.int_range(500) < 20).then(pl.col("recall@1", "map@5")).name.keep())
+    verdict = ask(lost, with_synthetic)
+    (cause,) = verdict.causes
+    assert cause.startswith(
+        "too few of production's queries can be compared, 20 of 500 in recall@1 and 20 of 500 in map@5 (30 are needed"
+    )
+    fewer = with_synthetic.with_columns(pl.when(pl.int_range(500) < 30).then(pl.col("recall@1", "map@5")).name.keep())
+    assert ask(fewer, with_synthetic).gate == "published"
+
+
+def test_a_lost_catalogue_is_the_first_of_all_causes():
+    columns = {name: pl.lit(None, pl.String) for name in ("product_id", "category")}
+    items = GOOD.select("item_id", content_id="item_id", labels=pl.lit([]), attributes=pl.lit([]), **columns)
+    before = figures(GOOD, items=items)
+    cut = decide(figures(GOOD.head(50), items=items.head(50), reconciled=False), before, BLOCK)
+    assert cut.reason.startswith("Held: 450 of 500 items are gone")
+    assert len(cut.causes) == 2
+    declared = decide(figures(GOOD.head(50), items=items.head(50), declared_removals=items["item_id"]), before, BLOCK)
+    assert declared.gate == "published"
 
 
 @pytest.mark.parametrize("production", [None, GOOD])

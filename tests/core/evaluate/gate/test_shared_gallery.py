@@ -13,6 +13,7 @@ import pytest
 from retrieval_core.artifacts.catalog_rows import row_id
 from retrieval_core.artifacts.manifests import Release, VectorSet
 from retrieval_core.artifacts.parts import load_vectors
+from retrieval_core.config import EvaluateConfig
 from retrieval_core.errors import NotFound
 from retrieval_core.evaluate.gate.shared_gallery import SharedGallery, search_shared_gallery
 from retrieval_core.evaluate.measure.setup import SearchSetup
@@ -34,7 +35,7 @@ class Production(NamedTuple):
         return load_vectors(self.store, vectors, items["content_id"].to_list())
 
     def search_with(self, setup: SearchSetup) -> SharedGallery:
-        return search_shared_gallery(self.store, self.release, setup)
+        return search_shared_gallery(self.store, self.release, setup, EvaluateConfig(queries=100))
 
 
 @pytest.fixture(scope="module")
@@ -108,19 +109,19 @@ def test_both_sides_are_scored_among_the_common_items_by_their_own_vectors(produ
     shared = production.search_with(setup)
     is_common = [name in ids(range(N)) for name in names] + [False] * N
     items = setup.items.filter(pl.Series(is_common))
-    drawn = set(setup.items["item_id"].to_numpy()[setup.protocol.queries])
+    drawn = set(shared.challenger["item_id"])
     is_query = [item_id in drawn for item_id in items["item_id"]]
     assert shared.n_gallery == len(items) - sum(is_query)
     assert_scores(shared.challenger, scores_by_hand(items, setup.vectors[np.array(is_common)], is_query))
-    assert_scores(shared.production, scores_by_hand(items, production.vectors_of(items), is_query))
-    assert not shared.challenger.equals(shared.production), "they were searched by their own vectors"
+    assert_scores(shared.baseline, scores_by_hand(items, production.vectors_of(items), is_query))
+    assert not shared.challenger.equals(shared.baseline), "they were searched by their own vectors"
 
 
 def test_two_releases_of_the_same_items_share_the_whole_gallery(production, challenge):
     setup = challenge(ids(range(N)))
     shared = production.search_with(setup)
     assert shared.n_gallery == len(setup.protocol.gallery)
-    assert len(shared.challenger) == len(shared.production) == len(setup.protocol.queries)
+    assert len(shared.challenger) == len(shared.baseline) == len(setup.protocol.queries)
 
 
 def test_an_item_whose_picture_changed_is_not_shared(production, challenge):
@@ -131,7 +132,7 @@ def test_an_item_whose_picture_changed_is_not_shared(production, challenge):
     changed = [f"{name}@2" if name in (queries[3], in_gallery) else name for name in names]
     shared = production.search_with(challenge(changed))
     assert shared.n_gallery == same.n_gallery - 1
-    for table in (shared.challenger, shared.production):
+    for table in (shared.challenger, shared.baseline):
         assert table["item_id"].to_list() == [name for name in queries if name != queries[3]]
 
 
@@ -142,13 +143,20 @@ def test_new_items_change_no_score_of_either_side(production, challenge):
     after = production.search_with(challenge(grown))
     assert after.n_gallery == before.n_gallery
     assert after.challenger.equals(before.challenger)
-    assert after.production.equals(before.production)
+    assert after.baseline.equals(before.baseline)
+
+
+def test_a_catalogue_that_grew_many_times_is_compared_on_as_many_queries(production, challenge):
+    """Most of the pictures held out are new, so that few of those drawn from all of them would be shared."""
+    before = production.search_with(challenge(ids(range(N))))
+    after = production.search_with(challenge(ids(range(11 * N))))
+    assert after.challenger["item_id"].to_list() == before.challenger["item_id"].to_list()
 
 
 def test_releases_without_a_common_item_have_no_queries_to_compare(production, challenge):
     shared = production.search_with(challenge([f"{name}@2" for name in ids(range(N))]))
-    assert shared.n_gallery == len(shared.challenger) == len(shared.production) == 0
-    assert shared.challenger.columns == shared.production.columns == ["item_id"]
+    assert shared.n_gallery == len(shared.challenger) == len(shared.baseline) == 0
+    assert shared.challenger.columns == shared.baseline.columns == ["item_id"]
 
 
 def test_queries_without_a_common_gallery_have_no_score(production, challenge):
@@ -156,8 +164,8 @@ def test_queries_without_a_common_gallery_have_no_score(production, challenge):
     setup = challenge(names)
     shared = production.search_with(setup)
     assert shared.n_gallery == 0
-    assert len(shared.challenger) == len(shared.production) > 0
-    assert shared.challenger.columns == shared.production.columns == ["item_id"]
+    assert len(shared.challenger) == len(shared.baseline) > 0
+    assert shared.challenger.columns == shared.baseline.columns == ["item_id"]
 
 
 def test_a_release_that_names_no_reducer_cannot_be_searched(production, challenge):

@@ -1,0 +1,104 @@
+"""Find what a challenger's catalogue lost of production's: items, and what the catalogue says of them.
+
+A search can look as good as before among the items that are left, or better where all of them have the same category.
+So losses of the catalogue are bounded apart from the metrics.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator
+
+import polars as pl
+
+from retrieval_core.config import GateConfig
+
+# The columns of a catalogue that can be lost, and what is said of the items that lost it.
+LOSSES = {
+    "item_id": "are gone",
+    "content_id": "show the same picture as items that showed another",
+    "product_id": "lost their product or share it with items of another",
+    "category": "lost their category or share it with items of another",
+    "labels": "lost all labels",
+    "attributes": "lost all attributes",
+}
+COLUMNS = list(LOSSES)
+WAY_ON = (
+    "repair the source and run again, or name what is removed on purpose in `removed` of a catalog-update, or `vitrine "
+    "promote RELEASE --anyway --why 'TEXT'`"
+)
+N_CATEGORIES_NAMED = 3
+MAX_NAME_CHARS = 60
+
+
+def find_catalog_losses(
+    production: pl.DataFrame, challenger: pl.DataFrame, config: GateConfig, declared: Collection[str] = ()
+) -> Iterator[str]:
+    """Yield a cause for each kind of loss that hit more than `config.max_removed_fraction` of production's items.
+
+    Both tables hold the `COLUMNS` of the items that a release finds, so not those in quarantine. An item is lost if
+    only production has it and it is not `declared` as removed. Of the items that both have, a column is lost where the
+    catalogue no longer says anything, and a picture, product or category also where items of another one now share it.
+    The bound holds overall and within each category of at least `config.min_category_items`, but for the category
+    itself.
+    """
+    marked = _mark_losses(production, challenger, declared)
+    is_large = pl.col("of").is_not_null() & (pl.len().over("of") >= config.min_category_items)
+    for column, words in LOSSES.items():
+        n_lost, n_items = int(marked[column].sum()), marked[column].count()
+        if n_lost > config.max_removed_fraction * n_items:
+            renamed = _renamed(production, challenger) if column == "item_id" else ""
+            yield f"{n_lost:,} of {n_items:,} items {words}{renamed}, {_bound(config)}: {WAY_ON}"
+        elif column != "category":
+            yield from _losses_by_category(marked.filter(is_large), column, config)
+
+
+def _mark_losses(production: pl.DataFrame, challenger: pl.DataFrame, declared: Collection[str]) -> pl.DataFrame:
+    """Return a row for each item of production: whether it lost each of `COLUMNS`, and its category in `of`.
+
+    The columns but item_id are null for an item that the challenger lacks.
+    """
+    both = production.join(challenger, on="item_id", suffix=" now")
+    lost = both.select("item_id", *(_is_lost(both, column).alias(column) for column in COLUMNS[1:]), in_both=True)
+    marked = production.select("item_id", of="category").join(lost, on="item_id", how="left")
+    is_declared = pl.col("item_id").is_in(list(declared))
+    return marked.with_columns(item_id=pl.col("in_both").is_null() & ~is_declared)
+
+
+def _is_lost(both: pl.DataFrame, column: str) -> pl.Series:
+    before, now = column, f"{column} now"
+    if isinstance(both.schema[column], pl.List):  # labels such as "new" come and go, so only their absence is a loss
+        had, has = (pl.col(name).list.len().fill_null(0) > 0 for name in (before, now))
+        return both.select((had & ~has).alias(column))[column]
+    # The items of the most frequent earlier value keep the current one: a value that was only renamed is not lost.
+    # The share that is kept is the purity of a clustering (Manning, Raghavan and Schütze, 2008, section 16.3).
+    counts = both.select(before, now).drop_nulls().group_by(now, before).len()
+    ranked = counts.sort("len", before, descending=[True, False])
+    kept = ranked.unique(now, keep="first", maintain_order=True).select(now, before, is_kept=True)
+    marked = both.select(before, now).join(kept, on=[now, before], how="left", maintain_order="left")
+    return marked.select((pl.col(before).is_not_null() & pl.col("is_kept").is_null()).alias(column))[column]
+
+
+def _losses_by_category(marked: pl.DataFrame, column: str, config: GateConfig) -> Iterator[str]:
+    counts = marked.group_by("of").agg(pl.col(column).sum().alias("n_lost"), pl.col(column).count().alias("n_items"))
+    losses = counts.filter(pl.col("n_lost") > config.max_removed_fraction * pl.col("n_items"))
+    worst = losses.sort("n_lost", "of", descending=[True, False])
+    for category, n_lost, n_items in worst.head(N_CATEGORIES_NAMED).rows():
+        yield f"{n_lost:,} of {n_items:,} items of category {short_name(category)} {LOSSES[column]}, {_bound(config)}"
+    if len(worst) > N_CATEGORIES_NAMED:
+        yield f"so it is in {len(worst) - N_CATEGORIES_NAMED} more categories"
+
+
+def _renamed(production: pl.DataFrame, challenger: pl.DataFrame) -> str:
+    gone = production.join(challenger, on="item_id", how="anti")
+    n_renamed = len(gone.join(challenger, on="content_id", how="semi"))
+    return f" ({n_renamed:,} of their pictures have another id now)" if n_renamed else ""
+
+
+def _bound(config: GateConfig) -> str:
+    return f"more than {config.max_removed_fraction:g} of them (gate.max_removed_fraction)"
+
+
+def short_name(name: str) -> str:
+    """Return a name from the catalogue as one line of bounded length."""
+    line = " ".join(name.split())
+    return line if len(line) <= MAX_NAME_CHARS else f"{line[: MAX_NAME_CHARS - 1]}…"
