@@ -207,7 +207,9 @@ class GateConfig(StageConfig):
     alpha: float = Field(
         0.05, gt=0, lt=1, description="How often chance alone may hold a release that is as good as production."
     )
-    min_ann_recall: float = Field(0.95, ge=0, le=1, description="ann_recall@10 below this holds the release back.")
+    min_ann_recall: float = Field(
+        0.95, ge=0, le=1, description="ann_recall@10 below this, also under a filter, holds the release back."
+    )
     # Twice the default at which ingest fails: it catches runs whose ingest was configured to tolerate more.
     max_quarantine_rate: float = Field(
         0.1, ge=0, le=1, description="A larger quarantined share of the catalogue's rows holds the release back."

@@ -22,7 +22,7 @@ STAGE_VERSIONS = {
     "reduce": 1,
     "index": 2,
     "train": 1,
-    "evaluate": 4,
+    "evaluate": 5,
     "compare": 1,
     "publish": 1,
 }

@@ -171,6 +171,7 @@ def _challenger(store: Store, outputs: RunOutputs, measured: Measured, shared: S
         index_bytes=index.n_bytes,
         latency_ms=float(np.percentile(latency_ms, 95)) if len(latency_ms) else 0.0,
         n_shared_gallery=shared.n_gallery if shared else 0,
+        filters=measured.filters,
     )
 
 

@@ -162,7 +162,9 @@ _SAME_CATEGORY = "queries whose category has no gallery item are left out"
 
 ANN_RECALL = Metric(
     "ann_recall@10",
-    "Share of the 10 exact nearest items that the index also returns, averaged over queries.",
+    "Share of the 10 exact nearest items that the index also returns, averaged over queries; with a scope such as "
+    "where10 or where_category: among the items that a filter passes. where_category is the mean over the 20 most "
+    "frequent categories, each filtered for alone.",
     "index",
     words="exact neighbours that the index finds",
 )

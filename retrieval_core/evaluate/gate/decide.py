@@ -11,6 +11,7 @@ from retrieval_core.artifacts.manifests import Value
 from retrieval_core.config import GateConfig
 from retrieval_core.evaluate.gate.catalog_losses import find_catalog_losses, short_name
 from retrieval_core.evaluate.gate.paired_comparison import Changes, MetricChange, compare
+from retrieval_core.evaluate.measure.filtered import FilterFacts
 from retrieval_core.metrics.registry import ANN_RECALL, UNLABELLED, is_headline, is_measured_by
 
 N_LOSSES_NAMED = 3  # losses within categories that the reason names
@@ -25,7 +26,7 @@ class ReleaseFigures(NamedTuple):
     those that it lacks on purpose. `reconciled` says that every row is accounted for. `mask_fallback_rate` is 0 where
     pictures are published whole. `index_bytes` counts every file that a search maps. `latency_ms` is the 95th
     percentile of single queries. `n_shared_gallery` is the number of items on which both releases were compared, 0 for
-    all.
+    all. `filters` are searches among a part of the rows.
     """
 
     per_query: pl.DataFrame | None
@@ -41,6 +42,7 @@ class ReleaseFigures(NamedTuple):
     index_bytes: int = 0
     latency_ms: float = 0.0
     n_shared_gallery: int = 0
+    filters: tuple[FilterFacts, ...] = ()
 
     @property
     def bytes_per_item(self) -> float:
@@ -165,6 +167,13 @@ def _index_faults(challenger: ReleaseFigures, production: ReleaseFigures | None,
             f"the index finds {ann_recall:.3f} of the exact neighbours ({ANN_RECALL.name}), below "
             f"{config.min_ann_recall:g} (gate.min_ann_recall): raise index.recall_target, index.memory_gb or the "
             "search parameters that were set by hand"
+        )
+    worst = min(challenger.filters, key=lambda facts: facts.recall, default=None)
+    if worst and not worst.recall >= config.min_ann_recall:
+        yield (
+            f"with a filter ({short_name(worst.meaning)}) the index finds {worst.recall:.3f} of the exact neighbours "
+            f"({ANN_RECALL.full_name('value', worst.name)}), below {config.min_ann_recall:g} (gate.min_ann_recall): "
+            "raise index.recall_target or the search parameters that were set by hand"
         )
     if 0 < config.max_index_gb * 1e9 < challenger.index_bytes:
         yield (

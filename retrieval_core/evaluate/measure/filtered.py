@@ -16,14 +16,18 @@ from retrieval_core.metrics.exact_knn import exact_topk
 from retrieval_core.metrics.ranking import ann_recall
 
 PERCENTS = (50.0, 10.0, 1.0, 0.1)
+CATEGORY = "where_category"
+N_CATEGORIES = 20  # the most frequent ones, each measured alone
+N_CATEGORY_QUERIES = 200  # spread over all queries; most of them are of another category
 N_TIMED = 30
 BLOCK_ROWS = 100_000  # rows of a selection copied at a time
 
 
 class FilterFacts(Value):
-    """Recall@10 within a selection of `n_rows`, whose rows are compared exactly or found by the index (`how`).
+    """Recall@10 within a selection of `n_rows`, all of which are compared exactly or first sought by the index (`how`).
 
-    `name` is the scope of its metric, `meaning` describes the selection.
+    `name` is the scope of its metric, `meaning` describes the selection. Of several selections `recall` is the mean and
+    `n_rows` the total.
     """
 
     name: str
@@ -43,10 +47,11 @@ class Filter(NamedTuple):
 
 
 def choose_filters(items: pl.DataFrame, seed: int) -> list[Filter]:
-    """Return filters that pass 50, 10, 1 and 0.1% of the rows by a hash of their ids, and the most frequent category.
+    """Return filters that pass 50, 10, 1 and 0.1% of the rows by a hash of their ids, and the most frequent categories.
 
-    Rows of one category lie close together, unlike random rows, so that a search of few lists finds all or none of
-    them. Filters that pass fewer than ten rows are left out, and so is a category that all items have.
+    Rows of one category lie close together and far from most queries, unlike random rows. The filter `where_categories`
+    passes the most frequent categories that together hold half of the rows, the others pass one each. Filters that pass
+    fewer than ten rows are left out, and so is a category that all items have.
     """
     return [selection for selection in _filters(items, seed) if len(selection.rows) >= K]
 
@@ -57,38 +62,67 @@ def _filters(items: pl.DataFrame, seed: int) -> Iterator[Filter]:
         rows = np.flatnonzero(shares < percent / 100)
         yield Filter(f"where{percent:g}", f"{percent:g}% of the rows", rows)
     counts = items["category"].drop_nulls().value_counts().sort(["count", "category"], descending=[True, False])
-    if len(counts) and counts["count"][0] < len(items):
-        category = counts["category"][0]
-        rows = (items["category"] == category).fill_null(False).arg_true().to_numpy().astype(np.int64)
-        yield Filter("where_category", f"category {category}", rows)
+    categories = counts.filter(pl.col("count") < len(items))["category"].to_list()
+    n_half = int((counts["count"].cum_sum() < len(items) / 2).sum()) + 1
+    if 1 < n_half < len(categories):
+        rows = _rows_of(items, categories[:n_half])
+        yield Filter("where_categories", f"any of the {n_half:,} most frequent categories", rows)
+    for category in categories[:N_CATEGORIES]:
+        yield Filter(CATEGORY, f"category {category}", _rows_of(items, [category]))
+
+
+def _rows_of(items: pl.DataFrame, categories: list[str]) -> Int64:
+    is_in = items["category"].is_in(categories).fill_null(False)
+    return is_in.arg_true().to_numpy().astype(np.int64)
 
 
 def measure_filters(setup: SearchSetup, seed: int) -> tuple[FilterFacts, ...]:
-    """Measure the search under each of `choose_filters`; none where there are no queries."""
-    if not len(setup.protocol.queries):
-        return ()
-    return tuple(_measure(setup, chosen) for chosen in choose_filters(setup.items, seed))
+    """Measure the search under each of `choose_filters`; return none where there are no queries.
 
-
-def _measure(setup: SearchSetup, chosen: Filter) -> FilterFacts:
+    Several categories become the means over all of them, and the worst of them as `where_category_worst`.
+    """
     queries = setup.protocol.queries
+    if not len(queries):
+        return ()
+    chosen = choose_filters(setup.items, seed)
+    facts = [_measure(setup, part, queries, N_TIMED) for part in chosen if part.name != CATEGORY]
+    categories = [part for part in chosen if part.name == CATEGORY]
+    some = queries[:: -(-len(queries) // N_CATEGORY_QUERIES)]
+    n_timed = -(-N_TIMED // max(len(categories), 1))
+    by_category = [_measure(setup, category, some, n_timed) for category in categories]
+    return (*facts, *(by_category if len(by_category) < 2 else _summarised(by_category)))
+
+
+def _summarised(by_category: list[FilterFacts]) -> tuple[FilterFacts, FilterFacts]:
+    worst = min(by_category, key=lambda facts: facts.recall)
+    every = FilterFacts(
+        name=CATEGORY,
+        meaning=f"each of the {len(by_category)} most frequent categories",
+        n_rows=sum(facts.n_rows for facts in by_category),
+        recall=float(np.mean([facts.recall for facts in by_category])),
+        latency_ms_p50=float(np.median([facts.latency_ms_p50 for facts in by_category])),
+        how="exact" if all(facts.how == "exact" for facts in by_category) else "selector",
+    )
+    return every, worst.model_copy(update={"name": f"{CATEGORY}_worst", "meaning": f"{worst.meaning}, the worst"})
+
+
+def _measure(setup: SearchSetup, chosen: Filter, queries: Int64, n_timed: int) -> FilterFacts:
     selection = setup.index.select(setup.items["row_id"].to_numpy()[chosen.rows])
     find = partial(setup.find, only=selection)
-    found, _ = find(queries)
-    recall = ann_recall(_exact_scores(setup, chosen.rows), found)
+    scores, _ = find(queries)
     return FilterFacts(
         name=chosen.name,
         meaning=chosen.meaning,
         n_rows=len(chosen.rows),
-        recall=float(recall.mean()),
-        latency_ms_p50=float(np.median(single_query_ms(find, queries[:N_TIMED]))),
+        recall=float(ann_recall(_exact_scores(setup, chosen.rows, queries), scores).mean()),
+        latency_ms_p50=float(np.median(single_query_ms(find, queries[:n_timed]))),
         how="exact" if selection.is_exact else "selector",
     )
 
 
-def _exact_scores(setup: SearchSetup, rows: Int64) -> Float32:
+def _exact_scores(setup: SearchSetup, rows: Int64, query_rows: Int64) -> Float32:
     """Return the scores of each query's exact nearest among `rows`, (q, 10), falling."""
-    queries = setup.vectors[setup.protocol.queries]
+    queries = setup.vectors[query_rows]
     best = np.full((len(queries), K), -np.inf, np.float32)
     for start in range(0, len(rows), BLOCK_ROWS):
         scores, _ = exact_topk(queries, setup.vectors[rows[start : start + BLOCK_ROWS]], K)

@@ -8,6 +8,7 @@ import pytest
 
 from retrieval_core.config import GateConfig
 from retrieval_core.evaluate.gate.decide import ReleaseFigures, Verdict, decide
+from retrieval_core.evaluate.measure.filtered import FilterFacts
 from tests.core.evaluate.gate.query_tables import GOOD, WORSE, flawless, in_categories, results, with_losses
 
 BLOCK = GateConfig()
@@ -121,6 +122,20 @@ def test_an_index_that_misses_neighbours_is_held_even_on_the_first_night(product
     assert "ann_recall@10" in verdict.reason
     assert ask(GOOD, production, metrics={"ann_recall@10": float("nan")}).gate == "held"
     assert ask(GOOD, production, metrics={"ann_recall@10": 0.95}).gate == "published"
+
+
+def test_an_index_that_misses_neighbours_under_a_filter_is_held_and_the_worst_category_named():
+    def under(name: str, meaning: str, recall: float) -> FilterFacts:
+        return FilterFacts(name=name, meaning=meaning, n_rows=50, recall=recall, latency_ms_p50=1.0, how="selector")
+
+    mean = under("where_category", "each of the 20 most frequent categories", 0.97)
+    worst = under("where_category_worst", "category hats, the worst", 0.94)
+    verdict = ask(GOOD, GOOD, filters=(mean, worst))
+    assert verdict.gate == "held"
+    assert "with a filter (category hats, the worst) the index finds 0.940" in verdict.reason
+    assert "where_category_worst/ann_recall@10" in verdict.reason
+    assert ask(GOOD, GOOD, GateConfig(min_ann_recall=0.9), filters=(mean, worst)).gate == "published"
+    assert ask(GOOD, GOOD, filters=(mean,)).gate == "published"
 
 
 def test_rows_that_do_not_reconcile_are_held():
