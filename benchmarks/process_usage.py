@@ -23,6 +23,7 @@ SAMPLE_OWN_EVERY_S = 0.005
 
 _MAPPING = re.compile(r"[0-9a-f]+-[0-9a-f]+ \S+ \S+ \S+ \S+\s*(.*)")
 _PEAK = re.compile(r"VmHWM:\s+(\d+) kB")
+_OWN = re.compile(r"RssAnon:\s+(\d+) kB")
 
 
 def resident_mb() -> dict[str, float]:
@@ -76,14 +77,16 @@ def _megabytes(line: str) -> float:
 class Usage(NamedTuple):
     """What a command printed and used.
 
-    `peak_mb` is the most resident memory of the process itself, mapped files included; `helpers_mb` is the sum of this
-    over the processes that it started (Prefect's embedded server); `cpu_s` is of all of them, over all cores.
+    `peak_mb` is the most resident memory of the process itself, mapped files included, and `peak_own_mb` the most that
+    no file backs, sampled; `helpers_mb` is the sum of `peak_mb` over the processes that it started (Prefect's embedded
+    server); `cpu_s` is of all of them, over all cores.
     """
 
     stdout: str
     wall_s: float
     cpu_s: float
     peak_mb: float
+    peak_own_mb: float
     helpers_mb: float
 
 
@@ -100,17 +103,19 @@ def run_measured(command: Sequence[str], environment: Mapping[str, str] | None =
         preexec_fn=lambda: os.sched_setaffinity(0, cores),
     )
     peaks_mb: dict[int, float] = {}
+    peak_own_mb = 0.0
     stdout = stderr = ""
     while child.returncode is None:
+        peak_own_mb = max(peak_own_mb, _status_mb(child.pid, _OWN))
         for pid in _process_tree(child.pid):
-            peaks_mb[pid] = max(peaks_mb.get(pid, 0.0), _peak_mb(pid))
+            peaks_mb[pid] = max(peaks_mb.get(pid, 0.0), _status_mb(pid, _PEAK))
         with suppress(subprocess.TimeoutExpired):
             stdout, stderr = child.communicate(timeout=SAMPLE_EVERY_S)
     wall_s = time.perf_counter() - started
     if child.returncode:
         raise RuntimeError(f"{' '.join(command)[:200]} ended with {child.returncode}:\n{stderr[-2000:]}")
     child_mb = peaks_mb.pop(child.pid)
-    return Usage(stdout, wall_s, _children_cpu_s() - cpu_before, child_mb, sum(peaks_mb.values()))
+    return Usage(stdout, wall_s, _children_cpu_s() - cpu_before, child_mb, peak_own_mb, sum(peaks_mb.values()))
 
 
 def _process_tree(pid: int) -> Iterator[int]:
@@ -123,8 +128,8 @@ def _process_tree(pid: int) -> Iterator[int]:
                     yield from _process_tree(child)
 
 
-def _peak_mb(pid: int) -> float:
-    match = _PEAK.search(_read_proc(pid, "status"))
+def _status_mb(pid: int, size: re.Pattern[str]) -> float:
+    match = size.search(_read_proc(pid, "status"))
     return int(match[1]) * 1024 / 1e6 if match else 0.0
 
 

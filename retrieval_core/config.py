@@ -48,7 +48,10 @@ class MaskConfig(StageConfig):
     target_iou: float = Field(0.95, gt=0, le=1, description="Training stops once the validation IoU reaches this.")
     batch_size: int = Field(16, ge=1, description="Pictures in one step of the training.")
     learning_rate: float = Field(2e-3, gt=0, description="Of the U-Net's training.")
-    seed: int = Field(0, ge=0, description="Seed of the U-Net's start and of its training.")
+    max_pictures: int = Field(
+        20_000, ge=10, description="Random pictures to train and validate the U-Net on, a fifth held out at most."
+    )
+    seed: int = Field(0, ge=0, description="Seed of the U-Net's start, of its pictures and of its training.")
     min_area: float = Field(0.01, ge=0, le=1, description="Smaller share of the picture: the mask is distrusted.")
     max_area: float = Field(0.95, ge=0, le=1, description="Larger share of the picture: the mask is distrusted.")
     min_largest_part: float = Field(
@@ -105,7 +108,10 @@ class HeadConfig(StageConfig):
     weight_decay: float = Field(1e-4, ge=0, description="Of the head's training.")
     dropout: float = Field(0.5, ge=0, lt=1, description="Share of the hidden layer that is left out in training.")
     min_count: int = Field(5, ge=1, description="A class or label seen less often than this is left out of training.")
-    seed: int = Field(0, ge=0, description="Seed of the head's start and of its training.")
+    max_rows: int = Field(
+        200_000, ge=10, description="Random labelled rows to train and validate the head on, a fifth held out at most."
+    )
+    seed: int = Field(0, ge=0, description="Seed of the head's start, of its rows and of its training.")
     refit_after_change: float = Field(
         0.2, ge=0, le=1, description="Train again once this share of the catalogue has changed since the last training."
     )

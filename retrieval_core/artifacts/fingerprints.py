@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from retrieval_core.artifacts.manifests import Release, fingerprint
-from retrieval_core.config import CropConfig, HeadConfig, IndexConfig, MaskConfig, ReduceConfig, View
+from retrieval_core.config import CropConfig, HeadConfig, IndexConfig, MaskConfig, ReduceConfig, StageConfig, View
 from retrieval_core.errors import WeightsInvalid
 from retrieval_core.store.files import file_sha256
 
@@ -29,11 +29,19 @@ STAGE_VERSIONS = {
 
 _POLICY = {"shard_rows", "refit_after_change", "enabled"}
 _DISTRUST = {"min_area", "max_area", "min_largest_part"}
+_BOUNDS = ("max_pictures", "max_rows")
+
+
+def _question(config: StageConfig, excluded: set[str]) -> dict[str, Any]:
+    """Return a config as JSON; the default bound of a sample is left out, so that earlier models keep their names."""
+    fields = type(config).model_fields
+    at_default = {name for name in _BOUNDS if name in fields and getattr(config, name) == fields[name].default}
+    return config.model_dump(mode="json", exclude=excluded | at_default)
 
 
 def segmenter_question(config: MaskConfig) -> dict[str, Any]:
     """Return the part of the mask config that the trained U-Net depends on."""
-    return config.model_dump(mode="json", exclude=_POLICY | _DISTRUST)
+    return _question(config, _POLICY | _DISTRUST)
 
 
 def segmenter_fingerprint(config: MaskConfig, catalog: str) -> str:
@@ -102,7 +110,7 @@ def release_vector_families(release: Release) -> dict[View, str]:
 
 def head_question(config: HeadConfig) -> dict[str, Any]:
     """Return the part of the head config that the trained head depends on."""
-    return config.model_dump(mode="json", exclude=_POLICY)
+    return _question(config, _POLICY)
 
 
 def head_fingerprint(config: HeadConfig, catalog: str, vectors: str) -> str:

@@ -24,7 +24,15 @@ from retrieval_core.artifacts.manifests import (
     VectorSet,
     fingerprint,
 )
-from retrieval_core.artifacts.parts import describe_part, put_part, read_ids, read_vectors, vectors_bytes
+from retrieval_core.artifacts.parts import (
+    MissingIds,
+    describe_part,
+    put_part,
+    read_id_column,
+    read_ids,
+    read_vectors,
+    vectors_bytes,
+)
 from retrieval_core.artifacts.variants import Reduced, Variant
 from retrieval_core.errors import ShardCorrupt
 from retrieval_core.store.base import Store
@@ -112,9 +120,11 @@ def derive_vectors(
 
 def indexable_items(store: Store, items: pl.DataFrame, vectors: VectorSet) -> pl.DataFrame:
     """Return the rows of a catalogue that are not quarantined and have a vector, ordered by item id."""
-    ids = [key for part in vectors.parts for key in read_ids(store.local_path(part.key, part.sha256))]
-    embedded = pl.DataFrame({"content_id": ids}, schema={"content_id": pl.String}).unique()
-    return items.filter(pl.col("status") == "ok").join(embedded, on="content_id", how="semi").sort("item_id")
+    usable = items.filter(pl.col("status") == "ok").sort("item_id")
+    missing = MissingIds(usable["content_id"])
+    for part in vectors.parts:
+        missing.take(read_id_column(store.local_path(part.key, part.sha256)))
+    return usable.filter(~pl.Series(missing.is_missing))
 
 
 def sample_vectors(store: Store, vectors: VectorSet, n_rows: int, seed: int) -> Iterator[Float32]:

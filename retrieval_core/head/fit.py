@@ -5,7 +5,9 @@ from __future__ import annotations
 import logging
 from functools import partial
 
-from retrieval_core.artifacts.catalog_rows import HELD_OUT, load_items
+import polars as pl
+
+from retrieval_core.artifacts.catalog_rows import HELD_OUT, bounded_sample, load_items
 from retrieval_core.artifacts.fingerprints import boosted_family, head_fingerprint, head_question
 from retrieval_core.artifacts.fitted import FitQuestion, fit_or_reuse
 from retrieval_core.artifacts.growing_sets import derive_vectors, indexable_items
@@ -18,6 +20,8 @@ from retrieval_core.head.train import train_head
 from retrieval_core.store.base import Store
 
 log = logging.getLogger(__name__)
+
+COLUMNS = ["item_id", "content_id", "status", "split", "category", "attributes", "labels"]
 
 
 def fit_head(store: Store, catalog: Ref, vectors: VectorSet, config: HeadConfig) -> Fitted | None:
@@ -41,13 +45,23 @@ def boost_vectors(store: Store, vectors: VectorSet, head: Head) -> VectorSet:
     return derive_vectors(store, vectors, family, variant, head.dim, partial(boost, weights), made_by)
 
 
+def _labelled_sample(items: pl.DataFrame, config: HeadConfig) -> pl.DataFrame:
+    """Return all items, or a sample of those with a category, attribute or label if there are too many."""
+    if len(items) <= config.max_rows:
+        return items
+    has_any = pl.col("attributes", "labels").list.len().fill_null(0) > 0
+    labelled = items.filter(pl.any_horizontal(pl.col("category").is_not_null(), has_any))
+    return bounded_sample(labelled, config.max_rows, config.seed)
+
+
 def _fit(store: Store, question: FitQuestion, vectors: VectorSet, config: HeadConfig) -> Head | None:
-    items = indexable_items(store, load_items(store, question.parents["catalog"]), vectors)
+    items = indexable_items(store, load_items(store, question.parents["catalog"], COLUMNS), vectors)
+    items = _labelled_sample(items, config)
     targets = build_targets(items, config.min_count)
     if not targets.tasks:
         log.warning("no label is frequent enough to learn from: no head, vectors stay as they are")
         return None
-    rows = load_vectors(store, vectors, items["content_id"].to_list())
+    rows = load_vectors(store, vectors, items["content_id"])
     held_out = items["split"].is_in(HELD_OUT).to_numpy()
     trained = train_head(rows, targets, held_out, config)
     log.info("head over %s: %s", vectors.variant, {key: round(value, 3) for key, value in trained.metrics.items()})

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 OnEpoch = Callable[[dict[str, float]], None]
 
 VAL_FRACTION = 0.1
+STD_COLUMNS = 64
 PLATEAU_FACTOR = 0.1
 # Directions with less than about this share of the average variance are noise, and are not scaled up to full variance.
 RIDGE = 0.3
@@ -79,9 +80,11 @@ def train_head(
     vectors = vectors.astype(np.float32, copy=False)
     train, val = _split(targets.known(), val_rows, config.seed)
     mean, std = _standardisation(vectors[train])
-    standardised = (vectors - mean) / std
+    standardised = vectors - mean
+    standardised /= std
     mixing = _decorrelation(standardised[train])
     inputs: Float32 = np.matmul(standardised, mixing)
+    del standardised
     learned = _to_device(inputs[train], targets.take(train), device)
     watched = _to_device(inputs[val], targets.take(val), device)
     net, history = _fit(learned, watched, targets, config, on_epoch)
@@ -126,7 +129,9 @@ def _split(known: Bool, val_rows: Bool, seed: int) -> tuple[Int64, Int64]:
 
 def _standardisation(vectors: Float32) -> tuple[Float32, Float32]:
     mean = vectors.mean(axis=0, dtype=np.float64)
-    std = vectors.std(axis=0, dtype=np.float64)
+    # By columns, because numpy squares the differences in float64; the sums are the same to the last bit.
+    blocks = np.array_split(vectors, -(-vectors.shape[1] // STD_COLUMNS), axis=1)
+    std = np.concatenate([block.std(axis=0, dtype=np.float64) for block in blocks])
     # A dimension that varies by rounding only counts as constant: scaled up, its noise would dominate the input.
     std = np.where(std > 1e-6 * np.abs(mean), std, 1.0)
     return mean.astype(np.float32), std.astype(np.float32)

@@ -214,8 +214,8 @@ def previous_candidates(
 
 def _indexable_rows(store: Store, catalog: Ref, vectors: VectorSet) -> pl.DataFrame:
     """row_id, content_id and split of every row that can be indexed."""
-    items = indexable_items(store, load_items(store, catalog.name), vectors)
-    return items.select("row_id", "content_id", "split")
+    items = load_items(store, catalog.name, ["item_id", "row_id", "content_id", "split", "status"])
+    return indexable_items(store, items, vectors).select("row_id", "content_id", "split")
 
 
 def _query_rows(rows: pl.DataFrame) -> pl.DataFrame:
@@ -232,7 +232,7 @@ def _choose_candidates(
     if len(by_dim) == 1:
         return sets[0]
     sample = rows.sample(min(len(rows), DIM_ROWS), seed=config.seed)
-    loaded = {dim: load_vectors(store, vectors, sample["content_id"].to_list()) for dim, vectors in by_dim.items()}
+    loaded = {dim: load_vectors(store, vectors, sample["content_id"]) for dim, vectors in by_dim.items()}
     queries = _query_rows(sample.with_row_index("place"))["place"].to_numpy().astype(np.int64)
     current_dim = current.candidate_dim if current else None
     return by_dim[choose_candidate_dim(loaded, queries, len(rows), config, current_dim)]
@@ -262,9 +262,8 @@ def train_on_sample(store: Store, candidates: VectorSet, recipe: Recipe, config:
 
 def _load_pairs(store: Store, shard: IndexShard, rows: pl.DataFrame) -> tuple[Float32, Float32]:
     """The candidate vectors and the full ones of some rows."""
-    content_ids = rows["content_id"].to_list()
     candidates, full = (
-        load_vectors(store, VectorSet.open(store, ref), content_ids) for ref in (shard.candidates, shard.vectors)
+        load_vectors(store, VectorSet.open(store, ref), rows["content_id"]) for ref in (shard.candidates, shard.vectors)
     )
     return candidates, full
 
@@ -290,7 +289,7 @@ def _update(store: Store, shard: IndexShard, rows: pl.DataFrame, template: bytes
 def _tune(store: Store, index: IndexSet, plan: IndexPlan, config: IndexConfig) -> TuneResult:
     pool = _query_rows(_indexable_rows(store, plan.catalog, VectorSet.open(store, plan.vectors)))
     sample = pool.sample(min(len(pool), config.tune_queries), seed=config.seed).sort("row_id")
-    candidates = load_vectors(store, VectorSet.open(store, plan.candidates), sample["content_id"].to_list())
+    candidates = load_vectors(store, VectorSet.open(store, plan.candidates), sample["content_id"])
     opened = open_index(store, index)
     tuned = tune_search(opened, tune_queries(opened, sample["row_id"].to_numpy(), candidates), config)
     if not tuned.reached:

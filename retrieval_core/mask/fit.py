@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import logging
+import tempfile
+from pathlib import Path
+from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import polars as pl
 
-from retrieval_core.artifacts.catalog_rows import HELD_OUT, load_items
+from retrieval_core.artifacts.catalog_rows import HELD_OUT, bounded_sample, load_items
 from retrieval_core.artifacts.fingerprints import detector_fingerprint, segmenter_fingerprint, segmenter_question
 from retrieval_core.artifacts.fitted import FitQuestion, fit_or_reuse
 from retrieval_core.artifacts.manifests import Detector, Fitted, MaskSet, Ref, Segmenter
-from retrieval_core.artifacts.parts import put_part_files, read_masks
+from retrieval_core.artifacts.parts import put_part_files, read_masks, read_table
 from retrieval_core.artifacts.shards import log_progress
 from retrieval_core.config import CropConfig, IngestConfig, MaskConfig
 from retrieval_core.images import decode, fit
@@ -23,6 +27,8 @@ from retrieval_core.store.base import Store
 from retrieval_core.store.uris import read_uri
 
 log = logging.getLogger(__name__)
+
+COLUMNS = ["image_uri", "mask_id", "split", "status"]
 
 
 def fit_segmenter(
@@ -89,16 +95,21 @@ def _train(
 def _training_data(
     store: Store, catalog: str, truth: MaskSet, config: MaskConfig, ingest: IngestConfig
 ) -> tuple[SegmentationData, SegmentationData]:
-    """Pictures and masks of the training split and of the held-out one, squashed to the U-Net's square."""
-    items = load_items(store, catalog).filter((pl.col("status") == "ok") & pl.col("mask_id").is_not_null())
+    """Return pictures and masks of the training split and of the held-out one, squashed to the U-Net's square.
+
+    Of more than `config.max_pictures`, a random sample is read.
+    """
+    items = load_items(store, catalog, COLUMNS).filter((pl.col("status") == "ok") & pl.col("mask_id").is_not_null())
+    readable = pl.concat([read_table(store, part, ["content_id"])["content_id"] for part in truth.parts])
+    items = items.filter(pl.col("mask_id").is_in(readable.implode()))  # some mask files may not have been readable
+    items = bounded_sample(items, config.max_pictures, config.seed)
     masks = read_masks(store, truth, items["mask_id"])
-    items = items.filter(pl.col("mask_id").is_in(list(masks)))  # some mask files may not have been readable
     square = square_of(config.size_px)
     report = log_progress("pictures for the U-Net", len(items))
 
     def load(rows: pl.DataFrame) -> SegmentationData:
-        pixels = np.empty((len(rows), config.size_px, config.size_px, 3), np.uint8)
-        targets = np.empty(pixels.shape[:3], np.bool_)
+        pixels = _array_on_disk((len(rows), config.size_px, config.size_px, 3), np.uint8)
+        targets = _array_on_disk(pixels.shape[:3], np.bool_)
         for row, (uri, mask_id) in enumerate(rows.select("image_uri", "mask_id").iter_rows()):
             pixels[row] = fit(decode(read_uri(uri), max_pixels=ingest.max_pixels), square)
             targets[row] = square_mask(masks[mask_id].array(), config.size_px)
@@ -107,3 +118,11 @@ def _training_data(
 
     held_out = pl.col("split").is_in(HELD_OUT)
     return load(items.filter(~held_out)), load(items.filter(held_out))
+
+
+def _array_on_disk(shape: tuple[int, ...], kind: type[np.uint8 | np.bool_]) -> npt.NDArray[Any]:
+    """Return an array of zeros in a temporary file that is mapped and already unlinked."""
+    if not shape[0]:
+        return np.zeros(shape, kind)  # an empty file cannot be mapped
+    with tempfile.TemporaryDirectory(prefix="vitrine-unet-") as folder:
+        return np.asarray(np.lib.format.open_memmap(Path(folder) / "array.npy", "w+", kind, shape))

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
 WEIGHTS_FILE = "weights.safetensors"
 ONNX_FILE = "model.onnx"
+VAL_BLOCK = 1_024  # validation pictures compared with their masks at a time
 
 
 class SegmentationData(NamedTuple):
@@ -122,7 +123,9 @@ def save_segmenter(trained: TrainedSegmenter, config: MaskConfig, folder: Path) 
 def _run_epoch(learner: Learner, train: SegmentationData, val: SegmentationData, epoch: Epoch) -> dict[str, float]:
     started = time.perf_counter()
     loss = learner.learn(train.pixels, train.masks, epoch)
-    val_iou = float(example_iou(learner.predict(val.pixels, epoch.size_px), val.masks).mean())
+    blocks = (slice(start, start + VAL_BLOCK) for start in range(0, len(val.pixels), VAL_BLOCK))
+    ious = [example_iou(learner.predict(val.pixels[block], epoch.size_px), val.masks[block]) for block in blocks]
+    val_iou = float(np.concatenate(ious).mean())
     return {"size_px": epoch.size_px, "loss": loss, "val_iou": val_iou, "seconds": time.perf_counter() - started}
 
 

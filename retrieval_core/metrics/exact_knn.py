@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator
+
 import numpy as np
 
 from retrieval_core.arrays import Float32, Int64
@@ -14,6 +16,10 @@ from retrieval_core.index.topk import (
     query_blocks,
     search_past_ties,
 )
+
+Blocks = Iterable[tuple[Int64, Float32]]  # (n,) ascending ids and their (n, d) vectors; no id is in two blocks
+
+MIN_BLOCK_ROWS = 16_384  # smaller blocks are compared together
 
 
 def exact_topk(queries: Float32, gallery: Float32, k: int, *, exclude: Int64 | None = None) -> tuple[Float32, Int64]:
@@ -40,6 +46,57 @@ def exact_topk(queries: Float32, gallery: Float32, k: int, *, exclude: Int64 | N
     for block in query_blocks(len(queries) if depth else 0, depth):
         scores[block], positions[block] = _topk_block(queries[block], gallery, own[block], k, depth)
     return scores, positions
+
+
+def exact_topk_of_blocks(
+    queries: Float32, blocks: Blocks, k: int, *, exclude: Int64 | None = None
+) -> tuple[Float32, Int64]:
+    """Return what `exact_topk` returns for a gallery that is read block by block, with ids in the place of positions.
+
+    `exclude` (q,) are the ids to leave out, -1 for none. Two blocks are in memory at a time, whatever the size of the
+    gallery. Ties go by the lower id. Raises as `exact_topk` does.
+    """
+    nearest = exact_topk(queries, queries[:0], k)
+    for ids, vectors in joined_blocks(blocks):
+        own = None if exclude is None else _positions(ids, exclude)
+        scores, positions = exact_topk(queries, vectors, k, exclude=own)
+        found = np.where(positions >= 0, np.append(ids, -1)[positions], -1)
+        nearest = merge_topk(nearest, (scores, found))
+    return nearest
+
+
+def merge_topk(hits: tuple[Float32, Int64], more: tuple[Float32, Int64]) -> tuple[Float32, Int64]:
+    """Return the k best of two lists of hits, each (q, k) scores and ids padded with -inf and -1."""
+    scores: Float32 = np.concatenate([hits[0], more[0]], axis=1)
+    ids: Int64 = np.concatenate([hits[1], more[1]], axis=1)
+    query, column = np.nonzero(ids >= 0)
+    return best_of(query, ids[query, column], scores[query, column], len(ids), hits[1].shape[1])
+
+
+def joined_blocks(blocks: Blocks) -> Iterator[tuple[Int64, Float32]]:
+    """Yield blocks of `MIN_BLOCK_ROWS` rows or more, the last one apart."""
+    joined: list[tuple[Int64, Float32]] = []
+    for block in blocks:
+        joined += [block] * bool(len(block[0]))
+        if sum(len(ids) for ids, _ in joined) >= MIN_BLOCK_ROWS:
+            yield _join(joined)
+            joined = []
+    if joined:
+        yield _join(joined)
+
+
+def _join(blocks: list[tuple[Int64, Float32]]) -> tuple[Int64, Float32]:
+    if len(blocks) == 1:
+        return blocks[0]
+    ids, vectors = (np.concatenate(arrays) for arrays in zip(*blocks, strict=True))
+    order = np.argsort(ids)
+    return ids[order], vectors[order]
+
+
+def _positions(ascending: Int64, ids: Int64) -> Int64:
+    """Return the position of each id in `ascending`, -1 where it is not there."""
+    position = np.minimum(np.searchsorted(ascending, ids), len(ascending) - 1)
+    return np.where(ascending[position] == ids, position, -1)
 
 
 def _topk_block(queries: Float32, gallery: Float32, own: Int64, k: int, depth: int) -> tuple[Float32, Int64]:

@@ -17,12 +17,12 @@ from retrieval_core.artifacts.catalog_rows import product_unit
 from retrieval_core.artifacts.manifests import Value
 from retrieval_core.evaluate.analysis.mislabelled import MIN_MEMBERS, NO_CODE, Suspects, suspect_codes, suspect_labels
 from retrieval_core.evaluate.measure.indexed_rows import sample_rows
-from retrieval_core.evaluate.measure.setup import SearchSetup, positions_in_gallery
+from retrieval_core.evaluate.measure.known_answer import rows_of
+from retrieval_core.evaluate.measure.setup import MAX_ASKED, SearchSetup, positions_in_gallery
 
 ProblemKind = Literal["category", "label", "near_duplicate", "orphan"]
 
 K = 10
-MAX_ASKED = 10_000  # rows whose neighbours are searched; in a larger catalogue those with the lowest hashes
 ASKED_AT_ONCE = 4_096
 N_HITS = 3 * K + 1  # to leave ten after the item itself and other pictures of its product are dropped
 N_SHOWN = 8  # examples of each problem
@@ -114,7 +114,7 @@ def find_hygiene(setup: SearchSetup, duplicates: pl.DataFrame, seed: int) -> Hyg
     neighbours = _neighbours(setup, seed)
     fixes = [*_category_fixes(setup, neighbours, reasons), *_label_fixes(setup, neighbours, reasons)]
     orphans = _orphans(neighbours, reasons)
-    fixes += [*_duplicate_fixes(item_ids, duplicates), *orphans.fixes]
+    fixes += [*_duplicate_fixes(setup.items, duplicates), *orphans.fixes]
     fixes.sort(key=lambda fix: (-fix.score, fix.problem, item_ids[fix.row]))
     facts = HygieneFacts(
         n_rows=len(item_ids),
@@ -174,7 +174,8 @@ def _category_fixes(setup: SearchSetup, neighbours: _Neighbours, reasons: dict[P
         reasons["category"] = f"Fewer than two categories have {MIN_MEMBERS} items or more: there is nothing to mix up."
         return
     names = setup.items["category"]
-    name_of = dict(zip(codes.tolist(), names.to_list(), strict=True))
+    unique_codes, first_rows = np.unique(codes, return_index=True)
+    name_of = dict(zip(unique_codes.tolist(), names.gather(first_rows), strict=True))
     neighbour_codes = np.append(codes, NO_CODE)[neighbours.nearest]
     for query, suspect in _each(suspect_codes(codes[neighbours.rows], neighbour_codes)):
         row = int(neighbours.rows[query])
@@ -234,8 +235,8 @@ def _each(suspects: Suspects) -> Iterator[tuple[int, _Suspect]]:
     return ((query, _Suspect(*rest)) for query, *rest in zip(*columns, strict=True))
 
 
-def _duplicate_fixes(item_ids: pl.Series, pairs: pl.DataFrame) -> Iterator[_Fix]:
-    row_of = {item_id: row for row, item_id in enumerate(item_ids)}
+def _duplicate_fixes(items: pl.DataFrame, pairs: pl.DataFrame) -> Iterator[_Fix]:
+    row_of = rows_of(items, [*pairs["item_id"], *pairs["other_item_id"]])
     for item_id, other, product_id, other_product_id, similarity in pairs.iter_rows():
         product, other_product = (
             f"product {name}" if name else "no product" for name in (product_id, other_product_id)

@@ -18,13 +18,13 @@ from retrieval_core.arrays import Int64
 from retrieval_core.artifacts.manifests import Value
 from retrieval_core.artifacts.pictures import Picture
 from retrieval_core.embed.extract import SquareLoader, in_batches
-from retrieval_core.evaluate.measure.setup import SearchSetup, hash_rows, positions_in_gallery
+from retrieval_core.evaluate.measure.known_answer import rows_of
+from retrieval_core.evaluate.measure.setup import MAX_ASKED, SearchSetup, hash_rows, positions_in_gallery
 from retrieval_core.evaluate.thumbnails import Thumbnail, item_picture
 from retrieval_core.images import Preprocess
 from retrieval_core.metrics.picture_similarity import near_duplicates, thumbnails
 
 N_NEIGHBOURS = 5
-MAX_ASKED = 10_000  # rows used as queries; in a larger catalogue those with the lowest hashes
 ASKED_AT_ONCE = 4_096
 MAX_COMPARED = 1_000  # pairs whose pictures are compared, in order of rank
 N_SHOWN = 12
@@ -171,7 +171,8 @@ def _table(setup: SearchSetup, pairs: _Pairs) -> pl.DataFrame:
 
 
 def _first_pairs(items: pl.DataFrame, pairs: pl.DataFrame) -> tuple[DuplicatePair, ...]:
-    row_of = {item_id: row for row, item_id in enumerate(items["item_id"])}
+    shown = pairs.head(N_SHOWN)
+    row_of = rows_of(items, [*shown["item_id"], *shown["other_item_id"]])
     return tuple(
         DuplicatePair(
             items=(item, other),
@@ -179,5 +180,5 @@ def _first_pairs(items: pl.DataFrame, pairs: pl.DataFrame) -> tuple[DuplicatePai
             similarity=similarity,
             pictures=(item_picture(items, row_of[item]), item_picture(items, row_of[other])),
         )
-        for item, other, product, other_product, similarity in pairs.head(N_SHOWN).iter_rows()
+        for item, other, product, other_product, similarity in shown.iter_rows()
     )

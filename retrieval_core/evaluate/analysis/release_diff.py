@@ -15,6 +15,7 @@ from retrieval_core.evaluate.measure.setup import hash_rows
 from retrieval_core.evaluate.run_outputs import RunOutputs
 from retrieval_core.store.base import Store
 
+BLOCK_ROWS = 100_000  # of the catalogue joined at a time
 N_NAMED = 8  # items of each kind that the page names
 COMPARED = ("image_uri", "product_id", "category", "labels", "attributes", "split", "content_id", "mask_id", "status")
 COLUMNS = ["item_id", "row_id", *COMPARED]
@@ -102,6 +103,11 @@ def _only_in(items: pl.DataFrame, others: pl.DataFrame) -> pl.DataFrame:
 
 def _changed(before: pl.DataFrame, now: pl.DataFrame) -> pl.DataFrame:
     """Return item_id, row_id and `differs`, the names of the columns that changed."""
+    blocks = [_changed_in(before, block) for block in now.iter_slices(BLOCK_ROWS)]
+    return pl.concat(blocks) if blocks else _changed_in(before, now)
+
+
+def _changed_in(before: pl.DataFrame, now: pl.DataFrame) -> pl.DataFrame:
     both = now.join(before, on="item_id", suffix="_before")
     differs = [
         pl.when(pl.col(name).ne_missing(pl.col(f"{name}_before"))).then(pl.lit(COLUMN_WORDS.get(name, name)))

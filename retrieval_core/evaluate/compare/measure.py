@@ -12,13 +12,12 @@ from retrieval_core.arrays import Float32, Int64
 from retrieval_core.artifacts.catalog_rows import load_items
 from retrieval_core.artifacts.growing_sets import indexable_items
 from retrieval_core.artifacts.manifests import Backbone, ClassSet, Fitted, Ref, Value, VectorSet
-from retrieval_core.artifacts.parts import load_classes, load_vectors
+from retrieval_core.artifacts.parts import load_classes
 from retrieval_core.config import EvaluateConfig
 from retrieval_core.errors import BadConfig
 from retrieval_core.evaluate.compare.config import VariantConfig
-from retrieval_core.evaluate.measure.exact_search import classified_topk
+from retrieval_core.evaluate.measure.exact_search import classified_topk, stored_gallery
 from retrieval_core.evaluate.measure.setup import Protocol, choose_protocol
-from retrieval_core.metrics.exact_knn import exact_topk
 from retrieval_core.metrics.registry import is_measured_by
 from retrieval_core.metrics.relevance import MAX_CUTOFF
 from retrieval_core.metrics.retrieval import Scores, random_scores, score
@@ -139,16 +138,14 @@ def _search(
     store: Store, variant: BuiltVariant, items: pl.DataFrame, protocol: Protocol, top_classes: int
 ) -> tuple[Float32, Int64]:
     """Return (q, 10) cosines and positions in the gallery, the nearest first."""
-    content_ids = items["content_id"].to_list()
-    vectors = load_vectors(store, VectorSet.open(store, variant.vectors), content_ids)
-    queries, gallery = vectors[protocol.queries], vectors[protocol.gallery]
+    gallery = stored_gallery(store, VectorSet.open(store, variant.vectors), items, protocol)
     if variant.spec.mode == "nearest":
-        return exact_topk(queries, gallery, MAX_CUTOFF)
+        return gallery.nearest(MAX_CUTOFF)
     if variant.classes is None:
         raise BadConfig(f"variant {variant.spec.name!r} has mode classified, but no classes")
-    classes = load_classes(store, ClassSet.open(store, variant.classes), content_ids)
+    classes = load_classes(store, ClassSet.open(store, variant.classes), items["content_id"])
     query_classes = classes[protocol.queries, :top_classes]
-    return classified_topk(queries, gallery, query_classes, classes[protocol.gallery, 0], MAX_CUTOFF)
+    return classified_topk(gallery.queries(), gallery.blocks, query_classes, classes[protocol.gallery, 0], MAX_CUTOFF)
 
 
 def _trained_scores(store: Store, backbone: Ref | None) -> dict[str, float]:

@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from typing import Literal, NamedTuple
 
 import numpy as np
 import polars as pl
 
 from retrieval_core.arrays import Float32, Int32, Int64
+from retrieval_core.artifacts.manifests import VectorSet
+from retrieval_core.artifacts.parts import load_vectors, vectors_by_part
 from retrieval_core.artifacts.variants import Reduced, Variant
 from retrieval_core.errors import DimensionMismatch
-from retrieval_core.evaluate.measure.setup import K, SearchSetup
-from retrieval_core.index.topk import best_of
-from retrieval_core.metrics.exact_knn import exact_topk
-from retrieval_core.metrics.retrieval import Scores, score
+from retrieval_core.evaluate.measure.setup import Protocol
+from retrieval_core.metrics.exact_knn import Blocks, exact_topk_of_blocks, joined_blocks, merge_topk
+from retrieval_core.store.base import Store
 
 Step = Literal["", "mask", "crop", "head", "PCA", "ANN", "rerank"]
 
@@ -46,34 +47,55 @@ def chain_names(variant: Variant, candidates: Variant | Reduced, available: Coll
     return [(name, step if number else "") for number, (name, step) in enumerate(present)]
 
 
-def exact_scores(setup: SearchSetup, vectors: Float32) -> Scores:
-    """Score exact search of the gallery with these vectors of the items, (n, any)."""
-    protocol = setup.protocol
-    _, positions = exact_topk(vectors[protocol.queries], vectors[protocol.gallery], K)
-    return score(positions, protocol.truth)
+class StoredGallery(NamedTuple):
+    """A vector set in which the items with `query_ids` search among those with `gallery_ids`, both content ids."""
+
+    store: Store
+    vectors: VectorSet
+    query_ids: pl.Series
+    gallery_ids: pl.Series
+
+    def queries(self) -> Float32:
+        """Load the (q, dim) vectors of the queries. Raises `ShardCorrupt` where the set lacks one."""
+        return load_vectors(self.store, self.vectors, self.query_ids)
+
+    def blocks(self) -> Blocks:
+        """Read the vectors of the gallery by their positions. Raises `ShardCorrupt` where the set lacks one."""
+        return vectors_by_part(self.store, self.vectors, self.gallery_ids)
+
+    def nearest(self, k: int) -> tuple[Float32, Int64]:
+        """Return (q, k) inner products and positions in the gallery, as `exact_topk` does."""
+        return exact_topk_of_blocks(self.queries(), self.blocks(), k)
+
+
+def stored_gallery(store: Store, vectors: VectorSet, items: pl.DataFrame, protocol: Protocol) -> StoredGallery:
+    """Return the queries and the gallery of a protocol in a vector set."""
+    content = items["content_id"]
+    return StoredGallery(store, vectors, content.gather(protocol.queries), content.gather(protocol.gallery))
 
 
 def classified_topk(
-    queries: Float32, gallery: Float32, query_classes: Int32, gallery_class: Int32, k: int
+    queries: Float32, gallery: Callable[[], Blocks], query_classes: Int32, gallery_class: Int32, k: int
 ) -> tuple[Float32, Int64]:
     """Return the `k` gallery rows nearest to each query, those of the query's classes before all others.
 
-    `queries` (q, d) and `gallery` (n, d) have unit length; `query_classes` (q, m) are the classes to look in,
-    `gallery_class` (n,) the likeliest class of each item, -1 for none. Where fewer than k items belong to a query's
-    classes, the nearest of the other items follow. Returns (q, k) inner products and (q, k) positions as `exact_topk`
-    does; scores fall within the items of the classes, and again within the others.
+    `queries` (q, d) have unit length, and so have the vectors of the n gallery rows, of which `gallery()` yields blocks
+    by position; `query_classes` (q, m) are the classes to look in, `gallery_class` (n,) the likeliest class of each
+    item, -1 for none. Where fewer than k items belong to a query's classes, the nearest of the other items follow.
+    Returns (q, k) inner products and (q, k) positions as `exact_topk` does; scores fall within the items of the
+    classes, and again within the others.
 
-    Raises what `exact_topk` raises, and `DimensionMismatch` where classes and vectors do not fit.
+    Raises what `exact_topk` raises, and `DimensionMismatch` where classes and queries do not fit.
     """
-    if query_classes.ndim != 2 or len(query_classes) != len(queries) or gallery_class.shape != (len(gallery),):
+    if query_classes.ndim != 2 or len(query_classes) != len(queries) or gallery_class.ndim != 1:
         raise DimensionMismatch(
-            f"classes of shape {query_classes.shape} for {len(queries)} queries and {gallery_class.shape} for a "
-            f"gallery of {len(gallery)}; expected ({len(queries)}, any) and ({len(gallery)},)"
+            f"classes of shape {query_classes.shape} for {len(queries)} queries and {gallery_class.shape} for the "
+            f"gallery; expected ({len(queries)}, any) and (any,)"
         )
-    nearest_scores, nearest = exact_topk(queries, gallery, k)
-    of_class = (gallery_class[nearest] if len(gallery) else nearest)[:, :, None] == query_classes[:, None, :]
+    nearest_scores, nearest = exact_topk_of_blocks(queries, gallery(), k)
+    of_class = (gallery_class[nearest] if len(gallery_class) else nearest)[:, :, None] == query_classes[:, None, :]
     outside = (nearest >= 0) & ~((query_classes >= 0)[:, None, :] & of_class).any(axis=2)
-    scores, positions = _topk_inside(queries, gallery, query_classes, gallery_class, k)
+    scores, positions = _topk_inside(queries, gallery(), query_classes, gallery_class, k)
     # The k nearest of the whole gallery hold enough of the other items to fill every free slot.
     free = positions < 0
     rank = np.cumsum(outside, axis=1)
@@ -84,15 +106,16 @@ def classified_topk(
 
 
 def _topk_inside(
-    queries: Float32, gallery: Float32, query_classes: Int32, gallery_class: Int32, k: int
+    queries: Float32, gallery: Blocks, query_classes: Int32, gallery_class: Int32, k: int
 ) -> tuple[Float32, Int64]:
     """Return the `k` best of each query among the items of its classes, padded with -inf and -1."""
-    query_rows, hits, hit_scores = [np.empty(0, np.int64)], [np.empty(0, np.int64)], [np.empty(0, np.float32)]
-    for name in np.intersect1d(query_classes[query_classes >= 0], gallery_class):
-        rows = np.flatnonzero((query_classes == name).any(axis=1))
-        members = np.flatnonzero(gallery_class == name)
-        scores, positions = exact_topk(queries[rows], gallery[members], min(k, len(members)))
-        query_rows.append(np.repeat(rows, positions.shape[1]))
-        hits.append(members[positions].ravel())
-        hit_scores.append(scores.ravel())
-    return best_of(np.concatenate(query_rows), np.concatenate(hits), np.concatenate(hit_scores), len(queries), k)
+    best = np.full((len(queries), k), -np.inf, np.float32), np.full((len(queries), k), -1, np.int64)
+    for positions, vectors in joined_blocks(gallery):
+        classes = gallery_class[positions]
+        for name in np.intersect1d(query_classes[query_classes >= 0], classes):
+            rows, members = np.flatnonzero((query_classes == name).any(axis=1)), np.flatnonzero(classes == name)
+            block = [(positions[members], vectors[members])]
+            of_class = exact_topk_of_blocks(queries[rows], block, k)
+            merged = merge_topk((best[0][rows], best[1][rows]), of_class)
+            best[0][rows], best[1][rows] = merged
+    return best

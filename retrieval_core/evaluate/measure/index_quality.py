@@ -11,7 +11,7 @@ import numpy as np
 from retrieval_core.arrays import Float32, Float64, Int64
 from retrieval_core.artifacts.manifests import TunePoint
 from retrieval_core.evaluate.measure.setup import K, SearchSetup, gallery_depth, positions_in_gallery, single_query_ms
-from retrieval_core.metrics.exact_knn import exact_topk
+from retrieval_core.metrics.exact_knn import exact_topk_of_blocks
 from retrieval_core.metrics.ranking import ann_recall
 from retrieval_core.metrics.retrieval import Scores, score
 
@@ -44,7 +44,7 @@ def measure_index(setup: SearchSetup) -> IndexQuality:
     """Search for every query in the gallery; time single queries; compare with exact search over all rows."""
     protocol, row_ids = setup.protocol, setup.items["row_id"].to_numpy()
     queries = setup.vectors[protocol.queries]
-    exact, _ = exact_topk(queries, setup.vectors, K)
+    exact, _ = exact_topk_of_blocks(queries, setup.index.blocks(), K)
     found, _ = setup.find(protocol.queries)
     k = gallery_depth(len(row_ids), len(protocol.gallery), K)
     _, hits = setup.find(protocol.queries, k)

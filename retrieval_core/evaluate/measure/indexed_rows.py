@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -13,11 +14,9 @@ from retrieval_core.artifacts.manifests import IndexSet, Release
 from retrieval_core.evaluate.measure.setup import hash_rows
 from retrieval_core.index.lookup import ShardedIndex, open_index
 from retrieval_core.index.shard_files import positions_of
-from retrieval_core.index.topk import best_of
-from retrieval_core.metrics.exact_knn import exact_topk
+from retrieval_core.metrics.exact_knn import Blocks, exact_topk_of_blocks
 from retrieval_core.store.base import Store
 
-BLOCK_ROWS = 32_768  # vectors compared at a time: 64 MiB at 512 dimensions
 COLUMNS = ["item_id", "row_id", "content_id", "category"]
 
 
@@ -43,20 +42,8 @@ class IndexedItems:
         Returns (q, k) scores, falling, and (q, k) row ids, padded with -inf and -1. Raises `NotFound` for a row that is
         not in the index.
         """
-        queries = self.index.vectors_of(row_ids)
-        scores = np.full((len(row_ids), k), -np.inf, np.float32)
-        nearest = np.full((len(row_ids), k), -1, np.int64)
-        allowed = None if among is None else np.sort(among)
-        for shard in self.index.shards:
-            for start in range(0, len(shard.row_ids), BLOCK_ROWS):
-                rows = np.asarray(shard.row_ids[start : start + BLOCK_ROWS])
-                vectors = shard.vectors[start : start + BLOCK_ROWS]
-                if allowed is not None:
-                    is_allowed = positions_of(allowed, rows)[1]
-                    rows, vectors = rows[is_allowed], vectors[is_allowed]
-                if len(rows):
-                    scores, nearest = _merge(scores, nearest, *_search_block(row_ids, queries, rows, vectors, k))
-        return scores, nearest
+        blocks = self.index.blocks() if among is None else _only(self.index.blocks(), np.sort(among))
+        return exact_topk_of_blocks(self.index.vectors_of(row_ids), blocks, k, exclude=row_ids)
 
 
 def open_indexed(store: Store, release: Release) -> IndexedItems:
@@ -73,14 +60,8 @@ def sample_rows(row_ids: Int64, n: int, seed: int) -> Int64:
     return np.sort(row_ids[np.argsort(hash_rows(row_ids, seed), kind="stable")[:n]])
 
 
-def _search_block(query_ids: Int64, queries: Float32, rows: Int64, vectors: Float32, k: int) -> tuple[Float32, Int64]:
-    position, is_inside = positions_of(rows, query_ids)
-    scores, positions = exact_topk(queries, vectors, k, exclude=np.where(is_inside, position, -1))
-    return scores, np.where(positions >= 0, rows[positions], -1)
-
-
-def _merge(scores: Float32, ids: Int64, more_scores: Float32, more_ids: Int64) -> tuple[Float32, Int64]:
-    k = ids.shape[1]
-    ids, scores = np.concatenate([ids, more_ids], axis=1), np.concatenate([scores, more_scores], axis=1)
-    query, column = np.nonzero(ids >= 0)
-    return best_of(query, ids[query, column], scores[query, column], len(ids), k)
+def _only(blocks: Blocks, ascending: Int64) -> Iterator[tuple[Int64, Float32]]:
+    """Yield the rows of each block that are in `ascending`."""
+    for rows, vectors in blocks:
+        is_allowed = positions_of(ascending, rows)[1]
+        yield rows[is_allowed], vectors[is_allowed]

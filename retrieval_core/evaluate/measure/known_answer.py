@@ -72,6 +72,12 @@ def contents_of(items: pl.DataFrame, item_ids: Iterable[str]) -> dict[str, str]:
     return dict(known.select("item_id", "content_id").iter_rows())
 
 
+def rows_of(items: pl.DataFrame, item_ids: Iterable[str]) -> dict[str, int]:
+    """Return the rows of these item ids, of those that `items` has."""
+    numbered = items.select("item_id").with_row_index("row").filter(pl.col("item_id").is_in(list(set(item_ids))))
+    return dict(numbered.select("item_id", "row").iter_rows())
+
+
 def hit_ids(answers: Iterable[Answer]) -> set[str]:
     """Return the ids of all items that were found."""
     return {hit.item_id for answer in answers for hit in answer.hits}
@@ -87,8 +93,7 @@ def show_missed(items: pl.DataFrame, missed: Sequence[Missed], contents: Content
     """Return the first `N_MISSED` with the thumbnails of what was expected and found."""
     chosen = missed[:N_MISSED]
     item_ids = {item_id for miss in chosen for item_id in miss.expected[:N_SHOWN]} | hit_ids(m.answer for m in chosen)
-    positions = items.select("item_id").with_row_index("row").filter(pl.col("item_id").is_in(list(item_ids)))
-    rows = dict(positions.select("item_id", "row").iter_rows())
+    rows = rows_of(items, item_ids)
     return tuple(
         MissedQuery(
             query=miss.query,

@@ -4,20 +4,22 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
+import numpy as np
 import polars as pl
 
-from retrieval_core.arrays import Float32
 from retrieval_core.artifacts.catalog_rows import load_items
 from retrieval_core.artifacts.growing_sets import indexable_items
 from retrieval_core.artifacts.manifests import ClassSet, Head, IndexSet, Ref, Release, Segmenter, Value, VectorSet
 from retrieval_core.artifacts.parts import load_classes, load_vectors
 from retrieval_core.config import NightlyConfig
-from retrieval_core.evaluate.measure.exact_search import Link, chain_names, classified_topk, exact_scores
+from retrieval_core.evaluate.measure.exact_search import Link, chain_names, classified_topk, stored_gallery
 from retrieval_core.evaluate.measure.filtered import FilterFacts, measure_filters
 from retrieval_core.evaluate.measure.golden_queries import GoldenFacts, read_golden, search_golden
 from retrieval_core.evaluate.measure.index_quality import CurvePoint, IndexQuality, measure_index, time_curve
+from retrieval_core.evaluate.measure.indexed_rows import sample_rows
 from retrieval_core.evaluate.measure.mask_quality import MaskFacts, measure_masks
-from retrieval_core.evaluate.measure.setup import K, Protocol, SearchSetup, choose_protocol
+from retrieval_core.evaluate.measure.row_vectors import StoredVectors
+from retrieval_core.evaluate.measure.setup import MAX_ASKED, K, Protocol, SearchSetup, choose_protocol
 from retrieval_core.evaluate.measure.synthetic_queries import (
     SyntheticFacts,
     draw_items,
@@ -82,15 +84,16 @@ def measure(store: Store, outputs: RunOutputs, config: NightlyConfig, settings: 
     """
     vectors, index_set = VectorSet.open(store, outputs.vectors), IndexSet.open(store, outputs.index)
     setup = _open_setup(store, outputs, index_set, config)
-    loaded = {outputs.candidates.key: setup.candidates, outputs.vectors.key: setup.vectors}
     searched = {
         variant.name: (variant, scores)
-        for variant, scores in (_measure_variant(store, ref, setup, loaded.get(ref.key)) for ref in outputs.variants)
+        for variant, scores in (_measure_variant(store, ref, setup) for ref in outputs.variants)
     }
     variants = [variant for variant, _ in searched.values()]
     chain = chain_names(vectors.full_variant(), VectorSet.open(store, outputs.candidates).variant, searched)
     if outputs.classes:
-        variants.append(_measure_classified(store, outputs.classes, setup, config.classify.top_classes))
+        variants.append(
+            _measure_classified(store, outputs.classes, outputs.vectors, setup, config.classify.top_classes)
+        )
     published = measure_index(setup)
     filters = measure_filters(setup, config.evaluate.seed)
     prefixed = {f"{variant.name}/{name}": value for variant in variants for name, value in variant.metrics.items()}
@@ -124,19 +127,22 @@ def measure(store: Store, outputs: RunOutputs, config: NightlyConfig, settings: 
 def _open_setup(store: Store, outputs: RunOutputs, index_set: IndexSet, config: NightlyConfig) -> SearchSetup:
     items = load_items(store, outputs.catalog.name)
     items = indexable_items(store, items, VectorSet.open(store, outputs.vectors))
-    vectors = _load(store, outputs.vectors, items)
+    protocol, index = choose_protocol(items, config.evaluate), open_index(store, index_set)
+    row_ids, content_ids = items["row_id"].to_numpy(), items["content_id"]
+    candidate_set = VectorSet.open(store, outputs.candidates)
+    asked = np.isin(row_ids, sample_rows(row_ids, MAX_ASKED, config.evaluate.seed))
+    kept = np.union1d(protocol.queries, np.flatnonzero(asked))
+    vectors = StoredVectors(kept, lambda rows: index.vectors_of(row_ids[rows]))
     return SearchSetup(
         items=items,
-        protocol=choose_protocol(items, config.evaluate),
+        protocol=protocol,
         vectors=vectors,
-        candidates=vectors if outputs.candidates == outputs.vectors else _load(store, outputs.candidates, items),
-        index=open_index(store, index_set),
+        candidates=vectors
+        if outputs.candidates == outputs.vectors
+        else StoredVectors(kept, lambda rows: load_vectors(store, candidate_set, content_ids.gather(rows))),
+        index=index,
         rerank_depth=index_set.rerank_depth,
     )
-
-
-def _load(store: Store, ref: Ref, items: pl.DataFrame) -> Float32:
-    return load_vectors(store, VectorSet.open(store, ref), items["content_id"].to_list())
 
 
 def _per_query(setup: SearchSetup, published: IndexQuality) -> pl.DataFrame:
@@ -152,23 +158,24 @@ def _head_metrics(head: Head, published: str | None) -> dict[str, float]:
     return prefixed | scores if head.fingerprint == published else prefixed
 
 
-def _measure_variant(store: Store, ref: Ref, setup: SearchSetup, loaded: Float32 | None) -> tuple[VariantFacts, Scores]:
-    """Measure one variant under exact search of the gallery; `loaded` are its vectors, if they are at hand."""
+def _measure_variant(store: Store, ref: Ref, setup: SearchSetup) -> tuple[VariantFacts, Scores]:
+    """Measure one variant under exact search of the gallery."""
     vector_set = VectorSet.open(store, ref)
-    scores = exact_scores(setup, _load(store, ref, setup.items) if loaded is None else loaded)
+    _, positions = stored_gallery(store, vector_set, setup.items, setup.protocol).nearest(K)
+    scores = score(positions, setup.protocol.truth)
     return VariantFacts(name=str(vector_set.variant), dim=vector_set.dim, metrics=scores.summary), scores
 
 
-def _measure_classified(store: Store, classes: Ref, setup: SearchSetup, top_classes: int) -> VariantFacts:
+def _measure_classified(store: Store, classes: Ref, vectors: Ref, setup: SearchSetup, top_classes: int) -> VariantFacts:
     """Measure the published vectors under exact search among the items of a query's likeliest classes first."""
-    queries, gallery = setup.protocol.queries, setup.protocol.gallery
-    named = load_classes(store, ClassSet.open(store, classes), setup.items["content_id"].to_list())
-    _, positions = classified_topk(
-        setup.vectors[queries], setup.vectors[gallery], named[queries, :top_classes], named[gallery, 0], K
-    )
+    protocol = setup.protocol
+    named = load_classes(store, ClassSet.open(store, classes), setup.items["content_id"])
+    gallery = stored_gallery(store, VectorSet.open(store, vectors), setup.items, protocol)
+    query_classes, gallery_class = named[protocol.queries, :top_classes], named[protocol.gallery, 0]
+    _, positions = classified_topk(gallery.queries(), gallery.blocks, query_classes, gallery_class, K)
     return VariantFacts(
         name=CLASSIFIED,
-        dim=setup.vectors.shape[1],
+        dim=setup.index.dim,
         metrics=score(positions, setup.protocol.truth).summary,
         note=f"in the {top_classes} likeliest classes" if top_classes > 1 else "in the likeliest class",
     )

@@ -13,6 +13,7 @@ import polars as pl
 from retrieval_core.arrays import Float32, Float64, Int64, UInt64
 from retrieval_core.artifacts.catalog_rows import HELD_OUT
 from retrieval_core.config import EvaluateConfig
+from retrieval_core.evaluate.measure.row_vectors import RowVectors
 from retrieval_core.index.lookup import RowSelection, ShardedIndex
 from retrieval_core.metrics.relevance import Judgements, Truth, encode, find_truth
 
@@ -74,17 +75,18 @@ def positions_in_gallery(row_ids: Int64, gallery_row_ids: Int64, k: int) -> Int6
 
 
 K = 10
+MAX_ASKED = 10_000  # rows that search the index in an analysis; in a larger catalogue those with the lowest hashes
 SPLITMIX64_INCREMENT = 0x9E3779B97F4A7C15  # 2^64 over the golden ratio
 
 
 @dataclass(frozen=True, eq=False)
 class SearchSetup:
-    """An index with what it was built from: `vectors` (n, dim) and `candidates` (n, candidate_dim) of all n `items`."""
+    """An index with what it was built from: `vectors` (dim) and `candidates` (candidate_dim) of all `items`."""
 
     items: pl.DataFrame
     protocol: Protocol
-    vectors: Float32
-    candidates: Float32
+    vectors: RowVectors
+    candidates: RowVectors
     index: ShardedIndex
     rerank_depth: int
 

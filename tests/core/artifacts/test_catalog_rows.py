@@ -10,7 +10,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from retrieval_core.artifacts.catalog_rows import CATALOG_SCHEMA, HIT_COLUMNS, Items, load_items, row_id
+from retrieval_core.artifacts.catalog_rows import (
+    CATALOG_SCHEMA,
+    HELD_OUT,
+    HIT_COLUMNS,
+    Items,
+    bounded_sample,
+    load_items,
+    row_id,
+)
 from retrieval_core.artifacts.manifests import Catalog
 from retrieval_core.artifacts.parts import put_part, table_bytes
 from retrieval_core.errors import NotFound
@@ -63,3 +71,25 @@ def test_all_rows_are_loaded_with_all_columns_or_the_named_ones(store: Store) ->
     assert load_items(store, "one", ["item_id"])["item_id"].to_list() == list(IDS)
     with pytest.raises(NotFound, match="no catalogue two"):
         load_items(store, "two")
+
+
+@given(
+    splits=st.lists(st.sampled_from(["train", "query", None]), max_size=60),
+    max_rows=st.integers(10, 60),
+    seed=st.integers(0, 5),
+)
+def test_a_bounded_sample_is_the_same_every_time_and_keeps_held_out_rows_first(
+    splits: list[str | None], max_rows: int, seed: int
+) -> None:
+    items = pl.DataFrame({"item_id": range(len(splits)), "split": splits}, schema_overrides={"split": pl.String})
+    drawn = bounded_sample(items, max_rows, seed)
+    assert drawn.equals(bounded_sample(items, max_rows, seed))
+    assert drawn["item_id"].is_sorted()
+    assert drawn["item_id"].n_unique() == len(drawn)
+    if len(items) <= max_rows:
+        assert drawn.equals(items)
+    else:
+        n_held_out = sum(split in HELD_OUT for split in splits)
+        expected = min(n_held_out, max_rows // 5)
+        assert sum(split in HELD_OUT for split in drawn["split"]) == expected
+        assert len(drawn) == expected + min(len(items) - n_held_out, max_rows - expected)

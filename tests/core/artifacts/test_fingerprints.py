@@ -47,6 +47,13 @@ def test_what_changes_the_output_changes_the_name() -> None:
     assert backbone_fingerprint(EmbedConfig(framing="squash")) != backbone_fingerprint(EmbedConfig())
 
 
+def test_the_default_bound_of_a_sample_keeps_the_names_of_models_from_before_there_was_one() -> None:
+    assert "max_rows" not in fingerprints.head_question(HeadConfig())
+    assert "max_pictures" not in fingerprints.segmenter_question(MaskConfig())
+    assert fingerprints.head_question(HeadConfig(max_rows=50))["max_rows"] == 50
+    assert fingerprints.segmenter_question(MaskConfig(max_pictures=50))["max_pictures"] == 50
+
+
 def test_a_view_of_its_own_has_a_family_of_its_own() -> None:
     crops = [fingerprints.vector_family("b", "masks", "crop", margin) for margin in (0.1, 0.2)]
     assert len({*crops, fingerprints.vector_family("b", "masks"), fingerprints.vector_family("b", None)}) == 4

@@ -1,6 +1,7 @@
 """Planning, writing and reading the parts of content-addressed sets."""
 
 import io
+import tempfile
 from pathlib import Path
 
 import numpy as np
@@ -23,6 +24,7 @@ from retrieval_core.artifacts.parts import (
     read_unsealed,
     read_vectors,
     table_bytes,
+    vectors_by_part,
     vectors_bytes,
 )
 from retrieval_core.errors import DimensionMismatch, NotFound, ShardCorrupt
@@ -108,6 +110,32 @@ def test_vectors_are_loaded_in_the_order_asked_also_twice(tmp_path: Path) -> Non
     assert np.array_equal(load_vectors(store, vector_set, ["s", "p", "s"]), rows[[3, 0, 3]])
     with pytest.raises(ShardCorrupt, match="lacks 1"):
         load_vectors(store, vector_set, ["p", "nobody"])
+
+
+@given(parts=st.lists(st.lists(st.integers(0, 12), unique=True, max_size=6), max_size=5), data=st.data())
+@settings(deadline=None, max_examples=40)
+def test_each_position_comes_once_from_the_first_part_that_has_it(parts: list[list[int]], data: st.DataObject) -> None:
+    stored = {number for part in parts for number in part}
+    wanted = data.draw(st.lists(st.sampled_from(sorted(stored)), max_size=20)) if stored else []
+    with tempfile.TemporaryDirectory() as folder:
+        store = open_store(folder)
+        sealed = tuple(
+            put_part(store, f"v/{at}.parquet", vectors_bytes([f"c{n}" for n in part], _rows(at, part)), len(part))
+            for at, part in enumerate(parts)
+        )
+        vector_set = VectorSet(fingerprint="f", family="v", variant="raw", dim=2, parts=sealed)
+        blocks = list(vectors_by_part(store, vector_set, [f"c{n}" for n in wanted]))
+    seen = [position for positions, _ in blocks for position in positions.tolist()]
+    assert sorted(seen) == list(range(len(wanted)))
+    for positions, vectors in blocks:
+        assert positions.tolist() == sorted(positions.tolist())
+        numbers = [wanted[position] for position in positions]
+        first = [next(at for at, part in enumerate(parts) if number in part) for number in numbers]
+        assert vectors.tolist() == [[at, number] for at, number in zip(first, numbers, strict=True)]
+
+
+def _rows(at: int, part: list[int]) -> np.ndarray:
+    return np.array([[at, number] for number in part], np.float32).reshape(-1, 2)
 
 
 @given(height=st.integers(1, 40), width=st.integers(1, 40), seed=st.integers(0, 5))

@@ -10,6 +10,7 @@ from retrieval_core.artifacts.parts import load_vectors
 from retrieval_core.config import HeadConfig
 from retrieval_core.head.fit import boost_vectors, fit_head
 from retrieval_core.store.base import Store
+from retrieval_core.store.uris import open_store
 from tests.core.sealed_vectors import seal_catalog, seal_set
 
 NUMBERS = range(100)
@@ -45,6 +46,29 @@ def test_boosted_vectors_are_of_unit_length_and_tell_their_head(local_store: Sto
     assert similarity[1::2, 1::2].mean() > similarity[1::2, ::2].mean() + 0.2
     assert (str(boosted.variant), boosted.parents["head"]) == ("boosted", fitted.ref.name)
     assert len(boosted.parts) == len(vectors.parts)
+
+
+def test_of_more_rows_than_the_bound_a_sample_trains_the_same_head_every_time(local_store: Store, tmp_path) -> None:
+    config = CONFIG.model_copy(update={"max_rows": 40, "max_epochs": 2})
+    heads = []
+    for store in (local_store, open_store(str(tmp_path / "other"))):
+        catalog = seal_catalog(store, NUMBERS)
+        fitted = fit_head(store, catalog, seal_set(store, catalog, NUMBERS), config)
+        assert fitted is not None
+        heads.append(Head.open(store, fitted.ref))
+    assert heads[0].counts == {"rows": 40, "held_out": 8}
+    assert heads[0].parts == heads[1].parts
+
+
+def test_a_bound_that_does_not_bind_changes_no_weight(local_store: Store, tmp_path) -> None:
+    weights = []
+    for store, max_rows in ((local_store, 100), (open_store(str(tmp_path / "other")), 200_000)):
+        catalog = seal_catalog(store, NUMBERS)
+        config = CONFIG.model_copy(update={"max_rows": max_rows, "max_epochs": 2})
+        fitted = fit_head(store, catalog, seal_set(store, catalog, NUMBERS), config)
+        assert fitted is not None
+        weights.append(Head.open(store, fitted.ref).parts[0].sha256)
+    assert weights[0] == weights[1]
 
 
 def test_a_catalogue_without_frequent_labels_has_no_head(local_store: Store, caplog: pytest.LogCaptureFixture) -> None:

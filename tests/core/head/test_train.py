@@ -180,6 +180,17 @@ def test_constant_dimensions_do_no_harm() -> None:
     assert head.metrics["accuracy/colour"] > 0.6
 
 
+@pytest.mark.parametrize("width", [32, 65])
+def test_inputs_are_standardised_by_the_training_rows_to_the_last_bit(width: int) -> None:
+    planted, is_val = plant(200, width), np.arange(200) % 4 == 0
+    weights = train_head(
+        planted.vectors, planted.targets(), is_val, CONFIG.model_copy(update={"max_epochs": 1})
+    ).weights
+    rows = planted.vectors[~is_val]
+    assert np.array_equal(weights["mean"], rows.mean(axis=0, dtype=np.float64).astype(np.float32))
+    assert np.array_equal(weights["std"], rows.std(axis=0, dtype=np.float64).astype(np.float32))
+
+
 def test_unknown_targets_are_ignored() -> None:
     planted = plant()
     targets = planted.targets()

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import shutil
+import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -80,6 +82,42 @@ def publish(settings: Settings, segmenter: Segmenter) -> None:
         variant="raw", gate="published", segmenter=segmenter.seal(store).ref,
     ).seal(store)  # fmt: skip
     releases.point_alias(store, releases.PRODUCTION, release.fingerprint)
+
+
+def test_of_more_pictures_than_the_bound_the_same_sample_is_read_every_time(
+    settings: Settings,
+    catalog: Ref,
+    truth: MaskSet,
+    trainings: list[tuple[SegmentationData, SegmentationData]],
+    tmp_path: Path,
+) -> None:
+    for seed in (0, 0, 1):
+        config = CONFIG.model_copy(update={"max_pictures": 2, "seed": seed})
+        fitted = fit_segmenter(settings, catalog, truth, config, INGEST)
+        assert fitted is not None
+        assert Segmenter.open(settings.open_store(), fitted.ref).counts == {"train": 2, "val": 0}
+        shutil.rmtree(tmp_path / "store" / Segmenter.folder)
+    (first, _), (again, _), (other, _) = trainings
+    assert np.array_equal(first.pixels, again.pixels)
+    assert not np.array_equal(first.pixels, other.pixels)
+
+
+def test_the_pictures_of_a_training_are_on_disk_and_leave_no_file_behind(
+    settings: Settings,
+    catalog: Ref,
+    truth: MaskSet,
+    trainings: list[tuple[SegmentationData, SegmentationData]],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    scratch = tmp_path / "scratch"
+    scratch.mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(scratch))
+    fit_segmenter(settings, catalog, truth, CONFIG, INGEST)
+    ((train, _),) = trainings
+    assert isinstance(train.pixels.base, np.memmap)
+    assert train.pixels[:, 0, 0, 0].tolist() == pytest.approx([30, 60, 90], abs=2)
+    assert list(scratch.iterdir()) == []
 
 
 def test_a_segmenter_is_fitted_once_on_the_masks_that_could_be_read(

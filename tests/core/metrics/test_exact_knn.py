@@ -1,10 +1,13 @@
+from unittest import mock
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from retrieval_core.errors import BadConfig, DimensionMismatch
-from retrieval_core.metrics.exact_knn import exact_topk
+from retrieval_core.metrics import exact_knn
+from retrieval_core.metrics.exact_knn import exact_topk, exact_topk_of_blocks
 
 
 def unit(n: int, dim: int, seed: int) -> np.ndarray:
@@ -44,6 +47,31 @@ def test_neighbours_are_those_of_a_full_sort(seed: int, n: int, k: int, leave_ou
     np.testing.assert_array_equal(scores, expected)
     assert scores.dtype == np.float32
     assert positions.dtype == np.int64
+
+
+@settings(deadline=None)
+@given(
+    seed=st.integers(0, 2**32 - 1),
+    n=st.integers(0, 60),
+    k=st.integers(1, 20),
+    block_rows=st.integers(1, 25),
+    min_rows=st.integers(1, 40),
+    is_whole=st.booleans(),
+)
+def test_a_gallery_in_blocks_gives_the_neighbours_of_the_whole(
+    seed: int, n: int, k: int, block_rows: int, min_rows: int, is_whole: bool
+) -> None:
+    rng = np.random.default_rng(seed)
+    gallery = rng.integers(-1, 2, (n, 3)).astype(np.float32) if is_whole else unit(n, 24, seed)
+    queries = rng.integers(-2, 3, (30, 3)).astype(np.float32) if is_whole else unit(30, 24, seed + 1)
+    own = rng.integers(-1, n, 30)
+    pieces = np.array_split(rng.permutation(n), -(-n // block_rows)) if n else []  # as parts of a set: in any order
+    with mock.patch.object(exact_knn, "MIN_BLOCK_ROWS", min_rows):
+        blocks = ((np.sort(rows), gallery[np.sort(rows)]) for rows in pieces)
+        scores, ids = exact_topk_of_blocks(queries, blocks, k, exclude=own)
+    expected_scores, expected = exact_topk(queries, gallery, k, exclude=own)
+    np.testing.assert_array_equal(ids, expected)
+    np.testing.assert_array_equal(scores, expected_scores)
 
 
 @pytest.mark.parametrize("n_queries", [1, 19, 700])

@@ -8,7 +8,7 @@ import pytest
 
 from retrieval_core.artifacts.variants import parse_representation, parse_variant
 from retrieval_core.evaluate.analysis.stage_losses import LossFacts, find_losses
-from retrieval_core.evaluate.measure.exact_search import Link, chain_names, exact_scores
+from retrieval_core.evaluate.measure.exact_search import Link, chain_names
 from retrieval_core.evaluate.measure.index_quality import measure_index
 from retrieval_core.metrics.exact_knn import exact_topk
 from retrieval_core.metrics.retrieval import score
@@ -35,6 +35,13 @@ def spoilt(vectors: np.ndarray, share: float = 0.5) -> np.ndarray:
     return np.where((rng.random(len(vectors)) < share)[:, None], noise, vectors).astype(np.float32)
 
 
+def exact_link(bench, vectors: np.ndarray):
+    """The metrics of each query under exact search in these vectors."""
+    protocol = bench.protocol
+    _, positions = exact_topk(vectors[protocol.queries], vectors[protocol.gallery], 10)
+    return score(positions, protocol.truth).per_query
+
+
 @pytest.fixture
 def lose(catalog_items, open_bench):
     """`lose({name: vectors}, published, **index)` runs the chain to `published` over the given exact variants."""
@@ -44,7 +51,7 @@ def lose(catalog_items, open_bench):
         bench = open_bench(items, variants[published], **index)
         variants = variants | ({candidates: bench.candidates} if candidates else {})
         names = chain_names(parse_variant(published), parse_representation(candidates or published), variants)
-        links = (Link(name, step, exact_scores(bench, variants[name]).per_query) for name, step in names)
+        links = (Link(name, step, exact_link(bench, variants[name])) for name, step in names)
         return find_losses(bench, links, measure_index(bench).scores.per_query)
 
     return run
@@ -124,9 +131,7 @@ def test_without_queries_or_labels_it_says_why_there_is_nothing(catalog_items, o
     vectors = good()
     for columns, words in (({"split": [None] * N}, "held out"), ({}, "No label")):
         bench = open_bench(catalog_items(N, **columns), vectors)
-        facts = find_losses(
-            bench, [Link("raw", "", exact_scores(bench, vectors).per_query)], measure_index(bench).scores.per_query
-        )
+        facts = find_losses(bench, [Link("raw", "", exact_link(bench, vectors))], measure_index(bench).scores.per_query)
         assert (facts.links, facts.lost_most) == ((), "")
         assert words in facts.missing
 
@@ -135,9 +140,7 @@ def test_one_query_is_no_evidence(catalog_items, open_bench):
     vectors = good()[:20]
     splits = ["query", *[None] * 19]
     bench = open_bench(catalog_items(20, category=KINDS[:4] * 5, split=splits), vectors)
-    facts = find_losses(
-        bench, [Link("raw", "", exact_scores(bench, vectors).per_query)], measure_index(bench).scores.per_query
-    )
+    facts = find_losses(bench, [Link("raw", "", exact_link(bench, vectors))], measure_index(bench).scores.per_query)
     assert facts.n_queries == 1
     assert all(link.changes == () for link in facts.links)
     assert facts.lost_most == ""

@@ -4,8 +4,9 @@ import numpy as np
 import pytest
 
 from retrieval_core.errors import NotFound
-from retrieval_core.evaluate.measure import indexed_rows
 from retrieval_core.evaluate.measure.indexed_rows import open_indexed, sample_rows
+from retrieval_core.index import lookup
+from retrieval_core.metrics import exact_knn
 from retrieval_core.store.uris import open_store
 from tests.core.sealed_runs import SealedRuns
 
@@ -15,7 +16,8 @@ from tests.core.sealed_runs import SealedRuns
 def test_neighbours_are_those_of_a_plain_product(
     monkeypatch, catalog_items, draw_vectors, index_items, block_rows, share
 ):
-    monkeypatch.setattr(indexed_rows, "BLOCK_ROWS", block_rows)
+    monkeypatch.setattr(lookup, "BLOCK_ROWS", block_rows)
+    monkeypatch.setattr(exact_knn, "MIN_BLOCK_ROWS", 1)
     items, vectors = catalog_items(150), draw_vectors(150)
     side, row_ids = index_items(items, vectors), items["row_id"].to_numpy()
     allowed = np.random.default_rng(0).random(150) < share

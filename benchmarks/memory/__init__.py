@@ -1,0 +1,1 @@
+"""Peak memory of each stage of a run."""

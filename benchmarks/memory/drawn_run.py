@@ -1,0 +1,247 @@
+"""A run over drawn vectors, stage by stage, each of which can be called in a process of its own."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    import numpy as np
+    import polars as pl
+
+    from retrieval_core.artifacts.manifests import Ref
+    from retrieval_core.config import NightlyConfig
+    from retrieval_core.settings import Settings
+    from retrieval_core.store.base import Store
+
+DIM = 512  # of the backbone that embeds the synthetic queries
+PART_ROWS = 8_192
+N_QUERIES = 500
+VIEWS = 5  # pictures of one product
+N_CATEGORIES, N_LABELS, N_COLOURS = 50, 200, 12
+REPLACED_EVERY = 100
+
+
+class DrawnRun:
+    """Runs the stages, and keeps in `folder` what each passes on to the next."""
+
+    def __init__(self, folder: Path, n_rows: int) -> None:
+        self.folder, self.n_rows = folder, n_rows
+
+    def run(self, stage: str) -> None:
+        stages: dict[str, Callable[[], None]] = {
+            "draw": self._draw,
+            "head": self._head,
+            "reduce": self._reduce,
+            "index": self._index,
+            "evaluate": self._evaluate,
+            "update": self._update,
+            "index the update": self._index,
+            "evaluate the update": self._evaluate,
+        }
+        stages[stage]()
+
+    @property
+    def settings(self) -> Settings:
+        from retrieval_core.settings import Settings
+
+        return Settings(store=str(self.folder / "store"))
+
+    @property
+    def store(self) -> Store:
+        return self.settings.open_store()
+
+    @property
+    def config(self) -> NightlyConfig:
+        from retrieval_core.config import GateConfig, HeadConfig, NightlyConfig
+
+        # A head of two epochs may lose against the plain vectors, which is not what is measured here.
+        return NightlyConfig(head=HeadConfig(max_epochs=2, patience=1), gate=GateConfig(mode="off"))
+
+    def _save(self, **values: Any) -> None:
+        path = self.folder / "state.json"
+        state = json.loads(path.read_text()) if path.exists() else {}
+        path.write_text(json.dumps(state | values))
+
+    def _load(self, name: str) -> Any:
+        return json.loads((self.folder / "state.json").read_text())[name]
+
+    def _ref(self, name: str) -> Ref:
+        from retrieval_core.artifacts.manifests import Ref
+
+        return Ref.model_validate(self._load(name))
+
+    def _draw(self) -> None:
+        from PIL import Image
+
+        from benchmarks.synthetic_vectors import draw
+        from retrieval_core.artifacts.fingerprints import vector_family
+        from retrieval_core.config import EmbedConfig, IngestConfig
+        from retrieval_core.embed.export import export_backbone
+
+        picture = self.folder / "picture.jpg"
+        Image.linear_gradient("L").convert("RGB").resize((64, 64)).save(picture)
+        items = _items(range(self.n_rows), str(picture))
+        catalog = self._seal_catalog("first", items)
+        embed = EmbedConfig(backbone="resnet18", weights="random:0", background="raw")
+        backbone = export_backbone(self.store, catalog, embed, IngestConfig())
+        family = vector_family(backbone.fingerprint, None)
+        self._save(backbone=backbone.ref.model_dump(), family=family)
+        self._seal_vectors(catalog, items, draw(self.n_rows, DIM))
+
+    def _update(self) -> None:
+        """Replace one in a hundred items, and derive from the vectors what the models of the first run make of them."""
+        from benchmarks.synthetic_vectors import draw
+
+        numbers = [n + self.n_rows * (n % REPLACED_EVERY == 0) for n in range(self.n_rows)]
+        items = _items(numbers, str(self.folder / "picture.jpg"))
+        new = items.filter(items["item_id"] >= _item_id(self.n_rows))
+        catalog = self._seal_catalog("second", items)
+        self._seal_vectors(catalog, items, draw(len(new), DIM, seed=1), new)
+        self._head()
+        self._reduce()
+
+    def _seal_catalog(self, name: str, items: pl.DataFrame) -> Ref:
+        import polars as pl
+
+        from retrieval_core.artifacts.catalog_rows import QUARANTINE_SCHEMA
+        from retrieval_core.artifacts.manifests import Catalog
+        from retrieval_core.artifacts.parts import put_part, table_bytes
+
+        tables = {"items": items, "quarantine": pl.DataFrame(schema=QUARANTINE_SCHEMA)}
+        parts = tuple(
+            put_part(self.store, f"{Catalog.folder}/{name}/{file}.parquet", table_bytes(table), len(table))
+            for file, table in tables.items()
+        )
+        counts = {"rows": len(items), "ok": len(items), "quarantined": 0}
+        catalog = Catalog(fingerprint=name, parts=parts, counts=counts).seal(self.store).ref
+        self._save(catalog=catalog.model_dump())
+        return catalog
+
+    def _seal_vectors(
+        self, catalog: Ref, items: pl.DataFrame, vectors: np.ndarray[Any, Any], new: pl.DataFrame | None = None
+    ) -> None:
+        """Write the vectors of the `new` items, or of all, as parts, and seal the view of all items."""
+        from retrieval_core.artifacts.growing_sets import part_key, seal_vectors
+        from retrieval_core.artifacts.manifests import VectorSet
+        from retrieval_core.artifacts.parts import plan_shards, put_part, vectors_bytes
+        from retrieval_core.artifacts.variants import Variant
+
+        family = self._load("family")
+        start = 0
+        for plan in plan_shards((items if new is None else new)["content_id"], (), PART_ROWS):
+            rows = vectors[start : start + len(plan.content_ids)]
+            start += len(rows)
+            key = part_key(VectorSet.folder, family, plan.name)
+            put_part(self.store, key, vectors_bytes(plan.content_ids, rows), len(rows))
+        raw = seal_vectors(self.store, family, Variant(), DIM, catalog.name, items["content_id"])
+        self._save(raw=raw.ref.model_dump())
+
+    def _head(self) -> None:
+        from retrieval_core.artifacts.manifests import Head, VectorSet
+        from retrieval_core.head.fit import boost_vectors, fit_head
+
+        raw = VectorSet.open(self.store, self._ref("raw"))
+        head = fit_head(self.store, self._ref("catalog"), raw, self.config.head)
+        if head is None:
+            raise RuntimeError("the drawn labels train no head")
+        boosted = boost_vectors(self.store, raw, Head.open(self.store, head.ref))
+        self._save(head=head.model_dump(), boosted=boosted.ref.model_dump())
+
+    def _reduce(self) -> None:
+        from retrieval_core.artifacts.manifests import Reducer, VectorSet
+        from retrieval_core.reduce.fit import fit_reducer, reduce_vectors
+
+        boosted, config = VectorSet.open(self.store, self._ref("boosted")), self.config.reduce
+        reducer = fit_reducer(self.store, self._ref("catalog"), boosted, config)
+        reduced = reduce_vectors(self.store, boosted, Reducer.open(self.store, reducer.ref), config)
+        self._save(reducer=reducer.model_dump(), reduced=[vectors.ref.model_dump() for vectors in reduced])
+
+    def _index(self) -> None:
+        from retrieval_core.artifacts.manifests import Ref, VectorSet
+        from retrieval_core.index.versions import make_shard, plan_index, seal_index
+
+        boosted, *reduced = (
+            VectorSet.open(self.store, Ref.model_validate(ref))
+            for ref in (self._load("boosted"), *self._load("reduced"))
+        )
+        plan = plan_index(self.store, self._ref("catalog"), boosted, reduced, self.config.index)
+        for shard in plan.split():
+            make_shard(self.store, shard)
+        index = seal_index(self.store, plan, self.config.index)
+        self._save(index=index.ref.model_dump(), plan=plan.model_dump())
+
+    def _evaluate(self) -> None:
+        from retrieval_core.artifacts import releases
+        from retrieval_core.artifacts.manifests import Fitted, Ref
+        from retrieval_core.evaluate.evaluation import evaluate_run
+        from retrieval_core.evaluate.publish import publish_release
+        from retrieval_core.evaluate.run_outputs import CatalogFacts, RunOutputs
+        from retrieval_core.index.versions import IndexPlan
+
+        plan = IndexPlan.model_validate(self._load("plan"))
+        facts = CatalogFacts(
+            source="drawn", rows=plan.n_rows, added=plan.n_rows, changed=0, removed=0, unchanged=0,
+            indexed=plan.n_rows, quarantined=0,
+        )  # fmt: skip
+        outputs = RunOutputs(
+            source="drawn",
+            catalog=plan.catalog,
+            catalog_facts=facts,
+            backbone=self._ref("backbone"),
+            segmenter=None,
+            detector=None,
+            masks=None,
+            classifier=None,
+            classes=None,
+            heads=(Fitted.model_validate(self._load("head")),),
+            reducer=Fitted.model_validate(self._load("reducer")),
+            variants=(
+                self._ref("raw"),
+                self._ref("boosted"),
+                *(Ref.model_validate(ref) for ref in self._load("reduced")),
+            ),
+            vectors=plan.vectors,
+            candidates=plan.candidates,
+            index=self._ref("index"),
+            n_shards_built=len(plan.missing),
+            rejects=(),
+            seconds={},
+        )
+        production = releases.read_release(self.store, releases.PRODUCTION)
+        report = evaluate_run(self.settings, outputs, self.config)
+        publish_release(self.store, outputs, report, production.fingerprint if production else None, self.config)
+
+
+def _items(numbers: Any, picture: str) -> pl.DataFrame:
+    """Return catalogue rows of these items, sorted by item id; five pictures a product."""
+    import polars as pl
+
+    from retrieval_core.artifacts.catalog_rows import CATALOG_SCHEMA, row_id
+
+    product = pl.col("number") // VIEWS
+    colour = pl.struct(name=pl.lit("colour"), value=(product % N_COLOURS).cast(pl.String))
+    items = pl.DataFrame({"number": numbers}, schema={"number": pl.Int64}).with_columns(
+        item_id=pl.Series([_item_id(n) for n in numbers]),
+        content_id=pl.Series([hashlib.md5(str(n).encode()).hexdigest() for n in numbers]),
+        row_id=pl.Series([row_id(_item_id(n)) for n in numbers], dtype=pl.Int64),
+        image_uri=pl.lit(picture),
+        product_id=pl.format("product-{}", product),
+        category=pl.format("category-{}", product % N_CATEGORIES),
+        labels=pl.concat_list(*(pl.format("label-{}", (product * step) % N_LABELS) for step in (7, 13, 31))),
+        attributes=pl.concat_list(colour),
+        split=pl.when(pl.col("number") < N_QUERIES * VIEWS).then(pl.lit("query")).otherwise(pl.lit("train")),
+        status=pl.lit("ok"),
+        height=64,
+        width=64,
+        size_bytes=1_000,
+    )
+    empty = {name: pl.lit(None, kind) for name, kind in CATALOG_SCHEMA.items() if name not in items.columns}
+    return items.with_columns(**empty).select(*CATALOG_SCHEMA).cast(pl.Schema(CATALOG_SCHEMA)).sort("item_id")
+
+
+def _item_id(number: int) -> str:
+    return f"sku-{number:08}"
