@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import gc
+import hashlib
 import os
-import signal
+import shutil
 import tempfile
 import threading
 from collections.abc import Callable, Iterator
@@ -27,40 +29,64 @@ os.environ.update(
     }
 )
 
+# Python's default of 700 is for small programs: beside torch and Prefect, collecting takes a tenth of the time.
+gc.set_threshold(100_000, 20, 20)
+SERVER_FOLDER = "VITRINE_TEST_SERVER_FOLDER"
 
-@pytest.fixture(scope="session")
-def api_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """The API's URL of a Prefect server on PostgreSQL, or on SQLite where PostgreSQL is not installed.
 
-    On SQLite, runs may wait a minute for the database's lock.
-    """
-    from tests.faults.servers import Postgres, PrefectServer, has_postgres
+def pytest_configure(config: pytest.Config) -> None:
+    """Name a folder, once for all workers of pytest-xdist, for the server that they share."""
+    if not hasattr(config, "workerinput"):
+        os.environ[SERVER_FOLDER] = tempfile.mkdtemp(prefix="vitrine-test-server-")
 
-    database = Postgres() if has_postgres() else None
-    if database:
-        database.start()
-    server = PrefectServer(tmp_path_factory.mktemp("server"), database.url if database else "")
-    try:
-        server.start()
-        yield server.api_url
-    finally:
-        server.kill(signal.SIGKILL)
-        if database:
-            database.remove()
+
+def pytest_unconfigure(config: pytest.Config) -> None:
+    if not hasattr(config, "workerinput"):
+        from tests.faults.servers import end_shared_server
+
+        end_shared_server(Path(os.environ[SERVER_FOLDER]))
 
 
 @pytest.fixture(scope="session")
-def prefect_server(api_url: str) -> Iterator[None]:
-    """Make every flow that a test calls use the server of `api_url`."""
-    from prefect.events.worker import EventsWorker
-    from prefect.logging.handlers import APILogWorker
-    from prefect.settings import PREFECT_API_URL, temporary_settings
+def api_url() -> str:
+    """The API's URL of a Prefect server that the whole test run shares."""
+    from tests.faults.servers import shared_server
 
-    with temporary_settings({PREFECT_API_URL: api_url}):
+    return shared_server(Path(os.environ[SERVER_FOLDER]))
+
+
+@pytest.fixture(scope="session")
+def exported_once(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Copy the graph of a network that an earlier test exported: an export takes seconds, and is deterministic."""
+    from retrieval_core.embed import networks
+
+    folder, export = tmp_path_factory.mktemp("graphs"), networks.export_onnx
+
+    def export_or_copy(module: networks.ImageEmbedder, size_px: int, path: Path) -> None:
+        digest = hashlib.sha256(f"{size_px} {module}".encode())
+        for name, tensor in module.state_dict().items():
+            digest.update(name.encode() + tensor.numpy().tobytes())
+        graph = folder / digest.hexdigest()
+        if graph.exists():
+            shutil.copyfile(graph, path)
+        else:
+            export(module, size_px, path)
+            shutil.copyfile(path, graph)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(networks, "export_onnx", export_or_copy)
         yield
-        # While the server still runs: without it, these threads retry for minutes.
-        APILogWorker.instance().drain()
-        EventsWorker.drain_all()
+
+
+@pytest.fixture(scope="session")
+def prefect_server(api_url: str, exported_once: None) -> Iterator[None]:
+    """Make every flow that a test calls use the server of `api_url`, without sending it the log."""
+    from prefect.events.worker import EventsWorker
+    from prefect.settings import PREFECT_API_URL, PREFECT_LOGGING_TO_API_ENABLED, temporary_settings
+
+    with temporary_settings({PREFECT_API_URL: api_url, PREFECT_LOGGING_TO_API_ENABLED: False}):
+        yield
+        EventsWorker.drain_all()  # while the server still runs: without it, these threads retry for minutes
 
 
 @pytest.fixture(scope="session")

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import os
-import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -17,9 +16,10 @@ import pytest
 import yaml
 from prefect import Flow
 from prefect.events.schemas.deployment_triggers import DeploymentEventTrigger
+from prefect.settings import PREFECT_API_URL, temporary_settings
 from prefect.utilities.importtools import import_object
 
-from deployments.automations import HEARTBEAT_S, automations
+from deployments.automations import HEARTBEAT_S, automations, main
 from deployments.change_events import RESOURCE, UPDATED, refused_event, updated_event
 from retrieval_core.ingest.change import Change
 
@@ -69,34 +69,19 @@ def test_the_event_fits_the_flow_it_starts() -> None:
 
 
 class Server:
-    """A Prefect server of its own on loopback, with a database in a folder."""
+    """The deployments on a Prefect server."""
 
-    def __init__(self, folder: Path) -> None:
-        with socket.socket() as free:
-            free.bind(("127.0.0.1", 0))
-            port = free.getsockname()[1]
-        self.url = f"http://127.0.0.1:{port}/api"
+    def __init__(self, url: str, folder: Path) -> None:
+        self.url = url
         self.environment = {
             **os.environ,
             "PREFECT_HOME": str(folder),
-            "PREFECT_API_URL": self.url,
+            "PREFECT_API_URL": url,
             "VITRINE_HOME": str(ROOT),
             "VITRINE_SOURCE": "table:items.csv",
         }
-        prefect = [sys.executable, "-m", "prefect"]
-        self._process = subprocess.Popen(
-            [*prefect, "server", "start", "--port", str(port)],
-            env=self.environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
-        )  # fmt: skip
-        wait_for(self._answers)
         self.ask("/work_pools/", name="vitrine", type="process")
-        self.run(*prefect, "--no-prompt", "deploy", "--all", "--prefect-file", str(FILE))
-
-    def _answers(self) -> bool:
-        try:
-            return httpx.get(f"{self.url}/health", timeout=5).status_code == 200
-        except httpx.HTTPError:
-            return False
+        self.run(sys.executable, "-m", "prefect", "--no-prompt", "deploy", "--all", "--prefect-file", str(FILE))
 
     def run(self, *command: str) -> str:
         done = subprocess.run(command, env=self.environment, cwd=ROOT, capture_output=True, text=True)
@@ -114,23 +99,15 @@ class Server:
         )
 
     def emit(self, *events: dict[str, Any]) -> None:
-        from prefect.settings import PREFECT_API_URL, temporary_settings
-
         from deployments.triggers import emit_to_prefect
 
         with temporary_settings({PREFECT_API_URL: self.url}):
             asyncio.run(emit_to_prefect(events))
 
-    def stop(self) -> None:
-        self._process.terminate()
-        self._process.wait(120)
-
 
 @pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    started = Server(tmp_path_factory.mktemp("prefect"))
-    yield started
-    started.stop()
+def server(api_url: str, tmp_path_factory: pytest.TempPathFactory) -> Server:
+    return Server(api_url, tmp_path_factory.mktemp("prefect"))
 
 
 def wait_for(ask: Callable[[], T], timeout_s: float = 300) -> T:
@@ -142,7 +119,8 @@ def wait_for(ask: Callable[[], T], timeout_s: float = 300) -> T:
 
 
 def test_a_server_takes_every_deployment_and_schedules_the_night(server: Server) -> None:
-    registered = {one["name"]: one for one in server.ask("/deployments/filter")}
+    pool = {"name": {"any_": ["vitrine"]}}
+    registered = {one["name"]: one for one in server.ask("/deployments/filter", work_pools=pool)}
     assert set(registered) == set(DEPLOYMENTS)
     for name, one in registered.items():
         assert one["parameters"].get("source", "table:items.csv") == "table:items.csv"
@@ -162,10 +140,13 @@ def test_an_event_starts_an_update_of_what_it_names(server: Server) -> None:
     assert run["parameters"]["source"] == "table:items.csv"
 
 
-def test_automations_are_applied_once_and_see_what_went_wrong(server: Server) -> None:
-    apply = [sys.executable, "-m", "deployments.automations"]
-    assert server.run(*apply).count("created") == len(automations())
-    assert server.run(*apply).count("unchanged") == len(automations())
+def test_automations_are_applied_once_and_see_what_went_wrong(
+    server: Server, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert server.run(sys.executable, "-m", "deployments.automations").count("created") == len(automations())
+    with temporary_settings({PREFECT_API_URL: server.url}):
+        assert main([]) == 0
+    assert capsys.readouterr().out.count("unchanged") == len(automations())
     broken = updated_event(Change(added=("a",))) | {"payload": {"added": 3}}
     server.emit(broken, refused_event("no JSON", b"rubbish", "127.0.0.1"))
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import pwd
 import shutil
@@ -14,6 +15,7 @@ import time
 import urllib.error
 import urllib.request
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
 PATIENCE_S = 180.0
@@ -51,6 +53,12 @@ class Server:
                 start_new_session=True,
                 user=self._user,
             )
+
+    @property
+    def pid(self) -> int:
+        """The process id, which is also that of the session."""
+        assert self._process is not None
+        return self._process.pid
 
     def kill(self, how: signal.Signals) -> None:
         """Send a signal to all processes and wait for the end."""
@@ -115,6 +123,36 @@ class Postgres(Server):
     def remove(self) -> None:
         self.kill(signal.SIGKILL)
         shutil.rmtree(self.folder, ignore_errors=True)
+
+
+def shared_server(folder: Path) -> str:
+    """Return the API's URL of the Prefect server that all processes with this folder use; the first one starts it.
+
+    Its database is PostgreSQL, or SQLite where PostgreSQL is not installed; there, runs may wait a minute for the lock.
+    """
+    url = folder / "url"
+    with (folder / "lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not url.exists():
+            database = Postgres() if has_postgres() else None
+            if database:
+                (folder / "postgres").symlink_to(database.folder)
+                database.start()
+                (folder / "postgres.pid").write_text(str(database.pid))
+            server = PrefectServer(folder, database.url if database else "")
+            server.start()
+            (folder / "prefect.pid").write_text(str(server.pid))
+            url.write_text(server.api_url)
+    return url.read_text()
+
+
+def end_shared_server(folder: Path) -> None:
+    """End the server and its database, if they run, and remove the folder."""
+    for pid in folder.glob("*.pid"):
+        with suppress(ProcessLookupError):
+            os.killpg(int(pid.read_text()), signal.SIGKILL)
+    shutil.rmtree((folder / "postgres").resolve(), ignore_errors=True)
+    shutil.rmtree(folder, ignore_errors=True)
 
 
 def has_postgres() -> bool:

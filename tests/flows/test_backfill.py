@@ -23,8 +23,9 @@ from retrieval_core.settings import Settings
 CONFIG = NightlyConfig.load(
     None,
     [
-        "embed.weights=random:0",
-        "embed.size_px=64",
+        "embed.backbone=pca_pixels",
+        "embed.weights=fit:0",
+        "embed.size_px=16",
         "embed.background=raw",
         "embed.shard_rows=4",
         "head.enabled=false",
@@ -34,7 +35,7 @@ CONFIG = NightlyConfig.load(
         "gate.mode=off",
     ],
 )
-OTHER = CONFIG.model_copy(update={"embed": CONFIG.embed.model_copy(update={"weights": "random:1"})})
+OTHER = CONFIG.model_copy(update={"embed": CONFIG.embed.model_copy(update={"weights": "fit:1"})})
 
 pytestmark = pytest.mark.usefixtures("prefect_server")
 

@@ -29,8 +29,9 @@ from retrieval_core.settings import Settings
 CONFIG = NightlyConfig.load(
     None,
     [
-        "embed.weights=random:0",
-        "embed.size_px=64",
+        "embed.backbone=pca_pixels",
+        "embed.weights=fit:0",
+        "embed.size_px=16",
         "embed.background=raw",
         "head.enabled=false",
         "reduce.dims=[8]",

@@ -17,7 +17,14 @@ from retrieval_core.settings import Settings
 
 CONFIG = NightlyConfig.load(
     None,
-    ["embed.weights=random:0", "embed.size_px=64", "embed.background=raw", "reduce.dims=[4]", "evaluate.queries=4"],
+    [
+        "embed.backbone=pca_pixels",
+        "embed.weights=fit:0",
+        "embed.size_px=16",
+        "embed.background=raw",
+        "reduce.dims=[4]",
+        "evaluate.queries=4",
+    ],
 )
 
 

@@ -1,20 +1,24 @@
-"""A release published by `vitrine run`, and the command line as a process of its own."""
+"""A release published by `vitrine run` in a process of its own, and the other commands in this one."""
 
 from __future__ import annotations
 
 import os
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import pytest
 
+from deployments.cli.main import main
 from retrieval_core.images import thumbnail
 
 QUICK = [
-    "--set=embed.weights=random:0",
-    "--set=embed.size_px=64",
+    "--set=embed.backbone=pca_pixels",
+    "--set=embed.weights=fit:0",
+    "--set=embed.size_px=16",
     "--set=embed.background=raw",
     "--set=reduce.dims=[4]",
     "--set=evaluate.queries=4",
@@ -22,9 +26,25 @@ QUICK = [
 ]
 
 
-def vitrine(*arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "deployments.cli.main", *arguments]
-    return subprocess.run(command, cwd=cwd, capture_output=True, text=True, env=os.environ)
+class Done(NamedTuple):
+    """The exit code of a command and what it printed."""
+
+    code: int
+    out: str
+    err: str
+
+
+@pytest.fixture
+def vitrine(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Callable[..., Done]:
+    """`vitrine(*arguments, cwd=folder)` runs a command in that folder."""
+
+    def run(*arguments: str, cwd: Path) -> Done:
+        monkeypatch.chdir(cwd)
+        capsys.readouterr()
+        code = main(arguments)
+        return Done(code, *capsys.readouterr())
+
+    return run
 
 
 @pytest.fixture(scope="session")
@@ -39,10 +59,11 @@ def published(tmp_path_factory: pytest.TempPathFactory) -> Path:
             pixels = np.clip(rng.normal(colour, 40, (64, 64, 3)), 0, 255).astype(np.uint8)
             (folder / "photos" / category / f"{number}.jpg").write_bytes(thumbnail(pixels, 64))
     (folder / "photos" / "red" / "5.jpg").write_bytes(b"\xff\xd8\xff broken")
-    done = vitrine(
-        "run", "--source=folder:photos", "--store=store", "--json", "--set=ingest.max_reject_fraction=0.1", *QUICK,
-        cwd=folder,
-    )  # fmt: skip
+    command = [
+        sys.executable, "-m", "deployments.cli.main", "run", "--source=folder:photos", "--store=store", "--json",
+        "--set=ingest.max_reject_fraction=0.1", *QUICK,
+    ]  # fmt: skip
+    done = subprocess.run(command, cwd=folder, capture_output=True, text=True, env=os.environ)
     assert done.returncode == 0, done.stderr
     (folder / "run.json").write_text(done.stdout)
     return folder

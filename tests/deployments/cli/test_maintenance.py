@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-import subprocess
+import shutil
+from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -12,16 +13,16 @@ import pytest
 from deployments.cli.main import main
 from retrieval_core.artifacts.manifests import Ref, Release
 from retrieval_core.store.uris import open_store
-from tests.deployments.cli.conftest import vitrine
+from tests.deployments.cli.conftest import Done
 
 
-def test_status_and_verify_describe_the_store(published: Path) -> None:
+def test_status_and_verify_describe_the_store(published: Path, vitrine: Callable[..., Done]) -> None:
     run = json.loads((published / "run.json").read_text())
-    status = json.loads(vitrine("status", "--store=store", "--json", cwd=published).stdout)
+    status = json.loads(vitrine("status", "--store=store", "--json", cwd=published).out)
     assert status["production"] == run["release"]
     assert [release["release"] for release in status["releases"]] == [run["release"]]
     assert status["last_run"]["release"] == run["release"]
-    verified = json.loads(vitrine("verify", "--store=store", "--json", cwd=published).stdout)
+    verified = json.loads(vitrine("verify", "--store=store", "--json", cwd=published).out)
     assert verified["ok"]
     assert {"name", "ok", "detail"} == set(verified["checks"][0])
 
@@ -56,14 +57,14 @@ def test_promote_overrules_the_gate_only_anyway_and_status_says_who_and_why(
     assert "Promoted by anna, against the gate" in capsys.readouterr().out
 
 
-def test_verify_finds_a_flipped_bit(published: Path, tmp_path: Path) -> None:
-    subprocess.run(["cp", "-r", str(published / "store"), str(tmp_path / "store")], check=True)
+def test_verify_finds_a_flipped_bit(published: Path, vitrine: Callable[..., Done], tmp_path: Path) -> None:
+    shutil.copytree(published / "store", tmp_path / "store")
     victim = next((tmp_path / "store" / "indexes" / "shards").glob("*/vectors.arrow"))
     data = bytearray(victim.read_bytes())
     data[len(data) // 2] ^= 1
     victim.write_bytes(data)
     done = vitrine("verify", "--store=store", "--json", cwd=tmp_path)
-    assert done.returncode == 1
-    checks = {check["name"]: check for check in json.loads(done.stdout)["checks"]}
+    assert done.code == 1
+    checks = {check["name"]: check for check in json.loads(done.out)["checks"]}
     assert not checks["checksums"]["ok"]
     assert "vectors.arrow" in checks["checksums"]["detail"]

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 
-from tests.deployments.cli.conftest import QUICK, vitrine
+import pytest
+
+from tests.deployments.cli.conftest import QUICK, Done
 
 
 def test_run_prints_its_document_and_nothing_else(published: Path) -> None:
@@ -18,25 +21,28 @@ def test_run_prints_its_document_and_nothing_else(published: Path) -> None:
     assert Path(run["report"]).read_text().startswith("<!")
 
 
-def test_plan_says_what_a_run_would_do(published: Path) -> None:
+def test_plan_says_what_a_run_would_do(published: Path, vitrine: Callable[..., Done]) -> None:
     done = vitrine("plan", "--source=folder:photos", "--store=store", "--json", *QUICK, cwd=published)
-    plan = json.loads(done.stdout)
+    plan = json.loads(done.out)
     assert (plan["rows"], plan["to_read"], plan["gone"], plan["refit"]) == (12, 1, 0, False)
     assert plan["recipe"] == "Flat"
-    fresh = json.loads(vitrine("plan", "--source=folder:photos", "--store=new", "--json", *QUICK, cwd=published).stdout)
+    fresh = json.loads(vitrine("plan", "--source=folder:photos", "--store=new", "--json", *QUICK, cwd=published).out)
     assert (fresh["to_read"], fresh["refit"]) == (12, True)
     assert not (published / "new").exists(), "a plan writes nothing"
 
 
-def test_backfill_fills_in_what_is_chosen_and_says_why_there_is_no_release(published: Path) -> None:
+@pytest.mark.usefixtures("prefect_server")
+def test_backfill_fills_in_what_is_chosen_and_says_why_there_is_no_release(
+    published: Path, vitrine: Callable[..., Done]
+) -> None:
     options = ["--source=folder:photos", "--store=filled", "--set=ingest.max_reject_fraction=0.1", *QUICK]
     done = vitrine("backfill", *options, "--where=category=red", "--item=red/1.jpg", "--json", cwd=published)
-    assert done.returncode == 0, done.stderr
-    document = json.loads(done.stdout)
+    assert done.code == 0, done.err
+    document = json.loads(done.out)
     assert (document["items"], document["rows"], document["embedded"]) == (1, 12, 1)
     assert (document["through"], document["release"]) == ("embed", None)
     assert document["outcome"].startswith("No release: 1 of 12 items")
     for wrong, message in (("--since=tomorrow", "since is 'tomorrow'"), ("--pictures-per-second=-1", "expected 0")):
         refused = vitrine("backfill", *options, wrong, cwd=published)
-        assert (refused.returncode, refused.stdout) == (2, "")
-        assert message in refused.stderr
+        assert (refused.code, refused.out) == (2, "")
+        assert message in refused.err

@@ -5,33 +5,34 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
-from tests.deployments.cli.conftest import vitrine
+from tests.deployments.cli.conftest import Done
 
 
-def test_search_finds_the_query_itself(published: Path) -> None:
+def test_search_finds_the_query_itself(published: Path, vitrine: Callable[..., Done]) -> None:
     done = vitrine("search", "--store=store", "--image=photos/red/0.jpg", "-k", "3", "--json", cwd=published)
-    answer = json.loads(done.stdout)
+    answer = json.loads(done.out)
     assert answer["release"] == json.loads((published / "run.json").read_text())["release"]
     assert len(answer["hits"]) == 3
     assert set(answer["hits"][0]) == {"item_id", "score", "image_uri", "product_id", "category", "labels"}
     assert (answer["hits"][0]["item_id"], answer["hits"][0]["category"]) == ("red/0.jpg", "red")
 
 
-def test_search_joins_what_it_is_given_and_keeps_to_the_filter(published: Path) -> None:
+def test_search_joins_what_it_is_given_and_keeps_to_the_filter(published: Path, vitrine: Callable[..., Done]) -> None:
     done = vitrine(
         "search", "--store=store", "--json", "-k=20", "--collapse", "--whole", "--where=category=blue",
         "--image=photos/red/0.jpg", "--image=photos/blue/1.jpg", "--item=blue/2.jpg", "--unlike-image=photos/red/1.jpg",
         cwd=published,
     )  # fmt: skip
-    assert done.returncode == 0, done.stderr
-    found = {hit["item_id"] for hit in json.loads(done.stdout)["hits"]}
+    assert done.code == 0, done.err
+    found = {hit["item_id"] for hit in json.loads(done.out)["hits"]}
     assert found == {f"blue/{number}.jpg" for number in (0, 1, 3, 4, 5)}
     wrong = vitrine("search", "--store=store", "--item=blue/2.jpg", "--where=colour=blue", cwd=published)
-    assert (wrong.returncode, wrong.stdout, wrong.stderr.count("\n")) == (2, "", 1)
-    assert "'colour'" in wrong.stderr
-    assert "category" in wrong.stderr
+    assert (wrong.code, wrong.out, wrong.err.count("\n")) == (2, "", 1)
+    assert "'colour'" in wrong.err
+    assert "category" in wrong.err
 
 
 def test_the_python_of_the_readme_runs(published: Path, tmp_path: Path) -> None:
