@@ -10,6 +10,8 @@
     │   ├── WeightsInvalid        a weights file is absent, altered or of another model
     │   ├── DimensionMismatch     vectors of one width meet an index of another
     │   ├── ShardCorrupt          a stored file is not what was sealed, or cannot be read
+    │   ├── TooNew                a newer version of Vitrine wrote the store
+    │   ├── NeedsMigration        an older version of Vitrine wrote the store, which can only be read until then
     │   ├── NotFound              no object, artifact, release or item of that name
     │   ├── AliasConflict         another process moved the alias first
     │   ├── LeaseLost             the process was suspended or cut off, and another one took over the store
@@ -67,6 +69,14 @@ class DimensionMismatch(Permanent):
 
 class ShardCorrupt(Permanent):
     """A stored file does not match its checksum or its contract."""
+
+
+class TooNew(Permanent):
+    """A newer version of Vitrine wrote the store or the document; nothing may be changed in it."""
+
+
+class NeedsMigration(Permanent):
+    """An older version of Vitrine wrote the store; it can be read, and written to after `vitrine migrate`."""
 
 
 class NotFound(Permanent):

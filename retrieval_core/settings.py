@@ -15,6 +15,7 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 from retrieval_core.config import read_toml
 from retrieval_core.errors import BadConfig
 from retrieval_core.store.base import Store
+from retrieval_core.store.format import check_readable
 from retrieval_core.store.uris import default_cache_dir, open_store
 
 
@@ -82,12 +83,14 @@ class Settings(BaseSettings):
         return f"{self.report_url.rstrip('/')}/{name}" if self.report_url else ""
 
     def open_store(self) -> Store:
-        """Return the store. Raises `BadConfig` if none is configured."""
+        """Return the store. Raises `BadConfig` if none is configured, `TooNew` if a newer version wrote it."""
         if not self.store:
             raise BadConfig("no store named: give --store FOLDER or s3://bucket/prefix, or set VITRINE_STORE")
-        return open_store(
+        store = open_store(
             self.store,
             s3_endpoint_url=self.s3_endpoint_url or None,
             cache_dir=self.cache_dir,
             cache_bytes=int(self.cache_gb * 1e9),
         )
+        check_readable(store)
+        return store

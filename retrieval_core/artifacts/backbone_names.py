@@ -88,7 +88,7 @@ def _fingerprints(store: Store) -> list[str]:
 
 def _known(store: Store) -> str:
     """List the names and fingerprints of all backbones, for a message."""
-    aliases = [name for name in releases.alias_names(store) if "@" in name]
+    aliases = [name for name in releases.alias_names(store) if releases.is_backbone_alias(name)]
     backbones = [Backbone.open(store, Ref(kind="Backbone", key=f"{Backbone.folder}/{f}")) for f in _fingerprints(store)]
     anonymous = [f"{known.fingerprint[:12]} ({known.objective or 'frozen'} {known.card})" for known in backbones]
     return ", ".join([*aliases, *anonymous]) or "none"

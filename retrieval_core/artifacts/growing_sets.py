@@ -1,61 +1,75 @@
 """Content-addressed sets that grow from run to run: plan what is missing, and seal the view that covers a catalogue.
 
-The parts of a family are stored in `<folder>/<family>/parts/`, each named after the ids it was planned for. A part
-counts as soon as its file exists, even if the run that wrote it was killed before it sealed a view.
+The parts of a family are stored in `<folder>/<family>/parts/`, each named after what it was made of and its own
+checksum. A part counts as soon as its file exists, even if the run that wrote it was killed before it sealed a view.
 """
 
 from __future__ import annotations
 
+import hashlib
 import logging
+import re
 from collections.abc import Callable, Iterable, Iterator
-from typing import TypeVar
+from typing import NamedTuple, TypeVar
 
 import numpy as np
 import polars as pl
 
 from retrieval_core.arrays import Float32
-from retrieval_core.artifacts.manifests import (
-    MANIFEST,
-    ClassSet,
-    GrowingSet,
-    MaskSet,
-    Part,
-    Ref,
-    VectorSet,
-    fingerprint,
-)
-from retrieval_core.artifacts.parts import (
-    MissingIds,
-    describe_part,
-    put_part,
-    read_id_column,
-    read_ids,
-    read_vectors,
-    vectors_bytes,
-)
+from retrieval_core.artifacts.manifests import ClassSet, GrowingSet, MaskSet, Part, VectorSet, fingerprint
+from retrieval_core.artifacts.parts import MissingIds, put_part, read_id_column, read_ids, read_vectors, vectors_bytes
 from retrieval_core.artifacts.variants import Reduced, Variant
 from retrieval_core.errors import ShardCorrupt
-from retrieval_core.store.base import Store
+from retrieval_core.store.base import Entry, Store
 
 log = logging.getLogger(__name__)
 
 View = TypeVar("View", MaskSet, ClassSet)
 
-
-def part_key(folder: str, family: str, name: str) -> str:
-    """Return the store key of a part of a family."""
-    return f"{folder}/{family}/parts/{name}.parquet"
+_PART = re.compile(r".+/parts/(?P<name>[^/-]+)-(?P<sha256>[0-9a-f]{64})\.parquet")
 
 
-def covered_ids(store: Store, folder: str, family: str) -> dict[str, list[str]]:
-    """Return the content ids of every part by its key; an unreadable part counts as absent and is made again."""
-    covered = {}
-    for key in store.list(f"{folder}/{family}/parts/"):
+class StoredPart(NamedTuple):
+    """A part of a family and the content ids of its rows."""
+
+    part: Part
+    content_ids: list[str]
+
+
+def put_growing_part(store: Store, folder: str, family: str, name: str, data: bytes, n_rows: int) -> Part:
+    """Store a part of a family under a name without dashes, which tells what it was made of, and its own checksum."""
+    return put_part(
+        store, f"{_parts_prefix(folder, family)}{name}-{hashlib.sha256(data).hexdigest()}.parquet", data, n_rows
+    )
+
+
+def named_sha256(key: str) -> str | None:
+    """Return the sha256 (hex) that the key of a part of a family states, None for any other key."""
+    match = _PART.fullmatch(key)
+    return match["sha256"] if match else None
+
+
+def made_of(key: str) -> str:
+    """Return what the key of a part of a family says that it was made of."""
+    match = _PART.fullmatch(key)
+    return match["name"] if match else ""
+
+
+def stored_parts_of(store: Store, folder: str, family: str) -> list[StoredPart]:
+    """Return every intact part of a family, ordered by key; a damaged one counts as absent and is made again."""
+    stored = []
+    for entry in store.entries(_parts_prefix(folder, family)):
+        sha256 = named_sha256(entry.key)
+        if sha256 is None:
+            continue
         try:
-            covered[key] = read_ids(store.local_path(key))
+            ids = read_ids(store.local_path(entry.key, sha256))
         except ShardCorrupt as error:
             log.warning("%s; it is made again", error)
-    return covered
+            continue
+        part = Part(key=entry.key, sha256=sha256, n_rows=len(ids), n_bytes=entry.size_bytes)
+        stored.append(StoredPart(part, ids))
+    return stored
 
 
 def seal_vectors(
@@ -99,14 +113,9 @@ def derive_vectors(
 
     `made_by` names the fitted model among the parents of the set.
     """
-    known = _known_parts(store, VectorSet, family)
-    parts = []
-    for part in source.parts:
-        key = part_key(VectorSet.folder, family, part.key.rsplit("/", 1)[-1].removesuffix(".parquet"))
-        if key not in known and not store.exists(key):
-            ids, vectors = read_vectors(store.local_path(part.key, part.sha256))
-            known[key] = put_part(store, key, vectors_bytes(ids, transform(vectors)), len(ids))
-        parts.append(known.get(key) or describe_part(store, key))
+    prefix = _parts_prefix(VectorSet.folder, family)
+    derived = {made_of(entry.key): entry for entry in store.entries(prefix)}
+    parts = [_derive_part(store, part, family, derived.get(derived_name(part)), transform) for part in source.parts]
     return VectorSet(
         fingerprint=_view_fingerprint(family, source.parents["catalog"], parts),
         family=family,
@@ -116,6 +125,27 @@ def derive_vectors(
         parents={"catalog": source.parents["catalog"], "vectors": source.fingerprint, **(made_by or {})},
         counts=source.counts,
     ).seal(store)
+
+
+def derived_name(source: Part) -> str:
+    """Return the name of the part that is derived from another."""
+    return source.sha256[:16]
+
+
+def _derive_part(
+    store: Store, source: Part, family: str, existing: Entry | None, transform: Callable[[Float32], Float32]
+) -> Part:
+    """Return the part of `family` that is derived from `source`: the existing one if it is intact."""
+    sha256 = named_sha256(existing.key) if existing else None
+    if existing and sha256:
+        try:
+            store.local_path(existing.key, sha256)
+            return Part(key=existing.key, sha256=sha256, n_rows=source.n_rows, n_bytes=existing.size_bytes)
+        except ShardCorrupt as error:
+            log.warning("%s; it is made again", error)
+    ids, vectors = read_vectors(store.local_path(source.key, source.sha256))
+    data = vectors_bytes(ids, transform(vectors))
+    return put_growing_part(store, VectorSet.folder, family, derived_name(source), data, len(ids))
 
 
 def indexable_items(store: Store, items: pl.DataFrame, vectors: VectorSet) -> pl.DataFrame:
@@ -146,22 +176,15 @@ def _view_fingerprint(family: str, catalog_fingerprint: str, parts: Iterable[Par
 def _parts_covering(
     store: Store, kind: type[GrowingSet], family: str, wanted: set[str]
 ) -> tuple[tuple[Part, ...], int]:
-    known = _known_parts(store, kind, family)
     parts: list[Part] = []
     found: set[str] = set()
-    for key, ids in sorted(covered_ids(store, kind.folder, family).items()):
-        useful = wanted.intersection(ids) - found
+    for stored in stored_parts_of(store, kind.folder, family):
+        useful = wanted.intersection(stored.content_ids) - found
         if useful:
-            parts.append(known.get(key) or describe_part(store, key))
+            parts.append(stored.part)
             found |= useful
     return tuple(parts), len(found)
 
 
-def _known_parts(store: Store, kind: type[GrowingSet], family: str) -> dict[str, Part]:
-    """Parts by key as sealed before, so that their checksums are not computed again."""
-    known = {}
-    for key in store.list(f"{kind.folder}/{family}/"):
-        if key.endswith(f"/{MANIFEST}"):
-            view = kind.open(store, Ref(kind=kind.folder, key=key.removesuffix(f"/{MANIFEST}")))
-            known.update({part.key: part for part in view.parts})
-    return known
+def _parts_prefix(folder: str, family: str) -> str:
+    return f"{folder}/{family}/parts/"

@@ -15,10 +15,12 @@ from typing import Any, ClassVar, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from retrieval_core.artifacts.sealed import Sealed
 from retrieval_core.artifacts.variants import Reduced, RepresentationField, Variant, VariantField
 from retrieval_core.config import NightlyConfig, first_line
 from retrieval_core.errors import BadConfig, NotFound, ShardCorrupt
 from retrieval_core.store.base import Store
+from retrieval_core.store.format import require_current
 
 MANIFEST = "manifest.json"
 
@@ -41,10 +43,14 @@ class Value(BaseModel):
 
 
 class Ref(Value):
-    """The address of an artifact: the folder in the store that holds its manifest."""
+    """The address of an artifact: the folder in the store that holds its manifest, and the checksum of that.
+
+    `sha256` is "" where only the fingerprint is known.
+    """
 
     kind: str
     key: str
+    sha256: str = ""
 
     @property
     def name(self) -> str:
@@ -90,7 +96,7 @@ class Hit(Value):
     labels: list[str] = []
 
 
-class Artifact(Value):
+class Artifact(Sealed):
     """Base of everything that is sealed with a manifest.
 
     `parents` maps a role ("catalog", "backbone") to the fingerprint of the artifact in that role.
@@ -108,7 +114,8 @@ class Artifact(Value):
 
     @property
     def ref(self) -> Ref:
-        return Ref(kind=self.kind, key=self.key)
+        """The address of the artifact once it is sealed."""
+        return Ref(kind=self.kind, key=self.key, sha256=self.sha256)
 
     @property
     def key(self) -> str:
@@ -132,18 +139,34 @@ class Artifact(Value):
         return paths[0].parent
 
     def seal(self, store: Store) -> Self:
-        """Write the manifest, once every part is written; an existing manifest is kept."""
-        store.put_if_absent(f"{self.key}/{MANIFEST}", self.model_dump_json(indent=1).encode())
-        return self
+        """Write the manifest, once every part is written; return the artifact that is sealed under this fingerprint.
+
+        Of two runs that make it at the same time, one wins, and the other gets the winner's with the winner's parts.
+        Raises `TooNew` or `NeedsMigration` for a store of another format.
+        """
+        require_current(store)
+        sealed, data = self.to_sealed()
+        return (
+            sealed
+            if store.put_if_absent(f"{self.key}/{MANIFEST}", data)
+            else self.open(store, Ref(kind=self.kind, key=self.key))
+        )
 
     @classmethod
     def open(cls, store: Store, ref: Ref) -> Self:
-        """Read a sealed artifact. Raises `NotFound` where none was sealed, `ShardCorrupt` where it cannot be read."""
-        data = store.get(f"{ref.key}/{MANIFEST}")
-        try:
-            return cls.model_validate_json(data)
-        except ValueError as error:
-            raise ShardCorrupt(f"{ref.key}/{MANIFEST} is not a {cls.__name__} manifest: {error}") from error
+        """Read a sealed artifact.
+
+        Raises `NotFound` where none was sealed, `ShardCorrupt` where it cannot be read or is not the one that `ref`
+        means, and `TooNew` where a newer version of Vitrine wrote it.
+        """
+        name = f"{ref.key}/{MANIFEST}"
+        artifact = cls.from_sealed(store.get(name), f"{store.url}/{name}")
+        if artifact.key != ref.key or ref.sha256 not in ("", artifact.sha256):
+            raise ShardCorrupt(
+                f"{store.url}/{name} has sha256 {artifact.sha256[:12]}…, expected {ref.sha256[:12]}…: it was lost and "
+                "made again, or comes from elsewhere; the next `vitrine run` makes a release of what is there now"
+            )
+        return artifact
 
     @classmethod
     def find(cls, store: Store, fingerprint: str) -> Self | None:

@@ -1,16 +1,17 @@
 """Parquet parts: plan, write and read them.
 
-A plan covers what is missing and nothing else. The name of a part is derived from the ids it covers, so that a killed
-run is resumed where it stopped, and two runs cannot disagree on what a name holds.
+A plan covers what is missing and nothing else, so that a killed run is resumed where it stopped. The key of a part
+names its content, so that two runs cannot disagree on what it holds, and what it holds can be checked by its key alone.
 """
 
 from __future__ import annotations
 
 import hashlib
+import logging
 import mmap
 import tempfile
 import zlib
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -23,6 +24,8 @@ from retrieval_core.artifacts.manifests import ClassSet, MaskSet, Part, Value, V
 from retrieval_core.errors import DimensionMismatch, ShardCorrupt
 from retrieval_core.store.base import Store
 from retrieval_core.store.files import file_sha256
+
+log = logging.getLogger(__name__)
 
 VECTOR_ROW_GROUP = 8192
 MAPPED_BATCH = 65_536
@@ -60,32 +63,72 @@ def unit_length(vectors: Float32) -> Float32:
 
 
 def put_part(store: Store, key: str, data: bytes, n_rows: int) -> Part:
-    """Store bytes as an immutable part."""
+    """Store bytes as an immutable part; the key must name its content, so that no other bytes are ever put there."""
     store.put(key, data)
     return Part(key=key, sha256=hashlib.sha256(data).hexdigest(), n_rows=n_rows, n_bytes=len(data))
 
 
-def put_part_once(store: Store, key: str, data: bytes, n_rows: int) -> Part:
-    """Store bytes as an immutable part unless the key exists; return the part that is stored.
+def put_parts(
+    store: Store, folder: str, files: Mapping[str, bytes | Path], n_rows: Mapping[str, int] | None = None
+) -> tuple[Part, ...]:
+    """Store bytes and local files as parts of an artifact, by name; `n_rows` counts the rows of tables.
 
-    For content that contains the time: a concurrent run may have sealed other bytes under the same key.
+    They lie together in a subfolder of the store's `folder` that is named after the content of all of them. So the
+    parts of two runs that make the same thing from other floats never mix, and each is whole.
     """
-    if not store.put_if_absent(key, data):
-        return describe_part(store, key, n_rows)
-    return Part(key=key, sha256=hashlib.sha256(data).hexdigest(), n_rows=n_rows, n_bytes=len(data))
-
-
-def put_part_file(store: Store, key: str, path: Path, n_rows: int) -> Part:
-    """Store a local file as an immutable part."""
-    store.put_file(key, path)
-    return _part_of(key, path, n_rows)
+    sha256 = {
+        name: file_sha256(content) if isinstance(content, Path) else hashlib.sha256(content).hexdigest()
+        for name, content in sorted(files.items())
+    }
+    subfolder = f"{folder}/{name_of_content(sha256)}"
+    parts = []
+    for name, digest in sha256.items():
+        key, content = f"{subfolder}/{name}", files[name]
+        if isinstance(content, Path):
+            store.put_file(key, content)
+            n_bytes = content.stat().st_size
+        else:
+            store.put(key, content)
+            n_bytes = len(content)
+        parts.append(Part(key=key, sha256=digest, n_rows=(n_rows or {}).get(name, 0), n_bytes=n_bytes))
+    return tuple(parts)
 
 
 def put_part_files(store: Store, folder: str, save: Callable[[Path], object]) -> tuple[Part, ...]:
-    """Store the files that `save` writes into an empty local folder as parts of the store's `folder`, by name."""
+    """Store the files that `save` writes into an empty local folder, as `put_parts` does."""
     with tempfile.TemporaryDirectory() as local:
         save(Path(local))
-        return tuple(put_part_file(store, f"{folder}/{file.name}", file, 0) for file in sorted(Path(local).iterdir()))
+        return put_parts(store, folder, {file.name: file for file in Path(local).iterdir()})
+
+
+def stored_parts(store: Store, folder: str, names: Collection[str]) -> tuple[Part, ...] | None:
+    """Return parts that `put_parts` stored under `folder`, verified, without a manifest that lists them.
+
+    Return None where no subfolder holds a file of each of the `names` with the bytes that it is named after.
+    """
+    subfolders: dict[str, set[str]] = {}
+    for key in store.list(f"{folder}/"):
+        subfolder, _, name = key.rpartition("/")
+        subfolders.setdefault(subfolder, set()).add(name)
+    for subfolder, present in subfolders.items():
+        if present != set(names):
+            continue
+        parts = tuple(describe_part(store, f"{subfolder}/{name}", 0) for name in sorted(names))
+        if is_named_after(parts, subfolder):
+            return parts
+        log.warning("%s/%s is not what was written; it is made again", store.url, subfolder)
+    return None
+
+
+def name_of_content(sha256: Mapping[str, str]) -> str:
+    """Return the name of a folder by the sha256 of each of its files: 32 hex digits."""
+    lines = "\n".join(f"{digest} {name}" for name, digest in sorted(sha256.items()))
+    return hashlib.sha256(lines.encode()).hexdigest()[:32]
+
+
+def is_named_after(parts: Iterable[Part], folder: str) -> bool:
+    """Return whether a folder is named after the content of these parts, which are all of its files."""
+    return folder.endswith(f"/{name_of_content({part.key.rsplit('/', 1)[-1]: part.sha256 for part in parts})}")
 
 
 def table_bytes(frame: pl.DataFrame) -> bytes:
@@ -222,13 +265,9 @@ def read_id_column(path: Path) -> pl.Series:
         raise ShardCorrupt(f"{path} has no readable ids: {error}") from error
 
 
-def describe_part(store: Store, key: str, n_rows: int | None = None) -> Part:
-    """Describe a stored file by its bytes; where `n_rows` is None, the rows of a Parquet file are counted."""
+def describe_part(store: Store, key: str, n_rows: int) -> Part:
+    """Describe a stored file by its bytes."""
     path = store.local_path(key)
-    return _part_of(key, path, pq.read_metadata(path).num_rows if n_rows is None else n_rows)
-
-
-def _part_of(key: str, path: Path, n_rows: int) -> Part:
     return Part(key=key, sha256=file_sha256(path), n_rows=n_rows, n_bytes=path.stat().st_size)
 
 

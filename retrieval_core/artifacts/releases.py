@@ -6,12 +6,15 @@ that a rollback knows where to go.
 
 from __future__ import annotations
 
-import json
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterator, Mapping
+from typing import Any
 
-from retrieval_core.artifacts.manifests import MANIFEST, Ref, Release, Value
+from retrieval_core.artifacts.fingerprints import STAGE_VERSIONS
+from retrieval_core.artifacts.manifests import MANIFEST, Backbone, Ref, Release, Value, fingerprint
+from retrieval_core.artifacts.sealed import Sealed
 from retrieval_core.errors import AliasConflict, BadConfig, NotFound, ShardCorrupt
 from retrieval_core.store.base import Store
+from retrieval_core.store.format import require_current
 
 RUNS = "runs"
 _ALIASES = "aliases/"
@@ -41,14 +44,16 @@ class Promotion(Value):
         return f"Promoted by {self.by}{against} at {self.at}{': ' * bool(self.why)}{self.why.removesuffix('.')}."
 
 
-class Alias(Value):
+class Alias(Sealed):
     """The release that an alias points at, and its earlier ones, the latest last.
 
+    `manifest` is the sha256 of the release's manifest, "" where the first format wrote the alias.
     `withdrawn` was rolled back, so that only a person promotes it again. `promotions` lists those by a person, the
     latest last, and survives every move of the alias.
     """
 
     release: str
+    manifest: str = ""
     history: tuple[str, ...] = ()
     withdrawn: str = ""
     promotions: tuple[Promotion, ...] = ()
@@ -87,9 +92,20 @@ def read_alias(store: Store, name: str) -> Alias | None:
 
 
 def read_release(store: Store, alias: str) -> Release | None:
-    """Read the release that an alias points at, None where it was never set. Raises `NotFound` where it is missing."""
+    """Read the release that an alias points at, None where it was never set.
+
+    Raises `NotFound` where it is missing, `ShardCorrupt` where it is not the one that the alias was pointed at.
+    """
     target = read_alias(store, alias)
-    return get_release(store, target.release) if target else None
+    if target is None:
+        return None
+    release = get_release(store, target.release)
+    if target.manifest not in ("", release.sha256):
+        raise ShardCorrupt(
+            f"alias {alias} was pointed at another manifest of release {release.fingerprint[:12]} than the one that is "
+            "there now; `vitrine repair`"
+        )
+    return release
 
 
 def read_reference(store: Store) -> Release | None:
@@ -108,6 +124,20 @@ def get_release(store: Store, name: str) -> Release:
     if not matches:
         raise NotFound(f"no release {name!r} in {store.url}; `vitrine status` lists them")
     return Release.open(store, Ref(kind="Release", key=f"{Release.folder}/{matches[0]}"))
+
+
+def name_release(store: Store, question: dict[str, Any], bundle: Mapping[str, Ref | None]) -> str:
+    """Return the fingerprint of the release of a config and of the artifacts that it names, by role.
+
+    Where something that the sealed release of that name needs was lost and made again since, so that it cannot be
+    opened any more, the name is another one.
+    """
+    refs = {role: ref for role, ref in bundle.items() if ref}
+    name = fingerprint("release", STAGE_VERSIONS["publish"], question, [ref.name for ref in refs.values()])
+    sealed = Release.find(store, name)
+    if sealed is None or all(getattr(sealed, role) == ref for role, ref in refs.items()):
+        return name
+    return fingerprint("release", STAGE_VERSIONS["publish"], question, [ref.sha256 for ref in refs.values()])
 
 
 def release_names(store: Store) -> list[str]:
@@ -226,13 +256,26 @@ def forget(store: Store, name: str, removed: Collection[str]) -> Alias:
     return _move(store, name, without)
 
 
+def is_backbone_alias(name: str) -> bool:
+    """Return whether an alias points at a backbone, as `NAME@production` does, rather than at a release."""
+    return "@" in name
+
+
 def _move(store: Store, name: str, step: Callable[[Alias | None], Alias]) -> Alias:
+    require_current(store)
     for _ in range(MAX_TRIES):
         seen = _alias_bytes(store, name)
-        target = step(_parse(name, seen) if seen is not None else None)
-        kept = {"history": target.history[-HISTORY_LENGTH:], "promotions": target.promotions[-HISTORY_LENGTH:]}
-        target = target.model_copy(update=kept)
-        data = json.dumps(target.model_dump(), sort_keys=True).encode()
+        current = _parse(name, seen) if seen is not None else None
+        target = step(current)
+        kept: dict[str, object] = {
+            "history": target.history[-HISTORY_LENGTH:],
+            "promotions": target.promotions[-HISTORY_LENGTH:],
+        }
+        if current is None or target.release != current.release:
+            kind = Backbone if is_backbone_alias(name) else Release
+            pointed_at = kind.find(store, target.release)
+            kept["manifest"] = pointed_at.sha256 if pointed_at else ""
+        target, data = target.model_copy(update=kept).to_sealed()
         if data == seen or store.compare_and_swap(alias_key(name), data, seen):
             return target
     raise AliasConflict(f"alias {name} moved during each of {MAX_TRIES} tries; nothing was changed")
@@ -246,10 +289,7 @@ def _alias_bytes(store: Store, name: str) -> bytes | None:
 
 
 def _parse(name: str, data: bytes) -> Alias:
-    try:
-        return Alias.model_validate_json(data)
-    except ValueError as error:
-        raise ShardCorrupt(f"alias {name} cannot be read: {error}") from error
+    return Alias.from_sealed(data, f"alias {name}")
 
 
 def find_release(store: Store, name: str) -> Release:

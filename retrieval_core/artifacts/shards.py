@@ -12,9 +12,9 @@ from collections.abc import Callable
 
 import polars as pl
 
-from retrieval_core.artifacts.growing_sets import View, covered_ids, part_key, seal_view
+from retrieval_core.artifacts.growing_sets import View, put_growing_part, seal_view, stored_parts_of
 from retrieval_core.artifacts.manifests import GrowingSet, Ref, Value, fingerprint
-from retrieval_core.artifacts.parts import plan_shards, put_part, read_unsealed, table_bytes
+from retrieval_core.artifacts.parts import plan_shards, read_unsealed, table_bytes
 from retrieval_core.artifacts.pictures import Picture, usable_pictures
 from retrieval_core.store.base import Store
 
@@ -40,11 +40,6 @@ class WorkShard(Value):
     def label(self) -> str:
         """For people: "shard 3 of 10"."""
         return f"shard {self.number + 1} of {self.n_shards}"
-
-    @property
-    def part_key(self) -> str:
-        """The store key of the part that holds its results."""
-        return part_key(self.folder, self.family, self.name)
 
 
 class WorkPlan(Value):
@@ -80,7 +75,7 @@ def plan_work(store: Store, folder: str, family: str, pictures: pl.DataFrame, sh
 
     `pictures` has columns content_id, image_uri and item_id; of several items with the same picture, one is kept.
     """
-    present = (key for ids in covered_ids(store, folder, family).values() for key in ids)
+    present = (key for stored in stored_parts_of(store, folder, family) for key in stored.content_ids)
     shards = plan_shards(pictures["content_id"], present, shard_rows)
     if not shards:
         return WorkPlan(folder=folder, family=family)
@@ -106,7 +101,7 @@ def shard_pictures(store: Store, shard: WorkShard) -> list[Picture]:
 def put_shard(store: Store, shard: WorkShard, content_ids: list[str], encode: Callable[[], bytes]) -> int:
     """Store the results of a shard as its part, unless there are none; return how many pictures they cover."""
     if content_ids:
-        put_part(store, shard.part_key, encode(), len(content_ids))
+        put_growing_part(store, shard.folder, shard.family, shard.name, encode(), len(content_ids))
     return len(content_ids)
 
 

@@ -13,9 +13,9 @@ from retrieval_core.artifacts.catalog_rows import load_items
 from retrieval_core.artifacts.fingerprints import STAGE_VERSIONS
 from retrieval_core.artifacts.growing_sets import indexable_items
 from retrieval_core.artifacts.manifests import IndexSet, Release, Report, VectorSet, fingerprint
-from retrieval_core.artifacts.parts import put_part_once, read_table
+from retrieval_core.artifacts.parts import put_parts, read_table
 from retrieval_core.config import EvaluateConfig, GateConfig, NightlyConfig
-from retrieval_core.errors import NotFound
+from retrieval_core.errors import NotFound, ShardCorrupt
 from retrieval_core.evaluate.analysis.analyse import analyse, tables
 from retrieval_core.evaluate.analysis.stage_losses import lost_most
 from retrieval_core.evaluate.gate.catalog_losses import COLUMNS
@@ -143,7 +143,7 @@ def _shared_gallery(
         return None
     try:
         return search_shared_gallery(store, baseline, measured.setup, config)
-    except NotFound as error:  # removed by a vacuum: compare with what its own run measured
+    except (NotFound, ShardCorrupt) as error:  # removed by a vacuum or lost: compare with what its own run measured
         log.warning("release %s cannot be searched to compare with: %s", baseline.fingerprint, error)
         return None
 
@@ -218,12 +218,10 @@ def _seal(store: Store, question: dict[str, object], facts: ReportFacts, tables:
         **tables,
         "report.html": render(facts).encode(),
     }
-    folder = f"{Report.folder}/{facts.report}"
-    parts = tuple(put_part_once(store, f"{folder}/{file}", data, 0) for file, data in files.items())
     return Report(
         fingerprint=facts.report,
         config=question,
-        parts=parts,
+        parts=put_parts(store, f"{Report.folder}/{facts.report}", files),
         metrics=facts.metrics,
         gate=facts.gate,
         gate_reason=facts.reason,

@@ -9,8 +9,7 @@ import polars as pl
 
 from retrieval_core.artifacts import releases
 from retrieval_core.artifacts.catalog_rows import LEDGER
-from retrieval_core.artifacts.fingerprints import STAGE_VERSIONS
-from retrieval_core.artifacts.manifests import Reject, Release, Report, Value, VectorSet, fingerprint
+from retrieval_core.artifacts.manifests import Reject, Release, Report, Value, VectorSet
 from retrieval_core.artifacts.parts import read_unsealed, table_bytes
 from retrieval_core.config import NightlyConfig
 from retrieval_core.evaluate.run_outputs import RunOutputs
@@ -64,7 +63,7 @@ def _release(store: Store, outputs: RunOutputs, report: Report, config: NightlyC
     parents = {role: ref.name for role, ref in bundle.items() if ref}
     question = config.model_dump(mode="json")
     return Release(
-        fingerprint=fingerprint("release", STAGE_VERSIONS["publish"], question, list(parents.values())),
+        fingerprint=releases.name_release(store, question, bundle),
         config=question,
         parents=parents,
         counts={"rows": outputs.catalog_facts.indexed},

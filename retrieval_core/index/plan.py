@@ -10,14 +10,31 @@ import polars as pl
 from retrieval_core.arrays import Int64
 from retrieval_core.artifacts.fingerprints import STAGE_VERSIONS
 from retrieval_core.artifacts.manifests import IndexSet, fingerprint
+from retrieval_core.artifacts.parts import name_of_content
+from retrieval_core.errors import ShardCorrupt
 from retrieval_core.index.recipes import shard_of
+from retrieval_core.store.base import Store
 
 TEMPLATES = f"{IndexSet.folder}/templates/"
+TEMPLATE_FILE = "template.faiss"
 
 
 def template_key(template: str) -> str:
     """Return the store key of a trained empty index, which every shard of a version starts from."""
-    return f"{TEMPLATES}{template}.faiss"
+    return f"{TEMPLATES}{template}/{TEMPLATE_FILE}"
+
+
+def read_template(store: Store, template: str) -> bytes:
+    """Return a trained empty index. Raises `NotFound`, and `ShardCorrupt` where it is not what it is named after."""
+    data = store.get(template_key(template))
+    if template_name(template.partition("/")[0], data) != template:
+        raise ShardCorrupt(f"{store.url}/{template_key(template)} is not what was written; `vitrine repair`")
+    return data
+
+
+def template_name(question: str, data: bytes) -> str:
+    """Return the name of a trained empty index: of what it was trained on, and of its content."""
+    return f"{question}/{name_of_content({TEMPLATE_FILE: hashlib.sha256(data).hexdigest()})}"
 
 
 def split_rows(rows: pl.DataFrame, n_shards: int) -> list[pl.DataFrame]:

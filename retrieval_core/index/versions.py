@@ -19,14 +19,22 @@ from retrieval_core.artifacts import releases
 from retrieval_core.artifacts.catalog_rows import HELD_OUT, load_items
 from retrieval_core.artifacts.fingerprints import STAGE_VERSIONS, reduced_family, template_fingerprint
 from retrieval_core.artifacts.growing_sets import indexable_items, sample_vectors
-from retrieval_core.artifacts.manifests import IndexSet, Ref, Release, Value, VectorSet, fingerprint
-from retrieval_core.artifacts.parts import describe_part, load_vectors
+from retrieval_core.artifacts.manifests import IndexSet, Part, Ref, Release, Value, VectorSet, fingerprint
+from retrieval_core.artifacts.parts import load_vectors, put_parts, stored_parts
 from retrieval_core.artifacts.variants import Variant, parse_variant
 from retrieval_core.config import IndexConfig
-from retrieval_core.errors import BadConfig, ShardCorrupt
+from retrieval_core.errors import BadConfig, NotFound, ShardCorrupt
 from retrieval_core.index.build import build_shard, train_template
 from retrieval_core.index.lookup import open_index, shard_folders
-from retrieval_core.index.plan import name_shard, rows_to_change, split_rows, template_key
+from retrieval_core.index.plan import (
+    TEMPLATE_FILE,
+    TEMPLATES,
+    name_shard,
+    read_template,
+    rows_to_change,
+    split_rows,
+    template_name,
+)
 from retrieval_core.index.recipes import Recipe, choose_recipe, choose_shards
 from retrieval_core.index.shard_files import INDEX_FILE, VECTORS_FILE, shard_row_ids
 from retrieval_core.index.tune import TuneResult, choose_candidate_dim, tune_queries, tune_search
@@ -35,7 +43,7 @@ from retrieval_core.store.base import Store
 
 log = logging.getLogger(__name__)
 
-SHARD_FILES = (INDEX_FILE, VECTORS_FILE)  # stored in this order: a shard exists when its last file does
+SHARD_FILES = (INDEX_FILE, VECTORS_FILE)
 MIN_HELD_OUT = 100
 DIM_ROWS = 200_000  # of a larger catalogue a sample decides in how many dimensions candidates are searched
 RECALL_NOISE = 0.005  # three standard errors of a recall of 0.99 over the ten nearest of 500 queries
@@ -101,12 +109,11 @@ def plan_index(
     candidates = candidates or _choose_candidates(store, sets, rows, config, current)
     recipe = choose_recipe(len(rows), candidates.dim, vectors.dim, config)
     log.info("index: %s", recipe.why)
-    template = _choose_template(recipe, candidates, catalog, config, current)
-    _ensure_template(store, template, recipe, candidates, config)
+    template = _choose_template(store, recipe, candidates, catalog, config, current)
     made_by = [template, vectors.family, candidates.family]
     split = split_rows(rows, choose_shards(len(rows), config))
     shards = [f"{IndexSet.folder}/shards/{name_shard(shard, made_by)}" for shard in split]
-    missing = tuple(n for n, folder in enumerate(shards) if not store.exists(f"{folder}/{SHARD_FILES[-1]}"))
+    missing = tuple(n for n, folder in enumerate(shards) if stored_parts(store, folder, SHARD_FILES) is None)
     kept = current if current and current.template == template else None
     is_updatable = kept is not None and (kept.counts["shards"], kept.family) == (len(shards), vectors.family)
     return IndexPlan(
@@ -130,14 +137,13 @@ def make_shard(store: Store, shard: IndexShard) -> None:
     """
     vectors = VectorSet.open(store, shard.vectors)
     rows = split_rows(_indexable_rows(store, shard.catalog, vectors), shard.n_shards)[shard.number]
-    template = store.get(template_key(shard.template))
+    template = read_template(store, shard.template)
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         if not _update(store, shard, rows, template, folder):
             candidates, full = _load_pairs(store, shard, rows)
             build_shard(template, rows["row_id"].to_numpy(), candidates, full, folder)
-        for file in SHARD_FILES:
-            store.put_file(f"{shard.folder}/{file}", folder / file)
+        put_parts(store, shard.folder, {file: folder / file for file in SHARD_FILES})
 
 
 def seal_index(store: Store, plan: IndexPlan, config: IndexConfig) -> IndexSet:
@@ -148,14 +154,11 @@ def seal_index(store: Store, plan: IndexPlan, config: IndexConfig) -> IndexSet:
     existing = IndexSet.find(store, name)
     if existing:
         return existing
-    # A shard that production shares was sealed before: one that was damaged since must not be sealed as it is.
-    shared = {part.key: part for part in IndexSet.open(store, plan.previous).parts} if plan.previous else {}
-    keys = [f"{folder}/{file}" for folder in plan.shards for file in SHARD_FILES]
     index = IndexSet(
         fingerprint=name,
         config=plan.recipe.model_dump(),
         parents={"catalog": plan.catalog.name, "vectors": vectors.fingerprint, "candidates": candidates.fingerprint},
-        parts=tuple(shared.get(key) or describe_part(store, key, n_rows=0) for key in keys),
+        parts=tuple(part for folder in plan.shards for part in _shard_parts(store, folder)),
         counts={"rows": plan.n_rows, "shards": len(plan.shards)},
         recipe=plan.recipe.key,
         dim=vectors.dim,
@@ -169,6 +172,13 @@ def seal_index(store: Store, plan: IndexPlan, config: IndexConfig) -> IndexSet:
     measured = {"imbalance": imbalance(shard_folders(store, index)), "recall": tuned.recall}
     chosen = {"nprobe": tuned.nprobe, "rerank_depth": tuned.rerank_depth, "curve": tuned.curve}
     return index.model_copy(update=chosen | measured | {"when_new": plan.when_new or measured}).seal(store)
+
+
+def _shard_parts(store: Store, folder: str) -> tuple[Part, ...]:
+    parts = stored_parts(store, folder, SHARD_FILES)
+    if parts is None:
+        raise NotFound(f"{store.url}/{folder} holds no intact shard, which this run has planned or made; run again")
+    return parts
 
 
 def choose_variant(config: IndexConfig, available: Sequence[Variant], reads_text: bool) -> Variant:
@@ -239,18 +249,23 @@ def _choose_candidates(
 
 
 def _choose_template(
-    recipe: Recipe, candidates: VectorSet, catalog: Ref, config: IndexConfig, current: IndexSet | None
+    store: Store, recipe: Recipe, candidates: VectorSet, catalog: Ref, config: IndexConfig, current: IndexSet | None
 ) -> str:
-    """The template of production while it serves, else one trained on this catalogue."""
+    """The template of production while it serves, else one trained on this catalogue, which may be stored already."""
     question = template_fingerprint(recipe.key, config, candidates.family)
     if current and current.template.startswith(f"{question}-") and quantizer_serves(current, config):
-        return current.template
-    return f"{question}-{catalog.name}"
-
-
-def _ensure_template(store: Store, template: str, recipe: Recipe, candidates: VectorSet, config: IndexConfig) -> None:
-    if not store.exists(template_key(template)):
-        store.put_if_absent(template_key(template), train_on_sample(store, candidates, recipe, config))
+        try:
+            read_template(store, current.template)
+            return current.template
+        except (NotFound, ShardCorrupt) as error:
+            log.warning("%s; another one is trained", error)
+    name = f"{question}-{catalog.name}"
+    stored = stored_parts(store, f"{TEMPLATES}{name}", (TEMPLATE_FILE,))
+    if stored:
+        return stored[0].key.removeprefix(TEMPLATES).removesuffix(f"/{TEMPLATE_FILE}")
+    data = train_on_sample(store, candidates, recipe, config)
+    put_parts(store, f"{TEMPLATES}{name}", {TEMPLATE_FILE: data})
+    return template_name(name, data)
 
 
 def train_on_sample(store: Store, candidates: VectorSet, recipe: Recipe, config: IndexConfig) -> bytes:

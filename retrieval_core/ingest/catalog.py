@@ -14,7 +14,7 @@ from retrieval_core.artifacts import releases
 from retrieval_core.artifacts.catalog_rows import LEDGER, SEEN_ITEMS, load_items
 from retrieval_core.artifacts.fingerprints import STAGE_VERSIONS
 from retrieval_core.artifacts.manifests import Catalog, Ref, Value, fingerprint
-from retrieval_core.artifacts.parts import put_part_once, read_table, read_unsealed, table_bytes
+from retrieval_core.artifacts.parts import put_parts, read_table, read_unsealed, table_bytes
 from retrieval_core.artifacts.shards import log_progress
 from retrieval_core.config import IngestConfig
 from retrieval_core.errors import NotFound
@@ -98,14 +98,16 @@ def _seal(store: Store, snapshot: Snapshot, parents: dict[str, str] | None = Non
     existing = Catalog.find(store, name)
     if existing:
         return existing
-    tables = dict(zip(TABLES, snapshot[:2], strict=True))
+    tables = {f"{name}.parquet": frame for name, frame in zip(TABLES, snapshot[:2], strict=True)}
     n_quarantined = snapshot.items.filter(pl.col("status") == "quarantined").height
     return Catalog(
         fingerprint=name,
         parents=parents,
-        parts=tuple(
-            put_part_once(store, f"{Catalog.folder}/{name}/{table}.parquet", table_bytes(frame), len(frame))
-            for table, frame in tables.items()
+        parts=put_parts(
+            store,
+            f"{Catalog.folder}/{name}",
+            {file: table_bytes(frame) for file, frame in tables.items()},
+            {file: len(frame) for file, frame in tables.items()},
         ),
         counts={
             "rows": len(snapshot.items),

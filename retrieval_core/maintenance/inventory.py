@@ -43,7 +43,7 @@ _FINGERPRINT = "[0-9a-f]{32}"
 # The objects that runs write and can write again. Other files stay, even in folders of these names.
 _REPRODUCIBLE = re.compile(
     rf"(?:{'|'.join(sorted(_KINDS))})/{_FINGERPRINT}/.+"
-    rf"|indexes/shards/{_FINGERPRINT}/.+|indexes/templates/{_FINGERPRINT}-{_FINGERPRINT}\.faiss"
+    rf"|indexes/shards/{_FINGERPRINT}/.+|indexes/templates/{_FINGERPRINT}-{_FINGERPRINT}/.+"
     rf"|{PROBES}.*"
 )
 
@@ -146,10 +146,13 @@ class Inventory:
             yield from (reduced_family(reducer.fingerprint, source, dim) for dim in dims)
 
 
-def open_artifact(store: Store, key: str) -> Artifact:
-    """Return the artifact sealed in a folder. Raises `NotFound`, and `ShardCorrupt` if it cannot be read."""
+def open_artifact(store: Store, key: str, sha256: str = "") -> Artifact:
+    """Return the artifact sealed in a folder.
+
+    Raises `NotFound`, and `ShardCorrupt` if it cannot be read or its manifest has not the `sha256` that is given.
+    """
     kind = _KINDS[key.split("/")[0]]
-    return kind.open(store, Ref(kind=kind.__name__, key=key))
+    return kind.open(store, Ref(kind=kind.__name__, key=key, sha256=sha256))
 
 
 def release_key(name: str) -> str:

@@ -13,14 +13,14 @@ from pathlib import Path
 from retrieval_core.arrays import Float32
 from retrieval_core.artifacts import fingerprints
 from retrieval_core.artifacts.catalog_rows import LEDGER, SEEN_ITEMS, load_items
-from retrieval_core.artifacts.growing_sets import indexable_items
+from retrieval_core.artifacts.growing_sets import derived_name, indexable_items, made_of
 from retrieval_core.artifacts.manifests import Head, IndexSet, Part, Release, VectorSet
 from retrieval_core.artifacts.parts import load_vectors, read_vectors, table_bytes, vectors_bytes
 from retrieval_core.config import NightlyConfig
 from retrieval_core.errors import NotFound, ShardCorrupt
 from retrieval_core.head.apply import WEIGHTS_FILE, boost, load_head
 from retrieval_core.index.build import build_shard
-from retrieval_core.index.plan import split_rows, template_key
+from retrieval_core.index.plan import read_template, split_rows, template_key, template_name
 from retrieval_core.index.recipes import Recipe
 from retrieval_core.index.update import template_of
 from retrieval_core.index.versions import train_on_sample
@@ -72,7 +72,9 @@ def rebuild_derived_part(inventory: Inventory, release: Release, view: VectorSet
     """
     store, source = inventory.store, inventory.vector_set(view.parents.get("vectors", ""))
     transform = _transform(inventory, release, view, source)
-    source_part = source.part(part.key.rsplit("/", 1)[-1])
+    source_part = next((other for other in source.parts if derived_name(other) == made_of(part.key)), None)
+    if source_part is None:
+        raise NotFound(f"{source.key} lists no part that {part.key} is made of")
     ids, vectors = read_vectors(store.local_path(source_part.key, source_part.sha256))
     data = vectors_bytes(ids, transform(vectors))
     if hashlib.sha256(data).hexdigest() != part.sha256:
@@ -115,7 +117,6 @@ def rebuild_shard(inventory: Inventory, release: Release, index: IndexSet, folde
             build_shard(template, rows["row_id"].to_numpy(), *loaded, Path(name))
             files = {part.key: Path(name, part.key.rsplit("/", 1)[-1]) for part in shards[folder]}
             if all(file_sha256(files[part.key]) == part.sha256 for part in shards[folder]):
-                store.put(template_key(index.template), template)
                 for key, file in files.items():
                     store.put_file(key, file)
                 return f"{len(rows)} vectors and {description}"
@@ -123,21 +124,21 @@ def rebuild_shard(inventory: Inventory, release: Release, index: IndexSet, folde
 
 
 def restore_template(store: Store, index: IndexSet) -> str:
-    """Take the template that the shards of an index start from out of one of them, and store it if it is not stored.
+    """Take a damaged or missing template of an index out of one of the shards that start from it, and store it.
 
     Return its key, or "" if nothing was to be done, no shard is intact, or shards keep more than rows.
     """
-    key, stored = template_key(index.template), None
-    with suppress(NotFound):
-        stored = store.get(key)
+    with suppress(NotFound, ShardCorrupt):
+        read_template(store, index.template)
+        return ""
     for parts in _parts_by_shard(index).values():
         with suppress(NotFound, ShardCorrupt):
             paths = [store.local_path(part.key, part.sha256) for part in parts]
             template = template_of(paths[0].parent)
-            if template is None or template == stored:
+            if template is None or template_name(index.template.partition("/")[0], template) != index.template:
                 return ""
-            store.put(key, template)
-            return key
+            store.put(template_key(index.template), template)
+            return template_key(index.template)
     return ""
 
 
@@ -153,10 +154,14 @@ def _templates(
 ) -> Iterator[tuple[bytes, str]]:
     """Yield the stored template, then a retrained one, each with its description."""
     store = inventory.store
-    with suppress(NotFound):
-        yield store.get(template_key(index.template)), "its template"
-    trained_on = index.template.rpartition("-")[2]  # the catalogue of the run that trained it
+    with suppress(NotFound, ShardCorrupt):
+        yield read_template(store, index.template), "its template"
+    question = index.template.partition("/")[0]
+    trained_on = question.rpartition("-")[2]  # the catalogue of the run that trained it
     views = [inventory.open(key) for key in inventory.views((VectorSet.folder, candidates.family))]
     of_catalog = [view for view in views if isinstance(view, VectorSet) and view.parents["catalog"] == trained_on]
     recipe, config = Recipe.model_validate(index.config), release.nightly_config().index
-    yield train_on_sample(store, (of_catalog or [candidates])[0], recipe, config), "a retrained template"
+    retrained = train_on_sample(store, (of_catalog or [candidates])[0], recipe, config)
+    if template_name(question, retrained) == index.template:
+        store.put(template_key(index.template), retrained)
+    yield retrained, "a retrained template"

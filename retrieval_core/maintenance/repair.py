@@ -9,6 +9,7 @@ back to the latest release of its history that can. Nothing is done while a run 
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import suppress
 
 from retrieval_core.artifacts import releases
 from retrieval_core.artifacts.catalog_rows import LEDGER, SEEN_ITEMS
@@ -17,7 +18,7 @@ from retrieval_core.artifacts.parts import read_table, read_unsealed, table_byte
 from retrieval_core.artifacts.releases import LATEST, PRODUCTION, Alias, alias_key
 from retrieval_core.errors import NotFound, ShardCorrupt
 from retrieval_core.index.shard_files import VECTORS_FILE
-from retrieval_core.maintenance.inventory import Inventory, release_key, searched_refs
+from retrieval_core.maintenance.inventory import Inventory, open_artifact, release_key, searched_refs
 from retrieval_core.maintenance.repair_release import BY_RUN, Finding, damaged_parts, repair_release
 from retrieval_core.store import leases
 from retrieval_core.store.base import Store
@@ -53,7 +54,7 @@ def _repair_all(store: Store, source: str | None) -> Iterator[Finding]:
 
 
 def _check_named_backbones(store: Store) -> Iterator[Finding]:
-    for name in (name for name in releases.alias_names(store) if "@" in name):
+    for name in (name for name in releases.alias_names(store) if releases.is_backbone_alias(name)):
         try:
             alias = releases.read_alias(store, name)
             backbone = Backbone.find(store, alias.release) if alias else None
@@ -99,8 +100,15 @@ def _damage(inventory: Inventory, keys: list[str]) -> str:
 
 def _damage_to_search(inventory: Inventory, name: str) -> str:
     """Return what keeps a release from being searched, "" if nothing does."""
-    why = _damage(inventory, [release_key(name)])
-    return why or _damage(inventory, [ref.key for ref in searched_refs(inventory.release(name))])
+    if why := _damage(inventory, [release_key(name)]):
+        return why
+    refs = searched_refs(inventory.release(name))
+    try:
+        for ref in refs:
+            open_artifact(inventory.store, ref.key, ref.sha256)
+    except (NotFound, ShardCorrupt) as error:
+        return str(error)
+    return _damage(inventory, [ref.key for ref in refs])
 
 
 def _damage_to_next_run(inventory: Inventory, name: str) -> str:
@@ -131,22 +139,29 @@ def _repair_production(store: Store) -> Iterator[Finding]:
 
 
 def _remove_damaged(inventory: Inventory, name: str) -> Iterator[Finding]:
-    """Remove what is damaged of the catalogue and index of a release that no longer serves.
+    """Remove what is damaged of a release that no longer serves, its catalogue and its index.
 
     Otherwise the next run would find them and build on them.
     """
-    try:
+    keys, store = [release_key(name)], inventory.store
+    with suppress(NotFound, ShardCorrupt):
         release = inventory.release(name)
-        owners = [inventory.open(ref.key) for ref in (release.catalog, release.index)]
-    except (NotFound, ShardCorrupt):
-        return
-    for owner in owners:
-        parts = list(damaged_parts(inventory.store, owner))
+        keys = [release.catalog.key, release.index.key]
+    for key in keys:
+        try:
+            owner = inventory.open(key)
+        except NotFound:
+            continue
+        except ShardCorrupt as error:
+            store.delete(f"{key}/{MANIFEST}")
+            yield Finding(key=f"{key}/{MANIFEST}", action="removed", detail=f"{error}; {BY_RUN}")
+            continue
+        parts = list(damaged_parts(store, owner))
         if parts:
-            inventory.store.delete(f"{owner.key}/{MANIFEST}")
+            store.delete(f"{owner.key}/{MANIFEST}")
         for damaged in parts:
-            for key in _keys_to_remove(owner, damaged.part.key):
-                inventory.store.delete(key)
+            for part in _keys_to_remove(owner, damaged.part.key):
+                store.delete(part)
             yield Finding(key=damaged.part.key, action="removed", detail=f"{damaged.damage}; {BY_RUN}")
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Literal, NamedTuple
 
+from retrieval_core.artifacts.growing_sets import named_sha256
 from retrieval_core.artifacts.manifests import (
     MANIFEST,
     Artifact,
@@ -155,7 +156,7 @@ class _ReleaseRepair:
 
     def _drop_unreadable(self, key: str) -> Iterator[Finding]:
         try:
-            read_ids(self._store.local_path(key))
+            read_ids(self._store.local_path(key, named_sha256(key)))
         except ShardCorrupt:
             self._store.delete(key)
             yield Finding(key=key, action="removed", detail=f"it cannot be read; {BY_RUN}")

@@ -265,7 +265,7 @@ def _aliases(store: Store) -> Iterator[tuple[str, releases.Alias]]:
     """Yield every alias with the kind of artifact it points at, as a folder."""
     for name in releases.alias_names(store):
         if alias := releases.read_alias(store, name):
-            yield Backbone.folder if "@" in name else Release.folder, alias
+            yield Backbone.folder if releases.is_backbone_alias(name) else Release.folder, alias
 
 
 def _young_releases(inventory: Inventory, since_s: float) -> Iterator[str]:

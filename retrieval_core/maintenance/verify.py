@@ -52,7 +52,7 @@ class _Production:
 
     @cached_property
     def artifacts(self) -> list[Artifact]:
-        return [open_artifact(self.store, ref.key) for ref in bundle_refs(self.release)]
+        return [open_artifact(self.store, ref.key, ref.sha256) for ref in bundle_refs(self.release)]
 
     @cached_property
     def items(self) -> pl.DataFrame:

@@ -24,7 +24,7 @@ from retrieval_core.artifacts.manifests import (
     Report,
     content_id,
 )
-from retrieval_core.artifacts.parts import classes_bytes, describe_part, put_part, put_part_file, table_bytes
+from retrieval_core.artifacts.parts import classes_bytes, put_part, put_parts, table_bytes
 from retrieval_core.config import EmbedConfig, NightlyConfig
 from retrieval_core.embed.backbones import backbone_preprocess, load_backbone, save_backbone
 from retrieval_core.embed.engine import open_engine
@@ -121,7 +121,7 @@ class Shop:
     def _seal_backbone(self) -> Ref:
         key = f"{Backbone.folder}/pixels"
         files = sorted(self._backbone_folder.iterdir())
-        parts = tuple(put_part_file(self.store, f"{key}/{file.name}", file, 0) for file in files)
+        parts = put_parts(self.store, key, {file.name: file for file in files})
         sealed = Backbone(fingerprint="pixels", parts=parts, card="pca_pixels", dim=self._engine.dim, size_px=16)
         return sealed.seal(self.store).ref
 
@@ -157,7 +157,7 @@ class Shop:
         )
         return index.seal(self.store).ref
 
-    def _put_shard(self, name: str, items: pl.DataFrame, here: np.ndarray) -> list[Part]:
+    def _put_shard(self, name: str, items: pl.DataFrame, here: np.ndarray) -> tuple[Part, ...]:
         import faiss
 
         rows = items.filter(pl.Series(here))
@@ -167,9 +167,8 @@ class Shop:
         template = bytes(faiss.serialize_index(new_index("Flat", self._engine.dim)))
         with tempfile.TemporaryDirectory() as folder:
             build_shard(template, rows["row_id"].to_numpy(), vectors, vectors, Path(folder))
-            for file in (INDEX_FILE, VECTORS_FILE):
-                self.store.put_file(f"indexes/shards/{name}/{file}", Path(folder) / file)
-        return [describe_part(self.store, f"indexes/shards/{name}/{file}", 0) for file in (INDEX_FILE, VECTORS_FILE)]
+            files = {file: Path(folder) / file for file in (INDEX_FILE, VECTORS_FILE)}
+            return put_parts(self.store, f"indexes/shards/{name}", files)
 
 
 @pytest.fixture(scope="session")

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import onnx
 from onnx import TensorProto, helper
 
-from retrieval_core.artifacts.manifests import Head, Part, Segmenter
-from retrieval_core.artifacts.parts import put_part_file
+from retrieval_core.artifacts.manifests import Head, Segmenter
+from retrieval_core.artifacts.parts import put_parts
 from retrieval_core.head.apply import WEIGHTS_FILE, save_head
 from retrieval_core.mask.train import ONNX_FILE
 
@@ -37,8 +36,8 @@ def seal_segmenter(shop: Any) -> Segmenter:
     )
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=10)
     onnx.save(model, shop.folder / ONNX_FILE)
-    part = _put_file(shop, f"{Segmenter.folder}/bright/{ONNX_FILE}")
-    return Segmenter(fingerprint="bright", parts=(part,), val_iou=0.5).seal(shop.store)
+    parts = put_parts(shop.store, f"{Segmenter.folder}/bright", {ONNX_FILE: shop.folder / ONNX_FILE})
+    return Segmenter(fingerprint="bright", parts=parts, val_iou=0.5).seal(shop.store)
 
 
 def seal_head(shop: Any) -> Head:
@@ -47,9 +46,5 @@ def seal_head(shop: Any) -> Head:
     shapes = {"mean": (dim,), "std": (dim,), "hidden.weight": (dim, dim), "hidden.bias": (dim,)}
     weights = {name: rng.normal(size=shape).astype(np.float32) for name, shape in shapes.items()}
     save_head(weights | {"std": np.abs(weights["std"])}, shop.folder / WEIGHTS_FILE)
-    part = _put_file(shop, f"{Head.folder}/any/{WEIGHTS_FILE}")
-    return Head(fingerprint="any", variant="masked", parts=(part,), input_dim=dim, dim=dim).seal(shop.store)
-
-
-def _put_file(shop: Any, key: str) -> Part:
-    return put_part_file(shop.store, key, shop.folder / Path(key).name, 0)
+    parts = put_parts(shop.store, f"{Head.folder}/any", {WEIGHTS_FILE: shop.folder / WEIGHTS_FILE})
+    return Head(fingerprint="any", variant="masked", parts=parts, input_dim=dim, dim=dim).seal(shop.store)

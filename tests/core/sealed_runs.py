@@ -16,6 +16,7 @@ from retrieval_core.artifacts.catalog_rows import CATALOG_SCHEMA, LEDGER, QUARAN
 from retrieval_core.artifacts.growing_sets import (
     derive_vectors,
     indexable_items,
+    put_growing_part,
     sample_vectors,
     seal_vectors,
     seal_view,
@@ -26,6 +27,7 @@ from retrieval_core.artifacts.manifests import (
     Head,
     IndexSet,
     MaskSet,
+    Part,
     Reducer,
     Ref,
     Release,
@@ -35,11 +37,10 @@ from retrieval_core.artifacts.manifests import (
     fingerprint,
 )
 from retrieval_core.artifacts.parts import (
-    describe_part,
     load_vectors,
     masks_bytes,
-    put_part,
-    put_part_file,
+    put_parts,
+    stored_parts,
     table_bytes,
     vectors_bytes,
 )
@@ -47,10 +48,9 @@ from retrieval_core.artifacts.shards import plan_pictures, shard_pictures
 from retrieval_core.config import EmbedConfig, NightlyConfig
 from retrieval_core.head.apply import WEIGHTS_FILE, boost, load_head, save_head
 from retrieval_core.index.build import build_shard
-from retrieval_core.index.plan import TEMPLATES, name_shard, split_rows, template_key
+from retrieval_core.index.plan import TEMPLATE_FILE, TEMPLATES, name_shard, read_template, split_rows
 from retrieval_core.index.recipes import Recipe
-from retrieval_core.index.shard_files import INDEX_FILE, VECTORS_FILE
-from retrieval_core.index.versions import train_on_sample
+from retrieval_core.index.versions import SHARD_FILES, train_on_sample
 from retrieval_core.reduce.pca import PCA_FILE, apply_pca, fit_pca, load_pca, save_pca
 from retrieval_core.store.base import Store
 
@@ -80,7 +80,8 @@ class SealedRuns:
         """Seal a run over these items and publish it as `alias` and `latest`; what exists already is not made again."""
         items, backbone = _items(names).with_columns(**self.labels), fake_fingerprint(backbone)
         catalog = self._seal_catalog(items)
-        self._seal_fitted(Backbone(fingerprint=backbone, card="tiny", dim=DIM, size_px=32), {"model.onnx": b"graph"})
+        tiny = Backbone(fingerprint=backbone, card="tiny", dim=DIM, size_px=32)
+        sealed_backbone = self._seal_fitted(tiny, {"model.onnx": b"graph"})
         segmenter = Segmenter(fingerprint=SEGMENTER, val_iou=1.0, parents={"catalog": catalog.name})
         segmenter = self._seal_fitted(segmenter, {"weights.safetensors": b"u-net"})
         masks = self._grow_masks(items, catalog)
@@ -90,12 +91,12 @@ class SealedRuns:
         index = self._seal_index(items, catalog, boosted, reduced)
         report = self._seal_report(index)
         bundle = {
-            "catalog": catalog, "backbone": Ref(kind="Backbone", key=f"backbones/{backbone}"), "segmenter": segmenter,
+            "catalog": catalog, "backbone": sealed_backbone, "segmenter": segmenter,
             "head": head, "reducer": reducer, "vectors": boosted.ref, "index": index.ref, "report": report,
         }  # fmt: skip
         parents = {role: ref.name for role, ref in bundle.items()}
         release = Release(
-            fingerprint=fingerprint("release", 1, {}, list(parents.values())),
+            fingerprint=releases.name_release(self.store, {}, bundle),
             config=CONFIG.model_dump(mode="json"),
             parents=parents,
             counts={"rows": len(items)},
@@ -112,11 +113,9 @@ class SealedRuns:
 
     def _seal_catalog(self, items: pl.DataFrame) -> Ref:
         name = fingerprint("catalog", 1, items["content_id"].to_list(), [])
-        tables = {"items": items, "quarantine": pl.DataFrame(schema=QUARANTINE_SCHEMA)}
-        parts = tuple(
-            put_part(self.store, f"catalogs/{name}/{table}.parquet", table_bytes(frame), len(frame))
-            for table, frame in tables.items()
-        )
+        tables = {"items.parquet": items, "quarantine.parquet": pl.DataFrame(schema=QUARANTINE_SCHEMA)}
+        data = {file: table_bytes(frame) for file, frame in tables.items()}
+        parts = put_parts(self.store, f"catalogs/{name}", data, {file: len(frame) for file, frame in tables.items()})
         counts = {"rows": len(items), "ok": len(items), "quarantined": 0}
         return Catalog(fingerprint=name, parts=parts, counts=counts).seal(self.store).ref
 
@@ -124,7 +123,7 @@ class SealedRuns:
         existing = type(fitted).find(self.store, fitted.fingerprint)
         if existing:
             return existing.ref
-        parts = tuple(put_part(self.store, f"{fitted.key}/{name}", data, 0) for name, data in files.items())
+        parts = put_parts(self.store, fitted.key, files)
         return fitted.model_copy(update={"parts": parts}).seal(self.store).ref
 
     def _grow_masks(self, items: pl.DataFrame, catalog: Ref) -> MaskSet:
@@ -133,7 +132,7 @@ class SealedRuns:
         for shard in plan.split():
             ids = [picture.content_id for picture in shard_pictures(self.store, shard)]
             data = masks_bytes(ids, [np.ones((4, 4), bool)] * len(ids), [""] * len(ids))
-            put_part(self.store, shard.part_key, data, len(ids))
+            put_growing_part(self.store, shard.folder, shard.family, shard.name, data, len(ids))
         return seal_view(self.store, MaskSet, family, catalog.name, items["content_id"])
 
     def _grow_vectors(self, items: pl.DataFrame, catalog: Ref, backbone: str, masks: str) -> VectorSet:
@@ -142,7 +141,7 @@ class SealedRuns:
         for shard in plan.split():
             ids = [picture.content_id for picture in shard_pictures(self.store, shard)]
             data = vectors_bytes(ids, np.stack([_vector(content_id) for content_id in ids]))
-            put_part(self.store, shard.part_key, data, len(ids))
+            put_growing_part(self.store, shard.folder, shard.family, shard.name, data, len(ids))
         return seal_vectors(self.store, family, "masked", DIM, catalog.name, items["content_id"])
 
     def _boost(self, catalog: Ref, raw: VectorSet) -> tuple[Ref, VectorSet]:
@@ -154,7 +153,7 @@ class SealedRuns:
             head = Head.find(self.store, key.split("/")[1]) or Head(
                 fingerprint=key.split("/")[1],
                 parents={"catalog": catalog.name, "vectors": raw.family},
-                parts=(put_part_file(self.store, f"{key}/{WEIGHTS_FILE}", path, 0),),
+                parts=put_parts(self.store, key, {WEIGHTS_FILE: path}),
                 variant="masked",
                 input_dim=DIM,
                 dim=BOOSTED_DIM,
@@ -173,10 +172,10 @@ class SealedRuns:
             with tempfile.TemporaryDirectory() as folder:
                 path = Path(folder) / PCA_FILE
                 save_pca(fit_pca(sample_vectors(self.store, boosted, 100, 0), REDUCED_DIM), path)
-                part = put_part_file(self.store, f"reducers/{name}/{PCA_FILE}", path, 0)
+                parts = put_parts(self.store, f"reducers/{name}", {PCA_FILE: path})
             parents = {"catalog": catalog.name, "vectors": boosted.family}
             reducer = Reducer(
-                fingerprint=name, parents=parents, parts=(part,), input_dim=BOOSTED_DIM, dims=(REDUCED_DIM,)
+                fingerprint=name, parents=parents, parts=parts, input_dim=BOOSTED_DIM, dims=(REDUCED_DIM,)
             ).seal(self.store)
         part = reducer.part(PCA_FILE)
         pca = load_pca(self.store.local_path(part.key, part.sha256))
@@ -189,21 +188,23 @@ class SealedRuns:
     def _seal_index(self, items: pl.DataFrame, catalog: Ref, full: VectorSet, reduced: VectorSet) -> IndexSet:
         question = fingerprints.template_fingerprint(self.recipe.key, CONFIG.index, reduced.family)
         existing = [key for key in self.store.list(TEMPLATES) if question in key]
-        key = existing[0] if existing else template_key(f"{question}-{catalog.name}")
         if not existing:
-            self.store.put(key, train_on_sample(self.store, reduced, self.recipe, CONFIG.index))
-        template = key.removeprefix(TEMPLATES).removesuffix(".faiss")
+            data = train_on_sample(self.store, reduced, self.recipe, CONFIG.index)
+            existing = [put_parts(self.store, f"{TEMPLATES}{question}-{catalog.name}", {TEMPLATE_FILE: data})[0].key]
+        template = existing[0].removeprefix(TEMPLATES).removesuffix(f"/{TEMPLATE_FILE}")
         rows = indexable_items(self.store, items, full).select("row_id", "content_id")
         split = split_rows(rows, SHARDS)
         folders = [f"indexes/shards/{name_shard(shard, [template, full.family, reduced.family])}" for shard in split]
-        for folder, shard in zip(folders, split, strict=True):
-            self._put_shard(folder, shard, self.store.get(key), full, reduced)
-        files = [f"{folder}/{file}" for folder in folders for file in (INDEX_FILE, VECTORS_FILE)]
+        parts = [
+            part
+            for folder, shard in zip(folders, split, strict=True)
+            for part in self._put_shard(folder, shard, read_template(self.store, template), full, reduced)
+        ]
         return IndexSet(
             fingerprint=fingerprint("index", 1, folders, [catalog.name]),
             config=self.recipe.model_dump(),
             parents={"catalog": catalog.name, "vectors": full.fingerprint, "candidates": reduced.fingerprint},
-            parts=tuple(describe_part(self.store, file, 0) for file in files),
+            parts=tuple(parts),
             counts={"rows": len(rows), "shards": SHARDS},
             recipe=self.recipe.key,
             dim=full.dim,
@@ -215,20 +216,21 @@ class SealedRuns:
             family=full.family,
         ).seal(self.store)
 
-    def _put_shard(self, folder: str, rows: pl.DataFrame, template: bytes, full: VectorSet, reduced: VectorSet) -> None:
-        if self.store.exists(f"{folder}/{VECTORS_FILE}"):
-            return
+    def _put_shard(
+        self, folder: str, rows: pl.DataFrame, template: bytes, full: VectorSet, reduced: VectorSet
+    ) -> tuple[Part, ...]:
+        if existing := stored_parts(self.store, folder, SHARD_FILES):
+            return existing
         ids = rows["content_id"].to_list()
         vectors = [load_vectors(self.store, source, ids) for source in (reduced, full)]
         with tempfile.TemporaryDirectory() as name:
             build_shard(template, rows["row_id"].to_numpy(), *vectors, Path(name))
-            for file in (INDEX_FILE, VECTORS_FILE):
-                self.store.put_file(f"{folder}/{file}", Path(name, file))
+            return put_parts(self.store, folder, {file: Path(name, file) for file in SHARD_FILES})
 
     def _seal_report(self, index: IndexSet) -> Ref:
         name = fake_fingerprint(index.fingerprint)
-        part = put_part(self.store, f"reports/{name}/report.html", f"<!doctype html>{name}".encode(), 0)
-        return Report(fingerprint=name, parts=(part,), gate="published", gate_reason="").seal(self.store).ref
+        parts = put_parts(self.store, f"reports/{name}", {"report.html": f"<!doctype html>{name}".encode()})
+        return Report(fingerprint=name, parts=parts, gate="published", gate_reason="").seal(self.store).ref
 
 
 def _items(names: Iterable[str]) -> pl.DataFrame:

@@ -6,7 +6,7 @@ import numpy as np
 import polars as pl
 
 from retrieval_core.artifacts.catalog_rows import CATALOG_SCHEMA, row_id
-from retrieval_core.artifacts.growing_sets import part_key, seal_vectors
+from retrieval_core.artifacts.growing_sets import put_growing_part, seal_vectors
 from retrieval_core.artifacts.manifests import Catalog, Ref, VectorSet
 from retrieval_core.artifacts.parts import put_part, table_bytes, unit_length, vectors_bytes
 from retrieval_core.artifacts.variants import Variant
@@ -44,9 +44,10 @@ def seal_catalog(store: Store, numbers: range) -> Ref:
 def seal_set(store: Store, catalog: Ref, numbers: range, dim: int = 8) -> VectorSet:
     """Seal the vectors of these items: random, but for a first component that tells the category."""
     for n in numbers:
-        key = part_key(VectorSet.folder, FAMILY, f"p{n:04d}")
-        if not store.exists(key):
+        name = f"p{n:04d}"
+        if not any(store.list(f"{VectorSet.folder}/{FAMILY}/parts/{name}-")):
             vector = np.random.default_rng(n).normal(size=(1, dim)).astype(np.float32)
             vector[0, 0] = 4 if n % 2 else -4
-            put_part(store, key, vectors_bytes([f"c{n}"], unit_length(vector)), 1)
+            data = vectors_bytes([f"c{n}"], unit_length(vector))
+            put_growing_part(store, VectorSet.folder, FAMILY, name, data, 1)
     return seal_vectors(store, FAMILY, Variant(), dim, catalog.name, [f"c{n}" for n in numbers])

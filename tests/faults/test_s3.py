@@ -12,9 +12,9 @@ from typing import Any, NamedTuple
 import numpy as np
 import pytest
 
-from retrieval_core.artifacts.growing_sets import part_key, seal_vectors
+from retrieval_core.artifacts.growing_sets import put_growing_part, seal_vectors
 from retrieval_core.artifacts.manifests import VectorSet
-from retrieval_core.artifacts.parts import put_part, vectors_bytes
+from retrieval_core.artifacts.parts import vectors_bytes
 from retrieval_core.artifacts.shards import plan_work
 from retrieval_core.errors import Permanent, StoreUnavailable
 from retrieval_core.store import s3
@@ -262,9 +262,7 @@ class TestLaggingListings:
         import polars as pl
 
         for name in ("p1", "p2"):
-            put_part(
-                store, part_key("vectors", "f", name), vectors_bytes([f"id-{name}"], np.ones((1, 2), np.float32)), 1
-            )
+            put_growing_part(store, "vectors", "f", name, vectors_bytes([f"id-{name}"], np.ones((1, 2), np.float32)), 1)
         wanted = pl.DataFrame({"content_id": ["id-p1", "id-p2"], "image_uri": "u", "item_id": ["1", "2"]})
         proxy.hidden = "p2"
 

@@ -16,7 +16,7 @@ from flows.summary import RunSummary
 from retrieval_core.artifacts import releases
 from retrieval_core.artifacts.catalog_rows import load_items
 from retrieval_core.artifacts.manifests import Backbone, Classifier, ClassSet, Release
-from retrieval_core.artifacts.parts import load_classes, put_part_file
+from retrieval_core.artifacts.parts import load_classes, put_parts
 from retrieval_core.config import NightlyConfig
 from retrieval_core.embed.classes import CLASSES_FILE, CLASSIFIER_FILE
 from retrieval_core.errors import BadConfig
@@ -77,7 +77,7 @@ def train_to_classify(store: Store, backbone: Backbone, folder: Path, **changes:
     save_file(classifier | {"bias": torch.zeros(3)}, folder / CLASSIFIER_FILE)
     (folder / CLASSES_FILE).write_text(json.dumps(["coat", "dress", "shoe"]))
     key = f"{Backbone.folder}/{folder.name}"
-    parts = tuple(put_part_file(store, f"{key}/{file.name}", file, 0) for file in sorted(folder.iterdir()))
+    parts = put_parts(store, key, {file.name: file for file in folder.iterdir()})
     update = {"fingerprint": folder.name, "parts": parts, "objective": "classify", **changes}
     return backbone.model_copy(update=update).seal(store)
 

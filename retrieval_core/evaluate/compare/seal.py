@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 
 from retrieval_core.artifacts.fingerprints import STAGE_VERSIONS
 from retrieval_core.artifacts.manifests import Comparison, Fitted, Ref, fingerprint
-from retrieval_core.artifacts.parts import put_part_once, table_bytes
+from retrieval_core.artifacts.parts import put_parts, table_bytes
 from retrieval_core.evaluate.compare.build import gather_facts
 from retrieval_core.evaluate.compare.config import ComparisonConfig
 from retrieval_core.evaluate.compare.measure import ComparisonInputs, compare_variants, per_query_table, summary_table
@@ -38,7 +38,7 @@ def seal_comparison(store: Store, name: str, inputs: ComparisonInputs, config: C
         "queries.parquet": table_bytes(per_query_table(results)),
         "report.html": render_comparison(facts).encode(),
     }
-    parts = tuple(put_part_once(store, f"{Comparison.folder}/{name}/{file}", data, 0) for file, data in files.items())
+    parts = put_parts(store, f"{Comparison.folder}/{name}", files)
     parents = {"catalog": inputs.catalog.name}
     parents |= {f"vectors/{variant.spec.name}": variant.vectors.name for variant in inputs.variants}
     parents |= {f"model/{model}": fitted.ref.name for model, fitted in inputs.models.items()}

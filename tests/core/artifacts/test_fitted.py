@@ -63,12 +63,14 @@ def reducer(asked: FitQuestion) -> Reducer:
     return Reducer(fingerprint=asked.fingerprint, config=asked.config, parents=asked.parents, input_dim=8, dims=(4,))
 
 
-def publish(store: Store, model: Reducer) -> None:
+def publish(store: Store, model: Reducer) -> Reducer:
+    sealed = model.seal(store)
     release = Release(
         fingerprint="r" * 32, config={}, catalog=NOWHERE, backbone=NOWHERE, vectors=NOWHERE, index=NOWHERE,
-        report=NOWHERE, variant="raw", gate="published", reducer=model.seal(store).ref,
+        report=NOWHERE, variant="raw", gate="published", reducer=sealed.ref,
     ).seal(store)  # fmt: skip
     releases.point_alias(store, releases.PRODUCTION, release.fingerprint)
+    return sealed
 
 
 def test_a_model_serves_until_too_much_has_changed(store: Store) -> None:
@@ -102,8 +104,7 @@ def test_a_model_is_fitted_and_sealed_once(store: Store) -> None:
 
 def test_the_model_of_production_is_reused_while_it_serves(store: Store) -> None:
     config = ReduceConfig(refit_after_change=0.2)
-    model = reducer(question(config))
-    publish(store, model)
+    model = publish(store, reducer(question(config)))
     reused = fit_or_reuse(store, Reducer, question(config, "fifth"), refuse)
     assert (reused.ref, reused.trained) == (model.ref, False)
     changed = question(config, "third")
@@ -112,8 +113,7 @@ def test_the_model_of_production_is_reused_while_it_serves(store: Store) -> None
 
 
 def test_any_model_of_production_can_be_reused_where_no_other_can_be_fitted(store: Store) -> None:
-    model = reducer(question(ReduceConfig(whiten=True)))
-    publish(store, model)
+    model = publish(store, reducer(question(ReduceConfig(whiten=True))))
     reused = fit_or_reuse(store, Reducer, question(ReduceConfig(), "third"), refuse, reuse_any=True)
     assert reused.ref == model.ref
 

@@ -9,12 +9,12 @@ import pytest
 from retrieval_core.artifacts.growing_sets import (
     derive_vectors,
     indexable_items,
-    part_key,
+    put_growing_part,
     sample_vectors,
     seal_vectors,
 )
 from retrieval_core.artifacts.manifests import VectorSet
-from retrieval_core.artifacts.parts import load_vectors, put_part, vectors_bytes
+from retrieval_core.artifacts.parts import load_vectors, vectors_bytes
 from retrieval_core.store.base import Store
 from retrieval_core.store.uris import open_store
 
@@ -33,7 +33,7 @@ def vector_of(content_id: str) -> np.ndarray:
 def embed(store: Store, *content_ids: str) -> None:
     """Store the vectors of these pictures as one part."""
     data = vectors_bytes(list(content_ids), np.stack([vector_of(key) for key in content_ids]))
-    put_part(store, part_key("vectors", FAMILY, "".join(content_ids)), data, len(content_ids))
+    put_growing_part(store, "vectors", FAMILY, "".join(content_ids), data, len(content_ids))
 
 
 def test_a_view_leaves_out_parts_nobody_wants(store: Store) -> None:
@@ -67,7 +67,7 @@ def test_a_sample_is_random_rows_of_every_part_without_repetition(store: Store) 
     for start in range(0, 100, 25):
         chunk = names[start : start + 25]
         rows = np.array([[int(key)] for key in chunk], np.float32)
-        put_part(store, part_key("vectors", "s", f"p{start}"), vectors_bytes(chunk, rows), 25)
+        put_growing_part(store, "vectors", "s", f"p{start}", vectors_bytes(chunk, rows), 25)
     view = seal_vectors(store, "s", "raw", 1, "cat", names)
     drawn = np.concatenate(list(sample_vectors(store, view, 40, seed=1)))[:, 0]
     assert len(set(drawn.tolist())) == 40

@@ -11,7 +11,7 @@ import pytest
 
 from retrieval_core.artifacts import fingerprints
 from retrieval_core.artifacts.catalog_rows import LEDGER, QUARANTINE_SCHEMA
-from retrieval_core.artifacts.growing_sets import part_key
+from retrieval_core.artifacts.growing_sets import put_growing_part
 from retrieval_core.artifacts.manifests import IndexSet, Part, Reject, Release, Report
 from retrieval_core.artifacts.parts import masks_bytes, put_part, table_bytes
 from retrieval_core.artifacts.releases import get_release
@@ -131,7 +131,7 @@ def test_masks_are_trusted_or_not_and_the_lineage_has_every_step(local_store: St
     family = fingerprints.mask_family(CONFIG.mask, SEGMENTER)
     distrusted = hashlib.sha256(b"b").hexdigest()[:32]  # as `SealedRuns` names the picture of item b
     masks = masks_bytes([distrusted], [np.zeros((4, 4), bool)], ["the mask is empty"])
-    put_part(local_store, part_key("masks", family, "early"), masks, 1)
+    put_growing_part(local_store, "masks", family, "early", masks, 1)
     release = SealedRuns(local_store).seal("abcdef")
     settings = Settings.load(store=local_store.url, threads=1)
     trusted, fallback = (explain(local_store, release, name, settings) for name in "ab")

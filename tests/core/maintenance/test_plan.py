@@ -10,7 +10,7 @@ import torch
 
 from retrieval_core.artifacts import backbone_names
 from retrieval_core.artifacts.manifests import Backbone
-from retrieval_core.artifacts.parts import put_part_file
+from retrieval_core.artifacts.parts import put_parts
 from retrieval_core.config import EmbedConfig, NightlyConfig
 from retrieval_core.embed.backbones import load_backbone, save_backbone
 from retrieval_core.embed.networks import ImageEmbedder
@@ -50,7 +50,7 @@ def test_a_plan_knows_the_width_of_a_backbone_in_the_store(source: str, local_st
     loaded = load_backbone(EmbedConfig(backbone="pca_pixels", weights="fit:0", size_px=8), lambda: pixels)
     module = ImageEmbedder(loaded.card, loaded.module.network, torch.nn.Linear(128, 6))
     save_backbone(loaded._replace(module=module), folder)
-    parts = tuple(put_part_file(local_store, f"backbones/f/{file.name}", file, 0) for file in folder.iterdir())
+    parts = put_parts(local_store, "backbones/f", {file.name: file for file in folder.iterdir()})
     Backbone(fingerprint="f", card="pca_pixels", dim=6, size_px=8, parts=parts).seal(local_store)
     backbone_names.point_backbone(local_store, "tuned", "production", "f")
     seen = plan(source, local_store, backbone="pca_pixels", weights="artifact:tuned")

@@ -113,7 +113,7 @@ def test_a_shard_that_differs_when_rebuilt_is_not_put_in_place(runs: SealedRuns)
     index = IndexSet.open(store, production(store).index)
     other = index.parts[0].model_copy(update={"sha256": "0" * 64})
     manifest = f"{index.key}/manifest.json"
-    store.put(manifest, index.model_copy(update={"parts": (other, *index.parts[1:])}).model_dump_json().encode())
+    store.put(manifest, index.model_copy(update={"parts": (other, *index.parts[1:])}).to_sealed()[1])
     before = store.get(other.key)
 
     found = repair(store)

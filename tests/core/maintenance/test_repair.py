@@ -8,7 +8,7 @@ import pytest
 
 from retrieval_core.artifacts import backbone_names, releases
 from retrieval_core.artifacts.catalog_rows import LEDGER, SEEN_ITEMS, load_items
-from retrieval_core.artifacts.manifests import Backbone, IndexSet, Release
+from retrieval_core.artifacts.manifests import Backbone, Catalog, IndexSet, Release, Segmenter
 from retrieval_core.artifacts.parts import put_part, read_unsealed
 from retrieval_core.artifacts.variants import Variant
 from retrieval_core.errors import NotFound, StoreBusy
@@ -38,7 +38,7 @@ def test_no_file_of_a_damaged_shard_is_left_behind(runs: SealedRuns) -> None:
     second = runs.seal([*ITEMS[4:], "new"])
     index = IndexSet.open(store, second.index)
     other = index.parts[0].model_copy(update={"sha256": "0" * 64})  # as of a graph, which is never built alike
-    data = index.model_copy(update={"parts": (other, *index.parts[1:])}).model_dump_json().encode()
+    data = index.model_copy(update={"parts": (other, *index.parts[1:])}).to_sealed()[1]
     store.put(f"{index.key}/manifest.json", data)
 
     found = repair(store)
@@ -54,7 +54,8 @@ def test_no_file_of_a_damaged_shard_is_left_behind(runs: SealedRuns) -> None:
 def test_a_lost_catalogue_does_not_stop_the_next_run(runs: SealedRuns) -> None:
     store, first = runs.store, production(runs.store)
     second = runs.seal(ITEMS[4:])
-    for key in (f"{second.catalog.key}/items.parquet", SEEN_ITEMS):
+    items = Catalog.open(store, second.catalog).part("items.parquet").key
+    for key in (items, SEEN_ITEMS):
         truncate(store, key)
 
     found = repair(store)
@@ -75,7 +76,7 @@ def test_production_stays_if_no_search_opens_what_is_damaged(runs: SealedRuns) -
     raw = second.model_copy(update={"fingerprint": "f" * 32, "variant": Variant("raw", boosted=True)}).seal(store)
     releases.point_alias(store, "production", raw.fingerprint)
     assert raw.segmenter is not None
-    weights = f"{raw.segmenter.key}/weights.safetensors"
+    (weights,) = (part.key for part in Segmenter.open(store, raw.segmenter).parts)
     flip(store, weights)
 
     assert actions(repair(store)) == {weights: "refused"}
@@ -133,7 +134,7 @@ def test_production_goes_back_to_a_release_that_can_be_served(runs: SealedRuns) 
     assert alias is not None
     assert alias.withdrawn == "", "no person took it back: the next run may publish it again"
     again = runs.seal([*ITEMS[4:], "new"])
-    assert production(store).fingerprint == again.fingerprint == second.fingerprint
+    assert production(store).fingerprint == again.fingerprint != second.fingerprint, "its index was lost and made again"
     assert again.catalog == second.catalog
     assert verify(store).ok
 
@@ -153,9 +154,11 @@ def test_an_alias_whose_release_is_lost_goes_back(runs: SealedRuns, damage: Call
 
     found = repair(store)
 
-    assert actions(found) == {"aliases/production": "moved", "aliases/latest": "moved"}
+    removed = {f"{second.key}/manifest.json": "removed"} if damage is truncate else {}
+    assert actions(found) == {"aliases/production": "moved", "aliases/latest": "moved"} | removed
     assert production(store) == first
     runs.seal(ITEMS[4:])  # which looks at both
+    assert verify(store).ok
 
 
 def test_an_alias_without_history_is_refused_and_unchanged(runs: SealedRuns) -> None:

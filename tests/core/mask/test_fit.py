@@ -13,7 +13,7 @@ import pytest
 
 from retrieval_core.artifacts import releases
 from retrieval_core.artifacts.catalog_rows import CATALOG_SCHEMA
-from retrieval_core.artifacts.growing_sets import part_key, seal_view
+from retrieval_core.artifacts.growing_sets import put_growing_part, seal_view
 from retrieval_core.artifacts.manifests import Catalog, Detector, MaskSet, Ref, Release, Segmenter
 from retrieval_core.artifacts.parts import masks_bytes, put_part, table_bytes
 from retrieval_core.config import CropConfig, IngestConfig, MaskConfig
@@ -53,7 +53,7 @@ def truth(settings: Settings) -> MaskSet:
     """Masks of the first few items: those of the others could not be read."""
     store, ids = settings.open_store(), [f"m{n}" for n in range(N_MASKS)]
     masks = [np.ones((40, 30), np.bool_)] * N_MASKS
-    put_part(store, part_key("masks", "truth", "p"), masks_bytes(ids, masks, [""] * N_MASKS), N_MASKS)
+    put_growing_part(store, "masks", "truth", "p", masks_bytes(ids, masks, [""] * N_MASKS), N_MASKS)
     return seal_view(store, MaskSet, "truth", "c", ids)
 
 

@@ -11,7 +11,7 @@ import torch
 
 from retrieval_core.artifacts import backbone_names
 from retrieval_core.artifacts.manifests import Backbone
-from retrieval_core.artifacts.parts import put_part_file
+from retrieval_core.artifacts.parts import put_parts
 from retrieval_core.embed.backbones import backbone_fingerprint, load_backbone, save_backbone
 from retrieval_core.errors import BadConfig, WeightsInvalid
 from retrieval_core.store.base import Store
@@ -40,7 +40,7 @@ def kept(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def store(local_store: Store, kept: Path) -> Store:
     """A store that holds it under the name `mine`."""
     files = sorted(kept.iterdir())
-    parts = tuple(put_part_file(local_store, f"backbones/{'f' * 32}/{file.name}", file, 0) for file in files)
+    parts = put_parts(local_store, f"backbones/{'f' * 32}", {file.name: file for file in files})
     made = Backbone(fingerprint="f" * 32, parts=parts, card="resnet18", dim=5, size_px=32, objective="classify")
     made.seal(local_store)
     backbone_names.point_backbone(local_store, "mine", "production", made.fingerprint)

@@ -9,7 +9,7 @@ import numpy as np
 import polars as pl
 import pytest
 
-from retrieval_core.artifacts.growing_sets import part_key, seal_vectors, seal_view
+from retrieval_core.artifacts.growing_sets import put_growing_part, seal_vectors, seal_view
 from retrieval_core.artifacts.manifests import Backbone, Catalog, ClassSet, Fitted, MaskSet, Ref, VectorSet, content_id
 from retrieval_core.artifacts.parts import (
     N_TOP_CLASSES,
@@ -88,7 +88,7 @@ class Shop:
         """A variant of this name with (n, dim) vectors; `fields` are of the variant or of its spec."""
         ids = ids or self.content_ids
         family = name.replace(" ", "-")
-        put_part(self.store, part_key(VectorSet.folder, family, "part"), vectors_bytes(ids, vectors), len(ids))
+        put_growing_part(self.store, VectorSet.folder, family, "part", vectors_bytes(ids, vectors), len(ids))
         sealed = seal_vectors(self.store, family, "raw", vectors.shape[1], "shop", ids)
         built = {key: fields.pop(key) for key in list(fields) if key in BuiltVariant.model_fields}
         costs = {"ms_per_picture": 10.0, "n_bytes_per_item": 4 * vectors.shape[1]}
@@ -99,12 +99,12 @@ class Shop:
         all_classes = np.full((len(classes), N_TOP_CLASSES), -1, np.int32)
         all_classes[:, 0] = classes
         data = classes_bytes(self.content_ids, all_classes, np.zeros(all_classes.shape, np.float32))
-        put_part(self.store, part_key(ClassSet.folder, "classes", "part"), data, len(classes))
+        put_growing_part(self.store, ClassSet.folder, "classes", "part", data, len(classes))
         return seal_view(self.store, ClassSet, "classes", "shop", self.content_ids).ref
 
     def masks(self, masks: list[np.ndarray], reasons: list[str]) -> Ref:
         data = masks_bytes(self.content_ids, masks, reasons)
-        put_part(self.store, part_key(MaskSet.folder, "masks", "part"), data, len(masks))
+        put_growing_part(self.store, MaskSet.folder, "masks", "part", data, len(masks))
         return seal_view(self.store, MaskSet, "masks", "shop", self.content_ids).ref
 
     def backbone(self, name: str, **fields: Any) -> Ref:

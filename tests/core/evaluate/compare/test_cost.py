@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from retrieval_core.artifacts.manifests import Artifact, Backbone, Detector
-from retrieval_core.artifacts.parts import put_part_file
+from retrieval_core.artifacts.parts import put_parts
 from retrieval_core.config import CropConfig, EmbedConfig
 from retrieval_core.embed.backbones import load_backbone, save_backbone
 from retrieval_core.errors import NotFound
@@ -34,7 +34,7 @@ def keep(settings: Settings, folder: Path, kind: type[Artifact], **fields: objec
     """Seal a network whose files lie in `folder`."""
     store = settings.open_store()
     files = sorted(folder.iterdir())
-    parts = tuple(put_part_file(store, f"{kind.folder}/f/{file.name}", file, 0) for file in files)
+    parts = put_parts(store, f"{kind.folder}/f", {file.name: file for file in files})
     return kind.model_validate({"fingerprint": "f", "parts": parts, **fields}).seal(store)
 
 
