@@ -178,7 +178,9 @@ def outputs_of(local_store):
             "reducer": Fitted(ref=release.reducer, trained=False),
             "variants": (release.vectors,),
             "vectors": release.vectors,
-            "candidates": Ref(kind="VectorSet", key=manifest.removesuffix(f"/{MANIFEST}")),
+            "candidates": VectorSet.open(
+                local_store, Ref(kind="VectorSet", key=manifest.removesuffix(f"/{MANIFEST}"))
+            ).ref,
             "index": release.index,
             "n_shards_built": 2,
             "rejects": (),
