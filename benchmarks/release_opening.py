@@ -213,17 +213,15 @@ def _seal_index(store: Store, folder: Path, items: pl.DataFrame, vectors: Any) -
     ).seal(store)
 
 
-def _move_to_store(store: Store, folder: Path) -> list[Part]:
+def _move_to_store(store: Store, folder: Path) -> tuple[Part, ...]:
     """Move both files of a shard into the store and return their parts."""
     from retrieval_core.artifacts.manifests import IndexSet
-    from retrieval_core.artifacts.parts import describe_part
+    from retrieval_core.artifacts.parts import put_parts
 
-    parts = []
-    for path in (folder / "index.faiss", folder / "vectors.arrow"):
-        key = f"{IndexSet.folder}/shards/{folder.name}/{path.name}"
-        store.put_file(key, path)
+    files = {name: folder / name for name in ("index.faiss", "vectors.arrow")}
+    parts = put_parts(store, f"{IndexSet.folder}/shards/{folder.name}", files)
+    for path in files.values():
         path.unlink()
-        parts.append(describe_part(store, key, 0))
     return parts
 
 

@@ -109,13 +109,12 @@ class DrawnRun:
 
         from retrieval_core.artifacts.catalog_rows import QUARANTINE_SCHEMA
         from retrieval_core.artifacts.manifests import Catalog
-        from retrieval_core.artifacts.parts import put_part, table_bytes
+        from retrieval_core.artifacts.parts import put_parts, table_bytes
 
-        tables = {"items": items, "quarantine": pl.DataFrame(schema=QUARANTINE_SCHEMA)}
-        parts = tuple(
-            put_part(self.store, f"{Catalog.folder}/{name}/{file}.parquet", table_bytes(table), len(table))
-            for file, table in tables.items()
-        )
+        tables = {"items.parquet": items, "quarantine.parquet": pl.DataFrame(schema=QUARANTINE_SCHEMA)}
+        data = {file: table_bytes(table) for file, table in tables.items()}
+        rows = {file: len(table) for file, table in tables.items()}
+        parts = put_parts(self.store, f"{Catalog.folder}/{name}", data, rows)
         counts = {"rows": len(items), "ok": len(items), "quarantined": 0}
         catalog = Catalog(fingerprint=name, parts=parts, counts=counts).seal(self.store).ref
         self._save(catalog=catalog.model_dump())
@@ -125,9 +124,9 @@ class DrawnRun:
         self, catalog: Ref, items: pl.DataFrame, vectors: np.ndarray[Any, Any], new: pl.DataFrame | None = None
     ) -> None:
         """Write the vectors of the `new` items, or of all, as parts, and seal the view of all items."""
-        from retrieval_core.artifacts.growing_sets import part_key, seal_vectors
+        from retrieval_core.artifacts.growing_sets import put_growing_part, seal_vectors
         from retrieval_core.artifacts.manifests import VectorSet
-        from retrieval_core.artifacts.parts import plan_shards, put_part, vectors_bytes
+        from retrieval_core.artifacts.parts import plan_shards, vectors_bytes
         from retrieval_core.artifacts.variants import Variant
 
         family = self._load("family")
@@ -135,8 +134,8 @@ class DrawnRun:
         for plan in plan_shards((items if new is None else new)["content_id"], (), PART_ROWS):
             rows = vectors[start : start + len(plan.content_ids)]
             start += len(rows)
-            key = part_key(VectorSet.folder, family, plan.name)
-            put_part(self.store, key, vectors_bytes(plan.content_ids, rows), len(rows))
+            data = vectors_bytes(plan.content_ids, rows)
+            put_growing_part(self.store, VectorSet.folder, family, plan.name, data, len(rows))
         raw = seal_vectors(self.store, family, Variant(), DIM, catalog.name, items["content_id"])
         self._save(raw=raw.ref.model_dump())
 
