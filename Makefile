@@ -71,6 +71,7 @@ bench: setup .venv-autofaiss ## measure speed and memory
 	$(BIN)/python -m benchmarks.release_opening
 	$(BIN)/python -m benchmarks.fuzz_pictures
 	$(BIN)/python -m benchmarks.evaluation
+	$(BIN)/python -m benchmarks.gate
 	$(BIN)/python -m benchmarks.memory
 	$(BIN)/python -m benchmarks.operations
 	$(BIN)/python -m benchmarks.scaling

@@ -190,7 +190,14 @@ class GateConfig(StageConfig):
         "block",
         description="What a loss against production does to a release; hold: every release waits for a person.",
     )
-    max_loss: float = Field(0.01, ge=0, le=1, description="Tolerated fall of a headline metric, absolute.")
+    max_loss: float = Field(0.02, ge=0, le=1, description="Tolerated fall of a headline metric, absolute.")
+    max_unseen_loss: float = Field(
+        0.2,
+        ge=0,
+        le=1,
+        description="Hold where so few queries are shared with production, or so many results differ, that a larger "
+        "fall of any headline metric could go unseen; 1: never.",
+    )
     max_category_loss: float = Field(
         0.05, ge=0, le=1, description="Tolerated fall of a headline metric within one category, absolute."
     )

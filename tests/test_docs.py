@@ -30,7 +30,10 @@ def test_the_links_of_a_page_lead_somewhere(page: Path) -> None:
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
 def test_the_modules_that_a_page_runs_exist(page: Path) -> None:
     modules = re.findall(r"python -m ((?:retrieval_core|deployments|benchmarks)[\w.]*)", page.read_text())
-    assert not [module for module in modules if not (ROOT / f"{module.replace('.', '/')}.py").exists()]
+    paths = {module: ROOT / module.replace(".", "/") for module in modules}
+    assert not [
+        m for m, path in paths.items() if not (path.with_suffix(".py").exists() or (path / "__main__.py").exists())
+    ]
 
 
 @pytest.mark.parametrize("room", ROOMS)

@@ -23,7 +23,7 @@ STAGE_VERSIONS = {
     "index": 2,
     "train": 1,
     "evaluate": 5,
-    "compare": 1,
+    "compare": 2,
     "publish": 1,
 }
 

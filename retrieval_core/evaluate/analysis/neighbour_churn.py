@@ -15,8 +15,8 @@ import polars as pl
 from retrieval_core.arrays import Bool, Float64, Int64
 from retrieval_core.artifacts.manifests import Value
 from retrieval_core.evaluate.measure.indexed_rows import IndexedItems, sample_rows
-from retrieval_core.evaluate.measure.setup import K, hash_rows
-from retrieval_core.metrics.significance import paired_bootstrap
+from retrieval_core.evaluate.measure.setup import K, cluster_codes, hash_rows
+from retrieval_core.metrics.significance import paired_interval
 
 MAX_ASKED = 2_000
 N_SHOWN = 12
@@ -97,7 +97,8 @@ def find_churn(previous: IndexedItems | None, current: IndexedItems, seed: int) 
         return ChurnFacts(**counts, missing="No item has a neighbour: the releases hold one item each.")
     by_model = _churn_by_model(previous, current, queries, shared.unchanged, change.churn)
     is_sample = len(queries) < len(shared.rows)
-    interval = paired_bootstrap(change.churn, np.zeros(len(queries)), seed=seed) if is_sample else None
+    clusters = cluster_codes(current.items.filter(pl.col("row_id").is_in(queries)).sort("row_id"))
+    interval = paired_interval(change.churn, np.zeros(len(queries)), clusters) if is_sample else None
     mean, mean_by_model = float(np.nanmean(change.churn)), float(np.nanmean(by_model))
     return ChurnFacts(
         **counts,

@@ -11,10 +11,10 @@ from retrieval_core.arrays import Float64, Int64
 from retrieval_core.artifacts.manifests import Value
 from retrieval_core.evaluate.measure.setup import Protocol, hash_rows
 from retrieval_core.metrics.registry import BY_CATEGORY, HEADLINES
+from retrieval_core.metrics.significance import sum_clusters, wilson
 
-MIN_STUDENT = 30  # queries; the spread of fewer is too uncertain for Student's t
+MIN_STUDENT = 30  # clusters; the spread of fewer is too uncertain for Student's t
 MIN_SPREAD = 1e-9  # a smaller spread is rounding
-Z = 1.959964  # 95% of a normal distribution lie within +-Z
 MAX_CONFUSED = 12  # categories that a table can show
 OTHERS = "others"
 
@@ -60,49 +60,50 @@ class QualityFacts(Value):
 def measure_quality(per_query: pl.DataFrame, protocol: Protocol, items: pl.DataFrame, first: Int64) -> QualityFacts:
     """Summarise a table of queries in the protocol's order, with a float column for each metric.
 
-    `first` (q,) are the gallery positions of the first hits, -1 for none.
+    Intervals count the queries of one cluster as one observation. `first` (q,) are the gallery positions of the first
+    hits, -1 for none.
     """
     asked = items["category"].gather(protocol.queries)
     names = [name for name, dtype in per_query.schema.items() if dtype.is_float()]
+    per_query = per_query.with_columns(asked.alias("category"), cluster=protocol.clusters)
     return QualityFacts(
         metrics=_metrics(per_query, names),
-        categories=_categories(per_query.with_columns(asked.alias("category")), names),
+        categories=_categories(per_query, names),
         confusion=_confusion(asked, items["category"].gather(protocol.gallery), first),
     )
 
 
-def interval(values: Float64) -> tuple[float, float] | None:
-    """Return the 95% interval of the mean of (n,) values between 0 and 1; None if there are fewer than two.
+def interval(values: Float64, clusters: Int64) -> tuple[float, float] | None:
+    """Return the 95% interval of the mean of (n,) values between 0 and 1; None if there are fewer than two clusters.
 
-    Yes-or-no values, few values and equal values get Wilson's interval ("Probable inference", JASA 1927). No values
-    between 0 and 1 vary more than yes and no of the same mean, so it is never too narrow, however little the sample
-    varies. All others get Student's, which needs no resampling and is therefore fast for a thousand categories.
+    Yes-or-no values, few clusters and equal values get Wilson's interval. No values between 0 and 1 vary more than yes
+    and no of the same mean, so it is never too narrow, however little the sample varies. All others get Student's with
+    the cluster-robust standard error.
     """
     from scipy.special import stdtrit
 
-    n = len(values)
-    if n < 2:
+    summed = sum_clusters(values[:, None], clusters)
+    n_clusters = len(summed.sizes)
+    if n_clusters < 2:
         return None
-    mean, spread = float(values.mean()), float(values.std(ddof=1))
-    if n < MIN_STUDENT or spread < MIN_SPREAD or np.isin(values, (0.0, 1.0)).all():
-        return wilson(mean, n)
-    reach = float(stdtrit(n - 1, 0.975)) * spread / n**0.5
+    mean, error = float(summed.means[0]), float(summed.standard_errors[0])
+    if n_clusters < MIN_STUDENT or error < MIN_SPREAD or np.isin(values, (0.0, 1.0)).all():
+        # As many independent values as would give this standard error (Korn and Graubard, "Confidence intervals for
+        # proportions with small expected number of positive counts", 1998), if there are enough clusters to tell.
+        n = mean * (1 - mean) / error**2 if n_clusters >= MIN_STUDENT and error >= MIN_SPREAD else 0.0
+        low, high = wilson(summed.means, float(np.clip(n, summed.n_effective, len(values))))
+        return float(low[0]), float(high[0])
+    reach = float(stdtrit(summed.n_effective - 1, 0.975)) * error
     return max(mean - reach, 0.0), min(mean + reach, 1.0)
-
-
-def wilson(mean: float, n: int) -> tuple[float, float]:
-    """Return Wilson's 95% interval of the mean of n yes-or-no values."""
-    centre, scale = mean + Z**2 / (2 * n), 1 + Z**2 / n
-    reach = Z * (mean * (1 - mean) / n + Z**2 / (4 * n**2)) ** 0.5
-    return max((centre - reach) / scale, 0.0), min((centre + reach) / scale, 1.0)
 
 
 def _metrics(table: pl.DataFrame, names: Sequence[str]) -> tuple[MetricFacts, ...]:
     facts = []
     for name in names:
-        values = table[name].drop_nulls().drop_nans().to_numpy()
+        known = table.select(name, "cluster").drop_nulls().drop_nans()
+        values = known[name].to_numpy()
         if len(values):
-            low, high = interval(values) or (None, None)
+            low, high = interval(values, known["cluster"].to_numpy()) or (None, None)
             mean = float(values.mean())
             facts.append(MetricFacts(name=name, value=mean, n_queries=len(values), low=low, high=high))
     return tuple(facts)

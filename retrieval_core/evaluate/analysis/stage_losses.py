@@ -18,7 +18,7 @@ from retrieval_core.evaluate.measure.exact_search import Link, Step
 from retrieval_core.evaluate.measure.setup import K, SearchSetup, gallery_depth, positions_in_gallery
 from retrieval_core.metrics.registry import HEADLINES
 from retrieval_core.metrics.retrieval import score
-from retrieval_core.metrics.significance import bootstrap_intervals, holm, permutation_p_less
+from retrieval_core.metrics.significance import difference_intervals, holm, permutation_p_less, sum_clusters
 
 SEARCH: tuple[Step, ...] = ("PCA", "ANN", "rerank")  # together they make up the search of the published vectors
 ALPHA = 0.05
@@ -91,7 +91,7 @@ def find_losses(setup: SearchSetup, exact: Iterable[Link], reranked: pl.DataFram
     published = [link for link in links if link.step not in SEARCH]
     pairs = list(pairwise(links))
     pairs += [(published[-1], links[-1])] if published else []
-    changes = _changes(pairs, metrics, seed)
+    changes = _changes(pairs, metrics, setup.protocol.clusters, seed)
     search = changes.pop() if published else ()
     facts = [
         LinkFacts(name=link.name, step=link.step, metrics=_means(link, metrics), changes=of_link)
@@ -144,9 +144,13 @@ def _values(link: Link, metric: str) -> Float64:
     return link.per_query[metric].cast(pl.Float64).fill_null(np.nan).to_numpy()
 
 
-def _changes(pairs: Sequence[tuple[Link, Link]], metrics: Sequence[str], seed: int) -> list[tuple[StepChange, ...]]:
+def _changes(
+    pairs: Sequence[tuple[Link, Link]], metrics: Sequence[str], clusters: Int64, seed: int
+) -> list[tuple[StepChange, ...]]:
     """Return, for each pair of links, the change of every metric that at least two queries define."""
-    numbered = [(n, change) for metric in metrics for n, change in enumerate(_metric_changes(pairs, metric, seed))]
+    numbered = [
+        (n, change) for metric in metrics for n, change in enumerate(_metric_changes(pairs, metric, clusters, seed))
+    ]
     adjusted = holm([change.p_holm for _, change in numbered])
     corrected = [
         (n, change.model_copy(update={"p_holm": p})) for (n, change), p in zip(numbered, adjusted, strict=True)
@@ -154,22 +158,23 @@ def _changes(pairs: Sequence[tuple[Link, Link]], metrics: Sequence[str], seed: i
     return [tuple(change for n, change in corrected if n == number) for number in range(len(pairs))]
 
 
-def _metric_changes(pairs: Sequence[tuple[Link, Link]], metric: str, seed: int) -> list[StepChange]:
+def _metric_changes(pairs: Sequence[tuple[Link, Link]], metric: str, clusters: Int64, seed: int) -> list[StepChange]:
     """Return one change for each pair, p not yet corrected; none if fewer than two queries define the metric.
 
-    Which queries define it follows from the truth alone, so all links share them and the bootstrap's draws.
+    Which queries define it follows from the truth alone, so all links share them.
     """
     differences = np.column_stack([_values(after, metric) - _values(before, metric) for before, after in pairs])
-    differences = differences[~np.isnan(differences).any(axis=1)]
-    if len(differences) < 2:
+    is_defined = ~np.isnan(differences).any(axis=1)
+    if is_defined.sum() < 2:
         return []
-    low, high = bootstrap_intervals(differences, seed=seed)
+    summed = sum_clusters(differences[is_defined], clusters[is_defined])
+    low, high = difference_intervals(summed)
     # A test that is skipped counts as p = 1, which only makes the correction of the others stricter.
     p, fallen = np.ones(len(pairs)), np.flatnonzero(high < 0)
-    p[fallen] = permutation_p_less(differences[:, fallen], N_DRAWS, seed)
-    columns = zip(differences.mean(axis=0).tolist(), low.tolist(), high.tolist(), p.tolist(), strict=True)
+    p[fallen] = permutation_p_less(summed.sums[:, fallen], N_DRAWS, seed)
+    columns = zip(summed.means.tolist(), low.tolist(), high.tolist(), p.tolist(), strict=True)
     return [
-        StepChange(metric=metric, difference=mean, low=start, high=end, p_holm=p_value, n_queries=len(differences))
+        StepChange(metric=metric, difference=mean, low=start, high=end, p_holm=p_value, n_queries=int(is_defined.sum()))
         for mean, start, end, p_value in columns
     ]
 

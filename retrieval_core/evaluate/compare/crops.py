@@ -17,7 +17,7 @@ from retrieval_core.evaluate.compare.paired import n_pairs, per_query
 from retrieval_core.evaluate.compare.schema import CropBand, CropExample, CropFacts
 from retrieval_core.evaluate.thumbnails import Thumbnail, jpeg_base64
 from retrieval_core.images import crop_to_mask, decode
-from retrieval_core.metrics.significance import paired_bootstrap
+from retrieval_core.metrics.significance import paired_interval
 from retrieval_core.store.base import Store
 from retrieval_core.store.uris import read_uri
 
@@ -68,7 +68,8 @@ def _effect(results: ComparisonResults, pair: _Pair, raw: BuiltVariant, crop: Bu
     kept = np.array([_kept_share(pair.masks.get(key), margin) for key in content_ids])
     judged = np.flatnonzero(~np.isnan(pair.crop - pair.raw))
     by_kept_share = judged[np.argsort(kept[judged], kind="stable")]
-    bands = [_band(pair, kept, rows) for rows in np.array_split(by_kept_share, N_BANDS)]
+    clusters = results.protocol.clusters
+    bands = [_band(pair, kept, clusters, rows) for rows in np.array_split(by_kept_share, N_BANDS)]
     gain = (pair.crop - pair.raw)[judged]
     by_gain = judged[np.argsort(-gain, kind="stable")]
     most, least = by_gain[:N_EXAMPLES], by_gain[::-1][:N_EXAMPLES]
@@ -89,9 +90,9 @@ def _kept_share(mask: MaskRow | None, margin: float) -> float:
     return height * width / (mask.height * mask.width)
 
 
-def _band(pair: _Pair, kept: Float64, rows: Int64) -> CropBand:
+def _band(pair: _Pair, kept: Float64, clusters: Int64, rows: Int64) -> CropBand:
     raw, crop = pair.raw[rows], pair.crop[rows]
-    difference, low, high, n_queries = paired_bootstrap(crop, raw)
+    difference, low, high, n_queries = paired_interval(crop, raw, clusters[rows])
     return CropBand(
         low=float(kept[rows].min()),
         high=float(kept[rows].max()),

@@ -8,10 +8,10 @@ from typing import Literal
 
 import numpy as np
 
-from retrieval_core.arrays import Float64
+from retrieval_core.arrays import Float64, Int64
 from retrieval_core.artifacts.manifests import Value
 from retrieval_core.metrics.retrieval import Scores
-from retrieval_core.metrics.significance import holm, paired_bootstrap, paired_permutation_p
+from retrieval_core.metrics.significance import holm, paired_interval, permutation_p, sum_pairs
 
 ALPHA = 0.05
 # Draws of a permutation test per test of its table: the smallest p that n draws can show is 1 / (n + 1), and Holm's
@@ -23,7 +23,7 @@ MIN_DRAWS, MAX_DRAWS = 5_000, 100_000
 class PairedTest(Value):
     """The difference of a metric on the same queries: values less baseline.
 
-    `difference` is that of the means, `low` to `high` its 95% bootstrap interval, `p` that of the two-sided permutation
+    `difference` is that of the means, `low` to `high` its 95% interval, `p` that of the two-sided permutation
     test, and `p_holm` is corrected over all tests of a table.
     """
 
@@ -44,16 +44,17 @@ class PairedTest(Value):
         return "better" if self.difference > 0 else "worse"
 
 
-def paired_tests(pairs: Sequence[tuple[Float64, Float64]]) -> list[PairedTest]:
+def paired_tests(pairs: Sequence[tuple[Float64, Float64]], clusters: Int64) -> list[PairedTest]:
     """Return a test of each (values, baseline), corrected over all of them.
 
-    Both are (n,) float64, NaN where undefined, and both defined for at least two queries.
+    Both are (n,) float64, NaN where undefined, and both defined for at least two queries. Queries of one of the (n,)
+    `clusters` count as one observation.
     """
     n_draws = min(max(MIN_DRAWS, DRAWS_PER_TEST * len(pairs)), MAX_DRAWS)
-    p_values = [paired_permutation_p(values, baseline, n_draws) for values, baseline in pairs]
+    p_values = [permutation_p(sum_pairs(values, baseline, clusters), n_draws) for values, baseline in pairs]
     tests = []
     for (values, baseline), p, p_holm in zip(pairs, p_values, holm(p_values), strict=True):
-        difference, low, high, n_queries = paired_bootstrap(values, baseline)
+        difference, low, high, n_queries = paired_interval(values, baseline, clusters)
         tests.append(
             PairedTest(
                 difference=difference,

@@ -15,8 +15,8 @@ def how_tested(tests: Sequence[PairedTest]) -> str:
     n_queries = max(test.n_queries for test in tests)
     family = "the one test" if len(tests) == 1 else f"the {len(tests)} tests"
     return (
-        f"All differences are over the same {n_queries:,} queries, with 95% intervals from a paired bootstrap and p "
-        f"from a permutation test, Holm-corrected over {family} of this table."
+        f"All differences are over the same {n_queries:,} queries, with 95% intervals and p from a permutation test, "
+        f"Holm-corrected over {family} of this table; the queries of one product count as one observation."
     )
 
 
@@ -25,7 +25,7 @@ def against_random(metric: str, variants: Sequence[str], results: ComparisonResu
     random = per_query(results.random, metric)
     pairs = {name: (per_query(results.scores[name], metric), random) for name in variants}
     pairs = {name: pair for name, pair in pairs.items() if n_pairs(*pair) > 1}
-    tests = dict(zip(pairs, paired_tests(list(pairs.values())), strict=True))
+    tests = dict(zip(pairs, paired_tests(list(pairs.values()), results.protocol.clusters), strict=True))
     if not tests:
         return
     groups = {"better": "better", "same": "within chance", "worse": "worse"}

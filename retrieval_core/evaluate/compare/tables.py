@@ -154,7 +154,7 @@ def _tests(questions: Sequence[_Question], results: ComparisonResults) -> dict[_
             baseline = per_query(results.scores[question.against], question.metric)
             if n_pairs(values, baseline) > 1:
                 pairs[question] = values, baseline
-    return dict(zip(pairs, paired_tests(list(pairs.values())), strict=True))
+    return dict(zip(pairs, paired_tests(list(pairs.values()), results.protocol.clusters), strict=True))
 
 
 def _remarks(

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Mapping
+import math
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import Literal, NamedTuple
 
 import polars as pl
@@ -70,11 +71,11 @@ class Verdict(Value):
 def decide(challenger: ReleaseFigures, production: ReleaseFigures | None, config: GateConfig) -> Verdict:
     """Publish or hold a challenger; `production` is None where nothing is published yet.
 
-    Where there is a production, a loss of its catalogue blocks (`find_catalog_losses`), a loss that is larger than
-    tolerated and not explained by chance (`compare`), and too few queries to see one. So does, in every run, what is
-    out of its bounds: rows that do not add up, too many quarantined rows or distrusted masks, an index that misses
-    neighbours or is too large or too slow. Mode `warn` publishes with a warning, `hold` holds every release, and `off`
-    compares nothing.
+    Where there is a production, a loss of its catalogue blocks (`find_catalog_losses`), a loss of quality that is
+    beyond chance and not shown to be within tolerance (`compare`), and too few queries to see one. So does, in every
+    run, what is out of its bounds: rows that do not add up, too many quarantined rows or distrusted masks, an index
+    that misses neighbours or is too large or too slow. Mode `warn` publishes with a warning, `hold` holds every
+    release, and `off` compares nothing.
     """
     if config.mode == "off":
         return Verdict(gate="published", reason="The gate is off: nothing was compared.")
@@ -88,7 +89,7 @@ def decide(challenger: ReleaseFigures, production: ReleaseFigures | None, config
         causes=(
             *(_lost_since(production, challenger, changes, config) if production else ()),
             *_faults(challenger, production, config),
-            *_losses(changes, config),
+            *_losses(changes),
         ),
         rows=(*changes.overall, *others),
         categories=changes.by_category,
@@ -119,7 +120,7 @@ def _lost_since(
     if production.items is not None and challenger.items is not None:
         yield from find_catalog_losses(production.items, challenger.items, config, challenger.declared_removals)
     needed = config.min_queries
-    n_compared = {row.name: row.n_queries for row in changes.overall if row.p_holm is not None}
+    n_compared = {row.name: row.n_queries for row in _tested(changes)}
     lost = [
         f"{n_compared.get(name, 0):,} of {n_before:,} in {name}"
         for name, n_before in production.n_queries.items()
@@ -135,6 +136,20 @@ def _lost_since(
             f"only {max(n_compared.values(), default=0)} queries can be compared with production, and a loss shows on "
             f"{needed} or more (gate.min_queries): hold out more pictures (ingest.n_holdout), search with more "
             "synthetic queries (evaluate.synthetic_queries), or promote releases by hand"
+        )
+    else:
+        yield from _too_few_products(_tested(changes), config)
+
+
+def _too_few_products(tested: Sequence[MetricChange], config: GateConfig) -> Iterator[str]:
+    row = min(tested, key=lambda row: row.unseen_loss or 0.0)
+    if (row.unseen_loss or 0.0) > config.max_unseen_loss:
+        yield (
+            f"too few products to judge the search: on {_queries(row)} shared with production, {row.n_differing:,} "
+            f"with another result, {row.name} could lose {_points(row.unseen_loss)} points unseen, more than "
+            f"{100 * config.max_unseen_loss:g} (gate.max_unseen_loss); about {row.n_clusters_needed:,} products are "
+            "needed: hold out more pictures (ingest.n_holdout), add golden queries (evaluate.golden), allow more, or "
+            "promote releases by hand"
         )
 
 
@@ -194,40 +209,65 @@ def _index_faults(challenger: ReleaseFigures, production: ReleaseFigures | None,
         )
 
 
-def _losses(changes: Changes, config: GateConfig) -> Iterator[str]:
-    yield from (_loss(row, config.max_loss) for row in changes.overall if row.blocks)
+def _losses(changes: Changes) -> Iterator[str]:
+    yield from (_loss(row) for row in changes.overall if row.blocks)
     worst = sorted((row for row in changes.by_category if row.blocks), key=lambda row: row.difference)
-    yield from (_loss(row, config.max_category_loss) for row in worst[:N_LOSSES_NAMED])
+    yield from (_loss(row) for row in worst[:N_LOSSES_NAMED])
     if len(worst) > N_LOSSES_NAMED:
         yield f"{len(worst) - N_LOSSES_NAMED} more metrics fell so within categories"
 
 
-def _loss(row: MetricChange, tolerated: float) -> str:
+def _loss(row: MetricChange) -> str:
     where = f" in category {short_name(row.category)}" if row.category else ""
     return (
-        f"{row.name} fell{where} from {row.production:.3f} to {row.candidate:.3f} on {row.n_queries} shared queries "
-        f"(95% interval {row.low:+.3f} to {row.high:+.3f}, p = {row.p_holm:.2g}), "
-        f"more than the tolerated {tolerated:g}"
+        f"{row.name} fell{where} from {row.production:.3f} to {row.candidate:.3f} on {_queries(row)} shared with "
+        f"production, beyond chance (p = {row.p_holm:.2g}): it may have lost up to {_points(row.largest_loss)} points "
+        f"(95% confidence), and {100 * row.max_loss:g} are tolerated"
     )
+
+
+def _tested(changes: Changes) -> list[MetricChange]:
+    return [row for row in changes.overall if row.p_holm is not None]
+
+
+def _queries(row: MetricChange) -> str:
+    products = f" of {row.n_clusters:,} products" if row.n_clusters < row.n_queries else ""
+    return f"{row.n_queries:,} queries{products}"
+
+
+def _points(loss: float | None) -> str:
+    """Return a loss in hundredths, rounded up to a tenth; a gain counts as none."""
+    return f"{math.ceil(1000 * max(loss or 0.0, 0.0) - 1e-6) / 10:.1f}"
 
 
 def _all_clear(changes: Changes, is_first: bool, n_gallery: int, config: GateConfig) -> str:
     if is_first:
         return "First release: there is no production to compare with."
-    tested = [row for row in changes.overall if row.p_holm is not None]
+    tested = _tested(changes)
     if not tested:
         return "Nothing could be compared: challenger and production share no queries with a known answer."
-    names = ", ".join(row.name for row in tested)
     n_categories = len({row.category for row in changes.by_category})
-    within = f", nor beyond {config.max_category_loss:g} in any of {n_categories} categories" if n_categories else ""
+    within = f", nor in any of {n_categories} categories" if n_categories else ""
     among = f" among the {n_gallery:,} items that both hold" if n_gallery else ""
+    tolerated = f"{100 * config.max_loss:g} are tolerated{_needed(tested)}"
     return (
-        f"No loss beyond {config.max_loss:g} and beyond chance in {names} "
-        f"on the {_most_queries(tested)} queries shared with production{among}{within}."
+        f"No loss beyond chance on {_queries(_most_queries(tested))} shared with production{among}{within}. With 95% "
+        f"confidence the loss is at most {_largest_losses(tested)}; {tolerated}."
     )
 
 
-def _most_queries(tested: list[MetricChange]) -> int:
-    """Return the number of queries, of the metrics that need labels if there are any."""
+def _largest_losses(tested: list[MetricChange]) -> str:
+    first, *others = (f"{_points(row.largest_loss)}{{}} in {row.name}" for row in tested)
+    return ", ".join([first.format(" points"), *(other.format("") for other in others)])
+
+
+def _needed(tested: list[MetricChange]) -> str:
+    unseen = [row for row in tested if not row.is_within_tolerance and (row.unseen_loss or 0.0) > row.max_loss]
+    n_needed = max((row.n_clusters_needed for row in unseen), default=0)
+    return f", and showing that takes about {n_needed:,} products" if n_needed else ""
+
+
+def _most_queries(tested: list[MetricChange]) -> MetricChange:
+    """Return the metric with most queries, among those that need labels if there are any."""
     labelled = [row for row in tested if not is_measured_by(row.name, *UNLABELLED)]
-    return max(row.n_queries for row in labelled or tested)
+    return max(labelled or tested, key=lambda row: row.n_queries)

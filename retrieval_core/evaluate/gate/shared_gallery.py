@@ -19,7 +19,14 @@ from retrieval_core.artifacts.parts import load_vectors
 from retrieval_core.config import EvaluateConfig
 from retrieval_core.errors import NotFound
 from retrieval_core.evaluate.measure.indexed_rows import IndexedItems, open_indexed
-from retrieval_core.evaluate.measure.setup import K, SearchSetup, choose_protocol, gallery_depth, positions_in_gallery
+from retrieval_core.evaluate.measure.setup import (
+    K,
+    SearchSetup,
+    choose_protocol,
+    cluster_names,
+    gallery_depth,
+    positions_in_gallery,
+)
 from retrieval_core.index.lookup import ShardedIndex
 from retrieval_core.metrics.relevance import Truth
 from retrieval_core.metrics.retrieval import score
@@ -27,7 +34,7 @@ from retrieval_core.store.base import Store
 
 
 class SharedGallery(NamedTuple):
-    """One row a shared query (item_id and metrics) for either release, over the `n_gallery` items that both hold."""
+    """One row a shared query (item_id, cluster, metrics) for either release, over the `n_gallery` items of both."""
 
     challenger: pl.DataFrame
     baseline: pl.DataFrame
@@ -84,4 +91,4 @@ def _hits(index: ShardedIndex, queries: Float32, candidates: Float32, rerank_dep
 
 
 def _score(positions: Int64, truth: Truth, queries: pl.DataFrame) -> pl.DataFrame:
-    return score(positions, truth).per_query.with_columns(item_id=queries["item_id"])
+    return score(positions, truth).per_query.with_columns(queries["item_id"], cluster_names(queries))

@@ -89,7 +89,10 @@ class _Row(NamedTuple):
 
 
 class Golden(NamedTuple):
-    """Metrics by name, one row a searched query (item_id names it), and the facts of the report."""
+    """Metrics by name, one row a searched query, and the facts of the report.
+
+    A row's item_id names the query; queries that expect the same items have one cluster.
+    """
 
     metrics: dict[str, float]
     per_query: pl.DataFrame
@@ -162,11 +165,12 @@ def _judge(
     per_query = pl.DataFrame(
         {
             "item_id": [answer.name for answer in answers],
+            "cluster": [content_id(repr(sorted(answer.expected)).encode()) for answer in answers],
             HIT: [answer.hit(contents) for answer in answers],
             RECALL: [answer.recall(contents) for answer in answers],
             RANK: [answer.reciprocal_rank(contents) for answer in answers],
         },
-        schema={"item_id": pl.String, HIT: pl.Float64, RECALL: pl.Float64, RANK: pl.Float64},
+        schema={"item_id": pl.String, "cluster": pl.String, HIT: pl.Float64, RECALL: pl.Float64, RANK: pl.Float64},
     )
     metrics = {name: float(per_query[name].to_numpy().mean()) for name in (HIT, RECALL, RANK)} if answers else {}
     missed = [

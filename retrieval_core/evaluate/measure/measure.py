@@ -19,7 +19,7 @@ from retrieval_core.evaluate.measure.index_quality import CurvePoint, IndexQuali
 from retrieval_core.evaluate.measure.indexed_rows import sample_rows
 from retrieval_core.evaluate.measure.mask_quality import MaskFacts, measure_masks
 from retrieval_core.evaluate.measure.row_vectors import StoredVectors
-from retrieval_core.evaluate.measure.setup import MAX_ASKED, K, Protocol, SearchSetup, choose_protocol
+from retrieval_core.evaluate.measure.setup import MAX_ASKED, K, Protocol, SearchSetup, choose_protocol, cluster_names
 from retrieval_core.evaluate.measure.synthetic_queries import (
     SyntheticFacts,
     draw_items,
@@ -52,7 +52,8 @@ class VariantFacts(Value):
 class Measured(NamedTuple):
     """What was measured of a run; `metrics` holds every metric of every variant by its full name.
 
-    `published` is the published index, and `per_query` has one row a query with its item_id and its metrics there.
+    `published` is the published index, and `per_query` has one row a query with its item_id, its cluster and its
+    metrics there.
     `links` are the representations that lead to the published one, under exact search.
     """
 
@@ -147,8 +148,8 @@ def _open_setup(store: Store, outputs: RunOutputs, index_set: IndexSet, config: 
 
 def _per_query(setup: SearchSetup, published: IndexQuality) -> pl.DataFrame:
     recall = {ANN_RECALL.name: published.recall} if len(published.recall) else {}
-    item_ids = setup.items["item_id"].gather(setup.protocol.queries)
-    return published.scores.per_query.with_columns(item_id=item_ids, **recall)
+    queries = setup.items[setup.protocol.queries]
+    return published.scores.per_query.with_columns(queries["item_id"], cluster_names(queries), **recall)
 
 
 def _head_metrics(head: Head, published: str | None) -> dict[str, float]:
@@ -185,7 +186,7 @@ UNSEALED = "challenger"
 
 
 class Unlabelled(NamedTuple):
-    """Metrics by name, one row a golden query or drawn item (item_id and metrics), and the facts of the report."""
+    """Metrics by name, a row (item_id, cluster, metrics) a golden query or drawn item, and the facts of the report."""
 
     metrics: dict[str, float]
     per_query: pl.DataFrame

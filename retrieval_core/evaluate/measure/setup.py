@@ -19,12 +19,16 @@ from retrieval_core.metrics.relevance import Judgements, Truth, encode, find_tru
 
 
 class Protocol(NamedTuple):
-    """Rows of the items table, ascending and disjoint: `queries` (q,) and `gallery` (g,); and which hits are right."""
+    """Rows of the items table, ascending and disjoint: `queries` (q,) and `gallery` (g,); and which hits are right.
+
+    `clusters` (q,) are equal for queries that depend on each other: those of one cluster name (`cluster_names`).
+    """
 
     queries: Int64
     gallery: Int64
     truth: Truth
     judgements: Judgements
+    clusters: Int64
 
 
 def choose_protocol(items: pl.DataFrame, config: EvaluateConfig) -> Protocol:
@@ -47,7 +51,18 @@ def choose_protocol(items: pl.DataFrame, config: EvaluateConfig) -> Protocol:
     gallery = np.flatnonzero(in_gallery).astype(np.int64)
     judgements = encode(items)
     truth = find_truth(judgements.take(queries), judgements.take(gallery))
-    return Protocol(queries, gallery, truth, judgements)
+    return Protocol(queries, gallery, truth, judgements, cluster_codes(items[queries]))
+
+
+def cluster_names(items: pl.DataFrame) -> pl.Series:
+    """Return what makes queries depend on each other: the product, or the picture of an item without a product."""
+    names = pl.coalesce("product:" + pl.col("product_id"), "picture:" + pl.col("content_id"))
+    return items.select(cluster=names).to_series()
+
+
+def cluster_codes(items: pl.DataFrame) -> Int64:
+    """Return (n,) numbers that are equal for items of one cluster name."""
+    return cluster_names(items).rank("dense").to_numpy().astype(np.int64)
 
 
 def gallery_depth(n_rows: int, n_gallery: int, k: int) -> int:

@@ -27,6 +27,7 @@ from retrieval_core.evaluate.measure.known_answer import (
     hit_ids,
     show_missed,
 )
+from retrieval_core.evaluate.measure.setup import cluster_names
 from retrieval_core.evaluate.thumbnails import Thumbnail, jpeg_base64
 from retrieval_core.images import RGB, decode
 from retrieval_core.metrics.distortions import DISTORTIONS, Distortion
@@ -68,7 +69,7 @@ class SyntheticFacts(Value):
 
 
 class Synthetic(NamedTuple):
-    """Metrics by name, one row a drawn item (item_id and metrics), and the facts of the report."""
+    """Metrics by name, one row a drawn item (item_id, cluster and metrics), and the facts of the report."""
 
     metrics: dict[str, float]
     per_query: pl.DataFrame
@@ -83,6 +84,7 @@ class _Query(NamedTuple):
 
 class _Searched(NamedTuple):
     item_id: str
+    cluster: str
     distortion: str
     answer: Answer
     thumbnail: str
@@ -110,6 +112,7 @@ def search_synthetic(
     A picture that cannot be read is left out and listed as a problem; one without a mask keeps its background.
     """
     drawn = draw_items(items, config)
+    drawn = drawn.with_columns(cluster_names(drawn))
     problems: list[str] = []
     searched = [_search(release, query) for query in _queries(drawn, masks, config.seed, max_pixels, problems)]
     if not searched:
@@ -117,7 +120,7 @@ def search_synthetic(
     contents = contents_of(items, hit_ids(query.answer for query in searched))
     hits = [query.answer.hit(contents) for query in searched]
     per_query = _per_item(searched, hits)
-    metrics = {name: float(per_query[name].drop_nulls().to_numpy().mean()) for name in per_query.columns[1:]}
+    metrics = {name: float(per_query[name].drop_nulls().to_numpy().mean()) for name in per_query.columns[2:]}
     missed = [query for query, hit in zip(searched, hits, strict=True) if not hit]
     facts = SyntheticFacts(
         n_items=len(per_query),
@@ -146,19 +149,17 @@ def _recall_of(distortion: str) -> str:
 
 
 def _per_item(searched: Sequence[_Searched], hits: Sequence[float]) -> pl.DataFrame:
-    """Return one row an item: the hit of each distortion, null where there is none, and their mean.
-
-    The queries of one item depend on each other, so the significance tests resample items.
-    """
+    """Return one row an item: the hit of each distortion, null where there is none, and their mean."""
     table = pl.DataFrame(
         {
             "item_id": [query.answer.name for query in searched],
+            "cluster": [query.cluster for query in searched],
             "distortion": [query.distortion for query in searched],
             "hit": hits,
         }
     )
     names = [distortion.name for distortion in DISTORTIONS if distortion.name in table["distortion"]]
-    return table.group_by("item_id", maintain_order=True).agg(
+    return table.group_by("item_id", "cluster", maintain_order=True).agg(
         pl.col("hit").mean().alias(RECALL),
         *(pl.col("hit").filter(pl.col("distortion") == name).first().alias(_recall_of(name)) for name in names),
     )
@@ -189,7 +190,7 @@ def _search(release: OpenRelease, query: _Query) -> _Searched:
     answer = Answer(name, frozenset({item["content_id"]}), tuple(hits), K)
     is_hit = bool(hits) and hits[0].item_id == item["item_id"]
     thumbnail = "" if is_hit else jpeg_base64(query.picture)
-    return _Searched(item["item_id"], query.distortion.name, answer, thumbnail)
+    return _Searched(item["item_id"], item["cluster"], query.distortion.name, answer, thumbnail)
 
 
 def _spread(missed: list[_Searched]) -> list[Missed]:

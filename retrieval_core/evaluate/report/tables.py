@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Sequence
 from typing import NamedTuple
 
+import numpy as np
 from markupsafe import Markup
 
 from retrieval_core.artifacts.manifests import Reject
@@ -13,13 +14,14 @@ from retrieval_core.evaluate.analysis.drift import Drift
 from retrieval_core.evaluate.analysis.embedding_map import MapFacts
 from retrieval_core.evaluate.analysis.hygiene import FixExample, HygieneFacts
 from retrieval_core.evaluate.analysis.neighbour_churn import ChurnFacts
-from retrieval_core.evaluate.analysis.quality import CategoryFacts, Confusion, MetricFacts, wilson
+from retrieval_core.evaluate.analysis.quality import CategoryFacts, Confusion, MetricFacts
 from retrieval_core.evaluate.analysis.stage_losses import LossFacts
 from retrieval_core.evaluate.gate.paired_comparison import MetricChange
 from retrieval_core.evaluate.report import charts, curves
 from retrieval_core.evaluate.report.formatting import SMALLEST_SHOWN, number
 from retrieval_core.evaluate.report.schema import ReportFacts
 from retrieval_core.metrics.registry import HEADLINES, Statistic, find_metric
+from retrieval_core.metrics.significance import wilson
 
 PUBLISHED = "published"
 MAX_QUARANTINE_ROWS = 50
@@ -197,8 +199,8 @@ def metric_plots(columns: Sequence[Representation], metrics: dict[str, float]) -
 
 def share_interval(share: float, n: int) -> str:
     """Write the 95% interval of a share of n queries."""
-    low, high = wilson(share, n)
-    return f"{number(low)} to {number(high)}"
+    low, high = wilson(np.array(share), n)
+    return f"{number(float(low))} to {number(float(high))}"
 
 
 def category_table(facts: ReportFacts) -> CategoryTable:

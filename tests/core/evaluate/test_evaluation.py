@@ -62,7 +62,9 @@ def test_the_report_of_a_first_run_has_its_verdict_its_metrics_its_tables_and_it
     assert (facts["n_queries"], facts["n_gallery"]) == (8, 16)
     assert "grids" not in facts, "thumbnails are only on the page"
     assert local_store.get(report.part("report.html").key).startswith(b"<!doctype html>")
-    assert len(read_table(local_store, report.part("queries.parquet"))) == 8
+    queries = read_table(local_store, report.part("queries.parquet"))
+    assert len(queries) == 8
+    assert queries["cluster"].str.contains("^(product|picture):").all()
     table = read_table(local_store, report.part("metrics.parquet"))
     assert dict(table.select("metric", "value").iter_rows()) == report.metrics
 

@@ -11,123 +11,237 @@ from scipy import stats
 
 from retrieval_core.errors import DimensionMismatch
 from retrieval_core.metrics.significance import (
-    bootstrap_intervals,
+    ClusterSums,
     can_reject,
+    clusters_needed,
+    difference_intervals,
     holm,
-    paired_bootstrap,
-    paired_permutation_p,
+    paired_interval,
+    permutation_p,
     permutation_p_less,
+    sum_clusters,
+    sum_pairs,
+    unseen_losses,
+    wilson,
 )
 
 NAN = float("nan")
+VALUES = st.sampled_from([-1.0, -0.5, -0.25, 0.0, 0.125, 0.5, 1.0])
+ROWS = st.lists(st.tuples(st.integers(0, 5), VALUES, VALUES), min_size=2, max_size=24)
 
 
 def searches_that_differ_by(effect: float, n: int, rng: np.random.Generator):
-    """Two runs over the same queries, whose difficulty they share."""
+    """Two runs over the same queries, whose difficulty they share; differences lie within -1 to 1."""
     difficulty = rng.normal(0, 1, n)
-    return difficulty + rng.normal(effect, 0.5, n), difficulty + rng.normal(0, 0.5, n)
+    return difficulty + np.clip(rng.normal(effect, 0.2, n), -0.9, 0.9), difficulty + rng.uniform(-0.1, 0.1, n)
 
 
-def test_the_interval_covers_the_true_difference_at_its_level():
-    rng = np.random.default_rng(0)
-    covered = 0
-    for seed in range(300):
-        low, high = paired_bootstrap(*searches_that_differ_by(0.1, 100, rng), n_resamples=400, seed=seed)[1:3]
-        covered += low <= 0.1 <= high
-    # 95% of 300 is 285; three binomial deviations are 11.
-    assert 271 <= covered <= 297
+def alone(differences) -> ClusterSums:
+    """Each query in a cluster of its own."""
+    differences = np.asarray(differences, float)
+    return sum_clusters(differences[:, None], np.arange(len(differences)))
 
 
-def test_the_interval_is_that_of_the_bootstrap_of_scipy():
-    a, b = searches_that_differ_by(0.1, 200, np.random.default_rng(1))
-    ours = paired_bootstrap(a, b, n_resamples=5000, seed=0)
-    theirs = stats.bootstrap((a - b,), np.mean, n_resamples=5000, method="percentile", rng=0).confidence_interval
-    assert ours.low == pytest.approx(theirs.low, abs=0.01)
-    assert ours.high == pytest.approx(theirs.high, abs=0.01)
-    assert ours.difference == pytest.approx((a - b).mean())
+def in_clusters(rows) -> tuple[np.ndarray, np.ndarray]:
+    clusters = np.array([row[0] for row in rows], np.int64)
+    return np.array([row[1:] for row in rows]), clusters
 
 
-def test_a_higher_level_gives_a_wider_interval():
-    a, b = searches_that_differ_by(0, 100, np.random.default_rng(1))
-    narrow, wide = paired_bootstrap(a, b, level=0.5), paired_bootstrap(a, b, level=0.99)
-    assert wide.low < narrow.low < narrow.high < wide.high
+def all_that_is_said(pairs: ClusterSums) -> list[float]:
+    statements = (
+        pairs.means,
+        difference_intervals(pairs),
+        unseen_losses(pairs),
+        clusters_needed(pairs, np.full(pairs.sums.shape[1], 0.02)),
+        permutation_p_less(pairs.sums, 2_000),
+    )
+    return np.concatenate([np.ravel(values) for values in statements]).tolist()
+
+
+@given(ROWS)
+def test_sums_are_those_of_a_plain_loop(rows):
+    differences, clusters = in_clusters(rows)
+    pairs = sum_clusters(differences, clusters)
+    expected = [sum(d for c, d, _ in rows if c == code) for code in sorted(set(clusters.tolist()))]
+    assert pairs.sums[:, 0].tolist() == expected
+    assert pairs.sizes.sum() == len(rows)
+    assert pairs.means == pytest.approx(differences.mean(axis=0))
+
+
+def test_the_standard_error_of_single_queries_is_the_usual_one():
+    differences = np.random.default_rng(0).uniform(-1, 1, 40)
+    assert alone(differences).standard_errors[0] == pytest.approx(stats.sem(differences))
+    assert alone(differences).n_effective == 40
+
+
+def test_the_standard_error_of_clusters_is_that_of_their_means_where_they_are_equally_large():
+    differences = np.random.default_rng(0).uniform(-1, 1, (30, 4))
+    pairs = sum_clusters(differences.reshape(-1, 1), np.repeat(np.arange(30), 4))
+    assert pairs.standard_errors[0] == pytest.approx(stats.sem(differences.mean(axis=1)))
+    assert pairs.n_effective == pytest.approx(30)
+
+
+def test_the_standard_error_of_uneven_clusters_is_that_of_the_bootstrap_over_clusters():
+    rng = np.random.default_rng(1)
+    sizes = rng.integers(1, 8, 200)
+    sums = rng.normal(0, 0.3, 200) * sizes
+    pairs = ClusterSums(sums[:, None], sizes.astype(float))
+    resampled = stats.bootstrap(
+        (sums, sizes), lambda a, b, axis: a.sum(axis) / b.sum(axis), paired=True, vectorized=True, rng=2
+    )
+    assert pairs.standard_errors[0] == pytest.approx(resampled.standard_error, rel=0.05)
+    low, high = difference_intervals(pairs)[:, 0]
+    assert low == pytest.approx(resampled.confidence_interval.low, abs=0.01)
+    assert high == pytest.approx(resampled.confidence_interval.high, abs=0.01)
+
+
+def test_the_interval_of_many_different_queries_is_students():
+    differences = np.random.default_rng(2).uniform(-1, 0.9, 300)
+    expected = stats.ttest_1samp(differences, 0).confidence_interval(0.95)
+    assert difference_intervals(alone(differences))[:, 0] == pytest.approx(list(expected))
+
+
+@pytest.mark.parametrize("n", [10, 50, 500])
+def test_without_a_change_the_interval_is_wilsons_of_no_case(n):
+    low, high = difference_intervals(alone(np.zeros(n)), level=0.9)[:, 0]
+    quantile = stats.t.ppf(0.95, n - 1)
+    expected = stats.binomtest(0, n).proportion_ci(2 * stats.norm.cdf(quantile) - 1, method="wilson").high
+    assert high == -low == pytest.approx(expected)
+    assert unseen_losses(alone(np.zeros(n)))[0] == pytest.approx(expected)
+
+
+@given(st.integers(2, 200), st.integers(0, 200))
+def test_wilsons_interval_is_that_of_scipy(n, successes):
+    successes = min(n, successes)
+    expected = stats.binomtest(successes, n).proportion_ci(method="wilson")
+    assert wilson(np.array(successes / n), n) == pytest.approx((expected.low, expected.high), abs=1e-6)
+
+
+@settings(deadline=None)
+@given(ROWS)
+def test_an_interval_holds_the_mean_and_stays_within_bounds(rows):
+    pairs = sum_clusters(*in_clusters(rows))
+    low, high = difference_intervals(pairs)
+    assert np.all((low >= -1) & (low <= pairs.means + 1e-12) & (pairs.means <= high + 1e-12) & (high <= 1))
+    narrow_low, narrow_high = difference_intervals(pairs, level=0.5)
+    assert np.all((low <= narrow_low) & (narrow_high <= high))
+    assert np.all((unseen_losses(pairs) > 0) & (unseen_losses(pairs) <= 1))
+
+
+def test_a_single_cluster_tells_nothing():
+    pairs = sum_clusters(np.full((5, 1), -0.5), np.zeros(5, np.int64))
+    assert difference_intervals(pairs).ravel().tolist() == [-1, 1]
+    assert unseen_losses(pairs).tolist() == [1]
+    assert permutation_p(pairs) > 0.4
+
+
+@settings(deadline=None, max_examples=50)
+@given(ROWS, st.randoms(use_true_random=False))
+def test_names_of_clusters_and_the_order_of_queries_change_nothing(rows, random):
+    said = all_that_is_said(sum_clusters(*in_clusters(rows)))
+    names = random.sample(range(100), 6)
+    other = random.sample([(names[code], *values) for code, *values in rows], len(rows))
+    assert all_that_is_said(sum_clusters(*in_clusters(other))) == pytest.approx(said, abs=1e-12)
+
+
+@settings(deadline=None, max_examples=50)
+@given(ROWS, st.integers(2, 5))
+def test_copies_of_queries_within_their_clusters_tell_nothing_new(rows, n_copies):
+    said = all_that_is_said(sum_clusters(*in_clusters(rows)))
+    assert all_that_is_said(sum_clusters(*in_clusters(rows * n_copies))) == pytest.approx(said)
+
+
+def test_equal_queries_of_one_product_count_once():
+    rng = np.random.default_rng(3)
+    lost = np.repeat(rng.random(60) < 0.1, 4).astype(float)
+    clustered = sum_clusters(-lost[:, None], np.repeat(np.arange(60), 4))
+    assert permutation_p_less(clustered.sums, 20_000)[0] > 100 * permutation_p_less(alone(-lost).sums, 20_000)[0]
+    assert difference_intervals(clustered)[0, 0] < difference_intervals(alone(-lost))[0, 0]
+
+
+def test_as_many_clusters_as_are_needed_show_the_loss():
+    rng = np.random.default_rng(4)
+    for churn in (0.0, 0.02, 0.2):
+        differences = np.where(rng.random(400) < churn, rng.choice([-1.0, 1.0], 400), 0.0)
+        needed = int(clusters_needed(alone(differences), np.array([0.02]))[0])
+        more = alone(np.resize(differences, needed))
+        assert unseen_losses(more)[0] == pytest.approx(0.02, rel=0.1)
 
 
 def test_pairs_with_an_unknown_side_are_dropped():
-    a, b = np.array([1.0, NAN, 3.0, 5.0, NAN]), np.array([0.0, 1.0, NAN, 2.0, NAN])
-    whole, known = paired_bootstrap(a, b), paired_bootstrap(a[[0, 3]], b[[0, 3]])
-    assert whole == known
-    assert whole.n_pairs == 2
-    assert paired_permutation_p(a, b) == paired_permutation_p(a[[0, 3]], b[[0, 3]])
+    a, b = np.array([1.0, NAN, 0.25, 0.5, NAN]), np.array([0.0, 1.0, NAN, 0.25, NAN])
+    clusters = np.array([3, 1, 2, 0, 0])
+    known = paired_interval(a[[0, 3]], b[[0, 3]], clusters[[0, 3]])
+    assert paired_interval(a, b, clusters) == known
+    assert (known.difference, known.n_pairs) == (0.625, 2)
 
 
 def test_without_pairs_nothing_is_known():
-    interval = paired_bootstrap(np.array([NAN]), np.array([1.0]))
+    interval = paired_interval(np.array([NAN]), np.array([1.0]), np.array([0]))
     assert interval.n_pairs == 0
     assert all(math.isnan(value) for value in interval[:3])
-    assert paired_permutation_p(np.array([]), np.array([])) == 1
+    assert permutation_p(sum_pairs(np.array([]), np.array([]), np.array([], np.int64))) == 1
 
 
-def test_one_pair_tells_nothing_about_spread():
-    assert paired_bootstrap(np.array([1.0]), np.array([3.0])) == (-2, -math.inf, math.inf, 1)
+def test_a_constant_difference_is_beyond_chance():
+    a = np.random.default_rng(0).random(50) / 2
+    difference, low, high, _ = paired_interval(a, a + 0.5, np.arange(50))
+    assert difference == pytest.approx(-0.5)
+    assert low < -0.5 < high < 0
+    assert permutation_p(sum_pairs(a, a + 0.5, np.arange(50))) == pytest.approx(1 / 5001)
 
 
-def test_equal_runs_do_not_differ():
-    values = np.random.default_rng(0).random(50)
-    assert paired_bootstrap(values, values) == (0, 0, 0, 50)
-    assert paired_permutation_p(values, values) == 1
-
-
-def test_a_constant_difference_has_an_interval_of_no_width_and_a_small_p():
-    a = np.random.default_rng(0).random(50)
-    assert paired_bootstrap(a, a + 0.5)[:3] == pytest.approx((-0.5, -0.5, -0.5))
-    assert paired_permutation_p(a, a + 0.5) == pytest.approx(1 / 5001)
+def test_runs_of_different_length_are_refused():
+    with pytest.raises(DimensionMismatch, match="paired values"):
+        paired_interval(np.zeros(3), np.zeros(4), np.zeros(3, np.int64))
+    with pytest.raises(DimensionMismatch, match="paired values"):
+        sum_pairs(np.zeros(3), np.zeros(3), np.zeros(4, np.int64))
 
 
 @settings(deadline=None, max_examples=25)
-@given(st.lists(st.sampled_from([-1.0, -0.5, -1 / 3, 0.0, 0.1, 0.5, 1.0]), min_size=1, max_size=9))
-def test_p_is_that_of_all_sign_flips(differences):
-    d = np.array(differences)
-    sums = [np.dot(signs, np.abs(d)) for signs in itertools.product((-1, 1), repeat=len(d))]
-    slack = 1e-9
-    less = np.mean([s <= d.sum() + slack for s in sums])
-    both = np.mean([abs(s) >= abs(d.sum()) - slack for s in sums])
-    zeros = np.zeros(len(d))
-    assert paired_permutation_p(d, zeros, alternative="two-sided") == pytest.approx(both, abs=0.03)
-    if d.any():
-        assert paired_permutation_p(d, zeros, alternative="less") == pytest.approx(less, abs=0.03)
+@given(ROWS)
+def test_p_is_that_of_all_sign_flips_of_whole_clusters(rows):
+    pairs = sum_clusters(*in_clusters(rows))
+    signs = np.array(list(itertools.product((-1, 1), repeat=len(pairs.sums))))
+    flipped, observed = signs @ pairs.sums, pairs.sums.sum(axis=0)
+    less = (flipped <= observed + 1e-9).mean(axis=0)
+    # Two hundred extremes tell p to a fourteenth of itself: four such deviations, and the draws of a small p.
+    assert np.all(np.abs(permutation_p_less(pairs.sums, 20_000) - less) <= 0.3 * less + 0.002)
+    both = (np.abs(flipped[:, 0]) >= np.abs(observed[0]) - 1e-9).mean()
+    assert permutation_p(ClusterSums(pairs.sums[:, :1], pairs.sizes)) == pytest.approx(both, abs=0.03)
+
+
+@pytest.mark.parametrize("alternative", ["less", "two-sided"])
+def test_p_is_that_of_the_permutation_test_of_scipy(alternative):
+    rng = np.random.default_rng(5)
+    pairs = sum_clusters(rng.choice([-1.0, 0.0, 0.0, 0.5], (36, 1)), np.repeat(np.arange(12), 3))
+    theirs = stats.permutation_test(
+        (pairs.sums[:, 0],), np.sum, permutation_type="samples", n_resamples=10_000, alternative=alternative
+    ).pvalue
+    ours = permutation_p(pairs, 20_000) if alternative == "two-sided" else permutation_p_less(pairs.sums, 20_000)[0]
+    assert ours == pytest.approx(theirs, rel=0.2, abs=0.01)
 
 
 def test_equal_runs_are_rejected_no_more_often_than_alpha():
     rng = np.random.default_rng(2)
-    p = [paired_permutation_p(*searches_that_differ_by(0, 60, rng), n_resamples=300, seed=seed) for seed in range(400)]
+    p = [permutation_p(alone(rng.normal(0, 0.2, 60)), n_resamples=300, seed=seed) for seed in range(400)]
     assert np.mean(np.array(p) < 0.05) <= 0.05 + 3 * math.sqrt(0.05 * 0.95 / 400)
     assert 0.4 < np.mean(p) < 0.6
 
 
 def test_a_planted_loss_is_found_and_a_gain_is_not_called_one():
-    worse, better = searches_that_differ_by(-0.3, 200, np.random.default_rng(3))
-    assert paired_permutation_p(worse, better, alternative="less") < 0.001
-    assert paired_permutation_p(worse, better) < 0.001
-    assert paired_permutation_p(better, worse, alternative="less") > 0.99
+    worse, better = searches_that_differ_by(-0.15, 200, np.random.default_rng(3))
+    assert permutation_p_less(alone(worse - better).sums, 10_000)[0] < 0.001
+    assert permutation_p(alone(worse - better)) < 0.001
+    assert permutation_p_less(alone(better - worse).sums, 10_000)[0] > 0.99
 
 
 def test_the_seed_decides_everything_and_blocks_change_only_the_draws(monkeypatch):
-    a, b = searches_that_differ_by(0.05, 100, np.random.default_rng(4))
-    assert paired_bootstrap(a, b, seed=1) == paired_bootstrap(a, b, seed=1) != paired_bootstrap(a, b, seed=2)
-    whole = paired_bootstrap(a, b), paired_permutation_p(a, b)
+    pairs = alone(np.subtract(*searches_that_differ_by(0.02, 100, np.random.default_rng(4))))
+    assert permutation_p(pairs, seed=1) == permutation_p(pairs, seed=1) != permutation_p(pairs, seed=2)
+    whole = permutation_p(pairs)
     monkeypatch.setattr("retrieval_core.metrics.significance.BLOCK_DRAWS", 1000)
-    assert paired_bootstrap(a, b)[1:3] == pytest.approx(whole[0][1:3], abs=0.02)
-    assert paired_permutation_p(a, b) == pytest.approx(whole[1], abs=0.05)
-
-
-def test_metrics_that_share_their_draws_have_the_intervals_they_have_alone():
-    rng = np.random.default_rng(5)
-    pairs = [searches_that_differ_by(effect, 80, rng) for effect in (-0.2, 0.0, 0.3)]
-    low, high = bootstrap_intervals(np.column_stack([a - b for a, b in pairs]))
-    alone = [paired_bootstrap(a, b) for a, b in pairs]
-    assert low == pytest.approx([interval.low for interval in alone], abs=1e-12)
-    assert high == pytest.approx([interval.high for interval in alone], abs=1e-12)
+    assert permutation_p(pairs) == pytest.approx(whole, abs=0.05)
 
 
 @settings(deadline=None, max_examples=25)
@@ -207,11 +321,6 @@ def test_leaving_out_by_size_keeps_the_family_wise_error():
         p = permutation_p_less(differences[:, chosen], 5000)
         wrong += any(value < 0.05 for value in holm(p.tolist()))
     assert wrong <= 0.05 * 300 + 3 * math.sqrt(0.05 * 0.95 * 300)
-
-
-def test_runs_of_different_length_are_refused():
-    with pytest.raises(DimensionMismatch, match="paired values"):
-        paired_bootstrap(np.zeros(3), np.zeros(4))
 
 
 def test_holm_by_hand():

@@ -27,7 +27,7 @@ def judge(catalog_items):
 @pytest.mark.parametrize(("n", "p"), [(5, 0.2), (20, 0.05), (50, 0.9), (200, 0.5)])
 def test_the_interval_of_yes_or_no_values_covers_at_its_stated_rate(n, p):
     rng = np.random.default_rng(0)
-    ends = [interval((rng.random(n) < p).astype(float)) for _ in range(1500)]
+    ends = [interval((rng.random(n) < p).astype(float), np.arange(n)) for _ in range(1500)]
     covered = np.mean([low <= p <= high for low, high in ends])
     assert covered > 0.92
 
@@ -35,22 +35,31 @@ def test_the_interval_of_yes_or_no_values_covers_at_its_stated_rate(n, p):
 def test_the_interval_of_graded_values_covers_at_its_stated_rate():
     rng = np.random.default_rng(1)
     for n in (10, 60):
-        ends = [interval(rng.beta(0.5, 1.5, n)) for _ in range(400)]
+        ends = [interval(rng.beta(0.5, 1.5, n), np.arange(n)) for _ in range(400)]
         assert np.mean([low <= 0.25 <= high for low, high in ends]) > 0.91
+
+
+@pytest.mark.parametrize("sizes", [[4], [1, 1, 2, 8]])
+@pytest.mark.parametrize("n_products", [12, 80])
+def test_the_interval_covers_at_its_stated_rate_where_the_pictures_of_a_product_are_found_together(n_products, sizes):
+    rng, clusters = np.random.default_rng(2), np.repeat(np.arange(n_products), np.resize(sizes, n_products))
+    for draw, mean in ((lambda: rng.random(n_products) < 0.8, 0.8), (lambda: rng.beta(0.5, 1.5, n_products), 0.25)):
+        ends = [interval(draw().astype(float)[clusters], clusters) for _ in range(400)]
+        assert np.mean([low <= mean <= high for low, high in ends]) > 0.91
 
 
 @settings(max_examples=60, deadline=None)
 @given(st.lists(st.floats(0, 1), min_size=2, max_size=80))
 def test_an_interval_lies_around_the_mean_and_is_never_a_point(values):
-    low, high = interval(np.array(values))
+    low, high = interval(np.array(values), np.arange(len(values)))
     assert 0 <= low <= np.mean(values) + 1e-9
     assert np.mean(values) - 1e-9 <= high <= 1
     assert low < high
 
 
-def test_one_query_has_no_interval():
-    assert interval(np.array([1.0])) is None
-    assert interval(np.empty(0)) is None
+def test_one_product_has_no_interval():
+    assert interval(np.array([1.0]), np.array([0])) is None
+    assert interval(np.array([1.0, 0.0]), np.array([3, 3])) is None
 
 
 def test_categories_hold_the_means_of_their_queries(judge):

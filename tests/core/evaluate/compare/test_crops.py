@@ -20,14 +20,19 @@ def boxes(n: int) -> list[np.ndarray]:
 
 
 @pytest.fixture
+def shop(open_shop):
+    return open_shop(n=360)
+
+
+@pytest.fixture
 def results(shop):
     """Cropping ruins the vectors of pictures whose box keeps less than half, and is perfect for the others."""
-    masks, kept = boxes(120), np.array([mask.mean() for mask in boxes(120)])
+    masks, kept = boxes(360), np.array([mask.mean() for mask in boxes(360)])
     raw, good, bad = shop.vectors(0.8), shop.vectors(0.0), shop.vectors(1e6)
     cropped = np.where(kept[:, None] < 0.5, bad, good)
     return shop.compare(
         shop.variant("as it is", raw),
-        shop.variant("cropped", cropped, background="crop", masks=shop.masks(masks, [""] * 120)),
+        shop.variant("cropped", cropped, background="crop", masks=shop.masks(masks, [""] * 360)),
     )
 
 
@@ -54,7 +59,7 @@ def test_examples_are_the_queries_that_moved_most(shop, results) -> None:
 
 
 def test_a_box_that_is_not_trusted_keeps_the_whole_picture(shop) -> None:
-    masks = shop.masks(boxes(120), ["no product found"] * 120)
+    masks = shop.masks(boxes(360), ["no product found"] * 360)
     results = shop.compare(
         shop.variant("raw", shop.vectors(0.8)),
         shop.variant("crop", shop.vectors(0.2), background="crop", masks=masks),
@@ -77,6 +82,6 @@ def test_other_pairs_and_too_few_queries_have_no_entry(shop, open_shop) -> None:
     plain, masked = shop.variant("raw", shop.vectors(0.8)), shop.variant("crop", shop.vectors(0.2), size_px=64)
     cropped = shop.variant("unknown", shop.vectors(0.2), background="crop")
     assert crop_effects(shop.store, shop.compare(plain, masked, cropped), "map@5", MARGIN) == ()
-    few = cropped.model_copy(update={"masks": shop.masks(boxes(120), [""] * 120)})
+    few = cropped.model_copy(update={"masks": shop.masks(boxes(360), [""] * 360)})
     assert crop_effects(shop.store, shop.compare(plain, few, queries=5), "map@5", MARGIN) == ()
     assert len(crop_effects(shop.store, shop.compare(plain, few, queries=6), "map@5", MARGIN)) == 1

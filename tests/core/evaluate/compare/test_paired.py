@@ -18,8 +18,8 @@ METRIC = st.floats(0, 1) | st.just(math.nan)
 def test_p_values_are_those_of_an_independent_permutation_test_corrected_over_all() -> None:
     rng = np.random.default_rng(1)
     theirs = rng.random(60)
-    pairs = [(theirs + rng.normal(shift, 0.3, 60), theirs) for shift in (0.0, 0.06, 0.12, 0.5)]
-    tests = paired_tests(pairs)
+    pairs = [(theirs + np.clip(rng.normal(shift, 0.3, 60), -1, 1), theirs) for shift in (0.0, 0.06, 0.12, 0.5)]
+    tests = paired_tests(pairs, np.arange(60))
     for (a, b), test in zip(pairs, tests, strict=True):
         oracle = stats.permutation_test(
             (a, b),
@@ -39,8 +39,17 @@ def test_p_values_are_those_of_an_independent_permutation_test_corrected_over_al
 def test_a_clear_difference_stays_clear_among_many_tests() -> None:
     rng = np.random.default_rng(0)
     noise = [(rng.random(80), rng.random(80)) for _ in range(59)]
-    clear = rng.random(80) + 1, rng.random(80)
-    assert paired_tests([*noise, clear])[-1].p_holm < 0.01
+    clear = np.ones(80), rng.random(80)
+    assert paired_tests([*noise, clear], np.arange(80))[-1].p_holm < 0.01
+
+
+def test_queries_of_one_product_count_as_one() -> None:
+    values = np.repeat(np.random.default_rng(0).random(10) < 0.8, 4).astype(float)
+    (apart,) = paired_tests([(values, np.zeros(40))], np.arange(40))
+    (together,) = paired_tests([(values, np.zeros(40))], np.repeat(np.arange(10), 4))
+    assert together.difference == apart.difference
+    assert together.p > 10 * apart.p
+    assert together.low < apart.low < apart.high < together.high
 
 
 @given(st.lists(st.tuples(METRIC, METRIC), max_size=20))
@@ -55,7 +64,7 @@ def test_wins_and_the_difference_are_those_of_the_queries_that_both_define(pairs
     values, baseline = np.array(pairs).T
     if n_pairs(values, baseline) < 2:
         return
-    (test,) = paired_tests([(values, baseline)])
+    (test,) = paired_tests([(values, baseline)], np.arange(len(pairs)))
     differences = [a - b for a, b in pairs if not math.isnan(a - b)]
     assert test.n_queries == len(differences)
     assert test.difference == pytest.approx(sum(differences) / len(differences))

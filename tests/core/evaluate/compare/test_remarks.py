@@ -45,7 +45,7 @@ def test_products_with_one_picture_each_are_a_reason_too(shop, build) -> None:
 
 @pytest.mark.parametrize(("n_tests", "family"), [(1, "the one test"), (3, "the 3 tests")])
 def test_the_tests_of_a_table_are_described(n_tests, family) -> None:
-    tests = paired_tests([(np.array([0.0, 1.0, 1.0]), np.array([1.0, 0.0, 0.0]))] * n_tests)
+    tests = paired_tests([(np.array([0.0, 1.0, 1.0]), np.array([1.0, 0.0, 0.0]))] * n_tests, np.arange(3))
     assert "the same 3 queries" in how_tested(tests)
     assert f"Holm-corrected over {family} of this table" in how_tested(tests)
 

@@ -36,7 +36,8 @@ def test_every_other_row_is_tested_against_the_baseline_on_the_same_queries(buil
 def test_a_row_equal_to_its_baseline_has_the_verdict_same(build, results) -> None:
     (table,) = build(results, {"metrics": ("map@5",), "variants": ("poor", "twin"), "baseline": "poor"})
     test = table.rows[1].cells[0].test
-    assert (test.difference, test.low, test.high, test.p_holm, test.verdict) == (0, 0, 0, 1, "same")
+    assert (test.difference, test.p_holm, test.verdict) == (0, 1, "same")
+    assert test.low < 0 < test.high
 
 
 def test_a_table_of_pairs_finds_the_variants_that_differ_in_its_contrast_alone(shop, build) -> None:

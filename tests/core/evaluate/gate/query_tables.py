@@ -17,6 +17,11 @@ def in_categories(frame: pl.DataFrame, *sizes: int) -> pl.DataFrame:
     return frame.with_columns(category=pl.Series([*names, *[None] * (len(frame) - len(names))], dtype=pl.String))
 
 
+def of_products(frame: pl.DataFrame, n_views: int) -> pl.DataFrame:
+    """Queries of one product after the other, `n_views` of each."""
+    return frame.with_columns(cluster=pl.format("p{}", pl.int_range(pl.len()) // n_views))
+
+
 def flawless(n: int = 3000) -> pl.DataFrame:
     """Every query hits."""
     return results(n=n, **{"recall@1": 2.0, "map@5": 2.0})

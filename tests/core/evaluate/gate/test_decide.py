@@ -9,7 +9,15 @@ import pytest
 from retrieval_core.config import GateConfig
 from retrieval_core.evaluate.gate.decide import ReleaseFigures, Verdict, decide
 from retrieval_core.evaluate.measure.filtered import FilterFacts
-from tests.core.evaluate.gate.query_tables import GOOD, WORSE, flawless, in_categories, results, with_losses
+from tests.core.evaluate.gate.query_tables import (
+    GOOD,
+    WORSE,
+    flawless,
+    in_categories,
+    of_products,
+    results,
+    with_losses,
+)
 
 BLOCK = GateConfig()
 
@@ -32,7 +40,10 @@ def test_a_true_loss_is_held_and_named():
     verdict = ask(WORSE, GOOD)
     assert verdict.gate == "held"
     assert [row.name for row in verdict.losses] == ["recall@1"]
-    assert verdict.reason.startswith("Held: recall@1 fell from 0.700 to 0.650 on 500 shared queries (95% interval -0.0")
+    assert verdict.reason.startswith(
+        "Held: recall@1 fell from 0.700 to 0.650 on 500 queries shared with production, beyond chance (p = "
+    )
+    assert verdict.reason.endswith("): it may have lost up to 6.9 points (95% confidence), and 2 are tolerated.")
     assert verdict.reason.count(". ") == 0
     assert verdict.reason.endswith(".")
 
@@ -41,8 +52,8 @@ def test_a_gain_and_an_equal_candidate_are_published():
     for candidate in (GOOD, results(**{"recall@1": 0.8, "map@5": 0.6})):
         verdict = ask(candidate, GOOD)
         assert verdict.gate == "published"
-        assert "recall@1, map@5" in verdict.reason
-        assert "500 queries" in verdict.reason
+        assert "500 queries shared with production." in verdict.reason
+        assert verdict.reason.endswith("in recall@1, 0.6 in map@5; 2 are tolerated.")
 
 
 def test_a_loss_within_the_tolerance_is_published_however_certain():
@@ -52,12 +63,43 @@ def test_a_loss_within_the_tolerance_is_published_however_certain():
 
 
 def test_a_loss_that_chance_explains_is_published():
-    # Forty queries of which two are lost: 5 points, and nothing to conclude from.
-    before = pl.DataFrame({"item_id": [str(i) for i in range(40)], "recall@1": [1.0] * 40})
-    after = before.with_columns(pl.Series("recall@1", [0.0, 0.0] + [1.0] * 38))
-    verdict = ask(after, before)
+    # Forty queries of which four are lost: ten points, and p is 1/16.
+    before = results(n=40, **{"recall@1": 2.0})
+    verdict = ask(with_losses(before, np.arange(40) < 4), before)
     assert verdict.gate == "published"
-    assert verdict.rows[0].difference == pytest.approx(-0.05)
+    assert verdict.rows[0].difference == pytest.approx(-0.1)
+    assert verdict.reason == (
+        "No loss beyond chance on 40 queries shared with production. With 95% confidence the loss is at most 20.9 "
+        "points in recall@1; 2 are tolerated, and showing that takes about 625 products."
+    )
+
+
+@pytest.mark.parametrize("n_lost", [0, 2])
+def test_too_few_products_are_held_and_the_sentence_says_what_to_do(n_lost):
+    before = of_products(results(n=72, **{"recall@1": 2.0}), 9)
+    verdict = ask(with_losses(before, np.arange(72) < n_lost), before)
+    assert verdict.gate == "held"
+    assert verdict.reason.startswith(
+        "Held: too few products to judge the search: on 72 queries of 8 products shared with production, "
+        f"{n_lost} with another result, recall@1 could lose "
+    )
+    assert "more than 20 (gate.max_unseen_loss); about 11 products are needed: hold out more" in verdict.reason
+    assert ask(before, before, GateConfig(max_unseen_loss=1)).gate == "published"
+    assert ask(before, None).gate == "published"
+
+
+def test_one_metric_with_enough_queries_is_enough():
+    golden = pl.DataFrame({"item_id": [f"golden/{i}" for i in range(8)], "golden/hit@1": [1.0] * 8})
+    both = pl.concat([GOOD, golden], how="diagonal")
+    verdict = ask(both, both)
+    assert verdict.gate == "published"
+    assert "in golden/hit@1" in verdict.reason
+    assert ask(golden, golden).gate == "held"
+
+
+def test_a_reason_names_the_products_of_the_queries():
+    assert "on 500 queries of 125 products shared" in ask(of_products(GOOD, 4), GOOD).reason
+    assert "on 500 queries of 125 products shared" in ask(of_products(WORSE, 4), GOOD).reason
 
 
 def test_the_first_release_is_published():
@@ -200,9 +242,9 @@ def test_a_loss_that_one_category_bears_alone_is_held_and_named():
     verdict = ask(after, before)
     assert [(row.name, row.category, row.n_queries) for row in verdict.losses] == [("recall@1", "a", 50)]
     assert verdict.rows[0].difference > -BLOCK.max_loss
-    assert verdict.reason.startswith("Held: recall@1 fell in category a from 1.000 to 0.500 on 50 shared queries")
-    assert verdict.reason.endswith("more than the tolerated 0.05.")
-    assert ask(after, before, GateConfig(max_category_loss=0.5)).gate == "published"
+    assert verdict.reason.startswith("Held: recall@1 fell in category a from 1.000 to 0.500 on 50 queries")
+    assert verdict.reason.endswith("and 5 are tolerated.")
+    assert ask(after, before, GateConfig(max_category_loss=0.7)).gate == "published"
     assert ask(after, before, GateConfig(min_category_queries=51)).gate == "published"
     assert ask(after.drop("category"), before).gate == "published"
 
@@ -211,7 +253,7 @@ def test_a_reason_counts_the_categories_that_were_compared():
     before = flawless(300)
     compared = ask(in_categories(before, 29, 30, 200), before)
     assert {row.category for row in compared.categories} == {"b", "c"}
-    assert compared.reason.endswith("nor beyond 0.05 in any of 2 categories.")
+    assert "shared with production, nor in any of 2 categories. " in compared.reason
 
 
 def test_many_categories_that_fall_still_make_one_sentence():

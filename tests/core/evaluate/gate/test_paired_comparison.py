@@ -12,7 +12,15 @@ from hypothesis import strategies as st
 from retrieval_core.config import GateConfig
 from retrieval_core.evaluate.gate.paired_comparison import MIN_DRAWS, Changes, MetricChange, compare
 from retrieval_core.metrics.significance import ENOUGH_EXTREMES
-from tests.core.evaluate.gate.query_tables import GOOD, WORSE, flawless, in_categories, results, with_losses
+from tests.core.evaluate.gate.query_tables import (
+    GOOD,
+    WORSE,
+    flawless,
+    in_categories,
+    of_products,
+    results,
+    with_losses,
+)
 
 CONFIG = GateConfig()
 HEADLINES, SIDE_METRICS = ("recall@1", "map@5"), ("recall@2", "precision@5")
@@ -108,7 +116,8 @@ def test_a_table_never_loses_against_itself(table):
     changes = compare(table, table.sample(fraction=1, shuffle=True, seed=0), GateConfig(min_category_queries=2))
     assert blocking(changes) == []
     for row in (*changes.overall, *changes.by_category):
-        assert (row.difference, row.low, row.high) == (0, 0, 0)
+        assert (row.difference, row.n_differing) == (0, 0)
+        assert row.low == -row.high < 0, "what was not drawn may differ"
         assert row.p_holm in (None, 1)
 
 
@@ -150,15 +159,19 @@ def test_a_true_loss_blocks_and_has_its_interval():
     assert row.difference == pytest.approx(row.candidate - row.production)
     assert row.low <= row.difference <= row.high < 0
     assert row.p_holm < 0.05
-    assert row.n_queries == 500
+    assert (row.n_queries, row.n_clusters, row.n_differing) == (500, 500, 25)
+    assert -row.difference < row.largest_loss <= -row.low
+    assert row.unseen_loss < row.max_loss < row.largest_loss
     assert row.blocks
+    assert not row.is_within_tolerance
 
 
-@pytest.mark.parametrize(("max_loss", "blocks"), [(0.049, True), (0.051, False)])
-def test_a_certain_loss_blocks_only_beyond_what_is_tolerated(max_loss, blocks):
+@pytest.mark.parametrize(("max_loss", "blocks"), [(0.049, True), (0.06, True), (0.07, False)])
+def test_a_certain_loss_blocks_unless_it_is_shown_to_be_within_what_is_tolerated(max_loss, blocks):
     row = compare(WORSE, GOOD, GateConfig(max_loss=max_loss)).overall[0]
     assert row.p_holm < 0.05
     assert row.blocks is blocks
+    assert row.is_within_tolerance is not blocks
 
 
 @pytest.mark.parametrize(("n_lost", "blocks"), [(4, False), (5, True)])
@@ -228,7 +241,7 @@ def test_a_loss_within_one_category_blocks_by_the_categories_own_tolerance():
     before = flawless()
     after = in_categories(with_losses(before, np.arange(3000) < 25), 50, 1000, 1000)
     assert blocking(compare(after, before, CONFIG)) == [("recall@1", "a")]
-    assert blocking(compare(after, before, GateConfig(max_category_loss=0.5))) == []
+    assert blocking(compare(after, before, GateConfig(max_category_loss=0.7))) == []
     assert blocking(compare(after.drop("category"), before, CONFIG)) == []
 
 
@@ -257,3 +270,49 @@ def test_a_p_is_corrected_for_as_many_tests_as_can_block(names):
     changes = compare(after, before, CONFIG)
     assert [row.p_holm for row in changes.overall] == pytest.approx([len(names) / 256] * len(names), rel=0.5)
     assert blocking(changes) == [(name, "") for name in names]
+
+
+def test_queries_of_one_product_count_as_one():
+    """Two products of six pictures are lost, which is no more than chance: p is 1/4."""
+    before = flawless(120)
+    after = with_losses(before, np.arange(120) < 12)
+    row = compare(of_products(after, 6), before, CONFIG).overall[0]
+    assert (row.n_queries, row.n_clusters, row.n_differing) == (120, 20, 12)
+    assert row.p_holm == 1, "too few products differ for a test"
+    assert not row.blocks
+    single = compare(after, before, CONFIG).overall[0]
+    assert single.blocks
+    assert row.low < single.low
+    assert row.largest_loss > single.largest_loss
+
+
+@settings(max_examples=20, deadline=None)
+@given(tables(min_queries=4), tables(min_queries=4), st.integers(1, 4), st.randoms(use_true_random=False))
+def test_names_of_products_and_the_order_of_queries_decide_nothing(challenger, production, n_views, random):
+    table = of_products(challenger, n_views)
+    names = random.sample("abcdefghijklmnop", 12)
+    renamed = table.with_columns(pl.col("cluster").replace({f"p{i}": name for i, name in enumerate(names)}))
+    changes = compare(renamed.sample(fraction=1, shuffle=True, seed=1), production, CONFIG)
+    for row, same in zip(changes.overall, compare(table, production, CONFIG).overall, strict=True):
+        for field in ("name", "n_clusters", "n_differing", "n_clusters_needed", "blocks"):
+            assert getattr(row, field) == getattr(same, field)
+        for field in ("difference", "low", "high", "largest_loss", "unseen_loss", "p_holm"):
+            assert getattr(row, field) == pytest.approx(getattr(same, field), abs=1e-12), field
+
+
+def test_a_query_without_a_product_is_its_own():
+    before = flawless(40)
+    unknown = before.with_columns(cluster=pl.lit(None, pl.String))
+    assert compare(unknown, before, CONFIG) == compare(before, before, CONFIG)
+    half = before.with_columns(cluster=pl.when(pl.int_range(40) < 20).then(pl.lit("p")))
+    assert {row.n_clusters for row in compare(half, before, CONFIG).overall} == {21}
+
+
+@pytest.mark.parametrize(("n", "is_too_few"), [(500, False), (20, False), (10, True)])
+def test_as_many_products_are_needed_as_show_the_tolerated_loss(n, is_too_few):
+    before = flawless(n)
+    row = compare(before, before, CONFIG).overall[0]
+    assert (row.unseen_loss > CONFIG.max_unseen_loss) is is_too_few
+    limit = CONFIG.max_unseen_loss if is_too_few else CONFIG.max_loss
+    more = flawless(row.n_clusters_needed)
+    assert compare(more, more, CONFIG).overall[0].unseen_loss == pytest.approx(limit, rel=0.15)

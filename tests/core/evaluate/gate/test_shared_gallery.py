@@ -114,6 +114,10 @@ def test_both_sides_are_scored_among_the_common_items_by_their_own_vectors(produ
     assert shared.n_gallery == len(items) - sum(is_query)
     assert_scores(shared.challenger, scores_by_hand(items, setup.vectors[np.array(is_common)], is_query))
     assert_scores(shared.baseline, scores_by_hand(items, production.vectors_of(items), is_query))
+    products = dict(setup.items.select("item_id", "product_id").iter_rows())
+    assert shared.challenger["cluster"].to_list() == [
+        f"product:{products[name]}" for name in shared.challenger["item_id"]
+    ]
     assert not shared.challenger.equals(shared.baseline), "they were searched by their own vectors"
 
 
@@ -156,7 +160,7 @@ def test_a_catalogue_that_grew_many_times_is_compared_on_as_many_queries(product
 def test_releases_without_a_common_item_have_no_queries_to_compare(production, challenge):
     shared = production.search_with(challenge([f"{name}@2" for name in ids(range(N))]))
     assert shared.n_gallery == len(shared.challenger) == len(shared.baseline) == 0
-    assert shared.challenger.columns == shared.baseline.columns == ["item_id"]
+    assert shared.challenger.columns == shared.baseline.columns == ["item_id", "cluster"]
 
 
 def test_queries_without_a_common_gallery_have_no_score(production, challenge):
@@ -165,7 +169,7 @@ def test_queries_without_a_common_gallery_have_no_score(production, challenge):
     shared = production.search_with(setup)
     assert shared.n_gallery == 0
     assert len(shared.challenger) == len(shared.baseline) > 0
-    assert shared.challenger.columns == shared.baseline.columns == ["item_id"]
+    assert shared.challenger.columns == shared.baseline.columns == ["item_id", "cluster"]
 
 
 def test_a_release_that_names_no_reducer_cannot_be_searched(production, challenge):

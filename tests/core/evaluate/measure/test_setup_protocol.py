@@ -1,5 +1,7 @@
 """Who queries whom: queries and gallery never overlap, and every product asked for can be found."""
 
+import itertools
+
 import numpy as np
 import polars as pl
 from hypothesis import given, settings
@@ -10,6 +12,7 @@ from retrieval_core.evaluate.measure.setup import choose_protocol, gallery_depth
 
 SCHEMA = {
     "item_id": pl.String,
+    "content_id": pl.String,
     "split": pl.String,
     "product_id": pl.String,
     "category": pl.String,
@@ -20,7 +23,7 @@ SCHEMA = {
 
 def catalogue(rows: list[tuple[str, str | None]]) -> pl.DataFrame:
     """Items of (split, product)."""
-    full = [(f"i{n}", split, product, "dress", [], []) for n, (split, product) in enumerate(rows)]
+    full = [(f"i{n}", f"c{n % 7}", split, product, "dress", [], []) for n, (split, product) in enumerate(rows)]
     return pl.DataFrame(full, schema=SCHEMA, orient="row")
 
 
@@ -36,6 +39,10 @@ def test_queries_are_held_out_and_the_rest_is_the_gallery(rows, n_queries, seed)
     assert len(protocol.queries) <= n_queries
     assert sorted([*protocol.queries, *protocol.gallery]) == list(range(len(rows)))
     assert all(rows[query][0] != "train" for query in protocol.queries)
+    same = protocol.clusters[:, None] == protocol.clusters
+    for (a, row_a), (b, row_b) in itertools.product(enumerate(protocol.queries), repeat=2):
+        alone = rows[row_a][1] is None and rows[row_b][1] is None
+        assert same[a, b] == (row_a % 7 == row_b % 7 if alone else rows[row_a][1] == rows[row_b][1])
     again = choose_protocol(items, EvaluateConfig(queries=n_queries, seed=seed))
     assert np.array_equal(again.queries, protocol.queries)
 

@@ -109,8 +109,13 @@ def change(name="recall@1", difference=-0.034, low=-0.052, high=-0.016, **more) 
         candidate=0.728 + difference,
         difference=difference,
         n_queries=500,
+        n_clusters=180,
+        n_differing=40,
         low=low,
         high=high,
+        largest_loss=0.049,
+        unseen_loss=0.018,
+        max_loss=0.02,
         **more,
     )
 

@@ -125,7 +125,9 @@ def test_a_search_of_a_part_of_the_gallery_names_the_part(read_page):
 
 def test_the_metric_that_blocks_is_named_in_its_row(read_page):
     text = read_page(render(full())).text
-    assert re.search(r"recall@1 0\.728 0\.694 \S+0\.034 difference .{1,60} 0\.0021 500 \S blocks", text)
+    assert re.search(
+        r"recall@1 0\.728 0\.694 \S+0\.034 difference .{1,60} 0\.0021 0\.049 500 of 180 products \S blocks", text
+    )
     assert text.count(" blocks ") == 1
 
 

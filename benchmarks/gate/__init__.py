@@ -1,0 +1,1 @@
+"""How the gate judges releases whose quality is known."""
