@@ -40,7 +40,7 @@ WIDENING = 0.5
 # Selected rows far from the query (trousers nearest to a shoe) are all about equally far: their order by candidate
 # scores says little, and they lie in any of their lists. A search among selected rows therefore looks at more lists and
 # candidates than tuning chose. Where these hold a better hit, all selected rows are compared (`benchmarks.filters`).
-MORE_LISTS = 2
+MORE_LISTS = 3
 MORE_CANDIDATES = 4
 # Many searches with a filter end in the comparison of all its rows, so it is done at once up to twice the bytes.
 MAX_COMPARED = 2
