@@ -18,6 +18,7 @@ from typing import NamedTuple
 
 from retrieval_core.errors import BadConfig, LeaseLost, NotFound, Permanent
 
+CHUNK_BYTES = 1 << 20
 PROBES = "runs/_probe"  # start of the keys that `check_conditions` writes and deletes; a killed check leaves one
 
 _SEGMENT = r"[A-Za-z0-9_][A-Za-z0-9._=+@-]*"
@@ -107,6 +108,10 @@ class Store(ABC):
             return False
         self._confirm(key, lambda: self._compare_and_swap(key, expected, data))
         return True
+
+    @abstractmethod
+    def chunks(self, key: str) -> Iterator[bytes]:
+        """Yield the object in pieces of at most `CHUNK_BYTES`, read from the store itself and not from a local copy."""
 
     @abstractmethod
     def exists(self, key: str) -> bool:

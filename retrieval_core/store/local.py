@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from retrieval_core.errors import NotFound, StoreUnavailable
-from retrieval_core.store.base import Entry, Store, check_prefix, checked_key, is_key
+from retrieval_core.store.base import CHUNK_BYTES, Entry, Store, check_prefix, checked_key, is_key
 from retrieval_core.store.files import (
     check_sha256,
     install,
@@ -49,6 +49,14 @@ class LocalStore(Store):
         path = self._path(key)
         with read_errors(path):
             return path.read_bytes()
+
+    def chunks(self, key: str) -> Iterator[bytes]:
+        path = self._path(key)
+        with read_errors(path):
+            regular_stat(path)
+            with path.open("rb", buffering=0) as file:
+                while chunk := file.read(CHUNK_BYTES):
+                    yield chunk
 
     def _put(self, key: str, data: bytes) -> None:
         self._write(key, BytesIO(data), os.replace)

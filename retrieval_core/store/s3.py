@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import Any
 
 from retrieval_core.errors import BadConfig, NotFound, Permanent, StoreNotWritable, StoreUnavailable, VitrineError
-from retrieval_core.store.base import Entry, Store, UriStat, check_prefix, checked_key, is_key
+from retrieval_core.store.base import CHUNK_BYTES, Entry, Store, UriStat, check_prefix, checked_key, is_key
 from retrieval_core.store.cache import ReadCache
 from retrieval_core.store.files import (
     check_sha256,
@@ -64,6 +64,11 @@ class S3Store(Store):
 
     def get(self, key: str) -> bytes:
         return self._get(key)[0]
+
+    def chunks(self, key: str) -> Iterator[bytes]:
+        target = self._bucket_and_key(key)
+        with _s3_errors(self._address_of(key)):
+            yield from _client(self._endpoint_url).get_object(**target)["Body"].iter_chunks(CHUNK_BYTES)
 
     def _put(self, key: str, data: bytes) -> None:
         target = self._bucket_and_key(key)

@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 
 from retrieval_core.errors import BadConfig, NotFound, Permanent, ShardCorrupt
-from retrieval_core.store.base import Store
+from retrieval_core.store.base import CHUNK_BYTES, Store
 from retrieval_core.store.uris import open_store
 
 pytestmark = pytest.mark.usefixtures("aws_environment")
@@ -304,6 +304,20 @@ def test_many_threads_may_ask_for_one_object(store: Store, in_threads: Callable[
     paths = in_threads(8, lambda _: store.local_path("part", sha256(b"x" * 10_000)))
 
     assert {path.read_bytes() for path in paths} == {b"x" * 10_000}
+
+
+def test_a_large_object_is_read_in_pieces(store: Store) -> None:
+    data = bytes(range(256)) * 10_000
+    store.put("part", data)
+    store.put("empty", b"")
+
+    pieces = list(store.chunks("part"))
+
+    assert b"".join(pieces) == data
+    assert max(map(len, pieces)) <= CHUNK_BYTES < len(data)
+    assert b"".join(store.chunks("empty")) == b""
+    with pytest.raises(NotFound):
+        list(store.chunks("absent"))
 
 
 # Addresses
