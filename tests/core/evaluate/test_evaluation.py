@@ -9,6 +9,8 @@ from retrieval_core.artifacts import releases
 from retrieval_core.artifacts.manifests import Release, Report
 from retrieval_core.artifacts.parts import read_table
 from retrieval_core.evaluate.evaluation import evaluate_release, evaluate_run
+from retrieval_core.evaluate.measure import measure
+from retrieval_core.evaluate.measure.filtered import FilterFacts
 from retrieval_core.evaluate.publish import publish_release
 from retrieval_core.settings import Settings
 from tests.core.sealed_runs import CONFIG
@@ -95,6 +97,17 @@ def test_a_run_is_judged_against_production_among_the_items_of_both(local_store,
     assert facts["production"] == production.fingerprint
     assert facts["n_shared_gallery"] == 16
     assert {"recall@1", "ann_recall@10"} <= {change["name"] for change in facts["changes"]}
+
+
+def test_a_run_whose_index_misses_neighbours_under_a_filter_is_held(settings, labelled_run, monkeypatch):
+    worst = FilterFacts(
+        name="where_category_worst", meaning="category hats", n_rows=9, recall=0.9, latency_ms_p50=1.0, how="selector"
+    )
+    monkeypatch.setattr(measure, "measure_filters", lambda *_: (worst,))
+    report = evaluate_run(settings, labelled_run(), CONFIG)
+    assert report.gate == "held"
+    assert "category hats" in report.gate_reason
+    assert report.metrics["where_category_worst/ann_recall@10"] == 0.9
 
 
 def with_removals(outputs, *item_ids: str):
