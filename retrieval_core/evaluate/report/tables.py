@@ -70,13 +70,15 @@ class ProductionComparison(NamedTuple):
     """Changes against production: those that the gate tested, others for information, and baselines and deviations.
 
     `categories` are the changes tested within categories: first those that block, then by the size of the loss.
-    `reach` is the largest absolute end of an interval, for the scale of the drawings.
+    `since_anchor` are those tested against the anchor, overall and where they block within a category. `reach` is the
+    largest absolute end of an interval, for the scale of the drawings.
     """
 
     tested: list[MetricChange]
     watched: list[MetricChange]
     baselines: list[MetricChange]
     categories: list[MetricChange]
+    since_anchor: list[MetricChange]
     reach: float
 
 
@@ -104,9 +106,11 @@ def compare_with_production(facts: ReportFacts) -> ProductionComparison:
     baselines = [change for change in changes if _is_derived(change.name)]
     watched = [change for change in changes if change not in tested and change not in baselines]
     categories = sorted(facts.category_changes, key=lambda row: (not row.blocks, row.difference))
-    rows = tested + watched + categories
+    anchor = facts.anchor.changes if facts.anchor else ()
+    since_anchor = [row for row in anchor if row.blocks or (row.p_holm is not None and not row.category)]
+    rows = tested + watched + categories + since_anchor
     ends = [abs(end) for row in rows for end in (row.low, row.difference, row.high) if end is not None]
-    return ProductionComparison(tested, watched, baselines, categories, max(ends, default=0.0))
+    return ProductionComparison(tested, watched, baselines, categories, since_anchor, max(ends, default=0.0))
 
 
 def _name_of(statistic: Statistic, name: str) -> str:
