@@ -6,7 +6,6 @@ from collections import Counter
 from collections.abc import Sequence
 from typing import NamedTuple
 
-import numpy as np
 from markupsafe import Markup
 
 from retrieval_core.artifacts.manifests import Reject
@@ -21,7 +20,6 @@ from retrieval_core.evaluate.report import charts, curves
 from retrieval_core.evaluate.report.formatting import SMALLEST_SHOWN, number
 from retrieval_core.evaluate.report.schema import ReportFacts
 from retrieval_core.metrics.registry import HEADLINES, Statistic, find_metric
-from retrieval_core.metrics.significance import wilson
 
 PUBLISHED = "published"
 MAX_QUARANTINE_ROWS = 50
@@ -199,12 +197,6 @@ def metric_plots(columns: Sequence[Representation], metrics: dict[str, float]) -
         if values:
             plots.append((name, charts.dots(name, values, metrics.get(_name_of("random", name)), PUBLISHED)))
     return plots
-
-
-def share_interval(share: float, n: int) -> str:
-    """Write the 95% interval of a share of n queries."""
-    low, high = wilson(np.array(share), n)
-    return f"{number(float(low))} to {number(float(high))}"
 
 
 def category_table(facts: ReportFacts) -> CategoryTable:
