@@ -97,8 +97,8 @@ def decide(
     others = _other_changes(challenger.metrics, production.metrics, changes) if production else ()
     verdict = Verdict(
         gate="published",
-        reason=_all_clear(changes, production is None, challenger.n_shared_gallery, config)
-        + _anchor_words(anchor, config),
+        reason=_all_clear(changes, production is None, challenger.n_shared_gallery)
+        + _anchor_words(anchor, since_anchor),
         causes=(
             *(_lost_since(production, challenger, changes, config) if production else ()),
             *_faults(challenger, production, config),
@@ -125,11 +125,12 @@ def _is_clearly_better(rows: Iterable[MetricChange], config: GateConfig) -> bool
     return any((row.low or 0.0) > config.max_drift for row in tested) and not any(row.blocks for row in tested)
 
 
-def _anchor_words(anchor: AnchorFigures | None, config: GateConfig) -> str:
-    if not anchor or not anchor.is_compared:
+def _anchor_words(anchor: AnchorFigures | None, since_anchor: Sequence[MetricChange]) -> str:
+    tested = [row for row in since_anchor if row.p_holm is not None and not row.category]
+    if not anchor or not tested:
         return _note(anchor)
-    among = f"among the {anchor.n_gallery:,} items of both"
-    return f" Nor beyond {config.max_drift:g} since the anchor {anchor.release[:12]}, {among}.{_note(anchor)}"
+    since = f"Since the anchor {anchor.release[:12]}, among the {anchor.n_gallery:,} items of both"
+    return f" {since}, {_largest_losses(tested)}.{_note(anchor)}"
 
 
 def _note(anchor: AnchorFigures | None) -> str:
@@ -273,7 +274,7 @@ def _points(loss: float | None) -> str:
     return f"{math.ceil(1000 * max(loss or 0.0, 0.0) - 1e-6) / 10:.1f}"
 
 
-def _all_clear(changes: Changes, is_first: bool, n_gallery: int, config: GateConfig) -> str:
+def _all_clear(changes: Changes, is_first: bool, n_gallery: int) -> str:
     if is_first:
         return "First release: there is no production to compare with."
     tested = _tested(changes)
@@ -282,22 +283,20 @@ def _all_clear(changes: Changes, is_first: bool, n_gallery: int, config: GateCon
     n_categories = len({row.category for row in changes.by_category})
     within = f", nor in any of {n_categories} categories" if n_categories else ""
     among = f" among the {n_gallery:,} items that both hold" if n_gallery else ""
-    tolerated = f"{100 * config.max_loss:g} are tolerated{_needed(tested)}"
     return (
         f"No loss beyond chance on {_queries(_most_queries(tested))} shared with production{among}{within}. With 95% "
-        f"confidence the loss is at most {_largest_losses(tested)}; {tolerated}."
+        f"confidence {_largest_losses(tested)}."
     )
 
 
-def _largest_losses(tested: list[MetricChange]) -> str:
+def _largest_losses(tested: Sequence[MetricChange]) -> str:
+    """Say how much of each metric may be lost, and how many products it takes to show that it is not too much."""
     first, *others = (f"{_points(row.largest_loss)}{{}} in {row.name}" for row in tested)
-    return ", ".join([first.format(" points"), *(other.format("") for other in others)])
-
-
-def _needed(tested: list[MetricChange]) -> str:
+    losses = ", ".join([first.format(" points"), *(other.format("") for other in others)])
     unseen = [row for row in tested if not row.is_within_tolerance and (row.unseen_loss or 0.0) > row.max_loss]
     n_needed = max((row.n_clusters_needed for row in unseen), default=0)
-    return f", and showing that takes about {n_needed:,} products" if n_needed else ""
+    needed = f", and showing that takes about {n_needed:,} products" if n_needed else ""
+    return f"the loss is at most {losses}; {100 * tested[0].max_loss:g} are tolerated{needed}"
 
 
 def _most_queries(tested: list[MetricChange]) -> MetricChange:
