@@ -9,7 +9,7 @@ AS_ROOT := $(if $(filter 0,$(shell id -u)),,sudo)
 # Percent of the lines of the core that its tests must reach. Lines run by subprocesses do not count.
 MIN_COVERAGE := 97
 
-.PHONY: help setup demo test coverage test-ceph lint format docs bench debian lock clean
+.PHONY: help setup demo test coverage test-ceph lint format docs bench installed debian lock clean
 
 help: ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## /\1 /p' $(MAKEFILE_LIST) | while read -r target text; do \
@@ -38,7 +38,7 @@ format: setup ## let ruff rewrite the code
 	$(BIN)/ruff check --fix .
 
 # Two tests at a time, each with one thread: more threads than cores only wait for each other.
-test: lint debian coverage ## lint, run the tests and print the lines of the core that they do not reach
+test: installed lint coverage ## lint, run the tests and print the lines of the core that they do not reach
 	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 --dist loadfile --no-loadscope-reorder --ignore tests/core
 
 # Of the core's own tests only: slipcover's probes cannot be pickled, as flows on Dask need.
@@ -46,6 +46,10 @@ test: lint debian coverage ## lint, run the tests and print the lines of the cor
 coverage: setup ## run the tests of the core and print the lines that they do not reach
 	OMP_NUM_THREADS=1 $(BIN)/python -m slipcover --json --out .coverage.json -m pytest -n 2 --dist loadfile --no-loadscope-reorder tests/core
 	$(BIN)/python -m slipcover --fail-under $(MIN_COVERAGE) --merge .coverage.json --out .coverage.json
+
+# Side by side: pip computes while apt downloads.
+installed:
+	@$(MAKE) --no-print-directory -j 2 setup debian
 
 # The search page is tested in a real browser and Prefect on PostgreSQL: pip has neither, Debian has both.
 debian:
