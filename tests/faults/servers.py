@@ -108,7 +108,8 @@ class Postgres(Server):
         environment = {"PATH": os.environ["PATH"], "LC_ALL": "C.UTF-8"}
         command = [str(_binary("initdb")), f"--pgdata={data}", "--username=prefect", "--auth=trust", "--no-sync"]
         subprocess.run(command, check=True, capture_output=True, user=user, cwd=self.folder, env=environment)
-        options = [f"-p{port}", "-h127.0.0.1", f"-k{self.folder}"]
+        # Without fsync, which protects from the loss of power, not from the kill of a process.
+        options = [f"-p{port}", "-h127.0.0.1", f"-k{self.folder}", "-cfsync=off"]
         self._port = port
         super().__init__([str(_binary("postgres")), f"-D{data}", *options], environment, self.folder / "log", user)
 
