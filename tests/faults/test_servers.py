@@ -26,9 +26,9 @@ SHARD_ROWS = 2
 N_SHARDS = N_PICTURES // SHARD_ROWS
 DOWN_S = 4.0  # so that requests are refused, not merely slow
 CONFIG = (
-    "embed.backbone=mobilenetv3",
-    "embed.weights=random:0",
-    "embed.size_px=64",
+    "embed.backbone=pca_pixels",
+    "embed.weights=fit:0",
+    "embed.size_px=16",
     "embed.background=raw",
     f"embed.shard_rows={SHARD_ROWS}",
     "head.enabled=false",
@@ -66,7 +66,7 @@ def run_through_restart(server: PrefectServer, away: Server, how: signal.Signals
     """Run while `away` is ended during the embedding and started again a little later."""
     source = f"synthetic:{folder / 'catalog'}?products={N_PICTURES // 2}&views=2&size_px=64"
     open_source(source).rows()
-    store = folder / "store"
+    store, n_before = folder / "store", len(flow_runs(server))
     run = Run(Order(source, store, CONFIG, server.api_url, folder / "log"))
     until(lambda: len(parts(store)) >= 2 or not run.is_alive, "embedding")
     away.kill(how)
@@ -84,13 +84,21 @@ def run_through_restart(server: PrefectServer, away: Server, how: signal.Signals
     assert summary is not None
     assert (summary["gate"], summary["embedded"]) == ("published", N_PICTURES)
     assert verify(open_store(str(store))).ok
-    until(lambda: [run["state_name"] for run in flow_runs(server)] == ["Completed"], "the record of the run's end")
+    until(lambda: {run["state_name"] for run in flow_runs(server)} == {"Completed"}, "the record of the run's end")
+    assert len(flow_runs(server)) == n_before + 1
+
+
+@pytest.fixture(scope="module")
+def sqlite_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[PrefectServer]:
+    with serving(tmp_path_factory.mktemp("server")) as server:
+        yield server
 
 
 @pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGTERM])
-def test_the_prefect_server_is_restarted_in_mid_run(how: signal.Signals, tmp_path: Path) -> None:
-    with serving(tmp_path) as server:
-        run_through_restart(server, server, how, tmp_path)
+def test_the_prefect_server_is_restarted_in_mid_run(
+    sqlite_server: PrefectServer, how: signal.Signals, tmp_path: Path
+) -> None:
+    run_through_restart(sqlite_server, sqlite_server, how, tmp_path)
 
 
 @pytest.mark.skipif(not has_postgres(), reason="no PostgreSQL here: `make test` installs Debian's")
