@@ -87,7 +87,7 @@ def _remove_abandoned(folder: Path) -> None:
                 path.unlink()
 
 
-def install(temporary: Path, path: Path, move: Callable[[Path, Path], None] = os.replace) -> None:
+def install(temporary: Path, path: Path, move: Callable[[Path, Path], None]) -> None:
     """Sync a finished file and `move` it to `path`, so that both its bytes and its name survive a power failure."""
     _sync(temporary)
     make_folder(path.parent)

@@ -183,11 +183,11 @@ class S3Store(Store):
             with _s3_errors(self._address_of(key)):
                 _client(self._endpoint_url).download_file(*target.values(), str(temporary), Config=_transfer_config())
             signature = file_signature(temporary)  # kept by the rename; another download may replace it at any time
-            install(temporary, copy)
+            install(temporary, copy, os.replace)
         note = self._note(copy)
         with write_errors(note), temporary_file(self._cache) as temporary:
             temporary.write_text(f"{etag} {signature}")
-            install(temporary, note)
+            install(temporary, note, os.replace)
         self._copies.make_room(copy)
 
     def _version_of(self, copy: Path) -> str | None:

@@ -19,6 +19,7 @@ from retrieval_core.artifacts import backbone_names, releases
 from retrieval_core.artifacts.manifests import Backbone, IndexSet, Release
 from retrieval_core.errors import NotFound, ShardCorrupt, StoreBusy
 from retrieval_core.index.plan import template_key
+from retrieval_core.maintenance import vacuum as vacuum_module
 from retrieval_core.maintenance.inventory import Inventory
 from retrieval_core.maintenance.vacuum import DAY_S, STOPPED, Policy, Vacuumed, VacuumPlan, apply, plan_vacuum, vacuum
 from retrieval_core.maintenance.verify import verify
@@ -311,6 +312,25 @@ def test_after_a_killed_vacuum_a_run_makes_again_what_was_removed(
         assert SealedRuns(killed).seal(ITEMS).fingerprint == sealed[0].fingerprint
 
         assert verify(killed).ok
+
+
+def test_no_part_is_deleted_at_once_with_what_needs_it(
+    three_runs: tuple[Store, list[Release]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What is deleted at once may be deleted in any order, and the vacuum be killed between any two deletions."""
+    store, _ = three_runs
+    inventory, really_delete = Inventory(store), vacuum_module._delete
+    parts = {key: {part.key for part in inventory.open(key).parts} for key in inventory.artifact_keys()}
+
+    def delete(store: Store, batch: list[str]) -> dict[str, bytes]:
+        for key in batch:
+            if key.endswith("/manifest.json"):
+                assert not parts[key.removesuffix("/manifest.json")].intersection(batch)
+            assert not key.endswith("/vectors.arrow") or key.replace("vectors.arrow", "index.faiss") not in batch
+        return really_delete(store, batch)
+
+    monkeypatch.setattr(vacuum_module, "_delete", delete)
+    vacuum_later(store)
 
 
 def test_a_release_promoted_meanwhile_is_put_back(

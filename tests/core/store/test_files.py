@@ -98,7 +98,7 @@ def test_an_error_of_writing_is_translated_and_says_what_to_do(
 def test_a_temporary_file_is_installed_or_removed(tmp_path: Path) -> None:
     with temporary_file(tmp_path) as temporary:
         temporary.write_bytes(b"whole")
-        install(temporary, tmp_path / "folder" / "a")
+        install(temporary, tmp_path / "folder" / "a", os.replace)
     with temporary_file(tmp_path) as temporary:
         temporary.write_bytes(b"half")
 
