@@ -17,21 +17,21 @@ from hypothesis import strategies as st
 
 from retrieval_core.artifacts import backbone_names, releases
 from retrieval_core.artifacts.manifests import Backbone, IndexSet, Release
-from retrieval_core.errors import NotFound, ShardCorrupt, StoreBusy
+from retrieval_core.errors import NotFound, ShardCorrupt
 from retrieval_core.index.plan import template_key
 from retrieval_core.maintenance import vacuum as vacuum_module
 from retrieval_core.maintenance.inventory import Inventory
-from retrieval_core.maintenance.vacuum import DAY_S, STOPPED, Policy, Vacuumed, VacuumPlan, apply, plan_vacuum, vacuum
+from retrieval_core.maintenance.vacuum import DAY_S, Policy, VacuumPlan, apply, plan_vacuum, vacuum
 from retrieval_core.maintenance.verify import verify
 from retrieval_core.search.release import open_release
 from retrieval_core.store import leases
 from retrieval_core.store.base import Store
 from retrieval_core.store.uris import open_store
+from tests.core.maintenance.damage import ITEMS
 from tests.core.sealed_runs import BOOSTED_DIM, SealedRuns, fake_fingerprint
 
 pytestmark = pytest.mark.usefixtures("aws_environment")
 
-ITEMS = [f"item-{number}" for number in range(14)]
 A, B = fake_fingerprint("stray"), fake_fingerprint("other")
 ONLY_PRODUCTION = Policy(keep=0, older_than_days=7, safe_hours=24)
 
@@ -58,14 +58,6 @@ def served(store: Store, release: Release) -> list[str]:
             store.local_path(part.key, part.sha256)
     query = np.ones((1, BOOSTED_DIM), np.float32) / BOOSTED_DIM**0.5
     return [str(row) for row in open_release(store, release.fingerprint).search_vectors(query, 3)[1].ravel()]
-
-
-@pytest.fixture
-def three_runs(local_store: Store) -> tuple[Store, list[Release]]:
-    runs = SealedRuns(local_store)
-    catalogues = [ITEMS, [*ITEMS[4:], "new-1"], [*ITEMS[4:], "new-1", "new-2", "item-5@recoloured"][1:]]
-    catalogues[2].remove("item-5")
-    return local_store, [runs.seal(names) for names in catalogues]
 
 
 def test_only_what_production_needs_is_kept(three_runs: tuple[Store, list[Release]]) -> None:
@@ -363,74 +355,6 @@ def test_it_stops_if_an_alias_moved_after_the_plan(three_runs: tuple[Store, list
 
     assert apply(store, plan).stopped
     assert keys(store) == before
-
-
-def test_nothing_is_removed_while_a_run_is_active(three_runs: tuple[Store, list[Release]]) -> None:
-    """It may build on what no kept release needs, and not have said so yet."""
-    store, _ = three_runs
-    before = keys(store)
-    with leases.shared_lease(store, "the night"), pytest.raises(StoreBusy, match="the night"):
-        vacuum(store, ONLY_PRODUCTION, later())
-    assert keys(store) == before
-
-
-@pytest.mark.parametrize("turn_s", [0.0, 600.0])
-def test_a_run_that_begins_meanwhile_waits_for_the_end_or_for_that_of_the_turn(
-    three_runs: tuple[Store, list[Release]], monkeypatch: pytest.MonkeyPatch, turn_s: float
-) -> None:
-    store, sealed = three_runs
-    monkeypatch.setattr(leases, "POLL_S", 0.01)
-    monkeypatch.setattr("retrieval_core.maintenance.vacuum.TURN_S", turn_s)
-    began, delete = threading.Event(), type(store).delete
-
-    def run() -> None:
-        with leases.shared_lease(open_store(store.url), "the nightly"):
-            began.set()
-
-    waiting = threading.Thread(target=run)
-
-    def delete_slowly(self: Store, key: str) -> None:
-        if key == f"{sealed[0].key}/manifest.json":
-            waiting.start()
-            while not list(self.list(f"{leases.FOLDER}wait-")):
-                time.sleep(0.01)
-        assert key.startswith(leases.FOLDER) or not began.is_set()
-        delete(self, key)
-
-    monkeypatch.setattr(type(store), "delete", delete_slowly)
-    plan, done = vacuum(store, ONLY_PRODUCTION, later())
-    waiting.join(60)
-
-    assert began.is_set()
-    if turn_s:
-        assert done == Vacuumed(n_removed=len(plan.keys))
-    else:
-        assert (done.n_removed, done.stopped) == (0, STOPPED)
-        assert sealed[0].fingerprint in releases.release_names(store)
-
-
-def test_of_two_vacuums_at_once_each_removes_or_is_refused(three_runs: tuple[Store, list[Release]]) -> None:
-    store, sealed = three_runs
-    outcomes: list[object] = []
-
-    def sweep(keep: int) -> None:
-        try:
-            outcomes.append(vacuum(open_store(store.url), Policy(keep=keep), later())[1])
-        except StoreBusy as error:
-            outcomes.append(error)
-
-    threads = [threading.Thread(target=sweep, args=(keep,)) for keep in (0, 1)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-
-    assert len(outcomes) == 2
-    assert all(isinstance(outcome, StoreBusy | Vacuumed) for outcome in outcomes)
-    assert verify(store).ok
-    assert releases.read_release(store, "production") == sealed[2]
-    vacuum_later(store)
-    assert releases.release_names(store) == [sealed[2].fingerprint]
 
 
 def test_a_searcher_of_a_kept_release_never_fails_meanwhile(three_runs: tuple[Store, list[Release]]) -> None:

@@ -22,7 +22,7 @@ from retrieval_core.store import leases
 from retrieval_core.store.base import Store
 from retrieval_core.store.uris import open_store
 from tests.core.sealed_runs import SealedRuns
-from tests.faults.power_cuts import PowerCuts
+from tests.faults.interruptions.power_cuts import PowerCuts
 
 ITEMS = [f"item-{number}" for number in range(8)]
 RERUN_EVERY = 12  # states

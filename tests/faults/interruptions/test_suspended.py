@@ -24,7 +24,7 @@ from retrieval_core.store.uris import open_store
 from tests.core.sealed_runs import SealedRuns
 from tests.faults.processes import Order, Run
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 SHORT = {"RENEW_S": 0.05, "OVERDUE_S": 0.1, "EXPIRES_S": 0.6, "FRESH_S": 0.05, "SETTLE_S": 0.15, "POLL_S": 0.02}
 ITEMS = [f"item-{number}" for number in range(14)]
 EVERYTHING = Policy(keep=0, older_than_days=0, safe_hours=0)
