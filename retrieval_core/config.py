@@ -198,6 +198,12 @@ class GateConfig(StageConfig):
         description="Hold where so few queries are shared with production, or so many results differ, that a larger "
         "fall of any headline metric could go unseen; 1: never.",
     )
+    max_drift: float = Field(
+        0.02,
+        ge=0,
+        le=1,
+        description="Tolerated fall of a headline metric against the anchor, over all runs since then.",
+    )
     max_category_loss: float = Field(
         0.05, ge=0, le=1, description="Tolerated fall of a headline metric within one category, absolute."
     )

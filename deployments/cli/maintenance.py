@@ -48,6 +48,11 @@ def _status(arguments: argparse.Namespace) -> int:
     promotions = document.promotions[-N_PROMOTIONS:]
     lines = [
         f"production  {(document.production or 'none')[:12]}",
+        *(
+            f"anchor      {anchor.release[:12]}  since {anchor.since}: {anchor.why}"
+            for anchor in [document.anchor]
+            if anchor
+        ),
         *(f"by hand     {promotion.release[:12]}  {promotion.as_sentence()}" for promotion in promotions),
         *(f"{row.created}  {row.release[:12]}  {row.gate:<9} {row.rows} rows" for row in document.releases),
     ]

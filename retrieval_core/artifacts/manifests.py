@@ -336,7 +336,9 @@ class Report(Artifact):
     """An evaluation: `report.html`, `metrics.json`, the tables metrics, queries, categories, near_duplicates, fixes.
 
     `gate_causes` speak against publishing; a held release without causes only waits for a person to promote it.
-    `lost_most` is the step of the chain that loses most, "" where no step loses more than chance explains.
+    `lost_most` is the step of the chain that loses most, "" where no step loses more than chance explains. `anchor` is
+    the release that the following ones are also compared with, "" for the one that was evaluated;
+    `counts["most_rows"]` are the most rows that production had since then.
     """
 
     folder = "reports"
@@ -346,6 +348,7 @@ class Report(Artifact):
     gate_reason: str
     gate_causes: tuple[str, ...] = ()
     lost_most: str = ""
+    anchor: str = ""
 
 
 class Release(Artifact):

@@ -9,6 +9,7 @@ import numpy as np
 import polars as pl
 
 from retrieval_core.artifacts import releases
+from retrieval_core.artifacts.anchors import anchor_of
 from retrieval_core.artifacts.catalog_rows import load_items
 from retrieval_core.artifacts.fingerprints import STAGE_VERSIONS
 from retrieval_core.artifacts.growing_sets import indexable_items
@@ -18,6 +19,7 @@ from retrieval_core.config import EvaluateConfig, GateConfig, NightlyConfig
 from retrieval_core.errors import NotFound, ShardCorrupt
 from retrieval_core.evaluate.analysis.analyse import analyse, tables
 from retrieval_core.evaluate.analysis.stage_losses import lost_most
+from retrieval_core.evaluate.gate.anchor_comparison import anchor_facts, search_anchor
 from retrieval_core.evaluate.gate.catalog_losses import COLUMNS
 from retrieval_core.evaluate.gate.decide import ReleaseFigures, decide
 from retrieval_core.evaluate.gate.shared_gallery import SharedGallery, search_shared_gallery
@@ -45,7 +47,7 @@ PICTURES: dict[str, Any] = {
 }
 
 # What only the verdict depends on, not what is measured.
-JUDGED = {"declared_removals"}
+JUDGED = {"declared_removals", "anchor"}
 
 log = logging.getLogger(__name__)
 
@@ -57,6 +59,13 @@ class Evaluated(NamedTuple):
     baseline: Report | None
 
 
+class _Baseline(NamedTuple):
+    """The release that one is compared with, and the report that measured it in the same way."""
+
+    release: Release
+    report: Report
+
+
 def evaluate_run(settings: Settings, outputs: RunOutputs, config: NightlyConfig) -> Report:
     """Evaluate a run against production; a run evaluated before against the same production keeps its report."""
     store = settings.open_store()
@@ -66,7 +75,7 @@ def evaluate_run(settings: Settings, outputs: RunOutputs, config: NightlyConfig)
         key: baseline.config[key] for key in baseline.config.keys() - JUDGED
     }:
         return baseline
-    return _report(settings, outputs, config, baseline, production)
+    return _report(settings, outputs, config, _Baseline(production, baseline) if production and baseline else None)
 
 
 def evaluate_release(
@@ -83,9 +92,10 @@ def evaluate_release(
         baseline_report = Report.open(store, baseline.report)
         if any(baseline_report.config.get(name) != value for name, value in _measuring(evaluate).items()):
             config = baseline.nightly_config().model_copy(update=stages)
-            baseline_report = _report(settings, reconstruct_outputs(store, baseline), config, None, None)
+            baseline_report = _report(settings, reconstruct_outputs(store, baseline), config, None)
     config, outputs = sealed.nightly_config().model_copy(update=stages), reconstruct_outputs(store, sealed)
-    report = _report(settings, outputs, config, baseline_report, baseline)
+    compared = _Baseline(baseline, baseline_report) if baseline and baseline_report else None
+    report = _report(settings, outputs, config, compared)
     return Evaluated(report, baseline_report)
 
 
@@ -107,32 +117,36 @@ def _question(outputs: RunOutputs, config: NightlyConfig) -> dict[str, object]:
     return question
 
 
-def _report(
-    settings: Settings,
-    outputs: RunOutputs,
-    config: NightlyConfig,
-    baseline_report: Report | None,
-    baseline: Release | None,
-) -> Report:
-    """Return the report of a run against the baseline's report: the existing one, or a new one."""
+def _report(settings: Settings, outputs: RunOutputs, config: NightlyConfig, baseline: _Baseline | None) -> Report:
+    """Return the report of a run against the baseline: the existing one, or a new one."""
     store, question = settings.open_store(), _question(outputs, config)
     if outputs.catalog_facts.declared_removals:
         question["declared_removals"] = list(outputs.catalog_facts.declared_removals)
+    if baseline:
+        question["anchor"] = anchor_of(store, baseline.release)
     name = fingerprint(
-        "report", STAGE_VERSIONS["evaluate"], question, [baseline_report.fingerprint if baseline_report else ""]
+        "report", STAGE_VERSIONS["evaluate"], question, [baseline.report.fingerprint if baseline else ""]
     )
     known = Report.find(store, name)
     if known:
         return known
     measured = measure(store, outputs, config, settings)
-    shared = _shared_gallery(store, outputs, measured, baseline, config.evaluate) if baseline else None
-    production = _production(store, baseline, baseline_report, shared) if baseline and baseline_report else None
-    verdict = decide(_challenger(store, outputs, measured, shared), production, config.gate)
-    analysis = analyse(store, outputs, measured, config, baseline.fingerprint if baseline else None)
+    shared = _shared_gallery(store, outputs, measured, baseline.release, config.evaluate) if baseline else None
+    challenger = _challenger(store, outputs, measured, shared)
+    production = _production(store, baseline, shared) if baseline else None
+    n_removed = len(outputs.catalog_facts.declared_removals)
+    anchor = search_anchor(store, baseline.release, measured.setup, config.evaluate, n_removed) if baseline else None
+    verdict = decide(challenger, production, config.gate, anchor)
+    analysis = analyse(store, outputs, measured, config, baseline.release.fingerprint if baseline else None)
     facts = gather_facts(store, outputs, measured, analysis, verdict, config, name)
     if shared:
         facts = facts.model_copy(update={"n_shared_gallery": shared.n_gallery})
-    return _seal(store, question, facts, tables(measured, analysis))
+    if anchor:
+        facts = facts.model_copy(update={"anchor": anchor_facts(store, anchor, verdict.since_anchor)})
+    report = _put_files(store, question, facts, tables(measured, analysis))
+    if anchor and not verdict.is_anchor:
+        report = report.model_copy(update={"anchor": anchor.release, "counts": {"most_rows": anchor.most_rows}})
+    return report.seal(store)
 
 
 def _shared_gallery(
@@ -183,8 +197,9 @@ def _is_compared(name: str) -> bool:
     return known.metric.needs_labels and known.metric.higher_is_better
 
 
-def _production(store: Store, release: Release, report: Report, shared: SharedGallery | None) -> ReleaseFigures:
+def _production(store: Store, baseline: _Baseline, shared: SharedGallery | None) -> ReleaseFigures:
     """Return the figures of production, without those of its index where that was removed."""
+    release, report = baseline
     index = IndexSet.find(store, str(report.config["index"]))
     per_query = read_table(store, report.part("queries.parquet"))
     n_queries = {name: per_query[name].count() for name in per_query.columns}
@@ -212,7 +227,7 @@ def _found_items(store: Store, release: Release) -> pl.DataFrame | None:
         return None
 
 
-def _seal(store: Store, question: dict[str, object], facts: ReportFacts, tables: dict[str, bytes]) -> Report:
+def _put_files(store: Store, question: dict[str, object], facts: ReportFacts, tables: dict[str, bytes]) -> Report:
     files = {
         "metrics.json": facts.model_dump_json(indent=1, exclude=PICTURES).encode(),
         **tables,
@@ -227,4 +242,4 @@ def _seal(store: Store, question: dict[str, object], facts: ReportFacts, tables:
         gate_reason=facts.reason,
         gate_causes=facts.causes,
         lost_most=lost_most(facts.losses),
-    ).seal(store)
+    )

@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 import json
+import logging
 from typing import Any
 
 from retrieval_core.artifacts import releases
+from retrieval_core.artifacts.anchors import Anchor, describe_anchor, find_anchors
 from retrieval_core.artifacts.manifests import Value
+from retrieval_core.errors import NotFound, ShardCorrupt
 from retrieval_core.store.base import Store
+
+log = logging.getLogger(__name__)
 
 
 class ReleaseRow(Value):
@@ -23,9 +28,13 @@ class ReleaseRow(Value):
 
 
 class Status(Value):
-    """Production, its promotions by hand (latest last), every release (oldest first), the last run's document."""
+    """Production, its promotions by hand (latest last), every release (oldest first), the last run's document.
+
+    `anchor` is the release that the next challenger is also compared with, None where it cannot be read.
+    """
 
     production: str | None
+    anchor: Anchor | None
     promotions: tuple[releases.Promotion, ...]
     releases: list[ReleaseRow]
     last_run: dict[str, Any] | None
@@ -48,10 +57,20 @@ def status(store: Store) -> Status:
     ]
     return Status(
         production=production.release if production else None,
+        anchor=_anchor(store),
         promotions=production.promotions if production else (),
         releases=rows,
         last_run=last_run(store),
     )
+
+
+def _anchor(store: Store) -> Anchor | None:
+    try:
+        production = releases.read_release(store, releases.PRODUCTION)
+        return describe_anchor(store, next(find_anchors(store, production))) if production else None
+    except (NotFound, ShardCorrupt) as error:
+        log.warning("the anchor of production cannot be read: %s", error)
+        return None
 
 
 def last_run(store: Store) -> dict[str, Any] | None:

@@ -1,10 +1,11 @@
 """Remove what no kept release needs: mark what is needed, delete the rest.
 
-Kept are the artifacts that aliases point at, the latest releases of their histories, young releases, and everything
-that these need; recent writes and everything they may build on, since a killed run may be resumed; and the last
-checkpoint of every unfinished training. A vacuum waits for the runs that are active, and new ones wait for it. Releases
-are deleted before their artifacts, manifests before parts, and the file that says that a shard exists before its other
-files. So nothing ever exists in part, and what a killed vacuum leaves over the next one finds and deletes.
+Kept are the artifacts that aliases point at, the latest releases of their histories, production's anchor, young
+releases, and everything that these need; recent writes and everything they may build on, since a killed run may be
+resumed; and the last checkpoint of every unfinished training. A vacuum waits for the runs that are active, and new ones
+wait for it. Releases are deleted before their artifacts, manifests before parts, and the file that says that a shard
+exists before its other files. So nothing ever exists in part, and what a killed vacuum leaves over the next one finds
+and deletes.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from itertools import groupby
 from pydantic import Field
 
 from retrieval_core.artifacts import releases
+from retrieval_core.artifacts.anchors import anchor_of
 from retrieval_core.artifacts.manifests import (
     MANIFEST,
     Backbone,
@@ -34,7 +36,7 @@ from retrieval_core.artifacts.manifests import (
 from retrieval_core.errors import NotFound, ShardCorrupt
 from retrieval_core.index.plan import TEMPLATES, template_key
 from retrieval_core.index.shard_files import VECTORS_FILE
-from retrieval_core.maintenance.inventory import FITTED, GROWING, Family, Inventory
+from retrieval_core.maintenance.inventory import FITTED, GROWING, Family, Inventory, release_key
 from retrieval_core.store import leases
 from retrieval_core.store.base import Store
 
@@ -100,7 +102,8 @@ def plan_vacuum(store: Store, policy: Policy, now_s: float) -> VacuumPlan:
         marks.add_root(key)
     marks.check_intact()
     since_s = now_s - policy.older_than_days * DAY_S
-    roots = sorted({*aliased, *_history(inventory, policy.keep), *_young_releases(inventory, since_s)})
+    kept = (*_history(inventory, policy.keep), *_anchor(inventory), *_young_releases(inventory, since_s))
+    roots = sorted({*aliased, *kept})
     for key in roots:
         marks.add_root(key)
     marks.add_young(now_s - policy.safe_hours * HOUR_S)
@@ -259,6 +262,15 @@ def _history(inventory: Inventory, keep: int) -> Iterator[str]:
     for folder, alias in _aliases(inventory.store):
         past = (*alias.history[max(len(alias.history) - keep, 0) :], alias.withdrawn)
         yield from (f"{folder}/{name}" for name in past if f"{folder}/{name}/{MANIFEST}" in inventory.entries)
+
+
+def _anchor(inventory: Inventory) -> Iterator[str]:
+    """Yield the folder of the release that the next challenger is also compared with, where it still exists."""
+    production = releases.read_release(inventory.store, releases.PRODUCTION)
+    if production:
+        folder = release_key(anchor_of(inventory.store, production))
+        if f"{folder}/{MANIFEST}" in inventory.entries:
+            yield folder
 
 
 def _aliases(store: Store) -> Iterator[tuple[str, releases.Alias]]:

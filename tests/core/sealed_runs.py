@@ -76,8 +76,13 @@ class SealedRuns:
     def __init__(self, store: Store, recipe: Recipe = RECIPE, labels: Mapping[str, pl.Expr] | None = None) -> None:
         self.store, self.recipe, self.labels = store, recipe, labels or {}
 
-    def seal(self, names: Iterable[str], backbone: str = "b", alias: str = releases.PRODUCTION) -> Release:
-        """Seal a run over these items and publish it as `alias` and `latest`; what exists already is not made again."""
+    def seal(
+        self, names: Iterable[str], backbone: str = "b", alias: str = releases.PRODUCTION, anchor: str = ""
+    ) -> Release:
+        """Seal a run over these items and publish it as `alias` and `latest`; what exists already is not made again.
+
+        Its report names `anchor`.
+        """
         items, backbone = _items(names).with_columns(**self.labels), fake_fingerprint(backbone)
         catalog = self._seal_catalog(items)
         tiny = Backbone(fingerprint=backbone, card="tiny", dim=DIM, size_px=32)
@@ -89,7 +94,7 @@ class SealedRuns:
         head, boosted = self._boost(catalog, raw)
         reducer, reduced = self._reduce(catalog, boosted)
         index = self._seal_index(items, catalog, boosted, reduced)
-        report = self._seal_report(index)
+        report = self._seal_report(index, anchor)
         bundle = {
             "catalog": catalog, "backbone": sealed_backbone, "segmenter": segmenter,
             "head": head, "reducer": reducer, "vectors": boosted.ref, "index": index.ref, "report": report,
@@ -227,10 +232,11 @@ class SealedRuns:
             build_shard(template, rows["row_id"].to_numpy(), *vectors, Path(name))
             return put_parts(self.store, folder, {file: Path(name, file) for file in SHARD_FILES})
 
-    def _seal_report(self, index: IndexSet) -> Ref:
+    def _seal_report(self, index: IndexSet, anchor: str) -> Ref:
         name = fake_fingerprint(index.fingerprint)
         parts = put_parts(self.store, f"reports/{name}", {"report.html": f"<!doctype html>{name}".encode()})
-        return Report(fingerprint=name, parts=parts, gate="published", gate_reason="").seal(self.store).ref
+        report = Report(fingerprint=name, parts=parts, gate="published", gate_reason="", anchor=anchor)
+        return report.seal(self.store).ref
 
 
 def _items(names: Iterable[str]) -> pl.DataFrame:

@@ -63,7 +63,7 @@ def analyse(
     first = measured.published.positions[:, 0]
     return Analysis(
         against=release,
-        quality=measure_quality(measured.per_query, setup.protocol, setup.items, first),
+        quality=measure_quality(measured.per_query, measured.unlabelled.per_query, setup.protocol, setup.items, first),
         diff=_diff(store, release, outputs, config) if release else None,
         losses=find_losses(setup, measured.links, measured.published.scores.per_query, seed),
         churn=find_churn(previous, current, seed),

@@ -50,24 +50,31 @@ class Confusion(Value):
 
 
 class QualityFacts(Value):
-    """`metrics` of the published search, `categories` (those with most queries first), first hits' `confusion`."""
+    """`metrics` of the published search, `categories` (those with most queries first), first hits' `confusion`.
+
+    `unlabelled` are the metrics of golden and synthetic queries.
+    """
 
     metrics: tuple[MetricFacts, ...] = ()
+    unlabelled: tuple[MetricFacts, ...] = ()
     categories: tuple[CategoryFacts, ...] = ()
     confusion: Confusion | None = None
 
 
-def measure_quality(per_query: pl.DataFrame, protocol: Protocol, items: pl.DataFrame, first: Int64) -> QualityFacts:
-    """Summarise a table of queries in the protocol's order, with a float column for each metric.
+def measure_quality(
+    per_query: pl.DataFrame, unlabelled: pl.DataFrame, protocol: Protocol, items: pl.DataFrame, first: Int64
+) -> QualityFacts:
+    """Summarise tables of queries: one in the protocol's order, and one of queries that need no labels.
 
-    Intervals count the queries of one cluster as one observation. `first` (q,) are the gallery positions of the first
-    hits, -1 for none.
+    They have a float column for each metric and name the queries' clusters; intervals count the queries of one cluster
+    as one observation. `first` (q,) are the gallery positions of the first hits, -1 for none.
     """
     asked = items["category"].gather(protocol.queries)
-    names = [name for name, dtype in per_query.schema.items() if dtype.is_float()]
-    per_query = per_query.with_columns(asked.alias("category"), cluster=protocol.clusters)
+    per_query = per_query.with_columns(asked.alias("category"))
+    names = _metric_names(per_query)
     return QualityFacts(
         metrics=_metrics(per_query, names),
+        unlabelled=_metrics(unlabelled, _metric_names(unlabelled)),
         categories=_categories(per_query, names),
         confusion=_confusion(asked, items["category"].gather(protocol.gallery), first),
     )
@@ -97,13 +104,18 @@ def interval(values: Float64, clusters: Int64) -> tuple[float, float] | None:
     return max(mean - reach, 0.0), min(mean + reach, 1.0)
 
 
+def _metric_names(table: pl.DataFrame) -> list[str]:
+    return [name for name, dtype in table.schema.items() if dtype.is_float()]
+
+
 def _metrics(table: pl.DataFrame, names: Sequence[str]) -> tuple[MetricFacts, ...]:
     facts = []
     for name in names:
         known = table.select(name, "cluster").drop_nulls().drop_nans()
         values = known[name].to_numpy()
         if len(values):
-            low, high = interval(values, known["cluster"].to_numpy()) or (None, None)
+            clusters = known["cluster"].rank("dense").to_numpy().astype(np.int64)
+            low, high = interval(values, clusters) or (None, None)
             mean = float(values.mean())
             facts.append(MetricFacts(name=name, value=mean, n_queries=len(values), low=low, high=high))
     return tuple(facts)

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from typing import Literal, NamedTuple
 
 import polars as pl
 
 from retrieval_core.artifacts.manifests import Value
 from retrieval_core.config import GateConfig
+from retrieval_core.evaluate.gate.anchor_comparison import AnchorFigures, compare_with_anchor, find_drift
 from retrieval_core.evaluate.gate.catalog_losses import find_catalog_losses, short_name
 from retrieval_core.evaluate.gate.paired_comparison import Changes, MetricChange, compare
 from retrieval_core.evaluate.measure.filtered import FilterFacts
@@ -53,7 +54,9 @@ class ReleaseFigures(NamedTuple):
 class Verdict(Value):
     """The decision and its reason in one sentence; `causes` speak against publishing.
 
-    `rows` are the metrics that both releases have, `categories` the tested ones within each category.
+    `rows` are the metrics that both releases have, `categories` the tested ones within each category, `since_anchor`
+    both kinds against an anchor that is not production. `is_anchor` says that the challenger is clearly better than the
+    anchor, or the first release, and so the anchor of the next ones.
     """
 
     gate: Literal["published", "held"]
@@ -61,46 +64,77 @@ class Verdict(Value):
     causes: tuple[str, ...] = ()
     rows: tuple[MetricChange, ...] = ()
     categories: tuple[MetricChange, ...] = ()
+    since_anchor: tuple[MetricChange, ...] = ()
+    is_anchor: bool = False
 
     @property
     def losses(self) -> tuple[MetricChange, ...]:
         """The metrics whose loss blocks."""
-        return tuple(row for row in (*self.rows, *self.categories) if row.blocks)
+        return tuple(row for row in (*self.rows, *self.categories, *self.since_anchor) if row.blocks)
 
 
-def decide(challenger: ReleaseFigures, production: ReleaseFigures | None, config: GateConfig) -> Verdict:
+def decide(
+    challenger: ReleaseFigures,
+    production: ReleaseFigures | None,
+    config: GateConfig,
+    anchor: AnchorFigures | None = None,
+) -> Verdict:
     """Publish or hold a challenger; `production` is None where nothing is published yet.
 
     Where there is a production, a loss of its catalogue blocks (`find_catalog_losses`), a loss of quality that is
-    beyond chance and not shown to be within tolerance (`compare`), and too few queries to see one. So does, in every
-    run, what is out of its bounds: rows that do not add up, too many quarantined rows or distrusted masks, an index
-    that misses neighbours or is too large or too slow. Mode `warn` publishes with a warning, `hold` holds every
-    release, and `off` compares nothing.
+    beyond chance and not shown to be within tolerance (`compare`), since production or since the anchor, and too few
+    queries to see one. So does, in every run, what is out of its bounds: rows that do not add up, too many quarantined
+    rows or distrusted masks, an index that misses neighbours or is too large or too slow. Mode `warn` publishes with a
+    warning, `hold` holds every release, and `off` compares nothing.
     """
     if config.mode == "off":
         return Verdict(gate="published", reason="The gate is off: nothing was compared.")
     changes = Changes()
     if production and challenger.per_query is not None and production.per_query is not None:
-        changes = compare(challenger.per_query, production.per_query, config)
+        alpha = config.alpha * (1 - anchor.alpha_share if anchor else 1)
+        changes = compare(challenger.per_query, production.per_query, config.model_copy(update={"alpha": alpha}))
+    since_anchor = compare_with_anchor(anchor, config) if anchor else ()
     others = _other_changes(challenger.metrics, production.metrics, changes) if production else ()
     verdict = Verdict(
         gate="published",
-        reason=_all_clear(changes, production is None, challenger.n_shared_gallery, config),
+        reason=_all_clear(changes, production is None, challenger.n_shared_gallery)
+        + _anchor_words(anchor, since_anchor),
         causes=(
             *(_lost_since(production, challenger, changes, config) if production else ()),
             *_faults(challenger, production, config),
             *_losses(changes),
+            *(find_drift(anchor, changes, since_anchor, challenger.n_indexed, config) if anchor else ()),
         ),
         rows=(*changes.overall, *others),
         categories=changes.by_category,
+        since_anchor=since_anchor,
+        is_anchor=not production or _is_clearly_better(since_anchor or changes.overall, config),
     )
     if not verdict.causes:
         waits = f"Waits to be promoted: {verdict.reason[0].lower()}{verdict.reason[1:]}"
         return verdict.model_copy(update={"gate": "held", "reason": waits}) if config.mode == "hold" else verdict
-    causes = "; ".join(verdict.causes)
+    causes = f"{'; '.join(verdict.causes)}.{_note(anchor)}"
     if config.mode == "warn":
-        return verdict.model_copy(update={"reason": f"Published with a warning: {causes}."})
-    return verdict.model_copy(update={"gate": "held", "reason": f"Held: {causes}."})
+        return verdict.model_copy(update={"reason": f"Published with a warning: {causes}"})
+    return verdict.model_copy(update={"gate": "held", "reason": f"Held: {causes}"})
+
+
+def _is_clearly_better(rows: Iterable[MetricChange], config: GateConfig) -> bool:
+    """Return whether a tested metric rose by more than `max_drift` with 95% confidence, and none blocks."""
+    tested = [row for row in rows if row.p_holm is not None and not row.category]
+    return any((row.low or 0.0) > config.max_drift for row in tested) and not any(row.blocks for row in tested)
+
+
+def _anchor_words(anchor: AnchorFigures | None, since_anchor: Sequence[MetricChange]) -> str:
+    tested = [row for row in since_anchor if row.p_holm is not None and not row.category]
+    if not anchor or not tested:
+        return _note(anchor)
+    since = f"Since the anchor {anchor.release[:12]}, among the {anchor.n_gallery:,} items of both"
+    return f" {since}, {_largest_losses(tested)}.{_note(anchor)}"
+
+
+def _note(anchor: AnchorFigures | None) -> str:
+    return f" {anchor.note}" if anchor and anchor.note else ""
 
 
 def _other_changes(
@@ -240,7 +274,7 @@ def _points(loss: float | None) -> str:
     return f"{math.ceil(1000 * max(loss or 0.0, 0.0) - 1e-6) / 10:.1f}"
 
 
-def _all_clear(changes: Changes, is_first: bool, n_gallery: int, config: GateConfig) -> str:
+def _all_clear(changes: Changes, is_first: bool, n_gallery: int) -> str:
     if is_first:
         return "First release: there is no production to compare with."
     tested = _tested(changes)
@@ -249,22 +283,20 @@ def _all_clear(changes: Changes, is_first: bool, n_gallery: int, config: GateCon
     n_categories = len({row.category for row in changes.by_category})
     within = f", nor in any of {n_categories} categories" if n_categories else ""
     among = f" among the {n_gallery:,} items that both hold" if n_gallery else ""
-    tolerated = f"{100 * config.max_loss:g} are tolerated{_needed(tested)}"
     return (
         f"No loss beyond chance on {_queries(_most_queries(tested))} shared with production{among}{within}. With 95% "
-        f"confidence the loss is at most {_largest_losses(tested)}; {tolerated}."
+        f"confidence {_largest_losses(tested)}."
     )
 
 
-def _largest_losses(tested: list[MetricChange]) -> str:
+def _largest_losses(tested: Sequence[MetricChange]) -> str:
+    """Say how much of each metric may be lost, and how many products it takes to show that it is not too much."""
     first, *others = (f"{_points(row.largest_loss)}{{}} in {row.name}" for row in tested)
-    return ", ".join([first.format(" points"), *(other.format("") for other in others)])
-
-
-def _needed(tested: list[MetricChange]) -> str:
+    losses = ", ".join([first.format(" points"), *(other.format("") for other in others)])
     unseen = [row for row in tested if not row.is_within_tolerance and (row.unseen_loss or 0.0) > row.max_loss]
     n_needed = max((row.n_clusters_needed for row in unseen), default=0)
-    return f", and showing that takes about {n_needed:,} products" if n_needed else ""
+    needed = f", and showing that takes about {n_needed:,} products" if n_needed else ""
+    return f"the loss is at most {losses}; {100 * tested[0].max_loss:g} are tolerated{needed}"
 
 
 def _most_queries(tested: list[MetricChange]) -> MetricChange:

@@ -133,7 +133,7 @@ def environment() -> Environment:
         "stacked": charts.stacked,
         "map_mark": map_mark,
     }
-    templates.globals |= {"trend": tables.trend, "share_interval": tables.share_interval, "NOTHING": NOTHING, "K": K}
+    templates.globals |= {"trend": tables.trend, "NOTHING": NOTHING, "K": K}
     templates.globals |= {"GONE": tables.GONE_WORDS, "CAME": tables.CAME_WORDS, "MAX_ROWS": tables.MAX_CATEGORY_ROWS}
     templates.globals |= {"SHOWN_CAUSES": SHOWN_CAUSES}
     return templates

@@ -13,6 +13,7 @@ from retrieval_core.evaluate.analysis.release_diff import ReleaseDiffFacts
 from retrieval_core.evaluate.analysis.run_history import PastRun
 from retrieval_core.evaluate.analysis.stage_costs import CostFacts
 from retrieval_core.evaluate.analysis.stage_losses import LossFacts
+from retrieval_core.evaluate.gate.anchor_comparison import AnchorFacts
 from retrieval_core.evaluate.gate.paired_comparison import MetricChange
 from retrieval_core.evaluate.measure.filtered import FilterFacts
 from retrieval_core.evaluate.measure.golden_queries import GoldenFacts
@@ -96,6 +97,7 @@ class ReportFacts(Value):
     causes: tuple[str, ...] = ()
     changes: tuple[MetricChange, ...]
     category_changes: tuple[MetricChange, ...] = ()
+    anchor: AnchorFacts | None = None
     n_shared_gallery: int = 0  # items that both releases hold and were compared on; 0 for all
     catalog: CatalogFacts
     metrics: dict[str, float]

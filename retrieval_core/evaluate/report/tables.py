@@ -6,7 +6,6 @@ from collections import Counter
 from collections.abc import Sequence
 from typing import NamedTuple
 
-import numpy as np
 from markupsafe import Markup
 
 from retrieval_core.artifacts.manifests import Reject
@@ -21,7 +20,6 @@ from retrieval_core.evaluate.report import charts, curves
 from retrieval_core.evaluate.report.formatting import SMALLEST_SHOWN, number
 from retrieval_core.evaluate.report.schema import ReportFacts
 from retrieval_core.metrics.registry import HEADLINES, Statistic, find_metric
-from retrieval_core.metrics.significance import wilson
 
 PUBLISHED = "published"
 MAX_QUARANTINE_ROWS = 50
@@ -70,13 +68,15 @@ class ProductionComparison(NamedTuple):
     """Changes against production: those that the gate tested, others for information, and baselines and deviations.
 
     `categories` are the changes tested within categories: first those that block, then by the size of the loss.
-    `reach` is the largest absolute end of an interval, for the scale of the drawings.
+    `since_anchor` are those tested against the anchor, overall and where they block within a category. `reach` is the
+    largest absolute end of an interval, for the scale of the drawings.
     """
 
     tested: list[MetricChange]
     watched: list[MetricChange]
     baselines: list[MetricChange]
     categories: list[MetricChange]
+    since_anchor: list[MetricChange]
     reach: float
 
 
@@ -104,9 +104,11 @@ def compare_with_production(facts: ReportFacts) -> ProductionComparison:
     baselines = [change for change in changes if _is_derived(change.name)]
     watched = [change for change in changes if change not in tested and change not in baselines]
     categories = sorted(facts.category_changes, key=lambda row: (not row.blocks, row.difference))
-    rows = tested + watched + categories
+    anchor = facts.anchor.changes if facts.anchor else ()
+    since_anchor = [row for row in anchor if row.blocks or (row.p_holm is not None and not row.category)]
+    rows = tested + watched + categories + since_anchor
     ends = [abs(end) for row in rows for end in (row.low, row.difference, row.high) if end is not None]
-    return ProductionComparison(tested, watched, baselines, categories, max(ends, default=0.0))
+    return ProductionComparison(tested, watched, baselines, categories, since_anchor, max(ends, default=0.0))
 
 
 def _name_of(statistic: Statistic, name: str) -> str:
@@ -195,12 +197,6 @@ def metric_plots(columns: Sequence[Representation], metrics: dict[str, float]) -
         if values:
             plots.append((name, charts.dots(name, values, metrics.get(_name_of("random", name)), PUBLISHED)))
     return plots
-
-
-def share_interval(share: float, n: int) -> str:
-    """Write the 95% interval of a share of n queries."""
-    low, high = wilson(np.array(share), n)
-    return f"{number(float(low))} to {number(float(high))}"
 
 
 def category_table(facts: ReportFacts) -> CategoryTable:

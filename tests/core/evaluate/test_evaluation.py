@@ -9,6 +9,8 @@ from retrieval_core.artifacts import releases
 from retrieval_core.artifacts.manifests import Release, Report
 from retrieval_core.artifacts.parts import read_table
 from retrieval_core.evaluate.evaluation import evaluate_release, evaluate_run
+from retrieval_core.evaluate.measure import measure
+from retrieval_core.evaluate.measure.filtered import FilterFacts
 from retrieval_core.evaluate.publish import publish_release
 from retrieval_core.settings import Settings
 from tests.core.sealed_runs import CONFIG
@@ -97,6 +99,17 @@ def test_a_run_is_judged_against_production_among_the_items_of_both(local_store,
     assert {"recall@1", "ann_recall@10"} <= {change["name"] for change in facts["changes"]}
 
 
+def test_a_run_whose_index_misses_neighbours_under_a_filter_is_held(settings, labelled_run, monkeypatch):
+    worst = FilterFacts(
+        name="where_category_worst", meaning="category hats", n_rows=9, recall=0.9, latency_ms_p50=1.0, how="selector"
+    )
+    monkeypatch.setattr(measure, "measure_filters", lambda *_: (worst,))
+    report = evaluate_run(settings, labelled_run(), CONFIG)
+    assert report.gate == "held"
+    assert "category hats" in report.gate_reason
+    assert report.metrics["where_category_worst/ann_recall@10"] == 0.9
+
+
 def with_removals(outputs, *item_ids: str):
     return outputs.model_copy(
         update={"catalog_facts": outputs.catalog_facts.model_copy(update={"declared_removals": item_ids})}
@@ -121,6 +134,59 @@ def test_products_and_categories_that_the_catalogue_lost_are_held(settings, labe
     for n, column in ((23, "product_id"), (22, "category")):
         causes = evaluate_run(settings, labelled_run(n, **{column: pl.lit(None, pl.String)}), CONFIG).gate_causes
         assert causes[0].startswith(f"{n} of {n} items lost their {column.removesuffix('_id')}")
+
+
+def anchor_of(store, report) -> dict:
+    return json.loads(store.get(report.part("metrics.json").key))["anchor"]
+
+
+def test_every_run_is_also_compared_with_an_anchor_which_stays(local_store, settings, labelled_run, publish):
+    first = publish(labelled_run())
+    second = evaluate_run(settings, labelled_run(27), CONFIG)
+    assert anchor_of(local_store, second)["anchor"]["release"] == first.fingerprint
+    assert anchor_of(local_store, second)["changes"] == [], "production is the anchor itself"
+    publish(labelled_run(27))
+    third = evaluate_run(settings, labelled_run(30), CONFIG)
+    facts = anchor_of(local_store, third)
+    assert (third.anchor, facts["anchor"]["release"], facts["note"]) == (first.fingerprint, first.fingerprint, "")
+    assert facts["n_gallery"] == 16
+    assert {row["n_queries"] for row in facts["changes"] if row["name"] == "recall@1"} == {8}
+    assert third.counts["most_rows"] == 27
+    assert f"anchor {first.fingerprint[:12]}" in third.gate_reason or third.gate_causes
+    page = local_store.get(third.part("report.html").key).decode()
+    assert "Against the anchor" in page
+    assert "The loss of all runs since the anchor" in page
+
+
+def test_a_catalogue_that_shrinks_a_little_in_each_run_is_held_in_the_end(settings, labelled_run, publish):
+    for n in (60, 54):
+        publish(labelled_run(n))
+    report = evaluate_run(settings, labelled_run(47), CONFIG)
+    assert any(cause.startswith("the catalogue shrank from 60 to 47 items since") for cause in report.gate_causes)
+    assert not any("are gone" in cause for cause in report.gate_causes)
+
+
+@pytest.mark.parametrize("damage", ["no release", "a damaged index"])
+def test_another_release_stands_in_for_an_anchor_that_is_gone(local_store, settings, labelled_run, publish, damage):
+    first, second = publish(labelled_run()), publish(labelled_run(27))
+    publish(labelled_run(30))
+    key = f"{(first if damage == 'no release' else first.index).key}/manifest.json"
+    local_store.delete(key)
+    if damage == "a damaged index":
+        local_store.put(key, b"{")
+    fourth = evaluate_run(settings, labelled_run(33), CONFIG)
+    assert fourth.anchor == second.fingerprint
+    assert f"The anchor {first.fingerprint[:12]} cannot be compared with; {second.fingerprint[:12]} stands in" in (
+        fourth.gate_reason
+    )
+
+
+def test_an_anchor_that_shares_few_queries_is_replaced_by_a_later_release(settings, labelled_run, publish):
+    first = publish(labelled_run(12))
+    publish(labelled_run(30))
+    production = publish(labelled_run(33))
+    report = evaluate_run(settings, labelled_run(36), CONFIG)
+    assert report.anchor not in (first.fingerprint, production.fingerprint)
 
 
 def test_production_that_was_removed_is_compared_with_what_its_run_measured(

@@ -139,6 +139,22 @@ def test_a_filter_on_other_categories_than_the_query_costs_no_recall(tmp_path: P
         np.testing.assert_array_equal(alone, found[:1])
 
 
+@pytest.mark.parametrize("key", ["Flat", "IVF64,Flat", "IVF64,SQ8"])
+def test_a_filter_of_any_size_keeps_its_promise_for_near_and_far_queries(tmp_path: Path, key: str) -> None:
+    ids, full, queries = far_ids(8_000), clusters(8_000), clusters(200, seed=5)
+    low, low_queries = unit(full[:, :12]), unit(queries[:, :12])
+    folders = build(tmp_path, ids, low, full, n_shards=2, key=key)
+    index = ShardedIndex.open(folders, 32, 12, nprobe=10 if "IVF" in key else 0)
+    direction = clusters(1, seed=8)[0]
+    order, by_query = np.argsort(full @ direction), np.argsort(queries @ direction)
+    for n_rows in (4_000, 2_000, 800, 80, 11):
+        chosen = order[-n_rows:]  # near the last queries and far from the first
+        only = index.select(ids[chosen])
+        for asked in (by_query[:100], by_query[100:]):
+            found = index.search(queries[asked], low_queries[asked], 10, 25, only=only)[1]
+            assert recall(found, oracle(queries[asked], full[chosen], ids[chosen], 10)) > 0.99
+
+
 def test_equal_vectors_in_a_selection_come_by_row_id(tmp_path: Path) -> None:
     ids, full = far_ids(2_000), noise(2_000)
     full[500:1_500] = full[500]

@@ -12,6 +12,7 @@ from retrieval_core.index.topk import (
     MATRIX_QUERIES,
     MAX_TIED,
     CandidateSource,
+    among_best,
     best_of,
     exact_search,
     kept_candidates,
@@ -78,6 +79,12 @@ def test_a_group_of_equal_rows_is_fetched_up_to_its_limit() -> None:
     search_sources([source(np.ones((1, 5_000), np.float32), np.arange(5_000), asked)], 1, 10)
     assert asked[0] == (1, 11)
     assert asked[-1] == (1, MAX_TIED)
+
+
+def test_the_best_scores_of_a_query_are_marked_with_all_that_tie() -> None:
+    scores = np.array([[0.1, 0.5, 0.5, 0.9], [0.4, 0.3, 0.2, 0.1]], np.float32)
+    assert among_best(scores, 2).tolist() == [[False, True, True, True], [True, True, False, False]]
+    assert among_best(scores, 4).all()
 
 
 def test_one_query_scores_as_many_do() -> None:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from retrieval_core.artifacts import releases
+from retrieval_core.artifacts.anchors import FIRST, Anchor
+from retrieval_core.artifacts.manifests import MANIFEST
 from retrieval_core.maintenance.status import last_run, status
 from retrieval_core.store.base import Store
 from tests.core.maintenance.damage import ITEMS
@@ -13,6 +15,16 @@ def test_an_empty_store_has_no_production_no_releases_and_no_run(local_store: St
     empty = status(local_store)
 
     assert (empty.production, empty.promotions, empty.releases, empty.last_run) == (None, (), [], None)
+    assert empty.anchor is None
+
+
+def test_the_anchor_is_described_and_left_out_where_it_cannot_be_read(runs: SealedRuns) -> None:
+    store = runs.store
+    first = releases.get_release(store, status(store).production or "")
+    second = runs.seal(ITEMS[4:], anchor=first.fingerprint)
+    assert status(store).anchor == Anchor(release=first.fingerprint, since=first.created, why=FIRST)
+    store.delete(f"{second.report.key}/{MANIFEST}")
+    assert status(store).anchor is None
 
 
 def test_production_and_all_releases_are_listed(runs: SealedRuns) -> None:

@@ -10,6 +10,8 @@ from retrieval_core.config import EvaluateConfig
 from retrieval_core.evaluate.analysis.quality import OTHERS, interval, measure_quality, rank_queries
 from retrieval_core.evaluate.measure.setup import choose_protocol
 
+UNLABELLED = pl.DataFrame({"cluster": list("aaabbbccc"), "golden/hit@1": [1.0] * 6 + [0.0] * 3})
+
 
 @pytest.fixture
 def judge(catalog_items):
@@ -19,7 +21,8 @@ def judge(catalog_items):
         items = catalog_items(len(categories), category=categories)
         protocol = choose_protocol(items, EvaluateConfig(queries=1000))
         table = pl.DataFrame({name: np.array(values, float) for name, values in columns.items()})
-        return measure_quality(table.fill_nan(None), protocol, items, np.array(first, np.int64))
+        table = table.fill_nan(None).with_columns(cluster=protocol.clusters)
+        return measure_quality(table, UNLABELLED, protocol, items, np.array(first, np.int64))
 
     return measure
 
@@ -115,3 +118,10 @@ def test_equal_queries_keep_no_order_of_the_catalogue():
     assert sorted(ranked.tolist()) == list(range(50))
     assert ranked.tolist() != list(range(50))
     assert (ranked == rank_queries(table, np.arange(50), 0)).all()
+
+
+def test_golden_and_synthetic_queries_have_intervals_over_their_clusters(judge):
+    (fact,) = judge(["hat"] * 20, [0, 1, 2, 3], **{"recall@1": [1, 0, 1, 1]}).unlabelled
+    assert (fact.name, fact.n_queries, fact.value) == ("golden/hit@1", 9, pytest.approx(2 / 3))
+    expected = interval(np.array([1.0, 1.0, 0.0]), np.arange(3))
+    assert (fact.low, fact.high) == pytest.approx(expected)

@@ -266,6 +266,10 @@ def analysed(**changes) -> ReportFacts:
             for day in range(10, 21)
         ),
         "quality": QualityFacts(
+            unlabelled=(
+                MetricFacts(name="golden/hit@1", value=0.9, n_queries=19, low=0.686, high=0.971),
+                MetricFacts(name="synthetic/crop/recall@1", value=0.31, n_queries=100, low=0.228, high=0.406),
+            ),
             metrics=(metric(),),
             categories=(
                 CategoryFacts(category="dress", n_queries=300, metrics=(metric(),)),

@@ -9,7 +9,7 @@ from tests.core.evaluate.report.sample_facts import analysed, full, minimal
 def test_the_document_keeps_its_keys():
     document = json.loads(analysed().model_dump_json())
     assert set(document) == {
-        "report", "production", "production_since", "created", "gate", "reason", "causes", "changes",
+        "report", "production", "production_since", "created", "gate", "reason", "causes", "changes", "anchor",
         "category_changes", "n_shared_gallery", "catalog", "metrics", "definitions", "n_queries", "n_gallery",
         "variants", "training", "masks", "index", "duplicates", "seconds", "quarantine", "grids", "backbone", "weights",
         "quality", "best", "worst", "nights", "since", "losses", "churn", "golden", "synthetic", "hygiene", "drift",
