@@ -123,7 +123,7 @@ def _tables(n: int) -> Iterator[tuple[str, dict[str, Callable[[int], str]]]]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--nights", type=int, default=500, help="pairs of releases a cell")
+    parser.add_argument("--nights", type=int, default=300, help="pairs of releases a cell")
     for title, rows in _tables(parser.parse_args().nights):
         print(f"\n{title}\n{'':28}" + "".join(f"{f'{views} views':>14}" for views in VIEWS))
         for name, cell in rows.items():
