@@ -1,6 +1,6 @@
 """Peak memory of each stage over a catalogue of drawn vectors, each stage in a process of its own.
 
-    python -m benchmarks.memory [--rows 1000000] [--limit-mb 4000] [--folder DIR] [--json FILE]
+    python -m benchmarks.memory [--rows 1000000] [--no-head] [--limit-mb 4000] [--folder DIR] [--json FILE]
 
 The catalogue has 512-dimensional vectors, stored as the parts of a vector set, and one picture that all items share.
 The first run trains a head on two epochs, boosts, reduces, indexes, evaluates and publishes; the second one indexes and
@@ -37,10 +37,11 @@ def main() -> int:
     parser.add_argument("--rows", type=int, default=1_000_000)
     parser.add_argument("--limit-mb", type=float, default=4_000, metavar="MB", help="largest own memory of a stage")
     parser.add_argument("--folder", type=Path, help="where the store is written: 11 kB a row")
+    parser.add_argument("--no-head", action="store_true", help="publish the vectors as they are")
     parser.add_argument("--json", type=Path, metavar="FILE", help="also write the figures to this file")
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory(dir=arguments.folder, prefix="vitrine-memory-") as folder:
-        peaks = list(_measure(arguments.rows, Path(folder)))
+        peaks = list(_measure(arguments.rows, Path(folder), not arguments.no_head))
     if arguments.json:
         arguments.json.write_text(json.dumps([peak._asdict() for peak in peaks], indent=1) + "\n", encoding="utf-8")
     return int(any(peak.own_mb > arguments.limit_mb for peak in peaks))
@@ -55,9 +56,9 @@ class Peak(NamedTuple):
     wall_s: float
 
 
-def _measure(n_rows: int, folder: Path) -> Iterator[Peak]:
-    print(f"{n_rows:,} rows of {DIM} dimensions")
-    for stage in STAGES:
+def _measure(n_rows: int, folder: Path, has_head: bool) -> Iterator[Peak]:
+    print(f"{n_rows:,} rows of {DIM} dimensions", flush=True)
+    for stage in STAGES if has_head else [stage for stage in STAGES if stage != "head"]:
         usage = run_measured([sys.executable, "-m", "benchmarks.memory", STAGE, stage, str(n_rows), str(folder)])
         if stage not in NOT_MEASURED:
             peak = Peak(stage, usage.peak_own_mb, usage.peak_mb, usage.wall_s)

@@ -26,7 +26,7 @@ REPLACED_EVERY = 100
 
 
 class DrawnRun:
-    """Runs the stages, and keeps in `folder` what each passes on to the next."""
+    """Runs the stages, and keeps in `folder` what each passes on to the next; without a head it publishes raw vectors."""
 
     def __init__(self, folder: Path, n_rows: int) -> None:
         self.folder, self.n_rows = folder, n_rows
@@ -89,7 +89,7 @@ class DrawnRun:
         embed = EmbedConfig(backbone="resnet18", weights="random:0", background="raw")
         backbone = export_backbone(self.store, catalog, embed, IngestConfig())
         family = vector_family(backbone.fingerprint, None)
-        self._save(backbone=backbone.ref.model_dump(), family=family)
+        self._save(backbone=backbone.ref.model_dump(), family=family, heads=[])
         self._seal_vectors(catalog, items, draw(self.n_rows, DIM))
 
     def _update(self) -> None:
@@ -101,7 +101,8 @@ class DrawnRun:
         new = items.filter(items["item_id"] >= _item_id(self.n_rows))
         catalog = self._seal_catalog("second", items)
         self._seal_vectors(catalog, items, draw(len(new), DIM, seed=1), new)
-        self._head()
+        if self._load("heads"):
+            self._head()
         self._reduce()
 
     def _seal_catalog(self, name: str, items: pl.DataFrame) -> Ref:
@@ -137,7 +138,7 @@ class DrawnRun:
             data = vectors_bytes(plan.content_ids, rows)
             put_growing_part(self.store, VectorSet.folder, family, plan.name, data, len(rows))
         raw = seal_vectors(self.store, family, Variant(), DIM, catalog.name, items["content_id"])
-        self._save(raw=raw.ref.model_dump())
+        self._save(raw=raw.ref.model_dump(), published=raw.ref.model_dump())
 
     def _head(self) -> None:
         from retrieval_core.artifacts.manifests import Head, VectorSet
@@ -148,26 +149,24 @@ class DrawnRun:
         if head is None:
             raise RuntimeError("the drawn labels train no head")
         boosted = boost_vectors(self.store, raw, Head.open(self.store, head.ref))
-        self._save(head=head.model_dump(), boosted=boosted.ref.model_dump())
+        self._save(heads=[head.model_dump()], published=boosted.ref.model_dump())
 
     def _reduce(self) -> None:
         from retrieval_core.artifacts.manifests import Reducer, VectorSet
         from retrieval_core.reduce.fit import fit_reducer, reduce_vectors
 
-        boosted, config = VectorSet.open(self.store, self._ref("boosted")), self.config.reduce
-        reducer = fit_reducer(self.store, self._ref("catalog"), boosted, config)
-        reduced = reduce_vectors(self.store, boosted, Reducer.open(self.store, reducer.ref), config)
+        vectors, config = VectorSet.open(self.store, self._ref("published")), self.config.reduce
+        reducer = fit_reducer(self.store, self._ref("catalog"), vectors, config)
+        reduced = reduce_vectors(self.store, vectors, Reducer.open(self.store, reducer.ref), config)
         self._save(reducer=reducer.model_dump(), reduced=[vectors.ref.model_dump() for vectors in reduced])
 
     def _index(self) -> None:
         from retrieval_core.artifacts.manifests import Ref, VectorSet
         from retrieval_core.index.versions import make_shard, plan_index, seal_index
 
-        boosted, *reduced = (
-            VectorSet.open(self.store, Ref.model_validate(ref))
-            for ref in (self._load("boosted"), *self._load("reduced"))
-        )
-        plan = plan_index(self.store, self._ref("catalog"), boosted, reduced, self.config.index)
+        refs = [Ref.model_validate(ref) for ref in (self._load("published"), *self._load("reduced"))]
+        vectors, *reduced = (VectorSet.open(self.store, ref) for ref in refs)
+        plan = plan_index(self.store, self._ref("catalog"), vectors, reduced, self.config.index)
         for shard in plan.split():
             make_shard(self.store, shard)
         index = seal_index(self.store, plan, self.config.index)
@@ -182,6 +181,7 @@ class DrawnRun:
         from retrieval_core.index.versions import IndexPlan
 
         plan = IndexPlan.model_validate(self._load("plan"))
+        reduced = [Ref.model_validate(ref) for ref in self._load("reduced")]
         facts = CatalogFacts(
             source="drawn", rows=plan.n_rows, added=plan.n_rows, changed=0, removed=0, unchanged=0,
             indexed=plan.n_rows, quarantined=0,
@@ -196,13 +196,9 @@ class DrawnRun:
             masks=None,
             classifier=None,
             classes=None,
-            heads=(Fitted.model_validate(self._load("head")),),
+            heads=tuple(Fitted.model_validate(head) for head in self._load("heads")),
             reducer=Fitted.model_validate(self._load("reducer")),
-            variants=(
-                self._ref("raw"),
-                self._ref("boosted"),
-                *(Ref.model_validate(ref) for ref in self._load("reduced")),
-            ),
+            variants=tuple(dict.fromkeys([self._ref("raw"), plan.vectors, *reduced])),
             vectors=plan.vectors,
             candidates=plan.candidates,
             index=self._ref("index"),
