@@ -26,7 +26,7 @@ REPLACED_EVERY = 100
 
 
 class DrawnRun:
-    """Runs the stages, and keeps in `folder` what each passes on to the next; without a head it publishes raw vectors."""
+    """Runs the stages, and keeps in `folder` what each passes to the next; a run without a head is of raw vectors."""
 
     def __init__(self, folder: Path, n_rows: int) -> None:
         self.folder, self.n_rows = folder, n_rows

@@ -16,6 +16,7 @@ from retrieval_core.errors import NotFound
 from retrieval_core.index.recipes import choose_recipe, choose_shards
 from retrieval_core.ingest.snapshot import unread_pictures
 from retrieval_core.ingest.sources.registry import open_source
+from retrieval_core.maintenance.memory import CatalogueSize, stage_bytes
 from retrieval_core.maintenance.status import last_run
 from retrieval_core.store.base import Store
 
@@ -25,7 +26,8 @@ class Forecast(Value):
 
     `to_read` counts pictures that are new or were changed since the last run, `gone` items that have left the source.
     `refit` says whether models would be fitted again. `embed_seconds` is None if no earlier run embedded anything;
-    `detector` and `classifier` are empty if the config uses none.
+    `detector` and `classifier` are empty if the config uses none. `stage_bytes` are the most bytes of memory that each
+    stage takes, without the pages of mapped files.
     """
 
     rows: int
@@ -43,12 +45,14 @@ class Forecast(Value):
     index_bytes: int
     vector_bytes: int
     memory_bytes: int
+    stage_bytes: dict[str, int]
     embed_seconds: float | None
 
     def as_text(self) -> str:
         """Return the forecast as lines for a terminal."""
         cost = "no earlier run to estimate from" if self.embed_seconds is None else f"about {self.embed_seconds:.0f} s"
         crop = [f"crop       every picture that {self.detector} has not seen yet"] * bool(self.detector)
+        stages = ", ".join(f"{stage} {n_bytes / 1e9:.1f}" for stage, n_bytes in self.stage_bytes.items())
         classify = [f"classify   every picture that {self.classifier} has not seen yet"] * bool(self.classifier)
         return "\n".join(
             [
@@ -62,6 +66,7 @@ class Forecast(Value):
                 f"index      {self.recipe} in {self.shards} shards: {self.recipe_why}",
                 f"bytes      {self.index_bytes:,} to find candidates, {self.vector_bytes:,} of vectors to rerank them",
                 f"memory     {self.memory_bytes:,} bytes while searching; the full vectors stay on disk, mapped",
+                f"stages     GB of memory at most, without mapped files: {stages}",
             ]
         )
 
@@ -76,6 +81,7 @@ def forecast(source: str, store: Store, config: NightlyConfig) -> Forecast:
     recipe = choose_recipe(len(rows), _candidate_dim(store, config, dim), dim, config.index)
     policies = (config.mask, config.head, config.reduce)
     changed = (to_read + gone) / max(len(rows), 1)
+    n_shards = choose_shards(len(rows), config.index)
     return Forecast(
         rows=len(rows),
         to_read=to_read,
@@ -88,10 +94,11 @@ def forecast(source: str, store: Store, config: NightlyConfig) -> Forecast:
         classifier=_classifier(config.classify),
         recipe=recipe.key,
         recipe_why=recipe.why,
-        shards=choose_shards(len(rows), config.index),
+        shards=n_shards,
         index_bytes=recipe.index_bytes,
         vector_bytes=recipe.vector_bytes,
         memory_bytes=recipe.memory_bytes,
+        stage_bytes=stage_bytes(CatalogueSize.of(rows, dim), config, n_shards),
         embed_seconds=_embed_seconds(store, to_read),
     )
 

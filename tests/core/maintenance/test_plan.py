@@ -43,6 +43,12 @@ def test_a_plan_says_the_licence(backbone: str, line: str, source: str, local_st
     assert line in plan(source, local_store, backbone=backbone).as_text()
 
 
+def test_a_plan_says_the_memory_of_each_stage(source: str, local_store: Store) -> None:
+    seen = plan(source, local_store)
+    assert seen.stage_bytes.keys() == {"mask", "head", "reduce", "index", "evaluate"}
+    assert "GB of memory at most, without mapped files: mask 1.0, head 0.5" in seen.as_text()
+
+
 def test_a_plan_knows_the_width_of_a_backbone_in_the_store(source: str, local_store: Store, tmp_path: Path) -> None:
     folder = tmp_path / "backbone"
     folder.mkdir()
