@@ -17,7 +17,8 @@ import polars as pl
 
 from retrieval_core.arrays import Float32
 from retrieval_core.artifacts.manifests import ClassSet, GrowingSet, MaskSet, Part, VectorSet, fingerprint
-from retrieval_core.artifacts.parts import MissingIds, put_part, read_id_column, read_ids, read_vectors, vectors_bytes
+from retrieval_core.artifacts.missing_ids import MissingIds
+from retrieval_core.artifacts.parts import put_part, read_id_column, read_ids, read_vectors, vectors_bytes
 from retrieval_core.artifacts.variants import Reduced, Variant
 from retrieval_core.errors import ShardCorrupt
 from retrieval_core.store.base import Entry, Store

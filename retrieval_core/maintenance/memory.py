@@ -13,7 +13,7 @@ from retrieval_core.artifacts.manifests import Value
 from retrieval_core.config import NightlyConfig
 
 # What a process takes over a handful of items: libraries, the networks that it runs, the weights that it trains.
-PROCESS_BYTES = {"mask": 700e6, "head": 450e6, "reduce": 200e6, "index": 200e6, "evaluate": 700e6}
+PROCESS_BYTES = {"mask": 700e6, "head": 600e6, "reduce": 200e6, "index": 200e6, "evaluate": 700e6}
 ACTIVATION_BYTES = 1_000  # of the U-Net, per pixel of a training batch
 MASK_BYTES = 3_000  # a compressed mask and its facts
 HEAD_COPIES = 3  # of the head's vectors: as loaded, standardised, and one of either for the training rows

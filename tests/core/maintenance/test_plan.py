@@ -46,7 +46,7 @@ def test_a_plan_says_the_licence(backbone: str, line: str, source: str, local_st
 def test_a_plan_says_the_memory_of_each_stage(source: str, local_store: Store) -> None:
     seen = plan(source, local_store)
     assert seen.stage_bytes.keys() == {"mask", "head", "reduce", "index", "evaluate"}
-    assert "GB of memory at most, without mapped files: mask 1.0, head 0.5" in seen.as_text()
+    assert "GB of memory at most, without mapped files: mask 1.0, head 0.6" in seen.as_text()
 
 
 def test_a_plan_knows_the_width_of_a_backbone_in_the_store(source: str, local_store: Store, tmp_path: Path) -> None:
