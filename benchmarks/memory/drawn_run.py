@@ -127,7 +127,8 @@ class DrawnRun:
         """Write the vectors of the `new` items, or of all, as parts, and seal the view of all items."""
         from retrieval_core.artifacts.growing_sets import put_growing_part, seal_vectors
         from retrieval_core.artifacts.manifests import VectorSet
-        from retrieval_core.artifacts.parts import plan_shards, vectors_bytes
+        from retrieval_core.artifacts.parts import vectors_bytes
+        from retrieval_core.artifacts.shards import plan_shards
         from retrieval_core.artifacts.variants import Variant
 
         family = self._load("family")

@@ -19,10 +19,16 @@ def add_commands(commands: Commands) -> None:
     """Add the commands of this file."""
     for name, command, text in (
         ("status", _status, "print production, the releases and the last run"),
-        ("verify", _verify, "prove that production can be read and is whole"),
         ("rollback", _rollback, "point production at the previous release"),
     ):
         add_command(commands, name, command, text, JSON, STORE)
+    verify = add_command(commands, "verify", _verify, "prove that production can be read and is whole", JSON, STORE)
+    verify.add_argument("--all", action="store_true", help="read every object of the store and compare its checksum")
+    text = "with --all, read at most so much a second; 0: as fast as possible"
+    verify.add_argument("--max-rate", type=float, default=0.0, metavar="MB", help=text)
+    text = "say what would be rewritten in a store that an older version wrote"
+    migrate = add_command(commands, "migrate", _migrate, text, JSON, STORE)
+    migrate.add_argument("--apply", action="store_true", help="rewrite it")
     vacuum = add_command(commands, "vacuum", _vacuum, "remove what no kept release needs", JSON, STORE)
     vacuum.add_argument("--keep", type=int, default=5, help="releases to keep of each alias's history")
     vacuum.add_argument("--older-than-days", type=float, default=7.0, help="keep younger releases")
@@ -61,12 +67,29 @@ def _status(arguments: argparse.Namespace) -> int:
 
 
 def _verify(arguments: argparse.Namespace) -> int:
+    from retrieval_core.artifacts.shards import log_progress
     from retrieval_core.maintenance.verify import verify
+    from retrieval_core.maintenance.verify_objects import verify_all
 
-    document = verify(open_settings(arguments).open_store())
+    store = open_settings(arguments).open_store()
+    if arguments.all:
+        n_bytes = sum(entry.size_bytes for entry in store.entries(""))
+        document = verify_all(store, arguments.max_rate * 1e6, log_progress("bytes of the store", n_bytes))
+    else:
+        document = verify(store)
     lines = [f"{'ok  ' if check.ok else 'FAIL'}  {check.name:<14} {check.detail}" for check in document.checks]
     print_answer(arguments, document, lines)
     return 0 if document.ok else 1
+
+
+def _migrate(arguments: argparse.Namespace) -> int:
+    from retrieval_core.maintenance.migrate import migrate, plan_migration
+
+    store = open_settings(arguments).open_store()
+    plan = migrate(store) if arguments.apply else plan_migration(store)
+    document = plan.model_dump(mode="json") | {"applied": arguments.apply}
+    print_answer(arguments, document, [plan.as_sentence(arguments.apply)])
+    return 0
 
 
 def _vacuum(arguments: argparse.Namespace) -> int:
@@ -110,10 +133,11 @@ def _repair(arguments: argparse.Namespace) -> int:
 
 def _promote(arguments: argparse.Namespace) -> int:
     from retrieval_core.artifacts import releases
+    from retrieval_core.maintenance.damage import promote_checked
 
     now = datetime.now(UTC).isoformat(timespec="seconds")
     promotion = releases.Promotion(release=arguments.release, by=_user(), at=now, why=arguments.why)
-    alias = releases.promote_by_hand(open_settings(arguments).open_store(), promotion, arguments.anyway)
+    alias = promote_checked(open_settings(arguments).open_store(), promotion, arguments.anyway)
     print_answer(arguments, {"production": alias.release}, [f"production is {alias.release[:12]}"])
     return 0
 
@@ -127,8 +151,8 @@ def _user() -> str:
 
 
 def _rollback(arguments: argparse.Namespace) -> int:
-    from retrieval_core.artifacts import releases
+    from retrieval_core.maintenance.damage import roll_back_checked
 
-    alias = releases.rollback(open_settings(arguments).open_store())
+    alias = roll_back_checked(open_settings(arguments).open_store())
     print_answer(arguments, {"production": alias.release}, [f"production is {alias.release[:12]}"])
     return 0

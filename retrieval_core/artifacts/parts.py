@@ -1,7 +1,7 @@
-"""Parquet parts: plan, write and read them.
+"""Parts of artifacts: write and read them.
 
-A plan covers what is missing and nothing else, so that a killed run is resumed where it stopped. The key of a part
-names its content, so that two runs cannot disagree on what it holds, and what it holds can be checked by its key alone.
+The key of a part names its content, so that two runs cannot disagree on what it holds, and what it holds can be checked
+by its key alone.
 """
 
 from __future__ import annotations
@@ -33,28 +33,6 @@ MAPPED_BATCH = 65_536
 CHECKSUM, NO_CHECKSUM = b"vitrine.sha256", b"0" * 64
 SMALLEST = np.finfo(np.float32).tiny  # keeps a zero vector from becoming NaN when divided by its length
 N_TOP_CLASSES = 5  # classes stored for a picture, the likeliest first
-
-
-class ShardPlan(Value):
-    """The ordered content ids of one shard, and the name of its part, which is derived from them."""
-
-    name: str
-    content_ids: tuple[str, ...]
-
-
-def plan_shards(wanted: Iterable[str], present: Iterable[str], shard_rows: int) -> list[ShardPlan]:
-    """Divide the `wanted` ids that are not `present` into shards of `shard_rows` ids; the last one may be shorter.
-
-    Because ids are ordered and only the last shard is short, planning again after some shards were made gives the
-    remaining ones under the same names.
-    """
-    missing = sorted(set(wanted) - set(present))
-    chunks = (tuple(missing[i : i + shard_rows]) for i in range(0, len(missing), shard_rows))
-    return [ShardPlan(name=_plan_name(chunk), content_ids=chunk) for chunk in chunks]
-
-
-def _plan_name(content_ids: Sequence[str]) -> str:
-    return hashlib.sha256("\n".join(content_ids).encode()).hexdigest()[:16]
 
 
 def unit_length(vectors: Float32) -> Float32:

@@ -218,12 +218,17 @@ def _move_to_release(store: Store, name: str, step: Callable[[Alias | None], Ali
     return moved
 
 
-def rollback(store: Store) -> Alias:
-    """Point production at the release before it. Raises `NotFound` where there is none."""
+def rollback(store: Store, expected: Alias | None = None) -> Alias:
+    """Point production at the release before it.
+
+    Raises `NotFound` where there is none, and `AliasConflict` where production is no longer as `expected`.
+    """
 
     def back(current: Alias | None) -> Alias:
         if current is None or not current.history:
             raise NotFound("production has no earlier release to roll back to")
+        if expected is not None and current != expected:
+            raise AliasConflict("production moved meanwhile; nothing was changed")
         return current.moved_back(len(current.history) - 1, withdrawn=current.release)
 
     return _move(store, PRODUCTION, back)

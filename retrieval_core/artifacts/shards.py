@@ -6,21 +6,44 @@ before its run was killed is not planned again.
 
 from __future__ import annotations
 
+import hashlib
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
 
 import polars as pl
 
 from retrieval_core.artifacts.growing_sets import View, put_growing_part, seal_view, stored_parts_of
 from retrieval_core.artifacts.manifests import GrowingSet, Ref, Value, fingerprint
-from retrieval_core.artifacts.parts import plan_shards, read_unsealed, table_bytes
+from retrieval_core.artifacts.parts import read_unsealed, table_bytes
 from retrieval_core.artifacts.pictures import Picture, usable_pictures
 from retrieval_core.store.base import Store
 
 log = logging.getLogger(__name__)
 
 PROGRESS_EVERY_S = 10.0
+
+
+class ShardPlan(Value):
+    """The ordered content ids of one shard, and the name of its part, which is derived from them."""
+
+    name: str
+    content_ids: tuple[str, ...]
+
+
+def plan_shards(wanted: Iterable[str], present: Iterable[str], shard_rows: int) -> list[ShardPlan]:
+    """Divide the `wanted` ids that are not `present` into shards of `shard_rows` ids; the last one may be shorter.
+
+    Because ids are ordered and only the last shard is short, planning again after some shards were made gives the
+    remaining ones under the same names.
+    """
+    missing = sorted(set(wanted) - set(present))
+    chunks = (tuple(missing[i : i + shard_rows]) for i in range(0, len(missing), shard_rows))
+    return [ShardPlan(name=_plan_name(chunk), content_ids=chunk) for chunk in chunks]
+
+
+def _plan_name(content_ids: Sequence[str]) -> str:
+    return hashlib.sha256("\n".join(content_ids).encode()).hexdigest()[:16]
 
 
 class WorkShard(Value):

@@ -38,11 +38,11 @@ from retrieval_core.store.base import PROBES, Entry, Store
 GROWING: tuple[type[GrowingSet], ...] = (MaskSet, VectorSet, ClassSet)
 FITTED: tuple[type[Artifact], ...] = (Backbone, Segmenter, Detector, Classifier, Head, Reducer)
 _SEALED: tuple[type[Artifact], ...] = (Release, Catalog, IndexSet, Report, *FITTED, *GROWING)
-_KINDS = {kind.folder: kind for kind in _SEALED}
+KINDS: dict[str, type[Artifact]] = {kind.folder: kind for kind in _SEALED}
 _FINGERPRINT = "[0-9a-f]{32}"
 # The objects that runs write and can write again. Other files stay, even in folders of these names.
 _REPRODUCIBLE = re.compile(
-    rf"(?:{'|'.join(sorted(_KINDS))})/{_FINGERPRINT}/.+"
+    rf"(?:{'|'.join(sorted(KINDS))})/{_FINGERPRINT}/.+"
     rf"|indexes/shards/{_FINGERPRINT}/.+|indexes/templates/{_FINGERPRINT}-{_FINGERPRINT}/.+"
     rf"|{PROBES}.*"
 )
@@ -151,7 +151,7 @@ def open_artifact(store: Store, key: str, sha256: str = "") -> Artifact:
 
     Raises `NotFound`, and `ShardCorrupt` if it cannot be read or its manifest has not the `sha256` that is given.
     """
-    kind = _KINDS[key.split("/")[0]]
+    kind = KINDS[key.split("/")[0]]
     return kind.open(store, Ref(kind=kind.__name__, key=key, sha256=sha256))
 
 

@@ -18,10 +18,12 @@ from retrieval_core.artifacts.parts import read_table, read_unsealed, table_byte
 from retrieval_core.artifacts.releases import LATEST, PRODUCTION, Alias, alias_key
 from retrieval_core.errors import NotFound, ShardCorrupt
 from retrieval_core.index.shard_files import VECTORS_FILE
-from retrieval_core.maintenance.inventory import Inventory, open_artifact, release_key, searched_refs
-from retrieval_core.maintenance.repair_release import BY_RUN, Finding, damaged_parts, repair_release
+from retrieval_core.maintenance.damage import damage_to, damage_to_search, damaged_parts
+from retrieval_core.maintenance.inventory import Inventory, release_key
+from retrieval_core.maintenance.repair_release import BY_RUN, Finding, repair_release
 from retrieval_core.store import leases
 from retrieval_core.store.base import Store
+from retrieval_core.store.format import require_current
 
 
 class Repair(Value):
@@ -34,8 +36,10 @@ class Repair(Value):
 def repair(store: Store, source: str | None = None) -> Repair:
     """Repair what aliases point at and what the next run builds on; `source` is KIND:URI.
 
-    Raises `NotFound` if nothing was ever published, `StoreBusy` while a run or a vacuum is active.
+    Raises `NotFound` if nothing was ever published, `StoreBusy` while a run or a vacuum is active, `TooNew` or
+    `NeedsMigration` for a store of another format.
     """
+    require_current(store)
     if not any(store.exists(alias_key(name)) for name in (PRODUCTION, LATEST)):
         raise NotFound(f"nothing is published in {store.url}; `vitrine run` makes the first release")
     with leases.exclusive_lease(store, "a repair"):
@@ -84,37 +88,19 @@ def _readable_releases(store: Store) -> list[str]:
     """Return the releases of the aliases `production` and `latest` whose manifests can be read."""
     aliases = [alias for name in (PRODUCTION, LATEST) if (alias := _readable_alias(store, name))]
     names = dict.fromkeys(alias.release for alias in aliases)
-    inventory = Inventory(store)
-    return [name for name in names if not _damage(inventory, [release_key(name)])]
-
-
-def _damage(inventory: Inventory, keys: list[str]) -> str:
-    """Return what is wrong with the first damaged one of these artifacts, "" if all are intact."""
-    try:
-        parts = (damaged for key in keys for damaged in damaged_parts(inventory.store, inventory.open(key)))
-        first = next(parts, None)
-    except (NotFound, ShardCorrupt) as error:
-        return str(error)
-    return f"{first.part.key}: {first.damage}" if first else ""
+    return [name for name in names if not damage_to(store, release_key(name))]
 
 
 def _damage_to_search(inventory: Inventory, name: str) -> str:
     """Return what keeps a release from being searched, "" if nothing does."""
-    if why := _damage(inventory, [release_key(name)]):
-        return why
-    refs = searched_refs(inventory.release(name))
-    try:
-        for ref in refs:
-            open_artifact(inventory.store, ref.key, ref.sha256)
-    except (NotFound, ShardCorrupt) as error:
-        return str(error)
-    return _damage(inventory, [ref.key for ref in refs])
+    return damage_to(inventory.store, release_key(name)) or damage_to_search(inventory.store, inventory.release(name))
 
 
 def _damage_to_next_run(inventory: Inventory, name: str) -> str:
     """Return what keeps the next run from starting with a release and its catalogue, "" if nothing does."""
-    why = _damage(inventory, [release_key(name)])
-    return why or _damage(inventory, [inventory.release(name).catalog.key])
+    return damage_to(inventory.store, release_key(name)) or damage_to(
+        inventory.store, inventory.release(name).catalog.key
+    )
 
 
 def _repair_production(store: Store) -> Iterator[Finding]:

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Literal, NamedTuple
+from typing import Literal
 
 from retrieval_core.artifacts.growing_sets import named_sha256
 from retrieval_core.artifacts.manifests import (
     MANIFEST,
-    Artifact,
     Catalog,
     GrowingSet,
     IndexSet,
@@ -20,6 +19,7 @@ from retrieval_core.artifacts.manifests import (
 )
 from retrieval_core.artifacts.parts import read_ids
 from retrieval_core.errors import NotFound, Permanent, ShardCorrupt
+from retrieval_core.maintenance.damage import DamagedPart, damaged_parts
 from retrieval_core.maintenance.inventory import Inventory, release_refs
 from retrieval_core.maintenance.rebuild_parts import (
     rebuild_catalog_part,
@@ -46,14 +46,6 @@ class Finding(Value):
     key: str
     action: Action
     detail: str
-
-
-class DamagedPart(NamedTuple):
-    """A part that is not what was sealed."""
-
-    owner: Artifact
-    part: Part
-    damage: str
 
 
 def repair_release(store: Store, release: Release, source: str | None) -> Iterator[Finding]:
@@ -162,18 +154,6 @@ class _ReleaseRepair:
             yield Finding(key=key, action="removed", detail=f"it cannot be read; {BY_RUN}")
         except NotFound:
             return
-
-
-def damaged_parts(store: Store, artifact: Artifact) -> Iterator[DamagedPart]:
-    """Yield the parts that are not what was sealed, checking each lazily: an earlier repair may have rebuilt it."""
-    for part in artifact.parts:
-        try:
-            store.local_path(part.key)  # so that a stale local copy does not hide what the store has now
-            store.local_path(part.key, part.sha256)
-        except NotFound:
-            yield DamagedPart(artifact, part, "the file is missing")
-        except ShardCorrupt:
-            yield DamagedPart(artifact, part, "the file is not what was sealed")
 
 
 def _is_intact(store: Store, part: Part) -> bool:

@@ -39,6 +39,7 @@ from retrieval_core.index.shard_files import VECTORS_FILE
 from retrieval_core.maintenance.inventory import FITTED, GROWING, Family, Inventory, release_key
 from retrieval_core.store import leases
 from retrieval_core.store.base import Store
+from retrieval_core.store.format import require_current
 
 HOUR_S, DAY_S = 3600.0, 86_400.0
 BATCH_KEYS = 200  # deleted between two looks at the aliases
@@ -92,8 +93,10 @@ def plan_vacuum(store: Store, policy: Policy, now_s: float) -> VacuumPlan:
     """Plan what to remove at `now_s` (seconds since 1970), changing nothing.
 
     Raises `NotFound` or `ShardCorrupt` if an alias, a kept release, or a manifest that an aliased artifact needs is
-    absent or cannot be read: what is needed is unknown then, and an earlier release may have to serve.
+    absent or cannot be read: what is needed is unknown then, and an earlier release may have to serve; `TooNew` or
+    `NeedsMigration` for a store of another format.
     """
+    require_current(store)
     seen = _targets(store)
     inventory = Inventory(store)
     marks = _Marks(inventory)

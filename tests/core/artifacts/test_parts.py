@@ -1,4 +1,4 @@
-"""Planning, writing and reading the parts of content-addressed sets."""
+"""Writing and reading the parts of artifacts."""
 
 import io
 import tempfile
@@ -13,16 +13,19 @@ from hypothesis import strategies as st
 from retrieval_core.artifacts.manifests import ClassSet, MaskSet, VectorSet
 from retrieval_core.artifacts.parts import (
     classes_bytes,
+    is_named_after,
     load_classes,
     load_vectors,
     masks_bytes,
-    plan_shards,
     put_part,
+    put_part_files,
+    put_parts,
     read_ids,
     read_masks,
     read_table,
     read_unsealed,
     read_vectors,
+    stored_parts,
     table_bytes,
     vectors_by_part,
     vectors_bytes,
@@ -30,32 +33,6 @@ from retrieval_core.artifacts.parts import (
 from retrieval_core.errors import DimensionMismatch, NotFound, ShardCorrupt
 from retrieval_core.store.base import Store
 from retrieval_core.store.uris import open_store
-
-ids = st.lists(st.text("abcdef0123456789", min_size=1, max_size=6), max_size=60)
-
-
-@given(wanted=ids, present=ids, shard_rows=st.integers(1, 10))
-@settings(deadline=None)
-def test_a_plan_covers_what_is_missing_once_within_bounds(
-    wanted: list[str], present: list[str], shard_rows: int
-) -> None:
-    shards = plan_shards(wanted, present, shard_rows)
-    planned = [key for shard in shards for key in shard.content_ids]
-    assert planned == sorted(set(wanted) - set(present))
-    assert all(len(shard.content_ids) == shard_rows for shard in shards[:-1])
-    assert all(1 <= len(shard.content_ids) <= shard_rows for shard in shards)
-    assert len({shard.name for shard in shards}) == len(shards)
-
-
-@given(wanted=ids, shard_rows=st.integers(1, 5), data=st.data())
-@settings(deadline=None)
-def test_planning_again_after_a_crash_names_the_remaining_shards_alike(
-    wanted: list[str], shard_rows: int, data: st.DataObject
-) -> None:
-    undisturbed = plan_shards(wanted, [], shard_rows)
-    done = [shard for shard in undisturbed if data.draw(st.booleans())]
-    remaining = plan_shards(wanted, [key for shard in done for key in shard.content_ids], shard_rows)
-    assert remaining == [shard for shard in undisturbed if shard not in done]
 
 
 @given(n=st.integers(1, 30), dim=st.integers(1, 20), seed=st.integers(0, 9))
@@ -218,3 +195,39 @@ def test_another_program_s_table_is_none_of_ours(local_store: Store) -> None:
     local_store.put("ingest/items.parquet", sink.getvalue())
     with pytest.raises(ShardCorrupt, match="vitrine repair"):
         read_unsealed(local_store, "ingest/items.parquet")
+
+
+FILES = {"a.bin": b"first", "b.bin": b"second"}
+
+
+def test_files_that_differ_lie_in_different_folders_and_equal_ones_in_one(local_store: Store) -> None:
+    """Two machines whose floats differ fit the same model at once: the parts of either stay whole."""
+    first = put_parts(local_store, "heads/h", FILES)
+    other = put_parts(local_store, "heads/h", FILES | {"b.bin": b"second, to the last bit but one"})
+    assert {part.key for part in first}.isdisjoint(part.key for part in other)
+    assert put_parts(local_store, "heads/h", dict(reversed(FILES.items()))) == first
+    assert [local_store.get(part.key) for part in first] == [b"first", b"second"]
+    assert [local_store.get(part.key) for part in other] == [b"first", b"second, to the last bit but one"]
+    for parts in (first, other):
+        assert is_named_after(parts, parts[0].key.rpartition("/")[0])
+
+
+def test_local_files_are_stored_as_their_bytes_are(local_store: Store) -> None:
+    def save(folder: Path) -> None:
+        for name, data in FILES.items():
+            (folder / name).write_bytes(data)
+
+    assert put_part_files(local_store, "heads/h", save) == put_parts(local_store, "heads/h", FILES)
+
+
+def test_parts_are_found_without_a_manifest_once_all_are_there_and_whole(local_store: Store) -> None:
+    parts = put_parts(local_store, "indexes/shards/s", FILES)
+    assert stored_parts(local_store, "indexes/shards/s", FILES) == parts
+    assert stored_parts(local_store, "indexes/shards/s", [*FILES, "c.bin"]) is None
+    local_store.put(parts[0].key, b"f1rst")
+    assert stored_parts(local_store, "indexes/shards/s", FILES) is None
+    put_parts(local_store, "indexes/shards/s", FILES)
+    assert stored_parts(local_store, "indexes/shards/s", FILES) == parts
+    local_store.delete(parts[1].key)
+    assert stored_parts(local_store, "indexes/shards/s", FILES) is None, "its writer was killed"
+    assert stored_parts(local_store, "indexes/shards/none", FILES) is None

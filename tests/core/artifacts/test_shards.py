@@ -8,6 +8,8 @@ from pathlib import Path
 import numpy as np
 import polars as pl
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from retrieval_core.artifacts import shards
 from retrieval_core.artifacts.growing_sets import seal_vectors
@@ -18,6 +20,7 @@ from retrieval_core.artifacts.shards import (
     WorkPlan,
     log_progress,
     plan_pictures,
+    plan_shards,
     plan_work,
     put_shard,
     seal_pictures,
@@ -28,6 +31,33 @@ from retrieval_core.store.uris import open_store
 from tests.core.sealed_vectors import seal_catalog
 
 FAMILY = "fam"
+
+
+ids = st.lists(st.text("abcdef0123456789", min_size=1, max_size=6), max_size=60)
+
+
+@given(wanted=ids, present=ids, shard_rows=st.integers(1, 10))
+@settings(deadline=None)
+def test_a_plan_covers_what_is_missing_once_within_bounds(
+    wanted: list[str], present: list[str], shard_rows: int
+) -> None:
+    shards = plan_shards(wanted, present, shard_rows)
+    planned = [key for shard in shards for key in shard.content_ids]
+    assert planned == sorted(set(wanted) - set(present))
+    assert all(len(shard.content_ids) == shard_rows for shard in shards[:-1])
+    assert all(1 <= len(shard.content_ids) <= shard_rows for shard in shards)
+    assert len({shard.name for shard in shards}) == len(shards)
+
+
+@given(wanted=ids, shard_rows=st.integers(1, 5), data=st.data())
+@settings(deadline=None)
+def test_planning_again_after_a_crash_names_the_remaining_shards_alike(
+    wanted: list[str], shard_rows: int, data: st.DataObject
+) -> None:
+    undisturbed = plan_shards(wanted, [], shard_rows)
+    done = [shard for shard in undisturbed if data.draw(st.booleans())]
+    remaining = plan_shards(wanted, [key for shard in done for key in shard.content_ids], shard_rows)
+    assert remaining == [shard for shard in undisturbed if shard not in done]
 
 
 @pytest.fixture
