@@ -11,7 +11,7 @@ The tables show, over N pairs of releases a cell and by the number of query pict
   queries of different products, as long as (1.645 + 1.282) standard errors are below 2 points;
 - half a point of recall@1 of 500 queries lost in every run: how often it is stopped before 2 points are gone, and how
   many are gone then (N / 10 shops a cell);
-- equal releases over 100 runs, against production and the anchor: the share held (N / 100 shops a cell);
+- equal releases over 100 runs, against production and the anchor: the share held (N / 50 shops a cell);
 - how often the stated largest loss is at least the true one (95 in 100), and how often the 95% interval covers it.
 """
 
@@ -106,7 +106,7 @@ def _tables(n: int) -> Iterator[tuple[str, dict[str, Callable[[int], str]]]]:
     )
     yield (
         "Equal releases over 100 runs that are held",
-        {f"{anew:.0%} anew": partial(_held_over_runs, max(n // 100, 1), anew) for anew in churns},
+        {f"{anew:.0%} anew": partial(_held_over_runs, max(n // 50, 1), anew) for anew in churns},
     )
     changes = (Change(0.02, 0), Change(0.01, 0.01), Change(0.1, 0.08), Change(0.05, 0.05, is_graded=True))
     yield (

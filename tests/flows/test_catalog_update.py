@@ -165,5 +165,18 @@ def test_runs_that_wait_are_taken_along_unless_this_one_fails(
     assert set(shop.ids[4:7]) <= set(load_items(shop.store, release.catalog.name)["item_id"])
 
 
+def test_items_that_are_listed_as_removed_are_no_loss_of_the_catalogue(shop: Shop) -> None:
+    """A third of the items is taken out of the source twice; only the second update lists them as removed."""
+    shop.sell(shop.every)
+    shop.update(added=tuple(shop.ids))
+    shop.sell(shop.every.head(24))
+    unlisted = shop.update(changed=tuple(shop.ids[24:]))
+    assert "12 of 36 items are gone, more than 0.2 of them" in unlisted.reason
+    shop.sell(shop.every.head(16))
+    listed = shop.update(removed=tuple(shop.ids[16:24]))
+    assert (listed.catalog.rows, listed.gate) == (16, "published")
+    assert "are gone" not in listed.reason
+
+
 def _out_of_reach(*_: object) -> None:
     raise StoreUnavailable("the store does not answer")
