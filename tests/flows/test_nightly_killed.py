@@ -12,6 +12,7 @@ from retrieval_core.store.uris import open_store
 
 N_PARTS = 6
 COMMAND = [
+    "--set=embed.backbone=resnet18",
     "--set=embed.weights=random:0",
     "--set=embed.size_px=96",
     "--set=embed.shard_rows=32",
@@ -51,9 +52,14 @@ def test_completed_shards_are_not_computed_twice(tmp_path: Path) -> None:
 
     with subprocess.Popen(run(source, killed), stderr=subprocess.DEVNULL) as process:
         deadline = time.monotonic() + 300
-        while len(parts(killed)) < 2 and process.poll() is None and time.monotonic() < deadline:
-            time.sleep(0.002)
+
+        def wait_for_parts(n: int) -> None:
+            while len(parts(killed)) < n and process.poll() is None and time.monotonic() < deadline:
+                time.sleep(0.002)
+
+        wait_for_parts(1)
         servers = children(process.pid, "uvicorn")
+        wait_for_parts(2)
         process.kill()
     before = parts(killed)
     assert 2 <= len(before) < N_PARTS, "the run was to be killed half way through embedding"
