@@ -17,7 +17,7 @@ from retrieval_core.maintenance.repair import Repair, repair
 from retrieval_core.maintenance.verify import verify
 from retrieval_core.store import leases
 from retrieval_core.store.base import Store
-from tests.core.maintenance.damage import ITEMS, actions, contents, flip, lose, parts_of, production, truncate
+from tests.core.damage import ITEMS, actions, contents, flip, lose, parts_of, production, truncate
 from tests.core.sealed_runs import SealedRuns, fake_fingerprint
 
 

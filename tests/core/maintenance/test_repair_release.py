@@ -12,7 +12,7 @@ from retrieval_core.maintenance.inventory import Inventory
 from retrieval_core.maintenance.repair import repair
 from retrieval_core.maintenance.verify import verify
 from retrieval_core.store.base import Store
-from tests.core.maintenance.damage import DAMAGE, ITEMS, actions, contents, flip, parts_of, production, truncate
+from tests.core.damage import DAMAGE, ITEMS, actions, contents, flip, parts_of, production, truncate
 from tests.core.sealed_runs import RECIPE, SealedRuns
 
 pytestmark = pytest.mark.usefixtures("aws_environment")

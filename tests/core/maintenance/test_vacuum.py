@@ -28,7 +28,7 @@ from retrieval_core.search.release import open_release
 from retrieval_core.store import leases
 from retrieval_core.store.base import Store
 from retrieval_core.store.uris import open_store
-from tests.core.maintenance.damage import ITEMS
+from tests.core.damage import ITEMS
 from tests.core.sealed_runs import BOOSTED_DIM, SealedRuns, fake_fingerprint
 
 pytestmark = pytest.mark.usefixtures("aws_environment")
