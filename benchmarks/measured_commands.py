@@ -3,6 +3,7 @@
 timed run …                           `vitrine run …`, and when the functions of its tasks ran
 update SOURCE STORE JSON OVERRIDE…    a catalogue update: when the flow began, and when every new picture was found
 ingest SOURCE STORE                   the task that ingests, without Prefect
+seal STORE FAMILY N                   a view of N drawn vectors of a family: how long it took, and how many parts it has
 """
 
 from __future__ import annotations
@@ -99,7 +100,21 @@ def _ingest(source: str, store: str) -> dict[str, Any]:
     return figures | {name: getattr(outcome.diff, name) for name in ("added", "changed", "removed", "unchanged")}
 
 
-COMMANDS: dict[str, Callable[..., dict[str, Any]]] = {"timed": _timed, "update": _update, "ingest": _ingest}
+def _seal(store: str, family: str, n_rows: str) -> dict[str, Any]:
+    from retrieval_core.artifacts.growing_sets import seal_vectors
+    from retrieval_core.artifacts.variants import Variant
+    from retrieval_core.store.uris import open_store
+
+    wanted = map(str, range(int(n_rows)))
+    started, cpu_started = time.perf_counter(), time.process_time()
+    view = seal_vectors(open_store(store), family, Variant(), 512, n_rows, wanted)
+    figures = {"seconds": time.perf_counter() - started, "cpu_s": time.process_time() - cpu_started}
+    return figures | {"parts": len(view.parts), "rows": view.counts["rows"]}
+
+
+COMMANDS: dict[str, Callable[..., dict[str, Any]]] = {
+    "timed": _timed, "update": _update, "ingest": _ingest, "seal": _seal,
+}  # fmt: skip
 
 if __name__ == "__main__":
     main()

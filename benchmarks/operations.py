@@ -1,12 +1,13 @@
-"""What runs cost besides their networks: four figures, each with an aim.
+"""What runs cost besides their networks: five figures, each with an aim.
 
-    python -m benchmarks.operations [update] [unchanged] [diff] [overhead] [--items N] [--ccp FOLDER] [--json FILE]
+    python -m benchmarks.operations [FIGURE ...] [--items N] [--ccp FOLDER] [--json FILE]
 
 - update: some items of a table change: seconds from the start of a process that starts Prefect with its server, until a
   search finds the items;
 - unchanged: `vitrine run` when nothing has changed since the previous run;
 - diff: the ingest of a table of which 1% changed: read, compared with the last snapshot, sealed;
-- overhead: the share of a first run, from the command to its end, that is spent outside the functions of its tasks.
+- overhead: the share of a first run, from the command to its end, that is spent outside the functions of its tasks;
+- updates: sealing the vectors after the last of many updates, each of 100 items (`--items` says how many items in all).
 
 Each uses two cores and a drawn catalogue, of the size that its aim is stated for unless `--items` gives another; the
 aim of `overhead` is for the CCP photos, which `--ccp` names. Networks have random weights. Prefect's embedded server is
@@ -26,6 +27,7 @@ from typing import Any, NamedTuple
 
 from benchmarks.drawn_catalogue import DrawnCatalogue, item_id, seal_as_seen
 from benchmarks.process_usage import Usage, run_measured
+from benchmarks.synthetic_vectors import draw
 
 N_UPDATED = 100
 CHANGED = 0.01  # share of the diffed rows that are added, and as many changed and removed
@@ -38,7 +40,7 @@ ENVIRONMENT = {
     "PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS": "120",
     "DO_NOT_TRACK": "1",
 }
-SIZES = {"update": 2_000, "unchanged": 100_000, "diff": 1_000_000, "overhead": 1_550}
+SIZES = {"update": 2_000, "unchanged": 100_000, "diff": 1_000_000, "overhead": 1_550, "updates": 80_000}
 
 
 class Figure(NamedTuple):
@@ -175,8 +177,33 @@ def _overhead(bench: Bench) -> Iterator[Figure]:
     yield Figure(f"a first run {catalogue}, outside its tasks", 100 * outside_s / usage.wall_s, aim, "%", detail)
 
 
+def _updates(bench: Bench) -> Iterator[Figure]:
+    from retrieval_core.artifacts.growing_sets import put_growing_part, seal_vectors
+    from retrieval_core.artifacts.parts import vectors_bytes
+    from retrieval_core.artifacts.variants import Variant
+    from retrieval_core.store.uris import open_store
+
+    store = open_store(bench.store)
+    for start in range(0, bench.n_items, N_UPDATED):
+        ids = [str(number) for number in range(start, start + N_UPDATED)]
+        data = vectors_bytes(ids, draw(N_UPDATED, 512, seed=start))
+        for family in ("sealed", "piled"):
+            put_growing_part(store, "vectors", family, f"u{start}", data, N_UPDATED)
+        if start + N_UPDATED < bench.n_items:
+            seal_vectors(store, "sealed", Variant(), 512, str(start), map(str, range(start + N_UPDATED)))
+    n_updates = bench.n_items // N_UPDATED
+    usage, last = bench.measured("seal", bench.store, "sealed", str(bench.n_items))
+    _, piled = bench.measured("seal", bench.store, "piled", str(bench.n_items))
+    detail = (
+        f"{last['cpu_s']:.2f} s of CPU; {last['parts']} parts of {last['rows']:,} rows; merging {n_updates} parts that "
+        f"were never merged takes {piled['seconds']:.1f} s once, {piled['cpu_s']:.1f} s of CPU; {_usage_text(usage)}"
+    )
+    yield Figure(f"vectors sealed after {n_updates} updates", last["seconds"], 0.5, "s", detail)
+
+
 FIGURES: dict[str, Callable[[Bench], Iterator[Figure]]] = {
     "update": _update, "unchanged": _unchanged, "diff": _diff, "overhead": _overhead,
+    "updates": _updates,
 }  # fmt: skip
 
 

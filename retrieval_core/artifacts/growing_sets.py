@@ -2,6 +2,7 @@
 
 The parts of a family are stored in `<folder>/<family>/parts/`, each named after what it was made of and its own
 checksum. A part counts as soon as its file exists, even if the run that wrote it was killed before it sealed a view.
+Sealing a view merges small parts into larger ones. The small ones stay until a vacuum, as other runs may read them.
 """
 
 from __future__ import annotations
@@ -10,15 +11,17 @@ import hashlib
 import logging
 import re
 from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
 from typing import NamedTuple, TypeVar
 
 import numpy as np
 import polars as pl
 
 from retrieval_core.arrays import Float32
+from retrieval_core.artifacts.compaction import merge_tables, pieces_of, plan_merges, short_name, transform_by_piece
 from retrieval_core.artifacts.manifests import ClassSet, GrowingSet, MaskSet, Part, VectorSet, fingerprint
 from retrieval_core.artifacts.missing_ids import MissingIds
-from retrieval_core.artifacts.parts import put_part, read_id_column, read_ids, read_vectors, vectors_bytes
+from retrieval_core.artifacts.parts import encode_part, put_part, read_id_column, read_ids, read_vectors, vectors_bytes
 from retrieval_core.artifacts.variants import Reduced, Variant
 from retrieval_core.errors import ShardCorrupt
 from retrieval_core.store.base import Entry, Store
@@ -57,20 +60,28 @@ def made_of(key: str) -> str:
 
 
 def stored_parts_of(store: Store, folder: str, family: str) -> list[StoredPart]:
-    """Return every intact part of a family, ordered by key; a damaged one counts as absent and is made again."""
-    stored = []
-    for entry in store.entries(_parts_prefix(folder, family)):
+    """Return every intact part of a family, the largest first, except those whose rows a merged part has too.
+
+    A damaged part counts as absent and is made again.
+    """
+    stored: list[StoredPart] = []
+    replaced: set[str] = set()
+    # A merged part is larger than what it replaces, which is then not even read.
+    for entry in sorted(store.entries(_parts_prefix(folder, family)), key=lambda e: (-e.size_bytes, e.key)):
         sha256 = named_sha256(entry.key)
-        if sha256 is None:
+        if sha256 is None or short_name(sha256) in replaced:
             continue
         try:
-            ids = read_ids(store.local_path(entry.key, sha256))
+            path = store.local_path(entry.key, sha256)
+            ids, pieces = read_ids(path), pieces_of(path)
         except ShardCorrupt as error:
             log.warning("%s; it is made again", error)
             continue
+        if pieces:
+            replaced |= pieces.replaced
         part = Part(key=entry.key, sha256=sha256, n_rows=len(ids), n_bytes=entry.size_bytes)
         stored.append(StoredPart(part, ids))
-    return stored
+    return [part for part in stored if short_name(part.part.sha256) not in replaced]
 
 
 def seal_vectors(
@@ -130,7 +141,7 @@ def derive_vectors(
 
 def derived_name(source: Part) -> str:
     """Return the name of the part that is derived from another."""
-    return source.sha256[:16]
+    return short_name(source.sha256)
 
 
 def _derive_part(
@@ -144,9 +155,17 @@ def _derive_part(
             return Part(key=existing.key, sha256=sha256, n_rows=source.n_rows, n_bytes=existing.size_bytes)
         except ShardCorrupt as error:
             log.warning("%s; it is made again", error)
-    ids, vectors = read_vectors(store.local_path(source.key, source.sha256))
-    data = vectors_bytes(ids, transform(vectors))
-    return put_growing_part(store, VectorSet.folder, family, derived_name(source), data, len(ids))
+    data = derived_bytes(store.local_path(source.key, source.sha256), transform)
+    return put_growing_part(store, VectorSet.folder, family, derived_name(source), data, source.n_rows)
+
+
+def derived_bytes(source: Path, transform: Callable[[Float32], Float32]) -> bytes:
+    """Return the part that `transform` makes of a local vector part.
+
+    A merged part is transformed piece by piece: the last bits of a matrix product depend on the size of the batch.
+    """
+    (ids, vectors), pieces = read_vectors(source), pieces_of(source)
+    return vectors_bytes(ids, transform_by_piece(transform, vectors, pieces), pieces)
 
 
 def indexable_items(store: Store, items: pl.DataFrame, vectors: VectorSet) -> pl.DataFrame:
@@ -177,12 +196,22 @@ def _view_fingerprint(family: str, catalog_fingerprint: str, parts: Iterable[Par
 def _parts_covering(
     store: Store, kind: type[GrowingSet], family: str, wanted: set[str]
 ) -> tuple[tuple[Part, ...], int]:
+    """Return the parts of a family that cover `wanted`, and how many ids they cover; small parts are merged first."""
+    parts, n_rows = _cover(stored_parts_of(store, kind.folder, family), wanted)
+    merges = plan_merges(parts)
+    for group in merges:
+        table = merge_tables({part.sha256: store.local_path(part.key, part.sha256) for part in group})
+        put_growing_part(store, kind.folder, family, "merged", encode_part(table), len(table))
+    return _cover(stored_parts_of(store, kind.folder, family), wanted) if merges else (parts, n_rows)
+
+
+def _cover(stored: Iterable[StoredPart], wanted: set[str]) -> tuple[tuple[Part, ...], int]:
     parts: list[Part] = []
     found: set[str] = set()
-    for stored in stored_parts_of(store, kind.folder, family):
-        useful = wanted.intersection(stored.content_ids) - found
+    for part, content_ids in stored:
+        useful = wanted.intersection(content_ids) - found
         if useful:
-            parts.append(stored.part)
+            parts.append(part)
             found |= useful
     return tuple(parts), len(found)
 

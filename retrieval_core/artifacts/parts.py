@@ -13,6 +13,7 @@ import tempfile
 import zlib
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import polars as pl
@@ -20,6 +21,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from retrieval_core.arrays import Bool, Float32, Int32, Int64
+from retrieval_core.artifacts.compaction import Pieces
 from retrieval_core.artifacts.manifests import ClassSet, MaskSet, Part, Value, VectorSet
 from retrieval_core.artifacts.missing_ids import MissingIds
 from retrieval_core.errors import DimensionMismatch, ShardCorrupt
@@ -28,7 +30,18 @@ from retrieval_core.store.files import file_sha256
 
 log = logging.getLogger(__name__)
 
-VECTOR_ROW_GROUP = 8192
+# How Parquet encodes the parts of growing sets, by a column that only such parts have.
+_ENCODINGS: dict[str, dict[str, Any]] = {
+    "vector": {
+        "row_group_size": 8192,
+        "compression": "zstd",
+        "use_dictionary": False,
+        "write_statistics": False,
+        "column_encoding": {"content_id": "PLAIN", "vector.list.element": "BYTE_STREAM_SPLIT"},
+    },
+    "mask": {"compression": "none", "use_dictionary": False},
+    "classes": {"compression": "zstd"},
+}
 MAPPED_BATCH = 65_536
 CHECKSUM, NO_CHECKSUM = b"vitrine.sha256", b"0" * 64
 SMALLEST = np.finfo(np.float32).tiny  # keeps a zero vector from becoming NaN when divided by its length
@@ -193,10 +206,10 @@ def _write_uncompressed(path: Path, columns: Sequence[str], copy: Path) -> None:
     pa.default_memory_pool().release_unused()
 
 
-def vectors_bytes(content_ids: Sequence[str], vectors: Float32) -> bytes:
+def vectors_bytes(content_ids: Sequence[str], vectors: Float32, pieces: Pieces | None = None) -> bytes:
     """Encode (n, dim) vectors as a part with the columns content_id (string) and vector (fixed-size list of float32).
 
-    Raises `DimensionMismatch` where ids and rows differ in number.
+    `pieces` are those of the part that it derives from. Raises `DimensionMismatch` where ids and rows differ in number.
     """
     if vectors.ndim != 2 or len(content_ids) != len(vectors):
         raise DimensionMismatch(f"{len(content_ids)} ids for vectors of shape {vectors.shape}")
@@ -206,17 +219,16 @@ def vectors_bytes(content_ids: Sequence[str], vectors: Float32) -> bytes:
             "content_id": pa.array(content_ids, pa.string()),
             "vector": pa.FixedSizeListArray.from_arrays(flat, vectors.shape[1]),
         },
+        metadata=pieces.metadata if pieces else None,
     )
+    return encode_part(table)
+
+
+def encode_part(table: pa.Table) -> bytes:
+    """Encode the rows of a part of vectors, masks or classes; equal tables give equal bytes."""
+    options = next(options for column, options in _ENCODINGS.items() if column in table.column_names)
     sink = pa.BufferOutputStream()
-    pq.write_table(
-        table,
-        sink,
-        row_group_size=VECTOR_ROW_GROUP,
-        compression="zstd",
-        use_dictionary=False,
-        write_statistics=False,
-        column_encoding={"content_id": "PLAIN", "vector.list.element": "BYTE_STREAM_SPLIT"},
-    )
+    pq.write_table(table, sink, **options)
     return sink.getvalue().to_pybytes()
 
 
@@ -265,9 +277,7 @@ def masks_bytes(content_ids: Sequence[str], masks: Sequence[Bool], reasons: Sequ
             "reason": pa.array(reasons, pa.string()),
         }
     )
-    sink = pa.BufferOutputStream()
-    pq.write_table(table, sink, compression="none", use_dictionary=False)
-    return sink.getvalue().to_pybytes()
+    return encode_part(table)
 
 
 class MaskRow(Value):
@@ -309,9 +319,7 @@ def classes_bytes(content_ids: Sequence[str], classes: Int32, probabilities: Flo
         raise DimensionMismatch(f"classes {classes.shape}, probabilities {probabilities.shape}; expected twice {shape}")
     columns = {"classes": classes.astype(np.int32), "probabilities": probabilities.astype(np.float32)}
     lists = {name: pa.FixedSizeListArray.from_arrays(v.ravel(), N_TOP_CLASSES) for name, v in columns.items()}
-    sink = pa.BufferOutputStream()
-    pq.write_table(pa.table({"content_id": pa.array(content_ids, pa.string()), **lists}), sink, compression="zstd")
-    return sink.getvalue().to_pybytes()
+    return encode_part(pa.table({"content_id": pa.array(content_ids, pa.string()), **lists}))
 
 
 def load_classes(store: Store, class_set: ClassSet, content_ids: Sequence[str] | pl.Series) -> Int32:

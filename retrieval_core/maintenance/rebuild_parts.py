@@ -13,9 +13,9 @@ from pathlib import Path
 from retrieval_core.arrays import Float32
 from retrieval_core.artifacts import fingerprints
 from retrieval_core.artifacts.catalog_rows import LEDGER, SEEN_ITEMS, load_items
-from retrieval_core.artifacts.growing_sets import derived_name, indexable_items, made_of
+from retrieval_core.artifacts.growing_sets import derived_bytes, derived_name, indexable_items, made_of
 from retrieval_core.artifacts.manifests import Head, IndexSet, Part, Release, VectorSet
-from retrieval_core.artifacts.parts import load_vectors, read_vectors, table_bytes, vectors_bytes
+from retrieval_core.artifacts.parts import load_vectors, table_bytes
 from retrieval_core.config import NightlyConfig
 from retrieval_core.errors import NotFound, ShardCorrupt
 from retrieval_core.head.apply import WEIGHTS_FILE, boost, load_head
@@ -75,8 +75,7 @@ def rebuild_derived_part(inventory: Inventory, release: Release, view: VectorSet
     source_part = next((other for other in source.parts if derived_name(other) == made_of(part.key)), None)
     if source_part is None:
         raise NotFound(f"{source.key} lists no part that {part.key} is made of")
-    ids, vectors = read_vectors(store.local_path(source_part.key, source_part.sha256))
-    data = vectors_bytes(ids, transform(vectors))
+    data = derived_bytes(store.local_path(source_part.key, source_part.sha256), transform)
     if hashlib.sha256(data).hexdigest() != part.sha256:
         raise ShardCorrupt(f"rebuilt from {source_part.key} it differs from what was sealed")
     store.put(part.key, data)

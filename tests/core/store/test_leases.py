@@ -23,13 +23,6 @@ pytestmark = pytest.mark.usefixtures("aws_environment")
 ROOT = Path(__file__).parents[3]
 
 
-def until(happened: Callable[[], bool]) -> None:
-    deadline_s = time.monotonic() + 30
-    while not happened():
-        assert time.monotonic() < deadline_s
-        time.sleep(0.01)
-
-
 def lease_keys(store: Store) -> list[str]:
     return list(store.list(leases.FOLDER))
 
@@ -65,7 +58,8 @@ def test_a_run_waits_for_an_exclusive_lease_whose_holder_is_told(
     with exclusive_lease(local_store, "a vacuum") as has_waiter:
         assert not has_waiter()
         waiting.start()
-        until(has_waiter)
+        while not has_waiter():
+            time.sleep(0.01)
         assert not began.is_set()
     waiting.join(60)
     assert began.is_set()
@@ -115,10 +109,12 @@ def test_a_vacuum_that_waits_gets_its_turn_among_runs_that_overlap(
         for _ in range(2):
             with exclusive_lease(local_store, "a vacuum", wait_s=60) as has_waiter:
                 before = len(n_runs)
-                until(has_waiter)
+                while not has_waiter():
+                    time.sleep(0.01)
                 assert not active
                 assert len(n_runs) == before
-            until(lambda before=before: len(n_runs) > before)
+            while len(n_runs) == before:
+                time.sleep(0.01)
     finally:
         stop.set()
         for thread in threads:
@@ -144,7 +140,8 @@ def test_the_wait_of_a_vacuum_is_bounded_and_the_runs_that_waited_for_it_start(
     threads = [threading.Thread(target=vacuum), threading.Thread(target=run)]
     with shared_lease(local_store, "a training"):
         threads[0].start()
-        until(lambda: len(lease_keys(local_store)) == 2)
+        while len(lease_keys(local_store)) < 2:
+            time.sleep(0.01)
         threads[1].start()
         assert refused.wait(60)
         assert began.wait(60)
@@ -217,7 +214,8 @@ def test_a_killed_vacuum_does_not_keep_runs_for_longer_than_its_lease(
 
     thread = threading.Thread(target=run)
     thread.start()
-    until(lambda: any(local_store.list(f"{leases.FOLDER}wait-")))
+    while not list(local_store.list(f"{leases.FOLDER}wait-")):
+        time.sleep(0.01)
     assert not began.is_set()
     expire(local_store, key)
     thread.join(60)
