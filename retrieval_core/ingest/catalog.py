@@ -21,7 +21,7 @@ from retrieval_core.errors import NotFound
 from retrieval_core.ingest.change import MAX_LISTED, Change, resolve_change
 from retrieval_core.ingest.diff import CatalogDiff, diff_catalogs
 from retrieval_core.ingest.selection import WHOLE_CATALOG, ItemSelection, items_changed_in, select_items
-from retrieval_core.ingest.snapshot import Snapshot, catalog_fingerprint, take_snapshot, update_snapshot
+from retrieval_core.ingest.snapshot import SPLIT_COLUMNS, Snapshot, catalog_fingerprint, take_snapshot, update_snapshot
 from retrieval_core.ingest.sources.registry import open_source
 from retrieval_core.store.base import Store
 
@@ -46,7 +46,9 @@ def ingest_source(store: Store, source: str, config: IngestConfig) -> IngestOutc
     """Read what changed in a source and seal its catalogue; the difference is to the latest release's."""
     rows = open_source(source).rows()
     advance = log_progress("pictures of the source", len(rows))
-    snapshot = take_snapshot(rows, _last_seen(store), config, _now(), lambda done, total: advance(1))
+    production = releases.read_release(store, releases.PRODUCTION)
+    published = load_items(store, production.catalog.name, SPLIT_COLUMNS) if production else None
+    snapshot = take_snapshot(rows, _last_seen(store), config, _now(), lambda done, total: advance(1), published)
     catalog = _seal(store, snapshot)
     store.put(LEDGER, table_bytes(snapshot.quarantine))
     store.put(SEEN_ITEMS, table_bytes(snapshot.items))

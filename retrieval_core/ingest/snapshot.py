@@ -33,6 +33,7 @@ from retrieval_core.errors import (
 from retrieval_core.store.uris import read_uri, stat_uri
 
 VERSION_COLUMNS = ("image_uri", "mask_uri", "size_bytes", "version")  # a picture is not reread while these stay equal
+SPLIT_COLUMNS = ["item_id", "product_id", "split"]  # what keeps the split of an item
 READ_COLUMNS = ("content_id", "mask_id", "height", "width")  # known only after a picture was read
 
 MAX_FILE_BYTES = 2**30  # files are read into memory whole; a larger one is not a catalogue picture
@@ -79,18 +80,23 @@ def take_snapshot(
     config: IngestConfig,
     now: str,
     progress: Callable[[int, int], None] | None = None,
+    published: pl.DataFrame | None = None,
 ) -> Snapshot:
     """Take a snapshot of a source's `rows` (`SOURCE_SCHEMA`); read and decode the pictures that are new or changed.
 
     A picture is unchanged when `previous` has it in good state with the same URI, size and version (mtime or ETag; its
     mask's too). A picture that cannot be read or decoded is quarantined; every snapshot tries it again and counts the
     attempt. A missing mask leaves mask_id null. `now` is the ISO time for the ledger; `progress` gets the number of
-    pictures read and to read.
+    pictures read and to read. A split that the source leaves open stays as in the items of `published`, else as in
+    `previous`, which may be of a broken source that was never published.
 
     Raises `TooManyRejects` above `config.max_reject_fraction`, `CatalogInvalid` when two ids share a row_id, and
     `StoreUnavailable`, because an outage must not quarantine pictures.
     """
-    return _fill_splits(_read_rows(rows, previous, config, now, progress), previous, config)
+    earlier = [table for table in (published, previous.items if previous else None) if table is not None]
+    splits = [table.select(SPLIT_COLUMNS) for table in earlier]
+    before = pl.concat(splits).unique("item_id", keep="first", maintain_order=True) if splits else None
+    return _fill_splits(_read_rows(rows, previous, config, now, progress), before, config)
 
 
 def update_snapshot(
@@ -117,7 +123,7 @@ def update_snapshot(
         raise SourceMissing(f"without the {len(ids)} items named the catalogue would be empty; run the nightly instead")
     _check_row_ids(items)
     quarantine = pl.concat([last.quarantine.filter(~is_named), update.quarantine]).sort("item_id")
-    return _fill_splits(Snapshot(items, quarantine, update.n_read), last, config)
+    return _fill_splits(Snapshot(items, quarantine, update.n_read), last.items, config)
 
 
 def unread_pictures(rows: pl.DataFrame, previous: pl.DataFrame | None) -> pl.DataFrame:
@@ -161,10 +167,10 @@ def _read_rows(
     return Snapshot(items.select(*CATALOG_SCHEMA), _quarantine(items, previous, now), len(unread))
 
 
-def _fill_splits(snapshot: Snapshot, previous: Snapshot | None, config: IngestConfig) -> Snapshot:
+def _fill_splits(snapshot: Snapshot, before: pl.DataFrame | None, config: IngestConfig) -> Snapshot:
     """Fill the null splits of a snapshot. Raises `TooManyRejects`."""
     _check_rejects(snapshot.quarantine, len(snapshot.items), config.max_reject_fraction)
-    return snapshot._replace(items=_with_splits(snapshot.items, previous, config).select(*CATALOG_SCHEMA))
+    return snapshot._replace(items=_with_splits(snapshot.items, before, config).select(*CATALOG_SCHEMA))
 
 
 def _check_row_ids(items: pl.DataFrame) -> None:
@@ -281,7 +287,7 @@ def _check_rejects(quarantine: pl.DataFrame, n_rows: int, max_fraction: float) -
     )
 
 
-def _with_splits(items: pl.DataFrame, previous: Snapshot | None, config: IngestConfig) -> pl.DataFrame:
+def _with_splits(items: pl.DataFrame, earlier: pl.DataFrame | None, config: IngestConfig) -> pl.DataFrame:
     """Fill every null split, with the same split for all such rows of a product.
 
     In this order, a product gets the split that the source gives its other rows, the split that it had before, or one
@@ -291,8 +297,8 @@ def _with_splits(items: pl.DataFrame, previous: Snapshot | None, config: IngestC
     items = items.with_columns(product_unit().alias("unit"))
     open_items = items.filter(pl.col("split").is_null())
     claims = [items.filter(pl.col("split").is_not_null()).select("unit", "split", rank=pl.lit(0))]
-    if previous is not None:
-        before = previous.items.with_columns(product_unit().alias("unit"))
+    if earlier is not None:
+        before = earlier.with_columns(product_unit().alias("unit"))
         same_item = open_items.select("item_id", "unit").join(before.select("item_id", "split"), on="item_id")
         claims.append(same_item.select("unit", "split", rank=pl.lit(1)))
         claims.append(before.select("unit", "split", rank=pl.lit(2)))

@@ -19,7 +19,7 @@ from retrieval_core.artifacts.releases import LATEST, PRODUCTION, Alias, alias_k
 from retrieval_core.errors import NotFound, ShardCorrupt
 from retrieval_core.index.shard_files import VECTORS_FILE
 from retrieval_core.maintenance.damage import damage_to, damage_to_search, damaged_parts
-from retrieval_core.maintenance.inventory import Inventory, release_key
+from retrieval_core.maintenance.inventory import FITTED, Inventory, release_key, release_refs
 from retrieval_core.maintenance.repair_release import BY_RUN, Finding, repair_release
 from retrieval_core.store import leases
 from retrieval_core.store.base import Store
@@ -55,6 +55,27 @@ def _repair_all(store: Store, source: str | None) -> Iterator[Finding]:
     yield from _repair_production(store)
     yield from _repair_latest(store)
     yield from _repair_last_seen(store)
+    yield from _remove_unreadable_manifests(store)
+
+
+def _remove_unreadable_manifests(store: Store) -> Iterator[Finding]:
+    """Remove unreadable manifests of what runs make again; those of models are named, and those in use stay.
+
+    Otherwise a run that would make the same thing fails, and no vacuum removes anything.
+    """
+    inventory = Inventory(store)
+    current = [inventory.release(name) for name in _readable_releases(store)]
+    in_use = {ref.key for release in current for ref in (release.ref, *release_refs(release))}
+    for key in sorted(set(inventory.artifact_keys()) - in_use):
+        try:
+            inventory.open(key)
+        except ShardCorrupt as error:
+            manifest = f"{key}/{MANIFEST}"
+            if key.split("/")[0] in {kind.folder for kind in FITTED}:
+                yield Finding(key=manifest, action="refused", detail=f"{error}; restore it from a backup")
+                continue
+            store.delete(manifest)
+            yield Finding(key=manifest, action="removed", detail=f"{error}; a run that needs it makes it again")
 
 
 def _check_named_backbones(store: Store) -> Iterator[Finding]:

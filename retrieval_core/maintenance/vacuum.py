@@ -3,9 +3,8 @@
 Kept are the artifacts that aliases point at, the latest releases of their histories, production's anchor, young
 releases, and everything that these need; recent writes and everything they may build on, since a killed run may be
 resumed; and the last checkpoint of every unfinished training. A vacuum waits for the runs that are active, and new ones
-wait for it. Releases are deleted before their artifacts, manifests before parts, and the file that says that a shard
-exists before its other files. So nothing ever exists in part, and what a killed vacuum leaves over the next one finds
-and deletes.
+wait for it. Releases are deleted before their artifacts, and manifests before parts. So nothing ever exists in part,
+and what a killed vacuum leaves over the next one finds and deletes.
 """
 
 from __future__ import annotations
@@ -35,7 +34,6 @@ from retrieval_core.artifacts.manifests import (
 )
 from retrieval_core.errors import NotFound, ShardCorrupt
 from retrieval_core.index.plan import TEMPLATES, template_key
-from retrieval_core.index.shard_files import VECTORS_FILE
 from retrieval_core.maintenance.inventory import FITTED, GROWING, Family, Inventory, release_key
 from retrieval_core.store import leases
 from retrieval_core.store.base import Store
@@ -306,10 +304,10 @@ def _is_release(key: str) -> bool:
 
 
 def _rank(key: str) -> tuple[int, str]:
-    """Order releases first, then other manifests, then the files that say that a shard exists, then the rest."""
-    endings = (f"/{MANIFEST}", f"/{VECTORS_FILE}")
-    rank = next((number for number, ending in enumerate(endings, 1) if key.endswith(ending)), len(endings) + 1)
-    return 0 if _is_release(key) else rank, key
+    """Order releases first, then other manifests, then parts."""
+    if _is_release(key):
+        return 0, key
+    return 1 if key.endswith(f"/{MANIFEST}") else 2, key
 
 
 def _batches(keys: tuple[str, ...]) -> Iterator[list[str]]:

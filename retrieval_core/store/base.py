@@ -10,7 +10,7 @@ import re
 import uuid
 from abc import ABC, abstractmethod
 from collections import defaultdict
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from functools import lru_cache
 from pathlib import Path
@@ -96,6 +96,14 @@ class Store(ABC):
         self._check_guards(key)
         self._put_file(key, path)
 
+    def put_chunks(self, key: str, chunks: Iterable[bytes]) -> None:
+        """Store an object in pieces without holding it in memory, replacing any other.
+
+        Nothing is stored if the iteration over `chunks` raises.
+        """
+        self._check_guards(key)
+        self._put_chunks(key, chunks)
+
     def compare_and_swap(self, key: str, data: bytes, expected: bytes | None) -> bool:
         """Replace `expected` (None: no object) by `data`; return False, having changed nothing, if it is not there.
 
@@ -151,6 +159,9 @@ class Store(ABC):
 
     @abstractmethod
     def _put_file(self, key: str, path: Path) -> None: ...
+
+    @abstractmethod
+    def _put_chunks(self, key: str, chunks: Iterable[bytes]) -> None: ...
 
     @abstractmethod
     def _compare_and_swap(self, key: str, data: bytes, expected: bytes) -> bool: ...

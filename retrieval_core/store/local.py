@@ -9,11 +9,9 @@ from __future__ import annotations
 import errno
 import fcntl
 import os
-import shutil
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
-from io import BytesIO
 from pathlib import Path
 from typing import BinaryIO
 
@@ -31,7 +29,6 @@ from retrieval_core.store.files import (
     write_errors,
 )
 
-COPY_CHUNK_BYTES = 2**20
 LOCK_TIMEOUT_S = 60.0
 LOCK_POLL_S = 0.002
 _NO_HARD_LINKS = {errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP}
@@ -59,13 +56,13 @@ class LocalStore(Store):
                     yield chunk
 
     def _put(self, key: str, data: bytes) -> None:
-        self._write(key, BytesIO(data), os.replace)
+        self._write(key, [data], os.replace)
 
     def _put_if_absent(self, key: str, data: bytes) -> bool:
         if self.exists(key):
             return False
         try:
-            self._write(key, BytesIO(data), self._move_if_absent)
+            self._write(key, [data], self._move_if_absent)
         except FileExistsError:
             return False
         return True
@@ -74,7 +71,10 @@ class LocalStore(Store):
         with read_errors(path):
             source = path.open("rb")
         with source:
-            self._write(key, source, os.replace)
+            self._put_chunks(key, iter(lambda: source.read(CHUNK_BYTES), b""))
+
+    def _put_chunks(self, key: str, chunks: Iterable[bytes]) -> None:
+        self._write(key, chunks, os.replace)
 
     def _compare_and_swap(self, key: str, data: bytes, expected: bytes) -> bool:
         with self._lock():
@@ -120,7 +120,7 @@ class LocalStore(Store):
         self._put(key, b"1")
         ignored = []
         with suppress(FileExistsError):
-            self._write(key, BytesIO(b"2"), self._move_if_absent)
+            self._write(key, [b"2"], self._move_if_absent)
             ignored.append("the absence of a file that a hard link needs")
         with self._lock(), suppress(BlockingIOError), self._lock_path.open("ab") as file:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -130,11 +130,11 @@ class LocalStore(Store):
     def _path(self, key: str) -> Path:
         return self._root / checked_key(key)
 
-    def _write(self, key: str, source: BinaryIO, move: Callable[[Path, Path], None]) -> None:
+    def _write(self, key: str, chunks: Iterable[bytes], move: Callable[[Path, Path], None]) -> None:
         path = self._path(key)
         with write_errors(path), temporary_file(self._root) as temporary:
             with temporary.open("xb") as file:
-                shutil.copyfileobj(source, file, COPY_CHUNK_BYTES)
+                file.writelines(chunks)
             install(temporary, path, move)
 
     def _move_if_absent(self, temporary: Path, path: Path) -> None:

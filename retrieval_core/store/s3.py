@@ -11,16 +11,17 @@ incomplete uploads.
 from __future__ import annotations
 
 import hashlib
+import io
 import os
 import threading
 import uuid
 import zlib
 from base64 import b64encode
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from retrieval_core.errors import BadConfig, NotFound, Permanent, StoreNotWritable, StoreUnavailable, VitrineError
 from retrieval_core.store.base import CHUNK_BYTES, Entry, Store, UriStat, check_prefix, checked_key, is_key
@@ -85,12 +86,13 @@ class S3Store(Store):
         return False
 
     def _put_file(self, key: str, path: Path) -> None:
-        target = self._bucket_and_key(key)
         with read_errors(path):
             source = path.open("rb")
-        with source, _s3_errors(self._address_of(key), writing=True):
-            # upload_file would hide the ClientError of a failed call in the text of another error.
-            _client(self._endpoint_url).upload_fileobj(source, *target.values(), Config=_transfer_config())
+        with source:
+            self._upload(key, source)
+
+    def _put_chunks(self, key: str, chunks: Iterable[bytes]) -> None:
+        self._upload(key, io.BufferedReader(_ChunkReader(chunks), MULTIPART_THRESHOLD_BYTES))
 
     def _compare_and_swap(self, key: str, data: bytes, expected: bytes) -> bool:
         try:
@@ -156,6 +158,12 @@ class S3Store(Store):
         with _s3_errors(self._address_of(key)):
             return _client(self._endpoint_url).head_object(**target)
 
+    def _upload(self, key: str, source: BinaryIO) -> None:
+        target = self._bucket_and_key(key)
+        with _s3_errors(self._address_of(key), writing=True):
+            # upload_file would hide the ClientError of a failed call in the text of another error.
+            _client(self._endpoint_url).upload_fileobj(source, *target.values(), Config=_transfer_config())
+
     def _put_on_condition(self, key: str, data: bytes, **condition: str) -> bool:
         """Put an object on a condition; return whether it was met.
 
@@ -199,6 +207,26 @@ class S3Store(Store):
 
     def _note(self, copy: Path) -> Path:
         return self._cache / ".etags" / copy.relative_to(self._cache)
+
+
+class _ChunkReader(io.RawIOBase):
+    """A file that is read from an iteration, which boto3 uploads."""
+
+    def __init__(self, chunks: Iterable[bytes]) -> None:
+        self._chunks, self._rest = iter(chunks), memoryview(b"")
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        while not self._rest:
+            chunk = next(self._chunks, None)
+            if chunk is None:
+                return 0
+            self._rest = memoryview(chunk)
+        n_bytes = min(len(buffer), len(self._rest))
+        buffer[:n_bytes], self._rest = self._rest[:n_bytes], self._rest[n_bytes:]
+        return n_bytes
 
 
 # Any object

@@ -13,7 +13,7 @@ import time
 from contextlib import suppress
 from multiprocessing.process import BaseProcess
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import yaml
 
@@ -35,8 +35,7 @@ _context.set_forkserver_preload([*IMPORTED])
 class Order(NamedTuple):
     """A run to start: the nightly, or a catalogue update if it names items; its output goes to `log`.
 
-    `lease_times` replaces constants of the module `leases`. With `other_floats` it computes as another machine might:
-    every resized picture differs in one bit.
+    `lease_times` replaces constants of the module `leases`.
     """
 
     source: str
@@ -46,7 +45,6 @@ class Order(NamedTuple):
     log: Path
     item_ids: tuple[str, ...] = ()
     lease_times: tuple[tuple[str, float], ...] = ()
-    other_floats: bool = False
 
 
 class Run:
@@ -133,8 +131,6 @@ def _run(order: Order) -> None:
     from retrieval_core.store import leases
 
     vars(leases).update(order.lease_times)
-    if order.other_floats:
-        _change_a_bit_of_each_picture()
     settings = Settings.load(store=str(order.store), threads=1, device="cpu")
     config = NightlyConfig.load(None, list(order.config))
     environment = deployed_environment() | {"PREFECT_API_URL": order.api_url}
@@ -145,16 +141,3 @@ def _run(order: Order) -> None:
             catalog_update(order.source, settings, config, changed=order.item_ids)
         else:
             nightly(order.source, settings, config)
-
-
-def _change_a_bit_of_each_picture() -> None:
-    from retrieval_core import images
-
-    resize = images._resize
-
-    def resize_otherwise(*arguments: Any) -> Any:
-        pixels = resize(*arguments).copy()
-        pixels[0, 0] ^= 1
-        return pixels
-
-    images._resize = resize_otherwise

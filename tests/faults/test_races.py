@@ -6,7 +6,6 @@ import json
 import random
 import shutil
 import time
-from collections import Counter
 from pathlib import Path
 from typing import NamedTuple
 
@@ -15,9 +14,7 @@ import pytest
 
 from retrieval_core.artifacts import releases
 from retrieval_core.ingest.sources.registry import open_source
-from retrieval_core.maintenance.repair import repair
 from retrieval_core.maintenance.verify import verify
-from retrieval_core.maintenance.verify_objects import verify_all
 from retrieval_core.search.release import open_release
 from retrieval_core.settings import Settings
 from retrieval_core.store.base import Store
@@ -41,16 +38,6 @@ CONFIG = (
     "evaluate.synthetic_queries=4",
     "ingest.max_reject_fraction=0.2",
     "gate.mode=warn",
-)
-
-
-ALL_STAGES = (
-    "embed.background=masked",
-    "mask.size_px=64",
-    "mask.max_epochs=1",
-    "head.enabled=true",
-    "head.max_epochs=2",
-    "head.min_count=2",
 )
 
 
@@ -146,23 +133,3 @@ def test_two_first_runs_at_once_make_one_release(shop: Shop, tmp_path: Path) -> 
         run.end()
     assert len(list(store.list("releases/"))) == 1
     assert not broken(store)
-
-
-def test_two_machines_whose_floats_differ_do_not_mix_what_they_make(shop: Shop, tmp_path: Path) -> None:
-    """Both fit the same backbone, segmenter, head and lists, and store the same masks, vectors and shards."""
-    source, store = tmp_path / "items.csv", open_store(str(tmp_path / "store"))
-    sell(source, shop.every.slice(1, 20))
-    order = shop.order._replace(source=f"table:{source}", store=tmp_path / "store", config=CONFIG + ALL_STAGES)
-    runs = [
-        Run(order._replace(log=tmp_path / "one.log")),
-        Run(order._replace(log=tmp_path / "two.log", other_floats=True)),
-    ]
-    for run in runs:
-        run.end()
-    made = [key.rsplit("/", 2)[0] for key in store.list("") if key.endswith(("weights.safetensors", ".faiss"))]
-    assert max(Counter(made).values()) == 2, "both made one artifact, each from its own floats"
-    assert not [check for check in verify_all(store).checks if not check.ok]
-    assert repair(store).findings == ()
-    assert len(searchable(store, Path(shop.every["image_uri"][5]))) > 10
-    Run(order._replace(log=tmp_path / "three.log")).end()
-    assert verify_all(store).ok

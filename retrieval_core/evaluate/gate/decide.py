@@ -158,7 +158,9 @@ def _lost_since(
     lost = [
         f"{n_compared.get(name, 0):,} of {n_before:,} in {name}"
         for name, n_before in production.n_queries.items()
-        if is_headline(name) and not is_measured_by(name, *UNLABELLED) and n_before >= needed > n_compared.get(name, 0)
+        if is_headline(name)
+        and not is_measured_by(name, *UNLABELLED)
+        and n_before >= needed > n_compared.get(name, 0) < (1 - config.max_removed_fraction) * n_before
     ]
     if lost:
         yield (

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import time
+
 import pytest
 
 from retrieval_core.artifacts import releases
 from retrieval_core.artifacts.anchors import BETTER, FIRST, Anchor, anchor_of, describe_anchor, find_anchors
 from retrieval_core.artifacts.manifests import MANIFEST, Ref, Release, Report
 from retrieval_core.artifacts.releases import PRODUCTION, Promotion
+from retrieval_core.evaluate.measure.indexed_rows import open_indexed
+from retrieval_core.maintenance.vacuum import DAY_S, Policy, apply, plan_vacuum
 from retrieval_core.store.base import Store
+from tests.core.sealed_runs import SealedRuns
 
 NOWHERE = Ref(kind="VectorSet", key="vectors/none/none")
 AT = "2026-11-21T07:04:49+00:00"
@@ -101,3 +106,19 @@ def test_an_anchor_that_left_the_history_is_still_found(local_store: Store, publ
     production = publish("third", "first")
     releases.forget(local_store, PRODUCTION, ["first"])
     assert names(local_store, production) == ["first", "second", "third"]
+
+
+def test_a_vacuum_keeps_the_anchor_of_production_so_that_it_can_be_searched(local_store: Store) -> None:
+    def vacuum() -> set[str]:
+        plan = plan_vacuum(local_store, Policy(keep=0), time.time() + 30 * DAY_S)
+        apply(local_store, plan)
+        return set(plan.kept)
+
+    items, runs = [f"item-{number}" for number in range(14)], SealedRuns(local_store)
+    anchor = runs.seal(items)
+    runs.seal(items[1:], anchor=anchor.fingerprint)
+    production = runs.seal(items[2:], anchor=anchor.fingerprint)
+    assert vacuum() == {anchor.fingerprint, production.fingerprint}
+    assert len(open_indexed(local_store, anchor).items) == len(items)
+    local_store.delete(f"{anchor.key}/{MANIFEST}")
+    assert vacuum() == {production.fingerprint}, "an anchor that is absent is not needed"

@@ -122,24 +122,6 @@ def test_an_unreadable_part_is_made_again(store: Store) -> None:
     assert again.shards == plan.shards
 
 
-@given(bit=st.integers(0))
-@settings(deadline=None, max_examples=60)
-def test_a_part_with_a_changed_bit_is_made_again(bit: int, tmp_path_factory: pytest.TempPathFactory) -> None:
-    """Its Parquet may still be readable, with another id, or end in any error of the library that reads it."""
-    store = open_store(str(tmp_path_factory.mktemp("store")))
-    (shard,) = plan_work(store, "masks", FAMILY, pictures("a", "b"), shard_rows=2).split()
-    masks = [np.ones((4, 4), np.bool_)] * 2
-    put_shard(store, shard, ["a", "b"], lambda: masks_bytes(["a", "b"], masks, ["", ""]))
-    assert plan_work(store, "masks", FAMILY, pictures("a", "b"), shard_rows=2).n_missing == 0
-    (key,) = store.list(f"masks/{FAMILY}/parts/")
-    data = bytearray(store.get(key))
-    data[bit // 8 % len(data)] ^= 1 << bit % 8
-    store.put(key, bytes(data))
-    assert plan_work(store, "masks", FAMILY, pictures("a", "b"), shard_rows=2).n_missing == 2
-    put_shard(store, shard, ["a", "b"], lambda: masks_bytes(["a", "b"], masks, ["", ""]))
-    assert plan_work(store, "masks", FAMILY, pictures("a", "b"), shard_rows=2).n_missing == 0
-
-
 def test_only_pictures_that_are_not_quarantined_are_planned(store: Store) -> None:
     catalog = seal_catalog(store, range(6))
     assert usable_pictures(store, catalog)["content_id"].sort().to_list() == [f"c{n}" for n in range(6)]

@@ -287,9 +287,14 @@ class TestSplits:
     picture: Path
 
     def taken(
-        self, rows: dict[str, tuple[str | None, str | None]], previous: Snapshot | None = None, **config: int
+        self,
+        rows: dict[str, tuple[str | None, str | None]],
+        previous: Snapshot | None = None,
+        published: Snapshot | None = None,
+        **config: int,
     ) -> Snapshot:
         """Snapshot of items given as id -> (product, split)."""
+        items = published.items if published else None
         frame = pl.DataFrame(
             {
                 "item_id": list(rows),
@@ -298,7 +303,7 @@ class TestSplits:
                 "split": pl.Series([split for _, split in rows.values()], dtype=pl.String),
             }
         )
-        return take_snapshot(conform(frame, "test"), previous, IngestConfig(**config), "now")
+        return take_snapshot(conform(frame, "test"), previous, IngestConfig(**config), "now", published=items)
 
     @staticmethod
     def splits(taken: Snapshot) -> dict[str, str]:
@@ -345,6 +350,15 @@ class TestSplits:
         assert [split for _, split in sorted(self.splits(second).items(), key=lambda pair: int(pair[0][3:]))] == [
             self.splits(first)[f"{n}"] for n in range(30)
         ]
+
+    def test_a_broken_source_that_was_not_published_leaves_the_splits_of_the_next(self) -> None:
+        """First most rows are absent, then all products: splits are drawn anew, and apart for items of one product."""
+        rows = {f"{n}": (f"p{n // 3}", None) for n in range(90)}
+        good = self.taken(rows, n_holdout=30)
+        cut = self.taken(dict(list(rows.items())[:8]), good, good, n_holdout=30)
+        bare = self.taken(dict.fromkeys(rows, (None, None)), cut, n_holdout=30)
+        assert self.splits(self.taken(rows, bare, n_holdout=30)) != self.splits(good)
+        assert self.splits(self.taken(rows, bare, good, n_holdout=30)) == self.splits(good)
 
     def test_products_that_merge_are_trained_on(self) -> None:
         first = self.taken({"a": ("p", None), "b": ("q", None)}, n_holdout=0)

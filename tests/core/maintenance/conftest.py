@@ -6,7 +6,7 @@ import pytest
 
 from retrieval_core.artifacts.manifests import Release
 from retrieval_core.store.base import Store
-from tests.core.maintenance.damage import ITEMS
+from tests.core.damage import ITEMS
 from tests.core.sealed_runs import SealedRuns
 
 

@@ -13,7 +13,7 @@ from retrieval_core.index.plan import template_key
 from retrieval_core.maintenance.damage import damage_to_search, promote_checked, roll_back_checked
 from retrieval_core.maintenance.inventory import open_artifact, searched_refs
 from retrieval_core.store.base import Store
-from tests.core.maintenance.damage import DAMAGE, ITEMS, flip, production
+from tests.core.damage import DAMAGE, ITEMS, flip, production
 from tests.core.sealed_runs import SealedRuns
 
 ROLES = ("catalog", "backbone", "index", "head", "segmenter", "reducer")

@@ -9,7 +9,7 @@ from retrieval_core.artifacts.variants import Variant
 from retrieval_core.errors import NotFound, ShardCorrupt
 from retrieval_core.maintenance.inventory import Inventory, bundle_refs, open_artifact, release_refs, searched_refs
 from retrieval_core.store.base import Store
-from tests.core.maintenance.damage import ITEMS, contents, lose, production, truncate
+from tests.core.damage import ITEMS, contents, lose, production, truncate
 from tests.core.sealed_runs import REDUCED_DIM, SealedRuns, fake_fingerprint
 
 FOREIGN = ("notes.txt", "masks/0001.png", f"comparisons/{fake_fingerprint('c')}/report.html", "runs/2026.json")

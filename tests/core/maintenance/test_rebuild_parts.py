@@ -21,7 +21,7 @@ from retrieval_core.ingest.sources.registry import open_source
 from retrieval_core.maintenance.repair import repair
 from retrieval_core.maintenance.verify import verify
 from retrieval_core.store.base import Store
-from tests.core.maintenance.damage import DAMAGE, ITEMS, actions, contents, flip, parts_of, production
+from tests.core.damage import DAMAGE, ITEMS, actions, contents, flip, parts_of, production
 from tests.core.sealed_runs import RECIPE, SealedRuns
 
 CODES = Recipe(key="SQ8", nprobe=0, train_rows=14, why="", index_bytes=0, vector_bytes=0, memory_bytes=0)

@@ -17,7 +17,7 @@ from retrieval_core.maintenance.repair import Repair, repair
 from retrieval_core.maintenance.verify import verify
 from retrieval_core.store import leases
 from retrieval_core.store.base import Store
-from tests.core.maintenance.damage import ITEMS, actions, contents, flip, lose, parts_of, production, truncate
+from tests.core.damage import ITEMS, actions, contents, flip, lose, parts_of, production, truncate
 from tests.core.sealed_runs import SealedRuns, fake_fingerprint
 
 
@@ -205,3 +205,31 @@ def test_what_was_last_seen_is_restored_from_the_catalogue(runs: SealedRuns, key
 
     assert actions(repair(runs.store)) == {key: "repaired"}
     assert contents(runs.store) == before
+
+
+@pytest.mark.parametrize("role", ["release", "catalog", "index", "report"])
+def test_an_unreadable_manifest_of_an_earlier_release_is_removed(runs: SealedRuns, role: str) -> None:
+    """Until then no vacuum would remove anything, and a run over the same catalogue would fail."""
+    store, first = runs.store, production(runs.store)
+    runs.seal([*ITEMS[4:], "new"])
+    key = first.key if role == "release" else getattr(first, role).key
+    flip(store, f"{key}/manifest.json")
+
+    found = repair(store)
+
+    assert found.ok
+    assert actions(found) == {f"{key}/manifest.json": "removed"}
+    assert repair(store).findings == ()
+    again = runs.seal(ITEMS)
+    assert production(store).fingerprint == again.fingerprint
+    assert verify(store).ok
+
+
+def test_an_unreadable_manifest_of_an_earlier_model_is_named_and_stays(runs: SealedRuns) -> None:
+    store, first = runs.store, production(runs.store)
+    runs.seal([*ITEMS[4:], "new"], backbone="another")
+    manifest = f"{first.backbone.key}/manifest.json"
+    flip(store, manifest)
+
+    assert actions(repair(store)) == {manifest: "refused"}
+    assert store.exists(manifest)

@@ -12,7 +12,7 @@ from retrieval_core.maintenance.inventory import Inventory
 from retrieval_core.maintenance.repair import repair
 from retrieval_core.maintenance.verify import verify
 from retrieval_core.store.base import Store
-from tests.core.maintenance.damage import DAMAGE, ITEMS, actions, contents, flip, parts_of, production, truncate
+from tests.core.damage import DAMAGE, ITEMS, actions, contents, flip, parts_of, production, truncate
 from tests.core.sealed_runs import RECIPE, SealedRuns
 
 pytestmark = pytest.mark.usefixtures("aws_environment")
@@ -52,8 +52,10 @@ def test_an_unreadable_view_is_removed_and_sealed_again(runs: SealedRuns) -> Non
     truncate(runs.store, manifest)
 
     assert actions(repair(runs.store))[manifest] == "removed"
-    runs.seal(ITEMS)
-    assert contents(runs.store).keys() == before.keys()
+    again = runs.seal(ITEMS)
+    assert contents(runs.store).keys() - {f"{again.key}/manifest.json"} == before.keys() - {
+        f"{again.key}/manifest.json"
+    }
     assert verify(runs.store).ok
 
 

@@ -7,7 +7,7 @@ from retrieval_core.artifacts.anchors import FIRST, Anchor
 from retrieval_core.artifacts.manifests import MANIFEST
 from retrieval_core.maintenance.status import last_run, status
 from retrieval_core.store.base import Store
-from tests.core.maintenance.damage import ITEMS
+from tests.core.damage import ITEMS
 from tests.core.sealed_runs import SealedRuns
 
 

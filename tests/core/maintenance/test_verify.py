@@ -14,7 +14,7 @@ from retrieval_core.errors import NotFound
 from retrieval_core.index.shard_files import INDEX_FILE, VECTORS_FILE, shard_row_ids
 from retrieval_core.maintenance.verify import verify
 from retrieval_core.store.base import Store
-from tests.core.maintenance.damage import DAMAGE, ITEMS, lose, parts_of, production, truncate
+from tests.core.damage import DAMAGE, ITEMS, lose, parts_of, production, truncate
 from tests.core.sealed_runs import SealedRuns
 
 CHECKS = ["manifests", "checksums", "rows", "shards", "vectors", "recall"]

@@ -11,7 +11,7 @@ from retrieval_core.errors import TooNew
 from retrieval_core.maintenance.verify_objects import Pace, verify_all
 from retrieval_core.store.base import Store
 from retrieval_core.store.format import MARKER
-from tests.core.maintenance.damage import ITEMS, flip, lose, production, truncate
+from tests.core.damage import ITEMS, flip, lose, production, truncate
 from tests.core.sealed_runs import SealedRuns
 
 

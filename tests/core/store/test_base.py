@@ -9,7 +9,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -318,6 +318,30 @@ def test_a_large_object_is_read_in_pieces(store: Store) -> None:
     assert b"".join(store.chunks("empty")) == b""
     with pytest.raises(NotFound):
         list(store.chunks("absent"))
+
+
+@pytest.mark.parametrize("n_chunks", [0, 1, 3, 20], ids=lambda n: f"{n}-MiB")
+def test_an_object_is_stored_in_pieces(store: Store, n_chunks: int) -> None:
+    data = hashlib.sha256(b"drawn").digest() * (CHUNK_BYTES * n_chunks // 32) + b"the end"
+
+    store.put_chunks("part", (data[start : start + CHUNK_BYTES] for start in range(0, len(data), CHUNK_BYTES)))
+
+    assert store.get("part") == data
+
+
+@pytest.mark.parametrize("n_chunks", [0, 1, 20], ids=lambda n: f"{n}-MiB")
+def test_pieces_that_end_in_an_error_change_nothing(store: Store, n_chunks: int) -> None:
+    def pieces() -> Iterator[bytes]:
+        yield from [b"x" * CHUNK_BYTES] * n_chunks
+        raise ShardCorrupt("the source is damaged")
+
+    store.put("part", b"previous")
+    for key in ("part", "other"):
+        with pytest.raises(ShardCorrupt, match="the source is damaged"):
+            store.put_chunks(key, pieces())
+
+    assert store.get("part") == b"previous"
+    assert [*store.list("")] == ["part"]
 
 
 # Addresses

@@ -23,6 +23,13 @@ pytestmark = pytest.mark.usefixtures("aws_environment")
 ROOT = Path(__file__).parents[3]
 
 
+def until(happened: Callable[[], bool]) -> None:
+    deadline_s = time.monotonic() + 30
+    while not happened():
+        assert time.monotonic() < deadline_s
+        time.sleep(0.01)
+
+
 def lease_keys(store: Store) -> list[str]:
     return list(store.list(leases.FOLDER))
 
@@ -58,8 +65,7 @@ def test_a_run_waits_for_an_exclusive_lease_whose_holder_is_told(
     with exclusive_lease(local_store, "a vacuum") as has_waiter:
         assert not has_waiter()
         waiting.start()
-        while not has_waiter():
-            time.sleep(0.01)
+        until(has_waiter)
         assert not began.is_set()
     waiting.join(60)
     assert began.is_set()
@@ -109,12 +115,10 @@ def test_a_vacuum_that_waits_gets_its_turn_among_runs_that_overlap(
         for _ in range(2):
             with exclusive_lease(local_store, "a vacuum", wait_s=60) as has_waiter:
                 before = len(n_runs)
-                while not has_waiter():
-                    time.sleep(0.01)
+                until(has_waiter)
                 assert not active
                 assert len(n_runs) == before
-            while len(n_runs) == before:
-                time.sleep(0.01)
+            until(lambda before=before: len(n_runs) > before)
     finally:
         stop.set()
         for thread in threads:
@@ -140,8 +144,7 @@ def test_the_wait_of_a_vacuum_is_bounded_and_the_runs_that_waited_for_it_start(
     threads = [threading.Thread(target=vacuum), threading.Thread(target=run)]
     with shared_lease(local_store, "a training"):
         threads[0].start()
-        while len(lease_keys(local_store)) < 2:
-            time.sleep(0.01)
+        until(lambda: len(lease_keys(local_store)) == 2)
         threads[1].start()
         assert refused.wait(60)
         assert began.wait(60)
@@ -214,8 +217,7 @@ def test_a_killed_vacuum_does_not_keep_runs_for_longer_than_its_lease(
 
     thread = threading.Thread(target=run)
     thread.start()
-    while not list(local_store.list(f"{leases.FOLDER}wait-")):
-        time.sleep(0.01)
+    until(lambda: any(local_store.list(f"{leases.FOLDER}wait-")))
     assert not began.is_set()
     expire(local_store, key)
     thread.join(60)

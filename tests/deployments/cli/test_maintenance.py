@@ -59,7 +59,7 @@ def test_promote_overrules_the_gate_only_anyway_and_status_says_who_and_why(
 
 def test_verify_finds_a_flipped_bit(published: Path, vitrine: Callable[..., Done], tmp_path: Path) -> None:
     shutil.copytree(published / "store", tmp_path / "store")
-    victim = next((tmp_path / "store" / "indexes" / "shards").glob("*/vectors.arrow"))
+    victim = next((tmp_path / "store" / "indexes" / "shards").rglob("vectors.arrow"))
     data = bytearray(victim.read_bytes())
     data[len(data) // 2] ^= 1
     victim.write_bytes(data)

@@ -13,7 +13,6 @@ import pytest
 from retrieval_core.artifacts import releases
 from retrieval_core.artifacts.catalog_rows import LEDGER, SEEN_ITEMS
 from retrieval_core.artifacts.parts import read_ids, read_unsealed
-from retrieval_core.index.shard_files import INDEX_FILE, VECTORS_FILE
 from retrieval_core.maintenance.inventory import Inventory
 from retrieval_core.maintenance.vacuum import Policy, vacuum
 from retrieval_core.maintenance.verify import verify
@@ -56,8 +55,6 @@ def check_whole(store: Store) -> None:
             store.local_path(part.key, part.sha256)
     for key in inventory.all_parts():
         assert read_ids(store.local_path(key))
-    for key in inventory.entries:
-        assert not key.endswith(f"/{VECTORS_FILE}") or store.exists(key.replace(VECTORS_FILE, INDEX_FILE))
     for key in (SEEN_ITEMS, LEDGER):
         if store.exists(key):
             read_unsealed(store, key)
