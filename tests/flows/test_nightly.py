@@ -178,7 +178,8 @@ def test_a_worse_night_is_held_and_production_stays(tmp_path: Path) -> None:
             # Two components cannot tell 96 pictures apart, and without depth nothing reranks them.
             "index": CONFIG.index.model_copy(update={"candidate_dim": 2, "rerank_depth": 1}),
             "reduce": CONFIG.reduce.model_copy(update={"dims": (2,)}),
-            "gate": CONFIG.gate.model_copy(update={"mode": "block"}),
+            # So few queries would hold any release.
+            "gate": CONFIG.gate.model_copy(update={"mode": "block", "min_queries": 2, "max_unseen_loss": 1.0}),
         }
     )
     run = shop.night(worse)
@@ -265,4 +266,4 @@ def test_what_is_new_on_sale_does_not_make_the_search_worse(tmp_path: Path) -> N
     assert before.metrics["recall@1"] > 0.3
     assert after.metrics["recall@1"] == 0
     assert (after.gate, after.catalog.added) == ("published", 30)
-    assert "on the 30 queries shared with production among the 60 items that both hold" in after.reason
+    assert "on 30 queries shared with production among the 60 items that both hold" in after.reason
