@@ -80,6 +80,7 @@ bench: setup .venv-autofaiss ## measure speed and memory
 	$(BIN)/python -m benchmarks.memory
 	$(BIN)/python -m benchmarks.operations
 	$(BIN)/python -m benchmarks.scaling
+	$(BIN)/python -m benchmarks.verify_store
 
 # A peer to compare with, whose pins clash with ours.
 .venv-autofaiss:
