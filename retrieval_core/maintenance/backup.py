@@ -18,11 +18,11 @@ import polars as pl
 
 from retrieval_core.artifacts import releases
 from retrieval_core.artifacts.growing_sets import named_sha256
-from retrieval_core.artifacts.manifests import MANIFEST, Artifact, Backbone, Comparison, Part, Ref, Release, Value
+from retrieval_core.artifacts.manifests import MANIFEST, Artifact, Backbone, Part, Ref, Release, Value
 from retrieval_core.artifacts.parts import name_of_content, read_unsealed
 from retrieval_core.errors import BadConfig, NotFound, ShardCorrupt, StoreNotWritable
 from retrieval_core.index.plan import TEMPLATE_FILE, TEMPLATES
-from retrieval_core.maintenance.inventory import KINDS, Inventory, release_refs
+from retrieval_core.maintenance.inventory import ALL_KINDS, Inventory, release_refs
 from retrieval_core.store import leases
 from retrieval_core.store.base import PROBES, Store
 from retrieval_core.store.format import MARKER, check_readable, read_format
@@ -31,7 +31,6 @@ log = logging.getLogger(__name__)
 
 COPY_THREADS = 8  # they wait for the network
 _ALIASES, _RELEASES, _INGEST = "aliases/", f"{Release.folder}/", "ingest/"
-_ALL_KINDS: dict[str, type[Artifact]] = KINDS | {Comparison.folder: Comparison}
 Advance = Callable[[int], None]
 
 
@@ -261,14 +260,14 @@ class _StoreCopy:
 def _parse(store: Store, key: str) -> tuple[Artifact, bytes]:
     """Return the artifact of a manifest, and the bytes. Raises `NotFound`, `ShardCorrupt`, `TooNew`."""
     data = store.get(key)
-    artifact = _ALL_KINDS[key.split("/")[0]].from_sealed(data, f"{store.url}/{key}")
+    artifact = ALL_KINDS[key.split("/")[0]].from_sealed(data, f"{store.url}/{key}")
     if f"{artifact.key}/{MANIFEST}" != key:
         raise ShardCorrupt(f"{store.url}/{key} is the manifest of {artifact.key}")
     return artifact, data
 
 
 def _is_manifest(key: str) -> bool:
-    return key.endswith(f"/{MANIFEST}") and key.split("/")[0] in _ALL_KINDS
+    return key.endswith(f"/{MANIFEST}") and key.split("/")[0] in ALL_KINDS
 
 
 def _is_left_out(key: str) -> bool:

@@ -20,6 +20,7 @@ from retrieval_core.artifacts.manifests import (
     Catalog,
     Classifier,
     ClassSet,
+    Comparison,
     Detector,
     GrowingSet,
     Head,
@@ -38,11 +39,12 @@ from retrieval_core.store.base import PROBES, Entry, Store
 GROWING: tuple[type[GrowingSet], ...] = (MaskSet, VectorSet, ClassSet)
 FITTED: tuple[type[Artifact], ...] = (Backbone, Segmenter, Detector, Classifier, Head, Reducer)
 _SEALED: tuple[type[Artifact], ...] = (Release, Catalog, IndexSet, Report, *FITTED, *GROWING)
-KINDS: dict[str, type[Artifact]] = {kind.folder: kind for kind in _SEALED}
+_KINDS: dict[str, type[Artifact]] = {kind.folder: kind for kind in _SEALED}
+ALL_KINDS = _KINDS | {Comparison.folder: Comparison}  # comparisons are never removed
 _FINGERPRINT = "[0-9a-f]{32}"
 # The objects that runs write and can write again. Other files stay, even in folders of these names.
 _REPRODUCIBLE = re.compile(
-    rf"(?:{'|'.join(sorted(KINDS))})/{_FINGERPRINT}/.+"
+    rf"(?:{'|'.join(sorted(_KINDS))})/{_FINGERPRINT}/.+"
     rf"|indexes/shards/{_FINGERPRINT}/.+|indexes/templates/{_FINGERPRINT}-{_FINGERPRINT}/.+"
     rf"|{PROBES}.*"
 )
@@ -151,7 +153,7 @@ def open_artifact(store: Store, key: str, sha256: str = "") -> Artifact:
 
     Raises `NotFound`, and `ShardCorrupt` if it cannot be read or its manifest has not the `sha256` that is given.
     """
-    kind = KINDS[key.split("/")[0]]
+    kind = _KINDS[key.split("/")[0]]
     return kind.open(store, Ref(kind=kind.__name__, key=key, sha256=sha256))
 
 

@@ -14,16 +14,15 @@ from typing import Any
 
 from retrieval_core.artifacts import releases
 from retrieval_core.artifacts.growing_sets import put_growing_part
-from retrieval_core.artifacts.manifests import MANIFEST, Artifact, Comparison, IndexSet, Part, Ref, Release, Value
+from retrieval_core.artifacts.manifests import MANIFEST, Artifact, IndexSet, Part, Ref, Release, Value
 from retrieval_core.artifacts.parts import describe_part, put_parts
 from retrieval_core.errors import NotFound, ShardCorrupt
 from retrieval_core.index.plan import TEMPLATE_FILE, TEMPLATES
-from retrieval_core.maintenance.inventory import KINDS
+from retrieval_core.maintenance.inventory import ALL_KINDS
 from retrieval_core.store import leases
 from retrieval_core.store.base import Store
 from retrieval_core.store.format import FORMAT, mark_current, read_format
 
-_ALL_KINDS: dict[str, type[Artifact]] = KINDS | {Comparison.folder: Comparison}
 _OLD_PART = re.compile(r"(?P<folder>masks|vectors|classes)/(?P<family>[^/]+)/parts/(?P<name>[^/-]+)\.parquet")
 _OLD_TEMPLATE = re.compile(rf"{TEMPLATES}(?P<name>[^/]+)\.faiss")
 
@@ -96,11 +95,11 @@ def migrate(store: Store) -> Migration:
 
 
 def _is_manifest(key: str) -> bool:
-    return key.endswith(f"/{MANIFEST}") and key.split("/")[0] in _ALL_KINDS
+    return key.endswith(f"/{MANIFEST}") and key.split("/")[0] in ALL_KINDS
 
 
 def _open(store: Store, key: str) -> Artifact:
-    kind = _ALL_KINDS[key.split("/")[0]]
+    kind = ALL_KINDS[key.split("/")[0]]
     return kind.open(store, Ref(kind=kind.__name__, key=key.removesuffix(f"/{MANIFEST}")))
 
 

@@ -15,17 +15,16 @@ from functools import partial
 
 from retrieval_core.artifacts import releases
 from retrieval_core.artifacts.growing_sets import named_sha256
-from retrieval_core.artifacts.manifests import MANIFEST, Artifact, Backbone, Comparison, Ref, Release
+from retrieval_core.artifacts.manifests import MANIFEST, Artifact, Backbone, Ref, Release
 from retrieval_core.artifacts.parts import read_unsealed
 from retrieval_core.errors import NotFound, Permanent, ShardCorrupt, TooNew
 from retrieval_core.index.plan import TEMPLATE_FILE, TEMPLATES, read_template
-from retrieval_core.maintenance.inventory import KINDS
+from retrieval_core.maintenance.inventory import ALL_KINDS
 from retrieval_core.maintenance.verify import Check, Verification, verify
 from retrieval_core.store.base import Entry, Store
 from retrieval_core.store.format import MARKER, read_format
 
 THREADS = 2  # two files at a time keep a disk busy while one of them is hashed
-_ALL_KINDS = KINDS | {Comparison.folder: Comparison}
 Advance = Callable[[int], None]
 
 
@@ -101,7 +100,7 @@ def _is_document(key: str) -> bool:
 
 
 def _kind_of(key: str) -> type[Artifact] | None:
-    return _ALL_KINDS.get(key.split("/")[0])
+    return ALL_KINDS.get(key.split("/")[0])
 
 
 def _read_documents(store: Store, entries: dict[str, Entry]) -> tuple[dict[str, str], dict[str, str]]:

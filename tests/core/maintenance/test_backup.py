@@ -20,14 +20,16 @@ from retrieval_core.errors import BadConfig, NotFound, ShardCorrupt, StoreBusy, 
 from retrieval_core.maintenance import backup
 from retrieval_core.maintenance.backup import Copied, back_up, restore
 from retrieval_core.maintenance.inventory import open_artifact, release_refs
+from retrieval_core.maintenance.migrate import migrate
 from retrieval_core.maintenance.vacuum import DAY_S, Policy, vacuum
 from retrieval_core.maintenance.verify import verify
 from retrieval_core.store import leases
 from retrieval_core.store.base import Entry, Store
-from retrieval_core.store.format import FORMAT, MARKER
+from retrieval_core.store.format import FIRST_FORMAT, FORMAT, MARKER
 from retrieval_core.store.local import LocalStore
 from retrieval_core.store.uris import open_store
 from tests.core.damage import ITEMS, contents, flip, lose, parts_of
+from tests.core.maintenance.test_migrate import unpack
 from tests.core.sealed_runs import SealedRuns
 
 pytestmark = pytest.mark.usefixtures("aws_environment")
@@ -362,8 +364,15 @@ def test_a_newer_format_is_refused_on_both_sides(
     assert contents(target) == before
 
 
-def test_a_backup_of_another_format_is_kept(local_store: Store, target: Store) -> None:
-    SealedRuns(local_store).seal(ITEMS[:3])
-    target.put(f"releases/{'a' * 32}/{MANIFEST}", b"of the first format")
-    with pytest.raises(BadConfig, match=r"has format 2 and .* has 1"):
-        back_up(local_store, target)
+def test_a_store_of_an_older_format_is_backed_up_before_it_is_migrated_and_that_backup_is_kept(
+    target: Store, tmp_path: Path
+) -> None:
+    store = unpack(FIRST_FORMAT, tmp_path / "old")
+    before = objects(store)
+    assert back_up(store, target).ok
+    assert restore(target, open_store(str(tmp_path / "restored"))).ok
+    migrate(store)
+    with pytest.raises(BadConfig, match=f"has format {FORMAT} and .* has {FIRST_FORMAT}"):
+        back_up(store, target)
+    assert contents(target) == before
+    assert verify(target).ok
