@@ -16,7 +16,7 @@ from retrieval_core.errors import NotFound
 from retrieval_core.index.recipes import choose_recipe, choose_shards
 from retrieval_core.ingest.snapshot import unread_pictures
 from retrieval_core.ingest.sources.registry import open_source
-from retrieval_core.maintenance.memory import CatalogueSize, stage_bytes
+from retrieval_core.maintenance.capacity import CatalogueSize, stage_bytes
 from retrieval_core.maintenance.status import last_run
 from retrieval_core.store.base import Store
 

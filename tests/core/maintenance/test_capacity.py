@@ -4,14 +4,18 @@ from __future__ import annotations
 
 from typing import Any
 
+import polars as pl
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from retrieval_core.artifacts.catalog_rows import SOURCE_SCHEMA
+from retrieval_core.config import NightlyConfig
 from retrieval_core.errors import BadConfig
 from retrieval_core.maintenance.capacity import (
     HOUR_S,
     MEASURED,
+    CatalogueSize,
     Costs,
     Estimate,
     StageCost,
@@ -19,6 +23,7 @@ from retrieval_core.maintenance.capacity import (
     estimate,
     machines_for,
     main,
+    stage_bytes,
     stage_costs,
 )
 
@@ -163,3 +168,46 @@ def test_the_measured_costs_reproduce_the_run_they_come_from() -> None:
     made = estimate(MEASURED, 1_550, 1)
     assert made.hours * HOUR_S == pytest.approx(452.5, rel=0.01)
     assert made.flow_hours < made.hours
+
+
+CONFIG = NightlyConfig()
+
+
+def size(n_rows: int, dim: int = 512, n_labels: int = 200) -> CatalogueSize:
+    return CatalogueSize(n_rows=n_rows, n_masked=n_rows, n_labels=n_labels, table_bytes=130 * n_rows, dim=dim)
+
+
+def test_the_size_of_a_catalogue_is_read_from_its_rows() -> None:
+    rows = [
+        {"item_id": "a", "mask_uri": "a.png", "labels": ["red", "new"]},
+        {"item_id": "b", "mask_uri": None, "labels": ["red"]},
+        {"item_id": "c", "mask_uri": None, "labels": []},
+    ]
+    read = CatalogueSize.of(pl.DataFrame(rows, schema=SOURCE_SCHEMA), dim=64)
+    assert (read.n_rows, read.n_masked, read.n_labels, read.dim) == (3, 1, 2, 64)
+    assert read.table_bytes > 0
+
+
+def test_ten_times_the_rows_take_far_less_than_ten_times_the_memory() -> None:
+    small, large = (stage_bytes(size(n), CONFIG, n // 62_500) for n in (1_000_000, 10_000_000))
+    vectors = 4 * 512 * 10_000_000
+    assert all(small[stage] < large[stage] < vectors for stage in small)
+    assert all(large[stage] < 10 * small[stage] for stage in small)
+
+
+def test_bounds_of_training_bound_its_memory() -> None:
+    tight = NightlyConfig.model_validate({"head": {"max_rows": 1_000}, "mask": {"max_pictures": 100}})
+    for stage in ("head", "mask"):
+        assert stage_bytes(size(500_000), tight, 8)[stage] < stage_bytes(size(500_000), CONFIG, 8)[stage]
+    few = stage_bytes(size(1_000), CONFIG, 1)
+    assert few["head"] == stage_bytes(size(1_000), tight, 1)["head"]
+
+
+@pytest.mark.parametrize("stage", ["head", "reduce", "index", "evaluate"])
+def test_wider_vectors_take_more(stage: str) -> None:
+    narrow, wide = (stage_bytes(size(300_000, dim), CONFIG, 4)[stage] for dim in (512, 1_024))
+    assert narrow < wide
+
+
+def test_more_shards_make_each_smaller() -> None:
+    assert stage_bytes(size(10_000_000), CONFIG, 256)["index"] < stage_bytes(size(10_000_000), CONFIG, 1)["index"]
