@@ -28,8 +28,8 @@ from typing import Any, NamedTuple
 import faiss
 import numpy as np
 
-from benchmarks.interleaved_timing import Contender, interleaved, print_race, race, ratio
-from benchmarks.process_usage import PeakMemory, resident_mb
+from benchmarks.measuring.interleaved_timing import Contender, interleaved, print_race, race, ratio
+from benchmarks.measuring.process_usage import PeakMemory, resident_mb
 from benchmarks.synthetic_vectors import draw, draw_row_ids, draw_tune_queries, recall, train_positions
 from retrieval_core.arrays import Float32, Int64
 from retrieval_core.config import IndexConfig, ReduceConfig

@@ -26,7 +26,7 @@ from tempfile import TemporaryDirectory
 from typing import Any, NamedTuple
 
 from benchmarks.drawn_catalogue import DrawnCatalogue, item_id, seal_as_seen
-from benchmarks.process_usage import Usage, run_measured
+from benchmarks.measuring.process_usage import Usage, run_measured
 from benchmarks.synthetic_vectors import draw
 
 N_UPDATED = 100
@@ -73,8 +73,8 @@ class Bench(NamedTuple):
         return self._run([str(Path(sys.executable).with_name("vitrine")), *self.run_words(source, overrides)])
 
     def measured(self, *words: str) -> tuple[Usage, dict[str, Any]]:
-        """Run a command of `benchmarks.measured_commands`; return its usage and its document."""
-        return self._run([sys.executable, "-m", "benchmarks.measured_commands", *words])
+        """Run a command of `benchmarks.measuring.measured_commands`; return its usage and its document."""
+        return self._run([sys.executable, "-m", "benchmarks.measuring.measured_commands", *words])
 
     def run_words(self, source: str, overrides: Sequence[str]) -> list[str]:
         """Return the arguments of `vitrine` for a run."""

@@ -18,7 +18,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
-from benchmarks.process_usage import resident_mb
+from benchmarks.measuring.process_usage import resident_mb
 
 if TYPE_CHECKING:
     import polars as pl

@@ -27,7 +27,7 @@ from prefect import flow
 from prefect.testing.utilities import prefect_test_harness
 
 from benchmarks.dask_cluster import START_TIMEOUT_S, DaskCluster
-from benchmarks.interleaved_timing import Seconds, interleaved, ratio
+from benchmarks.measuring.interleaved_timing import Seconds, interleaved, ratio
 from flows.pictures import embed_pictures
 from flows.run import RUNNER
 from flows.shards import each_shard

@@ -14,7 +14,7 @@ import tempfile
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from benchmarks.interleaved_timing import interleaved, ratio
+from benchmarks.measuring.interleaved_timing import interleaved, ratio
 from retrieval_core.store.base import Store
 from retrieval_core.store.uris import open_store
 

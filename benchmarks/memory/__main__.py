@@ -20,8 +20,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
+from benchmarks.measuring.process_usage import run_measured
 from benchmarks.memory.drawn_run import DIM, DrawnRun
-from benchmarks.process_usage import run_measured
 
 STAGES = ("draw", "head", "reduce", "index", "evaluate", "update", "index the update", "evaluate the update")
 NOT_MEASURED = {"draw", "update"}

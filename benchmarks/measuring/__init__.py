@@ -1,0 +1,1 @@
+"""Timing in turn, commands in processes of their own, and what a process used."""
