@@ -22,7 +22,7 @@ from retrieval_core.maintenance.repair import repair
 from retrieval_core.maintenance.verify import verify
 from retrieval_core.store.base import Store
 from tests.core.damage import DAMAGE, ITEMS, actions, contents, flip, parts_of, production
-from tests.core.sealed_runs import RECIPE, SealedRuns
+from tests.core.sealed_runs import RECIPE, SHARD_ROWS, SealedRuns
 
 CODES = Recipe(key="SQ8", nprobe=0, train_rows=14, why="", index_bytes=0, vector_bytes=0, memory_bytes=0)
 LISTS = Recipe(key="IVF2,Flat", nprobe=1, train_rows=90, why="", index_bytes=0, vector_bytes=0, memory_bytes=0)
@@ -43,6 +43,18 @@ def test_derived_files_are_rebuilt_to_the_byte(
     assert set(actions(found).values()) == {"repaired"}
     assert contents(runs.store) == before
     assert verify(runs.store).ok
+
+
+def test_what_derives_from_merged_parts_is_rebuilt_to_the_byte(runs: SealedRuns) -> None:
+    runs.seal([f"{number}" for number in range(9 * SHARD_ROWS)])
+    assert len(parts_of(runs.store, "masked")) == 2
+    before = contents(runs.store)
+    for role in ("boosted", "reduced"):
+        for key in parts_of(runs.store, role):
+            flip(runs.store, key)
+
+    assert set(actions(repair(runs.store)).values()) == {"repaired"}
+    assert contents(runs.store) == before
 
 
 def test_a_catalogue_is_read_from_its_source_again(runs: SealedRuns, tmp_path: Path) -> None:
