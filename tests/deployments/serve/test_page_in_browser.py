@@ -7,19 +7,19 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
-from pathlib import Path
+from collections.abc import Iterator
 from urllib.parse import urlsplit
 
 import httpx
 import pytest
-from playwright.sync_api import Page, Route, expect, sync_playwright
+from playwright.sync_api import Browser, Page, Route, expect, sync_playwright
 
 from tests.core.conftest import Shop
 from tests.deployments.conftest import FIRST, SECOND
 
 CHROMIUM = shutil.which("chromium")
 PATIENCE_S = 120
+THIRD = "c" * 32
 HOSTILE = "<img src=x onerror=window.hacked=1><script>window.hacked=1</script>${window.hacked=1}{{hacked}}\"'>"
 PASTE = """async ([name, bytes]) => {
   const files = new DataTransfer();
@@ -39,43 +39,21 @@ class HostileShop(Shop):
 
 
 @pytest.fixture(scope="module")
-def hostile_shop(new_shop: Callable[[Path], Shop], tmp_path_factory: pytest.TempPathFactory) -> Shop:
-    shop = new_shop(tmp_path_factory.mktemp("hostile"))
-    shop.__class__ = HostileShop
-    shop.publish(FIRST, range(3))
-    return shop
-
-
-@pytest.fixture(scope="module")
-def serve() -> Iterator[Callable[[Shop], str]]:
-    """`serve(shop)` starts `vitrine app` over a shop's store, and says where it answers."""
-    started: list[subprocess.Popen[bytes]] = []
-
-    def start(shop: Shop) -> str:
-        with socket.socket() as free:
-            free.bind(("127.0.0.1", 0))
-            port = free.getsockname()[1]
-        command = [
-            sys.executable,
-            "-m",
-            "deployments.cli.main",
-            "app",
-            f"--store={shop.settings.store}",
-            f"--port={port}",
-        ]
-        process = subprocess.Popen(command)
-        started.append(process)
-        url, given_up = f"http://127.0.0.1:{port}", time.monotonic() + PATIENCE_S
-        while not _answers(url):
-            assert process.poll() is None, "the app ended"
-            assert time.monotonic() < given_up, "the app does not answer"
-            time.sleep(0.2)
-        return url
-
-    yield start
-    for process in started:
-        process.terminate()
-        process.wait()
+def url(shop: Shop) -> Iterator[str]:
+    """Start `vitrine app` over the shop's store; the address where it answers."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    command = [sys.executable, "-m", "deployments.cli.main", "app", f"--store={shop.settings.store}", f"--port={port}"]
+    process = subprocess.Popen(command)
+    url, given_up = f"http://127.0.0.1:{port}", time.monotonic() + PATIENCE_S
+    while not _answers(url):
+        assert process.poll() is None, "the app ended"
+        assert time.monotonic() < given_up, "the app does not answer"
+        time.sleep(0.2)
+    yield url
+    process.terminate()
+    process.wait()
 
 
 def _answers(url: str) -> bool:
@@ -86,12 +64,15 @@ def _answers(url: str) -> bool:
 
 
 @pytest.fixture(scope="module")
-def url(serve: Callable[[Shop], str], shop: Shop) -> str:
-    return serve(shop)
+def browser() -> Iterator[Browser]:
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox", "--disable-gpu"])
+        yield browser
+        browser.close()
 
 
 @pytest.fixture
-def tab() -> Iterator[Page]:
+def tab(browser: Browser) -> Iterator[Page]:
     """A page that can reach this machine alone; what it asked of others, and its errors, fail the test."""
     complaints: list[str] = []
 
@@ -102,16 +83,14 @@ def tab() -> Iterator[Page]:
             complaints.append(f"asked for {route.request.url}")
             route.abort()
 
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox", "--disable-gpu"])
-        context = browser.new_context(viewport={"width": 1280, "height": 900})
-        context.set_default_timeout(PATIENCE_S * 1000)
-        context.route("**/*", only_loopback)
-        page = context.new_page()
-        page.on("pageerror", lambda error: complaints.append(str(error)))
-        page.on("console", lambda message: complaints.append(message.text) if message.type == "error" else None)
-        yield page
-        browser.close()
+    context = browser.new_context(viewport={"width": 1280, "height": 900})
+    context.set_default_timeout(PATIENCE_S * 1000)
+    context.route("**/*", only_loopback)
+    page = context.new_page()
+    page.on("pageerror", lambda error: complaints.append(str(error)))
+    page.on("console", lambda message: complaints.append(message.text) if message.type == "error" else None)
+    yield page
+    context.close()
     assert complaints == []
 
 
@@ -180,8 +159,10 @@ def test_a_link_opens_an_item_in_another_release_beside_production(tab: Page, ur
     assert "only here" in tab.locator(".vi-beside .vi-answer").last.inner_text()
 
 
-def test_nothing_that_a_catalogue_says_is_run(tab: Page, serve: Callable[[Shop], str], hostile_shop: Shop) -> None:
-    tab.goto(f"{serve(hostile_shop)}/?item=item-1-0")
+def test_nothing_that_a_catalogue_says_is_run(tab: Page, url: str, shop: Shop, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(shop, "__class__", HostileShop)
+    shop.publish(THIRD, range(3))
+    tab.goto(f"{url}/?item=item-1-0&release={THIRD}")
     see(tab, "#results .vi-searched")
     see(tab, "#hints button")
     assert tab.locator("#results .vi-what b").first.inner_text() == HOSTILE
