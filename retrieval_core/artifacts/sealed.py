@@ -49,10 +49,14 @@ class Sealed(BaseModel):
             document = cls.model_validate(fields)
         except ValidationError as error:
             if (head is not None and _is_whole(data, head)) or cls._has_more_fields(error, fields):
-                raise TooNew(f"{name} was written by a newer version of Vitrine, update this one: {error}") from error
-            raise ShardCorrupt(f"{name} cannot be read as {cls.__name__}: {error}") from error
+                raise TooNew(
+                    f"{name} was written by a newer version of Vitrine, update this one: {_first_error(error)}"
+                ) from error
+            raise ShardCorrupt(
+                f"{name} cannot be read as {cls.__name__} ({_first_error(error)}); `vitrine repair`"
+            ) from error
         except ValueError as error:
-            raise ShardCorrupt(f"{name} cannot be read as {cls.__name__}: {error}") from error
+            raise ShardCorrupt(f"{name} cannot be read as {cls.__name__} ({error}); `vitrine repair`") from error
         if head is not None and not _is_whole(data, head):
             raise ShardCorrupt(f"{name} is not what was written: its checksum differs; `vitrine repair`")
         return document
@@ -69,6 +73,11 @@ def _first_format(data: bytes) -> dict[str, object]:
     if not isinstance(fields, dict) or not fields.keys().isdisjoint(("format", "sha256")):
         raise ValueError("its head is damaged")
     return {**fields, "format": FIRST_FORMAT}
+
+
+def _first_error(error: ValidationError) -> str:
+    first = error.errors()[0]
+    return f"{'.'.join(map(str, first['loc']))}: {first['msg']}"
 
 
 def _is_whole(data: bytes, head: re.Match[bytes]) -> bool:

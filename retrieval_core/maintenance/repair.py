@@ -34,7 +34,7 @@ class Repair(Value):
 
 
 def repair(store: Store, source: str | None = None) -> Repair:
-    """Repair what aliases point at and what the next run builds on; `source` is KIND:URI.
+    """Repair what aliases point at, what the next run builds on, and every other release; `source` is KIND:URI.
 
     Raises `NotFound` if nothing was ever published, `StoreBusy` while a run or a vacuum is active, `TooNew` or
     `NeedsMigration` for a store of another format.
@@ -48,25 +48,36 @@ def repair(store: Store, source: str | None = None) -> Repair:
 
 
 def _repair_all(store: Store, source: str | None) -> Iterator[Finding]:
-    current = [releases.get_release(store, name) for name in _readable_releases(store)]
-    for release in current:
-        yield from repair_release(store, release, source)
+    current = _readable_releases(store)
+    for name in current:
+        yield from repair_release(store, releases.get_release(store, name), source)
     yield from _check_named_backbones(store)
     yield from _repair_production(store)
     yield from _repair_latest(store)
     yield from _repair_last_seen(store)
     yield from _remove_unreadable_manifests(store)
+    for name in sorted(set(releases.release_names(store)) - set(current)):
+        found = repair_release(store, releases.get_release(store, name), source)
+        yield from (finding for finding in found if finding.action != "refused")
+    yield from _remove_damaged_leftovers(store)
+
+
+def _not_in_use(store: Store, inventory: Inventory) -> list[str]:
+    """Return the folders of the artifacts that no release of an alias needs, and that are no named backbone."""
+    current = [inventory.release(name) for name in _readable_releases(store)]
+    in_use = {ref.key for release in current for ref in (release.ref, *release_refs(release))}
+    named = [_readable_alias(store, name) for name in releases.alias_names(store) if releases.is_backbone_alias(name)]
+    in_use |= {f"{Backbone.folder}/{alias.release}" for alias in named if alias}
+    return sorted(set(inventory.artifact_keys()) - in_use)
 
 
 def _remove_unreadable_manifests(store: Store) -> Iterator[Finding]:
-    """Remove unreadable manifests of what runs make again; those of models are named, and those in use stay.
+    """Remove unreadable manifests of what runs make again; those of models are named.
 
     Otherwise a run that would make the same thing fails, and no vacuum removes anything.
     """
     inventory = Inventory(store)
-    current = [inventory.release(name) for name in _readable_releases(store)]
-    in_use = {ref.key for release in current for ref in (release.ref, *release_refs(release))}
-    for key in sorted(set(inventory.artifact_keys()) - in_use):
+    for key in _not_in_use(store, inventory):
         try:
             inventory.open(key)
         except ShardCorrupt as error:
@@ -76,6 +87,22 @@ def _remove_unreadable_manifests(store: Store) -> Iterator[Finding]:
                 continue
             store.delete(manifest)
             yield Finding(key=manifest, action="removed", detail=f"{error}; a run that needs it makes it again")
+
+
+def _remove_damaged_leftovers(store: Store) -> Iterator[Finding]:
+    """Remove what is still damaged of artifacts that are not in use, so that a run that needs them makes them again.
+
+    A trained backbone stays: it cannot be made again within a night.
+    """
+    inventory = Inventory(store)
+    for key in _not_in_use(store, inventory):
+        with suppress(NotFound, ShardCorrupt):
+            owner = inventory.open(key)
+            if isinstance(owner, Backbone) and owner.objective:
+                found = [damaged.part.key for damaged in damaged_parts(store, owner)]
+                yield from (Finding(key=part, action="refused", detail="restore it from a backup") for part in found)
+            else:
+                yield from _remove_damaged_parts(store, owner)
 
 
 def _check_named_backbones(store: Store) -> Iterator[Finding]:
@@ -163,13 +190,18 @@ def _remove_damaged(inventory: Inventory, name: str) -> Iterator[Finding]:
             store.delete(f"{key}/{MANIFEST}")
             yield Finding(key=f"{key}/{MANIFEST}", action="removed", detail=f"{error}; {BY_RUN}")
             continue
-        parts = list(damaged_parts(store, owner))
-        if parts:
-            store.delete(f"{owner.key}/{MANIFEST}")
-        for damaged in parts:
-            for part in _keys_to_remove(owner, damaged.part.key):
-                store.delete(part)
-            yield Finding(key=damaged.part.key, action="removed", detail=f"{damaged.damage}; {BY_RUN}")
+        yield from _remove_damaged_parts(store, owner)
+
+
+def _remove_damaged_parts(store: Store, owner: Artifact) -> Iterator[Finding]:
+    """Remove the damaged parts of an artifact, and first its manifest if there are any."""
+    parts = list(damaged_parts(store, owner))
+    if parts:
+        store.delete(f"{owner.key}/{MANIFEST}")
+    for damaged in parts:
+        for part in _keys_to_remove(owner, damaged.part.key):
+            store.delete(part)
+        yield Finding(key=damaged.part.key, action="removed", detail=f"{damaged.damage}; {BY_RUN}")
 
 
 def _keys_to_remove(owner: Artifact, key: str) -> list[str]:

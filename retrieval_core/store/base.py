@@ -57,6 +57,7 @@ class Store(ABC):
     """
 
     url: str
+    has_current_format = False  # set once the format was seen to be this version's, so that it is read once
     _identity: tuple[str, ...]  # equal for every opening of the same store
 
     def __eq__(self, other: object) -> bool:

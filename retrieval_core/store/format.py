@@ -7,7 +7,6 @@ except while `vitrine migrate` rewrites it.
 from __future__ import annotations
 
 import json
-from weakref import WeakSet
 
 from retrieval_core.errors import NeedsMigration, NotFound, ShardCorrupt, TooNew
 from retrieval_core.store.base import Store
@@ -16,7 +15,6 @@ FORMAT = 2
 FIRST_FORMAT = 1  # its stores have no `store.json`
 MARKER = "store.json"
 
-_current: WeakSet[Store] = WeakSet()  # whose format this process has seen to be its own
 # An unmarked store that holds one of these was written by the first format.
 _SEALED_BY_FIRST_FORMAT = ("aliases/", "catalogs/", "backbones/", "releases/")
 
@@ -51,7 +49,7 @@ def require_current(store: Store) -> None:
 
     Raises `TooNew`, `NeedsMigration` for an older format, and `ShardCorrupt` where the format cannot be read.
     """
-    if store in _current:
+    if store.has_current_format:
         return
     check_readable(store)
     number = read_format(store)
@@ -63,7 +61,7 @@ def require_current(store: Store) -> None:
             f"{store.url} has format {number}, this version of Vitrine writes {FORMAT}: `vitrine migrate` says what "
             "it would rewrite, `vitrine migrate --apply` does it; until then the store can only be read"
         )
-    _current.add(store)
+    store.has_current_format = True
 
 
 def mark_current(store: Store) -> None:

@@ -41,8 +41,12 @@ def test_a_report_has_an_address_only_if_reports_are_served() -> None:
     assert Settings.load().report_link("abc") == ""
 
 
-def test_a_store_is_opened_with_the_endpoint_and_cache_of_the_settings(tmp_path: Path) -> None:
+@pytest.mark.usefixtures("aws_environment")
+def test_a_store_is_opened_with_the_endpoint_and_cache_of_the_settings(
+    tmp_path: Path, bucket: str, s3_endpoint: str
+) -> None:
     assert Settings.load(store=str(tmp_path)).open_store().url == str(tmp_path)
-    assert Settings.load(store="s3://bucket/house", cache_dir=tmp_path).open_store().url == "s3://bucket/house"
+    elsewhere = Settings.load(store=f"s3://{bucket}/house", cache_dir=tmp_path, s3_endpoint_url=s3_endpoint)
+    assert elsewhere.open_store().url == f"s3://{bucket}/house"
     with pytest.raises(BadConfig, match="the S3 endpoint must read"):
         Settings.load(store="s3://bucket/house", s3_endpoint_url="localhost:9000").open_store()

