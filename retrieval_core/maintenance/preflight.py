@@ -21,7 +21,7 @@ def check_run(source: str, store: Store, config: NightlyConfig) -> None:
     open_source(source)
     check_backbone(store, config.embed)  # first, so that a wrong name leaves no trace in the store
     check_conditions(store)
-    require_current(store)
+    require_current(store, mark=False)
     check_weights(store, config.embed)
     if config.detects and Detector.find(store, detector_fingerprint(config.crop)) is None:
         load_detector(config.crop)

@@ -39,7 +39,7 @@ def repair(store: Store, source: str | None = None) -> Repair:
     Raises `NotFound` if nothing was ever published, `StoreBusy` while a run or a vacuum is active, `TooNew` or
     `NeedsMigration` for a store of another format.
     """
-    require_current(store)
+    require_current(store, mark=False)
     if not any(store.exists(alias_key(name)) for name in (PRODUCTION, LATEST)):
         raise NotFound(f"nothing is published in {store.url}; `vitrine run` makes the first release")
     with leases.exclusive_lease(store, "a repair"):

@@ -94,7 +94,7 @@ def plan_vacuum(store: Store, policy: Policy, now_s: float) -> VacuumPlan:
     absent or cannot be read: what is needed is unknown then, and an earlier release may have to serve; `TooNew` or
     `NeedsMigration` for a store of another format.
     """
-    require_current(store)
+    require_current(store, mark=False)
     seen = _targets(store)
     inventory = Inventory(store)
     marks = _Marks(inventory)

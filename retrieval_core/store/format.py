@@ -44,8 +44,8 @@ def check_readable(store: Store) -> None:
         )
 
 
-def require_current(store: Store) -> None:
-    """Mark an empty store with this version's format; refuse one of another format, which must not be written to.
+def require_current(store: Store, mark: bool = True) -> None:
+    """Refuse a store of another format, which must not be written to; `mark` an empty one with this version's format.
 
     Raises `TooNew`, `NeedsMigration` for an older format, and `ShardCorrupt` where the format cannot be read.
     """
@@ -53,6 +53,8 @@ def require_current(store: Store) -> None:
         return
     check_readable(store)
     number = read_format(store)
+    if number is None and not mark:
+        return
     if number is None:
         store.put_if_absent(MARKER, _marker())
         return require_current(store)

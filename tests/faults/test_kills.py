@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import random
+import re
 import shutil
 import threading
 import time
@@ -59,7 +60,18 @@ OWN_NOTES = ("/runs/", "/plans/")
 # Not compared: the page drawn from metrics.json, which shows times.
 DRAWN = "report.html"
 # Not compared in metrics.json: times, speed, and how the work was divided between this run and the killed one.
-OF_THIS_RUN = {"created", "seconds", "costs", "fitted", "trained", "n_shards_built", "last_seen", "attempts"}
+OF_THIS_RUN = {
+    "created",
+    "sha256",
+    "manifest",
+    "seconds",
+    "costs",
+    "fitted",
+    "trained",
+    "n_shards_built",
+    "last_seen",
+    "attempts",
+}
 SPEED = ("latency_ms", "seconds", "_per_second", "_ms")
 
 
@@ -147,13 +159,18 @@ def embedded(store: Path) -> int:
 def comparable(store: Path) -> dict[str, Any]:
     """Return what is compared of every object: its contents without times and notes of the run."""
     keys = [key for key in files(store) if not any(note in f"/{key}" for note in OWN_NOTES) and DRAWN not in key]
-    return {key: _comparable(store / key) for key in keys}
+    return {_without_content(key): _comparable(store / key) for key in keys}
+
+
+def _without_content(key: str) -> str:
+    """Leave out the name of a folder that depends on times: of a report, or of a catalogue with a ledger."""
+    return re.sub(r"^((?:reports|catalogs)/[0-9a-f]{32})/[0-9a-f]{32}/", r"\1/", key)
 
 
 def _comparable(path: Path) -> Any:
     if path.name == "quarantine.parquet":  # a killed run has counted an attempt, too
         return pl.read_parquet(path).drop("last_seen", "attempts").rows()
-    if path.name in ("manifest.json", "metrics.json"):
+    if path.name in ("manifest.json", "metrics.json") or path.parent.name == "aliases":
         return _timeless(json.loads(path.read_bytes()))
     return path.read_bytes()
 
@@ -164,7 +181,9 @@ def _timeless(value: Any) -> Any:
     if not isinstance(value, dict):
         return value
     if value.get("key", "").endswith((DRAWN, "quarantine.parquet", "metrics.json")):  # its bytes differ
-        return {"key": value["key"]}
+        return {"key": _without_content(value["key"])}
+    if "key" in value:
+        value = value | {"key": _without_content(value["key"])}
     kept = {name: each for name, each in value.items() if name not in OF_THIS_RUN and not any(s in name for s in SPEED)}
     return {name: _timeless(each) for name, each in kept.items()}
 

@@ -69,8 +69,8 @@ def run_through_restart(server: PrefectServer, away: Server, how: signal.Signals
     store, n_before = folder / "store", len(flow_runs(server))
     run = Run(Order(source, store, CONFIG, server.api_url, folder / "log"))
     until(lambda: len(parts(store)) >= 2 or not run.is_alive, "embedding")
-    away.kill(how)
     before = parts(store)
+    away.kill(how)
     assert len(before) < N_SHARDS, "it must be ended in the middle of embedding"
     time.sleep(DOWN_S)
     away.start()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import time
 from pathlib import Path
 from typing import Any
@@ -13,6 +12,7 @@ from flows import backfill as module
 from flows.backfill import backfill, paced
 from flows.nightly import nightly
 from retrieval_core.artifacts import releases
+from retrieval_core.artifacts.manifests import Catalog
 from retrieval_core.artifacts.shards import WorkPlan, WorkShard
 from retrieval_core.config import NightlyConfig
 from retrieval_core.errors import BadConfig, NotFound
@@ -33,6 +33,8 @@ CONFIG = NightlyConfig.load(
         "evaluate.queries=4",
         "evaluate.synthetic_queries=4",
         "gate.mode=off",
+        "gate.min_queries=2",
+        "gate.max_unseen_loss=1",
     ],
 )
 OTHER = CONFIG.model_copy(update={"embed": CONFIG.embed.model_copy(update={"weights": "fit:1"})})
@@ -109,7 +111,8 @@ def test_dates_choose_what_moved_and_stages_end_where_they_are_told_to(tmp_path:
     assert (first.rows, first.items, first.through, first.release) == (12, 12, "embed", None)
     assert "ends with stage embed" in first.outcome
     (sealed,) = (tmp_path / "store" / "catalogs").glob("*/manifest.json")
-    sealed.write_text(re.sub(r'"created": "[^"]+"', '"created": "2026-03-01T05:00:00+00:00"', sealed.read_text()))
+    catalog = Catalog.from_sealed(sealed.read_bytes(), "the catalogue")
+    sealed.write_bytes(catalog.model_copy(update={"created": "2026-03-01T05:00:00+00:00"}).to_sealed()[1])
     changed, other = sorted((tmp_path / "catalog" / "images").iterdir())[:2]
     changed.write_bytes(other.read_bytes()[:-2] + b"\x00\x00\xff\xd9")
 

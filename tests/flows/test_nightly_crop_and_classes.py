@@ -15,7 +15,7 @@ from flows.nightly import nightly
 from flows.summary import RunSummary
 from retrieval_core.artifacts import releases
 from retrieval_core.artifacts.catalog_rows import load_items
-from retrieval_core.artifacts.manifests import Backbone, Classifier, ClassSet, Release
+from retrieval_core.artifacts.manifests import Backbone, Classifier, ClassSet, Release, Report
 from retrieval_core.artifacts.parts import load_classes, put_parts
 from retrieval_core.config import NightlyConfig
 from retrieval_core.embed.classes import CLASSES_FILE, CLASSIFIER_FILE
@@ -159,7 +159,7 @@ class TestANightThatClassifies:
     def test_its_metrics_without_the_prefix_are_those_of_any_night(
         self, shop: Shop, plain: Release, run: RunSummary
     ) -> None:
-        before = json.loads(shop.store.get(f"reports/{plain.report.name}/metrics.json"))["metrics"]
+        before = json.loads(shop.store.get(Report.open(shop.store, plain.report).part("metrics.json").key))["metrics"]
         assert {name: value for name, value in run.metrics.items() if not name.startswith("classified/")} == before
 
     def test_the_same_night_again_does_nothing(self, shop: Shop, asking: list[str], run: RunSummary) -> None:

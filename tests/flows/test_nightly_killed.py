@@ -7,6 +7,7 @@ import sys
 import time
 from pathlib import Path
 
+from retrieval_core.artifacts.releases import read_alias
 from retrieval_core.ingest.sources.registry import open_source
 from retrieval_core.store.uris import open_store
 
@@ -76,5 +77,7 @@ def test_completed_shards_are_not_computed_twice(tmp_path: Path) -> None:
     after, expected = parts(killed), parts(undisturbed)
     assert {name: after[name][1] for name in before} == {name: time for name, (_, time) in before.items()}
     assert {name: data for name, (data, _) in after.items()} == {name: data for name, (data, _) in expected.items()}
-    releases = [open_store(str(store)).get("aliases/production") for store in (killed, undisturbed)]
-    assert releases[0] == releases[1]
+    aliases = [read_alias(open_store(str(store)), "production") for store in (killed, undisturbed)]
+    assert aliases[0] is not None
+    assert aliases[1] is not None
+    assert aliases[0].release == aliases[1].release

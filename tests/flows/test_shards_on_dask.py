@@ -100,7 +100,7 @@ def messages(monkeypatch: pytest.MonkeyPatch) -> Messages:
 
 def files(store: Path) -> dict[str, bytes]:
     """Every stored part, by its place in the store."""
-    folders = ("masks/*/parts/*", "vectors/*/parts/*", "indexes/shards/*/*")
+    folders = ("masks/*/parts/*", "vectors/*/parts/*", "indexes/shards/*/*/*")
     return {str(path.relative_to(store)): path.read_bytes() for folder in folders for path in store.glob(folder)}
 
 

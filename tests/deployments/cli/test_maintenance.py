@@ -12,6 +12,7 @@ import pytest
 
 from deployments.cli.main import main
 from retrieval_core.artifacts.manifests import Ref, Release
+from retrieval_core.maintenance import damage
 from retrieval_core.store.uris import open_store
 from tests.deployments.cli.conftest import Done
 
@@ -31,6 +32,7 @@ def test_promote_overrules_the_gate_only_anyway_and_status_says_who_and_why(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setenv("LOGNAME", "anna")
+    monkeypatch.setattr(damage, "damage_to_search", lambda store, release: "")
     where, store = f"--store={tmp_path}", open_store(str(tmp_path))
     nowhere = Ref(kind="Catalog", key="catalogs/none")
     bundle = dict.fromkeys(("catalog", "backbone", "vectors", "index", "report"), nowhere)

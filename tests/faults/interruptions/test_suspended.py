@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import signal
 import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import pytest
@@ -46,9 +47,9 @@ def pause():
 # It is suspended when all of its parts are written, and nothing is sealed.
 _RUN = f"""{_START}
 class Paused(SealedRuns):
-    def _seal_report(self, index):
+    def _seal_report(self, index, anchor):
         pause()
-        return super()._seal_report(index)
+        return super()._seal_report(index, anchor)
 
 try:
     with leases.shared_lease(store, "a run"):
@@ -97,6 +98,17 @@ def suspended(script: str, store: Store) -> Iterator[subprocess.Popen[str]]:
             yield process
         finally:
             process.kill()
+
+
+def suspend(pid: int, lock: Path) -> None:
+    """Suspend a process at a moment at which it does not hold the store's lock, which others would wait for."""
+    while True:
+        os.kill(pid, signal.SIGSTOP)
+        with lock.open("ab") as file, suppress(BlockingIOError):
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return
+        os.kill(pid, signal.SIGCONT)
+        time.sleep(0.01)
 
 
 def wake(process: subprocess.Popen[str]) -> str:
@@ -164,7 +176,7 @@ def test_a_nightly_that_wakes_after_a_vacuum_stops_and_is_resumed(
     order = Order(source, tmp_path / "s", CONFIG, api_url, tmp_path / "log")
     run = Run(order._replace(lease_times=tuple(SHORT.items())))
     run.wait_for("reduce")
-    os.kill(run.pid, signal.SIGSTOP)
+    suspend(run.pid, tmp_path / "s" / ".lock")
     time.sleep(SHORT["EXPIRES_S"] + 0.1)
     vacuum(store, EVERYTHING, time.time())
     os.kill(run.pid, signal.SIGCONT)
