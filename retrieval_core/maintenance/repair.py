@@ -21,6 +21,7 @@ from retrieval_core.index.shard_files import VECTORS_FILE
 from retrieval_core.maintenance.damage import damage_to, damage_to_search, damaged_parts
 from retrieval_core.maintenance.inventory import FITTED, Inventory, release_key, release_refs
 from retrieval_core.maintenance.repair_release import BY_RUN, Finding, repair_release
+from retrieval_core.maintenance.verify_objects import checks_itself, read_self_checking
 from retrieval_core.store import leases
 from retrieval_core.store.base import Store
 from retrieval_core.store.format import require_current
@@ -103,6 +104,14 @@ def _remove_damaged_leftovers(store: Store) -> Iterator[Finding]:
                 yield from (Finding(key=part, action="refused", detail="restore it from a backup") for part in found)
             else:
                 yield from _remove_damaged_parts(store, owner)
+    for key in filter(checks_itself, inventory.entries):  # plans, and templates that no shard could restore
+        try:
+            read_self_checking(store, key)
+        except ShardCorrupt as error:
+            store.delete(key)
+            yield Finding(key=key, action="removed", detail=f"{error}; {BY_RUN}")
+        except NotFound:
+            continue
 
 
 def _check_named_backbones(store: Store) -> Iterator[Finding]:

@@ -56,7 +56,7 @@ def verify_all(store: Store, bytes_per_s: float = 0.0, advance: Advance = lambda
     listed, damaged = _read_documents(store, entries)
     sha256 = _named_checksums(entries) | listed
     damaged |= dict.fromkeys(listed.keys() - entries.keys(), "a manifest lists it, and it is missing")
-    self_checking = {key for key in entries if _checks_itself(key)}
+    self_checking = {key for key in entries if checks_itself(key)}
     pace = Pace(bytes_per_s)
 
     def check(entry: Entry) -> str:
@@ -64,7 +64,7 @@ def verify_all(store: Store, bytes_per_s: float = 0.0, advance: Advance = lambda
             damage = _compare(store, entry.key, sha256[entry.key], pace)
         else:
             pace.wait_for(entry.size_bytes)
-            damage = _error_of(partial(_read_self_checking, store, entry.key))
+            damage = _error_of(partial(read_self_checking, store, entry.key))
         advance(entry.size_bytes)
         return damage
 
@@ -159,13 +159,14 @@ def _compare(store: Store, key: str, sha256: str, pace: Pace) -> str:
     return "" if digest.hexdigest() == sha256 else f"its sha256 is {digest.hexdigest()[:12]}…, not {sha256[:12]}…"
 
 
-def _checks_itself(key: str) -> bool:
+def checks_itself(key: str) -> bool:
     """Return whether an object is a template, or a table that carries its own checksum."""
     is_template = key.startswith(TEMPLATES) and key.endswith(f"/{TEMPLATE_FILE}")
     return is_template or key.startswith("ingest/") or "/plans/" in key
 
 
-def _read_self_checking(store: Store, key: str) -> None:
+def read_self_checking(store: Store, key: str) -> None:
+    """Read such an object. Raises `ShardCorrupt` where it is damaged, `NotFound`."""
     if key.startswith(TEMPLATES):
         read_template(store, key.removeprefix(TEMPLATES).removesuffix(f"/{TEMPLATE_FILE}"))
     else:

@@ -88,11 +88,19 @@ class Shop:
         """A person promotes any release that is there."""
         name = self.random.choice(releases.release_names(self.store))
         promotion = releases.Promotion(release=name, by="anna", at="2026-11-29T00:00:00+00:00")
-        promote_checked(self.store, promotion)
+        self._move(lambda: promote_checked(self.store, promotion))
 
     def rollback(self) -> None:
         with suppress(NotFound):  # there is no earlier one
-            roll_back_checked(self.store)
+            self._move(lambda: roll_back_checked(self.store))
+
+    def _move(self, move: Callable[[], object]) -> None:
+        """Move production by hand; a release that lost what a repair could not rebuild is refused."""
+        try:
+            move()
+        except ShardCorrupt as error:
+            assert "Production was not moved" in str(error)
+            self.tried["refused"] += 1
 
     def vacuum(self) -> None:
         must_stay = {*self.history[-3:], self._latest()} & set(releases.release_names(self.store))
