@@ -48,7 +48,9 @@ def _draw(store: Store, wanted_bytes: float) -> int:
 
 
 def _read(folder: Path) -> None:
-    """Read every file in two threads, as `verify --all` does."""
+    """Read every file with as many threads as `verify --all` does."""
+    from retrieval_core.maintenance.verify_objects import THREADS
+
     _drop_cached(folder)
 
     def read(path: Path) -> None:
@@ -56,7 +58,7 @@ def _read(folder: Path) -> None:
             while file.read(1 << 20):
                 pass
 
-    with ThreadPoolExecutor(2) as pool:
+    with ThreadPoolExecutor(THREADS) as pool:
         list(pool.map(read, [path for path in folder.rglob("*") if path.is_file()]))
 
 

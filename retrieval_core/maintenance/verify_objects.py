@@ -24,7 +24,7 @@ from retrieval_core.maintenance.verify import Check, Verification, verify
 from retrieval_core.store.base import Entry, Store
 from retrieval_core.store.format import MARKER, read_format
 
-THREADS = 2  # two files at a time keep a disk busy while one of them is hashed
+THREADS = 4  # the disk stays busy while some of the files are hashed
 Advance = Callable[[int], None]
 
 
