@@ -6,6 +6,7 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Literal
 
+from retrieval_core.artifacts.anchors import find_report
 from retrieval_core.artifacts.manifests import Head, Release, Report, Value
 from retrieval_core.evaluate.publish import Publication
 from retrieval_core.evaluate.run_outputs import RunOutputs
@@ -77,6 +78,7 @@ def summarise_run(
 ) -> RunSummary:
     """Return the summary of a finished run; `production` is the release that it was compared with."""
     store, facts = settings.open_store(), outputs.catalog_facts
+    compared = find_report(store, production) if production else None
     fitted = {"segmenter": outputs.segmenter, "reducer": outputs.reducer}
     fitted |= {f"head/{Head.open(store, head.ref).variant}": head for head in outputs.heads}
     return RunSummary(
@@ -92,7 +94,7 @@ def summarise_run(
         metrics=report.metrics,
         causes=list(report.gate_causes),
         lost_most=report.lost_most,
-        production=Report.open(store, production.report).metrics if production else {},
+        production=compared.metrics if compared else {},
         report=str(store.local_path(report.part("report.html").key)),
         link=settings.report_link(publication.release),
     )

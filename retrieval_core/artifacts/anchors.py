@@ -7,6 +7,7 @@ anchor before it, else the first. It is not stored: the report of a release name
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator
 
 from retrieval_core.artifacts.manifests import Release, Report, Value
@@ -14,8 +15,11 @@ from retrieval_core.artifacts.releases import PRODUCTION, Promotion, get_release
 from retrieval_core.errors import NotFound, ShardCorrupt
 from retrieval_core.store.base import Store
 
+log = logging.getLogger(__name__)
+
 FIRST = "The first release that was published."
 BETTER = "Better than the anchor before it, by more than the tolerated drift."
+LOST = "Its report was lost, and with it the name of an earlier anchor."
 
 
 class Anchor(Value):
@@ -27,17 +31,24 @@ class Anchor(Value):
 
 
 def anchor_of(store: Store, release: Release) -> str:
-    """Return the fingerprint of a release's anchor, which may be itself. Raises `NotFound`, `ShardCorrupt`."""
-    if _promotion(store, release):
-        return release.fingerprint
-    return Report.open(store, release.report).anchor or release.fingerprint
+    """Return the fingerprint of a release's anchor: itself where it was promoted, or its report was lost."""
+    report = None if _promotion(store, release) else find_report(store, release)
+    return report.anchor if report and report.anchor else release.fingerprint
+
+
+def find_report(store: Store, release: Release) -> Report | None:
+    """Return the report of a release, None where it is missing or damaged. Raises `TooNew`."""
+    try:
+        return Report.open(store, release.report)
+    except (NotFound, ShardCorrupt) as error:
+        log.warning("the report of release %s is lost: %s", release.fingerprint, error)
+        return None
 
 
 def find_anchors(store: Store, release: Release) -> Iterator[Release]:
     """Yield the anchor of a release, then the later releases of production that may replace it, at last `release`.
 
-    Those that were removed or cannot be read are left out. Raises `NotFound`, `ShardCorrupt` for the report of
-    `release`.
+    Those that were removed or cannot be read are left out.
     """
     name, alias = anchor_of(store, release), read_alias(store, PRODUCTION)
     history = alias.history if alias else ()
@@ -53,14 +64,17 @@ def find_anchors(store: Store, release: Release) -> Iterator[Release]:
 
 
 def describe_anchor(store: Store, anchor: Release) -> Anchor:
-    """Say since when and why a release is an anchor. Raises `NotFound`, `ShardCorrupt` for its report."""
+    """Say since when and why a release is an anchor."""
     promotion = _promotion(store, anchor)
     if promotion:
         return Anchor(release=anchor.fingerprint, since=promotion.at, why=promotion.as_sentence())
-    report = Report.open(store, anchor.report)
-    why = BETTER if report.config.get("anchor") else FIRST
-    if report.anchor:
+    report = find_report(store, anchor)
+    if report is None:
+        why = LOST
+    elif report.anchor:
         why = f"The oldest release that can be compared with, in place of {report.anchor[:12]}."
+    else:
+        why = BETTER if report.config.get("anchor") else FIRST
     return Anchor(release=anchor.fingerprint, since=anchor.created, why=why)
 
 

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
+from collections.abc import Iterator
+from itertools import pairwise
 from typing import Any, Self
 
 import numpy as np
@@ -10,8 +13,8 @@ import pyarrow as pa
 import xxhash
 
 from retrieval_core.arrays import Int64
-from retrieval_core.artifacts.manifests import Catalog, Ref
-from retrieval_core.artifacts.parts import map_table, read_table
+from retrieval_core.artifacts.manifests import Catalog, Part, Ref
+from retrieval_core.artifacts.parts import is_stored, map_table, read_table, table_bytes
 from retrieval_core.errors import NotFound
 from retrieval_core.store.base import Store
 
@@ -50,7 +53,8 @@ QUARANTINE_SCHEMA: dict[str, pl.DataType] = {
 # An item has changed when one of these differs. The other columns follow from these, or are bookkeeping (size, time).
 COMPARED_COLUMNS = (*SOURCE_SCHEMA, "content_id", "mask_id", "status")
 
-ITEMS_FILE = "items.parquet"
+PIECES = f"{Catalog.folder}/parts/"  # the items of all catalogues; those with equal rows share a piece
+PIECE_ROWS, MAX_PIECES = 8192, 64  # on average
 # Store keys of the tables that the next run starts from: every item as it was last read, and the quarantine ledger.
 SEEN_ITEMS = "ingest/items.parquet"
 LEDGER = "ingest/quarantine.parquet"
@@ -76,13 +80,13 @@ class Items:
     def open(cls, store: Store, catalog: Ref) -> Self:
         """Open the items of a sealed catalogue. Raises `NotFound`, `ShardCorrupt`."""
         sealed = Catalog.open(store, catalog)
-        part = sealed.part(ITEMS_FILE)
-        row_ids = read_table(store, part, ["row_id"])["row_id"].to_numpy()
-        return cls(store, sealed, map_table(store, part, HIT_COLUMNS), row_ids)
+        row_ids = read_items(store, sealed, ["row_id"])["row_id"].to_numpy()
+        batches = [batch for part in sealed.item_parts for batch in map_table(store, part, HIT_COLUMNS)]
+        return cls(store, sealed, batches, row_ids)
 
     def columns(self, names: list[str]) -> pl.DataFrame:
         """Read these columns of every row of the catalogue."""
-        return read_table(self._store, self._catalog.part(ITEMS_FILE), names)
+        return read_items(self._store, self._catalog, names)
 
     def rows(self, row_ids: Int64) -> list[dict[str, Any]]:
         """Return `HIT_COLUMNS` of these rows, in their order. Raises `NotFound`."""
@@ -118,12 +122,44 @@ def changed_fraction(previous: pl.DataFrame, current: pl.DataFrame) -> float:
     return 1 - same / max(previous.height, current.height, 1)
 
 
+def put_items(store: Store, items: pl.DataFrame) -> tuple[Part, ...]:
+    """Store the items of a catalogue (`CATALOG_SCHEMA`) in pieces, except those that another catalogue has stored."""
+    return tuple(_put_piece(store, piece) for piece in item_pieces(items))
+
+
+def item_pieces(items: pl.DataFrame) -> Iterator[pl.DataFrame]:
+    """Cut the items of a catalogue into the pieces that it is stored in, in order; no item makes one empty piece.
+
+    A piece begins at each item whose row id is a multiple of a power of two, as a prolly tree is cut
+    (https://docs.dolthub.com/architecture/storage-engine/prolly-tree). So a change moves no other cut, and a catalogue
+    that differs in few items shares the other pieces.
+    """
+    rows_a_piece = max(PIECE_ROWS, 1 << (len(items) // MAX_PIECES).bit_length())
+    starts = (items["row_id"] % rows_a_piece == 0).arg_true().to_list()
+    for start, end in pairwise([*sorted({0, *starts}), len(items)]):
+        yield items[start:end]
+
+
+def _put_piece(store: Store, piece: pl.DataFrame) -> Part:
+    data = table_bytes(piece)
+    sha256 = hashlib.sha256(data).hexdigest()
+    part = Part(key=f"{PIECES}items-{sha256}.parquet", sha256=sha256, n_rows=len(piece), n_bytes=len(data))
+    if not is_stored(store, part):
+        store.put(part.key, data)
+    return part
+
+
+def read_items(store: Store, catalog: Catalog, columns: list[str] | None = None) -> pl.DataFrame:
+    """Read the items of a catalogue, with all columns or these. Raises `ShardCorrupt`."""
+    return pl.concat([read_table(store, part, columns) for part in catalog.item_parts])
+
+
 def load_items(store: Store, catalog_fingerprint: str, columns: list[str] | None = None) -> pl.DataFrame:
     """Load every row of a sealed catalogue, with all columns or these. Raises `NotFound`."""
     catalog = Catalog.find(store, catalog_fingerprint)
     if catalog is None:
         raise NotFound(f"no catalogue {catalog_fingerprint} in {store.url}")
-    return read_table(store, catalog.part("items.parquet"), columns)
+    return read_items(store, catalog, columns)
 
 
 def bounded_sample(items: pl.DataFrame, max_rows: int, seed: int) -> pl.DataFrame:

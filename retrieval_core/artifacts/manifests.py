@@ -176,10 +176,15 @@ class Artifact(Sealed):
 
 
 class Catalog(Artifact):
-    """A snapshot of the source: parts `items.parquet` and `quarantine.parquet`; counts rows, ok, quarantined."""
+    """A snapshot of the source: its items in parts, and `quarantine.parquet`; counts rows, ok, quarantined."""
 
     folder = "catalogs"
     kind: Literal["Catalog"] = "Catalog"
+
+    @property
+    def item_parts(self) -> tuple[Part, ...]:
+        """The tables of its items, in order."""
+        return tuple(part for part in self.parts if part.key.rsplit("/", 1)[-1].startswith("items"))
 
 
 class GrowingSet(Artifact):

@@ -24,7 +24,7 @@ from retrieval_core.arrays import Bool, Float32, Int32, Int64
 from retrieval_core.artifacts.compaction import Pieces
 from retrieval_core.artifacts.manifests import ClassSet, MaskSet, Part, Value, VectorSet
 from retrieval_core.artifacts.missing_ids import MissingIds
-from retrieval_core.errors import DimensionMismatch, ShardCorrupt
+from retrieval_core.errors import DimensionMismatch, NotFound, ShardCorrupt
 from retrieval_core.store.base import Store
 from retrieval_core.store.files import file_sha256
 
@@ -58,6 +58,14 @@ def put_part(store: Store, key: str, data: bytes, n_rows: int) -> Part:
     """Store bytes as an immutable part; the key must name its content, so that no other bytes are ever put there."""
     store.put(key, data)
     return Part(key=key, sha256=hashlib.sha256(data).hexdigest(), n_rows=n_rows, n_bytes=len(data))
+
+
+def is_stored(store: Store, part: Part) -> bool:
+    """Return whether a store has a part with the bytes that it states."""
+    try:
+        return store.exists(part.key) and bool(store.local_path(part.key, part.sha256))
+    except (NotFound, ShardCorrupt):
+        return False
 
 
 def put_parts(

@@ -9,12 +9,12 @@ import numpy as np
 import polars as pl
 
 from retrieval_core.artifacts import releases
-from retrieval_core.artifacts.anchors import anchor_of
+from retrieval_core.artifacts.anchors import anchor_of, find_report
 from retrieval_core.artifacts.catalog_rows import load_items
 from retrieval_core.artifacts.fingerprints import STAGE_VERSIONS
 from retrieval_core.artifacts.growing_sets import indexable_items
 from retrieval_core.artifacts.manifests import IndexSet, Release, Report, VectorSet, fingerprint
-from retrieval_core.artifacts.parts import put_parts, read_table
+from retrieval_core.artifacts.parts import is_stored, put_parts, read_table
 from retrieval_core.config import EvaluateConfig, GateConfig, NightlyConfig
 from retrieval_core.errors import NotFound, ShardCorrupt
 from retrieval_core.evaluate.analysis.analyse import analyse, tables
@@ -46,6 +46,7 @@ PICTURES: dict[str, Any] = {
     "synthetic": {"missed": True},
 }
 
+QUERIES_FILE = "queries.parquet"
 # What only the verdict depends on, not what is measured.
 JUDGED = {"declared_removals", "anchor"}
 
@@ -60,22 +61,31 @@ class Evaluated(NamedTuple):
 
 
 class _Baseline(NamedTuple):
-    """The release that one is compared with, and the report that measured it in the same way."""
+    """The release that one is compared with, and the report that measured it in the same way, if it is not lost."""
 
     release: Release
-    report: Report
+    report: Report | None
 
 
 def evaluate_run(settings: Settings, outputs: RunOutputs, config: NightlyConfig) -> Report:
-    """Evaluate a run against production; a run evaluated before against the same production keeps its report."""
+    """Evaluate a run against production; a run evaluated before against the same production keeps its report.
+
+    Where the report of production was lost, production is searched again for what can be compared.
+    """
     store = settings.open_store()
     production = releases.read_release(store, releases.PRODUCTION)
-    baseline = Report.open(store, production.report) if production else None
+    baseline = _whole_report(store, production) if production else None
     if baseline and _question(outputs, config) == {
         key: baseline.config[key] for key in baseline.config.keys() - JUDGED
     }:
         return baseline
-    return _report(settings, outputs, config, _Baseline(production, baseline) if production and baseline else None)
+    return _report(settings, outputs, config, _Baseline(production, baseline) if production else None)
+
+
+def _whole_report(store: Store, release: Release) -> Report | None:
+    """Return the report of a release, None where its manifest or its queries are lost."""
+    report = find_report(store, release)
+    return report if report and is_stored(store, report.part(QUERIES_FILE)) else None
 
 
 def evaluate_release(
@@ -125,13 +135,13 @@ def _report(settings: Settings, outputs: RunOutputs, config: NightlyConfig, base
     if baseline:
         question["anchor"] = anchor_of(store, baseline.release)
     name = fingerprint(
-        "report", STAGE_VERSIONS["evaluate"], question, [baseline.report.fingerprint if baseline else ""]
+        "report", STAGE_VERSIONS["evaluate"], question, [baseline.release.report.name if baseline else ""]
     )
     known = Report.find(store, name)
     if known:
         return known
     measured = measure(store, outputs, config, settings)
-    shared = _shared_gallery(store, outputs, measured, baseline.release, config.evaluate) if baseline else None
+    shared = _shared_gallery(store, outputs, measured, baseline, config.evaluate) if baseline else None
     challenger = _challenger(store, outputs, measured, shared)
     production = _production(store, baseline, shared) if baseline else None
     n_removed = len(outputs.catalog_facts.declared_removals)
@@ -150,15 +160,15 @@ def _report(settings: Settings, outputs: RunOutputs, config: NightlyConfig, base
 
 
 def _shared_gallery(
-    store: Store, outputs: RunOutputs, measured: Measured, baseline: Release, config: EvaluateConfig
+    store: Store, outputs: RunOutputs, measured: Measured, baseline: _Baseline, config: EvaluateConfig
 ) -> SharedGallery | None:
-    """Search both releases among shared items; None where all items are, or where the baseline cannot be searched."""
-    if baseline.catalog == outputs.catalog:
+    """Search both releases among shared items; None where its own run measured the same, or it cannot be searched."""
+    if baseline.report and baseline.release.catalog == outputs.catalog:
         return None
     try:
-        return search_shared_gallery(store, baseline, measured.setup, config)
+        return search_shared_gallery(store, baseline.release, measured.setup, config)
     except (NotFound, ShardCorrupt) as error:  # removed by a vacuum or lost: compare with what its own run measured
-        log.warning("release %s cannot be searched to compare with: %s", baseline.fingerprint, error)
+        log.warning("release %s cannot be searched to compare with: %s", baseline.release.fingerprint, error)
         return None
 
 
@@ -200,8 +210,8 @@ def _is_compared(name: str) -> bool:
 def _production(store: Store, baseline: _Baseline, shared: SharedGallery | None) -> ReleaseFigures:
     """Return the figures of production, without those of its index where that was removed."""
     release, report = baseline
-    index = IndexSet.find(store, str(report.config["index"]))
-    per_query = read_table(store, report.part("queries.parquet"))
+    index = IndexSet.find(store, release.index.name)
+    per_query = read_table(store, report.part(QUERIES_FILE)) if report else pl.DataFrame({"item_id": []})
     n_queries = {name: per_query[name].count() for name in per_query.columns}
     if shared:
         unlabelled = [name for name in per_query.columns if is_measured_by(name, *UNLABELLED)]
@@ -209,7 +219,7 @@ def _production(store: Store, baseline: _Baseline, shared: SharedGallery | None)
         per_query = pl.concat([shared.baseline, queries], how="diagonal")
     return ReleaseFigures(
         per_query=per_query,
-        metrics=report.metrics,
+        metrics=report.metrics if report else {},
         n_queries=n_queries,
         items=_found_items(store, release),
         n_indexed=index.counts["rows"] if index else 0,

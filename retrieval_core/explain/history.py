@@ -7,7 +7,7 @@ from typing import Any, Literal, NamedTuple
 import polars as pl
 
 from retrieval_core.artifacts import releases
-from retrieval_core.artifacts.catalog_rows import COMPARED_COLUMNS, ITEMS_FILE
+from retrieval_core.artifacts.catalog_rows import COMPARED_COLUMNS
 from retrieval_core.artifacts.manifests import Catalog, Ref, Release, Value
 from retrieval_core.artifacts.parts import read_rows
 from retrieval_core.errors import NotFound
@@ -92,8 +92,9 @@ def find_history(store: Store, item_id: str) -> ItemHistory:
 
 
 def _find(store: Store, catalog: Ref, item_id: str) -> dict[str, Any] | None:
-    part = Catalog.open(store, catalog).part(ITEMS_FILE)
-    return next(read_rows(store, part, pl.col("item_id") == item_id).iter_rows(named=True), None)
+    parts, is_item = Catalog.open(store, catalog).item_parts, pl.col("item_id") == item_id
+    rows = (row for part in parts for row in read_rows(store, part, is_item).iter_rows(named=True))
+    return next(rows, None)
 
 
 def _event(release: Release, before: dict[str, Any] | None, now: dict[str, Any] | None) -> ItemEvent | None:

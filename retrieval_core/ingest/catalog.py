@@ -11,7 +11,7 @@ from datetime import UTC, datetime
 import polars as pl
 
 from retrieval_core.artifacts import releases
-from retrieval_core.artifacts.catalog_rows import LEDGER, SEEN_ITEMS, load_items
+from retrieval_core.artifacts.catalog_rows import LEDGER, SEEN_ITEMS, load_items, put_items, read_items
 from retrieval_core.artifacts.fingerprints import STAGE_VERSIONS
 from retrieval_core.artifacts.manifests import Catalog, Ref, Value, fingerprint
 from retrieval_core.artifacts.parts import put_parts, read_table, read_unsealed, table_bytes
@@ -27,7 +27,7 @@ from retrieval_core.store.base import Store
 
 log = logging.getLogger(__name__)
 
-TABLES = ("items", "quarantine")  # of a sealed catalogue
+QUARANTINE_FILE = "quarantine.parquet"
 
 
 class IngestOutcome(Value):
@@ -100,16 +100,18 @@ def _seal(store: Store, snapshot: Snapshot, parents: dict[str, str] | None = Non
     existing = Catalog.find(store, name)
     if existing:
         return existing
-    tables = {f"{name}.parquet": frame for name, frame in zip(TABLES, snapshot[:2], strict=True)}
     n_quarantined = snapshot.items.filter(pl.col("status") == "quarantined").height
     return Catalog(
         fingerprint=name,
         parents=parents,
-        parts=put_parts(
-            store,
-            f"{Catalog.folder}/{name}",
-            {file: table_bytes(frame) for file, frame in tables.items()},
-            {file: len(frame) for file, frame in tables.items()},
+        parts=(
+            *put_items(store, snapshot.items),
+            *put_parts(
+                store,
+                f"{Catalog.folder}/{name}",
+                {QUARANTINE_FILE: table_bytes(snapshot.quarantine)},
+                {QUARANTINE_FILE: len(snapshot.quarantine)},
+            ),
         ),
         counts={
             "rows": len(snapshot.items),
@@ -119,8 +121,8 @@ def _seal(store: Store, snapshot: Snapshot, parents: dict[str, str] | None = Non
     ).seal(store)
 
 
-def _tables(store: Store, catalog: Catalog) -> list[pl.DataFrame]:
-    return [read_table(store, catalog.part(f"{table}.parquet")) for table in TABLES]
+def _tables(store: Store, catalog: Catalog) -> tuple[pl.DataFrame, pl.DataFrame]:
+    return read_items(store, catalog), read_table(store, catalog.part(QUARANTINE_FILE))
 
 
 def _last_seen(store: Store) -> Snapshot | None:

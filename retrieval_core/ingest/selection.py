@@ -12,9 +12,8 @@ from typing import NamedTuple
 
 import polars as pl
 
-from retrieval_core.artifacts.catalog_rows import COMPARED_COLUMNS
+from retrieval_core.artifacts.catalog_rows import COMPARED_COLUMNS, read_items
 from retrieval_core.artifacts.manifests import MANIFEST, Catalog, Ref, Value
-from retrieval_core.artifacts.parts import read_table
 from retrieval_core.errors import BadConfig, NotFound
 from retrieval_core.filters import parse_where
 from retrieval_core.ingest.change import MAX_LISTED
@@ -113,7 +112,7 @@ def items_changed_in(store: Store, period: Period) -> set[str]:
 
     def read(name: str) -> pl.DataFrame:
         sealed = Catalog.open(store, Ref(kind=Catalog.__name__, key=f"{Catalog.folder}/{name}"))
-        return read_table(store, sealed.part("items.parquet"), list(COMPARED_COLUMNS))
+        return read_items(store, sealed, list(COMPARED_COLUMNS))
 
     return items_changed(read(before) if before else None, map(read, within))
 

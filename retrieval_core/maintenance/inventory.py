@@ -6,6 +6,7 @@ import re
 from collections.abc import Iterator
 from typing import cast
 
+from retrieval_core.artifacts.catalog_rows import PIECES
 from retrieval_core.artifacts.fingerprints import (
     boosted_family,
     class_family,
@@ -45,7 +46,7 @@ _FINGERPRINT = "[0-9a-f]{32}"
 # The objects that runs write and can write again. Other files stay, even in folders of these names.
 _REPRODUCIBLE = re.compile(
     rf"(?:{'|'.join(sorted(_KINDS))})/{_FINGERPRINT}/.+"
-    rf"|indexes/shards/{_FINGERPRINT}/.+|indexes/templates/{_FINGERPRINT}-{_FINGERPRINT}/.+"
+    rf"|{PIECES}.+|indexes/shards/{_FINGERPRINT}/.+|indexes/templates/{_FINGERPRINT}-{_FINGERPRINT}/.+"
     rf"|{PROBES}.*"
 )
 
@@ -99,18 +100,18 @@ class Inventory:
     def needs(self, artifact: Artifact) -> Iterator[str]:
         """Yield the folders of the artifacts that one needs to be used, repaired, and compared with by the next run.
 
-        Raises `NotFound` for a view without a manifest, as the folder of its parts is unknown then.
+        A model does not need what it was trained on, but that is kept where it is not lost. Raises `NotFound` for a
+        view without a manifest, as the folder of its parts is unknown then.
         """
         if isinstance(artifact, Release):
             yield from (ref.key for ref in release_refs(artifact))
-        if isinstance(artifact, IndexSet | VectorSet | Segmenter | Head | Reducer) and "catalog" in artifact.parents:
+        if isinstance(artifact, IndexSet | VectorSet) and "catalog" in artifact.parents:
             yield f"{Catalog.folder}/{artifact.parents['catalog']}"
-        sources: list[tuple[type[GrowingSet], str]] = [(MaskSet, "truth")] if isinstance(artifact, Segmenter) else []
-        sources += [(VectorSet, "vectors"), (VectorSet, "candidates")] if isinstance(artifact, IndexSet) else []
-        sources += [(VectorSet, "vectors")] if isinstance(artifact, VectorSet) else []
-        for kind, role in sources:
-            if role in artifact.parents:
-                yield self._view(kind, artifact.parents[role])
+        if isinstance(artifact, Segmenter | Head | Reducer):
+            yield from self._trained_on(artifact)
+        roles = ("vectors", "candidates") if isinstance(artifact, IndexSet) else ("vectors",)
+        if isinstance(artifact, IndexSet | VectorSet):
+            yield from (self._view(VectorSet, artifact.parents[role]) for role in roles if role in artifact.parents)
 
     def families(self, release: Release) -> set[Family]:
         """Return the families of masks, vectors and classes that the run of a release may have added to.
@@ -132,6 +133,14 @@ class Inventory:
         if key is None:
             raise NotFound(f"no {kind.folder} {fingerprint or 'that they were made of'} in {self.store.url}")
         return key
+
+    def _trained_on(self, model: Artifact) -> Iterator[str]:
+        catalog = f"{Catalog.folder}/{model.parents.get('catalog', '')}"
+        if f"{catalog}/{MANIFEST}" in self.entries:
+            yield catalog
+        truth = self._views.get((MaskSet.folder, model.parents.get("truth", "")))
+        if truth:
+            yield truth
 
     def _truth(self, release: Release) -> Iterator[str]:
         """Yield the family of the source's own masks, which the segmenter learned from."""

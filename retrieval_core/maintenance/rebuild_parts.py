@@ -8,14 +8,17 @@ from collections.abc import Callable, Iterator
 from contextlib import suppress
 from datetime import UTC, datetime
 from functools import partial
+from itertools import chain
 from pathlib import Path
+
+import polars as pl
 
 from retrieval_core.arrays import Float32
 from retrieval_core.artifacts import fingerprints
-from retrieval_core.artifacts.catalog_rows import LEDGER, SEEN_ITEMS, load_items
+from retrieval_core.artifacts.catalog_rows import LEDGER, SEEN_ITEMS, item_pieces, load_items
 from retrieval_core.artifacts.growing_sets import derived_bytes, derived_name, indexable_items, made_of
 from retrieval_core.artifacts.manifests import Head, IndexSet, Part, Release, VectorSet
-from retrieval_core.artifacts.parts import load_vectors, table_bytes
+from retrieval_core.artifacts.parts import load_vectors, read_unsealed, table_bytes
 from retrieval_core.config import NightlyConfig
 from retrieval_core.errors import NotFound, ShardCorrupt
 from retrieval_core.head.apply import WEIGHTS_FILE, boost, load_head
@@ -31,37 +34,35 @@ from retrieval_core.reduce.pca import PCA_FILE, apply_pca, load_pca
 from retrieval_core.store.base import Store
 from retrieval_core.store.files import file_sha256
 
-_LAST_SEEN = {"items.parquet": SEEN_ITEMS, "quarantine.parquet": LEDGER}
-
 
 def rebuild_catalog_part(store: Store, release: Release, part: Part, source: str | None) -> str:
     """Rebuild a table of a release's catalogue from what was last seen or from the source; return which it was.
 
     Raises `ShardCorrupt` if neither gives the sealed bytes.
     """
-    name = part.key.rsplit("/", 1)[-1]
-    for origin, read in _catalog_origins(store, release, name, source):
-        try:
-            data = read()
-        except NotFound:
-            continue
-        if hashlib.sha256(data).hexdigest() == part.sha256:
-            store.put(part.key, data)
-            return origin
+    is_items = part.key.rsplit("/", 1)[-1].startswith("items")
+    for origin, read in _catalog_origins(store, release, is_items, source):
+        with suppress(NotFound, ShardCorrupt):
+            table = read()
+            for piece in chain([table], item_pieces(table) if is_items else ()):  # older stores have it in one piece
+                data = table_bytes(piece)
+                if hashlib.sha256(data).hexdigest() == part.sha256:
+                    store.put(part.key, data)
+                    return origin
     raise ShardCorrupt(f"neither what was last seen nor {source or 'a source (give --source)'} holds the same table")
 
 
 def _catalog_origins(
-    store: Store, release: Release, name: str, source: str | None
-) -> Iterator[tuple[str, Callable[[], bytes]]]:
-    yield "what was last seen of the source", partial(store.get, _LAST_SEEN[name])
-    if source and name == "items.parquet":
+    store: Store, release: Release, is_items: bool, source: str | None
+) -> Iterator[tuple[str, Callable[[], pl.DataFrame]]]:
+    yield "what was last seen of the source", partial(read_unsealed, store, SEEN_ITEMS if is_items else LEDGER)
+    if source and is_items:
         yield source, partial(_read_source, source, release.nightly_config())
 
 
-def _read_source(source: str, config: NightlyConfig) -> bytes:
+def _read_source(source: str, config: NightlyConfig) -> pl.DataFrame:
     now = datetime.now(UTC).isoformat(timespec="seconds")
-    return table_bytes(take_snapshot(open_source(source).rows(), None, config.ingest, now).items)
+    return take_snapshot(open_source(source).rows(), None, config.ingest, now).items
 
 
 def rebuild_derived_part(inventory: Inventory, release: Release, view: VectorSet, part: Part) -> str:

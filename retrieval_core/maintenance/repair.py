@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from contextlib import suppress
 
 from retrieval_core.artifacts import releases
-from retrieval_core.artifacts.catalog_rows import LEDGER, SEEN_ITEMS
+from retrieval_core.artifacts.catalog_rows import LEDGER, PIECES, SEEN_ITEMS, read_items
 from retrieval_core.artifacts.manifests import MANIFEST, Artifact, Backbone, Catalog, IndexSet, Release, Value
 from retrieval_core.artifacts.parts import read_table, read_unsealed, table_bytes
 from retrieval_core.artifacts.releases import LATEST, PRODUCTION, Alias, alias_key
@@ -104,7 +104,9 @@ def _remove_damaged_leftovers(store: Store) -> Iterator[Finding]:
                 yield from (Finding(key=part, action="refused", detail="restore it from a backup") for part in found)
             else:
                 yield from _remove_damaged_parts(store, owner)
-    for key in filter(checks_itself, inventory.entries):  # plans, and templates that no shard could restore
+    pieces = {key for key in inventory.entries if key.startswith(PIECES)} - _listed_pieces(inventory)
+    # Plans, templates that no shard could restore, and items of catalogues that were never sealed.
+    for key in [*filter(checks_itself, inventory.entries), *sorted(pieces)]:
         try:
             read_self_checking(store, key)
         except ShardCorrupt as error:
@@ -112,6 +114,16 @@ def _remove_damaged_leftovers(store: Store) -> Iterator[Finding]:
             yield Finding(key=key, action="removed", detail=f"{error}; {BY_RUN}")
         except NotFound:
             continue
+
+
+def _listed_pieces(inventory: Inventory) -> set[str]:
+    """Return the keys of the parts that a readable catalogue lists."""
+    listed: set[str] = set()
+    for key in inventory.artifact_keys():
+        if key.startswith(f"{Catalog.folder}/"):
+            with suppress(ShardCorrupt):
+                listed.update(part.key for part in inventory.open(key).parts)
+    return listed
 
 
 def _check_named_backbones(store: Store) -> Iterator[Finding]:
@@ -263,9 +275,11 @@ def _restore_last_seen(store: Store, key: str, release: Release | None) -> Findi
     try:
         if release is None:
             raise NotFound("no release can be read")
-        part = Catalog.open(store, release.catalog).part(key.rsplit("/", 1)[-1])
-        store.put(key, table_bytes(read_table(store, part)))
+        catalog = Catalog.open(store, release.catalog)
+        is_items = key == SEEN_ITEMS
+        table = read_items(store, catalog) if is_items else read_table(store, catalog.part(key.rsplit("/", 1)[-1]))
+        store.put(key, table_bytes(table))
     except (NotFound, ShardCorrupt):
         store.delete(key)
         return Finding(key=key, action="removed", detail="it cannot be read; the next run reads every picture again")
-    return Finding(key=key, action="repaired", detail=f"it could not be read; it was restored from {part.key}")
+    return Finding(key=key, action="repaired", detail=f"it could not be read; it was restored from {catalog.key}")

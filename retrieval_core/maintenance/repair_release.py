@@ -6,18 +6,8 @@ from collections.abc import Iterator
 from typing import Literal
 
 from retrieval_core.artifacts.growing_sets import named_sha256
-from retrieval_core.artifacts.manifests import (
-    MANIFEST,
-    Catalog,
-    GrowingSet,
-    IndexSet,
-    Part,
-    Ref,
-    Release,
-    Value,
-    VectorSet,
-)
-from retrieval_core.artifacts.parts import read_ids
+from retrieval_core.artifacts.manifests import MANIFEST, Catalog, GrowingSet, IndexSet, Ref, Release, Value, VectorSet
+from retrieval_core.artifacts.parts import is_stored, read_ids
 from retrieval_core.errors import NotFound, Permanent, ShardCorrupt
 from retrieval_core.maintenance.damage import DamagedPart, damaged_parts
 from retrieval_core.maintenance.inventory import Inventory, release_refs
@@ -34,7 +24,7 @@ Action = Literal["repaired", "removed", "moved", "refused"]
 BY_RUN = "the next `vitrine run` rebuilds it"
 _REFIT = "restore it from a backup; or run with another seed or other weights, which fits another one"
 _HINTS: dict[str, str] = {
-    "Report": "searches do not read it, but the next run compares with it: `vitrine rollback`, then run again",
+    "Report": "searches do not read it, and the next run searches the release again to compare with it; or restore a backup",
     "Catalog": "give --source; else `vitrine rollback`, then run again",
     "IndexSet": "let a run rebuild the vectors and repair again, or `vitrine rollback`",
 }
@@ -128,7 +118,7 @@ class _ReleaseRepair:
         """Rebuild a part that derives from other vectors; else remove it, with every view that lists it."""
         key, damage = damaged.part.key, damaged.damage
         listing = [(other, part) for other in views for part in other.parts if part.key == key]
-        if any(_is_intact(self._store, part) for _, part in listing):
+        if any(is_stored(self._store, part) for _, part in listing):
             return self._drop_manifest(view.key, f"other manifests list {key} with its checksum, this one does not")
         try:
             if not isinstance(view, VectorSet):
@@ -154,11 +144,3 @@ class _ReleaseRepair:
             yield Finding(key=key, action="removed", detail=f"it cannot be read; {BY_RUN}")
         except NotFound:
             return
-
-
-def _is_intact(store: Store, part: Part) -> bool:
-    try:
-        store.local_path(part.key, part.sha256)
-    except (NotFound, ShardCorrupt):
-        return False
-    return True

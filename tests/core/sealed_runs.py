@@ -12,7 +12,14 @@ import polars as pl
 
 from retrieval_core.arrays import Float32
 from retrieval_core.artifacts import fingerprints, releases
-from retrieval_core.artifacts.catalog_rows import CATALOG_SCHEMA, LEDGER, QUARANTINE_SCHEMA, SEEN_ITEMS, row_id
+from retrieval_core.artifacts.catalog_rows import (
+    CATALOG_SCHEMA,
+    LEDGER,
+    QUARANTINE_SCHEMA,
+    SEEN_ITEMS,
+    put_items,
+    row_id,
+)
 from retrieval_core.artifacts.growing_sets import (
     derive_vectors,
     indexable_items,
@@ -118,9 +125,8 @@ class SealedRuns:
 
     def _seal_catalog(self, items: pl.DataFrame) -> Ref:
         name = fingerprint("catalog", 1, items["content_id"].to_list(), [])
-        tables = {"items.parquet": items, "quarantine.parquet": pl.DataFrame(schema=QUARANTINE_SCHEMA)}
-        data = {file: table_bytes(frame) for file, frame in tables.items()}
-        parts = put_parts(self.store, f"catalogs/{name}", data, {file: len(frame) for file, frame in tables.items()})
+        quarantine = {"quarantine.parquet": table_bytes(pl.DataFrame(schema=QUARANTINE_SCHEMA))}
+        parts = (*put_items(self.store, items), *put_parts(self.store, f"catalogs/{name}", quarantine))
         counts = {"rows": len(items), "ok": len(items), "quarantined": 0}
         return Catalog(fingerprint=name, parts=parts, counts=counts).seal(self.store).ref
 

@@ -14,9 +14,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from prefect.logging import disable_run_logger
 
-from retrieval_core.artifacts.catalog_rows import SOURCE_SCHEMA
+from retrieval_core.artifacts.catalog_rows import SOURCE_SCHEMA, read_items
 from retrieval_core.artifacts.manifests import Catalog
-from retrieval_core.artifacts.parts import read_table
 from retrieval_core.config import IngestConfig
 from retrieval_core.errors import CatalogInvalid, SourceMissing
 from retrieval_core.images import thumbnail
@@ -262,4 +261,4 @@ def _snapshot(folder: Path, source: str) -> pl.DataFrame:
     with disable_run_logger():
         done = snapshot_catalog.fn(settings, source, IngestConfig(max_reject_fraction=1.0))
     store = settings.open_store()
-    return read_table(store, Catalog.open(store, done.catalog).part("items.parquet"))
+    return read_items(store, Catalog.open(store, done.catalog))

@@ -8,8 +8,8 @@ from typing import NamedTuple
 
 import polars as pl
 
-from retrieval_core.artifacts.anchors import Anchor, anchor_of, describe_anchor, find_anchors
-from retrieval_core.artifacts.manifests import Release, Report, Value
+from retrieval_core.artifacts.anchors import Anchor, anchor_of, describe_anchor, find_anchors, find_report
+from retrieval_core.artifacts.manifests import Release, Value
 from retrieval_core.artifacts.releases import get_release
 from retrieval_core.config import EvaluateConfig, GateConfig
 from retrieval_core.errors import NotFound, ShardCorrupt
@@ -71,8 +71,8 @@ def search_anchor(
     """
     name = anchor_of(store, production)
     rows = production.counts["rows"]
-    if name != production.fingerprint:
-        rows = max(rows, Report.open(store, production.report).counts.get("most_rows", 0))
+    report = find_report(store, production) if name != production.fingerprint else None
+    rows = max(rows, report.counts.get("most_rows", 0) if report else 0)
     figures = AnchorFigures(production.fingerprint, most_rows=rows - n_removed)
     for candidate in find_anchors(store, production):
         shared = _search(store, candidate, setup, config) if candidate != production else None

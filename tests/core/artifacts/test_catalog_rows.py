@@ -2,25 +2,29 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 import polars as pl
 import pytest
-from hypothesis import given
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from retrieval_core.artifacts import catalog_rows
 from retrieval_core.artifacts.catalog_rows import (
     CATALOG_SCHEMA,
     HELD_OUT,
     HIT_COLUMNS,
     Items,
     bounded_sample,
+    item_pieces,
     load_items,
+    put_items,
     row_id,
 )
-from retrieval_core.artifacts.manifests import Catalog
-from retrieval_core.artifacts.parts import put_part, table_bytes
+from retrieval_core.artifacts.manifests import Catalog, Part
+from retrieval_core.artifacts.parts import read_table, table_bytes
 from retrieval_core.errors import NotFound
 from retrieval_core.store.base import Store
 from retrieval_core.store.uris import open_store
@@ -34,10 +38,19 @@ def store(tmp_path: Path) -> Store:
 
 
 def seal_catalog(store: Store, item_ids: tuple[str, ...] = IDS) -> Catalog:
+    items = items_of(item_ids)
+    return Catalog(fingerprint="one", parts=put_items(store, items), counts={"rows": len(items)}).seal(store)
+
+
+def items_of(item_ids: Sequence[str]) -> pl.DataFrame:
     rows = [{"item_id": name, "row_id": row_id(name), "product_id": "p" if name < "c" else None} for name in item_ids]
-    items = pl.DataFrame(rows, schema=CATALOG_SCHEMA)
-    part = put_part(store, "catalogs/one/items.parquet", table_bytes(items), len(items))
-    return Catalog(fingerprint="one", parts=(part,), counts={"rows": len(items)}).seal(store)
+    return pl.DataFrame(rows, schema=CATALOG_SCHEMA)
+
+
+@pytest.fixture
+def small_pieces(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(catalog_rows, "PIECE_ROWS", 8)
+    monkeypatch.setattr(catalog_rows, "MAX_PIECES", 1 << 20)
 
 
 @given(st.text(st.characters(blacklist_categories=("Cs",))))
@@ -71,6 +84,51 @@ def test_all_rows_are_loaded_with_all_columns_or_the_named_ones(store: Store) ->
     assert load_items(store, "one", ["item_id"])["item_id"].to_list() == list(IDS)
     with pytest.raises(NotFound, match="no catalogue two"):
         load_items(store, "two")
+
+
+@given(names=st.sets(st.integers(0, 999), max_size=200), changed=st.sets(st.integers(0, 999), max_size=3))
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_a_change_of_few_items_changes_few_pieces(small_pieces: None, names: set[int], changed: set[int]) -> None:
+    before, after = (items_of([f"{n:03}" for n in sorted(numbers)]) for numbers in (names, names ^ changed))
+    pieces = list(item_pieces(before))
+    assert pl.concat(pieces).equals(before)
+    kept = {table_bytes(piece) for piece in pieces}
+    rewritten = [piece for piece in item_pieces(after) if table_bytes(piece) not in kept]
+    assert len(rewritten) <= 2 * len(changed), "an item that begins a piece changes this one and the one before"
+
+
+def test_catalogues_share_the_pieces_that_are_equal(small_pieces: None, store: Store) -> None:
+    names = [f"{number:04}" for number in range(1000)]
+    first, written = put_items(store, items_of(names)), stored_keys(store)
+    second = put_items(store, items_of([*names[:500], "0499a", *names[500:]]))
+    assert len(set(second) - set(first)) in (1, 2)
+    assert stored_keys(store) - written == {part.key for part in set(second) - set(first)}
+    assert len(first) > 60
+    everything = Catalog(fingerprint="two", parts=second).seal(store)
+    assert load_items(store, "two")["item_id"].to_list() == [*names[:500], "0499a", *names[500:]]
+    row = Items.open(store, everything.ref).rows(np.array([row_id("0999"), row_id("0499a")]))
+    assert [found["item_id"] for found in row] == ["0999", "0499a"]
+
+
+def test_a_damaged_piece_is_not_shared_but_written_again(store: Store) -> None:
+    (part,) = put_items(store, items_of(IDS))
+    Path(store.url, part.key).write_bytes(b"damaged")
+    assert put_items(store, items_of(IDS)) == (part,)
+    assert len(load_part(store, part)) == len(IDS)
+
+
+def test_a_large_catalogue_has_a_bounded_number_of_pieces(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(catalog_rows, "PIECE_ROWS", 1)
+    n_pieces = len(list(item_pieces(items_of([str(number) for number in range(20_000)]))))
+    assert catalog_rows.MAX_PIECES / 4 < n_pieces < 2 * catalog_rows.MAX_PIECES
+
+
+def stored_keys(store: Store) -> set[str]:
+    return {entry.key for entry in store.entries("")}
+
+
+def load_part(store: Store, part: Part) -> pl.DataFrame:
+    return read_table(open_store(store.url), part)
 
 
 @given(

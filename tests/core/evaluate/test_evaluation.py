@@ -226,3 +226,20 @@ def test_a_release_and_its_baseline_are_measured_alike_and_no_alias_moves(local_
     assert [sealed.config["evaluate"] for sealed in (report, baseline)] == [OTHER_SEED.model_dump()] * 2
     facts = json.loads(local_store.get(report.part("metrics.json").key))
     assert (facts["production"], facts["n_queries"]) == (production.fingerprint, 4)
+
+
+@pytest.mark.parametrize("lost", ["manifest.json", "queries.parquet"])
+@pytest.mark.parametrize("n_items", [24, 30])
+def test_production_whose_report_was_lost_is_searched_again(
+    local_store, settings, labelled_run, publish, lost, n_items
+):
+    production = publish(labelled_run())
+    (key,) = (key for key in local_store.list(f"{production.report.key}/") if key.endswith(f"/{lost}"))
+    local_store.delete(key)
+    config = CONFIG.model_copy(
+        update={"gate": CONFIG.gate.model_copy(update={"min_queries": 2, "max_unseen_loss": 0.5})}
+    )
+    report = evaluate_run(settings, labelled_run(n_items), config)
+    assert report.gate == "published"
+    assert "8 queries shared with production" in report.gate_reason
+    assert report.fingerprint != production.report.name

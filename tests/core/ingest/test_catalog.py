@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from retrieval_core.artifacts.catalog_rows import LEDGER, SEEN_ITEMS
+from retrieval_core.artifacts.catalog_rows import LEDGER, SEEN_ITEMS, read_items
 from retrieval_core.artifacts.manifests import Catalog
 from retrieval_core.artifacts.parts import read_table, read_unsealed
 from retrieval_core.config import IngestConfig
@@ -46,7 +46,7 @@ def ingest(store: Store, shop: Path) -> IngestOutcome:
 
 
 def item_ids(store: Store, catalog: Catalog) -> list[str]:
-    return read_table(store, catalog.part("items.parquet"))["item_id"].to_list()
+    return read_items(store, catalog)["item_id"].to_list()
 
 
 def test_the_same_items_are_sealed_once_and_read_once(store: Store, shop: Path) -> None:

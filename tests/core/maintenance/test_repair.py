@@ -54,8 +54,8 @@ def test_no_file_of_a_damaged_shard_is_left_behind(runs: SealedRuns) -> None:
 def test_a_lost_catalogue_does_not_stop_the_next_run(runs: SealedRuns) -> None:
     store, first = runs.store, production(runs.store)
     second = runs.seal(ITEMS[4:])
-    items = Catalog.open(store, second.catalog).part("items.parquet").key
-    for key in (items, SEEN_ITEMS):
+    (items,) = Catalog.open(store, second.catalog).item_parts
+    for key in (items.key, SEEN_ITEMS):
         truncate(store, key)
 
     found = repair(store)

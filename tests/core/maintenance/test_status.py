@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from retrieval_core.artifacts import releases
-from retrieval_core.artifacts.anchors import FIRST, Anchor
+from retrieval_core.artifacts.anchors import FIRST, LOST, Anchor
 from retrieval_core.artifacts.manifests import MANIFEST
 from retrieval_core.maintenance.status import last_run, status
 from retrieval_core.store.base import Store
@@ -18,13 +18,13 @@ def test_an_empty_store_has_no_production_no_releases_and_no_run(local_store: St
     assert empty.anchor is None
 
 
-def test_the_anchor_is_described_and_left_out_where_it_cannot_be_read(runs: SealedRuns) -> None:
+def test_the_anchor_is_described_and_is_production_itself_where_its_report_is_lost(runs: SealedRuns) -> None:
     store = runs.store
     first = releases.get_release(store, status(store).production or "")
     second = runs.seal(ITEMS[4:], anchor=first.fingerprint)
     assert status(store).anchor == Anchor(release=first.fingerprint, since=first.created, why=FIRST)
     store.delete(f"{second.report.key}/{MANIFEST}")
-    assert status(store).anchor is None
+    assert status(store).anchor == Anchor(release=second.fingerprint, since=second.created, why=LOST)
 
 
 def test_production_and_all_releases_are_listed(runs: SealedRuns) -> None:

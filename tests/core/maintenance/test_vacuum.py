@@ -16,7 +16,7 @@ from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
 from retrieval_core.artifacts import backbone_names, releases
-from retrieval_core.artifacts.manifests import Backbone, IndexSet, Release
+from retrieval_core.artifacts.manifests import Backbone, Head, IndexSet, Release
 from retrieval_core.errors import NotFound, ShardCorrupt
 from retrieval_core.evaluate.measure.indexed_rows import open_indexed
 from retrieval_core.index.plan import template_key
@@ -263,6 +263,19 @@ def test_nothing_is_removed_if_production_needs_a_lost_manifest(
     store.delete(f"{getattr(sealed[2], kind).key}/manifest.json")
     with pytest.raises(NotFound, match="vitrine repair"):
         plan_vacuum(store, ONLY_PRODUCTION, later())
+
+
+def test_a_vacuum_works_where_the_catalogue_that_models_were_trained_on_is_lost(
+    three_runs: tuple[Store, list[Release]],
+) -> None:
+    """A repair removes a damaged one that no release in use has; nothing is lost with it."""
+    store, sealed = three_runs
+    trained_on = Head.open(store, sealed[2].heads[0]).parents["catalog"]
+    assert trained_on != sealed[2].catalog.name
+    store.delete(f"catalogs/{trained_on}/manifest.json")
+
+    assert vacuum_later(store).removed
+    assert verify(store).ok
 
 
 @pytest.mark.parametrize("kind", KINDS)

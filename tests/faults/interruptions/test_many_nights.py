@@ -169,7 +169,7 @@ class Shop:
         self.tried["flipped"] += 1
         try:
             found = verify_all(self.store)
-            # A shard that no manifest lists, as its run was killed, is checked when a run looks for it.
+            # Files that no manifest lists, as their run was killed or a repair removed it, are checked before use.
             assert entry.key in {check.name for check in found.checks if not check.ok} or self._is_leftover(entry.key)
             if self.random.random() < 0.5:
                 self._run_over_damage()
@@ -187,7 +187,7 @@ class Shop:
     def _is_leftover(self, key: str) -> bool:
         inventory = Inventory(self.store)
         listed = (part.key for artifact in map(inventory.open, inventory.artifact_keys()) for part in artifact.parts)
-        return key.startswith("indexes/shards/") and key not in listed
+        return bool(re.fullmatch(r".*/[0-9a-f]{32}/(?!manifest\.json)[^/]+", key)) and key not in listed
 
     def _run_over_damage(self) -> None:
         """A run meets the damage: it succeeds, or says what to do."""
