@@ -24,7 +24,7 @@ Action = Literal["repaired", "removed", "moved", "refused"]
 BY_RUN = "the next `vitrine run` rebuilds it"
 _REFIT = "restore it from a backup; or run with another seed or other weights, which fits another one"
 _HINTS: dict[str, str] = {
-    "Report": "searches do not read it, and the next run searches the release again to compare with it; or restore a backup",
+    "Report": "searches do not read it, and the next run compares with what the release finds again",
     "Catalog": "give --source; else `vitrine rollback`, then run again",
     "IndexSet": "let a run rebuild the vectors and repair again, or `vitrine rollback`",
 }
