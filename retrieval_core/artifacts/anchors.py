@@ -7,15 +7,12 @@ anchor before it, else the first. It is not stored: the report of a release name
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Iterator
 
 from retrieval_core.artifacts.manifests import Release, Report, Value
 from retrieval_core.artifacts.releases import PRODUCTION, Promotion, get_release, read_alias
 from retrieval_core.errors import NotFound, ShardCorrupt
 from retrieval_core.store.base import Store
-
-log = logging.getLogger(__name__)
 
 FIRST = "The first release that was published."
 BETTER = "Better than the anchor before it, by more than the tolerated drift."
@@ -40,8 +37,7 @@ def find_report(store: Store, release: Release) -> Report | None:
     """Return the report of a release, None where it is missing or damaged. Raises `TooNew`."""
     try:
         return Report.open(store, release.report)
-    except (NotFound, ShardCorrupt) as error:
-        log.warning("the report of release %s is lost: %s", release.fingerprint, error)
+    except (NotFound, ShardCorrupt):
         return None
 
 

@@ -85,7 +85,10 @@ def evaluate_run(settings: Settings, outputs: RunOutputs, config: NightlyConfig)
 def _whole_report(store: Store, release: Release) -> Report | None:
     """Return the report of a release, None where its manifest or its queries are lost."""
     report = find_report(store, release)
-    return report if report and is_stored(store, report.part(QUERIES_FILE)) else None
+    if report and is_stored(store, report.part(QUERIES_FILE)):
+        return report
+    log.warning("the report of production %s is lost; production is searched again", release.fingerprint)
+    return None
 
 
 def evaluate_release(

@@ -283,7 +283,7 @@ def _all_clear(changes: Changes, is_first: bool, n_gallery: int) -> str:
     if not tested:
         return "Nothing could be compared: challenger and production share no queries with a known answer."
     n_categories = len({row.category for row in changes.by_category})
-    within = f", nor in any of {n_categories} categories" if n_categories else ""
+    within = f", nor within the categories compared ({n_categories})" if n_categories else ""
     among = f" among the {n_gallery:,} items that both hold" if n_gallery else ""
     return (
         f"No loss beyond chance on {_queries(_most_queries(tested))} shared with production{among}{within}. With 95% "

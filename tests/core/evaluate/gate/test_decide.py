@@ -258,7 +258,7 @@ def test_a_reason_counts_the_categories_that_were_compared():
     before = flawless(300)
     compared = ask(in_categories(before, 29, 30, 200), before)
     assert {row.category for row in compared.categories} == {"b", "c"}
-    assert "shared with production, nor in any of 2 categories. " in compared.reason
+    assert "shared with production, nor within the categories compared (2). " in compared.reason
 
 
 def test_many_categories_that_fall_still_make_one_sentence():
