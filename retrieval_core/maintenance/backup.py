@@ -13,6 +13,7 @@ import logging
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
+from itertools import filterfalse
 
 import polars as pl
 
@@ -22,7 +23,7 @@ from retrieval_core.artifacts.manifests import MANIFEST, Artifact, Backbone, Par
 from retrieval_core.artifacts.parts import name_of_content, read_unsealed
 from retrieval_core.errors import BadConfig, NotFound, ShardCorrupt, StoreNotWritable
 from retrieval_core.index.plan import TEMPLATE_FILE, TEMPLATES
-from retrieval_core.maintenance.inventory import ALL_KINDS, Inventory, release_refs
+from retrieval_core.maintenance.inventory import ALL_KINDS, Inventory, release_refs, searched_refs
 from retrieval_core.store import leases
 from retrieval_core.store.base import PROBES, Store
 from retrieval_core.store.format import MARKER, check_readable, read_format
@@ -208,11 +209,19 @@ class _StoreCopy:
         return stated in (None, sha256)
 
     def _copy_manifest(self, key: str) -> None:
-        """Copy a manifest if all that it names is whole in the target."""
+        """Copy a manifest if all that it names is whole in the target.
+
+        A release is also copied where the source lost an artifact that no search opens: nothing would bring it back.
+        """
         artifact, data = _parse(self.source, key)
         lacking = [part.key for part in artifact.parts if self.whole.get(part.key) != part.sha256]
         if isinstance(artifact, Release):
-            lacking += [ref.key for ref in release_refs(artifact) if not self._is_whole(ref)]
+            for ref in filterfalse(self._is_whole, release_refs(artifact)):
+                manifest = f"{ref.key}/{MANIFEST}"
+                if manifest in self.sizes or ref in searched_refs(artifact):
+                    lacking.append(ref.key)
+                else:
+                    self.damaged[manifest] = f"{key} names it, and it is missing"
         if lacking:
             self.damaged[key] = f"{lacking[0]}, which it names, is missing, damaged or another one"
             return

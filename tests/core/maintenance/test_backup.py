@@ -19,6 +19,7 @@ from retrieval_core.artifacts.manifests import MANIFEST
 from retrieval_core.errors import BadConfig, NotFound, ShardCorrupt, StoreBusy, StoreNotWritable, TooNew
 from retrieval_core.maintenance import backup
 from retrieval_core.maintenance.backup import Copied, back_up, restore
+from retrieval_core.maintenance.damage import damage_to_search
 from retrieval_core.maintenance.inventory import open_artifact, release_refs
 from retrieval_core.maintenance.migrate import migrate
 from retrieval_core.maintenance.vacuum import DAY_S, Policy, vacuum
@@ -254,6 +255,18 @@ def test_damage_that_no_alias_needs_is_named_left_out_and_does_not_end_the_backu
     assert set(copied.damaged) == left_out
     assert not left_out & set(target.list(""))
     assert opened(target) == current.fingerprint
+
+
+def test_production_is_backed_up_without_the_report_that_was_lost(local_store: Store, target: Store) -> None:
+    release = SealedRuns(local_store).seal(ITEMS)
+    lost = f"{release.report.key}/{MANIFEST}"
+    local_store.delete(lost)
+
+    copied = back_up(local_store, target)
+
+    assert set(copied.damaged) == {lost}
+    assert releases.read_release(target, releases.PRODUCTION) == release
+    assert damage_to_search(target, release) == ""
 
 
 def test_a_damaged_object_of_the_backup_is_replaced_where_everything_is_compared(
