@@ -8,10 +8,13 @@
 
 The names in `__all__` are for scripts; modules below this package may change between minor versions. Each name is
 imported when it is first used, so importing this package takes no time.
+
+Importing it also tells other libraries not to report to their makers, unless the environment says otherwise.
 """
 
 from __future__ import annotations
 
+import os
 from importlib import import_module
 from typing import TYPE_CHECKING
 
@@ -75,6 +78,17 @@ __all__ = [
     "open_release",
     "open_store",
 ]
+
+# Each library reads its variable when it is imported, so this package has to be imported first.
+TELEMETRY_OFF = {
+    "DO_NOT_TRACK": "1",
+    "GRADIO_ANALYTICS_ENABLED": "False",
+    "HF_HUB_DISABLE_TELEMETRY": "1",
+    "ORT_DISABLE_TELEMETRY": "1",
+    "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
+}
+for _name, _value in TELEMETRY_OFF.items():
+    os.environ.setdefault(_name, _value)
 
 _MODULES = {
     "Hit": "artifacts.manifests",

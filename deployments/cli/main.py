@@ -17,15 +17,11 @@ from retrieval_core.errors import BadConfig, VitrineError
 
 GROUPS = (run, compare, train, search, report, maintenance, backup)  # in the order of `vitrine --help`
 PACKAGES = ("deployments", "flows", "tasks", "retrieval_core")
-# No telemetry leaves the machine. Prefect's server gets the time that it needs on a fresh machine or after a restart.
+# Prefect's server gets the time that it needs on a fresh machine or after a restart.
 ENVIRONMENT = {
-    "DO_NOT_TRACK": "1",
-    "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
     "PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS": "120",
     "PREFECT_CLIENT_MAX_RETRIES": "7",
     "PREFECT_CLIENT_RETRY_EXTRA_CODES": "500",
-    "GRADIO_ANALYTICS_ENABLED": "False",
-    "HF_HUB_DISABLE_TELEMETRY": "1",
     "HF_HUB_DISABLE_PROGRESS_BARS": "1",
 }
 
