@@ -1,3 +1,3 @@
 """Order: which stage runs after which."""
 
-import retrieval_core  # noqa: F401 (turns off the telemetry of libraries that later modules import)
+import retrieval_core.errors  # noqa: F401 (importing any part of it first turns the telemetry of other libraries off)

@@ -6,7 +6,9 @@ says *where* things are and *how fast* they are made is in `settings` and never 
 
 from __future__ import annotations
 
+import difflib
 import tomllib
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, Literal, Self
 
@@ -283,22 +285,67 @@ class NightlyConfig(StageConfig):
 
         Raises `BadConfig` for an unreadable file, an unknown key or a value out of bounds.
         """
-        tables = {k: v for k, v in read_toml(path).items() if k in cls.model_fields} if path else {}
+        document = read_toml(path) if path else {}
+        check_tables(document, path)
+        tables = {name: table for name, table in document.items() if name in cls.model_fields}
         for override in overrides:
             stage, key, value = parse_override(override)
             tables.setdefault(stage, {})[key] = value
         try:
             return cls.model_validate(tables)
         except ValidationError as error:
-            raise BadConfig(first_line(error)) from error
+            raise BadConfig(first_line(error, model=cls)) from error
+
+
+# The tables and keys of a `vitrine.toml` beside the stages; `settings` and `train` check what is in them.
+OTHER_TABLES = ("settings", "train")
+TOP_KEYS = ("source",)
+
+
+def check_tables(document: Mapping[str, Any], path: Path | None) -> None:
+    """Raise `BadConfig` where the top of a `vitrine.toml` has a name that it cannot have, or a value for a table."""
+    tables = (*NightlyConfig.model_fields, *OTHER_TABLES)
+    for name, value in document.items():
+        if name in TOP_KEYS:
+            if not isinstance(value, str):
+                raise BadConfig(f"{path}: {name} is {value!r}; expected text")
+        elif name not in tables:
+            homes = [f"[{stage}]" for stage, field in stage_models().items() if name in field.model_fields]
+            hint = f"; it belongs in {' or '.join(homes)}" if homes else nearest(name, (*tables, *TOP_KEYS))
+            raise BadConfig(f"{path}: unknown {'table' if isinstance(value, dict) else 'key'} {name}{hint}")
+        elif not isinstance(value, dict):
+            raise BadConfig(f"{path}: {name} is {value!r}; expected a table [{name}] with keys")
+
+
+def stage_models() -> dict[str, type[BaseModel]]:
+    """Return the model of each stage's config."""
+    return {name: type(field.default) for name, field in NightlyConfig.model_fields.items()}
+
+
+def nearest(name: str, names: Iterable[str]) -> str:
+    """Return a hint for an unknown name: the nearest of `names`, or all of them where none is near."""
+    by_folded = {each.casefold(): each for each in names}
+    near = difflib.get_close_matches(name.casefold(), by_folded, 1, 0.6)
+    return f"; did you mean {by_folded[near[0]]}?" if near else f"; expected one of {', '.join(by_folded.values())}"
 
 
 def read_toml(path: Path) -> dict[str, Any]:
     """Read the tables of a `vitrine.toml`. Raises `BadConfig` where it is missing or not TOML."""
     try:
-        return tomllib.loads(path.read_text(encoding="utf-8"))
+        return tomllib.loads(path.read_text(encoding="utf-8-sig"))
     except (OSError, tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise BadConfig(f"cannot read config {path}: {error}") from error
+
+
+def toml_table(path: Path | None, *names: str) -> dict[str, Any]:
+    """Return a copy of the table `[NAME.NAME…]` of a TOML file, empty where there is none. Raises `BadConfig`."""
+    table: Any = read_toml(path) if path else {}
+    for depth, name in enumerate(names):
+        table = table.get(name, {})
+        if not isinstance(table, dict):
+            where = ".".join(names[: depth + 1])
+            raise BadConfig(f"{path}: {where} is {table!r}; expected a table [{where}] with keys")
+    return dict(table)
 
 
 def parse_override(text: str) -> tuple[str, str, Any]:
@@ -313,11 +360,22 @@ def parse_override(text: str) -> tuple[str, str, Any]:
         return stage, key, value.strip()
 
 
-def first_line(error: ValidationError, inside: str = "") -> str:
-    """Return the first error of a config as one line; `inside` is the path of the config within a larger one."""
+def first_line(error: ValidationError, inside: str = "", model: type[BaseModel] | None = None) -> str:
+    """Return the first error of a config as one line; `inside` is the path of the config within a larger one.
+
+    The nearest key to an unknown one is named where `model`, the config's model, is given.
+    """
     first = error.errors()[0]
     where = ".".join([inside] * bool(inside) + [str(part) for part in first["loc"]])
     more = f" (and {error.error_count() - 1} more)" if error.error_count() > 1 else ""
     if first["type"] == "extra_forbidden":
-        return f"unknown config key {where}{more}; `vitrine run --help` lists the stages"
+        *path, name = first["loc"]
+        keys = _model_at(model, path).model_fields if model else ()
+        return f"unknown config key {where}{more}{nearest(str(name), keys) if keys else ''}"
     return f"config {where}: {first['msg']}, got {first['input']!r}{more}"
+
+
+def _model_at(model: type[BaseModel], path: Iterable[int | str]) -> type[BaseModel]:
+    for name in path:
+        model = type(model.model_fields[str(name)].default)
+    return model

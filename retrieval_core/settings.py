@@ -12,7 +12,7 @@ from typing import Literal, Self
 from pydantic import Field, ValidationError
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
-from retrieval_core.config import read_toml
+from retrieval_core.config import first_line, toml_table
 from retrieval_core.errors import BadConfig
 from retrieval_core.store.base import Store
 from retrieval_core.store.format import check_readable
@@ -49,11 +49,11 @@ class Settings(BaseSettings):
         """Return settings from the `[settings]` table, the environment and explicit arguments. Raises `BadConfig`."""
         given = {name: value for name, value in arguments.items() if value is not None}
         try:
-            file = dict(read_toml(toml).get("settings", {})) if toml else {}
+            file = toml_table(toml, "settings")
             environment = cls().model_dump(exclude_unset=True)
             return cls.model_validate(file | environment | given)
         except ValidationError as error:
-            raise BadConfig(f"settings: {error.errors()[0]['loc']}: {error.errors()[0]['msg']}") from error
+            raise BadConfig(first_line(error, "settings", cls)) from error
 
     @property
     def n_threads(self) -> int:

@@ -53,10 +53,29 @@ def source_options(key: str = "STAGE.KEY") -> argparse.ArgumentParser:
     return options
 
 
+def check_config(path: Path) -> None:
+    """Check every table and key of a `vitrine.toml`, or of a comparison, which has variants. Raises `BadConfig`."""
+    from retrieval_core.config import NightlyConfig, read_toml, toml_table
+    from retrieval_core.settings import Settings
+    from retrieval_core.train.config import load_training
+
+    if "variants" in read_toml(path):
+        from retrieval_core.evaluate.compare.compose import load_comparison
+
+        load_comparison(path, [])
+    else:
+        NightlyConfig.load(path, [])
+        for objective in toml_table(path, "train"):
+            load_training(objective, path, [])
+    Settings.load(path)
+
+
 def open_settings(arguments: argparse.Namespace) -> Settings:
     """Read the settings from the environment, a TOML file and the command line. Raises `BadConfig`."""
     from retrieval_core.settings import Settings
 
+    if arguments.config:
+        check_config(arguments.config)
     settings = Settings.load(arguments.config, store=arguments.store)
     if settings.s3_endpoint_url:
         # Pictures are read by their URI alone, without the store's settings.

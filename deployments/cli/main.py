@@ -11,11 +11,11 @@ import os
 import sys
 from collections.abc import Sequence
 
-from deployments.cli import backup, compare, maintenance, report, run, search, train
+from deployments.cli import backup, compare, config, maintenance, report, run, search, train
 from deployments.cli.terminal import print_error
 from retrieval_core.errors import BadConfig, VitrineError
 
-GROUPS = (run, compare, train, search, report, maintenance, backup)  # in the order of `vitrine --help`
+GROUPS = (run, compare, train, search, report, maintenance, backup, config)  # in the order of `vitrine --help`
 PACKAGES = ("deployments", "flows", "tasks", "retrieval_core")
 # Prefect's server gets the time that it needs on a fresh machine or after a restart.
 ENVIRONMENT = {

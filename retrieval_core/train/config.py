@@ -7,7 +7,7 @@ from typing import Literal, Self, get_args
 
 from pydantic import Field, ValidationError, model_validator
 
-from retrieval_core.config import Framing, StageConfig, View, first_line, parse_override, read_toml
+from retrieval_core.config import Framing, StageConfig, View, first_line, nearest, parse_override, toml_table
 from retrieval_core.errors import BadConfig
 
 Alike = Literal["auto", "product", "category", "labels"]
@@ -161,18 +161,14 @@ def load_training(objective: str, path: Path | None, overrides: list[str]) -> An
     """
     kind = CONFIG_BY_OBJECTIVE.get(objective)
     if kind is None:
-        raise BadConfig(f"unknown objective {objective!r}; expected one of {', '.join(CONFIG_BY_OBJECTIVE)}")
-    table = dict(read_toml(path).get("train", {}).get(objective, {})) if path else {}
+        raise BadConfig(f"unknown objective {objective!r}{nearest(objective, CONFIG_BY_OBJECTIVE)}")
+    table = toml_table(path, "train", objective)
     for override in overrides:
         if "=" not in override:
             raise BadConfig(f"--set expects key=value, got {override!r}; for example --set max_epochs=10")
         _, key, value = parse_override(f"train.{override}")
         table[key] = value
-    unknown = table.keys() - kind.model_fields.keys()
-    if unknown:
-        keys = ", ".join(kind.model_fields)
-        raise BadConfig(f"train {objective} has no key {', '.join(sorted(unknown))}; it has {keys}")
     try:
         return kind.model_validate(table)
     except ValidationError as error:
-        raise BadConfig(first_line(error, f"train {objective}")) from error
+        raise BadConfig(first_line(error, f"train.{objective}", kind)) from error

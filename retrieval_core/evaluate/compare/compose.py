@@ -12,7 +12,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from retrieval_core.config import first_line, parse_override, read_toml
+from retrieval_core.config import first_line, nearest, parse_override, read_toml
 from retrieval_core.embed.registry import get_card
 from retrieval_core.errors import BadConfig
 from retrieval_core.evaluate.compare.config import CLASSIFIER_KEYS, ComparisonConfig, VariantConfig, model_of
@@ -34,7 +34,7 @@ def load_comparison(path: Path, overrides: list[str]) -> ComparisonConfig:
     try:
         return ComparisonConfig.model_validate(tables)
     except ValidationError as error:
-        raise BadConfig(first_line(error)) from error
+        raise BadConfig(first_line(error, model=ComparisonConfig)) from error
 
 
 def compose(document: Table, overrides: list[str]) -> Table:
@@ -94,7 +94,7 @@ def _override(tables: Table, text: str) -> None:
 def _refuse_unknown_keys(prefix: str, table: Table, known: set[str]) -> None:
     unknown = sorted(table.keys() - known)
     if unknown:
-        raise BadConfig(f"unknown config key {prefix}{unknown[0]}; known are {', '.join(sorted(known))}")
+        raise BadConfig(f"unknown config key {prefix}{unknown[0]}{nearest(unknown[0], sorted(known))}")
 
 
 def _trainings(models: dict[str, Table], shared: Table) -> dict[str, AnyTraining]:
@@ -121,7 +121,7 @@ def _training(name: str, table: Table) -> AnyTraining:
     try:
         return kind.model_validate(table)
     except ValidationError as error:
-        raise BadConfig(first_line(error, f"models.{name}")) from error
+        raise BadConfig(first_line(error, f"models.{name}", kind)) from error
 
 
 def _with_like(variant: Table, variants: list[Table]) -> Table:
@@ -146,7 +146,7 @@ def _variant(table: Table, defaults: Table, trainings: dict[str, AnyTraining]) -
     try:
         return VariantConfig.model_validate(filled)
     except ValidationError as error:
-        raise BadConfig(first_line(error, f"variants.{table.get('name', '')}")) from error
+        raise BadConfig(first_line(error, f"variants.{table.get('name', '')}", VariantConfig)) from error
 
 
 def _applicable(shared: Table, table: Table) -> Table:

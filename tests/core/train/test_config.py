@@ -80,7 +80,7 @@ def test_an_override_wins_over_the_table_of_its_objective(tmp_path: Path) -> Non
     ("objective", "override", "says"),
     [
         ("guess", "", r"unknown objective 'guess'; expected one of multilabel, rotation"),
-        ("rotation", "margin=1", "train rotation has no key margin; it has .*backbone"),
+        ("rotation", "margin=1", r"unknown config key train\.rotation\.margin; "),
         ("rotation", "margin", "expects key=value, got 'margin'"),
         ("rotation", "max_epochs=0", "max_epochs"),
         ("triplet", "margin_start=2", r"margin_start 2\.0 is above margin 1\.0"),

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -14,6 +12,7 @@ import pytest
 
 from deployments.cli.main import main
 from retrieval_core.images import thumbnail
+from tests.deployments.cli.observer import observe
 
 QUICK = [
     "--set=embed.backbone=pca_pixels",
@@ -50,7 +49,7 @@ def vitrine(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str])
 @pytest.fixture(scope="session")
 def published(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Twelve pictures of two categories, one of them broken, and a published release of them."""
-    folder = tmp_path_factory.mktemp("shop")
+    folder = tmp_path_factory.mktemp("night") / "shop"
     rng = np.random.default_rng(0)
     for category in ("red", "blue"):
         (folder / "photos" / category).mkdir(parents=True)
@@ -63,7 +62,8 @@ def published(tmp_path_factory: pytest.TempPathFactory) -> Path:
         sys.executable, "-m", "deployments.cli.main", "run", "--source=folder:photos", "--store=store", "--json",
         "--set=ingest.max_reject_fraction=0.1", *QUICK,
     ]  # fmt: skip
-    done = subprocess.run(command, cwd=folder, capture_output=True, text=True, env=os.environ)
+    done, hosts, files = observe(command, folder, "store")
     assert done.returncode == 0, done.stderr
+    assert (hosts, files) == (set(), set())  # nothing leaves the machine, and only the store is written
     (folder / "run.json").write_text(done.stdout)
     return folder

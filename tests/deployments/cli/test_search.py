@@ -8,7 +8,10 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
+import pytest
+
 from tests.deployments.cli.conftest import Done
+from tests.deployments.cli.observer import observe
 
 
 def test_search_finds_the_query_itself(published: Path, vitrine: Callable[..., Done]) -> None:
@@ -43,3 +46,17 @@ def test_the_python_of_the_readme_runs(published: Path, tmp_path: Path) -> None:
     done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert done.stdout.splitlines()[0] == "1.000 blue/3.jpg"
+
+
+@pytest.mark.parametrize(
+    "program",
+    [
+        ["-m", "deployments.cli.main", "search", "--store=store", "--image=photos/red/0.jpg", "-k=1"],
+        ["-c", "from retrieval_core import open_release; open_release('store').search('photos/red/0.jpg', k=1)"],
+    ],
+    ids=["command", "python"],
+)
+def test_a_search_reaches_no_other_host_and_writes_nothing(published: Path, program: list[str]) -> None:
+    done, hosts, files = observe([sys.executable, *program], published)
+    assert done.returncode == 0, done.stderr
+    assert (hosts, files) == (set(), set())
