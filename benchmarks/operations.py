@@ -37,7 +37,6 @@ ENVIRONMENT = {
     "PREFECT_API_URL": "",  # so that the server is embedded
     "PREFECT_LOGGING_LEVEL": "WARNING",
     "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
-    "PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS": "120",
     "DO_NOT_TRACK": "1",
 }
 SIZES = {"update": 2_000, "unchanged": 100_000, "diff": 1_000_000, "overhead": 1_550, "updates": 80_000}

@@ -19,7 +19,8 @@
     │   └── StoreNotWritable      the store refuses writes
     └── Transient                 a retry may help; tasks retry only these
         ├── StoreUnavailable      the store does not answer
-        └── WeightsUnavailable    the weights hub does not answer
+        ├── WeightsUnavailable    the weights hub does not answer
+        └── ServerUnavailable     Prefect's server does not answer or does not start
 
 A message says what was seen, what was expected, and what to do.
 """
@@ -109,3 +110,7 @@ class StoreUnavailable(Transient):
 
 class WeightsUnavailable(Transient):
     """The weights hub does not answer."""
+
+
+class ServerUnavailable(Transient):
+    """Prefect's server does not answer or does not start."""

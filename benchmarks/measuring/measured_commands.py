@@ -62,7 +62,7 @@ def _with_span(function: Callable[..., Any], spans: list[Span]) -> Callable[...,
 
 
 def _update(source: str, store: str, names_and_pictures: str, *overrides: str) -> dict[str, Any]:
-    from deployments.cli.prefect_server import start_guarded_server
+    from deployments.cli.prefect_server import start_prefect
     from flows.catalog_update import catalog_update
     from retrieval_core.config import NightlyConfig
     from retrieval_core.search.release import open_release
@@ -70,7 +70,7 @@ def _update(source: str, store: str, names_and_pictures: str, *overrides: str) -
 
     names, pictures = json.loads(names_and_pictures)
     settings = Settings.load(store=store)
-    start_guarded_server()
+    start_prefect(settings)
     began = time.time()
     summary = catalog_update(source, settings, NightlyConfig.load(None, list(overrides)), **names)
     release = open_release(settings.open_store())

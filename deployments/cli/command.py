@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import sys
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
 
     from retrieval_core.settings import Settings
 
+CONFIG_FILE = Path("vitrine.toml")  # in the working folder
 Command = Callable[[argparse.Namespace], int]  # runs and returns the exit code
 Commands: TypeAlias = "argparse._SubParsersAction[argparse.ArgumentParser]"
 
@@ -26,10 +28,11 @@ def add_command(
 ) -> argparse.ArgumentParser:
     """Add a command with groups of `options`; `text` is its help.
 
-    `extra` among its arguments names the optional dependencies that it needs, `run` unless the command sets another.
+    `extra` among its arguments names the optional dependencies that it needs, `run` unless the command sets another;
+    `handles_signals` says whether it ends by itself on Ctrl-C.
     """
     parser = commands.add_parser(name, help=text, description=text, parents=options)
-    parser.set_defaults(command=command, extra="run")
+    parser.set_defaults(command=command, extra="run", handles_signals=False)
     return parser
 
 
@@ -41,8 +44,8 @@ JSON = _options()
 JSON.add_argument("--json", action="store_true", help="print one JSON document on stdout")
 
 STORE = _options()
-STORE.add_argument("--store", help="folder or s3://bucket/prefix; default: VITRINE_STORE or vitrine.toml")
-STORE.add_argument("--config", type=Path, metavar="FILE", help="a vitrine.toml")
+STORE.add_argument("--store", help="folder or s3://bucket/prefix; default: VITRINE_STORE or the config")
+STORE.add_argument("--config", type=Path, metavar="FILE", help="default: vitrine.toml in the working folder, if any")
 
 
 def source_options(key: str = "STAGE.KEY") -> argparse.ArgumentParser:
@@ -68,6 +71,12 @@ def check_config(path: Path) -> None:
         for objective in toml_table(path, "train"):
             load_training(objective, path, [])
     Settings.load(path)
+
+
+def find_config(arguments: argparse.Namespace) -> None:
+    """Set a `--config` that was not given to `CONFIG_FILE`, if there is one."""
+    if getattr(arguments, "config", ...) is None and CONFIG_FILE.is_file():
+        arguments.config = CONFIG_FILE
 
 
 def open_settings(arguments: argparse.Namespace) -> Settings:
@@ -97,6 +106,7 @@ def print_answer(arguments: argparse.Namespace, document: BaseModel | dict[str, 
     """Print the document as JSON with `--json`, otherwise the lines with control characters escaped."""
     if arguments.json:
         plain = document if isinstance(document, dict) else document.model_dump(mode="json")
-        print(json.dumps(plain, ensure_ascii=False))
+        is_unicode = (sys.stdout.encoding or "").lower().startswith("utf")
+        print(json.dumps(plain, ensure_ascii=not is_unicode))
     else:
         print(visible_lines(lines))

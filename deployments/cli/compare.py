@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 
 from deployments.cli.command import (
+    CONFIG_FILE,
     JSON,
     STORE,
     Commands,
@@ -30,14 +31,14 @@ def _compare(arguments: argparse.Namespace) -> int:
     from retrieval_core.evaluate.compare.compose import load_comparison
     from tasks.preflight import check_before_comparison
 
-    if arguments.config is None:
+    if arguments.config is None or arguments.config is CONFIG_FILE:
         raise BadConfig(
             "no comparison named: give --config FILE.toml, for example configs/compare/retrieval_report.toml"
         )
     config = load_comparison(arguments.config, arguments.set)
     source, settings = named_source(arguments), open_settings(arguments)
     with checked_ahead(check_before_comparison, settings, source, config):
-        start_prefect()
+        start_prefect(settings)
         summary = compare(source, settings, config)
     paragraphs = [f"## {summary.title}\n\n{summary.about}\n", *summary.tables, f"Report: {summary.report}"]
     print_answer(arguments, summary, "\n".join(paragraphs).split("\n"))

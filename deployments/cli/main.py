@@ -1,7 +1,7 @@
 """The command line `vitrine`, assembled from the files of this folder, one a group of commands.
 
 With `--json` a command prints one JSON document on stdout and nothing else there; logs go to stderr. Exit codes:
-0 done, 1 failed, 2 wrong usage or config, 3 the gate held the release back.
+0 done, 1 failed, 2 wrong usage or config, 3 the gate held the release back, 130 Ctrl-C, 143 SIGTERM.
 """
 
 from __future__ import annotations
@@ -12,14 +12,15 @@ import sys
 from collections.abc import Sequence
 
 from deployments.cli import backup, compare, config, maintenance, report, run, search, train
-from deployments.cli.terminal import print_error
+from deployments.cli.command import find_config
+from deployments.cli.interruption import end_on_signals
+from deployments.cli.terminal import escape_unprintable, print_error
+from deployments.environment import prepare_environment
 from retrieval_core.errors import BadConfig, VitrineError
 
 GROUPS = (run, compare, train, search, report, maintenance, backup, config)  # in the order of `vitrine --help`
 PACKAGES = ("deployments", "flows", "tasks", "retrieval_core")
-# Prefect's server gets the time that it needs on a fresh machine or after a restart.
 ENVIRONMENT = {
-    "PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS": "120",
     "PREFECT_CLIENT_MAX_RETRIES": "7",
     "PREFECT_CLIENT_RETRY_EXTRA_CODES": "500",
     "HF_HUB_DISABLE_PROGRESS_BARS": "1",
@@ -27,8 +28,13 @@ ENVIRONMENT = {
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run one command and return its exit code."""
+    """Run one command and return its exit code; without arguments, those of the process, which then ends on signals."""
+    escape_unprintable()
     arguments = build_parser().parse_args(argv)
+    if argv is None and not arguments.handles_signals:
+        end_on_signals()
+    find_config(arguments)
+    prepare_environment()
     for name, value in ENVIRONMENT.items():
         os.environ.setdefault(name, value)
     try:
@@ -42,7 +48,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return print_error(BadConfig(f"{need}: pip install 'vitrine[{arguments.extra}]'"))
     except KeyboardInterrupt:
         print("vitrine: interrupted; run the same command again to resume", file=sys.stderr)
-        return 1
+        return 130
     except BrokenPipeError:
         return 1
 

@@ -1,54 +1,56 @@
-"""The Prefect server that a program uses: one that `PREFECT_API_URL` names, or an embedded one."""
+"""The Prefect server of a program: one that `PREFECT_API_URL` names, or a local one that ends with the program."""
 
 from __future__ import annotations
 
 import logging
-import subprocess
-import sys
 
-from retrieval_core.errors import BadConfig, VitrineError
+from retrieval_core.errors import BadConfig, ServerUnavailable, VitrineError
+from retrieval_core.settings import Settings
 
-# Its standard input ends when the process that holds the other end is gone, whatever ended that process.
-_GUARD = """
-import os, signal, sys
-sys.stdin.read()
-try:
-    os.kill(int(sys.argv[1]), signal.SIGTERM)
-except ProcessLookupError:
-    pass
-"""
+ANSWER_S = 5.0
 
 
 def check_server_is_named() -> None:
-    """Raise `BadConfig` if `PREFECT_API_URL` is not set: an embedded server has no deployments."""
+    """Raise `BadConfig` if `PREFECT_API_URL` is not set: a local server has no deployments."""
     from prefect.settings import get_current_settings
 
     if not get_current_settings().api.url:
         raise BadConfig("no Prefect server named: set PREFECT_API_URL, for example http://127.0.0.1:4200/api")
 
 
-def start_prefect() -> None:
-    """Start the embedded server if `PREFECT_API_URL` names none, and log errors raised on purpose in one line."""
-    start_guarded_server()
+def start_prefect(settings: Settings) -> None:
+    """Check the server that `PREFECT_API_URL` names, or start a local one. Raises `ServerUnavailable`.
+
+    Errors that are raised on purpose are logged without a traceback.
+    """
+    from prefect.settings import get_current_settings
+
+    if url := get_current_settings().api.url:
+        _check_answer(url)
+    else:
+        from deployments.cli.local_server import LocalServer
+
+        LocalServer.start_in(settings.cache_dir)
     logging.getLogger("prefect.flow_runs").addFilter(_without_traceback)
 
 
-def start_guarded_server() -> None:
-    """Start the embedded server if `PREFECT_API_URL` names none, and a guard that ends it with this process.
+def _check_answer(url: str) -> None:
+    import httpx
 
-    Prefect stops its server at a normal exit only; after a SIGKILL it would run on and keep the database locked.
-    """
-    from prefect.server.api.server import SubprocessASGIServer
-    from prefect.settings import get_current_settings
-
-    if get_current_settings().api.url:
-        return
-    server = SubprocessASGIServer()  # a singleton: the flow uses the one that runs
-    server.start()
-    if server.server_process is not None:
-        command = [sys.executable, "-c", _GUARD, str(server.server_process.pid)]
-        # A session of its own, so that Ctrl-C reaches the run and not the guard.
-        subprocess.Popen(command, stdin=subprocess.PIPE, start_new_session=True)
+    try:
+        answer = httpx.get(f"{url}/health", timeout=ANSWER_S)
+        problem = (
+            ""
+            if answer.is_success and "html" not in answer.headers.get("content-type", "")
+            else f"HTTP {answer.status_code}"
+        )
+    except (httpx.HTTPError, httpx.InvalidURL) as error:
+        problem = str(error)
+    if problem:
+        raise ServerUnavailable(
+            f"no Prefect server answers at PREFECT_API_URL={url}: {problem}; start it, correct its address, which ends "
+            "in /api, or unset PREFECT_API_URL to run without one"
+        )
 
 
 def _without_traceback(record: logging.LogRecord) -> bool:

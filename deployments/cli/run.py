@@ -86,7 +86,7 @@ def _run_nightly(arguments: argparse.Namespace, source: str, settings: Settings,
 
     config = NightlyConfig.load(getattr(arguments, "config", None), overrides)
     with checked_ahead(check_before_run, settings, source, config):
-        start_prefect()
+        start_prefect(settings)
         summary = nightly(source, settings, config)
     print_answer(arguments, summary, _run_lines(summary))
     return 0 if summary.gate == "published" else EXIT_HELD
@@ -133,7 +133,7 @@ def _backfill(arguments: argparse.Namespace) -> int:
     ItemSelection(**choice).period()
     through = arguments.through
     with checked_ahead(check_before_run, settings, source, config, is_evaluated=through == "release"):
-        start_prefect()
+        start_prefect(settings)
         summary = backfill(
             source, settings, config, **choice, through=through, pictures_per_second=arguments.pictures_per_second
         )

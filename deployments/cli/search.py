@@ -34,7 +34,7 @@ def add_commands(commands: Commands) -> None:
     search.add_argument("--release", default="production", help="the name of a release; default: production")
     search.set_defaults(extra="train")
     app = add_command(commands, "app", _app, "serve a search page for the browser, and a JSON API", STORE)
-    app.set_defaults(extra="serve")
+    app.set_defaults(extra="serve", handles_signals=True)
     app.add_argument("--host", default="127.0.0.1", help="the address to listen on; there is no login")
     app.add_argument("--port", type=int, default=7860, help="the port to listen on")
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import re
 import sys
 from collections.abc import Iterable
@@ -31,3 +32,10 @@ def print_error(error: VitrineError) -> int:
     """Print an error as one line on stderr and return its exit code."""
     print(f"vitrine: {visible(one_line(error))}", file=sys.stderr)
     return error.exit_code
+
+
+def escape_unprintable() -> None:
+    """Escape from now on what the encoding of stdout or stderr lacks, for example `\\u6771` on an ASCII terminal."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper) and stream.errors in ("strict", "surrogateescape"):
+            stream.reconfigure(errors="backslashreplace")

@@ -56,7 +56,7 @@ def _train_backbone(arguments: argparse.Namespace) -> int:
     stages = NightlyConfig.load(arguments.config, stage_keys)
     source, settings = named_source(arguments), open_settings(arguments)
     with checked_ahead(check_before_training, settings, source, config, stages):
-        start_prefect()
+        start_prefect(settings)
         summary = TRAININGS[config.objective](source, settings, arguments.name, config, stages)
     lines = _model_lines("backbone", summary.backbone, summary)
     print_answer(arguments, summary, [*lines, f"use it       --set embed.weights=artifact:{summary.name}"])
@@ -75,7 +75,7 @@ def _train_segmenter(arguments: argparse.Namespace) -> int:
     source, settings = named_source(arguments), open_settings(arguments)
     open_source(source)
     check_conditions(settings.open_store())
-    start_prefect()
+    start_prefect(settings)
     summary = train_segmenter(source, settings, stages)
     print_answer(arguments, summary, _model_lines("segmenter", summary.segmenter, summary))
     return 0
@@ -90,7 +90,7 @@ def _train_head(arguments: argparse.Namespace) -> int:
     stages = NightlyConfig.load(arguments.config, arguments.set)
     source, settings = named_source(arguments), open_settings(arguments)
     with checked_ahead(check_before_run, settings, source, stages, is_evaluated=False):
-        start_prefect()
+        start_prefect(settings)
         summary = train_head(source, settings, stages)
     lines = [line for head in summary.heads for line in ("", *_model_lines("head", head.head, head))]
     print_answer(arguments, summary, lines[1:])

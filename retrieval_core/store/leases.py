@@ -25,6 +25,7 @@ import uuid
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
+from weakref import WeakSet
 
 from retrieval_core.errors import LeaseLost, NotFound, StoreBusy, VitrineError
 from retrieval_core.store.base import Store, check_conditions, guarded
@@ -39,6 +40,8 @@ EXPIRES_S = 600.0  # since the last renewal
 FRESH_S = 1.0
 SETTLE_S = 3.0  # more than FRESH_S and the time of a write
 POLL_S = 2.0
+
+_active: WeakSet[_Lease] = WeakSet()  # of this process
 
 
 @contextmanager
@@ -62,6 +65,12 @@ def exclusive_lease(store: Store, holder: str, wait_s: float = 0.0) -> Iterator[
     check_conditions(store)
     with _take_exclusive(store, holder, wait_s) as lease, lease.guarding():
         yield lambda: bool(lease.others(_WAITING))
+
+
+def end_all() -> None:
+    """End every lease of this process before it is ended from outside; writes that need one raise `LeaseLost`."""
+    for lease in list(_active):
+        lease.end()
 
 
 def _take_shared(store: Store, holder: str) -> _Lease:
@@ -111,9 +120,11 @@ class _Lease:
         self._key = f"{kind}{uuid.uuid4().hex}"
         self._ended, self._lock = threading.Event(), threading.Lock()
         self._renewed_s = _clock_s()
-        store.put(self._key, self._data)
-        self._thread = threading.Thread(target=self._renew_regularly, name="lease", daemon=True)
-        self._thread.start()
+        _active.add(self)
+        with self._lock:
+            self._check_not_ended()
+            store.put(self._key, self._data)
+        threading.Thread(target=self._renew_regularly, name="lease", daemon=True).start()
 
     def __enter__(self) -> _Lease:
         return self
@@ -123,9 +134,9 @@ class _Lease:
 
     def end(self) -> None:
         self._ended.set()
-        self._thread.join()
-        with suppress(VitrineError):  # it expires by itself
+        with self._lock, suppress(VitrineError):  # it expires by itself
             self._store.delete(self._key)
+        _active.discard(self)
 
     @contextmanager
     def ending_on_error(self) -> Iterator[None]:
@@ -158,10 +169,15 @@ class _Lease:
                 raise
 
     def check(self, max_age_s: float = FRESH_S) -> None:
-        """Renew the lease if it is older than that. Raises `LeaseLost` if another process revoked it."""
+        """Renew the lease if it is older than that. Raises `LeaseLost` if it ended or another process revoked it."""
         with self._lock:
+            self._check_not_ended()
             if _clock_s() - self._renewed_s > max_age_s:
                 self._renew()
+
+    def _check_not_ended(self) -> None:
+        if self._ended.is_set():
+            raise LeaseLost(f"{self._holder} is ending, so it changes nothing more")
 
     def others(self, kind: str) -> list[str]:
         """Return the leases of a kind that others hold; revoke those that have expired, and wait for their holders."""

@@ -17,6 +17,8 @@ from typing import NamedTuple
 
 import yaml
 
+from deployments.cli.interruption import end_on_signals
+
 PATIENCE_S = 120.0
 PREFECT_YAML = Path(__file__).parents[2] / "deployments" / "prefect.yaml"
 # Imported before the fork, so that no run has to.
@@ -90,6 +92,12 @@ class Run:
         self._process.join(PATIENCE_S)
         return self._process.exitcode == -signal.SIGKILL
 
+    def interrupt(self, number: signal.Signals) -> int | None:
+        """Send a signal to the run's session; return the exit code, None if the run is still alive."""
+        os.killpg(self.pid, number)
+        self._process.join(PATIENCE_S)
+        return self._process.exitcode
+
     def end(self) -> float:
         """Wait for it to succeed; return the seconds that it took."""
         self._process.join(PATIENCE_S)
@@ -122,6 +130,7 @@ def _run(order: Order) -> None:
     log = os.open(order.log, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
     os.dup2(log, 1)
     os.dup2(log, 2)
+    end_on_signals()
     from prefect import settings as prefect_settings
 
     from flows.catalog_update import catalog_update

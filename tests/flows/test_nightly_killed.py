@@ -59,7 +59,7 @@ def test_completed_shards_are_not_computed_twice(tmp_path: Path) -> None:
                 time.sleep(0.002)
 
         wait_for_parts(1)
-        servers = children(process.pid, "uvicorn")
+        servers = children(process.pid, "prefect.server")
         wait_for_parts(2)
         process.kill()
     before = parts(killed)
