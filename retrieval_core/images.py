@@ -8,10 +8,7 @@ from __future__ import annotations
 
 import io
 import math
-import re
-import struct
 import threading
-import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Literal
@@ -19,59 +16,21 @@ from typing import Literal
 import numpy as np
 import numpy.typing as npt
 import simplejpeg
-from PIL import (
-    BmpImagePlugin,
-    ExifTags,
-    GifImagePlugin,
-    Image,
-    ImageFile,
-    JpegImagePlugin,
-    PngImagePlugin,
-    TiffImagePlugin,
-    WebPImagePlugin,
-)
+from PIL import ExifTags, Image, ImageFile, JpegImagePlugin
 from pydantic import BaseModel, ConfigDict, Field
 
 from retrieval_core.arrays import Bool, Float64, UInt8
 from retrieval_core.errors import ImageRefused
+from retrieval_core.picture_files.formats import open_picture
+from retrieval_core.picture_files.tidy import MAX_ATTEMPTS, tidy
 
 DEFAULT_MAX_PIXELS = 100_000_000
 PIXELS_AT_ONCE = 200_000_000  # decoded by all threads together, at up to 12 bytes each
-MAX_SCANS = 500  # of a JPEG; encoders write about ten, and each is a pass over the whole picture
 MAX_ASPECT = 4  # of the part of a picture that `fit` resizes before its centre crop
 WHITE = (255, 255, 255)
 
 RGB = UInt8
 Interpolation = Literal["bicubic", "bilinear"]
-
-# Pillow warns about metadata (EXIF, TIFF tags) that does not affect the pixels. The filter is set once for the process,
-# because `warnings.catch_warnings` is not thread-safe.
-warnings.filterwarnings("ignore", category=UserWarning, module=r"PIL\.")
-warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)  # `max_pixels` bounds the size instead
-
-_SIGNATURES: tuple[tuple[bytes, type[ImageFile.ImageFile]], ...] = (
-    (b"\xff\xd8\xff", JpegImagePlugin.JpegImageFile),
-    (b"\x89PNG\r\n\x1a\n", PngImagePlugin.PngImageFile),
-    (b"GIF87a", GifImagePlugin.GifImageFile),
-    (b"GIF89a", GifImagePlugin.GifImageFile),
-    (b"BM", BmpImagePlugin.BmpImageFile),
-    (b"II*\x00", TiffImagePlugin.TiffImageFile),
-    (b"MM\x00*", TiffImagePlugin.TiffImageFile),
-    (b"II+\x00", TiffImagePlugin.TiffImageFile),
-    (b"MM\x00+", TiffImagePlugin.TiffImageFile),
-)
-_END_OF_SCAN = re.compile(rb"\xff[^\x00\xd0-\xd7\xff]")
-_REFUSED_SIGNATURES: tuple[tuple[bytes, str], ...] = (
-    (b"%PDF", "a PDF"),
-    (b"<svg", "an SVG"),
-    (b"<?xml", "an XML or SVG document"),
-    (b"<!DOCTYPE", "an HTML or XML document"),
-    (b"<html", "an HTML document"),
-    (b"8BPS", "a Photoshop document"),
-    (b"PK\x03\x04", "a ZIP archive"),
-    (b"\x00\x00\x01\x00", "an icon"),
-    (b"\x1f\x8b", "a gzip archive"),
-)
 
 
 class Preprocess(BaseModel):
@@ -86,27 +45,30 @@ class Preprocess(BaseModel):
 
 
 def decode(data: bytes, *, max_pixels: int = DEFAULT_MAX_PIXELS) -> RGB:
-    """Return the upright (h, w, 3) uint8 RGB of a JPEG, PNG, WebP, GIF (first frame), BMP or TIFF (first page).
+    """Return the upright (h, w, 3) uint8 RGB of a picture in one of the formats of `picture_files.formats`.
 
-    The format follows from the bytes, not from a file name. Transparent pixels are drawn over white, 16-bit grey keeps
-    its high byte, and CMYK, palette, grey and 1-bit pictures become RGB. Threads wait while more than `PIXELS_AT_ONCE`
-    pixels would be decoded at once; a larger picture is decoded alone.
+    The format follows from the bytes, not from a file name. Of an animation or of pages, the first picture is decoded.
+    Transparent pixels are drawn over white, 16-bit grey keeps its high byte, and CMYK, palette, grey and 1-bit pictures
+    become RGB. Threads wait while more than `PIXELS_AT_ONCE` pixels would be decoded at once; a larger picture is
+    decoded alone. Odd bytes that decide no pixel (see `picture_files.tidy`) are ignored.
 
     Raises `ImageRefused` with the reason for anything else: another format, more than `max_pixels` pixels (checked in
-    the header, before decoding), a truncated or corrupt file (for a plain JPEG any warning of its decoder), or float
-    and 32-bit pixels, whose range is unknown.
+    the header, before decoding), a truncated or corrupt file (for a plain JPEG any other warning of its decoder), or
+    float and 32-bit pixels, whose range is unknown.
     """
-    try:
-        image = _open(data, max_pixels)
-        with _PIXEL_BUDGET.reserve(image.width * image.height):
-            pixels = _decode_jpeg(data) if _is_plain_jpeg(image) else np.array(_flatten(image))
-            return _upright(pixels, _orientation(image))
-    except ImageRefused:
-        raise
-    except MemoryError as error:
-        raise ImageRefused("does not fit into memory") from error
-    except Exception as error:  # decoders fail in many ways on damaged bytes
-        raise ImageRefused(_reason(error)) from error
+    for _ in range(MAX_ATTEMPTS):
+        try:
+            return _decode(data, max_pixels)
+        except ImageRefused:
+            raise
+        except MemoryError as error:
+            raise ImageRefused("does not fit into memory") from error
+        except Exception as error:  # decoders fail in many ways on damaged bytes
+            tidied = tidy(data, str(error))
+            if tidied is None:
+                raise ImageRefused(_reason(error)) from error
+            data = tidied
+    raise ImageRefused("cannot be decoded: has too many runs of unused bytes")
 
 
 def fit(image: RGB, preprocess: Preprocess) -> RGB:
@@ -192,78 +154,12 @@ class _PixelBudget:
 _PIXEL_BUDGET = _PixelBudget(PIXELS_AT_ONCE)
 
 
-def _open(data: bytes, max_pixels: int) -> ImageFile.ImageFile:
-    """Open a picture: read its header, but not its pixels."""
-    if data[:4] == b"RIFF" and data[8:12] == b"WEBP":
-        # Check the size first: Pillow's WebP reader allocates the whole picture when it opens it.
-        _check_size(_webp_size(data), max_pixels)
-        return WebPImagePlugin.WebPImageFile(io.BytesIO(data))
-    for signature, reader in _SIGNATURES:
-        if data.startswith(signature):
-            # Call the plugin rather than Image.open, which tries other formats too and has its own bound on pixels.
-            image = reader(io.BytesIO(data))
-            _check_size(image.size, max_pixels)
-            _check_tiles_and_scans(image, data, max_pixels)
-            return image
-    raise ImageRefused(_unknown_format(data))
-
-
-def _unknown_format(data: bytes) -> str:
-    if not data:
-        return "the file is empty"
-    head = data[:512].removeprefix(b"\xef\xbb\xbf").lstrip()
-    for signature, name in _REFUSED_SIGNATURES:
-        if head[: len(signature)].lower() == signature.lower():
-            return f"is {name}, not a JPEG, PNG, WebP, GIF, BMP or TIFF"
-    if data[4:8] == b"ftyp":
-        return "is a HEIF, AVIF or video file, not a JPEG, PNG, WebP, GIF, BMP or TIFF"
-    return f"is not a JPEG, PNG, WebP, GIF, BMP or TIFF (starts with {data[:8].hex()})"
-
-
-def _webp_size(data: bytes) -> tuple[int, int]:
-    """Return (width, height) from the first chunk; https://developers.google.com/speed/webp/docs/riff_container."""
-    chunk = data[12:16]
-    if chunk == b"VP8X":
-        return int.from_bytes(data[24:27], "little") + 1, int.from_bytes(data[27:30], "little") + 1
-    if chunk == b"VP8L":
-        (bits,) = struct.unpack_from("<I", data, 21)
-        return (bits & 0x3FFF) + 1, (bits >> 14 & 0x3FFF) + 1
-    if chunk != b"VP8 ":
-        raise ImageRefused(f"is not a WebP picture (its first chunk is {chunk!r})")
-    width, height = struct.unpack_from("<HH", data, 26)
-    return width & 0x3FFF, height & 0x3FFF
-
-
-def _check_size(size: tuple[int, int], max_pixels: int) -> None:
-    width, height = size
-    if width < 1 or height < 1:
-        raise ImageRefused(f"has no pixels ({width} x {height})")
-    if width * height > max_pixels:
-        raise ImageRefused(f"{width} x {height} is more than the bound of {max_pixels} pixels")
-
-
-def _check_tiles_and_scans(image: ImageFile.ImageFile, data: bytes, max_pixels: int) -> None:
-    # Both cost a decoder memory or time even when the picture has few pixels.
-    if isinstance(image, TiffImagePlugin.TiffImageFile):
-        tags = image.tag_v2
-        width, height = (tags.get(tag, 1) for tag in (TiffImagePlugin.TILEWIDTH, TiffImagePlugin.TILELENGTH))
-        if width * height > max_pixels:
-            raise ImageRefused(f"has tiles of {width} x {height}, more than the bound of {max_pixels} pixels")
-    if isinstance(image, JpegImagePlugin.JpegImageFile) and _count_scans(data) > MAX_SCANS:
-        raise ImageRefused(f"has more than {MAX_SCANS} scans; encoders write about ten")
-
-
-def _count_scans(data: bytes) -> int:
-    """Count the scans of a JPEG, at most `MAX_SCANS` + 1; ITU-T T.81, annex B."""
-    position, n_scans = 2, 0
-    while n_scans <= MAX_SCANS and (match := _END_OF_SCAN.search(data, position)):
-        marker, position = data[match.start() + 1], match.end()
-        if marker == 0xD9:
-            break
-        if marker not in (0x01, 0xD8):
-            position += int.from_bytes(data[position : position + 2], "big")
-            n_scans += marker == 0xDA
-    return n_scans
+def _decode(data: bytes, max_pixels: int) -> RGB:
+    """Return the upright picture. Raises `ImageRefused`, and whatever a decoder raises for damaged bytes."""
+    image = open_picture(data, max_pixels)
+    with _PIXEL_BUDGET.reserve(image.width * image.height):
+        pixels = _decode_jpeg(data) if _is_plain_jpeg(image) else np.array(_flatten(image))
+        return _upright(pixels, _orientation(image))
 
 
 def _is_plain_jpeg(image: ImageFile.ImageFile) -> bool:

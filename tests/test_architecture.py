@@ -27,6 +27,7 @@ FLOORS = (
     ("head", "reduce", "index"),
     ("artifacts", "settings"),
     ("store", "config", "filters", "images", "state_dict"),
+    ("picture_files",),
     ("errors", "arrays"),
 )
 FLOOR_OF = {room: number for number, rooms in enumerate(reversed(FLOORS)) for room in rooms}
@@ -34,7 +35,7 @@ STAGES = {"ingest", "mask", "embed", "head", "reduce", "index"}
 OWNERS = {
     "boto3": ("retrieval_core/store/", "deployments/trigger_queue.py"),
     "pyarrow.parquet": ("retrieval_core/artifacts/",),
-    "PIL": ("retrieval_core/images.py", "retrieval_core/ingest/"),
+    "PIL": ("retrieval_core/images.py", "retrieval_core/picture_files/", "retrieval_core/ingest/"),
     "faiss": ("retrieval_core/index/", "retrieval_core/metrics/"),
     "prefect": ("flows/", "tasks/", "deployments/"),
     "prefect_dask": ("flows/",),

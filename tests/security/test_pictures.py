@@ -15,7 +15,8 @@ import polars as pl
 import pytest
 from PIL import Image
 
-from benchmarks.fuzz_pictures import FAILURES, Fuzzed, corpus, decode_files, mutated
+from benchmarks.fuzz_pictures import FAILURES, Fuzzed, decode_files, mutated
+from benchmarks.picture_corpus import corpus
 from retrieval_core.config import IngestConfig
 from retrieval_core.errors import ImageRefused
 from retrieval_core.images import decode
@@ -110,13 +111,13 @@ REFUSED: dict[str, Callable[[], bytes]] = {
     "bomb-webp.webp": lambda: b"RIFF\x16\x00\x00\x00WEBPVP8X\x0a" + bytes(7) + (SIDE - 1).to_bytes(3, "little") * 2,
     "bomb-scans.jpg": lambda: progressive_jpeg(5_000, 5_000, 1, 20_000),
     "bomb-scans-cmyk.jpg": lambda: progressive_jpeg(5_000, 5_000, 4, 20_000),
-    "bomb-text.png": lambda: png(9, 9, (b"zTXt", b"k\x00\x00" + zeros(2**27)), body=zlib.compress(bytes(28 * 9))),
     "cut.jpg": lambda: saved("JPEG")[:-300],
 }
 READ: dict[str, Callable[[], bytes]] = {
     "animated.gif": animated_gif,
     "large-exif.jpg": lambda: b"\xff\xd8" + segment(0xE1, b"Exif\x00\x00" + b"\xff" * 65_000) * 200 + saved("JPEG")[2:],
     "large-profile.png": lambda: png(9, 9, (b"eXIf", bytes(2**24)), body=zlib.compress(bytes(28 * 9))),
+    "large-text.png": lambda: png(9, 9, (b"zTXt", b"k\x00\x00" + zeros(2**27)), body=zlib.compress(bytes(28 * 9))),
     "film-after-the-end.jpg": lambda: saved("JPEG") + b"\xff\xda\x00\x02" * 2_000,
     "just-within.png": lambda: png(*WITHIN, body=zeros((3 * WITHIN[0] + 1) * WITHIN[1])),
 }

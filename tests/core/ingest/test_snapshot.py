@@ -191,7 +191,7 @@ class TestQuarantine:
                 item_id="4.png",
                 image_uri=str(shop / "4.png"),
                 content_id=content_id(b"%PDF-1.7"),
-                reason="is a PDF, not a JPEG, PNG, WebP, GIF, BMP or TIFF",
+                reason="is a PDF, not a JPEG, PNG, WebP, GIF, BMP, TIFF, AVIF, HEIC or JPEG 2000",
                 attempts=1,
                 last_seen="2026-11-21T03:00:00+00:00",
             )
