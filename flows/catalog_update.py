@@ -66,7 +66,7 @@ def catalog_update(
         added: items that are new.
         changed: items with another picture or other metadata.
         removed: items that were removed; they may be removed already.
-        manifest_uri: a .csv or .parquet file with a column item_id that names more items.
+        manifest_uri: a .csv, .tsv or .parquet file with a column item_id that names more items.
     """
     preflight(check_before_run, settings, source, config)
     change = Change(added=added, changed=changed, removed=removed, manifest_uri=manifest_uri)

@@ -44,7 +44,10 @@ class IngestOutcome(Value):
 
 def ingest_source(store: Store, source: str, config: IngestConfig) -> IngestOutcome:
     """Read what changed in a source and seal its catalogue; the difference is to the latest release's."""
-    rows = open_source(source).rows()
+    opened = open_source(source)
+    rows = opened.rows()
+    for note in opened.notes:
+        log.info("%s: %s", source, note)
     advance = log_progress("pictures of the source", len(rows))
     production = releases.read_release(store, releases.PRODUCTION)
     published = load_items(store, production.catalog.name, SPLIT_COLUMNS) if production else None

@@ -9,7 +9,7 @@ import polars as pl
 from retrieval_core.artifacts.manifests import Value
 from retrieval_core.errors import BadConfig, CatalogInvalid, NotFound, SourceMissing
 from retrieval_core.ingest.sources.base import NAME_COLUMNS
-from retrieval_core.ingest.sources.table import TABLE_SUFFIXES, parse_table
+from retrieval_core.ingest.sources.table import parse_table, text_column
 from retrieval_core.store.uris import read_uri
 
 MAX_LISTED = 5  # names in a message
@@ -96,15 +96,17 @@ def read_item_ids(manifest_uri: str) -> list[str]:
 
     Raises `SourceMissing` when the file is missing or has no rows, `CatalogInvalid` when it is not such a table.
     """
-    if not manifest_uri.lower().endswith(TABLE_SUFFIXES):
-        raise CatalogInvalid(f"manifest {manifest_uri} is neither .csv nor .parquet; save the table as one of them")
+    spec = f"manifest {manifest_uri}"
     try:
-        table = parse_table(read_uri(manifest_uri), manifest_uri, f"manifest {manifest_uri}")
+        table = parse_table(read_uri(manifest_uri), manifest_uri, spec).frame
     except NotFound as error:
         raise SourceMissing(f"there is no manifest {manifest_uri}; check the path") from error
     if "item_id" not in table.columns:
-        raise CatalogInvalid(f"manifest {manifest_uri} lacks column item_id; it has {', '.join(table.columns)}")
-    ids = table["item_id"].cast(pl.String).str.strip_chars().drop_nulls().to_list()
+        raise CatalogInvalid(f"{spec} lacks column item_id; it has {', '.join(table.columns)}")
+    try:
+        ids = text_column(table["item_id"]).str.strip_chars().drop_nulls().to_list()
+    except ValueError as error:
+        raise CatalogInvalid(f"{spec}: column item_id is {error}; expected text") from error
     if not ids:
         raise SourceMissing(f"manifest {manifest_uri} names no item; expected at least one row")
     return ids

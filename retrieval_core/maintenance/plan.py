@@ -24,13 +24,14 @@ from retrieval_core.store.base import Store
 class Forecast(Value):
     """What a run would do.
 
-    `to_read` counts pictures that are new or were changed since the last run, `gone` items that have left the source.
-    `refit` says whether models would be fitted again. `embed_seconds` is None if no earlier run embedded anything;
-    `detector` and `classifier` are empty if the config uses none. `stage_bytes` are the most bytes of memory that each
-    stage takes, without the pages of mapped files.
+    `notes` say how the source was read and what was passed over. `to_read` counts pictures that are new or were changed
+    since the last run, `gone` items that have left the source. `refit` says whether models would be fitted again.
+    `embed_seconds` is None if no earlier run embedded anything; `detector` and `classifier` are empty if the config uses
+    none. `stage_bytes` are the most bytes of memory that each stage takes, without the pages of mapped files.
     """
 
     rows: int
+    notes: tuple[str, ...] = ()
     to_read: int
     gone: int
     refit: bool
@@ -57,6 +58,7 @@ class Forecast(Value):
         return "\n".join(
             [
                 f"catalogue  {self.rows} rows, {self.gone} gone since the last run",
+                *(f"source     {note}" for note in self.notes),
                 f"read       {self.to_read} pictures that are new or changed",
                 f"embed      at most {self.to_read} pictures with {self.backbone}, {self.dim} dimensions; {cost}",
                 f"licence    {self.licence}",
@@ -73,7 +75,8 @@ class Forecast(Value):
 
 def forecast(source: str, store: Store, config: NightlyConfig) -> Forecast:
     """Compare the source with what was last seen of it. Raises as `open_source` does, and `BadConfig`."""
-    rows = open_source(source).rows()
+    opened = open_source(source)
+    rows = opened.rows()
     seen = _last_seen(store)
     to_read = len(unread_pictures(rows, seen))
     gone = 0 if seen is None else seen.join(rows, on="item_id", how="anti").height
@@ -84,6 +87,7 @@ def forecast(source: str, store: Store, config: NightlyConfig) -> Forecast:
     n_shards = choose_shards(len(rows), config.index)
     return Forecast(
         rows=len(rows),
+        notes=opened.notes,
         to_read=to_read,
         gone=gone,
         refit=not _same_models(store, config) or changed > min(policy.refit_after_change for policy in policies),

@@ -21,6 +21,7 @@ class Source(Protocol):
     """A list of pictures and what is known about them. A source reads no pictures, only masks."""
 
     spec: str  # KIND:URI
+    notes: tuple[str, ...]  # how the source was read and what was passed over, each a line for a person
 
     def rows(self) -> pl.DataFrame:
         """Return one row per picture in `SOURCE_SCHEMA`, sorted by unique item_id; labels and attributes never null.
@@ -38,6 +39,7 @@ class Maskless:
     """Base class of the sources that have no masks."""
 
     spec: str
+    notes: tuple[str, ...] = ()
 
     def read_mask(self, mask_uri: str) -> Bool:
         raise NotFound(f"{self.spec} has no masks, so none at {mask_uri}; a table: source can name them")

@@ -50,6 +50,8 @@ class CcpSource:
     pixels, of two equal ones that with the lower number. Raises `BadConfig` for any other query.
     """
 
+    notes: tuple[str, ...] = ()
+
     def __init__(self, uri: str) -> None:
         self.spec = f"ccp:{uri}"
         folder, self._query = split_query(uri, CcpQuery, self.spec)

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Iterable
+from decimal import Decimal
 from typing import Any, TypedDict
 
 
@@ -55,11 +57,13 @@ def attributes_of(values: dict[str, Any]) -> list[Attribute]:
 
 
 def attribute_text(value: Any) -> str:
-    """Return a single value as trimmed text, "" for None; a bool becomes `true` or `false`."""
-    if value is None:
+    """Return a single value as trimmed text: "" for None and NaN, `true` or `false` for a bool, 38 for 38.0."""
+    if value is None or value != value:  # NaN alone differs from itself
         return ""
     if isinstance(value, bool):
         return "true" if value else "false"
+    if isinstance(value, float | Decimal) and math.isfinite(value) and value == int(value):
+        value = int(value)
     return str(value).strip()
 
 

@@ -92,6 +92,8 @@ class SyntheticSource:
     Raises `BadConfig` for a URI without a folder, an unknown query key or a number out of bounds.
     """
 
+    notes: tuple[str, ...] = ()
+
     def __init__(self, uri: str, n_threads: int = 0) -> None:
         self.spec = f"synthetic:{uri}"
         folder, self._query = split_query(uri, SyntheticQuery, self.spec)

@@ -1,9 +1,10 @@
-"""`table:FILE`: a manifest in CSV or Parquet, local or `s3://`, one row per picture."""
+"""`table:FILE`: a manifest in CSV, TSV or Parquet, local or `s3://`, one row per picture."""
 
 from __future__ import annotations
 
 import io
 import re
+import uuid
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, cast
 
@@ -14,6 +15,7 @@ from retrieval_core.arrays import Bool
 from retrieval_core.artifacts.catalog_rows import SOURCE_SCHEMA
 from retrieval_core.errors import CatalogInvalid, NotFound, SourceMissing
 from retrieval_core.ingest.sources.base import conform
+from retrieval_core.ingest.sources.delimited import ATTRIBUTE_PREFIXES, DelimitedTable, column_names, read_delimited
 from retrieval_core.ingest.sources.files import absolute_uri
 from retrieval_core.ingest.sources.labels import (
     attribute_text,
@@ -24,13 +26,15 @@ from retrieval_core.ingest.sources.labels import (
 )
 from retrieval_core.store.uris import read_uri
 
-TABLE_SUFFIXES = (".csv", ".parquet", ".pq")
+TEXT_SUFFIXES = (".csv", ".tsv")
+TABLE_SUFFIXES = (*TEXT_SUFFIXES, ".parquet", ".pq")
+MAX_EXACT_FLOAT = 2**53  # the largest float up to which no two whole numbers are one float
+UUID_BYTES = 16
 SLICE_ROWS = 100_000  # rows whose Python objects are in memory at once
 
 REQUIRED = ("item_id", "image_uri")
 TEXT_COLUMNS = ("item_id", "image_uri", "product_id", "category", "split", "mask_uri")
 URI_COLUMNS = ("image_uri", "mask_uri")
-ATTRIBUTE_PREFIXES = ("attr_", "attributes.")
 S3_OBJECT = r"^s3://[A-Za-z0-9][A-Za-z0-9._-]+/."
 PARENT_FOLDER = r"(^|/)\.\.(/|$)"
 
@@ -38,8 +42,9 @@ PARENT_FOLDER = r"(^|/)\.\.(/|$)"
 class TableSource:
     """A manifest with item_id and image_uri, and optionally product_id, category, split, mask_uri, labels, attributes.
 
-    Labels are `a|b` or a JSON list, in Parquet also a list of strings. Attributes are a JSON object, in Parquet also a
-    struct or a list of name-value structs, or one column each, named `attr_…` or `attributes.…`. A relative URI starts
+    Labels are `a|b` or a JSON list, in Parquet also a list of values. Attributes are a JSON object, in Parquet also a
+    map, a struct or a list of name-value structs, or one column each, named `attr_…` or `attributes.…`. In Parquet, NaN
+    is an empty cell, whole floats are whole numbers, and 16 bytes that are no text are a UUID. A relative URI starts
     at the table's folder and stays below it; a table on S3 may not name local files. A mask is a picture that is bright
     on the product.
 
@@ -72,19 +77,18 @@ class TableSource:
             data = read_uri(self._uri)
         except NotFound as error:
             raise SourceMissing(f"{self.spec}: there is no file {self._uri}; check the path") from error
-        table = parse_table(data, self._uri, self.spec)
+        table, note = parse_table(data, self._uri, self.spec)
         if table.is_empty():
             raise SourceMissing(f"{self.spec} has no rows; expected at least one picture")
+        self.notes = (note,)
         return table
 
     def _text(self, name: str) -> pl.Series:
-        """Return a column of text or whole numbers as trimmed text."""
-        column = self._table[name]
-        if isinstance(column.dtype, pl.Categorical | pl.Enum | pl.Null) or column.dtype.is_integer():
-            column = column.cast(pl.String)
-        if column.dtype != pl.String:
-            raise CatalogInvalid(f"{self.spec}: column {name} is {column.dtype}; expected text")
-        return column.str.strip_chars()
+        """Return a column of single values as trimmed text."""
+        try:
+            return text_column(self._table[name]).str.strip_chars().alias(name)
+        except ValueError as error:
+            raise CatalogInvalid(f"{self.spec}: column {name} is {error}; expected text") from error
 
     def _labels(self) -> pl.Series:
         if "labels" not in self._table.columns:
@@ -92,8 +96,8 @@ class TableSource:
         column = self._table["labels"]
         if column.dtype in (pl.String, pl.Null):
             return self._parsed(column, parse_labels)
-        if column.dtype == pl.List(pl.String):
-            return self._parsed(column, lambda cell: normalise_labels(label for label in cell or () if label))
+        if isinstance(column.dtype, pl.List | pl.Array) and not column.dtype.inner.is_nested():
+            return self._parsed(column, lambda cell: normalise_labels(map(attribute_text, cell or ())))
         raise CatalogInvalid(f"{self.spec}: column labels is {column.dtype}; expected text or a list of text")
 
     def _attributes(self) -> pl.Series:
@@ -128,7 +132,7 @@ class TableSource:
         column = self._table["attributes"]
         if column.dtype in (pl.String, pl.Null):
             return self._parsed(column, parse_attributes)
-        if isinstance(column.dtype, pl.Struct):
+        if isinstance(column.dtype, pl.Struct | pl.Map):
             return self._parsed(column, lambda cell: attributes_of(cell or {}))
         if column.dtype == SOURCE_SCHEMA["attributes"]:
             return column
@@ -173,22 +177,58 @@ class TableSource:
             )
 
 
-def parse_table(data: bytes, name: str, spec: str) -> pl.DataFrame:
-    """Parse a CSV file, every column as text, or a Parquet file; the suffix of `name` decides which.
+def parse_table(data: bytes, name: str, spec: str) -> DelimitedTable:
+    """Parse CSV or TSV, every column as text, or a Parquet file; the suffix of `name` decides which.
 
     Raises `SourceMissing` for an empty file, `CatalogInvalid` for one that cannot be read; the messages call it `spec`.
     """
-    if not name.lower().endswith(TABLE_SUFFIXES):
-        raise CatalogInvalid(f"{spec} is neither .csv nor .parquet; save the table as one of them")
+    suffix = next((suffix for suffix in TABLE_SUFFIXES if name.lower().endswith(suffix)), "")
+    if not suffix:
+        raise CatalogInvalid(f"{spec} is none of {', '.join(TABLE_SUFFIXES)}; save the table as one of them")
     try:
-        if name.lower().endswith(".csv"):
-            return pl.read_csv(io.BytesIO(data), infer_schema=False)  # an id of 0012 is not the number 12
+        if suffix in TEXT_SUFFIXES:
+            return read_delimited(data)
         # Arrow reports what is wrong with a damaged file; polars' own reader ends the process on some of them.
-        return pl.read_parquet(io.BytesIO(data), use_pyarrow=True)
-    except pl.exceptions.NoDataError as error:
+        frame = pl.read_parquet(io.BytesIO(data), use_pyarrow=True)
+        frame.columns = column_names(frame.columns)
+        return DelimitedTable(frame, f"{len(frame)} rows of Parquet")
+    except SourceMissing as error:
         raise SourceMissing(f"{spec} is empty; expected a header and at least one row") from error
     except (Exception, pl.exceptions.PanicException) as error:  # readers fail in many ways on damaged files
         raise CatalogInvalid(f"{spec} cannot be read: {(str(error).splitlines() or [''])[0][:200]}") from error
+
+
+def text_column(column: pl.Series) -> pl.Series:
+    """Return single values as text: whole numbers without a point, NaN as null, bytes as UTF-8 text or as UUIDs.
+
+    Raises `ValueError`, which names the type, for other values.
+    """
+    dtype = column.dtype
+    if dtype == pl.String:
+        return column
+    if dtype == pl.Binary:
+        return _text_of_bytes(column)
+    if dtype.is_nested() or dtype == pl.Object:
+        raise ValueError(f"{dtype}")
+    if dtype.is_float():
+        column = column.cast(pl.Float64).fill_nan(None)
+        inexact = column.filter((column.round() != column) | (column.abs() > MAX_EXACT_FLOAT))
+        if len(inexact):
+            raise ValueError(f"{dtype} with the number {inexact[0]}")
+    return read_texts(column, attribute_text) if dtype != pl.Null else column.cast(pl.String)
+
+
+def _text_of_bytes(column: pl.Series) -> pl.Series:
+    """Return bytes as text: as UTF-8, which some writers do not mark, otherwise as the UUIDs that 16 bytes are."""
+    values = column.drop_nulls().to_list()
+    try:
+        texts = [value.decode() for value in values]
+    except UnicodeDecodeError:
+        if any(len(value) != UUID_BYTES for value in values):
+            raise ValueError(f"{column.dtype}") from None
+        texts = [str(uuid.UUID(bytes=value)) for value in values]
+    cells = iter(texts)
+    return pl.Series(column.name, [None if is_null else next(cells) for is_null in column.is_null()], pl.String)
 
 
 def _prefix_of(column: str) -> str | None:

@@ -157,7 +157,7 @@ class TestNames:
             ("a.csv", "", SourceMissing, "is empty"),
             ("a.csv", "item_id\n", SourceMissing, "names no item"),
             ("a.parquet", "item_id\n1\n", CatalogInvalid, "cannot be read"),
-            ("a.txt", "item_id\n1\n", CatalogInvalid, "neither"),
+            ("a.txt", "item_id\n1\n", CatalogInvalid, "none of .csv, .tsv"),
             ("a.csv", None, SourceMissing, "no manifest"),
         ],
     )

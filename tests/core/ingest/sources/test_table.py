@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+import math
+import uuid
+from datetime import date
+from decimal import Decimal
 from pathlib import Path
 
 import boto3
 import numpy as np
 import polars as pl
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from moto import mock_aws
 from PIL import Image
@@ -150,6 +156,49 @@ class TestParquet:
         columns = {"item_id": ["a"], "image_uri": ["a.jpg"], "attr_size": [38], "attr_sale": [False], "attr_x": [None]}
         assert attributes(from_parquet(tmp_path, columns)) == [{"sale": "false", "size": "38"}]
 
+    @pytest.mark.parametrize(
+        ("column", "text"),
+        [
+            (pl.Series([1.0, math.nan]), ["1", None]),
+            (pl.Series([math.nan, math.nan]), [None, None]),
+            (pl.Series([None, None]), [None, None]),
+            (pl.Series([Decimal("3.00"), None]), ["3", None]),
+            (pl.Series([date(2026, 1, 2), None]), ["2026-01-02", None]),
+            (pl.Series([True, None]), ["true", None]),
+            (pl.Series(["coat", None], dtype=pl.Enum(["coat"])), ["coat", None]),
+            (pl.Series([b"coat", None]), ["coat", None]),
+            (pl.Series([uuid.UUID(int=2**127).bytes, None]), ["80000000-0000-0000-0000-000000000000", None]),
+        ],
+    )
+    def test_single_values_of_any_type_are_text(
+        self, tmp_path: Path, column: pl.Series, text: list[str | None]
+    ) -> None:
+        columns = {"item_id": [1.0, 2.0], "image_uri": ["a.jpg", "b.jpg"], "category": column}
+        rows = from_parquet(tmp_path, columns).rows()
+        assert rows["item_id"].to_list() == ["1", "2"]
+        assert rows["category"].to_list() == text
+
+    @pytest.mark.parametrize(
+        ("column", "labels"),
+        [
+            (pl.Series([[], None], dtype=pl.List(pl.Null)), []),
+            (pl.Series([[2, 1], None]), ["1", "2"]),
+            (pl.Series([[2.0, math.nan], None]), ["2"]),
+            (pl.Series([["b", "a"], None], dtype=pl.Array(pl.String, 2)), ["a", "b"]),
+            (pl.Series([["b", "a"], None], dtype=pl.List(pl.Categorical)), ["a", "b"]),
+        ],
+    )
+    def test_lists_of_any_single_values_are_labels(self, tmp_path: Path, column: pl.Series, labels: list[str]) -> None:
+        columns = {"item_id": ["a", "b"], "image_uri": ["a.jpg", "b.jpg"], "labels": column}
+        assert from_parquet(tmp_path, columns).rows()["labels"].to_list() == [labels, []]
+
+    def test_a_map_and_whole_floats_are_attributes(self, tmp_path: Path) -> None:
+        maps = pa.array([[("size", 4.0), ("weight", 0.5), ("depth", math.nan)]], pa.map_(pa.string(), pa.float64()))
+        columns = {"item_id": ["a"], "image_uri": ["a.jpg"], "attributes": maps, "attr_height": [38.0]}
+        pq.write_table(pa.table(columns), tmp_path / "items.parquet")
+        source = TableSource(str(tmp_path / "items.parquet"))
+        assert attributes(source) == [{"height": "38", "size": "4", "weight": "0.5"}]
+
     def test_categories_of_a_data_frame_are_text(self, tmp_path: Path) -> None:
         category = pl.Series(["coat"], dtype=pl.Categorical)
         source = from_parquet(
@@ -161,9 +210,10 @@ class TestParquet:
         "column",
         [
             {"item_id": [1.5]},
-            {"image_uri": [b"a.jpg"]},
+            {"image_uri": [b"\xff.jpg"]},
             {"category": [["coat"]]},
-            {"labels": [[1, 2]]},
+            {"item_id": [2.0**60]},
+            {"labels": [[[1]]]},
             {"labels": [3]},
             {"attributes": [3]},
             {"attr_colour": [["red"]]},
@@ -182,7 +232,7 @@ class TestParquet:
 
 def test_another_suffix_is_reported(tmp_path: Path) -> None:
     (tmp_path / "items.xlsx").write_bytes(b"x")
-    with pytest.raises(CatalogInvalid, match=r"neither \.csv nor \.parquet"):
+    with pytest.raises(CatalogInvalid, match=r"none of \.csv, \.tsv, \.parquet"):
         TableSource(str(tmp_path / "items.xlsx"))
 
 
