@@ -26,8 +26,8 @@ class Forecast(Value):
 
     `notes` say how the source was read and what was passed over. `to_read` counts pictures that are new or were changed
     since the last run, `gone` items that have left the source. `refit` says whether models would be fitted again.
-    `embed_seconds` is None if no earlier run embedded anything; `detector` and `classifier` are empty if the config uses
-    none. `stage_bytes` are the most bytes of memory that each stage takes, without the pages of mapped files.
+    `embed_seconds` is None if no earlier run embedded anything; `detector` and `classifier` are empty if the config
+    uses none. `stage_bytes` are the most bytes of memory that each stage takes, without the pages of mapped files.
     """
 
     rows: int

@@ -31,7 +31,7 @@ PICTURE_ADDRESS = re.compile(r"\s*(s3://|/)\S.*|.*\S\.\w{2,5}\"?\s*")
 # Western words have single accented letters, in lower case within a word. Read as cp1252, another script becomes runs
 # of them, and the letters of DOS and old Mac code pages become signs and capitals within words.
 FOREIGN_RUN = re.compile(r"[^\x00-\x7f]{3,}")
-FOREIGN_LETTER = re.compile(r"(?<=[A-Za-zß-ÿ])[À-ÞŠŒŽŸ‚ƒ„†‡ˆ‰¤§¦¨¬¯¶·¸](?=[a-zß-ÿ])")
+FOREIGN_LETTER = re.compile(r"(?<=[A-Za-zß-ÿ])[À-ÞŠŒŽŸƒ„†‡‰¤§¦¨¬¯¶·\u201a\u02c6\xb8](?=[a-zß-ÿ])")
 MULTIBYTE_UTF8 = re.compile(rb"[\xc2-\xdf][\x80-\xbf]|[\xe0-\xef][\x80-\xbf]{2}|[\xf0-\xf4][\x80-\xbf]{3}")
 
 
