@@ -6,6 +6,7 @@ They are read from the environment (`VITRINE_*`) and `vitrine.toml`.
 from __future__ import annotations
 
 import os
+import sys
 from pathlib import Path
 from typing import Literal, Self
 
@@ -17,6 +18,10 @@ from retrieval_core.errors import BadConfig
 from retrieval_core.store.base import Store
 from retrieval_core.store.format import check_readable
 from retrieval_core.store.uris import default_cache_dir, open_store
+
+DEVICES = Path("/dev")
+# Device files of the drivers that torch's CUDA and ROCm builds use: NVIDIA, its Jetson boards, WSL 2, AMD.
+GPU_DRIVERS = ("nvidia*", "nvhost*", "dxg", "kfd")
 
 
 class Settings(BaseSettings):
@@ -66,8 +71,8 @@ class Settings(BaseSettings):
     @property
     def torch_device(self) -> str:
         """`cpu` or `cuda`. Raises `BadConfig` if CUDA is configured but not available."""
-        if self.device == "cpu":
-            return "cpu"
+        if self.device == "cpu" or (self.device == "auto" and not _has_gpu_driver()):
+            return "cpu"  # without importing torch, which takes seconds
         try:
             import torch
         except ImportError:
@@ -94,3 +99,10 @@ class Settings(BaseSettings):
         )
         check_readable(store)
         return store
+
+
+def _has_gpu_driver() -> bool:
+    """Return whether torch could find a GPU; True where only torch can tell."""
+    if sys.platform != "linux":
+        return sys.platform != "darwin"
+    return any(any(DEVICES.glob(pattern)) for pattern in GPU_DRIVERS)

@@ -15,7 +15,7 @@ from retrieval_core.artifacts.pictures import Picture, read_picture
 from retrieval_core.config import View
 from retrieval_core.embed.engine import Engine
 from retrieval_core.errors import ImageRefused, NotFound
-from retrieval_core.images import RGB, Preprocess, apply_mask, crop_to_mask, fit
+from retrieval_core.images import RGB, Preprocess, apply_mask, crop_to_mask, fit, prepare_for_many
 
 Result = TypeVar("Result")
 
@@ -106,6 +106,7 @@ class SquareLoader:
     ) -> None:
         self._masks, self._view, self._margin = masks or {}, view, margin
         self._preprocess, self._max_pixels = preprocess, max_pixels
+        prepare_for_many()
 
     def __call__(self, batch: Sequence[Picture]) -> Loaded:
         size_px = self._preprocess.size_px

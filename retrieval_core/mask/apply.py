@@ -15,7 +15,7 @@ from retrieval_core.arrays import UInt8
 from retrieval_core.artifacts.pictures import Picture, read_picture
 from retrieval_core.config import MaskConfig
 from retrieval_core.errors import DimensionMismatch, ImageRefused, NotFound, WeightsInvalid
-from retrieval_core.images import DEFAULT_MAX_PIXELS, RGB, Preprocess, fit
+from retrieval_core.images import DEFAULT_MAX_PIXELS, RGB, Preprocess, fit, prepare_for_many
 from retrieval_core.mask.quality import Mask, distrust
 
 BATCHES_AHEAD = 2  # decoded during the forward pass of another
@@ -120,6 +120,7 @@ def load_batches(
         except (NotFound, ImageRefused):
             return None
 
+    prepare_for_many()
     batches = [pictures[i : i + batch_size] for i in range(0, len(pictures), batch_size)]
     for batch, images in zip(batches, _load_ahead(batches, load, threads), strict=True):
         readable = [(pic.content_id, image) for pic, image in zip(batch, images, strict=True) if image is not None]

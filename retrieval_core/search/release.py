@@ -26,7 +26,7 @@ from retrieval_core.artifacts.manifests import ClassSet, Hit, IndexSet, Reducer,
 from retrieval_core.artifacts.parts import load_classes
 from retrieval_core.errors import BadConfig, DimensionMismatch, NotFound
 from retrieval_core.filters import VALUE_COLUMNS, commonest_values, parse_where
-from retrieval_core.images import RGB, decode
+from retrieval_core.images import RGB, decode, prepare_for_many
 from retrieval_core.index.lookup import RowSelection, ShardedIndex, open_index
 from retrieval_core.index.shard_files import positions_of
 from retrieval_core.reduce.pca import PCA_FILE, Pca, apply_pca, load_pca
@@ -109,6 +109,7 @@ class OpenRelease:
 
     def prepare(self) -> None:
         """Load everything that a search by picture needs, so that damage is found here and not in a search."""
+        prepare_for_many()
         vector = self._encoder.prepare()
         self.search_vectors(vector[None], 1)
         if self.release.classes:

@@ -22,7 +22,7 @@ from PIL import ExifTags, Image, ImageOps
 from pydantic import ValidationError
 
 from retrieval_core.errors import ImageRefused
-from retrieval_core.images import Preprocess, apply_mask, crop_to_mask, decode, fit, shrink, thumbnail
+from retrieval_core.images import Preprocess, apply_mask, crop_to_mask, decode, fit, prepare_for_many, shrink, thumbnail
 
 RUBBISH_EXIF = b"Exif\x00\x00II*\x00\x08\x00\x00\x00\x09\x00rubbish"
 # The module silences Pillow's warnings on metadata, but pytest puts its own filters first.
@@ -368,6 +368,7 @@ class TestFit:
     ) -> None:
         pixels = np.random.default_rng(seed).choice(np.array([0, 90, 255], np.uint8), (height, width, 3))
         preprocess = Preprocess(size_px=size_px, **how)
+        prepare_for_many()
         expected = fit(pixels, preprocess)
         with pytest.MonkeyPatch.context() as patch:
             patch.setitem(sys.modules, "torch", None)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
+from types import ModuleType, SimpleNamespace
 
 import pytest
 
@@ -50,3 +52,15 @@ def test_a_store_is_opened_with_the_endpoint_and_cache_of_the_settings(
     assert elsewhere.open_store().url == f"s3://{bucket}/house"
     with pytest.raises(BadConfig, match="the S3 endpoint must read"):
         Settings.load(store="s3://bucket/house", s3_endpoint_url="localhost:9000").open_store()
+
+
+def test_torch_is_asked_for_a_gpu_only_where_a_driver_is(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    torch = ModuleType("torch")
+    torch.cuda = SimpleNamespace(is_available=lambda: True)  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, "torch", torch)
+    monkeypatch.setattr("retrieval_core.settings.DEVICES", tmp_path)
+    monkeypatch.setattr(sys, "platform", "linux")
+    assert Settings.load().torch_device == "cpu"
+    assert Settings.load(device="cuda").torch_device == "cuda"
+    (tmp_path / "nvidiactl").touch()
+    assert Settings.load().torch_device == "cuda"

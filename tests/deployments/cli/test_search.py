@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from collections.abc import Callable
@@ -46,6 +47,16 @@ def test_the_python_of_the_readme_runs(published: Path, tmp_path: Path) -> None:
     done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert done.stdout.splitlines()[0] == "1.000 blue/3.jpg"
+
+
+def test_a_search_by_picture_loads_no_torch(published: Path) -> None:
+    code = (
+        "import sys; from deployments.cli.main import main; main(sys.argv[1:]); "
+        "assert not {'torch', 'torchvision', 'scipy'} & sys.modules.keys()"
+    )
+    command = [sys.executable, "-c", code, "search", "--store=store", "--image=photos/red/0.jpg"]
+    done = subprocess.run(command, cwd=published, capture_output=True, text=True, env=os.environ)
+    assert done.returncode == 0, done.stderr
 
 
 @pytest.mark.parametrize(
