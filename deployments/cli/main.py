@@ -14,6 +14,7 @@ from collections.abc import Sequence
 from deployments.cli import backup, compare, config, maintenance, report, run, search, train
 from deployments.cli.command import find_config
 from deployments.cli.interruption import end_on_signals
+from deployments.cli.parser import Parser, PrintVersion
 from deployments.cli.terminal import escape_unprintable, print_error
 from deployments.environment import prepare_environment
 from retrieval_core.errors import BadConfig, VitrineError
@@ -55,7 +56,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def build_parser() -> argparse.ArgumentParser:
     """Return the parser of every command; imports no heavy library."""
-    parser = argparse.ArgumentParser(prog="vitrine", description="Keeps a product catalogue searchable by picture.")
+    parser = Parser(prog="vitrine", description="Keeps a product catalogue searchable by picture.")
+    parser.add_argument("--version", action=PrintVersion)
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     for group in GROUPS:
         group.add_commands(commands)

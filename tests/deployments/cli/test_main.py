@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+import retrieval_core
 from deployments.cli.main import build_parser, main
 from retrieval_core.images import thumbnail
 
@@ -77,11 +78,34 @@ def test_bad_input_is_one_clear_line(
     assert says in printed.err
 
 
-def test_an_unknown_command_is_wrong_usage(capsys: pytest.CaptureFixture[str]) -> None:
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (["serch"], "argument COMMAND: unknown 'serch'; did you mean search?; `vitrine --help` explains"),
+        (["qqqqqq"], "argument COMMAND: unknown 'qqqqqq'; expected one of demo, run, plan"),
+        (["train", "segmentor"], "argument WHAT: unknown 'segmentor'; did you mean segmenter?"),
+        (["search", "--mode=nearst"], "argument --mode: unknown 'nearst'; did you mean nearest?"),
+        (["search", "--imgae=a.jpg"], "unknown argument --imgae; did you mean --image?; `vitrine search --help`"),
+        (["status", "production"], "unknown argument production; `vitrine status --help` explains"),
+        (["search", "-k=many"], "argument -k: invalid int value: 'many'"),
+        ([], "the following arguments are required: COMMAND"),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, list) else "",
+)
+def test_wrong_usage_is_one_line_that_names_the_nearest(
+    arguments: list[str], says: str, capsys: pytest.CaptureFixture[str]
+) -> None:
     with pytest.raises(SystemExit) as raised:
-        main(["publish-everything"])
-    assert raised.value.code == 2
-    assert "invalid choice" in capsys.readouterr().err
+        main(arguments)
+    printed = capsys.readouterr().err
+    assert (raised.value.code, printed.count("\n")) == (2, 1)
+    assert says in printed
+
+
+def test_the_version_is_that_of_the_package(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as raised:
+        main(["--version"])
+    assert (raised.value.code, capsys.readouterr().out) == (0, f"vitrine {retrieval_core.__version__}\n")
 
 
 @pytest.mark.parametrize(
