@@ -14,8 +14,8 @@ from retrieval_core.artifacts.manifests import Value
 from retrieval_core.config import first_line
 from retrieval_core.errors import BadConfig
 from retrieval_core.ingest.change import Change
-from retrieval_core.ingest.sources.files import IMAGE_SUFFIXES
 from retrieval_core.ingest.sources.table import TABLE_SUFFIXES
+from retrieval_core.picture_files.formats import SUFFIXES
 
 UPDATED, REFUSED = "catalog.updated", "catalog.update.refused"
 RESOURCE = {"prefect.resource.id": "vitrine.catalog", "prefect.resource.name": "the catalogue"}
@@ -133,9 +133,9 @@ def _read_record(record: dict[str, Any]) -> Change:
     event = record["eventName"].removeprefix("s3:")
     key = unquote_plus(record["s3"]["object"]["key"])
     uri = f"s3://{record['s3']['bucket']['name']}/{key}"
-    if event.startswith(REMOVED) and key.lower().endswith(IMAGE_SUFFIXES):
+    if event.startswith(REMOVED) and key.lower().endswith(SUFFIXES):
         return Change(removed=(uri,))
-    if event.startswith(CREATED) and key.lower().endswith(IMAGE_SUFFIXES):
+    if event.startswith(CREATED) and key.lower().endswith(SUFFIXES):
         return Change(changed=(uri,))
     if event.startswith(CREATED) and key.lower().endswith(TABLE_SUFFIXES):
         return Change(manifest_uri=uri)

@@ -177,4 +177,5 @@ def _catalog_facts(
         indexed=plan.n_rows,
         quarantined=counts["quarantined"] + n_late_rejects,
         declared_removals=ingested.declared_removals,
+        notes=ingested.notes,
     )

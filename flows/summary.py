@@ -26,14 +26,15 @@ class CatalogSummary(Value):
 class RunSummary(Value):
     """What a run did: the document of `vitrine run --json`.
 
-    `production` holds the metrics of the release that was production before; `report` is a file, `link` its URL if a
-    browser can reach it, else "".
+    `notes` say how the source was read and what was passed over. `production` holds the metrics of the release that was
+    production before; `report` is a file, `link` its URL if a browser can reach it, else "".
     """
 
     release: str
     gate: Literal["published", "held"]
     reason: str
     catalog: CatalogSummary
+    notes: list[str] = []
     masked: int
     embedded: int
     classified: int
@@ -56,6 +57,7 @@ class RunSummary(Value):
             *((f"cause {number}", cause) for number, cause in enumerate(self.causes, start=1) if len(self.causes) > 1),
             ("where quality is lost", self.lost_most or "in no step beyond chance"),
             *((name, f"{n:,}") for name, n in work if n),
+            *(("source", note) for note in self.notes),
             ("trained", ", ".join(self.trained) or "nothing"),
             ("report", self.link or self.report),
         ]
@@ -86,6 +88,7 @@ def summarise_run(
         gate=publication.gate,
         reason=publication.reason,
         catalog=CatalogSummary(**{name: getattr(facts, name) for name in CatalogSummary.model_fields}),
+        notes=list(facts.notes),
         masked=outputs.n_pictures["mask"],
         embedded=outputs.n_pictures["embed"],
         classified=outputs.n_pictures["classify"],

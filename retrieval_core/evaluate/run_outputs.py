@@ -9,7 +9,8 @@ from retrieval_core.store.base import Store
 class CatalogFacts(Value):
     """How the rows of the catalogue were counted; `rows = indexed + quarantined = added + changed + unchanged`.
 
-    `declared_removals` are the ids of the items that were listed as removed, so that their absence is no loss.
+    `declared_removals` are the ids of the items that were listed as removed, so that their absence is no loss;
+    `notes` say how the source was read and what was passed over.
     """
 
     source: str
@@ -21,6 +22,7 @@ class CatalogFacts(Value):
     indexed: int
     quarantined: int
     declared_removals: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
 
     @property
     def reconciled(self) -> bool:

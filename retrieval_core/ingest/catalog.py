@@ -33,13 +33,14 @@ QUARANTINE_FILE = "quarantine.parquet"
 class IngestOutcome(Value):
     """A sealed catalogue, how it differs from an earlier one, and how many pictures were read for it.
 
-    `declared_removals` are the items that a change listed as removed.
+    `declared_removals` are the items that a change listed as removed; `notes` are those of the source.
     """
 
     catalog: Ref
     diff: CatalogDiff
     n_read: int
     declared_removals: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
 
 
 def ingest_source(store: Store, source: str, config: IngestConfig) -> IngestOutcome:
@@ -58,14 +59,16 @@ def ingest_source(store: Store, source: str, config: IngestConfig) -> IngestOutc
     _log_quarantine(snapshot.quarantine)
     release = releases.read_release(store, releases.LATEST)
     previous = load_items(store, release.parents["catalog"]) if release else None
-    return IngestOutcome(catalog=catalog.ref, diff=diff_catalogs(previous, snapshot.items), n_read=snapshot.n_read)
+    diff = diff_catalogs(previous, snapshot.items)
+    return IngestOutcome(catalog=catalog.ref, diff=diff, n_read=snapshot.n_read, notes=opened.notes)
 
 
 def ingest_change(store: Store, source: str, base: Catalog, change: Change, config: IngestConfig) -> IngestOutcome:
     """Read the items that a change names and seal the catalogue `base` with them; the difference is to `base`."""
     items, quarantine = _tables(store, base)
     last = Snapshot(items, quarantine, 0)
-    rows = open_source(source).rows()
+    opened = open_source(source)
+    rows = opened.rows()
     named = resolve_change(change, rows, items)
     if named.unknown:
         examples = ", ".join(map(repr, named.unknown[:MAX_LISTED]))
@@ -78,7 +81,11 @@ def ingest_change(store: Store, source: str, base: Catalog, change: Change, conf
     store.put(SEEN_ITEMS, table_bytes(_replaced(seen.items, snapshot.items, is_named)))
     diff = diff_catalogs(items, snapshot.items)
     return IngestOutcome(
-        catalog=_seal(store, snapshot).ref, diff=diff, n_read=snapshot.n_read, declared_removals=named.removed
+        catalog=_seal(store, snapshot).ref,
+        diff=diff,
+        n_read=snapshot.n_read,
+        declared_removals=named.removed,
+        notes=opened.notes,
     )
 
 

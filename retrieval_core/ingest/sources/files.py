@@ -11,9 +11,8 @@ from pydantic import ValidationError
 
 from retrieval_core.artifacts.manifests import Value
 from retrieval_core.errors import BadConfig, CatalogInvalid, NotFound, SourceMissing
+from retrieval_core.picture_files.formats import SUFFIXES
 from retrieval_core.store.uris import list_uris, read_uri, stat_uri
-
-IMAGE_SUFFIXES = (".jpg", ".jpeg", ".jfif", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff")
 
 QueryModel = TypeVar("QueryModel", bound=Value)
 
@@ -25,7 +24,7 @@ def absolute_uri(uri: str) -> str:
 
 def is_picture(path: str) -> bool:
     """Return whether a relative posix path has a picture's suffix and no hidden file or folder in it."""
-    return path.lower().endswith(IMAGE_SUFFIXES) and not any(part.startswith(".") for part in path.split("/"))
+    return path.lower().endswith(SUFFIXES) and not any(part.startswith(".") for part in path.split("/"))
 
 
 def dataset_root(folder: str, spec: str) -> str:
@@ -35,16 +34,24 @@ def dataset_root(folder: str, spec: str) -> str:
     return root
 
 
-def list_source_files(root: str, spec: str) -> list[tuple[str, str]]:
-    """Return (path below `root`, URI) of every file.
+def list_files(root: str, spec: str) -> list[str]:
+    """Return the path below `root` of every file; bytes that are not UTF-8 are lone surrogates.
 
-    Raises `SourceMissing` when `root` is not a folder, `CatalogInvalid` for a file name that is not UTF-8.
+    Raises `SourceMissing` when `root` is not a folder.
     """
     _require_folder(root, spec)
     try:
-        files = [(uri.removeprefix(root.rstrip("/") + "/"), uri) for uri, _ in list_uris(root)]
+        return [uri.removeprefix(root.rstrip("/") + "/") for uri, _ in list_uris(root)]
     except NotFound as error:
         raise SourceMissing(f"{spec}: {error}") from error
+
+
+def list_source_files(root: str, spec: str) -> list[tuple[str, str]]:
+    """Return (path below `root`, URI) of every file of a dataset.
+
+    Raises `SourceMissing` when `root` is not a folder, `CatalogInvalid` for a file name that is not UTF-8.
+    """
+    files = [(path, f"{root.rstrip('/')}/{path}") for path in list_files(root, spec)]
     if not_text := [uri for _, uri in files if any("\ud800" <= character <= "\udfff" for character in uri)]:
         raise CatalogInvalid(f"{spec}: the file name {not_text[0]!r} is not UTF-8; rename the file")
     return files

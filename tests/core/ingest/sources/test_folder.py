@@ -6,9 +6,11 @@ from pathlib import Path
 
 import boto3
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 from moto import mock_aws
 
-from retrieval_core.errors import BadConfig, CatalogInvalid, NotFound, SourceMissing
+from retrieval_core.errors import BadConfig, NotFound, SourceMissing
 from retrieval_core.ingest.sources.folder import FolderSource
 
 
@@ -84,14 +86,89 @@ def test_a_folder_without_pictures_is_a_missing_source(tmp_path: Path) -> None:
         FolderSource(touch(tmp_path, "readme.txt", ".hidden.jpg"))
 
 
-def test_a_name_that_is_not_text_is_refused(tmp_path: Path) -> None:
-    name = b"caf\xe9.jpg".decode("utf-8", "surrogateescape")
+def test_names_that_are_not_text_are_passed_over_and_counted(tmp_path: Path) -> None:
+    touch(tmp_path, "a.jpg", "bell\x07.jpg", "turned\u202e.jpg")
     try:
-        touch(tmp_path, name)
+        touch(tmp_path, b"caf\xe9/b.jpg".decode("utf-8", "surrogateescape"))
     except (OSError, UnicodeError):
         pytest.skip("this file system takes only UTF-8 names")
-    with pytest.raises(CatalogInvalid, match="not UTF-8"):
-        FolderSource(str(tmp_path))
+    source = FolderSource(str(tmp_path))
+    assert source.rows()["item_id"].to_list() == ["a.jpg"]
+    assert "3 files passed over: 3 with a name that is no plain UTF-8 text" in source.notes[0]
+
+
+LITTER = (
+    "@eaDir/a.jpg/SYNOFILE_THUMB_M.jpg", "$RECYCLE.BIN/$R8A.jpg", "coat/@eaDir/x/SYNOPHOTO_THUMB_XL.jpg",
+    "#recycle/old.png", "__MACOSX/coat/._1.jpg", "coat/._1.jpg", ".DS_Store", "coat/Thumbs.db", "Desktop.ini",
+    "System Volume Information/y.jpg", "lost+found/z.jpg", ".Trashes/501/q.jpg", "@Recycle/t.webp", "RECYCLER/u.gif",
+)  # fmt: skip
+
+
+@settings(deadline=None, max_examples=40, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    litter=st.sets(st.sampled_from(LITTER), min_size=1),
+    folder=st.sampled_from(["", "hat", "hat/deep"]),
+    change_case=st.sampled_from([str, str.lower, str.upper]),
+)
+def test_what_systems_leave_behind_is_counted_and_is_no_item(tmp_path_factory, litter, folder, change_case) -> None:
+    root = tmp_path_factory.mktemp("shop")
+    names = [f"{folder}/{change_case(name)}".strip("/") for name in litter]
+    source = FolderSource(touch(root, "coat/1.jpg", "hat/2.jpg", *names))
+    assert rows_of(source) == [("coat/1.jpg", None, "coat"), ("hat/2.jpg", None, "hat")]
+    n_files = sum(path.is_file() for path in root.rglob("*")) - 2
+    assert f"{n_files} files passed over: {n_files} hidden, or left behind by a system or a NAS" in source.notes
+
+
+def test_names_that_only_resemble_those_of_systems_are_items(tmp_path: Path) -> None:
+    source = FolderSource(touch(tmp_path, "recycled bags/1.jpg", "thumbs/2.jpg", "tmp/3.jpg", "eaDir/4.jpg"))
+    assert len(source.rows()) == 4
+
+
+def test_every_file_is_an_item_or_counted_by_its_type(tmp_path: Path) -> None:
+    source = FolderSource(touch(tmp_path, "a.jpg", "b.txt", "c.TXT", "d.svg", "e.jxl", "f"))
+    assert source.notes[0] == (
+        "5 files passed over: 2 of type .txt, 1 of type .svg, 1 of type .jxl, 1 without a suffix that are no local "
+        "pictures"
+    )
+
+
+def test_a_picture_without_a_suffix_is_known_by_its_bytes(tmp_path: Path) -> None:
+    touch(tmp_path, "coat/1.jpg", "coat/LICENSE")
+    (tmp_path / "coat/2").write_bytes(b"\x89PNG\r\n\x1a\n")
+    assert FolderSource(str(tmp_path)).rows()["item_id"].to_list() == ["coat/1.jpg", "coat/2"]
+
+
+def test_the_user_adds_patterns(tmp_path: Path) -> None:
+    root = touch(tmp_path, "coat/1.jpg", "coat/1_thumb.jpg", "drafts/deep/2.jpg", "hat/3.jpg")
+    source = FolderSource(root + "?skip=*_thumb.jpg|drafts/*")
+    assert source.rows()["item_id"].to_list() == ["coat/1.jpg", "hat/3.jpg"]
+    assert source.rows()["image_uri"].to_list()[0] == f"{root}/coat/1.jpg"
+    assert "2 files passed over: 2 that match skip" in source.notes
+    with pytest.raises(BadConfig, match="the keys are skip"):
+        FolderSource(root + "?skip=a&keep=b")
+
+
+@pytest.mark.parametrize(
+    ("folders", "splits"),
+    [
+        (("train", "validation", "test"), ["test", "train", "val"]),
+        (("Training", "Valid", "TESTING"), ["test", "train", "val"]),
+        (("train", "dev", "eval"), ["train", "val", "val"]),
+    ],
+)
+def test_splits_are_known_in_any_spelling(tmp_path: Path, folders: tuple[str, ...], splits: list[str]) -> None:
+    source = FolderSource(touch(tmp_path, *(f"{folder}/{name}/1.jpg" for folder in folders for name in ("cat", "dog"))))
+    assert sorted({(split, folder) for _, split, folder in rows_of(source)}) == sorted(
+        {(split, name) for split in splits for name in ("cat", "dog")}
+    )
+    assert source.notes[-1] == "2 categories: 3 cat, 3 dog"
+    assert source.notes[-2].startswith("splits: ")
+
+
+def test_categories_that_look_like_splits_are_warned_about(tmp_path: Path) -> None:
+    source = FolderSource(touch(tmp_path, "train/cat/1.jpg", "test/cat/2.jpg", "misc/3.jpg"))
+    assert source.notes[0] == "3 categories: 1 misc, 1 test, 1 train"
+    assert source.notes[1].startswith("warning: the categories test, train look like splits")
 
 
 def test_there_are_no_masks(tmp_path: Path) -> None:
