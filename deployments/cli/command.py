@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
+from deployments.cli.stage_bars import end_stage_bars
 from deployments.cli.terminal import visible_lines
 from retrieval_core.errors import BadConfig
 
@@ -104,6 +105,7 @@ def named_source(arguments: argparse.Namespace) -> str:
 
 def print_answer(arguments: argparse.Namespace, document: BaseModel | dict[str, Any], lines: Iterable[str]) -> None:
     """Print the document as JSON with `--json`, otherwise the lines with control characters escaped."""
+    end_stage_bars()
     if arguments.json:
         plain = document if isinstance(document, dict) else document.model_dump(mode="json")
         is_unicode = (sys.stdout.encoding or "").lower().startswith("utf")

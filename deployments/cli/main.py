@@ -8,13 +8,15 @@ from __future__ import annotations
 
 import argparse
 import os
+import re
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from typing import Any, NoReturn
 
 from deployments.cli import backup, compare, config, maintenance, report, run, search, train
 from deployments.cli.command import find_config
 from deployments.cli.interruption import end_on_signals
-from deployments.cli.parser import Parser, PrintVersion
+from deployments.cli.stage_bars import end_stage_bars
 from deployments.cli.terminal import escape_unprintable, print_error
 from deployments.environment import prepare_environment
 from retrieval_core.errors import BadConfig, VitrineError
@@ -26,6 +28,43 @@ ENVIRONMENT = {
     "PREFECT_CLIENT_RETRY_EXTRA_CODES": "500",
     "HF_HUB_DISABLE_PROGRESS_BARS": "1",
 }
+_CHOICE = re.compile(r"invalid choice: '(?P<value>.*)' \(choose from (?P<choices>.*)\)$")  # argparse's words
+
+
+class Parser(argparse.ArgumentParser):
+    """A parser of the command line, or of a command: a mistake is one line, which names the nearest argument."""
+
+    def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
+        parsed, unknown = super().parse_known_args(args, namespace)
+        if unknown:
+            from retrieval_core.config import nearest
+
+            name = unknown[0].partition("=")[0]
+            options = [option for option in self._option_string_actions if option.startswith("--")]
+            self.error(f"unknown argument {name}{nearest(name, options) if name.startswith('-') else ''}")
+        return parsed, unknown
+
+    def error(self, message: str) -> NoReturn:
+        """Print one line on stderr and exit with code 2."""
+        if choice := _CHOICE.search(message):
+            from retrieval_core.config import nearest
+
+            hint = nearest(choice["value"], re.findall(r"'([^']*)'", choice["choices"]))
+            message = f"{message[: choice.start()]}unknown {choice['value']!r}{hint}"
+        self.exit(2, f"vitrine: {' '.join(message.split())}; `{self.prog} --help` explains\n")
+
+
+class PrintVersion(argparse.Action):
+    """Print the version of the installed package, which is read only if it is wanted."""
+
+    def __init__(self, option_strings: Iterable[str], dest: str) -> None:
+        super().__init__([*option_strings], dest, nargs=0, help="print the version and exit")
+
+    def __call__(self, parser: argparse.ArgumentParser, *_: object) -> NoReturn:
+        import retrieval_core
+
+        print(f"vitrine {retrieval_core.__version__}")
+        parser.exit()
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -39,7 +78,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     for name, value in ENVIRONMENT.items():
         os.environ.setdefault(name, value)
     try:
-        return int(arguments.command(arguments))
+        try:
+            return int(arguments.command(arguments))
+        finally:
+            end_stage_bars()
     except VitrineError as error:
         return print_error(error)
     except ModuleNotFoundError as error:

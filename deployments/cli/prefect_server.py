@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 
+from deployments.cli.stage_bars import show_stage_bars
 from retrieval_core.errors import BadConfig, ServerUnavailable, VitrineError
 from retrieval_core.settings import Settings
 
@@ -32,6 +33,7 @@ def start_prefect(settings: Settings) -> None:
 
         LocalServer.start_in(settings.cache_dir)
     logging.getLogger("prefect.flow_runs").addFilter(_without_traceback)
+    show_stage_bars()
 
 
 def _check_answer(url: str) -> None:

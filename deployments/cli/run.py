@@ -99,9 +99,16 @@ def _run_lines(run: RunSummary) -> list[str]:
         f"work       {run.masked} masked, {run.embedded} embedded",
         f"trained    {', '.join(run.trained) or 'nothing'}",
         _seconds_line(run.seconds),
-        *(f"{name:<28}{value:.4f}" for name, value in run.metrics.items() if "/" not in name),
+        f"metrics    {_metrics(run.metrics)}",
         f"report     {run.report}",
     ]
+
+
+def _metrics(metrics: dict[str, float]) -> str:
+    """Return the metrics of all queries in one line, each with the value of a random search where it has one."""
+    names = [name for name in metrics if "/" not in name and not name.endswith("_random")]
+    at_random = {name: f" (random {metrics[f'{name}_random']:.3f})" for name in names if f"{name}_random" in metrics}
+    return ", ".join(f"{name} {metrics[name]:.3f}{at_random.get(name, '')}" for name in names)
 
 
 def _plan(arguments: argparse.Namespace) -> int:
