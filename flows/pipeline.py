@@ -174,6 +174,7 @@ def _catalog_facts(
         changed=diff.changed,
         removed=diff.removed,
         unchanged=diff.unchanged,
+        moved=diff.moved,
         indexed=plan.n_rows,
         quarantined=counts["quarantined"] + n_late_rejects,
         declared_removals=ingested.declared_removals,

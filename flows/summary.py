@@ -21,6 +21,7 @@ class CatalogSummary(Value):
     removed: int
     unchanged: int
     quarantined: int
+    moved: int = 0  # of the unchanged: their pictures have another address
 
 
 class RunSummary(Value):

@@ -9,8 +9,9 @@ from retrieval_core.store.base import Store
 class CatalogFacts(Value):
     """How the rows of the catalogue were counted; `rows = indexed + quarantined = added + changed + unchanged`.
 
-    `declared_removals` are the ids of the items that were listed as removed, so that their absence is no loss;
-    `notes` say how the source was read and what was passed over.
+    `moved` counts those of the unchanged whose address alone differs. `declared_removals` are the ids of the items that
+    were listed as removed, so that their absence is no loss; `notes` say how the source was read and what was passed
+    over.
     """
 
     source: str
@@ -21,6 +22,7 @@ class CatalogFacts(Value):
     unchanged: int
     indexed: int
     quarantined: int
+    moved: int = 0
     declared_removals: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
 

@@ -2,22 +2,28 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 import polars as pl
 
 from retrieval_core.artifacts.catalog_rows import CATALOG_SCHEMA, COMPARED_COLUMNS
 from retrieval_core.artifacts.manifests import Value
 
+ADDRESSES = ("image_uri", "mask_uri")
+
 
 class CatalogDiff(Value):
     """How many items were added, changed, removed and kept, and the ids of those that differ, sorted.
 
-    `added + changed + unchanged` is the number of current rows, quarantined ones included.
+    `added + changed + unchanged` is the number of current rows, quarantined ones included. `moved` counts those of the
+    unchanged whose picture or mask has another address.
     """
 
     added: int
     changed: int
     removed: int
     unchanged: int
+    moved: int = 0
     added_ids: tuple[str, ...] = ()
     changed_ids: tuple[str, ...] = ()
     removed_ids: tuple[str, ...] = ()
@@ -26,13 +32,15 @@ class CatalogDiff(Value):
 def diff_catalogs(previous: pl.DataFrame | None, current: pl.DataFrame) -> CatalogDiff:
     """Compare two tables of items (`CATALOG_SCHEMA`, unique item_ids, any order); without a previous one, all are new.
 
-    An item has changed when one of `COMPARED_COLUMNS` differs. A file that was touched but holds the same bytes has
-    not.
+    An item has changed when one of `COMPARED_COLUMNS` differs, other than the address of a picture that was read. A
+    file that was touched but holds the same bytes has not.
     """
     before = pl.DataFrame(schema=CATALOG_SCHEMA) if previous is None else previous
     both = current.select(COMPARED_COLUMNS).join(before.select(COMPARED_COLUMNS), on="item_id", suffix="_before")
-    compared = [name for name in COMPARED_COLUMNS if name != "item_id"]
-    is_changed = pl.any_horizontal(pl.col(name).ne_missing(pl.col(f"{name}_before")) for name in compared)
+    compared = [name for name in COMPARED_COLUMNS if name not in ("item_id", *ADDRESSES)]
+    is_moved, is_other = _differs(ADDRESSES), _differs(compared)
+    # Without a reading, nothing shows that a picture at another address is the same.
+    is_changed = is_other | (is_moved & pl.col("content_id").is_null())
     changed = _ids(both.filter(is_changed))
     added = _ids(current.join(before, on="item_id", how="anti"))
     removed = _ids(before.join(current, on="item_id", how="anti"))
@@ -41,10 +49,15 @@ def diff_catalogs(previous: pl.DataFrame | None, current: pl.DataFrame) -> Catal
         changed=len(changed),
         removed=len(removed),
         unchanged=len(both) - len(changed),
+        moved=both.filter(is_moved & ~is_changed).height,
         added_ids=added,
         changed_ids=changed,
         removed_ids=removed,
     )
+
+
+def _differs(columns: Iterable[str]) -> pl.Expr:
+    return pl.any_horizontal(pl.col(name).ne_missing(pl.col(f"{name}_before")) for name in columns)
 
 
 def _ids(items: pl.DataFrame) -> tuple[str, ...]:

@@ -25,14 +25,17 @@ class Forecast(Value):
     """What a run would do.
 
     `notes` say how the source was read and what was passed over. `to_read` counts pictures that are new or were changed
-    since the last run, `gone` items that have left the source. `refit` says whether models would be fitted again.
-    `embed_seconds` is None if no earlier run embedded anything; `detector` and `classifier` are empty if the config
-    uses none. `stage_bytes` are the most bytes of memory that each stage takes, without the pages of mapped files.
+    since the last run; `moved` those of them that are probably the same at another address, because the item had a
+    picture of that size in bytes. `gone` counts items that have left the source. `refit` says whether models would be
+    fitted again. `embed_seconds` is None if no earlier run embedded anything; `detector` and `classifier` are empty if
+    the config uses none. `stage_bytes` are the most bytes of memory that each stage takes, without the pages of mapped
+    files.
     """
 
     rows: int
     notes: tuple[str, ...] = ()
     to_read: int
+    moved: int = 0
     gone: int
     refit: bool
     backbone: str
@@ -51,6 +54,8 @@ class Forecast(Value):
 
     def as_text(self) -> str:
         """Return the forecast as lines for a terminal."""
+        moved = f" or moved; {self.moved} of them probably only moved" * bool(self.moved)
+        n_embed = self.to_read - self.moved
         cost = "no earlier run to estimate from" if self.embed_seconds is None else f"about {self.embed_seconds:.0f} s"
         crop = [f"crop       every picture that {self.detector} has not seen yet"] * bool(self.detector)
         stages = ", ".join(f"{stage} {n_bytes / 1e9:.1f}" for stage, n_bytes in self.stage_bytes.items())
@@ -59,8 +64,8 @@ class Forecast(Value):
             [
                 f"catalogue  {self.rows} rows, {self.gone} gone since the last run",
                 *(f"source     {note}" for note in self.notes),
-                f"read       {self.to_read} pictures that are new or changed",
-                f"embed      at most {self.to_read} pictures with {self.backbone}, {self.dim} dimensions; {cost}",
+                f"read       {self.to_read} pictures that are new or changed{moved}",
+                f"embed      at most {n_embed} pictures with {self.backbone}, {self.dim} dimensions; {cost}",
                 f"licence    {self.licence}",
                 *crop,
                 *classify,
@@ -78,17 +83,20 @@ def forecast(source: str, store: Store, config: NightlyConfig) -> Forecast:
     opened = open_source(source)
     rows = opened.rows()
     seen = _last_seen(store)
-    to_read = len(unread_pictures(rows, seen))
+    unread = unread_pictures(rows, seen)
+    moved = 0 if seen is None else unread.join(seen, on=["item_id", "size_bytes"], how="semi").height
+    to_read = len(unread)
     gone = 0 if seen is None else seen.join(rows, on="item_id", how="anti").height
     card, dim = _backbone(store, config.embed)
     recipe = choose_recipe(len(rows), _candidate_dim(store, config, dim), dim, config.index)
     policies = (config.mask, config.head, config.reduce)
-    changed = (to_read + gone) / max(len(rows), 1)
+    changed = (to_read - moved + gone) / max(len(rows), 1)
     n_shards = choose_shards(len(rows), config.index)
     return Forecast(
         rows=len(rows),
         notes=opened.notes,
         to_read=to_read,
+        moved=moved,
         gone=gone,
         refit=not _same_models(store, config) or changed > min(policy.refit_after_change for policy in policies),
         backbone=card.name,
@@ -103,7 +111,7 @@ def forecast(source: str, store: Store, config: NightlyConfig) -> Forecast:
         vector_bytes=recipe.vector_bytes,
         memory_bytes=recipe.memory_bytes,
         stage_bytes=stage_bytes(CatalogueSize.of(rows, dim), config, n_shards),
-        embed_seconds=_embed_seconds(store, to_read),
+        embed_seconds=_embed_seconds(store, to_read - moved),
     )
 
 

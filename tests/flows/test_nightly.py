@@ -13,6 +13,7 @@ from retrieval_core.artifacts import releases
 from retrieval_core.config import NightlyConfig
 from retrieval_core.errors import BadConfig, NotFound, TooManyRejects
 from retrieval_core.ingest.sources.registry import open_source
+from retrieval_core.maintenance.plan import forecast
 from retrieval_core.maintenance.status import status
 from retrieval_core.maintenance.verify import verify
 from retrieval_core.metrics.registry import find_metric
@@ -78,6 +79,7 @@ def test_the_first_night_publishes_everything(first: tuple[Shop, RunSummary]) ->
         "removed": 0,
         "unchanged": 0,
         "quarantined": 0,
+        "moved": 0,
     }
     assert (run.masked, run.embedded) == (ROWS, PRODUCTS * VIEWS)
     assert run.trained == ["segmenter", "reducer", "head/raw", "head/masked"]
@@ -130,6 +132,20 @@ def test_the_same_night_again_does_nothing(first: tuple[Shop, RunSummary], monke
     assert run.metrics == before.metrics
 
 
+def test_a_catalogue_that_moved_is_found_there_and_nothing_is_done_again(
+    first: tuple[Shop, RunSummary], tmp_path: Path
+) -> None:
+    shop, _ = first
+    shutil.copytree(shop.folder, tmp_path, dirs_exist_ok=True)
+    moved = Shop(tmp_path)
+    plan = forecast(moved.source, moved.store, CONFIG)
+    assert (plan.to_read, plan.moved, plan.gone, plan.refit) == (ROWS, ROWS, 0, False)
+    run = moved.night()
+    assert (run.catalog.changed, run.catalog.unchanged, run.catalog.moved) == (0, ROWS, ROWS)
+    assert (run.masked, run.embedded, run.trained) == (0, 0, [])
+    assert all(hit.image_uri.startswith(str(tmp_path)) for hit in open_release(moved.store).search(moved.pictures[5]))
+
+
 def test_what_changed_and_nothing_else_is_done(tmp_path: Path) -> None:
     shop = Shop(tmp_path)
     shop.night()
@@ -151,6 +167,7 @@ def test_what_changed_and_nothing_else_is_done(tmp_path: Path) -> None:
         "removed": 4,
         "unchanged": rows - 5,
         "quarantined": 3,
+        "moved": 0,
     }
     ledger = pl.read_parquet(shop.store.get("ingest/quarantine.parquet"))
     assert [Path(uri) for uri in ledger["image_uri"]] == broken

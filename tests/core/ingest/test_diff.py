@@ -80,11 +80,24 @@ def test_the_order_of_rows_does_not_count() -> None:
 
 @pytest.mark.parametrize(
     ("column", "value"),
-    [("split", "val"), ("product_id", "p"), ("mask_id", "m"), ("image_uri", "/b.jpg"), ("mask_uri", "/m.png")],
+    [("split", "val"), ("product_id", "p"), ("mask_id", "m")],
 )
 def test_metadata_counts_as_a_change(column: str, value: str) -> None:
     before = items({"a": GOOD})
     assert diff_catalogs(before, before.with_columns(pl.lit(value).alias(column))).changed_ids == ("a",)
+
+
+@pytest.mark.parametrize("column", ["image_uri", "mask_uri"])
+def test_a_picture_at_another_address_moved_and_is_unchanged(column: str) -> None:
+    before = items({"a": GOOD, "b": GOOD})
+    diff = diff_catalogs(before, before.with_columns(("s3://shop" + pl.col("image_uri")).alias(column)))
+    assert (diff.changed, diff.unchanged, diff.moved) == (0, 2, 2)
+
+
+def test_a_picture_at_another_address_that_cannot_be_read_changed() -> None:
+    before = items({"a": (None, *GOOD[1:4], "quarantined")})
+    diff = diff_catalogs(before, before.with_columns(image_uri=pl.lit("/b.jpg")))
+    assert (diff.changed, diff.moved) == (1, 0)
 
 
 def test_a_picture_that_turned_bad_changed() -> None:
