@@ -70,7 +70,7 @@ def _update(source: str, store: str, names_and_pictures: str, *overrides: str) -
 
     names, pictures = json.loads(names_and_pictures)
     settings = Settings.load(store=store)
-    start_prefect(settings)
+    start_prefect(settings, is_verbose=False)
     began = time.time()
     summary = catalog_update(source, settings, NightlyConfig.load(None, list(overrides)), **names)
     release = open_release(settings.open_store())

@@ -44,6 +44,9 @@ def _options() -> argparse.ArgumentParser:
 JSON = _options()
 JSON.add_argument("--json", action="store_true", help="print one JSON document on stdout")
 
+VERBOSE = _options()
+VERBOSE.add_argument("-v", "--verbose", action="store_true", help="log what Prefect does, too")
+
 STORE = _options()
 STORE.add_argument("--store", help="folder or s3://bucket/prefix; default: VITRINE_STORE or the config")
 STORE.add_argument("--config", type=Path, metavar="FILE", help="default: vitrine.toml in the working folder, if any")

@@ -8,6 +8,7 @@ from deployments.cli.command import (
     CONFIG_FILE,
     JSON,
     STORE,
+    VERBOSE,
     Commands,
     add_command,
     named_source,
@@ -22,7 +23,7 @@ from retrieval_core.errors import BadConfig
 def add_commands(commands: Commands) -> None:
     """Add the command of this file."""
     text = "train and embed the variants that a config lists, and print them side by side"
-    add_command(commands, "compare", _compare, text, JSON, STORE, source_options())
+    add_command(commands, "compare", _compare, text, JSON, VERBOSE, STORE, source_options())
 
 
 def _compare(arguments: argparse.Namespace) -> int:
@@ -38,7 +39,7 @@ def _compare(arguments: argparse.Namespace) -> int:
     config = load_comparison(arguments.config, arguments.set)
     source, settings = named_source(arguments), open_settings(arguments)
     with checked_ahead(check_before_comparison, settings, source, config):
-        start_prefect(settings)
+        start_prefect(settings, arguments.verbose)
         summary = compare(source, settings, config)
     paragraphs = [f"## {summary.title}\n\n{summary.about}\n", *summary.tables, f"Report: {summary.report}"]
     print_answer(arguments, summary, "\n".join(paragraphs).split("\n"))

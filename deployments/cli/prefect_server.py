@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from pathlib import Path
 
 from deployments.cli.stage_bars import show_stage_bars
 from retrieval_core.errors import BadConfig, ServerUnavailable, VitrineError
@@ -19,10 +20,10 @@ def check_server_is_named() -> None:
         raise BadConfig("no Prefect server named: set PREFECT_API_URL, for example http://127.0.0.1:4200/api")
 
 
-def start_prefect(settings: Settings) -> None:
+def start_prefect(settings: Settings, is_verbose: bool) -> None:
     """Check the server that `PREFECT_API_URL` names, or start a local one. Raises `ServerUnavailable`.
 
-    Errors that are raised on purpose are logged without a traceback.
+    The terminal shows what Prefect logs of its runs only if `is_verbose`; errors raised on purpose have no traceback.
     """
     from prefect.settings import get_current_settings
 
@@ -33,7 +34,9 @@ def start_prefect(settings: Settings) -> None:
 
         LocalServer.start_in(settings.cache_dir)
     logging.getLogger("prefect.flow_runs").addFilter(_without_traceback)
-    show_stage_bars()
+    if not is_verbose:
+        _hide_log_of_prefect()
+        show_stage_bars()
 
 
 def _check_answer(url: str) -> None:
@@ -55,7 +58,25 @@ def _check_answer(url: str) -> None:
         )
 
 
+def _hide_log_of_prefect() -> None:
+    for handler in logging.root.handlers:
+        if handler.name == "console":  # Prefect's
+            handler.addFilter(_is_for_user)
+            handler.setFormatter(logging.Formatter("%(asctime)s | %(levelname)-7s | %(message)s", "%H:%M:%S"))
+
+
 def _without_traceback(record: logging.LogRecord) -> bool:
     if record.exc_info and isinstance(record.exc_info[1], VitrineError):
         record.exc_info = None
     return True
+
+
+def _is_for_user(record: logging.LogRecord) -> bool:
+    """Return whether a record is Vitrine's, tells of a retry, or warns outside of runs; the command prints failures."""
+    import prefect
+
+    if not Path(record.pathname).is_relative_to(prefect.__module_path__):
+        return True
+    if record.name in ("prefect.flow_runs", "prefect.task_runs"):
+        return "Retry" in record.getMessage()
+    return record.levelno >= logging.WARNING

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from deployments.cli.command import (
     JSON,
     STORE,
+    VERBOSE,
     Commands,
     add_command,
     named_source,
@@ -38,15 +39,15 @@ DEMO_CONFIG = ["embed.weights=random:0", "embed.size_px=128", "mask.size_px=64",
 def add_commands(commands: Commands) -> None:
     """Add the commands of this file."""
     text = "draw a sample catalogue, run every stage on it and print where the report is"
-    demo = add_command(commands, "demo", _demo, text, JSON)
+    demo = add_command(commands, "demo", _demo, text, JSON, VERBOSE)
     demo.add_argument("--dir", type=Path, default=Path("vitrine-demo"), help="folder for catalogue and store")
     demo.add_argument("--products", type=int, default=DEMO_PRODUCTS, help="products to draw, four pictures each")
     text = "run the pipeline, from ingest to publish; exit code 3 if the gate holds the release back"
-    add_command(commands, "run", _run, text, JSON, STORE, source_options())
+    add_command(commands, "run", _run, text, JSON, VERBOSE, STORE, source_options())
     text = "say what a run would do and cost; writes nothing"
     add_command(commands, "plan", _plan, text, JSON, STORE, source_options())
     text = "make another representation beside the live one, and a release of it that waits to be promoted"
-    _add_backfill_options(add_command(commands, "backfill", _backfill, text, JSON, STORE, source_options()))
+    _add_backfill_options(add_command(commands, "backfill", _backfill, text, JSON, VERBOSE, STORE, source_options()))
 
 
 def _add_backfill_options(backfill: argparse.ArgumentParser) -> None:
@@ -86,7 +87,7 @@ def _run_nightly(arguments: argparse.Namespace, source: str, settings: Settings,
 
     config = NightlyConfig.load(getattr(arguments, "config", None), overrides)
     with checked_ahead(check_before_run, settings, source, config):
-        start_prefect(settings)
+        start_prefect(settings, arguments.verbose)
         summary = nightly(source, settings, config)
     print_answer(arguments, summary, _run_lines(summary))
     return 0 if summary.gate == "published" else EXIT_HELD
@@ -140,7 +141,7 @@ def _backfill(arguments: argparse.Namespace) -> int:
     ItemSelection(**choice).period()
     through = arguments.through
     with checked_ahead(check_before_run, settings, source, config, is_evaluated=through == "release"):
-        start_prefect(settings)
+        start_prefect(settings, arguments.verbose)
         summary = backfill(
             source, settings, config, **choice, through=through, pictures_per_second=arguments.pictures_per_second
         )

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from deployments.cli.command import (
     JSON,
     STORE,
+    VERBOSE,
     Commands,
     add_command,
     named_source,
@@ -30,15 +31,15 @@ def add_commands(commands: Commands) -> None:
     text = "train a backbone, the segmenter or the head on a catalogue"
     kinds = commands.add_parser("train", help=text, description=text).add_subparsers(required=True, metavar="WHAT")
     text = "train a backbone on the catalogue's own pictures"
-    backbone = add_command(kinds, "backbone", _train_backbone, text, JSON, STORE, source_options("KEY"))
+    backbone = add_command(kinds, "backbone", _train_backbone, text, JSON, VERBOSE, STORE, source_options("KEY"))
     backbone.add_argument("objective", metavar="OBJECTIVE", help=OBJECTIVES)
     text = "name of the backbone, for embed.weights=artifact:NAME; default: CARD-OBJECTIVE"
     backbone.add_argument("--name", default="", help=text)
     backbone.add_argument("--teacher", help="for distill: the fingerprint of a vector set, or production")
     text = "train the U-Net on the masks of the source"
-    add_command(kinds, "segmenter", _train_segmenter, text, JSON, STORE, source_options())
+    add_command(kinds, "segmenter", _train_segmenter, text, JSON, VERBOSE, STORE, source_options())
     text = "train the multi-task head on the vectors of each view"
-    add_command(kinds, "head", _train_head, text, JSON, STORE, source_options())
+    add_command(kinds, "head", _train_head, text, JSON, VERBOSE, STORE, source_options())
 
 
 def _train_backbone(arguments: argparse.Namespace) -> int:
@@ -56,7 +57,7 @@ def _train_backbone(arguments: argparse.Namespace) -> int:
     stages = NightlyConfig.load(arguments.config, stage_keys)
     source, settings = named_source(arguments), open_settings(arguments)
     with checked_ahead(check_before_training, settings, source, config, stages):
-        start_prefect(settings)
+        start_prefect(settings, arguments.verbose)
         summary = TRAININGS[config.objective](source, settings, arguments.name, config, stages)
     lines = _model_lines("backbone", summary.backbone, summary)
     print_answer(arguments, summary, [*lines, f"use it       --set embed.weights=artifact:{summary.name}"])
@@ -75,7 +76,7 @@ def _train_segmenter(arguments: argparse.Namespace) -> int:
     source, settings = named_source(arguments), open_settings(arguments)
     open_source(source)
     check_conditions(settings.open_store())
-    start_prefect(settings)
+    start_prefect(settings, arguments.verbose)
     summary = train_segmenter(source, settings, stages)
     print_answer(arguments, summary, _model_lines("segmenter", summary.segmenter, summary))
     return 0
@@ -90,7 +91,7 @@ def _train_head(arguments: argparse.Namespace) -> int:
     stages = NightlyConfig.load(arguments.config, arguments.set)
     source, settings = named_source(arguments), open_settings(arguments)
     with checked_ahead(check_before_run, settings, source, stages, is_evaluated=False):
-        start_prefect(settings)
+        start_prefect(settings, arguments.verbose)
         summary = train_head(source, settings, stages)
     lines = [line for head in summary.heads for line in ("", *_model_lines("head", head.head, head))]
     print_answer(arguments, summary, lines[1:])
