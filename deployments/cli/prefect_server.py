@@ -44,11 +44,8 @@ def _check_answer(url: str) -> None:
 
     try:
         answer = httpx.get(f"{url}/health", timeout=ANSWER_S)
-        problem = (
-            ""
-            if answer.is_success and "html" not in answer.headers.get("content-type", "")
-            else f"HTTP {answer.status_code}"
-        )
+        is_page = "html" in answer.headers.get("content-type", "")
+        problem = f"HTTP {answer.status_code}" if is_page or answer.is_error else ""
     except (httpx.HTTPError, httpx.InvalidURL) as error:
         problem = str(error)
     if problem:

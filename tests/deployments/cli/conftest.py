@@ -66,4 +66,5 @@ def published(tmp_path_factory: pytest.TempPathFactory) -> Path:
     assert done.returncode == 0, done.stderr
     assert (hosts, files) == (set(), set())  # nothing leaves the machine, and only the store is written
     (folder / "run.json").write_text(done.stdout)
+    (folder / "run.log").write_text(done.stderr)
     return folder

@@ -43,7 +43,7 @@ class Observed(NamedTuple):
 
 
 def observe(command: list[str], folder: Path, *allowed: str) -> Observed:
-    """Run a command in `folder`, with an empty home; it may write in `allowed`, folders there, and in Prefect's home.
+    """Run a command in `folder`, with an empty home; it may write in `allowed`, folders there, and in the cache.
 
     Native code is observed too, its connections by strace where that is installed, its files by what is new in the
     folder and the home.
@@ -58,6 +58,7 @@ def observe(command: list[str], folder: Path, *allowed: str) -> Observed:
         "HOME": str(watch / "home"),
         "TMPDIR": str(watch / "tmp"),
         "PREFECT_HOME": str(watch / "prefect"),
+        "VITRINE_CACHE_DIR": str(watch / "cache"),
         "PYTHONPATH": f"{watch}{os.pathsep}{ROOT}",
         "OBSERVED": str(log),
     }
@@ -70,7 +71,8 @@ def observe(command: list[str], folder: Path, *allowed: str) -> Observed:
     hosts |= set(NATIVE_ADDRESS.findall(trace.read_text())) if trace.exists() else set()
     files = {value for kind, _, value in lines if kind == "file" and "__pycache__" not in value}
     files |= {str(path) for path in (*(watch / "home").rglob("*"), *(set(folder.iterdir()) - before))}
-    may_write = (*(str(folder / name) for name in allowed), str(watch / "prefect"), str(watch / "tmp"), "/dev/")
+    kept = (*(folder / name for name in allowed), *(watch / name for name in ("cache", "prefect", "tmp")))
+    may_write = (*map(str, kept), "/dev/")
     return Observed(
         done,
         {host for host in hosts if not LOOPBACK.match(host)},

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from deployments.cli.command import JSON, STORE, named_source, open_settings, print_answer, source_options
+from deployments.cli.command import JSON, STORE, find_config, named_source, open_settings, print_answer, source_options
 from retrieval_core.errors import BadConfig
 
 
@@ -24,6 +24,22 @@ def test_an_option_wins_over_the_file_and_the_file_is_read_without_one(tmp_path:
     assert (named_source(file_only), open_settings(file_only).store) == ("folder:photos", "from-the-file")
     both = parse(f"--config={toml}", "--source=table:items.csv", "--store=elsewhere")
     assert (named_source(both), open_settings(both).store) == ("table:items.csv", "elsewhere")
+
+
+def test_the_config_of_the_working_folder_is_read_unless_another_is_given(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("VITRINE_STORE", raising=False)
+    arguments = parse()
+    find_config(arguments)
+    assert arguments.config is None
+    Path("vitrine.toml").write_text('\ufeffsource = "folder:photos"\n[settings]\nstore = "here"\n')
+    Path("other.toml").write_text('[settings]\nstore = "there"\n')
+    for words, store in (((), "here"), (("--config=other.toml",), "there")):
+        arguments = parse(*words)
+        find_config(arguments)
+        assert open_settings(arguments).store == store
 
 
 def test_no_source_is_wrong_usage() -> None:

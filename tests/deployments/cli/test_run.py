@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -19,6 +22,22 @@ def test_run_prints_its_document_and_nothing_else(published: Path) -> None:
     assert (run["catalog"]["rows"], run["catalog"]["quarantined"], run["embedded"]) == (12, 1, 11)
     assert run["seconds"]["total"] >= run["seconds"]["embed"]
     assert Path(run["report"]).read_text().startswith("<!")
+
+
+def test_a_run_logs_its_stages_and_nothing_of_prefect(published: Path) -> None:
+    log = (published / "run.log").read_text()
+    assert "INFO    | stage embed\n" in log
+    for prefect in ("Flow run", "Task run", "Finished in state", "server"):
+        assert prefect not in log
+
+
+def test_a_failure_is_printed_once(published: Path, api_url: str) -> None:
+    command = [sys.executable, "-m", "deployments.cli.main", "run", "--source=folder:photos", "--store=failed", *QUICK]
+    environment = os.environ | {"PREFECT_API_URL": api_url}
+    done = subprocess.run(command, cwd=published, capture_output=True, text=True, env=environment)
+    assert done.returncode == 1
+    assert (done.stderr.count("max_reject_fraction"), done.stderr.count("Traceback")) == (1, 0)
+    assert done.stderr.splitlines()[-1].startswith("vitrine: 1 of 12 pictures")
 
 
 def test_plan_says_what_a_run_would_do(published: Path, vitrine: Callable[..., Done]) -> None:

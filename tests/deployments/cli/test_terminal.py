@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import argparse
+import io
 import json
 import re
 from collections.abc import Callable
@@ -10,8 +12,9 @@ from pathlib import Path
 import polars as pl
 import pytest
 
+from deployments.cli.command import print_answer
 from deployments.cli.main import main
-from deployments.cli.terminal import visible
+from deployments.cli.terminal import escape_unprintable, visible
 from tests.core.conftest import Shop
 
 TITLE, CLEAR, FORGED, TURNED = "\x1b]0;pwned\x07", "\x9b2J\x7f", "red\r\n 1.000  forged", "\u202egpj.exe\u2066"
@@ -68,3 +71,14 @@ def test_words_of_any_language_stay_as_they_are() -> None:
     for text in ("", "Größe 38 · 東京 · שמלה · ثوب · 👩🏽‍🎨 · नमस्ते", "a\\nb", "~!{}[]%s"):
         assert visible(text) == text
     assert visible("a\tb\nc\ud800") == "a\\tb\\nc\\ud800"
+
+
+def test_a_terminal_that_lacks_letters_shows_escapes(monkeypatch: pytest.MonkeyPatch) -> None:
+    stream = io.TextIOWrapper(io.BytesIO(), encoding="ascii", write_through=True)
+    monkeypatch.setattr("sys.stdout", stream)
+    escape_unprintable()
+    print("caf\u00e9 \u6771")
+    print_answer(argparse.Namespace(json=True), {"name": "\u00e9\U0001f600"}, [])
+    assert isinstance(stream.buffer, io.BytesIO)
+    text, document = stream.buffer.getvalue().decode("ascii").splitlines()
+    assert (text, json.loads(document)) == ("caf\\xe9 \\u6771", {"name": "\u00e9\U0001f600"})

@@ -6,9 +6,11 @@ from __future__ import annotations
 import os
 import random
 import signal
+import sqlite3
 import subprocess
 import sys
 import time
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -20,7 +22,7 @@ from retrieval_core.store.uris import open_store
 from tests.faults.processes import PATIENCE_S, Order, Run
 from tests.faults.servers import until
 
-SEED, N_MOMENTS = 7, 12
+SEED, N_MOMENTS = 7, 9
 STAGES = ("ingest", "backbone", "embed", "head", "reduce", "index", "evaluate", "publish")
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 CONFIG = (
@@ -76,10 +78,18 @@ def test_a_signal_ends_a_run_at_once(first: tuple[Order, float], number: int, tm
 
 
 def test_ctrl_c_in_a_terminal_ends_a_command_and_its_server(first: tuple[Order, float], tmp_path: Path) -> None:
+    """The command runs in spite of a proxy that is down and a database that another version of Prefect wrote."""
     order, _ = first
+    with closing(sqlite3.connect(tmp_path / "prefect.db")) as database:
+        database.executescript("create table alembic_version(version_num); insert into alembic_version values('ffff')")
     store, log = tmp_path / "store", tmp_path / "log"
     command = [sys.executable, "-m", "deployments.cli.main", "run", f"--source={order.source}", f"--store={store}"]
-    environment = os.environ | {"VITRINE_CACHE_DIR": str(tmp_path / "cache"), "MARK": str(tmp_path)}
+    environment = os.environ | {
+        "VITRINE_CACHE_DIR": str(tmp_path / "cache"),
+        "PREFECT_HOME": str(tmp_path),
+        "http_proxy": "http://127.0.0.1:9",
+        "MARK": str(tmp_path),
+    }
     with log.open("wb") as output:
         process = subprocess.Popen(
             [*command, *(f"--set={key}" for key in CONFIG)],
