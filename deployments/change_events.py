@@ -27,7 +27,7 @@ MAX_SHOWN_CHARS = 40  # of a bad name, in a message
 MAX_WRAPPERS = 3  # SQS around SNS around S3
 CREATED, REMOVED = "ObjectCreated:", ("ObjectRemoved:", "LifecycleExpiration:")
 
-_SURROGATE = re.compile("[\ud800-\udfff]")
+_UNSTORABLE = re.compile("[\0\ud800-\udfff]")  # half a character, or a NUL, which PostgreSQL cannot hold
 
 
 class Payload(Value):
@@ -75,7 +75,8 @@ def updated_event(change: Change) -> dict[str, Any]:
 def refused_event(reason: str, body: bytes | str, sender: str) -> dict[str, Any]:
     """Return the event that reports a refused message: the reason, the sender, its size and its beginning."""
     text = body.decode(errors="replace") if isinstance(body, bytes) else body
-    payload = {"reason": reason, "sender": sender, "size": len(body), "excerpt": text[:MAX_EXCERPT_CHARS]}
+    texts = {"reason": reason, "sender": sender, "excerpt": text[:MAX_EXCERPT_CHARS]}
+    payload = {"size": len(body)} | {name: _UNSTORABLE.sub("\ufffd", value) for name, value in texts.items()}
     return {"event": REFUSED, "resource": RESOURCE, "payload": payload}
 
 
@@ -112,10 +113,16 @@ def _read_payload(document: dict[str, Any]) -> Change:
     change = Change(**payload.model_dump())
     if change.is_empty:
         raise BadConfig("the payload names no item: give added, changed or removed ids, or a manifest_uri")
-    names = (*change.added, *change.changed, *change.removed)
-    if bad := [name for name in names if not 0 < len(name) <= MAX_NAME_CHARS or _SURROGATE.search(name)]:
-        raise BadConfig(f"{bad[0][:MAX_SHOWN_CHARS]!r} is no name; expected 1 to {MAX_NAME_CHARS:,} characters of text")
+    for name in (*change.added, *change.changed, *change.removed):
+        _check_name(name)
+    if change.manifest_uri:
+        _check_name(change.manifest_uri)
     return change
+
+
+def _check_name(name: str, max_chars: int = MAX_NAME_CHARS) -> None:
+    if not 0 < len(name) <= max_chars or _UNSTORABLE.search(name):
+        raise BadConfig(f"{name[:MAX_SHOWN_CHARS]!r} is no name; expected 1 to {max_chars:,} characters of text")
 
 
 def _read_records(records: object) -> tuple[Change, ...]:
@@ -133,6 +140,7 @@ def _read_record(record: dict[str, Any]) -> Change:
     event = record["eventName"].removeprefix("s3:")
     key = unquote_plus(record["s3"]["object"]["key"])
     uri = f"s3://{record['s3']['bucket']['name']}/{key}"
+    _check_name(uri, 2 * MAX_NAME_CHARS)
     if event.startswith(REMOVED) and key.lower().endswith(SUFFIXES):
         return Change(removed=(uri,))
     if event.startswith(CREATED) and key.lower().endswith(SUFFIXES):

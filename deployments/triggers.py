@@ -22,6 +22,7 @@ from datetime import UTC, datetime
 from typing import Any
 from uuid import uuid4
 
+import httpx
 from prefect.client.orchestration import get_client
 from starlette.applications import Starlette
 from starlette.requests import Request
@@ -31,11 +32,13 @@ from starlette.routing import Route
 from deployments.change_events import MAX_BODY_BYTES, read_changes, refused_event, split_change, updated_event
 from deployments.cli.prefect_server import check_server_is_named
 from deployments.cli.terminal import print_error
-from deployments.trigger_queue import Queue
+from deployments.listening import bound_connections
+from deployments.trigger_queue import Message, Queue
 from retrieval_core.errors import BadConfig, StoreUnavailable, VitrineError
 from retrieval_core.ingest.change import Change, merge_changes
 
 RETRY_AFTER_S = 10
+REFUSALS = (400, 409, 413, 422)  # statuses that an event gets again however often it is sent
 WINDOW_S = 2.0
 log = logging.getLogger("vitrine.triggers")
 
@@ -43,13 +46,20 @@ Emit = Callable[[Sequence[dict[str, Any]]], Awaitable[None]]
 
 
 async def emit_to_prefect(events: Sequence[dict[str, Any]]) -> None:
-    """Send events to Prefect's server and wait for its answer. Raises `StoreUnavailable` if it does not take them."""
+    """Send events to Prefect's server and wait for its answer.
+
+    Raises `BadConfig` if the server refuses them and always will, `StoreUnavailable` if they could not be delivered.
+    """
     occurred = datetime.now(UTC).isoformat()
     stamped = [{"id": str(uuid4()), "occurred": occurred, **event} for event in events]
     try:
         async with get_client() as client:
             response = await client.request("POST", "/events", json=stamped)
             response.raise_for_status()
+    except (UnicodeError, httpx.HTTPStatusError) as error:
+        if isinstance(error, httpx.HTTPStatusError) and error.response.status_code not in REFUSALS:
+            raise StoreUnavailable(f"Prefect's server did not take {len(events)} events: {error}") from error
+        raise BadConfig(f"Prefect's server refuses the event: {error}") from error
     except Exception as error:  # whatever the client raises, the caller has to know that nothing arrived
         raise StoreUnavailable(f"Prefect's server did not take {len(events)} events: {error}") from error
 
@@ -107,6 +117,8 @@ def make_app(
             return await refuse(422, str(error), body, sender)
         try:
             await burst.add(changes)
+        except BadConfig as error:
+            return await refuse(422, str(error), body, sender)
         except StoreUnavailable as error:
             log.error("%s", error)
             return _error(503, "Prefect does not answer; call again", {"Retry-After": str(RETRY_AFTER_S)})
@@ -139,22 +151,33 @@ async def poll(queue: Queue, burst: Burst, emit: Emit) -> None:
     while True:
         try:
             await _read_batch(queue, burst, emit)
-        except VitrineError as error:
-            log.error("%s; trying again in %d s", error, RETRY_AFTER_S)
+        except Exception as error:
+            unexpected = None if isinstance(error, VitrineError) else error
+            log.error("%s; trying again in %d s", error, RETRY_AFTER_S, exc_info=unexpected)
             await asyncio.sleep(RETRY_AFTER_S)
 
 
 async def _read_batch(queue: Queue, burst: Burst, emit: Emit) -> None:
     messages = await asyncio.to_thread(queue.receive)
-    changes: list[Change] = []
-    for message in messages:
-        try:
-            changes.extend(read_changes(message.body))
-        except BadConfig as error:
-            log.warning("refused a message of the queue: %s", error)
-            await emit([refused_event(str(error), message.body, queue.url)])
-    await burst.add(changes)
-    await asyncio.to_thread(queue.delete, messages)
+    results = await asyncio.gather(
+        *(_forward(message, queue, burst, emit) for message in messages), return_exceptions=True
+    )
+    delivered = [message for message, result in zip(messages, results, strict=True) if result is None]
+    await asyncio.to_thread(queue.delete, delivered)
+    for result in results:
+        if result is not None:
+            raise result
+
+
+async def _forward(message: Message, queue: Queue, burst: Burst, emit: Emit) -> None:
+    """Emit the event of a message, or the event of its refusal."""
+    try:
+        await burst.add(read_changes(message.body))
+    except StoreUnavailable:
+        raise
+    except Exception as error:  # a message that fails in any way must not block the others
+        log.warning("refused a message of the queue: %s", error)
+        await emit([refused_event(str(error), message.body, queue.url)])
 
 
 def _has_token(header: str, token: str) -> bool:
@@ -204,7 +227,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         app = make_app(os.environ.get("VITRINE_TRIGGER_TOKEN", ""), window_s=arguments.window, queue=queue)
     except VitrineError as error:
         return print_error(error)
-    uvicorn.run(app, host=arguments.host, port=arguments.port, log_level="warning")
+    config = uvicorn.Config(app, host=arguments.host, port=arguments.port, log_level="warning")
+    bound_connections(config)
+    uvicorn.Server(config).run()
     return 0
 
 

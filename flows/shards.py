@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, Protocol, TypeVar, cast
+from urllib.parse import urlsplit
 
 from prefect import Task
 from prefect.futures import PrefectFuture, as_completed
@@ -76,6 +77,9 @@ def _cluster(address: str) -> Iterator[Runner]:
         from prefect_dask.task_runners import DaskTaskRunner
     except ModuleNotFoundError as error:
         raise BadConfig("runner dask needs prefect-dask: pip install 'vitrine[dask]'") from error
+    host = urlsplit(address).hostname
+    if not address.startswith("tls://") and host not in ("localhost", "127.0.0.1", "::1"):
+        raise BadConfig(f"{address} has neither encryption nor a login; set up TLS as docs/scaling.md shows: tls://…")
     if not get_current_settings().api.url:
         raise BadConfig(
             "runner dask needs a Prefect server that every worker reaches: "
@@ -86,8 +90,8 @@ def _cluster(address: str) -> Iterator[Runner]:
             runner.client.wait_for_workers(1, timeout=CONNECT_TIMEOUT_S)
         except OSError as error:  # TimeoutError is one
             raise BadConfig(
-                f"no Dask cluster with a worker at {address}: {error}; start `dask scheduler` and `dask worker "
-                "--nthreads 1`, or set VITRINE_RUNNER=local"
+                f"no Dask cluster with a worker at {address}: {error}; start `dask scheduler` and `dask "
+                "worker`, as docs/scaling.md shows, or set VITRINE_RUNNER=local"
             ) from error
         yield cast(Runner, runner)
 

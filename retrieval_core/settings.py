@@ -41,7 +41,7 @@ class Settings(BaseSettings):
         "local", description="What makes the shards: this machine, one by one, or the workers of a Dask cluster."
     )
     dask_address: str = Field(
-        "tcp://127.0.0.1:8786", description="Address of the Dask cluster's scheduler, if that is the runner."
+        "tls://127.0.0.1:8786", description="Address of the Dask cluster's scheduler, if that is the runner."
     )
     report_url: str = Field(
         "",

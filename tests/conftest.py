@@ -17,12 +17,14 @@ import pytest
 
 from retrieval_core.store.base import Store
 from retrieval_core.store.uris import open_store
+from tests.faults.servers import LOGIN
 
 # Before anything imports Prefect.
 os.environ.update(
     {
         "DO_NOT_TRACK": "1",
         "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
+        "PREFECT_API_AUTH_STRING": LOGIN,
         "PREFECT_HOME": tempfile.mkdtemp(prefix="vitrine-test-prefect-"),
         "PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS": "120",
         "HF_HUB_OFFLINE": "1",

@@ -37,6 +37,8 @@ def add_commands(commands: Commands) -> None:
     app.set_defaults(extra="serve", handles_signals=True)
     app.add_argument("--host", default="127.0.0.1", help="the address to listen on; there is no login")
     app.add_argument("--port", type=int, default=7860, help="the port to listen on")
+    text = "a host name by which browsers reach the page, for example that of a proxy; may be repeated"
+    app.add_argument("--name", action="append", default=[], metavar="HOST", help=text)
 
 
 def _search(arguments: argparse.Namespace) -> int:
@@ -69,5 +71,5 @@ def _app(arguments: argparse.Namespace) -> int:
     logging.basicConfig(level=logging.WARNING, format="vitrine: %(message)s")
     logging.getLogger("vitrine").setLevel(logging.INFO)
     settings = open_settings(arguments)
-    serve(settings.open_store(), settings, arguments.host, arguments.port)
+    serve(settings.open_store(), settings, arguments.host, arguments.port, arguments.name)
     return 0

@@ -3,19 +3,24 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+import os
+import tempfile
+import traceback
+from collections.abc import Callable, Sequence
 from contextlib import closing
 from functools import wraps
 from pathlib import Path
 from typing import Any
 
 import gradio as gr
+from fastapi import FastAPI
 from gradio.exceptions import ServerFailedToStartError
+from gradio.route_utils import CustomCORSMiddleware
 from starlette.middleware import Middleware
-from starlette.responses import PlainTextResponse
-from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from deployments.listening import BoundedBodies, bound_connections
 from deployments.serve.api import endpoints
+from deployments.serve.guard import MAX_BODIES_BYTES, UPLOADS_KEPT_S, Guard, max_body_bytes
 from deployments.serve.page import SearchPage
 from deployments.serve.report_pages import ReportPages
 from deployments.serve.service import MAX_PICTURE_BYTES, SearchService
@@ -23,20 +28,7 @@ from retrieval_core.errors import BadConfig, VitrineError
 from retrieval_core.settings import Settings
 from retrieval_core.store.base import Store
 
-UPLOADS_KEPT_S = 3_600
 STYLE = Path(__file__).with_suffix(".css")
-# The page loads nothing from other hosts and sends nothing to them. Gradio needs inline scripts and `eval`.
-POLICY = (
-    "default-src 'self'; script-src 'self' 'unsafe-inline' 'unsafe-eval'; style-src 'self' 'unsafe-inline'; "
-    "img-src 'self' data: blob:; font-src 'self' data:; media-src 'self' blob:; worker-src 'self' blob:; "
-    "object-src 'none'; base-uri 'self'; form-action 'self'"
-)
-HEADERS = (
-    (b"content-security-policy", POLICY.encode()),
-    (b"referrer-policy", b"no-referrer"),
-    (b"x-content-type-options", b"nosniff"),
-)
-NOT_FOUND = PlainTextResponse("not found", status_code=404)
 # A picture that is pasted outside a text field is uploaded as if it had been dropped.
 PASTE = """<script>
 document.addEventListener("paste", (event) => {
@@ -84,22 +76,23 @@ THEME = {
 log = logging.getLogger("vitrine.app")
 
 
-def serve(store: Store, settings: Settings, host: str, port: int) -> None:
-    """Answer on `http://host:port` until interrupted.
+def serve(store: Store, settings: Settings, host: str, port: int, names: Sequence[str] = ()) -> None:
+    """Answer on `http://host:port` until interrupted, to browsers that reach it as an IP address or one of `names`.
 
     Raises `NotFound` if nothing is published yet, `BadConfig` if the address cannot be used.
     """
-    with closing(SearchService(store, settings)) as service:
-        app = build_app(service)
+    prefix = "vitrine-uploads-"
+    with closing(SearchService(store, settings)) as service, tempfile.TemporaryDirectory(prefix=prefix) as uploads:
+        app = build_app(service, Path(uploads))
         try:
-            launch(app, store, host, port)
+            launch(app, store, host, port, names)
         except (OSError, OverflowError, ServerFailedToStartError) as error:
             reason = "it is taken, or no address of this machine; give another --port or --host"
             raise BadConfig(f"cannot listen on {host}:{port}: {reason}") from error
         app.block_thread()
 
 
-def launch(app: gr.Blocks, store: Store, host: str, port: int) -> None:
+def launch(app: gr.Blocks, store: Store, host: str, port: int, names: Sequence[str] = ()) -> None:
     """Start answering in a thread, with the reports of `store` beside the app.
 
     Raises what Gradio raises if the address cannot be used.
@@ -111,7 +104,13 @@ def launch(app: gr.Blocks, store: Store, host: str, port: int) -> None:
         font=("system-ui", "-apple-system", "Segoe UI", "sans-serif"),
         font_mono=("ui-monospace", "monospace"),
     )
-    app.queue(default_concurrency_limit=8, max_size=128).launch(
+    middleware = [
+        Middleware(BoundedBodies, max_bytes=max_body_bytes, max_total=MAX_BODIES_BYTES),
+        Middleware(Guard, host=host, names=names, uploads=Path(app.GRADIO_CACHE)),
+        Middleware(ReportPages, store=store),
+    ]
+    # A waiting search keeps its body in memory.
+    app.queue(default_concurrency_limit=8, max_size=32).launch(
         server_name=host,
         server_port=port,
         share=False,
@@ -127,14 +126,25 @@ def launch(app: gr.Blocks, store: Store, host: str, port: int) -> None:
         run_history=False,
         ssr_mode=False,
         mcp_server=False,
-        app_kwargs={"middleware": [Middleware(_Guard), Middleware(ReportPages, store=store)]},
+        app_kwargs={"middleware": middleware},
     )
+    bound_connections(app.server.config)
+    _remove_cors(app.server_app)
     log.info("the search app listens on %s", app.local_url)
 
 
-def build_app(service: SearchService) -> gr.Blocks:
-    """Return the page and the endpoints of the API as one app, not started yet."""
-    app = _UploadsOnly(title="Vitrine", analytics_enabled=False, delete_cache=(UPLOADS_KEPT_S, UPLOADS_KEPT_S))
+def _remove_cors(app: FastAPI) -> None:
+    """Remove Gradio's outermost middleware that lets pages of every origin read answers, with the visitor's cookies."""
+    cors: Any = CustomCORSMiddleware
+    app.user_middleware = [middleware for middleware in app.user_middleware if middleware.cls is not cors]
+    app.middleware_stack = app.build_middleware_stack()
+
+
+def build_app(service: SearchService, uploads: Path) -> gr.Blocks:
+    """Return the page and the endpoints of the API as one app, not started yet, with a folder for uploaded files."""
+    os.environ["GRADIO_TEMP_DIR"] = str(uploads)  # read when the components are made
+    logging.getLogger("python_multipart").setLevel(logging.ERROR)  # its warnings quote bytes of broken uploads
+    app = _SafeBlocks(title="Vitrine", analytics_enabled=False, delete_cache=(UPLOADS_KEPT_S, UPLOADS_KEPT_S))
     with app:
         SearchPage(app, service)
         for name, endpoint in endpoints(service).items():
@@ -155,8 +165,18 @@ def _with_messages(endpoint: Callable[..., Any]) -> Callable[..., Any]:
     return wrapped
 
 
-class _UploadsOnly(gr.Blocks):
-    """Refuses URLs in place of uploaded files: Gradio would fetch them, and only `fetching` may fetch."""
+class _SafeBlocks(gr.Blocks):
+    """Refuses URLs in place of uploaded files, which Gradio would fetch, and logs no value that a visitor sent."""
+
+    async def process_api(self, *values: Any, **more: Any) -> dict[str, Any]:
+        try:
+            return await super().process_api(*values, **more)
+        except gr.Error:
+            raise
+        except Exception as error:  # Gradio would print its message, which may quote the request
+            lines = "".join(traceback.format_tb(error.__traceback__))
+            log.error("a request ended with %s, whose message may quote it:\n%s", type(error).__name__, lines)
+            raise gr.Error("the request cannot be answered", print_exception=False) from None
 
     async def preprocess_data(self, block_fn: Any, inputs: list[Any], *rest: Any, **more: Any) -> Any:
         _refuse_remote_files(inputs)
@@ -171,20 +191,3 @@ def _refuse_remote_files(value: Any) -> None:
     if isinstance(value, list):
         for inner in value:
             _refuse_remote_files(inner)
-
-
-class _Guard:
-    """ASGI middleware: adds `HEADERS` to every response, and hides those routes of Gradio that fetch a URL."""
-
-    def __init__(self, app: ASGIApp) -> None:
-        self._app = app
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        async def send_with_headers(message: Message) -> None:
-            if message["type"] == "http.response.start":
-                message = {**message, "headers": [*message.get("headers", ()), *HEADERS]}
-            await send(message)
-
-        path = scope.get("path", "")
-        app = NOT_FOUND if "://" in path or "proxy=" in path else self._app
-        await app(scope, receive, send_with_headers)

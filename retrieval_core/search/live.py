@@ -65,7 +65,7 @@ class LiveRelease:
                 if target == self._current.release.fingerprint or (target == broken and is_waiting):
                     continue
                 self._current = self._open(target)
-            except Exception as error:  # whatever is wrong with the new release, the current one serves
+            except BaseException as error:  # of Rust libraries, too, whose panics are no `Exception`
                 if target == broken and is_waiting:
                     continue
                 wait_s = min(2 * wait_s, MAX_WAIT_S) if target == broken else self._check_s
@@ -77,7 +77,7 @@ class LiveRelease:
         alias = releases.read_alias(self._store, self._name)
         return alias.release if alias else self._current.release.fingerprint
 
-    def _log_failure(self, name: str, error: Exception) -> None:
+    def _log_failure(self, name: str, error: BaseException) -> None:
         current = self._current.release.fingerprint[:12]
         unexpected = None if isinstance(error, VitrineError) else error
         _log.error("%s cannot be opened, %s keeps serving: %s", name[:12], current, error, exc_info=unexpected)

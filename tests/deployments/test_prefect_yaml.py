@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import os
 import subprocess
 import sys
@@ -15,6 +16,7 @@ import httpx
 import pytest
 import yaml
 from prefect import Flow
+from prefect.client.orchestration import get_client
 from prefect.events.schemas.deployment_triggers import DeploymentEventTrigger
 from prefect.settings import PREFECT_API_URL, temporary_settings
 from prefect.utilities.importtools import import_object
@@ -25,6 +27,8 @@ from retrieval_core.ingest.change import Change
 
 ROOT = Path(__file__).parents[2]
 FILE = ROOT / "deployments" / "prefect.yaml"
+POOL_FILE = ROOT / "deployments" / "work_pool.json"
+POOL = json.loads(POOL_FILE.read_text())
 DEPLOYMENTS: dict[str, dict[str, Any]] = {one["name"]: one for one in yaml.safe_load(FILE.read_text())["deployments"]}
 T = TypeVar("T")
 
@@ -54,7 +58,8 @@ def test_every_deployment_fits_its_flow(deployment: dict[str, Any], monkeypatch:
 def test_every_deployment_runs_in_the_pool_with_heartbeats(deployment: dict[str, Any]) -> None:
     pool = deployment["work_pool"]
     assert pool["name"] == "vitrine"
-    assert pool["job_variables"]["env"]["PREFECT_FLOWS_HEARTBEAT_FREQUENCY"] == str(HEARTBEAT_S)
+    assert "job_variables" not in pool, "the pool's template has none"
+    assert POOL["job_configuration"]["env"]["PREFECT_FLOWS_HEARTBEAT_FREQUENCY"] == str(HEARTBEAT_S)
     assert deployment["concurrency_limit"]["limit"] == 1
     assert deployment["description"]
 
@@ -80,7 +85,8 @@ class Server:
             "VITRINE_HOME": str(ROOT),
             "VITRINE_SOURCE": "table:items.csv",
         }
-        self.ask("/work_pools/", name="vitrine", type="process")
+        pool = ("work-pool", "create", "vitrine", "--type=process", f"--base-job-template={POOL_FILE}", "--overwrite")
+        self.run(sys.executable, "-m", "prefect", *pool)
         self.run(sys.executable, "-m", "prefect", "--no-prompt", "deploy", "--all", "--prefect-file", str(FILE))
 
     def run(self, *command: str) -> str:
@@ -89,9 +95,8 @@ class Server:
         return done.stdout
 
     def ask(self, path: str, **question: Any) -> Any:
-        answer = httpx.post(f"{self.url}{path}", json=question, timeout=120)
-        answer.raise_for_status()
-        return answer.json()
+        with temporary_settings({PREFECT_API_URL: self.url}), get_client(sync_client=True) as client:
+            return client.request("POST", path, json=question).json()
 
     def runs(self, deployment: str) -> list[dict[str, Any]]:
         return self.ask(
@@ -129,6 +134,15 @@ def test_a_server_takes_every_deployment_and_schedules_the_night(server: Server)
     planned = wait_for(lambda: server.runs("nightly"))
     assert planned[0]["state_type"] == "SCHEDULED"
     assert planned[0]["work_pool_name"] == "vitrine"
+
+
+@pytest.mark.parametrize(
+    "job_variables", [{"command": "touch /tmp/attacked"}, {"env": {"LD_PRELOAD": "a"}}, {"env.LD_PRELOAD": "a"}]
+)
+def test_no_run_may_set_how_its_process_starts(job_variables: dict[str, Any], server: Server) -> None:
+    (deployment,) = server.ask("/deployments/filter", deployments={"name": {"any_": ["vacuum"]}})
+    with pytest.raises(httpx.HTTPStatusError, match=r"409|422"):
+        server.ask(f"/deployments/{deployment['id']}/create_flow_run", job_variables=job_variables)
 
 
 def test_an_event_starts_an_update_of_what_it_names(server: Server) -> None:

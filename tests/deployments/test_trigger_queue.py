@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import json
 import threading
+from collections.abc import Sequence
 from typing import Any
 
+import pytest
 from starlette.testclient import TestClient
 
-from deployments.trigger_queue import Queue
+from deployments.trigger_queue import Message, Queue
 from deployments.triggers import make_app
+from retrieval_core.errors import StoreUnavailable
 from tests.deployments.conftest import Prefect, notification, record, wrapped
 
 
@@ -37,3 +41,58 @@ def test_a_queue_is_read_until_it_is_empty_and_bad_messages_are_seen(s3_endpoint
     assert [event["payload"]["excerpt"] for event in prefect.events if "refused" in event["event"]] == ["rubbish"]
     left = client.get_queue_attributes(QueueUrl=url, AttributeNames=["All"])["Attributes"]
     assert (left["ApproximateNumberOfMessages"], left["ApproximateNumberOfMessagesNotVisible"]) == ("0", "0")
+
+
+POISON = {
+    "half a character in a key": notification(record("ObjectCreated:Put", "\ud800.jpg")),
+    "half a character, escaped": notification(record("ObjectCreated:Put", "%ED%A0%80\udfff.jpg")),
+    "half a character in a bucket": notification(record("ObjectRemoved:Delete", "a.jpg", bucket="\udc80")),
+    "half a character in a table": json.dumps({"manifest_uri": "s3://shop/\ud800.csv"}),
+    "half a character in plain text": "rubbish \ud800",
+    "NUL": notification(record("ObjectCreated:Put", "\0.jpg")),
+    "no record": json.dumps({"Records": [None]}),
+    "a number for a key": json.dumps({"Records": [{"eventName": 3, "s3": {"object": {"key": 3}}}]}),
+    "deep": "[" * 100_000,
+}
+
+
+class Strict(Prefect):
+    """Refuses what cannot be sent, as a client of Prefect does: all events of the request, or none."""
+
+    async def emit(self, events: Sequence[dict[str, Any]]) -> None:
+        try:
+            json.dumps(events, ensure_ascii=False).encode()
+        except UnicodeError as error:
+            raise StoreUnavailable("not sent") from error
+        await super().emit(events)
+
+
+@pytest.mark.parametrize("poison", POISON.values(), ids=list(POISON))
+def test_a_poison_message_is_set_aside_and_the_others_of_its_batch_arrive(poison: str) -> None:
+    names = [f"{n}.jpg" for n in range(9)]
+    bodies = [*(notification(record("ObjectCreated:Put", name)) for name in names[:4]), poison]
+    bodies += [notification(record("ObjectCreated:Put", name)) for name in names[4:]]
+    messages = [Message(body, str(n)) for n, body in enumerate(bodies)]
+    done = threading.Event()
+
+    class Batch:
+        url = "queue"
+
+        def receive(self) -> list[Message]:
+            if not messages:
+                done.wait(20)
+            return list(messages)
+
+        def delete(self, deleted: Sequence[Message]) -> None:
+            for message in deleted:
+                messages.remove(message)
+            done.set()
+
+    prefect = Strict()
+    with TestClient(make_app("a-long-random-text", prefect.emit, window_s=0, queue=Batch())):  # type: ignore[arg-type]
+        assert done.wait(20)
+    assert messages == []
+    updates = [event["payload"] for event in prefect.events if event["event"] == "catalog.updated"]
+    assert {uri for update in updates for uri in update["changed"]} == {f"s3://shop/{name}" for name in names}
+    (refusal,) = (event for event in prefect.events if event["event"] == "catalog.update.refused")
+    assert refusal["payload"]["reason"]

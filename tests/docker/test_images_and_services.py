@@ -163,12 +163,29 @@ def test_a_service_waits_for_what_it_needs() -> None:
             assert other in SERVICES
 
 
-def test_no_password_is_written_down_but_those_of_a_trial_on_loopback() -> None:
+SECRETS = {
+    "POSTGRES_PASSWORD": {"database", "server"},
+    "PREFECT_LOGIN": {"server", "setup", "worker", "triggers", "shard-worker"},
+    "AWS_SECRET_ACCESS_KEY": {"store", "setup", "worker", "app", "shard-worker"},
+    "VITRINE_TRIGGER_TOKEN": {"triggers"},
+}
+
+
+@pytest.mark.parametrize("name", SECRETS)
+def test_a_secret_has_no_default_and_reaches_only_the_services_that_use_it(name: str) -> None:
+    users = {service for service, definition in SERVICES.items() if f"${{{name}" in str(definition["environment"])}
+    assert users == SECRETS[name]
+    spelled = re.findall(rf"\$\{{{name}(.*?)\}}", str(COMPOSE))
+    assert set(spelled) == {":?see the head of this file"}
+
+
+def test_every_secret_is_known_here_and_made_at_the_head_of_the_file() -> None:
     text = (ROOT / "docker" / "compose.yaml").read_text()
-    secrets = re.findall(r"\$\{(\w*(?:PASSWORD|SECRET|TOKEN)\w*)(:[-?])([^}]*)\}", text)
-    assert {name for name, _, _ in secrets} == {"POSTGRES_PASSWORD", "AWS_SECRET_ACCESS_KEY", "VITRINE_TRIGGER_TOKEN"}
-    assert {value for _, how, value in secrets if how == ":-"} == {"loopback-only"}
-    assert len(re.findall("loopback-only", text)) == sum(how == ":-" for _, how, _ in secrets)
+    required = set(re.findall(r"\$\{(\w+):\?", text))
+    assert required == SECRETS.keys()
+    head = text[: text.index("\nname:")]
+    assert all(name in head for name in required)
+    assert not re.findall(r"\$\{\w*(?:PASSWORD|SECRET|TOKEN|LOGIN)\w*:-", text)
 
 
 def test_the_volumes_named_are_declared() -> None:
@@ -221,7 +238,7 @@ def served_by_triggers(arguments: list[str], monkeypatch: pytest.MonkeyPatch) ->
 
     served: list[tuple[str, int]] = []
     monkeypatch.setenv("VITRINE_TRIGGER_TOKEN", "t" * 32)
-    monkeypatch.setattr("uvicorn.run", lambda app, host, port, **_: served.append((host, port)))
+    monkeypatch.setattr("uvicorn.Server.run", lambda self: served.append((self.config.host, self.config.port)))
     with temporary_settings({PREFECT_API_URL: SERVICES["triggers"]["environment"]["PREFECT_API_URL"]}):
         assert triggers.main(arguments) == 0
     return served[0]

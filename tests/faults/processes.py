@@ -6,6 +6,7 @@ A new process would import for ten seconds; a forked one starts at once, so that
 from __future__ import annotations
 
 import gc
+import json
 import multiprocessing
 import os
 import signal
@@ -15,12 +16,10 @@ from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import NamedTuple
 
-import yaml
-
 from deployments.cli.interruption import end_on_signals
 
 PATIENCE_S = 120.0
-PREFECT_YAML = Path(__file__).parents[2] / "deployments" / "prefect.yaml"
+WORK_POOL = Path(__file__).parents[2] / "deployments" / "work_pool.json"
 # Imported before the fork, so that no run has to.
 IMPORTED = (
     "__main__", "flows.nightly", "flows.catalog_update", "retrieval_core.search.release",
@@ -118,9 +117,8 @@ class Run:
 
 
 def deployed_environment() -> dict[str, str]:
-    """Return the Prefect settings that `deployments/prefect.yaml` gives every run."""
-    deployed = yaml.safe_load(PREFECT_YAML.read_text())
-    environment: dict[str, str] = deployed["definitions"]["work_pool"]["job_variables"]["env"]
+    """Return the Prefect settings that the work pool gives every run."""
+    environment: dict[str, str] = json.loads(WORK_POOL.read_text())["job_configuration"]["env"]
     return {name: value for name, value in environment.items() if name.startswith("PREFECT_")}
 
 

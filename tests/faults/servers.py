@@ -19,6 +19,13 @@ from contextlib import suppress
 from pathlib import Path
 
 PATIENCE_S = 180.0
+# The settings that docs/operations.md gives the server, and the login that clients send.
+LOGIN = "vitrine:" + "0123456789abcdef" * 3
+CLOSED = {
+    "PREFECT_SERVER_API_AUTH_STRING": LOGIN,
+    "PREFECT_SERVER_CSRF_PROTECTION_ENABLED": "true",
+    "PREFECT_SERVER_CORS_ALLOWED_ORIGINS": "http://127.0.0.1:4200",
+}
 
 
 def free_port() -> int:
@@ -69,13 +76,13 @@ class Server:
 
 
 class PrefectServer(Server):
-    """`prefect server start` with a database, on a port that it keeps over restarts."""
+    """`prefect server start` with a login and a database, on a port that it keeps over restarts."""
 
     def __init__(self, folder: Path, database_url: str = "") -> None:
         port = free_port()
         self.api_url = f"http://127.0.0.1:{port}/api"
         environment = {name: value for name, value in os.environ.items() if name != "PREFECT_API_URL"}
-        environment["PREFECT_HOME"] = str(folder / "prefect")
+        environment |= {"PREFECT_HOME": str(folder / "prefect"), **CLOSED}
         if database_url:
             environment["PREFECT_SERVER_DATABASE_CONNECTION_URL"] = database_url
         command = [sys.executable, "-m", "prefect", "server", "start", "--host=127.0.0.1", f"--port={port}"]

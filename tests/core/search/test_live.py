@@ -13,7 +13,9 @@ import pytest
 
 from retrieval_core.artifacts import releases
 from retrieval_core.errors import NotFound, ShardCorrupt
+from retrieval_core.search import live
 from retrieval_core.search.live import LiveRelease
+from retrieval_core.search.release import open_release
 
 CHECK_S = 0.02
 PATIENCE_S = 60.0
@@ -144,3 +146,25 @@ def test_a_closed_one_still_answers_and_looks_no_more(shop: Any) -> None:
     shop.publish("r2")
     assert serving(live) == "r1"
     assert live.current.search(shop.picture("item-1-0"), 1)[0].item_id == "item-1-0"
+
+
+class Panic(BaseException):
+    """Like pyo3's PanicException, which a Rust library raises."""
+
+
+def test_a_panic_is_logged_and_the_release_tried_again(
+    shop: Any, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    failures: list[BaseException] = [Panic("a panic"), SystemExit(1), MemoryError()]
+
+    def open_after_failures(*arguments: Any) -> Any:
+        if failures:
+            raise failures.pop(0)
+        return open_release(*arguments)
+
+    with LiveRelease(shop.store, settings=shop.settings, check_s=CHECK_S) as watcher:
+        monkeypatch.setattr(live, "open_release", open_after_failures)
+        shop.publish("r2")
+        until(lambda: serving(watcher) == "r2")
+    assert "a panic" in caplog.text
+    assert failures == []

@@ -5,6 +5,7 @@ from __future__ import annotations
 import socket
 from collections.abc import Iterator
 from contextlib import closing
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -21,13 +22,18 @@ def service(shop: Any) -> Iterator[SearchService]:
 
 
 @pytest.fixture(scope="module")
-def url(service: SearchService, shop: Any) -> Iterator[str]:
+def uploads(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("uploads")
+
+
+@pytest.fixture(scope="module")
+def url(service: SearchService, shop: Any, uploads: Path) -> Iterator[str]:
     """Where the app answers."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    app = build_app(service)
-    launch(app, shop.store, "127.0.0.1", port)
+    app = build_app(service, uploads)
+    launch(app, shop.store, "127.0.0.1", port, ["search.example"])
     yield f"http://127.0.0.1:{port}"
     app.close()
 

@@ -1,0 +1,145 @@
+"""Other web pages and other host names get nothing from the search app, and no client can fill its disk or its log."""
+
+from __future__ import annotations
+
+import os
+import socket
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+from deployments.serve import guard
+from tests.deployments.serve.test_app import last_message, search_of
+
+ATTACKER = "https://attacker.example"
+PICTURE = {"files": ("a.png", b"marker-of-a-picture" * 10, "image/png")}
+UPLOAD = "/gradio_api/upload"
+
+
+@pytest.mark.parametrize("host", ["", "search.example"])
+@pytest.mark.parametrize("origin", [ATTACKER, "null", "http://127.0.0.1:1", "http://localhost", f"{ATTACKER}:7860"])
+def test_a_page_of_another_origin_gets_nothing(origin: str, host: str, url: str) -> None:
+    headers = {"Origin": origin, **({"Host": host} if host else {})}
+    answers = [
+        httpx.get(url, headers=headers),
+        httpx.post(f"{url}{UPLOAD}", files=PICTURE, headers=headers),
+        httpx.post(f"{url}/gradio_api/call/v2/search", json={"item": "item-1-0"}, headers=headers),
+        httpx.options(url, headers={**headers, "Access-Control-Request-Method": "POST"}),
+    ]
+    assert {answer.status_code for answer in answers} == {403}
+    assert not any(name.startswith("access-control") for answer in answers for name in answer.headers)
+
+
+@pytest.mark.parametrize("host", ["attacker.example", "localhost.attacker.example", "127.0.0.1.attacker.example", "["])
+def test_a_name_that_was_made_to_point_here_gets_nothing(host: str, url: str) -> None:
+    assert httpx.get(url, headers={"Host": host}).status_code == 421
+
+
+@pytest.mark.parametrize(
+    ("host", "origin"),
+    [
+        ("search.example", "https://search.example"),
+        ("SEARCH.example:443", "https://search.example"),
+        ("127.0.0.1:7860", "https://search.example"),  # the proxy replaced the host
+        ("localhost:7860", "http://localhost:7860"),
+        ("192.0.2.1", "http://192.0.2.1"),
+        ("[::1]:7860", "http://[::1]:7860"),
+    ],
+)
+def test_the_page_answers_itself(host: str, origin: str, url: str) -> None:
+    assert httpx.post(f"{url}{UPLOAD}", files=PICTURE, headers={"Host": host, "Origin": origin}).status_code == 200
+
+
+def test_a_body_is_bounded(url: str) -> None:
+    def chunks() -> Iterator[bytes]:
+        for _ in range(31):
+            yield b" " * 1_000_000
+
+    for path in (UPLOAD, "/gradio_api/call/v2/search", "/gradio_api/queue/join"):
+        headers = {"Content-Type": "multipart/form-data; boundary=a" if path == UPLOAD else "application/json"}
+        lines = [f"POST {path} HTTP/1.1", "Host: localhost", f"Content-Type: {headers['Content-Type']}"]
+        with socket.create_connection(("127.0.0.1", int(url.rpartition(":")[2])), timeout=10) as client:
+            client.sendall("\r\n".join([*lines, "Content-Length: 400000000", "", "{"]).encode())
+            assert b" 413 " in client.recv(100)
+        assert httpx.post(url + path, headers=headers, content=chunks()).status_code in (400, 413)
+    assert httpx.get(url).status_code == 200
+
+
+def test_uploads_are_bounded_together_and_old_ones_make_room(
+    url: str, uploads: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def upload(name: str) -> int:
+        return httpx.post(f"{url}{UPLOAD}", files={"files": (name, os.urandom(1_000))}).status_code
+
+    monkeypatch.setattr(guard, "MAX_UPLOADS", sum(path.is_file() for path in uploads.rglob("*")) + 2)
+    assert [upload(name) for name in "abc"] == [200, 200, 507]
+    oldest = min((path for path in uploads.rglob("*") if path.is_file()), key=lambda path: path.stat().st_mtime)
+    os.utime(oldest, (0, time.time() - guard.UPLOADS_KEPT_S - 1))
+    assert upload("d") == 200
+    assert not oldest.exists()
+    monkeypatch.setattr(guard, "MAX_UPLOADS", 10_000)
+    monkeypatch.setattr(guard, "MAX_UPLOADS_BYTES", guard.MAX_PICTURE_BYTES + 1_500)
+    assert upload("e") == 507
+
+
+BOUNDARY = b"--b\r\n"
+PART = b'Content-Disposition: form-data; name="files"; filename="a"\r\n\r\n'
+SECRET = b"secret-bytes-of-a-customer"
+BROKEN: dict[str, bytes] = {
+    "no boundary": SECRET,
+    "no file": BOUNDARY + b'Content-Disposition: form-data; name="files"\r\n\r\n' + SECRET + b"\r\n--b--\r\n",
+    "no name": BOUNDARY + b"Content-Disposition: form-data\r\n\r\n" + SECRET + b"\r\n--b--\r\n",
+    "bad header": BOUNDARY + SECRET + b"\xff\r\n\r\n" + PART,
+    "cut": BOUNDARY + PART + SECRET,
+    "long header": BOUNDARY + b"A: " + SECRET * 2_000,
+    "bad file name": BOUNDARY + PART.replace(b'"a"', b'"../' + SECRET + b'/.."') + SECRET + b"\r\n--b--\r\n",
+    "after the end": BOUNDARY + PART + b"\r\n--b--\r\n" + SECRET,
+    "long file name": BOUNDARY + PART.replace(b'"a"', b'"' + SECRET * 50 + b'"') + b"a\r\n--b--\r\n",
+    "null in file name": BOUNDARY + PART.replace(b'"a"', b'"' + SECRET + b'\0"') + b"a\r\n--b--\r\n",
+}
+
+
+@pytest.mark.parametrize("kind", BROKEN)
+def test_bytes_of_a_failed_upload_are_not_logged(
+    kind: str, url: str, capfd: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
+) -> None:
+    headers = {"Content-Type": "multipart/form-data; boundary=b"}
+    assert httpx.post(f"{url}{UPLOAD}", content=BROKEN[kind], headers=headers).status_code < 600
+    logged: Any = capfd.readouterr()
+    assert "secret" not in caplog.text + logged.out + logged.err
+
+
+SECRET_TEXT = SECRET.decode()
+BAD_DATA: list[Any] = [
+    {"path": 5, "orig_name": SECRET_TEXT, "meta": {"_type": "gradio.FileData"}},
+    {"path": SECRET_TEXT, "meta": {"_type": "gradio.FileData"}},
+    {"path": SECRET_TEXT},
+    {"url": SECRET_TEXT, "meta": {"_type": "gradio.FileData"}},
+    SECRET_TEXT,
+    [SECRET_TEXT],
+    5,
+]
+
+
+@pytest.mark.parametrize("picture", BAD_DATA, ids=range(len(BAD_DATA)))
+def test_values_of_a_failed_search_are_not_logged(
+    picture: Any, url: str, capfd: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
+) -> None:
+    config = httpx.get(f"{url}/config").json()
+    number = search_of(config)
+    for n, data in enumerate(
+        ([picture, "", None, None, "", "", 3, False, False, "nearest", "production", "none"], [picture])
+    ):
+        body = {"data": data, "fn_index": number, "session_hash": f"bad{n}{BAD_DATA.index(picture)}"}
+        if httpx.post(f"{url}/gradio_api/queue/join", json=body).status_code == 200:
+            last_message(url, body["session_hash"])
+    for values in ({"image": picture}, {"image": [picture], "k": SECRET_TEXT}, [picture]):
+        event = httpx.post(f"{url}/gradio_api/call/v2/search", json=values)
+        if event.status_code == 200:
+            httpx.get(f"{url}/gradio_api/call/search/{event.json()['event_id']}")
+    logged: Any = capfd.readouterr()
+    assert "secret" not in caplog.text + logged.out + logged.err
