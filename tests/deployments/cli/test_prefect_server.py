@@ -13,11 +13,11 @@ from retrieval_core.settings import Settings
 from tests.faults.servers import free_port
 
 
-@pytest.mark.parametrize("url", [f"http://127.0.0.1:{free_port()}/api", "nonsense", "ftp://host/api"])
+@pytest.mark.parametrize("url", ["http://127.0.0.1:{port}/api", "nonsense", "ftp://host/api"])
 def test_a_server_that_does_not_answer_is_one_line_with_the_remedy(url: str, tmp_path: Path) -> None:
     settings = Settings.load(cache_dir=tmp_path)
     with (
-        temporary_settings({PREFECT_API_URL: url}),
+        temporary_settings({PREFECT_API_URL: url.format(port=free_port())}),
         pytest.raises(ServerUnavailable, match=r"no Prefect server answers at PREFECT_API_URL=.*unset PREFECT_API_URL"),
     ):
         start_prefect(settings, is_verbose=False)
