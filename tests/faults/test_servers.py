@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-import json
 import re
 import signal
 import time
-import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import pytest
+from prefect.client.orchestration import get_client
+from prefect.settings import PREFECT_API_URL, temporary_settings
 
 from retrieval_core.ingest.sources.registry import open_source
 from retrieval_core.maintenance.status import last_run
@@ -54,12 +54,8 @@ def parts(store: Path) -> dict[str, int]:
 
 
 def flow_runs(server: PrefectServer) -> list[dict[str, Any]]:
-    request = urllib.request.Request(
-        f"{server.api_url}/flow_runs/filter", b"{}", {"Content-Type": "application/json"}, method="POST"
-    )
-    with urllib.request.urlopen(request, timeout=30) as answer:
-        found: list[dict[str, Any]] = json.load(answer)
-    return found
+    with temporary_settings({PREFECT_API_URL: server.api_url}), get_client(sync_client=True) as client:
+        return [run.model_dump(mode="json") for run in client.read_flow_runs()]
 
 
 def run_through_restart(server: PrefectServer, away: Server, how: signal.Signals, folder: Path) -> None:

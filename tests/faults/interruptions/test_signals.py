@@ -10,6 +10,7 @@ import sqlite3
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
 
@@ -40,6 +41,14 @@ CONFIG = (
 
 def leases(store: Path) -> list[Path]:
     return list(store.glob("runs/going/*"))
+
+
+@pytest.fixture(scope="module", autouse=True)
+def hangup_is_not_ignored() -> Iterator[None]:
+    """Processes inherit an ignored SIGHUP, which the tests have under `nohup`."""
+    inherited = signal.signal(signal.SIGHUP, signal.SIG_DFL)
+    yield
+    signal.signal(signal.SIGHUP, inherited)
 
 
 @pytest.fixture(scope="module")
