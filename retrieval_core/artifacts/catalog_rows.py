@@ -50,9 +50,11 @@ QUARANTINE_SCHEMA: dict[str, pl.DataType] = {
     "attempts": pl.Int64(),
     "last_seen": pl.String(),
 }
-# An item has changed when one of these differs. The other columns follow from these, or are bookkeeping (size, time).
+# What is known of an item; it has changed when one of these differs, except that an address may move (`ingest.diff`).
+# The other columns follow from these, or are bookkeeping (size, time).
 COMPARED_COLUMNS = (*SOURCE_SCHEMA, "content_id", "mask_id", "status")
 
+QUARANTINE_FILE = "quarantine.parquet"  # the part of a catalogue that lists its rejects
 PIECES = f"{Catalog.folder}/parts/"  # the items of all catalogues; those with equal rows share a piece
 PIECE_ROWS, MAX_PIECES = 8192, 64  # on average
 # Store keys of the tables that the next run starts from: every item as it was last read, and the quarantine ledger.

@@ -17,7 +17,7 @@ from retrieval_core.artifacts.manifests import IndexSet, Release, Report, Vector
 from retrieval_core.artifacts.parts import is_stored, put_parts, read_table
 from retrieval_core.config import EvaluateConfig, GateConfig, NightlyConfig
 from retrieval_core.errors import NotFound, ShardCorrupt
-from retrieval_core.evaluate.analysis.analyse import analyse, tables
+from retrieval_core.evaluate.analysis.analyse import QUERIES_FILE, analyse, tables
 from retrieval_core.evaluate.analysis.stage_losses import lost_most
 from retrieval_core.evaluate.gate.anchor_comparison import anchor_facts, search_anchor
 from retrieval_core.evaluate.gate.catalog_losses import COLUMNS
@@ -46,7 +46,6 @@ PICTURES: dict[str, Any] = {
     "synthetic": {"missed": True},
 }
 
-QUERIES_FILE = "queries.parquet"
 # What only the verdict depends on, not what is measured.
 JUDGED = {"declared_removals", "anchor"}
 

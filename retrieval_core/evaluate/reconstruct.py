@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from typing import TypeVar
 
 from retrieval_core.artifacts import fingerprints
+from retrieval_core.artifacts.catalog_rows import QUARANTINE_FILE
 from retrieval_core.artifacts.manifests import (
     MANIFEST,
     Catalog,
@@ -41,7 +42,7 @@ class _Reported:
             rejects = [Reject.model_validate(reject) for reject in facts["quarantine"]]
         except (ValueError, KeyError, TypeError) as error:
             raise ShardCorrupt(f"{part.key} cannot be read as the metrics of a report: {error}") from error
-        ledger = read_table(store, Catalog.open(store, release.catalog).part("quarantine.parquet"), ["item_id"])
+        ledger = read_table(store, Catalog.open(store, release.catalog).part(QUARANTINE_FILE), ["item_id"])
         rejected_at_ingest = set(ledger["item_id"])
         self.late = tuple(reject for reject in rejects if reject.item_id not in rejected_at_ingest)
 

@@ -11,7 +11,7 @@ from datetime import UTC, datetime
 import polars as pl
 
 from retrieval_core.artifacts import releases
-from retrieval_core.artifacts.catalog_rows import LEDGER, SEEN_ITEMS, load_items, put_items, read_items
+from retrieval_core.artifacts.catalog_rows import LEDGER, QUARANTINE_FILE, SEEN_ITEMS, load_items, put_items, read_items
 from retrieval_core.artifacts.fingerprints import STAGE_VERSIONS
 from retrieval_core.artifacts.manifests import Catalog, Ref, Value, fingerprint
 from retrieval_core.artifacts.parts import put_parts, read_table, read_unsealed, table_bytes
@@ -26,8 +26,6 @@ from retrieval_core.ingest.sources.registry import open_source
 from retrieval_core.store.base import Store
 
 log = logging.getLogger(__name__)
-
-QUARANTINE_FILE = "quarantine.parquet"
 
 
 class IngestOutcome(Value):

@@ -15,7 +15,7 @@ import polars as pl
 
 from retrieval_core.arrays import Float32
 from retrieval_core.artifacts import fingerprints
-from retrieval_core.artifacts.catalog_rows import LEDGER, SEEN_ITEMS, item_pieces, load_items
+from retrieval_core.artifacts.catalog_rows import LEDGER, QUARANTINE_FILE, SEEN_ITEMS, item_pieces, load_items
 from retrieval_core.artifacts.growing_sets import derived_bytes, derived_name, indexable_items, made_of
 from retrieval_core.artifacts.manifests import Head, IndexSet, Part, Release, VectorSet
 from retrieval_core.artifacts.parts import load_vectors, read_unsealed, table_bytes
@@ -40,7 +40,7 @@ def rebuild_catalog_part(store: Store, release: Release, part: Part, source: str
 
     Raises `ShardCorrupt` if neither gives the sealed bytes.
     """
-    is_items = part.key.rsplit("/", 1)[-1].startswith("items")
+    is_items = not part.key.endswith(f"/{QUARANTINE_FILE}")
     for origin, read in _catalog_origins(store, release, is_items, source):
         with suppress(NotFound, ShardCorrupt):
             table = read()

@@ -27,6 +27,8 @@ from retrieval_core.evaluate.measure.measure import Measured
 from retrieval_core.evaluate.run_outputs import RunOutputs
 from retrieval_core.store.base import Store
 
+QUERIES_FILE = "queries.parquet"  # the results of each query, with which the next run compares
+
 log = logging.getLogger(__name__)
 
 
@@ -112,7 +114,7 @@ def tables(measured: Measured, analysis: Analysis) -> dict[str, bytes]:
     ).rename({"name": "metric"})
     return {
         "metrics.parquet": table_bytes(metrics),
-        "queries.parquet": table_bytes(pl.concat([measured.per_query, measured.unlabelled.per_query], how="diagonal")),
+        QUERIES_FILE: table_bytes(pl.concat([measured.per_query, measured.unlabelled.per_query], how="diagonal")),
         "categories.parquet": table_bytes(by_category),
         "near_duplicates.parquet": table_bytes(analysis.duplicates.pairs),
         "fixes.parquet": table_bytes(analysis.hygiene.fixes),

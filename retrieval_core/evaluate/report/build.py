@@ -10,6 +10,7 @@ import numpy as np
 import polars as pl
 
 from retrieval_core.arrays import Int64
+from retrieval_core.artifacts.catalog_rows import QUARANTINE_FILE
 from retrieval_core.artifacts.manifests import Backbone, Catalog, Head, IndexSet, Reducer, Reject, Segmenter, VectorSet
 from retrieval_core.artifacts.parts import read_table
 from retrieval_core.config import NightlyConfig
@@ -136,7 +137,7 @@ def _album(measured: Measured, analysis: Analysis, quarantine: Sequence[Reject])
 
 
 def _quarantine(store: Store, outputs: RunOutputs) -> tuple[Reject, ...]:
-    ledger = read_table(store, Catalog.open(store, outputs.catalog).part("quarantine.parquet"))
+    ledger = read_table(store, Catalog.open(store, outputs.catalog).part(QUARANTINE_FILE))
     return (*(Reject(**row) for row in ledger.iter_rows(named=True)), *outputs.rejects)
 
 
