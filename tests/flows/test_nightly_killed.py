@@ -37,7 +37,7 @@ def parts(store: Path) -> dict[str, tuple[bytes, int]]:
 
 def processes() -> list[tuple[int, int, str]]:
     """Process id, parent's id and command of every process."""
-    listed = subprocess.run(["ps", "-axo", "pid=,ppid=,command="], capture_output=True, text=True, check=True).stdout
+    listed = subprocess.run(["ps", "-axwwo", "pid=,ppid=,command="], capture_output=True, text=True, check=True).stdout
     rows = [line.split(maxsplit=2) for line in listed.splitlines()]
     return [(int(row[0]), int(row[1]), row[-1]) for row in rows]
 
