@@ -13,6 +13,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+import hypothesis
 import pytest
 
 from retrieval_core.store.base import Store
@@ -30,6 +31,10 @@ os.environ.update(
         "HF_HUB_OFFLINE": "1",
     }
 )
+
+# A busy machine is slow, not wrong.
+hypothesis.settings.register_profile("untimed", deadline=None)
+hypothesis.settings.load_profile("untimed")
 
 # Python's default of 700 is for small programs: beside torch and Prefect, collecting takes a tenth of the time.
 gc.set_threshold(100_000, 20, 20)
