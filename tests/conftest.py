@@ -38,20 +38,20 @@ hypothesis.settings.load_profile("untimed")
 
 # Python's default of 700 is for small programs: beside torch and Prefect, collecting takes a tenth of the time.
 gc.set_threshold(100_000, 20, 20)
-SERVER_FOLDER = "VITRINE_TEST_SERVER_FOLDER"
+SHARED_FOLDER = "VITRINE_TEST_SHARED_FOLDER"
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Name a folder, once for all workers of pytest-xdist, for the server that they share."""
+    """Name a folder, once for all workers of pytest-xdist, for what they share."""
     if not hasattr(config, "workerinput"):
-        os.environ[SERVER_FOLDER] = tempfile.mkdtemp(prefix="vitrine-test-server-")
+        os.environ[SHARED_FOLDER] = tempfile.mkdtemp(prefix="vitrine-test-")
 
 
 def pytest_unconfigure(config: pytest.Config) -> None:
     if not hasattr(config, "workerinput"):
         from tests.faults.servers import end_shared_server
 
-        end_shared_server(Path(os.environ[SERVER_FOLDER]))
+        end_shared_server(Path(os.environ[SHARED_FOLDER]))
 
 
 @pytest.fixture(scope="session")
@@ -59,15 +59,16 @@ def api_url() -> str:
     """The API's URL of a Prefect server that the whole test run shares."""
     from tests.faults.servers import shared_server
 
-    return shared_server(Path(os.environ[SERVER_FOLDER]))
+    return shared_server(Path(os.environ[SHARED_FOLDER]))
 
 
 @pytest.fixture(scope="session")
-def exported_once(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    """Copy the graph of a network that an earlier test exported: an export takes seconds, and is deterministic."""
+def exported_once() -> Iterator[None]:
+    """Copy the graph of a network that a test of any worker exported: it takes seconds, and is deterministic."""
     from retrieval_core.embed import networks
 
-    folder, export = tmp_path_factory.mktemp("graphs"), networks.export_onnx
+    folder, export = Path(os.environ[SHARED_FOLDER], "graphs"), networks.export_onnx
+    folder.mkdir(exist_ok=True)
 
     def export_or_copy(module: networks.ImageEmbedder, size_px: int, path: Path) -> None:
         digest = hashlib.sha256(f"{size_px} {module}".encode())
@@ -78,7 +79,9 @@ def exported_once(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
             shutil.copyfile(graph, path)
         else:
             export(module, size_px, path)
-            shutil.copyfile(path, graph)
+            partial = graph.with_suffix(f".{os.getpid()}")
+            shutil.copyfile(path, partial)
+            partial.rename(graph)
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(networks, "export_onnx", export_or_copy)

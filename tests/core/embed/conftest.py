@@ -1,7 +1,8 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator
+import functools
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
@@ -99,20 +100,29 @@ def pixel_backbone(tmp_path_factory: pytest.TempPathFactory) -> Saved:
 
 
 @pytest.fixture(scope="session")
-def clip_backbone(small_models: None, tmp_path_factory: pytest.TempPathFactory) -> Saved:
-    return keep(EmbedConfig(backbone="clip_vit_b32", weights="random:0"), tmp_path_factory.mktemp("clip"))
+def saved_backbone(
+    small_models: None, exported_once: None, tmp_path_factory: pytest.TempPathFactory
+) -> Callable[[str], Saved]:
+    """Return the saved backbone of a name, the same one for all tests."""
+
+    @functools.cache
+    def save(name: str) -> Saved:
+        size_px = 64 if CARDS[name].resizable else 0
+        config = EmbedConfig(backbone=name, weights="random:0", size_px=size_px)
+        return keep(config, tmp_path_factory.mktemp(name))
+
+    return save
+
+
+@pytest.fixture(scope="session")
+def clip_backbone(saved_backbone: Callable[[str], Saved]) -> Saved:
+    return saved_backbone("clip_vit_b32")
 
 
 @pytest.fixture(scope="session", params=FAMILIES)
-def backbone(request: pytest.FixtureRequest, small_models: None, tmp_path_factory: pytest.TempPathFactory) -> Saved:
+def backbone(request: pytest.FixtureRequest, saved_backbone: Callable[[str], Saved], pixel_backbone: Saved) -> Saved:
     """One saved backbone of every family."""
-    if request.param == "pca_pixels":
-        return request.getfixturevalue("pixel_backbone")
-    if request.param == "clip_vit_b32":
-        return request.getfixturevalue("clip_backbone")
-    size_px = 64 if CARDS[request.param].resizable else 0
-    config = EmbedConfig(backbone=request.param, weights="random:0", size_px=size_px)
-    return keep(config, tmp_path_factory.mktemp(request.param))
+    return pixel_backbone if request.param == "pca_pixels" else saved_backbone(request.param)
 
 
 @pytest.fixture(scope="session")
