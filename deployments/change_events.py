@@ -14,7 +14,7 @@ from retrieval_core.artifacts.manifests import Value
 from retrieval_core.config import first_line
 from retrieval_core.errors import BadConfig
 from retrieval_core.ingest.change import Change
-from retrieval_core.ingest.sources.table import TABLE_SUFFIXES
+from retrieval_core.ingest.sources.tables.table import TABLE_SUFFIXES
 from retrieval_core.picture_files.formats import SUFFIXES
 
 UPDATED, REFUSED = "catalog.updated", "catalog.update.refused"

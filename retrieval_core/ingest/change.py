@@ -9,7 +9,7 @@ import polars as pl
 from retrieval_core.artifacts.manifests import Value
 from retrieval_core.errors import BadConfig, CatalogInvalid, NotFound, SourceMissing
 from retrieval_core.ingest.sources.base import NAME_COLUMNS
-from retrieval_core.ingest.sources.table import parse_table, text_column
+from retrieval_core.ingest.sources.tables.table import parse_table, text_column
 from retrieval_core.store.uris import read_uri
 
 MAX_LISTED = 5  # names in a message

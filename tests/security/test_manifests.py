@@ -21,7 +21,7 @@ from retrieval_core.errors import CatalogInvalid, SourceMissing
 from retrieval_core.images import thumbnail
 from retrieval_core.ingest.sources.folder import FolderSource
 from retrieval_core.ingest.sources.inshop import InShopSource
-from retrieval_core.ingest.sources.table import TableSource
+from retrieval_core.ingest.sources.tables.table import TableSource
 from retrieval_core.settings import Settings
 from tasks.ingest import snapshot_catalog
 

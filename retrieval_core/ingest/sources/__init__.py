@@ -1,1 +1,1 @@
-"""Catalogue sources: one file a layout, found by name in `registry`."""
+"""Catalogue sources: one file or folder per layout, found by name in `registry`."""

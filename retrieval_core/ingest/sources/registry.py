@@ -7,10 +7,10 @@ from importlib import import_module
 from retrieval_core.errors import BadConfig
 from retrieval_core.ingest.sources.base import Source
 
-# Module and class in this folder, imported when the first source of the kind is opened; the class takes the URI.
+# Module and class below this folder, imported when the first source of the kind is opened; the class takes the URI.
 KINDS = {
     "folder": ("folder", "FolderSource"),
-    "table": ("table", "TableSource"),
+    "table": ("tables.table", "TableSource"),
     "ccp": ("ccp", "CcpSource"),
     "synthetic": ("synthetic", "SyntheticSource"),
     "inshop": ("inshop", "InShopSource"),

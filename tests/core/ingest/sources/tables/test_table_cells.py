@@ -8,9 +8,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from retrieval_core.artifacts.catalog_rows import SOURCE_SCHEMA
-from retrieval_core.ingest.sources import table
 from retrieval_core.ingest.sources.labels import parse_attributes, parse_labels
-from retrieval_core.ingest.sources.table import as_lists, read_lists, read_texts
+from retrieval_core.ingest.sources.tables import table
+from retrieval_core.ingest.sources.tables.table import as_lists, read_lists, read_texts
 
 LABELS, ATTRIBUTES = SOURCE_SCHEMA["labels"], SOURCE_SCHEMA["attributes"]
 WORDS = st.text("ab| \N{LATIN SMALL LETTER E WITH ACUTE}", max_size=6)

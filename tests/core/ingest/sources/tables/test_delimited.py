@@ -12,7 +12,7 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from retrieval_core.errors import SourceMissing
-from retrieval_core.ingest.sources.delimited import column_names, decode_text, read_delimited
+from retrieval_core.ingest.sources.tables.delimited import column_names, decode_text, read_delimited
 
 HEADER = ["item_id", "image_uri", "product_id", "category", "attr_title"]
 WORDS = st.sampled_from(["shirt", "Hosen für Männer", "weiß", "T-Shirt € blau", 'TV 15" wide', "a;b,c\td|e", "x", ""])

@@ -15,7 +15,6 @@ from retrieval_core.arrays import Bool
 from retrieval_core.artifacts.catalog_rows import SOURCE_SCHEMA
 from retrieval_core.errors import CatalogInvalid, NotFound, SourceMissing
 from retrieval_core.ingest.sources.base import conform
-from retrieval_core.ingest.sources.delimited import ATTRIBUTE_PREFIXES, DelimitedTable, column_names, read_delimited
 from retrieval_core.ingest.sources.files import absolute_uri
 from retrieval_core.ingest.sources.labels import (
     attribute_text,
@@ -23,6 +22,12 @@ from retrieval_core.ingest.sources.labels import (
     normalise_labels,
     parse_attributes,
     parse_labels,
+)
+from retrieval_core.ingest.sources.tables.delimited import (
+    ATTRIBUTE_PREFIXES,
+    DelimitedTable,
+    column_names,
+    read_delimited,
 )
 from retrieval_core.store.uris import read_uri
 

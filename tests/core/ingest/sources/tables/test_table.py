@@ -19,7 +19,7 @@ from PIL import Image
 
 from retrieval_core.artifacts.catalog_rows import SOURCE_SCHEMA
 from retrieval_core.errors import CatalogInvalid, SourceMissing
-from retrieval_core.ingest.sources.table import TableSource
+from retrieval_core.ingest.sources.tables.table import TableSource
 
 
 def from_csv(folder: Path, text: str) -> TableSource:

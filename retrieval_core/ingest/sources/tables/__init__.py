@@ -1,0 +1,1 @@
+"""Manifests: tables in CSV, TSV or Parquet, however a program wrote them."""
