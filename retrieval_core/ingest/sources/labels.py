@@ -4,9 +4,15 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterable
+import re
+import uuid
+from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from decimal import Decimal
 from typing import Any, TypedDict
+
+UUID_BYTES = 16
+CONTROL = re.compile(r"[\x00-\x08\x0e-\x1f]")  # text has none, UUIDs that count up have many
 
 
 class Attribute(TypedDict):
@@ -41,30 +47,49 @@ def parse_attributes(cell: str | None) -> list[Attribute]:
     return attributes_of(values)
 
 
-def attributes_of(values: dict[str, Any]) -> list[Attribute]:
+def attributes_of(values: dict[Any, Any]) -> list[Attribute]:
     """Return the attributes of a mapping from names to single values, sorted by name, without empty ones.
 
-    Raises `ValueError` for a value that is a list or a mapping.
+    Raises `ValueError` for a value that is a list or a mapping with anything in it.
     """
-    attributes: list[Attribute] = []
-    for name, value in sorted(values.items()):
-        if isinstance(value, dict | list):
+    texts: dict[str, str] = {}
+    for name, value in values.items():
+        if not isinstance(value, dict | list):
+            texts[value_text(name)] = value_text(value)
+        elif value:
             raise ValueError(f"attribute {name!r} has several values; several values are labels")
-        text = attribute_text(value)
-        if name.strip() and text:
-            attributes.append(Attribute(name=name.strip(), value=text))
-    return attributes
+    return [Attribute(name=name, value=text) for name, text in sorted(texts.items()) if name and text]
 
 
-def attribute_text(value: Any) -> str:
-    """Return a single value as trimmed text: "" for None and NaN, `true` or `false` for a bool, 38 for 38.0."""
+def value_text(value: Any) -> str:
+    """Return a single value as trimmed text: "" for None and NaN, `true` or `false` for a bool, 38 for 38.0.
+
+    Bytes are UTF-8 text, which some writers do not mark, otherwise a UUID; raises `ValueError` for other bytes.
+    """
     if value is None or value != value:  # NaN alone differs from itself
         return ""
+    if isinstance(value, bytes):
+        return bytes_text([value])[0].strip()
     if isinstance(value, bool):
         return "true" if value else "false"
     if isinstance(value, float | Decimal) and math.isfinite(value) and value == int(value):
         value = int(value)
-    return str(value).strip()
+    return (f"{value:f}" if isinstance(value, Decimal) else str(value)).strip()
+
+
+def bytes_text(values: Sequence[bytes]) -> list[str]:
+    """Return bytes as UTF-8 text, which some writers do not mark; as UUIDs if all have 16 bytes and not all are text.
+
+    Raises `ValueError` for other bytes.
+    """
+    is_uuid_long = all(len(value) == UUID_BYTES for value in values)
+    with suppress(UnicodeDecodeError):
+        texts = [value.decode() for value in values]
+        if not is_uuid_long or not any(map(CONTROL.search, texts)):
+            return texts
+    if not is_uuid_long:
+        raise ValueError("bytes that are neither UTF-8 text nor UUIDs")
+    return [str(uuid.UUID(bytes=value)) for value in values]
 
 
 def _parse_json(text: str) -> Any:

@@ -106,10 +106,15 @@ def column_names(headers: Sequence[str]) -> list[str]:
     Raises `ValueError` when two mean the same column.
     """
     names = [_column_name(header) for header in headers]
-    meant = [name for name in names if name in SOURCE_SCHEMA or name.startswith(ATTRIBUTE_PREFIXES)]
+    meant = [name for name in names if has_meaning(name)]
     if repeated := sorted({name for name in meant if meant.count(name) > 1}):
         raise ValueError(f"the header names column {repeated[0]} more than once")
     return names
+
+
+def has_meaning(name: str) -> bool:
+    """Return whether a column of this name is a part of the catalogue."""
+    return name in SOURCE_SCHEMA or name.startswith(ATTRIBUTE_PREFIXES)
 
 
 class _BadRecord(Exception):

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import io
 import re
-import uuid
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, cast
 
@@ -17,27 +15,26 @@ from retrieval_core.errors import CatalogInvalid, NotFound, SourceMissing
 from retrieval_core.ingest.sources.base import conform
 from retrieval_core.ingest.sources.files import absolute_uri
 from retrieval_core.ingest.sources.labels import (
-    attribute_text,
     attributes_of,
+    bytes_text,
     normalise_labels,
     parse_attributes,
     parse_labels,
+    value_text,
 )
-from retrieval_core.ingest.sources.tables.delimited import (
-    ATTRIBUTE_PREFIXES,
-    DelimitedTable,
-    column_names,
-    read_delimited,
-)
+from retrieval_core.ingest.sources.tables.delimited import ATTRIBUTE_PREFIXES, DelimitedTable, read_delimited
+from retrieval_core.ingest.sources.tables.parquet import read_parquet
 from retrieval_core.store.uris import read_uri
 
 TEXT_SUFFIXES = (".csv", ".tsv")
 TABLE_SUFFIXES = (*TEXT_SUFFIXES, ".parquet", ".pq")
-MAX_EXACT_FLOAT = 2**53  # the largest float up to which no two whole numbers are one float
-UUID_BYTES = 16
+# The largest floats up to which no two whole numbers are one float.
+MAX_EXACT_FLOAT: dict[type[pl.DataType] | pl.DataType, int] = {pl.Float16: 2**11, pl.Float32: 2**24, pl.Float64: 2**53}
 SLICE_ROWS = 100_000  # rows whose Python objects are in memory at once
 
 REQUIRED = ("item_id", "image_uri")
+TEXT_TYPES = (pl.String, pl.Binary, pl.Null)
+PAIRS = (("name", "value"), ("key", "value"))
 TEXT_COLUMNS = ("item_id", "image_uri", "product_id", "category", "split", "mask_uri")
 URI_COLUMNS = ("image_uri", "mask_uri")
 S3_OBJECT = r"^s3://[A-Za-z0-9][A-Za-z0-9._-]+/."
@@ -48,10 +45,10 @@ class TableSource:
     """A manifest with item_id and image_uri, and optionally product_id, category, split, mask_uri, labels, attributes.
 
     Labels are `a|b` or a JSON list, in Parquet also a list of values. Attributes are a JSON object, in Parquet also a
-    map, a struct or a list of name-value structs, or one column each, named `attr_…` or `attributes.…`. In Parquet, NaN
-    is an empty cell, whole floats are whole numbers, and 16 bytes that are no text are a UUID. A relative URI starts
-    at the table's folder and stays below it; a table on S3 may not name local files. A mask is a picture that is bright
-    on the product.
+    map, a struct or a list of name-value or key-value structs, or one column each, named `attr_…` or `attributes.…`. In
+    Parquet, NaN is an empty cell, whole floats are whole numbers, and 16 bytes that are no text are a UUID. A relative
+    URI starts at the table's folder and stays below it; a table on S3 may not name local files. A mask is a picture
+    that is bright on the product.
 
     Raises `SourceMissing` for an absent or empty table, `CatalogInvalid` for one that cannot be read.
     """
@@ -99,10 +96,10 @@ class TableSource:
         if "labels" not in self._table.columns:
             return self._empty("labels")
         column = self._table["labels"]
-        if column.dtype in (pl.String, pl.Null):
-            return self._parsed(column, parse_labels)
+        if column.dtype in TEXT_TYPES:
+            return self._parsed(self._text("labels"), parse_labels)
         if isinstance(column.dtype, pl.List | pl.Array) and not column.dtype.inner.is_nested():
-            return self._parsed(column, lambda cell: normalise_labels(map(attribute_text, cell or ())))
+            return self._parsed(column, lambda cell: normalise_labels(map(value_text, cell or ())))
         raise CatalogInvalid(f"{self.spec}: column labels is {column.dtype}; expected text or a list of text")
 
     def _attributes(self) -> pl.Series:
@@ -118,11 +115,12 @@ class TableSource:
 
     def _prefixed(self, column: str, prefix: str) -> pl.DataFrame:
         """Return row, name and value for each value of a prefixed column that is not null."""
-        values = self._table[column]
-        if values.dtype.is_nested():
-            raise CatalogInvalid(f"{self.spec}: column {column} is {values.dtype}; expected single values")
+        try:
+            values = _single_values(self._table[column])
+        except ValueError as error:
+            raise CatalogInvalid(f"{self.spec}: column {column} is {error}; expected single values") from error
         return (
-            pl.DataFrame({"value": read_texts(values, attribute_text)})
+            pl.DataFrame({"value": values})
             .select(
                 pl.int_range(pl.len(), dtype=pl.Int64).alias("row"),
                 pl.lit(column.removeprefix(prefix)).alias("name"),
@@ -135,12 +133,14 @@ class TableSource:
         if "attributes" not in self._table.columns:
             return self._empty("attributes")
         column = self._table["attributes"]
-        if column.dtype in (pl.String, pl.Null):
-            return self._parsed(column, parse_attributes)
+        if column.dtype in TEXT_TYPES:
+            return self._parsed(self._text("attributes"), parse_attributes)
         if isinstance(column.dtype, pl.Struct | pl.Map):
             return self._parsed(column, lambda cell: attributes_of(cell or {}))
-        if column.dtype == SOURCE_SCHEMA["attributes"]:
-            return column
+        if fields := _pair_fields(column.dtype):
+            return self._parsed(
+                column, lambda cell: attributes_of({pair[fields[0]]: pair[fields[1]] for pair in cell or () if pair})
+            )
         raise CatalogInvalid(f"{self.spec}: column attributes is {column.dtype}; expected a JSON object or a struct")
 
     def _empty(self, name: str) -> pl.Series:
@@ -193,9 +193,7 @@ def parse_table(data: bytes, name: str, spec: str) -> DelimitedTable:
     try:
         if suffix in TEXT_SUFFIXES:
             return read_delimited(data)
-        # Arrow reports what is wrong with a damaged file; polars' own reader ends the process on some of them.
-        frame = pl.read_parquet(io.BytesIO(data), use_pyarrow=True)
-        frame.columns = column_names(frame.columns)
+        frame = read_parquet(data)
         return DelimitedTable(frame, f"{len(frame)} rows of Parquet")
     except SourceMissing as error:
         raise SourceMissing(f"{spec} is empty; expected a header and at least one row") from error
@@ -208,32 +206,44 @@ def text_column(column: pl.Series) -> pl.Series:
 
     Raises `ValueError`, which names the type, for other values.
     """
-    dtype = column.dtype
-    if dtype == pl.String:
+    if column.dtype == pl.String:
         return column
-    if dtype == pl.Binary:
-        return _text_of_bytes(column)
+    if column.dtype.is_float():
+        column = column.fill_nan(None)
+        inexact = column.filter((column.round() != column) | (column.abs() > MAX_EXACT_FLOAT[column.dtype]))
+        if len(inexact):
+            raise ValueError(f"{column.dtype} with the number {inexact[0]}")
+    return _single_values(column)
+
+
+def _single_values(column: pl.Series) -> pl.Series:
+    """Return single values as text. Raises `ValueError`, which names the type, for lists, mappings and other bytes."""
+    dtype = column.dtype
     if dtype.is_nested() or dtype == pl.Object:
         raise ValueError(f"{dtype}")
-    if dtype.is_float():
-        column = column.cast(pl.Float64).fill_nan(None)
-        inexact = column.filter((column.round() != column) | (column.abs() > MAX_EXACT_FLOAT))
-        if len(inexact):
-            raise ValueError(f"{dtype} with the number {inexact[0]}")
-    return read_texts(column, attribute_text) if dtype != pl.Null else column.cast(pl.String)
+    if dtype == pl.Binary:
+        try:
+            texts = iter(bytes_text(column.drop_nulls().to_list()))
+        except ValueError as error:
+            raise ValueError(f"{dtype} with {error}") from error
+        return pl.Series([None if is_null else next(texts) for is_null in column.is_null()], dtype=pl.String)
+    if (
+        isinstance(dtype, pl.Datetime | pl.Time) and (column.dt.nanosecond() % 1000 > 0).any()
+    ):  # Python has microseconds
+        return column.dt.to_string(
+            "%T%.f" if isinstance(dtype, pl.Time) else "%F %T%.f" + "%:z" * bool(dtype.time_zone)
+        )
+    if dtype in (pl.Float16, pl.Float32):  # over text, because as a 64-bit float it has the digits of its error
+        column = column.cast(pl.String).cast(pl.Float64)
+    return read_texts(column, value_text)
 
 
-def _text_of_bytes(column: pl.Series) -> pl.Series:
-    """Return bytes as text: as UTF-8, which some writers do not mark, otherwise as the UUIDs that 16 bytes are."""
-    values = column.drop_nulls().to_list()
-    try:
-        texts = [value.decode() for value in values]
-    except UnicodeDecodeError:
-        if any(len(value) != UUID_BYTES for value in values):
-            raise ValueError(f"{column.dtype}") from None
-        texts = [str(uuid.UUID(bytes=value)) for value in values]
-    cells = iter(texts)
-    return pl.Series(column.name, [None if is_null else next(cells) for is_null in column.is_null()], pl.String)
+def _pair_fields(dtype: pl.DataType) -> tuple[str, str] | None:
+    """Return the fields of name and value in a list of pairs, as which some programs write mappings."""
+    if isinstance(dtype, pl.List) and isinstance(dtype.inner, pl.Struct):
+        names = {field.name for field in dtype.inner.fields}
+        return next((pair for pair in PAIRS if names == {*pair}), None)
+    return None
 
 
 def _prefix_of(column: str) -> str | None:
