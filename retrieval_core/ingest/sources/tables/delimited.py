@@ -181,7 +181,7 @@ def _quoting(text: str, delimiter: str) -> list[dict[str, Any]]:
     if '\\"' in text:
         escapes.reverse()
     has_spaces = re.search(re.escape(delimiter) + ' +"', text) is not None
-    return [{"skipinitialspace": skip, **escape} for skip in {has_spaces, False} for escape in escapes]
+    return [{"skipinitialspace": skip, **escape} for skip in dict.fromkeys((has_spaces, False)) for escape in escapes]
 
 
 def _read_records(text: str, layout: _Layout) -> _Reading:

@@ -148,9 +148,15 @@ def test_a_backslash_is_a_letter_where_nothing_shows_otherwise() -> None:
     assert read_delimited(text.encode()).frame.row(0) == ("1", "pics\\a.jpg", "C:\\")
 
 
-def test_quotes_may_stand_after_spaces() -> None:
-    text = 'item_id, image_uri, attr_title\n1, a.jpg, "red, blue"\n'
-    assert read_delimited(text.encode()).frame.row(0) == ("1", "a.jpg", "red, blue")
+@pytest.mark.parametrize("title", ["red, blue", "red", 'the ""best"" one', "two\nlines"])
+def test_quotes_may_stand_after_spaces(title: str) -> None:
+    text = f'item_id, image_uri, attr_title\n1, a.jpg, "{title}"\n'
+    assert read_delimited(text.encode()).frame.row(0) == ("1", "a.jpg", title.replace('""', '"'))
+
+
+def test_a_quote_after_a_space_may_belong_to_a_word() -> None:
+    text = 'item_id,image_uri,attr_title\n1,a.jpg, "Best" shirt\n2,b.jpg,x\n'
+    assert read_delimited(text.encode()).frame["attr_title"].to_list() == [' "Best" shirt', "x"]
 
 
 @pytest.mark.parametrize("sep", ["sep=;", '"sep=;"', "SEP=;"])
