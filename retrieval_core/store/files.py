@@ -129,11 +129,15 @@ def _sync(path: Path) -> None:
 # Reading
 
 
-def read_file(path: str) -> bytes:
-    """Return a file's bytes. Raises `NotFound` (also if it is not a regular file), `Permanent`, `StoreUnavailable`."""
+def read_file(path: str, n_bytes: int = -1) -> bytes:
+    """Return a file's first `n_bytes` bytes, -1 for all.
+
+    Raises `NotFound` (also if it is not a regular file), `Permanent`, `StoreUnavailable`.
+    """
     with read_errors(path):
         regular_stat(path)  # a pipe would block for ever, a device would never end
-        return Path(path).read_bytes()
+        with Path(path).open("rb") as file:
+            return file.read(n_bytes)
 
 
 def stat_file(path: str) -> UriStat:
@@ -154,10 +158,16 @@ def _uri_stat(status: os.stat_result) -> UriStat:
     return UriStat(status.st_size, str(status.st_mtime_ns))
 
 
-def list_files(folder: str, ancestors: frozenset[tuple[int, int]] = frozenset()) -> Iterator[tuple[str, UriStat]]:
+def list_files(
+    folder: str,
+    is_passed_over: Callable[[str], bool] = lambda path: False,
+    ancestors: frozenset[tuple[int, int]] = frozenset(),
+) -> Iterator[tuple[str, UriStat]]:
     """Yield the files at any depth, ordered by their whole path, as S3 orders keys.
 
-    Linked folders are followed, loops are not: `ancestors` holds device and inode of the folders above this one.
+    Linked folders are followed, loops are not: `ancestors` holds device and inode of the folders above this one. For a
+    folder that may not be read, its path with a slash is yielded if `is_passed_over` says so of it. Otherwise raises
+    `Permanent`, and as `read_file` does.
     """
     with read_errors(folder):
         status = os.stat(folder)
@@ -168,9 +178,14 @@ def list_files(folder: str, ancestors: frozenset[tuple[int, int]] = frozenset())
     if identity in ancestors:
         return
     for entry in ordered:
-        with suppress(NotFound, FileNotFoundError):  # deleted since it was listed
+        with suppress(NotFound), read_errors(entry.path):  # deleted since it was listed
             if entry.is_dir():
-                yield from list_files(entry.path, ancestors | {identity})
+                try:
+                    yield from list_files(entry.path, is_passed_over, ancestors | {identity})
+                except Permanent:
+                    if not is_passed_over(f"{entry.path}/"):
+                        raise
+                    yield f"{entry.path}/", UriStat(0, "")
             elif entry.is_file():
                 yield entry.path, _uri_stat(entry.stat())
 

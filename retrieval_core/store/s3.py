@@ -232,10 +232,18 @@ class _ChunkReader(io.RawIOBase):
 # Any object
 
 
-def read_object(endpoint_url: str | None, bucket: str, key: str) -> bytes:
-    """Return the bytes of any object of any bucket; its name need not be a store key."""
+def read_object(endpoint_url: str | None, bucket: str, key: str, n_bytes: int = -1) -> bytes:
+    """Return the first `n_bytes` bytes, -1 for all, of any object of any bucket; its name need not be a store key."""
+    from botocore.exceptions import ClientError
+
+    part = {} if n_bytes < 0 else {"Range": f"bytes=0-{n_bytes - 1}"}
     with _s3_errors(f"s3://{bucket}/{key}"):
-        answer = _client(endpoint_url).get_object(Bucket=bucket, Key=key)
+        try:
+            answer = _client(endpoint_url).get_object(Bucket=bucket, Key=key, **part)
+        except ClientError as error:
+            if part and _status(error) == 416:  # an empty object has no first byte
+                return b""
+            raise
         return bytes(answer["Body"].read())
 
 

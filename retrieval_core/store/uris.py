@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from retrieval_core.errors import BadConfig
@@ -40,14 +40,18 @@ def default_cache_dir() -> Path:
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "vitrine"
 
 
-def read_uri(uri: str) -> bytes:
-    """Return the bytes of a local path or of `s3://bucket/key`, at the endpoint that `VITRINE_S3_ENDPOINT_URL` names.
+def read_uri(uri: str, n_bytes: int = -1) -> bytes:
+    """Return the first `n_bytes` bytes of a local path or of `s3://bucket/key`, -1 for all.
+
+    The endpoint of S3 is that of `VITRINE_S3_ENDPOINT_URL`.
 
     Raises `NotFound` (also for anything but a regular file), `Permanent` if reading is forbidden, `StoreUnavailable`,
     and `BadConfig` for another scheme.
     """
     address = _split_s3(uri)
-    return files.read_file(uri) if address is None else s3.read_object(_endpoint_url(None), *address)
+    if address is None:
+        return files.read_file(uri, n_bytes)
+    return s3.read_object(_endpoint_url(None), *address, n_bytes)
 
 
 def stat_uri(uri: str) -> UriStat:
@@ -56,15 +60,18 @@ def stat_uri(uri: str) -> UriStat:
     return files.stat_file(uri) if address is None else s3.stat_object(_endpoint_url(None), *address)
 
 
-def list_uris(folder_uri: str) -> Iterator[tuple[str, UriStat]]:
+def list_uris(
+    folder_uri: str, is_passed_over: Callable[[str], bool] = lambda uri: False
+) -> Iterator[tuple[str, UriStat]]:
     """Yield the files under a folder at any depth, in byte order of their URIs; linked folders are followed, loops not.
 
-    `folder_uri` is a local path or `s3://bucket/folder`. Raises `NotFound` for an absent local folder (an S3 folder
-    without objects is merely empty), and otherwise as `read_uri` does.
+    `folder_uri` is a local path or `s3://bucket/folder`. A local folder that may not be read is yielded itself, with a
+    slash at its end, if `is_passed_over` says so of that URI. Raises `NotFound` for an absent local folder (an S3
+    folder without objects is merely empty), and otherwise as `read_uri` does.
     """
     address = _split_s3(folder_uri)
     if address is None:
-        yield from files.list_files(folder_uri)
+        yield from files.list_files(folder_uri, is_passed_over)
         return
     bucket, folder = address[0], address[1].rstrip("/")
     for name, stat in s3.list_objects(_endpoint_url(None), bucket, f"{folder}/" if folder else ""):

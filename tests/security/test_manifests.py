@@ -70,7 +70,7 @@ class TestNames:
             (tmp_path / name).write_bytes(picture())
         source = FolderSource(str(tmp_path))
         assert source.rows()["item_id"].to_list() == ["c.jpg"]
-        assert source.notes[0].startswith("1 files passed over")
+        assert source.notes[0].startswith("1 file passed over")
 
     def test_an_id_of_ten_thousand_bytes_is_refused_briefly(self, tmp_path: Path) -> None:
         for item_id in ("x" * 10_000, "🧥" * 2_500):

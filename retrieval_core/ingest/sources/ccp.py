@@ -18,8 +18,9 @@ from retrieval_core.arrays import Bool, UInt8
 from retrieval_core.artifacts.manifests import Value
 from retrieval_core.errors import CatalogInvalid, SourceMissing
 from retrieval_core.ingest.sources.base import conform
-from retrieval_core.ingest.sources.files import absolute_uri, is_picture, list_source_files, split_query
+from retrieval_core.ingest.sources.files import absolute_uri, is_picture, split_query
 from retrieval_core.ingest.sources.labels import normalise_labels
+from retrieval_core.ingest.sources.listing import list_dataset, passed_over_notes
 from retrieval_core.store.uris import read_uri
 
 NOT_APPAREL = frozenset({"null", "hair", "skin"})
@@ -50,13 +51,13 @@ class CcpSource:
     pixels, of two equal ones that with the lower number. Raises `BadConfig` for any other query.
     """
 
-    notes: tuple[str, ...] = ()
-
     def __init__(self, uri: str) -> None:
         self.spec = f"ccp:{uri}"
         folder, self._query = split_query(uri, CcpQuery, self.spec)
         root = absolute_uri(folder)
-        self._uris = dict(list_source_files(root, self.spec))
+        listing = list_dataset(root, self.spec)
+        self.notes = passed_over_notes(listing.passed_over)
+        self._uris = {path: f"{root.rstrip('/')}/{path}" for path in listing.paths}
         self._photos = [path for path in self._uris if path.startswith("photos/") and is_picture(path)]
         if not self._photos:
             raise SourceMissing(f"{self.spec} holds no photos/NNNN.jpg; expected the layout of Clothing Co-Parsing")

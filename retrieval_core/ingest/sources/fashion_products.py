@@ -16,6 +16,7 @@ from retrieval_core.errors import BadConfig, CatalogInvalid, SourceMissing
 from retrieval_core.ingest.sources.base import Maskless, conform
 from retrieval_core.ingest.sources.files import dataset_root, first_present, read_lines
 from retrieval_core.ingest.sources.labels import attributes_of, normalise_labels
+from retrieval_core.ingest.sources.listing import is_left_behind
 from retrieval_core.ingest.sources.unpack import Packed, PackedFolder
 
 NAME = "productDisplayName"
@@ -110,7 +111,11 @@ class ParquetLayout:
         self._packed = PackedFolder(uri, spec)
         self.pictures = self._packed.uri("").rstrip("/")
         root = self._packed.root
-        self._files = sorted(root.glob("*.parquet")) or sorted(root.glob("data/*.parquet"))
+        in_root, in_data = (
+            sorted(file for file in root.glob(pattern) if not is_left_behind(file.name))
+            for pattern in ("*.parquet", "data/*.parquet")
+        )
+        self._files = in_root or in_data
         if not self._files:
             raise SourceMissing(f"{spec} holds neither styles.csv nor *.parquet nor data/*.parquet; check the path")
 

@@ -1,4 +1,4 @@
-"""What sources share: listing and reading local and S3 files, writing local ones, and the query of a URI."""
+"""What sources share: reading local and S3 files, writing local ones, and the query of a URI."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from pydantic import ValidationError
 from retrieval_core.artifacts.manifests import Value
 from retrieval_core.errors import BadConfig, CatalogInvalid, NotFound, SourceMissing
 from retrieval_core.picture_files.formats import SUFFIXES
-from retrieval_core.store.uris import list_uris, read_uri, stat_uri
+from retrieval_core.store.uris import read_uri, stat_uri
 
 QueryModel = TypeVar("QueryModel", bound=Value)
 
@@ -23,38 +23,15 @@ def absolute_uri(uri: str) -> str:
 
 
 def is_picture(path: str) -> bool:
-    """Return whether a relative posix path has a picture's suffix and no hidden file or folder in it."""
-    return path.lower().endswith(SUFFIXES) and not any(part.startswith(".") for part in path.split("/"))
+    """Return whether a path has the suffix of a picture."""
+    return path.lower().endswith(SUFFIXES)
 
 
 def dataset_root(folder: str, spec: str) -> str:
     """Return a dataset's folder, absolute or `s3://`. Raises `SourceMissing` when a local one does not exist."""
     root = absolute_uri(folder)
-    _require_folder(root, spec)
+    require_folder(root, spec)
     return root
-
-
-def list_files(root: str, spec: str) -> list[str]:
-    """Return the path below `root` of every file; bytes that are not UTF-8 are lone surrogates.
-
-    Raises `SourceMissing` when `root` is not a folder.
-    """
-    _require_folder(root, spec)
-    try:
-        return [uri.removeprefix(root.rstrip("/") + "/") for uri, _ in list_uris(root)]
-    except NotFound as error:
-        raise SourceMissing(f"{spec}: {error}") from error
-
-
-def list_source_files(root: str, spec: str) -> list[tuple[str, str]]:
-    """Return (path below `root`, URI) of every file of a dataset.
-
-    Raises `SourceMissing` when `root` is not a folder, `CatalogInvalid` for a file name that is not UTF-8.
-    """
-    files = [(path, f"{root.rstrip('/')}/{path}") for path in list_files(root, spec)]
-    if not_text := [uri for _, uri in files if any("\ud800" <= character <= "\udfff" for character in uri)]:
-        raise CatalogInvalid(f"{spec}: the file name {not_text[0]!r} is not UTF-8; rename the file")
-    return files
 
 
 def first_present(root: str, *paths: str) -> str | None:
@@ -107,6 +84,7 @@ def split_query(uri: str, model: type[QueryModel], spec: str) -> tuple[str, Quer
         raise BadConfig(f"{spec}: {error}; expected FOLDER?key=value&key=value") from error
 
 
-def _require_folder(root: str, spec: str) -> None:
+def require_folder(root: str, spec: str) -> None:
+    """Raise `SourceMissing` when a local `root` is not a folder."""
     if "://" not in root and not Path(root).is_dir():
         raise SourceMissing(f"{spec}: {root} is not a folder; check the path")

@@ -2,27 +2,22 @@
 
 from __future__ import annotations
 
-import re
 from collections import Counter
-from collections.abc import Iterable
-from fnmatch import fnmatchcase
-from pathlib import Path
+from concurrent.futures import ThreadPoolExecutor
 
 import polars as pl
 
 from retrieval_core.artifacts.manifests import Value
-from retrieval_core.errors import SourceMissing
-from retrieval_core.ingest.sources.base import DECEPTIVE, MAX_ITEM_ID_BYTES, Maskless, conform
-from retrieval_core.ingest.sources.files import absolute_uri, list_files, split_query
+from retrieval_core.errors import CatalogInvalid, NotFound, Permanent, SourceMissing
+from retrieval_core.ingest.sources.base import Maskless, conform
+from retrieval_core.ingest.sources.files import absolute_uri, split_query
+from retrieval_core.ingest.sources.listing import counted, list_dataset, named_counts, passed_over_notes
 from retrieval_core.picture_files.formats import HEAD_BYTES, SUFFIXES, is_picture_head
+from retrieval_core.store.uris import read_uri
 
-# Files and folders, at any depth, that systems, NAS boxes and archivers leave behind; hidden ones begin with a dot.
-LEFT_BEHIND = re.compile(
-    r"\..*|@eadir|@recycle|@recently-snapshot|@tmp|@sharebin|#recycle|#snapshot|\$recycle\.bin|recycler|recycled"
-    r"|system volume information|lost\+found|__macosx|network trash folder|temporary items|synofile_thumb_.*"
-    r"|synophoto_thumb_.*|(eh)?thumbs\.db|desktop\.ini|icon\r",
-    re.IGNORECASE,
-)
+# Each is read at every run; on S3, 100,000 requests take about a minute and cost a few cents.
+MAX_WITHOUT_SUFFIX = 100_000
+READERS = 32  # requests to S3 at a time
 SPLIT_FOLDERS = {
     "train": "train", "training": "train", "trainset": "train",
     "val": "val", "valid": "val", "validation": "val", "dev": "val", "eval": "val", "evaluation": "val",
@@ -30,8 +25,6 @@ SPLIT_FOLDERS = {
     "query": "query", "queries": "query",
     "gallery": "gallery",
 }  # fmt: skip
-ODD_NAME = "with a name that is no plain UTF-8 text of at most 1,024 bytes"
-MAX_NAMED = 5  # suffixes or folders in a note
 
 
 class FolderQuery(Value):
@@ -45,28 +38,22 @@ class FolderSource(Maskless):
 
     The item_id is the path below the folder. When every picture lies below a folder named like a split (`SPLIT_FOLDERS`
     in any case), the first level is the split and the second the category; otherwise the first level is the category.
-    Files without a suffix are recognised by their bytes, local ones only. `folder:PATH?skip=drafts/*|*_thumb.jpg`
-    passes over more files. `notes` count what was passed over, and name the splits and categories.
+    Files without a suffix are recognised by their first bytes. `folder:PATH?skip=drafts/*|*_thumb.jpg` passes over more
+    files. `notes` count what was passed over, and name the splits and categories.
     """
 
     def __init__(self, uri: str) -> None:
         self.spec = f"folder:{uri}"
         folder, query = split_query(uri, FolderQuery, self.spec) if "?skip=" in uri else (uri, FolderQuery())
         self._root = absolute_uri(folder)
-        patterns = tuple(pattern for pattern in query.skip.split("|") if pattern)
-        passed_over: Counter[str] = Counter()
-        self._item_ids: list[str] = []
-        paths = list_files(self._root, self.spec)
-        is_deceptive = pl.Series(
-            [path.encode(errors="replace").decode() for path in paths], dtype=pl.String
-        ).str.contains(DECEPTIVE)
-        for path, is_bad in zip(paths, is_deceptive, strict=True):
-            reason = ODD_NAME if is_bad else self._reason_to_pass(path, patterns)
-            if reason is None:
-                self._item_ids.append(path)
-            else:
-                passed_over[reason] += 1
-        self.notes = _passed_over_notes(passed_over)
+        try:
+            listing = list_dataset(self._root, self.spec, [pattern for pattern in query.skip.split("|") if pattern])
+        except Permanent as error:
+            if not isinstance(error.__cause__, PermissionError):
+                raise
+            raise Permanent(f"{error}, or pass it over with {self.spec.partition('?')[0]}?skip=NAME/*") from error
+        self._item_ids = self._pictures(listing.paths, listing.passed_over)
+        self.notes = passed_over_notes(listing.passed_over)
         if not self._item_ids:
             raise SourceMissing("; ".join((f"{self.spec} holds no picture ({', '.join(SUFFIXES)})", *self.notes)))
         self.notes += self._layout_notes(self.rows())
@@ -85,33 +72,42 @@ class FolderSource(Maskless):
         )
         return conform(frame, self.spec)
 
-    def _reason_to_pass(self, path: str, patterns: Iterable[str]) -> str | None:
-        """Return why a file is no item of the catalogue, None for a picture."""
-        if any(LEFT_BEHIND.fullmatch(part) for part in path.split("/")):
-            return "hidden, or left behind by a system or a NAS"
-        if not _is_text(path):
-            return ODD_NAME
-        if any(fnmatchcase(path, pattern) for pattern in patterns):
-            return "that match skip"
-        name = path.rpartition("/")[2].lower()
-        if "." in name:
-            return None if name.endswith(SUFFIXES) else f"of type .{name.rpartition('.')[2][:20]}"
-        return None if self._begins_as_picture(path) else "without a suffix that are no local pictures"
+    def _pictures(self, paths: list[str], passed_over: Counter[str]) -> list[str]:
+        """Return the paths of pictures, by suffix or first bytes, and count the others in `passed_over`.
+
+        Raises `CatalogInvalid` for more files without a suffix than are read.
+        """
+        suffixes = {path: path.rpartition("/")[2].lower().rpartition(".")[1:] for path in paths}
+        bare = [path for path, (dot, _) in suffixes.items() if not dot]
+        if len(bare) > MAX_WITHOUT_SUFFIX:
+            raise CatalogInvalid(
+                f"{self.spec} holds {counted(len(bare), 'file')} without a suffix, e.g. {bare[0][:80]!r}; at most "
+                f"{MAX_WITHOUT_SUFFIX:,} are read to see whether they are pictures: pass over others with ?skip=, or "
+                "list the pictures in a table:"
+            )
+        with ThreadPoolExecutor(READERS) as pool:
+            is_picture = dict(zip(bare, pool.map(self._begins_as_picture, bare), strict=True))
+        pictures = []
+        for path, (dot, suffix) in suffixes.items():
+            if is_picture[path] if not dot else f".{suffix}" in SUFFIXES:
+                pictures.append(path)
+            else:
+                passed_over[f"of type .{suffix[:20]}" if dot else "without a suffix that are no pictures"] += 1
+        return pictures
 
     def _begins_as_picture(self, path: str) -> bool:
-        if "://" in self._root:
-            return False
         try:
-            with Path(self._root, path).open("rb") as file:
-                return is_picture_head(file.read(HEAD_BYTES))
-        except OSError:
+            return is_picture_head(read_uri(f"{self._root}/{path}", HEAD_BYTES))
+        except NotFound:  # deleted since it was listed, or no regular file
             return False
 
     def _layout_notes(self, rows: pl.DataFrame) -> tuple[str, ...]:
         splits = _counts(rows["split"])
         categories = _counts(rows["category"])
-        notes = [f"splits: {_named(splits)}"] if splits else []
-        notes.append(f"{len(categories)} categories: {_named(categories)}" if categories else "no categories")
+        notes = [f"splits: {named_counts(splits)}"] if splits else []
+        notes.append(
+            f"{counted(len(categories), 'category')}: {named_counts(categories)}" if categories else "no categories"
+        )
         if likely := [name for name in categories if name.lower() in SPLIT_FOLDERS]:
             notes.append(
                 f"warning: the categories {', '.join(sorted(likely))} look like splits; folders are splits only where "
@@ -120,26 +116,6 @@ class FolderSource(Maskless):
         return tuple(notes)
 
 
-def _is_text(path: str) -> bool:
-    try:
-        n_bytes = len(path.encode())
-    except UnicodeEncodeError:  # a lone surrogate stands for a byte that is not UTF-8
-        return False
-    return n_bytes <= MAX_ITEM_ID_BYTES
-
-
-def _passed_over_notes(passed_over: Counter[str]) -> tuple[str, ...]:
-    if not passed_over:
-        return ()
-    return (f"{passed_over.total()} files passed over: {_named(dict(passed_over.most_common()))}",)
-
-
 def _counts(column: pl.Series) -> dict[str, int]:
     """Return how often each value occurs, the most frequent first."""
     return dict(sorted(Counter(column.drop_nulls()).items(), key=lambda pair: (-pair[1], pair[0])))
-
-
-def _named(counts: dict[str, int]) -> str:
-    named = [f"{n:,} {name}" for name, n in list(counts.items())[:MAX_NAMED]]
-    rest = len(counts) - len(named)
-    return ", ".join(named) + (f" and {rest} more" if rest else "")

@@ -9,7 +9,8 @@ import polars as pl
 
 from retrieval_core.errors import CatalogInvalid, SourceMissing
 from retrieval_core.ingest.sources.base import Maskless, conform
-from retrieval_core.ingest.sources.files import dataset_root, first_present, is_picture, list_source_files, read_lines
+from retrieval_core.ingest.sources.files import dataset_root, first_present, is_picture, read_lines
+from retrieval_core.ingest.sources.listing import list_dataset, passed_over_notes
 
 BASES = ("", "/ILSVRC/Data/CLS-LOC")
 SPLITS = ("train", "val")
@@ -34,7 +35,9 @@ class ImageNetSource(Maskless):
         self._root = dataset_root(uri, self.spec)
         for base in BASES:
             self._base = self._root + base
-            self._paths = [path for split in SPLITS for path in self._listed(split)]
+            passed_over: Counter[str] = Counter()
+            self._paths = [path for split in SPLITS for path in self._listed(split, passed_over)]
+            self.notes = passed_over_notes(passed_over)
             if self._paths:
                 return
         raise SourceMissing(
@@ -60,12 +63,13 @@ class ImageNetSource(Maskless):
         )
         return conform(frame, self.spec)
 
-    def _listed(self, split: str) -> list[str]:
+    def _listed(self, split: str, passed_over: Counter[str]) -> list[str]:
         try:
-            files = list_source_files(f"{self._base}/{split}", self.spec)
+            listing = list_dataset(f"{self._base}/{split}", self.spec)
         except SourceMissing:
             return []
-        return [f"{split}/{path}" for path, _ in files if is_picture(path)]
+        passed_over += listing.passed_over
+        return [f"{split}/{path}" for path in listing.paths if is_picture(path)]
 
     def _check(self, pictures: pl.DataFrame) -> None:
         unknown = pictures.filter(pl.col("wordnet_id").is_null())

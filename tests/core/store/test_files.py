@@ -43,11 +43,11 @@ def test_only_regular_files_are_read(tmp_path: Path) -> None:
 
 
 def test_a_forbidden_file_is_not_called_absent(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def refuse(_: Path) -> bytes:
+    def refuse(*_: object) -> None:
         raise PermissionError(13, "Permission denied")
 
     (tmp_path / "a.jpg").write_bytes(b"1")
-    monkeypatch.setattr(Path, "read_bytes", refuse)
+    monkeypatch.setattr(Path, "open", refuse)
 
     with pytest.raises(Permanent, match="permissions") as caught:
         read_file(str(tmp_path / "a.jpg"))

@@ -34,6 +34,13 @@ def fill(folder_uri: str, files: dict[str, bytes], client: Any) -> None:
             path.write_bytes(data)
 
 
+@pytest.mark.parametrize(("n_bytes", "part"), [(-1, b"12345"), (3, b"123"), (9, b"12345")])
+def test_the_first_bytes_of_a_file_are_read(folder_uri: str, s3_client: Any, n_bytes: int, part: bytes) -> None:
+    fill(folder_uri, {"a": b"12345", "empty": b""}, s3_client)
+    assert read_uri(f"{folder_uri}/a", n_bytes) == part
+    assert read_uri(f"{folder_uri}/empty", n_bytes) == b""
+
+
 def test_files_are_listed_with_size_and_version_on_disk_and_on_s3(folder_uri: str, s3_client: Any) -> None:
     files = {"dress/2 b.jpg": b"22", "dress/1.jpg": b"1", "été.jpg": b"333", "dress.jpg": b""}
     fill(folder_uri, files, s3_client)

@@ -13,6 +13,7 @@ import polars as pl
 
 from retrieval_core.artifacts.catalog_rows import SOURCE_SCHEMA
 from retrieval_core.errors import SourceMissing
+from retrieval_core.ingest.sources.listing import counted
 
 ATTRIBUTE_PREFIXES = ("attr_", "attributes.")
 DELIMITERS = {",": "commas", ";": "semicolons", "\t": "tabs", "|": "bars"}
@@ -272,4 +273,4 @@ def _describe(reading: _Reading, encoding: str) -> str:
     escape = ", quotes escaped by backslashes" * ("escapechar" in layout.options)
     blank = f"; blank records passed over: {reading.n_blank}" * bool(reading.n_blank)
     delimiter = DELIMITERS.get(layout.delimiter, repr(layout.delimiter))
-    return f"{len(reading.frame)} rows, separated by {delimiter}, in {encoding}{escape}{blank}"
+    return f"{counted(len(reading.frame), 'row')}, separated by {delimiter}, in {encoding}{escape}{blank}"

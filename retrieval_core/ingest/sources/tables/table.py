@@ -22,6 +22,7 @@ from retrieval_core.ingest.sources.labels import (
     parse_labels,
     value_text,
 )
+from retrieval_core.ingest.sources.listing import counted
 from retrieval_core.ingest.sources.tables.delimited import ATTRIBUTE_PREFIXES, DelimitedTable, read_delimited
 from retrieval_core.ingest.sources.tables.parquet import read_parquet
 from retrieval_core.store.uris import read_uri
@@ -194,7 +195,7 @@ def parse_table(data: bytes, name: str, spec: str) -> DelimitedTable:
         if suffix in TEXT_SUFFIXES:
             return read_delimited(data)
         frame = read_parquet(data)
-        return DelimitedTable(frame, f"{len(frame)} rows of Parquet")
+        return DelimitedTable(frame, f"{counted(len(frame), 'row')} of Parquet")
     except SourceMissing as error:
         raise SourceMissing(f"{spec} is empty; expected a header and at least one row") from error
     except (Exception, pl.exceptions.PanicException) as error:  # readers fail in many ways on damaged files

@@ -156,6 +156,7 @@ class TestParquet:
         (tmp_path / folder).mkdir(exist_ok=True)
         products(4, 2, 3).write_parquet(tmp_path / folder / "train-00000-of-00002.parquet")
         products(1, 5).write_parquet(tmp_path / folder / "train-00001-of-00002.parquet")
+        (tmp_path / folder / "._train-00000-of-00002.parquet").write_bytes(b"a resource fork")
         rows = open_source(f"fashion-products:{tmp_path}").rows()
         assert dict(rows.schema) == SOURCE_SCHEMA
         assert rows["item_id"].to_list() == ["1", "2", "3", "4", "5"]

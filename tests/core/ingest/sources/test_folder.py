@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 from pathlib import Path
 
 import boto3
@@ -9,8 +10,10 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from moto import mock_aws
+from PIL import Image
 
-from retrieval_core.errors import BadConfig, NotFound, SourceMissing
+from retrieval_core.errors import BadConfig, CatalogInvalid, NotFound, SourceMissing
+from retrieval_core.ingest.sources import folder
 from retrieval_core.ingest.sources.folder import FolderSource
 
 
@@ -116,7 +119,8 @@ def test_what_systems_leave_behind_is_counted_and_is_no_item(tmp_path_factory, l
     source = FolderSource(touch(root, "coat/1.jpg", "hat/2.jpg", *names))
     assert rows_of(source) == [("coat/1.jpg", None, "coat"), ("hat/2.jpg", None, "hat")]
     n_files = sum(path.is_file() for path in root.rglob("*")) - 2
-    assert f"{n_files} files passed over: {n_files} hidden, or left behind by a system or a NAS" in source.notes
+    files = "1 file" if n_files == 1 else f"{n_files} files"
+    assert f"{files} passed over: {n_files} hidden, or left behind by a system or a NAS" in source.notes
 
 
 def test_names_that_only_resemble_those_of_systems_are_items(tmp_path: Path) -> None:
@@ -127,15 +131,51 @@ def test_names_that_only_resemble_those_of_systems_are_items(tmp_path: Path) -> 
 def test_every_file_is_an_item_or_counted_by_its_type(tmp_path: Path) -> None:
     source = FolderSource(touch(tmp_path, "a.jpg", "b.txt", "c.TXT", "d.svg", "e.jxl", "f"))
     assert source.notes[0] == (
-        "5 files passed over: 2 of type .txt, 1 of type .svg, 1 of type .jxl, 1 without a suffix that are no local "
-        "pictures"
+        "5 files passed over: 2 of type .txt, 1 of type .svg, 1 of type .jxl, 1 without a suffix that are no pictures"
     )
 
 
-def test_a_picture_without_a_suffix_is_known_by_its_bytes(tmp_path: Path) -> None:
-    touch(tmp_path, "coat/1.jpg", "coat/LICENSE")
-    (tmp_path / "coat/2").write_bytes(b"\x89PNG\r\n\x1a\n")
-    assert FolderSource(str(tmp_path)).rows()["item_id"].to_list() == ["coat/1.jpg", "coat/2"]
+def picture(name: str) -> bytes:
+    stream = io.BytesIO()
+    Image.new("RGB", (2, 2)).save(stream, name)
+    return stream.getvalue()
+
+
+BARE = {
+    "coat/1": picture("JPEG"), "coat/2": picture("PNG"), "hat/3": picture("WEBP"), "4": picture("AVIF"),
+    "coat/LICENSE": b"MIT", "hat/empty": b"", "hat/page": b"<html>", "hat/half": b"\xff",
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("place", ["local", "s3"])
+def test_a_picture_without_a_suffix_is_known_by_its_first_bytes(
+    tmp_path: Path, place: str, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    root = str(tmp_path)
+    if place == "s3":
+        request.getfixturevalue("aws_environment")
+        monkeypatch.setenv("VITRINE_S3_ENDPOINT_URL", request.getfixturevalue("s3_endpoint"))
+        root = f"s3://{request.getfixturevalue('bucket')}/pics"
+    for path, data in BARE.items():
+        if place == "s3":
+            bucket, folder = root.removeprefix("s3://").split("/")
+            request.getfixturevalue("s3_client").put_object(Bucket=bucket, Key=f"{folder}/{path}", Body=data)
+        else:
+            touch(tmp_path, path)
+            (tmp_path / path).write_bytes(data)
+    source = FolderSource(root)
+    assert source.rows()["item_id"].to_list() == ["4", "coat/1", "coat/2", "hat/3"]
+    assert source.notes[0] == "4 files passed over: 4 without a suffix that are no pictures"
+
+
+def test_too_many_files_without_a_suffix_are_refused_with_the_remedy(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(folder, "MAX_WITHOUT_SUFFIX", 2)
+    root = touch(tmp_path, "1.jpg", "logs/a", "logs/b", "c")
+    with pytest.raises(CatalogInvalid, match=r"3 files without a suffix, e.g. 'c'; at most 2 .*\?skip="):
+        FolderSource(root)
+    assert FolderSource(f"{root}?skip=logs/*").rows()["item_id"].to_list() == ["1.jpg"]
 
 
 def test_the_user_adds_patterns(tmp_path: Path) -> None:

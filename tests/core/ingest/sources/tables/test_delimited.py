@@ -211,6 +211,10 @@ def test_text_in_an_unknown_or_damaged_encoding_is_refused(data: bytes) -> None:
         decode_text(data)
 
 
+def test_a_note_counts_in_the_singular() -> None:
+    assert read_delimited(b"item_id,image_uri\n1,a.jpg\n").note == "1 row, separated by commas, in UTF-8"
+
+
 def test_headers_mean_columns_in_any_case_and_with_spaces() -> None:
     headers = ["Item ID", " image_uri", "CATEGORY ", "Attr_Colour", "attributes.Size", "Price EUR"]
     assert column_names(headers) == ["item_id", "image_uri", "category", "attr_Colour", "attributes.Size", "Price EUR"]
