@@ -207,7 +207,8 @@ def _read_records(text: str, layout: _Layout) -> _Reading:
         if len(rows) == SLICE_ROWS:
             slices.append(_as_frame(names, rows))
             rows = []
-    if is_short and not text.endswith(("\r", "\n")):
+    is_escape_cut = text.endswith("\\") and '\\"' in text
+    if is_escape_cut or (is_short and not text.endswith(("\r", "\n"))):
         raise _BadRecord(line, "the last line is cut off; export the table again")
     return _Reading(pl.concat([*slices, _as_frame(names, rows)]), layout, n_blank)
 

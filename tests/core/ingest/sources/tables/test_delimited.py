@@ -129,6 +129,7 @@ def test_a_text_that_breaks_off_loses_the_last_record_alone(
         (["1,a.jpg,x,y"], 2),
         (["1,a.jpg,x", "2,b.jpg,Nice", "shirt,Blue"], 4),
         (["1,a.jpg,x", "2,b.jp"], 3),
+        (['1,a.jpg,15\\" TV', "2,b.jpg,15\\"], 3),
     ],
 )
 def test_a_record_that_cannot_be_read_is_named_by_its_line(lines: list[str], line: int) -> None:
