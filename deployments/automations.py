@@ -23,6 +23,7 @@ from prefect.exceptions import ObjectNotFound
 from deployments.change_events import REFUSED, RESOURCE
 from deployments.cli.prefect_server import check_server_is_named
 from deployments.cli.terminal import print_error, visible
+from deployments.environment import prepare_environment
 from retrieval_core.errors import BadConfig, VitrineError
 
 HEARTBEAT_S = 30  # PREFECT_FLOWS_HEARTBEAT_FREQUENCY of every deployment
@@ -136,6 +137,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     text = "the block that sends notifications, for example slack-webhook/operators"
     parser.add_argument("--notify", metavar="TYPE/NAME", help=text)
     arguments = parser.parse_args(argv)
+    prepare_environment()
     try:
         check_server_is_named()
         with get_client(sync_client=True) as client:

@@ -3,18 +3,28 @@
 from __future__ import annotations
 
 import os
+import sys
 import tempfile
+from importlib.util import find_spec
 from pathlib import Path
 
-LOOPBACK = ("127.0.0.1", "localhost", "::1")
+from retrieval_core.store.s3 import LOOPBACK
 
 
 def prepare_environment() -> None:
-    """Keep connections to this machine off proxies, and give a user without a home folder a temporary one."""
+    """Keep connections to this machine off proxies, and give a user without a home folder a temporary one.
+
+    A SOCKS proxy that httpx could not use is removed, because httpx would refuse connections to this machine, too.
+    """
     for name in ("no_proxy", "NO_PROXY"):
         hosts = os.environ.get(name) or os.environ.get(name.swapcase(), "")
         if hosts.strip() != "*":
             os.environ[name] = ",".join(dict.fromkeys([*filter(None, hosts.split(",")), *LOOPBACK]))
+    socks = [name for name in os.environ if name.lower().endswith("_proxy") and os.environ[name].startswith("socks")]
+    if socks and not find_spec("socksio"):
+        print(f"vitrine: {', '.join(socks)} not used: SOCKS needs `pip install 'httpx[socks]'`", file=sys.stderr)
+        for name in socks:
+            del os.environ[name]
     try:
         Path.home()
     except RuntimeError:

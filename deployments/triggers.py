@@ -32,6 +32,7 @@ from starlette.routing import Route
 from deployments.change_events import MAX_BODY_BYTES, read_changes, refused_event, split_change, updated_event
 from deployments.cli.prefect_server import check_server_is_named
 from deployments.cli.terminal import print_error
+from deployments.environment import prepare_environment
 from deployments.listening import bound_connections
 from deployments.trigger_queue import Message, Queue
 from retrieval_core.errors import BadConfig, StoreUnavailable, VitrineError
@@ -217,6 +218,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--window", type=float, default=WINDOW_S, metavar="SECONDS", help=text)
     parser.add_argument("--sqs", metavar="QUEUE_URL", help="also read S3 notifications from this queue")
     arguments = parser.parse_args(argv)
+    prepare_environment()
     import uvicorn
 
     logging.basicConfig(level=logging.WARNING, format="vitrine: %(message)s")

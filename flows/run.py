@@ -3,14 +3,20 @@
 from __future__ import annotations
 
 import inspect
+import signal
+import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from contextvars import Context, copy_context
 from functools import wraps
 from typing import Any, ParamSpec, TypeVar, cast
 
+from prefect.client.orchestration import get_client
 from prefect.futures import PrefectFuture
 from prefect.logging import get_run_logger
+from prefect.runtime import flow_run
+from prefect.states import Cancelled, Crashed
 from prefect.task_runners import TaskRunner, ThreadPoolTaskRunner
 
 from retrieval_core.config import NightlyConfig
@@ -24,6 +30,9 @@ Runner = TaskRunner[PrefectFuture[Any]]
 DEFAULTS = NightlyConfig()  # a default, because Prefect's form for a parameter that may be None is awkward
 RUNNER = cast(Runner, ThreadPoolTaskRunner(max_workers=1))
 
+_active: dict[str, Context] = {}  # the runs of this process by id, each with the context that has its Prefect client
+_is_ending = threading.Event()
+
 
 def holds_lease(run: Callable[P, R]) -> Callable[P, R]:
     """Hold a lease on the store of the run's `settings` while it lasts, so that no vacuum or repair interferes."""
@@ -32,12 +41,39 @@ def holds_lease(run: Callable[P, R]) -> Callable[P, R]:
     @wraps(run)
     def with_lease(*args: P.args, **kwargs: P.kwargs) -> R:
         settings = signature.bind(*args, **kwargs).arguments["settings"]
-        with shared_lease(settings.open_store(), holder):
+        with _active_run(), shared_lease(settings.open_store(), holder):
             return run(*args, **kwargs)
 
     # Prefect would resolve the annotations in this module instead of the run's.
     with_lease.__signature__ = inspect.signature(run, eval_str=True)  # type: ignore[attr-defined]
     return with_lease
+
+
+def report_interruption(number: signal.Signals) -> None:
+    """Tell Prefect that the runs of this process are cancelled, or have crashed unless the signal is Ctrl-C's.
+
+    The process has to end afterwards: its flows never return.
+    """
+    _is_ending.set()
+    new_state = Cancelled if number == signal.SIGINT else Crashed
+    for run_id, context in list(_active.items()):
+        client = context.run(get_client, sync_client=True)
+        client.set_flow_run_state(run_id, new_state(message=f"The command was ended by {number.name}."))
+
+
+@contextmanager
+def _active_run() -> Iterator[None]:
+    run_id = flow_run.id
+    if not run_id:  # called as a function
+        yield
+        return
+    _active[run_id] = copy_context()
+    try:
+        yield
+    finally:
+        if _is_ending.is_set():
+            threading.Event().wait()  # Prefect would replace the reported state by that of the lost lease
+        del _active[run_id]
 
 
 class Clock:

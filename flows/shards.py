@@ -22,6 +22,7 @@ from retrieval_core.artifacts.manifests import Value
 from retrieval_core.artifacts.shards import WorkPlan
 from retrieval_core.errors import BadConfig
 from retrieval_core.settings import Settings
+from retrieval_core.store.s3 import LOOPBACK
 
 R = TypeVar("R")
 
@@ -78,7 +79,7 @@ def _cluster(address: str) -> Iterator[Runner]:
     except ModuleNotFoundError as error:
         raise BadConfig("runner dask needs prefect-dask: pip install 'vitrine[dask]'") from error
     host = urlsplit(address).hostname
-    if not address.startswith("tls://") and host not in ("localhost", "127.0.0.1", "::1"):
+    if not address.startswith("tls://") and host not in LOOPBACK:
         raise BadConfig(f"{address} has neither encryption nor a login; set up TLS as docs/scaling.md shows: tls://…")
     if not get_current_settings().api.url:
         raise BadConfig(

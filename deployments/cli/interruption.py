@@ -1,8 +1,8 @@
 """Ends the program at once on Ctrl-C, SIGTERM or the end of its terminal, whatever its threads are doing.
 
 A thread of its own learns of the signal from a pipe, because Python runs signal handlers on the main thread alone, and
-not while that is inside a library. It ends the leases and the process; the rest needs no care, as the store survives a
-SIGKILL at any moment.
+not while that is inside a library. It ends the leases, tells Prefect what happened to the run, and ends the process;
+the rest needs no care, as the store survives a SIGKILL at any moment.
 """
 
 from __future__ import annotations
@@ -12,9 +12,10 @@ import os
 import signal
 import sys
 import threading
+import time
 from contextlib import suppress
 
-END_S = 1.5  # for a store to delete the leases; one that does not answer lets them expire
+END_S = 1.5  # for a store to delete the leases, which otherwise expire, and for Prefect's server to answer
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 _SHOW_CURSOR = "\x1b[?25h"
 
@@ -36,19 +37,23 @@ def _end_on_signal(reader: int, handled: list[signal.Signals]) -> None:
     while number not in handled:  # others, such as SIGCHLD, come through the same pipe
         number = os.read(reader, 1)[0]
     logging.disable(logging.CRITICAL)
-    ending = threading.Thread(target=_end_leases, daemon=True)
-    ending.start()
-    ending.join(END_S)
+    end_s = time.monotonic() + END_S
+    calls = [("flows.run", "report_interruption", signal.Signals(number)), ("retrieval_core.store.leases", "end_all")]
+    threads = [threading.Thread(target=_call_if_loaded, args=call, daemon=True) for call in calls]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(max(0.0, end_s - time.monotonic()))
     with suppress(OSError, ValueError):
         cursor = _SHOW_CURSOR if sys.stderr.isatty() else ""
         os.write(2, f"{cursor}\nvitrine: interrupted; run the same command again to resume\n".encode())
     os._exit(128 + number)
 
 
-def _end_leases() -> None:
-    leases = sys.modules.get("retrieval_core.store.leases")
-    if leases is not None:
-        leases.end_all()
+def _call_if_loaded(module: str, function: str, *arguments: object) -> None:
+    """Call a function of a module that has been imported as a whole; its failure keeps nothing from ending."""
+    with suppress(Exception):
+        getattr(sys.modules[module], function)(*arguments)
 
 
 def _reset(handled: list[signal.Signals]) -> None:

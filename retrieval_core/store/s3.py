@@ -22,6 +22,7 @@ from contextlib import contextmanager, suppress
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, BinaryIO
+from urllib.parse import urlsplit
 
 from retrieval_core.errors import BadConfig, NotFound, Permanent, StoreNotWritable, StoreUnavailable, VitrineError
 from retrieval_core.store.base import CHUNK_BYTES, Entry, Store, UriStat, check_prefix, checked_key, is_key
@@ -41,6 +42,7 @@ ENDPOINT_EXPECTED = (
     f"the S3 endpoint must read http(s)://host[:port] (see {ENDPOINT_VARIABLE}); "
     "keys belong in AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY"
 )
+LOOPBACK = ("127.0.0.1", "localhost", "::1")  # hosts that are reached without a proxy
 MULTIPART_THRESHOLD_BYTES = 16 * 2**20
 READ_TIMEOUT_S = 60
 
@@ -294,11 +296,18 @@ def _make_client(endpoint_url: str | None, pid: int) -> Any:
         read_timeout=READ_TIMEOUT_S,
         retries={"mode": "standard", "total_max_attempts": 3},
         max_pool_connections=64,
+        proxies={} if _is_loopback(endpoint_url) else None,  # None: those of the environment
     )
     try:
         return boto3.Session().client("s3", endpoint_url=endpoint_url, config=config)
     except ValueError as error:
         raise BadConfig(ENDPOINT_EXPECTED) from error
+
+
+def _is_loopback(endpoint_url: str | None) -> bool:
+    with suppress(ValueError):  # the client says what is wrong with it
+        return urlsplit(endpoint_url or "").hostname in LOOPBACK
+    return False
 
 
 def _body(data: bytes) -> dict[str, Any]:

@@ -173,6 +173,19 @@ def test_an_absent_endpoint_is_reported_quickly(tmp_path: Path) -> None:
     assert time.monotonic() - start < 10
 
 
+def test_a_store_on_this_machine_is_reached_without_a_proxy(
+    bucket: str, s3_endpoint: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("http_proxy", "https_proxy", "HTTP_PROXY", "HTTPS_PROXY"):
+        monkeypatch.setenv(name, "http://127.0.0.1:9")
+    for name in ("no_proxy", "NO_PROXY"):
+        monkeypatch.delenv(name, raising=False)
+    endpoint = s3_endpoint.replace("127.0.0.1", "localhost")  # of which there is no client yet
+    store = open_store(f"s3://{bucket}/house", s3_endpoint_url=endpoint, cache_dir=tmp_path)
+    store.put("a", b"1")
+    assert store.get("a") == b"1"
+
+
 def test_an_absent_bucket_is_a_matter_of_configuration(s3_endpoint: str) -> None:
     store = open_store("s3://no-such-bucket/house", s3_endpoint_url=s3_endpoint)
 

@@ -1,10 +1,11 @@
-"""Ctrl-C, SIGTERM and a closed terminal at moments of a run: it ends at once, leaves no lease and no process, and the
-store is intact and usable."""
+"""Ctrl-C, SIGTERM and a closed terminal at moments of a run: it ends at once, leaves no lease and no process, Prefect's
+server knows of its end, and the store is intact and usable."""
 
 from __future__ import annotations
 
 import os
 import random
+import re
 import signal
 import sqlite3
 import subprocess
@@ -15,6 +16,8 @@ from contextlib import closing
 from pathlib import Path
 
 import pytest
+from prefect.client.orchestration import get_client
+from prefect.settings import PREFECT_API_URL, temporary_settings
 
 from retrieval_core.artifacts.releases import PRODUCTION, read_alias
 from retrieval_core.ingest.sources.registry import open_source
@@ -76,6 +79,8 @@ def test_a_signal_ends_a_run_at_once(first: tuple[Order, float], number: int, tm
     assert "Traceback" not in run.log
     assert not leases(run.order.store)
     assert not run.orphans()
+    if number % 2:
+        assert state_in_prefect(run) == ("CANCELLED" if sent == signal.SIGINT else "CRASHED")
     if number >= N_MOMENTS - 2:
         Run(run.order).end()
         store = open_store(str(run.order.store))
@@ -84,6 +89,14 @@ def test_a_signal_ends_a_run_at_once(first: tuple[Order, float], number: int, tm
         assert finished
         assert undisturbed
         assert finished.release == undisturbed.release
+
+
+def state_in_prefect(run: Run) -> str:
+    run_ids = re.findall(r"/flow-run/([0-9a-f-]{36})", run.log)
+    with temporary_settings({PREFECT_API_URL: run.order.api_url}), get_client(sync_client=True) as client:
+        state = client.read_flow_run(run_ids[0]).state
+    assert state is not None
+    return state.type.name
 
 
 def test_ctrl_c_in_a_terminal_ends_a_command_and_its_server(first: tuple[Order, float], tmp_path: Path) -> None:

@@ -1,0 +1,116 @@
+"""The search app behind a reverse proxy that has TLS, on a host of its own or under a path of another host."""
+
+from __future__ import annotations
+
+import json
+import socket
+import threading
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import httpx
+import pytest
+
+from deployments.environment import prepare_environment
+from deployments.serve.app import build_app, launch
+from deployments.serve.service import SearchService
+
+NAME = "search.example"
+DEAD = "http://127.0.0.1:9"
+
+
+class Place(NamedTuple):
+    """Under which path the proxy shows the app, and whether it passes the Host header of the browser on."""
+
+    path: str
+    keeps_host: bool
+
+
+@pytest.fixture(scope="module", params=[Place("", True), Place("/pictures", False)], ids=str)
+def place(request: pytest.FixtureRequest) -> Place:
+    return request.param
+
+
+@pytest.fixture(scope="module")
+def proxied(place: Place, service: SearchService, shop: Any, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """The URL of a proxy in front of an app that was started in an environment that names dead proxies to go out by."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    with pytest.MonkeyPatch.context() as patch:
+        for name in ("http_proxy", "https_proxy", "HTTP_PROXY", "HTTPS_PROXY"):
+            patch.setenv(name, DEAD)
+        patch.setenv("all_proxy", "socks5://127.0.0.1:9")
+        for name in ("no_proxy", "NO_PROXY"):
+            patch.delenv(name, raising=False)
+        patch.setenv("GRADIO_ROOT_PATH", place.path)
+        prepare_environment()
+        app = build_app(service, tmp_path_factory.mktemp("uploads"))
+        launch(app, shop.store, "127.0.0.1", port, [NAME])
+        proxy = ThreadingHTTPServer(("127.0.0.1", 0), handler(place, f"http://127.0.0.1:{port}"))
+        threading.Thread(target=proxy.serve_forever).start()
+        yield f"http://127.0.0.1:{proxy.server_port}{place.path}"
+        proxy.shutdown()
+        proxy.server_close()
+        app.close()
+
+
+def handler(place: Place, backend: str) -> type[BaseHTTPRequestHandler]:
+    class Forward(BaseHTTPRequestHandler):
+        def forward(self) -> None:
+            body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
+            headers = {name: value for name, value in self.headers.items() if name.lower() != "host"}
+            headers |= {"X-Forwarded-Host": NAME, "X-Forwarded-Proto": "https"}
+            headers |= {"Host": NAME} if place.keeps_host else {}
+            url = backend + self.path.removeprefix(place.path)
+            with httpx.Client(trust_env=False, timeout=60) as client:
+                answer = client.request(self.command, url, content=body, headers=headers)
+            self.send_response(answer.status_code)
+            for name, value in answer.headers.items():
+                if name not in ("transfer-encoding", "content-encoding", "content-length", "connection"):
+                    self.send_header(name, value)
+            self.send_header("Content-Length", str(len(answer.content)))
+            self.end_headers()
+            self.wfile.write(answer.content)
+
+        do_GET = do_POST = forward  # noqa: N815 (names that the base class calls)
+
+        def log_message(self, format: str, *args: object) -> None:
+            pass
+
+    return Forward
+
+
+@pytest.fixture
+def browser() -> Iterator[httpx.Client]:
+    """A browser that has the page open; the proxy speaks plain HTTP here, but the browser says https."""
+    headers = {"Host": NAME, "Origin": f"https://{NAME}"}
+    with httpx.Client(headers=headers, trust_env=False, timeout=60) as client:
+        yield client
+
+
+def test_the_page_names_the_address_that_browsers_see(proxied: str, place: Place, browser: httpx.Client) -> None:
+    page = browser.get(f"{proxied}/")
+    assert page.status_code == 200
+    assert f"https://{NAME}{place.path}" in page.text
+    assert "127.0.0.1" not in page.text
+    assert browser.get(f"{proxied}/config").json()["root"] == f"https://{NAME}{place.path}"
+
+
+def test_a_visitor_uploads_and_searches(proxied: str, browser: httpx.Client, shop: Any) -> None:
+    picture: Path = shop.picture("item-3-0")
+    uploaded = browser.post(f"{proxied}/gradio_api/upload", files={"files": picture.read_bytes()})
+    assert uploaded.status_code == 200
+    call = browser.post(f"{proxied}/gradio_api/call/v2/search", json={"item": "item-1-0", "k": 3})
+    events = browser.get(f"{proxied}/gradio_api/call/search/{call.json()['event_id']}").text
+    (hits,) = json.loads(events.rpartition("data: ")[2])
+    assert len(hits["hits"]) == 3
+
+
+@pytest.mark.parametrize("origin", ["https://attacker.example", f"https://{NAME}.attacker.example", "null"])
+def test_a_page_of_another_origin_gets_nothing(origin: str, proxied: str, browser: httpx.Client) -> None:
+    answer = browser.post(f"{proxied}/gradio_api/call/v2/search", json={}, headers={"Origin": origin})
+    assert answer.status_code == 403
+    assert "access-control-allow-origin" not in answer.headers
