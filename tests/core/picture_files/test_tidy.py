@@ -147,25 +147,80 @@ def many_texts() -> PngInfo:
     return texts
 
 
-PNG_CHUNKS = {
-    "a large profile": png_chunk(b"iCCP", b"p\x00\x00" + zlib.compress(bytes(1_200_000))),
-    "a profile of rubbish": png_chunk(b"iCCP", b"p\x00\x00rubbish"),
-    "a large text": png_chunk(b"zTXt", b"t\x00\x00" + zlib.compress(b"x" * 2_000_000)),
-    "an international text": png_chunk(b"iTXt", b"t\x00\x01\x00\x00\x00" + zlib.compress(b"x" * 2_000_000)),
-    "a short gamma": png_chunk(b"gAMA", b"\x00"),
-    "a short resolution": png_chunk(b"pHYs", b""),
-    "a text with a wrong checksum": png_chunk(b"tEXt", b"t\x00abc")[:-1] + b"?",
-    "orientation with a wrong checksum": png_chunk(b"eXIf", b"II*\x00")[:-1] + b"?",
-    "an unknown chunk": png_chunk(b"prVt", bytes(100_000)),
-}
+MODES = {
+    "RGB": {}, "RGBA": {}, "L": {}, "LA": {}, "P": {}, "1": {}, "I;16": {}, "turned RGB": {}, "many IDAT": {},
+    "transparent RGB": {"transparency": (1, 2, 3)},
+}  # fmt: skip
+ANCILLARY = ("tEXt", "zTXt", "iTXt", "iCCP", "gAMA", "cHRM", "sRGB", "pHYs", "sBIT", "bKGD", "hIST", "tIME", "sPLT",
+             "oFFs", "pCAL", "sTER", "gIFg", "caBX", "prVt", "vpAg", "cICP", "dSIG")  # fmt: skip
+BODIES = st.one_of(
+    st.binary(max_size=60),
+    st.sampled_from([b"", bytes(100_000), b"t\x00", b"t\x00\x00" + zlib.compress(bytes(2_000_000))]),
+    st.builds(
+        lambda name, body: name + b"\x00\x00" + zlib.compress(body),
+        st.sampled_from([b"ICC profile", b"Comment", b"", b"x" * 90]),
+        st.sampled_from([b"", bytes(1_200_000), b"rubbish" * 9]),
+    ),
+    st.builds(lambda text: b"XML:com.adobe.xmp\x00\x00\x00\x00\x00" + text, st.binary(max_size=30)),
+)
 
 
-@pytest.mark.parametrize("name", PNG_CHUNKS)
-@pytest.mark.parametrize("is_after", [False, True])
-def test_chunks_without_pixels_change_no_pixel_of_a_png(name: str, is_after: bool) -> None:
-    intact = saved(photo(), "PNG")
-    position = len(intact) - 12 if is_after else intact.index(b"IDAT") - 4
-    np.testing.assert_array_equal(decode(inserted(intact, position, PNG_CHUNKS[name])), np.array(photo()))
+def png(mode: str) -> bytes:
+    image = photo()
+    if mode == "I;16":
+        wide = np.array(image.convert("L"), np.uint16) * 257
+        return saved(Image.fromarray(wide), "PNG")
+    if mode == "turned RGB":
+        exif = Image.Exif()
+        exif[0x0112] = 6
+        return saved(image, "PNG", exif=exif)
+    if mode == "many IDAT":
+        return split_idat(saved(image, "PNG"))
+    return saved(image.convert(mode.split()[-1]), "PNG", **MODES[mode])
+
+
+def split_idat(data: bytes) -> bytes:
+    start = data.index(b"IDAT") - 4
+    n_bytes = int.from_bytes(data[start : start + 4], "big")
+    body, end = data[start + 8 : start + 8 + n_bytes], data[start + 12 + n_bytes :]
+    return data[:start] + b"".join(png_chunk(b"IDAT", body[n : n + 500]) for n in range(0, n_bytes, 500)) + end
+
+
+def chunk_starts(data: bytes) -> list[int]:
+    """The positions between chunks, from the one after the header to the one before the end."""
+    starts = [33]
+    while data[starts[-1] + 4 : starts[-1] + 8] != b"IEND":
+        starts.append(starts[-1] + 12 + int.from_bytes(data[starts[-1] : starts[-1] + 4], "big"))
+    return starts
+
+
+@settings(max_examples=200)
+@given(
+    mode=st.sampled_from(sorted(MODES)),
+    extras=st.lists(
+        st.tuples(st.integers(0, 20), st.sampled_from(ANCILLARY), BODIES, st.booleans()), min_size=1, max_size=4
+    ),
+    has_end=st.booleans(),
+    trailer=st.binary(max_size=50),
+)
+def test_chunks_without_pixels_change_no_pixel_of_a_png(
+    mode: str, extras: list[tuple[int, str, bytes, bool]], has_end: bool, trailer: bytes
+) -> None:
+    """With texts, profiles and unknown chunks, right or wrong, at any place between chunks, without its end."""
+    intact = png(mode)
+    starts = chunk_starts(intact)
+    placed = [
+        (
+            starts[number % len(starts)],
+            png_chunk(kind.encode(), body)[: None if is_right else -1] + b"?" * (not is_right),
+        )
+        for number, kind, body, is_right in extras
+    ]
+    odd = intact
+    for start, chunk in sorted(placed, reverse=True):
+        odd = inserted(odd, start, chunk)
+    odd = odd + trailer if has_end else odd[:-12]
+    np.testing.assert_array_equal(decode(odd), decode(intact))
 
 
 def test_a_png_with_many_texts_or_a_profile_is_read() -> None:
