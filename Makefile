@@ -81,6 +81,7 @@ bench: setup .venv-autofaiss ## measure speed and memory
 	$(BIN)/python -m benchmarks.operations
 	$(BIN)/python -m benchmarks.scaling
 	$(BIN)/python -m benchmarks.verify_store
+	VITRINE_KILLS=100 $(BIN)/pytest tests/faults/test_kills.py
 	VITRINE_NIGHTS=1000 $(BIN)/pytest -s tests/faults/interruptions/test_many_nights.py
 
 # A peer to compare with, whose pins clash with ours.

@@ -77,7 +77,7 @@ def backfill(
 
     Args:
         source: KIND:URI of the catalogue, as the nightly reads it.
-        settings: where the store is and how many threads to use.
+        settings: where the store is and how many threads to use; an empty field is as the worker's environment says.
         config: the representation to make, stage by stage; the release is held whatever the gate is set to.
         where: a filter of the items to fill in, for example category=dress; empty takes all.
         item_ids: the items to fill in; empty takes all.

@@ -61,7 +61,7 @@ def catalog_update(
 
     Args:
         source: KIND:URI of the catalogue, as the nightly reads it.
-        settings: where the store is and how many threads to use.
+        settings: where the store is and how many threads to use; an empty field is as the worker's environment says.
         config: what to make, stage by stage; the same as the nightly's.
         added: items that are new.
         changed: items with another picture or other metadata.

@@ -55,7 +55,7 @@ def compare(source: str, settings: Settings, config: ComparisonConfig) -> Compar
 
     Args:
         source: KIND:URI of the catalogue, for example table:items.csv.
-        settings: where the store is and how many threads to use.
+        settings: where the store is and how many threads to use; an empty field is as the worker's environment says.
         config: the variants, the models trained for them, and the tables.
     """
     preflight(check_before_comparison, settings, source, config)

@@ -61,7 +61,7 @@ def evaluate(
     Both releases are measured with the same config. No release names the report, so a later vacuum removes it.
 
     Args:
-        settings: where the store is and how many threads to use.
+        settings: where the store is and how many threads to use; an empty field is as the worker's environment says.
         release: the fingerprint of a release or the start of it, production or latest.
         against: the baseline, which the report calls production; none for no baseline; empty takes production, or the
             release before it if production itself is measured.

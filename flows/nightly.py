@@ -22,7 +22,7 @@ def nightly(source: str, settings: Settings, config: NightlyConfig = DEFAULTS) -
 
     Args:
         source: KIND:URI of the catalogue, for example table:items.csv.
-        settings: where the store is and how many threads to use.
+        settings: where the store is and how many threads to use; an empty field is as the worker's environment says.
         config: what to make, stage by stage.
     """
     preflight(check_before_run, settings, source, config)

@@ -35,7 +35,7 @@ from tasks.train import train_backbone
 
 TRAINING_ARGUMENTS = """Args:
     source: KIND:URI of the catalogue, for example table:items.csv.
-    settings: where the store is and how many threads to use.
+    settings: where the store is and how many threads to use; an empty field is as the worker's environment says.
     name: the name of the trained backbone; empty for CARD-OBJECTIVE.
     config: the network, its initial weights and how to train it.
     stages: the config of the nightly's stages ingest, mask and crop.
@@ -178,7 +178,7 @@ def train_segmenter(source: str, settings: Settings, stages: NightlyConfig = DEF
 
     Args:
         source: KIND:URI of the catalogue, for example table:items.csv.
-        settings: where the store is and how many threads to use.
+        settings: where the store is and how many threads to use; an empty field is as the worker's environment says.
         stages: the config of the nightly's stages ingest and mask.
     """
     store, clock = settings.open_store(), Clock()
@@ -206,7 +206,7 @@ def train_head(source: str, settings: Settings, stages: NightlyConfig = DEFAULTS
 
     Args:
         source: KIND:URI of the catalogue, for example table:items.csv.
-        settings: where the store is and how many threads to use.
+        settings: where the store is and how many threads to use; an empty field is as the worker's environment says.
         stages: the config of the nightly's stages ingest, mask, crop, embed and head.
     """
     preflight(check_before_run, settings, source, stages, is_evaluated=False)

@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 import sys
 from pathlib import Path
-from typing import Literal, Self
+from typing import Any, Literal, Self
 
 from pydantic import Field, ValidationError
 from pydantic_settings import BaseSettings, SettingsConfigDict
@@ -24,10 +24,21 @@ DEVICES = Path("/dev")
 GPU_DRIVERS = ("nvidia*", "nvhost*", "dxg", "kfd")
 
 
-class Settings(BaseSettings):
-    """The operator's settings; an argument wins over the environment, the environment over the file."""
+def _leave_empty(schema: dict[str, Any]) -> None:
+    """Take the defaults from a form, which would send them in place of what the environment says."""
+    for field in schema["properties"].values():
+        field.pop("default", None)
 
-    model_config = SettingsConfigDict(env_prefix="VITRINE_", frozen=True, extra="forbid")
+
+class Settings(BaseSettings):
+    """The operator's settings; an argument wins over the environment, the environment over the file.
+
+    An empty field is as the environment of the worker says.
+    """
+
+    model_config = SettingsConfigDict(
+        env_prefix="VITRINE_", frozen=True, extra="forbid", env_ignore_empty=True, json_schema_extra=_leave_empty
+    )
 
     store: str = Field("", description="Folder or s3://bucket/prefix that holds everything a run makes.")
     s3_endpoint_url: str = Field("", description="Endpoint of an S3-compatible store; empty for AWS.")
@@ -48,6 +59,9 @@ class Settings(BaseSettings):
         pattern=r"^(https?://\S+)?$",
         description="Address at which the search app shows reports, for example https://host/reports; empty: none.",
     )
+
+    def __init__(self, **given: Any) -> None:
+        super().__init__(**{name: value for name, value in given.items() if value not in ("", None)})
 
     @classmethod
     def load(cls, toml: Path | None = None, **arguments: object) -> Self:

@@ -20,13 +20,17 @@ from retrieval_core.store.base import Store
 from retrieval_core.store.uris import open_store
 from tests.faults.servers import LOGIN
 
+SHARED_FOLDER = "VITRINE_TEST_SHARED_FOLDER"
+if "PYTEST_XDIST_WORKER" not in os.environ:
+    os.environ[SHARED_FOLDER] = tempfile.mkdtemp(prefix="vitrine-test-")  # the workers inherit the name
+
 # Before anything imports Prefect.
 os.environ.update(
     {
         "DO_NOT_TRACK": "1",
         "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
         "PREFECT_API_AUTH_STRING": LOGIN,
-        "PREFECT_HOME": tempfile.mkdtemp(prefix="vitrine-test-prefect-"),
+        "PREFECT_HOME": tempfile.mkdtemp(prefix="prefect-", dir=os.environ[SHARED_FOLDER]),
         "PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS": "120",
         "HF_HUB_OFFLINE": "1",
     }
@@ -38,13 +42,6 @@ hypothesis.settings.load_profile("untimed")
 
 # Python's default of 700 is for small programs: beside torch and Prefect, collecting takes a tenth of the time.
 gc.set_threshold(100_000, 20, 20)
-SHARED_FOLDER = "VITRINE_TEST_SHARED_FOLDER"
-
-
-def pytest_configure(config: pytest.Config) -> None:
-    """Name a folder, once for all workers of pytest-xdist, for what they share."""
-    if not hasattr(config, "workerinput"):
-        os.environ[SHARED_FOLDER] = tempfile.mkdtemp(prefix="vitrine-test-")
 
 
 def pytest_unconfigure(config: pytest.Config) -> None:

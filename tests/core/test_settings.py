@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
+from typing import Any
 
 import pytest
 
@@ -20,6 +21,20 @@ def test_settings_prefer_argument_to_environment_to_file(tmp_path: Path, monkeyp
     settings = Settings.load(path, store="from-argument")
     assert (settings.store, settings.threads, settings.device) == ("from-argument", 5, "cpu")
     assert Settings.load(path).store == "from-environment"
+
+
+@pytest.mark.parametrize("empty", [{}, {"store": "", "threads": None}, {"store": None, "threads": ""}])
+def test_an_empty_field_is_as_the_environment_says(empty: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("VITRINE_STORE", "from the environment")
+    monkeypatch.setenv("VITRINE_THREADS", "3")
+    monkeypatch.setenv("VITRINE_S3_ENDPOINT_URL", "")
+    settings = Settings.model_validate(empty)
+    assert (settings.store, settings.threads, settings.s3_endpoint_url) == ("from the environment", 3, "")
+    assert Settings.model_validate(empty | {"threads": 0}).threads == 0, "a zero is a number"
+
+
+def test_a_form_has_no_defaults_to_send() -> None:
+    assert not [name for name, field in Settings.model_json_schema()["properties"].items() if "default" in field]
 
 
 def test_without_a_store_the_error_says_how_to_name_one(monkeypatch: pytest.MonkeyPatch) -> None:

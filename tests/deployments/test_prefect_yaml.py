@@ -5,31 +5,52 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, TypeVar
+from uuid import UUID
 
 import httpx
 import pytest
 import yaml
-from prefect import Flow
+from playwright.sync_api import Page, sync_playwright
+from prefect import Flow, State
 from prefect.client.orchestration import get_client
 from prefect.events.schemas.deployment_triggers import DeploymentEventTrigger
-from prefect.settings import PREFECT_API_URL, temporary_settings
+from prefect.flow_engine import run_flow
+from prefect.settings import PREFECT_API_URL, PREFECT_LOGGING_TO_API_ENABLED, temporary_settings
 from prefect.utilities.importtools import import_object
+from prefect.utilities.schema_tools.hydration import HydrationContext, hydrate
 
 from deployments.automations import HEARTBEAT_S, automations, main
 from deployments.change_events import RESOURCE, UPDATED, refused_event, updated_event
+from retrieval_core.artifacts.releases import read_alias
 from retrieval_core.ingest.change import Change
+from retrieval_core.settings import Settings
+from retrieval_core.store.uris import open_store
+from tests.faults.servers import LOGIN
 
 ROOT = Path(__file__).parents[2]
 FILE = ROOT / "deployments" / "prefect.yaml"
 POOL_FILE = ROOT / "deployments" / "work_pool.json"
 POOL = json.loads(POOL_FILE.read_text())
+# What a browser sent for each form, submitted as it opened.
+PAYLOADS: dict[str, dict[str, Any]] = json.loads((Path(__file__).parent / "prefect_yaml_payloads.json").read_text())
 DEPLOYMENTS: dict[str, dict[str, Any]] = {one["name"]: one for one in yaml.safe_load(FILE.read_text())["deployments"]}
+CHROMIUM = shutil.which("chromium")
+# A config whose run takes a second; a person would register it in prefect.yaml.
+SMALL = {
+    "embed": {"backbone": "pca_pixels", "weights": "fit:0", "size_px": 16, "background": "raw"},
+    "mask": {"enabled": False},
+    "head": {"enabled": False},
+    "reduce": {"dims": [8]},
+    "index": {"shards": 1},
+    "evaluate": {"queries": 6, "synthetic_queries": 0},
+}
 T = TypeVar("T")
 
 
@@ -53,6 +74,22 @@ def test_every_deployment_fits_its_flow(deployment: dict[str, Any], monkeypatch:
     assert parameters["settings"].store == "/somewhere", "the worker's environment says where"
     required = set(flow.parameters.required)
     assert required <= set(deployment["parameters"]) <= set(flow.parameters.properties)
+
+
+def test_a_form_submitted_as_it_opens_means_what_the_deployment_and_the_environment_say(
+    deployment: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, value in {"STORE": "s3://shop/store", "S3_ENDPOINT_URL": "http://s3", "THREADS": "3"}.items():
+        monkeypatch.setenv(f"VITRINE_{name}", value)
+    monkeypatch.setenv("VITRINE_REPORT_URL", "https://shop/reports")
+    monkeypatch.setenv("VITRINE_DEVICE", "cpu")
+    flow = flow_of(deployment)
+    submitted = flow.validate_parameters(hydrate(PAYLOADS[deployment["name"]], HydrationContext()))
+    source = {"source": "table:items.csv"} if "source" in deployment["parameters"] else {}
+    planned = flow.validate_parameters(deployment["parameters"] | source)
+    assert {name: submitted[name] for name in planned} == planned
+    assert submitted["settings"] == Settings()
+    assert Settings().threads == 3
 
 
 def test_every_deployment_runs_in_the_pool_with_heartbeats(deployment: dict[str, Any]) -> None:
@@ -97,6 +134,20 @@ class Server:
     def ask(self, path: str, **question: Any) -> Any:
         with temporary_settings({PREFECT_API_URL: self.url}), get_client(sync_client=True) as client:
             return client.request("POST", path, json=question).json()
+
+    def change(self, deployment: str, parameters: dict[str, Any]) -> str:
+        """Give a deployment other parameters; return its id."""
+        (one,) = self.ask("/deployments/filter", deployments={"name": {"any_": [deployment]}})
+        with temporary_settings({PREFECT_API_URL: self.url}), get_client(sync_client=True) as client:
+            client.request("PATCH", f"/deployments/{one['id']}", json={"parameters": one["parameters"] | parameters})
+        return str(one["id"])
+
+    def execute(self, run_id: str, flow: Flow[..., Any]) -> State[Any]:
+        """Execute a submitted run as a worker's process would, and return its last state."""
+        with temporary_settings({PREFECT_API_URL: self.url, PREFECT_LOGGING_TO_API_ENABLED: False}):
+            with get_client(sync_client=True) as client:
+                run = client.read_flow_run(UUID(run_id))
+            return run_flow(flow, flow_run=run, return_type="state")
 
     def runs(self, deployment: str) -> list[dict[str, Any]]:
         return self.ask(
@@ -169,3 +220,51 @@ def test_automations_are_applied_once_and_see_what_went_wrong(
         return {event["resource"]["prefect.resource.name"] for event in events}
 
     wait_for(lambda: {"vitrine: trigger failed", "vitrine: trigger refused"} <= told())
+
+
+@pytest.fixture(scope="module")
+def page() -> Iterator[Page]:
+    """A browser that has logged in."""
+    with (
+        sync_playwright() as playwright,
+        playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"]) as browser,
+    ):
+        page = browser.new_page()
+        page.set_default_timeout(120_000)
+        page.add_init_script(f"localStorage.setItem('prefect-password', btoa('{LOGIN}'))")
+        yield page
+
+
+def submit(page: Page, form: str, fields: dict[str, str]) -> dict[str, Any]:
+    """Open a form, change fields by their labels, submit it, and return the run that the server has then."""
+    page.goto(form)
+    button = page.get_by_role("button", name="Submit").last
+    button.wait_for()
+    page.get_by_text("Max Reject Fraction").first.wait_for()
+    for label, value in fields.items():
+        page.locator(f"//label[starts-with(., '{label}')]/following::*[self::input or self::textarea][1]").fill(value)
+    with page.expect_response("**/create_flow_run") as response:
+        button.click()
+    assert response.value.status == 201, response.value.text()
+    return dict(response.value.json())
+
+
+@pytest.mark.skipif(CHROMIUM is None, reason="no Chromium on the path; on Debian: make debian")
+@pytest.mark.parametrize("ui", ["", "/v2"])
+def test_a_form_that_a_person_submits_runs_to_its_end(
+    ui: str, server: Server, page: Page, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("VITRINE_STORE", str(tmp_path / "store"))
+    monkeypatch.setenv("VITRINE_THREADS", "1")
+    monkeypatch.setenv("VITRINE_DEVICE", "cpu")
+    source = f"synthetic:{tmp_path / 'pictures'}?products=8&views=2&size_px=64"
+    changed = {} if ui else {"Max Reject Fraction": "0.25"}
+    for name in ("nightly", "backfill"):
+        deployment = server.change(name, {"source": source, "config": SMALL})
+        form = f"{server.url.removesuffix('/api')}{ui}/deployments/deployment/{deployment}/run"
+        for fields in ({}, changed) if changed else ({},):
+            run = submit(page, form, fields)
+            assert run["parameters"]["config"]["ingest"]["max_reject_fraction"] == (0.25 if fields else 0.05)
+            assert server.execute(run["id"], flow_of(DEPLOYMENTS[name])).is_completed(), (name, fields)
+    alias = read_alias(open_store(str(tmp_path / "store")), "production")
+    assert alias is not None, "where the environment says"

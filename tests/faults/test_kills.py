@@ -1,12 +1,14 @@
-"""SIGKILL at twenty moments of a run: what was published stays readable, finished work is not repeated, and the next
-run ends as an undisturbed one does.
+"""SIGKILL at any moment of a run: what was published stays readable, finished work is not repeated, and the next run
+ends as an undisturbed one does.
 
 The moments are drawn from each stage in turn rather than from the whole run, as the shortest stages publish.
+`VITRINE_KILLS=100` draws more of them.
 """
 
 from __future__ import annotations
 
 import json
+import os
 import random
 import re
 import shutil
@@ -31,8 +33,8 @@ from retrieval_core.store.uris import open_store
 from tests.faults.processes import PATIENCE_S, Order, Run
 
 SEED = 5
-N_KILLS = 20
 STAGES = ("ingest", "backbone", "mask", "embed", "head", "reduce", "index", "evaluate", "publish")
+N_KILLS = int(os.environ.get("VITRINE_KILLS", len(STAGES)))
 CONFIG = (
     "embed.backbone=resnet18",
     "embed.weights=random:0",

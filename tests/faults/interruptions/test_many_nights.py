@@ -36,7 +36,7 @@ from retrieval_core.store.local import LocalStore
 from retrieval_core.store.uris import open_store
 from tests.core.sealed_runs import SealedRuns
 
-N_NIGHTS = int(os.environ.get("VITRINE_NIGHTS", "160"))
+N_NIGHTS = int(os.environ.get("VITRINE_NIGHTS", "80"))
 SEEDS = (1, 2)
 N_ITEMS = 40
 SHARE_KILLED, SHARE_FLIPPED, SHARE_JUMPED = 0.3, 0.3, 0.05
