@@ -179,6 +179,17 @@ def test_a_secret_has_no_default_and_reaches_only_the_services_that_use_it(name:
     assert set(spelled) == {":?see the head of this file"}
 
 
+def test_every_image_of_others_can_be_pinned_by_its_digest() -> None:
+    base = instructions()[0]
+    assert base[:2] == [
+        "ARG",
+        f"PYTHON_IMAGE={OURS['worker']['build']['args']['PYTHON_IMAGE'].partition(':-')[2][:-1]}",
+    ]
+    others = {name: service["image"] for name, service in SERVICES.items() if name not in OURS}
+    assert others
+    assert all(re.fullmatch(r"\$\{[A-Z]+_IMAGE:-\S+:\S+\}", image) for image in others.values())
+
+
 def test_every_secret_is_known_here_and_made_at_the_head_of_the_file() -> None:
     text = (ROOT / "docker" / "compose.yaml").read_text()
     required = set(re.findall(r"\$\{(\w+):\?", text))
