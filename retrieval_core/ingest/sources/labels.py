@@ -12,7 +12,7 @@ from decimal import Decimal
 from typing import Any, TypedDict
 
 UUID_BYTES = 16
-CONTROL = re.compile(r"[\x00-\x08\x0e-\x1f]")  # text has none, UUIDs that count up have many
+CONTROL = re.compile(r"[\x00-\x08\x0e-\x1f]")  # text has none; numbers in binary have many
 
 
 class Attribute(TypedDict):
@@ -78,16 +78,15 @@ def value_text(value: Any) -> str:
 
 
 def bytes_text(values: Sequence[bytes]) -> list[str]:
-    """Return bytes as UTF-8 text, which some writers do not mark; as UUIDs if all have 16 bytes and not all are text.
+    """Return bytes as UTF-8 text, which some writers do not mark, or else as UUIDs if all have 16 bytes.
 
     Raises `ValueError` for other bytes.
     """
-    is_uuid_long = all(len(value) == UUID_BYTES for value in values)
     with suppress(UnicodeDecodeError):
         texts = [value.decode() for value in values]
-        if not is_uuid_long or not any(map(CONTROL.search, texts)):
+        if not any(map(CONTROL.search, texts)):
             return texts
-    if not is_uuid_long:
+    if any(len(value) != UUID_BYTES for value in values):
         raise ValueError("bytes that are neither UTF-8 text nor UUIDs")
     return [str(uuid.UUID(bytes=value)) for value in values]
 

@@ -93,7 +93,9 @@ def decode_text(data: bytes) -> tuple[str, str]:
         text = data.decode(encoding)
     except UnicodeDecodeError as error:
         if encoding != "utf-8":
-            raise ValueError(f"damaged {encoding.upper()} text: {error.reason}; save it as UTF-8") from error
+            raise ValueError(
+                f"damaged {encoding.removesuffix('-sig').upper()} text: {error.reason}; save it as UTF-8"
+            ) from error
         text, encoding = _decode_cp1252(data, _line_of(data, error.start)), "cp1252"
     if "\0" in text:
         line = len(LINE_END.findall(text[: text.index("\0")])) + 1

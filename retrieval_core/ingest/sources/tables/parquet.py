@@ -14,6 +14,7 @@ import pyarrow.parquet as pq
 from retrieval_core.ingest.sources.tables.delimited import column_names, has_meaning
 
 FIRST_DAY, END_DAY = -719_162, 2_932_897  # the years 1 to 9999, which Python has, as days since 1970-01-01
+EXTENSION = b"ARROW:extension:name"
 PER_DAY = {"s": 86_400, "ms": 86_400 * 10**3, "us": 86_400 * 10**6, "ns": 86_400 * 10**9}
 
 
@@ -30,8 +31,10 @@ def read_parquet(data: bytes) -> pl.DataFrame:
     names = column_names(headers)
     table = file.read([header for header, name in zip(headers, names, strict=True) if has_meaning(name)])
     series = {name: pl.repeat(None, table.num_rows, dtype=pl.Null, eager=True) for name in names}
-    for header, column in zip(table.column_names, table.columns, strict=True):
-        (name,) = column_names([header])
+    for field, column in zip(table.schema, table.columns, strict=True):
+        (name,) = column_names([field.name])
+        if extension := (field.metadata or {}).get(EXTENSION):  # its meaning is not in the values, as of pandas.period
+            raise ValueError(f"column {name} is {extension.decode()}, which is unknown here; save it as text")
         try:
             series[name] = _as_series(column)
         except (pa.ArrowException, pl.exceptions.PolarsError, NotImplementedError) as error:

@@ -203,6 +203,7 @@ def test_the_encoding_is_found_by_evidence(data: bytes, encoding: str) -> None:
         "item\nHosen für Männer".encode("cp850"),
         "item\n日本語のシャツ".encode("shift_jis"),
         "item\nGrün, weiß, für".encode()[:-1] + b"\xc3",
+        b"\xef\xbb\xbf" + "item\nHosen für Männer".encode("cp1252"),
         "item\nweiß".encode("utf-16")[:-1],
         b"item\n\0",
     ],

@@ -322,6 +322,7 @@ YEAR_9000 = datetime(9000, 1, 2, 3)
     ("array", "reason"),
     [
         (pa.array([b"\xff\xfe"]), "Binary with bytes that are neither UTF-8 text nor UUIDs"),
+        (pa.array([bytes(12)], pa.binary(12)), "Binary with bytes that are neither UTF-8 text nor UUIDs"),
         (NOT_TEXT, "string: .*Invalid UTF8"),
         (pa.array([5_000_000], pa.date32()), "date32.*: a date is not in the years 1 to 9999"),
         (pa.array([2**60], pa.timestamp("us")), "timestamp.*: a date is not in the years 1 to 9999"),
@@ -344,6 +345,15 @@ def test_a_value_that_cannot_be_read_exactly_is_refused_by_column_and_type(
 def test_times_of_spark_are_read_beyond_the_years_of_nanoseconds(tmp_path: Path) -> None:
     data = written("category", pa.array([YEAR_9000]), use_deprecated_int96_timestamps=True)
     assert read("category", data, tmp_path) == [str(YEAR_9000)]
+
+
+def test_a_type_that_only_its_writer_knows_is_refused_by_its_name(tmp_path: Path) -> None:
+    """Months of pandas are numbers from 1970 on, with the name of the type beside them."""
+    field = pa.field("category", pa.int64(), metadata={"ARROW:extension:name": "pandas.period"})
+    keys = [pa.field("item_id", pa.string()), pa.field("image_uri", pa.string())]
+    pq.write_table(pa.table([["a"], ["a.jpg"], [672]], pa.schema([*keys, field])), tmp_path / "items.parquet")
+    with pytest.raises(CatalogInvalid, match=r"column category is pandas\.period"):
+        TableSource(str(tmp_path / "items.parquet"))
 
 
 def test_columns_without_a_meaning_may_hold_anything(tmp_path: Path) -> None:
