@@ -113,7 +113,7 @@ def _read_payload(document: dict[str, Any]) -> Change:
     change = Change(**payload.model_dump())
     if change.is_empty:
         raise BadConfig("the payload names no item: give added, changed or removed ids, or a manifest_uri")
-    for name in (*change.added, *change.changed, *change.removed):
+    for name in (*payload.added, *payload.changed, *payload.removed):
         _check_name(name)
     if change.manifest_uri:
         _check_name(change.manifest_uri)

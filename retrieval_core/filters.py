@@ -8,9 +8,10 @@
 
 Names and values are bare words of letters, digits and `-_./`, or are quoted with single or double quotes, which are
 doubled inside. A name is a column (`COLUMNS`), `label`, or an attribute of any item. Text is compared exactly and is
-case-sensitive. `<`, `<=`, `>` and `>=` compare as numbers when the value in the filter is a number; items whose value
-is not a number then fail. Of several labels, or several values of one attribute, one has to match. A missing value
-fails every comparison but `!=` and `not in`, which are the negations of `=` and `in`.
+case-sensitive; ids and categories are compared in their normal form (`item_ids`). `<`, `<=`, `>` and `>=` compare as
+numbers when the value in the filter is a number; items whose value is not a number then fail. Of several labels, or
+several values of one attribute, one has to match. A missing value fails every comparison but `!=` and `not in`, which
+are the negations of `=` and `in`.
 """
 
 from __future__ import annotations
@@ -25,6 +26,7 @@ from typing import NamedTuple
 import polars as pl
 
 from retrieval_core.errors import BadConfig
+from retrieval_core.item_ids.normal_form import NORMAL_COLUMNS, normal_name
 
 COLUMNS = ("item_id", "product_id", "category", "split")
 LABEL = "label"
@@ -300,9 +302,10 @@ def _expression(node: _Node) -> pl.Expr:
 
 def _value_test(node: _Comparison) -> Callable[[pl.Expr], pl.Expr]:
     """Return a function from a value to whether it passes the comparison."""
+    values = [normal_name(value) if node.name in NORMAL_COLUMNS else value for value in node.values]
     if node.sign == "in":
-        return lambda value: value.is_in(list(node.values))
-    compare, (limit,) = _ORDER[node.sign], node.values
+        return lambda value: value.is_in(values)
+    compare, (limit,) = _ORDER[node.sign], values
     if not _NUMBER.fullmatch(limit):
         return lambda value: compare(value, pl.lit(limit))
 

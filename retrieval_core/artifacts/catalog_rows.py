@@ -16,6 +16,7 @@ from retrieval_core.arrays import Int64
 from retrieval_core.artifacts.manifests import Catalog, Part, Ref
 from retrieval_core.artifacts.parts import is_stored, map_table, read_table, table_bytes
 from retrieval_core.errors import NotFound
+from retrieval_core.item_ids.normal_form import normal_name, with_normal_names
 from retrieval_core.store.base import Store
 
 SPLITS = ("train", "val", "query", "gallery", "test")
@@ -69,6 +70,11 @@ def row_id(item_id: str) -> int:
     return xxhash.xxh3_64_intdigest(item_id.encode()) >> 1
 
 
+def row_ids(item_ids: pl.Series) -> pl.Series:
+    """Return the row id of each item as the column row_id."""
+    return pl.Series("row_id", [row_id(item_id) for item_id in item_ids], pl.Int64)
+
+
 class Items:
     """The items of a catalogue by row id: 12 bytes of memory a row; what a hit shows is mapped from a file."""
 
@@ -92,10 +98,11 @@ class Items:
 
     def rows(self, row_ids: Int64) -> list[dict[str, Any]]:
         """Return `HIT_COLUMNS` of these rows, in their order. Raises `NotFound`."""
-        return [
+        rows = [
             self._batches[batch].slice(row, 1).to_pylist()[0]
             for batch, row in zip(*self._addresses(row_ids), strict=True)
         ]
+        return [row | {"item_id": normal_name(row["item_id"])} for row in rows]
 
     def products(self, row_ids: Int64) -> list[str | None]:
         """Return the product of each of these rows, None for a row without one. Raises `NotFound`."""
@@ -152,8 +159,11 @@ def _put_piece(store: Store, piece: pl.DataFrame) -> Part:
 
 
 def read_items(store: Store, catalog: Catalog, columns: list[str] | None = None) -> pl.DataFrame:
-    """Read the items of a catalogue, with all columns or these. Raises `ShardCorrupt`."""
-    return pl.concat([read_table(store, part, columns) for part in catalog.item_parts])
+    """Read the items of a catalogue, with all columns or these, their names in normal form. Raises `ShardCorrupt`.
+
+    An older version stored names as the source spelled them; the row ids of its items are those in its index.
+    """
+    return with_normal_names(pl.concat([read_table(store, part, columns) for part in catalog.item_parts]))
 
 
 def load_items(store: Store, catalog_fingerprint: str, columns: list[str] | None = None) -> pl.DataFrame:

@@ -30,6 +30,7 @@ from retrieval_core.evaluate.report.build import gather_facts
 from retrieval_core.evaluate.report.render import render
 from retrieval_core.evaluate.report.schema import ReportFacts
 from retrieval_core.evaluate.run_outputs import RunOutputs
+from retrieval_core.item_ids.normal_form import with_normal_names
 from retrieval_core.metrics.registry import UNLABELLED, find_metric, is_measured_by
 from retrieval_core.settings import Settings
 from retrieval_core.store.base import Store
@@ -213,7 +214,9 @@ def _production(store: Store, baseline: _Baseline, shared: SharedGallery | None)
     """Return the figures of production, without those of its index where that was removed."""
     release, report = baseline
     index = IndexSet.find(store, release.index.name)
-    per_query = read_table(store, report.part(QUERIES_FILE)) if report else pl.DataFrame({"item_id": []})
+    per_query = pl.DataFrame({"item_id": []})
+    if report:
+        per_query = with_normal_names(read_table(store, report.part(QUERIES_FILE)))
     n_queries = {name: per_query[name].count() for name in per_query.columns}
     if shared:
         unlabelled = [name for name in per_query.columns if is_measured_by(name, *UNLABELLED)]

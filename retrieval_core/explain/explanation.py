@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import difflib
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Literal, NamedTuple
 
 import polars as pl
@@ -28,6 +27,8 @@ from retrieval_core.artifacts.parts import MaskRow, read_masks, read_rows, read_
 from retrieval_core.errors import NotFound, Permanent, ShardCorrupt
 from retrieval_core.evaluate.reconstruct import masks_of
 from retrieval_core.explain.history import CatalogRow, History, find_history, find_row
+from retrieval_core.item_ids.normal_form import spellings
+from retrieval_core.item_ids.suggestions import did_you_mean
 from retrieval_core.search.release import OpenRelease, Query
 from retrieval_core.settings import Settings
 from retrieval_core.store.base import Store
@@ -35,8 +36,6 @@ from retrieval_core.store.uris import read_uri
 
 K = 10
 REMOVED = "removed from the store"
-N_SUGGESTIONS = 3
-MAX_COMPARED = 2_000  # ids compared letter by letter
 
 # A release does not find an item that is quarantined (unusable picture), unindexed (no vector) or absent.
 State = Literal["indexed", "quarantined", "unindexed", "absent"]
@@ -121,8 +120,10 @@ def explain(store: Store, release: Release, item_id: str, settings: Settings) ->
     Raises `NotFound`, with ids of similar spelling, if no release and no quarantine ledger knows the item;
     `ShardCorrupt`.
     """
-    row, (history, last) = find_row(store, release.catalog, item_id), find_history(store, item_id)
-    rejects = _rejects(store, release, item_id)
+    names = spellings(item_id)
+    item_id = names[0]
+    row, (history, last) = find_row(store, release.catalog, names), find_history(store, names)
+    rejects = _rejects(store, release, names)
     if row is None and last is None and not rejects:
         raise _unknown(store, release, item_id)
     explanation = Explanation(
@@ -131,7 +132,7 @@ def explain(store: Store, release: Release, item_id: str, settings: Settings) ->
         item_id=item_id,
         state=_state(row, last),
         row=row or last,
-        problems=tuple(_problems(store, release, item_id)),
+        problems=tuple(_problems(store, release, names)),
         quarantine=rejects,
         history=history,
     )
@@ -175,20 +176,15 @@ def _state(row: CatalogRow | None, last: CatalogRow | None) -> State:
 
 
 def _unknown(store: Store, release: Release, item_id: str) -> NotFound:
-    known = load_items(store, release.catalog.name, ["item_id"])["item_id"]
-    # An id with one wrong letter still begins or ends as the right one, so only such ids are compared by letter.
-    half = len(item_id) // 2
-    is_similar = known.str.starts_with(item_id[:half]) | known.str.ends_with(item_id[half:])
-    near = difflib.get_close_matches(item_id, known.filter(is_similar).head(MAX_COMPARED).to_list(), N_SUGGESTIONS)
-    hint = f"; did you mean {' or '.join(map(repr, near))}?" if near else ""
+    hint = did_you_mean(item_id, load_items(store, release.catalog.name, ["item_id"])["item_id"])
     return NotFound(
         f"no item {item_id!r} in release {release.fingerprint[:12]}, in any other of {store.url} or in quarantine{hint}"
     )
 
 
-def _rejects(store: Store, release: Release, item_id: str) -> tuple[Reject, ...]:
+def _rejects(store: Store, release: Release, names: Sequence[str]) -> tuple[Reject, ...]:
     """Return the item's entries in the ledgers of the catalogue, the report and the store, the oldest first."""
-    is_item = pl.col("item_id") == item_id
+    is_item = pl.col("item_id").is_in(names)
     tables = [
         read_rows(store, part, is_item)
         for part in Catalog.open(store, release.catalog).parts
@@ -201,7 +197,7 @@ def _rejects(store: Store, release: Release, item_id: str) -> tuple[Reject, ...]
         for table in tables
         for row in table.iter_rows(named=True)
     ]
-    rejects += [reject for reject in _late_rejects(store, release) if reject.item_id == item_id]
+    rejects += [reject for reject in _late_rejects(store, release) if reject.item_id in names]
     return tuple(sorted(dict.fromkeys(rejects), key=lambda reject: reject.last_seen))
 
 
@@ -278,19 +274,19 @@ def _search_itself(opened: OpenRelease, item_id: str, picture: _Picture) -> Self
     )
 
 
-def _problems(store: Store, release: Release, item_id: str) -> Iterator[ReportedProblem]:
+def _problems(store: Store, release: Release, names: Sequence[str]) -> Iterator[ReportedProblem]:
     """Yield the problems in the release's report; a pair of near-duplicates is listed once there, but concerns both."""
     report = Report.find(store, release.report.name)
     parts = {part.key.rsplit("/", 1)[-1]: part for part in report.parts} if report else {}
     if "fixes.parquet" in parts:
-        of_item = (pl.col("item_id") == item_id) & (pl.col("problem") != "near_duplicate")
+        of_item = pl.col("item_id").is_in(names) & (pl.col("problem") != "near_duplicate")
         for row in read_rows(store, parts["fixes.parquet"], of_item).iter_rows(named=True):
             yield ReportedProblem(**{name: row[name] for name in ReportedProblem.model_fields})
     if "near_duplicates.parquet" in parts:
-        of_item = (pl.col("item_id") == item_id) | (pl.col("other_item_id") == item_id)
+        of_item = pl.col("item_id").is_in(names) | pl.col("other_item_id").is_in(names)
         for row in read_rows(store, parts["near_duplicates.parquet"], of_item).iter_rows(named=True):
-            twin = row["other_item_id"] if row["item_id"] == item_id else row["item_id"]
-            yield _near_duplicate(item_id, twin, row["similarity"])
+            twin = row["other_item_id"] if row["item_id"] in names else row["item_id"]
+            yield _near_duplicate(names[0], twin, row["similarity"])
 
 
 def _near_duplicate(item_id: str, twin: str, similarity: float) -> ReportedProblem:

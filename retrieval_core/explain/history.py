@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, Literal, NamedTuple
 
 import polars as pl
@@ -11,6 +12,7 @@ from retrieval_core.artifacts.catalog_rows import COMPARED_COLUMNS
 from retrieval_core.artifacts.manifests import Catalog, Ref, Release, Value
 from retrieval_core.artifacts.parts import read_rows
 from retrieval_core.errors import NotFound
+from retrieval_core.item_ids.normal_form import with_normal_names
 from retrieval_core.store.base import Store
 
 COLUMN_WORDS = {"content_id": "picture", "mask_id": "mask", "product_id": "product", "image_uri": "address"}
@@ -59,12 +61,12 @@ class ItemHistory(NamedTuple):
     last: CatalogRow | None
 
 
-def find_row(store: Store, catalog: Ref, item_id: str) -> CatalogRow | None:
-    """Return an item's row in a sealed catalogue, None if it has none.
+def find_row(store: Store, catalog: Ref, names: Sequence[str]) -> CatalogRow | None:
+    """Return an item's row in a sealed catalogue, None if it has none; `names` are the `spellings` of its id.
 
     Raises `NotFound` if there is no such catalogue, `ShardCorrupt`.
     """
-    columns = _find(store, catalog, item_id)
+    columns = _find(store, catalog, names)
     return as_row(columns) if columns else None
 
 
@@ -73,14 +75,14 @@ def as_row(columns: dict[str, Any]) -> CatalogRow:
     return CatalogRow(**{name: columns[name] for name in CatalogRow.model_fields})
 
 
-def find_history(store: Store, item_id: str) -> ItemHistory:
-    """Compare the item's rows in all sealed releases, the oldest first. Raises `ShardCorrupt`."""
+def find_history(store: Store, names: Sequence[str]) -> ItemHistory:
+    """Compare the rows of the item `names` in all sealed releases, the oldest first. Raises `ShardCorrupt`."""
     events: list[ItemEvent] = []
     before: dict[str, Any] | None = None
     last, n_gone, sealed = None, 0, releases.list_releases(store)
     for release in sealed:
         try:
-            now = _find(store, release.catalog, item_id)
+            now = _find(store, release.catalog, names)
         except NotFound:  # a vacuum removed the catalogue
             n_gone += 1
             continue
@@ -91,10 +93,10 @@ def find_history(store: Store, item_id: str) -> ItemHistory:
     return ItemHistory(history, as_row(last) if last else None)
 
 
-def _find(store: Store, catalog: Ref, item_id: str) -> dict[str, Any] | None:
-    parts, is_item = Catalog.open(store, catalog).item_parts, pl.col("item_id") == item_id
-    rows = (row for part in parts for row in read_rows(store, part, is_item).iter_rows(named=True))
-    return next(rows, None)
+def _find(store: Store, catalog: Ref, names: Sequence[str]) -> dict[str, Any] | None:
+    parts, is_item = Catalog.open(store, catalog).item_parts, pl.col("item_id").is_in(names)
+    rows = with_normal_names(pl.concat([read_rows(store, part, is_item) for part in parts]))
+    return min(rows.iter_rows(named=True), key=lambda row: names.index(row["item_id"]), default=None)
 
 
 def _event(release: Release, before: dict[str, Any] | None, now: dict[str, Any] | None) -> ItemEvent | None:

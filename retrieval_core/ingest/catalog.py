@@ -11,7 +11,15 @@ from datetime import UTC, datetime
 import polars as pl
 
 from retrieval_core.artifacts import releases
-from retrieval_core.artifacts.catalog_rows import LEDGER, QUARANTINE_FILE, SEEN_ITEMS, load_items, put_items, read_items
+from retrieval_core.artifacts.catalog_rows import (
+    LEDGER,
+    QUARANTINE_FILE,
+    SEEN_ITEMS,
+    load_items,
+    put_items,
+    read_items,
+    row_ids,
+)
 from retrieval_core.artifacts.fingerprints import STAGE_VERSIONS
 from retrieval_core.artifacts.manifests import Catalog, Ref, Value, fingerprint
 from retrieval_core.artifacts.parts import put_parts, read_table, read_unsealed, table_bytes
@@ -23,6 +31,7 @@ from retrieval_core.ingest.diff import CatalogDiff, diff_catalogs
 from retrieval_core.ingest.selection import WHOLE_CATALOG, ItemSelection, items_changed_in, select_items
 from retrieval_core.ingest.snapshot import SPLIT_COLUMNS, Snapshot, catalog_fingerprint, take_snapshot, update_snapshot
 from retrieval_core.ingest.sources.registry import open_source
+from retrieval_core.item_ids.normal_form import with_normal_names
 from retrieval_core.store.base import Store
 
 log = logging.getLogger(__name__)
@@ -130,14 +139,17 @@ def _seal(store: Store, snapshot: Snapshot, parents: dict[str, str] | None = Non
 
 
 def _tables(store: Store, catalog: Catalog) -> tuple[pl.DataFrame, pl.DataFrame]:
-    return read_items(store, catalog), read_table(store, catalog.part(QUARANTINE_FILE))
+    """Return the items of a catalogue and its rejects, their names and row ids in normal form."""
+    items, quarantine = read_items(store, catalog), read_table(store, catalog.part(QUARANTINE_FILE))
+    return items.with_columns(row_ids(items["item_id"])), with_normal_names(quarantine)
 
 
 def _last_seen(store: Store) -> Snapshot | None:
     try:
-        return Snapshot(read_unsealed(store, SEEN_ITEMS), read_unsealed(store, LEDGER), 0)
+        items, quarantine = (with_normal_names(read_unsealed(store, key)) for key in (SEEN_ITEMS, LEDGER))
     except NotFound:
         return None
+    return Snapshot(items, quarantine, 0)
 
 
 def _replaced(table: pl.DataFrame, current: pl.DataFrame, is_named: pl.Expr) -> pl.DataFrame:

@@ -10,6 +10,8 @@ from retrieval_core.artifacts.manifests import Value
 from retrieval_core.errors import BadConfig, CatalogInvalid, NotFound, SourceMissing
 from retrieval_core.ingest.sources.base import NAME_COLUMNS
 from retrieval_core.ingest.sources.tables.table import parse_table, text_column
+from retrieval_core.item_ids.normal_form import Names, normal_name, normal_names
+from retrieval_core.item_ids.suggestions import did_you_mean
 from retrieval_core.store.uris import read_uri
 
 MAX_LISTED = 5  # names in a message
@@ -24,9 +26,9 @@ class Change(Value):
     say what to expect: an added item that the source lacks is unknown, a removed one is not.
     """
 
-    added: tuple[str, ...] = ()
-    changed: tuple[str, ...] = ()
-    removed: tuple[str, ...] = ()
+    added: Names = ()
+    changed: Names = ()
+    removed: Names = ()
     manifest_uri: str = ""
 
     @property
@@ -77,7 +79,8 @@ def resolve_change(change: Change, rows: pl.DataFrame, last: pl.DataFrame) -> Na
     if change.manifest_uri:
         expected.update(read_item_ids(change.manifest_uri))
     names = pl.Series("name", sorted(expected | {*change.removed}), pl.String)
-    existing = pl.concat([table.select(NAME_COLUMNS) for table in (rows, last)]).unique()
+    rows, last = (_normal(table) for table in (rows, last))
+    existing = pl.concat([rows, last]).unique()
     matches = {column: existing.filter(pl.col(column).is_in(names.implode())) for column in NAME_COLUMNS}
     item_ids = pl.concat([items["item_id"] for items in matches.values()]).unique().sort()
     unknown = sorted(expected.difference(*(items[column] for column, items in matches.items())))
@@ -85,10 +88,16 @@ def resolve_change(change: Change, rows: pl.DataFrame, last: pl.DataFrame) -> Na
         raise NotFound(
             f"none of the {len(names)} items named is in the source or in the last snapshot, e.g. "
             f"{', '.join(map(repr, unknown[:MAX_LISTED]))}; expected an item_id, or the URI of a picture"
+            f"{did_you_mean(unknown[0], existing['item_id'])}"
         )
     is_listed = pl.any_horizontal(pl.col(column).is_in(list(change.removed)) for column in NAME_COLUMNS)
     removed = last.filter(is_listed).join(rows, on="item_id", how="anti")["item_id"].sort()
     return NamedItems(item_ids=tuple(item_ids), unknown=tuple(unknown), removed=tuple(removed))
+
+
+def _normal(items: pl.DataFrame) -> pl.DataFrame:
+    """Return the names of items, addresses too, in the form that the names of a change have."""
+    return items.select(normal_names(items[name]) for name in NAME_COLUMNS)
 
 
 def read_item_ids(manifest_uri: str) -> list[str]:
@@ -104,7 +113,7 @@ def read_item_ids(manifest_uri: str) -> list[str]:
     if "item_id" not in table.columns:
         raise CatalogInvalid(f"{spec} lacks column item_id; it has {', '.join(table.columns)}")
     try:
-        ids = text_column(table["item_id"]).str.strip_chars().drop_nulls().to_list()
+        ids = [normal_name(text) for text in text_column(table["item_id"]).drop_nulls()]
     except ValueError as error:
         raise CatalogInvalid(f"{spec}: column item_id is {error}; expected text") from error
     if not ids:

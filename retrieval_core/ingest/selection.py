@@ -18,6 +18,8 @@ from retrieval_core.errors import BadConfig, NotFound
 from retrieval_core.filters import parse_where
 from retrieval_core.ingest.change import MAX_LISTED
 from retrieval_core.ingest.diff import diff_catalogs
+from retrieval_core.item_ids.normal_form import Names
+from retrieval_core.item_ids.suggestions import did_you_mean
 from retrieval_core.store.base import Store
 
 WHOLE_CATALOG = "catalog"  # the parent of a catalogue of selected items: the catalogue they were selected from
@@ -30,7 +32,7 @@ class ItemSelection(Value):
     """
 
     where: str = ""
-    item_ids: tuple[str, ...] = ()
+    item_ids: Names = ()
     since: str = ""
     until: str = ""
 
@@ -125,7 +127,8 @@ def select_items(items: pl.DataFrame, selection: ItemSelection, changed: set[str
     """
     if absent := sorted(set(selection.item_ids).difference(items["item_id"])):
         examples = ", ".join(map(repr, absent[:MAX_LISTED]))
-        raise NotFound(f"{len(absent)} of the items listed are not in the catalogue: {examples}")
+        hint = did_you_mean(absent[0], items["item_id"])
+        raise NotFound(f"{len(absent)} of the items listed are not in the catalogue: {examples}{hint}")
     selected = items.filter(parse_where(selection.where).mask(items)) if selection.where else items
     if selection.item_ids:
         selected = _among(selected, selection.item_ids)

@@ -17,7 +17,7 @@ from retrieval_core.artifacts.catalog_rows import (
     COMPARED_COLUMNS,
     QUARANTINE_SCHEMA,
     product_unit,
-    row_id,
+    row_ids,
 )
 from retrieval_core.artifacts.manifests import content_id
 from retrieval_core.config import IngestConfig
@@ -158,8 +158,7 @@ def _read_rows(
     progress: Callable[[int, int], None] | None,
 ) -> Snapshot:
     """Take a snapshot of these rows whose splits are still the source's. Raises `CatalogInvalid`."""
-    numbers = pl.Series("row_id", [row_id(item_id) for item_id in rows["item_id"]], pl.Int64)
-    ordered = rows.with_columns(numbers).sort("item_id")
+    ordered = rows.with_columns(row_ids(rows["item_id"])).sort("item_id")
     _check_row_ids(ordered)
     items = _with_previous_readings(ordered, previous.items if previous is not None else None)
     unread = items.filter(_IS_UNREAD)

@@ -16,6 +16,7 @@ from retrieval_core.errors import NotFound
 from retrieval_core.index.recipes import choose_recipe, choose_shards
 from retrieval_core.ingest.snapshot import unread_pictures
 from retrieval_core.ingest.sources.registry import open_source
+from retrieval_core.item_ids.normal_form import with_normal_names
 from retrieval_core.maintenance.capacity import CatalogueSize, stage_bytes
 from retrieval_core.maintenance.status import last_run
 from retrieval_core.store.base import Store
@@ -150,7 +151,7 @@ def _classifier(config: ClassifyConfig) -> str:
 
 def _last_seen(store: Store) -> pl.DataFrame | None:
     try:
-        return read_unsealed(store, SEEN_ITEMS)
+        return with_normal_names(read_unsealed(store, SEEN_ITEMS))
     except NotFound:
         return None
 

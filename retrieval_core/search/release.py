@@ -11,6 +11,7 @@ from __future__ import annotations
 import os
 from collections import Counter
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, fields
 from functools import lru_cache, partial
 from threading import RLock
@@ -29,6 +30,8 @@ from retrieval_core.filters import VALUE_COLUMNS, commonest_values, parse_where
 from retrieval_core.images import RGB, decode, prepare_for_many
 from retrieval_core.index.lookup import RowSelection, ShardedIndex, open_index
 from retrieval_core.index.shard_files import positions_of
+from retrieval_core.item_ids.normal_form import spellings
+from retrieval_core.item_ids.suggestions import did_you_mean
 from retrieval_core.reduce.pca import PCA_FILE, Pca, apply_pca, load_pca
 from retrieval_core.search.query_encoder import QueryEncoder, opened_once, require
 from retrieval_core.settings import Settings
@@ -189,12 +192,13 @@ class OpenRelease:
 
     def _find(self, item_id: str) -> int:
         """Return the row id of an item. Raises `NotFound`, also for an item in quarantine."""
-        row = row_id(item_id)
-        try:
-            self._index.vectors_of(np.array([row], np.int64))
-        except NotFound as error:
-            raise NotFound(f"item {item_id!r} is not in release {self.release.fingerprint[:12]}") from error
-        return row
+        for spelling in spellings(item_id):
+            row = row_id(spelling)
+            with suppress(NotFound):
+                self._index.vectors_of(np.array([row], np.int64))
+                return row
+        hint = did_you_mean(item_id, self._items.columns(["item_id"])["item_id"])
+        raise NotFound(f"item {item_id!r} is not in release {self.release.fingerprint[:12]}{hint}")
 
     def _encode(self, query: Query, pictures: list[RGB], item_rows: Int64) -> Float32:
         """Return the query's (dim,) unit-length float32 vector."""

@@ -195,6 +195,9 @@ def test_a_filter_knows_the_columns_that_it_needs() -> None:
 def test_case_and_spelling_of_values_count() -> None:
     rows = table([{"category": value} for value in ("Dress", "dress", "dress ")])
     assert parse_where("category=dress").mask(rows).to_list() == [False, True, False]
+    spelled = table([{"item_id": "é", "category": "Größe"}])
+    for where in ("item_id='e\u0301\u200b'", "category in ('Gro\u0308ße')", "not item_id!='e\u0301'"):
+        assert parse_where(where).mask(spelled).to_list() == [True]
     ids = table([{"item_id": "007"}, {"item_id": "7"}])
     assert parse_where("item_id=7").mask(ids).to_list() == [False, True], "equality is of text, also between numbers"
     assert parse_where("item_id<=7").mask(ids).to_list() == [True, True]

@@ -22,6 +22,7 @@ from retrieval_core.images import thumbnail
 from retrieval_core.ingest.sources.folder import FolderSource
 from retrieval_core.ingest.sources.inshop import InShopSource
 from retrieval_core.ingest.sources.tables.table import TableSource
+from retrieval_core.item_ids.normal_form import normal_name
 from retrieval_core.settings import Settings
 from tasks.ingest import snapshot_catalog
 
@@ -29,14 +30,13 @@ SCRIPT = "\"'><script>alert(1)</script><img src=x onerror=alert(2)>{{ 7 * 7 }}${
 ODD_IDS = (
     "../../../etc/passwd", "/etc/passwd", "..", ".", "a/b/c", "a\\b", "C:\\x", "~root", "$(touch pwned)", "`id`",
     "%2e%2e%2f",
-    SCRIPT, "=cmd|' /C calc'!A0", "+1", "-1", "@x", "🧥👩\u200d👧", "مرحبا", "e\u0301", "é", "NUL", "CON.parquet",
+    SCRIPT, "=cmd|' /C calc'!A0", "+1", "-1", "@x", "🧥👩\u200d👧", "مرحبا", "e\u0301", "sku\u202egpj.exe", "NUL",
+    "CON.parquet",
     "x" * 1024, "a b",
     "production", "latest", "manifest.json", "'; DROP TABLE items; --", "{item_id}", "%s%n",
 )  # fmt: skip
-DECEPTIVE_IDS = (
-    "a\nb", "a\rb", "a\tb", "a\0b", "\x1b[2J", "a\x7fb", "a\x85b", "a\u2028b",
-    "sku\u202egpj.exe", "a\u200fb", "a\u2066b\u2069",
-)  # fmt: skip
+DECEPTIVE_IDS = ("a\nb", "a\rb", "a\tb", "a\0b", "\x1b[2J", "a\x7fb", "a\x85b", "a\u2028b")
+DECEPTIVE_ADDRESSES = ("sku\u202egpj.exe", "a\u200fb", "a\u2066b\u2069")
 
 
 def picture(seed: int = 0) -> bytes:
@@ -54,13 +54,17 @@ def files(folder: Path) -> set[Path]:
 
 
 class TestNames:
-    @pytest.mark.parametrize("item_id", DECEPTIVE_IDS, ids=ascii)
-    @pytest.mark.parametrize("column", ["item_id", "image_uri", "mask_uri"])
-    def test_a_name_that_can_pass_for_another_in_a_log_is_refused(
-        self, tmp_path: Path, item_id: str, column: str
-    ) -> None:
+    @pytest.mark.parametrize(
+        ("column", "name"),
+        [
+            *(("item_id", name) for name in DECEPTIVE_IDS),
+            *((column, name) for column in ("image_uri", "mask_uri") for name in DECEPTIVE_IDS + DECEPTIVE_ADDRESSES),
+        ],
+        ids=ascii,
+    )
+    def test_a_name_that_can_pass_for_another_in_a_log_is_refused(self, tmp_path: Path, column: str, name: str) -> None:
         columns = {"item_id": ["good", "bad"], "image_uri": ["a.jpg", "b.jpg"], "mask_uri": [None, "m.png"]}
-        source = table(tmp_path, **(columns | {column: ["first", item_id]}))
+        source = table(tmp_path, **(columns | {column: ["first", name]}))
         with pytest.raises(CatalogInvalid, match=f"{column} .* control character") as caught:
             source.rows()
         assert str(caught.value).isprintable()
@@ -78,11 +82,19 @@ class TestNames:
                 table(tmp_path, item_id=["a", item_id], image_uri=["a.jpg", "b.jpg"]).rows()
             assert len(str(caught.value)) < 500
 
-    def test_ids_that_look_alike_are_two_ids(self, tmp_path: Path) -> None:
-        """Composed and decomposed letters, upper and lower case: bytes decide."""
-        ids = ["e\u0301", "é", "E", "e"]
-        rows = table(tmp_path, item_id=ids, image_uri=["a.jpg"] * 4).rows()
+    def test_ids_that_only_look_alike_are_two_ids(self, tmp_path: Path) -> None:
+        """Upper and lower case, letters of two alphabets, a letter and its ligature."""
+        ids = ["É", "é", "E", "e", "A", "\u0410", "\ufb01", "fi"]
+        rows = table(tmp_path, item_id=ids, image_uri=["a.jpg"] * len(ids)).rows()
         assert sorted(rows["item_id"]) == sorted(ids)
+
+    @pytest.mark.parametrize("twin", ["e\u0301", "\u00e9\u200b", "\u202e\u00e9", "\u00e9\ufe0f", "\u00ad\u00e9"])
+    def test_an_id_spelled_in_two_ways_is_refused_with_both(self, tmp_path: Path, twin: str) -> None:
+        source = table(tmp_path, item_id=["\u00e9", "b", twin], image_uri=["a.jpg"] * 3)
+        with pytest.raises(CatalogInvalid, match=r"1 item_ids occur more than once, e\.g\. 'é', spelled") as caught:
+            source.rows()
+        assert ascii("\u00e9") in str(caught.value)
+        assert ascii(twin) in str(caught.value)
 
     @pytest.mark.parametrize("ids", [["a", "a"], ["a", " a "], ["1", "1\u00a0"]])
     def test_a_repeated_id_is_refused(self, tmp_path: Path, ids: list[str]) -> None:
@@ -249,7 +261,7 @@ def test_whatever_an_id_says_nothing_is_written_outside_the_store(tmp_path: Path
 
     kept = _snapshot(tmp_path, f"table:{shop / 'items.parquet'}")
 
-    assert set(kept["item_id"]) == set(ODD_IDS)
+    assert set(kept["item_id"]) == set(map(normal_name, ODD_IDS))
     new = files(tmp_path) - before
     assert new
     assert all(path.is_relative_to(tmp_path / "store") for path in new)

@@ -49,15 +49,15 @@ def search_shared_gallery(store: Store, release: Release, setup: SearchSetup, co
     """
     baseline = open_indexed(store, release)
     items = setup.items.with_row_index("position")
-    shared = items.join(
-        baseline.items.select("row_id", "content_id"), on=["row_id", "content_id"], how="semi", maintain_order="left"
-    )
+    in_baseline = baseline.items.select("item_id", "content_id", baseline_row_id="row_id")
+    shared = items.join(in_baseline, on=["item_id", "content_id"], maintain_order="left")
     protocol, positions = choose_protocol(shared, config), shared["position"].to_numpy()
     query_items, queries = shared[protocol.queries], positions[protocol.queries]
-    gallery_ids = shared["row_id"].to_numpy()[protocol.gallery]
+    gallery = shared[protocol.gallery]
+    gallery_ids, baseline_ids = (gallery[name].to_numpy() for name in ("row_id", "baseline_row_id"))
     depth = IndexSet.open(store, release.index).rerank_depth
     new_hits = _hits(setup.index, setup.vectors[queries], setup.candidates[queries], setup.rerank_depth, gallery_ids)
-    old_hits = _hits(baseline.index, *_query_vectors(store, release, baseline, query_items), depth, gallery_ids)
+    old_hits = _hits(baseline.index, *_query_vectors(store, release, baseline, query_items), depth, baseline_ids)
     return SharedGallery(
         _score(new_hits, protocol.truth, query_items),
         _score(old_hits, protocol.truth, query_items),
@@ -70,7 +70,7 @@ def _query_vectors(
 ) -> tuple[Float32, Float32]:
     """Return the vectors of the queries in the baseline: the full ones, and those that find candidates."""
     index = IndexSet.open(store, release.index)
-    full = baseline.index.vectors_of(queries["row_id"].to_numpy())
+    full = baseline.index.vectors_of(queries["baseline_row_id"].to_numpy())
     if index.parents["candidates"] == index.parents["vectors"]:
         return full, full
     if release.reducer is None:

@@ -29,6 +29,7 @@ from retrieval_core.evaluate.measure.known_answer import (
 )
 from retrieval_core.evaluate.thumbnails import Thumbnail, item_picture, jpeg_base64
 from retrieval_core.images import decode
+from retrieval_core.item_ids.normal_form import normal_name
 from retrieval_core.metrics.registry import GOLDEN_HIT, GOLDEN_MRR, GOLDEN_RECALL
 from retrieval_core.search.release import OpenRelease, Query
 from retrieval_core.store.uris import read_uri
@@ -130,15 +131,18 @@ def search_golden(release: OpenRelease, items: pl.DataFrame, golden: GoldenFile,
     A row's item_id also names what the query was judged by, so that the gate only compares the same question.
     """
     problems = list(golden.problems)
-    item_ids = {name for query in golden.queries for name in (query.query, *query.expected)}
+    item_ids = {name for query in golden.queries for name in (normal_name(query.query), *query.expected)}
     contents = contents_of(items, item_ids)
     answered: list[tuple[GoldenQuery, Answer]] = []
     pictures: dict[str, str] = {}
     for query in golden.queries:
+        query_name = normal_name(query.query)
+        if query_name in contents:
+            query = query._replace(query=query_name)
         expected = _expected_contents(query, contents, problems)
         if not expected:
             continue
-        name = f"golden/{content_id(repr((query.k, sorted(expected))).encode())[:8]}/{query.query}"
+        name = f"golden/{content_id(repr((query.k, sorted(expected))).encode())[:8]}/{query_name}"
         if query.query in contents:
             hits = release.search(Query(item_ids=(query.query,)), k=query.k)
         else:
@@ -250,20 +254,23 @@ def _parse(uri: str, data: bytes) -> GoldenFile:
 
 def _merge_rows(header: Sequence[str], rows: Sequence[Sequence[str]], problems: list[str]) -> Iterator[GoldenQuery]:
     """Yield one query for all rows that name it; add what is wrong with a row to `problems`."""
-    rows_of: dict[str, list[_Row]] = {}
+    rows_of: dict[str, list[_Row]] = {}  # by the normal form of the query
+    spelled: dict[str, str] = {}
     for number, cells in enumerate(rows, start=2):
         cell = {name: text.strip() for name, text in zip(header, cells, strict=False)}
         if not any(cell.values()):
             continue
-        expected = [name.strip() for name in cell.get("expected", "").split("|") if name.strip()]
-        if not cell.get("query") or not expected:
+        expected = [name for text in cell.get("expected", "").split("|") if (name := normal_name(text))]
+        query = normal_name(cell.get("query", ""))
+        if not query or not expected:
             problems.append(f"row {number}: has no {'query' if expected else 'expected items'}; left out")
             continue
         row = _Row(expected, _depth(cell.get("k", ""), number, problems), cell.get("note", ""))
-        rows_of.setdefault(cell["query"], []).append(row)
+        rows_of.setdefault(query, []).append(row)
+        spelled.setdefault(query, cell["query"])
     for query, same in rows_of.items():
         yield GoldenQuery(
-            query,
+            spelled[query],
             expected=tuple(dict.fromkeys(name for row in same for name in row.expected)),
             k=next((row.k for row in same if row.k), K),
             note=next((row.note for row in same if row.note), ""),

@@ -9,6 +9,7 @@ import polars as pl
 from retrieval_core.arrays import Bool
 from retrieval_core.artifacts.catalog_rows import SOURCE_SCHEMA, SPLITS
 from retrieval_core.errors import CatalogInvalid, NotFound, SourceMissing
+from retrieval_core.item_ids.normal_form import NORMAL_COLUMNS, normal_names
 
 NAME_COLUMNS = ("item_id", "image_uri", "mask_uri")
 MAX_ITEM_ID_BYTES = 1024  # the limit that S3 sets for a key
@@ -49,8 +50,8 @@ def conform(frame: pl.DataFrame, spec: str) -> pl.DataFrame:
     """Return the rows of the source `spec` in `SOURCE_SCHEMA`, checked and sorted by item_id.
 
     Columns that `frame` lacks become null, labels and attributes empty; "" becomes null; other columns are dropped.
-    Raises `SourceMissing` when there are no rows; `CatalogInvalid` for an empty, repeated or too long item_id, an empty
-    image_uri, a name with a `DECEPTIVE` character, or an unknown split.
+    `NORMAL_COLUMNS` get their normal form. Raises `SourceMissing` when there are no rows; `CatalogInvalid` for an
+    empty, repeated or too long item_id, an empty image_uri, a name with a `DECEPTIVE` character, or an unknown split.
     """
     if frame.is_empty():
         raise SourceMissing(f"{spec} is empty; expected at least one picture")
@@ -58,16 +59,18 @@ def conform(frame: pl.DataFrame, spec: str) -> pl.DataFrame:
         (pl.col(name) if name in frame.columns else pl.lit(None)).cast(dtype).alias(name)
         for name, dtype in SOURCE_SCHEMA.items()
     ]
-    rows = frame.select(columns).with_columns(
+    given = frame.select(columns)
+    normal = given.with_columns(normal_names(given[name]) for name in NORMAL_COLUMNS)
+    rows = normal.with_columns(
         pl.col(pl.String).replace("", None),
         pl.col("labels").fill_null(pl.lit([], SOURCE_SCHEMA["labels"])),
         pl.col("attributes").fill_null(pl.lit([], SOURCE_SCHEMA["attributes"])),
     )
-    _check(rows, spec)
+    _check(rows, spec, given["item_id"])
     return rows.sort("item_id")
 
 
-def _check(rows: pl.DataFrame, spec: str) -> None:
+def _check(rows: pl.DataFrame, spec: str, given_ids: pl.Series) -> None:
     for name in ("item_id", "image_uri"):
         if n_empty := rows[name].null_count():
             first = rows[name].is_null().arg_max()
@@ -89,7 +92,9 @@ def _check(rows: pl.DataFrame, spec: str) -> None:
         )
     repeated = rows.filter(pl.col("item_id").is_duplicated())["item_id"].unique().sort()
     if len(repeated):
-        raise CatalogInvalid(f"{spec}: {len(repeated)} item_ids occur more than once, e.g. {repeated[0]!r}")
+        spelled = given_ids.filter(rows["item_id"] == repeated[0]).unique().sort().to_list()
+        twins = f", spelled {' and '.join(ascii(text[:80]) for text in spelled)}; rename one" * (len(spelled) > 1)
+        raise CatalogInvalid(f"{spec}: {len(repeated)} item_ids occur more than once, e.g. {repeated[0][:80]!r}{twins}")
     unknown = rows.filter(~pl.col("split").is_in(SPLITS))
     if len(unknown):
         item_id, split = unknown.select("item_id", "split").row(0)

@@ -13,6 +13,7 @@ import polars as pl
 from retrieval_core.errors import NotFound, SourceMissing
 from retrieval_core.ingest.sources.base import DECEPTIVE, MAX_ITEM_ID_BYTES
 from retrieval_core.ingest.sources.files import require_folder
+from retrieval_core.item_ids.normal_form import normal_name
 from retrieval_core.store.uris import list_uris
 
 # Files and folders, at any depth, that systems, NAS boxes and archivers leave behind; hidden ones begin with a dot.
@@ -39,6 +40,7 @@ def list_dataset(root: str, spec: str, skip: Sequence[str] = ()) -> Listing:
     Raises `SourceMissing` when `root` is not a folder, `Permanent` for a folder of pictures that may not be read.
     """
     require_folder(root, spec)
+    skip = [normal_name(pattern) for pattern in skip]
     folder = root.rstrip("/") + "/"
 
     def is_passed_over(uri: str) -> bool:
@@ -89,12 +91,12 @@ def _reason_to_pass(path: str, skip: Sequence[str]) -> str | None:
         return "hidden, or left behind by a system or a NAS"
     if not _is_text(path):
         return ODD_NAME
-    return "that match skip" if any(fnmatchcase(path, pattern) for pattern in skip) else None
+    return "that match skip" if any(fnmatchcase(normal_name(path), pattern) for pattern in skip) else None
 
 
 def _is_text(path: str) -> bool:
     try:
-        n_bytes = len(path.encode())
+        path.encode()
     except UnicodeEncodeError:  # a lone surrogate stands for a byte that is not UTF-8
         return False
-    return n_bytes <= MAX_ITEM_ID_BYTES
+    return 0 < len(normal_name(path).encode()) <= MAX_ITEM_ID_BYTES

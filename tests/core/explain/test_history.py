@@ -35,18 +35,18 @@ def test_history_lists_when_an_item_came_changed_and_left(
     assert not item.neighbours
     removed = get_release(shop.store, "r1").catalog
     shop.store.delete(f"{removed.key}/manifest.json")
-    history = find_history(shop.store, ITEM).history
+    history = find_history(shop.store, [ITEM]).history
     assert (history.n_releases, history.n_gone, history.events[0].release) == (4, 1, "r2")
 
 
 def test_find_row_returns_the_row_of_a_catalogue_or_none(shop: Shop) -> None:
     catalog = get_release(shop.store, "r1").catalog
-    row = find_row(shop.store, catalog, ITEM)
+    row = find_row(shop.store, catalog, [ITEM])
     assert row is not None
     assert (row.item_id, row.category, row.status) == (ITEM, "coat", "ok")
-    assert find_row(shop.store, catalog, "item-99-0") is None
+    assert find_row(shop.store, catalog, ["item-99-0"]) is None
 
 
 def test_an_item_of_no_release_has_no_history(shop: Shop) -> None:
-    history, last = find_history(shop.store, "item-99-0")
+    history, last = find_history(shop.store, ["item-99-0"])
     assert (history.events, history.n_releases, last) == ((), 1, None)

@@ -8,6 +8,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
+from retrieval_core.artifacts import catalog_rows
 from retrieval_core.artifacts.catalog_rows import row_id
 from retrieval_core.config import IngestConfig
 from retrieval_core.errors import BadConfig, CatalogInvalid, NotFound, SourceMissing, TooManyRejects
@@ -102,7 +103,7 @@ class TestUpdate:
     def test_a_new_item_that_shares_a_row_id_is_refused(
         self, pictures: list[str], monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        monkeypatch.setattr(snapshot_module, "row_id", lambda item_id: 7 if item_id in "ab" else row_id(item_id))
+        monkeypatch.setattr(catalog_rows, "row_id", lambda item_id: 7 if item_id in "ab" else row_id(item_id))
         last = take_snapshot(rows_of({"a": {"image_uri": 0}}, pictures), None, CONFIG, "first")
         both = rows_of({"a": {"image_uri": 0}, "b": {"image_uri": 0}}, pictures)
         with pytest.raises(CatalogInvalid, match="'a' and 'b' share row_id 7"):

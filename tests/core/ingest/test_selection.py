@@ -119,8 +119,10 @@ def test_the_selected_items_meet_every_condition(
 
 
 def test_a_listed_item_that_the_catalogue_lacks_is_named() -> None:
-    with pytest.raises(NotFound, match="1 of the items listed are not in the catalogue: 'z'"):
-        select_items(items({"a": "c1"}), ItemSelection(item_ids=("a", "z")))
+    catalog = items({"é-1": "c1", "b": "c2"})
+    assert select_items(catalog, ItemSelection(item_ids=("e\u0301\u200b-1",)))["item_id"].to_list() == ["é-1"]
+    with pytest.raises(NotFound, match=r"1 of the items listed are not in the catalogue: 'É 1'; did you mean 'é-1'\?$"):
+        select_items(catalog, ItemSelection(item_ids=("b", "E\u0301 1")))
 
 
 def seal(folder: Path, name: str, catalog: dict[str, str], day: int, parents: dict[str, str] | None = None) -> None:

@@ -13,6 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
+from retrieval_core.artifacts import catalog_rows
 from retrieval_core.artifacts.catalog_rows import CATALOG_SCHEMA, row_id
 from retrieval_core.artifacts.manifests import Reject, content_id
 from retrieval_core.config import IngestConfig
@@ -98,7 +99,7 @@ class TestSnapshot:
 
     def test_two_ids_with_one_row_id_are_both_named(self, shop: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(
-            snapshot_module, "row_id", lambda item_id: 7 if item_id in ("2.png", "5.png") else row_id(item_id)
+            catalog_rows, "row_id", lambda item_id: 7 if item_id in ("2.png", "5.png") else row_id(item_id)
         )
         with pytest.raises(CatalogInvalid, match=r"'2\.png' and '5\.png' share row_id 7"):
             snapshot(shop)

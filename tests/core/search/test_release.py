@@ -70,6 +70,12 @@ def test_several_pictures_and_items_are_searched_by_the_mean_of_their_vectors(sh
     assert hits[0].score == pytest.approx(float(shop.vectors[expected[0]] @ mean / np.linalg.norm(mean)), abs=1e-5)
 
 
+def test_an_unknown_id_is_answered_with_the_nearest(release: OpenRelease) -> None:
+    with pytest.raises(NotFound, match=r"item 'ITEM_5_2' is not in release r1; did you mean 'item-5-2'\?"):
+        release.search(Query(item_ids=("ITEM_5_2",)))
+    assert release.search(Query(item_ids=(" item-\u200b5-2\ufeff",))) == release.search(Query(item_ids=("item-5-2",)))
+
+
 def test_an_item_is_not_among_its_own_hits(release: OpenRelease) -> None:
     hits = release.search(Query(item_ids=("item-4-0",)), k=ROWS)
     assert len(hits) == ROWS - 1

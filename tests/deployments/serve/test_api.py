@@ -57,6 +57,7 @@ def test_the_api_lists_releases_and_what_filters_can_name(client: Client) -> Non
         ({"url": "http://a.example/", "image": "aGVsbG8="}, "one picture"),
         ({"text": "red dress"}, "reads no text"),
         ({"item": "nobody"}, "nobody"),
+        ({"item": "Item 1 0"}, "did you mean 'item-1-0'?"),
         ({"item": "item-1-0", "where": "colur=red"}, "did you mean 'colour'"),
         ({"item": "item-1-0", "k": 0}, "k: "),
         ({"item": "item-1-0", "k": 10**9}, "k: "),

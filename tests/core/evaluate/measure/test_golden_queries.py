@@ -95,6 +95,12 @@ def test_rows_of_one_query_are_one_query(ask):
     assert len(rows.per_query) == rows.facts.n_queries == 1
 
 
+def test_ids_are_known_in_any_spelling(ask):
+    plain = ask("query,expected\nitem-3-0,item-3-1|item-3-2\n")
+    text = "query,expected\n\u200bitem-3-0,item-3-1\u00a0|\ufeffitem-3-2\nitem-3\u00ad-0,item-\u200d3-1\n"
+    assert ask(text).per_query.equals(plain.per_query)
+
+
 def test_an_item_that_left_the_catalogue_is_told_and_the_rest_still_judged(ask):
     done = ask("query,expected\nitem-1-0.jpg,item-1-0|item-99-0\nitem-2-0.jpg,item-98-0\nitem-97-0,item-1-0\n")
     assert done.metrics["golden/recall@10"] == 1.0

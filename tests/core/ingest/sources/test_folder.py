@@ -135,6 +135,19 @@ def test_every_file_is_an_item_or_counted_by_its_type(tmp_path: Path) -> None:
     )
 
 
+def test_an_id_is_in_normal_form_and_its_address_is_that_of_the_file(tmp_path: Path) -> None:
+    source = FolderSource(touch(tmp_path, "E\u0301te\u0301/Bild\u202f1\u00ad.jpg", "\u200b.jpg"))
+    assert FolderSource(f"{tmp_path}?skip=Été/*").rows()["item_id"].to_list() == [".jpg"]
+    rows = source.rows().select("item_id", "category", "image_uri").rows()
+    assert [row[:2] for row in rows] == [(".jpg", None), ("Été/Bild 1.jpg", "Été")]
+    assert all(Path(address).exists() for *_, address in rows)
+
+
+def test_two_files_with_one_id_are_refused_with_both_names(tmp_path: Path) -> None:
+    with pytest.raises(CatalogInvalid, match=r"spelled 'a/e\\u0301\.jpg' and 'a/\\xe9\.jpg'; rename one"):
+        FolderSource(touch(tmp_path, "a/\u00e9.jpg", "a/e\u0301.jpg"))
+
+
 def picture(name: str) -> bytes:
     stream = io.BytesIO()
     Image.new("RGB", (2, 2)).save(stream, name)
