@@ -63,7 +63,7 @@ test-ceph: setup ## test the store against Ceph's S3 gateway on loopback
 	@command -v radosgw >/dev/null && command -v ceph-mon >/dev/null && command -v ceph-osd >/dev/null || { \
 		$(AS_ROOT) apt-get update -qq; \
 		$(AS_ROOT) apt-get install -y -qq --no-install-recommends radosgw ceph-mon ceph-osd >/dev/null; }
-	VITRINE_TEST_CEPH=1 $(BIN)/pytest tests/faults/test_ceph.py
+	TEST_CEPH=1 $(BIN)/pytest tests/faults/test_ceph.py
 
 docs: setup ## build the documentation, with the API reference, into site/
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet --strict
@@ -81,8 +81,9 @@ bench: setup .venv-autofaiss ## measure speed and memory
 	$(BIN)/python -m benchmarks.operations
 	$(BIN)/python -m benchmarks.scaling
 	$(BIN)/python -m benchmarks.verify_store
-	VITRINE_KILLS=100 $(BIN)/pytest tests/faults/test_kills.py
-	VITRINE_NIGHTS=1000 $(BIN)/pytest -s tests/faults/interruptions/test_many_nights.py
+	TEST_KILLS=100 $(BIN)/pytest tests/faults/test_kills.py
+	TEST_NIGHTS=1000 $(BIN)/pytest -s tests/faults/interruptions/test_many_nights.py
+	TEST_SIGNALS=200 $(BIN)/pytest -s tests/faults/interruptions/test_signals.py
 
 # A peer to compare with, whose pins clash with ours.
 .venv-autofaiss:

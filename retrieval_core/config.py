@@ -322,10 +322,10 @@ def stage_models() -> dict[str, type[BaseModel]]:
     return {name: type(field.default) for name, field in NightlyConfig.model_fields.items()}
 
 
-def nearest(name: str, names: Iterable[str]) -> str:
+def nearest(name: str, names: Iterable[str], min_similarity: float = 0.6) -> str:
     """Return a hint for an unknown name: the nearest of `names`, or all of them where none is near."""
     by_folded = {each.casefold(): each for each in names}
-    near = difflib.get_close_matches(name.casefold(), by_folded, 1, 0.6)
+    near = difflib.get_close_matches(name.casefold(), by_folded, 1, min_similarity)
     return f"; did you mean {by_folded[near[0]]}?" if near else f"; expected one of {', '.join(by_folded.values())}"
 
 

@@ -1,19 +1,20 @@
 """Where a run stores its results and how fast it may go; settings never enter a fingerprint.
 
-They are read from the environment (`VITRINE_*`) and `vitrine.toml`.
+They are read from the environment (`VITRINE_*`) and `vitrine.toml`. An unknown variable of this prefix is an error.
 """
 
 from __future__ import annotations
 
 import os
+import re
 import sys
 from pathlib import Path
 from typing import Any, Literal, Self
 
-from pydantic import Field, ValidationError
+from pydantic import Field, ValidationError, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
-from retrieval_core.config import first_line, toml_table
+from retrieval_core.config import first_line, nearest, toml_table
 from retrieval_core.errors import BadConfig
 from retrieval_core.store.base import Store
 from retrieval_core.store.format import check_readable
@@ -22,6 +23,9 @@ from retrieval_core.store.uris import default_cache_dir, open_store
 DEVICES = Path("/dev")
 # Device files of the drivers that torch's CUDA and ROCm builds use: NVIDIA, its Jetson boards, WSL 2, AMD.
 GPU_DRIVERS = ("nvidia*", "nvhost*", "dxg", "kfd")
+PREFIX = "VITRINE_"
+# What is no setting: variables of the deployments, and those that Kubernetes sets where a service is called vitrine.
+OTHER_VARIABLES = re.compile(r"(HOME|SOURCE|PICTURES|TRIGGER_TOKEN|(\w+_)?(SERVICE_(HOST|PORT\w*)|PORT(_\d+_\w+)?))")
 
 
 def _leave_empty(schema: dict[str, Any]) -> None:
@@ -29,16 +33,7 @@ def _leave_empty(schema: dict[str, Any]) -> None:
     for field in schema["properties"].values():
         field.pop("default", None)
 
-
-class Settings(BaseSettings):
-    """The operator's settings; an argument wins over the environment, the environment over the file.
-
-    An empty field is as the environment of the worker says.
-    """
-
-    model_config = SettingsConfigDict(
-        env_prefix="VITRINE_", frozen=True, extra="forbid", env_ignore_empty=True, json_schema_extra=_leave_empty
-    )
+    model_config = SettingsConfigDict(env_prefix=PREFIX, frozen=True, extra="forbid")
 
     store: str = Field("", description="Folder or s3://bucket/prefix that holds everything a run makes.")
     s3_endpoint_url: str = Field("", description="Endpoint of an S3-compatible store; empty for AWS.")
@@ -62,6 +57,15 @@ class Settings(BaseSettings):
 
     def __init__(self, **given: Any) -> None:
         super().__init__(**{name: value for name, value in given.items() if value not in ("", None)})
+    @model_validator(mode="before")
+    @classmethod
+    def _check_variables(cls, values: Any) -> Any:
+        settings = [PREFIX + name.upper() for name in cls.model_fields]
+        for name in os.environ:
+            is_ours = name.upper().startswith(PREFIX) and name.upper() not in settings
+            if is_ours and not OTHER_VARIABLES.fullmatch(name.upper().removeprefix(PREFIX)):
+                raise BadConfig(f"unknown environment variable {name}{nearest(name, settings, 0.8)}")
+        return values
 
     @classmethod
     def load(cls, toml: Path | None = None, **arguments: object) -> Self:
@@ -69,6 +73,9 @@ class Settings(BaseSettings):
         given = {name: value for name, value in arguments.items() if value is not None}
         try:
             file = toml_table(toml, "settings")
+            if unknown := [name for name in file if name not in cls.model_fields]:  # pydantic would accept STORE
+                hint = nearest(unknown[0], cls.model_fields)
+                raise BadConfig(f"unknown config key settings.{unknown[0]}{hint}")
             environment = cls().model_dump(exclude_unset=True)
             return cls.model_validate(file | environment | given)
         except ValidationError as error:

@@ -30,15 +30,15 @@ def add_command(
     """Add a command with groups of `options`; `text` is its help.
 
     `extra` among its arguments names the optional dependencies that it needs, `run` unless the command sets another;
-    `handles_signals` says whether it ends by itself on Ctrl-C.
+    `advice` is what it says when it was interrupted.
     """
     parser = commands.add_parser(name, help=text, description=text, parents=options)
-    parser.set_defaults(command=command, extra="run", handles_signals=False)
+    parser.set_defaults(command=command, extra="run", advice="run the same command again to resume")
     return parser
 
 
-def _options() -> argparse.ArgumentParser:
-    return argparse.ArgumentParser(add_help=False)
+def _options(*groups: argparse.ArgumentParser) -> argparse.ArgumentParser:
+    return argparse.ArgumentParser(add_help=False, parents=groups)
 
 
 JSON = _options()
@@ -47,8 +47,10 @@ JSON.add_argument("--json", action="store_true", help="print one JSON document o
 VERBOSE = _options()
 VERBOSE.add_argument("-v", "--verbose", action="store_true", help="log what Prefect does, too")
 
-STORE = _options()
-STORE.add_argument("--store", help="folder or s3://bucket/prefix; default: VITRINE_STORE or the config")
+STORE_ADDRESS = _options()
+STORE_ADDRESS.add_argument("--store", help="folder or s3://bucket/prefix; default: VITRINE_STORE or the config")
+
+STORE = _options(STORE_ADDRESS)
 STORE.add_argument("--config", type=Path, metavar="FILE", help="default: vitrine.toml in the working folder, if any")
 
 
@@ -60,21 +62,24 @@ def source_options(key: str = "STAGE.KEY") -> argparse.ArgumentParser:
     return options
 
 
-def check_config(path: Path) -> None:
-    """Check every table and key of a `vitrine.toml`, or of a comparison, which has variants. Raises `BadConfig`."""
+def check_config(path: Path | None, store: str | None = None) -> Settings:
+    """Check every table and key of a `vitrine.toml`, or of a comparison, which has variants; return its settings.
+
+    `store` wins over the file's. Raises `BadConfig`.
+    """
     from retrieval_core.config import NightlyConfig, read_toml, toml_table
     from retrieval_core.settings import Settings
     from retrieval_core.train.config import load_training
 
-    if "variants" in read_toml(path):
+    if path and "variants" in read_toml(path):
         from retrieval_core.evaluate.compare.compose import load_comparison
 
         load_comparison(path, [])
-    else:
+    elif path:
         NightlyConfig.load(path, [])
         for objective in toml_table(path, "train"):
             load_training(objective, path, [])
-    Settings.load(path)
+    return Settings.load(path, store=store)
 
 
 def find_config(arguments: argparse.Namespace) -> None:
@@ -85,11 +90,7 @@ def find_config(arguments: argparse.Namespace) -> None:
 
 def open_settings(arguments: argparse.Namespace) -> Settings:
     """Read the settings from the environment, a TOML file and the command line. Raises `BadConfig`."""
-    from retrieval_core.settings import Settings
-
-    if arguments.config:
-        check_config(arguments.config)
-    settings = Settings.load(arguments.config, store=arguments.store)
+    settings = check_config(arguments.config, arguments.store)
     if settings.s3_endpoint_url:
         # Pictures are read by their URI alone, without the store's settings.
         os.environ["VITRINE_S3_ENDPOINT_URL"] = settings.s3_endpoint_url

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import argparse
+from pathlib import Path
 
 from deployments.cli.command import (
-    CONFIG_FILE,
     JSON,
-    STORE,
+    STORE_ADDRESS,
     VERBOSE,
     Commands,
     add_command,
@@ -17,13 +17,14 @@ from deployments.cli.command import (
     source_options,
 )
 from deployments.cli.prefect_server import start_prefect
-from retrieval_core.errors import BadConfig
 
 
 def add_commands(commands: Commands) -> None:
     """Add the command of this file."""
     text = "train and embed the variants that a config lists, and print them side by side"
-    add_command(commands, "compare", _compare, text, JSON, VERBOSE, STORE, source_options())
+    comparison = add_command(commands, "compare", _compare, text, JSON, VERBOSE, STORE_ADDRESS, source_options())
+    text = "the comparison, for example configs/compare/retrieval_report.toml"
+    comparison.add_argument("--config", type=Path, metavar="FILE", required=True, help=text)
 
 
 def _compare(arguments: argparse.Namespace) -> int:
@@ -32,10 +33,6 @@ def _compare(arguments: argparse.Namespace) -> int:
     from retrieval_core.evaluate.compare.compose import load_comparison
     from tasks.preflight import check_before_comparison
 
-    if arguments.config is None or arguments.config is CONFIG_FILE:
-        raise BadConfig(
-            "no comparison named: give --config FILE.toml, for example configs/compare/retrieval_report.toml"
-        )
     config = load_comparison(arguments.config, arguments.set)
     source, settings = named_source(arguments), open_settings(arguments)
     with checked_ahead(check_before_comparison, settings, source, config):

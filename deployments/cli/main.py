@@ -71,8 +71,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run one command and return its exit code; without arguments, those of the process, which then ends on signals."""
     escape_unprintable()
     arguments = build_parser().parse_args(argv)
-    if argv is None and not arguments.handles_signals:
-        end_on_signals()
+    if argv is None:
+        end_on_signals(arguments.advice)
     find_config(arguments)
     prepare_environment()
     for name, value in ENVIRONMENT.items():

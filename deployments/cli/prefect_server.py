@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import logging
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from deployments.cli.stage_bars import show_stage_bars
 from retrieval_core.errors import BadConfig, ServerUnavailable, VitrineError
-from retrieval_core.settings import Settings
+
+if TYPE_CHECKING:
+    from retrieval_core.settings import Settings
 
 ANSWER_S = 5.0
 
@@ -36,7 +39,6 @@ def start_prefect(settings: Settings, is_verbose: bool) -> None:
     logging.getLogger("prefect.flow_runs").addFilter(_without_traceback)
     if not is_verbose:
         _hide_log_of_prefect()
-        show_stage_bars()
 
 
 def _check_answer(url: str) -> None:
@@ -56,10 +58,10 @@ def _check_answer(url: str) -> None:
 
 
 def _hide_log_of_prefect() -> None:
-    for handler in logging.root.handlers:
-        if handler.name == "console":  # Prefect's
-            handler.addFilter(_is_for_user)
-            handler.setFormatter(logging.Formatter("%(asctime)s | %(levelname)-7s | %(message)s", "%H:%M:%S"))
+    for handler in [handler for handler in logging.root.handlers if handler.name == "console"]:  # Prefect's
+        handler.addFilter(_is_for_user)
+        handler.setFormatter(logging.Formatter("%(asctime)s | %(levelname)-7s | %(message)s", "%H:%M:%S"))
+        show_stage_bars(handler)
 
 
 def _without_traceback(record: logging.LogRecord) -> bool:

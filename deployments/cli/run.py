@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from retrieval_core.settings import Settings
 
 EXIT_HELD = 3
+CHANGES = ("added", "changed", "removed", "unchanged", "moved")
 THROUGH = ("mask", "embed", "release")
 BACKFILL_EPILOG = (
     "Run the same command again to resume a backfill that was stopped. A backfill of all items makes a release that "
@@ -96,7 +97,8 @@ def _run_nightly(arguments: argparse.Namespace, source: str, settings: Settings,
 def _run_lines(run: RunSummary) -> list[str]:
     return [
         f"release    {run.release[:12]}  {run.gate}: {run.reason}",
-        "catalogue  " + ", ".join(f"{count} {name}" for name, count in run.catalog),
+        f"catalogue  {run.catalog.rows} rows, {run.catalog.quarantined} quarantined",
+        "changes    " + ", ".join(f"{getattr(run.catalog, name)} {name}" for name in CHANGES) + ", since production",
         f"work       {run.masked} masked, {run.embedded} embedded",
         f"trained    {', '.join(run.trained) or 'nothing'}",
         _seconds_line(run.seconds),

@@ -32,9 +32,9 @@ def add_commands(commands: Commands) -> None:
     search.add_argument("--mode", choices=("nearest", "classified"), default="nearest", help=text)
     search.add_argument("-k", type=int, default=10, help="number of hits")
     search.add_argument("--release", default="production", help="the name of a release; default: production")
-    search.set_defaults(extra="train")
+    search.set_defaults(extra="train", advice="nothing was changed")
     app = add_command(commands, "app", _app, "serve a search page for the browser, and a JSON API", STORE)
-    app.set_defaults(extra="serve", handles_signals=True)
+    app.set_defaults(extra="serve", advice="the page is closed")
     app.add_argument("--host", default="127.0.0.1", help="the address to listen on; there is no login")
     app.add_argument("--port", type=int, default=7860, help="the port to listen on")
     text = "a host name by which browsers reach the page, for example that of a proxy; may be repeated"

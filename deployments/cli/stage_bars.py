@@ -62,17 +62,15 @@ class StageBars(logging.Handler):
         self._progress.stop_task(self._bar)
 
 
-def show_stage_bars() -> None:
-    """Show a run's log as bars in place of Prefect's lines, if stderr is a terminal."""
+def show_stage_bars(lines: logging.Handler) -> None:
+    """Show a run's log as bars in place of the lines of the root's handler, if stderr is a terminal."""
     if sys.stderr.isatty():
         from rich.console import Console
 
-        for handler in [handler for handler in logging.root.handlers if handler.name == "console"]:  # Prefect's
-            logging.root.removeHandler(handler)
-            bars = StageBars(Console(stderr=True))
-            for log_filter in handler.filters:
-                bars.addFilter(log_filter)
-            logging.root.addHandler(bars)
+        bars = StageBars(Console(stderr=True))
+        bars.filters = lines.filters
+        logging.root.removeHandler(lines)
+        logging.root.addHandler(bars)
 
 
 def end_stage_bars() -> None:

@@ -51,7 +51,7 @@ class IngestOutcome(Value):
 
 
 def ingest_source(store: Store, source: str, config: IngestConfig) -> IngestOutcome:
-    """Read what changed in a source and seal its catalogue; the difference is to the latest release's."""
+    """Read what changed in a source and seal its catalogue; the difference is to production's."""
     opened = open_source(source)
     rows = opened.rows()
     for note in opened.notes:
@@ -64,8 +64,7 @@ def ingest_source(store: Store, source: str, config: IngestConfig) -> IngestOutc
     store.put(LEDGER, table_bytes(snapshot.quarantine))
     store.put(SEEN_ITEMS, table_bytes(snapshot.items))
     _log_quarantine(snapshot.quarantine)
-    release = releases.read_release(store, releases.LATEST)
-    previous = load_items(store, release.parents["catalog"]) if release else None
+    previous = load_items(store, production.catalog.name) if production else None
     diff = diff_catalogs(previous, snapshot.items)
     return IngestOutcome(catalog=catalog.ref, diff=diff, n_read=snapshot.n_read, notes=opened.notes)
 

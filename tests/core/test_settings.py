@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import sys
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
@@ -46,6 +47,30 @@ def test_without_a_store_the_error_says_how_to_name_one(monkeypatch: pytest.Monk
 def test_a_setting_out_of_bounds_is_named() -> None:
     with pytest.raises(BadConfig, match=r"threads.*greater than or equal to 0"):
         Settings.load(threads=-1)
+
+
+@pytest.mark.parametrize(
+    ("name", "says"),
+    [
+        ("VITRINE_STROE", "unknown environment variable VITRINE_STROE; did you mean VITRINE_STORE?"),
+        ("vitrine_thread", "unknown environment variable vitrine_thread; did you mean VITRINE_THREADS?"),
+        ("VITRINE_EMBED_BACKBONE", "expected one of VITRINE_STORE, VITRINE_S3_ENDPOINT_URL"),
+        ("VITRINE_", "unknown environment variable VITRINE_;"),
+    ],
+)
+def test_an_unknown_variable_is_refused_with_the_nearest(name: str, says: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(name, "1")
+    for read in (Settings.load, Settings):  # a worker reads them without a file
+        with pytest.raises(BadConfig, match=re.escape(says)):
+            read()
+
+
+def test_variables_of_deployments_and_of_kubernetes_are_no_settings(monkeypatch: pytest.MonkeyPatch) -> None:
+    deployments = ("HOME", "SOURCE", "TRIGGER_TOKEN")
+    kubernetes = ("SERVICE_HOST", "SERVICE_PORT_HTTP", "PORT", "PORT_7860_TCP_ADDR", "APP_SERVICE_PORT", "APP_PORT")
+    for name in (*deployments, *kubernetes):
+        monkeypatch.setenv(f"VITRINE_{name}", "x")
+    assert Settings.load(store="s").store == "s"
 
 
 def test_a_count_of_threads_wins_over_the_number_of_cores() -> None:

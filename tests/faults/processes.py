@@ -10,6 +10,8 @@ import json
 import multiprocessing
 import os
 import signal
+import sys
+import tempfile
 import time
 from contextlib import suppress
 from multiprocessing.process import BaseProcess
@@ -17,6 +19,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from deployments.cli import interruption
+from deployments.cli.main import main
 
 PATIENCE_S = 120.0
 WORK_POOL = Path(__file__).parents[2] / "deployments" / "work_pool.json"
@@ -36,7 +39,9 @@ _context.set_forkserver_preload([*IMPORTED])
 class Order(NamedTuple):
     """A run to start: the nightly, or a catalogue update if it names items; its output goes to `log`.
 
-    `lease_times` replaces constants of the module `leases`.
+    With `command` it is the command line with these arguments instead, in a process that has imported everything or,
+    with `is_program`, in a new one with `MARK=STORE` in its environment. `lease_times` replaces constants of the module
+    `leases`.
     """
 
     source: str
@@ -46,6 +51,9 @@ class Order(NamedTuple):
     log: Path
     item_ids: tuple[str, ...] = ()
     lease_times: tuple[tuple[str, float], ...] = ()
+    command: tuple[str, ...] = ()
+    is_program: bool = False
+    temporary: Path = Path(tempfile.gettempdir())
 
 
 class Run:
@@ -74,6 +82,13 @@ class Run:
         return stages[-1].strip() if stages else ""
 
     @property
+    def handles_signals(self) -> bool:
+        """Whether SIGTERM no longer ends it without its doing."""
+        status = Path(f"/proc/{self.pid}/status").read_text()
+        caught = next(line for line in status.splitlines() if line.startswith("SigCgt"))
+        return bool(int(caught.split()[1], 16) >> signal.SIGTERM - 1 & 1)
+
+    @property
     def is_alive(self) -> bool:
         return self._process.is_alive()
 
@@ -92,8 +107,9 @@ class Run:
         return self._process.exitcode == -signal.SIGKILL
 
     def interrupt(self, number: signal.Signals) -> int | None:
-        """Send a signal to the run's session; return the exit code, None if the run is still alive."""
-        os.killpg(self.pid, number)
+        """Send a signal to the run's session, if it is alive; return the exit code, None if it is still alive then."""
+        with suppress(ProcessLookupError):
+            os.killpg(self.pid, number)
         self._process.join(PATIENCE_S)
         return self._process.exitcode
 
@@ -128,6 +144,9 @@ def _run(order: Order) -> None:
     log = os.open(order.log, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
     os.dup2(log, 1)
     os.dup2(log, 2)
+    if order.is_program:
+        os.environ.update(PREFECT_API_URL=order.api_url, MARK=str(order.store), TMPDIR=str(order.temporary))
+        os.execv(sys.executable, [sys.executable, "-m", "deployments.cli.main", *order.command])
     interruption.END_S = PATIENCE_S  # a busy test machine answers late
     interruption.end_on_signals()
     from prefect import settings as prefect_settings
@@ -145,7 +164,9 @@ def _run(order: Order) -> None:
     with prefect_settings.temporary_settings(
         {getattr(prefect_settings, name): environment[name] for name in environment}
     ):
-        if order.item_ids:
+        if order.command:
+            sys.exit(main(order.command))
+        elif order.item_ids:
             catalog_update(order.source, settings, config, changed=order.item_ids)
         else:
             nightly(order.source, settings, config)

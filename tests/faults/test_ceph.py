@@ -26,7 +26,7 @@ from tests.faults.ceph import Gateway, running_ceph
 from tests.faults.s3_proxy import Fault, running_proxy, write_certificate
 
 pytestmark = pytest.mark.skipif(
-    os.environ.get("VITRINE_TEST_CEPH") != "1", reason="needs Ceph's programs: `make test-ceph` installs and runs them"
+    os.environ.get("TEST_CEPH") != "1", reason="needs Ceph's programs: `make test-ceph` installs and runs them"
 )
 
 ACCESS_KEY, SECRET_KEY = "VITRINEKEY", "swordfish/of+vitrine"

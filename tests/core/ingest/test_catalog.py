@@ -11,6 +11,7 @@ import pytest
 from retrieval_core.artifacts.catalog_rows import LEDGER, SEEN_ITEMS, read_items
 from retrieval_core.artifacts.manifests import Catalog
 from retrieval_core.artifacts.parts import read_table, read_unsealed
+from retrieval_core.artifacts.releases import LATEST, PRODUCTION
 from retrieval_core.config import IngestConfig
 from retrieval_core.errors import NotFound
 from retrieval_core.images import thumbnail
@@ -19,6 +20,7 @@ from retrieval_core.ingest.change import Change
 from retrieval_core.ingest.selection import WHOLE_CATALOG, ItemSelection
 from retrieval_core.store.base import Store
 from retrieval_core.store.uris import open_store
+from tests.core.sealed_runs import SealedRuns
 
 TOLERANT = IngestConfig(max_reject_fraction=0.5)
 NAMES = ("dress/a.jpg", "dress/b.jpg", "shoe/c.jpg")
@@ -57,6 +59,13 @@ def test_the_same_items_are_sealed_once_and_read_once(store: Store, shop: Path) 
     assert Catalog.open(store, first.catalog).counts == {"rows": 3, "ok": 3, "quarantined": 0}
     assert first.diff.added_ids == NAMES
     assert read_unsealed(store, SEEN_ITEMS)["item_id"].to_list() == list(NAMES)
+
+
+def test_changes_are_counted_since_production_and_not_since_a_run_that_was_held(store: Store, shop: Path) -> None:
+    runs = SealedRuns(store)
+    runs.seal(NAMES[:1], alias=PRODUCTION)
+    runs.seal(NAMES, alias=LATEST)
+    assert ingest(store, shop).diff.added_ids == NAMES[1:]
 
 
 def test_a_bad_picture_is_a_row_of_the_ledger_and_of_the_log(

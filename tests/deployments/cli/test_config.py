@@ -9,10 +9,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from deployments.cli.command import check_config
+from deployments.cli.config import _keys, _template
 from retrieval_core.config import NightlyConfig, stage_models
 from retrieval_core.errors import BadConfig
 from retrieval_core.settings import Settings
@@ -20,6 +21,7 @@ from tests.deployments.cli.conftest import Done
 
 STAGE_KEYS = [(stage, key) for stage, model in stage_models().items() for key in model.model_fields]
 KEYS = [*STAGE_KEYS, *(("settings", key) for key in Settings.model_fields)]
+WHOLE = "\n".join(line.removeprefix("#") for line in _template([*_keys()]) if line[:2] != "# ")  # sets every default
 LETTERS = "abcdefghijklmnopqrstuvwxyz_"
 
 
@@ -30,9 +32,17 @@ def one_edit_away(name: str) -> st.SearchStrategy[str]:
     swapped = places.map(lambda i: name[:i] + name[i : i + 2][::-1] + name[i + 2 :])
     added = st.builds(lambda i, letter: name[:i] + letter + name[i:], places, st.sampled_from(LETTERS))
     replaced = st.builds(lambda i, letter: name[:i] + letter + name[i + 1 :], places, st.sampled_from(LETTERS))
-    return st.one_of(removed, swapped, added, replaced).filter(lambda edited: edited not in ("", name))
+    upper = st.sampled_from([name.upper(), name.title()])
+    return st.one_of(removed, swapped, added, replaced, upper).filter(lambda edited: edited not in ("", name))
 
 
+def write(folder: Path, text: str, has_bom: bool = False) -> Path:
+    path = folder / "edited.toml"
+    path.write_bytes(b"\xef\xbb\xbf" * has_bom + text.encode())
+    return path
+
+
+@settings(max_examples=200)
 @given(data=st.data(), table_and_key=st.sampled_from(KEYS))
 def test_a_key_one_edit_away_is_refused_with_the_nearest(
     data: st.DataObject, table_and_key: tuple[str, str], tmp_path_factory: pytest.TempPathFactory
@@ -40,21 +50,52 @@ def test_a_key_one_edit_away_is_refused_with_the_nearest(
     table, key = table_and_key
     siblings = {name for home, name in KEYS if home == table}
     edited = data.draw(one_edit_away(key).filter(lambda name: name not in siblings))
-    path = tmp_path_factory.getbasetemp() / "edited.toml"
-    path.write_text(f"[{table}]\n{edited} = 1\n")
+    path = write(tmp_path_factory.getbasetemp(), f"[{table}]\n{edited} = 1\n", data.draw(st.booleans()))
     with pytest.raises(BadConfig, match=rf"unknown config key {table}\.{edited}; did you mean \w+\?$"):
         check_config(path)
 
 
+@settings(max_examples=200)
 @given(data=st.data(), table=st.sampled_from([*stage_models(), "settings", "train", "source"]))
 def test_a_table_one_edit_away_is_refused_with_the_nearest(
     data: st.DataObject, table: str, tmp_path_factory: pytest.TempPathFactory
 ) -> None:
     edited = data.draw(one_edit_away(table))
-    path = tmp_path_factory.getbasetemp() / "edited.toml"
-    path.write_text(f"[{edited}]\nmode = 1\n")
+    path = write(tmp_path_factory.getbasetemp(), f"[{edited}]\nmode = 1\n", data.draw(st.booleans()))
     with pytest.raises(BadConfig, match=rf"unknown table {edited}; did you mean \w+\?$"):
         check_config(path)
+
+
+@settings(max_examples=200)
+@given(table_and_key=st.sampled_from(KEYS), home=st.sampled_from(["", *stage_models(), "settings", "train"]))
+def test_a_key_in_another_place_is_refused(
+    table_and_key: tuple[str, str], home: str, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    table, key = table_and_key
+    texts = [f"[{table}.{home or table}]\n{key} = 1\n"]
+    if (home, key) not in KEYS:
+        texts.append(f"[{home}]\n{key} = 1\n" if home else f"{key} = 1\n")
+    for text in texts:
+        with pytest.raises(BadConfig, match=r"unknown|expected"):
+            check_config(write(tmp_path_factory.getbasetemp(), text))
+
+
+@settings(max_examples=200)
+@given(data=st.data())
+def test_no_edit_of_a_whole_file_is_ignored(data: st.DataObject, tmp_path_factory: pytest.TempPathFactory) -> None:
+    """A file with one other character is refused in one line, or has only keys that there are."""
+    place, character = (
+        data.draw(st.integers(0, len(WHOLE) - 1)),
+        data.draw(st.sampled_from([*LETTERS, *'[].="\n#9é', ""])),
+    )
+    text = WHOLE[:place] + character + WHOLE[place + data.draw(st.integers(0, 2)) :]
+    try:
+        check_config(write(tmp_path_factory.getbasetemp(), text, data.draw(st.booleans())))
+    except BadConfig as error:
+        assert str(error).count("\n") == 0  # noqa: PT017
+    else:
+        tables: dict[str, Any] = tomllib.loads(text)
+        assert {(table, key) for table, keys in tables.items() if table != "train" for key in keys} <= set(KEYS)
 
 
 @pytest.mark.parametrize(

@@ -53,10 +53,10 @@ def test_bars_replace_the_log_on_a_terminal_alone(monkeypatch: pytest.MonkeyPatc
     console.name = "console"
     root.addHandler(console)
     monkeypatch.setattr(logging, "root", root)
-    show_stage_bars()
+    show_stage_bars(console)
     assert root.handlers == [console]
     monkeypatch.setattr(sys.stderr, "isatty", lambda: True, raising=False)
-    show_stage_bars()
+    show_stage_bars(console)
     assert [type(handler) for handler in root.handlers] == [StageBars]
     end_stage_bars()
     assert root.handlers == []

@@ -1,7 +1,7 @@
 """Many nights of random operations and faults, against a plain model of what must hold after each.
 
 A night is a run, an update, a backfill, a held run, a promotion, a rollback, a vacuum, a repair or a backup. Each may
-be killed at any of its writes, bits flip between them, and the clock jumps. `VITRINE_NIGHTS=1000` makes it longer.
+be killed at any of its writes, bits flip between them, and the clock jumps. `TEST_NIGHTS=1000` makes it longer.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ from retrieval_core.store.local import LocalStore
 from retrieval_core.store.uris import open_store
 from tests.core.sealed_runs import SealedRuns
 
-N_NIGHTS = int(os.environ.get("VITRINE_NIGHTS", "80"))
+N_NIGHTS = int(os.environ.get("TEST_NIGHTS", "80"))
 SEEDS = (1, 2)
 N_ITEMS = 40
 SHARE_KILLED, SHARE_FLIPPED, SHARE_JUMPED = 0.3, 0.3, 0.05
