@@ -11,8 +11,7 @@ import sys
 from pathlib import Path
 from typing import Any, Literal, Self
 
-from pydantic import Field, ValidationError, model_validator
-from pydantic_settings import BaseSettings, SettingsConfigDict
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from retrieval_core.config import first_line, nearest, toml_table
 from retrieval_core.errors import BadConfig
@@ -25,7 +24,7 @@ DEVICES = Path("/dev")
 GPU_DRIVERS = ("nvidia*", "nvhost*", "dxg", "kfd")
 PREFIX = "VITRINE_"
 # What is no setting: variables of the deployments, and those that Kubernetes sets where a service is called vitrine.
-OTHER_VARIABLES = re.compile(r"(HOME|SOURCE|PICTURES|TRIGGER_TOKEN|(\w+_)?(SERVICE_(HOST|PORT\w*)|PORT(_\d+_\w+)?))")
+OTHER_VARIABLES = re.compile(r"(home|source|pictures|trigger_token|(\w+_)?(service_(host|port\w*)|port(_\d+_\w+)?))")
 
 
 def _leave_empty(schema: dict[str, Any]) -> None:
@@ -33,7 +32,14 @@ def _leave_empty(schema: dict[str, Any]) -> None:
     for field in schema["properties"].values():
         field.pop("default", None)
 
-    model_config = SettingsConfigDict(env_prefix=PREFIX, frozen=True, extra="forbid")
+
+class Settings(BaseModel):
+    """The operator's settings; an argument wins over the environment, the environment over the file.
+
+    An empty field or variable counts as not given.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid", json_schema_extra=_leave_empty)
 
     store: str = Field("", description="Folder or s3://bucket/prefix that holds everything a run makes.")
     s3_endpoint_url: str = Field("", description="Endpoint of an S3-compatible store; empty for AWS.")
@@ -55,17 +61,21 @@ def _leave_empty(schema: dict[str, Any]) -> None:
         description="Address at which the search app shows reports, for example https://host/reports; empty: none.",
     )
 
-    def __init__(self, **given: Any) -> None:
-        super().__init__(**{name: value for name, value in given.items() if value not in ("", None)})
     @model_validator(mode="before")
     @classmethod
-    def _check_variables(cls, values: Any) -> Any:
-        settings = [PREFIX + name.upper() for name in cls.model_fields]
-        for name in os.environ:
-            is_ours = name.upper().startswith(PREFIX) and name.upper() not in settings
-            if is_ours and not OTHER_VARIABLES.fullmatch(name.upper().removeprefix(PREFIX)):
-                raise BadConfig(f"unknown environment variable {name}{nearest(name, settings, 0.8)}")
-        return values
+    def _read_environment(cls, values: Any) -> Any:
+        environment = {}
+        for name, text in os.environ.items():
+            prefix, key = name[: len(PREFIX)].upper(), name[len(PREFIX) :].lower()
+            if prefix == PREFIX and key in cls.model_fields:
+                environment[key] = text
+            elif prefix == PREFIX and not OTHER_VARIABLES.fullmatch(key):
+                hint = nearest(name, [PREFIX + field.upper() for field in cls.model_fields], 0.8)
+                raise BadConfig(f"unknown environment variable {name}{hint}")
+        if not isinstance(values, dict):
+            return values
+        layers = (environment, values)
+        return {key: value for layer in layers for key, value in layer.items() if value not in ("", None)}
 
     @classmethod
     def load(cls, toml: Path | None = None, **arguments: object) -> Self:
@@ -73,9 +83,6 @@ def _leave_empty(schema: dict[str, Any]) -> None:
         given = {name: value for name, value in arguments.items() if value is not None}
         try:
             file = toml_table(toml, "settings")
-            if unknown := [name for name in file if name not in cls.model_fields]:  # pydantic would accept STORE
-                hint = nearest(unknown[0], cls.model_fields)
-                raise BadConfig(f"unknown config key settings.{unknown[0]}{hint}")
             environment = cls().model_dump(exclude_unset=True)
             return cls.model_validate(file | environment | given)
         except ValidationError as error:

@@ -20,7 +20,7 @@ from retrieval_core.store.base import Store
 from retrieval_core.store.uris import open_store
 from tests.faults.servers import LOGIN
 
-SHARED_FOLDER = "VITRINE_TEST_SHARED_FOLDER"
+SHARED_FOLDER = "TEST_SHARED_FOLDER"
 if "PYTEST_XDIST_WORKER" not in os.environ:
     os.environ[SHARED_FOLDER] = tempfile.mkdtemp(prefix="vitrine-test-")  # the workers inherit the name
 

@@ -69,13 +69,14 @@ def check_config(path: Path | None, store: str | None = None) -> Settings:
     """
     from retrieval_core.config import NightlyConfig, read_toml, toml_table
     from retrieval_core.settings import Settings
-    from retrieval_core.train.config import load_training
 
     if path and "variants" in read_toml(path):
         from retrieval_core.evaluate.compare.compose import load_comparison
 
         load_comparison(path, [])
     elif path:
+        from retrieval_core.train.config import load_training
+
         NightlyConfig.load(path, [])
         for objective in toml_table(path, "train"):
             load_training(objective, path, [])

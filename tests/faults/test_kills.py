@@ -2,7 +2,7 @@
 ends as an undisturbed one does.
 
 The moments are drawn from each stage in turn rather than from the whole run, as the shortest stages publish.
-`VITRINE_KILLS=100` draws more of them.
+`TEST_KILLS=100` draws more of them.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ from tests.faults.processes import PATIENCE_S, Order, Run
 
 SEED = 5
 STAGES = ("ingest", "backbone", "mask", "embed", "head", "reduce", "index", "evaluate", "publish")
-N_KILLS = int(os.environ.get("VITRINE_KILLS", len(STAGES)))
+N_KILLS = int(os.environ.get("TEST_KILLS", len(STAGES)))
 CONFIG = (
     "embed.backbone=resnet18",
     "embed.weights=random:0",
