@@ -74,8 +74,8 @@ class Settings(BaseModel):
                 raise BadConfig(f"unknown environment variable {name}{hint}")
         if not isinstance(values, dict):
             return values
-        layers = (environment, values)
-        return {key: value for layer in layers for key, value in layer.items() if value not in ("", None)}
+        given = {key: value for key, value in values.items() if value not in ("", None) or key not in cls.model_fields}
+        return {key: text for key, text in environment.items() if text} | given
 
     @classmethod
     def load(cls, toml: Path | None = None, **arguments: object) -> Self:
