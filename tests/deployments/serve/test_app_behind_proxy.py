@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import socket
+import sys
 import threading
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -16,9 +17,11 @@ import pytest
 from deployments.environment import prepare_environment
 from deployments.serve.app import build_app, launch
 from deployments.serve.service import SearchService
+from tests.deployments.cli.observer import LOOPBACK
 
 NAME = "search.example"
-DEAD = "http://127.0.0.1:9"
+DEAD_PORT = 9
+DEAD = f"127.0.0.1:{DEAD_PORT}"
 
 
 class Place(NamedTuple):
@@ -34,15 +37,32 @@ def place(request: pytest.FixtureRequest) -> Place:
 
 
 @pytest.fixture(scope="module")
-def proxied(place: Place, service: SearchService, shop: Any, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+def outside() -> set[str]:
+    """The hosts that this process names from now on, except this machine, and the dead proxy if it is used."""
+    hosts: set[str] = set()
+
+    def observe(event: str, arguments: tuple[Any, ...]) -> None:
+        if event == "socket.getaddrinfo" or (event == "socket.connect" and isinstance(arguments[1], tuple)):
+            host, port = arguments[1][:2] if event == "socket.connect" else arguments[:2]
+            if port == DEAD_PORT or not LOOPBACK.match(str(host)):
+                hosts.add(f"{host}:{port}")
+
+    sys.addaudithook(observe)
+    return hosts
+
+
+@pytest.fixture(scope="module")
+def proxied(
+    place: Place, outside: set[str], service: SearchService, shop: Any, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[str]:
     """The URL of a proxy in front of an app that was started in an environment that names dead proxies to go out by."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     with pytest.MonkeyPatch.context() as patch:
         for name in ("http_proxy", "https_proxy", "HTTP_PROXY", "HTTPS_PROXY"):
-            patch.setenv(name, DEAD)
-        patch.setenv("all_proxy", "socks5://127.0.0.1:9")
+            patch.setenv(name, f"http://{DEAD}")
+        patch.setenv("all_proxy", f"socks5://{DEAD}")
         for name in ("no_proxy", "NO_PROXY"):
             patch.delenv(name, raising=False)
         patch.setenv("GRADIO_ROOT_PATH", place.path)
@@ -114,3 +134,9 @@ def test_a_page_of_another_origin_gets_nothing(origin: str, proxied: str, browse
     answer = browser.post(f"{proxied}/gradio_api/call/v2/search", json={}, headers={"Origin": origin})
     assert answer.status_code == 403
     assert "access-control-allow-origin" not in answer.headers
+
+
+def test_nothing_is_sent_to_any_other_host(proxied: str, browser: httpx.Client, outside: set[str]) -> None:
+    for path in ("/", "/config", "/gradio_api/info", "/theme.css"):
+        assert browser.get(f"{proxied}{path}").status_code == 200
+    assert outside == set()
