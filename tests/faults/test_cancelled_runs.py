@@ -1,13 +1,18 @@
-"""A run that a worker started is cancelled on Prefect's page: it ends as cancelled, without a lease or a process."""
+"""A run that a worker started is cancelled on Prefect's page: it ends as cancelled and leaves no lease.
+
+Nothing that it loaded has reached another host, or written a file into the home folder.
+"""
 
 from __future__ import annotations
 
 import asyncio
 import json
+import os
 import time
 from pathlib import Path
 
 import anyio
+import pytest
 from prefect import flow
 from prefect.client.orchestration import get_client
 from prefect.client.schemas.actions import WorkPoolCreate
@@ -17,7 +22,9 @@ from prefect.states import Cancelling
 from prefect.workers.process import ProcessWorker
 
 from flows.run import RUNNER, holds_lease
+from retrieval_core import TELEMETRY_OFF
 from retrieval_core.settings import Settings
+from tests.deployments.cli.observer import LOOPBACK, SITECUSTOMIZE
 from tests.faults.processes import PATIENCE_S, WORK_POOL
 
 ROOT = Path(__file__).parents[2]
@@ -26,14 +33,29 @@ ROOT = Path(__file__).parents[2]
 @flow(name="wait for its end", task_runner=RUNNER)
 @holds_lease
 def wait_for_end(settings: Settings) -> None:
+    import onnxruntime  # noqa: F401 (writes a device id and calls its maker, unless it is told not to)
+
     (Path(settings.store) / "started").touch()
     time.sleep(PATIENCE_S)
 
 
-def test_a_run_of_a_worker_is_cancelled(api_url: str, tmp_path: Path) -> None:
+def test_a_run_of_a_worker_is_cancelled(api_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    store, watch = tmp_path / "store", tmp_path / "watch"
+    for folder in (store, watch / "home"):
+        folder.mkdir(parents=True)
+    (watch / "sitecustomize.py").write_text(SITECUSTOMIZE)
+    for name in TELEMETRY_OFF.keys() - {"DO_NOT_TRACK", "PREFECT_SERVER_ANALYTICS_ENABLED"}:
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("HOME", str(watch / "home"))
+    monkeypatch.setenv("PYTHONPATH", f"{watch}{os.pathsep}{ROOT}")
+    monkeypatch.setenv("OBSERVED", str(watch / "log"))
     with temporary_settings({PREFECT_API_URL: api_url}):
-        asyncio.run(cancel_on_worker(tmp_path))
-    assert not list(tmp_path.glob("runs/going/*"))
+        asyncio.run(cancel_on_worker(store))
+    assert not list(store.glob("runs/going/*"))
+    addresses = [line for line in (watch / "log").read_text().splitlines() if line.startswith("address ")]
+    assert addresses, "Prefect's server, at least"
+    assert not [address for address in addresses if not LOOPBACK.match(address.removeprefix("address "))]
+    assert not list((watch / "home").rglob("*"))
 
 
 async def cancel_on_worker(store: Path) -> None:
