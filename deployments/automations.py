@@ -1,6 +1,6 @@
-"""Prefect automations, as code: what notifies the operator when a run or a trigger fails.
+"""Prefect automations, as code: what tells the operator of runs that fail, do not start, or hold a release back.
 
-    python -m deployments.automations --notify slack-webhook/operators
+    python -m deployments.automations --notify https://hooks.slack.com/services/...
 
 can be repeated at any time: an automation is found by its name, and created or changed where needed.
 """
@@ -8,12 +8,15 @@ can be repeated at any time: an automation is found by its name, and created or 
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 from collections.abc import Sequence
 from datetime import timedelta
-from typing import Literal
+from typing import Literal, cast
+from uuid import UUID
 
 import httpx
+from prefect.blocks.notifications import CustomWebhookNotificationBlock
 from prefect.client.orchestration import SyncPrefectClient, get_client
 from prefect.client.schemas.objects import StateType
 from prefect.events.actions import ActionTypes, ChangeFlowRunState, DoNothing, SendNotification
@@ -24,31 +27,67 @@ from deployments.change_events import REFUSED, RESOURCE
 from deployments.cli.prefect_server import check_server_is_named
 from deployments.cli.terminal import print_error, visible
 from deployments.environment import prepare_environment
+from flows.ui_artifacts import HELD, PUBLISHED, RELEASES
 from retrieval_core.errors import BadConfig, VitrineError
 
 HEARTBEAT_S = 30  # PREFECT_FLOWS_HEARTBEAT_FREQUENCY of every deployment
 SILENCE_S = 4 * HEARTBEAT_S
+RELEASE_HOURS = 36
+NOTIFY = "VITRINE_NOTIFY"
 ENDED = ("Completed", "Failed", "Cancelled", "Crashed")
 RUN = {"prefect.resource.id": "prefect.flow-run.*"}
+TAGGED = {"prefect.resource.id": "prefect.tag.vitrine"}  # the tag of every deployment in prefect.yaml
+OF_RUN = "{{ deployment.name }}, run {{ flow_run.name }}: {{ flow_run.state.message }}\n{{ flow_run|ui_url }}"
+OF_RELEASE = "{{ event.payload.reason }}\n{{ event.payload.report }}"
+OF_EVENT = "{{ event.payload.reason }}"
 
 Outcome = Literal["created", "changed", "unchanged"]
 
 
-def automations(actions: Sequence[ActionTypes] = ()) -> tuple[AutomationCore, ...]:
-    """Return every automation; `actions` notify the operator, without any an automation only shows in the UI."""
-    notify = list(actions) or [DoNothing()]
+def automations(
+    notify: SendNotification | None = None, release_hours: int = RELEASE_HOURS
+) -> tuple[AutomationCore, ...]:
+    """Return every automation; `notify` tells the operator, without it an automation only shows in the UI."""
+
+    def tell(name: str, description: str, trigger: EventTrigger, body: str) -> AutomationCore:
+        text = {"subject": f"Vitrine: {name}", "body": f"{description}\n{body}"}
+        actions: list[ActionTypes] = [notify.model_copy(update=text)] if notify else [DoNothing()]
+        return AutomationCore(name=f"vitrine: {name}", description=description, trigger=trigger, actions=actions)
+
+    silent = f"No heartbeat for {SILENCE_S} s."
     return (
-        AutomationCore(
-            name="vitrine: failed",
-            description="A run ended with an error.",
-            trigger=_on_each({"prefect.flow-run.Failed"}, RUN),
-            actions=notify,
+        tell("failed", "A run ended with an error.", _on_each({"prefect.flow-run.Failed"}, RUN, TAGGED), OF_RUN),
+        tell("crashed", "A run died.", _on_each({"prefect.flow-run.Crashed"}, RUN, TAGGED), OF_RUN),
+        tell(
+            "refused",
+            "A run was not started, because one of the same deployment was still running, or a person cancelled it.",
+            _on_each({"prefect.flow-run.Cancelled"}, RUN, TAGGED),
+            OF_RUN,
         ),
-        AutomationCore(
-            name="vitrine: crashed",
-            description="A run died, or sent no heartbeats and was marked crashed.",
-            trigger=_on_each({"prefect.flow-run.Crashed"}, RUN),
-            actions=notify,
+        tell("late", "A run has not started in time.", _on_each({"prefect.flow-run.Late"}, RUN, TAGGED), OF_RUN),
+        tell(
+            "held",
+            "A release was held back, so production is unchanged.",
+            _on_each({HELD}, {"prefect.resource.id": RELEASES}, TAGGED),
+            OF_RELEASE,
+        ),
+        tell(
+            "no release",
+            f"Nothing was published for {release_hours} hours.",
+            EventTrigger(
+                expect={PUBLISHED},
+                match={"prefect.resource.id": RELEASES},
+                posture=Posture.Proactive,
+                threshold=1,
+                within=timedelta(hours=release_hours),
+            ),
+            "",
+        ),
+        tell(
+            "no worker",
+            "No worker takes the runs of the pool vitrine.",
+            _on_each({"prefect.work-pool.not-ready"}, {"prefect.resource.name": "vitrine"}),
+            "",
         ),
         AutomationCore(
             name="vitrine: zombie",
@@ -57,30 +96,35 @@ def automations(actions: Sequence[ActionTypes] = ()) -> tuple[AutomationCore, ..
                 after={"prefect.flow-run.heartbeat"},
                 expect={"prefect.flow-run.heartbeat", *(f"prefect.flow-run.{state}" for state in ENDED)},
                 match=RUN,
+                match_related=TAGGED,
                 for_each={"prefect.resource.id"},
                 posture=Posture.Proactive,
                 threshold=1,
                 within=timedelta(seconds=SILENCE_S),
             ),
-            actions=[ChangeFlowRunState(state=StateType.CRASHED, message=f"No heartbeat for {SILENCE_S} s.")],
+            actions=[ChangeFlowRunState(state=StateType.CRASHED, message=silent)],
         ),
-        AutomationCore(
-            name="vitrine: trigger failed",
-            description="An event could not start its run: its payload does not fit the deployment.",
-            trigger=_on_each({"prefect.automation.action.failed"}, {"prefect.resource.id": "prefect.automation.*"}),
-            actions=notify,
+        tell(
+            "trigger failed",
+            "An event could not start its run: its payload does not fit the deployment.",
+            _on_each({"prefect.automation.action.failed"}, {"prefect.resource.name": "vitrine: catalog.updated"}),
+            OF_EVENT,
         ),
-        AutomationCore(
-            name="vitrine: trigger refused",
-            description="A message could not become an event; the payload has the reason and how the message begins.",
-            trigger=_on_each({REFUSED}, {"prefect.resource.id": RESOURCE["prefect.resource.id"]}),
-            actions=notify,
+        tell(
+            "trigger refused",
+            "A message could not become an event. Prefect's event feed shows how it begins.",
+            _on_each({REFUSED}, {"prefect.resource.id": RESOURCE["prefect.resource.id"]}),
+            OF_EVENT,
         ),
     )
 
 
 def apply(client: SyncPrefectClient, definitions: Sequence[AutomationCore]) -> dict[str, Outcome]:
-    """Create the automations on the server, or change those of the same names; return what was done by name."""
+    """Create the automations on the server, or change those of the same names; return what was done by name.
+
+    What a person wired stays: an automation that notifies keeps its action where the new one has none, and one that was
+    disabled stays so.
+    """
     return {automation.name: _apply(client, automation) for automation in definitions}
 
 
@@ -92,6 +136,9 @@ def _apply(client: SyncPrefectClient, automation: AutomationCore) -> Outcome:
     first, *duplicates = existing
     for duplicate in duplicates:
         client.delete_automation(duplicate.id)
+    automation = automation.model_copy(update={"enabled": first.enabled})
+    if automation.actions == [DoNothing()]:
+        automation = automation.model_copy(update={"actions": first.actions})
     if _definition(first) == _definition(automation):
         return "unchanged"
     client.update_automation(first.id, automation)
@@ -102,10 +149,11 @@ def _definition(automation: AutomationCore) -> dict[str, object]:
     return automation.model_dump(include={"name", "description", "enabled", "trigger", "actions"})
 
 
-def _on_each(events: set[str], match: dict[str, str]) -> EventTrigger:
+def _on_each(events: set[str], match: dict[str, str], related: dict[str, str] | None = None) -> EventTrigger:
     return EventTrigger(
         expect=events,
         match=match,
+        match_related=related or {},
         for_each={"prefect.resource.id"},
         posture=Posture.Reactive,
         threshold=1,
@@ -113,20 +161,28 @@ def _on_each(events: set[str], match: dict[str, str]) -> EventTrigger:
     )
 
 
-def _notification(client: SyncPrefectClient, block: str) -> SendNotification:
-    """Return the action that notifies through the block TYPE/NAME. Raises `BadConfig` if there is no such block."""
-    kind, _, name = block.partition("/")
+def _notification(client: SyncPrefectClient, target: str) -> SendNotification:
+    """Return the action that notifies through the block TYPE/NAME, or posts JSON with a `text` to a URL.
+
+    Raises `BadConfig` if there is no such block.
+    """
+    if target.startswith(("http://", "https://")):
+        webhook = CustomWebhookNotificationBlock(
+            name="vitrine", url=target, json_data={"text": "{{subject}}\n{{body}}"}
+        )
+        return _send(cast(UUID, webhook.save("vitrine", overwrite=True)))
+    kind, _, name = target.partition("/")
     try:
-        document = client.read_block_document_by_name(name, kind)
+        return _send(client.read_block_document_by_name(name, kind).id)
     except ObjectNotFound as error:
         raise BadConfig(
-            f"no block {block!r}; expected TYPE/NAME of a notification block, made in the UI under Blocks"
+            f"no block {target!r}; expected the URL of a webhook, or TYPE/NAME of a notification block, made in the UI "
+            "under Blocks"
         ) from error
-    return SendNotification(
-        block_document_id=document.id,
-        subject="Vitrine: {{ automation.name }}",
-        body="{{ automation.description }}\n{{ event.event }} {{ event.resource.id }}\n{{ event.payload }}",
-    )
+
+
+def _send(block_id: UUID) -> SendNotification:
+    return SendNotification(block_document_id=block_id, subject="", body="")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -134,15 +190,19 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
         prog="python -m deployments.automations", description=(__doc__ or "").splitlines()[0]
     )
-    text = "the block that sends notifications, for example slack-webhook/operators"
-    parser.add_argument("--notify", metavar="TYPE/NAME", help=text)
+    text = (
+        f"who is told: the URL of a webhook that takes JSON with a text, or a block of Prefect as TYPE/NAME (${NOTIFY})"
+    )
+    parser.add_argument("--notify", metavar="URL", default=os.environ.get(NOTIFY, ""), help=text)
+    text = f"tell if nothing was published for this long ({RELEASE_HOURS})"
+    parser.add_argument("--release-hours", metavar="HOURS", type=int, default=RELEASE_HOURS, help=text)
     arguments = parser.parse_args(argv)
     prepare_environment()
     try:
         check_server_is_named()
         with get_client(sync_client=True) as client:
-            actions = [_notification(client, arguments.notify)] if arguments.notify else []
-            for name, outcome in apply(client, automations(actions)).items():
+            notify = _notification(client, arguments.notify) if arguments.notify else None
+            for name, outcome in apply(client, automations(notify, arguments.release_hours)).items():
                 print(f"{outcome:<10} {name}")
     except httpx.TransportError as error:
         print(

@@ -1,4 +1,7 @@
-"""What a run shows in Prefect's UI beside its tasks: progress of a stage, tables of results, a link to the report."""
+"""What a run shows in Prefect's UI beside its tasks: progress of a stage, tables of results, a link to the report.
+
+The event of a run's outcome is there for automations.
+"""
 
 from __future__ import annotations
 
@@ -16,6 +19,7 @@ from prefect.artifacts import (
     create_progress_artifact,
     update_progress_artifact,
 )
+from prefect.events import emit_event
 from prefect.exceptions import PrefectException
 from prefect.logging import get_run_logger
 from prefect.utilities.callables import get_call_parameters
@@ -24,6 +28,8 @@ from flows.summary import RunSummary, slug
 from tasks.stage import title
 
 UPDATE_EVERY_S = 5.0
+PUBLISHED, HELD = "vitrine.release.published", "vitrine.release.held"
+RELEASES = "vitrine.release.*"
 
 
 class Progress:
@@ -57,7 +63,15 @@ def shard_progress(work: Task[..., Any], calls: Sequence[tuple[Any, ...]]) -> Pr
 
 
 def show_run(name: str, run: RunSummary, description: str) -> None:
-    """Show a run's tables as artifact `NAME-summary`, and its report as `NAME-report` if a browser can reach it."""
+    """Show a run's tables as artifact `NAME-summary`, and its report as `NAME-report` if a browser can reach it.
+
+    Emit the event of its outcome; Prefect adds the run, its deployment and their tags.
+    """
+    emit_event(
+        PUBLISHED if run.gate == "published" else HELD,
+        resource={"prefect.resource.id": f"vitrine.release.{run.release}", "prefect.resource.name": run.release},
+        payload={"reason": run.reason, "causes": run.causes, "report": run.link or run.report},
+    )
     show_table(f"{name}-summary", run.as_markdown(), description)
     show_report(name, run.link)
 

@@ -50,7 +50,7 @@ class Client:
 
 def test_every_automation_has_its_own_name() -> None:
     names = [automation.name for automation in automations()]
-    assert len(set(names)) == len(names) == 5
+    assert len(set(names)) == len(names) == 10
 
 
 def test_an_automation_is_created_left_or_changed_by_its_name() -> None:
@@ -61,6 +61,23 @@ def test_an_automation_is_created_left_or_changed_by_its_name() -> None:
     described = first.model_copy(update={"description": "Another text."})
     assert apply(cast(Any, client), [described]) == {first.name: "changed"}
     assert [automation.description for automation in client.existing.values()] == ["Another text."]
+
+
+def test_registering_again_keeps_what_a_person_wired(client: Client) -> None:
+    with temporary_settings({PREFECT_API_URL: "http://127.0.0.1:9/api"}):
+        assert main(["--notify", "slack-webhook/operators"]) == 0
+        wired = {key: automation.model_copy(update={"enabled": False}) for key, automation in client.existing.items()}
+        client.existing |= wired
+        assert main([]) == 0
+    assert client.existing == wired
+
+
+def test_the_environment_names_who_is_told(client: Client, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("VITRINE_NOTIFY", "slack-webhook/operators")
+    with temporary_settings({PREFECT_API_URL: "http://127.0.0.1:9/api"}):
+        assert main([]) == 0
+    actions = {action.type for automation in client.existing.values() for action in automation.actions}
+    assert actions == {"change-flow-run-state", "send-notification"}
 
 
 def test_doubles_of_an_automation_are_deleted() -> None:

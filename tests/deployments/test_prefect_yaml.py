@@ -8,8 +8,10 @@ import os
 import shutil
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any, TypeVar
 from uuid import UUID
@@ -23,11 +25,13 @@ from prefect.client.orchestration import get_client
 from prefect.events.schemas.deployment_triggers import DeploymentEventTrigger
 from prefect.flow_engine import run_flow
 from prefect.settings import PREFECT_API_URL, PREFECT_LOGGING_TO_API_ENABLED, temporary_settings
+from prefect.states import Cancelled, Crashed, Failed, Late, Pending
 from prefect.utilities.importtools import import_object
 from prefect.utilities.schema_tools.hydration import HydrationContext, hydrate
 
 from deployments.automations import HEARTBEAT_S, automations, main
 from deployments.change_events import RESOURCE, UPDATED, refused_event, updated_event
+from flows.ui_artifacts import HELD
 from retrieval_core.artifacts.releases import read_alias
 from retrieval_core.ingest.change import Change
 from retrieval_core.settings import Settings
@@ -149,6 +153,13 @@ class Server:
                 run = client.read_flow_run(UUID(run_id))
             return run_flow(flow, flow_run=run, return_type="state")
 
+    def run_in_state(self, deployment: str, state: State[Any]) -> None:
+        """Create a run of a deployment and put it into a state."""
+        (one,) = self.ask("/deployments/filter", deployments={"name": {"any_": [deployment]}})
+        with temporary_settings({PREFECT_API_URL: self.url}), get_client(sync_client=True) as client:
+            run = client.create_flow_run_from_deployment(UUID(one["id"]), state=Pending())
+            client.set_flow_run_state(run.id, state, force=True)
+
     def runs(self, deployment: str) -> list[dict[str, Any]]:
         return self.ask(
             "/flow_runs/filter", deployments={"name": {"any_": [deployment]}}, sort="EXPECTED_START_TIME_ASC"
@@ -205,21 +216,62 @@ def test_an_event_starts_an_update_of_what_it_names(server: Server) -> None:
     assert run["parameters"]["source"] == "table:items.csv"
 
 
-def test_automations_are_applied_once_and_see_what_went_wrong(
-    server: Server, capsys: pytest.CaptureFixture[str]
+@pytest.fixture
+def sink() -> Iterator[tuple[str, list[str]]]:
+    """A webhook on loopback: its URL, and the texts that it was sent."""
+    texts: list[str] = []
+
+    class Webhook(BaseHTTPRequestHandler):
+        def do_POST(self) -> None:
+            texts.append(json.loads(self.rfile.read(int(self.headers["Content-Length"])))["text"])
+            self.send_response(200)
+            self.end_headers()
+
+        def log_message(self, *_: object) -> None: ...
+
+    listener = ThreadingHTTPServer(("127.0.0.1", 0), Webhook)
+    thread = threading.Thread(target=listener.serve_forever)
+    thread.start()
+    yield f"http://127.0.0.1:{listener.server_port}", texts
+    listener.shutdown()
+    thread.join()
+    listener.server_close()
+
+
+def test_the_operator_is_told_what_happened(
+    server: Server, sink: tuple[str, list[str]], capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert server.run(sys.executable, "-m", "deployments.automations").count("created") == len(automations())
+    url, texts = sink
     with temporary_settings({PREFECT_API_URL: server.url}):
-        assert main([]) == 0
+        assert main(["--notify", url]) == 0
+        assert capsys.readouterr().out.count("created") == len(automations())
+        assert main([]) == 0, "registering again keeps who is told"
     assert capsys.readouterr().out.count("unchanged") == len(automations())
+    for state, message in {
+        Failed: "the disk is full",
+        Crashed: "the process died",
+        Cancelled: "one is running",
+        Late: "not started",
+    }.items():
+        server.run_in_state("vacuum", state(message=message))
+    release = {"prefect.resource.id": "vitrine.release.1"}
+    tag = {"prefect.resource.id": "prefect.tag.vitrine", "prefect.resource.role": "tag"}
+    held = {"event": HELD, "resource": release, "related": [tag], "payload": {"reason": "recall@1 fell", "report": "R"}}
     broken = updated_event(Change(added=("a",))) | {"payload": {"added": 3}}
-    server.emit(broken, refused_event("no JSON", b"rubbish", "127.0.0.1"))
-
-    def told() -> set[str]:
-        events = server.ask("/events/filter", filter={"event": {"name": ["prefect.automation.triggered"]}})["events"]
-        return {event["resource"]["prefect.resource.name"] for event in events}
-
-    wait_for(lambda: {"vitrine: trigger failed", "vitrine: trigger refused"} <= told())
+    server.emit(held, broken, refused_event("no JSON", b"rubbish", "127.0.0.1"))
+    expected = {
+        "failed": "the disk is full",
+        "crashed": "the process died",
+        "refused": "one is running",
+        "late": "not started",
+        "held": "recall@1 fell",
+        "trigger failed": "3 is not of type 'array'",
+        "trigger refused": "no JSON",
+    }
+    for name, words in expected.items():
+        (text,) = wait_for(lambda name=name: [text for text in texts if text.startswith(f"Vitrine: {name}\n")])
+        assert words in text, text
+        assert "None" not in text
 
 
 @pytest.fixture(scope="module")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from typing import Any
 
 import httpx
 import pytest
@@ -72,6 +73,15 @@ def test_a_stage_names_its_shards_and_shows_its_progress(caplog: pytest.LogCaptu
     assert names == ["wear masked 1/3", "wear masked 2/3", "wear masked 3/3"]
 
 
+def test_automations_learn_how_a_run_ended(monkeypatch: pytest.MonkeyPatch) -> None:
+    events: list[tuple[str, dict[str, Any]]] = []
+    monkeypatch.setattr(ui_artifacts, "emit_event", lambda event, **facts: events.append((event, facts["payload"])))
+    wear()
+    ((event, payload),) = events
+    assert event == ui_artifacts.HELD
+    assert payload == {"reason": RUN.reason, "causes": [], "report": RUN.link}
+
+
 class Ui:
     """Artifacts as Prefect's UI would be told of them, and a clock."""
 
@@ -107,6 +117,7 @@ def test_a_server_that_does_not_answer_costs_the_artifact_and_not_the_run(
     def refuse(*_: object, **__: object) -> None:
         raise httpx.ConnectError("refused")
 
+    monkeypatch.setattr(ui_artifacts, "emit_event", lambda *_, **__: None)  # it waits in the background
     for name in ("create_progress_artifact", "create_markdown_artifact", "create_link_artifact"):
         monkeypatch.setattr(ui_artifacts, name, refuse)
     with disable_run_logger():
