@@ -84,7 +84,7 @@ def _segments(data: bytes) -> Iterator[_Segment]:
         if marker == _SOS:
             following = _MARKER.search(data, end)
             position = following.start() if following else len(data)
-        yield _Segment(marker, data[match.end() : end], data[end:position].rstrip(b"\xff"))
+        yield _Segment(marker, data[match.end() : end], data[end:position])
 
 
 def _corrected(segment: _Segment, is_sequential: bool) -> _Segment:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import io
+import re
 import struct
 import zlib
 
 import numpy as np
 import pytest
+import simplejpeg
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from PIL import Image
@@ -115,6 +117,41 @@ def test_a_jpeg_that_lost_its_last_bytes_is_refused(way: str, share: float, fill
         decode(cut)
 
 
+def test_a_damaged_scan_that_ends_too_early_is_refused() -> None:
+    """Flipped bits shift the codes behind them, and the decoder has all blocks before the data end."""
+    intact = jpeg()
+    n_early = 0
+    for position in range(segment_starts(intact)[-1] + 14, len(intact) - 60, 3):
+        damaged = intact[:position] + bytes([intact[position] ^ 0x55]) + intact[position + 1 :]
+        complaint = complaint_of(damaged)
+        if re.search(r"([5-9]|\d\d+) extraneous bytes before marker 0xd9", complaint):
+            n_early += 1
+            with pytest.raises(ImageRefused):
+                decode(damaged)
+    assert n_early > 5
+
+
+def complaint_of(data: bytes) -> str:
+    try:
+        simplejpeg.decode_jpeg(data, strict=True)
+    except ValueError as error:
+        return str(error)
+    return ""
+
+
+def test_a_progressive_jpeg_without_its_last_scan_is_refused() -> None:
+    """It would decode to fewer details."""
+    intact = jpeg("progressive")
+    last_tables = intact.rindex(b"\xff\xc4", 0, intact.rindex(b"\xff\xda"))
+    with pytest.raises(ImageRefused):
+        decode(intact[:last_tables])
+
+
+@pytest.mark.parametrize("way", [way for way in WAYS if way != "progressive"])
+def test_a_jpeg_cut_within_its_end_marker_is_whole(way: str) -> None:
+    np.testing.assert_array_equal(decode(jpeg(way)[:-1]), decode(jpeg(way)))
+
+
 def test_padding_between_the_scans_of_a_progressive_jpeg_changes_no_pixel() -> None:
     intact = jpeg("progressive")
     second_scan = intact.index(b"\xff\xc4", intact.index(b"\xff\xda"))
@@ -129,11 +166,14 @@ def test_padding_before_restart_markers_changes_no_pixel() -> None:
     np.testing.assert_array_equal(decode(padded), decode(intact))
 
 
-def test_a_colour_transform_that_no_decoder_knows_is_read_as_the_usual_one() -> None:
+@pytest.mark.parametrize(("odd", "usual"), [(7, 1), (0, 0)])
+def test_a_colour_transform_that_no_decoder_knows_is_read_as_the_usual_one(odd: int, usual: int) -> None:
+    """0 means RGB, and stays so in a file that is tidied for another reason."""
     intact = jpeg()
+    without_jfif = intact[:2] + intact[4 + int.from_bytes(intact[4:6], "big") :]
     adobe = b"\xff\xee\x00\x0eAdobe\x00\x64\x00\x00\x00\x00"
-    odd, usual = (inserted(intact, 2, adobe + transform) for transform in (b"\x07", b"\x01"))
-    np.testing.assert_array_equal(decode(odd), decode(usual))
+    data = inserted(without_jfif, 2, adobe + bytes([odd]) + b"stray bytes")
+    np.testing.assert_array_equal(decode(data), decode(inserted(without_jfif, 2, adobe + bytes([usual]))))
 
 
 def png_chunk(kind: bytes, body: bytes) -> bytes:

@@ -130,6 +130,7 @@ def test_a_text_that_breaks_off_loses_the_last_record_alone(
         (["1,a.jpg,x", "2,b.jpg,Nice", "shirt,Blue"], 4),
         (["1,a.jpg,x", "2,b.jp"], 3),
         (['1,a.jpg,15\\" TV', "2,b.jpg,15\\"], 3),
+        (['1,a.jpg,"15\\" TV"', '2,b.jpg,"15" TV"'], 3),
     ],
 )
 def test_a_record_that_cannot_be_read_is_named_by_its_line(lines: list[str], line: int) -> None:
@@ -165,6 +166,10 @@ def test_the_first_line_may_name_the_delimiter(sep: str) -> None:
     table = read_delimited(f"{sep}\r\nitem_id;image_uri\r\n1;a,b.jpg\r\n".encode())
     assert table.frame.rows() == [("1", "a,b.jpg")]
     assert "semicolons" in table.note
+
+
+def test_the_delimiter_that_the_first_line_names_may_be_an_unusual_one() -> None:
+    assert read_delimited(b"sep=~\nitem_id~image_uri\n1~a,b.jpg\n").frame.rows() == [("1", "a,b.jpg")]
 
 
 def test_cells_that_a_program_left_out_at_the_end_are_empty_and_those_too_many_are_dropped_if_empty() -> None:
@@ -203,6 +208,7 @@ def test_the_encoding_is_found_by_evidence(data: bytes, encoding: str) -> None:
         "item\nHosen für Männer".encode("cp850"),
         "item\n日本語のシャツ".encode("shift_jis"),
         "item\nGrün, weiß, für".encode()[:-1] + b"\xc3",
+        "item\n±5 mm, ±10 mm".encode() + b"\xe9",
         b"\xef\xbb\xbf" + "item\nHosen für Männer".encode("cp1252"),
         "item\nweiß".encode("utf-16")[:-1],
         b"item\n\0",
@@ -213,12 +219,25 @@ def test_text_in_an_unknown_or_damaged_encoding_is_refused(data: bytes) -> None:
         decode_text(data)
 
 
+@pytest.mark.parametrize(
+    ("header", "names"),
+    [
+        ("item_id;image_uri;attr_a,b,c,d", ["item_id", "image_uri", "attr_a,b,c,d"]),
+        ("sku;url;size", ["sku", "url", "size"]),
+    ],
+)
+def test_the_delimiter_is_that_of_the_most_columns_with_a_meaning_then_of_the_most(
+    header: str, names: list[str]
+) -> None:
+    assert read_delimited(f"{header}\n1;2;3\n".encode()).frame.columns == names
+
+
 def test_a_note_counts_in_the_singular() -> None:
     assert read_delimited(b"item_id,image_uri\n1,a.jpg\n").note == "1 row, separated by commas, in UTF-8"
 
 
 def test_headers_mean_columns_in_any_case_and_with_spaces() -> None:
-    headers = ["Item ID", " image_uri", "CATEGORY ", "Attr_Colour", "attributes.Size", "Price EUR"]
+    headers = ["\u200bItem ID", " image_uri", "CATEGORY ", "Attr_Colour", "attributes.Size", "Price EUR"]
     assert column_names(headers) == ["item_id", "image_uri", "category", "attr_Colour", "attributes.Size", "Price EUR"]
 
 
