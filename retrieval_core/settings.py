@@ -24,7 +24,9 @@ DEVICES = Path("/dev")
 GPU_DRIVERS = ("nvidia*", "nvhost*", "dxg", "kfd")
 PREFIX = "VITRINE_"
 # What is no setting: variables of the deployments, and those that Kubernetes sets where a service is called vitrine.
-OTHER_VARIABLES = re.compile(r"(home|source|pictures|trigger_token|(\w+_)?(service_(host|port\w*)|port(_\d+_\w+)?))")
+OTHER_VARIABLES = re.compile(
+    r"(home|source|pictures|trigger_token|notify|(\w+_)?(service_(host|port\w*)|port(_\d+_\w+)?))"
+)
 
 
 def _leave_empty(schema: dict[str, Any]) -> None:

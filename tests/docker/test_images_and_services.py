@@ -207,7 +207,7 @@ def test_the_volumes_named_are_declared() -> None:
 @pytest.mark.parametrize("name", OURS)
 def test_settings_are_spelled_as_vitrine_reads_them(name: str) -> None:
     known = {f"VITRINE_{field.upper()}" for field in Settings.model_fields}
-    elsewhere = {"VITRINE_SOURCE", "VITRINE_HOME", "VITRINE_TRIGGER_TOKEN"}
+    elsewhere = {"VITRINE_SOURCE", "VITRINE_HOME", "VITRINE_TRIGGER_TOKEN", "VITRINE_NOTIFY"}
     assert {key for key in OURS[name]["environment"] if key.startswith("VITRINE_")} <= known | elsewhere
 
 
