@@ -36,21 +36,27 @@ async def answer(request: Request) -> Response:
 
 
 @contextmanager
-def served(app: Any, **times: float) -> Iterator[int]:
+def served(app: Any, **bounds: float) -> Iterator[int]:
     """Serve an app on loopback in a thread and yield the port."""
     with pytest.MonkeyPatch.context() as patch:
-        for name, seconds in times.items():
-            patch.setattr(listening, name, seconds)
+        for name, value in bounds.items():
+            patch.setattr(listening, name, value)
         config = uvicorn.Config(app, port=0, log_level="critical")
         bound_connections(config)
-        server = uvicorn.Server(config)
-        thread = threading.Thread(target=server.run)
-        thread.start()
-        while not server.started:
-            time.sleep(0.01)
-        yield server.servers[0].sockets[0].getsockname()[1]
-        server.should_exit = server.force_exit = True
-        thread.join()
+        with running(uvicorn.Server(config)) as port:
+            yield port
+
+
+@contextmanager
+def running(server: uvicorn.Server) -> Iterator[int]:
+    """Run a server in a thread and yield its port."""
+    thread = threading.Thread(target=server.run)
+    thread.start()
+    while not server.started:
+        time.sleep(0.01)
+    yield server.servers[0].sockets[0].getsockname()[1]
+    server.should_exit = server.force_exit = True
+    thread.join()
 
 
 @pytest.fixture
@@ -71,6 +77,22 @@ def is_closed(client: socket.socket) -> bool:
         return client.recv(1) == b""
     except ConnectionResetError:
         return True
+
+
+def closes_the_oldest(port: int) -> bool:
+    """Send one request more by halves than may be open, and return whether the first one makes room for the last."""
+    with ExitStack() as stack:
+        clients = []
+        for _ in range(MAX_INCOMPLETE + 1):
+            clients.append(stack.enter_context(socket.create_connection(("127.0.0.1", port))))
+            clients[-1].sendall(b"POST /")
+        clients[0].settimeout(10)
+        try:
+            return clients[0].recv(1) == b""
+        except ConnectionResetError:
+            return True
+        except TimeoutError:
+            return False
 
 
 def test_hundreds_of_half_sent_requests_do_not_keep_others_from_being_answered(app: Any) -> None:
@@ -126,6 +148,15 @@ def test_a_connection_is_used_again_and_again(app: Any) -> None:
         for size in range(8):
             time.sleep(0.1)
             assert client.post(f"http://127.0.0.1:{port}/", content=b"a" * size).text == str(size)
+
+
+def test_connections_beyond_the_limit_are_answered_that_there_are_too_many(app: Any) -> None:
+    with served(app, MAX_CONNECTIONS=4) as port, ExitStack() as stack:
+        url = f"http://127.0.0.1:{port}/"
+        assert httpx.get(url).status_code == 200
+        for _ in range(4):
+            stack.enter_context(socket.create_connection(("127.0.0.1", port)))
+        assert httpx.get(url).status_code == 503
 
 
 def test_bodies_are_bounded_one_by_one_and_together(app: Any) -> None:

@@ -7,12 +7,14 @@ import json
 from typing import Any
 
 import pytest
+import uvicorn
 from prefect.settings import PREFECT_API_URL, temporary_settings
 from starlette.testclient import TestClient
 
 from deployments.change_events import MAX_BODY_BYTES
 from deployments.triggers import main, make_app
 from tests.deployments.conftest import Prefect
+from tests.deployments.test_listening import closes_the_oldest, running
 
 TOKEN = "a-long-random-text"
 BEARER = {"Authorization": f"Bearer {TOKEN}"}
@@ -53,6 +55,17 @@ def test_without_a_token_or_a_server_it_does_not_start(
         with temporary_settings({PREFECT_API_URL: url}):
             assert main([]) == 2
         assert missing in capsys.readouterr().err
+
+
+def test_slow_clients_do_not_keep_others_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    run, servers = uvicorn.Server.run, list[uvicorn.Server]()
+    monkeypatch.setattr(uvicorn.Server, "run", lambda self: servers.append(self))
+    monkeypatch.setenv("VITRINE_TRIGGER_TOKEN", TOKEN)
+    with temporary_settings({PREFECT_API_URL: "http://127.0.0.1:9/api"}):
+        assert main(["--port=0"]) == 0
+    monkeypatch.setattr(uvicorn.Server, "run", run)
+    with running(servers[0]) as port:
+        assert closes_the_oldest(port)
 
 
 def test_a_bad_payload_is_refused_and_seen(prefect: Prefect) -> None:

@@ -14,6 +14,7 @@ import pytest
 
 from deployments.serve import guard
 from tests.deployments.serve.test_app import last_message, search_of
+from tests.deployments.test_listening import closes_the_oldest
 
 ATTACKER = "https://attacker.example"
 PICTURE = {"files": ("a.png", b"marker-of-a-picture" * 10, "image/png")}
@@ -67,6 +68,10 @@ def test_a_body_is_bounded(url: str) -> None:
             assert b" 413 " in client.recv(100)
         assert httpx.post(url + path, headers=headers, content=chunks()).status_code in (400, 413)
     assert httpx.get(url).status_code == 200
+
+
+def test_slow_clients_do_not_keep_others_out(url: str) -> None:
+    assert closes_the_oldest(int(url.rpartition(":")[2]))
 
 
 def test_uploads_are_bounded_together_and_old_ones_make_room(
