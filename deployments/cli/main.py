@@ -16,7 +16,7 @@ from typing import Any, NoReturn
 from deployments.cli import backup, compare, config, maintenance, report, run, search, train
 from deployments.cli.command import find_config
 from deployments.cli.interruption import end_on_signals
-from deployments.cli.stage_bars import end_stage_bars
+from deployments.cli.stage_bars import HEARTBEAT, end_stage_bars
 from deployments.cli.terminal import escape_unprintable, print_error
 from deployments.environment import prepare_environment
 from retrieval_core.errors import BadConfig, VitrineError
@@ -73,6 +73,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = build_parser().parse_args(argv)
     if argv is None:
         end_on_signals(arguments.advice)
+        if hasattr(arguments, "verbose"):  # the command starts Prefect, and works for long
+            HEARTBEAT.start()
     find_config(arguments)
     prepare_environment()
     for name, value in ENVIRONMENT.items():

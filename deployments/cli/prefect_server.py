@@ -6,7 +6,7 @@ import logging
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from deployments.cli.stage_bars import show_stage_bars
+from deployments.cli.stage_bars import HEARTBEAT, show_stage_bars
 from retrieval_core.errors import BadConfig, ServerUnavailable, VitrineError
 
 if TYPE_CHECKING:
@@ -37,6 +37,7 @@ def start_prefect(settings: Settings, is_verbose: bool) -> None:
 
         LocalServer.start_in(settings.cache_dir)
     logging.getLogger("prefect.flow_runs").addFilter(_without_traceback)
+    logging.root.addHandler(HEARTBEAT)
     if not is_verbose:
         _hide_log_of_prefect()
 
@@ -60,6 +61,7 @@ def _check_answer(url: str) -> None:
 def _hide_log_of_prefect() -> None:
     for handler in [handler for handler in logging.root.handlers if handler.name == "console"]:  # Prefect's
         handler.addFilter(_is_for_user)
+        HEARTBEAT.addFilter(_is_for_user)
         handler.setFormatter(logging.Formatter("%(asctime)s | %(levelname)-7s | %(message)s", "%H:%M:%S"))
         show_stage_bars(handler)
 

@@ -1,10 +1,13 @@
-"""Progress on a terminal: a bar a stage, filled and timed by what the run logs."""
+"""Progress of a run: a bar a stage on a terminal, filled and timed by what the run logs; elsewhere no long silence."""
 
 from __future__ import annotations
 
 import logging
+import os
 import re
 import sys
+import threading
+import time
 from typing import TYPE_CHECKING
 
 from deployments.cli.terminal import one_line, visible
@@ -12,9 +15,44 @@ from deployments.cli.terminal import one_line, visible
 if TYPE_CHECKING:
     from rich.console import Console
 
+SILENCE_S = 4.5
 _STAGE = re.compile(r"stage (.+)")
 _SHARD = re.compile(r"(.+) shard (\d+) of (\d+): (\d+) of (\d+), (.+/s)")
 _COUNT = re.compile(r"(.+): (\d+) of (\d+), (.+/s)")
+
+
+class Heartbeat(logging.Handler):
+    """Prints the current stage and its duration on stderr whenever nothing was logged for `SILENCE_S`."""
+
+    def __init__(self) -> None:
+        super().__init__(logging.INFO)
+        self._ended = threading.Event()
+
+    def start(self) -> None:
+        """Begin with the stage `start`; later ones are those that the handler is given."""
+        self._stage, self._stage_began_s, self._spoke_s = "start", time.monotonic(), time.monotonic()
+        self._ended.clear()
+        threading.Thread(target=self._beat, name="heartbeat", daemon=True).start()
+
+    def end(self) -> None:
+        self._ended.set()
+        logging.root.removeHandler(self)
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self._spoke_s = time.monotonic()
+        if stage := _STAGE.fullmatch(record.getMessage()):
+            self._stage, self._stage_began_s = stage[1], self._spoke_s
+
+    def _beat(self) -> None:
+        while not self._ended.wait(max(0.1, self._spoke_s + SILENCE_S - time.monotonic())):
+            now_s = time.monotonic()
+            if now_s >= self._spoke_s + SILENCE_S:
+                self._spoke_s = now_s
+                duration = f"{self._stage} for {now_s - self._stage_began_s:.0f} s"
+                print(f"{time.strftime('%H:%M:%S')} | INFO    | {duration}", file=sys.stderr)
+
+
+HEARTBEAT = Heartbeat()
 
 
 class StageBars(logging.Handler):
@@ -27,7 +65,8 @@ class StageBars(logging.Handler):
         columns = (BarColumn(24), TaskProgressColumn(), TimeElapsedColumn())
         detail = TextColumn("{task.fields[detail]}", style="dim", markup=False)
         name = TextColumn("{task.description:<10}", markup=False)
-        self._progress = Progress(SpinnerColumn(finished_text="✓"), name, *columns, detail, console=console)
+        spinner = SpinnerColumn(finished_text="✓" if console.encoding.startswith("utf") else "*")
+        self._progress = Progress(spinner, name, *columns, detail, console=console)
         self._progress.start()
         console.show_cursor(True)  # a killed process could not show it again
         self._bar = self._progress.add_task("start", total=None, detail="")
@@ -63,18 +102,20 @@ class StageBars(logging.Handler):
 
 
 def show_stage_bars(lines: logging.Handler) -> None:
-    """Show a run's log as bars in place of the lines of the root's handler, if stderr is a terminal."""
-    if sys.stderr.isatty():
+    """Show a run's log as bars in place of the lines of the root's handler, if stderr is a terminal that has them."""
+    if sys.stderr.isatty() and os.environ.get("TERM", "dumb") != "dumb":
         from rich.console import Console
 
         bars = StageBars(Console(stderr=True))
         bars.filters = lines.filters
+        HEARTBEAT.end()
         logging.root.removeHandler(lines)
         logging.root.addHandler(bars)
 
 
 def end_stage_bars() -> None:
-    """Stop the bars, if there are any, before something else is printed."""
+    """Stop the bars or the heartbeat, if there are any, before something else is printed."""
+    HEARTBEAT.end()
     for handler in [handler for handler in logging.root.handlers if isinstance(handler, StageBars)]:
         logging.root.removeHandler(handler)
         handler.close()

@@ -1,4 +1,4 @@
-"""What a run logs becomes a bar a stage on a terminal, and no other output is disturbed."""
+"""What a run logs becomes a bar a stage on a terminal, other output is not disturbed, and elsewhere no stage is silent."""
 
 from __future__ import annotations
 
@@ -10,7 +10,9 @@ import sys
 import pytest
 from rich.console import Console
 
-from deployments.cli.stage_bars import StageBars, end_stage_bars, show_stage_bars
+from deployments.cli import stage_bars
+from deployments.cli.stage_bars import Heartbeat, StageBars, end_stage_bars, show_stage_bars
+from tests.faults.servers import until
 
 ESCAPES = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]")
 
@@ -56,7 +58,41 @@ def test_bars_replace_the_log_on_a_terminal_alone(monkeypatch: pytest.MonkeyPatc
     show_stage_bars(console)
     assert root.handlers == [console]
     monkeypatch.setattr(sys.stderr, "isatty", lambda: True, raising=False)
+    monkeypatch.setenv("TERM", "dumb")  # shows only whole lines
+    show_stage_bars(console)
+    assert root.handlers == [console]
+    monkeypatch.setenv("TERM", "xterm")
     show_stage_bars(console)
     assert [type(handler) for handler in root.handlers] == [StageBars]
     end_stage_bars()
     assert root.handlers == []
+
+
+def test_a_silent_stage_is_named_until_the_end(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(stage_bars, "SILENCE_S", 0.05)
+    beat, printed = Heartbeat(), ""
+
+    def is_printed(stage: str) -> bool:
+        nonlocal printed
+        printed += capsys.readouterr().err
+        return f"| {stage} for 0 s" in printed
+
+    beat.start()
+    until(lambda: is_printed("start"), "a line of the start")
+    for message in ("stage backbone", "exporting resnet18"):
+        beat.emit(logging.LogRecord("retrieval_core", logging.INFO, __file__, 1, message, (), None))
+    until(lambda: is_printed("backbone"), "a line of the stage")
+    beat.end()
+    assert all(re.fullmatch(r"\d\d:\d\d:\d\d \| INFO    \| \w+ for \d+ s", line) for line in printed.splitlines())
+
+
+def test_a_log_that_is_not_silent_stays_as_it_is(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(stage_bars, "SILENCE_S", 600.0)
+    beat = Heartbeat()
+    beat.start()
+    beat.end()
+    assert capsys.readouterr().err == ""
