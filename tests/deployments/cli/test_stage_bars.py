@@ -1,4 +1,4 @@
-"""What a run logs becomes a bar a stage on a terminal, other output is not disturbed, and elsewhere no stage is silent."""
+"""What a run logs becomes a bar a stage on a terminal, other output is not disturbed; elsewhere no stage is silent."""
 
 from __future__ import annotations
 
