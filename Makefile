@@ -74,6 +74,7 @@ bench: setup .venv-autofaiss ## measure speed and memory
 	$(BIN)/python -m benchmarks.filters
 	$(BIN)/python -m benchmarks.index_updates
 	$(BIN)/python -m benchmarks.release_opening
+	$(BIN)/python -m benchmarks.item_ids
 	$(BIN)/python -m benchmarks.fuzz_pictures
 	$(BIN)/python -m benchmarks.evaluation
 	$(BIN)/python -m benchmarks.gate

@@ -33,6 +33,7 @@ _REPLACED: dict[int, str | None] = (
     | dict.fromkeys(map(ord, _SPACES), " ")
     | dict.fromkeys(range(0xD800, 0xE000), "\ufffd")  # half a character, which cannot be stored
 )
+_UNUSUAL = re.compile(f"[{''.join(f'{chr(first)}-{chr(last)}' for first, last in _IGNORABLE)}{_SPACES}\ud800-\udfff]")
 _JOINING = "[\u0600-\u1dff\u2070-\u2fff\U00010000-\U0001faff]"
 _IN_CONTEXT = re.compile(
     f"(\U0001f3f4[{_TAGS}]+)|(?<={_JOINING})([{_JOINERS}])[{_JOINERS}]*(?={_JOINING})|[{_JOINERS}{_TAGS}]"
@@ -48,8 +49,9 @@ def normal_name(text: str) -> str:
     """Return the normal form of a name; "" for one that has no visible character."""
     if text.isascii():
         return text.strip()
-    composed = normalize("NFC", text.translate(_REPLACED))
-    return normalize("NFC", _IN_CONTEXT.sub(r"\1\2", composed)).strip()
+    if _UNUSUAL.search(text):
+        text = _IN_CONTEXT.sub(r"\1\2", normalize("NFC", text.translate(_REPLACED)))
+    return normalize("NFC", text).strip()
 
 
 Names = Annotated[tuple[str, ...], AfterValidator(lambda names: tuple(map(normal_name, names)))]

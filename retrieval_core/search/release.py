@@ -30,7 +30,7 @@ from retrieval_core.filters import VALUE_COLUMNS, commonest_values, parse_where
 from retrieval_core.images import RGB, decode, prepare_for_many
 from retrieval_core.index.lookup import RowSelection, ShardedIndex, open_index
 from retrieval_core.index.shard_files import positions_of
-from retrieval_core.item_ids.normal_form import spellings
+from retrieval_core.item_ids.normal_form import normal_name, spellings
 from retrieval_core.item_ids.suggestions import did_you_mean
 from retrieval_core.reduce.pca import PCA_FILE, Pca, apply_pca, load_pca
 from retrieval_core.search.query_encoder import QueryEncoder, opened_once, require
@@ -197,7 +197,9 @@ class OpenRelease:
             with suppress(NotFound):
                 self._index.vectors_of(np.array([row], np.int64))
                 return row
-        hint = did_you_mean(item_id, self._items.columns(["item_id"])["item_id"])
+        ids = self._items.columns(["item_id"])["item_id"]
+        is_unused = (ids == normal_name(item_id)).any()
+        hint = ": its picture could not be used, as `vitrine explain` says" if is_unused else did_you_mean(item_id, ids)
         raise NotFound(f"item {item_id!r} is not in release {self.release.fingerprint[:12]}{hint}")
 
     def _encode(self, query: Query, pictures: list[RGB], item_rows: Int64) -> Float32:

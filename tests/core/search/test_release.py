@@ -7,8 +7,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import polars as pl
 import pytest
 
+from retrieval_core.artifacts.releases import get_release
 from retrieval_core.errors import BadConfig, DimensionMismatch, ImageRefused, NotFound, ShardCorrupt
 from retrieval_core.filters import parse_where
 from retrieval_core.search import query_encoder
@@ -74,6 +76,17 @@ def test_an_unknown_id_is_answered_with_the_nearest(release: OpenRelease) -> Non
     with pytest.raises(NotFound, match=r"item 'ITEM_5_2' is not in release r1; did you mean 'item-5-2'\?"):
         release.search(Query(item_ids=("ITEM_5_2",)))
     assert release.search(Query(item_ids=(" item-\u200b5-2\ufeff",))) == release.search(Query(item_ids=("item-5-2",)))
+
+
+def test_an_item_in_quarantine_is_not_answered_with_itself(shop: Any) -> None:
+    broken = shop.items.head(1).with_columns(
+        item_id=pl.lit("broken"), row_id=pl.lit(7, pl.Int64), status=pl.lit("quarantined")
+    )
+    catalog = shop._seal_catalog("quarantine", pl.concat([shop.items, broken]))
+    changed = {"fingerprint": "quarantine", "catalog": catalog.ref}
+    release = get_release(shop.store, "r1").model_copy(update=changed).seal(shop.store)
+    with pytest.raises(NotFound, match="'broken' is not in release quarantine: its picture could not be used"):
+        OpenRelease(shop.store, release, shop.settings).search(Query(item_ids=("broken",)))
 
 
 def test_an_item_is_not_among_its_own_hits(release: OpenRelease) -> None:
