@@ -56,7 +56,7 @@ def catalog_update(
     """Make the named items searchable as the source has them now, and publish unless search got worse.
 
     An item is named by its id or by the URI of its picture. Whether it was added, changed or removed is read from the
-    source: a name in the wrong list does no harm, and an unknown one is passed over with a warning. Runs of the same
+    source: a name in the wrong list does no harm, an unknown one is passed over and noted. Runs of the same
     deployment that wait in the queue are merged into this one.
 
     Args:

@@ -26,7 +26,7 @@ from retrieval_core.artifacts.parts import put_parts, read_table, read_unsealed,
 from retrieval_core.artifacts.shards import log_progress
 from retrieval_core.config import IngestConfig
 from retrieval_core.errors import NotFound
-from retrieval_core.ingest.change import MAX_LISTED, Change, resolve_change
+from retrieval_core.ingest.change import Change, resolve_change
 from retrieval_core.ingest.diff import CatalogDiff, diff_catalogs
 from retrieval_core.ingest.selection import WHOLE_CATALOG, ItemSelection, items_changed_in, select_items
 from retrieval_core.ingest.snapshot import SPLIT_COLUMNS, Snapshot, catalog_fingerprint, take_snapshot, update_snapshot
@@ -76,9 +76,8 @@ def ingest_change(store: Store, source: str, base: Catalog, change: Change, conf
     opened = open_source(source)
     rows = opened.rows()
     named = resolve_change(change, rows, items)
-    if named.unknown:
-        examples = ", ".join(map(repr, named.unknown[:MAX_LISTED]))
-        log.warning("skipped %d names that neither source nor catalogue has: %s", len(named.unknown), examples)
+    for note in named.notes:
+        log.warning(note)
     snapshot = update_snapshot(last, rows, named.item_ids, config, _now())
     is_named = pl.col("item_id").is_in(list(named.item_ids))
     _log_quarantine(snapshot.quarantine.filter(is_named))
@@ -91,7 +90,7 @@ def ingest_change(store: Store, source: str, base: Catalog, change: Change, conf
         diff=diff,
         n_read=snapshot.n_read,
         declared_removals=named.removed,
-        notes=opened.notes,
+        notes=(*opened.notes, *named.notes),
     )
 
 

@@ -7,8 +7,9 @@ from collections.abc import Iterable
 import polars as pl
 
 from retrieval_core.artifacts.manifests import Value
-from retrieval_core.errors import BadConfig, CatalogInvalid, NotFound, SourceMissing
+from retrieval_core.errors import CatalogInvalid, NotFound, SourceMissing
 from retrieval_core.ingest.sources.base import NAME_COLUMNS
+from retrieval_core.ingest.sources.listing import counted
 from retrieval_core.ingest.sources.tables.table import parse_table, text_column
 from retrieval_core.item_ids.normal_form import Names, normal_name, normal_names
 from retrieval_core.item_ids.suggestions import did_you_mean
@@ -39,12 +40,23 @@ class Change(Value):
 class NamedItems(Value):
     """The items that a change names, and the names found in neither the source nor the last snapshot; all sorted.
 
-    `removed` are the items of the last snapshot that the change lists as removed and the source lacks.
+    `hint` names items like the first unknown one. `removed` are the items of the last snapshot that the change lists as
+    removed and the source lacks.
     """
 
     item_ids: tuple[str, ...]
     unknown: tuple[str, ...]
+    hint: str = ""
     removed: tuple[str, ...] = ()
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What a person should know about the names."""
+        if not self.unknown:
+            return ()
+        names = ", ".join(map(repr, self.unknown[:MAX_LISTED]))
+        n_names = counted(len(self.unknown), "name")
+        return (f"{n_names} found in neither the source nor the catalogue: {names}{self.hint}",)
 
 
 def merge_changes(changes: Iterable[Change]) -> tuple[Change, ...]:
@@ -70,11 +82,9 @@ def merge_changes(changes: Iterable[Change]) -> tuple[Change, ...]:
 def resolve_change(change: Change, rows: pl.DataFrame, last: pl.DataFrame) -> NamedItems:
     """Return the items that `change` names, given the source's current `rows` and the items of the `last` snapshot.
 
-    A removed item found in neither is not unknown, because an event may arrive twice. Raises `BadConfig` for an empty
-    change, `NotFound` when every name is unknown, and what `read_item_ids` raises.
+    A removed item found in neither is not unknown, because an event may arrive twice. Raises what `read_item_ids`
+    raises.
     """
-    if change.is_empty:
-        raise BadConfig("the change names no item: give added, changed or removed ids, or a manifest_uri")
     expected = {*change.added, *change.changed}
     if change.manifest_uri:
         expected.update(read_item_ids(change.manifest_uri))
@@ -84,15 +94,10 @@ def resolve_change(change: Change, rows: pl.DataFrame, last: pl.DataFrame) -> Na
     matches = {column: existing.filter(pl.col(column).is_in(names.implode())) for column in NAME_COLUMNS}
     item_ids = pl.concat([items["item_id"] for items in matches.values()]).unique().sort()
     unknown = sorted(expected.difference(*(items[column] for column, items in matches.items())))
-    if unknown and not len(item_ids):
-        raise NotFound(
-            f"none of the {len(names)} items named is in the source or in the last snapshot, e.g. "
-            f"{', '.join(map(repr, unknown[:MAX_LISTED]))}; expected an item_id, or the URI of a picture"
-            f"{did_you_mean(unknown[0], existing['item_id'])}"
-        )
     is_listed = pl.any_horizontal(pl.col(column).is_in(list(change.removed)) for column in NAME_COLUMNS)
     removed = last.filter(is_listed).join(rows, on="item_id", how="anti")["item_id"].sort()
-    return NamedItems(item_ids=tuple(item_ids), unknown=tuple(unknown), removed=tuple(removed))
+    hint = did_you_mean(unknown[0], existing["item_id"]) if unknown else ""
+    return NamedItems(item_ids=tuple(item_ids), unknown=tuple(unknown), hint=hint, removed=tuple(removed))
 
 
 def _normal(items: pl.DataFrame) -> pl.DataFrame:

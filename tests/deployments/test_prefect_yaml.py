@@ -311,7 +311,7 @@ def test_a_form_that_a_person_submits_runs_to_its_end(
     monkeypatch.setenv("VITRINE_DEVICE", "cpu")
     source = f"synthetic:{tmp_path / 'pictures'}?products=8&views=2&size_px=64"
     changed = {} if ui else {"Max Reject Fraction": "0.25"}
-    for name in ("nightly", "backfill"):
+    for name in ("nightly", "catalog-update", "backfill"):
         deployment = server.change(name, {"source": source, "config": SMALL})
         form = f"{server.url.removesuffix('/api')}{ui}/deployments/deployment/{deployment}/run"
         for fields in ({}, changed) if changed else ({},):

@@ -20,7 +20,7 @@ from flows.summary import RunSummary
 from retrieval_core.artifacts import releases
 from retrieval_core.artifacts.catalog_rows import load_items
 from retrieval_core.config import NightlyConfig
-from retrieval_core.errors import BadConfig, NotFound, StoreUnavailable
+from retrieval_core.errors import BadConfig, StoreUnavailable
 from retrieval_core.ingest.sources.registry import open_source
 from retrieval_core.maintenance.verify import verify
 from retrieval_core.search.release import open_release
@@ -118,11 +118,13 @@ def test_neither_of_two_updates_at_once_is_lost(shop: Shop, monkeypatch: pytest.
     assert {ours, theirs} <= set(load_items(shop.store, release.parents["catalog"])["item_id"])
 
 
-def test_a_change_of_nothing_or_of_nobody_is_refused(shop: Shop) -> None:
-    with pytest.raises(BadConfig, match="names no item"):
-        shop.update()
-    with pytest.raises(NotFound, match=r"none of the 2 items named .* 'nobody'"):
-        shop.update(added=("nobody",), removed=("gone",))
+def test_a_change_of_nothing_or_of_nobody_changes_nothing_and_says_so(shop: Shop) -> None:
+    production = releases.read_release(shop.store, releases.PRODUCTION)
+    assert production is not None
+    assert shop.update().release == production.fingerprint
+    run = shop.update(added=("nobody",), removed=("gone",))
+    assert run.release == production.fingerprint
+    assert run.notes[-1] == "1 name found in neither the source nor the catalogue: 'nobody'"
     empty = shop.settings.model_copy(update={"store": str(shop.table.with_name("empty"))})
     with pytest.raises(BadConfig, match="run the nightly first"):
         catalog_update(shop.source, empty, CONFIG, added=("a",))

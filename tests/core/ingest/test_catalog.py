@@ -94,7 +94,7 @@ def test_a_change_reads_only_what_it_names_and_differs_from_its_base(
     updated = [NAMES[1], NAMES[2], "shoe/d.jpg"]
     assert item_ids(store, Catalog.open(store, outcome.catalog)) == updated
     assert read_unsealed(store, SEEN_ITEMS)["item_id"].to_list() == updated
-    assert "skipped 1 names that neither source nor catalogue has: 'nowhere'" in caplog.text
+    assert "1 name found in neither the source nor the catalogue: 'nowhere'" in caplog.text
 
 
 def test_selected_items_are_a_catalogue_that_names_the_whole(store: Store, shop: Path) -> None:

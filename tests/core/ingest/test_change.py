@@ -11,7 +11,7 @@ from PIL import Image
 from retrieval_core.artifacts import catalog_rows
 from retrieval_core.artifacts.catalog_rows import row_id
 from retrieval_core.config import IngestConfig
-from retrieval_core.errors import BadConfig, CatalogInvalid, NotFound, SourceMissing, TooManyRejects
+from retrieval_core.errors import CatalogInvalid, SourceMissing, TooManyRejects
 from retrieval_core.ingest import snapshot as snapshot_module
 from retrieval_core.ingest.change import Change, read_item_ids, resolve_change
 from retrieval_core.ingest.snapshot import Snapshot, take_snapshot, update_snapshot
@@ -133,14 +133,13 @@ class TestNames:
         assert resolve_change(Change(changed=("a",), removed=("b",)), rows, last.items).removed == ()
         assert resolve_change(Change(removed=("a", "b")), rows, last.items).removed == ("a",)
 
-    def test_unknown_names_are_refused_unless_they_were_to_be_removed(
-        self, pictures: list[str], last: Snapshot
-    ) -> None:
-        with pytest.raises(BadConfig, match="names no item"):
-            resolve_change(Change(), self.rows(pictures), last.items)
-        with pytest.raises(NotFound, match="none of the 2 items named"):
-            resolve_change(Change(changed=("x", "y")), self.rows(pictures), last.items)
-        assert resolve_change(Change(removed=("x",)), self.rows(pictures), last.items).item_ids == ()
+    def test_unknown_names_are_noted_unless_they_were_to_be_removed(self, pictures: list[str], last: Snapshot) -> None:
+        for empty in (Change(), Change(removed=("x",))):
+            named = resolve_change(empty, self.rows(pictures), last.items)
+            assert (named.item_ids, named.notes) == ((), ())
+        named = resolve_change(Change(changed=("B", "x")), self.rows(pictures), last.items)
+        assert named.item_ids == ()
+        assert named.notes == ("2 names found in neither the source nor the catalogue: 'B', 'x'; did you mean 'b'?",)
 
     def test_a_table_names_items(self, tmp_path: Path, pictures: list[str], last: Snapshot) -> None:
         table = tmp_path / "changes.csv"
