@@ -75,10 +75,11 @@ def read_delimited(data: bytes) -> DelimitedTable:
             readings.append(_read_records(text, _Layout(delimiter, bool(sep), options)))
         except _BadRecord as bad:
             failures.append(bad)
-    if not readings:
+    reading = max(readings, key=lambda reading: len(reading.frame), default=None)
+    # Escapes that are left in the cells show that the failed layout, with escapes, was meant.
+    if reading is None or (failures and _has_escapes(reading.frame)):
         failure = max(failures, key=lambda failure: failure.line)  # of the layout that fits best
         raise ValueError(f"line {failure.line}: {failure}") from failure
-    reading = max(readings, key=lambda reading: len(reading.frame))
     return DelimitedTable(reading.frame, _describe(reading, encoding))
 
 
@@ -187,6 +188,10 @@ def _quoting(text: str, delimiter: str) -> list[dict[str, Any]]:
     return [{"skipinitialspace": skip, **escape} for skip in dict.fromkeys((has_spaces, False)) for escape in escapes]
 
 
+def _has_escapes(frame: pl.DataFrame) -> bool:
+    return any(column.str.contains('\\"', literal=True).any() for column in frame)
+
+
 def _read_records(text: str, layout: _Layout) -> _Reading:
     """Return the rows below the header, and the number of blank records. Raises `_BadRecord`."""
     records = _records(text, layout)
@@ -209,8 +214,7 @@ def _read_records(text: str, layout: _Layout) -> _Reading:
         if len(rows) == SLICE_ROWS:
             slices.append(_as_frame(names, rows))
             rows = []
-    is_escape_cut = text.endswith("\\") and '\\"' in text
-    if is_escape_cut or (is_short and not text.endswith(("\r", "\n"))):
+    if is_short and not text.endswith(("\r", "\n")):
         raise _BadRecord(line, "the last line is cut off; export the table again")
     return _Reading(pl.concat([*slices, _as_frame(names, rows)]), layout, n_blank)
 

@@ -130,6 +130,7 @@ def test_a_text_that_breaks_off_loses_the_last_record_alone(
         (["1,a.jpg,x", "2,b.jpg,Nice", "shirt,Blue"], 4),
         (["1,a.jpg,x", "2,b.jp"], 3),
         (['1,a.jpg,15\\" TV', "2,b.jpg,15\\"], 3),
+        (["1\\,a.jpg,x", '2,b.jpg,15\\" TV'], 2),
         (['1,a.jpg,"15\\" TV"', '2,b.jpg,"15" TV"'], 3),
     ],
 )
