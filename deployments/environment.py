@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import atexit
 import os
 import sys
 import tempfile
+import warnings
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -25,7 +27,11 @@ def prepare_environment() -> None:
         print(f"vitrine: {', '.join(socks)} not used: SOCKS needs `pip install 'httpx[socks]'`", file=sys.stderr)
         for name in socks:
             del os.environ[name]
+    # Prefect needs no home folder: its local server has a folder of its own.
+    warnings.filterwarnings("ignore", "Failed to create the Prefect home directory")
     try:
         Path.home()
     except RuntimeError:
-        os.environ["HOME"] = tempfile.mkdtemp(prefix="vitrine-home-")
+        home = tempfile.TemporaryDirectory(prefix="vitrine-home-")
+        atexit.register(home.cleanup)
+        os.environ["HOME"] = home.name

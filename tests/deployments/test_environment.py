@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -64,13 +66,31 @@ def test_a_user_without_a_home_folder_gets_a_temporary_one(tmp_path: Path, monke
     monkeypatch.setenv("HOME", str(tmp_path))
     prepare_environment()
     assert Path.home() == tmp_path
+    program = """
+import os
+from pathlib import Path
+from deployments.environment import prepare_environment
 
-    def homeless() -> Path:
-        raise RuntimeError("Could not determine home directory.")
+def homeless():
+    raise RuntimeError
 
-    with monkeypatch.context() as patch:
-        patch.setattr(Path, "home", homeless)
-        prepare_environment()
-    assert Path.home() != tmp_path
-    assert Path.home().is_dir()
-    Path.home().rmdir()
+Path.home = homeless
+prepare_environment()
+assert Path(os.environ["HOME"]).is_dir()
+print(os.environ["HOME"])
+"""
+    root = Path(__file__).parents[2]
+    done = subprocess.run([sys.executable, "-c", program], cwd=root, capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (0, "")
+    home = Path(done.stdout.strip())
+    assert home != tmp_path
+    assert not home.exists()
+
+
+def test_a_home_that_cannot_be_written_is_no_warning_of_prefect(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    code = "from deployments.environment import prepare_environment; prepare_environment(); import prefect.context"
+    environment = {name: value for name, value in os.environ.items() if name != "PREFECT_HOME"}
+    environment |= {"HOME": str(tmp_path / "file"), "PYTHONPATH": str(Path(__file__).parents[2])}
+    done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, env=environment, capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (0, "")
