@@ -191,8 +191,9 @@ MODES = {
     "RGB": {}, "RGBA": {}, "L": {}, "LA": {}, "P": {}, "1": {}, "I;16": {}, "turned RGB": {}, "many IDAT": {},
     "transparent RGB": {"transparency": (1, 2, 3)},
 }  # fmt: skip
+WRONG_EXIF = "eXIf"  # only with a wrong checksum, because a right one may turn the picture
 ANCILLARY = ("tEXt", "zTXt", "iTXt", "iCCP", "gAMA", "cHRM", "sRGB", "pHYs", "sBIT", "bKGD", "hIST", "tIME", "sPLT",
-             "oFFs", "pCAL", "sTER", "gIFg", "caBX", "prVt", "vpAg", "cICP", "dSIG")  # fmt: skip
+             "oFFs", "pCAL", "sTER", "gIFg", "caBX", "prVt", "vpAg", "cICP", "dSIG", WRONG_EXIF)  # fmt: skip
 BODIES = st.one_of(
     st.binary(max_size=60),
     st.sampled_from([b"", bytes(100_000), b"t\x00", b"t\x00\x00" + zlib.compress(bytes(2_000_000))]),
@@ -254,7 +255,7 @@ def test_chunks_without_pixels_change_no_pixel_of_a_png(
             starts[number % len(starts)],
             png_chunk(kind.encode(), body)[: None if is_right else -1] + b"?" * (not is_right),
         )
-        for number, kind, body, is_right in extras
+        for number, kind, body, is_right in [(n, kind, body, ok and kind != WRONG_EXIF) for n, kind, body, ok in extras]
     ]
     odd = intact
     for start, chunk in sorted(placed, reverse=True):
@@ -266,6 +267,14 @@ def test_chunks_without_pixels_change_no_pixel_of_a_png(
 def test_a_png_with_many_texts_or_a_profile_is_read() -> None:
     for options in ({"pnginfo": many_texts()}, {"icc_profile": bytes(1_200_000)}):
         np.testing.assert_array_equal(decode(saved(photo(), "PNG", **options)), np.array(photo()))
+
+
+def test_a_png_stays_upright_when_its_orientation_is_a_text() -> None:
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    texts = many_texts()
+    texts.add_text("Raw profile type exif", f"\nexif\n{len(exif.tobytes())}\n{exif.tobytes().hex()}")
+    np.testing.assert_array_equal(decode(saved(photo(), "PNG", pnginfo=texts)), np.rot90(np.array(photo()), -1))
 
 
 def test_a_png_stays_upright_when_its_texts_are_removed() -> None:

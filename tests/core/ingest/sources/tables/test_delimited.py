@@ -139,6 +139,11 @@ def test_a_record_that_cannot_be_read_is_named_by_its_line(lines: list[str], lin
         read_delimited("\n".join(["item_id,image_uri,title", *lines]).encode())
 
 
+def test_a_cell_that_swallows_the_next_record_is_refused_without_addresses_too() -> None:
+    with pytest.raises(ValueError, match="line 2: a quoted cell runs over the next line"):
+        read_delimited(b'item_id,category,note\n1,"x\n2,y"\n3,z,w\n')
+
+
 def test_backslashes_escape_quotes_where_the_text_shows_it() -> None:
     text = 'item_id,image_uri,attr_title\n1,a.jpg,"15\\" laptop"\n2,b.jpg,"a ""b"" \\\\ c"\n'
     table = read_delimited(text.encode())
