@@ -2,8 +2,8 @@
 
 A holder writes its own lease before it looks for others, so of two that start at once at least one sees the other. It
 renews its lease while its process lives. A lease that was not renewed for `EXPIRES_S`, by the store's clock and not
-those of the machines, belongs to a process that was killed, suspended or cut off. Who cannot work beside it revokes it:
-deletes it, then waits for `SETTLE_S`.
+those of the machines, belongs to a process that was killed, suspended or cut off; that a process of the same machine
+has ended is known at once. Who cannot work beside such a lease revokes it: deletes it, then waits for `SETTLE_S`.
 
 A holder cannot renew a lease that was revoked, and so finds out: before a seal, a swap or a delete it renews a lease
 that is older than `FRESH_S`, before other writes one that is overdue. Its last writes thus fall into the time that the
@@ -29,6 +29,7 @@ from weakref import WeakSet
 
 from retrieval_core.errors import LeaseLost, NotFound, StoreBusy, VitrineError
 from retrieval_core.store.base import Store, check_conditions, guarded
+from retrieval_core.store.holders import has_ended, this_process
 
 log = logging.getLogger(__name__)
 
@@ -115,7 +116,8 @@ class _Lease:
     """A lease of this process, renewed in the background until it ends."""
 
     def __init__(self, store: Store, kind: str, holder: str) -> None:
-        facts = {"what": holder, "host": socket.gethostname(), "began": datetime.now(UTC).isoformat(timespec="seconds")}
+        began = datetime.now(UTC).isoformat(timespec="seconds")
+        facts = {"what": holder, "host": socket.gethostname(), "began": began, **this_process()}
         self._store, self._holder, self._data = store, holder, json.dumps(facts).encode()
         self._key = f"{kind}{uuid.uuid4().hex}"
         self._ended, self._lock = threading.Event(), threading.Lock()
@@ -180,14 +182,15 @@ class _Lease:
             raise LeaseLost(f"{self._holder} is ending, so it changes nothing more")
 
     def others(self, kind: str) -> list[str]:
-        """Return the leases of a kind that others hold; revoke those that have expired, and wait for their holders."""
+        """Return the leases of a kind that others hold; revoke those that are over, and wait for their holders."""
         renewed_s = {entry.key: entry.modified_s for entry in self._store.entries(FOLDER)}
         now_s = renewed_s.get(self._key) or max(renewed_s.values(), default=0.0)
         # One that is far in the future was renewed before a clock was set back.
         is_expired = {key: abs(now_s - at_s) >= EXPIRES_S for key, at_s in renewed_s.items()}
-        revoked = [key for key in renewed_s if is_expired[key] and key.startswith((kind, _WAITING))]
+        others = [key for key in renewed_s if key.startswith((kind, _WAITING)) and key != self._key]
+        revoked = [key for key in others if is_expired[key] or has_ended(_facts(self._store, key))]
         for key in revoked:
-            log.warning("%s revokes a lease that has expired: %s", self._holder, _describe(self._store, key))
+            log.warning("%s revokes a lease that is over: %s", self._holder, _describe(self._store, key))
             self._store.delete(key)
         if revoked:
             time.sleep(SETTLE_S)
@@ -222,7 +225,15 @@ def _clock_s() -> float:
 
 def _describe(store: Store, key: str) -> str:
     try:
-        facts = json.loads(store.get(key))
-        return f"{facts['what']} on {facts['host']} since {facts['began']}"
-    except (NotFound, ValueError, KeyError, TypeError):
+        return "{what} on {host} since {began}".format_map(_facts(store, key))
+    except KeyError:
         return key
+
+
+def _facts(store: Store, key: str) -> dict[str, str]:
+    """Return what a holder wrote into its lease; nothing if that cannot be read."""
+    with suppress(NotFound, ValueError):
+        facts = json.loads(store.get(key))
+        if isinstance(facts, dict):
+            return facts
+    return {}

@@ -188,6 +188,23 @@ def expire(store: Store, key: str) -> None:
     os.utime(Path(store.url, key), (expired_s, expired_s))
 
 
+@pytest.mark.parametrize("kind", ["shared_lease", "exclusive_lease"])
+def test_the_lease_of_a_process_that_died_on_this_machine_is_over_at_once(
+    kind: str, local_store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(leases, "SETTLE_S", 0.0)
+    kill_holder(local_store, kind)
+    with exclusive_lease(local_store, "a vacuum"):
+        assert len(lease_keys(local_store)) == 1
+
+
+@pytest.fixture
+def elsewhere(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let the holders of leases be on other machines, so that nothing is known of their processes."""
+    monkeypatch.setattr(leases, "has_ended", lambda facts: False)
+
+
+@pytest.mark.usefixtures("elsewhere")
 def test_the_lease_of_a_killed_run_expires(local_store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(leases, "SETTLE_S", 0.0)
     kill_holder(local_store, "shared_lease")
@@ -202,6 +219,7 @@ def test_the_lease_of_a_killed_run_expires(local_store: Store, monkeypatch: pyte
     assert lease_keys(local_store) == []
 
 
+@pytest.mark.usefixtures("elsewhere")
 def test_a_killed_vacuum_does_not_keep_runs_for_longer_than_its_lease(
     local_store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
