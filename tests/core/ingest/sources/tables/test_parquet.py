@@ -374,3 +374,8 @@ def test_a_column_and_a_field_of_one_path_are_told_apart(tmp_path: Path) -> None
     pq.write_table(pa.table(columns), tmp_path / "items.parquet")
     (pairs,) = TableSource(str(tmp_path / "items.parquet")).rows()["attributes"].to_list()
     assert pairs == [{"name": "colour", "value": "red"}, {"name": "size", "value": "4"}]
+
+
+def test_a_uuid_whose_bytes_could_be_letters_is_a_uuid_where_the_type_says_so(tmp_path: Path) -> None:
+    letters = pa.ExtensionArray.from_storage(pa.uuid(), pa.array([b"abcdefghABCDEFGH"], pa.binary(16)))
+    assert read("category", written("category", letters), tmp_path) == ["61626364-6566-6768-4142-434445464748"]
