@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 from starlette.testclient import TestClient
 
+from deployments import triggers
 from deployments.trigger_queue import Message, Queue
 from deployments.triggers import make_app
 from retrieval_core.errors import StoreUnavailable
@@ -96,3 +97,32 @@ def test_a_poison_message_is_set_aside_and_the_others_of_its_batch_arrive(poison
     assert {uri for update in updates for uri in update["changed"]} == {f"s3://shop/{name}" for name in names}
     (refusal,) = (event for event in prefect.events if event["event"] == "catalog.update.refused")
     assert refusal["payload"]["reason"]
+
+
+def test_a_message_stays_until_it_is_delivered_whatever_goes_wrong(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(triggers, "RETRY_AFTER_S", 0.01)
+    messages = [Message(notification(record("ObjectCreated:Put", "a.jpg")), "0")]
+    prefect, done = Prefect(), threading.Event()
+    prefect.is_down = True
+
+    class Shaky:
+        url, n_calls = "queue", 0
+
+        def receive(self) -> list[Message]:
+            self.n_calls += 1
+            if self.n_calls == 1:
+                raise RuntimeError("an error of no known kind")
+            prefect.is_down = self.n_calls == 2
+            if not messages:
+                done.wait(20)
+            return list(messages)
+
+        def delete(self, deleted: Sequence[Message]) -> None:
+            for message in deleted:
+                messages.remove(message)
+            if not messages:
+                done.set()
+
+    with TestClient(make_app("a-long-random-text", prefect.emit, window_s=0, queue=Shaky())):  # type: ignore[arg-type]
+        assert done.wait(20)
+    assert [event["payload"]["changed"] for event in prefect.events] == [["s3://shop/a.jpg"]]
