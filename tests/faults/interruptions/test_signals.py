@@ -162,12 +162,12 @@ def test_a_signal_ends_a_command_at_once(shop: Shop, number: int, tmp_path: Path
     sent_s = time.monotonic()
     code = run.interrupt(sent)
     print(f"{name}: {sent.name} in {run.stage or 'no stage'}: {code} after {time.monotonic() - sent_s:.2f} s")
-    assert code in (0, 128 + sent), run.log[-2000:]
-    assert run.log.count("vitrine: interrupted") == bool(code)
+    assert code in (0, 128 + sent, -sent), run.log[-2000:]  # -sent: while Python exits, after the command has ended
+    assert run.log.count("vitrine: interrupted") == (code == 128 + sent)
     assert "Traceback" not in run.log
     assert not leases(order.store)
     assert not run.orphans()
-    if code and run.stage and not order.is_program:
+    if code == 128 + sent and run.stage and not order.is_program:
         assert state_in_prefect(run) in ("CANCELLED" if sent == signal.SIGINT else "CRASHED", "COMPLETED")
     assert not marked(order.store)
     assert not [*temporary.iterdir()]
