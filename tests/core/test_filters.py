@@ -110,7 +110,7 @@ def ordered(sign: str, value: str, asked: str) -> bool:
     return value in numbers and ORDER[sign](numbers[value], numbers[asked])
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(items, trees)
 def test_a_filter_means_what_a_plain_reading_of_it_means(rows: list[dict[str, Any]], tree: Any) -> None:
     every = {"attributes": [{"name": name, "value": None} for name in ATTRIBUTES]}  # so that each name is known
@@ -120,7 +120,7 @@ def test_a_filter_means_what_a_plain_reading_of_it_means(rows: list[dict[str, An
     assert mask.to_list()[:-1] == [fits(tree, row) for row in rows]
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(st.text(max_size=60) | st.lists(st.sampled_from([*"()=<>!,'\" ", "a", "not", "and", "or", "in"])).map(" ".join))
 @example("category=dress and")
 def test_any_text_is_parsed_or_refused_with_the_position(text: str) -> None:

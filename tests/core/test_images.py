@@ -95,7 +95,7 @@ class TestFormats:
 class TestJpegPixelsEqualPillows:
     """The fast route may be taken only because no pixel differs from Pillow's."""
 
-    @settings(deadline=None, max_examples=80)
+    @settings(max_examples=80)
     @given(
         height=st.integers(1, 70),
         width=st.integers(1, 70),
@@ -252,7 +252,7 @@ class TestRefusals:
             _decoded_or_refused(data[:cut])
 
     @pytest.mark.parametrize("fmt", FORMATS)
-    @settings(deadline=None, max_examples=40)
+    @settings(max_examples=40)
     @given(damage=st.lists(st.tuples(st.floats(0, 1, exclude_max=True), st.integers(0, 255)), min_size=1, max_size=8))
     def test_no_damage_raises_anything_else(self, fmt: str, damage: list[tuple[float, int]]) -> None:
         data = bytearray(encoded(picture(20, 30), fmt))
@@ -331,7 +331,7 @@ class TestBoundOnPixels:
 
 
 class TestFit:
-    @settings(deadline=None, max_examples=60)
+    @settings(max_examples=60)
     @given(
         height=st.integers(1, 90),
         width=st.integers(1, 90),
@@ -354,7 +354,7 @@ class TestFit:
         expected = np.array(Image.fromarray(pixels).resize((32, 48), resample))[8:40]
         assert np.abs(fitted.astype(int) - expected).max() <= 2
 
-    @settings(deadline=None, max_examples=150)
+    @settings(max_examples=150)
     @given(
         height=st.integers(1, 400),
         width=st.integers(1, 400),

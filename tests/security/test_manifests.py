@@ -195,7 +195,7 @@ class TestCells:
         assert rows["labels"].to_list() == [["x"], []]
         assert rows["attributes"].to_list() == [[], []]
 
-    @settings(deadline=None, max_examples=150, suppress_health_check=[HealthCheck.function_scoped_fixture])
+    @settings(max_examples=150, suppress_health_check=[HealthCheck.function_scoped_fixture])
     @given(text=st.text(max_size=300))
     def test_no_text_of_a_cell_raises_anything_else(self, tmp_path: Path, text: str) -> None:
         encodable = text.encode("utf-8", "ignore").decode()

@@ -259,7 +259,7 @@ class KilledStore:
 IDS = st.sets(st.integers(0, 60).map(str), min_size=1, max_size=12)
 
 
-@settings(max_examples=6, deadline=None)
+@settings(max_examples=6)
 @given(st.lists(st.tuples(IDS, IDS, st.integers(0, 9), st.booleans()), min_size=6, max_size=14))
 def test_random_updates_lose_nothing(updates: list[tuple[set[str], set[str], int, bool]]) -> None:
     """Items are added, removed and return; runs are killed at any write, or run side by side; old parts are swept."""

@@ -36,7 +36,7 @@ from retrieval_core.store.uris import open_store
 
 
 @given(n=st.integers(1, 30), dim=st.integers(1, 20), seed=st.integers(0, 9))
-@settings(deadline=None, max_examples=25)
+@settings(max_examples=25)
 def test_vectors_come_back_bit_for_bit(n: int, dim: int, seed: int, tmp_path_factory: pytest.TempPathFactory) -> None:
     vectors = np.random.default_rng(seed).normal(size=(n, dim)).astype(np.float32)
     names = [f"{i:04d}" for i in range(n)]
@@ -90,7 +90,7 @@ def test_vectors_are_loaded_in_the_order_asked_also_twice(tmp_path: Path) -> Non
 
 
 @given(parts=st.lists(st.lists(st.integers(0, 12), unique=True, max_size=6), max_size=5), data=st.data())
-@settings(deadline=None, max_examples=40)
+@settings(max_examples=40)
 def test_each_position_comes_once_from_the_first_part_that_has_it(parts: list[list[int]], data: st.DataObject) -> None:
     stored = {number for part in parts for number in part}
     wanted = data.draw(st.lists(st.sampled_from(sorted(stored)), max_size=20)) if stored else []
@@ -116,7 +116,7 @@ def _rows(at: int, part: list[int]) -> np.ndarray:
 
 
 @given(height=st.integers(1, 40), width=st.integers(1, 40), seed=st.integers(0, 5))
-@settings(deadline=None, max_examples=30)
+@settings(max_examples=30)
 def test_masks_come_back_pixel_for_pixel(
     height: int, width: int, seed: int, tmp_path_factory: pytest.TempPathFactory
 ) -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import polars as pl
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from retrieval_core.artifacts import shards
@@ -37,7 +37,6 @@ ids = st.lists(st.text("abcdef0123456789", min_size=1, max_size=6), max_size=60)
 
 
 @given(wanted=ids, present=ids, shard_rows=st.integers(1, 10))
-@settings(deadline=None)
 def test_a_plan_covers_what_is_missing_once_within_bounds(
     wanted: list[str], present: list[str], shard_rows: int
 ) -> None:
@@ -50,7 +49,6 @@ def test_a_plan_covers_what_is_missing_once_within_bounds(
 
 
 @given(wanted=ids, shard_rows=st.integers(1, 5), data=st.data())
-@settings(deadline=None)
 def test_planning_again_after_a_crash_names_the_remaining_shards_alike(
     wanted: list[str], shard_rows: int, data: st.DataObject
 ) -> None:

@@ -74,7 +74,7 @@ def test_vectors_are_those_of_the_decoded_squares_in_order(tmp_path):
     np.testing.assert_array_equal(done.vectors, MeanColour().embed(np.stack([square(item) for item in pictures])))
 
 
-@settings(deadline=None, max_examples=25)
+@settings(max_examples=25)
 @given(good=st.lists(st.booleans(), max_size=13), batch_size=st.integers(1, 6), threads=st.integers(1, 3))
 def test_bad_pictures_become_rejects_and_the_order_stays(good, batch_size, threads, tmp_path_factory):
     folder = tmp_path_factory.mktemp("pictures")

@@ -23,7 +23,7 @@ def truth_and_scores(draw: st.DrawFn) -> tuple[Bool, Float64]:
     return truth, draw(arrays.arrays(np.float64, shape, elements=st.floats(0, 1)))
 
 
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 @given(drawn=truth_and_scores(), threshold=st.floats(0, 1))
 def test_scores_follow_their_definition_on_sets(drawn: tuple[Bool, Float64], threshold: float) -> None:
     truth, scores = drawn

@@ -137,7 +137,7 @@ rows = st.fixed_dictionaries(
 )
 
 
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 @given(drawn=st.lists(rows, max_size=12), min_count=st.integers(1, 3), data=st.data())
 def test_targets_follow_their_rows_whatever_the_order(
     drawn: list[dict[str, Any]], min_count: int, data: st.DataObject

@@ -19,7 +19,7 @@ whole_vectors = st.integers(0, 2**32 - 1).map(
 )
 
 
-@settings(deadline=None, max_examples=40)
+@settings(max_examples=40)
 @given(
     full=whole_vectors,
     n=st.integers(0, 60),

@@ -1,7 +1,7 @@
 """Rows are divided among shards by their id alone, and a shard's name is a hash of its content."""
 
 import polars as pl
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from retrieval_core.index.plan import name_shard, rows_to_change, split_rows
@@ -15,7 +15,6 @@ def table(ids: list[int]) -> pl.DataFrame:
 
 
 @given(row_ids, st.integers(1, 9))
-@settings(deadline=None)
 def test_every_row_is_in_one_shard(ids: list[int], n_shards: int) -> None:
     shards = split_rows(table(ids), n_shards)
     assert len(shards) == n_shards
@@ -24,7 +23,6 @@ def test_every_row_is_in_one_shard(ids: list[int], n_shards: int) -> None:
 
 
 @given(row_ids.filter(bool), st.integers(1, 9), st.randoms(use_true_random=False))
-@settings(deadline=None)
 def test_a_change_in_one_row_renames_one_shard(ids: list[int], n_shards: int, random) -> None:
     before = [name_shard(shard, ["t"]) for shard in split_rows(table(ids), n_shards)]
     shuffled = random.sample(ids, len(ids))
@@ -46,7 +44,6 @@ pictures = st.dictionaries(st.integers(0, 40), st.sampled_from("abc"), max_size=
 
 
 @given(pictures, pictures)
-@settings(deadline=None)
 def test_removing_and_adding_rows_makes_the_current_rows_of_the_previous_ones(
     before: dict[int, str], now: dict[int, str]
 ) -> None:

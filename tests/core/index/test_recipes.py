@@ -3,7 +3,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from retrieval_core.config import IndexConfig
@@ -31,7 +31,6 @@ def test_the_key_follows_from_the_size(n_rows: int, key: str) -> None:
     assert choose_recipe(n_rows, 64, 512, AUTO).key == key
 
 
-@settings(deadline=None)
 @given(n_rows=st.integers(0, 10**9), dim=st.integers(1, 4096), sample_rows=st.integers(624, 10**5))
 def test_a_chosen_recipe_can_always_be_trained(n_rows: int, dim: int, sample_rows: int) -> None:
     recipe = choose_recipe(n_rows, dim, dim, IndexConfig(sample_rows=sample_rows))
@@ -114,7 +113,6 @@ def test_an_index_that_does_not_fit_in_memory_is_refused_with_the_numbers(n_rows
         choose_recipe(n_rows, 64, 512, IndexConfig(memory_gb=1e-8, recipe=recipe))
 
 
-@settings(deadline=None)
 @given(
     n_rows=st.integers(0, 10**7),
     dim=st.integers(1, 600),

@@ -33,7 +33,7 @@ def source(scores: np.ndarray, ids: np.ndarray, asked: list[tuple[int, int]]) ->
     return CandidateSource(search, len(ids))
 
 
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 @given(st.integers(0, 2**32 - 1), st.integers(1, 6), st.integers(1, 40), st.integers(1, 9))
 def test_the_best_of_all_sources_are_found_with_all_that_tie(
     seed: int, n_sources: int, depth: int, levels: int

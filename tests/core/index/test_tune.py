@@ -64,7 +64,7 @@ drawn = st.builds(
 )
 
 
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 @given(index=drawn, target=st.floats(0.3, 1))
 def test_the_choice_is_the_cheapest_of_the_whole_grid(index: DrawnIndex, target: float) -> None:
     tuned = tune_search(index, index.asked, IndexConfig(recall_target=target))
@@ -76,7 +76,7 @@ def test_the_choice_is_the_cheapest_of_the_whole_grid(index: DrawnIndex, target:
     assert tuned.reached == (bare is not None) == (tuned.recall >= target)
 
 
-@settings(deadline=None, max_examples=40)
+@settings(max_examples=40)
 @given(index=drawn, target=st.floats(0.3, 1))
 def test_the_curve_rises_and_holds_the_choice(index: DrawnIndex, target: float) -> None:
     tuned = tune_search(index, index.asked, IndexConfig(recall_target=target))

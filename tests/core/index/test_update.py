@@ -56,7 +56,7 @@ states = st.dictionaries(st.integers(0, POOL - 1), st.booleans(), max_size=POOL)
 
 
 @pytest.mark.parametrize("key", KEYS)
-@settings(deadline=None, max_examples=15)
+@settings(max_examples=15)
 @given(nights=st.lists(states, min_size=2, max_size=4))
 def test_an_updated_shard_has_the_bytes_of_a_built_one(key: str, nights: list[dict[int, bool]]) -> None:
     template = TEMPLATES[key]

@@ -55,7 +55,7 @@ items_strategy = st.dictionaries(
 
 
 class TestUpdate:
-    @settings(deadline=None, max_examples=40, suppress_health_check=[HealthCheck.function_scoped_fixture])
+    @settings(max_examples=40, suppress_health_check=[HealthCheck.function_scoped_fixture])
     @given(before=items_strategy, after=items_strategy, extra=st.sets(st.sampled_from(IDS)))
     def test_reading_only_what_changed_gives_the_snapshot_of_reading_everything(
         self,

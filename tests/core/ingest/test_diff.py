@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import polars as pl
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from retrieval_core.artifacts.catalog_rows import CATALOG_SCHEMA
@@ -43,7 +43,6 @@ def items(catalog: dict[str, Statement], version: str = "1") -> pl.DataFrame:
 GOOD: Statement = ("c1", "coat", ["a"], [], "ok")
 
 
-@settings(deadline=None)
 @given(before=CATALOGS, after=CATALOGS)
 def test_agrees_with_a_dictionary(before: dict[str, Statement], after: dict[str, Statement]) -> None:
     diff = diff_catalogs(items(before), items(after, version="2"))
@@ -57,7 +56,6 @@ def test_agrees_with_a_dictionary(before: dict[str, Statement], after: dict[str,
     )
 
 
-@settings(deadline=None)
 @given(before=CATALOGS, after=CATALOGS)
 def test_nothing_differs_exactly_when_the_fingerprints_agree(
     before: dict[str, Statement], after: dict[str, Statement]

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import polars as pl
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from retrieval_core.artifacts.catalog_rows import CATALOG_SCHEMA
@@ -40,7 +40,6 @@ def items(catalog: dict[str, str]) -> pl.DataFrame:
     return pl.DataFrame([row | {"labels": [], "attributes": []} for row in rows], schema=CATALOG_SCHEMA)
 
 
-@settings(deadline=None)
 @given(history=st.lists(CATALOGS, min_size=1, max_size=6), n_before=st.integers(0, 3))
 def test_changed_items_agree_with_a_dictionary(history: list[dict[str, str]], n_before: int) -> None:
     before = history[n_before - 1] if 0 < n_before < len(history) else {}
@@ -49,7 +48,6 @@ def test_changed_items_agree_with_a_dictionary(history: list[dict[str, str]], n_
     assert items_changed(items(before) if before else None, map(items, within)) == expected
 
 
-@settings(deadline=None)
 @given(days=st.lists(DAYS, max_size=8), since=st.none() | DAYS, until=st.none() | DAYS)
 def test_snapshots_of_a_period_and_the_last_one_before(days: list[int], since: int | None, until: int | None) -> None:
     sealed = {f"fp{number}": START + timedelta(days=day) for number, day in enumerate(days)}
@@ -94,7 +92,6 @@ def test_texts_that_are_not_dates_are_refused(dates: dict[str, str], message: st
         ItemSelection(**dates).period()
 
 
-@settings(deadline=None)
 @given(
     catalog=CATALOGS.filter(bool),
     listed=st.sets(st.sampled_from("abcdef")),

@@ -367,7 +367,7 @@ class TestSplits:
         second = self.taken({"a": ("p", None), "b": ("p", None)}, mixed)
         assert set(self.splits(second).values()) == {"train"}
 
-    @settings(deadline=None, max_examples=40)
+    @settings(max_examples=40)
     @given(
         tonight=st.dictionaries(st.integers(0, 30), st.integers(0, 8) | st.none(), min_size=1),
         tomorrow=st.dictionaries(st.integers(0, 30), st.integers(0, 8) | st.none(), min_size=1),
@@ -385,7 +385,7 @@ class TestSplits:
                 splits_of[product].add(split)
             assert all(len(splits) == 1 for product, splits in splits_of.items() if product is not None)
 
-    @settings(deadline=None, max_examples=40)
+    @settings(max_examples=40)
     @given(
         products=st.dictionaries(st.integers(0, 30), st.integers(0, 8) | st.none(), min_size=1),
         kept=st.sets(st.integers(0, 60)),

@@ -34,7 +34,7 @@ TEXT = st.text(MIXED, max_size=12)
 LATIN = st.text(st.sampled_from("abcéèåøñß019-_./"), min_size=1, max_size=10)
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(TEXT)
 def test_a_normal_name_is_its_own_normal_form(text: str) -> None:
     normal = normal_name(text)
@@ -42,7 +42,7 @@ def test_a_normal_name_is_its_own_normal_form(text: str) -> None:
     normal.encode()
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(
     st.lists(st.none() | TEXT.filter(lambda text: text.isprintable() or text.encode(errors="ignore").decode() == text))
 )
@@ -60,7 +60,7 @@ def test_what_unicode_calls_ignorable_is_removed() -> None:
     assert not [character for character in {*CODE_POINTS} - {*IGNORABLE} if normal_name(f"a{character}b") == "ab"]
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(LATIN, st.data())
 def test_an_id_is_the_same_however_it_was_typed(item_id: str, data: st.DataObject) -> None:
     normal = normal_name(item_id)

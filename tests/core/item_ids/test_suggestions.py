@@ -37,7 +37,7 @@ def test_nothing_is_suggested_where_nothing_is_near(typed: str) -> None:
     assert did_you_mean(typed, NUMBERED) == did_you_mean(typed, pl.Series([], dtype=pl.String)) == ""
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(st.integers(0, len(NUMBERED) - 1), st.data())
 def test_any_one_wrong_letter_is_forgiven_in_any_case(row: int, data: st.DataObject) -> None:
     """Of a numbered catalogue many ids are as near, so the id is looked for among few others."""

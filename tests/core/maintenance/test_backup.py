@@ -129,7 +129,7 @@ def test_a_second_backup_copies_only_what_is_new(local_store: Store, target: Sto
 
 
 @given(st.data())
-@settings(max_examples=8, deadline=None, phases=[Phase.generate, Phase.shrink], suppress_health_check=list(HealthCheck))
+@settings(max_examples=8, phases=[Phase.generate, Phase.shrink], suppress_health_check=list(HealthCheck))
 def test_a_backup_beside_runs_that_publish_opens_as_production_then_or_later_even_if_it_was_killed(
     data: st.DataObject,
 ) -> None:

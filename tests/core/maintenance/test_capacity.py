@@ -27,7 +27,7 @@ from retrieval_core.maintenance.capacity import (
     stage_costs,
 )
 
-unhurried = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
+unhurried = settings(suppress_health_check=[HealthCheck.too_slow])
 seconds = st.integers(0, 1000).map(lambda tenths: tenths / 10)
 stages = st.builds(StageCost, name=st.just("s"), once_s=seconds, flow_s=seconds, shard_s=seconds)
 rates = st.integers(0, 10**6).map(float)

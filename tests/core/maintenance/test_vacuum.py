@@ -423,7 +423,6 @@ CATALOGUE = st.sets(st.sampled_from(ITEMS), min_size=8).map(sorted)
 
 @settings(
     max_examples=8,
-    deadline=None,
     phases=[Phase.explicit, Phase.generate],
     suppress_health_check=[HealthCheck.function_scoped_fixture],
 )

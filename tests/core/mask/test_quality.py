@@ -3,7 +3,7 @@
 import hypothesis.extra.numpy as arrays
 import numpy as np
 import pytest
-from hypothesis import assume, given, settings
+from hypothesis import assume, given
 from hypothesis import strategies as st
 from sklearn.metrics import jaccard_score
 
@@ -22,7 +22,6 @@ def mask_pairs(draw):
 
 
 @given(mask_pairs())
-@settings(deadline=None)
 def test_example_iou_is_the_jaccard_score_of_each_picture(pair):
     predicted, truth = pair
     expected = [jaccard_score(t.ravel(), p.ravel(), zero_division=1.0) for p, t in zip(predicted, truth, strict=True)]
@@ -30,7 +29,6 @@ def test_example_iou_is_the_jaccard_score_of_each_picture(pair):
 
 
 @given(mask_pairs())
-@settings(deadline=None)
 def test_example_iou_is_symmetric_within_bounds_and_one_for_equal_masks(pair):
     predicted, truth = pair
     iou = example_iou(predicted, truth)
@@ -53,7 +51,6 @@ def test_masks_of_different_shapes_cannot_be_compared(shape):
 
 
 @given(masks)
-@settings(deadline=None)
 def test_a_mask_of_abnormal_area_is_distrusted_for_its_area(mask):
     area = mask.mean()
     assume(not CONFIG.min_area <= area <= CONFIG.max_area)
@@ -62,14 +59,12 @@ def test_a_mask_of_abnormal_area_is_distrusted_for_its_area(mask):
 
 
 @given(masks, st.integers(0, 3), st.booleans())
-@settings(deadline=None)
 def test_trust_does_not_depend_on_how_the_picture_lies(mask, quarter_turns, mirrored):
     turned = np.rot90(mask, quarter_turns)
     assert distrust(turned[:, ::-1] if mirrored else turned, CONFIG) == distrust(mask, CONFIG)
 
 
 @given(st.integers(1, 10), st.integers(1, 10))
-@settings(deadline=None)
 def test_a_single_rectangle_of_normal_area_is_trusted(height, width):
     mask = np.zeros((12, 12), np.bool_)
     mask[:height, :width] = True

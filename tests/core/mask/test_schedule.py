@@ -2,7 +2,7 @@
 
 import itertools
 
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from retrieval_core.config import MaskConfig
@@ -12,7 +12,6 @@ configs = st.builds(MaskConfig, size_px=st.integers(2, 16).map(lambda sides: 32 
 
 
 @given(configs)
-@settings(deadline=None)
 def test_phases_hold_every_epoch_once_and_end_at_full_size(config):
     epochs = [epoch for phase in plan_phases(config) for epoch in phase]
     assert len(epochs) == config.max_epochs
@@ -22,7 +21,6 @@ def test_phases_hold_every_epoch_once_and_end_at_full_size(config):
 
 
 @given(configs)
-@settings(deadline=None)
 def test_every_size_fits_the_encoder_and_never_falls(config):
     sizes = [epoch.size_px for phase in plan_phases(config) for epoch in phase]
     assert all(size % 32 == 0 and size >= 64 for size in sizes)

@@ -26,7 +26,7 @@ def rng(seed: int = 0) -> np.random.Generator:
 
 
 @given(height=st.integers(1, 60), width=st.integers(1, 60), seed=st.integers(0, 2**32))
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_a_crop_is_a_window_of_the_picture_of_the_share_it_says(height, width, seed):
     image = np.arange(height * width, dtype=np.uint32).view(np.uint8).reshape(height, width, 4)[..., :3]
     made = crop(image, rng(seed))

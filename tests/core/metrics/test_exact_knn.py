@@ -2,7 +2,7 @@ from unittest import mock
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from retrieval_core.errors import BadConfig, DimensionMismatch
@@ -26,7 +26,6 @@ def oracle(queries: np.ndarray, gallery: np.ndarray, k: int, own: np.ndarray | N
     return found
 
 
-@settings(deadline=None)
 @given(
     seed=st.integers(0, 2**32 - 1),
     n=st.integers(0, 40),
@@ -49,7 +48,6 @@ def test_neighbours_are_those_of_a_full_sort(seed: int, n: int, k: int, leave_ou
     assert positions.dtype == np.int64
 
 
-@settings(deadline=None)
 @given(
     seed=st.integers(0, 2**32 - 1),
     n=st.integers(0, 60),

@@ -3,7 +3,7 @@
 import numpy as np
 import polars as pl
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from retrieval_core.errors import DimensionMismatch
@@ -90,7 +90,6 @@ def test_items_encoded_apart_are_refused():
 label_sets = st.lists(st.frozensets(st.sampled_from("abcdef")), min_size=2, max_size=12)
 
 
-@settings(deadline=None)
 @given(label_sets)
 def test_label_iou_is_shared_over_either(sets):
     judged = encode(items(*({"labels": sorted(labels)} for labels in [*sets, frozenset("a")])))
@@ -145,7 +144,6 @@ def catalogues(draw):
     return draw(st.lists(st.fixed_dictionaries({kind: some[kind] for kind in sorted(kinds)}), min_size=2, max_size=30))
 
 
-@settings(deadline=None)
 @given(catalogues(), st.integers(1, 5))
 def test_the_best_gains_are_the_largest_of_all_pairs(rows, n_queries):
     truth = find_truth(*split(encode(items(*rows)), n_queries))

@@ -64,7 +64,7 @@ def truncated_ap(hits: list[bool], n_relevant: int, k: int) -> float | None:
     return sum(precisions) / min(n_relevant, k)
 
 
-@settings(deadline=None, max_examples=150)
+@settings(max_examples=150)
 @given(searches())
 def test_product_and_category_metrics_agree_with_plain_loops(search):
     positions, queries, gallery = search
@@ -126,7 +126,7 @@ def best_ap_over_tied_truths(gains: list[float], all_gains: list[float], k: int)
     )
 
 
-@settings(deadline=None, max_examples=150)
+@settings(max_examples=150)
 @given(searches())
 def test_graded_map_is_the_best_over_all_ways_of_breaking_ties(search):
     positions, queries, gallery = search
@@ -144,7 +144,6 @@ def test_graded_map_is_the_best_over_all_ways_of_breaking_ties(search):
         assert equal_or_null(column(scores, name), expected)
 
 
-@settings(deadline=None)
 @given(searches())
 def test_label_iou_averages_the_five_nearest(search):
     positions, queries, gallery = search
@@ -164,7 +163,6 @@ def test_label_iou_averages_the_five_nearest(search):
         assert scores.summary["label_iou@5_std"] == pytest.approx(np.std(known))
 
 
-@settings(deadline=None)
 @given(searches())
 def test_all_scores_are_shares_and_the_summary_is_their_mean(search):
     scores = retrieval_metrics(*search)
@@ -177,7 +175,6 @@ def test_all_scores_are_shares_and_the_summary_is_their_mean(search):
         assert name in definitions()
 
 
-@settings(deadline=None)
 @given(st.lists(st.booleans(), min_size=1, max_size=30))
 def test_average_precision_over_a_whole_ranking_is_that_of_scikit_learn(hits):
     ranking = np.array([hits])
@@ -188,7 +185,6 @@ def test_average_precision_over_a_whole_ranking_is_that_of_scikit_learn(hits):
         assert ap == pytest.approx(average_precision_score(hits, -np.arange(len(hits))))
 
 
-@settings(deadline=None)
 @given(st.lists(st.sampled_from([0.0, 0.25, 0.5, 1.0]), min_size=10, max_size=20), st.randoms())
 def test_finding_the_largest_gains_first_is_perfect_whatever_the_order_of_ties(gains, random):
     order = sorted(range(len(gains)), key=lambda g: (-gains[g], random.random()))
@@ -300,7 +296,6 @@ def test_drawing_the_whole_gallery_finds_everything():
     assert random["label_iou@5_random"] <= 1
 
 
-@settings(deadline=None)
 @given(st.integers(0, 30), st.integers(1, 8), st.integers(0, 99))
 def test_ann_recall_is_the_share_of_exact_neighbours_found(n_items, k, seed):
     rng = np.random.default_rng(seed)

@@ -117,7 +117,6 @@ def test_wilsons_interval_is_that_of_scipy(n, successes):
     assert wilson(np.array(successes / n), n) == pytest.approx((expected.low, expected.high), abs=1e-6)
 
 
-@settings(deadline=None)
 @given(ROWS)
 def test_an_interval_holds_the_mean_and_stays_within_bounds(rows):
     pairs = sum_clusters(*in_clusters(rows))
@@ -135,7 +134,7 @@ def test_a_single_cluster_tells_nothing():
     assert permutation_p(pairs) > 0.4
 
 
-@settings(deadline=None, max_examples=50)
+@settings(max_examples=50)
 @given(ROWS, st.randoms(use_true_random=False))
 def test_names_of_clusters_and_the_order_of_queries_change_nothing(rows, random):
     said = all_that_is_said(sum_clusters(*in_clusters(rows)))
@@ -144,7 +143,7 @@ def test_names_of_clusters_and_the_order_of_queries_change_nothing(rows, random)
     assert all_that_is_said(sum_clusters(*in_clusters(other))) == pytest.approx(said, abs=1e-12)
 
 
-@settings(deadline=None, max_examples=50)
+@settings(max_examples=50)
 @given(ROWS, st.integers(2, 5))
 def test_copies_of_queries_within_their_clusters_tell_nothing_new(rows, n_copies):
     said = all_that_is_said(sum_clusters(*in_clusters(rows)))
@@ -198,7 +197,7 @@ def test_runs_of_different_length_are_refused():
         sum_pairs(np.zeros(3), np.zeros(3), np.zeros(4, np.int64))
 
 
-@settings(deadline=None, max_examples=25)
+@settings(max_examples=25)
 @given(ROWS)
 def test_p_is_that_of_all_sign_flips_of_whole_clusters(rows):
     pairs = sum_clusters(*in_clusters(rows))
@@ -244,7 +243,7 @@ def test_the_seed_decides_everything_and_blocks_change_only_the_draws(monkeypatc
     assert permutation_p(pairs) == pytest.approx(whole, abs=0.05)
 
 
-@settings(deadline=None, max_examples=25)
+@settings(max_examples=25)
 @given(st.lists(st.tuples(*[st.sampled_from([-1.0, -0.5, -1 / 3, 0.0, 0.1, 1.0])] * 3), min_size=1, max_size=9))
 def test_p_that_stops_early_is_that_of_all_sign_flips_of_each_metric(rows):
     d = np.array(rows)

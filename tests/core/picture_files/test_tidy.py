@@ -58,7 +58,7 @@ def inserted(data: bytes, position: int, extra: bytes) -> bytes:
     return data[:position] + extra + data[position:]
 
 
-@settings(deadline=None, max_examples=200)
+@settings(max_examples=200)
 @given(
     way=st.sampled_from(sorted(WAYS)),
     seed=st.integers(0, 9),
@@ -106,7 +106,7 @@ def test_a_jpeg_without_its_end_marker_is_whole(way: str) -> None:
 
 
 @pytest.mark.parametrize("way", [way for way in WAYS if way != "progressive"])  # its scans may be whole, only fewer
-@settings(deadline=None, max_examples=40)
+@settings(max_examples=40)
 @given(share=st.floats(0.3, 0.99), filling=st.sampled_from([b"", bytes(1), b"\xff", b"\x55"]), is_closed=st.booleans())
 def test_a_jpeg_that_lost_its_last_bytes_is_refused(way: str, share: float, filling: bytes, is_closed: bool) -> None:
     """Also when a download was filled up with one value to its full size."""

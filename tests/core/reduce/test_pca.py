@@ -46,7 +46,7 @@ def test_projects_as_scikit_learn_does_up_to_signs(whiten: bool) -> None:
     np.testing.assert_allclose(np.abs(ours), np.abs(theirs), atol=1e-4)
 
 
-@settings(deadline=None, max_examples=40)
+@settings(max_examples=40)
 @given(cuts=st.lists(st.integers(0, 60), max_size=6), seed=st.integers(0, 1000))
 def test_the_fit_does_not_depend_on_how_rows_are_batched(cuts: list[int], seed: int) -> None:
     vectors = draw(n_rows=60, dim=7, seed=seed)
@@ -76,7 +76,7 @@ def test_a_smaller_pca_is_a_prefix_of_a_larger_one() -> None:
     np.testing.assert_array_equal(project(large, vectors, 9)[:, :3], project(small, vectors, 3))
 
 
-@settings(deadline=None, max_examples=30)
+@settings(max_examples=30)
 @given(n_rows=st.integers(1, 30), dim=st.integers(1, 10), seed=st.integers(0, 1000))
 def test_components_are_orthonormal_ordered_and_signed(n_rows: int, dim: int, seed: int) -> None:
     pca = fit_pca([draw(n_rows, dim, seed)], dim)

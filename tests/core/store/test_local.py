@@ -45,7 +45,7 @@ def _no_key_is_a_folder(objects: dict[str, bytes]) -> bool:
     return not any(other.startswith(f"{key}/") for key in objects for other in objects)
 
 
-@settings(deadline=None, max_examples=30)
+@settings(max_examples=30)
 @given(objects=st.dictionaries(_keys, st.binary(max_size=64), max_size=6).filter(_no_key_is_a_folder), data=st.data())
 def test_a_folder_behaves_like_a_sorted_dictionary(objects: dict[str, bytes], data: st.DataObject) -> None:
     with tempfile.TemporaryDirectory() as folder:

@@ -96,7 +96,7 @@ def test_no_readable_picture_gives_no_rows(tmp_path):
     assert prepared.positions.dtype == np.int64
 
 
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 @given(
     width=st.integers(20, 120),
     height=st.integers(20, 120),

@@ -93,7 +93,7 @@ ROWS = st.lists(
 )
 
 
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 @given(rows=ROWS, val_fraction=st.sampled_from([0.1, 0.3, 0.5, 0.9]), seed=st.integers(0, 5))
 def test_no_product_file_or_near_duplicate_is_on_both_sides_and_nothing_held_out_on_either(rows, val_fraction, seed):
     items, pixels = catalog(rows)

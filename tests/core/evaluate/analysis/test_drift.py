@@ -136,7 +136,7 @@ def test_a_large_catalogue_is_sampled_alike_and_gives_the_same_facts(catalog_ite
     json.loads(text, parse_constant=lambda name: pytest.fail(f"{name} is no JSON"))
 
 
-@settings(deadline=None, max_examples=50)
+@settings(max_examples=50)
 @given(seed=st.integers(0, 10_000), n=st.integers(1, 300), m=st.integers(1, 300), levels=st.integers(1, 50))
 def test_figures_agree_with_their_definitions(seed, n, m, levels):
     rng = np.random.default_rng(seed)

@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from retrieval_core.evaluate.analysis.embedding_map import (
@@ -82,7 +82,6 @@ def test_a_large_catalogue_gives_a_bounded_map_and_always_the_same(catalog_items
     assert MapFacts.model_validate_json(text) == facts
 
 
-@settings(deadline=None)
 @given(points)
 def test_every_cell_of_the_map_shows_one_of_its_own_items(coordinates):
     cells = map_cells(facts_at(coordinates))

@@ -100,7 +100,7 @@ def test_churn_is_divided_between_model_and_catalogue(catalog_items, draw_vector
     assert facts.churn == pytest.approx(facts.by_model + facts.by_catalogue)
 
 
-@settings(deadline=None, max_examples=25, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=25, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(seed=st.integers(0, 1_000), n_then=st.integers(2, 40), n_now=st.integers(2, 40), same=st.booleans())
 def test_churn_agrees_with_plain_sets(catalog_items, index_items, seed, n_then, n_now, same):
     rng = np.random.default_rng(seed)

@@ -51,7 +51,7 @@ def test_the_interval_covers_at_its_stated_rate_where_the_pictures_of_a_product_
         assert np.mean([low <= mean <= high for low, high in ends]) > 0.91
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(st.lists(st.floats(0, 1), min_size=2, max_size=80))
 def test_an_interval_lies_around_the_mean_and_is_never_a_point(values):
     low, high = interval(np.array(values), np.arange(len(values)))

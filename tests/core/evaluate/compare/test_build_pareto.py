@@ -3,7 +3,7 @@
 import math
 import re
 
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from retrieval_core.evaluate.compare.build import pareto_front
@@ -44,7 +44,6 @@ def test_the_front_is_drawn_in_steps_and_described_in_words(read_page) -> None:
 number = st.floats(-1e30, 1e30) | st.sampled_from([float("nan"), float("inf"), -float("inf"), 0.0, 1e-300])
 
 
-@settings(deadline=None)
 @given(st.dictionaries(st.text(max_size=8), st.tuples(number, number), max_size=8))
 def test_any_numbers_make_a_whole_chart(read_page, points) -> None:
     finite = {name: point for name, point in points.items() if all(map(math.isfinite, point))}

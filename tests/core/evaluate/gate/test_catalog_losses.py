@@ -164,7 +164,7 @@ def test_a_bound_of_one_is_none() -> None:
 values = st.lists(st.tuples(st.sampled_from("abc"), st.sampled_from(("x", "y", None))), min_size=1, max_size=30)
 
 
-@settings(deadline=None, max_examples=50)
+@settings(max_examples=50)
 @given(values)
 def test_what_became_that_of_others_is_counted_as_by_hand(pairs: list[tuple[str, str | None]]) -> None:
     """Of each current value the items of its most frequent earlier value keep it; all others lost theirs."""

@@ -78,7 +78,7 @@ def decidable(n_differing: dict[str, int], alpha: float) -> list[str]:
     return []
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(tables(min_queries=8), tables(min_queries=8))
 def test_overall_changes_are_those_of_a_plain_recomputation(challenger, production):
     changes = compare(challenger.drop("category"), production, CONFIG)
@@ -110,7 +110,7 @@ def test_overall_changes_are_those_of_a_plain_recomputation(challenger, producti
             assert least[row.name] <= row.p_holm <= most[row.name]
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(tables(min_queries=2))
 def test_a_table_never_loses_against_itself(table):
     changes = compare(table, table.sample(fraction=1, shuffle=True, seed=0), GateConfig(min_category_queries=2))
@@ -121,7 +121,7 @@ def test_a_table_never_loses_against_itself(table):
         assert row.p_holm in (None, 1)
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(tables(), tables(), st.integers(2, 5))
 def test_a_category_is_compared_as_if_its_queries_were_the_table(challenger, production, min_queries):
     changes = compare(challenger, production, GateConfig(min_category_queries=min_queries))
@@ -286,7 +286,7 @@ def test_queries_of_one_product_count_as_one():
     assert row.largest_loss > single.largest_loss
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 @given(tables(min_queries=4), tables(min_queries=4), st.integers(1, 4), st.randoms(use_true_random=False))
 def test_names_of_products_and_the_order_of_queries_decide_nothing(challenger, production, n_views, random):
     table = of_products(challenger, n_views)

@@ -4,7 +4,7 @@ import itertools
 
 import numpy as np
 import polars as pl
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from retrieval_core.config import EvaluateConfig
@@ -32,7 +32,6 @@ products = st.one_of(st.none(), st.sampled_from("abcdef"))
 
 
 @given(st.lists(st.tuples(splits, products), min_size=1, max_size=40), st.integers(0, 20), st.integers(0, 3))
-@settings(deadline=None)
 def test_queries_are_held_out_and_the_rest_is_the_gallery(rows, n_queries, seed) -> None:
     items = catalogue(rows)
     protocol = choose_protocol(items, EvaluateConfig(queries=n_queries, seed=seed))
@@ -48,7 +47,6 @@ def test_queries_are_held_out_and_the_rest_is_the_gallery(rows, n_queries, seed)
 
 
 @given(st.lists(st.integers(1, 6), min_size=1, max_size=8))
-@settings(deadline=None)
 def test_at_most_half_of_a_held_out_product_queries(views_of: list[int]) -> None:
     rows = [("query", f"p{n}") for n, views in enumerate(views_of) for _ in range(views)]
     protocol = choose_protocol(catalogue(rows), EvaluateConfig(queries=1000))
@@ -64,7 +62,6 @@ def test_a_gallery_the_source_names_is_the_one_searched() -> None:
 
 
 @given(st.lists(st.integers(0, 30), max_size=15), st.sets(st.integers(0, 30), max_size=12), st.integers(1, 6))
-@settings(deadline=None)
 def test_hits_outside_the_gallery_are_passed_over(hits: list[int], gallery: set[int], k: int) -> None:
     gallery_ids = np.array(sorted(gallery, key=lambda n: n * 7 % 31), np.int64)
     found = positions_in_gallery(np.array([hits], np.int64), gallery_ids, k)[0]

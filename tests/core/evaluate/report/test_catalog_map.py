@@ -17,7 +17,7 @@ def facts_at(points) -> MapFacts:
     )
 
 
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 @given(st.lists(st.tuples(finite, finite, st.integers(-1, 7)), min_size=1, max_size=20))
 def test_the_map_is_valid_for_any_coordinates(assert_finite, points):
     assert_finite(catalog_map(facts_at(points)))

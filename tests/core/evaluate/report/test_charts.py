@@ -12,7 +12,7 @@ share = st.floats(0, 1)
 runs = st.lists(st.tuples(st.just("then"), st.none() | share | st.just(float("nan")), st.booleans()), max_size=30)
 
 
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 @given(st.dictionaries(st.text(max_size=30), any_number, max_size=6), st.none() | share, finite, finite)
 def test_bars_dots_and_intervals_are_valid_for_any_numbers(assert_finite, values, baseline, difference, reach):
     assert_finite(
@@ -22,7 +22,7 @@ def test_bars_dots_and_intervals_are_valid_for_any_numbers(assert_finite, values
     )
 
 
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 @given(runs, st.lists(share, min_size=1, max_size=20), st.lists(st.integers(0, 2000), max_size=11))
 def test_sparklines_and_distributions_are_valid_for_any_numbers(assert_finite, past, shares, counts):
     edges = tuple(range(len(shares) + 1))

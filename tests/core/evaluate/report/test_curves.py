@@ -10,7 +10,7 @@ from tests.core.evaluate.report.sample_facts import LOSSES
 any_number = st.floats(-1e30, 1e30) | st.sampled_from([float("nan"), float("inf"), -float("inf")])
 
 
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 @given(st.lists(st.tuples(st.integers(1, 100), any_number), max_size=50), st.floats(0, 1))
 def test_curves_are_valid_for_any_numbers(assert_finite, points, target):
     named = {f"point {i}": point for i, point in enumerate(points)}

@@ -36,7 +36,7 @@ def test_ids_products_and_categories_get_their_normal_form() -> None:
     assert set(conform(pl.DataFrame(names | {"image_uri": ["/a.jpg"]}), "here").row(0)[:4]) == {"é", "/a.jpg"}
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(st.lists(st.text("aAeE\u0301é-_. 1👩👧\u200d\u200b", min_size=1, max_size=5), min_size=1, max_size=6))
 def test_every_row_is_an_item_or_the_twins_are_named(item_ids: list[str]) -> None:
     frame = pl.DataFrame({"item_id": item_ids, "image_uri": [f"/{row}" for row in range(len(item_ids))]})

@@ -107,7 +107,7 @@ LITTER = (
 )  # fmt: skip
 
 
-@settings(deadline=None, max_examples=40, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=40, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     litter=st.sets(st.sampled_from(LITTER), min_size=1),
     folder=st.sampled_from(["", "hat", "hat/deep"]),

@@ -22,7 +22,7 @@ def test_every_category_colour_and_pattern_occurs_in_a_catalogue_of_default_size
 
 
 @given(st.integers(0, 2**32 - 1), st.integers(0, 99_999))
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 def test_labels_are_sorted_words_that_agree_with_the_attributes(seed: int, number: int) -> None:
     product = plan_product(seed, number)
     assert product.labels == sorted(set(product.labels))

@@ -27,7 +27,7 @@ def plain_view(**changes: object) -> View:
 
 
 @given(st.integers(0, 2**32 - 1), st.integers(0, 1000))
-@settings(deadline=None, max_examples=40)
+@settings(max_examples=40)
 def test_the_views_of_a_product_stand_before_different_kinds_of_backdrop(seed: int, number: int) -> None:
     kinds = [plan_view(seed, number, view).backdrop for view in range(len(BACKDROPS))]
     assert len(set(kinds)) == len(BACKDROPS)

@@ -6,7 +6,7 @@ import numpy as np
 import polars as pl
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from pytorch_metric_learning.losses import ContrastiveLoss
 
@@ -32,7 +32,6 @@ def drawn_vectors(n_rows):
     return torch.from_numpy(np.random.default_rng(0).normal(size=(n_rows, 4)).astype(np.float32))
 
 
-@settings(deadline=None)
 @given(st.lists(st.integers(0, 5), max_size=30))
 def test_half_of_the_pairs_are_alike_and_none_appears_twice(codes):
     codes = torch.tensor(codes, dtype=torch.int64)

@@ -9,7 +9,7 @@ from fractions import Fraction
 import numpy as np
 import polars as pl
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from retrieval_core.errors import BadConfig
@@ -48,7 +48,6 @@ def drawn_batches(relation, n_rows, size, seed):
     return rows, relation.batches(rows, size, np.random.default_rng(seed)) if len(rows) else []
 
 
-@settings(deadline=None)
 @given(label_sets, st.sampled_from(list(THRESHOLDS)), st.sampled_from(list(THRESHOLDS)))
 def test_pictures_are_alike_and_unlike_by_the_labels_they_share(sets, one, other):
     low, high = sorted((one, other), key=Fraction)
@@ -59,7 +58,6 @@ def test_pictures_are_alike_and_unlike_by_the_labels_they_share(sets, one, other
         assert pairs.unlike[i, j] == (known and iou(some, others) < Fraction(low))
 
 
-@settings(deadline=None)
 @given(class_codes)
 def test_pictures_of_a_class_are_alike_and_of_an_unknown_one_neither(codes):
     pairs = SameClass(np.array(codes)).pairs(np.arange(len(codes)))
@@ -75,7 +73,6 @@ def test_two_views_of_a_picture_in_a_batch_are_no_pair():
         assert np.argwhere(np.triu(pairs.unlike)).tolist() == [[0, 3], [1, 3], [2, 3]]
 
 
-@settings(deadline=None)
 @given(class_codes, st.data())
 def test_the_pictures_to_learn_from_are_those_with_another_of_their_class(codes, data):
     rows = np.array(data.draw(st.lists(st.sampled_from(range(len(codes))), unique=True)), np.int64)
@@ -85,7 +82,6 @@ def test_the_pictures_to_learn_from_are_those_with_another_of_their_class(codes,
     assert SameClass(np.array(codes)).partnered(rows).tolist() == (expected if several else [])
 
 
-@settings(deadline=None)
 @given(label_sets, st.data())
 def test_the_pictures_to_learn_from_are_those_that_share_enough_labels_with_another(sets, data):
     rows = np.array(data.draw(st.lists(st.sampled_from(range(len(sets))), unique=True)), np.int64)
@@ -96,7 +92,6 @@ def test_the_pictures_to_learn_from_are_those_that_share_enough_labels_with_anot
     assert SharedLabels(matrix(sets), 0.5, 1 / 3).partnered(rows).tolist() == expected
 
 
-@settings(deadline=None)
 @given(class_codes, st.integers(MIN_BATCH, 40), seeds)
 def test_an_epoch_shows_every_picture_once_beside_another_of_its_class_and_one_of_another(codes, size, seed):
     relation = SameClass(np.array(codes))
@@ -107,7 +102,6 @@ def test_an_epoch_shows_every_picture_once_beside_another_of_its_class_and_one_o
         assert relation.pairs(batch).alike.any(axis=1).all()
 
 
-@settings(deadline=None)
 @given(label_sets, st.integers(MIN_BATCH, 40), seeds)
 def test_an_epoch_shows_every_picture_once_and_a_partner_that_shares_its_labels(sets, size, seed):
     relation = SharedLabels(matrix(sets), 0.5, 0.2)

@@ -75,7 +75,7 @@ def cells_unless_refused(data: bytes) -> list[list[str]] | None:
         return None
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(layout=LAYOUTS, records=tables(), n_blank=st.integers(0, 3))
 def test_every_layout_of_a_program_is_read_cell_for_cell(
     layout: Written, records: list[list[str]], n_blank: int
@@ -87,7 +87,7 @@ def test_every_layout_of_a_program_is_read_cell_for_cell(
     assert (f"passed over: {n_blank}" in read_delimited(data).note) == (n_blank > 0)
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(layout=LAYOUTS, records=tables(), data=st.data())
 def test_a_slip_of_the_pen_costs_no_other_record(
     layout: Written, records: list[list[str]], data: st.DataObject
@@ -108,7 +108,7 @@ def test_a_slip_of_the_pen_costs_no_other_record(
     assert sum(record not in read for record in records) <= 2, slipped
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(layout=LAYOUTS, records=tables(), n_cut=st.integers(1, 60))
 def test_a_text_that_breaks_off_loses_the_last_record_alone(
     layout: Written, records: list[list[str]], n_cut: int
