@@ -4,29 +4,19 @@ from __future__ import annotations
 
 import atexit
 import os
-import sys
 import tempfile
 import warnings
-from importlib.util import find_spec
 from pathlib import Path
 
 from retrieval_core.store.s3 import LOOPBACK
 
 
 def prepare_environment() -> None:
-    """Keep connections to this machine off proxies, and give a user without a home folder a temporary one.
-
-    A SOCKS proxy that httpx could not use is removed, because httpx would refuse connections to this machine, too.
-    """
+    """Keep connections to this machine off proxies, and give a user without a home folder a temporary one."""
     for name in ("no_proxy", "NO_PROXY"):
         hosts = os.environ.get(name) or os.environ.get(name.swapcase(), "")
         if hosts.strip() != "*":
             os.environ[name] = ",".join(dict.fromkeys([*filter(None, hosts.split(",")), *LOOPBACK]))
-    socks = [name for name in os.environ if name.lower().endswith("_proxy") and os.environ[name].startswith("socks")]
-    if socks and not find_spec("socksio"):
-        print(f"vitrine: {', '.join(socks)} not used: SOCKS needs `pip install 'httpx[socks]'`", file=sys.stderr)
-        for name in socks:
-            del os.environ[name]
     # Prefect needs no home folder: its local server has a folder of its own.
     warnings.filterwarnings("ignore", "Failed to create the Prefect home directory")
     try:
