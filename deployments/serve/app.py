@@ -6,8 +6,8 @@ import logging
 import os
 import tempfile
 import traceback
-from collections.abc import Callable, Sequence
-from contextlib import closing
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import closing, contextmanager
 from functools import wraps
 from pathlib import Path
 from typing import Any
@@ -22,6 +22,7 @@ from deployments.listening import BoundedBodies, bound_connections
 from deployments.serve.api import endpoints
 from deployments.serve.guard import MAX_BODIES_BYTES, UPLOADS_KEPT_S, Guard, max_body_bytes
 from deployments.serve.page import SearchPage
+from deployments.serve.readiness import Health, wait_for_release
 from deployments.serve.report_pages import ReportPages
 from deployments.serve.service import MAX_PICTURE_BYTES, SearchService
 from retrieval_core.errors import BadConfig, VitrineError
@@ -79,17 +80,25 @@ log = logging.getLogger("vitrine.app")
 def serve(store: Store, settings: Settings, host: str, port: int, names: Sequence[str] = ()) -> None:
     """Answer on `http://host:port` until interrupted, to browsers that reach it as an IP address or one of `names`.
 
-    Raises `NotFound` if nothing is published yet, `BadConfig` if the address cannot be used.
+    Until something is published, a page says so. Raises `BadConfig` if the address cannot be used.
     """
+    with _naming_address(host, port):
+        wait_for_release(store, host, port)
     prefix = "vitrine-uploads-"
     with closing(SearchService(store, settings)) as service, tempfile.TemporaryDirectory(prefix=prefix) as uploads:
         app = build_app(service, Path(uploads))
-        try:
+        with _naming_address(host, port):
             launch(app, store, host, port, names)
-        except (OSError, OverflowError, ServerFailedToStartError) as error:
-            reason = "it is taken, or no address of this machine; give another --port or --host"
-            raise BadConfig(f"cannot listen on {host}:{port}: {reason}") from error
         app.block_thread()
+
+
+@contextmanager
+def _naming_address(host: str, port: int) -> Iterator[None]:
+    try:
+        yield
+    except (OSError, OverflowError, ServerFailedToStartError) as error:
+        reason = "it is taken, or no address of this machine; give another --port or --host"
+        raise BadConfig(f"cannot listen on {host}:{port}: {reason}") from error
 
 
 def launch(app: gr.Blocks, store: Store, host: str, port: int, names: Sequence[str] = ()) -> None:
@@ -107,6 +116,7 @@ def launch(app: gr.Blocks, store: Store, host: str, port: int, names: Sequence[s
     middleware = [
         Middleware(BoundedBodies, max_bytes=max_body_bytes, max_total=MAX_BODIES_BYTES),
         Middleware(Guard, host=host, names=names, uploads=Path(app.GRADIO_CACHE)),
+        Middleware(Health),
         Middleware(ReportPages, store=store),
     ]
     # A waiting search keeps its body in memory.

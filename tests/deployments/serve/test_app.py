@@ -76,6 +76,6 @@ def test_a_port_that_cannot_be_had_is_one_clear_line(
     assert f"cannot listen on 127.0.0.1:{number}" in capsys.readouterr().err
 
 
-def test_a_store_without_a_release_is_one_clear_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["app", "--store", str(tmp_path)]) == 1
-    assert "nothing is published" in capsys.readouterr().err
+@pytest.mark.parametrize("path", ["/livez", "/readyz"])
+def test_an_app_with_a_release_is_ready(path: str, url: str) -> None:
+    assert httpx.get(url + path).status_code == 200
