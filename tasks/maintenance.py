@@ -1,13 +1,19 @@
-"""What no kept release needs, removed."""
+"""A store between runs: another release as production, proofs, and the removal of what nothing needs."""
 
 from __future__ import annotations
 
 import time
+from datetime import UTC, datetime
 
 from prefect.logging import get_run_logger
 
 from retrieval_core.artifacts.manifests import Value
+from retrieval_core.artifacts.releases import Promotion
+from retrieval_core.artifacts.shards import log_progress
+from retrieval_core.maintenance.damage import promote_checked, roll_back_checked
 from retrieval_core.maintenance.vacuum import Policy, Vacuumed, plan_vacuum, vacuum
+from retrieval_core.maintenance.verify import Verification
+from retrieval_core.maintenance.verify_objects import verify_all
 from retrieval_core.settings import Settings
 from tasks.stage import stage
 
@@ -22,6 +28,28 @@ class Swept(Value):
     n_planned_bytes: int
     n_removed: int
     stopped: str
+
+
+@stage("promote")
+def promote_release(settings: Settings, release: str, by: str, why: str, anyway: bool) -> str:
+    """Make a release production and return its fingerprint."""
+    now = datetime.now(UTC).isoformat(timespec="seconds")
+    promotion = Promotion(release=release, by=by, at=now, why=why)
+    return promote_checked(settings.open_store(), promotion, anyway).release
+
+
+@stage("roll back")
+def roll_back_release(settings: Settings) -> str:
+    """Point production at the release before it and return that one's fingerprint."""
+    return roll_back_checked(settings.open_store()).release
+
+
+@stage("verify")
+def verify_store(settings: Settings, bytes_per_s: float) -> Verification:
+    """Check every object of the store."""
+    store = settings.open_store()
+    n_bytes = sum(entry.size_bytes for entry in store.entries(""))
+    return verify_all(store, bytes_per_s, log_progress("bytes of the store", n_bytes))
 
 
 @stage("vacuum")

@@ -1,0 +1,64 @@
+"""Promotions, rollbacks, proofs and vacuums as flows, which Prefect's forms start."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from flows.maintenance import promote, rollback, vacuum, verify
+from retrieval_core.artifacts.releases import PRODUCTION, read_alias
+from retrieval_core.errors import BadConfig, NotFound, ShardCorrupt
+from retrieval_core.maintenance.vacuum import Policy
+from retrieval_core.settings import Settings
+from tests.core import conftest
+
+pytestmark = pytest.mark.usefixtures("prefect_server")
+new_shop, pixels_backbone = conftest.new_shop, conftest.pixels_backbone
+FIRST, SECOND = "a" * 32, "b" * 32
+
+
+@pytest.fixture
+def shop(new_shop: Callable[[Path], Any], tmp_path: Path) -> Any:
+    """Two releases, of which the second is production."""
+    shop = new_shop(tmp_path / "shop")
+    shop.publish(FIRST, range(6))
+    shop.publish(SECOND)
+    return shop
+
+
+def test_production_is_rolled_back_and_promoted_with_a_name_and_a_reason(shop: Any) -> None:
+    assert rollback(shop.settings) == FIRST
+    assert promote(shop.settings, release=" bbbb", by="Ada", why="it was right") == SECOND
+    alias = read_alias(shop.store, PRODUCTION)
+    assert alias is not None
+    assert (alias.release, alias.promotions[-1].by, alias.promotions[-1].why) == (SECOND, "Ada", "it was right")
+    for release, by, error in (("", "Ada", BadConfig), (FIRST, " ", BadConfig), ("c" * 32, "Ada", NotFound)):
+        with pytest.raises(error):
+            promote(shop.settings, release=release, by=by)
+    assert read_alias(shop.store, PRODUCTION) == alias
+
+
+def test_a_damaged_object_fails_the_verification_and_is_named(shop: Any) -> None:
+    assert verify(shop.settings, max_mb_per_s=0).ok
+    part = next(Path(shop.store.url).rglob("vectors.arrow"))
+    part.write_bytes(part.read_bytes()[:-1])
+    with pytest.raises(ShardCorrupt, match=rf"{part.parent.name}.*vitrine repair"):
+        verify(shop.settings)
+
+
+def test_what_is_needed_by_nothing_goes_when_it_may(tmp_path: Path) -> None:
+    settings = Settings.load(store=str(tmp_path))
+    left = tmp_path / "vectors" / ("0" * 32) / "parts" / "0123456789abcdef.parquet"
+    left.parent.mkdir(parents=True)
+    left.write_bytes(b"left by a run that died")
+    os.utime(left, (0, 0))
+    policy = Policy(safe_hours=1)
+    seen = vacuum(settings, policy, dry_run=True)
+    assert (seen.n_planned, seen.n_removed) == (1, 0)
+    assert left.exists()
+    assert vacuum(settings, policy, dry_run=False).n_removed == 1
+    assert not left.exists()
