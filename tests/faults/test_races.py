@@ -21,7 +21,7 @@ from retrieval_core.store.base import Store
 from retrieval_core.store.uris import open_store
 from tests.faults.processes import Order, Run
 
-N_RACES = 6
+N_RACES = 3
 N_READ = 20
 SEED = 5
 MAX_PAUSE_S = 1.5  # about as long as a run of this size takes

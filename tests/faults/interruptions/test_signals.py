@@ -128,11 +128,15 @@ def leases(store: Path) -> list[Path]:
 
 
 @pytest.fixture(scope="module", autouse=True)
-def hangup_is_not_ignored() -> Iterator[None]:
-    """Processes inherit an ignored SIGHUP, which the tests have under `nohup`."""
-    inherited = signal.signal(signal.SIGHUP, signal.SIG_DFL)
+def no_signal_is_ignored() -> Iterator[None]:
+    """Processes inherit ignored signals: the tests ignore SIGHUP under `nohup`, and SIGINT in a script's background."""
+    inherited = {number: signal.getsignal(number) for number in SIGNALS}
+    for number, handler in inherited.items():
+        if handler is signal.SIG_IGN:
+            signal.signal(number, signal.SIG_DFL)
     yield
-    signal.signal(signal.SIGHUP, inherited)
+    for number, handler in inherited.items():
+        signal.signal(number, handler)
 
 
 @pytest.fixture(scope="module")
