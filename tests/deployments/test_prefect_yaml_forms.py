@@ -60,6 +60,6 @@ def test_every_number_has_a_bound(form: tuple[str, list[Field]]) -> None:
     _, found = form
     numbers = {place: field for place, field in found if field.get("type") in ("integer", "number")}
     loose = {place for place, field in numbers.items() if not {"minimum", "exclusiveMinimum"} & field.keys()}
-    # Parameters of a flow cannot carry bounds: a backfill refuses a negative rate itself, a negative wait is none, and a
+    # Parameters of a flow cannot carry bounds: a backfill refuses a negative rate itself, a negative wait is none, a
     # negative rate of reading bounds nothing. Dims are checked as a list.
     assert loose <= {"pictures_per_second", "wait_minutes", "max_mb_per_s", "ReduceConfig.dims[]"}

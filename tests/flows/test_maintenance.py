@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import tarfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -18,13 +19,14 @@ from tests.core import conftest
 
 pytestmark = pytest.mark.usefixtures("prefect_server")
 new_shop, pixels_backbone = conftest.new_shop, conftest.pixels_backbone
+WHOLE_STORE = Path(__file__).parents[1] / "fixtures" / "store-format-1.tar.xz"
 FIRST, SECOND = "a" * 32, "b" * 32
 
 
 @pytest.fixture
 def shop(new_shop: Callable[[Path], Any], tmp_path: Path) -> Any:
     """Two releases, of which the second is production."""
-    shop = new_shop(tmp_path / "shop")
+    shop = new_shop(tmp_path)
     shop.publish(FIRST, range(6))
     shop.publish(SECOND)
     return shop
@@ -42,12 +44,15 @@ def test_production_is_rolled_back_and_promoted_with_a_name_and_a_reason(shop: A
     assert read_alias(shop.store, PRODUCTION) == alias
 
 
-def test_a_damaged_object_fails_the_verification_and_is_named(shop: Any) -> None:
-    assert verify(shop.settings, max_mb_per_s=0).ok
-    part = next(Path(shop.store.url).rglob("vectors.arrow"))
+def test_a_damaged_object_fails_the_verification_and_is_named(tmp_path: Path) -> None:
+    with tarfile.open(WHOLE_STORE) as archive:
+        archive.extractall(tmp_path / "store", filter="data")
+    settings = Settings.load(store=str(tmp_path / "store"))
+    assert verify(settings, max_mb_per_s=0).ok
+    part = next((tmp_path / "store").rglob("vectors.arrow"))
     part.write_bytes(part.read_bytes()[:-1])
     with pytest.raises(ShardCorrupt, match=rf"{part.parent.name}.*vitrine repair"):
-        verify(shop.settings)
+        verify(settings)
 
 
 def test_what_is_needed_by_nothing_goes_when_it_may(tmp_path: Path) -> None:
