@@ -44,17 +44,16 @@ OF_EVENT = "{{ event.payload.reason }}"
 Outcome = Literal["created", "changed", "unchanged"]
 
 
-def automations(
-    notify: SendNotification | None = None, release_hours: int = RELEASE_HOURS
-) -> tuple[AutomationCore, ...]:
-    """Return every automation; `notify` tells the operator, without it an automation only shows in the UI."""
+def automations(block_id: UUID | None = None, release_hours: int = RELEASE_HOURS) -> tuple[AutomationCore, ...]:
+    """Return every automation; the block notifies the operator, without it an automation only shows in the UI."""
 
     def tell(name: str, description: str, trigger: EventTrigger, body: str) -> AutomationCore:
-        text = {"subject": f"Vitrine: {name}", "body": f"{description}\n{body}"}
-        actions: list[ActionTypes] = [notify.model_copy(update=text)] if notify else [DoNothing()]
-        return AutomationCore(name=f"vitrine: {name}", description=description, trigger=trigger, actions=actions)
+        action: ActionTypes = DoNothing()
+        if block_id:
+            text = f"{description}\n{body}"
+            action = SendNotification(block_document_id=block_id, subject=f"Vitrine: {name}", body=text)
+        return AutomationCore(name=f"vitrine: {name}", description=description, trigger=trigger, actions=[action])
 
-    silent = f"No heartbeat for {SILENCE_S} s."
     return (
         tell("failed", "A run ended with an error.", _on_each({"prefect.flow-run.Failed"}, RUN, TAGGED), OF_RUN),
         tell("crashed", "A run died.", _on_each({"prefect.flow-run.Crashed"}, RUN, TAGGED), OF_RUN),
@@ -102,7 +101,7 @@ def automations(
                 threshold=1,
                 within=timedelta(seconds=SILENCE_S),
             ),
-            actions=[ChangeFlowRunState(state=StateType.CRASHED, message=silent)],
+            actions=[ChangeFlowRunState(state=StateType.CRASHED, message=f"No heartbeat for {SILENCE_S} s.")],
         ),
         tell(
             "trigger failed",
@@ -161,8 +160,8 @@ def _on_each(events: set[str], match: dict[str, str], related: dict[str, str] | 
     )
 
 
-def _notification(client: SyncPrefectClient, target: str) -> SendNotification:
-    """Return the action that notifies through the block TYPE/NAME, or posts JSON with a `text` to a URL.
+def _block(client: SyncPrefectClient, target: str) -> UUID:
+    """Return the id of the block TYPE/NAME, or of one that posts JSON with a `text` to a URL.
 
     Raises `BadConfig` if there is no such block.
     """
@@ -170,19 +169,15 @@ def _notification(client: SyncPrefectClient, target: str) -> SendNotification:
         webhook = CustomWebhookNotificationBlock(
             name="vitrine", url=target, json_data={"text": "{{subject}}\n{{body}}"}
         )
-        return _send(cast(UUID, webhook.save("vitrine", overwrite=True)))
+        return cast(UUID, webhook.save("vitrine", overwrite=True))
     kind, _, name = target.partition("/")
     try:
-        return _send(client.read_block_document_by_name(name, kind).id)
+        return client.read_block_document_by_name(name, kind).id
     except ObjectNotFound as error:
         raise BadConfig(
             f"no block {target!r}; expected the URL of a webhook, or TYPE/NAME of a notification block, made in the UI "
             "under Blocks"
         ) from error
-
-
-def _send(block_id: UUID) -> SendNotification:
-    return SendNotification(block_document_id=block_id, subject="", body="")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -201,8 +196,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         check_server_is_named()
         with get_client(sync_client=True) as client:
-            notify = _notification(client, arguments.notify) if arguments.notify else None
-            for name, outcome in apply(client, automations(notify, arguments.release_hours)).items():
+            block_id = _block(client, arguments.notify) if arguments.notify else None
+            for name, outcome in apply(client, automations(block_id, arguments.release_hours)).items():
                 print(f"{outcome:<10} {name}")
     except httpx.TransportError as error:
         print(

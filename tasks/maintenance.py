@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from datetime import UTC, datetime
+from functools import partial
 
 from prefect.logging import get_run_logger
 
@@ -33,9 +33,7 @@ class Swept(Value):
 @stage("promote")
 def promote_release(settings: Settings, release: str, by: str, why: str, anyway: bool) -> str:
     """Make a release production and return its fingerprint."""
-    now = datetime.now(UTC).isoformat(timespec="seconds")
-    promotion = Promotion(release=release, by=by, at=now, why=why)
-    return promote_checked(settings.open_store(), promotion, anyway).release
+    return promote_checked(settings.open_store(), Promotion.now(release, by, why), anyway).release
 
 
 @stage("roll back")
@@ -47,9 +45,7 @@ def roll_back_release(settings: Settings) -> str:
 @stage("verify")
 def verify_store(settings: Settings, bytes_per_s: float) -> Verification:
     """Check every object of the store."""
-    store = settings.open_store()
-    n_bytes = sum(entry.size_bytes for entry in store.entries(""))
-    return verify_all(store, bytes_per_s, log_progress("bytes of the store", n_bytes))
+    return verify_all(settings.open_store(), bytes_per_s, partial(log_progress, "bytes of the store"))
 
 
 @stage("vacuum")

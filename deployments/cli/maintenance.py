@@ -6,7 +6,7 @@ import argparse
 import getpass
 import os
 import time
-from datetime import UTC, datetime
+from functools import partial
 
 from deployments.cli.command import JSON, STORE, Commands, add_command, open_settings, print_answer
 from deployments.cli.terminal import one_line
@@ -73,8 +73,7 @@ def _verify(arguments: argparse.Namespace) -> int:
 
     store = open_settings(arguments).open_store()
     if arguments.all:
-        n_bytes = sum(entry.size_bytes for entry in store.entries(""))
-        document = verify_all(store, arguments.max_rate * 1e6, log_progress("bytes of the store", n_bytes))
+        document = verify_all(store, arguments.max_rate * 1e6, partial(log_progress, "bytes of the store"))
     else:
         document = verify(store)
     lines = [f"{'ok  ' if check.ok else 'FAIL'}  {check.name:<14} {check.detail}" for check in document.checks]
@@ -135,8 +134,7 @@ def _promote(arguments: argparse.Namespace) -> int:
     from retrieval_core.artifacts import releases
     from retrieval_core.maintenance.damage import promote_checked
 
-    now = datetime.now(UTC).isoformat(timespec="seconds")
-    promotion = releases.Promotion(release=arguments.release, by=_user(), at=now, why=arguments.why)
+    promotion = releases.Promotion.now(arguments.release, _user(), arguments.why)
     alias = promote_checked(open_settings(arguments).open_store(), promotion, arguments.anyway)
     print_answer(arguments, {"production": alias.release}, [f"production is {alias.release[:12]}"])
     return 0

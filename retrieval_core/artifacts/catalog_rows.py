@@ -14,7 +14,7 @@ import xxhash
 
 from retrieval_core.arrays import Int64
 from retrieval_core.artifacts.manifests import Catalog, Part, Ref
-from retrieval_core.artifacts.parts import is_stored, map_table, read_table, table_bytes
+from retrieval_core.artifacts.parts import is_stored, map_table, read_table, read_unsealed, table_bytes
 from retrieval_core.errors import NotFound
 from retrieval_core.item_ids.normal_form import normal_name, with_normal_names
 from retrieval_core.store.base import Store
@@ -164,6 +164,14 @@ def read_items(store: Store, catalog: Catalog, columns: list[str] | None = None)
     An older version stored names as the source spelled them; the row ids of its items are those in its index.
     """
     return with_normal_names(pl.concat([read_table(store, part, columns) for part in catalog.item_parts]))
+
+
+def read_last_seen(store: Store, key: str) -> pl.DataFrame:
+    """Read one of the tables that the next run starts from, `SEEN_ITEMS` or `LEDGER`, its names in normal form.
+
+    Raises `NotFound`, `ShardCorrupt`.
+    """
+    return with_normal_names(read_unsealed(store, key))
 
 
 def load_items(store: Store, catalog_fingerprint: str, columns: list[str] | None = None) -> pl.DataFrame:

@@ -7,7 +7,8 @@ that a rollback knows where to go.
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterator, Mapping
-from typing import Any
+from datetime import UTC, datetime
+from typing import Any, Self
 
 from retrieval_core.artifacts.fingerprints import STAGE_VERSIONS
 from retrieval_core.artifacts.manifests import MANIFEST, Backbone, Ref, Release, Value, fingerprint
@@ -37,6 +38,11 @@ class Promotion(Value):
     at: str
     why: str = ""
     overruled: tuple[str, ...] = ()
+
+    @classmethod
+    def now(cls, release: str, by: str, why: str) -> Self:
+        """Return a promotion at this moment."""
+        return cls(release=release, by=by, at=datetime.now(UTC).isoformat(timespec="seconds"), why=why)
 
     def as_sentence(self) -> str:
         """Say who promoted it, when and why."""

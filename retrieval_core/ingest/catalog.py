@@ -18,11 +18,12 @@ from retrieval_core.artifacts.catalog_rows import (
     load_items,
     put_items,
     read_items,
+    read_last_seen,
     row_ids,
 )
 from retrieval_core.artifacts.fingerprints import STAGE_VERSIONS
 from retrieval_core.artifacts.manifests import Catalog, Ref, Value, fingerprint
-from retrieval_core.artifacts.parts import put_parts, read_table, read_unsealed, table_bytes
+from retrieval_core.artifacts.parts import put_parts, read_table, table_bytes
 from retrieval_core.artifacts.shards import log_progress
 from retrieval_core.config import IngestConfig
 from retrieval_core.errors import NotFound
@@ -144,7 +145,7 @@ def _tables(store: Store, catalog: Catalog) -> tuple[pl.DataFrame, pl.DataFrame]
 
 def _last_seen(store: Store) -> Snapshot | None:
     try:
-        items, quarantine = (with_normal_names(read_unsealed(store, key)) for key in (SEEN_ITEMS, LEDGER))
+        items, quarantine = (read_last_seen(store, key) for key in (SEEN_ITEMS, LEDGER))
     except NotFound:
         return None
     return Snapshot(items, quarantine, 0)

@@ -5,9 +5,8 @@ from __future__ import annotations
 import polars as pl
 
 from retrieval_core.artifacts import backbone_names, fingerprints, releases
-from retrieval_core.artifacts.catalog_rows import SEEN_ITEMS
+from retrieval_core.artifacts.catalog_rows import SEEN_ITEMS, read_last_seen
 from retrieval_core.artifacts.manifests import IndexSet, Value
-from retrieval_core.artifacts.parts import read_unsealed
 from retrieval_core.config import ClassifyConfig, EmbedConfig, NightlyConfig
 from retrieval_core.embed.backbones import CARD_FILE, backbone_preprocess, describe
 from retrieval_core.embed.cards import Card
@@ -15,8 +14,8 @@ from retrieval_core.embed.registry import get_card
 from retrieval_core.errors import NotFound
 from retrieval_core.index.recipes import choose_recipe, choose_shards
 from retrieval_core.ingest.snapshot import unread_pictures
+from retrieval_core.ingest.sources.listing import counted
 from retrieval_core.ingest.sources.registry import open_source
-from retrieval_core.item_ids.normal_form import with_normal_names
 from retrieval_core.maintenance.capacity import CatalogueSize, stage_bytes
 from retrieval_core.maintenance.status import last_run
 from retrieval_core.store.base import Store
@@ -71,7 +70,7 @@ class Forecast(Value):
                 *crop,
                 *classify,
                 f"fit        {'models are fitted' if self.refit else 'models of the last release still serve'}",
-                f"index      {self.recipe} in {self.shards} shard{'s' * (self.shards > 1)}: {self.recipe_why}",
+                f"index      {self.recipe} in {counted(self.shards, 'shard')}: {self.recipe_why}",
                 f"bytes      {self.index_bytes:,} to find candidates, {self.vector_bytes:,} of vectors to rerank them",
                 f"memory     {self.memory_bytes:,} bytes while searching; the full vectors stay on disk, mapped",
                 f"stages     GB of memory at most, without mapped files: {stages}",
@@ -151,7 +150,7 @@ def _classifier(config: ClassifyConfig) -> str:
 
 def _last_seen(store: Store) -> pl.DataFrame | None:
     try:
-        return with_normal_names(read_unsealed(store, SEEN_ITEMS))
+        return read_last_seen(store, SEEN_ITEMS)
     except NotFound:
         return None
 

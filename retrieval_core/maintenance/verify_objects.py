@@ -45,11 +45,14 @@ class Pace:
         time.sleep(max(0.0, start_s - time.monotonic()))
 
 
-def verify_all(store: Store, bytes_per_s: float = 0.0, advance: Advance = lambda n_bytes: None) -> Verification:
+def verify_all(
+    store: Store, bytes_per_s: float = 0.0, progress: Callable[[int], Advance] = lambda total: lambda n_bytes: None
+) -> Verification:
     """Prove production intact, if there is one, and every object of the store.
 
-    At most `bytes_per_s` bytes are read in a second (0: as fast as possible); `advance` is given the bytes of each
-    object once it is checked. Each damaged object is a failed check by its key.
+    At most `bytes_per_s` bytes are read in a second (0: as fast as possible). `progress` is given the bytes of the
+    store; what it returns is given those of each object once it is checked. Each damaged object is a failed check by
+    its key.
     """
     checks = _prove_production(store)
     entries = {entry.key: entry for entry in store.entries("")}
@@ -57,7 +60,7 @@ def verify_all(store: Store, bytes_per_s: float = 0.0, advance: Advance = lambda
     sha256 = _named_checksums(entries) | listed
     damaged |= dict.fromkeys(listed.keys() - entries.keys(), "a manifest lists it, and it is missing")
     self_checking = {key for key in entries if checks_itself(key)}
-    pace = Pace(bytes_per_s)
+    pace, advance = Pace(bytes_per_s), progress(sum(entry.size_bytes for entry in entries.values()))
 
     def check(entry: Entry) -> str:
         if entry.key in sha256:

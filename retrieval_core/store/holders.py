@@ -23,9 +23,8 @@ def has_ended(facts: Mapping[str, str]) -> bool:
 
     A process id that is used again does not mislead it, because a process is known by its time of start, too.
     """
-    with suppress(
-        OSError, KeyError, ValueError, OverflowError
-    ):  # of facts that another program wrote, or damage changed
+    # Facts that another program wrote, or damage changed, say nothing.
+    with suppress(OSError, KeyError, ValueError, OverflowError):
         pid, started = str(facts["process"]).split()
         if facts["machine"] != _machine():
             return False

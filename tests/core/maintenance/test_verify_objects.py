@@ -22,7 +22,7 @@ def failed(store: Store) -> set[str]:
 def test_an_intact_store_of_two_releases_is_read_whole(runs: SealedRuns) -> None:
     runs.seal([*ITEMS[4:], "new"])
     seen: list[int] = []
-    found = verify_all(runs.store, advance=seen.append)
+    found = verify_all(runs.store, progress=lambda total: seen.append)
     assert found.ok
     assert sum(seen) > 0.5 * sum(entry.size_bytes for entry in runs.store.entries(""))
     (objects,) = (check for check in found.checks if check.name == "objects")
