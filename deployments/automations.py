@@ -27,16 +27,17 @@ from deployments.change_events import REFUSED, RESOURCE
 from deployments.cli.prefect_server import check_server_is_named
 from deployments.cli.terminal import print_error, visible
 from deployments.environment import prepare_environment
-from flows.ui_artifacts import HELD, PUBLISHED, RELEASES
+from flows.ui_artifacts import HELD, RELEASES, WARNINGS
 from retrieval_core.errors import BadConfig, VitrineError
 
 HEARTBEAT_S = 30  # PREFECT_FLOWS_HEARTBEAT_FREQUENCY of every deployment
 SILENCE_S = 4 * HEARTBEAT_S
-RELEASE_HOURS = 36
+AGAIN_AFTER = timedelta(hours=12)  # less than a day, so that each night's is told
 NOTIFY = "VITRINE_NOTIFY"
 ENDED = ("Completed", "Failed", "Cancelled", "Crashed")
 RUN = {"prefect.resource.id": "prefect.flow-run.*"}
 TAGGED = {"prefect.resource.id": "prefect.tag.vitrine"}  # the tag of every deployment in prefect.yaml
+DEPLOYMENT = "related:deployment:prefect.resource.id"
 OF_RUN = "{{ deployment.name }}, run {{ flow_run.name }}: {{ flow_run.state.message }}\n{{ flow_run|ui_url }}"
 OF_RELEASE = "{{ event.payload.reason }}\n{{ event.payload.report }}"
 OF_EVENT = "{{ event.payload.reason }}"
@@ -44,7 +45,7 @@ OF_EVENT = "{{ event.payload.reason }}"
 Outcome = Literal["created", "changed", "unchanged"]
 
 
-def automations(block_id: UUID | None = None, release_hours: int = RELEASE_HOURS) -> tuple[AutomationCore, ...]:
+def automations(block_id: UUID | None = None) -> tuple[AutomationCore, ...]:
     """Return every automation; the block notifies the operator, without it an automation only shows in the UI."""
 
     def tell(name: str, description: str, trigger: EventTrigger, body: str) -> AutomationCore:
@@ -60,10 +61,15 @@ def automations(block_id: UUID | None = None, release_hours: int = RELEASE_HOURS
         tell(
             "refused",
             "A run was not started, because one of the same deployment was still running, or a person cancelled it.",
-            _on_each({"prefect.flow-run.Cancelled"}, RUN, TAGGED),
+            _on_each({"prefect.flow-run.Cancelled"}, RUN, TAGGED, DEPLOYMENT, AGAIN_AFTER),
             OF_RUN,
         ),
-        tell("late", "A run has not started in time.", _on_each({"prefect.flow-run.Late"}, RUN, TAGGED), OF_RUN),
+        tell(
+            "late",
+            "A run has not started in time.",
+            _on_each({"prefect.flow-run.Late"}, RUN, TAGGED, DEPLOYMENT, AGAIN_AFTER),
+            OF_RUN,
+        ),
         tell(
             "held",
             "A release was held back, so production is unchanged.",
@@ -71,16 +77,10 @@ def automations(block_id: UUID | None = None, release_hours: int = RELEASE_HOURS
             OF_RELEASE,
         ),
         tell(
-            "no release",
-            f"Nothing was published for {release_hours} hours.",
-            EventTrigger(
-                expect={PUBLISHED},
-                match={"prefect.resource.id": RELEASES},
-                posture=Posture.Proactive,
-                threshold=1,
-                within=timedelta(hours=release_hours),
-            ),
-            "",
+            "warning",
+            "This needs attention before it stops a run.",
+            _on_each({WARNINGS}, {"prefect.resource.id": WARNINGS}, TAGGED, within=timedelta(hours=23.5)),
+            OF_EVENT,
         ),
         tell(
             "no worker",
@@ -148,15 +148,22 @@ def _definition(automation: AutomationCore) -> dict[str, object]:
     return automation.model_dump(include={"name", "description", "enabled", "trigger", "actions"})
 
 
-def _on_each(events: set[str], match: dict[str, str], related: dict[str, str] | None = None) -> EventTrigger:
+def _on_each(
+    events: set[str],
+    match: dict[str, str],
+    related: dict[str, str] | None = None,
+    for_each: str = "prefect.resource.id",
+    within: timedelta = timedelta(0),
+) -> EventTrigger:
+    """Return a trigger that fires at once, then not again `within` this time for the same value of `for_each`."""
     return EventTrigger(
         expect=events,
         match=match,
         match_related=related or {},
-        for_each={"prefect.resource.id"},
+        for_each={for_each},
         posture=Posture.Reactive,
         threshold=1,
-        within=timedelta(0),
+        within=within,
     )
 
 
@@ -189,15 +196,13 @@ def main(argv: Sequence[str] | None = None) -> int:
         f"who is told: the URL of a webhook that takes JSON with a text, or a block of Prefect as TYPE/NAME (${NOTIFY})"
     )
     parser.add_argument("--notify", metavar="URL", default=os.environ.get(NOTIFY, ""), help=text)
-    text = f"tell if nothing was published for this long ({RELEASE_HOURS})"
-    parser.add_argument("--release-hours", metavar="HOURS", type=int, default=RELEASE_HOURS, help=text)
     arguments = parser.parse_args(argv)
     prepare_environment()
     try:
         check_server_is_named()
         with get_client(sync_client=True) as client:
             block_id = _block(client, arguments.notify) if arguments.notify else None
-            for name, outcome in apply(client, automations(block_id, arguments.release_hours)).items():
+            for name, outcome in apply(client, automations(block_id)).items():
                 print(f"{outcome:<10} {name}")
     except httpx.TransportError as error:
         print(

@@ -1,18 +1,21 @@
-"""What people and schedules do to a store between runs: promote, roll back, verify, and remove what nothing needs."""
+"""What people and schedules do to a store between runs: promote, roll back, verify, watch, vacuum."""
 
 from __future__ import annotations
 
 from prefect import flow
+from prefect.logging import get_run_logger
 
 from flows.run import RUNNER
 from flows.summary import as_table
-from flows.ui_artifacts import show_table
+from flows.ui_artifacts import emit_warning, show_table
 from retrieval_core.errors import BadConfig, ShardCorrupt
+from retrieval_core.maintenance.health import HealthWarning, Limits
 from retrieval_core.maintenance.vacuum import Policy
 from retrieval_core.maintenance.verify import Verification
 from retrieval_core.settings import Settings
-from tasks.maintenance import Swept, promote_release, roll_back_release, vacuum_store, verify_store
+from tasks.maintenance import Swept, promote_release, roll_back_release, vacuum_store, verify_store, watch_store
 
+LIMITS = Limits()
 POLICY = Policy()
 N_NAMED = 3  # damaged objects in the message of a run; its table has all
 
@@ -83,3 +86,24 @@ def vacuum(settings: Settings, policy: Policy = POLICY, dry_run: bool = True, wa
     rows = [(name, ", ".join(value) if isinstance(value, tuple) else str(value)) for name, value in swept]
     show_table("vacuum-summary", as_table(("", ""), rows), "What was removed, or would be")
     return swept
+
+
+@flow(name="watch", task_runner=RUNNER, validate_parameters=True)
+def watch(
+    settings: Settings, limits: Limits = LIMITS, folders: tuple[str, ...] = (), urls: tuple[str, ...] = ()
+) -> tuple[HealthWarning, ...]:
+    """Look for what will need attention before it stops a run, and emit an event for each; silent if there is nothing.
+
+    Args:
+        settings: where the store is; an empty field is as the worker's environment says.
+        limits: from where on something is worth a warning.
+        folders: more folders whose disks are watched, beside the store's own or its cache's.
+        urls: https addresses whose certificates are watched; empty is the one of `VITRINE_REPORT_URL`.
+    """
+    shown = settings.report_url
+    urls = urls or ((shown,) if shown.startswith("https://") else ())
+    warnings = watch_store(settings, limits, folders, urls)
+    for warning in warnings:
+        get_run_logger().warning(warning.reason)
+        emit_warning(warning)
+    return warnings

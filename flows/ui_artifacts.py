@@ -1,6 +1,6 @@
 """What a run shows in Prefect's UI beside its tasks: progress of a stage, tables of results, a link to the report.
 
-The event of a run's outcome is there for automations.
+The events of a run's outcome and of warnings are there for automations.
 """
 
 from __future__ import annotations
@@ -25,11 +25,13 @@ from prefect.logging import get_run_logger
 from prefect.utilities.callables import get_call_parameters
 
 from flows.summary import RunSummary, slug
+from retrieval_core.maintenance.health import HealthWarning
 from tasks.stage import title
 
 UPDATE_EVERY_S = 5.0
 PUBLISHED, HELD = "vitrine.release.published", "vitrine.release.held"
 RELEASES = "vitrine.release.*"
+WARNINGS = "vitrine.warning.*"
 
 
 class Progress:
@@ -74,6 +76,13 @@ def show_run(name: str, run: RunSummary, description: str) -> None:
     )
     show_table(f"{name}-summary", run.as_markdown(), description)
     show_report(name, run.link)
+
+
+def emit_warning(warning: HealthWarning) -> None:
+    """Emit the event of a warning; its resource is the same while the warning is."""
+    name = f"{WARNINGS.removesuffix('*')}{warning.kind}"
+    resource = {"prefect.resource.id": f"{name}.{warning.subject}", "prefect.resource.name": warning.subject}
+    emit_event(name, resource=resource, payload={"reason": warning.reason})
 
 
 def show_table(key: str, markdown: str, description: str) -> None:

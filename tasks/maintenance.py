@@ -1,20 +1,25 @@
-"""A store between runs: another release as production, proofs, and the removal of what nothing needs."""
+"""A store between runs: another release as production, proofs, the removal of what nothing needs, and its health."""
 
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from functools import partial
+from pathlib import Path
 
 from prefect.logging import get_run_logger
 
 from retrieval_core.artifacts.manifests import Value
 from retrieval_core.artifacts.releases import Promotion
 from retrieval_core.artifacts.shards import log_progress
+from retrieval_core.errors import VitrineError
 from retrieval_core.maintenance.damage import promote_checked, roll_back_checked
+from retrieval_core.maintenance.health import HealthWarning, Limits, find_warnings, measure_health, watched_folders
 from retrieval_core.maintenance.vacuum import Policy, Vacuumed, plan_vacuum, vacuum
 from retrieval_core.maintenance.verify import Verification
 from retrieval_core.maintenance.verify_objects import verify_all
 from retrieval_core.settings import Settings
+from tasks.certificates import certificate_warnings
 from tasks.stage import stage
 
 
@@ -66,3 +71,22 @@ def vacuum_store(settings: Settings, policy: Policy, dry_run: bool, wait_s: floa
         n_removed=done.n_removed,
         stopped=done.stopped,
     )
+
+
+@stage("watch")
+def watch_store(
+    settings: Settings, limits: Limits, folders: Sequence[str], urls: Sequence[str]
+) -> tuple[HealthWarning, ...]:
+    """Return what will need attention: production's age, quarantine, disks, and certificates of https addresses.
+
+    A store that cannot be read is a warning, too.
+    """
+    store = settings.open_store()
+    try:
+        health = measure_health(store, (*watched_folders(store, settings), *map(Path, folders)))
+        warnings = find_warnings(health, limits, time.time())
+    except VitrineError as error:
+        warnings = [
+            HealthWarning(kind="store", subject=type(error).__name__, reason=f"The store cannot be read: {error}.")
+        ]
+    return (*warnings, *certificate_warnings(urls, limits.certificate_days))

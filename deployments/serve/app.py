@@ -21,6 +21,7 @@ from starlette.middleware import Middleware
 from deployments.listening import BoundedBodies, bound_connections
 from deployments.serve.api import endpoints
 from deployments.serve.guard import MAX_BODIES_BYTES, UPLOADS_KEPT_S, Guard, max_body_bytes
+from deployments.serve.metrics import Exporter
 from deployments.serve.page import SearchPage
 from deployments.serve.readiness import Health, wait_for_release
 from deployments.serve.report_pages import ReportPages
@@ -82,13 +83,14 @@ def serve(store: Store, settings: Settings, host: str, port: int, names: Sequenc
 
     Until something is published, a page says so. Raises `BadConfig` if the address cannot be used.
     """
+    exporter = Exporter(store, settings)
     with _naming_address(host, port):
-        wait_for_release(store, host, port)
+        wait_for_release(store, host, port, exporter)
     prefix = "vitrine-uploads-"
     with closing(SearchService(store, settings)) as service, tempfile.TemporaryDirectory(prefix=prefix) as uploads:
         app = build_app(service, Path(uploads))
         with _naming_address(host, port):
-            launch(app, store, host, port, names)
+            launch(app, pages_beside(store, exporter), host, port, names)
         app.block_thread()
 
 
@@ -101,11 +103,13 @@ def _naming_address(host: str, port: int) -> Iterator[None]:
         raise BadConfig(f"cannot listen on {host}:{port}: {reason}") from error
 
 
-def launch(app: gr.Blocks, store: Store, host: str, port: int, names: Sequence[str] = ()) -> None:
-    """Start answering in a thread, with the reports of `store` beside the app.
+def pages_beside(store: Store, exporter: Exporter) -> list[Middleware]:
+    """Return what is served beside the app: its health, metrics, and the reports of the store."""
+    return [Middleware(Health, exporter=exporter), Middleware(ReportPages, store=store)]
 
-    Raises what Gradio raises if the address cannot be used.
-    """
+
+def launch(app: gr.Blocks, pages: Sequence[Middleware], host: str, port: int, names: Sequence[str] = ()) -> None:
+    """Start answering in a thread, with `pages` beside the app. Raises what Gradio raises for an unusable address."""
     theme = gr.themes.Base(
         primary_hue="teal",
         secondary_hue="teal",
@@ -116,8 +120,7 @@ def launch(app: gr.Blocks, store: Store, host: str, port: int, names: Sequence[s
     middleware = [
         Middleware(BoundedBodies, max_bytes=max_body_bytes, max_total=MAX_BODIES_BYTES),
         Middleware(Guard, host=host, names=names, uploads=Path(app.GRADIO_CACHE)),
-        Middleware(Health),
-        Middleware(ReportPages, store=store),
+        *pages,
     ]
     # A waiting search keeps its body in memory.
     app.queue(default_concurrency_limit=8, max_size=32).launch(

@@ -1,7 +1,8 @@
-"""Whether the search page can answer: `/livez` and `/readyz`, and a page that waits for the first release."""
+"""How the search page is: `/livez`, `/readyz` and `/metrics`, and a page that waits for the first release."""
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import socket
 import time
@@ -15,6 +16,7 @@ from starlette.routing import Route
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from deployments.listening import bound_connections
+from deployments.serve.metrics import Exporter
 from retrieval_core.artifacts import releases
 from retrieval_core.errors import VitrineError
 from retrieval_core.store.base import Store
@@ -46,27 +48,31 @@ log = logging.getLogger("vitrine.app")
 
 
 class Health:
-    """ASGI middleware that answers `/livez` and `/readyz` of an app that is ready, and passes other requests on."""
+    """ASGI middleware of an app that is ready: answers `/livez`, `/readyz`, `/metrics`; passes other requests on."""
 
-    def __init__(self, app: ASGIApp) -> None:
-        self._app = app
+    def __init__(self, app: ASGIApp, exporter: Exporter) -> None:
+        self._app, self._exporter = app, exporter
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        is_asked = scope["type"] == "http" and scope["path"] in ("/livez", "/readyz")
-        await (PlainTextResponse("ok") if is_asked else self._app)(scope, receive, send)
+        app, path = self._app, scope["path"] if scope["type"] == "http" else ""
+        if path in ("/livez", "/readyz"):
+            app = PlainTextResponse("ok")
+        elif path == "/metrics":
+            app = await asyncio.to_thread(self._exporter.response)
+        await app(scope, receive, send)
 
 
-def wait_for_release(store: Store, host: str, port: int, check_s: float = 2.0) -> None:
+def wait_for_release(store: Store, host: str, port: int, exporter: Exporter, check_s: float = 2.0) -> None:
     """Answer on `http://host:port` with a page that says what to do, until the store has a production release.
 
-    `/livez` is 200 meanwhile, everything else 503. Raises `OSError` if the address cannot be used.
+    `/livez` and `/metrics` are 200 meanwhile, everything else 503. Raises `OSError` if the address cannot be used.
     """
     if _is_published(store):
         return
     log.warning("%s has no release yet; the page says so until the first run has published one", store.url)
-    config = uvicorn.Config(
-        Starlette(routes=[Route("/livez", _live), Route("/{path:path}", _wait)]), log_level="warning", lifespan="off"
-    )
+    metrics = Route("/metrics", lambda request: exporter.response())
+    routes = [Route("/livez", _live), metrics, Route("/{path:path}", _wait)]
+    config = uvicorn.Config(Starlette(routes=routes), log_level="warning", lifespan="off")
     bound_connections(config)
     server = uvicorn.Server(config)
     family = socket.AF_INET6 if ":" in host else socket.AF_INET

@@ -158,6 +158,18 @@ def list_releases(store: Store) -> list[Release]:
     return sorted(releases, key=lambda release: (release.created, release.fingerprint))
 
 
+def run_keys(store: Store) -> list[str]:
+    """Return the keys of the documents of all runs that ended, the latest last."""
+    return [key for key in store.list(f"{RUNS}/") if key.count("/") == 1 and key.endswith(".json")]
+
+
+def run_ended(key: str) -> str:
+    """Return the ISO moment of `runs/2026-11-21T070449.123+0000.json`, with the colons that keys cannot have."""
+    name = key.split("/")[1].removesuffix(".json")
+    day, _, time = name.partition("T")
+    return f"{day}T{time[:2]}:{time[2:4]}:{time[4:6]}+00:00" if len(time) >= 6 and time[:6].isdigit() else name
+
+
 def point_alias(store: Store, name: str, release: str) -> Alias:
     """Point an alias at a release, wherever it pointed. Raises `AliasConflict` if others keep moving it."""
     return _move(store, name, lambda current: current.moved_to(release) if current else Alias(release=release))

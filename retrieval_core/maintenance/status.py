@@ -75,5 +75,5 @@ def _anchor(store: Store) -> Anchor | None:
 
 def last_run(store: Store) -> dict[str, Any] | None:
     """Return the document of the last run that ended, None before the first."""
-    keys = [key for key in store.list(f"{releases.RUNS}/") if key.endswith(".json")]
+    keys = releases.run_keys(store)
     return json.loads(store.get(keys[-1])) if keys else None

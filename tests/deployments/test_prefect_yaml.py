@@ -257,8 +257,16 @@ def test_the_operator_is_told_what_happened(
     release = {"prefect.resource.id": "vitrine.release.1"}
     tag = {"prefect.resource.id": "prefect.tag.vitrine", "prefect.resource.role": "tag"}
     held = {"event": HELD, "resource": release, "related": [tag], "payload": {"reason": "recall@1 fell", "report": "R"}}
+    warnings = [
+        {"event": f"vitrine.warning.{kind}", "resource": {"prefect.resource.id": f"vitrine.warning.{kind}.{subject}"},
+         "related": [tag], "payload": {"reason": reason}}
+        for kind, subject, reason in (
+            ("disk", "/srv.2^33", "9.1 GB free"), ("disk", "/srv.2^33", "9.0 GB free"),
+            ("disk", "/srv.2^32", "4.2 GB free"), ("certificate", "shop:443", "in 13 days"),
+        )
+    ]  # fmt: skip
     broken = updated_event(Change(added=("a",))) | {"payload": {"added": 3}}
-    server.emit(held, broken, refused_event("no JSON", b"rubbish", "127.0.0.1"))
+    server.emit(held, *warnings, broken, refused_event("no JSON", b"rubbish", "127.0.0.1"))
     expected = {
         "failed": "the disk is full",
         "crashed": "the process died",
@@ -272,6 +280,9 @@ def test_the_operator_is_told_what_happened(
         (text,) = wait_for(lambda name=name: [text for text in texts if text.startswith(f"Vitrine: {name}\n")])
         assert words in text, text
         assert "None" not in text
+    wait_for(lambda: sum(text.startswith("Vitrine: warning\n") for text in texts) == 3)
+    told = {words for words in ("9.1 GB", "9.0 GB", "4.2 GB", "13 days") if any(words in text for text in texts)}
+    assert told == {"9.1 GB", "4.2 GB", "13 days"}, "the same warning is told once a day"
 
 
 @pytest.fixture(scope="module")

@@ -169,8 +169,8 @@ def running_proxy(endpoint_url: str, certificate: Path | None = None) -> Iterato
     server.server_close()
 
 
-def write_certificate(path: Path) -> Path:
-    """Write a self-signed certificate of 127.0.0.1 and its key to one PEM file; return its path."""
+def write_certificate(path: Path, days: float = 1.0) -> Path:
+    """Write a self-signed certificate of 127.0.0.1, which expires in `days`, and its key to a PEM file; return that."""
     from cryptography import x509
     from cryptography.hazmat.primitives import hashes, serialization
     from cryptography.hazmat.primitives.asymmetric import ec
@@ -181,8 +181,8 @@ def write_certificate(path: Path) -> Path:
     now = datetime.now(UTC)
     builder = x509.CertificateBuilder(name, name, key.public_key(), x509.random_serial_number())
     certificate = (
-        builder.not_valid_before(now - timedelta(days=1))
-        .not_valid_after(now + timedelta(days=1))
+        builder.not_valid_before(now - timedelta(days=9))
+        .not_valid_after(now + timedelta(days=days))
         .add_extension(x509.SubjectAlternativeName([x509.IPAddress(ip_address("127.0.0.1"))]), critical=False)
         .sign(key, hashes.SHA256())
     )

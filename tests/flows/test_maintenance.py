@@ -10,9 +10,11 @@ from typing import Any
 
 import pytest
 
-from flows.maintenance import promote, rollback, vacuum, verify
+from flows import ui_artifacts
+from flows.maintenance import promote, rollback, vacuum, verify, watch
 from retrieval_core.artifacts.releases import PRODUCTION, read_alias
 from retrieval_core.errors import BadConfig, NotFound, ShardCorrupt
+from retrieval_core.maintenance.health import Limits
 from retrieval_core.maintenance.vacuum import Policy
 from retrieval_core.settings import Settings
 from tests.core import conftest
@@ -67,3 +69,46 @@ def test_what_is_needed_by_nothing_goes_when_it_may(tmp_path: Path) -> None:
     assert left.exists()
     assert vacuum(settings, policy, dry_run=False).n_removed == 1
     assert not left.exists()
+
+
+@pytest.fixture
+def events(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, str, str]]:
+    """The events that flows emit: name, resource and reason."""
+    events: list[tuple[str, str, str]] = []
+
+    def emit(event: str, resource: dict[str, str], payload: dict[str, str]) -> None:
+        events.append((event, resource["prefect.resource.id"], payload["reason"]))
+
+    monkeypatch.setattr(ui_artifacts, "emit_event", emit)
+    return events
+
+
+def test_a_watch_is_silent_until_something_needs_attention(shop: Any, events: list[tuple[str, str, str]]) -> None:
+    calm = Limits(disk_percent=0, disk_gb=0)
+    assert watch(shop.settings, calm) == ()
+    assert events == []
+    (warning,) = watch(shop.settings, Limits(disk_percent=100, disk_gb=0))
+    ((event, resource, reason),) = events
+    assert (event, reason) == ("vitrine.warning.disk", warning.reason)
+    assert resource.startswith(f"vitrine.warning.disk.{shop.store.url}.")
+    assert (shop.store.url in reason, "GB free" in reason) == (True, True)
+
+
+def test_a_store_that_cannot_be_read_is_a_warning_and_no_failure(shop: Any, events: list[tuple[str, str, str]]) -> None:
+    (Path(shop.store.url) / "releases" / SECOND / "manifest.json").unlink()
+    watch(shop.settings, Limits(disk_percent=0, disk_gb=0))
+    ((event, _, reason),) = events
+    assert (event, SECOND in reason) == ("vitrine.warning.store", True)
+
+
+def test_the_certificate_of_the_reports_is_watched_unless_others_are_named(
+    shop: Any, events: list[tuple[str, str, str]]
+) -> None:
+    settings = shop.settings.model_copy(update={"report_url": "https://127.0.0.1:9/reports"})
+    calm = Limits(disk_percent=0, disk_gb=0)
+    watch(settings, calm)
+    ((event, resource, reason),) = events
+    assert (event, resource) == ("vitrine.warning.certificate", "vitrine.warning.certificate.127.0.0.1:9")
+    assert "cannot be read" in reason
+    watch(settings, calm, urls=("https://127.0.0.2:9",))
+    assert [resource for _, resource, _ in events[1:]] == ["vitrine.warning.certificate.127.0.0.2:9"]

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import json
 import logging
-from collections import deque
 from collections.abc import Mapping
 from typing import Any
 
 from retrieval_core.artifacts.manifests import Value
-from retrieval_core.artifacts.releases import RUNS
+from retrieval_core.artifacts.releases import run_ended, run_keys
 from retrieval_core.metrics.registry import ANN_RECALL, HEADLINES
 from retrieval_core.store.base import Store
 
@@ -35,9 +34,8 @@ def past_runs(store: Store, before: str = "", n: int = N_RUNS) -> tuple[PastRun,
 
     `before` is ISO 8601 in UTC; "" means now. Reads at most n documents.
     """
-    ended = (key for key in store.list(f"{RUNS}/") if key.count("/") == 1 and key.endswith(".json"))
-    keys = deque((key for key in ended if not before or _moment(key) < before), maxlen=n)
-    runs = (_parse(key, store.get(key)) for key in keys)
+    keys = [key for key in run_keys(store) if not before or run_ended(key) < before]
+    runs = (_parse(key, store.get(key)) for key in keys[max(len(keys) - n, 0) :])
     return tuple(run for run in runs if run)
 
 
@@ -45,7 +43,7 @@ def _parse(key: str, data: bytes) -> PastRun | None:
     try:
         document: Mapping[str, Any] = json.loads(data)
         return PastRun(
-            ended=_moment(key),
+            ended=run_ended(key),
             release=document["release"],
             gate=document["gate"],
             metrics={name: document["metrics"][name] for name in METRICS if name in document["metrics"]},
@@ -55,13 +53,6 @@ def _parse(key: str, data: bytes) -> PastRun | None:
     except (ValueError, KeyError, TypeError) as error:
         log.warning("%s is not the document of a run: %s", key, error)
         return None
-
-
-def _moment(key: str) -> str:
-    """Return the ISO moment of `runs/2026-11-21T070449.123+0000.json`, with the colons that keys cannot have."""
-    name = key.split("/")[1].removesuffix(".json")
-    day, _, time = name.partition("T")
-    return f"{day}T{time[:2]}:{time[2:4]}:{time[4:6]}+00:00" if len(time) >= 6 and time[:6].isdigit() else name
 
 
 def n_held_in_a_row(runs: tuple[PastRun, ...]) -> int:

@@ -11,7 +11,8 @@ from typing import Any
 import pytest
 from gradio_client import Client
 
-from deployments.serve.app import build_app, launch
+from deployments.serve.app import build_app, launch, pages_beside
+from deployments.serve.metrics import Exporter
 from deployments.serve.service import SearchService
 
 
@@ -33,7 +34,7 @@ def url(service: SearchService, shop: Any, uploads: Path) -> Iterator[str]:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     app = build_app(service, uploads)
-    launch(app, shop.store, "127.0.0.1", port, ["search.example"])
+    launch(app, pages_beside(shop.store, Exporter(shop.store, shop.settings)), "127.0.0.1", port, ["search.example"])
     yield f"http://127.0.0.1:{port}"
     app.close()
 

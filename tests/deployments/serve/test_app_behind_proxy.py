@@ -15,7 +15,8 @@ import httpx
 import pytest
 
 from deployments.environment import prepare_environment
-from deployments.serve.app import build_app, launch
+from deployments.serve.app import build_app, launch, pages_beside
+from deployments.serve.metrics import Exporter
 from deployments.serve.service import SearchService
 from tests.deployments.cli.observer import LOOPBACK
 
@@ -68,7 +69,7 @@ def proxied(
         patch.setenv("GRADIO_ROOT_PATH", place.path)
         prepare_environment()
         app = build_app(service, tmp_path_factory.mktemp("uploads"))
-        launch(app, shop.store, "127.0.0.1", port, [NAME])
+        launch(app, pages_beside(shop.store, Exporter(shop.store, shop.settings)), "127.0.0.1", port, [NAME])
         proxy = ThreadingHTTPServer(("127.0.0.1", 0), handler(place, f"http://127.0.0.1:{port}"))
         threading.Thread(target=proxy.serve_forever).start()
         yield f"http://127.0.0.1:{proxy.server_port}{place.path}"
