@@ -1,42 +1,31 @@
-"""Prefect automations, as code: what tells the operator of runs that fail, do not start, or hold a release back.
+"""Prefect automations, as code: what notifies the operator of runs that fail, do not start, or hold a release back.
 
-    python -m deployments.automations --notify https://hooks.slack.com/services/...
-
-can be repeated at any time: an automation is found by its name, and created or changed where needed.
+Each matches the runs and events of one shop only. `python -m deployments.register` applies them.
 """
 
 from __future__ import annotations
 
-import argparse
-import os
-import sys
 from collections.abc import Sequence
 from datetime import timedelta
 from typing import Literal, cast
 from uuid import UUID
 
-import httpx
 from prefect.blocks.notifications import CustomWebhookNotificationBlock
-from prefect.client.orchestration import SyncPrefectClient, get_client
+from prefect.client.orchestration import SyncPrefectClient
 from prefect.client.schemas.objects import StateType
 from prefect.events.actions import ActionTypes, ChangeFlowRunState, DoNothing, SendNotification
 from prefect.events.schemas.automations import AutomationCore, EventTrigger, Posture
 from prefect.exceptions import ObjectNotFound
 
-from deployments.change_events import REFUSED, RESOURCE
-from deployments.cli.prefect_server import check_server_is_named
-from deployments.cli.terminal import print_error, visible
-from deployments.environment import prepare_environment
+from deployments.change_events import REFUSED, UPDATED, catalog_id
 from flows.ui_artifacts import HELD, RELEASES, WARNINGS
-from retrieval_core.errors import BadConfig, VitrineError
+from retrieval_core.errors import BadConfig
 
 HEARTBEAT_S = 30  # PREFECT_FLOWS_HEARTBEAT_FREQUENCY of every deployment
 SILENCE_S = 4 * HEARTBEAT_S
 AGAIN_AFTER = timedelta(hours=12)  # less than a day, so that each night's is told
-NOTIFY = "VITRINE_NOTIFY"
 ENDED = ("Completed", "Failed", "Cancelled", "Crashed")
 RUN = {"prefect.resource.id": "prefect.flow-run.*"}
-TAGGED = {"prefect.resource.id": "prefect.tag.vitrine"}  # the tag of every deployment in prefect.yaml
 DEPLOYMENT = "related:deployment:prefect.resource.id"
 OF_RUN = "{{ deployment.name }}, run {{ flow_run.name }}: {{ flow_run.state.message }}\n{{ flow_run|ui_url }}"
 OF_RELEASE = "{{ event.payload.reason }}\n{{ event.payload.report }}"
@@ -45,57 +34,58 @@ OF_EVENT = "{{ event.payload.reason }}"
 Outcome = Literal["created", "changed", "unchanged"]
 
 
-def automations(block_id: UUID | None = None) -> tuple[AutomationCore, ...]:
-    """Return every automation; the block notifies the operator, without it an automation only shows in the UI."""
+def automations(shop: str, block_id: UUID | None = None) -> tuple[AutomationCore, ...]:
+    """Return every automation of a shop; the block notifies its operator, without it they only show in the UI."""
+    tagged = {"prefect.resource.id": f"prefect.tag.{shop}"}  # the tag of every deployment of the shop
 
     def tell(name: str, description: str, trigger: EventTrigger, body: str) -> AutomationCore:
         action: ActionTypes = DoNothing()
         if block_id:
             text = f"{description}\n{body}"
-            action = SendNotification(block_document_id=block_id, subject=f"Vitrine: {name}", body=text)
-        return AutomationCore(name=f"vitrine: {name}", description=description, trigger=trigger, actions=[action])
+            action = SendNotification(block_document_id=block_id, subject=f"{shop}: {name}", body=text)
+        return AutomationCore(name=f"{shop}: {name}", description=description, trigger=trigger, actions=[action])
 
     return (
-        tell("failed", "A run ended with an error.", _on_each({"prefect.flow-run.Failed"}, RUN, TAGGED), OF_RUN),
-        tell("crashed", "A run died.", _on_each({"prefect.flow-run.Crashed"}, RUN, TAGGED), OF_RUN),
+        tell("failed", "A run ended with an error.", _on_each({"prefect.flow-run.Failed"}, RUN, tagged), OF_RUN),
+        tell("crashed", "A run died.", _on_each({"prefect.flow-run.Crashed"}, RUN, tagged), OF_RUN),
         tell(
             "refused",
             "A run was not started, because one of the same deployment was still running, or a person cancelled it.",
-            _on_each({"prefect.flow-run.Cancelled"}, RUN, TAGGED, DEPLOYMENT, AGAIN_AFTER),
+            _on_each({"prefect.flow-run.Cancelled"}, RUN, tagged, DEPLOYMENT, AGAIN_AFTER),
             OF_RUN,
         ),
         tell(
             "late",
             "A run has not started in time.",
-            _on_each({"prefect.flow-run.Late"}, RUN, TAGGED, DEPLOYMENT, AGAIN_AFTER),
+            _on_each({"prefect.flow-run.Late"}, RUN, tagged, DEPLOYMENT, AGAIN_AFTER),
             OF_RUN,
         ),
         tell(
             "held",
             "A release was held back, so production is unchanged.",
-            _on_each({HELD}, {"prefect.resource.id": RELEASES}, TAGGED),
+            _on_each({HELD}, {"prefect.resource.id": RELEASES}, tagged),
             OF_RELEASE,
         ),
         tell(
             "warning",
             "This needs attention before it stops a run.",
-            _on_each({WARNINGS}, {"prefect.resource.id": WARNINGS}, TAGGED, within=timedelta(hours=23.5)),
+            _on_each({WARNINGS}, {"prefect.resource.id": WARNINGS}, tagged, within=timedelta(hours=23.5)),
             OF_EVENT,
         ),
         tell(
             "no worker",
-            "No worker takes the runs of the pool vitrine.",
-            _on_each({"prefect.work-pool.not-ready"}, {"prefect.resource.name": "vitrine"}),
+            f"No worker takes the runs of the pool {shop}.",
+            _on_each({"prefect.work-pool.not-ready"}, {"prefect.resource.name": shop}),
             "",
         ),
         AutomationCore(
-            name="vitrine: zombie",
+            name=f"{shop}: zombie",
             description=f"A run without a heartbeat for {SILENCE_S} s is marked crashed, so that another can start.",
             trigger=EventTrigger(
                 after={"prefect.flow-run.heartbeat"},
                 expect={"prefect.flow-run.heartbeat", *(f"prefect.flow-run.{state}" for state in ENDED)},
                 match=RUN,
-                match_related=TAGGED,
+                match_related=tagged,
                 for_each={"prefect.resource.id"},
                 posture=Posture.Proactive,
                 threshold=1,
@@ -106,13 +96,13 @@ def automations(block_id: UUID | None = None) -> tuple[AutomationCore, ...]:
         tell(
             "trigger failed",
             "An event could not start its run: its payload does not fit the deployment.",
-            _on_each({"prefect.automation.action.failed"}, {"prefect.resource.name": "vitrine: catalog.updated"}),
+            _on_each({"prefect.automation.action.failed"}, {"prefect.resource.name": f"{shop}: {UPDATED}"}),
             OF_EVENT,
         ),
         tell(
             "trigger refused",
             "A message could not become an event. Prefect's event feed shows how it begins.",
-            _on_each({REFUSED}, {"prefect.resource.id": RESOURCE["prefect.resource.id"]}),
+            _on_each({REFUSED}, {"prefect.resource.id": catalog_id(shop)}),
             OF_EVENT,
         ),
     )
@@ -167,16 +157,14 @@ def _on_each(
     )
 
 
-def _block(client: SyncPrefectClient, target: str) -> UUID:
-    """Return the id of the block TYPE/NAME, or of one that posts JSON with a `text` to a URL.
+def notification_block(client: SyncPrefectClient, shop: str, target: str) -> UUID:
+    """Return the id of the block TYPE/NAME, or of the shop's block that posts JSON with a `text` to a URL.
 
     Raises `BadConfig` if there is no such block.
     """
     if target.startswith(("http://", "https://")):
-        webhook = CustomWebhookNotificationBlock(
-            name="vitrine", url=target, json_data={"text": "{{subject}}\n{{body}}"}
-        )
-        return cast(UUID, webhook.save("vitrine", overwrite=True))
+        webhook = CustomWebhookNotificationBlock(name=shop, url=target, json_data={"text": "{{subject}}\n{{body}}"})
+        return cast(UUID, webhook.save(shop, overwrite=True))
     kind, _, name = target.partition("/")
     try:
         return client.read_block_document_by_name(name, kind).id
@@ -185,35 +173,3 @@ def _block(client: SyncPrefectClient, target: str) -> UUID:
             f"no block {target!r}; expected the URL of a webhook, or TYPE/NAME of a notification block, made in the UI "
             "under Blocks"
         ) from error
-
-
-def main(argv: Sequence[str] | None = None) -> int:
-    """Apply every automation and return the exit code."""
-    parser = argparse.ArgumentParser(
-        prog="python -m deployments.automations", description=(__doc__ or "").splitlines()[0]
-    )
-    text = (
-        f"who is told: the URL of a webhook that takes JSON with a text, or a block of Prefect as TYPE/NAME (${NOTIFY})"
-    )
-    parser.add_argument("--notify", metavar="URL", default=os.environ.get(NOTIFY, ""), help=text)
-    arguments = parser.parse_args(argv)
-    prepare_environment()
-    try:
-        check_server_is_named()
-        with get_client(sync_client=True) as client:
-            block_id = _block(client, arguments.notify) if arguments.notify else None
-            for name, outcome in apply(client, automations(block_id)).items():
-                print(f"{outcome:<10} {name}")
-    except httpx.TransportError as error:
-        print(
-            f"vitrine: Prefect's server does not answer ({visible(str(error))}); start it, then try again",
-            file=sys.stderr,
-        )
-        return 1
-    except VitrineError as error:
-        return print_error(error)
-    return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -10,6 +10,7 @@ from urllib.parse import unquote_plus
 
 from pydantic import ConfigDict, Field, ValidationError
 
+from deployments.shop import shop_name
 from retrieval_core.artifacts.manifests import Value
 from retrieval_core.config import first_line
 from retrieval_core.errors import BadConfig
@@ -18,7 +19,6 @@ from retrieval_core.ingest.sources.tables.table import TABLE_SUFFIXES
 from retrieval_core.picture_files.formats import SUFFIXES
 
 UPDATED, REFUSED = "catalog.updated", "catalog.update.refused"
-RESOURCE = {"prefect.resource.id": "vitrine.catalog", "prefect.resource.name": "the catalogue"}
 MAX_BODY_BYTES = 2**20
 MAX_EVENT_BYTES = 2**18  # Prefect accepts runs with parameters of half a MiB
 MAX_NAME_CHARS = 1_024  # as long as an S3 key may be
@@ -67,9 +67,14 @@ def split_change(change: Change, max_bytes: int = MAX_EVENT_BYTES) -> Iterator[C
         yield Change(**piece, manifest_uri=manifest_uri)
 
 
+def catalog_id(shop: str) -> str:
+    """Return the id of the resource that a shop's events are about."""
+    return f"{shop}.catalog"
+
+
 def updated_event(change: Change) -> dict[str, Any]:
-    """Return the event that starts a catalog-update."""
-    return {"event": UPDATED, "resource": RESOURCE, "payload": change.model_dump(mode="json")}
+    """Return the event that starts a catalog-update of this process's shop."""
+    return {"event": UPDATED, "resource": _catalog(), "payload": change.model_dump(mode="json")}
 
 
 def refused_event(reason: str, body: bytes | str, sender: str) -> dict[str, Any]:
@@ -77,7 +82,11 @@ def refused_event(reason: str, body: bytes | str, sender: str) -> dict[str, Any]
     text = body.decode(errors="replace") if isinstance(body, bytes) else body
     texts = {"reason": reason, "sender": sender, "excerpt": text[:MAX_EXCERPT_CHARS]}
     payload = {"size": len(body)} | {name: _UNSTORABLE.sub("\ufffd", value) for name, value in texts.items()}
-    return {"event": REFUSED, "resource": RESOURCE, "payload": payload}
+    return {"event": REFUSED, "resource": _catalog(), "payload": payload}
+
+
+def _catalog() -> dict[str, str]:
+    return {"prefect.resource.id": catalog_id(shop_name()), "prefect.resource.name": "the catalogue"}
 
 
 def _parse(body: bytes | str) -> dict[str, Any]:

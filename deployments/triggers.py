@@ -34,6 +34,7 @@ from deployments.cli.prefect_server import check_server_is_named
 from deployments.cli.terminal import print_error
 from deployments.environment import prepare_environment
 from deployments.listening import bound_connections
+from deployments.shop import shop_name
 from deployments.trigger_queue import Message, Queue
 from retrieval_core.errors import BadConfig, StoreUnavailable, VitrineError
 from retrieval_core.ingest.change import Change, merge_changes
@@ -225,6 +226,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     logging.getLogger("vitrine").setLevel(logging.INFO)
     try:
         check_server_is_named()
+        shop_name()
         queue = Queue(arguments.sqs) if arguments.sqs else None
         app = make_app(os.environ.get("VITRINE_TRIGGER_TOKEN", ""), window_s=arguments.window, queue=queue)
     except VitrineError as error:

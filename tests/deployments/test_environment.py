@@ -12,7 +12,7 @@ import httpx
 import pytest
 from prefect.settings import PREFECT_API_URL, temporary_settings
 
-from deployments import automations, triggers
+from deployments import register, triggers
 from deployments.cli import main
 from deployments.environment import prepare_environment
 
@@ -34,8 +34,8 @@ def test_loopback_never_goes_through_a_proxy(hosts: str, proxy: str, monkeypatch
 
 @pytest.mark.parametrize(
     "program",
-    [lambda: main.main(["config", "--check", "absent.toml"]), lambda: triggers.main([]), lambda: automations.main([])],
-    ids=["vitrine", "triggers", "automations"],
+    [lambda: main.main(["config", "--check", "absent.toml"]), lambda: triggers.main([]), lambda: register.main([])],
+    ids=["vitrine", "triggers", "register"],
 )
 def test_every_program_prepares_its_environment(program: Callable[[], int], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("VITRINE_TRIGGER_TOKEN", raising=False)

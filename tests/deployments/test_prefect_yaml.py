@@ -6,14 +6,14 @@ import asyncio
 import json
 import os
 import shutil
-import subprocess
-import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any, TypeVar
+from unittest import mock
 from uuid import UUID
 
 import httpx
@@ -29,8 +29,9 @@ from prefect.states import Cancelled, Crashed, Failed, Late, Pending
 from prefect.utilities.importtools import import_object
 from prefect.utilities.schema_tools.hydration import HydrationContext, hydrate
 
-from deployments.automations import HEARTBEAT_S, automations, main
-from deployments.change_events import RESOURCE, UPDATED, refused_event, updated_event
+from deployments.automations import HEARTBEAT_S, automations
+from deployments.change_events import UPDATED, catalog_id, refused_event, updated_event
+from deployments.register import main
 from flows.ui_artifacts import HELD
 from retrieval_core.artifacts.releases import read_alias
 from retrieval_core.ingest.change import Change
@@ -109,7 +110,7 @@ def test_the_event_fits_the_flow_it_starts() -> None:
     deployment = DEPLOYMENTS["catalog-update"]
     trigger = DeploymentEventTrigger(**deployment["triggers"][0])
     assert trigger.expect == {UPDATED}
-    assert trigger.match.model_dump() == {"prefect.resource.id": RESOURCE["prefect.resource.id"]}
+    assert trigger.match.model_dump() == {"prefect.resource.id": catalog_id("vitrine")}
     assert trigger.parameters is not None
     assert set(trigger.parameters) == set(Change.model_fields) < set(flow_of(deployment).parameters.properties)
 
@@ -117,31 +118,27 @@ def test_the_event_fits_the_flow_it_starts() -> None:
 class Server:
     """The deployments on a Prefect server."""
 
-    def __init__(self, url: str, folder: Path) -> None:
+    def __init__(self, url: str) -> None:
         self.url = url
-        self.environment = {
-            **os.environ,
-            "PREFECT_HOME": str(folder),
-            "PREFECT_API_URL": url,
-            "VITRINE_HOME": str(ROOT),
-            "VITRINE_SOURCE": "table:items.csv",
-        }
-        pool = ("work-pool", "create", "vitrine", "--type=process", f"--base-job-template={POOL_FILE}", "--overwrite")
-        self.run(sys.executable, "-m", "prefect", *pool)
-        self.run(sys.executable, "-m", "prefect", "--no-prompt", "deploy", "--all", "--prefect-file", str(FILE))
+        self.register()
 
-    def run(self, *command: str) -> str:
-        done = subprocess.run(command, env=self.environment, cwd=ROOT, capture_output=True, text=True)
-        assert done.returncode == 0, done.stdout + done.stderr
-        return done.stdout
+    def register(self, *options: str, **environment: str) -> None:
+        """Register a shop, the default one unless the environment names another."""
+        source = {"VITRINE_SOURCE": "table:items.csv"}
+        with mock.patch.dict(os.environ, source | environment), temporary_settings({PREFECT_API_URL: self.url}):
+            assert main(options) == 0
 
     def ask(self, path: str, **question: Any) -> Any:
         with temporary_settings({PREFECT_API_URL: self.url}), get_client(sync_client=True) as client:
             return client.request("POST", path, json=question).json()
 
+    def deployment(self, name: str) -> dict[str, Any]:
+        (one,) = self.ask("/deployments/filter", deployments={"name": {"any_": [name]}})
+        return dict(one)
+
     def change(self, deployment: str, parameters: dict[str, Any]) -> str:
         """Give a deployment other parameters; return its id."""
-        (one,) = self.ask("/deployments/filter", deployments={"name": {"any_": [deployment]}})
+        one = self.deployment(deployment)
         with temporary_settings({PREFECT_API_URL: self.url}), get_client(sync_client=True) as client:
             client.request("PATCH", f"/deployments/{one['id']}", json={"parameters": one["parameters"] | parameters})
         return str(one["id"])
@@ -155,7 +152,7 @@ class Server:
 
     def run_in_state(self, deployment: str, state: State[Any]) -> None:
         """Create a run of a deployment and put it into a state."""
-        (one,) = self.ask("/deployments/filter", deployments={"name": {"any_": [deployment]}})
+        one = self.deployment(deployment)
         with temporary_settings({PREFECT_API_URL: self.url}), get_client(sync_client=True) as client:
             run = client.create_flow_run_from_deployment(UUID(one["id"]), state=Pending())
             client.set_flow_run_state(run.id, state, force=True)
@@ -173,8 +170,8 @@ class Server:
 
 
 @pytest.fixture(scope="module")
-def server(api_url: str, tmp_path_factory: pytest.TempPathFactory) -> Server:
-    return Server(api_url, tmp_path_factory.mktemp("prefect"))
+def server(api_url: str) -> Server:
+    return Server(api_url)
 
 
 def wait_for(ask: Callable[[], T], timeout_s: float = 300) -> T:
@@ -202,7 +199,7 @@ def test_a_server_takes_every_deployment_and_schedules_the_night(server: Server)
     "job_variables", [{"command": "touch /tmp/attacked"}, {"env": {"LD_PRELOAD": "a"}}, {"env.LD_PRELOAD": "a"}]
 )
 def test_no_run_may_set_how_its_process_starts(job_variables: dict[str, Any], server: Server) -> None:
-    (deployment,) = server.ask("/deployments/filter", deployments={"name": {"any_": ["vacuum"]}})
+    deployment = server.deployment("vacuum")
     with pytest.raises(httpx.HTTPStatusError, match=r"409|422"):
         server.ask(f"/deployments/{deployment['id']}/create_flow_run", job_variables=job_variables)
 
@@ -216,9 +213,9 @@ def test_an_event_starts_an_update_of_what_it_names(server: Server) -> None:
     assert run["parameters"]["source"] == "table:items.csv"
 
 
-@pytest.fixture
-def sink() -> Iterator[tuple[str, list[str]]]:
-    """A webhook on loopback: its URL, and the texts that it was sent."""
+@contextmanager
+def listening() -> Iterator[tuple[str, list[str]]]:
+    """Give a webhook on loopback: its URL, and the texts that it is sent."""
     texts: list[str] = []
 
     class Webhook(BaseHTTPRequestHandler):
@@ -238,15 +235,23 @@ def sink() -> Iterator[tuple[str, list[str]]]:
     listener.server_close()
 
 
-def test_the_operator_is_told_what_happened(
-    server: Server, sink: tuple[str, list[str]], capsys: pytest.CaptureFixture[str]
-) -> None:
-    url, texts = sink
-    with temporary_settings({PREFECT_API_URL: server.url}):
-        assert main(["--notify", url]) == 0
-        assert capsys.readouterr().out.count("created") == len(automations())
-        assert main([]) == 0, "registering again keeps who is told"
-    assert capsys.readouterr().out.count("unchanged") == len(automations())
+@pytest.fixture(scope="module")
+def texts(server: Server) -> Iterator[list[str]]:
+    """What the operator of the default shop is told."""
+    with listening() as (url, texts):
+        server.register("--notify", url)
+        yield texts
+
+
+@pytest.fixture(scope="module")
+def texts_of_acme(server: Server) -> Iterator[list[str]]:
+    """What the operator of another shop on the same server is told."""
+    with listening() as (url, texts):
+        server.register("--notify", url, VITRINE_SHOP="acme")
+        yield texts
+
+
+def test_the_operator_is_told_what_happened(server: Server, texts: list[str]) -> None:
     for state, message in {
         Failed: "the disk is full",
         Crashed: "the process died",
@@ -277,12 +282,63 @@ def test_the_operator_is_told_what_happened(
         "trigger refused": "no JSON",
     }
     for name, words in expected.items():
-        (text,) = wait_for(lambda name=name: [text for text in texts if text.startswith(f"Vitrine: {name}\n")])
+        (text,) = wait_for(lambda name=name: [text for text in texts if text.startswith(f"vitrine: {name}\n")])
         assert words in text, text
         assert "None" not in text
-    wait_for(lambda: sum(text.startswith("Vitrine: warning\n") for text in texts) == 3)
+    wait_for(lambda: sum(text.startswith("vitrine: warning\n") for text in texts) == 3)
     told = {words for words in ("9.1 GB", "9.0 GB", "4.2 GB", "13 days") if any(words in text for text in texts)}
     assert told == {"9.1 GB", "4.2 GB", "13 days"}, "the same warning is told once a day"
+
+
+def test_two_shops_of_a_server_hear_of_their_own_runs_only(
+    server: Server, texts: list[str], texts_of_acme: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    n_updates = len(server.runs("catalog-update"))
+    monkeypatch.setenv("VITRINE_SHOP", "acme")
+    server.emit(updated_event(Change(added=("of acme",))), refused_event("no JSON", b"of acme", "127.0.0.1"))
+    for deployment, message in (("acme-vacuum", "the disk of acme is full"), ("vacuum", "the first disk is full")):
+        server.run_in_state(deployment, Failed(message=message))
+    (run,) = wait_for(lambda: server.runs("acme-catalog-update"))
+    assert run["parameters"]["added"] == ["of acme"]
+    assert len(server.runs("catalog-update")) == n_updates
+    wait_for(lambda: [text for text in texts if "the first disk" in text])
+    wait_for(lambda: len(texts_of_acme) >= 2)
+    assert [text for text in texts if "acme" in text] == []
+    assert sorted(text.partition("\n")[0] for text in texts_of_acme) == ["acme: failed", "acme: trigger refused"]
+
+
+def test_registering_again_changes_what_the_files_say_and_keeps_what_a_person_changed(
+    server: Server, texts_of_acme: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    nightly, vacuum = (server.deployment(f"acme-{name}") for name in ("nightly", "vacuum"))
+    copied = {key: nightly[key] for key in ("flow_id", "tags", "entrypoint", "work_pool_name")}
+    (late,) = server.ask("/automations/filter", automations={"name": {"any_": ["acme: late"]}})
+    with temporary_settings({PREFECT_API_URL: server.url}), get_client(sync_client=True) as client:
+        (schedule,) = vacuum["schedules"]
+        client.request("PATCH", f"/deployments/{vacuum['id']}/schedules/{schedule['id']}", json={"active": False})
+        client.request("PATCH", f"/automations/{late['id']}", json={"enabled": False})
+        client.request("POST", "/deployments/", json=copied | {"name": "a copy"})
+        client.request(
+            "POST", "/deployments/", json=copied | {"name": "former", "entrypoint": "flows/former.py:former"}
+        )
+    config = tmp_path / "config.toml"
+    config.write_text("[index]\nshards = 2\n[train.rotation]\nmax_epochs = 3\n")
+    times = {"VITRINE_SCHEDULE": "15 3 * * *", "VITRINE_TIMEZONE": "America/New_York"}
+    server.register(VITRINE_SHOP="acme", VITRINE_CONFIG=str(config), **times)
+
+    printed = capsys.readouterr().out.split("\n")
+    assert sum(line.startswith("unchanged") for line in printed) == len(automations("acme")) + 1, "and catalog.updated"
+    assert [line for line in printed if line.startswith("removed")] == ["removed    former"]
+    assert server.deployment("a copy")
+    vacuum, nightly = server.deployment("acme-vacuum"), server.deployment("acme-nightly")
+    assert [schedule["active"] for schedule in vacuum["schedules"]] == [False]
+    assert nightly["description"].endswith(" Runs every day at 03:15, America/New_York.")
+    assert [schedule["schedule"]["cron"] for schedule in nightly["schedules"]] == ["15 3 * * *"]
+    assert nightly["parameters"]["config"] == {"index": {"shards": 2}}
+    assert server.deployment("acme-train-rotation")["parameters"]["config"] == {"max_epochs": 3}
+    assert server.deployment("nightly")["parameters"]["config"] != nightly["parameters"]["config"]
+    (late,) = server.ask("/automations/filter", automations={"name": {"any_": ["acme: late"]}})
+    assert (late["enabled"], late["actions"][0]["type"]) == (False, "send-notification")
 
 
 @pytest.fixture(scope="module")

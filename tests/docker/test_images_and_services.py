@@ -17,7 +17,7 @@ import yaml
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
-from deployments import triggers
+from deployments import shop, triggers
 from deployments.cli.main import build_parser
 from retrieval_core.settings import Settings
 
@@ -208,6 +208,7 @@ def test_the_volumes_named_are_declared() -> None:
 def test_settings_are_spelled_as_vitrine_reads_them(name: str) -> None:
     known = {f"VITRINE_{field.upper()}" for field in Settings.model_fields}
     elsewhere = {"VITRINE_SOURCE", "VITRINE_HOME", "VITRINE_TRIGGER_TOKEN", "VITRINE_NOTIFY"}
+    elsewhere |= {"VITRINE_SHOP", "VITRINE_CONFIG", "VITRINE_SCHEDULE", "VITRINE_TIMEZONE"}
     assert {key for key in OURS[name]["environment"] if key.startswith("VITRINE_")} <= known | elsewhere
 
 
@@ -218,7 +219,7 @@ def test_the_commands_are_understood(name: str, monkeypatch: pytest.MonkeyPatch)
             case ["vitrine", *arguments]:
                 build_parser().parse_args(arguments)
             case ["prefect", *arguments]:
-                assert_prefect_understands([word for word in arguments if word != "--no-prompt"])
+                assert_prefect_understands(arguments)
             case ["dask", role, *arguments]:
                 assert_dask_understands(role, arguments)
             case ["python", "-m", "deployments.triggers", *arguments]:
@@ -233,8 +234,6 @@ def assert_prefect_understands(arguments: list[str]) -> None:
     from prefect.cli._app import _app
 
     _app.parse_args(arguments, exit_on_error=False, print_error=False)
-    if "--prefect-file" in arguments:
-        assert (ROOT / arguments[arguments.index("--prefect-file") + 1]).exists()
 
 
 def assert_dask_understands(role: str, arguments: list[str]) -> None:
@@ -259,4 +258,5 @@ def test_the_worker_of_the_image_and_of_the_services_are_one() -> None:
     commands = [words[1:] for words in instructions() if words[0] == "CMD"]
     assert "".join(commands[-1]) == str(SERVICES["worker"]["command"]).replace("'", "").replace(" ", "")
     pool = SERVICES["worker"]["command"][SERVICES["worker"]["command"].index("--pool") + 1]
-    assert ["prefect", "work-pool", "create", pool] in [words[:4] for words in lines_of("setup")]
+    assert pool == SERVICES["setup"]["environment"].get("VITRINE_SHOP", shop.DEFAULT)
+    assert ["python", "-m", "deployments.register"] in lines_of("setup")

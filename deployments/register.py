@@ -1,0 +1,219 @@
+"""Register a shop on Prefect's server: its work pool, its deployments, and the automations that notify its operator.
+
+    python -m deployments.register --notify https://hooks.slack.com/services/...
+
+can be repeated at any time. What a person changed on Prefect's pages stays: what was switched off, and who is notified.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import re
+import sys
+from collections.abc import Iterator, Sequence
+from importlib import import_module
+from pathlib import Path
+from typing import Any, NamedTuple, cast
+from uuid import UUID
+
+import httpx
+import yaml
+from prefect.client.orchestration import SyncPrefectClient, get_client
+from prefect.client.schemas.actions import WorkPoolCreate, WorkPoolUpdate
+from prefect.client.schemas.filters import DeploymentFilter, DeploymentFilterTags
+from prefect.client.schemas.objects import ConcurrencyLimitConfig
+from prefect.client.schemas.schedules import CronSchedule
+from prefect.deployments.runner import RunnerDeployment
+from prefect.events.schemas.automations import AutomationCore
+from prefect.events.schemas.deployment_triggers import DeploymentEventTrigger
+from prefect.exceptions import ObjectNotFound
+from prefect.runner.storage import LocalStorage
+from pydantic import ValidationError
+
+from deployments.automations import apply, automations, notification_block
+from deployments.change_events import catalog_id
+from deployments.cli.prefect_server import check_server_is_named
+from deployments.cli.terminal import print_error, visible
+from deployments.environment import prepare_environment
+from deployments.shop import deployment_name, shop_name
+from retrieval_core.config import NightlyConfig, first_line, read_toml, toml_table
+from retrieval_core.errors import BadConfig, VitrineError
+from retrieval_core.train.config import load_training
+
+ROOT = Path(__file__).parents[1]
+DEFINITIONS = ROOT / "deployments" / "prefect.yaml"
+POOL_TEMPLATE = ROOT / "deployments" / "work_pool.json"
+NOTIFY, SOURCE, CONFIG = "VITRINE_NOTIFY", "VITRINE_SOURCE", "VITRINE_CONFIG"
+SCHEDULE, TIMEZONE = "VITRINE_SCHEDULE", "VITRINE_TIMEZONE"
+SCHEDULED = "nightly"  # the deployment that VITRINE_SCHEDULE is about
+RUNS = ("nightly", "catalog-update", "backfill")  # take the config of a run; trainings take it as `stages`
+WEEKDAYS = ("Sunday", "Monday", "Tuesday", "Wednesday", "Thursday", "Friday", "Saturday", "Sunday")
+
+
+class Outcome(NamedTuple):
+    """What was done with a deployment, an automation or the pool of this name."""
+
+    done: str
+    name: str
+
+
+def define(shop: str) -> list[dict[str, Any]]:
+    """Return the deployments of prefect.yaml with the shop's names, source, config and schedule.
+
+    The source is `VITRINE_SOURCE`, or that of the file `VITRINE_CONFIG`, whose tables say what runs make. Raises
+    `BadConfig`.
+    """
+    path = Path(file) if (file := os.environ.get(CONFIG)) else None
+    if toml_table(path, "settings"):
+        raise BadConfig(f"{path}: [settings] has no effect on deployments; set VITRINE_* for the worker instead")
+    stages = NightlyConfig.load(path, []).model_dump(mode="json", exclude_unset=True) if path else None
+    trainings = {
+        objective: load_training(objective, path, []).model_dump(mode="json", exclude_unset=True)
+        for objective in toml_table(path, "train")
+    }
+    source = os.environ.get(SOURCE) or (read_toml(path).get("source") if path else None)
+    if not source:
+        raise BadConfig(f"no source named: set {SOURCE} to KIND:URI, for example table:s3://shop/items.csv")
+
+    def apply_config(name: str, parameters: dict[str, Any]) -> dict[str, Any]:
+        config = {"source": source}
+        if stages is not None:
+            config |= {"config" if name in RUNS else "stages": stages}
+        if training := trainings.get(name.removeprefix("train-")):
+            config |= {"config": parameters["config"] | training}
+        return parameters | {key: value for key, value in config.items() if key in parameters}
+
+    definitions = []
+    for definition in yaml.safe_load(DEFINITIONS.read_text())["deployments"]:
+        name = definition["name"]
+        schedules = [_schedule(name, **schedule) for schedule in definition.get("schedules", ())]
+        changed = {
+            "name": deployment_name(shop, name),
+            "description": " ".join([definition["description"], *map(schedule_text, schedules)]),
+            "tags": [shop, *definition["tags"][1:]],
+            "parameters": apply_config(name, definition["parameters"]),
+            "schedules": [{"schedule": schedule, "slug": name} for schedule in schedules],
+        }
+        definitions.append(definition | changed)
+    return definitions
+
+
+def _schedule(name: str, cron: str, timezone: str) -> CronSchedule:
+    cron = (os.environ.get(SCHEDULE) if name == SCHEDULED else None) or cron
+    timezone = os.environ.get(TIMEZONE) or timezone
+    try:
+        return CronSchedule(cron=cron, timezone=timezone)
+    except ValidationError as error:
+        raise BadConfig(f"{SCHEDULE} or {TIMEZONE} is wrong: {first_line(error, 'schedule')}") from error
+
+
+def schedule_text(schedule: CronSchedule) -> str:
+    """Return a sentence that says when runs start, with the time zone."""
+    if not (times := re.fullmatch(r"(\d+) +(\d+) +\* +\* +(\*|[0-7])", schedule.cron.strip())):
+        return f"Runs by the cron schedule {schedule.cron}, {schedule.timezone}."
+    minute, hour, weekday = times.groups()
+    day = "day" if weekday == "*" else WEEKDAYS[int(weekday)]
+    return f"Runs every {day} at {int(hour):02}:{int(minute):02}, {schedule.timezone}."
+
+
+def register(client: SyncPrefectClient, shop: str, notify: str = "") -> Iterator[Outcome]:
+    """Create or change the shop's pool, deployments and automations, and remove its deployments of former versions.
+
+    `notify` is as `notification_block` takes it. Yields what was done as soon as it is done. Raises `BadConfig`.
+    """
+    definitions = define(shop)
+    block_id = notification_block(client, shop, notify) if notify else None
+    yield _register_pool(client, shop)
+    starters = []
+    for definition in definitions:
+        deployment_id = _register_deployment(shop, definition)
+        starters += [_starter(shop, deployment_id, trigger) for trigger in definition.get("triggers", ())]
+        yield Outcome("registered", definition["name"])
+    yield from _remove_undefined(client, shop, {definition["entrypoint"] for definition in definitions})
+    for name, done in apply(client, [*starters, *automations(shop, block_id)]).items():
+        yield Outcome(done, name)
+
+
+def _register_pool(client: SyncPrefectClient, shop: str) -> Outcome:
+    template = json.loads(POOL_TEMPLATE.read_text())
+    try:
+        client.read_work_pool(shop)
+    except ObjectNotFound:
+        client.create_work_pool(WorkPoolCreate(name=shop, type="process", base_job_template=template))
+        return Outcome("created", f"work pool {shop}")
+    client.update_work_pool(shop, WorkPoolUpdate(base_job_template=template))
+    return Outcome("registered", f"work pool {shop}")
+
+
+class _WorkerFolder(LocalStorage):
+    """The folder that `VITRINE_HOME` names in the worker's environment, which runs start in."""
+
+    def to_pull_step(self) -> dict[str, Any]:
+        """Return the step of prefect.yaml."""
+        (step,) = yaml.safe_load(DEFINITIONS.read_text())["pull"]
+        return dict(step)
+
+
+def _register_deployment(shop: str, definition: dict[str, Any]) -> UUID:
+    file, _, function = definition["entrypoint"].partition(":")
+    module = import_module(file.removesuffix(".py").replace("/", "."))
+    deployment = RunnerDeployment.from_flow(
+        getattr(module, function),
+        definition["name"],
+        description=definition["description"],
+        tags=definition["tags"],
+        parameters=definition["parameters"],
+        concurrency_limit=ConcurrencyLimitConfig(**definition["concurrency_limit"]),
+        work_pool_name=shop,
+        work_queue_name=definition["work_pool"]["work_queue_name"],
+    )
+    deployment.entrypoint = definition["entrypoint"]
+    deployment.storage = _WorkerFolder(str(ROOT))
+    return cast(UUID, deployment.apply(schedules=definition["schedules"]))
+
+
+def _starter(shop: str, deployment_id: UUID, trigger: dict[str, Any]) -> AutomationCore:
+    """Return the automation that starts a deployment by an event of the shop."""
+    names = {"name": f"{shop}: {trigger['expect'][0]}", "match": {"prefect.resource.id": catalog_id(shop)}}
+    starter = DeploymentEventTrigger(**trigger | names)
+    starter.set_deployment_id(deployment_id)
+    # Prefect deletes what a deployment owns whenever that is registered, and an event could come meanwhile.
+    return starter.as_automation().model_copy(update={"owner_resource": None})
+
+
+def _remove_undefined(client: SyncPrefectClient, shop: str, entrypoints: set[str]) -> Iterator[Outcome]:
+    """Delete the shop's deployments of flows that no definition names; a copy that a person made of one stays."""
+    tagged = DeploymentFilter(tags=DeploymentFilterTags(all_=[shop]))
+    for deployment in client.read_deployments(deployment_filter=tagged):
+        if deployment.entrypoint not in entrypoints:
+            client.delete_deployment(deployment.id)
+            yield Outcome("removed", deployment.name)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Register the shop and return the exit code."""
+    parser = argparse.ArgumentParser(prog="python -m deployments.register", description=(__doc__ or "").splitlines()[0])
+    text = (
+        f"who is told: the URL of a webhook that takes JSON with a text, or a block of Prefect as TYPE/NAME (${NOTIFY})"
+    )
+    parser.add_argument("--notify", metavar="URL", default=os.environ.get(NOTIFY, ""), help=text)
+    arguments = parser.parse_args(argv)
+    prepare_environment()
+    try:
+        check_server_is_named()
+        with get_client(sync_client=True) as client:
+            for done, name in register(client, shop_name(), arguments.notify):
+                print(f"{done:<10} {name}")
+    except (httpx.TransportError, httpx.HTTPStatusError) as error:
+        problem = "refuses" if isinstance(error, httpx.HTTPStatusError) else "does not answer"
+        print(f"vitrine: Prefect's server {problem}: {visible(str(error))}", file=sys.stderr)
+        return 1
+    except VitrineError as error:
+        return print_error(error)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,116 @@
+"""What is registered for a shop follows from prefect.yaml, the environment and the shop's config file."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from prefect.client.schemas.schedules import CronSchedule
+from prefect.settings import PREFECT_API_URL, temporary_settings
+
+from deployments.register import define, main, schedule_text
+from retrieval_core.errors import BadConfig
+
+
+@pytest.fixture(autouse=True)
+def environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("SHOP", "CONFIG", "SCHEDULE", "TIMEZONE", "NOTIFY"):
+        monkeypatch.delenv(f"VITRINE_{name}", raising=False)
+    monkeypatch.setenv("VITRINE_SOURCE", "folder:photos")
+
+
+def defined(shop: str = "vitrine") -> dict[str, dict[str, Any]]:
+    return {definition["name"]: definition for definition in define(shop)}
+
+
+def test_the_default_shop_is_registered_as_prefect_yaml_says() -> None:
+    definitions = defined()
+    assert definitions["nightly"]["tags"] == ["vitrine"]
+    assert definitions["train-head"]["tags"] == ["vitrine", "training"]
+    assert definitions["nightly"]["parameters"]["source"] == "folder:photos"
+    assert definitions["nightly"]["parameters"]["config"]["embed"]["weights"] == "pretrained"
+    assert definitions["nightly"]["description"].endswith("got worse. Runs every day at 01:30, Europe/Berlin.")
+    assert "Runs every Sunday at 12:00" in definitions["vacuum"]["description"]
+
+
+def test_another_shop_s_deployments_have_its_name() -> None:
+    definitions = defined("acme")
+    assert all(name.startswith("acme-") for name in definitions)
+    assert definitions["acme-train-head"]["tags"] == ["acme", "training"]
+
+
+def test_a_config_file_says_what_every_run_and_training_makes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "config.toml"
+    path.write_text('source = "table:items.csv"\n[embed]\nsize_px = 96\n[train.distill]\nmax_epochs = 2\n')
+    monkeypatch.setenv("VITRINE_CONFIG", str(path))
+    monkeypatch.setenv("VITRINE_SOURCE", "")
+    definitions = {name: definition["parameters"] for name, definition in defined().items()}
+    for name in ("nightly", "catalog-update", "backfill"):
+        assert definitions[name]["config"] == {"embed": {"size_px": 96}}
+        assert definitions[name]["source"] == "table:items.csv"
+    assert definitions["train-distill"]["config"] == {"teacher": "production", "max_epochs": 2}
+    assert definitions["train-distill"]["stages"] == {"embed": {"size_px": 96}}
+    assert "stages" not in definitions["vacuum"]
+    assert definitions["compare"]["config"]["title"] == "Raw and masked pictures"
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ('[settings]\nstore = "elsewhere"', "set VITRINE_"),
+        ("[embed]\nsize = 3", "unknown config key embed.size"),
+        ("[train.rotation]\nepochs = 3", "train.rotation.epochs"),
+        ("[[", "cannot read config"),
+    ],
+)
+def test_a_wrong_config_file_is_refused(text: str, says: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "config.toml"
+    path.write_text(text)
+    monkeypatch.setenv("VITRINE_CONFIG", str(path))
+    with pytest.raises(BadConfig, match=says):
+        define("vitrine")
+
+
+@pytest.mark.parametrize("name", ["SCHEDULE", "TIMEZONE"])
+def test_a_wrong_time_is_refused(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(f"VITRINE_{name}", "at night")
+    with pytest.raises(BadConfig, match=f"VITRINE_{name}"):
+        define("vitrine")
+
+
+def test_without_a_source_nothing_is_registered(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("VITRINE_SOURCE")
+    with pytest.raises(BadConfig, match="VITRINE_SOURCE"):
+        define("vitrine")
+
+
+@pytest.mark.parametrize(
+    ("cron", "text"),
+    [
+        ("5 0 * * *", "Runs every day at 00:05, UTC."),
+        ("30 13 * * 7", "Runs every Sunday at 13:30, UTC."),
+        ("*/5 * * * *", "Runs by the cron schedule */5 * * * *, UTC."),
+        ("0 4 1 * *", "Runs by the cron schedule 0 4 1 * *, UTC."),
+    ],
+)
+def test_a_schedule_is_said_in_words(cron: str, text: str) -> None:
+    assert schedule_text(CronSchedule(cron=cron, timezone="UTC")) == text
+
+
+def test_without_a_server_nothing_is_registered(capsys: pytest.CaptureFixture[str]) -> None:
+    with temporary_settings({PREFECT_API_URL: None}):
+        assert main([]) == 2
+    assert "set PREFECT_API_URL" in capsys.readouterr().err
+    with temporary_settings({PREFECT_API_URL: "http://127.0.0.1:9/api"}):
+        assert main([]) == 1
+    assert "Prefect's server does not answer" in capsys.readouterr().err
+
+
+def test_a_server_that_refuses_the_login_is_one_line(api_url: str, capsys: pytest.CaptureFixture[str]) -> None:
+    from prefect.settings import PREFECT_API_AUTH_STRING
+
+    with temporary_settings({PREFECT_API_URL: api_url, PREFECT_API_AUTH_STRING: "wrong:login"}):
+        assert main([]) == 1
+    error = capsys.readouterr().err
+    assert (error.count("\n"), "Prefect's server refuses" in error, "401" in error) == (1, True, True)
