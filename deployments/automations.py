@@ -28,6 +28,9 @@ ENDED = ("Completed", "Failed", "Cancelled", "Crashed")
 RUN = {"prefect.resource.id": "prefect.flow-run.*"}
 DEPLOYMENT = "related:deployment:prefect.resource.id"
 OF_RUN = "{{ deployment.name }}, run {{ flow_run.name }}: {{ flow_run.state.message }}\n{{ flow_run|ui_url }}"
+OF_LATE = (
+    "{{ deployment.name }}, run {{ flow_run.name }}, due at {{ flow_run.expected_start_time }}\n{{ flow_run|ui_url }}"
+)
 OF_RELEASE = "{{ event.payload.reason }}\n{{ event.payload.report }}"
 OF_EVENT = "{{ event.payload.reason }}"
 
@@ -41,7 +44,7 @@ def automations(shop: str, block_id: UUID | None = None) -> tuple[AutomationCore
     def tell(name: str, description: str, trigger: EventTrigger, body: str) -> AutomationCore:
         action: ActionTypes = DoNothing()
         if block_id:
-            text = f"{description}\n{body}"
+            text = f"{description}\n{body}".strip()
             action = SendNotification(block_document_id=block_id, subject=f"{shop}: {name}", body=text)
         return AutomationCore(name=f"{shop}: {name}", description=description, trigger=trigger, actions=[action])
 
@@ -58,7 +61,7 @@ def automations(shop: str, block_id: UUID | None = None) -> tuple[AutomationCore
             "late",
             "A run has not started in time.",
             _on_each({"prefect.flow-run.Late"}, RUN, tagged, DEPLOYMENT, AGAIN_AFTER),
-            OF_RUN,
+            OF_LATE,
         ),
         tell(
             "held",

@@ -2,46 +2,32 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
-import os
 import shutil
-import threading
-import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, TypeVar
-from unittest import mock
+from typing import Any
 from uuid import UUID
 
 import httpx
 import pytest
 import yaml
 from playwright.sync_api import Page, sync_playwright
-from prefect import Flow, State
 from prefect.client.orchestration import get_client
 from prefect.events.schemas.deployment_triggers import DeploymentEventTrigger
-from prefect.flow_engine import run_flow
-from prefect.settings import PREFECT_API_URL, PREFECT_LOGGING_TO_API_ENABLED, temporary_settings
-from prefect.states import Cancelled, Crashed, Failed, Late, Pending
-from prefect.utilities.importtools import import_object
+from prefect.settings import PREFECT_API_URL, temporary_settings
+from prefect.states import Failed, Scheduled
 from prefect.utilities.schema_tools.hydration import HydrationContext, hydrate
 
 from deployments.automations import HEARTBEAT_S, automations
 from deployments.change_events import UPDATED, catalog_id, refused_event, updated_event
-from deployments.register import main
-from flows.ui_artifacts import HELD
 from retrieval_core.artifacts.releases import read_alias
 from retrieval_core.ingest.change import Change
 from retrieval_core.settings import Settings
 from retrieval_core.store.uris import open_store
+from tests.deployments.registered import FILE, POOL_FILE, Server, flow_of, listening, wait_for
 from tests.faults.servers import LOGIN
 
-ROOT = Path(__file__).parents[2]
-FILE = ROOT / "deployments" / "prefect.yaml"
-POOL_FILE = ROOT / "deployments" / "work_pool.json"
 POOL = json.loads(POOL_FILE.read_text())
 # What a browser sent for each form, submitted as it opened.
 PAYLOADS: dict[str, dict[str, Any]] = json.loads((Path(__file__).parent / "prefect_yaml_payloads.json").read_text())
@@ -56,19 +42,11 @@ SMALL = {
     "index": {"shards": 1},
     "evaluate": {"queries": 6, "synthetic_queries": 0},
 }
-T = TypeVar("T")
 
 
 @pytest.fixture(params=DEPLOYMENTS.values(), ids=list(DEPLOYMENTS))
 def deployment(request: pytest.FixtureRequest) -> dict[str, Any]:
     return request.param
-
-
-def flow_of(deployment: dict[str, Any]) -> Flow[..., Any]:
-    file, _, name = deployment["entrypoint"].partition(":")
-    flow = import_object(f"{file.removesuffix('.py').replace('/', '.')}.{name}")
-    assert isinstance(flow, Flow)
-    return flow
 
 
 def test_every_deployment_fits_its_flow(deployment: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
@@ -115,71 +93,9 @@ def test_the_event_fits_the_flow_it_starts() -> None:
     assert set(trigger.parameters) == set(Change.model_fields) < set(flow_of(deployment).parameters.properties)
 
 
-class Server:
-    """The deployments on a Prefect server."""
-
-    def __init__(self, url: str) -> None:
-        self.url = url
-        self.register()
-
-    def register(self, *options: str, **environment: str) -> None:
-        """Register a shop, the default one unless the environment names another."""
-        source = {"VITRINE_SOURCE": "table:items.csv"}
-        with mock.patch.dict(os.environ, source | environment), temporary_settings({PREFECT_API_URL: self.url}):
-            assert main(options) == 0
-
-    def ask(self, path: str, **question: Any) -> Any:
-        with temporary_settings({PREFECT_API_URL: self.url}), get_client(sync_client=True) as client:
-            return client.request("POST", path, json=question).json()
-
-    def deployment(self, name: str) -> dict[str, Any]:
-        (one,) = self.ask("/deployments/filter", deployments={"name": {"any_": [name]}})
-        return dict(one)
-
-    def change(self, deployment: str, parameters: dict[str, Any]) -> str:
-        """Give a deployment other parameters; return its id."""
-        one = self.deployment(deployment)
-        with temporary_settings({PREFECT_API_URL: self.url}), get_client(sync_client=True) as client:
-            client.request("PATCH", f"/deployments/{one['id']}", json={"parameters": one["parameters"] | parameters})
-        return str(one["id"])
-
-    def execute(self, run_id: str, flow: Flow[..., Any]) -> State[Any]:
-        """Execute a submitted run as a worker's process would, and return its last state."""
-        with temporary_settings({PREFECT_API_URL: self.url, PREFECT_LOGGING_TO_API_ENABLED: False}):
-            with get_client(sync_client=True) as client:
-                run = client.read_flow_run(UUID(run_id))
-            return run_flow(flow, flow_run=run, return_type="state")
-
-    def run_in_state(self, deployment: str, state: State[Any]) -> None:
-        """Create a run of a deployment and put it into a state."""
-        one = self.deployment(deployment)
-        with temporary_settings({PREFECT_API_URL: self.url}), get_client(sync_client=True) as client:
-            run = client.create_flow_run_from_deployment(UUID(one["id"]), state=Pending())
-            client.set_flow_run_state(run.id, state, force=True)
-
-    def runs(self, deployment: str) -> list[dict[str, Any]]:
-        return self.ask(
-            "/flow_runs/filter", deployments={"name": {"any_": [deployment]}}, sort="EXPECTED_START_TIME_ASC"
-        )
-
-    def emit(self, *events: dict[str, Any]) -> None:
-        from deployments.triggers import emit_to_prefect
-
-        with temporary_settings({PREFECT_API_URL: self.url}):
-            asyncio.run(emit_to_prefect(events))
-
-
 @pytest.fixture(scope="module")
 def server(api_url: str) -> Server:
     return Server(api_url)
-
-
-def wait_for(ask: Callable[[], T], timeout_s: float = 300) -> T:
-    end = time.monotonic() + timeout_s
-    while not (answer := ask()):
-        assert time.monotonic() < end, "waited in vain"
-        time.sleep(0.2)
-    return answer
 
 
 def test_a_server_takes_every_deployment_and_schedules_the_night(server: Server) -> None:
@@ -213,81 +129,20 @@ def test_an_event_starts_an_update_of_what_it_names(server: Server) -> None:
     assert run["parameters"]["source"] == "table:items.csv"
 
 
-@contextmanager
-def listening() -> Iterator[tuple[str, list[str]]]:
-    """Give a webhook on loopback: its URL, and the texts that it is sent."""
-    texts: list[str] = []
-
-    class Webhook(BaseHTTPRequestHandler):
-        def do_POST(self) -> None:
-            texts.append(json.loads(self.rfile.read(int(self.headers["Content-Length"])))["text"])
-            self.send_response(200)
-            self.end_headers()
-
-        def log_message(self, *_: object) -> None: ...
-
-    listener = ThreadingHTTPServer(("127.0.0.1", 0), Webhook)
-    thread = threading.Thread(target=listener.serve_forever)
-    thread.start()
-    yield f"http://127.0.0.1:{listener.server_port}", texts
-    listener.shutdown()
-    thread.join()
-    listener.server_close()
-
-
 @pytest.fixture(scope="module")
 def texts(server: Server) -> Iterator[list[str]]:
     """What the operator of the default shop is told."""
-    with listening() as (url, texts):
-        server.register("--notify", url)
-        yield texts
+    with listening() as sink:
+        server.register("--notify", sink.url)
+        yield sink.texts
 
 
 @pytest.fixture(scope="module")
 def texts_of_acme(server: Server) -> Iterator[list[str]]:
     """What the operator of another shop on the same server is told."""
-    with listening() as (url, texts):
-        server.register("--notify", url, VITRINE_SHOP="acme")
-        yield texts
-
-
-def test_the_operator_is_told_what_happened(server: Server, texts: list[str]) -> None:
-    for state, message in {
-        Failed: "the disk is full",
-        Crashed: "the process died",
-        Cancelled: "one is running",
-        Late: "not started",
-    }.items():
-        server.run_in_state("vacuum", state(message=message))
-    release = {"prefect.resource.id": "vitrine.release.1"}
-    tag = {"prefect.resource.id": "prefect.tag.vitrine", "prefect.resource.role": "tag"}
-    held = {"event": HELD, "resource": release, "related": [tag], "payload": {"reason": "recall@1 fell", "report": "R"}}
-    warnings = [
-        {"event": f"vitrine.warning.{kind}", "resource": {"prefect.resource.id": f"vitrine.warning.{kind}.{subject}"},
-         "related": [tag], "payload": {"reason": reason}}
-        for kind, subject, reason in (
-            ("disk", "/srv.2^33", "9.1 GB free"), ("disk", "/srv.2^33", "9.0 GB free"),
-            ("disk", "/srv.2^32", "4.2 GB free"), ("certificate", "shop:443", "in 13 days"),
-        )
-    ]  # fmt: skip
-    broken = updated_event(Change(added=("a",))) | {"payload": {"added": 3}}
-    server.emit(held, *warnings, broken, refused_event("no JSON", b"rubbish", "127.0.0.1"))
-    expected = {
-        "failed": "the disk is full",
-        "crashed": "the process died",
-        "refused": "one is running",
-        "late": "not started",
-        "held": "recall@1 fell",
-        "trigger failed": "3 is not of type 'array'",
-        "trigger refused": "no JSON",
-    }
-    for name, words in expected.items():
-        (text,) = wait_for(lambda name=name: [text for text in texts if text.startswith(f"vitrine: {name}\n")])
-        assert words in text, text
-        assert "None" not in text
-    wait_for(lambda: sum(text.startswith("vitrine: warning\n") for text in texts) == 3)
-    told = {words for words in ("9.1 GB", "9.0 GB", "4.2 GB", "13 days") if any(words in text for text in texts)}
-    assert told == {"9.1 GB", "4.2 GB", "13 days"}, "the same warning is told once a day"
+    with listening() as sink:
+        server.register("--notify", sink.url, VITRINE_SHOP="acme")
+        yield sink.texts
 
 
 def test_two_shops_of_a_server_hear_of_their_own_runs_only(
@@ -297,7 +152,7 @@ def test_two_shops_of_a_server_hear_of_their_own_runs_only(
     monkeypatch.setenv("VITRINE_SHOP", "acme")
     server.emit(updated_event(Change(added=("of acme",))), refused_event("no JSON", b"of acme", "127.0.0.1"))
     for deployment, message in (("acme-vacuum", "the disk of acme is full"), ("vacuum", "the first disk is full")):
-        server.run_in_state(deployment, Failed(message=message))
+        server.create(deployment, Scheduled(), Failed(message=message))
     (run,) = wait_for(lambda: server.runs("acme-catalog-update"))
     assert run["parameters"]["added"] == ["of acme"]
     assert len(server.runs("catalog-update")) == n_updates
@@ -384,6 +239,6 @@ def test_a_form_that_a_person_submits_runs_to_its_end(
         for fields in ({}, changed) if changed else ({},):
             run = submit(page, form, fields)
             assert run["parameters"]["config"]["ingest"]["max_reject_fraction"] == (0.25 if fields else 0.05)
-            assert server.execute(run["id"], flow_of(DEPLOYMENTS[name])).is_completed(), (name, fields)
+            assert server.execute(UUID(run["id"]), flow_of(DEPLOYMENTS[name])).is_completed(), (name, fields)
     alias = read_alias(open_store(str(tmp_path / "store")), "production")
     assert alias is not None, "where the environment says"

@@ -78,13 +78,13 @@ class Server:
 
 
 class PrefectServer(Server):
-    """`prefect server start` with a login and a database, on a port that it keeps over restarts."""
+    """`prefect server start` with a login, other settings and a database, on a port that it keeps over restarts."""
 
-    def __init__(self, folder: Path, database_url: str = "") -> None:
+    def __init__(self, folder: Path, database_url: str = "", settings: dict[str, str] | None = None) -> None:
         port = free_port()
         self.api_url = f"http://127.0.0.1:{port}/api"
         environment = {name: value for name, value in os.environ.items() if name != "PREFECT_API_URL"}
-        environment |= {"PREFECT_HOME": str(folder / "prefect"), **CLOSED}
+        environment |= {"PREFECT_HOME": str(folder / "prefect"), **CLOSED, **(settings or {})}
         if database_url:
             environment["PREFECT_SERVER_DATABASE_CONNECTION_URL"] = database_url
         command = [sys.executable, "-m", "prefect", "server", "start", "--host=127.0.0.1", f"--port={port}"]
