@@ -8,11 +8,8 @@ from collections.abc import Iterator
 from typing import Any
 from urllib.parse import unquote_plus
 
-from pydantic import ConfigDict, Field, ValidationError
-
 from deployments.shop import shop_name
-from retrieval_core.artifacts.manifests import Value
-from retrieval_core.config import first_line
+from retrieval_core.config import nearest
 from retrieval_core.errors import BadConfig
 from retrieval_core.ingest.change import Change
 from retrieval_core.ingest.sources.tables.table import TABLE_SUFFIXES
@@ -27,18 +24,8 @@ MAX_SHOWN_CHARS = 40  # of a bad name, in a message
 MAX_WRAPPERS = 3  # SQS around SNS around S3
 CREATED, REMOVED = "ObjectCreated:", ("ObjectRemoved:", "LifecycleExpiration:")
 
+_LISTS, _TABLE = ("added", "changed", "removed"), "manifest_uri"
 _UNSTORABLE = re.compile("[\0\ud800-\udfff]")  # half a character, or a NUL, which PostgreSQL cannot hold
-
-
-class Payload(Value):
-    """The body of a plain call; it must name something."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
-
-    added: list[str] = []
-    changed: list[str] = []
-    removed: list[str] = []
-    manifest_uri: str = Field("", max_length=MAX_NAME_CHARS)
 
 
 def read_changes(body: bytes | str) -> tuple[Change, ...]:
@@ -72,11 +59,6 @@ def catalog_id(shop: str) -> str:
     return f"{shop}.catalog"
 
 
-def updated_event(change: Change) -> dict[str, Any]:
-    """Return the event that starts a catalog-update of this process's shop."""
-    return {"event": UPDATED, "resource": _catalog(), "payload": change.model_dump(mode="json")}
-
-
 def refused_event(reason: str, body: bytes | str, sender: str) -> dict[str, Any]:
     """Return the event that reports a refused message: the reason, the sender, its size and its beginning."""
     text = body.decode(errors="replace") if isinstance(body, bytes) else body
@@ -92,10 +74,14 @@ def _catalog() -> dict[str, str]:
 def _parse(body: bytes | str) -> dict[str, Any]:
     try:
         document = json.loads(body)
-    except (ValueError, RecursionError) as error:
+    except RecursionError as error:
+        raise BadConfig("the message is not JSON: it is nested too deeply") from error
+    except UnicodeDecodeError as error:
+        raise BadConfig("the message is not JSON: it is not in UTF-8") from error
+    except ValueError as error:
         raise BadConfig(f"the message is not JSON: {error}") from error
     if not isinstance(document, dict):
-        raise BadConfig(f"the message is a JSON {type(document).__name__}; expected an object")
+        raise BadConfig(f"the message is {_kind(document)}; expected an object")
     return document
 
 
@@ -106,7 +92,7 @@ def _read_document(document: dict[str, Any], n_wrappers: int) -> tuple[Change, .
         if document.get("Type") == "SubscriptionConfirmation":
             url = str(document.get("SubscribeURL"))[:MAX_NAME_CHARS]
             raise BadConfig(f"SNS asks to confirm a subscription; open {url} to do so")
-        return _read_document(_parse(str(document["Message"])), n_wrappers - 1)
+        return _read_document(_parse(_text_at(document, "the message", "Message")), n_wrappers - 1)
     if document.get("Event") == "s3:TestEvent":
         return ()
     if "Records" in document:
@@ -115,45 +101,72 @@ def _read_document(document: dict[str, Any], n_wrappers: int) -> tuple[Change, .
 
 
 def _read_payload(document: dict[str, Any]) -> Change:
-    try:
-        payload = Payload.model_validate(document)
-    except ValidationError as error:
-        raise BadConfig(first_line(error, "payload")) from error
-    change = Change(**payload.model_dump())
+    for field in sorted(document.keys() - {*_LISTS, _TABLE}):
+        raise BadConfig(f"{_shown(field)} is not known{nearest(field, [*_LISTS, _TABLE])}")
+    for field in _LISTS:
+        names = document.get(field, [])
+        if not isinstance(names, list):
+            raise BadConfig(f"{field} is {_kind(names)}; expected a list of names")
+        for position, name in enumerate(names):
+            _check_name(name, f"{field}[{position}]")
+    if document.get(_TABLE, "") != "":
+        _check_name(document[_TABLE], _TABLE)
+    change = Change(**document)
     if change.is_empty:
-        raise BadConfig("the payload names no item: give added, changed or removed ids, or a manifest_uri")
-    for name in (*payload.added, *payload.changed, *payload.removed):
-        _check_name(name)
-    if change.manifest_uri:
-        _check_name(change.manifest_uri)
+        raise BadConfig(f"it names no item; expected names in {', '.join(_LISTS)}, or a {_TABLE}")
     return change
 
 
-def _check_name(name: str, max_chars: int = MAX_NAME_CHARS) -> None:
+def _check_name(name: object, where: str, max_chars: int = MAX_NAME_CHARS) -> None:
+    """Raise `BadConfig` unless the name, which stands at `where` in the message, can be that of an item."""
+    if not isinstance(name, str):
+        raise BadConfig(f"{where} is {_kind(name)}; expected text")
     if not 0 < len(name) <= max_chars or _UNSTORABLE.search(name):
-        raise BadConfig(f"{name[:MAX_SHOWN_CHARS]!r} is no name; expected 1 to {max_chars:,} characters of text")
+        raise BadConfig(f"{where} is {_shown(name)}; expected 1 to {max_chars:,} characters of text")
+
+
+def _shown(text: str) -> str:
+    return repr(text[:MAX_SHOWN_CHARS] + "…" * (len(text) > MAX_SHOWN_CHARS))
+
+
+def _kind(value: object) -> str:
+    """Return what a value is called in JSON."""
+    if isinstance(value, bool):
+        return str(value).lower()
+    kinds = {type(None): "null", str: "text", list: "a list", dict: "an object"}
+    return kinds.get(type(value), "a number")
 
 
 def _read_records(records: object) -> tuple[Change, ...]:
     """Return one change for each record that concerns the catalogue, in their order."""
-    try:
-        changes = [_read_record(record) for record in records]  # type: ignore[attr-defined]
-    except (TypeError, KeyError, AttributeError) as error:
-        raise BadConfig(
-            f"a record of the S3 notification lacks {error}; expected eventName, s3.bucket.name and s3.object.key"
-        ) from error
+    if not isinstance(records, list):
+        raise BadConfig(f"Records is {_kind(records)}; expected a list")
+    changes = [_read_record(record, f"Records[{position}]") for position, record in enumerate(records)]
     return tuple(change for change in changes if not change.is_empty)
 
 
-def _read_record(record: dict[str, Any]) -> Change:
-    event = record["eventName"].removeprefix("s3:")
-    key = unquote_plus(record["s3"]["object"]["key"])
-    uri = f"s3://{record['s3']['bucket']['name']}/{key}"
-    _check_name(uri, 2 * MAX_NAME_CHARS)
-    if event.startswith(REMOVED) and key.lower().endswith(SUFFIXES):
+def _read_record(record: object, where: str) -> Change:
+    event = _text_at(record, where, "eventName").removeprefix("s3:")
+    bucket, key = _text_at(record, where, "s3", "bucket", "name"), _text_at(record, where, "s3", "object", "key")
+    uri = f"s3://{bucket}/{unquote_plus(key)}"
+    _check_name(uri, f"{where}, its bucket and key,", 2 * MAX_NAME_CHARS)
+    if event.startswith(REMOVED) and uri.lower().endswith(SUFFIXES):
         return Change(removed=(uri,))
-    if event.startswith(CREATED) and key.lower().endswith(SUFFIXES):
+    if event.startswith(CREATED) and uri.lower().endswith(SUFFIXES):
         return Change(changed=(uri,))
-    if event.startswith(CREATED) and key.lower().endswith(TABLE_SUFFIXES):
+    if event.startswith(CREATED) and uri.lower().endswith(TABLE_SUFFIXES):
         return Change(manifest_uri=uri)
     return Change()
+
+
+def _text_at(value: object, where: str, *path: str) -> str:
+    """Return the text at a path of keys below `value`. Raises `BadConfig` if there is none."""
+    for key in path:
+        if not isinstance(value, dict):
+            raise BadConfig(f"{where} is {_kind(value)}; expected an object with {key}")
+        if key not in value:
+            raise BadConfig(f"{where} lacks {key}")
+        value, where = value[key], f"{where}.{key}"
+    if not isinstance(value, str):
+        raise BadConfig(f"{where} is {_kind(value)}; expected text")
+    return value

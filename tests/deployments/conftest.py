@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from retrieval_core.errors import StoreUnavailable
+from retrieval_core.ingest.change import Change
 from tests.core.conftest import new_shop, pixels_backbone
 
 __all__ = ["new_shop", "pixels_backbone"]
@@ -39,13 +40,21 @@ def wrapped(body: str) -> str:
 
 
 class Prefect:
-    """Stands where Prefect's server would: keeps events, or refuses them."""
+    """Stands where Prefect's server would: keeps updates by their keys and events, or does not answer."""
 
     def __init__(self) -> None:
+        self.updates: dict[str, Change] = {}
         self.events: list[dict[str, Any]] = []
         self.is_down = False
 
-    async def emit(self, events: Sequence[dict[str, Any]]) -> None:
+    async def start(self, change: Change, key: str) -> None:
+        await self.check()
+        self.updates.setdefault(key, change)
+
+    async def report(self, event: dict[str, Any]) -> None:
+        await self.check()
+        self.events.append(event)
+
+    async def check(self) -> None:
         if self.is_down:
-            raise StoreUnavailable("down")
-        self.events += events
+            raise StoreUnavailable("Prefect's server does not answer")

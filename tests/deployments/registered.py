@@ -21,8 +21,10 @@ from prefect.flow_engine import run_flow
 from prefect.settings import PREFECT_API_URL, PREFECT_LOGGING_TO_API_ENABLED, temporary_settings
 from prefect.utilities.importtools import import_object
 
+from deployments.change_events import UPDATED, catalog_id
 from deployments.register import main
-from deployments.triggers import emit_to_prefect
+from deployments.updates import PrefectUpdates
+from retrieval_core.ingest.change import Change
 
 ROOT = Path(__file__).parents[2]
 FILE = ROOT / "deployments" / "prefect.yaml"
@@ -83,7 +85,8 @@ class Server:
 
     def emit(self, *events: dict[str, Any]) -> None:
         with temporary_settings({PREFECT_API_URL: self.url}):
-            asyncio.run(emit_to_prefect(events))
+            for event in events:
+                asyncio.run(PrefectUpdates().report(event))
 
 
 class Sink(NamedTuple):
@@ -116,6 +119,12 @@ def listening() -> Iterator[Sink]:
     listener.shutdown()
     thread.join()
     listener.server_close()
+
+
+def updated_event(change: Change, shop: str = "vitrine") -> dict[str, Any]:
+    """Return the event by which any client of Prefect may start an update."""
+    resource = {"prefect.resource.id": catalog_id(shop)}
+    return {"event": UPDATED, "resource": resource, "payload": change.model_dump(mode="json")}
 
 
 def flow_of(deployment: dict[str, Any]) -> Flow[..., Any]:

@@ -13,11 +13,11 @@ import pytest
 from prefect.states import Crashed, Pending, Running, Scheduled
 
 from deployments.automations import automations
-from deployments.change_events import refused_event, updated_event
+from deployments.change_events import refused_event
 from flows.nightly import nightly
 from flows.ui_artifacts import HELD
 from retrieval_core.ingest.change import Change
-from tests.deployments.registered import Server, Sink, listening, wait_for
+from tests.deployments.registered import Server, Sink, listening, updated_event, wait_for
 from tests.faults.servers import PrefectServer
 
 PAGE = (Path(__file__).parents[2] / "docs" / "notifications.md").read_text()

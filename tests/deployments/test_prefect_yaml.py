@@ -20,12 +20,12 @@ from prefect.states import Failed, Scheduled
 from prefect.utilities.schema_tools.hydration import HydrationContext, hydrate
 
 from deployments.automations import HEARTBEAT_S, automations
-from deployments.change_events import UPDATED, catalog_id, refused_event, updated_event
+from deployments.change_events import UPDATED, catalog_id, refused_event
 from retrieval_core.artifacts.releases import read_alias
 from retrieval_core.ingest.change import Change
 from retrieval_core.settings import Settings
 from retrieval_core.store.uris import open_store
-from tests.deployments.registered import FILE, POOL_FILE, Server, flow_of, listening, wait_for
+from tests.deployments.registered import FILE, POOL_FILE, Server, flow_of, listening, updated_event, wait_for
 from tests.faults.servers import LOGIN
 
 POOL = json.loads(POOL_FILE.read_text())
@@ -150,7 +150,7 @@ def test_two_shops_of_a_server_hear_of_their_own_runs_only(
 ) -> None:
     n_updates = len(server.runs("catalog-update"))
     monkeypatch.setenv("VITRINE_SHOP", "acme")
-    server.emit(updated_event(Change(added=("of acme",))), refused_event("no JSON", b"of acme", "127.0.0.1"))
+    server.emit(updated_event(Change(added=("of acme",)), "acme"), refused_event("no JSON", b"of acme", "127.0.0.1"))
     for deployment, message in (("acme-vacuum", "the disk of acme is full"), ("vacuum", "the first disk is full")):
         server.create(deployment, Scheduled(), Failed(message=message))
     (run,) = wait_for(lambda: server.runs("acme-catalog-update"))

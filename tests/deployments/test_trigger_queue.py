@@ -5,19 +5,29 @@ from __future__ import annotations
 import json
 import threading
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import pytest
 from starlette.testclient import TestClient
 
-from deployments import triggers
+from deployments import trigger_queue
+from deployments.spool import Spool
 from deployments.trigger_queue import Message, Queue
 from deployments.triggers import make_app
+from deployments.updates import Updates
 from retrieval_core.errors import StoreUnavailable
+from retrieval_core.ingest.change import Change
 from tests.deployments.conftest import Prefect, notification, record, wrapped
 
 
-def test_a_queue_is_read_until_it_is_empty_and_bad_messages_are_seen(s3_endpoint: str, aws_environment: None) -> None:
+def reading(folder: Path, updates: Updates, queue: Any) -> TestClient:
+    return TestClient(make_app("a-long-random-text", Spool(folder), updates, 0.0, queue))
+
+
+def test_a_queue_is_read_until_it_is_empty_and_bad_messages_are_seen(
+    s3_endpoint: str, aws_environment: None, tmp_path: Path
+) -> None:
     import boto3
 
     client: Any = boto3.client("sqs", endpoint_url=s3_endpoint)
@@ -34,12 +44,11 @@ def test_a_queue_is_read_until_it_is_empty_and_bad_messages_are_seen(s3_endpoint
                 done.set()
             return messages
 
-    with TestClient(make_app("a-long-random-text", prefect.emit, window_s=0, queue=Watched(url, s3_endpoint))):
+    with reading(tmp_path, prefect, Watched(url, s3_endpoint)):
         assert done.wait(120)
-    payloads = [event["payload"] for event in prefect.events if event["event"] == "catalog.updated"]
-    assert {name for payload in payloads for name in payload["changed"]} == {"s3://shop/a.jpg"}
-    assert {name for payload in payloads for name in payload["removed"]} == {"s3://shop/b.jpg"}
-    assert [event["payload"]["excerpt"] for event in prefect.events if "refused" in event["event"]] == ["rubbish"]
+    assert {name for update in prefect.updates.values() for name in update.changed} == {"s3://shop/a.jpg"}
+    assert {name for update in prefect.updates.values() for name in update.removed} == {"s3://shop/b.jpg"}
+    assert [event["payload"]["excerpt"] for event in prefect.events] == ["rubbish"]
     left = client.get_queue_attributes(QueueUrl=url, AttributeNames=["All"])["Attributes"]
     assert (left["ApproximateNumberOfMessages"], left["ApproximateNumberOfMessagesNotVisible"]) == ("0", "0")
 
@@ -58,18 +67,18 @@ POISON = {
 
 
 class Strict(Prefect):
-    """Refuses what cannot be sent, as a client of Prefect does: all events of the request, or none."""
+    """Refuses what cannot be sent, as a client of Prefect does."""
 
-    async def emit(self, events: Sequence[dict[str, Any]]) -> None:
+    async def start(self, change: Change, key: str) -> None:
         try:
-            json.dumps(events, ensure_ascii=False).encode()
+            json.dumps(change.model_dump(), ensure_ascii=False).encode()
         except UnicodeError as error:
             raise StoreUnavailable("not sent") from error
-        await super().emit(events)
+        await super().start(change, key)
 
 
 @pytest.mark.parametrize("poison", POISON.values(), ids=list(POISON))
-def test_a_poison_message_is_set_aside_and_the_others_of_its_batch_arrive(poison: str) -> None:
+def test_a_poison_message_is_set_aside_and_the_others_of_its_batch_arrive(poison: str, tmp_path: Path) -> None:
     names = [f"{n}.jpg" for n in range(9)]
     bodies = [*(notification(record("ObjectCreated:Put", name)) for name in names[:4]), poison]
     bodies += [notification(record("ObjectCreated:Put", name)) for name in names[4:]]
@@ -90,17 +99,18 @@ def test_a_poison_message_is_set_aside_and_the_others_of_its_batch_arrive(poison
             done.set()
 
     prefect = Strict()
-    with TestClient(make_app("a-long-random-text", prefect.emit, window_s=0, queue=Batch())):  # type: ignore[arg-type]
+    with reading(tmp_path, prefect, Batch()):
         assert done.wait(20)
     assert messages == []
-    updates = [event["payload"] for event in prefect.events if event["event"] == "catalog.updated"]
-    assert {uri for update in updates for uri in update["changed"]} == {f"s3://shop/{name}" for name in names}
-    (refusal,) = (event for event in prefect.events if event["event"] == "catalog.update.refused")
+    assert {uri for update in prefect.updates.values() for uri in update.changed} == {f"s3://shop/{n}" for n in names}
+    (refusal,) = prefect.events
     assert refusal["payload"]["reason"]
 
 
-def test_a_message_stays_until_it_is_delivered_whatever_goes_wrong(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(triggers, "RETRY_AFTER_S", 0.01)
+def test_a_message_stays_until_it_is_delivered_whatever_goes_wrong(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(trigger_queue, "RETRY_AFTER_S", 0.01)
     messages = [Message(notification(record("ObjectCreated:Put", "a.jpg")), "0")]
     prefect, done = Prefect(), threading.Event()
     prefect.is_down = True
@@ -123,6 +133,6 @@ def test_a_message_stays_until_it_is_delivered_whatever_goes_wrong(monkeypatch: 
             if not messages:
                 done.set()
 
-    with TestClient(make_app("a-long-random-text", prefect.emit, window_s=0, queue=Shaky())):  # type: ignore[arg-type]
+    with reading(tmp_path, prefect, Shaky()):
         assert done.wait(20)
-    assert [event["payload"]["changed"] for event in prefect.events] == [["s3://shop/a.jpg"]]
+    assert [update.changed for update in prefect.updates.values()] == [("s3://shop/a.jpg",)]
