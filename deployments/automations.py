@@ -17,7 +17,7 @@ from prefect.events.actions import ActionTypes, ChangeFlowRunState, DoNothing, S
 from prefect.events.schemas.automations import AutomationCore, EventTrigger, Posture
 from prefect.exceptions import ObjectNotFound
 
-from deployments.change_events import REFUSED, UPDATED, catalog_id
+from deployments.triggers.change_events import REFUSED, UPDATED, catalog_id
 from flows.ui_artifacts import HELD, RELEASES, WARNINGS
 from retrieval_core.errors import BadConfig
 

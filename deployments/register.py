@@ -33,11 +33,11 @@ from prefect.runner.storage import LocalStorage
 from pydantic import ValidationError
 
 from deployments.automations import apply, automations, notification_block
-from deployments.change_events import catalog_id
 from deployments.cli.prefect_server import check_server_is_named
 from deployments.cli.terminal import print_error, visible
 from deployments.environment import prepare_environment
 from deployments.shop import deployment_name, shop_name
+from deployments.triggers.change_events import catalog_id
 from retrieval_core.config import NightlyConfig, first_line, read_toml, toml_table
 from retrieval_core.errors import BadConfig, VitrineError
 from retrieval_core.train.config import load_training

@@ -33,7 +33,7 @@ FLOORS = (
 FLOOR_OF = {room: number for number, rooms in enumerate(reversed(FLOORS)) for room in rooms}
 STAGES = {"ingest", "mask", "embed", "head", "reduce", "index"}
 OWNERS = {
-    "boto3": ("retrieval_core/store/", "deployments/trigger_queue.py"),
+    "boto3": ("retrieval_core/store/", "deployments/triggers/queue.py"),
     "pyarrow.parquet": ("retrieval_core/artifacts/", "retrieval_core/ingest/sources/tables/parquet.py"),
     "PIL": ("retrieval_core/images.py", "retrieval_core/picture_files/", "retrieval_core/ingest/"),
     "faiss": ("retrieval_core/index/", "retrieval_core/metrics/"),

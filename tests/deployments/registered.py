@@ -21,9 +21,9 @@ from prefect.flow_engine import run_flow
 from prefect.settings import PREFECT_API_URL, PREFECT_LOGGING_TO_API_ENABLED, temporary_settings
 from prefect.utilities.importtools import import_object
 
-from deployments.change_events import UPDATED, catalog_id
 from deployments.register import main
-from deployments.updates import PrefectUpdates
+from deployments.triggers.change_events import UPDATED, catalog_id
+from deployments.triggers.updates import PrefectUpdates
 from retrieval_core.ingest.change import Change
 
 ROOT = Path(__file__).parents[2]

@@ -13,7 +13,7 @@ import pytest
 from prefect.states import Crashed, Pending, Running, Scheduled
 
 from deployments.automations import automations
-from deployments.change_events import refused_event
+from deployments.triggers.change_events import refused_event
 from flows.nightly import nightly
 from flows.ui_artifacts import HELD
 from retrieval_core.ingest.change import Change

@@ -12,9 +12,10 @@ import httpx
 import pytest
 from prefect.settings import PREFECT_API_URL, temporary_settings
 
-from deployments import register, triggers
+from deployments import register
 from deployments.cli import main
 from deployments.environment import prepare_environment
+from deployments.triggers import server as triggers
 
 
 @pytest.mark.parametrize("proxy", ["http://proxy.example:9", "socks5h://proxy.example:9"])

@@ -20,7 +20,7 @@ from prefect.states import Failed, Scheduled
 from prefect.utilities.schema_tools.hydration import HydrationContext, hydrate
 
 from deployments.automations import HEARTBEAT_S, automations
-from deployments.change_events import UPDATED, catalog_id, refused_event
+from deployments.triggers.change_events import UPDATED, catalog_id, refused_event
 from retrieval_core.artifacts.releases import read_alias
 from retrieval_core.ingest.change import Change
 from retrieval_core.settings import Settings

@@ -17,8 +17,9 @@ import yaml
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
-from deployments import shop, triggers
+from deployments import shop
 from deployments.cli.main import build_parser
+from deployments.triggers import server as triggers
 from retrieval_core.settings import Settings
 
 ROOT = Path(__file__).parent.parent.parent
@@ -207,13 +208,14 @@ def test_the_volumes_named_are_declared() -> None:
 @pytest.mark.parametrize("name", OURS)
 def test_settings_are_spelled_as_vitrine_reads_them(name: str) -> None:
     known = {f"VITRINE_{field.upper()}" for field in Settings.model_fields}
-    elsewhere = {"VITRINE_SOURCE", "VITRINE_HOME", "VITRINE_TRIGGER_TOKEN", "VITRINE_NOTIFY"}
+    elsewhere = {"VITRINE_SOURCE", "VITRINE_HOME", "VITRINE_TRIGGER_TOKEN", "VITRINE_SPOOL", "VITRINE_NOTIFY"}
     elsewhere |= {"VITRINE_SHOP", "VITRINE_CONFIG", "VITRINE_SCHEDULE", "VITRINE_TIMEZONE"}
     assert {key for key in OURS[name]["environment"] if key.startswith("VITRINE_")} <= known | elsewhere
 
 
 @pytest.mark.parametrize("name", OURS)
-def test_the_commands_are_understood(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_commands_are_understood(name: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("VITRINE_SPOOL", str(tmp_path))
     for words in lines_of(name):
         match words:
             case ["vitrine", *arguments]:

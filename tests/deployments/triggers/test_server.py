@@ -13,10 +13,10 @@ from prefect.settings import PREFECT_API_URL, temporary_settings
 from starlette.applications import Starlette
 from starlette.testclient import TestClient
 
-from deployments import triggers
-from deployments.change_events import MAX_BODY_BYTES
-from deployments.spool import CALLS, DAMAGED, Spool
-from deployments.triggers import main, make_app
+from deployments.triggers import server as triggers
+from deployments.triggers.change_events import MAX_BODY_BYTES
+from deployments.triggers.server import main, make_app
+from deployments.triggers.spool import CALLS, DAMAGED, Spool
 from retrieval_core.errors import BadConfig
 from retrieval_core.ingest.change import Change
 from tests.deployments.conftest import Prefect

@@ -8,8 +8,8 @@ from collections.abc import Sequence
 from typing import Any, NamedTuple
 from uuid import uuid4
 
-from deployments.change_events import read_changes, refused_event
-from deployments.updates import Updates, start_updates
+from deployments.triggers.change_events import read_changes, refused_event
+from deployments.triggers.updates import Updates, start_updates
 from retrieval_core.errors import BadConfig, StoreUnavailable, VitrineError
 from retrieval_core.ingest.change import Change
 

@@ -14,8 +14,8 @@ from prefect.exceptions import ObjectNotFound
 from prefect.settings import PREFECT_CLIENT_MAX_RETRIES, temporary_settings
 from prefect.states import Scheduled
 
-from deployments.change_events import split_change
 from deployments.shop import deployment_name, shop_name
+from deployments.triggers.change_events import split_change
 from retrieval_core.errors import BadConfig, StoreUnavailable
 from retrieval_core.ingest.change import Change, merge_changes
 

@@ -17,7 +17,6 @@ import contextlib
 import hmac
 import logging
 import os
-import sys
 from collections.abc import AsyncIterator, Coroutine, Sequence
 from pathlib import Path
 from typing import Any
@@ -27,15 +26,15 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
-from deployments.change_events import MAX_BODY_BYTES, read_changes, refused_event
 from deployments.cli.prefect_server import check_server_is_named
 from deployments.cli.terminal import print_error
 from deployments.environment import prepare_environment
 from deployments.listening import bound_connections
 from deployments.shop import shop_name
-from deployments.spool import Spool, default_folder
-from deployments.trigger_queue import Queue, poll
-from deployments.updates import PrefectUpdates, Updates, start_updates
+from deployments.triggers.change_events import MAX_BODY_BYTES, read_changes, refused_event
+from deployments.triggers.queue import Queue, poll
+from deployments.triggers.spool import Spool, default_folder
+from deployments.triggers.updates import PrefectUpdates, Updates, start_updates
 from retrieval_core.errors import BadConfig, StoreUnavailable, VitrineError
 
 RETRY_AFTER_S = 10
@@ -228,7 +227,3 @@ def main(argv: Sequence[str] | None = None) -> int:
     bound_connections(config)
     uvicorn.Server(config).run()
     return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())

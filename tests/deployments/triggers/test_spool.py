@@ -10,9 +10,9 @@ from unittest import mock
 
 import pytest
 
-from deployments import spool as spool_module
-from deployments.spool import BATCH, CALLS, Spool, default_folder
-from deployments.updates import start_updates
+from deployments.triggers import spool as spool_module
+from deployments.triggers.spool import BATCH, CALLS, Spool, default_folder
+from deployments.triggers.updates import start_updates
 from retrieval_core.errors import BadConfig, StoreUnavailable
 from retrieval_core.ingest.change import Change
 from retrieval_core.store.local import LocalStore
@@ -45,9 +45,9 @@ def killed_at(step: int) -> Iterator[Callable[[], None]]:
 
         return changed
 
-    with mock.patch.multiple(LocalStore, _put=dying(LocalStore._put), _delete=dying(LocalStore._delete)):
-        with suppress(Killed):
-            yield count
+    put, delete = dying(LocalStore._put), dying(LocalStore._delete)
+    with mock.patch.multiple(LocalStore, _put=put, _delete=delete), suppress(Killed):
+        yield count
 
 
 def send_all(spool: Spool, prefect: Prefect, count: Callable[[], None] = lambda: None) -> None:
@@ -81,7 +81,8 @@ def test_each_call_starts_its_update_once_wherever_the_process_is_killed(
         # A call whose writing was interrupted was not answered, so either is right.
         assert names_of(prefect)[: len(kept)] == kept
         assert len(names_of(prefect)) <= len(kept) + 1
-        assert not list(folder.glob(f"{CALLS}*")) and not (folder / BATCH).exists()
+        assert not list(folder.glob(f"{CALLS}*"))
+        assert not (folder / BATCH).exists()
         spool.close()
     assert n_interrupted > 20
 

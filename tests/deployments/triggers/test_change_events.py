@@ -8,7 +8,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from deployments.change_events import MAX_EVENT_BYTES, read_changes, split_change
+from deployments.triggers.change_events import MAX_EVENT_BYTES, read_changes, split_change
 from retrieval_core.errors import BadConfig
 from retrieval_core.ingest.change import Change, merge_changes
 from tests.deployments.conftest import notification, record, wrapped

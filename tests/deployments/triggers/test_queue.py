@@ -11,11 +11,11 @@ from typing import Any
 import pytest
 from starlette.testclient import TestClient
 
-from deployments import trigger_queue
-from deployments.spool import Spool
-from deployments.trigger_queue import Message, Queue
-from deployments.triggers import make_app
-from deployments.updates import Updates
+from deployments.triggers import queue as trigger_queue
+from deployments.triggers.queue import Message, Queue
+from deployments.triggers.server import make_app
+from deployments.triggers.spool import Spool
+from deployments.triggers.updates import Updates
 from retrieval_core.errors import StoreUnavailable
 from retrieval_core.ingest.change import Change
 from tests.deployments.conftest import Prefect, notification, record, wrapped
