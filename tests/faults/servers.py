@@ -27,7 +27,13 @@ CLOSED = {
     "PREFECT_SERVER_CORS_ALLOWED_ORIGINS": "http://127.0.0.1:4200",
     "PREFECT_SERVER_UI_API_URL": "/api",
     "PREFECT_UI_URL": "http://127.0.0.1:4200",
+    "PREFECT_SERVER_METRICS_ENABLED": "true",
+    "PREFECT_SERVER_SERVICES_DB_VACUUM_ENABLED": "events,flow_runs",
+    "PREFECT_SERVER_SERVICES_DB_VACUUM_RETENTION_PERIOD": "P90D",
+    "PREFECT_SERVER_EVENTS_RETENTION_PERIOD": "P30D",
 }
+
+OFTEN = {"PREFECT_SERVER_SERVICES_DB_VACUUM_LOOP_SECONDS": "5"}  # looks for old runs in place of each hour
 
 
 def free_port() -> int:
@@ -149,7 +155,9 @@ def shared_server(folder: Path) -> str:
                 (folder / "postgres").symlink_to(database.folder)
                 database.start()
                 (folder / "postgres.pid").write_text(str(database.pid))
-            server = PrefectServer(folder, database.url if database else "")
+            database_url = database.url if database else f"sqlite+aiosqlite:///{folder}/prefect.db"
+            (folder / "database").write_text(database_url)
+            server = PrefectServer(folder, database_url, OFTEN)
             server.start()
             (folder / "prefect.pid").write_text(str(server.pid))
             url.write_text(server.api_url)

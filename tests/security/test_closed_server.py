@@ -15,12 +15,14 @@ import websockets
 import yaml
 from prefect.workers.process import ProcessJobConfiguration
 
+from deployments.register import POOL_TEMPLATE
 from tests.faults.servers import CLOSED, LOGIN
 
 ROOT = Path(__file__).parents[2]
 GUIDE = (ROOT / "docs" / "operations.md").read_text()
 SERVER = yaml.safe_load((ROOT / "docker" / "compose.yaml").read_text())["services"]["server"]
-POOL = json.loads((ROOT / "deployments" / "work_pool.json").read_text())
+POOL_FILE = ROOT / "deployments" / "work_pool.json"
+POOL = json.loads(POOL_FILE.read_text())
 OTHER_PAGE = {"Origin": "https://attacker.example", "Sec-Fetch-Site": "cross-site"}
 BASIC = {"Authorization": "Basic " + base64.b64encode(LOGIN.encode()).decode()}
 RUN = {"state": {"type": "SCHEDULED"}, "job_variables": {"command": "touch /tmp/attacked"}}
@@ -91,10 +93,10 @@ def test_a_run_cannot_set_a_variable_of_the_worker_s_process(name: str) -> None:
 
 
 def test_the_guide_and_the_services_ship_what_is_attacked_here() -> None:
-    guide = dict(re.findall(r"^(PREFECT_\w+)=(.*)$", GUIDE, re.MULTILINE))
+    guide = dict(re.findall(r'^(?:echo ")?(PREFECT_\w+)=([^"\n]*)', GUIDE, re.MULTILINE))
     assert guide.keys() >= CLOSED.keys() | {"PREFECT_API_AUTH_STRING"}
     for name in CLOSED.keys() - {"PREFECT_SERVER_API_AUTH_STRING"}:
         assert guide[name] == SERVER["environment"][name] == CLOSED[name]
     assert guide["PREFECT_SERVER_API_AUTH_STRING"] == guide["PREFECT_API_AUTH_STRING"] == "$PREFECT_LOGIN"
     assert SERVER["environment"]["PREFECT_SERVER_API_AUTH_STRING"].startswith("${PREFECT_LOGIN:?")
-    assert "--base-job-template deployments/work_pool.json" in GUIDE
+    assert POOL_TEMPLATE.samefile(POOL_FILE)
