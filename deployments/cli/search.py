@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import logging
+from urllib.parse import urlsplit
 
 from deployments.cli.command import JSON, STORE, Commands, add_command, open_settings, print_answer
 from retrieval_core.errors import BadConfig
@@ -37,7 +38,7 @@ def add_commands(commands: Commands) -> None:
     app.set_defaults(extra="serve", advice="the page is closed")
     app.add_argument("--host", default="127.0.0.1", help="the address to listen on; there is no login")
     app.add_argument("--port", type=int, default=7860, help="the port to listen on")
-    text = "a host name by which browsers reach the page, for example that of a proxy; may be repeated"
+    text = "a host name by which browsers reach the page, besides that of VITRINE_REPORT_URL; may be repeated"
     app.add_argument("--name", action="append", default=[], metavar="HOST", help=text)
 
 
@@ -71,5 +72,7 @@ def _app(arguments: argparse.Namespace) -> int:
     logging.basicConfig(level=logging.WARNING, format="vitrine: %(message)s")
     logging.getLogger("vitrine").setLevel(logging.INFO)
     settings = open_settings(arguments)
-    serve(settings.open_store(), settings, arguments.host, arguments.port, arguments.name)
+    public = urlsplit(settings.report_url).hostname  # the same page, as browsers see it
+    names = [*arguments.name, public] if public else arguments.name
+    serve(settings.open_store(), settings, arguments.host, arguments.port, names)
     return 0

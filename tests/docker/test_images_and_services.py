@@ -25,7 +25,8 @@ from retrieval_core.settings import Settings
 ROOT = Path(__file__).parent.parent.parent
 DOCKERFILE = ROOT / "docker" / "Dockerfile"
 DOCKER_LOCK = ROOT / "docker" / "requirements.lock"
-COMPOSE = yaml.safe_load((ROOT / "docker" / "compose.yaml").read_text())
+COMPOSE_TEXT = (ROOT / "docker" / "compose.yaml").read_text()
+COMPOSE = yaml.safe_load(COMPOSE_TEXT)
 SERVICES: dict[str, dict[str, Any]] = COMPOSE["services"]
 OURS = {name: service for name, service in SERVICES.items() if "build" in service}
 ONE_SHOT = {"setup"}
@@ -144,7 +145,21 @@ def test_a_service_is_pinned_watched_and_started_again(name: str) -> None:
     assert service["restart"] in ("unless-stopped", "on-failure")
     assert (service["restart"] == "on-failure") == (name in ONE_SHOT)
     assert service["healthcheck"] == {"disable": True} if name in ONE_SHOT else service["healthcheck"]["test"]
-    assert all(port.startswith("127.0.0.1:") for port in service.get("ports", ()))
+    assert service["mem_limit"]
+    ports = service.get("ports", ())
+    assert all(port.startswith(("127.0.0.1:", "${LISTEN:-127.0.0.1}:")) for port in ports)
+
+
+def test_no_key_stands_twice_in_one_mapping() -> None:
+    """PyYAML keeps the second; Compose refuses the file."""
+    waiting = [yaml.compose(COMPOSE_TEXT)]
+    while waiting:
+        node = waiting.pop()
+        pairs = node.value if isinstance(node, yaml.MappingNode) else []
+        keys = [key.value for key, _ in pairs]
+        assert len(keys) == len(set(keys)), f"{keys} at line {node.start_mark.line + 1}"
+        waiting += [value for _, value in pairs]
+        waiting += node.value if isinstance(node, yaml.SequenceNode) else []
 
 
 @pytest.mark.parametrize("name", OURS)
@@ -192,12 +207,11 @@ def test_every_image_of_others_can_be_pinned_by_its_digest() -> None:
 
 
 def test_every_secret_is_known_here_and_made_at_the_head_of_the_file() -> None:
-    text = (ROOT / "docker" / "compose.yaml").read_text()
-    required = set(re.findall(r"\$\{(\w+):\?", text))
+    required = set(re.findall(r"\$\{(\w+):\?", COMPOSE_TEXT))
     assert required == SECRETS.keys()
-    head = text[: text.index("\nname:")]
+    head = COMPOSE_TEXT[: COMPOSE_TEXT.index("\nname:")]
     assert all(name in head for name in required)
-    assert not re.findall(r"\$\{\w*(?:PASSWORD|SECRET|TOKEN|LOGIN)\w*:-", text)
+    assert not re.findall(r"\$\{\w*(?:PASSWORD|SECRET|TOKEN|LOGIN)\w*:-", COMPOSE_TEXT)
 
 
 def test_the_volumes_named_are_declared() -> None:
