@@ -146,6 +146,7 @@ def test_a_service_is_pinned_watched_and_started_again(name: str) -> None:
     assert (service["restart"] == "on-failure") == (name in ONE_SHOT)
     assert service["healthcheck"] == {"disable": True} if name in ONE_SHOT else service["healthcheck"]["test"]
     assert service["mem_limit"]
+    assert service["logging"] == {"driver": "json-file", "options": {"max-size": "50m", "max-file": "10"}}
     ports = service.get("ports", ())
     assert all(port.startswith(("127.0.0.1:", "${LISTEN:-127.0.0.1}:")) for port in ports)
 
