@@ -2,17 +2,19 @@
 
 Kept are the artifacts that aliases point at, the latest releases of their histories, production's anchor, young
 releases, and everything that these need; recent writes and everything they may build on, since a killed run may be
-resumed; and the last checkpoint of every unfinished training. A vacuum waits for the runs that are active, and new ones
-wait for it. Releases are deleted before their artifacts, and manifests before parts. So nothing ever exists in part,
-and what a killed vacuum leaves over the next one finds and deletes.
+resumed; and the last checkpoint of every unfinished training. Documents of runs are kept for a year. A vacuum waits for
+the runs that are active, and new ones wait for it. Releases are deleted before their artifacts, and manifests before
+parts. So nothing ever exists in part, and what a killed vacuum leaves over the next one finds and deletes.
 """
 
 from __future__ import annotations
 
+import re
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
+from datetime import UTC, datetime
 from itertools import groupby
 
 from pydantic import Field
@@ -36,9 +38,11 @@ from retrieval_core.errors import NotFound, ShardCorrupt
 from retrieval_core.index.plan import TEMPLATES, template_key
 from retrieval_core.maintenance.inventory import FITTED, GROWING, Family, Inventory, release_key
 from retrieval_core.store import leases
-from retrieval_core.store.base import Store
+from retrieval_core.store.base import Entry, Store
 from retrieval_core.store.format import require_current
 
+RUNS_DAYS, KEPT_RUNS = 365.0, 100  # documents of runs: for how long, and how many of the latest in any case
+_RUN = re.compile(rf"{releases.RUNS}/\d{{4}}-\d\d-\d\dT\d{{6}}\.\d{{3}}\+0000\.json")
 HOUR_S, DAY_S = 3600.0, 86_400.0
 BATCH_KEYS = 200  # deleted between two looks at the aliases
 DELETE_THREADS = 8  # they wait for the network
@@ -108,10 +112,12 @@ def plan_vacuum(store: Store, policy: Policy, now_s: float) -> VacuumPlan:
     for key in roots:
         marks.add_root(key)
     marks.add_young(now_s - policy.safe_hours * HOUR_S)
-    keys = [key for key in inventory.entries if not marks.covers(key)]
+    entries = [entry for key, entry in inventory.entries.items() if not marks.covers(key)]
+    entries += _old_runs(store, now_s - RUNS_DAYS * DAY_S)
+    keys = [entry.key for entry in entries]
     return VacuumPlan(
         keys=tuple(sorted(keys, key=_rank)),
-        n_bytes=sum(inventory.entries[key].size_bytes for key in keys),
+        n_bytes=sum(entry.size_bytes for entry in entries),
         kept=tuple(key.split("/")[1] for key in roots if key.startswith(f"{Release.folder}/")),
         removed=tuple(key.split("/")[1] for key in keys if _is_release(key)),
         whole=tuple(sorted(marks.untouched)),
@@ -285,6 +291,13 @@ def _young_releases(inventory: Inventory, since_s: float) -> Iterator[str]:
     for key, entry in inventory.entries.items():
         if _is_release(key) and entry.modified_s > since_s:
             yield key.removesuffix(f"/{MANIFEST}")
+
+
+def _old_runs(store: Store, since_s: float) -> list[Entry]:
+    """Return the documents of runs that ended before then, without the last `KEPT_RUNS` of all."""
+    since = datetime.fromtimestamp(since_s, UTC).isoformat()
+    runs = [entry for entry in store.entries(f"{releases.RUNS}/") if _RUN.fullmatch(entry.key)]
+    return [entry for entry in runs[: max(len(runs) - KEPT_RUNS, 0)] if releases.run_ended(entry.key) < since]
 
 
 def _targets(store: Store) -> tuple[str, ...]:
