@@ -20,6 +20,7 @@ from uuid import UUID
 
 import httpx
 import yaml
+from prefect import Flow
 from prefect.client.orchestration import SyncPrefectClient, get_client
 from prefect.client.schemas.actions import WorkPoolCreate, WorkPoolUpdate
 from prefect.client.schemas.filters import DeploymentFilter, DeploymentFilterTags
@@ -28,7 +29,7 @@ from prefect.client.schemas.schedules import CronSchedule
 from prefect.deployments.runner import RunnerDeployment
 from prefect.events.schemas.automations import AutomationCore
 from prefect.events.schemas.deployment_triggers import DeploymentEventTrigger
-from prefect.exceptions import ObjectNotFound
+from prefect.exceptions import ObjectNotFound, ParameterTypeError, SignatureMismatchError
 from prefect.runner.storage import LocalStorage
 from pydantic import ValidationError
 
@@ -38,7 +39,7 @@ from deployments.cli.terminal import print_error, visible
 from deployments.environment import prepare_environment
 from deployments.shop import deployment_name, shop_name
 from deployments.triggers.change_events import catalog_id
-from retrieval_core.config import NightlyConfig, first_line, read_toml, toml_table
+from retrieval_core.config import NightlyConfig, first_line, nearest, read_toml, toml_table
 from retrieval_core.errors import BadConfig, VitrineError
 from retrieval_core.train.config import load_training
 
@@ -62,8 +63,8 @@ class Outcome(NamedTuple):
 def define(shop: str) -> list[dict[str, Any]]:
     """Return the deployments of prefect.yaml with the shop's names, source, config and schedule.
 
-    The source is `VITRINE_SOURCE`, or that of the file `VITRINE_CONFIG`, whose tables say what runs make. Raises
-    `BadConfig`.
+    The source is `VITRINE_SOURCE`, or that of the file `VITRINE_CONFIG`, whose tables say what runs make; its tables
+    `[deployments.NAME]` have further parameters of a deployment. Raises `BadConfig`.
     """
     path = Path(file) if (file := os.environ.get(CONFIG)) else None
     if toml_table(path, "settings"):
@@ -77,8 +78,10 @@ def define(shop: str) -> list[dict[str, Any]]:
     if not source:
         raise BadConfig(f"no source named: set {SOURCE} to KIND:URI, for example table:s3://shop/items.csv")
 
+    given = toml_table(path, "deployments")
+
     def apply_config(name: str, parameters: dict[str, Any]) -> dict[str, Any]:
-        config = {"source": source}
+        config: dict[str, Any] = {"source": source}
         if stages is not None:
             config |= {"config" if name in RUNS else "stages": stages}
         if training := trainings.get(name.removeprefix("train-")):
@@ -86,18 +89,38 @@ def define(shop: str) -> list[dict[str, Any]]:
         return parameters | {key: value for key, value in config.items() if key in parameters}
 
     definitions = []
-    for definition in yaml.safe_load(DEFINITIONS.read_text())["deployments"]:
+    stock = yaml.safe_load(DEFINITIONS.read_text())["deployments"]
+    for name in given.keys() - (names := [definition["name"] for definition in stock]):
+        raise BadConfig(f"{path}: no deployment {name}{nearest(name, names)}")
+    for definition in stock:
         name = definition["name"]
+        parameters = apply_config(name, definition["parameters"])
+        if table := toml_table(path, "deployments", name):
+            parameters = _checked(definition["entrypoint"], parameters | table, f"{path}: [deployments.{name}]")
         schedules = [_schedule(name, **schedule) for schedule in definition.get("schedules", ())]
         changed = {
             "name": deployment_name(shop, name),
             "description": " ".join([definition["description"], *map(schedule_text, schedules)]),
             "tags": [shop, *definition["tags"][1:]],
-            "parameters": apply_config(name, definition["parameters"]),
+            "parameters": parameters,
             "schedules": [{"schedule": schedule, "slug": name} for schedule in schedules],
         }
         definitions.append(definition | changed)
     return definitions
+
+
+def _flow(entrypoint: str) -> Flow[..., Any]:
+    file, _, function = entrypoint.partition(":")
+    return cast(Flow[..., Any], getattr(import_module(file.removesuffix(".py").replace("/", ".")), function))
+
+
+def _checked(entrypoint: str, parameters: dict[str, Any], where: str) -> dict[str, Any]:
+    """Return the parameters if the flow takes them. Raises `BadConfig` otherwise."""
+    try:
+        _flow(entrypoint).validate_parameters(parameters)
+    except (ParameterTypeError, SignatureMismatchError) as error:
+        raise BadConfig(f"{where}: {' '.join(str(error).split())}") from error
+    return parameters
 
 
 def _schedule(name: str, cron: str, timezone: str) -> CronSchedule:
@@ -157,10 +180,8 @@ class _WorkerFolder(LocalStorage):
 
 
 def _register_deployment(shop: str, definition: dict[str, Any]) -> UUID:
-    file, _, function = definition["entrypoint"].partition(":")
-    module = import_module(file.removesuffix(".py").replace("/", "."))
     deployment = RunnerDeployment.from_flow(
-        getattr(module, function),
+        _flow(definition["entrypoint"]),
         definition["name"],
         description=definition["description"],
         tags=definition["tags"],

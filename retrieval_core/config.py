@@ -297,8 +297,8 @@ class NightlyConfig(StageConfig):
             raise BadConfig(first_line(error, model=cls)) from error
 
 
-# The tables and keys of a `vitrine.toml` beside the stages; `settings` and `train` check what is in them.
-OTHER_TABLES = ("settings", "train")
+# The tables and keys of a `vitrine.toml` beside the stages; those who read them check what is in them.
+OTHER_TABLES = ("settings", "train", "deployments")
 TOP_KEYS = ("source",)
 
 

@@ -55,9 +55,21 @@ def test_a_config_file_says_what_every_run_and_training_makes(tmp_path: Path, mo
     assert definitions["compare"]["config"]["title"] == "Raw and masked pictures"
 
 
+def test_a_table_of_a_deployment_sets_its_parameters(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "config.toml"
+    path.write_text('[deployments.watch]\nfolders = ["/var"]\n[deployments.watch.limits]\nrelease_hours = 48\n')
+    monkeypatch.setenv("VITRINE_CONFIG", str(path))
+    parameters = defined("acme")["acme-watch"]["parameters"]
+    assert (parameters["folders"], parameters["limits"]) == (["/var"], {"release_hours": 48})
+
+
 @pytest.mark.parametrize(
     ("text", "says"),
     [
+        ("[deployments.wach]\nurls = []", "no deployment wach; did you mean watch"),
+        ("[deployments.watch]\nurl = []", r"\[deployments.watch\].*url"),
+        ("[deployments.watch.limits]\ndisk_percent = 101", r"\[deployments.watch\].*disk_percent"),
+        ("[deployments]\nwatch = 3", "deployments.watch"),
         ('[settings]\nstore = "elsewhere"', "set VITRINE_"),
         ("[embed]\nsize = 3", "unknown config key embed.size"),
         ("[train.rotation]\nepochs = 3", "train.rotation.epochs"),
