@@ -24,7 +24,7 @@ from retrieval_core.errors import BadConfig
 HEARTBEAT_S = 30  # PREFECT_FLOWS_HEARTBEAT_FREQUENCY of every deployment
 SILENCE_S = 4 * HEARTBEAT_S
 AGAIN_AFTER = timedelta(hours=12)  # less than a day, so that each night's is told
-ENDED = ("Completed", "Failed", "Cancelled", "Crashed")
+ENDED = ("Completed", "Failed", "Cancelled", "Crashed", "AwaitingRetry")
 RUN = {"prefect.resource.id": "prefect.flow-run.*"}
 DEPLOYMENT = "related:deployment:prefect.resource.id"
 OF_RUN = "{{ deployment.name }}, run {{ flow_run.name }}: {{ flow_run.state.message }}\n{{ flow_run|ui_url }}"

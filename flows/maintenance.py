@@ -5,7 +5,7 @@ from __future__ import annotations
 from prefect import flow
 from prefect.logging import get_run_logger
 
-from flows.run import RUNNER
+from flows.run import RUNNER, interruptible_run
 from flows.summary import as_table
 from flows.ui_artifacts import emit_warning, show_table
 from retrieval_core.errors import BadConfig, ShardCorrupt
@@ -60,7 +60,8 @@ def verify(settings: Settings, max_mb_per_s: float = 50.0) -> Verification:
         settings: where the store is; an empty field is as the worker's environment says.
         max_mb_per_s: read at most so many MB in a second; 0 is as fast as possible.
     """
-    verification = verify_store(settings, max_mb_per_s * 1e6)
+    with interruptible_run():
+        verification = verify_store(settings, max_mb_per_s * 1e6)
     rows = [("ok" if check.ok else "DAMAGED", check.name, check.detail) for check in verification.checks]
     show_table("verify-summary", as_table(("", "what", "detail"), rows), "What was proved")
     damaged = [f"{check.name}: {check.detail}" for check in verification.checks if not check.ok]
@@ -82,7 +83,8 @@ def vacuum(settings: Settings, policy: Policy = POLICY, dry_run: bool = True, wa
         dry_run: only report what would be removed.
         wait_minutes: how long to wait for active runs to end; new runs wait meanwhile.
     """
-    swept = vacuum_store(settings, policy, dry_run, 60 * wait_minutes)
+    with interruptible_run():
+        swept = vacuum_store(settings, policy, dry_run, 60 * wait_minutes)
     rows = [(name, ", ".join(value) if isinstance(value, tuple) else str(value)) for name, value in swept]
     show_table("vacuum-summary", as_table(("", ""), rows), "What was removed, or would be")
     return swept

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import os
 import signal
 import threading
 import time
@@ -16,11 +17,12 @@ from prefect.client.orchestration import get_client
 from prefect.futures import PrefectFuture
 from prefect.logging import get_run_logger
 from prefect.runtime import flow_run
-from prefect.states import Cancelled, Crashed
+from prefect.states import AwaitingRetry, Cancelled, Crashed
 from prefect.task_runners import TaskRunner, ThreadPoolTaskRunner
 
+from flows.signals import call_on_signal
 from retrieval_core.config import NightlyConfig
-from retrieval_core.store.leases import shared_lease
+from retrieval_core.store.leases import end_all, shared_lease
 from tasks.stage import running_stage
 
 P = ParamSpec("P")
@@ -29,6 +31,10 @@ Runner = TaskRunner[PrefectFuture[Any]]
 
 DEFAULTS = NightlyConfig()  # a default, because Prefect's form for a parameter that may be None is awkward
 RUNNER = cast(Runner, ThreadPoolTaskRunner(max_workers=1))
+
+RESCHEDULE = signal.SIGUSR1  # what a worker that is stopped sends to its runs
+REPORT_S = 10.0  # for Prefect's server to answer
+_REASONS = {RESCHEDULE: "Its worker was stopped; the next worker resumes it."}
 
 _active: dict[str, Context] = {}  # the runs of this process by id, each with the context that has its Prefect client
 _is_ending = threading.Event()
@@ -41,7 +47,7 @@ def holds_lease(run: Callable[P, R]) -> Callable[P, R]:
     @wraps(run)
     def with_lease(*args: P.args, **kwargs: P.kwargs) -> R:
         settings = signature.bind(*args, **kwargs).arguments["settings"]
-        with _active_run(), shared_lease(settings.open_store(), holder):
+        with interruptible_run(), shared_lease(settings.open_store(), holder):
             return run(*args, **kwargs)
 
     # Prefect would resolve the annotations in this module instead of the run's.
@@ -50,30 +56,44 @@ def holds_lease(run: Callable[P, R]) -> Callable[P, R]:
 
 
 def report_interruption(number: signal.Signals) -> None:
-    """Tell Prefect that the runs of this process are cancelled, or have crashed unless the signal is Ctrl-C's.
+    """Tell Prefect that the runs of this process were ended by a signal.
 
-    The process has to end afterwards: its flows never return.
+    They are cancelled by Ctrl-C, wait for a worker to resume them after `RESCHEDULE`, and have crashed otherwise. The
+    process has to end afterwards: its flows never return.
     """
     _is_ending.set()
-    new_state = Cancelled if number == signal.SIGINT else Crashed
+    new_state = {signal.SIGINT: Cancelled, RESCHEDULE: AwaitingRetry}.get(number, Crashed)
     for run_id, context in list(_active.items()):
         client = context.run(get_client, sync_client=True)
-        client.set_flow_run_state(run_id, new_state(message=f"The command was ended by {number.name}."))
+        client.set_flow_run_state(run_id, new_state(message=_REASONS.get(number, f"It was ended by {number.name}.")))
 
 
 @contextmanager
-def _active_run() -> Iterator[None]:
+def interruptible_run() -> Iterator[None]:
+    """Let the run of this process, which may be repeated, be ended from outside with its state told to Prefect."""
     run_id = flow_run.id
     if not run_id:  # called as a function
         yield
         return
     _active[run_id] = copy_context()
+    if os.environ.get("PREFECT__FLOW_RUN_ID") == run_id and threading.current_thread() is threading.main_thread():
+        call_on_signal([RESCHEDULE], _end_to_resume)
     try:
         yield
     finally:
         if _is_ending.is_set():
             threading.Event().wait()  # Prefect would replace the reported state by that of the lost lease
         del _active[run_id]
+
+
+def _end_to_resume(number: signal.Signals) -> None:
+    """End the lease and this process, which a worker started; exit code 0 if Prefect knows that it is to resume."""
+    _is_ending.set()
+    end_all()
+    report = threading.Thread(target=report_interruption, args=(number,), daemon=True)
+    report.start()
+    report.join(REPORT_S)
+    os._exit(int(report.is_alive()))
 
 
 class Clock:
