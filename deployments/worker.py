@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import json
 import os
 import signal
 import sys
@@ -29,6 +30,7 @@ from deployments.shop import shop_name
 from flows.run import RESCHEDULE
 from retrieval_core.errors import VitrineError
 
+POOL_TEMPLATE = Path(__file__).with_name("work_pool.json")
 POLL_S = 0.2
 IDLE_S = 1.0  # without a run until none is on its way any more
 
@@ -37,7 +39,7 @@ class StoppableWorker(ProcessWorker, ABC):  # Prefect does not register an ABC i
     """A worker that takes no more runs once it is to stop, and tells those that it has to end."""
 
     def __init__(self, work_pool_name: str) -> None:
-        super().__init__(work_pool_name=work_pool_name, create_pool_if_not_found=False)
+        super().__init__(work_pool_name=work_pool_name, base_job_template=json.loads(POOL_TEMPLATE.read_text()))
         self._is_stopping, self._n_runs = False, 0
 
     async def get_and_submit_flow_runs(self) -> list[FlowRun]:

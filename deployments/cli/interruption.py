@@ -16,7 +16,7 @@ import weakref
 from contextlib import suppress
 from functools import partial
 
-from flows.signals import call_on_signal
+from retrieval_core.store.signals import call_on_signal
 
 END_S = 1.5  # for a store to delete the leases, which otherwise expire, and for Prefect's server to answer
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)

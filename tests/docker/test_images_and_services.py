@@ -17,7 +17,7 @@ import yaml
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
-from deployments import shop
+from deployments import worker
 from deployments.cli.main import build_parser
 from deployments.triggers import server as triggers
 from retrieval_core.settings import Settings
@@ -241,6 +241,8 @@ def test_the_commands_are_understood(name: str, monkeypatch: pytest.MonkeyPatch,
                 assert_dask_understands(role, arguments)
             case ["python", "-m", "deployments.triggers", *arguments]:
                 assert served_by_triggers(arguments, monkeypatch) == ("0.0.0.0", 8700)
+            case ["python", "-m", "deployments.worker", *arguments]:
+                assert_worker_understands(arguments, monkeypatch)
             case ["python", "-m", module]:
                 assert (ROOT / f"{module.replace('.', '/')}.py").exists()
             case _:
@@ -251,6 +253,14 @@ def assert_prefect_understands(arguments: list[str]) -> None:
     from prefect.cli._app import _app
 
     _app.parse_args(arguments, exit_on_error=False, print_error=False)
+
+
+def assert_worker_understands(arguments: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    from prefect.settings import PREFECT_API_URL, temporary_settings
+
+    monkeypatch.setattr("asyncio.run", lambda work: work.close())
+    with temporary_settings({PREFECT_API_URL: SERVICES["worker"]["environment"]["PREFECT_API_URL"]}):
+        assert worker.main(arguments) == 0
 
 
 def assert_dask_understands(role: str, arguments: list[str]) -> None:
@@ -274,6 +284,6 @@ def served_by_triggers(arguments: list[str], monkeypatch: pytest.MonkeyPatch) ->
 def test_the_worker_of_the_image_and_of_the_services_are_one() -> None:
     commands = [words[1:] for words in instructions() if words[0] == "CMD"]
     assert "".join(commands[-1]) == str(SERVICES["worker"]["command"]).replace("'", "").replace(" ", "")
-    pool = SERVICES["worker"]["command"][SERVICES["worker"]["command"].index("--pool") + 1]
-    assert pool == SERVICES["setup"]["environment"].get("VITRINE_SHOP", shop.DEFAULT)
+    shops = {SERVICES[name]["environment"].get("VITRINE_SHOP") for name in ("worker", "setup", "triggers")}
+    assert len(shops) == 1, "they work for the same shop"
     assert ["python", "-m", "deployments.register"] in lines_of("setup")

@@ -1,4 +1,4 @@
-"""Signals that reach the process whatever its threads are doing.
+"""Signals that reach the holder of a lease whatever its threads are doing.
 
 Python runs signal handlers on the main thread alone, and not while that is inside a library, so a separate thread reads
 the signals from a pipe.
