@@ -70,7 +70,7 @@ go_back_to() {
 upgrade_database() {
   # shellcheck disable=SC2016  # the inner shell expands it
   runuser --user vitrine-server -- env HOME=/srv/vitrine/server bash -c \
-    'set -a; . "$0/shop.env"; . "$0/server.env"; cd /; exec prefect server database upgrade --yes' "$etc/vitrine"
+    'set -ea; . "$0/shop.env"; . "$0/server.env"; cd /; exec prefect server database upgrade --yes' "$etc/vitrine"
 }
 
 register_shops() {

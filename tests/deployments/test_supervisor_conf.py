@@ -42,7 +42,9 @@ def test_a_program_takes_its_shell_s_place_as_a_user_of_its_own(program: str) ->
     shell, option, line = shlex.split(CONF[program]["command"])
     settings, *before, last = [part.strip() for part in line.split(";")]
     files = {part.removeprefix(". /etc/vitrine/").removesuffix(".env") for part in before if part.startswith(". ")}
-    assert (shell, option, settings) == ("bash", "-c", "set -a")
+    assert (shell, option, settings) == ("bash", "-c", "set -ea"), (
+        "without -e, a server that cannot read its settings starts with another database"
+    )
     assert last.startswith("exec "), "without exec the shell gets SIGTERM and the program lives on"
     assert files <= READABLE[CONF[program]["user"]]
     assert CONF[program]["environment"].startswith(f'HOME="{CONF[program]["directory"]}"')
