@@ -1,4 +1,4 @@
-"""What runs cost besides their networks: five figures, each with an aim.
+"""What runs cost besides their networks: six figures, most with an aim.
 
     python -m benchmarks.operations [FIGURE ...] [--items N] [--ccp FOLDER] [--json FILE]
 
@@ -7,6 +7,7 @@
 - unchanged: `vitrine run` when nothing has changed since the previous run;
 - diff: the ingest of a table of which 1% changed: read, compared with the last snapshot, sealed;
 - overhead: the share of a first run, from the command to its end, that is spent outside the functions of its tasks;
+- history: what 1,000 nightlies without a change, and as many runs of `watch`, add to Prefect's database (SQLite);
 - updates: sealing the vectors after the last of many updates, each of 100 items (`--items` says how many items in all).
 
 Each uses two cores and a drawn catalogue, of the size that its aim is stated for unless `--items` gives another; the
@@ -18,9 +19,15 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
+import socket
+import sqlite3
+import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+import urllib.request
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, NamedTuple
@@ -39,7 +46,8 @@ ENVIRONMENT = {
     "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
     "DO_NOT_TRACK": "1",
 }
-SIZES = {"update": 2_000, "unchanged": 100_000, "diff": 1_000_000, "overhead": 1_550, "updates": 80_000}
+SIZES = {"update": 2_000, "unchanged": 100_000, "diff": 1_000_000, "overhead": 1_550, "updates": 80_000, "history": 300}
+N_RUNS, WRITTEN_S = 10, 10
 
 
 class Figure(NamedTuple):
@@ -69,19 +77,38 @@ class Bench(NamedTuple):
 
     def run(self, source: str, overrides: Sequence[str]) -> tuple[Usage, dict[str, Any]]:
         """Run `vitrine run`; return its usage and its document."""
-        return self._run([str(Path(sys.executable).with_name("vitrine")), *self.run_words(source, overrides)])
+        return self.execute([str(Path(sys.executable).with_name("vitrine")), *self.run_words(source, overrides)])
 
     def measured(self, *words: str) -> tuple[Usage, dict[str, Any]]:
         """Run a command of `benchmarks.measuring.measured_commands`; return its usage and its document."""
-        return self._run([sys.executable, "-m", "benchmarks.measuring.measured_commands", *words])
+        return self.execute([sys.executable, "-m", "benchmarks.measuring.measured_commands", *words])
 
     def run_words(self, source: str, overrides: Sequence[str]) -> list[str]:
         """Return the arguments of `vitrine` for a run."""
         sets = [word for override in overrides for word in ("--set", override)]
         return ["run", "--json", "--source", source, "--store", self.store, *sets]
 
-    def _run(self, command: Sequence[str]) -> tuple[Usage, dict[str, Any]]:
-        usage = run_measured(command, ENVIRONMENT | {"PREFECT_HOME": str(self.folder / "prefect")})
+    @contextmanager
+    def prefect_server(self) -> Iterator[str]:
+        """Run a Prefect server with its database in this folder; yield the URL of its API."""
+        with socket.create_server(("127.0.0.1", 0)) as listener:
+            port = listener.getsockname()[1]
+        command = [sys.executable, "-m", "prefect", "server", "start", f"--port={port}"]
+        url = f"http://127.0.0.1:{port}/api"
+        environment = os.environ | ENVIRONMENT | {"PREFECT_HOME": str(self.folder / "prefect")}
+        with subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL) as server:
+            try:
+                while True:
+                    with suppress(OSError), urllib.request.urlopen(f"{url}/health", timeout=5):
+                        break
+                    time.sleep(0.2)
+                yield url
+            finally:
+                server.terminate()
+
+    def execute(self, command: Sequence[str], environment: Mapping[str, str] = {}) -> tuple[Usage, dict[str, Any]]:
+        """Run a command with Prefect's files in this folder; return its usage and the document that it prints."""
+        usage = run_measured(command, {**ENVIRONMENT, "PREFECT_HOME": str(self.folder / "prefect"), **environment})
         return usage, json.loads(usage.stdout)
 
 
@@ -200,9 +227,41 @@ def _updates(bench: Bench) -> Iterator[Figure]:
     yield Figure(f"vectors sealed after {n_updates} updates", last["seconds"], 0.5, "s", detail)
 
 
+def _history(bench: Bench) -> Iterator[Figure]:
+    bench.catalogue.draw(range(bench.n_items))
+    bench.catalogue.write_table(range(bench.n_items))
+    nightly = [str(Path(sys.executable).with_name("vitrine")), *bench.run_words(bench.catalogue.source, TINY)]
+    call = f"watch(Settings(store={bench.store!r}))"
+    script = f"from flows.maintenance import watch; from retrieval_core.settings import Settings; {call}; print('null')"
+    with bench.prefect_server() as url:
+        environment = {"PREFECT_API_URL": url, "PREFECT_LOGGING_LEVEL": "INFO"}
+        for name, command in {"nightlies": nightly, "runs of watch": [sys.executable, "-c", script]}.items():
+            bench.execute(command, environment)
+            before = _table_bytes(bench)
+            for _ in range(N_RUNS):
+                bench.execute(command, environment)
+            grown = {table: (size - before.get(table, 0)) / N_RUNS for table, size in _table_bytes(bench).items()}
+            for kind, of_events in (("", False), (": events", True)):
+                tables = {table: size for table, size in grown.items() if table.startswith("event") == of_events}
+                largest = sorted(tables, key=lambda table: -tables[table])[:5]
+                detail = "kB of each: " + ", ".join(f"{table} {tables[table] / 1e3:.1f}" for table in largest)
+                yield Figure(f"1,000 {name}{kind}", sum(tables.values()) / 1e3, None, "MB", detail)
+
+
+def _table_bytes(bench: Bench) -> dict[str, int]:
+    """Return the bytes of each table of Prefect's database with its indexes, once all batches are written."""
+    time.sleep(WRITTEN_S)
+    with closing(sqlite3.connect(bench.folder / "prefect" / "prefect.db")) as connection:
+        return dict(
+            connection.execute(
+                "select m.tbl_name, sum(s.pgsize) from dbstat s join sqlite_master m on m.name = s.name group by 1"
+            )
+        )
+
+
 FIGURES: dict[str, Callable[[Bench], Iterator[Figure]]] = {
     "update": _update, "unchanged": _unchanged, "diff": _diff, "overhead": _overhead,
-    "updates": _updates,
+    "updates": _updates, "history": _history,
 }  # fmt: skip
 
 

@@ -26,6 +26,7 @@ from pydantic import Field
 from retrieval_core.artifacts.manifests import Value
 from retrieval_core.config import NightlyConfig
 from retrieval_core.errors import BadConfig
+from retrieval_core.index.recipes import choose_shards
 
 HOUR_S = 3600
 ONCE = frozenset({"backbone", "publish"})  # stages that take as long for few pictures as for many
@@ -82,8 +83,17 @@ MEASURED = Costs(
 )
 
 
+# What each night adds at most: a whole index per picture, and all of the pictures that changed. The weekly vacuum keeps
+# what is younger than 30 days.
+INDEX_BYTES, CHANGED, NIGHTS_KEPT = 2_400.0, 0.01, 37
+
+
 class Estimate(Value):
-    """A run's duration, storage and requests; `flow_hours` is the part of `hours` that more machines do not shorten."""
+    """A run's duration, storage and requests; `flow_hours` is the part of `hours` that more machines do not shorten.
+
+    `kept_bytes` is at most the store after a month of nights that each change 1% of the pictures, `memory_bytes` is
+    what the largest stage takes with the default config.
+    """
 
     n_pictures: int
     n_machines: int
@@ -91,6 +101,8 @@ class Estimate(Value):
     hours: float
     flow_hours: float
     store_bytes: int
+    kept_bytes: int
+    memory_bytes: int
     gets: int
     puts: int
 
@@ -102,6 +114,7 @@ def estimate(costs: Costs, n_pictures: int, n_machines: int) -> Estimate:
     n_shards = math.ceil(n_pictures / costs.shard_rows)
     flow_s = sum(stage.once_s + n_pictures * stage.flow_s for stage in costs.stages)
     rounds = math.ceil(n_shards / n_machines)
+    night_bytes = INDEX_BYTES + CHANGED * costs.bytes_per_picture
     rows = _busiest_rows(costs.shard_rows, n_pictures, n_machines)
     shard_s = sum(rows * stage.shard_s + rounds * costs.task_s for stage in costs.stages if stage.shard_s)
     return Estimate(
@@ -111,6 +124,8 @@ def estimate(costs: Costs, n_pictures: int, n_machines: int) -> Estimate:
         hours=(flow_s + shard_s) / HOUR_S,
         flow_hours=flow_s / HOUR_S,
         store_bytes=math.ceil(n_pictures * costs.bytes_per_picture),
+        kept_bytes=math.ceil(n_pictures * (costs.bytes_per_picture + NIGHTS_KEPT * night_bytes)),
+        memory_bytes=_memory_bytes(n_pictures),
         gets=math.ceil(n_pictures * costs.gets_per_picture + n_shards * costs.gets_per_shard),
         puts=math.ceil(n_shards * costs.puts_per_shard),
     )
@@ -150,6 +165,7 @@ def stage_costs(runs: Iterable[Mapping[str, Any]]) -> tuple[StageCost, ...]:
 # Of memory that no file backs, measured with `python -m benchmarks.memory`; docs/scaling.md explains the terms.
 # What a process takes over a handful of items: libraries, the networks that it runs, the weights that it trains.
 PROCESS_BYTES = {"mask": 700e6, "head": 600e6, "reduce": 200e6, "index": 200e6, "evaluate": 700e6}
+PREFECT_BYTES = 200e6
 ACTIVATION_BYTES = 1_000  # of the U-Net, per pixel of a training batch
 MASK_BYTES = 3_000  # a compressed mask and its facts
 HEAD_COPIES = 3  # of the head's vectors: as loaded, standardised, and one of either for the training rows
@@ -202,15 +218,27 @@ def stage_bytes(size: CatalogueSize, config: NightlyConfig, n_shards: int) -> di
 def as_markdown(estimates: Iterable[Estimate]) -> str:
     """Return a Markdown table with a row per estimate."""
     lines = [
-        "| pictures | machines | shards | hours | of them the flow's | stored | read requests | write requests |",
-        "|---|---|---|---|---|---|---|---|",
+        "| pictures | machines | shards | hours | of them the flow's | stored | after a month | memory | read requests "
+        "| write requests |",
+        "|---|---|---|---|---|---|---|---|---|---|",
     ]
     for row in estimates:
-        stored = f"{row.store_bytes / 1e9:,.0f} GB"
+        stored = " | ".join(_gigabytes(n) for n in (row.store_bytes, row.kept_bytes, row.memory_bytes))
         hours = f"{row.hours:,.1f} | {row.flow_hours:,.1f}"
         counts = f"{row.n_pictures:,} | {row.n_machines:,} | {row.n_shards:,}"
         lines.append(f"| {counts} | {hours} | {stored} | {row.gets:,} | {row.puts:,} |")
     return "\n".join(lines)
+
+
+def _gigabytes(n_bytes: int) -> str:
+    return f"{n_bytes / 1e9:,.0f} GB" if n_bytes >= 10e9 else f"{n_bytes / 1e9:.1f} GB"
+
+
+def _memory_bytes(n_pictures: int) -> int:
+    """Return what the largest stage of a run with the default config takes, with 512 dimensions and 300 labels."""
+    config = NightlyConfig()
+    size = CatalogueSize(n_rows=n_pictures, n_masked=0, n_labels=300, table_bytes=130 * n_pictures, dim=512)
+    return round(PREFECT_BYTES + max(stage_bytes(size, config, choose_shards(n_pictures, config.index)).values()))
 
 
 def _busiest_rows(shard_rows: int, n_pictures: int, n_machines: int) -> int:

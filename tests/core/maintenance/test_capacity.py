@@ -43,7 +43,7 @@ costs = st.builds(
 )
 pictures = st.integers(0, 10**6)
 machines = st.integers(1, 1000)
-GROWING = ("n_shards", "hours", "flow_hours", "store_bytes", "gets", "puts")
+GROWING = ("n_shards", "hours", "flow_hours", "store_bytes", "kept_bytes", "gets", "puts")
 
 
 def simulated_hours(costs: Costs, n_pictures: int, n_machines: int) -> float:
