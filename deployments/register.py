@@ -12,6 +12,7 @@ import json
 import os
 import re
 import sys
+import time
 from collections.abc import Iterator, Sequence
 from importlib import import_module
 from pathlib import Path
@@ -49,6 +50,7 @@ POOL_TEMPLATE = ROOT / "deployments" / "work_pool.json"
 NOTIFY, SOURCE, CONFIG = "VITRINE_NOTIFY", "VITRINE_SOURCE", "VITRINE_CONFIG"
 SCHEDULE, TIMEZONE = "VITRINE_SCHEDULE", "VITRINE_TIMEZONE"
 SCHEDULED = "nightly"  # the deployment that VITRINE_SCHEDULE is about
+WAIT_S = 120.0
 RUNS = ("nightly", "catalog-update", "backfill")  # take the config of a run; trainings take it as `stages`
 WEEKDAYS = ("Sunday", "Monday", "Tuesday", "Wednesday", "Thursday", "Friday", "Saturday", "Sunday")
 
@@ -213,6 +215,13 @@ def _remove_undefined(client: SyncPrefectClient, shop: str, entrypoints: set[str
             yield Outcome("removed", deployment.name)
 
 
+def _wait_for_server(client: SyncPrefectClient, wait_s: float) -> None:
+    """Return when the server answers, at the latest after `wait_s`."""
+    deadline = time.monotonic() + wait_s
+    while client.api_healthcheck() is not None and time.monotonic() < deadline:
+        time.sleep(1)
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Register the shop and return the exit code."""
     parser = argparse.ArgumentParser(prog="python -m deployments.register", description=(__doc__ or "").splitlines()[0])
@@ -220,12 +229,16 @@ def main(argv: Sequence[str] | None = None) -> int:
         f"who is told: the URL of a webhook that takes JSON with a text, or a block of Prefect as TYPE/NAME (${NOTIFY})"
     )
     parser.add_argument("--notify", metavar="URL", default=os.environ.get(NOTIFY, ""), help=text)
+    text = f"wait so long for Prefect's server, which may be starting ({WAIT_S})"
+    parser.add_argument("--wait", metavar="SECONDS", type=float, default=WAIT_S, help=text)
     arguments = parser.parse_args(argv)
     prepare_environment()
     try:
         check_server_is_named()
+        shop = shop_name()
         with get_client(sync_client=True) as client:
-            for done, name in register(client, shop_name(), arguments.notify):
+            _wait_for_server(client, arguments.wait)
+            for done, name in register(client, shop, arguments.notify):
                 print(f"{done:<10} {name}")
     except (httpx.TransportError, httpx.HTTPStatusError) as error:
         problem = "refuses" if isinstance(error, httpx.HTTPStatusError) else "does not answer"

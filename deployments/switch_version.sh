@@ -74,9 +74,6 @@ upgrade_database() {
 }
 
 register_shops() {
-  # shellcheck disable=SC2016
-  SETTINGS=$etc/vitrine "$target/deployments/operator.sh" bash -c \
-    'for _ in $(seq 120); do curl --fail --silent --output /dev/null "$PREFECT_API_URL/health" && exit; sleep 1; done; exit 1'
   for folder in "${shops[@]}"; do SETTINGS=$folder "$target/deployments/operator.sh" python -m deployments.register; done
 }
 

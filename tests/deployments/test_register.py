@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import threading
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -115,7 +117,7 @@ def test_without_a_server_nothing_is_registered(capsys: pytest.CaptureFixture[st
         assert main([]) == 2
     assert "set PREFECT_API_URL" in capsys.readouterr().err
     with temporary_settings({PREFECT_API_URL: "http://127.0.0.1:9/api"}):
-        assert main([]) == 1
+        assert main(["--wait", "0"]) == 1
     assert "Prefect's server does not answer" in capsys.readouterr().err
 
 
@@ -126,3 +128,26 @@ def test_a_server_that_refuses_the_login_is_one_line(api_url: str, capsys: pytes
         assert main([]) == 1
     error = capsys.readouterr().err
     assert (error.count("\n"), "Prefect's server refuses" in error, "401" in error) == (1, True, True)
+
+
+def test_a_server_that_is_starting_is_waited_for(capsys: pytest.CaptureFixture[str]) -> None:
+    class Refusing(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            self.send_response(200 if self.path.endswith("/health") else 403)
+            self.end_headers()
+            self.wfile.write(b"true")
+
+        def log_message(self, *_: object) -> None: ...
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Refusing, bind_and_activate=False)
+    server.server_bind()  # the connection is refused until it listens
+    start = threading.Timer(0.3, server.server_activate)
+    answers = threading.Thread(target=lambda: (start.join(), server.serve_forever()))
+    start.start()
+    answers.start()
+    with temporary_settings({PREFECT_API_URL: f"http://127.0.0.1:{server.server_port}/api"}):
+        assert main([]) == 1
+    server.shutdown()
+    answers.join()
+    server.server_close()
+    assert "Prefect's server refuses" in capsys.readouterr().err, "after it answered"
