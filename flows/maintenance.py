@@ -2,8 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
+from datetime import UTC, datetime, timedelta
+
 from prefect import flow
+from prefect.client.orchestration import SyncPrefectClient, get_client
+from prefect.client.schemas.filters import (
+    FlowRunFilter,
+    FlowRunFilterEndTime,
+    FlowRunFilterState,
+    FlowRunFilterStateType,
+    FlowRunFilterTags,
+)
+from prefect.client.schemas.objects import StateType
 from prefect.logging import get_run_logger
+from prefect.runtime import flow_run
 
 from flows.run import RUNNER, interruptible_run
 from flows.summary import as_table
@@ -17,6 +30,7 @@ from tasks.maintenance import Swept, promote_release, roll_back_release, vacuum_
 
 LIMITS = Limits()
 POLICY = Policy()
+UNTOLD_S = (1_200.0, 43_200.0)  # ago: Prefect may take 15 minutes after a restart; each is found once in 12 hours
 N_NAMED = 3  # damaged objects in the message of a run; its table has all
 
 
@@ -105,7 +119,29 @@ def watch(
     shown = settings.report_url
     urls = urls or ((shown,) if shown.startswith("https://") else ())
     warnings = watch_store(settings, limits, folders, urls)
+    if flow_run.id:
+        with get_client(sync_client=True) as client:
+            warnings += tuple(find_untold_runs(client, flow_run.tags, datetime.now(UTC)))
     for warning in warnings:
         get_run_logger().warning(warning.reason)
         emit_warning(warning)
     return warnings
+
+
+def find_untold_runs(client: SyncPrefectClient, tags: Sequence[str], now: datetime) -> Iterator[HealthWarning]:
+    """Yield a warning for each run with these tags that failed or crashed without setting an automation off.
+
+    Prefect's server keeps events in memory until its automations have seen them, so a restart loses the last ones.
+    """
+    end_time = FlowRunFilterEndTime(
+        after_=now - timedelta(seconds=UNTOLD_S[1]), before_=now - timedelta(seconds=UNTOLD_S[0])
+    )
+    has_failed = FlowRunFilterState(type=FlowRunFilterStateType(any_=[StateType.FAILED, StateType.CRASHED]))
+    ended = FlowRunFilter(tags=FlowRunFilterTags(all_=list(tags)), state=has_failed, end_time=end_time)
+    for run in client.read_flow_runs(flow_run_filter=ended):
+        if run.state is None:
+            continue
+        actions = {"related": {"id": [f"prefect.event.{run.state.id}"]}}  # a state and its event have the same id
+        if not client.request("POST", "/events/filter", json={"filter": actions, "limit": 1}).json()["events"]:
+            reason = f"Run {run.name} has {run.state.name.lower()}, and its notification was lost: {run.state.message}"
+            yield HealthWarning(kind="run", subject=str(run.id), reason=reason)

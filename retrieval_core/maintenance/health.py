@@ -82,7 +82,7 @@ class HealthWarning(Value):
     Warnings of one kind and `subject` are the same warning; the subject changes when it gets much worse.
     """
 
-    kind: Literal["age", "quarantine", "disk", "certificate", "store"]
+    kind: Literal["age", "quarantine", "disk", "certificate", "store", "run"]
     subject: str
     reason: str
 

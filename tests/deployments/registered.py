@@ -78,6 +78,16 @@ class Server:
                 client.set_flow_run_state(run.id, state)
         return run.id
 
+    def set_state(self, run: UUID, state: State[Any]) -> None:
+        with temporary_settings({PREFECT_API_URL: self.url}), get_client(sync_client=True) as client:
+            client.set_flow_run_state(run, state)
+
+    def state(self, run: UUID) -> State[Any]:
+        with temporary_settings({PREFECT_API_URL: self.url}), get_client(sync_client=True) as client:
+            state = client.read_flow_run(run).state
+        assert state is not None
+        return state
+
     def runs(self, deployment: str) -> list[dict[str, Any]]:
         return self.ask(
             "/flow_runs/filter", deployments={"name": {"any_": [deployment]}}, sort="EXPECTED_START_TIME_ASC"

@@ -2,30 +2,42 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
+import os
 import re
 import signal
+import sys
 import tempfile
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import NamedTuple
+from unittest import mock
+from uuid import UUID
 
+import httpx
 import pytest
+from prefect.client.orchestration import get_client
 from prefect.events.worker import EventsWorker
-from prefect.states import Crashed, Pending, Running, Scheduled
+from prefect.settings import PREFECT_API_URL, temporary_settings
+from prefect.states import Completed, Crashed, Failed, Pending, Running, Scheduled
 
+from deployments import automations as automations_module
 from deployments.automations import automations
 from deployments.triggers.change_events import refused_event
-from flows.maintenance import watch
+from deployments.triggers.updates import PrefectUpdates
+from flows.maintenance import find_untold_runs, watch
 from flows.nightly import nightly
 from flows.ui_artifacts import HELD
 from retrieval_core.ingest.change import Change
 from retrieval_core.store.local import LocalStore
 from tests.deployments.registered import Server, Sink, listening, updated_event, wait_for
-from tests.faults.servers import PrefectServer
+from tests.faults.servers import PrefectServer, free_port
+from tests.faults.servers import Server as Process
 
-PAGE = (Path(__file__).parents[2] / "docs" / "notifications.md").read_text()
+ROOT = Path(__file__).parents[2]
+PAGE = (ROOT / "docs" / "notifications.md").read_text()
 MESSAGES = dict(re.findall(r"^### (.+?)$.*?```text\n(.*?)```", PAGE, re.MULTILINE | re.DOTALL))
 CHANGING = {  # what differs from one time to the next
     r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}": "ID",
@@ -41,6 +53,9 @@ QUICK = {
     "PREFECT_SERVER_SERVICES_LATE_RUNS_AFTER_SECONDS": "1",
     "PREFECT_SERVER_SERVICES_SCHEDULER_ENABLED": "false",
 }
+TOKEN = "a-long-random-text"
+BEARER = f"Bearer {TOKEN}"
+SILENCE_S = 10  # the least that Prefect allows
 TAG = {"prefect.resource.id": "prefect.tag.vitrine", "prefect.resource.role": "tag"}  # as Prefect adds it for a run
 
 
@@ -49,15 +64,17 @@ class Told(NamedTuple):
 
     server: Server
     sink: Sink
+    prefect: PrefectServer
 
 
 @pytest.fixture(scope="module")
 def told(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Told]:
     prefect = PrefectServer(tmp_path_factory.mktemp("told"), settings=QUICK)
+    patched = mock.patch.object(automations_module, "SILENCE_S", SILENCE_S)
     try:
         prefect.start()
-        with listening() as sink:
-            yield Told(Server(prefect.api_url, "--notify", sink.url), sink)
+        with listening() as sink, patched:
+            yield Told(Server(prefect.api_url, "--notify", sink.url), sink, prefect)
     finally:
         prefect.kill(signal.SIGKILL)
 
@@ -155,3 +172,84 @@ def test_the_operator_is_told_what_the_page_shows(notification: str, told: Told,
 def test_a_warning_is_repeated_only_when_it_grew(told: Told, happened: None) -> None:
     wait_for(lambda: len(told.sink.about("warning")) == 2, 60)
     assert [text.splitlines()[-1][:3] for text in told.sink.about("warning")] == ["30 ", "60 "]
+
+
+class Restarted(NamedTuple):
+    """Runs that were active when the server was killed, and the folder of the calls that came before it was back."""
+
+    failed: UUID  # just before
+    dead: UUID
+    ended: UUID
+    calls: Path
+
+
+@pytest.fixture(scope="module")
+def restarted(told: Told, happened: None, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Restarted]:
+    server, folder = told.server, tmp_path_factory.mktemp("triggers")
+    wait_for(lambda: told.sink.about("crashed"), 60)
+    dead, ended = (server.create(name, Scheduled(), Pending(), Running()) for name in ("compare", "backfill"))
+    for run in (dead, ended):
+        resource = {"prefect.resource.id": f"prefect.flow-run.{run}"}
+        server.emit({"event": "prefect.flow-run.heartbeat", "resource": resource, "related": [TAG]})
+    failed = server.create("verify", Scheduled(), Pending(), Running(), Failed(message="just before the restart"))
+    server.set_state(ended, Completed())
+    told.prefect.kill(signal.SIGKILL)
+    port = free_port()
+    command = [sys.executable, "-m", "deployments.triggers", f"--port={port}", f"--spool={folder / 'calls'}"]
+    environment = os.environ | {"PREFECT_API_URL": server.url, "VITRINE_TRIGGER_TOKEN": TOKEN, "PYTHONPATH": str(ROOT)}
+    triggers = Process(command, environment, folder / "log")
+    try:
+        for names in ("ab", "cd"):
+            triggers.start()
+            wait_for(lambda: health(port))
+            for name in names:
+                body = {"added": [name]}
+                answer = httpx.post(f"http://127.0.0.1:{port}/catalog", json=body, headers={"Authorization": BEARER})
+                assert answer.status_code == 202
+            assert health(port) == 503
+            triggers.kill(signal.SIGKILL)
+        triggers.start()
+        told.prefect.start()
+        wait_for(lambda: health(port) == 200)
+        yield Restarted(failed, dead, ended, folder / "calls")
+    finally:
+        triggers.kill(signal.SIGKILL)
+
+
+def health(port: int) -> int:
+    """Return the status of the triggers' health, 0 if they do not answer."""
+    try:
+        return httpx.get(f"http://127.0.0.1:{port}/health", timeout=10).status_code
+    except httpx.TransportError:
+        return 0
+
+
+def test_calls_that_came_while_prefect_was_down_start_their_update_once(told: Told, restarted: Restarted) -> None:
+    wait_for(lambda: not list(restarted.calls.glob("calls/*")), 60)
+    runs = [run for run in told.server.runs("catalog-update") if run["parameters"]["added"]]
+    assert [name for run in runs for name in run["parameters"]["added"]] == ["a", "b", "c", "d"]
+    key = runs[0]["idempotency_key"]
+    with temporary_settings({PREFECT_API_URL: told.server.url}):
+        asyncio.run(PrefectUpdates().start(Change(added=("again",)), key))
+    assert len(told.server.runs("catalog-update")) == len(runs), "a key starts one update, also after a restart"
+
+
+def test_a_run_whose_end_a_restart_of_the_server_hid_is_told_by_the_watch(told: Told, restarted: Restarted) -> None:
+    later = datetime.now(UTC) + timedelta(minutes=21)
+    with temporary_settings({PREFECT_API_URL: told.server.url}), get_client(sync_client=True) as client:
+        (warning,) = (
+            one for one in find_untold_runs(client, ["vitrine"], later) if one.subject == str(restarted.failed)
+        )
+        assert list(find_untold_runs(client, ["acme"], later)) == []
+        assert list(find_untold_runs(client, ["vitrine"], datetime.now(UTC))) == [], "Prefect may still tell it"
+        untold = {one.subject for one in find_untold_runs(client, ["vitrine"], later)}
+    assert "its notification was lost: just before the restart" in warning.reason
+    assert untold <= {str(restarted.failed), str(restarted.dead)}, "what was told is not told again"
+
+
+def test_after_a_restart_a_run_without_heartbeat_is_crashed_and_one_that_ended_is_not(
+    told: Told, restarted: Restarted
+) -> None:
+    wait_for(lambda: told.server.state(restarted.dead).is_crashed(), 60)
+    assert told.server.state(restarted.dead).message == f"No heartbeat for {SILENCE_S} s."
+    assert told.server.state(restarted.ended).is_completed()
