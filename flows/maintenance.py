@@ -143,5 +143,7 @@ def find_untold_runs(client: SyncPrefectClient, tags: Sequence[str], now: dateti
             continue
         actions = {"related": {"id": [f"prefect.event.{run.state.id}"]}}  # a state and its event have the same id
         if not client.request("POST", "/events/filter", json={"filter": actions, "limit": 1}).json()["events"]:
-            reason = f"Run {run.name} has {run.state.name.lower()}, and its notification was lost: {run.state.message}"
+            reason = (
+                f"Run {run.name} has {run.state.type.value.lower()}, and its notification was lost: {run.state.message}"
+            )
             yield HealthWarning(kind="run", subject=str(run.id), reason=reason)
