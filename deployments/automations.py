@@ -104,7 +104,7 @@ def automations(shop: str, block_id: UUID | None = None) -> tuple[AutomationCore
         ),
         tell(
             "trigger refused",
-            "A message could not become an event. Prefect's event feed shows how it begins.",
+            "A shop's message was refused. Prefect's event feed shows how it begins.",
             _on_each({REFUSED}, {"prefect.resource.id": catalog_id(shop)}),
             OF_EVENT,
         ),

@@ -106,8 +106,9 @@ def _merging_queued_updates(change: Change) -> Iterator[Change]:
             get_run_logger().info("merging the changes of %d queued runs", len(queued))
         yield merge_changes([change, *queued.values()])[0] if queued else change
         for run_id in queued:
+            # By its name no automation takes it for a run that was refused.
             message = f"Its items were merged into run {run.name}."
-            client.set_flow_run_state(run_id, Cancelled(message=message), force=True)
+            client.set_flow_run_state(run_id, Cancelled(name="Merged", message=message), force=True)
 
 
 def _queued_runs(client: SyncPrefectClient, run: FlowRun) -> list[FlowRun]:
