@@ -30,7 +30,7 @@ from prefect.client.schemas.schedules import CronSchedule
 from prefect.deployments.runner import RunnerDeployment
 from prefect.events.schemas.automations import AutomationCore
 from prefect.events.schemas.deployment_triggers import DeploymentEventTrigger
-from prefect.exceptions import ObjectNotFound, ParameterTypeError, SignatureMismatchError
+from prefect.exceptions import ObjectAlreadyExists, ParameterTypeError, SignatureMismatchError
 from prefect.runner.storage import LocalStorage
 from pydantic import ValidationError
 
@@ -164,11 +164,9 @@ def register(client: SyncPrefectClient, shop: str, notify: str = "") -> Iterator
 def _register_pool(client: SyncPrefectClient, shop: str) -> Outcome:
     template = json.loads(POOL_TEMPLATE.read_text())
     try:
-        client.read_work_pool(shop)
-    except ObjectNotFound:
         client.create_work_pool(WorkPoolCreate(name=shop, type="process", base_job_template=template))
-        return Outcome("created", f"work pool {shop}")
-    client.update_work_pool(shop, WorkPoolUpdate(base_job_template=template))
+    except ObjectAlreadyExists:  # of an earlier registration, or a worker that just started made it
+        client.update_work_pool(shop, WorkPoolUpdate(base_job_template=template))
     return Outcome("registered", f"work pool {shop}")
 
 
