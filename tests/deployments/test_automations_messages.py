@@ -21,7 +21,7 @@ import pytest
 from prefect.client.orchestration import get_client
 from prefect.events.worker import EventsWorker
 from prefect.settings import PREFECT_API_URL, temporary_settings
-from prefect.states import Completed, Crashed, Failed, Pending, Running, Scheduled
+from prefect.states import AwaitingRetry, Completed, Crashed, Failed, Pending, Running, Scheduled
 
 from deployments import automations as automations_module
 from deployments.automations import automations
@@ -84,7 +84,12 @@ def fail(server: Server) -> None:
 
 
 def crash(server: Server) -> None:
-    server.create("vacuum", Scheduled(), Pending(), Running(), Crashed(message="Process exited with status code: -9."))
+    message = (
+        "Process exited with status code: -9. Process exited due to a SIGKILL signal. "
+        "Typically caused by the operating system "
+        "terminating the process for exceeding memory limits, or by manual cancellation."
+    )
+    server.create("vacuum", Scheduled(), Pending(), Running(), Crashed(message=message))
 
 
 def refuse(server: Server) -> None:
@@ -180,6 +185,7 @@ class Restarted(NamedTuple):
     failed: UUID  # just before
     dead: UUID
     ended: UUID
+    waiting: UUID  # for a worker
     calls: Path
 
 
@@ -187,10 +193,12 @@ class Restarted(NamedTuple):
 def restarted(told: Told, happened: None, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Restarted]:
     server, folder = told.server, tmp_path_factory.mktemp("triggers")
     wait_for(lambda: told.sink.about("crashed"), 60)
-    dead, ended = (server.create(name, Scheduled(), Pending(), Running()) for name in ("compare", "backfill"))
-    for run in (dead, ended):
+    names = ("compare", "backfill", "rollback")
+    dead, ended, waiting = (server.create(name, Scheduled(), Pending(), Running()) for name in names)
+    for run in (dead, ended, waiting):
         resource = {"prefect.resource.id": f"prefect.flow-run.{run}"}
         server.emit({"event": "prefect.flow-run.heartbeat", "resource": resource, "related": [TAG]})
+    server.set_state(waiting, AwaitingRetry())
     failed = server.create("verify", Scheduled(), Pending(), Running(), Failed(message="just before the restart"))
     server.set_state(ended, Completed())
     told.prefect.kill(signal.SIGKILL)
@@ -211,7 +219,7 @@ def restarted(told: Told, happened: None, tmp_path_factory: pytest.TempPathFacto
         triggers.start()
         told.prefect.start()
         wait_for(lambda: health(port) == 200)
-        yield Restarted(failed, dead, ended, folder / "calls")
+        yield Restarted(failed, dead, ended, waiting, folder / "calls")
     finally:
         triggers.kill(signal.SIGKILL)
 
@@ -247,9 +255,10 @@ def test_a_run_whose_end_a_restart_of_the_server_hid_is_told_by_the_watch(told: 
     assert untold <= {str(restarted.failed), str(restarted.dead)}, "what was told is not told again"
 
 
-def test_after_a_restart_a_run_without_heartbeat_is_crashed_and_one_that_ended_is_not(
+def test_after_a_restart_a_run_without_heartbeat_is_crashed_and_one_that_ended_or_waits_is_not(
     told: Told, restarted: Restarted
 ) -> None:
     wait_for(lambda: told.server.state(restarted.dead).is_crashed(), 60)
     assert told.server.state(restarted.dead).message == f"No heartbeat for {SILENCE_S} s."
     assert told.server.state(restarted.ended).is_completed()
+    assert told.server.state(restarted.waiting).is_scheduled()
