@@ -98,7 +98,8 @@ def refuse(server: Server) -> None:
 
 
 def be_late(server: Server) -> None:
-    server.create("nightly", Scheduled(scheduled_time=datetime.now(UTC) - timedelta(minutes=1)))
+    for _ in range(2):
+        server.create("nightly", Scheduled(scheduled_time=datetime.now(UTC) - timedelta(minutes=1)))
 
 
 def hold(server: Server) -> None:
@@ -177,6 +178,14 @@ def test_the_operator_is_told_what_the_page_shows(notification: str, told: Told,
 def test_a_warning_is_repeated_only_when_it_grew(told: Told, happened: None) -> None:
     wait_for(lambda: len(told.sink.about("warning")) == 2, 60)
     assert [text.splitlines()[-1][:3] for text in told.sink.about("warning")] == ["30 ", "60 "]
+
+
+def test_late_runs_of_one_deployment_are_told_once(told: Told, happened: None) -> None:
+    wait_for(lambda: [run["state_name"] for run in told.server.runs("nightly")].count("Late") == 2, 60)
+    n_held = len(wait_for(lambda: told.sink.about("held"), 60))
+    hold(told.server)  # told after whatever came before it
+    wait_for(lambda: len(told.sink.about("held")) > n_held, 60)
+    assert sum("\nnightly, run" in text for text in told.sink.about("late")) == 1
 
 
 class Restarted(NamedTuple):
