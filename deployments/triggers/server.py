@@ -211,14 +211,19 @@ def main(argv: Sequence[str] | None = None) -> int:
     text = f"where calls are kept until their update has started (${SPOOL}; in the user's folder for state)"
     parser.add_argument("--spool", metavar="FOLDER", default=os.environ.get(SPOOL), help=text)
     arguments = parser.parse_args(argv)
-    prepare_environment()
+    try:
+        folder = Path(arguments.spool) if arguments.spool else default_folder(shop_name())
+    except VitrineError as error:
+        return print_error(error)
+    prepare_environment()  # which gives a user without a home folder a temporary one
     import uvicorn
 
     logging.basicConfig(level=logging.WARNING, format="vitrine: %(message)s")
     logging.getLogger("vitrine").setLevel(logging.INFO)
     try:
         check_server_is_named()
-        spool = Spool(Path(arguments.spool) if arguments.spool else default_folder(shop_name()))
+        shop_name()
+        spool = Spool(folder)
         queue = Queue(arguments.sqs) if arguments.sqs else None
         app = make_app(os.environ.get(TOKEN, ""), spool, PrefectUpdates(), arguments.window, queue)
     except VitrineError as error:

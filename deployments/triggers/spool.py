@@ -136,6 +136,9 @@ class Spool:
 
 
 def default_folder(shop: str) -> Path:
-    """Return the folder of a shop's calls in the user's folder for state."""
-    state = os.environ.get("XDG_STATE_HOME") or Path.home() / ".local" / "state"
+    """Return the folder of a shop's calls in the user's folder for state. Raises `BadConfig` for a user without one."""
+    try:
+        state = os.environ.get("XDG_STATE_HOME") or Path.home() / ".local" / "state"
+    except RuntimeError as error:
+        raise BadConfig("no folder to keep calls in: set VITRINE_SPOOL, as this user has no home folder") from error
     return Path(state) / "vitrine" / "triggers" / shop

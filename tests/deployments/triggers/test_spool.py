@@ -11,6 +11,7 @@ from unittest import mock
 import pytest
 
 from deployments.triggers import spool as spool_module
+from deployments.triggers.server import main
 from deployments.triggers.spool import BATCH, CALLS, Spool, default_folder
 from deployments.triggers.updates import start_updates
 from retrieval_core.errors import BadConfig, StoreUnavailable
@@ -120,3 +121,15 @@ def test_each_shop_has_its_folder_of_the_user(monkeypatch: pytest.MonkeyPatch) -
     monkeypatch.setenv("HOME", "/home/anna")
     monkeypatch.delenv("XDG_STATE_HOME", raising=False)
     assert default_folder("acme") == Path("/home/anna/.local/state/vitrine/triggers/acme")
+
+
+def test_a_user_without_a_home_folder_names_the_folder(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def homeless() -> Path:
+        raise RuntimeError
+
+    monkeypatch.delenv("XDG_STATE_HOME", raising=False)
+    monkeypatch.setattr(Path, "home", homeless)
+    assert main([]) == 2
+    assert "set VITRINE_SPOOL" in capsys.readouterr().err
