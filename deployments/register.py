@@ -14,6 +14,7 @@ import re
 import sys
 import time
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from importlib import import_module
 from pathlib import Path
 from typing import Any, NamedTuple, cast
@@ -30,7 +31,7 @@ from prefect.client.schemas.schedules import CronSchedule
 from prefect.deployments.runner import RunnerDeployment
 from prefect.events.schemas.automations import AutomationCore
 from prefect.events.schemas.deployment_triggers import DeploymentEventTrigger
-from prefect.exceptions import ObjectAlreadyExists, ParameterTypeError, SignatureMismatchError
+from prefect.exceptions import ObjectAlreadyExists, ObjectNotFound, ParameterTypeError, SignatureMismatchError
 from prefect.runner.storage import LocalStorage
 from pydantic import ValidationError
 
@@ -153,7 +154,7 @@ def register(client: SyncPrefectClient, shop: str, notify: str = "") -> Iterator
     yield _register_pool(client, shop)
     starters = []
     for definition in definitions:
-        deployment_id = _register_deployment(shop, definition)
+        deployment_id = _register_deployment(client, shop, definition)
         starters += [_starter(shop, deployment_id, trigger) for trigger in definition.get("triggers", ())]
         yield Outcome("registered", definition["name"])
     yield from _remove_undefined(client, shop, {definition["entrypoint"] for definition in definitions})
@@ -179,10 +180,18 @@ class _WorkerFolder(LocalStorage):
         return dict(step)
 
 
-def _register_deployment(shop: str, definition: dict[str, Any]) -> UUID:
+def _register_deployment(client: SyncPrefectClient, shop: str, definition: dict[str, Any]) -> UUID:
+    flow, schedules = _flow(definition["entrypoint"]), definition["schedules"]
+    is_paused = False
+    with suppress(ObjectNotFound):
+        existing = client.read_deployment_by_name(f"{flow.name}/{definition['name']}")
+        is_paused = existing.paused
+        if existing.schedules:
+            schedules = [schedule | {"active": existing.schedules[0].active} for schedule in schedules]
     deployment = RunnerDeployment.from_flow(
-        _flow(definition["entrypoint"]),
+        flow,
         definition["name"],
+        paused=is_paused,
         description=definition["description"],
         tags=definition["tags"],
         parameters=definition["parameters"],
@@ -192,7 +201,7 @@ def _register_deployment(shop: str, definition: dict[str, Any]) -> UUID:
     )
     deployment.entrypoint = definition["entrypoint"]
     deployment.storage = _WorkerFolder(str(ROOT))
-    return cast(UUID, deployment.apply(schedules=definition["schedules"]))
+    return cast(UUID, deployment.apply(schedules=schedules))
 
 
 def _starter(shop: str, deployment_id: UUID, trigger: dict[str, Any]) -> AutomationCore:

@@ -172,6 +172,7 @@ def test_registering_again_changes_what_the_files_say_and_keeps_what_a_person_ch
         (schedule,) = vacuum["schedules"]
         client.request("PATCH", f"/deployments/{vacuum['id']}/schedules/{schedule['id']}", json={"active": False})
         client.request("PATCH", f"/automations/{late['id']}", json={"enabled": False})
+        client.request("POST", f"/deployments/{server.deployment('acme-verify')['id']}/pause_deployment")
         client.request("POST", "/deployments/", json=copied | {"name": "a copy"})
         client.request(
             "POST", "/deployments/", json=copied | {"name": "former", "entrypoint": "flows/former.py:former"}
@@ -187,6 +188,7 @@ def test_registering_again_changes_what_the_files_say_and_keeps_what_a_person_ch
     assert server.deployment("a copy")
     vacuum, nightly = server.deployment("acme-vacuum"), server.deployment("acme-nightly")
     assert [schedule["active"] for schedule in vacuum["schedules"]] == [False]
+    assert server.deployment("acme-verify")["paused"]
     assert nightly["description"].endswith(" Runs every day at 03:15, America/New_York.")
     assert [schedule["schedule"]["cron"] for schedule in nightly["schedules"]] == ["15 3 * * *"]
     assert nightly["parameters"]["config"] == {"index": {"shards": 2}}
