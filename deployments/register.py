@@ -106,7 +106,8 @@ def define(shop: str) -> list[dict[str, Any]]:
             "description": " ".join([definition["description"], *map(schedule_text, schedules)]),
             "tags": [shop, *definition["tags"][1:]],
             "parameters": parameters,
-            "schedules": [{"schedule": schedule, "slug": name} for schedule in schedules],
+            # Prefect's page shows the slug, and otherwise the time without its zone.
+            "schedules": [{"schedule": schedule, "slug": schedule_text(schedule)} for schedule in schedules],
         }
         definitions.append(definition | changed)
     return definitions
@@ -137,6 +138,8 @@ def _schedule(name: str, cron: str, timezone: str) -> CronSchedule:
 
 def schedule_text(schedule: CronSchedule) -> str:
     """Return a sentence that says when runs start, with the time zone."""
+    if hourly := re.fullmatch(r"(\d+) +\* +\* +\* +\*", schedule.cron.strip()):
+        return f"Runs every hour at {hourly[1]} minutes past, {schedule.timezone}."
     if not (times := re.fullmatch(r"(\d+) +(\d+) +\* +\* +(\*|[0-7])", schedule.cron.strip())):
         return f"Runs by the cron schedule {schedule.cron}, {schedule.timezone}."
     minute, hour, weekday = times.groups()
@@ -187,7 +190,8 @@ def _register_deployment(client: SyncPrefectClient, shop: str, definition: dict[
         existing = client.read_deployment_by_name(f"{flow.name}/{definition['name']}")
         is_paused = existing.paused
         if existing.schedules:
-            schedules = [schedule | {"active": existing.schedules[0].active} for schedule in schedules]
+            before = existing.schedules[0]
+            schedules = [schedule | {"active": before.active, "replaces": before.slug} for schedule in schedules]
     deployment = RunnerDeployment.from_flow(
         flow,
         definition["name"],

@@ -190,7 +190,11 @@ def test_registering_again_changes_what_the_files_say_and_keeps_what_a_person_ch
     assert [schedule["active"] for schedule in vacuum["schedules"]] == [False]
     assert server.deployment("acme-verify")["paused"]
     assert nightly["description"].endswith(" Runs every day at 03:15, America/New_York.")
-    assert [schedule["schedule"]["cron"] for schedule in nightly["schedules"]] == ["15 3 * * *"]
+    (schedule,) = nightly["schedules"]
+    assert (schedule["schedule"]["cron"], schedule["slug"]) == (
+        "15 3 * * *",
+        "Runs every day at 03:15, America/New_York.",
+    )
     assert nightly["parameters"]["config"] == {"index": {"shards": 2}}
     assert server.deployment("acme-train-rotation")["parameters"]["config"] == {"max_epochs": 3}
     assert server.deployment("nightly")["parameters"]["config"] != nightly["parameters"]["config"]

@@ -104,6 +104,7 @@ def test_without_a_source_nothing_is_registered(monkeypatch: pytest.MonkeyPatch)
     [
         ("5 0 * * *", "Runs every day at 00:05, UTC."),
         ("30 13 * * 7", "Runs every Sunday at 13:30, UTC."),
+        ("20 * * * *", "Runs every hour at 20 minutes past, UTC."),
         ("*/5 * * * *", "Runs by the cron schedule */5 * * * *, UTC."),
         ("0 4 1 * *", "Runs by the cron schedule 0 4 1 * *, UTC."),
     ],
