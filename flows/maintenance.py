@@ -30,6 +30,7 @@ from tasks.maintenance import Swept, promote_release, roll_back_release, vacuum_
 
 LIMITS = Limits()
 POLICY = Policy()
+SCHEDULED_TAG = "auto-scheduled"
 UNTOLD_S = (1_200.0, 43_200.0)  # ago: Prefect may take 15 minutes after a restart; each is found once in 12 hours
 N_NAMED = 3  # damaged objects in the message of a run; its table has all
 
@@ -131,13 +132,16 @@ def watch(
 def find_untold_runs(client: SyncPrefectClient, tags: Sequence[str], now: datetime) -> Iterator[HealthWarning]:
     """Yield a warning for each run with these tags that failed or crashed without setting an automation off.
 
+    The tag that Prefect gives to scheduled runs does not count.
     Prefect's server keeps events in memory until its automations have seen them, so a restart loses the last ones.
     """
     end_time = FlowRunFilterEndTime(
         after_=now - timedelta(seconds=UNTOLD_S[1]), before_=now - timedelta(seconds=UNTOLD_S[0])
     )
     has_failed = FlowRunFilterState(type=FlowRunFilterStateType(any_=[StateType.FAILED, StateType.CRASHED]))
-    ended = FlowRunFilter(tags=FlowRunFilterTags(all_=list(tags)), state=has_failed, end_time=end_time)
+    ended = FlowRunFilter(
+        tags=FlowRunFilterTags(all_=[tag for tag in tags if tag != SCHEDULED_TAG]), state=has_failed, end_time=end_time
+    )
     for run in client.read_flow_runs(flow_run_filter=ended):
         if run.state is None:
             continue

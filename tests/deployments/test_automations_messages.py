@@ -255,7 +255,9 @@ def test_a_run_whose_end_a_restart_of_the_server_hid_is_told_by_the_watch(told: 
     later = datetime.now(UTC) + timedelta(minutes=21)
     with temporary_settings({PREFECT_API_URL: told.server.url}), get_client(sync_client=True) as client:
         (warning,) = (
-            one for one in find_untold_runs(client, ["vitrine"], later) if one.subject == str(restarted.failed)
+            one
+            for one in find_untold_runs(client, ["auto-scheduled", "vitrine"], later)
+            if one.subject == str(restarted.failed)
         )
         assert list(find_untold_runs(client, ["acme"], later)) == []
         assert list(find_untold_runs(client, ["vitrine"], datetime.now(UTC))) == [], "Prefect may still tell it"
