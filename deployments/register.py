@@ -27,6 +27,7 @@ from prefect.client.orchestration import SyncPrefectClient, get_client
 from prefect.client.schemas.actions import WorkPoolCreate, WorkPoolUpdate
 from prefect.client.schemas.filters import DeploymentFilter, DeploymentFilterTags
 from prefect.client.schemas.objects import ConcurrencyLimitConfig
+from prefect.client.schemas.responses import DeploymentResponse
 from prefect.client.schemas.schedules import CronSchedule
 from prefect.deployments.runner import RunnerDeployment
 from prefect.events.schemas.automations import AutomationCore
@@ -190,8 +191,7 @@ def _register_deployment(client: SyncPrefectClient, shop: str, definition: dict[
         existing = client.read_deployment_by_name(f"{flow.name}/{definition['name']}")
         is_paused = existing.paused
         if existing.schedules:
-            before = existing.schedules[0]
-            schedules = [schedule | {"active": before.active, "replaces": before.slug} for schedule in schedules]
+            schedules = [schedule | _former_schedule(client, existing, schedule["slug"]) for schedule in schedules]
     deployment = RunnerDeployment.from_flow(
         flow,
         definition["name"],
@@ -206,6 +206,19 @@ def _register_deployment(client: SyncPrefectClient, shop: str, definition: dict[
     deployment.entrypoint = definition["entrypoint"]
     deployment.storage = _WorkerFolder(str(ROOT))
     return cast(UUID, deployment.apply(schedules=schedules))
+
+
+def _former_schedule(client: SyncPrefectClient, existing: DeploymentResponse, slug: str) -> dict[str, Any]:
+    """Return which registered schedule is replaced, and whether it is active; delete all others but those of people.
+
+    Schedules that a person adds on Prefect's page have no slug.
+    """
+    formers = [schedule for schedule in existing.schedules if schedule.slug and schedule.slug != slug]
+    is_registered = any(schedule.slug == slug for schedule in existing.schedules)
+    replaced = formers.pop(0).slug if formers and not is_registered else None
+    for former in formers:
+        client.delete_deployment_schedule(existing.id, former.id)
+    return {"active": existing.schedules[0].active, "replaces": replaced}
 
 
 def _starter(shop: str, deployment_id: UUID, trigger: dict[str, Any]) -> AutomationCore:

@@ -171,6 +171,8 @@ def test_registering_again_changes_what_the_files_say_and_keeps_what_a_person_ch
     with temporary_settings({PREFECT_API_URL: server.url}), get_client(sync_client=True) as client:
         (schedule,) = vacuum["schedules"]
         client.request("PATCH", f"/deployments/{vacuum['id']}/schedules/{schedule['id']}", json={"active": False})
+        surplus = [{"schedule": schedule["schedule"], "active": True, "slug": "of another version"}]
+        client.request("POST", f"/deployments/{nightly['id']}/schedules", json=surplus)
         client.request("PATCH", f"/automations/{late['id']}", json={"enabled": False})
         client.request("POST", f"/deployments/{server.deployment('acme-verify')['id']}/pause_deployment")
         client.request("POST", "/deployments/", json=copied | {"name": "a copy"})
