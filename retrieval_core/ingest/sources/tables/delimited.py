@@ -6,16 +6,15 @@ import codecs
 import csv
 import io
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 import polars as pl
 
-from retrieval_core.artifacts.catalog_rows import SOURCE_SCHEMA
 from retrieval_core.errors import SourceMissing
 from retrieval_core.ingest.sources.listing import counted
+from retrieval_core.ingest.sources.tables.columns import UNNAMED, Columns, header_names
 
-ATTRIBUTE_PREFIXES = ("attr_", "attributes.")
 DELIMITERS = {",": "commas", ";": "semicolons", "\t": "tabs", "|": "bars"}
 BYTE_ORDER_MARKS = (  # UTF-32 first, because its little-endian mark begins with that of UTF-16
     (codecs.BOM_UTF32_LE, "utf-32"),
@@ -55,7 +54,7 @@ class _Reading(NamedTuple):
     n_blank: int
 
 
-def read_delimited(data: bytes) -> DelimitedTable:
+def read_delimited(data: bytes, columns: Columns = UNNAMED) -> DelimitedTable:
     """Read a delimited text with a header. The encoding, delimiter and escape are those that the text is evidence for.
 
     Blank records are passed over and counted in the note. A record lacks only empty cells at its end. Raises
@@ -68,11 +67,11 @@ def read_delimited(data: bytes) -> DelimitedTable:
     header = next((line for line in io.StringIO(text, newline="") if line.strip()), "")
     if not header:
         raise SourceMissing("the text is empty")
-    delimiter = sep.group(1) if sep else _find_delimiter(header)
+    delimiter = sep.group(1) if sep else _find_delimiter(header, columns)
     readings, failures = list[_Reading](), list[_BadRecord]()
     for options in _quoting(text, delimiter):
         try:
-            readings.append(_read_records(text, _Layout(delimiter, bool(sep), options)))
+            readings.append(_read_records(text, _Layout(delimiter, bool(sep), options), columns))
         except _BadRecord as bad:
             failures.append(bad)
     reading = max(readings, key=lambda reading: len(reading.frame), default=None)
@@ -102,23 +101,6 @@ def decode_text(data: bytes) -> tuple[str, str]:
         line = len(LINE_END.findall(text[: text.index("\0")])) + 1
         raise ValueError(f"line {line}: holds a NUL character; save the table as UTF-8 text")
     return text.removeprefix("\ufeff"), encoding.removesuffix("-sig").replace("utf", "UTF").removesuffix("-le")
-
-
-def column_names(headers: Sequence[str]) -> list[str]:
-    """Return the columns that headers in any case, with spaces around and inside, stand for.
-
-    Raises `ValueError` when two mean the same column.
-    """
-    names = [_column_name(header) for header in headers]
-    meant = [name for name in names if has_meaning(name)]
-    if repeated := sorted({name for name in meant if meant.count(name) > 1}):
-        raise ValueError(f"the header names column {repeated[0]} more than once")
-    return names
-
-
-def has_meaning(name: str) -> bool:
-    """Return whether a column of this name is a part of the catalogue."""
-    return name in SOURCE_SCHEMA or name.startswith(ATTRIBUTE_PREFIXES)
 
 
 class _BadRecord(Exception):
@@ -157,21 +139,12 @@ def _line_of(data: bytes, position: int) -> int:
     return len(re.findall(rb"\r\n|\r|\n", data[:position])) + 1
 
 
-def _column_name(header: str) -> str:
-    header = header.strip().strip("\ufeff\u200b").strip()
-    name = re.sub(r"[\s-]+", "_", header).casefold()
-    if name in SOURCE_SCHEMA:
-        return name
-    prefix = next((prefix for prefix in ATTRIBUTE_PREFIXES if name.startswith(prefix)), "")
-    return prefix + header[len(prefix) :]
-
-
-def _find_delimiter(header: str) -> str:
-    """Return the delimiter that finds the most columns with a meaning in the header, then the most columns."""
+def _find_delimiter(header: str, columns: Columns) -> str:
+    """Return the delimiter that finds the most used columns in the header, then the most columns."""
 
     def score(delimiter: str) -> tuple[int, int]:
-        names = [_column_name(cell) for cell in next(csv.reader([header], delimiter=delimiter))]
-        return sum(name in SOURCE_SCHEMA for name in names), len(names)
+        names = header_names(next(csv.reader([header], delimiter=delimiter)))
+        return sum(map(columns.is_used, names)), len(names)
 
     return max(DELIMITERS, key=score)
 
@@ -192,17 +165,17 @@ def _has_escapes(frame: pl.DataFrame) -> bool:
     return any(column.str.contains('\\"', literal=True).any() for column in frame)
 
 
-def _read_records(text: str, layout: _Layout) -> _Reading:
+def _read_records(text: str, layout: _Layout, columns: Columns) -> _Reading:
     """Return the rows below the header, and the number of blank records. Raises `_BadRecord`."""
     records = _records(text, layout)
     line, headers = next(((line, cells) for line, cells in records if any(cells)), (1, []))
     while headers and not headers[-1].strip():
         headers.pop()
     try:
-        names = column_names(headers)
+        names = columns.names(headers)
     except ValueError as error:
         raise _BadRecord(line, str(error)) from error
-    check = _RecordCheck(names, layout.delimiter)
+    check = _RecordCheck(names, columns.picture, layout.delimiter)
     slices, rows, n_blank = [_as_frame(names, [])], list[list[str]](), 0
     line, is_short = 0, False
     for line, cells in records:
@@ -239,10 +212,10 @@ def _records(text: str, layout: _Layout) -> Iterator[tuple[int, list[str]]]:
 class _RecordCheck:
     """Fits records to the header, and refuses those that a misplaced quote or line end has run together or cut."""
 
-    def __init__(self, names: list[str], delimiter: str) -> None:
+    def __init__(self, names: list[str], picture: str, delimiter: str) -> None:
         self._n_cells = len(names)
         self._delimiter = delimiter
-        self._image_cell = names.index("image_uri") if "image_uri" in names else None
+        self._image_cell = names.index(picture) if picture in names else None
 
     def fitted(self, line: int, cells: list[str]) -> list[str]:
         """Return as many cells as the header has. Raises `_BadRecord`."""

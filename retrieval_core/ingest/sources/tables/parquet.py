@@ -11,15 +11,15 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from retrieval_core.ingest.sources.tables.delimited import column_names, has_meaning
+from retrieval_core.ingest.sources.tables.columns import UNNAMED, Columns, header_names
 
 FIRST_DAY, END_DAY = -719_162, 2_932_897  # the years 1 to 9999, which Python has, as days since 1970-01-01
 EXTENSION = b"ARROW:extension:name"
 PER_DAY = {"s": 86_400, "ms": 86_400 * 10**3, "us": 86_400 * 10**6, "ns": 86_400 * 10**9}
 
 
-def read_parquet(data: bytes) -> pl.DataFrame:
-    """Return the table in a Parquet file; columns that mean nothing to a catalogue are null, whatever they hold.
+def read_parquet(data: bytes, columns: Columns = UNNAMED) -> pl.DataFrame:
+    """Return the table in a Parquet file; columns that are not used are null, whatever they hold.
 
     Dictionaries become their values, UUIDs and JSON text, 32-bit floats the decimal numbers that they were written as,
     and a column of NaN alone is null. Raises `ValueError`, which names the column and its type, for values that cannot
@@ -28,11 +28,11 @@ def read_parquet(data: bytes) -> pl.DataFrame:
     # Spark writes times as INT96, which Arrow reads in nanoseconds: years after 2262 would wrap around.
     file = pq.ParquetFile(io.BytesIO(data), coerce_int96_timestamp_unit="us")
     headers = file.schema_arrow.names
-    names = column_names(headers)
-    table = file.read([header for header, name in zip(headers, names, strict=True) if has_meaning(name)])
+    names = columns.names(headers)
+    table = file.read([header for header, name in zip(headers, names, strict=True) if columns.is_used(name)])
     series = {name: pl.repeat(None, table.num_rows, dtype=pl.Null, eager=True) for name in names}
     for field, column in zip(table.schema, table.columns, strict=True):
-        (name,) = column_names([field.name])
+        (name,) = header_names([field.name])
         if extension := (field.metadata or {}).get(EXTENSION):  # its meaning is not in the values, as of pandas.period
             raise ValueError(f"column {name} is {extension.decode()}, which is unknown here; save it as text")
         try:

@@ -1,7 +1,9 @@
-"""`table:FILE`: a manifest in CSV, TSV or Parquet, local or `s3://`, one row per picture."""
+"""`table:FILE`: a manifest in CSV, TSV (also with gzip) or Parquet, local or `s3://`, one row per picture."""
 
 from __future__ import annotations
 
+import gzip
+import io
 import re
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, cast
@@ -23,17 +25,25 @@ from retrieval_core.ingest.sources.labels import (
     value_text,
 )
 from retrieval_core.ingest.sources.listing import counted
-from retrieval_core.ingest.sources.tables.delimited import ATTRIBUTE_PREFIXES, DelimitedTable, read_delimited
+from retrieval_core.ingest.sources.tables.columns import (
+    ATTRIBUTE_PREFIXES,
+    UNNAMED,
+    Columns,
+    one_row_a_picture,
+    split_columns,
+)
+from retrieval_core.ingest.sources.tables.delimited import DelimitedTable, read_delimited
 from retrieval_core.ingest.sources.tables.parquet import read_parquet
 from retrieval_core.store.uris import read_uri
 
 TEXT_SUFFIXES = (".csv", ".tsv")
-TABLE_SUFFIXES = (*TEXT_SUFFIXES, ".parquet", ".pq")
+GZIP_SUFFIXES = tuple(f"{suffix}.gz" for suffix in TEXT_SUFFIXES)
+TABLE_SUFFIXES = (*TEXT_SUFFIXES, *GZIP_SUFFIXES, ".parquet", ".pq")
+MAX_TEXT_BYTES = 2**32  # that a small gzip may unpack to
 # The largest floats up to which no two whole numbers are one float.
 MAX_EXACT_FLOAT: dict[type[pl.DataType] | pl.DataType, int] = {pl.Float16: 2**11, pl.Float32: 2**24, pl.Float64: 2**53}
 SLICE_ROWS = 100_000  # rows whose Python objects are in memory at once
 
-REQUIRED = ("item_id", "image_uri")
 TEXT_TYPES = (pl.String, pl.Binary, pl.Null)
 PAIRS = (("name", "value"), ("key", "value"))
 TEXT_COLUMNS = ("item_id", "image_uri", "product_id", "category", "split", "mask_uri")
@@ -51,23 +61,23 @@ class TableSource:
     URI starts at the table's folder and stays below it; a table on S3 may not name local files. A mask is a picture
     that is bright on the product.
 
-    Raises `SourceMissing` for an absent or empty table, `CatalogInvalid` for one that cannot be read.
+    `FILE?item_id=sku&image_uri=image_url` says which of the table's columns these are. Of several columns of pictures,
+    each picture is an item of the same product.
+
+    Raises `SourceMissing` for an absent or empty table, `CatalogInvalid` for one that cannot be read or lacks a column.
     """
 
     def __init__(self, uri: str) -> None:
         self.spec = f"table:{uri}"
-        self._uri = absolute_uri(uri)
+        file, self._columns = split_columns(uri, self.spec)
+        self._uri = absolute_uri(file)
         self._table = self._read()
 
     def rows(self) -> pl.DataFrame:
-        missing = [name for name in REQUIRED if name not in self._table.columns]
-        if missing:
-            raise CatalogInvalid(
-                f"{self.spec} lacks column {' and '.join(missing)}; it has {', '.join(self._table.columns)}"
-            )
         columns = [self._text(name) for name in TEXT_COLUMNS if name in self._table.columns]
         frame = pl.DataFrame([*columns, self._labels(), self._attributes()])
-        rows = conform(frame, self.spec)
+        others = [self._text(name) for name in self._columns.pictures[1:]]
+        rows = conform(one_row_a_picture(frame, others) if others else frame, self.spec)
         return rows.with_columns(self._resolved(rows, name) for name in URI_COLUMNS)
 
     def read_mask(self, mask_uri: str) -> Bool:
@@ -80,11 +90,11 @@ class TableSource:
             data = read_uri(self._uri)
         except NotFound as error:
             raise SourceMissing(f"{self.spec}: there is no file {self._uri}; check the path") from error
-        table, note = parse_table(data, self._uri, self.spec)
+        table, note = parse_table(data, self._uri, self.spec, self._columns)
         if table.is_empty():
             raise SourceMissing(f"{self.spec} has no rows; expected at least one picture")
-        self.notes = (note,)
-        return table
+        self.notes = (note, *self._columns.notes(table.columns))
+        return self._columns.apply(table, self.spec)
 
     def _text(self, name: str) -> pl.Series:
         """Return a column of single values as trimmed text."""
@@ -183,8 +193,8 @@ class TableSource:
             )
 
 
-def parse_table(data: bytes, name: str, spec: str) -> DelimitedTable:
-    """Parse CSV or TSV, every column as text, or a Parquet file; the suffix of `name` decides which.
+def parse_table(data: bytes, name: str, spec: str, columns: Columns = UNNAMED) -> DelimitedTable:
+    """Parse CSV or TSV, every column as text, perhaps in gzip, or a Parquet file; the suffix of `name` decides which.
 
     Raises `SourceMissing` for an empty file, `CatalogInvalid` for one that cannot be read; the messages call it `spec`.
     """
@@ -192,14 +202,24 @@ def parse_table(data: bytes, name: str, spec: str) -> DelimitedTable:
     if not suffix:
         raise CatalogInvalid(f"{spec} is none of {', '.join(TABLE_SUFFIXES)}; save the table as one of them")
     try:
-        if suffix in TEXT_SUFFIXES:
-            return read_delimited(data)
-        frame = read_parquet(data)
+        if suffix in GZIP_SUFFIXES:
+            data = _unpacked(data)
+        if suffix in (*TEXT_SUFFIXES, *GZIP_SUFFIXES):
+            return read_delimited(data, columns)
+        frame = read_parquet(data, columns)
         return DelimitedTable(frame, f"{counted(len(frame), 'row')} of Parquet")
     except SourceMissing as error:
         raise SourceMissing(f"{spec} is empty; expected a header and at least one row") from error
     except (Exception, pl.exceptions.PanicException) as error:  # readers fail in many ways on damaged files
         raise CatalogInvalid(f"{spec} cannot be read: {(str(error).splitlines() or [''])[0][:200]}") from error
+
+
+def _unpacked(data: bytes, max_bytes: int = MAX_TEXT_BYTES) -> bytes:
+    with gzip.GzipFile(fileobj=io.BytesIO(data)) as file:
+        text = file.read(max_bytes + 1)
+    if len(text) > max_bytes:
+        raise ValueError(f"it unpacks to more than {max_bytes:,} bytes")
+    return text
 
 
 def text_column(column: pl.Series) -> pl.Series:

@@ -12,7 +12,8 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from retrieval_core.errors import SourceMissing
-from retrieval_core.ingest.sources.tables.delimited import column_names, decode_text, read_delimited
+from retrieval_core.ingest.sources.tables.columns import UNNAMED
+from retrieval_core.ingest.sources.tables.delimited import decode_text, read_delimited
 
 HEADER = ["item_id", "image_uri", "product_id", "category", "attr_title"]
 WORDS = st.sampled_from(["shirt", "Hosen für Männer", "weiß", "T-Shirt € blau", 'TV 15" wide', "a;b,c\td|e", "x", ""])
@@ -244,7 +245,7 @@ def test_a_note_counts_in_the_singular() -> None:
 
 def test_headers_mean_columns_in_any_case_and_with_spaces() -> None:
     headers = ["\u200bItem ID", " image_uri", "CATEGORY ", "Attr_Colour", "attributes.Size", "Price EUR"]
-    assert column_names(headers) == ["item_id", "image_uri", "category", "attr_Colour", "attributes.Size", "Price EUR"]
+    assert UNNAMED.names(headers) == ["item_id", "image_uri", "category", "attr_Colour", "attributes.Size", "Price EUR"]
 
 
 def test_two_headers_of_one_column_are_refused() -> None:

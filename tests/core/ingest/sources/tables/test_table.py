@@ -232,7 +232,7 @@ class TestParquet:
 
 def test_another_suffix_is_reported(tmp_path: Path) -> None:
     (tmp_path / "items.xlsx").write_bytes(b"x")
-    with pytest.raises(CatalogInvalid, match=r"none of \.csv, \.tsv, \.parquet"):
+    with pytest.raises(CatalogInvalid, match=r"none of \.csv, \.tsv, \.csv\.gz"):
         TableSource(str(tmp_path / "items.xlsx"))
 
 

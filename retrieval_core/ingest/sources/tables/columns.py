@@ -1,0 +1,144 @@
+"""Which columns of a shop's table are what: `FILE?item_id=sku&image_uri=image_url&image_uri=back_url`."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from typing import NamedTuple
+from urllib.parse import parse_qsl, urlencode
+
+import polars as pl
+
+from retrieval_core.artifacts.catalog_rows import SOURCE_SCHEMA
+from retrieval_core.config import nearest
+from retrieval_core.errors import BadConfig, CatalogInvalid
+
+ATTRIBUTE_PREFIXES = ("attr_", "attributes.")
+REQUIRED = ("item_id", "image_uri")
+SUGGESTIONS = {"item_id": r"(?i)\b(id|sku|handle|article)\b|_(id|sku)$", "image_uri": r"(?i)image|img|picture|photo"}
+
+
+class Columns(NamedTuple):
+    """The table's column for each column that is read, except image_uri, and the columns of a row's pictures.
+
+    Without them a table has the names that are read.
+    """
+
+    of: dict[str, str]
+    pictures: tuple[str, ...]
+
+    @property
+    def picture(self) -> str:
+        """Return the table's column of the first picture."""
+        return self.pictures[0] if self.pictures else "image_uri"
+
+    def is_used(self, name: str) -> bool:
+        """Return whether the table's column of this name is a part of the catalogue."""
+        return name in (*self.of.values(), *self.pictures) or (is_read(name) and name not in self.of)
+
+    def names(self, headers: Sequence[str]) -> list[str]:
+        """Return the names that headers stand for. Raises `ValueError` when two used columns have one name."""
+        names = header_names(headers)
+        used = [name for name in names if self.is_used(name)]
+        if repeated := sorted({name for name in used if used.count(name) > 1}):
+            raise ValueError(f"the header names column {repeated[0]} more than once")
+        return names
+
+    def apply(self, table: pl.DataFrame, spec: str) -> pl.DataFrame:
+        """Return the table with its columns under the names that Vitrine reads, the first picture as `image_uri`.
+
+        Raises `CatalogInvalid` for a column that is absent.
+        """
+        for column in (*self.of.values(), *self.pictures):
+            if column not in table.columns:
+                raise CatalogInvalid(f"{spec}: there is no column {column}{nearest(column, table.columns)}")
+        renamed = {**self.of, **({"image_uri": self.picture} if self.pictures else {})}
+        mapped = table.with_columns(pl.col(column).alias(name) for name, column in renamed.items())
+        if missing := [name for name in REQUIRED if name not in mapped.columns]:
+            raise CatalogInvalid(_lacks(missing, table.columns, spec))
+        return mapped
+
+    def notes(self, columns: Sequence[str]) -> tuple[str, ...]:
+        """Return a line that says what the table's columns are used as, and one of those that are not used."""
+        pairs = [*self.of.items(), *(("image_uri", column) for column in self.pictures)]
+        unused = [name for name in columns if not self.is_used(name)]
+        return (
+            *([", ".join(f"{name} from {column}" for name, column in pairs)] if pairs else ()),
+            *([f"not used: {', '.join(unused)}"] if unused else ()),
+        )
+
+
+UNNAMED = Columns({}, ())
+
+
+def split_columns(uri: str, spec: str) -> tuple[str, Columns]:
+    """Split `FILE?NAME=COLUMN&NAME=COLUMN` into the file and its columns. Raises `BadConfig` for an unknown name."""
+    file, mark, query = uri.rpartition("?")
+    if not mark or "=" not in query:  # a question mark of the file's name
+        return uri, UNNAMED
+    # Keep a plus sign, which parse_qsl reads as a space.
+    pairs = parse_qsl(query.replace("+", "%2B"), keep_blank_values=True)
+    names = [name for name, _ in pairs if name != "image_uri"]
+    for name, column in pairs:
+        if not is_read(name):
+            raise BadConfig(
+                f"{spec}: {name} is no column that is read; expected {', '.join(SOURCE_SCHEMA)} or attr_NAME, as in "
+                f"{file}?item_id=sku"
+            )
+        if not column or names.count(name) > 1:
+            raise BadConfig(f"{spec}: {name} names no column, or several; only image_uri may be in several")
+    return file, Columns(
+        {name: column for name, column in pairs if name != "image_uri"},
+        tuple(column for name, column in pairs if name == "image_uri"),
+    )
+
+
+def is_read(name: str) -> bool:
+    """Return whether a column of this name is a part of the catalogue."""
+    return name in SOURCE_SCHEMA or name.startswith(ATTRIBUTE_PREFIXES)
+
+
+def header_names(headers: Sequence[str]) -> list[str]:
+    """Return the names that headers in any case, with spaces around and inside, stand for."""
+    return [_name_of(header) for header in headers]
+
+
+def _name_of(header: str) -> str:
+    header = header.strip().strip("\ufeff\u200b").strip()
+    name = re.sub(r"[\s-]+", "_", header).casefold()
+    if name in SOURCE_SCHEMA:
+        return name
+    prefix = next((prefix for prefix in ATTRIBUTE_PREFIXES if name.startswith(prefix)), "")
+    return prefix + header[len(prefix) :]
+
+
+def _lacks(missing: Sequence[str], columns: Sequence[str], spec: str) -> str:
+    guesses = {
+        name: next((each for each in columns if re.search(SUGGESTIONS[name], each)), "COLUMN") for name in missing
+    }
+    joint = "&" if "?" in spec else "?"
+    return (
+        f"{spec} lacks column {' and '.join(missing)}; it has {', '.join(columns)}. If another column has it, name it: "
+        f"{spec}{joint}{urlencode(guesses)}"
+    )
+
+
+def one_row_a_picture(rows: pl.DataFrame, others: Sequence[pl.Series]) -> pl.DataFrame:
+    """Return rows of text with a row for each picture: the n-th of `ID` is the item `ID/n` of the same product.
+
+    `others` are the addresses of further pictures, null or "" where there are none. Masks are those of the first.
+    """
+    product = (
+        pl.coalesce(pl.col("product_id").replace("", None), "item_id") if "product_id" in rows.columns else "item_id"
+    )
+    shared = rows.with_columns(product_id=product)
+    pictures = [shared["image_uri"], *others]
+    is_blank = [(picture.fill_null("") == "").alias(str(position)) for position, picture in enumerate(pictures)]
+    has_none = pl.DataFrame(is_blank).select(pl.all_horizontal(pl.all())).to_series()
+    parts = [shared.filter(~is_blank[0] | has_none)]
+    for position, picture in enumerate(others, 2):
+        part = shared.with_columns(pl.col("item_id") + f"/{position}", picture.alias("image_uri"))
+        if "mask_uri" in part.columns:
+            part = part.with_columns(pl.lit(None, pl.String).alias("mask_uri"))
+        parts.append(part.filter(~is_blank[position - 1]))
+    return pl.concat(parts)
