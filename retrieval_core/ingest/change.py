@@ -10,6 +10,7 @@ from retrieval_core.artifacts.manifests import Value
 from retrieval_core.errors import CatalogInvalid, NotFound, SourceMissing
 from retrieval_core.ingest.sources.base import NAME_COLUMNS
 from retrieval_core.ingest.sources.listing import counted
+from retrieval_core.ingest.sources.tables.columns import split_columns
 from retrieval_core.ingest.sources.tables.table import parse_table, text_column
 from retrieval_core.item_ids.normal_form import Names, normal_name, normal_names
 from retrieval_core.item_ids.suggestions import did_you_mean
@@ -18,12 +19,14 @@ from retrieval_core.store.uris import read_uri
 MAX_LISTED = 5  # names in a message
 
 _LISTS = ("added", "changed", "removed")
+_NAMING = (*NAME_COLUMNS, "product_id")
 
 
 class Change(Value):
     """The payload of the event `catalog.updated`: names of items, and the URI of a table with more item ids.
 
-    A name is an item_id, or the URI of a picture or a mask. The source decides what became of an item. The lists only
+    A name is an item_id, a product_id, which stands for all items of the product, or the URI of a picture or a mask. The
+    table may be `FILE?item_id=sku`. The source decides what became of an item. The lists only
     say what to expect: an added item that the source lacks is unknown, a removed one is not.
     """
 
@@ -91,10 +94,10 @@ def resolve_change(change: Change, rows: pl.DataFrame, last: pl.DataFrame) -> Na
     names = pl.Series("name", sorted(expected | {*change.removed}), pl.String)
     rows, last = (_normal(table) for table in (rows, last))
     existing = pl.concat([rows, last]).unique()
-    matches = {column: existing.filter(pl.col(column).is_in(names.implode())) for column in NAME_COLUMNS}
+    matches = {column: existing.filter(pl.col(column).is_in(names.implode())) for column in _NAMING}
     item_ids = pl.concat([items["item_id"] for items in matches.values()]).unique().sort()
     unknown = sorted(expected.difference(*(items[column] for column, items in matches.items())))
-    is_listed = pl.any_horizontal(pl.col(column).is_in(list(change.removed)) for column in NAME_COLUMNS)
+    is_listed = pl.any_horizontal(pl.col(column).is_in(list(change.removed)) for column in _NAMING)
     removed = last.filter(is_listed).join(rows, on="item_id", how="anti")["item_id"].sort()
     hint = did_you_mean(unknown[0], existing["item_id"]) if unknown else ""
     return NamedItems(item_ids=tuple(item_ids), unknown=tuple(unknown), hint=hint, removed=tuple(removed))
@@ -102,25 +105,27 @@ def resolve_change(change: Change, rows: pl.DataFrame, last: pl.DataFrame) -> Na
 
 def _normal(items: pl.DataFrame) -> pl.DataFrame:
     """Return the names of items, addresses too, in the form that the names of a change have."""
-    return items.select(normal_names(items[name]) for name in NAME_COLUMNS)
+    return items.select(normal_names(items[name]) for name in _NAMING)
 
 
 def read_item_ids(manifest_uri: str) -> list[str]:
-    """Return the column item_id of a table of changes in CSV or Parquet, local or `s3://`.
+    """Return the column item_id, or the one named so, of a table of changes in CSV or Parquet, local or `s3://`.
 
     Raises `SourceMissing` when the file is missing or has no rows, `CatalogInvalid` when it is not such a table.
     """
     spec = f"manifest {manifest_uri}"
+    file, columns = split_columns(manifest_uri, spec)
     try:
-        table = parse_table(read_uri(manifest_uri), manifest_uri, spec).frame
+        table = parse_table(read_uri(file), file, spec, columns).frame
     except NotFound as error:
-        raise SourceMissing(f"there is no manifest {manifest_uri}; check the path") from error
-    if "item_id" not in table.columns:
-        raise CatalogInvalid(f"{spec} lacks column item_id; it has {', '.join(table.columns)}")
+        raise SourceMissing(f"there is no manifest {file}; check the path") from error
+    column = columns.of.get("item_id", "item_id")
+    if column not in table.columns:
+        raise CatalogInvalid(f"{spec} lacks column {column}; it has {', '.join(table.columns)}")
     try:
-        ids = [normal_name(text) for text in text_column(table["item_id"]).drop_nulls()]
+        ids = [normal_name(text) for text in text_column(table[column]).drop_nulls()]
     except ValueError as error:
-        raise CatalogInvalid(f"{spec}: column item_id is {error}; expected text") from error
+        raise CatalogInvalid(f"{spec}: column {column} is {error}; expected text") from error
     if not ids:
         raise SourceMissing(f"manifest {manifest_uri} names no item; expected at least one row")
     return ids

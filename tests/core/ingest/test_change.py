@@ -125,6 +125,10 @@ class TestNames:
         assert named.removed == ("a",)
         assert resolve_change(Change(changed=(pictures[1],)), self.rows(pictures), last.items).item_ids == ("b", "c")
 
+    def test_a_product_names_all_its_items(self, pictures: list[str], last: Snapshot) -> None:
+        items = {"b": {"image_uri": 1, "product_id": "b"}, "b/2": {"image_uri": 1, "product_id": "b"}}
+        assert resolve_change(Change(changed=("b",)), rows_of(items, pictures), last.items).item_ids == ("b", "b/2")
+
     def test_only_what_is_listed_as_removed_counts_as_removed_on_purpose(
         self, pictures: list[str], last: Snapshot
     ) -> None:
@@ -149,6 +153,7 @@ class TestNames:
         assert (named.item_ids, named.unknown) == (("c",), ("0012",))
         pl.DataFrame({"item_id": [1, 2]}).write_parquet(tmp_path / "changes.parquet")
         assert read_item_ids(str(tmp_path / "changes.parquet")) == ["1", "2"]
+        assert read_item_ids(f"{table}?item_id=why") == ["new"]
 
     @pytest.mark.parametrize(
         ("name", "content", "error", "message"),
