@@ -25,9 +25,9 @@ _NAMING = (*NAME_COLUMNS, "product_id")
 class Change(Value):
     """The payload of the event `catalog.updated`: names of items, and the URI of a table with more item ids.
 
-    A name is an item_id, a product_id, which stands for all items of the product, or the URI of a picture or a mask. The
-    table may be `FILE?item_id=sku`. The source decides what became of an item. The lists only
-    say what to expect: an added item that the source lacks is unknown, a removed one is not.
+    A name is an item_id, a product_id, which stands for all items of the product, or the URI of a picture or a mask.
+    The table may be `FILE?item_id=sku`. The source decides what became of an item. The lists only say what to expect:
+    an added item that the source lacks is unknown, a removed one is not.
     """
 
     added: Names = ()

@@ -11,6 +11,10 @@ from retrieval_core.ingest.sources.base import Source
 KINDS = {
     "folder": ("folder", "FolderSource"),
     "table": ("tables.table", "TableSource"),
+    "merchant": ("feeds.merchant", "MerchantSource"),
+    "shopify": ("feeds.shopify", "ShopifySource"),
+    "woocommerce": ("feeds.woocommerce", "WooCommerceSource"),
+    "jsonl": ("feeds.jsonl", "JsonlSource"),
     "ccp": ("ccp", "CcpSource"),
     "synthetic": ("synthetic", "SyntheticSource"),
     "inshop": ("inshop", "InShopSource"),

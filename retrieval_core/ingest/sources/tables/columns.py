@@ -15,6 +15,11 @@ from retrieval_core.errors import BadConfig, CatalogInvalid
 
 ATTRIBUTE_PREFIXES = ("attr_", "attributes.")
 REQUIRED = ("item_id", "image_uri")
+FEEDS = {  # columns by which a table is known to be a feed, by the kind of source that reads it
+    "shopify": ("Handle", "Image Src"),
+    "woocommerce": ("ID", "Type", "Images"),
+    "merchant": ("id", "image_link"),
+}
 SUGGESTIONS = {"item_id": r"(?i)\b(id|sku|handle|article)\b|_(id|sku)$", "image_uri": r"(?i)image|img|picture|photo"}
 
 
@@ -117,9 +122,12 @@ def _lacks(missing: Sequence[str], columns: Sequence[str], spec: str) -> str:
         name: next((each for each in columns if re.search(SUGGESTIONS[name], each)), "COLUMN") for name in missing
     }
     joint = "&" if "?" in spec else "?"
+    plain = [column.strip().removeprefix("g:") for column in columns]
+    kind = next((kind for kind, names in FEEDS.items() if {*names} <= {*plain}), "")
+    hint = f". It looks like a feed that {kind}:{spec.partition(':')[2].partition('?')[0]} reads" * bool(kind)
     return (
         f"{spec} lacks column {' and '.join(missing)}; it has {', '.join(columns)}. If another column has it, name it: "
-        f"{spec}{joint}{urlencode(guesses)}"
+        f"{spec}{joint}{urlencode(guesses)}{hint}"
     )
 
 

@@ -6,7 +6,7 @@ import gzip
 import io
 import re
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any, cast
+from typing import Any, ClassVar, cast
 
 import polars as pl
 
@@ -67,17 +67,16 @@ class TableSource:
     Raises `SourceMissing` for an absent or empty table, `CatalogInvalid` for one that cannot be read or lacks a column.
     """
 
+    kind: ClassVar[str] = "table"
+
     def __init__(self, uri: str) -> None:
-        self.spec = f"table:{uri}"
+        self.spec = f"{self.kind}:{uri}"
         file, self._columns = split_columns(uri, self.spec)
         self._uri = absolute_uri(file)
         self._table = self._read()
 
     def rows(self) -> pl.DataFrame:
-        columns = [self._text(name) for name in TEXT_COLUMNS if name in self._table.columns]
-        frame = pl.DataFrame([*columns, self._labels(), self._attributes()])
-        others = [self._text(name) for name in self._columns.pictures[1:]]
-        rows = conform(one_row_a_picture(frame, others) if others else frame, self.spec)
+        rows = conform(self._frame(), self.spec)
         return rows.with_columns(self._resolved(rows, name) for name in URI_COLUMNS)
 
     def read_mask(self, mask_uri: str) -> Bool:
@@ -85,16 +84,26 @@ class TableSource:
         # Compare with half the brightest value, so that masks of 0 and 1 are read like masks of 0 and 255.
         return brightness > brightness.max() // 2
 
+    def _frame(self) -> pl.DataFrame:
+        """Return a row for each picture, with the columns of a catalogue that the table has."""
+        columns = [self._text(name) for name in TEXT_COLUMNS if name in self._table.columns]
+        frame = pl.DataFrame([*columns, self._labels(), self._attributes()])
+        others = [self._text(name) for name in self._columns.pictures[1:]]
+        return one_row_a_picture(frame, others) if others else frame
+
     def _read(self) -> pl.DataFrame:
-        try:
-            data = read_uri(self._uri)
-        except NotFound as error:
-            raise SourceMissing(f"{self.spec}: there is no file {self._uri}; check the path") from error
-        table, note = parse_table(data, self._uri, self.spec, self._columns)
+        table, note = self._parsed_file()
         if table.is_empty():
             raise SourceMissing(f"{self.spec} has no rows; expected at least one picture")
         self.notes = (note, *self._columns.notes(table.columns))
         return self._columns.apply(table, self.spec)
+
+    def _parsed_file(self) -> DelimitedTable:
+        try:
+            data = read_uri(self._uri)
+        except NotFound as error:
+            raise SourceMissing(f"{self.spec}: there is no file {self._uri}; check the path") from error
+        return parse_table(data, self._uri, self.spec, self._columns)
 
     def _text(self, name: str) -> pl.Series:
         """Return a column of single values as trimmed text."""

@@ -16,7 +16,10 @@ README = Path(__file__).parents[4] / "README.md"
 
 @pytest.mark.parametrize("spec", ["", "folder", "folder:", ":pictures", "ftp:pictures", "pictures/summer", "FOLDER:x"])
 def test_an_unknown_kind_is_a_bad_config_that_names_the_kinds(spec: str) -> None:
-    with pytest.raises(BadConfig, match="folder, table, ccp, synthetic, inshop, fashion-products, mnist"):
+    with pytest.raises(
+        BadConfig,
+        match="folder, table, merchant, shopify, woocommerce, jsonl, ccp, synthetic, inshop, fashion-products, mnist",
+    ):
         open_source(spec)
 
 
@@ -26,7 +29,9 @@ def test_an_absent_source_is_missing(kind: str, tmp_path: Path) -> None:
         open_source(f"{kind}:{tmp_path / 'nowhere.csv'}")
 
 
-@pytest.mark.parametrize("kind", [kind for kind in KINDS if kind not in ("table", "synthetic")])
+@pytest.mark.parametrize(
+    "kind", [kind for kind, (module, _) in KINDS.items() if "." not in module and kind != "synthetic"]
+)
 def test_a_file_is_no_folder(kind: str, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("x")
     with pytest.raises(SourceMissing, match="is not a folder"):

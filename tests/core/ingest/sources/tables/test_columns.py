@@ -77,6 +77,19 @@ def test_what_is_missing_or_misspelled_is_named(query: str, error: type[Exceptio
         from_csv(tmp_path, query, "sku,image_link\n1,a.jpg\n").rows()
 
 
+@pytest.mark.parametrize(
+    ("header", "kind"),
+    [
+        ("g:id,g:image_link,g:title", "merchant"),
+        ("Handle,Title,Image Src", "shopify"),
+        ("ID,Type,SKU,Images", "woocommerce"),
+    ],
+)
+def test_a_feed_is_known_by_its_columns(header: str, kind: str, tmp_path: Path) -> None:
+    with pytest.raises(CatalogInvalid, match=f"looks like a feed that {kind}:{tmp_path}/items.csv reads$"):
+        from_csv(tmp_path, "", f"{header}\n1,a.jpg,x{',y' * (header.count(',') - 2)}\n")
+
+
 def test_a_row_without_any_picture_is_an_error_as_in_any_table(tmp_path: Path) -> None:
     with pytest.raises(CatalogInvalid, match="1 rows have an empty image_uri"):
         from_csv(tmp_path, "?item_id=sku&image_uri=front&image_uri=back", f"{SHOP}4,,,hat,5,\n").rows()

@@ -1,0 +1,148 @@
+"""What the feeds share: opening the file, finding columns whatever their spelling, and errors that say where."""
+
+from __future__ import annotations
+
+import gzip
+import io
+import re
+import zlib
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import ClassVar
+
+import polars as pl
+
+from retrieval_core.errors import CatalogInvalid, NotFound, SourceMissing
+from retrieval_core.ingest.sources.feeds.pictures import PictureRows
+from retrieval_core.ingest.sources.files import absolute_uri
+from retrieval_core.ingest.sources.listing import counted
+from retrieval_core.ingest.sources.tables.columns import Columns
+from retrieval_core.ingest.sources.tables.delimited import read_delimited
+from retrieval_core.ingest.sources.tables.table import MAX_TEXT_BYTES, TableSource
+from retrieval_core.store.files import read_errors
+from retrieval_core.store.uris import read_uri, stat_uri
+
+GZIP = b"\x1f\x8b"
+GZIP_ERRORS = (EOFError, zlib.error, gzip.BadGzipFile)
+WEB_PAGE = re.compile(rb"\W*(<!--.*?-->\s*)*<(!doctype\s+html|html|head|body)\b", re.IGNORECASE | re.DOTALL)
+SLICE_ROWS = 10_000  # rows of an export whose Python objects are in memory at once
+
+Stream = io.BufferedReader | io.BytesIO | gzip.GzipFile
+
+
+class FeedSource(TableSource):
+    """Base class of the feeds, which have one or several rows or elements, and pictures, a product."""
+
+    kind: ClassVar[str]
+
+    def __init__(self, uri: str) -> None:
+        self.spec = f"{self.kind}:{uri}"
+        self._uri = absolute_uri(uri)
+        self._pictures = self._collected()
+
+    def _frame(self) -> pl.DataFrame:
+        return self._pictures
+
+    def _collected(self) -> pl.DataFrame:
+        rows = PictureRows()
+        try:
+            with open_text(self._uri, self.spec) as stream:
+                notes = self._collect(stream, rows)
+        except GZIP_ERRORS as error:
+            raise CatalogInvalid(f"{self.spec} is cut off or damaged: {error}; export it again") from error
+        except ValueError as error:
+            raise CatalogInvalid(f"{self.spec} cannot be read: {str(error)[:400]}") from error
+        frame = rows.frame()
+        counts = f"{counted(rows.n_products, 'product')} with {counted(len(frame), 'picture')}"
+        self.notes = (f"{counts}, from {notes[0]}", *notes[1:], *rows.passed_over_notes())
+        if frame.is_empty():
+            raise SourceMissing(f"{self.spec} has no product with a picture ({'; '.join(self.notes)})")
+        return frame
+
+    def _collect(self, stream: Stream, rows: PictureRows) -> tuple[str, ...]:
+        """Add the feed's products to `rows`; return notes. Raises `ValueError` when the feed is malformed."""
+        raise NotImplementedError
+
+
+@contextmanager
+def open_text(uri: str, spec: str) -> Iterator[Stream]:
+    """Open a text file, unpacked if it is gzip; a local one is read as needed.
+
+    Raises `SourceMissing` for an absent or empty file, `CatalogInvalid` for a web page.
+    """
+    try:
+        stat_uri(uri)
+        with read_errors(uri):
+            file = io.BytesIO(read_uri(uri)) if "://" in uri else Path(uri).open("rb")  # noqa: SIM115
+    except NotFound as error:
+        raise SourceMissing(f"{spec}: there is no file {uri}; check the path") from error
+    with file:
+        is_packed = file.read(2) == GZIP
+        file.seek(0)
+        stream = gzip.GzipFile(fileobj=file) if is_packed else file
+        head = stream.read(4096)
+        stream.seek(0)
+        if not head.strip():
+            raise SourceMissing(f"{spec} is empty; expected products")
+        if WEB_PAGE.match(head.replace(b"\0", b"")):  # NUL bytes are half of UTF-16
+            raise CatalogInvalid(f"{spec} is a web page, perhaps of a login or an error; expected a feed")
+        yield stream
+
+
+def read_whole(stream: Stream) -> bytes:
+    """Return the bytes of a stream. Raises `ValueError` when there are more than `MAX_TEXT_BYTES`."""
+    data = stream.read(MAX_TEXT_BYTES + 1)
+    if len(data) > MAX_TEXT_BYTES:
+        raise ValueError(f"it has more than {MAX_TEXT_BYTES:,} bytes")
+    return data
+
+
+def column_key(name: str) -> str:
+    """Return the one form of the spellings of a column: `image link` for `g:image_link` and `Image Link`."""
+    return re.sub(r"[\s_-]+", " ", name.strip().removeprefix("g:")).casefold().strip()
+
+
+class Export:
+    """The rows of an export in delimited text, with their columns by `column_key`, null where empty."""
+
+    def __init__(self, data: bytes, required: Sequence[str], picture: Sequence[str]) -> None:
+        """Read the rows. Raises `ValueError` when a column is absent; `picture` has the spellings of its column."""
+        table = read_delimited(data, Columns({}, (picture[0],)))
+        column = next((name for name in table.frame.columns if column_key(name) in map(column_key, picture)), None)
+        if column not in (None, picture[0]):  # read again with the check that every row has a picture where it should
+            table = read_delimited(data, Columns({}, (column,)))
+        keys = [column_key(name) for name in table.frame.columns]
+        self._headers = list(zip(keys, table.frame.columns, strict=True))
+        self.names = dict(self._headers)
+        self.note = table.note
+        self._frame = table.frame.select(pl.nth(keys.index(key)).alias(key) for key in self.names)
+        missing = [name for name in required if column_key(name) not in self.names]
+        if missing:
+            raise ValueError(f"it lacks column {' and '.join(missing)}; it has {', '.join(table.frame.columns)}")
+
+    def rows(self, keys: Sequence[str]) -> Iterator[tuple[int, Mapping[str, str]]]:
+        """Yield the number of each row, from 1, and its cells under these keys, "" where empty or absent.
+
+        Raises `ValueError` when two columns have one of these keys.
+        """
+        for key in keys:
+            if len(names := [name for each, name in self._headers if each == key]) > 1:
+                raise ValueError(f"columns {' and '.join(names)} are one; remove one of them")
+        present = [key for key in keys if key in self.names]
+        absent = dict.fromkeys(set(keys) - set(present), "")
+        frame = self._frame.select(pl.col(present).fill_null("").str.strip_chars())
+        number = 0
+        for part in frame.iter_slices(SLICE_ROWS):
+            for row in part.iter_rows(named=True):
+                number += 1
+                yield number, {**absent, **row}
+
+    def unused_note(self, used: Sequence[str]) -> tuple[str, ...]:
+        return unused_note(name for key, name in self.names.items() if key not in used)
+
+
+def unused_note(names: Iterator[str]) -> tuple[str, ...]:
+    """Return a line that says which columns of a feed are not used, none without such columns."""
+    listed = ", ".join(names)
+    return (f"not used: {listed}",) if listed else ()

@@ -1,0 +1,60 @@
+"""`merchant:FILE`: a feed of Google Merchant Center, as XML (RSS 2.0 or Atom) or delimited text, perhaps in gzip."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import NamedTuple
+
+from retrieval_core.ingest.sources.feeds.feed import Export, FeedSource, Stream, read_whole, unused_note
+from retrieval_core.ingest.sources.feeds.pictures import PictureRows, Product, last_of_path, split_addresses
+from retrieval_core.ingest.sources.feeds.xml_items import XmlItems
+
+PICTURES = ("image link", "additional image link")
+PATHS = ("product type", "google product category")
+ATTRIBUTES = ("brand", "color", "size", "material", "pattern", "gender", "age group", "condition")
+USED = ("id", *PICTURES, "item group id", *PATHS, *ATTRIBUTES)
+
+
+class _Entry(NamedTuple):
+    position: str
+    values: Mapping[str, Sequence[str]]
+
+    def first(self, key: str) -> str:
+        return next(filter(None, self.values.get(key, ())), "")
+
+
+class MerchantSource(FeedSource):
+    """A Merchant feed: `id` and `image_link`, and what else its specification names.
+
+    Items with one `item_group_id` are one product. The category is the last part of `product_type`, or else of
+    `google_product_category`. An `additional_image_link` is a further picture, the item `ID/2`.
+    """
+
+    kind = "merchant"
+
+    def _collect(self, stream: Stream, rows: PictureRows) -> tuple[str, ...]:
+        head = stream.read(64)
+        stream.seek(0)
+        if head.replace(b"\0", b"").lstrip(b"\xef\xbb\xbf\xff\xfe \t\r\n").startswith(b"<"):
+            items = XmlItems(stream)
+            _add(rows, (_Entry(f"line {item.line}", item.values) for item in items))
+            return ("XML", *unused_note(name for key, name in items.names.items() if key not in USED))
+        export = Export(read_whole(stream), ("id", "image_link"), ("image_link", "image link"))
+        _add(rows, (_entry(number, row) for number, row in export.rows(USED)))
+        return (export.note, *export.unused_note(USED))
+
+
+def _entry(number: int, row: Mapping[str, str]) -> _Entry:
+    values = {key: [cell] for key, cell in row.items()}
+    return _Entry(f"row {number}", {**values, PICTURES[1]: split_addresses(row[PICTURES[1]])})
+
+
+def _add(rows: PictureRows, entries: Iterator[_Entry]) -> None:
+    for entry in entries:
+        item_id = entry.first("id")
+        rows.claim(item_id, entry.position)
+        path = entry.first(PATHS[0]) or entry.first(PATHS[1])
+        attributes = {key.replace(" ", "_"): entry.first(key) for key in (*PATHS, *ATTRIBUTES)}
+        pictures = [address for key in PICTURES for address in entry.values.get(key, ())]
+        product_id = entry.first("item group id") or item_id
+        rows.add(Product(item_id, pictures, product_id, last_of_path(path), (), attributes))

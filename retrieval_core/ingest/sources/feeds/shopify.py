@@ -1,0 +1,121 @@
+"""`shopify:FILE`: the product export of a Shopify shop in CSV, with several rows a product."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import NamedTuple
+
+from retrieval_core.ingest.sources.feeds.feed import Export, FeedSource, Stream, read_whole
+from retrieval_core.ingest.sources.feeds.pictures import PictureRows, Product, last_of_path, split_list
+
+# The spellings of each column in older and newer exports.
+HANDLE = ("handle", "url handle")
+PICTURE = ("image src", "product image url")
+VARIANT_PICTURE = ("variant image", "variant image url")
+PUBLISHED = ("published", "published on online store")
+TYPE = ("type", "custom product type")
+PATH = ("product category", "standard product type")
+OPTIONS = [(f"option{n} name", f"option{n} value") for n in (1, 2, 3)]
+NO_OPTION = ("Title", "Default Title")  # of a product without variants
+USED = (
+    *HANDLE, *PICTURE, *VARIANT_PICTURE, *PUBLISHED, *TYPE, *PATH, *(key for pair in OPTIONS for key in pair),
+    "title", "image position", "status", "tags", "vendor",
+)  # fmt: skip
+UNPUBLISHED = ("draft", "archived", "unlisted")
+
+Row = Mapping[str, str]
+
+
+class _Group(NamedTuple):
+    """The rows of a product."""
+
+    handle: str
+    rows: list[Row]
+
+    def first(self, *keys: str) -> str:
+        return next((row[key] for key in keys for row in self.rows if row[key]), "")
+
+
+class ShopifySource(FeedSource):
+    """A Shopify export: a product's pictures are the items `HANDLE`, `HANDLE/2`… of the product `HANDLE`.
+
+    A picture gets the options (size, colour) on which all variants agree that have it as their `Variant Image`, or
+    without such a variant those on which all variants of the product agree. Drafts are passed over.
+    """
+
+    kind = "shopify"
+
+    def _collect(self, stream: Stream, rows: PictureRows) -> tuple[str, ...]:
+        data = read_whole(stream)
+        export = Export(data, (), ("Image Src", *PICTURE))
+        for spellings in (HANDLE, PICTURE):
+            if not any(key in export.names for key in spellings):
+                raise ValueError(f"it lacks column {spellings[0].title()}; it has {', '.join(export.names.values())}")
+        for group in _groups(export, rows):
+            status = group.first("status").casefold()
+            if status in UNPUBLISHED:
+                rows.pass_over(f"with status {status}", group.handle)
+            elif group.first(*PUBLISHED).casefold() == "false":
+                rows.pass_over("not published", group.handle)
+            else:
+                rows.add(_product(group))
+        return (export.note, *export.unused_note(USED))
+
+
+def _groups(export: Export, rows: PictureRows) -> Iterator[_Group]:
+    """Yield the rows of each product. Raises `ValueError` when those of two products have one handle."""
+    group: _Group | None = None
+    for number, row in export.rows(USED):
+        handle = row[HANDLE[0]] or row[HANDLE[1]]
+        is_other = group is None or handle != group.handle
+        if group is not None and is_other:
+            yield group
+        if group is None or is_other:
+            rows.claim(handle, f"row {number}")
+            group = _Group(handle, [])
+        elif row["title"] and row["title"] != (group.first("title") or row["title"]):
+            raise ValueError(f"row {number}: the handle {handle[:80]!r} is that of two products; rename one")
+        group.rows.append(row)
+    if group is not None:
+        yield group
+
+
+def _product(group: _Group) -> Product:
+    listed = [(_number(row["image position"]), row[key]) for row in group.rows for key in PICTURE if row[key]]
+    pictures = [address for _, address in sorted(listed, key=lambda pair: pair[0])]
+    names = [group.first(name) for name, _ in OPTIONS]
+    variants = [
+        (
+            row[VARIANT_PICTURE[0]] or row[VARIANT_PICTURE[1]],
+            {name: row[key] for name, (_, key) in zip(names, OPTIONS, strict=True) if (name, row[key]) != NO_OPTION},
+        )
+        for row in group.rows
+        if row[OPTIONS[0][1]]
+    ]
+    addresses = list(dict.fromkeys(address for address, _ in variants if address))
+    path = group.first(*PATH)
+    return Product(
+        group.handle,
+        [*pictures, *addresses],
+        group.handle,
+        group.first(*TYPE) or last_of_path(path),
+        split_list(group.first("tags")),
+        {
+            "brand": group.first("vendor"),
+            "product_category": path,
+        },
+        {
+            address: _agreed([options for shown, options in variants if shown == address] or [o for _, o in variants])
+            for address in [*pictures, *addresses]
+        },
+    )
+
+
+def _agreed(variants: Sequence[Mapping[str, str]]) -> dict[str, str]:
+    """Return the options that all of these variants have with one value."""
+    first, *others = variants or [{}]
+    return {name: value for name, value in first.items() if all(other.get(name) == value for other in others)}
+
+
+def _number(text: str) -> float:
+    return float(text) if text.isdecimal() else float("inf")

@@ -1,0 +1,77 @@
+"""`woocommerce:FILE`: the product export of a WooCommerce shop in CSV, with rows for products and their variations."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+
+from retrieval_core.ingest.sources.feeds.feed import Export, FeedSource, Stream, read_whole
+from retrieval_core.ingest.sources.feeds.pictures import PictureRows, Product, last_of_path, split_addresses, split_list
+
+REQUIRED = ("ID", "Type", "Images")
+USED = ("id", "type", "sku", "parent", "published", "categories", "tags", "images", "brands")
+ATTRIBUTE = re.compile(r"attribute (\d+) name")
+
+Row = Mapping[str, str]
+
+
+class WooCommerceSource(FeedSource):
+    """A WooCommerce export: the pictures of the product `ID` are the items `ID`, `ID/2`….
+
+    A variation is an item of its parent's product, with the parent's category, labels and brand. An attribute with
+    several values, as a parent has them, is that of no picture. Products that are not published are passed over.
+    """
+
+    kind = "woocommerce"
+
+    def _collect(self, stream: Stream, rows: PictureRows) -> tuple[str, ...]:
+        export = Export(read_whole(stream), REQUIRED, ("Images", "images"))
+        numbers = [match[1] for key in export.names if (match := ATTRIBUTE.fullmatch(key))]
+        pairs = [(f"attribute {number} name", f"attribute {number} value(s)") for number in numbers]
+        used = (*USED, *(key for pair in pairs for key in pair))
+        parents = _Parents(export)
+        for number, row in export.rows(used):
+            rows.claim(row["id"], f"row {number}")
+            is_variation = "variation" in split_list(row["type"])
+            parent = parents.find(row["parent"]) if is_variation else row
+            if parent is None:
+                rows.pass_over("a variation whose parent is not in the export", row["id"])
+            elif not _is_published(row) or not _is_published(parent):
+                rows.pass_over("not published", row["id"])
+            else:
+                rows.add(_product(row, parent, [(row[name], row[value]) for name, value in pairs]))
+        return (export.note, *export.unused_note(used))
+
+
+class _Parents:
+    """The products of an export that may have variations, by id and by SKU."""
+
+    def __init__(self, export: Export) -> None:
+        self._by_reference: dict[str, Row] = {}
+        for _, row in export.rows(USED):
+            if "variation" not in split_list(row["type"]):
+                self._by_reference[f"id:{row['id']}"] = row
+                if row["sku"]:
+                    self._by_reference.setdefault(row["sku"], row)
+
+    def find(self, reference: str) -> Row | None:
+        """Return the product that a variation's `Parent` names, `id:123` or a SKU."""
+        return self._by_reference.get(reference)
+
+
+def _product(row: Row, parent: Row, attributes: list[tuple[str, str]]) -> Product:
+    paths = split_list(row["categories"] or parent["categories"])
+    path = max(paths, key=lambda each: each.count(">"), default="")
+    single = {name: values[0] for name, cell in attributes if len(values := split_list(cell)) == 1}
+    return Product(
+        row["id"],
+        split_addresses(row["images"]),
+        parent["id"],
+        last_of_path(path),
+        [*(last_of_path(each) for each in paths if each != path), *split_list(row["tags"] or parent["tags"])],
+        {"brand": row["brands"] or parent["brands"], "product_category": path, **single},
+    )
+
+
+def _is_published(row: Row) -> bool:
+    return row["published"] in ("", "1")
