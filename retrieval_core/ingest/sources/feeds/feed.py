@@ -72,9 +72,7 @@ def open_text(uri: str, spec: str) -> Iterator[Stream]:
     Raises `SourceMissing` for an absent or empty file, `CatalogInvalid` for a web page.
     """
     try:
-        stat_uri(uri)
-        with read_errors(uri):
-            file = io.BytesIO(read_uri(uri)) if "://" in uri else Path(uri).open("rb")  # noqa: SIM115
+        file = io.BytesIO(read_uri(uri)) if "://" in uri else _open_local(uri)
     except NotFound as error:
         raise SourceMissing(f"{spec}: there is no file {uri}; check the path") from error
     with file:
@@ -88,6 +86,12 @@ def open_text(uri: str, spec: str) -> Iterator[Stream]:
         if WEB_PAGE.match(head.replace(b"\0", b"")):  # NUL bytes are half of UTF-16
             raise CatalogInvalid(f"{spec} is a web page, perhaps of a login or an error; expected a feed")
         yield stream
+
+
+def _open_local(path: str) -> io.BufferedReader:
+    stat_uri(path)  # refuses what is no regular file
+    with read_errors(path):
+        return Path(path).open("rb")
 
 
 def read_whole(stream: Stream) -> bytes:
@@ -131,10 +135,10 @@ class Export:
                 raise ValueError(f"columns {' and '.join(names)} are one; remove one of them")
         present = [key for key in keys if key in self.names]
         absent = dict.fromkeys(set(keys) - set(present), "")
-        frame = self._frame.select(pl.col(present).fill_null("").str.strip_chars())
+        frame = self._frame.select(present)
         number = 0
         for part in frame.iter_slices(SLICE_ROWS):
-            for row in part.iter_rows(named=True):
+            for row in part.with_columns(pl.all().fill_null("").str.strip_chars()).iter_rows(named=True):
                 number += 1
                 yield number, {**absent, **row}
 

@@ -9,7 +9,7 @@ from typing import NamedTuple
 import polars as pl
 
 from retrieval_core.artifacts.catalog_rows import SOURCE_SCHEMA
-from retrieval_core.ingest.sources.labels import attributes_of, normalise_labels
+from retrieval_core.ingest.sources.labels import Attribute, attributes_of, normalise_labels
 from retrieval_core.ingest.sources.listing import counted
 from retrieval_core.ingest.sources.tables.table import as_lists
 from retrieval_core.item_ids.normal_form import normal_name
@@ -37,7 +37,7 @@ class _Picture(NamedTuple):
     product_id: str
     category: str
     labels: list[str]
-    attributes: Mapping[str, str]
+    attributes: list[Attribute]
 
 
 class PictureRows:
@@ -68,10 +68,11 @@ class PictureRows:
             self.pass_over("without a picture", product.item_id)
             return
         self.n_products += 1
-        labels = normalise_labels(product.labels)
+        labels, shared = normalise_labels(product.labels), attributes_of({**product.attributes})
         for position, address in enumerate(pictures, 1):
             item_id = product.item_id + f"/{position}" * (position > 1)
-            attributes = {**product.attributes, **product.attributes_of_picture.get(address, {})}
+            further = product.attributes_of_picture.get(address)
+            attributes = attributes_of({**product.attributes, **further}) if further else shared
             self._pictures.append(_Picture(item_id, address, product.product_id, product.category, labels, attributes))
         if len(self._pictures) >= SLICE_ROWS:
             self._flush()
@@ -100,7 +101,7 @@ class PictureRows:
         texts = [pl.Series(name, [getattr(picture, name) for picture in pictures], pl.String) for name in TEXT_COLUMNS]
         label_rows = [row for row, picture in enumerate(pictures) for _ in picture.labels]
         labels = pl.Series([label for picture in pictures for label in picture.labels], dtype=pl.String)
-        pairs = [(row, pair) for row, picture in enumerate(pictures) for pair in attributes_of({**picture.attributes})]
+        pairs = [(row, pair) for row, picture in enumerate(pictures) for pair in picture.attributes]
         attributes = pl.DataFrame(
             {
                 "name": pl.Series([pair["name"] for _, pair in pairs], dtype=pl.String),

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import codecs
 import csv
-import io
 import re
 from collections.abc import Iterator
 from typing import Any, NamedTuple
@@ -23,10 +22,11 @@ BYTE_ORDER_MARKS = (  # UTF-32 first, because its little-endian mark begins with
     (codecs.BOM_UTF16_BE, "utf-16"),
     (codecs.BOM_UTF8, "utf-8-sig"),
 )
-SLICE_ROWS = 100_000  # rows whose Python objects are in memory at once
+SLICE_ROWS = 10_000  # rows whose Python objects are in memory at once
 
 SEP_LINE = re.compile(r'"?sep=(.)"?(\r\n|\r|\n|$)', re.IGNORECASE)  # Excel's first line that names the delimiter
 LINE_END = re.compile(r"\r\n|\r|\n")
+LINE = re.compile(r"[^\r\n]*(\r\n|\r|\n)|[^\r\n]+")
 PICTURE_ADDRESS = re.compile(r"\s*(s3://|/)\S.*|.*\S\.\w{2,5}\"?\s*")
 # Western words have single accented letters, in lower case within a word. Read as cp1252, another script becomes runs
 # of them, and the letters of DOS and old Mac code pages become signs and capitals within words.
@@ -64,7 +64,7 @@ def read_delimited(data: bytes, columns: Columns = UNNAMED) -> DelimitedTable:
     sep = SEP_LINE.match(text)
     if sep:
         text = text[sep.end() :]
-    header = next((line for line in io.StringIO(text, newline="") if line.strip()), "")
+    header = next((line for line in _lines(text) if line.strip()), "")
     if not header:
         raise SourceMissing("the text is empty")
     delimiter = sep.group(1) if sep else _find_delimiter(header, columns)
@@ -154,7 +154,7 @@ def _quoting(text: str, delimiter: str) -> list[dict[str, Any]]:
 
     A quote in a quoted cell is doubled, or follows a backslash.
     """
-    escapes: list[dict[str, Any]] = [{}, {"escapechar": "\\"}]
+    escapes: list[dict[str, Any]] = [{}, {"escapechar": "\\"}] if "\\" in text else [{}]
     if '\\"' in text:
         escapes.reverse()
     has_spaces = re.search(re.escape(delimiter) + ' +"', text) is not None
@@ -192,9 +192,14 @@ def _read_records(text: str, layout: _Layout, columns: Columns) -> _Reading:
     return _Reading(pl.concat([*slices, _as_frame(names, rows)]), layout, n_blank)
 
 
+def _lines(text: str) -> Iterator[str]:
+    """Yield the lines of a text with their ends, without a copy of the text, of which a StringIO makes one."""
+    return (match[0] for match in LINE.finditer(text))
+
+
 def _records(text: str, layout: _Layout) -> Iterator[tuple[int, list[str]]]:
     """Yield the line on which each record starts, and its cells. Raises `_BadRecord`."""
-    reader = csv.reader(io.StringIO(text, newline=""), delimiter=layout.delimiter, strict=True, **layout.options)
+    reader = csv.reader(_lines(text), delimiter=layout.delimiter, strict=True, **layout.options)
     line = 1 + layout.n_skipped
     try:
         for cells in reader:
