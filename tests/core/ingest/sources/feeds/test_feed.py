@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import re
 from pathlib import Path
 
 import boto3
@@ -13,6 +14,7 @@ from retrieval_core.errors import CatalogInvalid, SourceMissing
 from retrieval_core.ingest.sources.feeds.feed import Export, column_key
 from retrieval_core.ingest.sources.registry import open_source
 
+PAGE = Path(__file__).parents[5] / "docs" / "sources.md"
 FEEDS = ("merchant", "shopify", "woocommerce", "jsonl")
 TEXT = b"id\timage_link\tcolor\n1\ta.jpg\tred\n2\tb.jpg\tblue\n"
 
@@ -78,3 +80,43 @@ def test_rows_have_their_cells_by_the_one_form_of_the_names() -> None:
 def test_two_columns_of_one_name_are_refused() -> None:
     with pytest.raises(ValueError, match="id and g:id"):
         next(Export(b"id\tg:id\timage_link\n1\t2\ta.jpg\n", (), ("image_link",)).rows(("id",)))
+
+
+@pytest.mark.parametrize(
+    ("kind", "items"),
+    [
+        ("merchant", {"lamp-blue": "Lamps", "lamp-blue/2": "Lamps"}),
+        ("shopify", {"shirt": "Tops", "shirt/2": "Tops", "shirt/3": "Tops", "shirt/4": "Tops"}),
+        ("woocommerce", {"10": "Hoodies", "10/2": "Hoodies", "11": "Hoodies"}),
+        ("jsonl", {"4711": None, "4711/2": None, "4712": "hat"}),
+    ],
+)
+def test_the_sample_of_the_documentation_is_read_by_its_command(
+    kind: str, items: dict[str, str | None], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    section = PAGE.read_text().partition(f"\n## `{kind}:`")[2].partition("\n## ")[0]
+    sample, command = re.findall(r"```\w+\n(.*?)```", section, re.DOTALL)
+    spec = re.search(r"--source '?([^' ]+)", command)
+    assert spec is not None
+    (tmp_path / spec[1].partition(":")[2].partition("?")[0]).write_text(sample)
+    monkeypatch.chdir(tmp_path)
+    assert dict(open_source(spec[1]).rows().select("item_id", "category").rows()) == items
+
+
+def test_a_text_that_is_cut_anywhere_loses_no_product_without_a_word(tmp_path: Path) -> None:
+    path = tmp_path / "feed"
+    text = b"id\timage_link\tcolor\n" + b"".join(b"%d\t%d.jpg\tred\n" % (row, row) for row in range(3))
+    for end in range(text.index(b"\n") + 2, len(text)):
+        path.write_bytes(text[:end])
+        n_whole = text[:end].count(b"\n") - 1
+        try:
+            source = open_source(f"merchant:{path}")
+        except CatalogInvalid as error:
+            assert re.search(f"line {n_whole + 2}: |without an id", str(error))  # noqa: PT017
+        else:
+            assert source.rows().height in (n_whole, n_whole + 1)
+            is_between_rows, has_all_cells = (
+                text[:end].endswith(b"\n"),
+                text[:end].rpartition(b"\n")[2].count(b"\t") == 2,
+            )
+            assert is_between_rows or has_all_cells
