@@ -3,6 +3,7 @@
     VitrineError
     ├── Permanent                 a retry cannot help
     │   ├── BadConfig             wrong usage, unknown name, value out of bounds         exit 2
+    │   ├── AddressRefused        a web address that may not be fetched                  exit 2
     │   ├── SourceMissing         the catalogue's source is absent or empty              exit 2
     │   ├── CatalogInvalid        the source's table breaks its contract
     │   ├── ImageRefused          a picture cannot be decoded; it is put into quarantine
@@ -38,6 +39,12 @@ class Permanent(VitrineError):
 
 class BadConfig(Permanent):
     """Wrong usage or configuration."""
+
+    exit_code = 2
+
+
+class AddressRefused(Permanent):
+    """A web address that may not be fetched: not on the public internet, or not a plain http(s) address."""
 
     exit_code = 2
 

@@ -41,7 +41,7 @@ OWNERS = {
     "prefect_dask": ("flows/",),
     "gradio": ("deployments/serve/",),
     "fastapi": ("deployments/serve/",),
-    "httpcore": ("deployments/serve/",),
+    "httpcore": ("retrieval_core/store/",),
     "timm": ("retrieval_core/embed/",),
     "open_clip": ("retrieval_core/embed/",),
     "huggingface_hub": ("retrieval_core/embed/",),

@@ -11,10 +11,10 @@ from retrieval_core.errors import CatalogInvalid, NotFound, SourceMissing
 from retrieval_core.ingest.sources.base import NAME_COLUMNS
 from retrieval_core.ingest.sources.listing import counted
 from retrieval_core.ingest.sources.tables.columns import split_columns
-from retrieval_core.ingest.sources.tables.table import parse_table, text_column
+from retrieval_core.ingest.sources.tables.table import read_table, text_column
 from retrieval_core.item_ids.normal_form import Names, normal_name, normal_names
 from retrieval_core.item_ids.suggestions import did_you_mean
-from retrieval_core.store.uris import read_uri
+from retrieval_core.store.uris import label_of
 
 MAX_LISTED = 5  # names in a message
 
@@ -109,16 +109,16 @@ def _normal(items: pl.DataFrame) -> pl.DataFrame:
 
 
 def read_item_ids(manifest_uri: str) -> list[str]:
-    """Return the column item_id, or the one named so, of a table of changes in CSV or Parquet, local or `s3://`.
+    """Return the column item_id, or the one named so, of a table of changes in CSV or Parquet, at any URI.
 
     Raises `SourceMissing` when the file is missing or has no rows, `CatalogInvalid` when it is not such a table.
     """
-    spec = f"manifest {manifest_uri}"
+    spec = f"manifest {label_of(manifest_uri)}"
     file, columns = split_columns(manifest_uri, spec)
     try:
-        table = parse_table(read_uri(file), file, spec, columns).frame
+        table = read_table(file, spec, columns).frame
     except NotFound as error:
-        raise SourceMissing(f"there is no manifest {file}; check the path") from error
+        raise SourceMissing(f"there is no manifest {label_of(file)}; check the path") from error
     column = columns.of.get("item_id", "item_id")
     if column not in table.columns:
         raise CatalogInvalid(f"{spec} lacks column {column}; it has {', '.join(table.columns)}")
@@ -127,5 +127,5 @@ def read_item_ids(manifest_uri: str) -> list[str]:
     except ValueError as error:
         raise CatalogInvalid(f"{spec}: column {column} is {error}; expected text") from error
     if not ids:
-        raise SourceMissing(f"manifest {manifest_uri} names no item; expected at least one row")
+        raise SourceMissing(f"{spec} names no item; expected at least one row")
     return ids

@@ -30,7 +30,8 @@ from retrieval_core.errors import (
     SourceMissing,
     TooManyRejects,
 )
-from retrieval_core.store.uris import read_uri, stat_uri
+from retrieval_core.store.base import UriStat
+from retrieval_core.store.uris import is_http, read_uri, stat_uri
 
 VERSION_COLUMNS = ("image_uri", "mask_uri", "size_bytes", "version")  # a picture is not reread while these stay equal
 SPLIT_COLUMNS = ["item_id", "product_id", "split"]  # what keeps the split of an item
@@ -38,7 +39,8 @@ READ_COLUMNS = ("content_id", "mask_id", "height", "width")  # known only after 
 
 MAX_FILE_BYTES = 2**30  # files are read into memory whole; a larger one is not a catalogue picture
 MAX_HOLDOUT_SHARE = 1 / 3
-S3_THREADS = 32  # more than cores, because they wait for the network
+MAX_FETCHED_BYTES = 10**8  # of a picture of a web server, which can send without end
+REMOTE_THREADS = 32  # more than cores, because they wait for the network
 CHUNK_PICTURES = 32  # read by a thread at a time
 FINGERPRINT_ROWS = 100_000  # serialised at a time
 
@@ -72,6 +74,8 @@ class _Reading(NamedTuple):
     height: int | None = None
     width: int | None = None
     read_reason: str | None = None
+    size_bytes: int | None = None
+    version: str | None = None  # null where `stat_uri` told it
 
 
 def take_snapshot(
@@ -85,10 +89,11 @@ def take_snapshot(
     """Take a snapshot of a source's `rows` (`SOURCE_SCHEMA`); read and decode the pictures that are new or changed.
 
     A picture is unchanged when `previous` has it in good state with the same URI, size and version (mtime or ETag; its
-    mask's too). A picture that cannot be read or decoded is quarantined; every snapshot tries it again and counts the
-    attempt. A missing mask leaves mask_id null. `now` is the ISO time for the ledger; `progress` gets the number of
-    pictures read and to read. A split that the source leaves open stays as in the items of `published`, else as in
-    `previous`, which may be of a broken source that was never published.
+    mask's too); one of a web server that tells no version is read each time. A picture that cannot be read or decoded
+    is quarantined; every snapshot tries it again and counts the attempt. A missing mask leaves mask_id null. `now` is
+    the ISO time for the ledger; `progress` gets the number of pictures read and to read. A split that the source leaves
+    open stays as in the items of `published`, else as in `previous`, which may be of a broken source that was never
+    published.
 
     Raises `TooManyRejects` above `config.max_reject_fraction`, `CatalogInvalid` when two ids share a row_id, and
     `StoreUnavailable`, because an outage must not quarantine pictures.
@@ -142,10 +147,11 @@ def catalog_fingerprint(items: pl.DataFrame) -> str:
 
 def _with_previous_readings(items: pl.DataFrame, previous: pl.DataFrame | None) -> pl.DataFrame:
     """Add each picture's size and version, and the `READ_COLUMNS` that a previous snapshot read from that version."""
-    items = pl.concat([items, _stat_pictures(items)], how="horizontal")
     if previous is None:
-        return items.with_columns(pl.lit(None, CATALOG_SCHEMA[name]).alias(name) for name in READ_COLUMNS)
-    good = previous.filter(pl.col("status") == "ok").select(*VERSION_COLUMNS, *READ_COLUMNS)
+        previous = pl.DataFrame(schema=CATALOG_SCHEMA)
+    has_version = pl.col("version").is_not_null()
+    good = previous.filter(pl.col("status") == "ok", has_version).select(*VERSION_COLUMNS, *READ_COLUMNS)
+    items = pl.concat([items, _stat_pictures(items, good)], how="horizontal")
     readings = good.unique(subset=VERSION_COLUMNS, keep="first", maintain_order=True)
     return items.join(readings, on=VERSION_COLUMNS, how="left", nulls_equal=True, maintain_order="left")
 
@@ -181,31 +187,43 @@ def _check_row_ids(items: pl.DataFrame) -> None:
         )
 
 
-def _stat_pictures(items: pl.DataFrame) -> pl.DataFrame:
+def _stat_pictures(items: pl.DataFrame, good: pl.DataFrame) -> pl.DataFrame:
+    """Return the size and version of each picture; null for one of a web server that is not among the `good`."""
+    fetched = good.filter(pl.col("image_uri").str.contains("(?i)^https?://")).select(VERSION_COLUMNS)
+    known = {(image_uri, mask_uri): UriStat(*stat) for image_uri, mask_uri, *stat in fetched.rows()}
     pictures = items.select("image_uri", "mask_uri").rows()
-    stats = list(_in_threads(lambda picture: _stat(picture[0], picture[1]), pictures, _n_threads(items)))
+    stats = list(
+        _in_threads(lambda picture: _stat(picture[0], picture[1], known.get(picture)), pictures, _n_threads(items))
+    )
     schema = {"size_bytes": pl.Int64, "version": pl.String, "reason": pl.String}
     return pl.DataFrame(stats, schema=schema, orient="row")
 
 
-def _stat(image_uri: str, mask_uri: str | None) -> _Stat:
+def _stat(image_uri: str, mask_uri: str | None, known: UriStat | None) -> _Stat:
+    if known is None and is_http(image_uri):
+        return _Stat()  # reading it tells its size and version in the same request
+    if known is not None and mask_uri:
+        known = known._replace(version=known.version.rpartition("+")[0])
     try:
-        stat = stat_uri(image_uri)
+        stat = stat_uri(image_uri, known)
     except BadConfig:
         raise
     except Permanent as error:
         return _Stat(reason=_unreadable(error))
     if stat.size_bytes > MAX_FILE_BYTES:
         return _Stat(stat.size_bytes, reason=f"file of {stat.size_bytes} bytes is more than {MAX_FILE_BYTES}")
-    return _Stat(stat.size_bytes, stat.version + (f"+{_mask_version(mask_uri)}" if mask_uri else ""))
+    return _Stat(stat.size_bytes, _version(stat, mask_uri))
 
 
-def _mask_version(mask_uri: str) -> str:
+def _version(stat: UriStat, mask_uri: str | None) -> str | None:
+    """Return the version of a picture and its mask; null where a web server tells none."""
+    if mask_uri is None:
+        return stat.version or None
     try:
-        stat = stat_uri(mask_uri)
+        mask = stat_uri(mask_uri)
     except NotFound:
-        return "none"
-    return f"{stat.size_bytes}-{stat.version}"
+        return f"{stat.version}+none" if stat.version else None
+    return f"{stat.version}+{mask.size_bytes}-{mask.version}" if stat.version and mask.version else None
 
 
 def _unreadable(error: Permanent) -> str:
@@ -220,23 +238,35 @@ def _read_pictures(unread: pl.DataFrame, max_pixels: int, progress: Callable[[in
         readings.append(reading)
         if progress is not None:
             progress(len(readings), len(pictures))
-    schema = {name: CATALOG_SCHEMA[name] for name in READ_COLUMNS} | {"read_reason": pl.String()}
+    types = CATALOG_SCHEMA | {"read_reason": pl.String()}
+    schema = {name: types[name] for name in _Reading._fields}
     return pl.concat([unread.select("item_id"), pl.DataFrame(readings, schema=schema, orient="row")], how="horizontal")
 
 
 def _read(image_uri: str, mask_uri: str | None, max_pixels: int) -> _Reading:
     try:
-        data = read_uri(image_uri)
+        data, stat, content_type = _read_file(image_uri)
+        version = _version(stat, mask_uri) if stat else None
     except BadConfig:
         raise
     except Permanent as error:
         return _Reading(read_reason=_unreadable(error))
-    name = content_id(data)
+    name, size_bytes = content_id(data), len(data)
     try:
         height, width = images.decode(data, max_pixels=max_pixels).shape[:2]
     except ImageRefused as error:
-        return _Reading(name, read_reason=str(error))
-    return _Reading(name, _mask_id(mask_uri), height, width)
+        note = f"; the server calls it {content_type}" if content_type else ""
+        return _Reading(name, None, None, None, f"{error}{note}", size_bytes, version)
+    return _Reading(name, _mask_id(mask_uri), height, width, None, size_bytes, version)
+
+
+def _read_file(uri: str) -> tuple[bytes, UriStat | None, str]:
+    """Return a file's bytes and, of a web server, their size and version, and what it calls them."""
+    if not is_http(uri):
+        return read_uri(uri), None, ""
+    from retrieval_core.store.http import fetch
+
+    return fetch(uri, max_bytes=MAX_FETCHED_BYTES)
 
 
 def _mask_id(mask_uri: str | None) -> str | None:
@@ -253,7 +283,7 @@ def _with_readings(items: pl.DataFrame, readings: pl.DataFrame) -> pl.DataFrame:
     joined = items.join(readings, on="item_id", how="left", suffix="_read", maintain_order="left")
     filled = joined.with_columns(
         pl.coalesce("reason", "read_reason").alias("reason"),
-        *(pl.coalesce(name, f"{name}_read").alias(name) for name in READ_COLUMNS),
+        *(pl.coalesce(f"{name}_read", name).alias(name) for name in (*READ_COLUMNS, "size_bytes", "version")),
     )
     is_bad = pl.col("reason").is_not_null()
     return filled.with_columns(
@@ -320,8 +350,8 @@ def _draw(unit: str, share: float, seed: int) -> str:
 
 
 def _n_threads(items: pl.DataFrame) -> int:
-    is_remote = items["image_uri"].str.starts_with("s3://").any()
-    return S3_THREADS if is_remote else os.cpu_count() or 1
+    is_remote = items["image_uri"].str.contains("(?i)^(s3|https?)://").any()
+    return REMOTE_THREADS if is_remote else os.cpu_count() or 1
 
 
 def _in_threads(function: Callable[[T], R], values: Sequence[T], n_threads: int) -> Iterator[R]:

@@ -1,4 +1,7 @@
-"""Addresses: opens a store by its folder or `s3://bucket/prefix`, and reads any file or folder by its URI."""
+"""Addresses: opens a store by its folder or `s3://bucket/prefix`, and reads any file or folder by its URI.
+
+The module `http` is imported where an address needs it, because its library takes a tenth of a second.
+"""
 
 from __future__ import annotations
 
@@ -13,6 +16,7 @@ from retrieval_core.store.base import Store, UriStat
 from retrieval_core.store.local import LocalStore
 
 _SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*)://")
+_HTTP = re.compile(r"https?://", re.IGNORECASE)
 _BUCKET = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{1,254}")
 
 
@@ -41,21 +45,33 @@ def default_cache_dir() -> Path:
 
 
 def read_uri(uri: str, n_bytes: int = -1) -> bytes:
-    """Return the first `n_bytes` bytes of a local path or of `s3://bucket/key`, -1 for all.
+    """Return the first `n_bytes` bytes of a local path, `s3://bucket/key` or an http(s) address, -1 for all.
 
     The endpoint of S3 is that of `VITRINE_S3_ENDPOINT_URL`.
 
     Raises `NotFound` (also for anything but a regular file), `Permanent` if reading is forbidden, `StoreUnavailable`,
     and `BadConfig` for another scheme.
     """
+    if is_http(uri):
+        from retrieval_core.store import http
+
+        return http.fetch(uri, n_bytes).data
     address = _split_s3(uri)
     if address is None:
         return files.read_file(uri, n_bytes)
     return s3.read_object(_endpoint_url(None), *address, n_bytes)
 
 
-def stat_uri(uri: str) -> UriStat:
-    """Return the size and version of a local path or of `s3://bucket/key`. Raises as `read_uri` does."""
+def stat_uri(uri: str, known: UriStat | None = None) -> UriStat:
+    """Return the size and version of a local path, `s3://bucket/key` or an http(s) address. Raises as `read_uri` does.
+
+    `known` is what it was before. A web server may not tell a size, which is then that of `known` if the version is the
+    same, else 0; and no version, which is then "".
+    """
+    if is_http(uri):
+        from retrieval_core.store import http
+
+        return http.stat(uri, known)
     address = _split_s3(uri)
     return files.stat_file(uri) if address is None else s3.stat_object(_endpoint_url(None), *address)
 
@@ -69,6 +85,8 @@ def list_uris(
     slash at its end, if `is_passed_over` says so of that URI. Raises `NotFound` for an absent local folder (an S3
     folder without objects is merely empty), and otherwise as `read_uri` does.
     """
+    if is_http(folder_uri):
+        raise BadConfig("a web server does not list its files; expected a table of their addresses: table:https://…")
     address = _split_s3(folder_uri)
     if address is None:
         yield from files.list_files(folder_uri, is_passed_over)
@@ -77,6 +95,22 @@ def list_uris(
     for name, stat in s3.list_objects(_endpoint_url(None), bucket, f"{folder}/" if folder else ""):
         if not name.endswith("/"):  # consoles mark folders by empty objects
             yield f"s3://{bucket}/{name}", stat
+
+
+def is_http(uri: str) -> bool:
+    """Return whether a URI is an http(s):// address."""
+    return _HTTP.match(uri) is not None
+
+
+def folder_of(uri: str) -> str:
+    """Return the address of the folder that a file lies in, without a slash at its end."""
+    path = uri.partition("?")[0] if is_http(uri) else uri
+    return path.rpartition("/")[0]
+
+
+def label_of(uri: str) -> str:
+    """Return a URI for a message: without user, password and query, which may hold a token."""
+    return re.sub("//.*@", "//", uri.partition("?")[0]) if "://" in uri else uri
 
 
 def _split_s3(uri: str) -> tuple[str, str] | None:

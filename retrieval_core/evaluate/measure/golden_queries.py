@@ -32,7 +32,7 @@ from retrieval_core.images import decode
 from retrieval_core.item_ids.normal_form import normal_name
 from retrieval_core.metrics.registry import GOLDEN_HIT, GOLDEN_MRR, GOLDEN_RECALL
 from retrieval_core.search.release import OpenRelease, Query
-from retrieval_core.store.uris import read_uri
+from retrieval_core.store.uris import folder_of, read_uri
 
 K, MAX_K = 10, 100
 COLUMNS = ("query", "expected", "k", "note")
@@ -114,7 +114,7 @@ def check_golden(uri: str) -> None:
 
 
 def read_golden(uri: str) -> GoldenFile:
-    """Read the queries of a CSV at a local path or an `s3://` URI, none for "". Raises only `StoreUnavailable`."""
+    """Read the queries of a CSV at any URI, none for "". Raises only `StoreUnavailable`."""
     if not uri:
         return GoldenFile(uri, missing="No golden queries are kept (evaluate.golden is empty).")
     try:
@@ -219,16 +219,16 @@ def _expected_contents(query: GoldenQuery, contents: dict[str, str], problems: l
 
 def _address(file: str, uri: str) -> str:
     """Return the address of a query's picture. Raises `BadConfig` for one that the file must not name."""
-    on_s3 = "://" in file
+    is_remote = "://" in file
     if _SCHEME.match(uri):
         return uri
     if uri.startswith("/"):
-        if on_s3:
-            raise BadConfig("expected s3:// or a path below the file's folder: the file lies on S3")
+        if is_remote:
+            raise BadConfig("expected s3://, https:// or a path below the file's folder: the file is no local one")
         return uri
     if _CLIMBS.search(uri):
         raise BadConfig("expected a path below the file's folder, without ..")
-    folder = file.rpartition("/")[0] if on_s3 else str(Path(file).expanduser().absolute().parent)
+    folder = folder_of(file) if is_remote else str(Path(file).expanduser().absolute().parent)
     return f"{folder}/{uri}"
 
 

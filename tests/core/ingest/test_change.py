@@ -84,7 +84,7 @@ class TestUpdate:
         after = {"b": {"image_uri": 1, "category": "shoe"}, "c": {"image_uri": 1, "category": "shoe"}}
         seen: list[str] = []
         stat_uri = snapshot_module.stat_uri
-        monkeypatch.setattr(snapshot_module, "stat_uri", lambda uri: seen.append(uri) or stat_uri(uri))
+        monkeypatch.setattr(snapshot_module, "stat_uri", lambda uri, *_: seen.append(uri) or stat_uri(uri))
         updated = update_snapshot(last, rows_of(after, pictures), {"b"}, CONFIG, "second")
         assert seen == [pictures[1]]
         assert updated.n_read == 1

@@ -210,7 +210,7 @@ class TestQuarantine:
     ) -> None:
         stat_uri = snapshot_module.stat_uri
 
-        def stat_and_lose(uri: str) -> object:
+        def stat_and_lose(uri: str, *_: object) -> object:
             found = stat_uri(uri)
             if uri.endswith("4.png"):
                 Path(uri).unlink()
@@ -269,7 +269,7 @@ class TestQuarantine:
     def test_an_outage_quarantines_nothing(
         self, shop: Path, monkeypatch: pytest.MonkeyPatch, call: str, outage: Exception
     ) -> None:
-        def fail(uri: str) -> None:
+        def fail(uri: str, *_: object) -> None:
             raise outage
 
         monkeypatch.setattr(snapshot_module, call, fail)

@@ -8,25 +8,15 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from ipaddress import ip_address
 from typing import Any
 
 import numpy as np
 import pytest
 
-from deployments.serve.fetching import Address, fetch_picture, is_public
-from retrieval_core.errors import BadConfig, ImageRefused, NotFound, VitrineError
+from deployments.serve.fetching import fetch_picture
+from retrieval_core.errors import AddressRefused, ImageRefused, NotFound, VitrineError
 from retrieval_core.images import thumbnail
 
-# Addresses of machines, networks, protocols and documentation.
-INNER = (
-    "0.0.0.0", "0.1.2.3", "10.1.2.3", "100.64.0.1", "100.100.100.200", "127.0.0.1", "127.9.9.9", "168.63.129.16",
-    "169.254.169.254", "172.16.0.1", "172.31.255.255", "192.0.0.1", "192.0.0.192", "192.0.2.1", "192.88.99.1",
-    "192.168.0.1", "198.18.0.1", "198.51.100.1", "203.0.113.1", "224.0.0.1", "239.1.1.1", "240.0.0.1",
-    "255.255.255.255", "::", "::1", "::7f00:1", "::ffff:10.0.0.1", "::ffff:169.254.169.254", "64:ff9b::a00:1",
-    "64:ff9b:1::1", "100::1", "2001::1", "2001:db8::1", "2002:a00:1::", "2002:c0a8:1::", "3fff::1", "fc00::1",
-    "fd00:ec2::254", "fe80::1", "fe80::1%eth0", "fec0::1", "ff02::1", "ff0e::1",
-)  # fmt: skip
 PICTURE = thumbnail(np.full((8, 8, 3), 120, np.uint8), 8)
 
 
@@ -154,8 +144,8 @@ def test_a_picture_is_fetched_over_a_redirect_without_cookies_or_passwords(
     [
         ("missing", {}, NotFound, "404"),
         ("loop", {}, NotFound, "more than 5"),
-        ("file", {}, BadConfig, "file"),
-        ("password", {}, BadConfig, "password"),
+        ("file", {}, AddressRefused, "file"),
+        ("password", {}, AddressRefused, "password"),
         ("page", {}, ImageRefused, "HTML"),
         ("packed", {}, ImageRefused, "compressed"),
         ("bomb", {}, ImageRefused, "gzip"),
@@ -199,7 +189,7 @@ def test_an_answer_out_of_bounds_is_refused(
 )
 def test_what_is_no_plain_web_address_is_refused_unresolved(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
     asked = resolve_to(monkeypatch)
-    with pytest.raises(BadConfig):
+    with pytest.raises(AddressRefused):
         fetch_picture(url)
     assert asked == []
 
@@ -235,20 +225,20 @@ def test_no_spelling_of_an_inner_host_is_connected_to(
     host: str, server: ThreadingHTTPServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(socket, "create_connection", lambda *_, **__: pytest.fail("connected"))
-    with pytest.raises((BadConfig, NotFound), match=r"not on the public internet|no host is called|not the name"):
+    with pytest.raises((AddressRefused, NotFound), match=r"not on the public internet|no host is called|not the name"):
         fetch_picture(f"http://{host}:{server.server_port}/picture")
 
 
 def test_a_redirect_is_checked_like_the_first_address(fetch: Callable[..., bytes]) -> None:
     answers = iter([True, False])
-    with pytest.raises(BadConfig, match="not on the public internet"):
+    with pytest.raises(AddressRefused, match="not on the public internet"):
         fetch("moved", is_allowed=lambda _: next(answers))
 
 
 def test_one_inner_address_among_public_ones_is_enough_to_refuse(monkeypatch: pytest.MonkeyPatch) -> None:
     resolve_to(monkeypatch, ["93.184.216.34", "10.0.0.1"])
     monkeypatch.setattr(socket, "create_connection", lambda *_, **__: pytest.fail("connected"))
-    with pytest.raises(BadConfig, match=r"shop\.example is not on the public internet") as raised:
+    with pytest.raises(AddressRefused, match=r"shop\.example is not on the public internet") as raised:
         fetch_picture("http://shop.example/a.jpg")
     assert "10.0.0.1" not in str(raised.value)
 
@@ -260,7 +250,7 @@ def test_a_name_that_points_elsewhere_the_second_time_is_not_asked_twice(
     url = f"http://shop.example:{server.server_port}"
     assert fetch_picture(f"{url}/picture", is_allowed=lambda address: address.is_loopback) == PICTURE
     assert asked == ["shop.example"]
-    with pytest.raises(BadConfig, match="not on the public internet"):
+    with pytest.raises(AddressRefused, match="not on the public internet"):
         fetch_picture(f"{url}/picture", is_allowed=lambda address: address.is_loopback)
 
 
@@ -268,7 +258,7 @@ def test_a_redirect_to_the_same_name_is_resolved_and_checked_again(
     server: ThreadingHTTPServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     resolve_to(monkeypatch, ["127.0.0.1"], ["10.0.0.1"])
-    with pytest.raises(BadConfig, match="not on the public internet"):
+    with pytest.raises(AddressRefused, match="not on the public internet"):
         fetch_picture(f"http://shop.example:{server.server_port}/moved", is_allowed=lambda address: address.is_loopback)
 
 
@@ -294,31 +284,6 @@ def test_a_proxy_of_the_environment_is_not_used(fetch: Callable[..., bytes], mon
 
 def test_names_beyond_ascii_are_looked_up_in_their_ascii_form(monkeypatch: pytest.MonkeyPatch) -> None:
     asked = resolve_to(monkeypatch, ["10.0.0.1"])
-    with pytest.raises(BadConfig):
+    with pytest.raises(AddressRefused):
         fetch_picture("http://bücher.example/ein bild.jpg".replace(" ", "%20"))
     assert asked == ["xn--bcher-kva.example"]
-
-
-@pytest.mark.parametrize(
-    "text",
-    [
-        "8.8.8.8",
-        "93.184.216.34",
-        "1.1.1.1",
-        "2606:4700:4700::1111",
-        "2a00:1450::1",
-        "::ffff:8.8.8.8",
-        "64:ff9b::808:808",
-    ],
-)
-def test_addresses_of_the_internet_are_public(text: str) -> None:
-    assert is_public(ip_address(text))
-
-
-@pytest.mark.parametrize(
-    "text",
-    INNER,
-)
-def test_addresses_of_machines_networks_and_protocols_are_not_public(text: str) -> None:
-    address: Address = ip_address(text)
-    assert not is_public(address)

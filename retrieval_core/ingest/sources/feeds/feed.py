@@ -21,7 +21,7 @@ from retrieval_core.ingest.sources.tables.columns import Columns
 from retrieval_core.ingest.sources.tables.delimited import read_delimited
 from retrieval_core.ingest.sources.tables.table import MAX_TEXT_BYTES, TableSource
 from retrieval_core.store.files import read_errors
-from retrieval_core.store.uris import read_uri, stat_uri
+from retrieval_core.store.uris import is_http, label_of, read_uri, stat_uri
 
 GZIP = b"\x1f\x8b"
 GZIP_ERRORS = (EOFError, zlib.error, gzip.BadGzipFile)
@@ -37,7 +37,7 @@ class FeedSource(TableSource):
     kind: ClassVar[str]
 
     def __init__(self, uri: str) -> None:
-        self.spec = f"{self.kind}:{uri}"
+        self.spec = f"{self.kind}:{label_of(uri) if is_http(uri) else uri}"
         self._uri = absolute_uri(uri)
         self._pictures = self._collected()
 
@@ -74,7 +74,7 @@ def open_text(uri: str, spec: str) -> Iterator[Stream]:
     try:
         file = io.BytesIO(read_uri(uri)) if "://" in uri else _open_local(uri)
     except NotFound as error:
-        raise SourceMissing(f"{spec}: there is no file {uri}; check the path") from error
+        raise SourceMissing(f"{spec}: there is no file {label_of(uri)}; check the path") from error
     with file:
         is_packed = file.read(2) == GZIP
         file.seek(0)

@@ -5,13 +5,14 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from typing import NamedTuple
-from urllib.parse import parse_qsl, urlencode
+from urllib.parse import parse_qsl, unquote, urlencode
 
 import polars as pl
 
 from retrieval_core.artifacts.catalog_rows import SOURCE_SCHEMA
 from retrieval_core.config import nearest
 from retrieval_core.errors import BadConfig, CatalogInvalid
+from retrieval_core.store.uris import is_http
 
 ATTRIBUTE_PREFIXES = ("attr_", "attributes.")
 REQUIRED = ("item_id", "image_uri")
@@ -77,8 +78,13 @@ UNNAMED = Columns({}, ())
 
 
 def split_columns(uri: str, spec: str) -> tuple[str, Columns]:
-    """Split `FILE?NAME=COLUMN&NAME=COLUMN` into the file and its columns. Raises `BadConfig` for an unknown name."""
+    """Split `FILE?NAME=COLUMN&NAME=COLUMN` into the file and its columns. Raises `BadConfig` for an unknown name.
+
+    An unknown name in a web address is a part of the address.
+    """
     file, mark, query = uri.rpartition("?")
+    if is_http(uri):
+        file, query = _without_parameters(file, query)
     if not mark or "=" not in query:  # a question mark of the file's name
         return uri, UNNAMED
     # Keep a plus sign, which parse_qsl reads as a space.
@@ -96,6 +102,14 @@ def split_columns(uri: str, spec: str) -> tuple[str, Columns]:
         {name: column for name, column in pairs if name != "image_uri"},
         tuple(column for name, column in pairs if name == "image_uri"),
     )
+
+
+def _without_parameters(address: str, query: str) -> tuple[str, str]:
+    """Return a web address with those parts of its query that name no column, and the other parts."""
+    parts = query.split("&")
+    parameters = [part for part in parts if not is_read(unquote(part.partition("=")[0]))]
+    columns = "&".join(part for part in parts if part not in parameters)
+    return (f"{address}?{'&'.join(parameters)}" if parameters else address), columns
 
 
 def is_read(name: str) -> bool:

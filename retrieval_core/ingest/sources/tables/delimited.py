@@ -27,7 +27,7 @@ SLICE_ROWS = 10_000  # rows whose Python objects are in memory at once
 SEP_LINE = re.compile(r'"?sep=(.)"?(\r\n|\r|\n|$)', re.IGNORECASE)  # Excel's first line that names the delimiter
 LINE_END = re.compile(r"\r\n|\r|\n")
 LINE = re.compile(r"[^\r\n]*(\r\n|\r|\n)|[^\r\n]+")
-PICTURE_ADDRESS = re.compile(r"\s*(s3://|/)\S.*|.*\S\.\w{2,5}\"?\s*")
+PICTURE_ADDRESS = re.compile(r"\s*(s3://|https?://|/)\S.*|.*\S\.\w{2,5}\"?\s*")
 # Western words have single accented letters, in lower case within a word. Read as cp1252, another script becomes runs
 # of them, and the letters of DOS and old Mac code pages become signs and capitals within words.
 FOREIGN_RUN = re.compile(r"[^\x00-\x7f]{3,}")

@@ -1,10 +1,9 @@
-"""`table:FILE`: a manifest in CSV, TSV (also with gzip) or Parquet, local or `s3://`, one row per picture."""
+"""`table:FILE`: a manifest in CSV, TSV (also with gzip) or Parquet, at any URI, a row for each picture."""
 
 from __future__ import annotations
 
 import gzip
 import io
-import re
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, ClassVar, cast
 
@@ -34,7 +33,7 @@ from retrieval_core.ingest.sources.tables.columns import (
 )
 from retrieval_core.ingest.sources.tables.delimited import DelimitedTable, read_delimited
 from retrieval_core.ingest.sources.tables.parquet import read_parquet
-from retrieval_core.store.uris import read_uri
+from retrieval_core.store.uris import folder_of, is_http, label_of, read_uri
 
 TEXT_SUFFIXES = (".csv", ".tsv")
 GZIP_SUFFIXES = tuple(f"{suffix}.gz" for suffix in TEXT_SUFFIXES)
@@ -48,6 +47,9 @@ TEXT_TYPES = (pl.String, pl.Binary, pl.Null)
 PAIRS = (("name", "value"), ("key", "value"))
 TEXT_COLUMNS = ("item_id", "image_uri", "product_id", "category", "split", "mask_uri")
 URI_COLUMNS = ("image_uri", "mask_uri")
+# What a web server calls a table whose address does not end in a suffix.
+SUFFIX_OF_TYPE = {"text/csv": ".csv", "text/tab-separated-values": ".tsv", "application/vnd.apache.parquet": ".parquet"}
+WEB_ADDRESS = r"(?i)^https?://"
 S3_OBJECT = r"^s3://[A-Za-z0-9][A-Za-z0-9._-]+/."
 PARENT_FOLDER = r"(^|/)\.\.(/|$)"
 
@@ -58,8 +60,8 @@ class TableSource:
     Labels are `a|b` or a JSON list, in Parquet also a list of values. Attributes are a JSON object, in Parquet also a
     map, a struct or a list of name-value or key-value structs, or one column each, named `attr_…` or `attributes.…`. In
     Parquet, NaN is an empty cell, whole floats are whole numbers, and 16 bytes that are no text are a UUID. A relative
-    URI starts at the table's folder and stays below it; a table on S3 may not name local files. A mask is a picture
-    that is bright on the product.
+    URI starts at the table's folder and stays below it; a table on S3 or a web server may not name local files. A mask
+    is a picture that is bright on the product.
 
     `FILE?item_id=sku&image_uri=image_url` says which of the table's columns these are. Of several columns of pictures,
     each picture is an item of the same product.
@@ -70,7 +72,7 @@ class TableSource:
     kind: ClassVar[str] = "table"
 
     def __init__(self, uri: str) -> None:
-        self.spec = f"{self.kind}:{uri}"
+        self.spec = f"{self.kind}:{label_of(uri) if is_http(uri) else uri}"
         file, self._columns = split_columns(uri, self.spec)
         self._uri = absolute_uri(file)
         self._table = self._read()
@@ -100,10 +102,9 @@ class TableSource:
 
     def _parsed_file(self) -> DelimitedTable:
         try:
-            data = read_uri(self._uri)
+            return read_table(self._uri, self.spec, self._columns)
         except NotFound as error:
-            raise SourceMissing(f"{self.spec}: there is no file {self._uri}; check the path") from error
-        return parse_table(data, self._uri, self.spec, self._columns)
+            raise SourceMissing(f"{self.spec}: there is no file {label_of(self._uri)}; check the path") from error
 
     def _text(self, name: str) -> pl.Series:
         """Return a column of single values as trimmed text."""
@@ -181,25 +182,49 @@ class TableSource:
     def _resolved(self, rows: pl.DataFrame, name: str) -> pl.Series:
         """Return a column's URIs, with relative ones placed below the table's folder. Raises `CatalogInvalid`."""
         uri = pl.col(name)
-        is_s3, is_local = uri.str.starts_with("s3://"), uri.str.starts_with("/")
-        is_relative = ~is_s3 & ~is_local
-        self._refuse(rows, name, ~is_s3 & uri.str.contains("://", literal=True), "a path or s3://")
+        is_s3, is_web, is_local = uri.str.starts_with("s3://"), uri.str.contains(WEB_ADDRESS), uri.str.starts_with("/")
+        is_relative = ~is_s3 & ~is_web & ~is_local
+        self._refuse(rows, name, is_relative & uri.str.contains("://", literal=True), "a path, s3:// or https://")
         self._refuse(rows, name, is_s3 & ~uri.str.contains(S3_OBJECT), "s3://bucket/key")
         self._refuse(
             rows, name, is_relative & uri.str.contains(PARENT_FOLDER), "a path below the table's folder, without .."
         )
         if "://" in self._uri:
-            self._refuse(rows, name, is_local, "s3:// or a path below the table's folder: the table lies on S3")
-        folder = self._uri.rpartition("/")[0]
-        return rows.select(pl.when(is_relative).then(folder + "/" + uri).otherwise(uri).alias(name)).to_series()
+            self._refuse(
+                rows, name, is_local, "s3://, https:// or a path below the table's folder: the table is no local file"
+            )
+        return rows.select(
+            pl.when(is_relative).then(folder_of(self._uri) + "/" + uri).otherwise(uri).alias(name)
+        ).to_series()
 
     def _refuse(self, rows: pl.DataFrame, name: str, is_bad: pl.Expr, expected: str) -> None:
         bad = rows.filter(is_bad)
         if len(bad):
             item_id, uri = bad.select("item_id", name).row(0)
             raise CatalogInvalid(
-                f"{self.spec}: item {item_id[:80]!r} has {name} {_without_secrets(uri)!r}; expected {expected}"
+                f"{self.spec}: item {item_id[:80]!r} has {name} {label_of(uri)[:200]!r}; expected {expected}"
             )
+
+
+def read_table(uri: str, spec: str, columns: Columns = UNNAMED) -> DelimitedTable:
+    """Read a table at any URI; at a web address without a suffix, the server tells its format.
+
+    Raises `NotFound`, `CatalogInvalid` also for a web page in its place, such as a login, and as `parse_table` does.
+    """
+    if not is_http(uri):
+        return parse_table(read_uri(uri), uri, spec, columns)
+    from retrieval_core.store.http import fetch
+
+    data, _, content_type = fetch(uri)
+    if data[:500].lstrip(b"\xef\xbb\xbf \t\r\n").startswith(b"<"):
+        raise CatalogInvalid(
+            f"{spec}: the server sends a page in place of the table ({content_type or 'of no type'}); "
+            "does it ask to log in?"
+        )
+    name = uri.partition("?")[0]
+    if not name.lower().endswith(TABLE_SUFFIXES):
+        name += SUFFIX_OF_TYPE.get(content_type.partition(";")[0].strip().lower(), "")
+    return parse_table(data, name, spec, columns)
 
 
 def parse_table(data: bytes, name: str, spec: str, columns: Columns = UNNAMED) -> DelimitedTable:
@@ -278,11 +303,6 @@ def _pair_fields(dtype: pl.DataType) -> tuple[str, str] | None:
 
 def _prefix_of(column: str) -> str | None:
     return next((prefix for prefix in ATTRIBUTE_PREFIXES if column.startswith(prefix)), None)
-
-
-def _without_secrets(uri: str) -> str:
-    """Return a URI for a message, without user, password and query (which may hold a signature)."""
-    return re.sub("//.*@", "//", uri.partition("?")[0])[:200]
 
 
 def read_texts(column: pl.Series, read: Callable[[Any], str]) -> pl.Series:

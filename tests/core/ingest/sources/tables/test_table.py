@@ -107,8 +107,8 @@ class TestCsv:
             ("item_id,image_uri\n,a.jpg\n", "empty item_id"),
             ("item_id,image_uri\na,\n", "empty image_uri"),
             (
-                "item_id,image_uri\na,https://shop/a.jpg\n",
-                "'a' has image_uri 'https://shop/a.jpg'; expected a path or s3",
+                "item_id,image_uri\na,ftp://shop/a.jpg\n",
+                "'a' has image_uri 'ftp://shop/a.jpg'; expected a path, s3",
             ),
             ("item_id,image_uri,split\na,a.jpg,dev\n", "split 'dev'"),
             ('item_id,image_uri,labels\na,a.jpg,"[1]"\n', r"item 'a', labels '\[1\]': expected a JSON list of strings"),

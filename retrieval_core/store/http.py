@@ -1,0 +1,100 @@
+"""Files at http(s):// addresses that a catalogue names: pictures and tables.
+
+Connections are made to public addresses, and to those that `VITRINE_FETCH_ALLOW` lists.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+from functools import lru_cache
+from typing import NamedTuple
+
+from retrieval_core.store.base import UriStat
+from retrieval_core.store.fetcher import MAX_FILE_BYTES, Bounds, Fetcher, Response, status_error
+from retrieval_core.store.network import ALLOW_VARIABLE, public_or_listed
+
+_HEAD_REFUSED = (400, 401, 403, 405, 501)  # by servers, or signed addresses, that only know GET
+_ETAG, _MODIFIED = "etag ", "modified "
+_LOCK = threading.Lock()
+
+
+class Fetched(NamedTuple):
+    """A file's bytes, their size and version, and what the server calls them, such as `image/jpeg`."""
+
+    data: bytes
+    stat: UriStat
+    content_type: str
+
+
+def fetch(uri: str, n_bytes: int = -1, max_bytes: int = MAX_FILE_BYTES) -> Fetched:
+    """Return the first `n_bytes` bytes of an http(s) address, -1 for all.
+
+    Raises `AddressRefused` for an address that may not be fetched, `NotFound` for 404 and 410 and for an unknown host,
+    `Permanent` for another refusal, a cut-off or an unfit document, and `StoreUnavailable` for a host that is down.
+    """
+    headers = [] if n_bytes < 0 else [("Range", f"bytes=0-{max(n_bytes, 1) - 1}")]
+    response = _pipeline_fetcher().request("GET", _spaceless(uri), headers, Bounds(max_bytes), n_bytes)
+    if n_bytes >= 0 and response.status == 416:  # an empty file has no first byte
+        return Fetched(b"", UriStat(0, ""), "")
+    if response.status not in ((200,) if n_bytes < 0 else (200, 206)):
+        raise status_error(response)
+    return Fetched(response.data, _stat_of(response, len(response.data)), response.headers.get("content-type", ""))
+
+
+def stat(uri: str, known: UriStat | None = None) -> UriStat:
+    """Return the size and version of an http(s) address in one request, which transfers no bytes of it.
+
+    `known` is returned where its version is the current one. The version is that of `ETag`, else `Last-Modified` and
+    the length, else "", which means that it may have changed. The size is 0 if the server does not tell it. Raises as
+    `fetch` does.
+    """
+    headers = _conditions(known)
+    fetcher = _pipeline_fetcher()
+    response = fetcher.request("HEAD", _spaceless(uri), headers)
+    if response.status in _HEAD_REFUSED:
+        response = fetcher.request("GET", _spaceless(uri), headers, n_bytes=0)
+    if response.status == 304 and known is not None:
+        return known
+    if response.status != 200:
+        raise status_error(response)
+    current = _stat_of(response, int(_length_of(response) or 0))
+    return known if known is not None and known.version == current.version != "" else current
+
+
+def _stat_of(response: Response, size_bytes: int) -> UriStat:
+    if etag := response.headers.get("etag"):
+        return UriStat(size_bytes, _ETAG + etag)
+    modified, length = response.headers.get("last-modified"), _length_of(response)
+    return UriStat(size_bytes, f"{_MODIFIED}{modified}, {length} bytes" if modified and length else "")
+
+
+def _length_of(response: Response) -> str:
+    length = response.headers.get("content-length", "")
+    return length if length.isdecimal() else ""
+
+
+def _conditions(known: UriStat | None) -> list[tuple[str, str]]:
+    """Return the headers that ask for 304 where the known version is the current one."""
+    text = known.version if known else ""
+    if text.startswith(_ETAG) and text.isascii():
+        return [("If-None-Match", text.removeprefix(_ETAG))]
+    if text.startswith(_MODIFIED):
+        return [("If-Modified-Since", text.removeprefix(_MODIFIED).rpartition(", ")[0])]
+    return []
+
+
+def _spaceless(uri: str) -> str:
+    """Return an address whose spaces, which tables often leave as they are, are escaped."""
+    return uri.replace(" ", "%20")
+
+
+def _pipeline_fetcher() -> Fetcher:
+    """Return this process's fetcher of what the catalogue names; a forked process needs its own connections."""
+    with _LOCK:
+        return _make_fetcher(os.getpid(), os.environ.get(ALLOW_VARIABLE, ""))
+
+
+@lru_cache(maxsize=4)
+def _make_fetcher(pid: int, allowed: str) -> Fetcher:
+    return Fetcher(public_or_listed(allowed), uses_proxies=True)

@@ -1,0 +1,115 @@
+"""Requests to web servers: which failures pass, which stay, and where a request may lead."""
+
+from __future__ import annotations
+
+from concurrent.futures import ThreadPoolExecutor
+from itertools import repeat
+
+import pytest
+
+from retrieval_core.errors import AddressRefused, NotFound, Permanent, StoreUnavailable
+from retrieval_core.store import fetcher, http
+from retrieval_core.store.uris import read_uri
+from tests.web_server import WebServer, serve
+
+
+@pytest.fixture
+def server(web_server: WebServer) -> WebServer:
+    web_server.files = {"/a.jpg": b"12345", "/empty": b""}
+    return web_server
+
+
+@pytest.mark.parametrize(
+    ("status", "error"),
+    [(404, NotFound), (410, NotFound), (401, Permanent), (403, Permanent), (418, Permanent), (206, Permanent)],
+)
+def test_a_refusal_is_told_by_its_kind_at_once(server: WebServer, status: int, error: type[Exception]) -> None:
+    server.answers["/a.jpg"] = repeat((status, {"Content-Length": "0"}, b""))
+    with pytest.raises(error, match=str(status)) as raised:
+        read_uri(f"{server.url}/a.jpg?token=secret")
+    assert raised.type is error
+    assert "secret" not in str(raised.value)
+    assert len(server.requests) == 1
+
+
+@pytest.mark.parametrize("status", [429, 500, 502, 503, 504])
+def test_a_failure_that_passes_is_not_noticed(server: WebServer, status: int) -> None:
+    server.answers["/a.jpg"] = iter([(status, {"Content-Length": "0"}, b"")] * 3)
+    assert read_uri(f"{server.url}/a.jpg") == b"12345"
+    assert len(server.requests) == 4
+
+
+@pytest.mark.parametrize(("status", "error"), [(429, StoreUnavailable), (503, StoreUnavailable), (500, Permanent)])
+def test_a_failure_that_stays_is_of_the_host_or_of_the_file(
+    server: WebServer, status: int, error: type[Exception]
+) -> None:
+    server.answers["/a.jpg"] = repeat((status, {"Content-Length": "0"}, b""))
+    with pytest.raises(error, match=str(status)) as raised:
+        read_uri(f"{server.url}/a.jpg")
+    assert raised.type is error
+    assert len(server.requests) == 5
+
+
+def test_a_pause_that_a_host_asks_for_is_kept(server: WebServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    waits: list[float] = []
+    monkeypatch.setattr(fetcher._Host, "wait", lambda _: None)
+    monkeypatch.setattr(fetcher._Host, "pause", lambda _, pause_s: waits.append(pause_s))
+    date = "Sat, 28 Nov 2020 02:00:00 GMT"  # has passed
+    asks = [(429, {"Retry-After": text, "Content-Length": "0"}, b"") for text in ("7", date, "soon")]
+    server.answers["/a.jpg"] = iter(asks)
+    assert read_uri(f"{server.url}/a.jpg") == b"12345"
+    assert waits == [7.0, 0.0, 0.0]
+
+    server.answers["/a.jpg"] = iter([(503, {"Retry-After": "3600", "Content-Length": "0"}, b"")])
+    with pytest.raises(StoreUnavailable, match="asks to wait 3600 s"):
+        read_uri(f"{server.url}/a.jpg")
+
+
+def test_a_file_that_is_cut_off_is_an_error(server: WebServer) -> None:
+    server.answers["/a.jpg"] = repeat((200, {"Content-Length": "9"}, b"1234"))
+    with pytest.raises(Permanent, match="cut off"):
+        read_uri(f"{server.url}/a.jpg")
+    server.answers["/a.jpg"] = iter([(200, {"Content-Length": "9"}, b"1234")])
+    assert read_uri(f"{server.url}/a.jpg") == b"12345"
+
+
+def test_a_file_beyond_the_bounds_is_refused(server: WebServer) -> None:
+    with pytest.raises(Permanent, match="larger than 4 bytes"):
+        http.fetch(f"{server.url}/a.jpg", max_bytes=4)
+
+
+def test_a_host_that_is_down_or_unknown(server: WebServer) -> None:
+    with serve() as other:
+        down = other.url
+    with pytest.raises(StoreUnavailable, match=r"127\.0\.0\.1 does not answer"):
+        read_uri(f"{down}/a.jpg")
+
+
+@pytest.mark.parametrize("location", ["http://10.0.0.1/a.jpg", "http://169.254.169.254/latest", "file:///etc/passwd"])
+def test_a_redirect_to_an_inner_address_is_refused(server: WebServer, location: str) -> None:
+    server.answers["/moved"] = repeat((302, {"Location": location, "Content-Length": "0"}, b""))
+    with pytest.raises(AddressRefused):
+        read_uri(f"{server.url}/moved")
+
+
+def test_a_redirect_is_followed(server: WebServer) -> None:
+    server.answers["/moved"] = repeat((301, {"Location": "a.jpg", "Content-Length": "0"}, b""))
+    assert read_uri(f"{server.url}/moved") == b"12345"
+
+
+def test_a_proxy_is_used_and_told_no_inner_address(server: WebServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("http_proxy", server.url)
+    server.files["http://shop.example:80/b.jpg"] = b"by proxy"
+    assert read_uri("http://shop.example/b.jpg") == b"by proxy"
+    assert read_uri(f"{server.url}/a.jpg") == b"12345"  # loopback is reached directly
+    with pytest.raises(AddressRefused):
+        read_uri("http://10.0.0.1/b.jpg")
+
+
+def test_at_most_so_many_requests_are_made_to_a_host_at_a_time(
+    server: WebServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    server.delay_s = 0.01
+    with ThreadPoolExecutor(32) as pool:
+        assert set(pool.map(read_uri, [f"{server.url}/a.jpg"] * 96)) == {b"12345"}
+    assert 2 <= server.most_at_a_time <= fetcher.HOST_CONNECTIONS
