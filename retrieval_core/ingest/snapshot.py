@@ -206,13 +206,14 @@ def _stat(image_uri: str, mask_uri: str | None, known: UriStat | None) -> _Stat:
         known = known._replace(version=known.version.rpartition("+")[0])
     try:
         stat = stat_uri(image_uri, known)
+        version = _version(stat, mask_uri)
     except BadConfig:
         raise
     except Permanent as error:
         return _Stat(reason=_unreadable(error))
     if stat.size_bytes > MAX_FILE_BYTES:
         return _Stat(stat.size_bytes, reason=f"file of {stat.size_bytes} bytes is more than {MAX_FILE_BYTES}")
-    return _Stat(stat.size_bytes, _version(stat, mask_uri))
+    return _Stat(stat.size_bytes, version)
 
 
 def _version(stat: UriStat, mask_uri: str | None) -> str | None:
@@ -247,6 +248,7 @@ def _read(image_uri: str, mask_uri: str | None, max_pixels: int) -> _Reading:
     try:
         data, stat, content_type = _read_file(image_uri)
         version = _version(stat, mask_uri) if stat else None
+        mask_id = _mask_id(mask_uri)
     except BadConfig:
         raise
     except Permanent as error:
@@ -257,7 +259,7 @@ def _read(image_uri: str, mask_uri: str | None, max_pixels: int) -> _Reading:
     except ImageRefused as error:
         note = f"; the server calls it {content_type}" if content_type else ""
         return _Reading(name, None, None, None, f"{error}{note}", size_bytes, version)
-    return _Reading(name, _mask_id(mask_uri), height, width, None, size_bytes, version)
+    return _Reading(name, mask_id, height, width, None, size_bytes, version)
 
 
 def _read_file(uri: str) -> tuple[bytes, UriStat | None, str]:

@@ -119,7 +119,9 @@ def _split_s3(uri: str) -> tuple[str, str] | None:
     if scheme is None:
         return None
     if scheme[1] != "s3":
-        raise BadConfig(f"{scheme[1]}:// is not supported; expected a local path or s3://bucket/…")
+        raise BadConfig(
+            f"{scheme[1]}:// is not supported; expected a local path, s3://bucket/… or, of a file, https://…"
+        )
     bucket, _, key = uri[scheme.end() :].partition("/")
     if not _BUCKET.fullmatch(bucket):
         if "@" in uri or ":" in bucket:

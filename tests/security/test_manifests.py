@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import socket
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,7 @@ from retrieval_core.artifacts.manifests import Catalog
 from retrieval_core.config import IngestConfig
 from retrieval_core.errors import CatalogInvalid, SourceMissing
 from retrieval_core.images import thumbnail
+from retrieval_core.ingest.snapshot import take_snapshot
 from retrieval_core.ingest.sources.folder import FolderSource
 from retrieval_core.ingest.sources.inshop import InShopSource
 from retrieval_core.ingest.sources.tables.table import TableSource
@@ -114,7 +116,7 @@ class TestUris:
     @pytest.mark.parametrize(
         "uri",
         [
-            "../secret.jpg", "a/../../secret.jpg", "..", "a/..", "file:///etc/passwd", "http://169.254.169.254/latest",
+            "../secret.jpg", "a/../../secret.jpg", "..", "a/..", "file:///etc/passwd",
             "s3://", "s3:///key", "s3://bucket", "s3://bucket/", "S3://bucket/key", "ftp://host/a.jpg",
         ],
     )  # fmt: skip
@@ -122,6 +124,24 @@ class TestUris:
         columns = {"item_id": ["a", "row-2"], "image_uri": ["a.jpg", "b.jpg"], "mask_uri": [None, None]}
         with pytest.raises(CatalogInvalid, match=f"item 'row-2' has {column} .*; expected"):
             table(tmp_path, **(columns | {column: ["a.jpg", uri]})).rows()
+
+    @pytest.mark.parametrize("column", ["image_uri", "mask_uri"])
+    @pytest.mark.parametrize(
+        "uri",
+        [
+            "http://169.254.169.254/latest", "HTTP://127.0.0.1:4200/api", "http://2130706433/", "https://[::1]/", "http://localhost/",
+        ],
+    )  # fmt: skip
+    def test_an_address_inside_this_network_is_quarantined_and_not_connected_to(
+        self, tmp_path: Path, uri: str, column: str, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(socket, "create_connection", lambda *_, **__: pytest.fail("connected"))
+        (tmp_path / "a.jpg").write_bytes(picture(1))
+        columns = {"item_id": ["a", "b"], "image_uri": ["a.jpg", "a.jpg"], "mask_uri": [None, None]}
+        rows = table(tmp_path, **(columns | {column: [columns[column][0], uri]})).rows()
+        taken = take_snapshot(rows, None, IngestConfig(max_reject_fraction=1.0), "now")
+        assert taken.quarantine["item_id"].to_list() == ["b"]
+        assert "not on the public internet" in taken.quarantine["reason"][0]
 
     def test_two_dots_within_a_name_do_not_climb(self, tmp_path: Path) -> None:
         rows = table(tmp_path, item_id=["a", "b"], image_uri=["a..jpg", "x/..b.jpg"]).rows()
@@ -131,7 +151,7 @@ class TestUris:
         "uri",
         [
             "https://user:S3CRET@shop/a.jpg",
-            "https://shop/a.jpg?X-Amz-Signature=S3CRET",
+            "ftp://shop/a.jpg?X-Amz-Signature=S3CRET",
             "s3://AKIA:S3/CRET@bucket/a.jpg",
             "s3://AKIA:S3CRET@bucket/a.jpg",
         ],

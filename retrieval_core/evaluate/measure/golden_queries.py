@@ -224,7 +224,7 @@ def _address(file: str, uri: str) -> str:
         return uri
     if uri.startswith("/"):
         if is_remote:
-            raise BadConfig("expected s3://, https:// or a path below the file's folder: the file is no local one")
+            raise BadConfig("expected an address, or a path below the file's folder, which is not on this machine")
         return uri
     if _CLIMBS.search(uri):
         raise BadConfig("expected a path below the file's folder, without ..")

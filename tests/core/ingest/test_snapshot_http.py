@@ -135,7 +135,7 @@ class TestTable:
 
     def test_a_local_file_is_refused(self, shop: WebServer) -> None:
         shop.files["/feeds/shop.csv"] = b"item_id,image_uri\na,/etc/passwd\n"
-        with pytest.raises(CatalogInvalid, match="the table is no local file"):
+        with pytest.raises(CatalogInvalid, match="lies on a web server"):
             TableSource(f"{shop.url}/feeds/shop.csv").rows()
 
     def test_a_login_page_or_a_part_of_a_feed_is_an_error(self, shop: WebServer) -> None:

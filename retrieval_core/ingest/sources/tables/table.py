@@ -50,6 +50,7 @@ URI_COLUMNS = ("image_uri", "mask_uri")
 # What a web server calls a table whose address does not end in a suffix.
 SUFFIX_OF_TYPE = {"text/csv": ".csv", "text/tab-separated-values": ".tsv", "application/vnd.apache.parquet": ".parquet"}
 WEB_ADDRESS = r"(?i)^https?://"
+LOGIN = r"^\w+://[^/?#]*@"
 S3_OBJECT = r"^s3://[A-Za-z0-9][A-Za-z0-9._-]+/."
 PARENT_FOLDER = r"(^|/)\.\.(/|$)"
 
@@ -186,12 +187,17 @@ class TableSource:
         is_relative = ~is_s3 & ~is_web & ~is_local
         self._refuse(rows, name, is_relative & uri.str.contains("://", literal=True), "a path, s3:// or https://")
         self._refuse(rows, name, is_s3 & ~uri.str.contains(S3_OBJECT), "s3://bucket/key")
+        self._refuse(rows, name, is_web & uri.str.contains(LOGIN), "an address without user and password")
         self._refuse(
             rows, name, is_relative & uri.str.contains(PARENT_FOLDER), "a path below the table's folder, without .."
         )
         if "://" in self._uri:
+            place = "a web server" if is_http(self._uri) else "S3"
             self._refuse(
-                rows, name, is_local, "s3://, https:// or a path below the table's folder: the table is no local file"
+                rows,
+                name,
+                is_local,
+                f"a web or S3 address or a path below the table's folder: the table lies on {place}",
             )
         return rows.select(
             pl.when(is_relative).then(folder_of(self._uri) + "/" + uri).otherwise(uri).alias(name)
