@@ -18,6 +18,7 @@ from retrieval_core.ingest.sources.tables.columns import Columns, header_names
 from retrieval_core.ingest.sources.tables.delimited import DelimitedTable, decode_text
 from retrieval_core.ingest.sources.tables.table import TableSource
 
+MAX_EXPONENT = 400  # written out, a number has about as many digits
 PAIRS = ({"name", "value"}, {"key", "value"})
 
 
@@ -107,13 +108,22 @@ class _Objects:
 def _parse(line: str) -> dict[str, Any]:
     try:
         value = json.loads(
-            line.removeprefix("\ufeff"), parse_float=Decimal, parse_constant=_refuse, object_pairs_hook=_unrepeated
+            line.removeprefix("\ufeff"), parse_float=_number, parse_constant=_refuse, object_pairs_hook=_unrepeated
         )
     except json.JSONDecodeError as error:
         raise ValueError(f"not JSON, or cut off: {error.msg}") from error
+    if "\\ud" in line.casefold():  # may be half of a surrogate pair, which no column can hold
+        json.dumps(value, ensure_ascii=False, default=str).encode()
     if not isinstance(value, dict):
         raise ValueError('expected a JSON object such as {"item_id": "1", "image_uri": "1.jpg"}')
     return value
+
+
+def _number(text: str) -> Decimal:
+    number = Decimal(text)
+    if abs(number.adjusted()) > MAX_EXPONENT:
+        raise ValueError(f"the number {text[:40]} is too large or too small")
+    return number
 
 
 def _refuse(constant: str) -> None:

@@ -54,6 +54,8 @@ class XmlItems:
             except expat.ExpatError as error:
                 hint = "; the feed is cut off or no well-formed XML" + ", export it again" * is_final
                 raise ValueError(f"line {error.lineno}: {expat.ErrorString(error.code)}{hint}") from error
+            except LookupError as error:
+                raise ValueError(f"{error}; save it as UTF-8") from error
             complete, self._complete = self._complete, []
             yield from complete
 

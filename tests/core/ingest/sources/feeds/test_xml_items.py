@@ -23,6 +23,7 @@ def test_a_document_type_is_refused(text: str) -> None:
 @pytest.mark.parametrize(
     ("text", "says"),
     [
+        ("<?xml version='1.0' encoding='x-shop'?><rss/>", "unknown encoding: x-shop; save it as UTF-8"),
         ("<rss><item><id>&nbsp;</id></item></rss>", "line 1: undefined entity"),
         ("<rss><item>\n<g:id>1</g:id></item></rss>", "line 2: unbound prefix"),
         (f"<rss><item><id>{'x' * 2**21}</id></item></rss>", "a value of over 1,048,576 characters"),
