@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import hashlib
+import ssl
 import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 from typing import Any
 from urllib.parse import unquote
 
@@ -73,9 +75,9 @@ def etag(data: bytes) -> dict[str, str]:
 
 
 @contextmanager
-def serve(server: WebServer | None = None) -> Iterator[WebServer]:
-    """Run a server until the context ends."""
-    state = server or WebServer()
+def serve(certificate: Path | None = None) -> Iterator[WebServer]:
+    """Run a server until the context ends, over TLS where it has a file with a certificate and its key."""
+    state = WebServer()
 
     class Handler(BaseHTTPRequestHandler):
         protocol_version = "HTTP/1.1"
@@ -107,7 +109,12 @@ def serve(server: WebServer | None = None) -> Iterator[WebServer]:
 
     running = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
     running.daemon_threads = True
-    state.url = f"http://127.0.0.1:{running.server_port}"
+    running.handle_error = lambda *_: None  # type: ignore[method-assign]  # clients that refuse a certificate
+    state.url = f"{'https' if certificate else 'http'}://127.0.0.1:{running.server_port}"
+    if certificate:
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        context.load_cert_chain(certificate)
+        running.socket = context.wrap_socket(running.socket, server_side=True, do_handshake_on_connect=False)
     thread = threading.Thread(target=running.serve_forever, kwargs={"poll_interval": 0.02})
     thread.start()
     try:

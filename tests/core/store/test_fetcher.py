@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import subprocess
 from concurrent.futures import ThreadPoolExecutor
 from itertools import repeat
+from pathlib import Path
 
 import pytest
 
@@ -71,6 +73,50 @@ def test_a_file_that_is_cut_off_is_an_error(server: WebServer) -> None:
         read_uri(f"{server.url}/a.jpg")
     server.answers["/a.jpg"] = iter([(200, {"Content-Length": "9"}, b"1234")])
     assert read_uri(f"{server.url}/a.jpg") == b"12345"
+
+
+def test_a_certificate_that_this_machine_does_not_trust_is_refused(
+    server: WebServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    certificate = tmp_path / "certificate.pem"
+    options = [
+        "req",
+        "-x509",
+        "-newkey",
+        "rsa:2048",
+        "-nodes",
+        "-days",
+        "2",
+        "-subj",
+        "/CN=shop",
+        "-addext",
+        "subjectAltName=IP:127.0.0.1",
+    ]
+    command = ["openssl", *options, "-keyout", str(certificate), "-out", str(tmp_path / "public.pem")]
+    subprocess.run(command, check=True, capture_output=True)
+    with certificate.open("a") as file:
+        file.write((tmp_path / "public.pem").read_text())
+    with serve(certificate) as secure:
+        secure.files = {"/a.jpg": b"12345"}
+        with pytest.raises(Permanent, match="no certificate that this machine trusts"):
+            read_uri(f"{secure.url}/a.jpg")
+        assert secure.requests == []
+        monkeypatch.setenv("SSL_CERT_FILE", str(tmp_path / "public.pem"))
+        fetcher._ssl_context.cache_clear()
+        http._make_fetcher.cache_clear()
+        assert read_uri(f"{secure.url}/a.jpg") == b"12345"
+    fetcher._ssl_context.cache_clear()
+    http._make_fetcher.cache_clear()
+
+
+def test_a_host_that_does_not_answer_in_time_is_unavailable(server: WebServer) -> None:
+    bounds = fetcher.Bounds(timeout_s=0.1, bytes_per_s=1e9, n_attempts=2)
+    server.delay_s = 0.4
+    with (
+        fetcher.Fetcher(lambda *_: True) as slow,
+        pytest.raises(StoreUnavailable, match=r"a\.jpg was not delivered within 0\.1 s"),
+    ):
+        slow.request("GET", f"{server.url}/a.jpg", bounds=bounds)
 
 
 def test_a_file_beyond_the_bounds_is_refused(server: WebServer) -> None:
