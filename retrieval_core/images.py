@@ -165,8 +165,10 @@ def _decode(data: bytes, max_pixels: int) -> RGB:
     """Return the upright picture. Raises `ImageRefused`, and whatever a decoder raises for damaged bytes."""
     image = open_picture(data, max_pixels)
     with _PIXEL_BUDGET.reserve(image.width * image.height):
+        # Pillow replaces the EXIF data of a PNG by what stands behind its pixels, even if that is damaged.
+        orientation = _orientation(image) if "exif" in image.info else None
         pixels = _decode_jpeg(data) if _is_plain_jpeg(image) else np.array(_flatten(image))
-        return _upright(pixels, _orientation(image))
+        return _upright(pixels, _orientation(image) if orientation is None else orientation)
 
 
 def _is_plain_jpeg(image: ImageFile.ImageFile) -> bool:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 
 from retrieval_core import errors
-from retrieval_core.errors import BadConfig, Permanent, SourceMissing, Transient, VitrineError
+from retrieval_core.errors import AddressRefused, BadConfig, Permanent, SourceMissing, Transient, VitrineError
 
 
 def descendants(kind: type[VitrineError]) -> list[type[VitrineError]]:
@@ -24,5 +24,9 @@ def test_an_error_is_worth_a_retry_or_not() -> None:
 
 
 def test_wrong_usage_ends_a_command_with_2_and_any_other_error_with_1() -> None:
-    assert {kind for kind in descendants(VitrineError) if kind.exit_code == 2} == {BadConfig, SourceMissing}
+    assert {kind for kind in descendants(VitrineError) if kind.exit_code == 2} == {
+        AddressRefused,
+        BadConfig,
+        SourceMissing,
+    }
     assert {kind.exit_code for kind in descendants(VitrineError)} == {1, 2}

@@ -264,6 +264,12 @@ def test_chunks_without_pixels_change_no_pixel_of_a_png(
     np.testing.assert_array_equal(decode(odd), decode(intact))
 
 
+def test_damaged_exif_data_behind_the_pixels_of_a_png_does_not_turn_it_back() -> None:
+    intact = png("turned RGB")
+    odd = inserted(intact, chunk_starts(intact)[-1], png_chunk(b"eXIf", b"abc")[:-1] + b"?")
+    np.testing.assert_array_equal(decode(odd), decode(intact))
+
+
 def test_a_png_with_many_texts_or_a_profile_is_read() -> None:
     for options in ({"pnginfo": many_texts()}, {"icc_profile": bytes(1_200_000)}):
         np.testing.assert_array_equal(decode(saved(photo(), "PNG", **options)), np.array(photo()))
