@@ -17,9 +17,9 @@ from retrieval_core.errors import CatalogInvalid, NotFound, SourceMissing
 from retrieval_core.ingest.sources.feeds.pictures import PictureRows
 from retrieval_core.ingest.sources.files import absolute_uri
 from retrieval_core.ingest.sources.listing import counted
-from retrieval_core.ingest.sources.tables.columns import Columns
+from retrieval_core.ingest.sources.tables.columns import Columns, unused_note
 from retrieval_core.ingest.sources.tables.delimited import read_delimited
-from retrieval_core.ingest.sources.tables.table import MAX_TEXT_BYTES, TableSource
+from retrieval_core.ingest.sources.tables.table import TableSource
 from retrieval_core.store.files import read_errors
 from retrieval_core.store.uris import is_http, label_of, read_uri, stat_uri
 
@@ -94,14 +94,6 @@ def _open_local(path: str) -> io.BufferedReader:
         return Path(path).open("rb")
 
 
-def read_whole(stream: Stream) -> bytes:
-    """Return the bytes of a stream. Raises `ValueError` when there are more than `MAX_TEXT_BYTES`."""
-    data = stream.read(MAX_TEXT_BYTES + 1)
-    if len(data) > MAX_TEXT_BYTES:
-        raise ValueError(f"it has more than {MAX_TEXT_BYTES:,} bytes")
-    return data
-
-
 def column_key(name: str) -> str:
     """Return the one form of the spellings of a column: `image link` for `g:image_link` and `Image Link`."""
     return re.sub(r"[\s_-]+", " ", name.strip().removeprefix("g:")).casefold().strip()
@@ -144,9 +136,3 @@ class Export:
 
     def unused_note(self, used: Sequence[str]) -> tuple[str, ...]:
         return unused_note(name for key, name in self.names.items() if key not in used)
-
-
-def unused_note(names: Iterator[str]) -> tuple[str, ...]:
-    """Return a line that says which columns of a feed are not used, none without such columns."""
-    listed = ", ".join(names)
-    return (f"not used: {listed}",) if listed else ()

@@ -11,15 +11,14 @@ from typing import Any
 import polars as pl
 
 from retrieval_core.errors import CatalogInvalid, SourceMissing
-from retrieval_core.ingest.sources.feeds.feed import GZIP_ERRORS, open_text, read_whole
+from retrieval_core.ingest.sources.feeds.feed import GZIP_ERRORS, open_text
 from retrieval_core.ingest.sources.labels import value_text
 from retrieval_core.ingest.sources.listing import counted
 from retrieval_core.ingest.sources.tables.columns import Columns, header_names
 from retrieval_core.ingest.sources.tables.delimited import DelimitedTable, decode_text
-from retrieval_core.ingest.sources.tables.table import TableSource
+from retrieval_core.ingest.sources.tables.table import PAIRS, TableSource, read_whole
 
 MAX_EXPONENT = 400  # written out, a number has about as many digits
-PAIRS = ({"name", "value"}, {"key", "value"})
 
 
 class JsonlSource(TableSource):
@@ -140,7 +139,7 @@ def _unrepeated(pairs: Sequence[tuple[str, Any]]) -> dict[str, Any]:
 def _as_object(value: dict[str, Any] | list[Any]) -> dict[str, Any]:
     if isinstance(value, dict):
         return value
-    if not all(isinstance(pair, dict) and {*pair} in PAIRS for pair in value):
+    if not all(isinstance(pair, dict) and {*pair} in map(set, PAIRS) for pair in value):
         raise ValueError("attributes are a list; expected an object, or a list of objects with name and value")
     return {value_text(pair.get("name", pair.get("key"))): pair["value"] for pair in value}
 

@@ -5,9 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import NamedTuple
 
-from retrieval_core.ingest.sources.feeds.feed import Export, FeedSource, Stream, read_whole, unused_note
+from retrieval_core.ingest.sources.feeds.feed import Export, FeedSource, Stream
 from retrieval_core.ingest.sources.feeds.pictures import PictureRows, Product, last_of_path, split_addresses
 from retrieval_core.ingest.sources.feeds.xml_items import XmlItems
+from retrieval_core.ingest.sources.tables.columns import unused_note
+from retrieval_core.ingest.sources.tables.table import read_whole
 
 PICTURES = ("image link", "additional image link")
 PATHS = ("product type", "google product category")

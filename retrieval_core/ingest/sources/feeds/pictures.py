@@ -4,18 +4,19 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from typing import NamedTuple
+from typing import NamedTuple, cast
 
 import polars as pl
 
 from retrieval_core.artifacts.catalog_rows import SOURCE_SCHEMA
 from retrieval_core.ingest.sources.labels import Attribute, attributes_of, normalise_labels
 from retrieval_core.ingest.sources.listing import counted
-from retrieval_core.ingest.sources.tables.table import as_lists
+from retrieval_core.ingest.sources.tables.table import list_column
 from retrieval_core.item_ids.normal_form import normal_name
 
 SLICE_ROWS = 10_000  # pictures whose Python objects are in memory at once
 TEXT_COLUMNS = ("item_id", "image_uri", "product_id", "category")
+LIST_COLUMNS = ("labels", "attributes")
 MAX_EXAMPLES = 3  # names in a note
 
 
@@ -48,9 +49,7 @@ class PictureRows:
         self._positions: dict[str, str] = {}
         self._passed_over: dict[str, list[str]] = {}
         self._pictures: list[_Picture] = []
-        self._slices = [
-            pl.DataFrame(schema={name: SOURCE_SCHEMA[name] for name in (*TEXT_COLUMNS, "labels", "attributes")})
-        ]
+        self._slices = [pl.DataFrame(schema={name: SOURCE_SCHEMA[name] for name in (*TEXT_COLUMNS, *LIST_COLUMNS)})]
 
     def claim(self, item_id: str, position: str) -> None:
         """Note where the feed has this id. Raises `ValueError` when it has none, or had it before."""
@@ -99,20 +98,10 @@ class PictureRows:
         if not pictures:
             return
         texts = [pl.Series(name, [getattr(picture, name) for picture in pictures], pl.String) for name in TEXT_COLUMNS]
-        label_rows = [row for row, picture in enumerate(pictures) for _ in picture.labels]
-        labels = pl.Series([label for picture in pictures for label in picture.labels], dtype=pl.String)
-        pairs = [(row, pair) for row, picture in enumerate(pictures) for pair in picture.attributes]
-        attributes = pl.DataFrame(
-            {
-                "name": pl.Series([pair["name"] for _, pair in pairs], dtype=pl.String),
-                "value": pl.Series([pair["value"] for _, pair in pairs], dtype=pl.String),
-            }
-        ).to_struct()
         lists = [
-            as_lists(pl.Series(label_rows, dtype=pl.UInt32), labels, len(pictures)).alias("labels"),
-            as_lists(pl.Series([row for row, _ in pairs], dtype=pl.UInt32), attributes, len(pictures)).alias(
-                "attributes"
-            ),
+            list_column([getattr(picture, name) for picture in pictures], cast(pl.List, dtype)).alias(name)
+            for name, dtype in SOURCE_SCHEMA.items()
+            if name in LIST_COLUMNS
         ]
         self._slices.append(pl.DataFrame([*texts, *lists]))
 

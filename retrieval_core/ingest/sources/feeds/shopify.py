@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import NamedTuple
 
-from retrieval_core.ingest.sources.feeds.feed import Export, FeedSource, Stream, read_whole
+from retrieval_core.ingest.sources.feeds.feed import Export, FeedSource, Stream
 from retrieval_core.ingest.sources.feeds.pictures import PictureRows, Product, last_of_path, split_list
+from retrieval_core.ingest.sources.tables.table import read_whole
 
 # The spellings of each column in older and newer exports.
 HANDLE = ("handle", "url handle")

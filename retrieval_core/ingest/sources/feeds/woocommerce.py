@@ -5,8 +5,9 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 
-from retrieval_core.ingest.sources.feeds.feed import Export, FeedSource, Stream, read_whole
+from retrieval_core.ingest.sources.feeds.feed import Export, FeedSource, Stream
 from retrieval_core.ingest.sources.feeds.pictures import PictureRows, Product, last_of_path, split_addresses, split_list
+from retrieval_core.ingest.sources.tables.table import read_whole
 
 REQUIRED = ("ID", "Type", "Images")
 USED = ("id", "type", "sku", "parent", "published", "categories", "tags", "images", "brands")

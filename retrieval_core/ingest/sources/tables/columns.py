@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 from urllib.parse import parse_qsl, unquote, urlencode
 
@@ -67,10 +67,9 @@ class Columns(NamedTuple):
     def notes(self, columns: Sequence[str]) -> tuple[str, ...]:
         """Return a line that says what the table's columns are used as, and one of those that are not used."""
         pairs = [*self.of.items(), *(("image_uri", column) for column in self.pictures)]
-        unused = [name for name in columns if not self.is_used(name)]
         return (
             *([", ".join(f"{name} from {column}" for name, column in pairs)] if pairs else ()),
-            *([f"not used: {', '.join(unused)}"] if unused else ()),
+            *unused_note(name for name in columns if not self.is_used(name)),
         )
 
 
@@ -110,6 +109,12 @@ def _without_parameters(address: str, query: str) -> tuple[str, str]:
     parameters = [part for part in parts if not is_read(unquote(part.partition("=")[0]))]
     columns = "&".join(part for part in parts if part not in parameters)
     return (f"{address}?{'&'.join(parameters)}" if parameters else address), columns
+
+
+def unused_note(names: Iterable[str]) -> tuple[str, ...]:
+    """Return a line that says which columns are not used, none without such columns."""
+    listed = ", ".join(names)
+    return (f"not used: {listed}",) if listed else ()
 
 
 def is_read(name: str) -> bool:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import gzip
 import io
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any, ClassVar, cast
+from typing import Any, BinaryIO, ClassVar, cast
 
 import polars as pl
 
@@ -243,7 +243,7 @@ def parse_table(data: bytes, name: str, spec: str, columns: Columns = UNNAMED) -
         raise CatalogInvalid(f"{spec} is none of {', '.join(TABLE_SUFFIXES)}; save the table as one of them")
     try:
         if suffix in GZIP_SUFFIXES:
-            data = _unpacked(data)
+            data = read_whole(gzip.GzipFile(fileobj=io.BytesIO(data)))
         if suffix in (*TEXT_SUFFIXES, *GZIP_SUFFIXES):
             return read_delimited(data, columns)
         frame = read_parquet(data, columns)
@@ -254,12 +254,12 @@ def parse_table(data: bytes, name: str, spec: str, columns: Columns = UNNAMED) -
         raise CatalogInvalid(f"{spec} cannot be read: {(str(error).splitlines() or [''])[0][:200]}") from error
 
 
-def _unpacked(data: bytes, max_bytes: int = MAX_TEXT_BYTES) -> bytes:
-    with gzip.GzipFile(fileobj=io.BytesIO(data)) as file:
-        text = file.read(max_bytes + 1)
-    if len(text) > max_bytes:
-        raise ValueError(f"it unpacks to more than {max_bytes:,} bytes")
-    return text
+def read_whole(stream: BinaryIO | gzip.GzipFile) -> bytes:
+    """Return the bytes of a stream. Raises `ValueError` when there are more than `MAX_TEXT_BYTES`."""
+    data = stream.read(MAX_TEXT_BYTES + 1)
+    if len(data) > MAX_TEXT_BYTES:
+        raise ValueError(f"it has more than {MAX_TEXT_BYTES:,} bytes")
+    return data
 
 
 def text_column(column: pl.Series) -> pl.Series:
@@ -318,7 +318,7 @@ def read_texts(column: pl.Series, read: Callable[[Any], str]) -> pl.Series:
 
 def read_lists(column: pl.Series, read: Callable[[Any], Sequence[Any]], dtype: pl.List) -> pl.Series:
     """Apply `read` to each cell, null too; `dtype` is a list of text or of structs of text."""
-    return _read(column, lambda cells: _lists([read(cell) for cell in cells], dtype))
+    return _read(column, lambda cells: list_column([read(cell) for cell in cells], dtype))
 
 
 def as_lists(rows: pl.Series, values: pl.Series, n_rows: int) -> pl.Series:
@@ -349,7 +349,7 @@ def _texts(cells: Sequence[Any], read: Callable[[Any], str]) -> pl.Series:
     return pl.Series([None if cell is None else read(cell) for cell in cells], dtype=pl.String)
 
 
-def _lists(lists: Sequence[Sequence[Any]], dtype: pl.List) -> pl.Series:
+def list_column(lists: Sequence[Sequence[Any]], dtype: pl.List) -> pl.Series:
     """Return a column of lists, built from a flat column: building each list by itself takes 100 times as long."""
     rows = pl.Series([row for row, values in enumerate(lists) for _ in values], dtype=pl.UInt32)
     flat = [value for values in lists for value in values]
