@@ -27,7 +27,7 @@ def fetch_picture(
     bounds = Bounds(max_bytes, timeout_s, bytes_per_s=0.0, n_attempts=1)
     try:
         with Fetcher(lambda _, address: is_allowed(address)) as fetcher:
-            response = fetcher.request("GET", url, [("Accept", "image/*"), ("Connection", "close")], bounds)
+            response = fetcher.request("GET", url, [("Accept", "image/*")], bounds)
         if response.status != 200:
             raise status_error(response)
     except (AddressRefused, NotFound):

@@ -8,9 +8,9 @@ import ssl
 import threading
 import time
 import urllib.request
-from collections import defaultdict
-from collections.abc import Sequence
-from contextlib import suppress
+import zlib
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from email.utils import parsedate_to_datetime
 from functools import lru_cache
 from importlib.metadata import version
@@ -20,16 +20,18 @@ from urllib.parse import SplitResult, quote, unquote, urljoin, urlsplit
 import httpcore
 
 from retrieval_core.errors import AddressRefused, NotFound, Permanent, StoreUnavailable, VitrineError
+from retrieval_core.store.hosts import MAX_PAUSE_S, HostLimits, HostShare
 from retrieval_core.store.network import CheckedBackend, Deadline, IsAllowed, check_name, deadline_of_thread
+from retrieval_core.store.traffic import count
 
 MAX_FILE_BYTES = 2**30
-HOST_CONNECTIONS = 24  # at a time to a host: 395 pictures/s at 50 ms, by `python -m benchmarks.ingest.web_pictures`
 IDLE_CONNECTIONS = 64  # kept open for the next request, of all hosts
 MAX_REDIRECTS = 5
-MAX_PAUSE_S = 120.0  # a longer one that a host asks for ends the run, which its schedule repeats
 FIRST_BACKOFF_S = 0.5  # doubled for each further attempt
 REDIRECTS = (301, 302, 303, 307, 308)
 DEFAULT_PORTS = {"http": 80, "https": 443}
+UNPACKED_BYTES = 2**20
+ACCEPTS_GZIP = ("Accept-Encoding", "gzip")  # a header of requests whose response may be packed
 LOOPBACK = ("127.0.0.1", "localhost", "::1")  # hosts that are reached without a proxy
 
 _OVERLOADED = (408, 429, 502, 503, 504)  # speaks of the host; another 5xx speaks of the document
@@ -73,23 +75,17 @@ class _Request(NamedTuple):
 class _Failure(Exception):
     """An attempt failed, and another may help."""
 
+    host: HostShare
+
     def __init__(self, error: VitrineError, pause_s: float = 0.0) -> None:
         self.error, self.pause_s = error, pause_s
 
 
-class _Host:
-    """The share of a host: how many requests are made to it at a time, and until when it asked for a pause."""
+class _Idle(NamedTuple):
+    """Connections to a host, perhaps through a proxy, that no thread uses."""
 
-    def __init__(self) -> None:
-        self.connections = threading.BoundedSemaphore(HOST_CONNECTIONS)
-        self.resume_at_s = 0.0
-
-    def pause(self, pause_s: float) -> None:
-        self.resume_at_s = max(self.resume_at_s, time.monotonic() + pause_s)
-
-    def wait(self) -> None:
-        while (wait_s := self.resume_at_s - time.monotonic()) > 0:
-            time.sleep(wait_s)
+    origin: tuple[str, ...]
+    pool: httpcore.ConnectionPool
 
 
 class Fetcher:
@@ -100,19 +96,26 @@ class Fetcher:
     cookie and no password.
     """
 
-    def __init__(self, is_allowed: IsAllowed, *, uses_proxies: bool = False) -> None:
+    def __init__(
+        self,
+        is_allowed: IsAllowed,
+        *,
+        uses_proxies: bool = False,
+        limits: HostLimits = HostLimits(),  # noqa: B008
+    ) -> None:
         self._is_allowed = is_allowed
         self._uses_proxies = uses_proxies
+        self._limits = limits
         self._lock = threading.Lock()
-        self._hosts: defaultdict[str, _Host] = defaultdict(_Host)
-        self._pools: dict[str, httpcore.ConnectionPool] = {}
+        self._hosts: dict[str, HostShare] = {}
+        self._idle: list[_Idle] = []
 
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:
-        for pool in self._pools.values():
-            pool.close()
+        for idle in self._idle:
+            idle.pool.close()
 
     def request(
         self,
@@ -128,45 +131,59 @@ class Fetcher:
         for an unknown host, `StoreUnavailable` for a host that is down or overloaded, and `Permanent` for a document
         that it does not deliver.
         """
-        name = checked_url(url).hostname or ""
-        with self._lock:
-            host = self._hosts[name]
         attempt = 1
         while True:
+            deadline = Deadline(bounds.timeout_s, bounds.bytes_per_s, bounds.idle_s)
             try:
-                with host.connections:
-                    host.wait()
-                    deadline = Deadline(bounds.timeout_s, bounds.bytes_per_s, bounds.idle_s)
-                    with deadline_of_thread(deadline):
-                        return self._follow(_Request(method, url, headers, n_bytes), bounds, deadline)
+                with deadline_of_thread(deadline):
+                    return self._follow(_Request(method, url, headers, n_bytes), bounds, deadline)
             except _Failure as failure:
                 if attempt == bounds.n_attempts or failure.pause_s > MAX_PAUSE_S:
+                    if isinstance(failure.error, StoreUnavailable):
+                        failure.host.fail(failure.error, failure.pause_s)
                     raise failure.error from failure.__cause__
-                host.pause(failure.pause_s)
+                failure.host.pause(failure.pause_s)
             time.sleep(FIRST_BACKOFF_S * 2 ** (attempt - 1) * random.uniform(0.5, 1.5))
             attempt += 1
 
     def _follow(self, request: _Request, bounds: Bounds, deadline: Deadline) -> Response:
         for _ in range(MAX_REDIRECTS + 1):
-            response = self._exchange(request, bounds, deadline)
+            host = self._host(checked_url(request.url))
+            try:
+                with host.turn() as waited_s:
+                    deadline.extend(waited_s)
+                    response = self._exchange(request, bounds, deadline)
+            except _Failure as failure:
+                failure.host = host
+                raise
+            host.succeed()
             if response.status not in REDIRECTS or "location" not in response.headers:
                 return response
             request = request._replace(url=urljoin(request.url, response.headers["location"]))
         raise NotFound(f"the address redirects more than {MAX_REDIRECTS} times; give the file's own address")
+
+    def _host(self, parts: SplitResult) -> HostShare:
+        with self._lock:
+            return self._hosts.setdefault(parts.netloc.lower(), HostShare(self._limits))
 
     def _exchange(self, request: _Request, bounds: Bounds, deadline: Deadline) -> Response:
         """Make one request. Raises `_Failure` where another attempt may help."""
         parts = checked_url(request.url)
         label = f"{parts.scheme}://{parts.netloc}{parts.path}"[:200]
         response: Response | None = None
+        count(requests=1)
         try:
-            with self._pool(parts).stream(request.method, _target(parts), headers=_headers(parts, request)) as stream:
-                names = {name.decode().lower(): value.decode("utf-8", "replace") for name, value in stream.headers}
-                response = Response(stream.status, names, b"", label)
-                _check_status(response)
-                if response.status in REDIRECTS or request.method == "HEAD":
-                    return response
-                return response._replace(data=_body(stream, response, request.n_bytes, bounds.max_bytes, deadline))
+            with self._connections(parts) as pool:
+                with pool.stream(request.method, _target(parts), headers=_headers(parts, request)) as stream:
+                    names = {name.decode().lower(): value.decode("utf-8", "replace") for name, value in stream.headers}
+                    response = Response(stream.status, names, b"", label)
+                    _check_status(response)
+                    if request.method != "HEAD" and request.n_bytes != 0 and response.status < 300:
+                        response = response._replace(data=_body(stream, response, request, bounds.max_bytes, deadline))
+                is_whole = request.method == "HEAD" or response.status == 304 or request.n_bytes < 0
+                if stream.extensions.get("http_version") == b"HTTP/2" and not is_whole:
+                    pool.close()  # the rest of the body would still arrive
+                return response
         except httpcore.TimeoutException as error:
             text = f"{label} was not delivered within {bounds.timeout_s:g} s; check the host, then try again"
             raise _Failure(Permanent(text) if response else StoreUnavailable(text)) from error
@@ -182,23 +199,43 @@ class Fetcher:
                 StoreUnavailable(f"{parts.hostname} does not answer as a web server: {error}; try again")
             ) from error
 
-    def _pool(self, parts: SplitResult) -> httpcore.ConnectionPool:
-        """Return the connections through the proxy of a URL, or without one."""
+    @contextmanager
+    def _connections(self, parts: SplitResult) -> Iterator[httpcore.ConnectionPool]:
+        """Yield the connections of one thread to a URL's host, directly or through the proxy; keep them for later ones.
+
+        No two threads share connections, because httpcore's HTTP/2 is not safe then. Those that an error or an early
+        end leaves behind are closed.
+        """
         host = _ascii_host(parts.hostname or "")
         proxy = _proxy_of(parts.scheme, host) if self._uses_proxies else ""
         if proxy:
             check_name(host, self._is_allowed)
+        origin = (proxy, parts.scheme, parts.netloc.lower())
         with self._lock:
-            if proxy not in self._pools:
-                self._pools[proxy] = httpcore.ConnectionPool(
-                    ssl_context=_ssl_context(),
-                    proxy=_proxy(proxy) if proxy else None,
-                    max_connections=None,
-                    max_keepalive_connections=IDLE_CONNECTIONS,
-                    keepalive_expiry=30.0,
-                    network_backend=CheckedBackend((lambda *_: True) if proxy else self._is_allowed),
-                )
-            return self._pools[proxy]
+            idle = next((each for each in reversed(self._idle) if each.origin == origin), None)
+            if idle:
+                self._idle.remove(idle)
+        pool = idle.pool if idle else self._new_pool(proxy)
+        try:
+            yield pool
+        except BaseException:
+            pool.close()
+            raise
+        with self._lock:
+            self._idle.append(_Idle(origin, pool))
+            surplus = self._idle[:-IDLE_CONNECTIONS]
+            self._idle = self._idle[-IDLE_CONNECTIONS:]
+        for each in surplus:
+            each.pool.close()
+
+    def _new_pool(self, proxy: str) -> httpcore.ConnectionPool:
+        return httpcore.ConnectionPool(
+            ssl_context=_ssl_context(),
+            proxy=_proxy(proxy) if proxy else None,
+            keepalive_expiry=30.0,
+            http2=True,
+            network_backend=CheckedBackend((lambda *_: True) if proxy else self._is_allowed),
+        )
 
 
 def _check_status(response: Response) -> None:
@@ -227,21 +264,48 @@ def _pause_s(retry_after: str) -> float:
     return 0.0
 
 
-def _body(stream: httpcore.Response, response: Response, n_bytes: int, max_bytes: int, deadline: Deadline) -> bytes:
-    if response.headers.get("content-encoding", "identity").strip().lower() not in ("", "identity"):
+def _body(
+    stream: httpcore.Response, response: Response, request: _Request, max_bytes: int, deadline: Deadline
+) -> bytes:
+    """Return the body, unpacked where the request allows gzip. Raises `Permanent` for more than `max_bytes` bytes."""
+    encoding = response.headers.get("content-encoding", "identity").strip().lower()
+    chunks = _chunks(stream, deadline)
+    if encoding in ("gzip", "x-gzip") and ACCEPTS_GZIP in request.headers:
+        chunks = _unpacked(chunks)
+    elif encoding not in ("", "identity"):
         raise Permanent(f"{response.label} is sent compressed, although the request forbids it")
     data = bytearray()
-    if n_bytes == 0 or response.status >= 300:  # the page of an error is not read
-        return b""
-    for chunk in stream.iter_stream():
-        deadline.receive(len(chunk))
-        deadline.remaining_s()
+    for chunk in chunks:
         data += chunk
         if len(data) > max_bytes:
             raise Permanent(f"{response.label} is larger than {max_bytes:,} bytes")
-        if 0 < n_bytes <= len(data):
-            return bytes(data[:n_bytes])
+        if 0 < request.n_bytes <= len(data):
+            return bytes(data[: request.n_bytes])
     return bytes(data)
+
+
+def _chunks(stream: httpcore.Response, deadline: Deadline) -> Iterator[bytes]:
+    for chunk in stream.iter_stream():
+        count(n_bytes=len(chunk))
+        deadline.receive(len(chunk))
+        deadline.remaining_s()
+        yield chunk
+
+
+def _unpacked(chunks: Iterable[bytes]) -> Iterator[bytes]:
+    """Yield the bytes of a gzip file, at most `UNPACKED_BYTES` at a time. Raises as for a body that is cut off."""
+    unpacker = zlib.decompressobj(wbits=31)
+    try:
+        for chunk in chunks:
+            while chunk:
+                unpacker = zlib.decompressobj(wbits=31) if unpacker.eof else unpacker  # files may follow each other
+                yield unpacker.decompress(chunk, UNPACKED_BYTES)
+                chunk = unpacker.unconsumed_tail or unpacker.unused_data
+        yield unpacker.flush()
+    except zlib.error as error:
+        raise httpcore.RemoteProtocolError(f"damaged gzip, {error}") from error
+    if not unpacker.eof:
+        raise httpcore.RemoteProtocolError("the gzip file does not end")
 
 
 # Addresses
@@ -280,7 +344,7 @@ def _headers(parts: SplitResult, request: _Request) -> list[tuple[str, str]]:
     return [
         ("Host", f"{bracketed}:{parts.port}" if parts.port else bracketed),
         ("User-Agent", _user_agent()),
-        ("Accept-Encoding", "identity"),
+        *(() if ACCEPTS_GZIP in request.headers else (("Accept-Encoding", "identity"),)),
         *request.headers,
     ]
 

@@ -1,18 +1,25 @@
 """Files at http(s):// addresses that a catalogue names: pictures and tables.
 
-Connections are made to public addresses, and to those that `VITRINE_FETCH_ALLOW` lists.
+Connections are made to public addresses, and to those that `VITRINE_FETCH_ALLOW` lists. Each process makes at most
+`VITRINE_FETCH_CONNECTIONS` requests at a time to a host, and at most `VITRINE_FETCH_RATE` a second.
 """
 
 from __future__ import annotations
 
+import math
 import os
 import threading
 from functools import lru_cache
 from typing import NamedTuple
 
+from retrieval_core.errors import BadConfig
 from retrieval_core.store.base import UriStat
-from retrieval_core.store.fetcher import MAX_FILE_BYTES, Bounds, Fetcher, Response, status_error
+from retrieval_core.store.fetcher import ACCEPTS_GZIP, MAX_FILE_BYTES, Bounds, Fetcher, Response, status_error
+from retrieval_core.store.hosts import HostLimits
 from retrieval_core.store.network import ALLOW_VARIABLE, public_or_listed
+from retrieval_core.store.traffic import count
+
+CONNECTIONS_VARIABLE, RATE_VARIABLE = "VITRINE_FETCH_CONNECTIONS", "VITRINE_FETCH_RATE"
 
 _HEAD_REFUSED = (400, 401, 403, 405, 501)  # by servers, or signed addresses, that only know GET
 _ETAG, _MODIFIED = "etag ", "modified "
@@ -27,13 +34,16 @@ class Fetched(NamedTuple):
     content_type: str
 
 
-def fetch(uri: str, n_bytes: int = -1, max_bytes: int = MAX_FILE_BYTES) -> Fetched:
+def fetch(uri: str, n_bytes: int = -1, max_bytes: int = MAX_FILE_BYTES, accepts_gzip: bool = False) -> Fetched:
     """Return the first `n_bytes` bytes of an http(s) address, -1 for all.
+
+    The server may send them packed where `accepts_gzip`; `max_bytes` bounds the unpacked ones.
 
     Raises `AddressRefused` for an address that may not be fetched, `NotFound` for 404 and 410 and for an unknown host,
     `Permanent` for another refusal, a cut-off or an unfit document, and `StoreUnavailable` for a host that is down.
     """
     headers = [] if n_bytes < 0 else [("Range", f"bytes=0-{max(n_bytes, 1) - 1}")]
+    headers += [ACCEPTS_GZIP] * accepts_gzip
     response = _pipeline_fetcher().request("GET", _spaceless(uri), headers, Bounds(max_bytes), n_bytes)
     if n_bytes >= 0 and response.status == 416:  # an empty file has no first byte
         return Fetched(b"", UriStat(0, ""), "")
@@ -55,11 +65,15 @@ def stat(uri: str, known: UriStat | None = None) -> UriStat:
     if response.status in _HEAD_REFUSED:
         response = fetcher.request("GET", _spaceless(uri), headers, n_bytes=0)
     if response.status == 304 and known is not None:
-        return known
-    if response.status != 200:
+        current = known
+    elif response.status != 200:
         raise status_error(response)
-    current = _stat_of(response, int(_length_of(response) or 0))
-    return known if known is not None and known.version == current.version != "" else current
+    else:
+        current = _stat_of(response, int(_length_of(response) or 0))
+    if known is None or not known.version == current.version != "":
+        return current
+    count(not_modified=1)
+    return known
 
 
 def _stat_of(response: Response, size_bytes: int) -> UriStat:
@@ -91,10 +105,27 @@ def _spaceless(uri: str) -> str:
 
 def _pipeline_fetcher() -> Fetcher:
     """Return this process's fetcher of what the catalogue names; a forked process needs its own connections."""
+    variables = (os.environ.get(name, "") for name in (ALLOW_VARIABLE, CONNECTIONS_VARIABLE, RATE_VARIABLE))
     with _LOCK:
-        return _make_fetcher(os.getpid(), os.environ.get(ALLOW_VARIABLE, ""))
+        return _make_fetcher(os.getpid(), *variables)
 
 
 @lru_cache(maxsize=4)
-def _make_fetcher(pid: int, allowed: str) -> Fetcher:
-    return Fetcher(public_or_listed(allowed), uses_proxies=True)
+def _make_fetcher(pid: int, allowed: str, n_connections: str, requests_per_s: str) -> Fetcher:
+    defaults = HostLimits()
+    limits = HostLimits(
+        int(_number(CONNECTIONS_VARIABLE, n_connections, defaults.n_connections, 1)),
+        _number(RATE_VARIABLE, requests_per_s, defaults.requests_per_s, 0),
+    )
+    return Fetcher(public_or_listed(allowed), uses_proxies=True, limits=limits)
+
+
+def _number(name: str, text: str, default: float, least: float) -> float:
+    """Return the number of a variable. Raises `BadConfig`."""
+    try:
+        number = float(text) if text.strip() else default
+    except ValueError:
+        number = math.nan
+    if not least <= number < math.inf:
+        raise BadConfig(f"{name} is {text!r}; expected a number of at least {least:g}")
+    return number

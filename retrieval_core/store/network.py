@@ -134,7 +134,10 @@ class Deadline:
     def receive(self, n_bytes: int) -> None:
         """Extend the deadline for bytes that arrived."""
         if self._bytes_per_s:
-            self._end += n_bytes / self._bytes_per_s
+            self.extend(n_bytes / self._bytes_per_s)
+
+    def extend(self, seconds: float) -> None:
+        self._end += seconds
 
 
 @contextmanager

@@ -36,6 +36,7 @@ from retrieval_core.store.files import (
     temporary_file,
     write_errors,
 )
+from retrieval_core.store.traffic import count
 
 ENDPOINT_VARIABLE = "VITRINE_S3_ENDPOINT_URL"
 ENDPOINT_EXPECTED = (
@@ -234,26 +235,31 @@ class _ChunkReader(io.RawIOBase):
 # Any object
 
 
-def read_object(endpoint_url: str | None, bucket: str, key: str, n_bytes: int = -1) -> bytes:
-    """Return the first `n_bytes` bytes, -1 for all, of any object of any bucket; its name need not be a store key."""
+def read_object(endpoint_url: str | None, bucket: str, key: str, n_bytes: int = -1) -> tuple[bytes, UriStat]:
+    """Return the first `n_bytes` bytes, -1 for all, of any object, their number and its ETag."""
     from botocore.exceptions import ClientError
 
     part = {} if n_bytes < 0 else {"Range": f"bytes=0-{n_bytes - 1}"}
+    count(requests=1)
     with _s3_errors(f"s3://{bucket}/{key}"):
         try:
             answer = _client(endpoint_url).get_object(Bucket=bucket, Key=key, **part)
         except ClientError as error:
             if part and _status(error) == 416:  # an empty object has no first byte
-                return b""
+                return b"", UriStat(0, "")
             raise
-        return bytes(answer["Body"].read())
+        data = bytes(answer["Body"].read())
+    count(n_bytes=len(data))
+    return data, UriStat(len(data), _bare(answer["ETag"]))
 
 
-def stat_object(endpoint_url: str | None, bucket: str, key: str) -> UriStat:
-    """Return the size and ETag of any object."""
+def stat_object(endpoint_url: str | None, bucket: str, key: str, known: UriStat | None = None) -> UriStat:
+    """Return the size and ETag of any object; `known` are those that it had before."""
     with _s3_errors(f"s3://{bucket}/{key}"):
         head = _client(endpoint_url).head_object(Bucket=bucket, Key=key)
-        return UriStat(int(head["ContentLength"]), _bare(head["ETag"]))
+    stat = UriStat(int(head["ContentLength"]), _bare(head["ETag"]))
+    count(requests=1, not_modified=int(stat == known))
+    return stat
 
 
 def list_objects(endpoint_url: str | None, bucket: str, prefix: str) -> Iterator[tuple[str, UriStat]]:
@@ -267,6 +273,7 @@ def _list_bucket(endpoint_url: str | None, bucket: str, prefix: str) -> Iterator
     with _s3_errors(f"s3://{bucket}/{prefix}"):
         pages = _client(endpoint_url).get_paginator("list_objects_v2").paginate(Bucket=bucket, Prefix=prefix)
         for page in pages:
+            count(requests=1)
             yield from page.get("Contents", ())
 
 
@@ -289,9 +296,9 @@ def _make_client(endpoint_url: str | None, pid: int) -> Any:
 
     # Over https boto3 sends a checksum after the bytes, which S3 servers such as Ceph 16 refuse (411). There TLS
     # protects the bytes of a file, and `_body` sends its own checksum before the bytes.
-    is_encrypted = not (endpoint_url or "").startswith("http://")
+    is_plain = (endpoint_url or "").startswith("http://")
     config = Config(
-        request_checksum_calculation="when_required" if is_encrypted else "when_supported",
+        request_checksum_calculation="when_supported" if is_plain else "when_required",
         connect_timeout=5,
         read_timeout=READ_TIMEOUT_S,
         retries={"mode": "standard", "total_max_attempts": 3},

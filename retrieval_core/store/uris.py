@@ -44,10 +44,10 @@ def default_cache_dir() -> Path:
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "vitrine"
 
 
-def read_uri(uri: str, n_bytes: int = -1) -> bytes:
+def read_uri(uri: str, n_bytes: int = -1, accepts_gzip: bool = False) -> bytes:
     """Return the first `n_bytes` bytes of a local path, `s3://bucket/key` or an http(s) address, -1 for all.
 
-    The endpoint of S3 is that of `VITRINE_S3_ENDPOINT_URL`.
+    The endpoint of S3 is that of `VITRINE_S3_ENDPOINT_URL`. A web server may send the bytes packed if `accepts_gzip`.
 
     Raises `NotFound` (also for anything but a regular file), `Permanent` if reading is forbidden, `StoreUnavailable`,
     and `BadConfig` for another scheme.
@@ -55,11 +55,11 @@ def read_uri(uri: str, n_bytes: int = -1) -> bytes:
     if is_http(uri):
         from retrieval_core.store import http
 
-        return http.fetch(uri, n_bytes).data
+        return http.fetch(uri, n_bytes, accepts_gzip=accepts_gzip).data
     address = _split_s3(uri)
     if address is None:
         return files.read_file(uri, n_bytes)
-    return s3.read_object(_endpoint_url(None), *address, n_bytes)
+    return s3.read_object(_endpoint_url(None), *address, n_bytes)[0]
 
 
 def stat_uri(uri: str, known: UriStat | None = None) -> UriStat:
@@ -73,7 +73,7 @@ def stat_uri(uri: str, known: UriStat | None = None) -> UriStat:
 
         return http.stat(uri, known)
     address = _split_s3(uri)
-    return files.stat_file(uri) if address is None else s3.stat_object(_endpoint_url(None), *address)
+    return files.stat_file(uri) if address is None else s3.stat_object(_endpoint_url(None), *address, known)
 
 
 def list_uris(

@@ -19,11 +19,10 @@ from retrieval_core.ingest.sources.files import absolute_uri
 from retrieval_core.ingest.sources.listing import counted
 from retrieval_core.ingest.sources.tables.columns import Columns, unused_note
 from retrieval_core.ingest.sources.tables.delimited import read_delimited
-from retrieval_core.ingest.sources.tables.table import TableSource
+from retrieval_core.ingest.sources.tables.table import GZIP, TableSource
 from retrieval_core.store.files import read_errors
 from retrieval_core.store.uris import is_http, label_of, read_uri, stat_uri
 
-GZIP = b"\x1f\x8b"
 GZIP_ERRORS = (EOFError, zlib.error, gzip.BadGzipFile)
 WEB_PAGE = re.compile(rb"\W*(<!--.*?-->\s*)*<(!doctype\s+html|html|head|body)\b", re.IGNORECASE | re.DOTALL)
 SLICE_ROWS = 10_000  # rows of an export whose Python objects are in memory at once
@@ -72,7 +71,7 @@ def open_text(uri: str, spec: str) -> Iterator[Stream]:
     Raises `SourceMissing` for an absent or empty file, `CatalogInvalid` for a web page.
     """
     try:
-        file = io.BytesIO(read_uri(uri)) if "://" in uri else _open_local(uri)
+        file = io.BytesIO(read_uri(uri, accepts_gzip=True)) if "://" in uri else _open_local(uri)
     except NotFound as error:
         raise SourceMissing(f"{spec}: there is no file {label_of(uri)}; check the path") from error
     with file:

@@ -36,6 +36,7 @@ from retrieval_core.ingest.sources.tables.parquet import read_parquet
 from retrieval_core.store.uris import folder_of, is_http, label_of, read_uri
 
 TEXT_SUFFIXES = (".csv", ".tsv")
+GZIP = b"\x1f\x8b"  # the first bytes of a file in gzip
 GZIP_SUFFIXES = tuple(f"{suffix}.gz" for suffix in TEXT_SUFFIXES)
 TABLE_SUFFIXES = (*TEXT_SUFFIXES, *GZIP_SUFFIXES, ".parquet", ".pq")
 MAX_TEXT_BYTES = 2**32  # that a small gzip may unpack to
@@ -221,7 +222,7 @@ def read_table(uri: str, spec: str, columns: Columns = UNNAMED) -> DelimitedTabl
         return parse_table(read_uri(uri), uri, spec, columns)
     from retrieval_core.store.http import fetch
 
-    data, _, content_type = fetch(uri)
+    data, _, content_type = fetch(uri, accepts_gzip=True)
     if data[:500].lstrip(b"\xef\xbb\xbf \t\r\n").startswith(b"<"):
         raise CatalogInvalid(
             f"{spec}: the server sends a page in place of the table ({content_type or 'of no type'}); "
@@ -242,7 +243,7 @@ def parse_table(data: bytes, name: str, spec: str, columns: Columns = UNNAMED) -
     if not suffix:
         raise CatalogInvalid(f"{spec} is none of {', '.join(TABLE_SUFFIXES)}; save the table as one of them")
     try:
-        if suffix in GZIP_SUFFIXES:
+        if suffix in GZIP_SUFFIXES and data.startswith(GZIP):  # a web server may have unpacked it
             data = read_whole(gzip.GzipFile(fileobj=io.BytesIO(data)))
         if suffix in (*TEXT_SUFFIXES, *GZIP_SUFFIXES):
             return read_delimited(data, columns)
