@@ -175,6 +175,7 @@ def _catalog_facts(
         removed=diff.removed,
         unchanged=diff.unchanged,
         moved=diff.moved,
+        refreshed=diff.refreshed,
         indexed=plan.n_rows,
         quarantined=counts["quarantined"] + n_late_rejects,
         declared_removals=ingested.declared_removals,

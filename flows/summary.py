@@ -22,6 +22,7 @@ class CatalogSummary(Value):
     unchanged: int
     quarantined: int
     moved: int = 0  # of the unchanged: their pictures have another address
+    refreshed: int = 0  # of the unchanged: they have other fields, such as a price
 
 
 class RunSummary(Value):

@@ -22,7 +22,8 @@ from retrieval_core.store.base import Store
 SPLITS = ("train", "val", "query", "gallery", "test")
 HELD_OUT = ("val", "query", "test")  # splits that nothing trains on
 
-# What a source says of each picture.
+NAMED_VALUES = pl.List(pl.Struct({"name": pl.String(), "value": pl.String()}))
+# What a source says of each picture. Attributes are learned and compared; fields (title, price) are shown and filtered.
 SOURCE_SCHEMA: dict[str, pl.DataType] = {
     "item_id": pl.String(),
     "image_uri": pl.String(),
@@ -31,9 +32,10 @@ SOURCE_SCHEMA: dict[str, pl.DataType] = {
     "split": pl.String(),
     "mask_uri": pl.String(),
     "labels": pl.List(pl.String()),
-    "attributes": pl.List(pl.Struct({"name": pl.String(), "value": pl.String()})),
+    "attributes": NAMED_VALUES,
+    "fields": NAMED_VALUES,
 }
-CATALOG_SCHEMA: dict[str, pl.DataType] = SOURCE_SCHEMA | {
+CATALOG_SCHEMA: dict[str, pl.DataType] = SOURCE_SCHEMA | {  # stored without the fields
     "row_id": pl.Int64(),
     "content_id": pl.String(),
     "mask_id": pl.String(),
@@ -52,8 +54,8 @@ QUARANTINE_SCHEMA: dict[str, pl.DataType] = {
     "last_seen": pl.String(),
 }
 # What is known of an item; it has changed when one of these differs, except that an address may move (`ingest.diff`).
-# The other columns follow from these, or are bookkeeping (size, time).
-COMPARED_COLUMNS = (*SOURCE_SCHEMA, "content_id", "mask_id", "status")
+# The other columns follow from these, are bookkeeping (size, time), or are the fields, which are stored beside it.
+COMPARED_COLUMNS = (*(name for name in SOURCE_SCHEMA if name != "fields"), "content_id", "mask_id", "status")
 
 QUARANTINE_FILE = "quarantine.parquet"  # the part of a catalogue that lists its rejects
 PIECES = f"{Catalog.folder}/parts/"  # the items of all catalogues; those with equal rows share a piece
@@ -139,10 +141,13 @@ def put_items(store: Store, items: pl.DataFrame) -> tuple[Part, ...]:
 def item_pieces(items: pl.DataFrame) -> Iterator[pl.DataFrame]:
     """Cut the items of a catalogue into the pieces that it is stored in, in order; no item makes one empty piece.
 
+    The pieces have no fields, so that a catalogue whose prices alone changed is the same catalogue.
+
     A piece begins at each item whose row id is a multiple of a power of two, as a prolly tree is cut
     (https://docs.dolthub.com/architecture/storage-engine/prolly-tree). So a change moves no other cut, and a catalogue
     that differs in few items shares the other pieces.
     """
+    items = items.drop("fields", strict=False)
     rows_a_piece = max(PIECE_ROWS, 1 << (len(items) // MAX_PIECES).bit_length())
     starts = (items["row_id"] % rows_a_piece == 0).arg_true().to_list()
     for start, end in pairwise([*sorted({0, *starts}), len(items)]):
@@ -174,8 +179,16 @@ def read_last_seen(store: Store, key: str) -> pl.DataFrame:
     return with_normal_names(read_unsealed(store, key))
 
 
+def with_fields(items: pl.DataFrame, fields: pl.DataFrame | None = None) -> pl.DataFrame:
+    """Return items in `CATALOG_SCHEMA`: with the fields of a table (row_id, fields), empty where it has none."""
+    if fields is not None:
+        items = items.drop("fields", strict=False).join(fields, on="row_id", how="left", maintain_order="left")
+    given = pl.col("fields") if "fields" in items.columns else pl.lit(None, NAMED_VALUES)
+    return items.with_columns(given.fill_null(pl.lit([], NAMED_VALUES)).alias("fields")).select(*CATALOG_SCHEMA)
+
+
 def load_items(store: Store, catalog_fingerprint: str, columns: list[str] | None = None) -> pl.DataFrame:
-    """Load every row of a sealed catalogue, with all columns or these. Raises `NotFound`."""
+    """Load every row of a sealed catalogue, with all stored columns or these. Raises `NotFound`."""
     catalog = Catalog.find(store, catalog_fingerprint)
     if catalog is None:
         raise NotFound(f"no catalogue {catalog_fingerprint} in {store.url}")

@@ -9,9 +9,9 @@ from retrieval_core.store.base import Store
 class CatalogFacts(Value):
     """How the rows of the catalogue were counted; `rows = indexed + quarantined = added + changed + unchanged`.
 
-    `moved` counts those of the unchanged whose address alone differs. `declared_removals` are the ids of the items that
-    were listed as removed, so that their absence is no loss; `notes` say how the source was read and what was passed
-    over.
+    Of the unchanged, `moved` counts those whose address differs, `refreshed` those with other fields, such as a price.
+    `declared_removals` are the ids of the items that were listed as removed, so that their absence is no loss; `notes`
+    say how the source was read and what was passed over.
     """
 
     source: str
@@ -23,6 +23,7 @@ class CatalogFacts(Value):
     indexed: int
     quarantined: int
     moved: int = 0
+    refreshed: int = 0
     declared_removals: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
 

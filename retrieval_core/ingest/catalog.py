@@ -20,6 +20,7 @@ from retrieval_core.artifacts.catalog_rows import (
     read_items,
     read_last_seen,
     row_ids,
+    with_fields,
 )
 from retrieval_core.artifacts.fingerprints import STAGE_VERSIONS
 from retrieval_core.artifacts.manifests import Catalog, Ref, Value, fingerprint
@@ -140,7 +141,7 @@ def _seal(store: Store, snapshot: Snapshot, parents: dict[str, str] | None = Non
 def _tables(store: Store, catalog: Catalog) -> tuple[pl.DataFrame, pl.DataFrame]:
     """Return the items of a catalogue and its rejects, their names and row ids in normal form."""
     items, quarantine = read_items(store, catalog), read_table(store, catalog.part(QUARANTINE_FILE))
-    return items.with_columns(row_ids(items["item_id"])), with_normal_names(quarantine)
+    return with_fields(items.with_columns(row_ids(items["item_id"]))), with_normal_names(quarantine)
 
 
 def _last_seen(store: Store) -> Snapshot | None:
@@ -148,7 +149,7 @@ def _last_seen(store: Store) -> Snapshot | None:
         items, quarantine = (read_last_seen(store, key) for key in (SEEN_ITEMS, LEDGER))
     except NotFound:
         return None
-    return Snapshot(items, quarantine, 0)
+    return Snapshot(with_fields(items), quarantine, 0)
 
 
 def _replaced(table: pl.DataFrame, current: pl.DataFrame, is_named: pl.Expr) -> pl.DataFrame:

@@ -15,8 +15,8 @@ ADDRESSES = ("image_uri", "mask_uri")
 class CatalogDiff(Value):
     """How many items were added, changed, removed and kept, and the ids of those that differ, sorted.
 
-    `added + changed + unchanged` is the number of current rows, quarantined ones included. `moved` counts those of the
-    unchanged whose picture or mask has another address.
+    `added + changed + unchanged` is the number of current rows, quarantined ones included. Of the unchanged, `moved`
+    counts those whose picture or mask has another address, `refreshed` those with other fields, such as a price.
     """
 
     added: int
@@ -24,6 +24,7 @@ class CatalogDiff(Value):
     removed: int
     unchanged: int
     moved: int = 0
+    refreshed: int = 0
     added_ids: tuple[str, ...] = ()
     changed_ids: tuple[str, ...] = ()
     removed_ids: tuple[str, ...] = ()
@@ -33,10 +34,11 @@ def diff_catalogs(previous: pl.DataFrame | None, current: pl.DataFrame) -> Catal
     """Compare two tables of items (`CATALOG_SCHEMA`, unique item_ids, any order); without a previous one, all are new.
 
     An item has changed when one of `COMPARED_COLUMNS` differs, other than the address of a picture that was read. A
-    file that was touched but holds the same bytes has not.
+    file that was touched but holds the same bytes has not. Fields are compared where both tables have them.
     """
     before = pl.DataFrame(schema=CATALOG_SCHEMA) if previous is None else previous
-    both = current.select(COMPARED_COLUMNS).join(before.select(COMPARED_COLUMNS), on="item_id", suffix="_before")
+    given = [*COMPARED_COLUMNS, *(["fields"] if "fields" in before.columns and "fields" in current.columns else [])]
+    both = current.select(given).join(before.select(given), on="item_id", suffix="_before")
     compared = [name for name in COMPARED_COLUMNS if name not in ("item_id", *ADDRESSES)]
     is_moved, is_other = _differs(ADDRESSES), _differs(compared)
     # Without a reading, nothing shows that a picture at another address is the same.
@@ -50,6 +52,7 @@ def diff_catalogs(previous: pl.DataFrame | None, current: pl.DataFrame) -> Catal
         removed=len(removed),
         unchanged=len(both) - len(changed),
         moved=both.filter(is_moved & ~is_changed).height,
+        refreshed=both.filter(_differs(["fields"]) & ~is_changed).height if "fields" in given else 0,
         added_ids=added,
         changed_ids=changed,
         removed_ids=removed,

@@ -19,6 +19,7 @@ from retrieval_core.artifacts.catalog_rows import (
     SEEN_ITEMS,
     put_items,
     row_id,
+    with_fields,
 )
 from retrieval_core.artifacts.growing_sets import (
     derive_vectors,
@@ -260,7 +261,7 @@ def _items(names: Iterable[str]) -> pl.DataFrame:
         }
         for name in sorted(names)
     ]
-    return pl.DataFrame(rows, schema=CATALOG_SCHEMA)
+    return with_fields(pl.DataFrame(rows, schema=CATALOG_SCHEMA))
 
 
 def _vector(content_id: str) -> Float32:

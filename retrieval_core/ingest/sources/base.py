@@ -25,7 +25,7 @@ class Source(Protocol):
     notes: tuple[str, ...]  # how the source was read and what was passed over, each a line for a person
 
     def rows(self) -> pl.DataFrame:
-        """Return one row per picture in `SOURCE_SCHEMA`, sorted by unique item_id; labels and attributes never null.
+        """Return one row per picture in `SOURCE_SCHEMA`, sorted by unique item_id; its lists are never null.
 
         Raises `CatalogInvalid` when the source is malformed, `SourceMissing` when it is empty.
         """
@@ -49,7 +49,7 @@ class Maskless:
 def conform(frame: pl.DataFrame, spec: str) -> pl.DataFrame:
     """Return the rows of the source `spec` in `SOURCE_SCHEMA`, checked and sorted by item_id.
 
-    Columns that `frame` lacks become null, labels and attributes empty; "" becomes null; other columns are dropped.
+    Columns that `frame` lacks become null, lists empty; "" becomes null; other columns are dropped.
     `NORMAL_COLUMNS` get their normal form. Raises `SourceMissing` when there are no rows; `CatalogInvalid` for an
     empty, repeated or too long item_id, an empty image_uri, a name with a `DECEPTIVE` character, or an unknown split.
     """
@@ -63,8 +63,7 @@ def conform(frame: pl.DataFrame, spec: str) -> pl.DataFrame:
     normal = given.with_columns(normal_names(given[name]) for name in NORMAL_COLUMNS)
     rows = normal.with_columns(
         pl.col(pl.String).replace("", None),
-        pl.col("labels").fill_null(pl.lit([], SOURCE_SCHEMA["labels"])),
-        pl.col("attributes").fill_null(pl.lit([], SOURCE_SCHEMA["attributes"])),
+        *(pl.col(name).fill_null(pl.lit([], SOURCE_SCHEMA[name])) for name in ("labels", "attributes", "fields")),
     )
     _check(rows, spec, given["item_id"])
     return rows.sort("item_id")

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from retrieval_core.artifacts.catalog_rows import CATALOG_SCHEMA
+from retrieval_core.artifacts.catalog_rows import CATALOG_SCHEMA, NAMED_VALUES
 from retrieval_core.ingest.diff import diff_catalogs
 from retrieval_core.ingest.snapshot import catalog_fingerprint
 
@@ -38,6 +38,11 @@ def items(catalog: dict[str, Statement], version: str = "1") -> pl.DataFrame:
         for item_id, (content_id, category, labels, attributes, status) in catalog.items()
     ]
     return pl.DataFrame(rows, schema=CATALOG_SCHEMA)
+
+
+def with_price(catalog: pl.DataFrame, price: str) -> pl.DataFrame:
+    fields = pl.lit([{"name": "price", "value": price}], NAMED_VALUES)
+    return catalog.with_columns(pl.when(pl.col("category") == "coat").then(fields).otherwise("fields").alias("fields"))
 
 
 GOOD: Statement = ("c1", "coat", ["a"], [], "ok")
@@ -101,3 +106,17 @@ def test_a_picture_at_another_address_that_cannot_be_read_changed() -> None:
 def test_a_picture_that_turned_bad_changed() -> None:
     bad = (None, *GOOD[1:4], "quarantined")
     assert diff_catalogs(items({"a": GOOD}), items({"a": bad})).changed_ids == ("a",)
+
+
+@given(before=CATALOGS, after=CATALOGS)
+def test_other_fields_refresh_an_item_and_change_nothing_else(
+    before: dict[str, Statement], after: dict[str, Statement]
+) -> None:
+    old, new = items(before), items(after)
+    plain, priced = diff_catalogs(old, new), diff_catalogs(with_price(old, "9 EUR"), with_price(new, "8 EUR"))
+    assert priced.model_copy(update={"refreshed": 0}) == plain
+    assert catalog_fingerprint(with_price(new, "8 EUR")) == catalog_fingerprint(new)
+    is_coat = {
+        name for name in before.keys() & after.keys() if before[name] == after[name] and after[name][1] == "coat"
+    }
+    assert priced.refreshed == len(is_coat)

@@ -16,7 +16,7 @@ from retrieval_core.item_ids.normal_form import normal_name
 def test_absent_columns_are_null_or_empty() -> None:
     rows = conform(pl.DataFrame({"item_id": ["a"], "image_uri": ["/a.jpg"]}), "here")
     assert dict(rows.schema) == SOURCE_SCHEMA
-    assert rows.row(0) == ("a", "/a.jpg", None, None, None, None, [], [])
+    assert rows.row(0) == ("a", "/a.jpg", None, None, None, None, [], [], [])
 
 
 def test_rows_are_ordered_by_id_and_other_columns_dropped() -> None:

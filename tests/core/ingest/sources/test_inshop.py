@@ -42,7 +42,7 @@ def test_the_partition_becomes_the_catalogue(tmp_path: Path) -> None:
     rows = open_source(f"inshop:{save(tmp_path)}").rows()
     assert dict(rows.schema) == SOURCE_SCHEMA
     women, men = [{"name": "gender", "value": "WOMEN"}], [{"name": "gender", "value": "MEN"}]
-    assert rows.drop("mask_uri").rows() == [
+    assert rows.drop("mask_uri", "fields").rows() == [
         (VEST, f"{tmp_path}/Img/{VEST}", "id_00000080", "Jackets_Vests", "train", [], men),
         (DRESS, f"{tmp_path}/Img/{DRESS}", "id_00000002", "Dresses", "query", [], women),
         (DRESS_BACK, f"{tmp_path}/Img/{DRESS_BACK}", "id_00000002", "Dresses", "gallery", [], women),

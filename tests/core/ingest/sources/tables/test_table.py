@@ -49,10 +49,10 @@ class TestCsv:
         rows = source.rows()
         assert dict(rows.schema) == SOURCE_SCHEMA
         assert rows.rows() == [
-            ("a", f"{tmp_path}/a.jpg", None, None, None, None, ["felt", "hat"], []),
+            ("a", f"{tmp_path}/a.jpg", None, None, None, None, ["felt", "hat"], [], []),
             (
                 "b", f"{tmp_path}/b.jpg", "p1", "coat", "query", f"{tmp_path}/b.png", ["long", "wool"],
-                [{"name": "colour", "value": "red"}],
+                [{"name": "colour", "value": "red"}], [],
             ),
         ]  # fmt: skip
 

@@ -116,7 +116,7 @@ def test_every_record_is_a_row(tmp_path: Path, name: str) -> None:
     expected = [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)]
 
     rows = []
-    for row in source.rows().drop("split", "mask_uri").sort("image_uri").iter_rows(named=True):
+    for row in source.rows().drop("split", "mask_uri", "fields").sort("image_uri").iter_rows(named=True):
         attributes = {pair["name"]: pair["value"] for pair in row.pop("attributes")}
         rows.append(row | attributes | {"image_uri": row["image_uri"].removeprefix(f"{tmp_path}/")})
 
