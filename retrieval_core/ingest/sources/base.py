@@ -23,6 +23,7 @@ class Source(Protocol):
 
     spec: str  # KIND:URI
     notes: tuple[str, ...]  # how the source was read and what was passed over, each a line for a person
+    n_passed_over: int  # files or products of the source that are no rows of the catalogue
 
     def rows(self) -> pl.DataFrame:
         """Return one row per picture in `SOURCE_SCHEMA`, sorted by unique item_id; its lists are never null.
@@ -41,6 +42,7 @@ class Maskless:
 
     spec: str
     notes: tuple[str, ...] = ()
+    n_passed_over: int = 0
 
     def read_mask(self, mask_uri: str) -> Bool:
         raise NotFound(f"{self.spec} has no masks, so none at {mask_uri}; a table: source can name them")

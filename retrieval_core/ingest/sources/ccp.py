@@ -56,7 +56,7 @@ class CcpSource:
         folder, self._query = split_query(uri, CcpQuery, self.spec)
         root = absolute_uri(folder)
         listing = list_dataset(root, self.spec)
-        self.notes = passed_over_notes(listing.passed_over)
+        self.notes, self.n_passed_over = passed_over_notes(listing.passed_over), listing.passed_over.total()
         self._uris = {path: f"{root.rstrip('/')}/{path}" for path in listing.paths}
         self._photos = [path for path in self._uris if path.startswith("photos/") and is_picture(path)]
         if not self._photos:

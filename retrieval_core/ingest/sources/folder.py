@@ -53,7 +53,7 @@ class FolderSource(Maskless):
                 raise
             raise Permanent(f"{error}, or pass it over with {self.spec.partition('?')[0]}?skip=NAME/*") from error
         self._item_ids = self._pictures(listing.paths, listing.passed_over)
-        self.notes = passed_over_notes(listing.passed_over)
+        self.notes, self.n_passed_over = passed_over_notes(listing.passed_over), listing.passed_over.total()
         if not self._item_ids:
             raise SourceMissing("; ".join((f"{self.spec} holds no picture ({', '.join(SUFFIXES)})", *self.notes)))
         self.notes += self._layout_notes(self.rows())

@@ -37,7 +37,7 @@ class ImageNetSource(Maskless):
             self._base = self._root + base
             passed_over: Counter[str] = Counter()
             self._paths = [path for split in SPLITS for path in self._listed(split, passed_over)]
-            self.notes = passed_over_notes(passed_over)
+            self.notes, self.n_passed_over = passed_over_notes(passed_over), passed_over.total()
             if self._paths:
                 return
         raise SourceMissing(

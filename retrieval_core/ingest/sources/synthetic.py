@@ -93,6 +93,7 @@ class SyntheticSource:
     """
 
     notes: tuple[str, ...] = ()
+    n_passed_over: int = 0
 
     def __init__(self, uri: str, n_threads: int = 0) -> None:
         self.spec = f"synthetic:{uri}"

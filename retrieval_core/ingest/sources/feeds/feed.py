@@ -53,6 +53,7 @@ class FeedSource(TableSource):
         except ValueError as error:
             raise CatalogInvalid(f"{self.spec} cannot be read: {str(error)[:400]}") from error
         frame = rows.frame()
+        self.n_passed_over = rows.n_passed_over
         counts = f"{counted(rows.n_products, 'product')} with {counted(len(frame), 'picture')}"
         self.notes = (f"{counts}, from {notes[0]}", *notes[1:], *rows.passed_over_notes())
         if frame.is_empty():

@@ -80,6 +80,10 @@ class PictureRows:
         """Count a product that does not become an item."""
         self._passed_over.setdefault(reason, []).append(item_id)
 
+    @property
+    def n_passed_over(self) -> int:
+        return sum(map(len, self._passed_over.values()))
+
     def frame(self) -> pl.DataFrame:
         """Return a row per picture, in the order of the feed."""
         self._flush()

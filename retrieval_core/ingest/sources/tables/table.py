@@ -72,6 +72,7 @@ class TableSource:
     """
 
     kind: ClassVar[str] = "table"
+    n_passed_over: int = 0
 
     def __init__(self, uri: str) -> None:
         self.spec = f"{self.kind}:{label_of(uri) if is_http(uri) else uri}"

@@ -133,6 +133,7 @@ def test_every_file_is_an_item_or_counted_by_its_type(tmp_path: Path) -> None:
     assert source.notes[0] == (
         "5 files passed over: 2 of type .txt, 1 of type .svg, 1 of type .jxl, 1 without a suffix that are no pictures"
     )
+    assert source.n_passed_over + len(source.rows()) == 6
 
 
 def test_an_id_is_in_normal_form_and_its_address_is_that_of_the_file(tmp_path: Path) -> None:

@@ -70,6 +70,7 @@ def test_each_element_finds_its_place(tmp_path: Path) -> None:
         "not used: title, description, shipping, price",
         "1 product passed over, without a picture: gift-card",
     )
+    assert source.n_passed_over == 1
 
 
 def test_columns_have_their_names_in_any_spelling(tmp_path: Path) -> None:

@@ -85,6 +85,7 @@ def test_products_that_are_not_in_the_shop_are_passed_over_and_named(tmp_path: P
         "1 product passed over, not published: c",
         "1 product passed over, without a picture: d",
     )
+    assert source.n_passed_over == 4
 
 
 @pytest.mark.parametrize(
