@@ -33,4 +33,4 @@ def classify_shard(
 @stage("seal classes")
 def seal_class_set(settings: Settings, catalog: Ref, plan: WorkPlan) -> Ref:
     """Seal the classes of this catalogue as one set."""
-    return seal_pictures(settings.open_store(), ClassSet, plan, catalog).ref
+    return seal_pictures(settings.open_store(), ClassSet, plan.targets[0].family, catalog).ref

@@ -52,4 +52,4 @@ def detect_shard(settings: Settings, shard: WorkShard, detector: Ref, config: Cr
 @stage("seal masks")
 def seal_mask_set(settings: Settings, catalog: Ref, plan: WorkPlan) -> Ref:
     """Seal the masks of this catalogue, or the boxes found in it, as one set."""
-    return seal_pictures(settings.open_store(), MaskSet, plan, catalog).ref
+    return seal_pictures(settings.open_store(), MaskSet, plan.targets[0].family, catalog).ref

@@ -10,11 +10,12 @@ import hashlib
 import logging
 import time
 from collections.abc import Callable, Iterable, Sequence
+from typing import NamedTuple
 
 import polars as pl
 
 from retrieval_core.artifacts.growing_sets import View, put_growing_part, seal_view, stored_parts_of
-from retrieval_core.artifacts.manifests import GrowingSet, Ref, Value, fingerprint
+from retrieval_core.artifacts.manifests import Ref, Value, fingerprint
 from retrieval_core.artifacts.parts import read_unsealed, table_bytes
 from retrieval_core.artifacts.pictures import Picture, usable_pictures
 from retrieval_core.store.base import Store
@@ -46,16 +47,23 @@ def _plan_name(content_ids: Sequence[str]) -> str:
     return hashlib.sha256("\n".join(content_ids).encode()).hexdigest()[:16]
 
 
-class WorkShard(Value):
-    """One shard of a plan; its size does not depend on the number of shards.
-
-    `number` counts from 0 and selects its pictures in the plan's table at `key`.
-    """
+class Target(Value):
+    """A growing set that a plan adds parts to."""
 
     folder: str
     family: str
+
+
+class WorkShard(Value):
+    """One shard of a plan; its size does not depend on the number of shards.
+
+    `number` counts from 0 and selects its pictures in the plan's table at `key`; `names` are those of the parts that it
+    adds, one for each target.
+    """
+
+    targets: tuple[Target, ...]
     key: str
-    name: str
+    names: tuple[str, ...]
     number: int
     n_shards: int
 
@@ -66,65 +74,98 @@ class WorkShard(Value):
 
 
 class WorkPlan(Value):
-    """The shards of one family that are missing; `key` names the table of their pictures, "" when none is missing."""
+    """The shards of pictures that at least one target lacks; each holds the names of its parts, one for each target.
 
-    folder: str
-    family: str
+    `key` names the table of the pictures, "" when none is missing.
+    """
+
+    targets: tuple[Target, ...]
     key: str = ""
-    shards: tuple[str, ...] = ()
+    shards: tuple[tuple[str, ...], ...] = ()
     n_missing: int = 0
 
     def split(self) -> list[WorkShard]:
         """Return one value per shard, in order."""
         n_shards = len(self.shards)
         return [
-            WorkShard(folder=self.folder, family=self.family, key=self.key, name=name, number=number, n_shards=n_shards)
-            for number, name in enumerate(self.shards)
+            WorkShard(targets=self.targets, key=self.key, names=names, number=number, n_shards=n_shards)
+            for number, names in enumerate(self.shards)
         ]
 
 
-def plan_pictures(store: Store, kind: type[GrowingSet], family: str, catalog: Ref, shard_rows: int) -> WorkPlan:
-    """Plan the shards of a catalogue's usable pictures that no part of the family covers yet."""
-    return plan_work(store, kind.folder, family, usable_pictures(store, catalog), shard_rows)
+class ShardWork(NamedTuple):
+    """The pictures of a shard, ordered by content id, and the content ids that each target lacks."""
+
+    pictures: list[Picture]
+    missing: dict[Target, set[str]]
 
 
-def seal_pictures(store: Store, kind: type[View], plan: WorkPlan, catalog: Ref) -> View:
+def plan_pictures(store: Store, targets: Sequence[Target], catalog: Ref, shard_rows: int) -> WorkPlan:
+    """Plan the shards of a catalogue's usable pictures that some target lacks."""
+    return plan_work(store, targets, usable_pictures(store, catalog), shard_rows)
+
+
+def seal_pictures(store: Store, kind: type[View], family: str, catalog: Ref) -> View:
     """Seal the masks or classes of a catalogue's usable pictures, as far as they are stored, as one set."""
-    return seal_view(store, kind, plan.family, catalog.name, usable_pictures(store, catalog)["content_id"])
+    return seal_view(store, kind, family, catalog.name, usable_pictures(store, catalog)["content_id"])
 
 
-def plan_work(store: Store, folder: str, family: str, pictures: pl.DataFrame, shard_rows: int) -> WorkPlan:
-    """Store and return a plan of the shards that cover what no stored part covers yet.
+def plan_work(store: Store, targets: Sequence[Target], pictures: pl.DataFrame, shard_rows: int) -> WorkPlan:
+    """Store and return a plan of the shards that cover what no stored part of a target covers yet.
 
-    `pictures` has columns content_id, image_uri and item_id; of several items with the same picture, one is kept.
+    `pictures` has columns content_id, image_uri and item_id; of several items with the same picture, one is kept. The
+    plan's table lies beside the last target and names in `missing_in` the targets that lack a picture, by position.
     """
-    present = (key for stored in stored_parts_of(store, folder, family) for key in stored.content_ids)
-    shards = plan_shards(pictures["content_id"], present, shard_rows)
+    stored = [_stored_ids(store, target) for target in targets]
+    shards = plan_shards(pictures["content_id"], set.intersection(*stored), shard_rows)
     if not shards:
-        return WorkPlan(folder=folder, family=family)
+        return WorkPlan(targets=tuple(targets))
     shard_of = pl.DataFrame(
-        [(number, key) for number, shard in enumerate(shards) for key in shard.content_ids],
-        schema={"shard": pl.Int32, "content_id": pl.String},
+        [
+            (number, key, [n for n, ids in enumerate(stored) if key not in ids])
+            for number, shard in enumerate(shards)
+            for key in shard.content_ids
+        ],
+        schema={"shard": pl.Int32, "content_id": pl.String, "missing_in": pl.List(pl.Int32)},
         orient="row",
     )
     one_each = pictures.sort("content_id", "item_id").unique("content_id", keep="first")
     plan = shard_of.join(one_each, on="content_id", how="left").sort("shard", "content_id")
-    names = tuple(shard.name for shard in shards)
-    key = f"{folder}/{family}/plans/{fingerprint('plan', 1, names, [family])}.parquet"
+    names = tuple(
+        tuple(_plan_name([key for key in shard.content_ids if key not in ids]) for ids in stored) for shard in shards
+    )
+    name = fingerprint("plan", 2, names, [target.family for target in targets])
+    key = f"{targets[-1].folder}/{targets[-1].family}/plans/{name}.parquet"
     store.put(key, table_bytes(plan))
-    return WorkPlan(folder=folder, family=family, key=key, shards=names, n_missing=len(plan))
+    return WorkPlan(targets=tuple(targets), key=key, shards=names, n_missing=len(plan))
+
+
+def _stored_ids(store: Store, target: Target) -> set[str]:
+    return {key for part in stored_parts_of(store, target.folder, target.family) for key in part.content_ids}
+
+
+def read_shard(store: Store, shard: WorkShard) -> ShardWork:
+    """Return the pictures of one shard of a plan, and which of them each target lacks."""
+    table = read_unsealed(store, shard.key, pl.col("shard") == shard.number).drop("shard").sort("content_id")
+    missing = {
+        target: set(table.filter(pl.col("missing_in").list.contains(n))["content_id"])
+        for n, target in enumerate(shard.targets)
+    }
+    return ShardWork([Picture(**row) for row in table.drop("missing_in").iter_rows(named=True)], missing)
 
 
 def shard_pictures(store: Store, shard: WorkShard) -> list[Picture]:
     """Return the pictures of one shard of a plan, ordered by content id."""
-    table = read_unsealed(store, shard.key, pl.col("shard") == shard.number).drop("shard").sort("content_id")
-    return [Picture(**row) for row in table.iter_rows(named=True)]
+    return read_shard(store, shard).pictures
 
 
-def put_shard(store: Store, shard: WorkShard, content_ids: list[str], encode: Callable[[], bytes]) -> int:
-    """Store the results of a shard as its part, unless there are none; return how many pictures they cover."""
+def put_shard(
+    store: Store, shard: WorkShard, target: Target, content_ids: Sequence[str], encode: Callable[[], bytes]
+) -> int:
+    """Store the results of a shard as its part of a target, unless there are none; return the number of pictures."""
     if content_ids:
-        put_growing_part(store, shard.folder, shard.family, shard.name, encode(), len(content_ids))
+        name = shard.names[shard.targets.index(target)]
+        put_growing_part(store, target.folder, target.family, name, encode(), len(content_ids))
     return len(content_ids)
 
 

@@ -13,7 +13,15 @@ from retrieval_core.artifacts.growing_sets import seal_vectors
 from retrieval_core.artifacts.manifests import Backbone, Classifier, ClassSet, MaskSet, Ref, Reject, Value, VectorSet
 from retrieval_core.artifacts.parts import classes_bytes, read_masks, vectors_bytes
 from retrieval_core.artifacts.pictures import usable_pictures
-from retrieval_core.artifacts.shards import WorkPlan, WorkShard, log_progress, plan_pictures, put_shard, shard_pictures
+from retrieval_core.artifacts.shards import (
+    Target,
+    WorkPlan,
+    WorkShard,
+    log_progress,
+    plan_pictures,
+    put_shard,
+    shard_pictures,
+)
 from retrieval_core.artifacts.variants import Variant
 from retrieval_core.config import ClassifyConfig, EmbedConfig, IngestConfig, View
 from retrieval_core.embed.classes import ClassifierEngine, classify
@@ -41,7 +49,7 @@ def plan_vectors(
 ) -> WorkPlan:
     """Plan the shards of pictures that have no vector of this backbone and view yet; `margin` is of view `crop`."""
     family = vector_family(backbone.name, masks.family if masks else None, view, margin)
-    return plan_pictures(store, VectorSet, family, catalog, config.shard_rows)
+    return plan_pictures(store, [Target(folder=VectorSet.folder, family=family)], catalog, config.shard_rows)
 
 
 def embed_shard(
@@ -68,7 +76,9 @@ def embed_shard(
         ingest.max_pixels,
         log_progress(f"embed {shard.label}", len(pictures)),
     )
-    n_rows = put_shard(store, shard, done.content_ids, lambda: vectors_bytes(done.content_ids, done.vectors))
+    n_rows = put_shard(
+        store, shard, shard.targets[0], done.content_ids, lambda: vectors_bytes(done.content_ids, done.vectors)
+    )
     return ShardOutcome(n_rows=n_rows, rejects=tuple(done.rejects))
 
 
@@ -76,7 +86,7 @@ def seal_view_vectors(store: Store, catalog: Ref, plan: WorkPlan, backbone: Ref,
     """Seal the vectors of one view of a catalogue's pictures as one set."""
     content_ids = usable_pictures(store, catalog)["content_id"]
     dim = Backbone.open(store, backbone).dim
-    return seal_vectors(store, plan.family, Variant(view), dim, catalog.name, content_ids)
+    return seal_vectors(store, plan.targets[0].family, Variant(view), dim, catalog.name, content_ids)
 
 
 def rejected_items(store: Store, catalog: Ref, rejects: Sequence[Reject]) -> tuple[Reject, ...]:
@@ -92,7 +102,8 @@ def rejected_items(store: Store, catalog: Ref, rejects: Sequence[Reject]) -> tup
 
 def plan_classes(store: Store, catalog: Ref, classifier: Ref, config: ClassifyConfig) -> WorkPlan:
     """Plan the shards of pictures that this classifier has not seen yet."""
-    return plan_pictures(store, ClassSet, class_family(classifier.name), catalog, config.shard_rows)
+    target = Target(folder=ClassSet.folder, family=class_family(classifier.name))
+    return plan_pictures(store, [target], catalog, config.shard_rows)
 
 
 def classify_shard(
@@ -103,7 +114,7 @@ def classify_shard(
     pictures, engine = shard_pictures(store, shard), _classifier_engine(settings, classifier)
     report = log_progress(f"classify {shard.label}", len(pictures))
     done = classify(pictures, engine, config.batch_size, settings.n_threads, ingest.max_pixels, report)
-    return put_shard(store, shard, done.content_ids, lambda: classes_bytes(*done))
+    return put_shard(store, shard, shard.targets[0], done.content_ids, lambda: classes_bytes(*done))
 
 
 # Sessions take seconds to open; the shards of one process share them.

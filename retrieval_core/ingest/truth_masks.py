@@ -15,7 +15,7 @@ from retrieval_core.artifacts.growing_sets import seal_view
 from retrieval_core.artifacts.manifests import MaskSet, Ref, fingerprint
 from retrieval_core.artifacts.parts import masks_bytes
 from retrieval_core.artifacts.pictures import Picture
-from retrieval_core.artifacts.shards import log_progress, plan_work, put_shard, shard_pictures
+from retrieval_core.artifacts.shards import Target, log_progress, plan_work, put_shard, shard_pictures
 from retrieval_core.errors import BadConfig, Permanent
 from retrieval_core.ingest.change import MAX_LISTED
 from retrieval_core.ingest.sources.base import Source
@@ -37,14 +37,15 @@ def collect_truth_masks(store: Store, source: str, catalog: Ref) -> MaskSet | No
         return None
     family = fingerprint("truth masks", STAGE_VERSIONS["ingest"], source.partition(":")[0], [])
     table = items.select(content_id="mask_id", image_uri="mask_uri", item_id="item_id")
-    plan = plan_work(store, MaskSet.folder, family, table, SHARD_ROWS)
+    target = Target(folder=MaskSet.folder, family=family)
+    plan = plan_work(store, [target], table, SHARD_ROWS)
     reader, report = open_source(source), log_progress("truth masks", plan.n_missing)
     problems: list[str] = []
     for shard in plan.split():
         files = shard_pictures(store, shard)
         masks = _read_masks(reader, files, problems)
         encode = partial(masks_bytes, list(masks), list(masks.values()), [""] * len(masks))
-        put_shard(store, shard, list(masks), encode)
+        put_shard(store, shard, target, list(masks), encode)
         report(len(files))
     if problems:
         examples = "; ".join(problems[:MAX_LISTED])

@@ -7,7 +7,15 @@ from functools import lru_cache
 from retrieval_core.artifacts.fingerprints import detections_family, mask_family
 from retrieval_core.artifacts.manifests import Detector, MaskSet, Ref, Segmenter
 from retrieval_core.artifacts.parts import masks_bytes
-from retrieval_core.artifacts.shards import WorkPlan, WorkShard, log_progress, plan_pictures, put_shard, shard_pictures
+from retrieval_core.artifacts.shards import (
+    Target,
+    WorkPlan,
+    WorkShard,
+    log_progress,
+    plan_pictures,
+    put_shard,
+    shard_pictures,
+)
 from retrieval_core.config import CropConfig, IngestConfig, MaskConfig
 from retrieval_core.mask import detect
 from retrieval_core.mask.apply import Segmented, SegmenterEngine, segment
@@ -18,12 +26,14 @@ from retrieval_core.store.base import Store
 
 def plan_masks(store: Store, catalog: Ref, segmenter: Ref, config: MaskConfig) -> WorkPlan:
     """Plan the shards of pictures that have no mask of this segmenter yet."""
-    return plan_pictures(store, MaskSet, mask_family(config, segmenter.name), catalog, config.shard_rows)
+    target = Target(folder=MaskSet.folder, family=mask_family(config, segmenter.name))
+    return plan_pictures(store, [target], catalog, config.shard_rows)
 
 
 def plan_detections(store: Store, catalog: Ref, detector: Ref, config: CropConfig) -> WorkPlan:
     """Plan the shards of pictures in which this detector has not looked for the product yet."""
-    return plan_pictures(store, MaskSet, detections_family(config, detector.name), catalog, config.shard_rows)
+    target = Target(folder=MaskSet.folder, family=detections_family(config, detector.name))
+    return plan_pictures(store, [target], catalog, config.shard_rows)
 
 
 def mask_shard(settings: Settings, shard: WorkShard, segmenter: Ref, config: MaskConfig, ingest: IngestConfig) -> int:
@@ -47,7 +57,7 @@ def detect_shard(settings: Settings, shard: WorkShard, detector: Ref, config: Cr
 
 
 def _put_masks(store: Store, shard: WorkShard, done: Segmented) -> int:
-    return put_shard(store, shard, done.content_ids, lambda: masks_bytes(*done))
+    return put_shard(store, shard, shard.targets[0], done.content_ids, lambda: masks_bytes(*done))
 
 
 @lru_cache(maxsize=1)

@@ -24,7 +24,6 @@ from retrieval_core.artifacts.catalog_rows import (
 from retrieval_core.artifacts.growing_sets import (
     derive_vectors,
     indexable_items,
-    put_growing_part,
     sample_vectors,
     seal_vectors,
     seal_view,
@@ -52,7 +51,7 @@ from retrieval_core.artifacts.parts import (
     table_bytes,
     vectors_bytes,
 )
-from retrieval_core.artifacts.shards import plan_pictures, shard_pictures
+from retrieval_core.artifacts.shards import Target, plan_pictures, put_shard, shard_pictures
 from retrieval_core.config import EmbedConfig, NightlyConfig
 from retrieval_core.head.apply import WEIGHTS_FILE, boost, load_head, save_head
 from retrieval_core.index.build import build_shard
@@ -140,20 +139,22 @@ class SealedRuns:
 
     def _grow_masks(self, items: pl.DataFrame, catalog: Ref) -> MaskSet:
         family = fingerprints.mask_family(CONFIG.mask, SEGMENTER)
-        plan = plan_pictures(self.store, MaskSet, family, catalog, SHARD_ROWS)
+        target = Target(folder=MaskSet.folder, family=family)
+        plan = plan_pictures(self.store, [target], catalog, SHARD_ROWS)
         for shard in plan.split():
             ids = [picture.content_id for picture in shard_pictures(self.store, shard)]
             data = masks_bytes(ids, [np.ones((4, 4), bool)] * len(ids), [""] * len(ids))
-            put_growing_part(self.store, shard.folder, shard.family, shard.name, data, len(ids))
+            put_shard(self.store, shard, target, ids, lambda data=data: data)
         return seal_view(self.store, MaskSet, family, catalog.name, items["content_id"])
 
     def _grow_vectors(self, items: pl.DataFrame, catalog: Ref, backbone: str, masks: str) -> VectorSet:
         family = fingerprints.vector_family(backbone, masks)
-        plan = plan_pictures(self.store, VectorSet, family, catalog, SHARD_ROWS)
+        target = Target(folder=VectorSet.folder, family=family)
+        plan = plan_pictures(self.store, [target], catalog, SHARD_ROWS)
         for shard in plan.split():
             ids = [picture.content_id for picture in shard_pictures(self.store, shard)]
             data = vectors_bytes(ids, np.stack([_vector(content_id) for content_id in ids]))
-            put_growing_part(self.store, shard.folder, shard.family, shard.name, data, len(ids))
+            put_shard(self.store, shard, target, ids, lambda data=data: data)
         return seal_vectors(self.store, family, "masked", DIM, catalog.name, items["content_id"])
 
     def _boost(self, catalog: Ref, raw: VectorSet) -> tuple[Ref, VectorSet]:

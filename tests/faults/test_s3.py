@@ -15,7 +15,7 @@ import pytest
 from retrieval_core.artifacts.growing_sets import put_growing_part, seal_vectors
 from retrieval_core.artifacts.manifests import VectorSet
 from retrieval_core.artifacts.parts import vectors_bytes
-from retrieval_core.artifacts.shards import plan_work
+from retrieval_core.artifacts.shards import Target, plan_work
 from retrieval_core.errors import Permanent, StoreUnavailable
 from retrieval_core.store import s3
 from retrieval_core.store.base import Store
@@ -266,7 +266,7 @@ class TestLaggingListings:
         wanted = pl.DataFrame({"content_id": ["id-p1", "id-p2"], "image_uri": "u", "item_id": ["1", "2"]})
         proxy.hidden = "p2"
 
-        assert plan_work(store, VectorSet.folder, "f", wanted, 10).n_missing == 1
+        assert plan_work(store, [Target(folder=VectorSet.folder, family="f")], wanted, 10).n_missing == 1
         lagging = seal_vectors(store, "f", "raw", 2, "c", wanted["content_id"])
         assert lagging.counts["rows"] == 1
 

@@ -13,7 +13,7 @@ from flows.backfill import backfill, paced
 from flows.nightly import nightly
 from retrieval_core.artifacts import releases
 from retrieval_core.artifacts.manifests import Catalog
-from retrieval_core.artifacts.shards import WorkPlan, WorkShard
+from retrieval_core.artifacts.shards import Target, WorkPlan, WorkShard
 from retrieval_core.config import NightlyConfig
 from retrieval_core.errors import BadConfig, NotFound
 from retrieval_core.maintenance.verify import verify
@@ -135,7 +135,9 @@ class Killed(Exception):
 
 
 def test_pauses_keep_the_pace_and_tell_how_far_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
-    plan = WorkPlan(folder="vectors", family="f", key="k", shards=("a", "b", "c", "d"), n_missing=40)
+    plan = WorkPlan(
+        targets=(Target(folder="vectors", family="f"),), key="k", shards=tuple((name,) for name in "abcd"), n_missing=40
+    )
     clock = [0.0]
     took = {0: 0.5, 1: 0.5, 2: 3.0, 3: 0.5}
     steps: list[tuple[int, float]] = []

@@ -22,7 +22,7 @@ from flows.nightly import nightly
 from flows.run import RUNNER
 from flows.shards import each_shard, in_shards
 from retrieval_core.artifacts.manifests import Ref
-from retrieval_core.artifacts.shards import WorkPlan, WorkShard
+from retrieval_core.artifacts.shards import Target, WorkPlan, WorkShard
 from retrieval_core.config import IndexConfig, NightlyConfig
 from retrieval_core.errors import BadConfig, ImageRefused
 from retrieval_core.index.recipes import choose_recipe
@@ -50,7 +50,9 @@ CONFIG = NightlyConfig.load(
         "evaluate.synthetic_queries=4",
     ],
 )
-PLAN = WorkPlan(folder="vectors", family="f", key="k", shards=tuple(f"{number:016x}" for number in range(6)))
+PLAN = WorkPlan(
+    targets=(Target(folder="vectors", family="f"),), key="k", shards=tuple((f"{number:016x}",) for number in range(6))
+)
 
 pytestmark = pytest.mark.usefixtures("prefect_server")
 
@@ -200,7 +202,7 @@ def test_nothing_is_read_for_a_run_whose_shards_nobody_can_make(
 
 @flow(name="note two of many shards", task_runner=RUNNER)
 def note_two_of_many_shards(settings: Settings, n_shards: int) -> list[int]:
-    plan = PLAN.model_copy(update={"shards": tuple(f"{number:016x}" for number in range(n_shards))})
+    plan = PLAN.model_copy(update={"shards": tuple((f"{number:016x}",) for number in range(n_shards))})
     return in_shards(note_shard, settings, plan.split()[:2], -1)
 
 

@@ -20,12 +20,12 @@ from flows.run import RUNNER, Clock
 from flows.shards import each_shard
 from flows.summary import CatalogSummary, RunSummary, as_table, slug
 from flows.ui_artifacts import Progress, show_run
-from retrieval_core.artifacts.shards import WorkPlan, WorkShard
+from retrieval_core.artifacts.shards import Target, WorkPlan, WorkShard
 from retrieval_core.errors import Transient
 from retrieval_core.settings import Settings
 from tasks.stage import stage
 
-PLAN = WorkPlan(folder="vectors", family="f", key="k", shards=("a", "b", "c"), n_missing=40)
+PLAN = WorkPlan(targets=(Target(folder="vectors", family="f"),), key="k", shards=(("a",), ("b",), ("c",)), n_missing=40)
 RUN = RunSummary(
     release="0" * 32,
     gate="held",

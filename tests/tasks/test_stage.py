@@ -7,11 +7,11 @@ import logging
 import pytest
 from prefect.exceptions import MissingContextError
 
-from retrieval_core.artifacts.shards import WorkShard
+from retrieval_core.artifacts.shards import Target, WorkShard
 from tasks import stage as module
 from tasks.stage import running_stage, stage, title
 
-SHARD = WorkShard(folder="vectors", family="f", key="k", name="n", number=2, n_shards=12)
+SHARD = WorkShard(targets=(Target(folder="vectors", family="f"),), key="k", names=("n",), number=2, n_shards=12)
 
 
 def test_a_task_is_titled_by_what_it_does() -> None:

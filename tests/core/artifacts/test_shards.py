@@ -8,21 +8,23 @@ from pathlib import Path
 import numpy as np
 import polars as pl
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from retrieval_core.artifacts import shards
 from retrieval_core.artifacts.growing_sets import seal_vectors
-from retrieval_core.artifacts.manifests import ClassSet, MaskSet, VectorSet
+from retrieval_core.artifacts.manifests import ClassSet, MaskSet
 from retrieval_core.artifacts.parts import masks_bytes, vectors_bytes
 from retrieval_core.artifacts.pictures import Picture, usable_pictures
 from retrieval_core.artifacts.shards import (
+    Target,
     WorkPlan,
     log_progress,
     plan_pictures,
     plan_shards,
     plan_work,
     put_shard,
+    read_shard,
     seal_pictures,
     shard_pictures,
 )
@@ -31,6 +33,7 @@ from retrieval_core.store.uris import open_store
 from tests.core.sealed_vectors import seal_catalog
 
 FAMILY = "fam"
+MASKS, VECTORS = (Target(folder=folder, family=FAMILY) for folder in ("masks", "vectors"))
 
 
 ids = st.lists(st.text("abcdef0123456789", min_size=1, max_size=6), max_size=60)
@@ -78,75 +81,115 @@ def embed(store: Store, plan: WorkPlan, numbers: list[int] | None = None) -> Non
         if numbers is None or shard.number in numbers:
             names = [picture.content_id for picture in shard_pictures(store, shard)]
             vectors = np.stack([vector_of(key) for key in names])
-            assert put_shard(store, shard, names, lambda ids=names, rows=vectors: vectors_bytes(ids, rows)) == len(
-                names
-            )
+            assert put_shard(
+                store, shard, VECTORS, names, lambda ids=names, rows=vectors: vectors_bytes(ids, rows)
+            ) == len(names)
 
 
 def test_a_second_run_plans_only_what_is_new(store: Store) -> None:
-    embed(store, plan_work(store, "vectors", FAMILY, pictures("a", "b", "c"), shard_rows=2))
-    plan = plan_work(store, "vectors", FAMILY, pictures("b", "c", "d"), shard_rows=2)
+    embed(store, plan_work(store, [VECTORS], pictures("a", "b", "c"), shard_rows=2))
+    plan = plan_work(store, [VECTORS], pictures("b", "c", "d"), shard_rows=2)
     assert plan.n_missing == 1
     expected = Picture(content_id="d", image_uri="/pictures/d.jpg", item_id="item-d")
     assert shard_pictures(store, plan.split()[0]) == [expected]
     embed(store, plan)
-    assert plan_work(store, "vectors", FAMILY, pictures("b", "c", "d"), shard_rows=2).shards == ()
+    assert plan_work(store, [VECTORS], pictures("b", "c", "d"), shard_rows=2).shards == ()
 
 
 def test_two_items_with_one_picture_are_embedded_once(store: Store) -> None:
     twice = pl.concat([pictures("a"), pictures("a").with_columns(item_id=pl.lit("another"))])
-    plan = plan_work(store, "vectors", FAMILY, twice, shard_rows=10)
+    plan = plan_work(store, [VECTORS], twice, shard_rows=10)
     assert plan.n_missing == 1
     assert [picture.item_id for picture in shard_pictures(store, plan.split()[0])] == ["another"]
 
 
 def test_a_run_killed_half_way_is_resumed_with_the_remaining_shards(store: Store, tmp_path: Path) -> None:
     wanted = pictures(*"abcdefg")
-    embed(store, plan_work(store, "vectors", FAMILY, wanted, shard_rows=2), numbers=[0, 2])
-    embed(store, plan_work(store, "vectors", FAMILY, wanted, shard_rows=2))
+    embed(store, plan_work(store, [VECTORS], wanted, shard_rows=2), numbers=[0, 2])
+    embed(store, plan_work(store, [VECTORS], wanted, shard_rows=2))
     undisturbed = open_store(str(tmp_path / "undisturbed"))
-    embed(undisturbed, plan_work(undisturbed, "vectors", FAMILY, wanted, shard_rows=2))
+    embed(undisturbed, plan_work(undisturbed, [VECTORS], wanted, shard_rows=2))
     views = [seal_vectors(at, FAMILY, "raw", 3, "cat", wanted["content_id"]) for at in (store, undisturbed)]
     assert views[0].parts == views[1].parts
     assert views[0].fingerprint == views[1].fingerprint
 
 
 def test_an_unreadable_part_is_made_again(store: Store) -> None:
-    plan = plan_work(store, "vectors", FAMILY, pictures("a", "b"), shard_rows=2)
+    plan = plan_work(store, [VECTORS], pictures("a", "b"), shard_rows=2)
     embed(store, plan)
     (key,) = store.list(f"vectors/{FAMILY}/parts/")
     store.put(key, b"half a part")
-    again = plan_work(store, "vectors", FAMILY, pictures("a", "b"), shard_rows=2)
+    again = plan_work(store, [VECTORS], pictures("a", "b"), shard_rows=2)
     assert again.shards == plan.shards
+
+
+def mask(store: Store, plan: WorkPlan, numbers: list[int]) -> None:
+    """Stand in for the masking of some shards of a plan that masks and embeds."""
+    for shard in plan.split():
+        ids = sorted(read_shard(store, shard).missing[MASKS])
+        if shard.number in numbers:
+            put_shard(
+                store,
+                shard,
+                MASKS,
+                ids,
+                lambda ids=ids: masks_bytes(ids, [np.ones((2, 2), bool)] * len(ids), [""] * len(ids)),
+            )
+
+
+@given(masked=st.sets(st.sampled_from("abcdefg")), embedded=st.sets(st.sampled_from("abcdefg")))
+@settings(max_examples=25)
+def test_a_plan_of_two_sets_covers_what_either_lacks(
+    masked: set[str], embedded: set[str], tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    store = open_store(str(tmp_path_factory.mktemp("store")))
+    mask(store, plan_work(store, [MASKS], pictures(*masked), shard_rows=10), [0])
+    embed(store, plan_work(store, [VECTORS], pictures(*embedded), shard_rows=10))
+    plan = plan_work(store, [MASKS, VECTORS], pictures(*"abcdefg"), shard_rows=3)
+    works = [read_shard(store, shard) for shard in plan.split()]
+    planned = [picture.content_id for work in works for picture in work.pictures]
+    assert planned == sorted(set("abcdefg") - (masked & embedded))
+    for target, present in ((MASKS, masked), (VECTORS, embedded)):
+        assert set().union(*(work.missing[target] for work in works)) == set("abcdefg") - present
+
+
+def test_a_run_killed_between_two_parts_of_a_shard_is_resumed_with_the_same_parts(store: Store) -> None:
+    undisturbed = plan_work(store, [MASKS, VECTORS], pictures(*"abcdefg"), shard_rows=3)
+    mask(store, undisturbed, [0, 1])
+    embed(store, undisturbed, [0])
+    resumed = plan_work(store, [MASKS, VECTORS], pictures(*"abcdefg"), shard_rows=3)
+    assert [names[1] for names in resumed.shards] == [names[1] for names in undisturbed.shards[1:]]
+    assert resumed.shards[-1] == undisturbed.shards[-1]
+    assert [len(read_shard(store, shard).missing[MASKS]) for shard in resumed.split()] == [0, 1]
 
 
 def test_only_pictures_that_are_not_quarantined_are_planned(store: Store) -> None:
     catalog = seal_catalog(store, range(6))
     assert usable_pictures(store, catalog)["content_id"].sort().to_list() == [f"c{n}" for n in range(6)]
-    plan = plan_pictures(store, VectorSet, FAMILY, catalog, shard_rows=4)
+    plan = plan_pictures(store, [VECTORS], catalog, shard_rows=4)
     assert [len(shard_pictures(store, shard)) for shard in plan.split()] == [4, 2]
     assert [shard.label for shard in plan.split()] == ["shard 1 of 2", "shard 2 of 2"]
 
 
 def test_a_shard_that_gives_nothing_stores_no_part(store: Store) -> None:
-    (shard,) = plan_work(store, "masks", FAMILY, pictures("a"), shard_rows=1).split()
+    (shard,) = plan_work(store, [MASKS], pictures("a"), shard_rows=1).split()
 
     def refuse() -> bytes:
         raise AssertionError("there is nothing to encode")
 
-    assert put_shard(store, shard, [], refuse) == 0
+    assert put_shard(store, shard, MASKS, [], refuse) == 0
     assert not list(store.list(f"masks/{FAMILY}/parts/"))
 
 
 def test_the_masks_of_a_catalogue_are_sealed_as_far_as_they_are_stored(store: Store) -> None:
     catalog = seal_catalog(store, range(3))
-    plan = plan_pictures(store, MaskSet, FAMILY, catalog, shard_rows=1)
+    plan = plan_pictures(store, [MASKS], catalog, shard_rows=1)
     for shard in plan.split()[:2]:
         ids = [picture.content_id for picture in shard_pictures(store, shard)]
-        put_shard(store, shard, ids, lambda ids=ids: masks_bytes(ids, [np.ones((2, 2), np.bool_)], [""]))
-    masks = seal_pictures(store, MaskSet, plan, catalog)
+        put_shard(store, shard, MASKS, ids, lambda ids=ids: masks_bytes(ids, [np.ones((2, 2), np.bool_)], [""]))
+    masks = seal_pictures(store, MaskSet, FAMILY, catalog)
     assert (masks.counts, masks.family, masks.parents) == ({"rows": 2}, FAMILY, {"catalog": catalog.name})
-    assert seal_pictures(store, ClassSet, plan, catalog).counts == {"rows": 0}
+    assert seal_pictures(store, ClassSet, FAMILY, catalog).counts == {"rows": 0}
 
 
 def test_progress_is_logged_at_most_every_ten_seconds(

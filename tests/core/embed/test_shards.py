@@ -103,6 +103,6 @@ def test_pictures_are_classified_once(shop: Shop, monkeypatch: pytest.MonkeyPatc
     plan = plan_classes(shop.store, catalog, classifier, config)
     stored = [classify_shard(shop.settings, shard, classifier, config, INGEST) for shard in plan.split()]
     assert stored == [30, 6]
-    sealed = seal_pictures(shop.store, ClassSet, plan, catalog)
+    sealed = seal_pictures(shop.store, ClassSet, plan.targets[0].family, catalog)
     assert (load_classes(shop.store, sealed, shop.items["content_id"].to_list()) == 7).all()
     assert plan_classes(shop.store, catalog, classifier, config).shards == ()

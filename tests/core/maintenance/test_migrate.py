@@ -15,7 +15,7 @@ import pytest
 from retrieval_core.artifacts import releases
 from retrieval_core.artifacts.manifests import Catalog, Reducer, VectorSet
 from retrieval_core.artifacts.parts import iter_vectors
-from retrieval_core.artifacts.shards import plan_pictures
+from retrieval_core.artifacts.shards import Target, plan_pictures
 from retrieval_core.errors import NeedsMigration, ShardCorrupt
 from retrieval_core.maintenance.migrate import migrate, plan_migration
 from retrieval_core.maintenance.repair import repair
@@ -102,7 +102,10 @@ def test_a_migrated_store_answers_as_before_and_the_next_run_has_nothing_to_embe
     assert all(ref.sha256 for ref in (release.catalog, release.index, release.vectors, *release.heads))
     family = VectorSet.open(old, release.vectors).parents["vectors"]
     raw = next(key for key in old.list("vectors/") if family in key)
-    assert plan_pictures(old, VectorSet, raw.split("/")[1], release.catalog, 10).n_missing == 0
+    assert (
+        plan_pictures(old, [Target(folder=VectorSet.folder, family=raw.split("/")[1])], release.catalog, 10).n_missing
+        == 0
+    )
     assert Catalog.open(old, release.catalog).counts["rows"] == N_ITEMS
     assert "nothing to migrate" in migrate(old).as_sentence(is_done=True)
 

@@ -54,7 +54,7 @@ def test_pictures_are_masked_shard_by_shard_and_once(drawn, folder: Path, config
     plan = plan_masks(store, catalog, segmenter, config)
     stored = [mask_shard(settings, shard, segmenter, config, INGEST) for shard in plan.split()]
     assert (len(stored), sum(stored)) == (3, N_ITEMS - 1)
-    sealed = seal_pictures(store, MaskSet, plan, catalog)
+    sealed = seal_pictures(store, MaskSet, plan.targets[0].family, catalog)
     assert sealed.counts == {"rows": N_ITEMS - 1}
     masks = read_masks(store, sealed, list(truth))
     found, true = (
@@ -82,9 +82,11 @@ def test_boxes_are_stored_as_masks(drawn, settings: Settings, monkeypatch: pytes
     plan = plan_detections(store, catalog, detector, config)
     (shard,) = plan.split()
     assert detect_shard(settings, shard, detector, config, INGEST) == N_ITEMS - 1
-    masks = read_masks(store, seal_pictures(store, MaskSet, plan, catalog), list(truth))
+    masks = read_masks(store, seal_pictures(store, MaskSet, plan.targets[0].family, catalog), list(truth))
     for row in masks.values():
         columns = np.flatnonzero(row.array().any(axis=0))
         assert (columns[0], row.array().shape) == (0, (GRID_PX, GRID_PX))
         assert abs(len(columns) - GRID_PX // 2) <= 1
-    assert plan_detections(store, catalog, detector, config.model_copy(update={"min_score": 0.9})).family != plan.family
+    assert (
+        plan_detections(store, catalog, detector, config.model_copy(update={"min_score": 0.9})).targets != plan.targets
+    )
