@@ -44,6 +44,7 @@ from deployments.shop import deployment_name, shop_name
 from deployments.triggers.change_events import catalog_id
 from retrieval_core.config import NightlyConfig, first_line, nearest, read_toml, toml_table
 from retrieval_core.errors import BadConfig, VitrineError
+from retrieval_core.ingest.sources.registry import checked_spec
 from retrieval_core.train.config import load_training
 
 ROOT = Path(__file__).parents[1]
@@ -85,7 +86,7 @@ def define(shop: str) -> list[dict[str, Any]]:
     given = toml_table(path, "deployments")
 
     def apply_config(name: str, parameters: dict[str, Any]) -> dict[str, Any]:
-        config: dict[str, Any] = {"source": source}
+        config: dict[str, Any] = {"source": checked_spec(source)}
         if stages is not None:
             config |= {"config" if name in RUNS else "stages": stages}
         if training := trainings.get(name.removeprefix("train-")):

@@ -25,7 +25,8 @@ GPU_DRIVERS = ("nvidia*", "nvhost*", "dxg", "kfd")
 PREFIX = "VITRINE_"
 # What is no setting: variables of the deployments, and those that Kubernetes sets where a service is called vitrine.
 OTHER_VARIABLES = re.compile(
-    r"(home|shop|source|config|schedule|timezone|pictures|trigger_token|spool|notify|fetch_(allow|connections|rate|max_age)"
+    r"(home|shop|source|config|schedule|timezone|pictures|trigger_token|spool|notify"
+    r"|fetch_(allow|connections|rate|max_age)|sql_url"
     r"|(\w+_)?(service_(host|port\w*)|port(_\d+_\w+)?))"
 )
 

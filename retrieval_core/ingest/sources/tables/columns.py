@@ -1,9 +1,12 @@
-"""Which columns of a shop's table are what: `FILE?item_id=sku&image_uri=image_url&image_uri=back_url`."""
+"""Which columns of a shop's table are what: `FILE?item_id=sku&image_uri=image_url&image_uri=back_url`.
+
+At a web address, the columns may stand after `#`, and all of its query is the server's.
+"""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from typing import NamedTuple
 from urllib.parse import parse_qsl, unquote, urlencode
 
@@ -12,7 +15,7 @@ import polars as pl
 from retrieval_core.artifacts.catalog_rows import SOURCE_SCHEMA
 from retrieval_core.config import nearest
 from retrieval_core.errors import BadConfig, CatalogInvalid
-from retrieval_core.store.uris import is_http
+from retrieval_core.store.uris import is_http, label_of
 
 ATTRIBUTE_PREFIXES = ("attr_", "attributes.")
 REQUIRED = ("item_id", "image_uri")
@@ -27,20 +30,27 @@ SUGGESTIONS = {"item_id": r"(?i)\b(id|sku|handle|article)\b|_(id|sku)$", "image_
 class Columns(NamedTuple):
     """The table's column for each column that is read, except image_uri, and the columns of a row's pictures.
 
-    Without them a table has the names that are read.
+    Without them a table has the names that are read. `options` are the other keys of the source, such as `mode`.
     """
 
     of: dict[str, str]
     pictures: tuple[str, ...]
+    options: Mapping[str, str] = {}
 
     @property
     def picture(self) -> str:
         """Return the table's column of the first picture."""
         return self.pictures[0] if self.pictures else "image_uri"
 
+    @property
+    def deleted(self) -> str:
+        """Return the table's column that marks deleted rows, "" without one."""
+        return self.options.get("deleted", "")
+
     def is_used(self, name: str) -> bool:
-        """Return whether the table's column of this name is a part of the catalogue."""
-        return name in (*self.of.values(), *self.pictures) or (is_read(name) and name not in self.of)
+        """Return whether the table's column of this name is read."""
+        mapped = (*self.of.values(), *self.pictures, self.deleted)
+        return (bool(name) and name in mapped) or (is_read(name) and name not in self.of)
 
     def names(self, headers: Sequence[str]) -> list[str]:
         """Return the names that headers stand for. Raises `ValueError` when two used columns have one name."""
@@ -55,7 +65,7 @@ class Columns(NamedTuple):
 
         Raises `CatalogInvalid` for a column that is absent.
         """
-        for column in (*self.of.values(), *self.pictures):
+        for column in filter(None, (*self.of.values(), *self.pictures, self.deleted)):
             if column not in table.columns:
                 raise CatalogInvalid(f"{spec}: there is no column {column}{nearest(column, table.columns)}")
         renamed = {**self.of, **({"image_uri": self.picture} if self.pictures else {})}
@@ -76,39 +86,44 @@ class Columns(NamedTuple):
 UNNAMED = Columns({}, ())
 
 
-def split_columns(uri: str, spec: str) -> tuple[str, Columns]:
-    """Split `FILE?NAME=COLUMN&NAME=COLUMN` into the file and its columns. Raises `BadConfig` for an unknown name.
+def split_columns(uri: str, spec: str, options: Collection[str] = (), maps_columns: bool = True) -> tuple[str, Columns]:
+    """Split `FILE?NAME=COLUMN&OPTION=VALUE` into the file and its columns. Raises `BadConfig` for an unknown name.
 
-    An unknown name in a web address is a part of the address.
+    An unknown name in a web address is a part of the address. After `#`, no name is, and before it all are.
     """
-    file, mark, query = uri.rpartition("?")
-    if is_http(uri):
-        file, query = _without_parameters(file, query)
-    if not mark or "=" not in query:  # a question mark of the file's name
-        return uri, UNNAMED
+    file, query = _split_query(uri, lambda name: name in options or (maps_columns and is_read(name)))
     # Keep a plus sign, which parse_qsl reads as a space.
     pairs = parse_qsl(query.replace("+", "%2B"), keep_blank_values=True)
     names = [name for name, _ in pairs if name != "image_uri"]
     for name, column in pairs:
-        if not is_read(name):
+        if name not in options and not (maps_columns and is_read(name)):
+            expected = [*([*SOURCE_SCHEMA, "attr_NAME"] if maps_columns else ()), *options]
             raise BadConfig(
-                f"{spec}: {name} is no column that is read; expected {', '.join(SOURCE_SCHEMA)} or attr_NAME, as in "
-                f"{file}?item_id=sku"
+                f"{spec}: {name} is no column that is read; expected {', '.join(expected)}, as in "
+                f"{label_of(file)}?{'item_id=sku' if maps_columns else 'mode=delta'}"
             )
         if not column or names.count(name) > 1:
             raise BadConfig(f"{spec}: {name} names no column, or several; only image_uri may be in several")
     return file, Columns(
-        {name: column for name, column in pairs if name != "image_uri"},
+        {name: column for name, column in pairs if name != "image_uri" and name not in options},
         tuple(column for name, column in pairs if name == "image_uri"),
+        {name: value for name, value in pairs if name in options},
     )
 
 
-def _without_parameters(address: str, query: str) -> tuple[str, str]:
-    """Return a web address with those parts of its query that name no column, and the other parts."""
-    parts = query.split("&")
-    parameters = [part for part in parts if not is_read(unquote(part.partition("=")[0]))]
-    columns = "&".join(part for part in parts if part not in parameters)
-    return (f"{address}?{'&'.join(parameters)}" if parameters else address), columns
+def _split_query(uri: str, is_ours: Callable[[str], bool]) -> tuple[str, str]:
+    """Return a file and the query that says how to read it; a web address keeps its own parameters."""
+    if not is_http(uri):
+        file, mark, query = uri.rpartition("?")
+        return (file, query) if mark and "=" in query else (uri, "")  # a question mark of the file's name
+    address, mark, query = uri.partition("#")
+    if mark:
+        return address, query
+    file, _, query = uri.partition("?")
+    parts = list(filter(None, query.split("&")))
+    parameters = [part for part in parts if not is_ours(unquote(part.partition("=")[0]))]
+    own = "&".join(part for part in parts if part not in parameters)
+    return (f"{file}?{'&'.join(parameters)}" if parameters else file), own
 
 
 def unused_note(names: Iterable[str]) -> tuple[str, ...]:

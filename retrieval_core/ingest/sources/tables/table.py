@@ -32,6 +32,7 @@ from retrieval_core.ingest.sources.tables.columns import (
     split_columns,
 )
 from retrieval_core.ingest.sources.tables.delimited import DelimitedTable, read_delimited
+from retrieval_core.ingest.sources.tables.objects import PAIRS
 from retrieval_core.ingest.sources.tables.parquet import read_parquet
 from retrieval_core.store.uris import folder_of, is_http, label_of, read_uri
 
@@ -45,7 +46,6 @@ MAX_EXACT_FLOAT: dict[type[pl.DataType] | pl.DataType, int] = {pl.Float16: 2**11
 SLICE_ROWS = 100_000  # rows whose Python objects are in memory at once
 
 TEXT_TYPES = (pl.String, pl.Binary, pl.Null)
-PAIRS = (("name", "value"), ("key", "value"))
 TEXT_COLUMNS = ("item_id", "image_uri", "product_id", "category", "split", "mask_uri")
 URI_COLUMNS = ("image_uri", "mask_uri")
 # What a web server calls a table whose address does not end in a suffix.
@@ -72,11 +72,12 @@ class TableSource:
     """
 
     kind: ClassVar[str] = "table"
+    options: ClassVar[tuple[str, ...]] = ()  # further keys of the query
     n_passed_over: int = 0
 
     def __init__(self, uri: str) -> None:
         self.spec = f"{self.kind}:{label_of(uri) if is_http(uri) else uri}"
-        file, self._columns = split_columns(uri, self.spec)
+        file, self._columns = split_columns(uri, self.spec, self.options)
         self._uri = absolute_uri(file)
         self._table = self._read()
 
@@ -97,17 +98,17 @@ class TableSource:
         return one_row_a_picture(frame, others) if others else frame
 
     def _read(self) -> pl.DataFrame:
-        table, note = self._parsed_file()
+        try:
+            table, note = self._parsed_file()
+        except NotFound as error:
+            raise SourceMissing(f"{self.spec}: there is no file {label_of(self._uri)}; check the path") from error
         if table.is_empty():
             raise SourceMissing(f"{self.spec} has no rows; expected at least one picture")
         self.notes = (note, *self._columns.notes(table.columns))
         return self._columns.apply(table, self.spec)
 
     def _parsed_file(self) -> DelimitedTable:
-        try:
-            return read_table(self._uri, self.spec, self._columns)
-        except NotFound as error:
-            raise SourceMissing(f"{self.spec}: there is no file {label_of(self._uri)}; check the path") from error
+        return read_table(self._uri, self.spec, self._columns)
 
     def _text(self, name: str) -> pl.Series:
         """Return a column of single values as trimmed text."""

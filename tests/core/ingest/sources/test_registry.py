@@ -9,7 +9,7 @@ import pytest
 
 from retrieval_core.errors import BadConfig, SourceMissing
 from retrieval_core.ingest.sources.folder import FolderSource
-from retrieval_core.ingest.sources.registry import KINDS, open_source
+from retrieval_core.ingest.sources.registry import KINDS, checked_spec, open_source
 
 README = Path(__file__).parents[4] / "README.md"
 
@@ -18,7 +18,7 @@ README = Path(__file__).parents[4] / "README.md"
 def test_an_unknown_kind_is_a_bad_config_that_names_the_kinds(spec: str) -> None:
     with pytest.raises(
         BadConfig,
-        match="folder, table, merchant, shopify, woocommerce, jsonl, ccp, synthetic, inshop, fashion-products, mnist",
+        match="folder, table, merchant, shopify, woocommerce, jsonl, sql, ccp, synthetic, inshop, fashion-products",
     ):
         open_source(spec)
 
@@ -36,6 +36,13 @@ def test_a_file_is_no_folder(kind: str, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("x")
     with pytest.raises(SourceMissing, match="is not a folder"):
         open_source(f"{kind}:{tmp_path / 'file'}")
+
+
+@pytest.mark.parametrize(
+    "address", ["host:8080/a@b.csv", "[::1]:80/a@b", "reader@host/a:b", "host/a:b@c", "host/?at=12:30@noon"]
+)
+def test_a_colon_and_an_at_sign_may_stand_in_an_address_that_has_no_password(address: str) -> None:
+    assert checked_spec(f"table:https://{address}")
 
 
 def test_a_source_knows_its_spec(tmp_path: Path) -> None:
