@@ -28,14 +28,14 @@ from prefect.testing.utilities import prefect_test_harness
 
 from benchmarks.dask_cluster import START_TIMEOUT_S, DaskCluster
 from benchmarks.measuring.interleaved_timing import Seconds, interleaved, ratio
-from flows.pictures import embed_pictures
+from flows.pictures import embed_pictures, snapshot_catalog
 from flows.run import RUNNER
 from flows.shards import each_shard
 from retrieval_core.artifacts.manifests import Ref, Value
 from retrieval_core.config import NightlyConfig
 from retrieval_core.settings import Settings
 from tasks.embed import prepare_backbone
-from tasks.ingest import collect_truth_masks, snapshot_catalog
+from tasks.ingest import collect_truth_masks
 from tasks.mask import fit_segmenter, mask_shard, plan_masks, seal_mask_set
 
 VIEWS = 4  # pictures of one product

@@ -7,7 +7,7 @@ from typing import Any, Literal
 
 from prefect import Task, flow
 
-from flows.pictures import RunShards, embed_pictures, mask_pictures
+from flows.pictures import RunShards, embed_pictures, mask_pictures, snapshot_catalog
 from flows.pipeline import publish_catalog
 from flows.preflight import preflight
 from flows.run import DEFAULTS, RUNNER, Clock, holds_lease
@@ -21,7 +21,7 @@ from retrieval_core.errors import BadConfig
 from retrieval_core.ingest.selection import ItemSelection
 from retrieval_core.settings import Settings
 from tasks.embed import prepare_backbone
-from tasks.ingest import choose_items, snapshot_catalog
+from tasks.ingest import choose_items
 from tasks.mask import prepare_detector
 from tasks.preflight import check_before_run
 

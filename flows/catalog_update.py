@@ -23,6 +23,7 @@ from prefect.logging import get_run_logger
 from prefect.states import Cancelled
 from pydantic import ValidationError
 
+from flows.pictures import update_catalog
 from flows.pipeline import publish_catalog
 from flows.preflight import preflight
 from flows.run import DEFAULTS, RUNNER, holds_lease
@@ -35,7 +36,6 @@ from retrieval_core.errors import BadConfig
 from retrieval_core.ingest.catalog import IngestOutcome
 from retrieval_core.ingest.change import Change, merge_changes
 from retrieval_core.settings import Settings
-from tasks.ingest import update_catalog
 from tasks.preflight import check_before_run
 
 _NAMES = ("added", "changed", "removed")

@@ -7,7 +7,7 @@ import json
 from prefect import flow
 from prefect.logging import get_run_logger
 
-from flows.pictures import Masking, mask_pictures
+from flows.pictures import Masking, mask_pictures, snapshot_catalog
 from flows.preflight import preflight
 from flows.run import RUNNER, Clock, holds_lease
 from flows.workbench import Workbench, stages_of
@@ -22,7 +22,6 @@ from retrieval_core.evaluate.compare.tables import Table
 from retrieval_core.settings import Settings
 from retrieval_core.store.base import Store
 from tasks.compare import find_unlearnable, seal_comparison
-from tasks.ingest import snapshot_catalog
 from tasks.preflight import check_before_comparison
 
 NUMBER_BYTES = 4  # of a component of a vector, and of the class of an item

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from prefect import flow
 
+from flows.pictures import snapshot_catalog
 from flows.pipeline import publish_catalog
 from flows.preflight import preflight
 from flows.run import DEFAULTS, RUNNER, holds_lease
@@ -11,7 +12,6 @@ from flows.summary import RunSummary
 from flows.ui_artifacts import show_run
 from retrieval_core.config import NightlyConfig
 from retrieval_core.settings import Settings
-from tasks.ingest import snapshot_catalog
 from tasks.preflight import check_before_run
 
 

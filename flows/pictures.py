@@ -1,16 +1,18 @@
-"""Mask the pictures of a catalogue, and embed them in each view."""
+"""Read the pictures of a source, mask them, and embed them in each view."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from typing import Any
 
-from flows.shards import each_shard
+from flows.shards import each_shard, in_shards
 from retrieval_core.artifacts.manifests import Fitted, Ref, Reject, Value
-from retrieval_core.config import NightlyConfig, View
+from retrieval_core.config import IngestConfig, NightlyConfig, View
+from retrieval_core.ingest.catalog import IngestOutcome, IngestPlan
+from retrieval_core.ingest.change import Change
 from retrieval_core.settings import Settings
 from tasks.embed import embed_shard, plan_vectors, seal_vector_set
-from tasks.ingest import collect_truth_masks
+from tasks.ingest import collect_truth_masks, plan_change, plan_source, read_shard, seal_catalog
 from tasks.mask import detect_shard, fit_segmenter, mask_shard, plan_detections, plan_masks, seal_mask_set
 
 RunShards = Callable[..., list[Any]]  # `each_shard`, or a function with the same parameters
@@ -32,6 +34,21 @@ class Embedding(Value):
     vectors: Ref
     n_embedded: int
     rejects: tuple[Reject, ...]
+
+
+def snapshot_catalog(settings: Settings, source: str, config: IngestConfig) -> IngestOutcome:
+    """Read what changed in the source and seal its catalogue."""
+    return _read_planned(settings, plan_source(settings, source, config), config)
+
+
+def update_catalog(settings: Settings, source: str, base: Ref, change: Change, config: IngestConfig) -> IngestOutcome:
+    """Read the items that a change names and seal the catalogue `base` with them."""
+    return _read_planned(settings, plan_change(settings, source, base, change, config), config)
+
+
+def _read_planned(settings: Settings, plan: IngestPlan, config: IngestConfig) -> IngestOutcome:
+    in_shards(read_shard, settings, plan.split(), config)
+    return seal_catalog(settings, plan, config)
 
 
 def mask_pictures(

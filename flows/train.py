@@ -6,7 +6,7 @@ import re
 
 from prefect import Flow, flow
 
-from flows.pictures import embed_pictures, mask_pictures
+from flows.pictures import embed_pictures, mask_pictures, snapshot_catalog
 from flows.preflight import preflight
 from flows.run import DEFAULTS, RUNNER, Clock, holds_lease
 from retrieval_core.artifacts.manifests import Backbone, Fitted, Head, Ref, Segmenter, Value
@@ -28,7 +28,7 @@ from retrieval_core.train.config import (
 from retrieval_core.train.inputs import find_teacher
 from tasks.embed import prepare_backbone
 from tasks.head import fit_head
-from tasks.ingest import collect_truth_masks, snapshot_catalog
+from tasks.ingest import collect_truth_masks
 from tasks.mask import fit_segmenter, prepare_detector
 from tasks.preflight import check_before_run, check_before_training
 from tasks.train import train_backbone

@@ -38,6 +38,14 @@ class IngestConfig(StageConfig):
         500, ge=0, description="Pictures to hold out for evaluation when the source names no split; at most a third."
     )
     seed: int = Field(0, ge=0, description="Seed of the holdout.")
+    keep: Literal["original", "bounded", "none"] = Field(
+        "original",
+        description="Which bytes of pictures the store keeps: the source's, smaller JPEGs, or none, so that every "
+        "later use reads the source again.",
+    )
+    keep_px: int = Field(1024, ge=64, description="Longest side of the pictures that keep = bounded makes smaller.")
+    keep_quality: int = Field(90, ge=1, le=100, description="Quality of these pictures as JPEG.")
+    shard_rows: int = Field(512, ge=1, description="Pictures that one task fetches, checks and keeps.")
 
 
 class MaskConfig(StageConfig):

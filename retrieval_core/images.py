@@ -129,12 +129,15 @@ def shrink(image: RGB, max_side_px: int) -> RGB:
     return _resize(image, height, width, "bilinear")
 
 
-def thumbnail(image: RGB, max_side_px: int) -> bytes:
-    """Return the JPEG bytes of an (h, w, 3) uint8 picture, reduced to at most `max_side_px` on each side."""
+def thumbnail(image: RGB, max_side_px: int, quality: int = 85) -> bytes:
+    """Return the JPEG bytes of an (h, w, 3) uint8 picture, reduced to at most `max_side_px` on each side.
+
+    `quality` is that of JPEG, 1 to 100.
+    """
     small = Image.fromarray(image)
     small.thumbnail((max_side_px, max_side_px), Image.Resampling.BICUBIC)
     out = io.BytesIO()
-    small.save(out, "JPEG", quality=85)
+    small.save(out, "JPEG", quality=quality)
     return out.getvalue()
 
 

@@ -5,25 +5,38 @@ from __future__ import annotations
 from retrieval_core.artifacts.manifests import Catalog, Ref
 from retrieval_core.config import IngestConfig
 from retrieval_core.ingest import catalog as catalogs
-from retrieval_core.ingest import truth_masks
-from retrieval_core.ingest.catalog import IngestOutcome
+from retrieval_core.ingest import shards, truth_masks
+from retrieval_core.ingest.catalog import IngestOutcome, IngestPlan
 from retrieval_core.ingest.change import Change
 from retrieval_core.ingest.selection import ItemSelection
+from retrieval_core.ingest.shards import ReadingShard
 from retrieval_core.settings import Settings
 from tasks.stage import stage
 
 
-@stage("ingest")
-def snapshot_catalog(settings: Settings, source: str, config: IngestConfig) -> IngestOutcome:
-    """Read what changed in the source and seal its catalogue."""
-    return catalogs.ingest_source(settings.open_store(), source, config)
+@stage("plan reading")
+def plan_source(settings: Settings, source: str, config: IngestConfig) -> IngestPlan:
+    """Plan which pictures of the source are to be read."""
+    return catalogs.plan_source(settings.open_store(), source, config)
 
 
-@stage("ingest the change")
-def update_catalog(settings: Settings, source: str, base: Ref, change: Change, config: IngestConfig) -> IngestOutcome:
-    """Read the items that a change names and seal the catalogue `base` with them."""
+@stage("plan the change")
+def plan_change(settings: Settings, source: str, base: Ref, change: Change, config: IngestConfig) -> IngestPlan:
+    """Plan which pictures are to be read of the items that a change of the catalogue `base` names."""
     store = settings.open_store()
-    return catalogs.ingest_change(store, source, Catalog.open(store, base), change, config)
+    return catalogs.plan_change(store, source, Catalog.open(store, base), change, config)
+
+
+@stage("read shard")
+def read_shard(settings: Settings, shard: ReadingShard, config: IngestConfig) -> int:
+    """Fetch, check and keep the pictures of one shard of a plan; return how many there are."""
+    return shards.read_shard(settings, shard, config)
+
+
+@stage("seal catalog")
+def seal_catalog(settings: Settings, plan: IngestPlan, config: IngestConfig) -> IngestOutcome:
+    """Seal the catalogue of a plan whose shards were read."""
+    return catalogs.seal_ingest(settings.open_store(), plan, config)
 
 
 @stage("choose items")

@@ -85,13 +85,17 @@ def _ingest(source: str, store: str) -> dict[str, Any]:
     from prefect.logging import disable_run_logger
 
     from retrieval_core.config import IngestConfig
+    from retrieval_core.ingest.catalog import plan_source, seal_ingest
+    from retrieval_core.ingest.shards import read_shard
     from retrieval_core.settings import Settings
-    from tasks.ingest import snapshot_catalog
 
     settings = Settings.load(store=store)
     started, cpu_started = time.perf_counter(), time.process_time()
     with disable_run_logger():
-        outcome = snapshot_catalog.fn(settings, source, IngestConfig())
+        plan = plan_source(settings.open_store(), source, IngestConfig())
+        for shard in plan.split():
+            read_shard(settings, shard, IngestConfig())
+        outcome = seal_ingest(settings.open_store(), plan, IngestConfig())
     figures = {
         "seconds": time.perf_counter() - started,
         "cpu_s": time.process_time() - cpu_started,

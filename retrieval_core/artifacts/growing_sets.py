@@ -30,7 +30,7 @@ log = logging.getLogger(__name__)
 
 View = TypeVar("View", MaskSet, ClassSet)
 
-_PART = re.compile(r".+/parts/(?P<name>[^/-]+)-(?P<sha256>[0-9a-f]{64})\.parquet")
+_PART = re.compile(r".+/parts/(?P<name>[^/-]+)-(?P<sha256>[0-9a-f]{64})\.(?:parquet|tar)")
 
 
 class StoredPart(NamedTuple):
@@ -43,7 +43,7 @@ class StoredPart(NamedTuple):
 def put_growing_part(store: Store, folder: str, family: str, name: str, data: bytes, n_rows: int) -> Part:
     """Store a part of a family under a name without dashes, which tells what it was made of, and its own checksum."""
     return put_part(
-        store, f"{_parts_prefix(folder, family)}{name}-{hashlib.sha256(data).hexdigest()}.parquet", data, n_rows
+        store, f"{parts_prefix(folder, family)}{name}-{hashlib.sha256(data).hexdigest()}.parquet", data, n_rows
     )
 
 
@@ -67,9 +67,9 @@ def stored_parts_of(store: Store, folder: str, family: str) -> list[StoredPart]:
     stored: list[StoredPart] = []
     replaced: set[str] = set()
     # A merged part is larger than what it replaces, which is then not even read.
-    for entry in sorted(store.entries(_parts_prefix(folder, family)), key=lambda e: (-e.size_bytes, e.key)):
+    for entry in sorted(store.entries(parts_prefix(folder, family)), key=lambda e: (-e.size_bytes, e.key)):
         sha256 = named_sha256(entry.key)
-        if sha256 is None or short_name(sha256) in replaced:
+        if sha256 is None or entry.key.endswith(".tar") or short_name(sha256) in replaced:
             continue
         try:
             path = store.local_path(entry.key, sha256)
@@ -88,9 +88,9 @@ def seal_vectors(
     store: Store, family: str, variant: Variant, dim: int, catalog_fingerprint: str, wanted: Iterable[str]
 ) -> VectorSet:
     """Seal the view of a family that covers as many of the `wanted` content ids as exist."""
-    parts, n_rows = _parts_covering(store, VectorSet, family, set(wanted))
+    parts, n_rows = parts_covering(store, VectorSet, family, set(wanted))
     return VectorSet(
-        fingerprint=_view_fingerprint(family, catalog_fingerprint, parts),
+        fingerprint=view_fingerprint(family, catalog_fingerprint, parts),
         family=family,
         variant=variant,
         dim=dim,
@@ -102,9 +102,9 @@ def seal_vectors(
 
 def seal_view(store: Store, kind: type[View], family: str, catalog_fingerprint: str, wanted: Iterable[str]) -> View:
     """Seal the view of a family of masks or classes that covers as many of the `wanted` content ids as exist."""
-    parts, n_rows = _parts_covering(store, kind, family, set(wanted))
+    parts, n_rows = parts_covering(store, kind, family, set(wanted))
     return kind(
-        fingerprint=_view_fingerprint(family, catalog_fingerprint, parts),
+        fingerprint=view_fingerprint(family, catalog_fingerprint, parts),
         family=family,
         parts=parts,
         parents={"catalog": catalog_fingerprint},
@@ -125,11 +125,11 @@ def derive_vectors(
 
     `made_by` names the fitted model among the parents of the set.
     """
-    prefix = _parts_prefix(VectorSet.folder, family)
+    prefix = parts_prefix(VectorSet.folder, family)
     derived = {made_of(entry.key): entry for entry in store.entries(prefix)}
     parts = [_derive_part(store, part, family, derived.get(derived_name(part)), transform) for part in source.parts]
     return VectorSet(
-        fingerprint=_view_fingerprint(family, source.parents["catalog"], parts),
+        fingerprint=view_fingerprint(family, source.parents["catalog"], parts),
         family=family,
         variant=variant,
         dim=dim,
@@ -189,13 +189,12 @@ def sample_vectors(store: Store, vectors: VectorSet, n_rows: int, seed: int) -> 
             yield read_vectors(store.local_path(part.key, part.sha256))[1][rows]
 
 
-def _view_fingerprint(family: str, catalog_fingerprint: str, parts: Iterable[Part]) -> str:
+def view_fingerprint(family: str, catalog_fingerprint: str, parts: Iterable[Part]) -> str:
+    """Return the fingerprint of the view of a family that these parts make for a catalogue."""
     return fingerprint("view", 1, [part.key for part in parts], [family, catalog_fingerprint])
 
 
-def _parts_covering(
-    store: Store, kind: type[GrowingSet], family: str, wanted: set[str]
-) -> tuple[tuple[Part, ...], int]:
+def parts_covering(store: Store, kind: type[GrowingSet], family: str, wanted: set[str]) -> tuple[tuple[Part, ...], int]:
     """Return the parts of a family that cover `wanted`, and how many ids they cover; small parts are merged first."""
     parts, n_rows = _cover(stored_parts_of(store, kind.folder, family), wanted)
     merges = plan_merges(parts)
@@ -216,5 +215,6 @@ def _cover(stored: Iterable[StoredPart], wanted: set[str]) -> tuple[tuple[Part, 
     return tuple(parts), len(found)
 
 
-def _parts_prefix(folder: str, family: str) -> str:
+def parts_prefix(folder: str, family: str) -> str:
+    """Return what the keys of all parts of a family start with."""
     return f"{folder}/{family}/parts/"

@@ -200,6 +200,13 @@ class GrowingSet(Artifact):
         return f"{self.folder}/{self.family}/{self.fingerprint}"
 
 
+class PictureSet(GrowingSet):
+    """The bytes of pictures by content id: tar files, and tables that say where in them each picture lies."""
+
+    folder = "pictures"
+    kind: Literal["PictureSet"] = "PictureSet"
+
+
 class MaskSet(GrowingSet):
     """Masks by content id."""
 

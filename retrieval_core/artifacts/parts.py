@@ -41,6 +41,7 @@ _ENCODINGS: dict[str, dict[str, Any]] = {
     },
     "mask": {"compression": "none", "use_dictionary": False},
     "classes": {"compression": "zstd"},
+    "offset": {"compression": "zstd", "write_statistics": False},
 }
 MAPPED_BATCH = 65_536
 CHECKSUM, NO_CHECKSUM = b"vitrine.sha256", b"0" * 64

@@ -1,29 +1,102 @@
-"""The pictures of a catalogue: which there are, and their pixels."""
+"""The pictures of a catalogue: which there are, their kept bytes, and their pixels.
+
+The bytes of pictures are kept in the family of a `PictureSet`: in tar files that any tool reads, named after their
+content ids, and in parts that say where in these files each picture lies. So a picture is fetched from its source once,
+and looking one up reads no other. A picture that is not kept, or whose kept bytes are damaged, is read from its source.
+"""
 
 from __future__ import annotations
 
+import logging
+import os
+import tarfile
+import tempfile
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Self
+
+import numpy as np
 import polars as pl
 
 from retrieval_core.artifacts.catalog_rows import load_items
-from retrieval_core.artifacts.manifests import Ref, Value, content_id
-from retrieval_core.errors import ImageRefused
+from retrieval_core.artifacts.growing_sets import (
+    parts_covering,
+    parts_prefix,
+    put_growing_part,
+    stored_parts_of,
+    view_fingerprint,
+)
+from retrieval_core.artifacts.manifests import Part, PictureSet, Ref, Value, content_id
+from retrieval_core.artifacts.parts import encode_part, read_table
+from retrieval_core.errors import ImageRefused, NotFound, Permanent
 from retrieval_core.images import RGB, decode
 from retrieval_core.store.base import Store
+from retrieval_core.store.files import file_sha256
 from retrieval_core.store.uris import read_uri
+
+log = logging.getLogger(__name__)
+
+FILE_BYTES = 128 << 20  # a tar file is closed once it is larger
+PLACE_SCHEMA: dict[str, pl.DataType] = {
+    "content_id": pl.String(),
+    "file": pl.String(),
+    "offset": pl.Int64(),
+    "n_bytes": pl.Int64(),
+    "kept_id": pl.String(),
+}
 
 
 class Picture(Value):
-    """A picture of the catalogue: the id of its bytes, where its file is, and an item that shows it."""
+    """A picture of the catalogue: the id of its bytes, where its file is, and an item that shows it.
+
+    Where its bytes are kept, `file` is the store's key of the tar file that holds them, `n_bytes` from `offset`, and
+    `kept_id` their content id, which is another one for a picture that was made smaller. `local_file` is a local copy
+    of the tar file, "" where there is none.
+    """
 
     content_id: str
     image_uri: str
     item_id: str
+    file: str | None = None
+    offset: int | None = None
+    n_bytes: int | None = None
+    kept_id: str | None = None
+    local_file: str = ""
 
 
-def usable_pictures(store: Store, catalog: Ref) -> pl.DataFrame:
-    """Return content_id, image_uri and item_id of every catalogue row that is not in quarantine."""
+def usable_pictures(store: Store, catalog: Ref, family: str = "") -> pl.DataFrame:
+    """Return content_id, image_uri and item_id of every catalogue row that is not in quarantine.
+
+    With a `family` of kept pictures, its columns of `PLACE_SCHEMA` say where each is kept, null where it is not.
+    """
     items = load_items(store, catalog.name)
-    return items.filter(pl.col("status") == "ok").select("content_id", "image_uri", "item_id")
+    usable = items.filter(pl.col("status") == "ok").select("content_id", "image_uri", "item_id")
+    return usable.join(kept_places(store, family), on="content_id", how="left", maintain_order="left")
+
+
+def kept_places(store: Store, family: str) -> pl.DataFrame:
+    """Return where each picture of a family is kept (`PLACE_SCHEMA`, one row a picture); no rows for family ""."""
+    if not family:
+        return pl.DataFrame(schema=PLACE_SCHEMA)
+    files = {entry.key for entry in store.entries(parts_prefix(PictureSet.folder, family))}
+    places = [read_table(store, stored.part) for stored in stored_parts_of(store, PictureSet.folder, family)]
+    table = pl.concat([pl.DataFrame(schema=PLACE_SCHEMA), *places])
+    return table.filter(pl.col("file").is_in(list(files))).unique("content_id", keep="first", maintain_order=True)
+
+
+def with_local_files(store: Store, pictures: Iterable[Picture]) -> list[Picture]:
+    """Return the pictures with local copies of the files that keep them, for work on all of them.
+
+    A file that the store lost is left out, with a warning.
+    """
+    local: dict[str, str] = {"": ""}
+    for file in {picture.file for picture in pictures if picture.file}:
+        try:
+            local[file] = str(store.local_path(file))
+        except NotFound as error:
+            log.warning("%s; its pictures are read from their source", error)
+            local[file] = ""
+    return [picture.model_copy(update={"local_file": local[picture.file or ""]}) for picture in pictures]
 
 
 def read_picture(picture: Picture, max_pixels: int) -> RGB:
@@ -32,8 +105,122 @@ def read_picture(picture: Picture, max_pixels: int) -> RGB:
     Raises `ImageRefused` where its bytes changed or cannot be decoded, `NotFound` without its file, and
     `StoreUnavailable`.
     """
+    return decode(picture_bytes(picture), max_pixels=max_pixels)
+
+
+def picture_bytes(picture: Picture, store: Store | None = None) -> bytes:
+    """Return the kept bytes of a picture, of its local file or of the store, else those of its source.
+
+    Raises as `read_picture` does.
+    """
+    kept = _kept_bytes(picture, store)
+    if kept is not None:
+        return kept
     data = read_uri(picture.image_uri)
     actual = content_id(data)
     if actual != picture.content_id:
         raise ImageRefused(f"the file changed during the run: its bytes are {actual}, expected {picture.content_id}")
-    return decode(data, max_pixels=max_pixels)
+    return data
+
+
+def _kept_bytes(picture: Picture, store: Store | None) -> bytes | None:
+    if picture.file is None or picture.offset is None or picture.n_bytes is None:
+        return None
+    try:
+        if picture.local_file:
+            with open(picture.local_file, "rb", buffering=0) as file:
+                data = os.pread(file.fileno(), picture.n_bytes, picture.offset)
+        elif store is not None:
+            data = store.get_range(picture.file, picture.offset, picture.n_bytes)
+        else:
+            return None
+    except (OSError, Permanent) as error:
+        log.warning("the kept picture %s cannot be read (%s); reading its source", picture.content_id, error)
+        return None
+    if content_id(data) != picture.kept_id:
+        log.warning("%s is damaged at the picture %s; reading its source", picture.file, picture.content_id)
+        return None
+    return data
+
+
+class PictureWriter:
+    """Writes the bytes of pictures into tar files, and where each lies into one part, for the shard called `name`.
+
+    Equal pictures in equal order give equal files.
+    """
+
+    def __init__(self, store: Store, family: str, name: str) -> None:
+        self._store, self._family, self._name = store, family, name
+        self._folder = tempfile.TemporaryDirectory(prefix="vitrine-pictures-")
+        self._path = Path(self._folder.name, "pictures.tar")
+        self._kept = np.sort(kept_places(store, family)["content_id"].hash().to_numpy())
+        self._places: dict[str, tuple[str, int, int, str]] = {}
+        self._written: dict[str, tuple[int, int, str]] = {}
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._folder.cleanup()
+
+    def add(self, picture: str, data: bytes, suffix: str) -> None:
+        """Write the bytes of the picture with this content id, unless they are kept; `suffix` ends the name, ".jpg"."""
+        if picture in self._places or picture in self._written or self._is_kept(picture):
+            return
+        info = tarfile.TarInfo(f"{picture}{suffix}")
+        info.size = len(data)
+        with self._path.open("ab") as file:
+            file.write(info.tobuf(tarfile.USTAR_FORMAT))
+            self._written[picture] = (file.tell(), len(data), content_id(data))
+            file.write(data + bytes(-len(data) % tarfile.BLOCKSIZE))
+            is_full = file.tell() >= FILE_BYTES
+        if is_full:
+            self._store_file()
+
+    def finish(self) -> int:
+        """Store what was added; return how many pictures that is."""
+        if self._written:
+            self._store_file()
+        if self._places:
+            rows = [(picture, *place) for picture, place in self._places.items()]
+            table = pl.DataFrame(rows, schema=PLACE_SCHEMA, orient="row").to_arrow()
+            put_growing_part(self._store, PictureSet.folder, self._family, self._name, encode_part(table), len(rows))
+        return len(self._places)
+
+    def _is_kept(self, picture: str) -> bool:
+        """Return whether an earlier shard kept the picture, by its hash: 8 bytes of memory each."""
+        number = pl.Series([picture]).hash()[0]
+        position = int(np.searchsorted(self._kept, number))
+        return position < len(self._kept) and int(self._kept[position]) == number
+
+    def _store_file(self) -> None:
+        with self._path.open("ab") as file:
+            file.write(bytes(2 * tarfile.BLOCKSIZE))  # the end of an archive
+        sha256 = file_sha256(self._path)
+        key = f"{parts_prefix(PictureSet.folder, self._family)}{self._name}-{sha256}.tar"
+        self._store.put_file(key, self._path)
+        self._path.unlink()
+        self._places |= {picture: (key, *place) for picture, place in self._written.items()}
+        self._written = {}
+
+
+def seal_kept(store: Store, family: str, catalog: Ref) -> PictureSet:
+    """Seal the kept pictures of a catalogue as one set: the parts that say where each is, and the files they name."""
+    wanted = set(usable_pictures(store, catalog)["content_id"])
+    parts, n_rows = parts_covering(store, PictureSet, family, wanted)
+    tables = [read_table(store, part, ["file"])["file"] for part in parts]
+    counts = pl.concat([pl.Series("file", [], pl.String), *tables]).value_counts(sort=False)
+    n_pictures = dict(counts.rows())
+    sizes = {entry.key: entry.size_bytes for entry in store.entries(parts_prefix(PictureSet.folder, family))}
+    files = tuple(
+        Part(key=key, sha256=key.rpartition("-")[2].removesuffix(".tar"), n_rows=n_pictures[key], n_bytes=sizes[key])
+        for key in sorted(n_pictures)
+        if key in sizes
+    )
+    return PictureSet(
+        fingerprint=view_fingerprint(family, catalog.name, (*parts, *files)),
+        family=family,
+        parts=(*parts, *files),
+        parents={"catalog": catalog.name},
+        counts={"rows": n_rows},
+    ).seal(store)

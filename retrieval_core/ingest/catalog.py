@@ -6,6 +6,7 @@ The store also keeps every item as it was last read, and the quarantine ledger; 
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable
 from datetime import UTC, datetime
 
 import polars as pl
@@ -22,16 +23,24 @@ from retrieval_core.artifacts.catalog_rows import (
     row_ids,
     with_fields,
 )
-from retrieval_core.artifacts.fingerprints import STAGE_VERSIONS
+from retrieval_core.artifacts.fingerprints import STAGE_VERSIONS, picture_family
 from retrieval_core.artifacts.manifests import Catalog, Ref, Value, fingerprint
 from retrieval_core.artifacts.parts import put_parts, read_table, table_bytes
-from retrieval_core.artifacts.shards import log_progress
+from retrieval_core.artifacts.pictures import kept_places, seal_kept
 from retrieval_core.config import IngestConfig
 from retrieval_core.errors import NotFound
 from retrieval_core.ingest.change import Change, resolve_change
 from retrieval_core.ingest.diff import CatalogDiff, diff_catalogs
 from retrieval_core.ingest.selection import WHOLE_CATALOG, ItemSelection, items_changed_in, select_items
-from retrieval_core.ingest.snapshot import SPLIT_COLUMNS, Snapshot, catalog_fingerprint, take_snapshot, update_snapshot
+from retrieval_core.ingest.shards import ReadingPlan, ReadingShard, collect_readings, plan_reading, planned_items
+from retrieval_core.ingest.snapshot import (
+    Snapshot,
+    catalog_fingerprint,
+    complete_snapshot,
+    earlier_splits,
+    plan_snapshot,
+    plan_update,
+)
 from retrieval_core.ingest.sources.registry import open_source
 from retrieval_core.item_ids.normal_form import with_normal_names
 from retrieval_core.store.base import Store
@@ -52,48 +61,109 @@ class IngestOutcome(Value):
     notes: tuple[str, ...] = ()
 
 
-def ingest_source(store: Store, source: str, config: IngestConfig) -> IngestOutcome:
-    """Read what changed in a source and seal its catalogue; the difference is to production's."""
+class IngestPlan(Value):
+    """What to read for a catalogue; `base` is the fingerprint of the catalogue that a change is applied to, else "".
+
+    `named` are the items that the change names; `declared_removals` and `notes` are those of the outcome.
+    """
+
+    reading: ReadingPlan
+    base: str = ""
+    named: tuple[str, ...] = ()
+    declared_removals: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
+
+    def split(self) -> list[ReadingShard]:
+        """Return the shards that are to be read, in order."""
+        return self.reading.split()
+
+
+def plan_source(store: Store, source: str, config: IngestConfig) -> IngestPlan:
+    """Plan which pictures of a source are to be read, in shards for `read_shard`."""
     opened = open_source(source)
     rows = opened.rows()
     for note in opened.notes:
         log.info("%s: %s", source, note)
-    advance = log_progress("pictures of the source", len(rows))
-    production = releases.read_release(store, releases.PRODUCTION)
-    published = load_items(store, production.catalog.name, SPLIT_COLUMNS) if production else None
-    snapshot = take_snapshot(rows, _last_seen(store), config, _now(), lambda done, total: advance(1), published)
-    catalog = _seal(store, snapshot)
-    store.put(LEDGER, table_bytes(snapshot.quarantine))
-    store.put(SEEN_ITEMS, table_bytes(snapshot.items))
-    _log_quarantine(snapshot.quarantine)
-    previous = load_items(store, production.catalog.name) if production else None
-    diff = diff_catalogs(previous, snapshot.items)
-    return IngestOutcome(catalog=catalog.ref, diff=diff, n_read=snapshot.n_read, notes=opened.notes)
+    seen = _last_seen(store)
+    planned = plan_snapshot(rows, seen.items if seen else None, _is_kept(store, config))
+    reading = plan_reading(store, planned, seen.quarantine if seen else None, config)
+    return IngestPlan(reading=reading, notes=opened.notes)
 
 
-def ingest_change(store: Store, source: str, base: Catalog, change: Change, config: IngestConfig) -> IngestOutcome:
-    """Read the items that a change names and seal the catalogue `base` with them; the difference is to `base`."""
+def plan_change(store: Store, source: str, base: Catalog, change: Change, config: IngestConfig) -> IngestPlan:
+    """Plan which pictures are to be read of the items that a change of the catalogue `base` names."""
     items, quarantine = _tables(store, base)
-    last = Snapshot(items, quarantine, 0)
     opened = open_source(source)
     rows = opened.rows()
     named = resolve_change(change, rows, items)
     for note in named.notes:
         log.warning(note)
-    snapshot = update_snapshot(last, rows, named.item_ids, config, _now())
-    is_named = pl.col("item_id").is_in(list(named.item_ids))
+    planned = plan_update(items, rows, named.item_ids, _is_kept(store, config))
+    return IngestPlan(
+        reading=plan_reading(store, planned, quarantine, config),
+        base=base.fingerprint,
+        named=named.item_ids,
+        declared_removals=named.removed,
+        notes=(*opened.notes, *named.notes),
+    )
+
+
+def seal_ingest(store: Store, plan: IngestPlan, config: IngestConfig) -> IngestOutcome:
+    """Seal the catalogue of a plan whose shards were read.
+
+    The difference is to the catalogue that was changed, and of a whole source to production's. Raises as
+    `complete_snapshot` does.
+    """
+    planned, readings = planned_items(store, plan.reading), collect_readings(store, plan.reading)
+    outcome = _seal_change if plan.base else _seal_source
+    catalog, diff = outcome(store, plan, planned, readings, config)
+    if family := picture_family(config):
+        seal_kept(store, family, catalog.ref)
+    return IngestOutcome(
+        catalog=catalog.ref,
+        diff=diff,
+        n_read=len(readings),
+        declared_removals=plan.declared_removals,
+        notes=plan.notes,
+    )
+
+
+def _seal_source(
+    store: Store, plan: IngestPlan, planned: pl.DataFrame, readings: pl.DataFrame, config: IngestConfig
+) -> tuple[Catalog, CatalogDiff]:
+    production = releases.read_release(store, releases.PRODUCTION)
+    published = load_items(store, production.catalog.name) if production else None
+    seen = _last_seen(store)
+    snapshot = complete_snapshot(planned, readings, seen, earlier_splits(seen, published), config, _now())
+    catalog = _seal(store, snapshot)
+    store.put(LEDGER, table_bytes(snapshot.quarantine))
+    store.put(SEEN_ITEMS, table_bytes(snapshot.items))
+    _log_quarantine(snapshot.quarantine)
+    return catalog, diff_catalogs(published, snapshot.items)
+
+
+def _seal_change(
+    store: Store, plan: IngestPlan, planned: pl.DataFrame, readings: pl.DataFrame, config: IngestConfig
+) -> tuple[Catalog, CatalogDiff]:
+    """Seal the catalogue `plan.base` with the items that the change names."""
+    items, quarantine = _tables(store, Catalog.open(store, Ref(kind="Catalog", key=f"{Catalog.folder}/{plan.base}")))
+    last = Snapshot(items, quarantine, 0)
+    snapshot = complete_snapshot(planned, readings, last, items, config, _now())
+    is_named = pl.col("item_id").is_in(list(plan.named))
     _log_quarantine(snapshot.quarantine.filter(is_named))
     seen = _last_seen(store) or last
     store.put(LEDGER, table_bytes(_replaced(seen.quarantine, snapshot.quarantine, is_named)))
     store.put(SEEN_ITEMS, table_bytes(_replaced(seen.items, snapshot.items, is_named)))
-    diff = diff_catalogs(items, snapshot.items)
-    return IngestOutcome(
-        catalog=_seal(store, snapshot).ref,
-        diff=diff,
-        n_read=snapshot.n_read,
-        declared_removals=named.removed,
-        notes=(*opened.notes, *named.notes),
-    )
+    return _seal(store, snapshot), diff_catalogs(items, snapshot.items)
+
+
+def _is_kept(store: Store, config: IngestConfig) -> Callable[[pl.Series], pl.Series] | None:
+    """Return which of given content ids the store keeps; None where it keeps no pictures."""
+    family = picture_family(config)
+    if not family:
+        return None
+    kept = kept_places(store, family)["content_id"]
+    return lambda content_ids: content_ids.is_in(kept.implode())
 
 
 def seal_selection(store: Store, catalog: Catalog, selection: ItemSelection) -> Catalog:

@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 import hashlib
-import os
-from collections.abc import Callable, Collection, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from typing import NamedTuple, TypeVar
+from collections.abc import Callable, Collection
+from typing import NamedTuple
 
 import polars as pl
 import xxhash
 
-from retrieval_core import images
 from retrieval_core.artifacts.catalog_rows import (
     CATALOG_SCHEMA,
     COMPARED_COLUMNS,
@@ -19,35 +16,26 @@ from retrieval_core.artifacts.catalog_rows import (
     product_unit,
     row_ids,
 )
-from retrieval_core.artifacts.manifests import content_id
 from retrieval_core.config import IngestConfig
-from retrieval_core.errors import (
-    BadConfig,
-    CatalogInvalid,
-    ImageRefused,
-    NotFound,
-    Permanent,
-    SourceMissing,
-    TooManyRejects,
+from retrieval_core.errors import BadConfig, CatalogInvalid, Permanent, SourceMissing, TooManyRejects
+from retrieval_core.ingest.reading import (
+    MAX_FILE_BYTES,
+    READ_COLUMNS,
+    in_threads,
+    is_remote,
+    read_pictures,
+    unreadable,
+    version_of,
 )
 from retrieval_core.store.base import UriStat
-from retrieval_core.store.uris import is_http, read_uri, stat_uri
+from retrieval_core.store.uris import is_http, stat_uri
 
 VERSION_COLUMNS = ("image_uri", "mask_uri", "size_bytes", "version")  # a picture is not reread while these stay equal
 SPLIT_COLUMNS = ["item_id", "product_id", "split"]  # what keeps the split of an item
-READ_COLUMNS = ("content_id", "mask_id", "height", "width")  # known only after a picture was read
-
-MAX_FILE_BYTES = 2**30  # files are read into memory whole; a larger one is not a catalogue picture
 MAX_HOLDOUT_SHARE = 1 / 3
-MAX_FETCHED_BYTES = 10**8  # of a picture of a web server, which can send without end
-REMOTE_THREADS = 32  # more than cores, because they wait for the network
-CHUNK_PICTURES = 32  # read by a thread at a time
 FINGERPRINT_ROWS = 100_000  # serialised at a time
 
-_IS_UNREAD = pl.col("content_id").is_null() & pl.col("reason").is_null()
-
-T = TypeVar("T")
-R = TypeVar("R")
+_IS_UNREAD = pl.col("status").is_null() & pl.col("content_id").is_null() & pl.col("reason").is_null()
 
 
 class Snapshot(NamedTuple):
@@ -68,16 +56,6 @@ class _Stat(NamedTuple):
     reason: str | None = None
 
 
-class _Reading(NamedTuple):
-    content_id: str | None = None
-    mask_id: str | None = None
-    height: int | None = None
-    width: int | None = None
-    read_reason: str | None = None
-    size_bytes: int | None = None
-    version: str | None = None  # null where `stat_uri` told it
-
-
 def take_snapshot(
     rows: pl.DataFrame,
     previous: Snapshot | None,
@@ -86,54 +64,116 @@ def take_snapshot(
     progress: Callable[[int, int], None] | None = None,
     published: pl.DataFrame | None = None,
 ) -> Snapshot:
-    """Take a snapshot of a source's `rows` (`SOURCE_SCHEMA`); read and decode the pictures that are new or changed.
+    """Take a snapshot of a source's `rows` (`SOURCE_SCHEMA`) in this process, keeping no picture.
 
-    A picture is unchanged when `previous` has it in good state with the same URI, size and version (mtime or ETag; its
-    mask's too); one of a web server that tells no version is read each time. A picture that cannot be read or decoded
-    is quarantined; every snapshot tries it again and counts the attempt. A missing mask leaves mask_id null. `now` is
-    the ISO time for the ledger; `progress` gets the number of pictures read and to read. A split that the source leaves
-    open stays as in the items of `published`, else as in `previous`, which may be of a broken source that was never
-    published.
-
-    Raises `TooManyRejects` above `config.max_reject_fraction`, `CatalogInvalid` when two ids share a row_id, and
-    `StoreUnavailable`, because an outage must not quarantine pictures.
+    A run does the same in steps: `plan_snapshot`, `reading.read_pictures` of shards, and `complete_snapshot`, whose
+    arguments these are and which raise as this does. `progress` gets the number of pictures read and to read.
     """
-    earlier = [table for table in (published, previous.items if previous else None) if table is not None]
-    splits = [table.select(SPLIT_COLUMNS) for table in earlier]
-    before = pl.concat(splits).unique("item_id", keep="first", maintain_order=True) if splits else None
-    return _fill_splits(_read_rows(rows, previous, config, now, progress), before, config)
+    planned = plan_snapshot(rows, previous.items if previous else None)
+    readings = read_here(planned, config.max_pixels, progress)
+    return complete_snapshot(planned, readings, previous, earlier_splits(previous, published), config, now)
 
 
 def update_snapshot(
-    last: Snapshot,
-    rows: pl.DataFrame,
-    ids: Collection[str],
-    config: IngestConfig,
-    now: str,
-    progress: Callable[[int, int], None] | None = None,
+    last: Snapshot, rows: pl.DataFrame, ids: Collection[str], config: IngestConfig, now: str
 ) -> Snapshot:
     """Return the `last` snapshot with the items `ids` as in the source's current `rows`; read no other picture.
 
-    Items that the rows lack are removed. When only these items changed, the result equals `take_snapshot` of the rows,
-    except that other quarantined items are not tried again. Raises what `take_snapshot` raises, and `SourceMissing`
-    when no item is left.
+    When only these items changed, the result equals `take_snapshot` of the rows, except that other quarantined items
+    are not tried again. Raises what `take_snapshot` raises, and `SourceMissing` when no item is left.
+    """
+    planned = plan_update(last.items, rows, ids)
+    return complete_snapshot(planned, read_here(planned, config.max_pixels), last, last.items, config, now)
+
+
+def plan_snapshot(
+    rows: pl.DataFrame, previous: pl.DataFrame | None, is_kept: Callable[[pl.Series], pl.Series] | None = None
+) -> pl.DataFrame:
+    """Return the items of a source's `rows` (`SOURCE_SCHEMA`) with what is known of their pictures, sorted by item_id.
+
+    A picture is unchanged when the items of the `previous` snapshot have it in good state with the same URI, size and
+    version (mtime or ETag; its mask's too), and its content id `is_kept`; `unread` selects the others. One of a web
+    server that tells no version is read each time. Raises `CatalogInvalid` when two ids share a row_id, and
+    `StoreUnavailable`, because an outage must not quarantine pictures.
+    """
+    ordered = rows.with_columns(row_ids(rows["item_id"])).sort("item_id")
+    _check_row_ids(ordered)
+    items = _with_previous_readings(ordered, previous)
+    if is_kept is not None:
+        lacks = pl.Series(~is_kept(items["content_id"]))
+        items = items.with_columns(pl.when(~lacks).then(name).alias(name) for name in READ_COLUMNS)
+    return items.with_columns(status=pl.lit(None, pl.String))
+
+
+def plan_update(
+    last: pl.DataFrame,
+    rows: pl.DataFrame,
+    ids: Collection[str],
+    is_kept: Callable[[pl.Series], pl.Series] | None = None,
+) -> pl.DataFrame:
+    """Return what `plan_snapshot` does of the items `ids`, and all other items of the `last` snapshot as they are.
+
+    Items that the rows lack are removed. Raises as `plan_snapshot` does, and `SourceMissing` when no item is left.
     """
     is_named = pl.col("item_id").is_in(list(ids))
-    update = _read_rows(rows.filter(is_named), last, config, now, progress)
+    update = plan_snapshot(rows.filter(is_named), last, is_kept)
     # Forget the splits that a snapshot filled in: the source may now give one for another row of the product.
     given = rows.filter(pl.col("split").is_not_null())["item_id"]
-    kept = last.items.filter(~is_named).with_columns(pl.when(pl.col("item_id").is_in(given.implode())).then("split"))
-    items = pl.concat([kept, update.items]).sort("item_id")
+    others = last.filter(~is_named).with_columns(pl.when(pl.col("item_id").is_in(given.implode())).then("split"))
+    items = pl.concat([others, update], how="diagonal").sort("item_id")
     if items.is_empty():
         raise SourceMissing(f"without the {len(ids)} items named the catalogue would be empty; run the nightly instead")
     _check_row_ids(items)
-    quarantine = pl.concat([last.quarantine.filter(~is_named), update.quarantine]).sort("item_id")
-    return _fill_splits(Snapshot(items, quarantine, update.n_read), last.items, config)
+    return items
 
 
-def unread_pictures(rows: pl.DataFrame, previous: pl.DataFrame | None) -> pl.DataFrame:
-    """Return the `rows` whose pictures a snapshot would read, given the items of the `previous` one; read none."""
-    return _with_previous_readings(rows, previous).filter(_IS_UNREAD)
+def unread(planned: pl.DataFrame) -> pl.DataFrame:
+    """Return the planned items whose pictures have to be read."""
+    return planned.filter(_IS_UNREAD)
+
+
+def read_here(
+    planned: pl.DataFrame, max_pixels: int, progress: Callable[[int, int], None] | None = None
+) -> pl.DataFrame:
+    """Read the pictures of all unread items in this process; return their readings (`READING_SCHEMA`)."""
+    items, total = unread(planned), unread(planned).height
+    report = (lambda done: progress(done, total)) if progress else None
+    return read_pictures(items, IngestConfig(max_pixels=max_pixels, keep="none"), on_picture=report)
+
+
+def complete_snapshot(
+    planned: pl.DataFrame,
+    readings: pl.DataFrame,
+    previous: Snapshot | None,
+    splits: pl.DataFrame | None,
+    config: IngestConfig,
+    now: str,
+) -> Snapshot:
+    """Return the snapshot of planned items and the `readings` (`READING_SCHEMA`) of those that were unread.
+
+    A picture that cannot be read or decoded is quarantined; every snapshot tries it again and counts the attempt in the
+    ledger of the `previous` one. A missing mask leaves mask_id null. `now` is the ISO time for the ledger. A split that
+    the source leaves open stays as in `splits` (`SPLIT_COLUMNS`). Raises `TooManyRejects` above
+    `config.max_reject_fraction`.
+    """
+    is_settled = pl.col("status").is_not_null()
+    settled, items = planned.filter(is_settled), _with_readings(planned.filter(~is_settled), readings)
+    ledger = previous.quarantine if previous is not None else pl.DataFrame(schema=QUARANTINE_SCHEMA)
+    quarantine = pl.concat([ledger.join(settled, on="item_id", how="semi"), _quarantine(items, ledger, now)])
+    items = pl.concat([settled.select(*CATALOG_SCHEMA), items.select(*CATALOG_SCHEMA)]).sort("item_id")
+    quarantine = quarantine.sort("item_id")
+    _check_rejects(quarantine, len(items), config.max_reject_fraction)
+    return Snapshot(_with_splits(items, splits, config).select(*CATALOG_SCHEMA), quarantine, len(readings))
+
+
+def earlier_splits(previous: Snapshot | None, published: pl.DataFrame | None) -> pl.DataFrame | None:
+    """Return the split of each item (`SPLIT_COLUMNS`) in the items of `published`, else in the `previous` snapshot.
+
+    The previous snapshot may be of a broken source that was never published.
+    """
+    earlier = [table for table in (published, previous.items if previous else None) if table is not None]
+    splits = [table.select(SPLIT_COLUMNS) for table in earlier]
+    return pl.concat(splits).unique("item_id", keep="first", maintain_order=True) if splits else None
 
 
 def catalog_fingerprint(items: pl.DataFrame) -> str:
@@ -156,28 +196,6 @@ def _with_previous_readings(items: pl.DataFrame, previous: pl.DataFrame | None) 
     return items.join(readings, on=VERSION_COLUMNS, how="left", nulls_equal=True, maintain_order="left")
 
 
-def _read_rows(
-    rows: pl.DataFrame,
-    previous: Snapshot | None,
-    config: IngestConfig,
-    now: str,
-    progress: Callable[[int, int], None] | None,
-) -> Snapshot:
-    """Take a snapshot of these rows whose splits are still the source's. Raises `CatalogInvalid`."""
-    ordered = rows.with_columns(row_ids(rows["item_id"])).sort("item_id")
-    _check_row_ids(ordered)
-    items = _with_previous_readings(ordered, previous.items if previous is not None else None)
-    unread = items.filter(_IS_UNREAD)
-    items = _with_readings(items, _read_pictures(unread, config.max_pixels, progress))
-    return Snapshot(items.select(*CATALOG_SCHEMA), _quarantine(items, previous, now), len(unread))
-
-
-def _fill_splits(snapshot: Snapshot, before: pl.DataFrame | None, config: IngestConfig) -> Snapshot:
-    """Fill the null splits of a snapshot. Raises `TooManyRejects`."""
-    _check_rejects(snapshot.quarantine, len(snapshot.items), config.max_reject_fraction)
-    return snapshot._replace(items=_with_splits(snapshot.items, before, config).select(*CATALOG_SCHEMA))
-
-
 def _check_row_ids(items: pl.DataFrame) -> None:
     shared = items.filter(pl.col("row_id").is_duplicated()).sort("row_id")
     if len(shared):
@@ -193,7 +211,7 @@ def _stat_pictures(items: pl.DataFrame, good: pl.DataFrame) -> pl.DataFrame:
     known = {(image_uri, mask_uri): UriStat(*stat) for image_uri, mask_uri, *stat in fetched.rows()}
     pictures = items.select("image_uri", "mask_uri").rows()
     stats = list(
-        _in_threads(lambda picture: _stat(picture[0], picture[1], known.get(picture)), pictures, _n_threads(items))
+        in_threads(lambda picture: _stat(picture[0], picture[1], known.get(picture)), pictures, is_remote(items))
     )
     schema = {"size_bytes": pl.Int64, "version": pl.String, "reason": pl.String}
     return pl.DataFrame(stats, schema=schema, orient="row")
@@ -206,78 +224,14 @@ def _stat(image_uri: str, mask_uri: str | None, known: UriStat | None) -> _Stat:
         known = known._replace(version=known.version.rpartition("+")[0])
     try:
         stat = stat_uri(image_uri, known)
-        version = _version(stat, mask_uri)
+        version = version_of(stat, mask_uri)
     except BadConfig:
         raise
     except Permanent as error:
-        return _Stat(reason=_unreadable(error))
+        return _Stat(reason=unreadable(error))
     if stat.size_bytes > MAX_FILE_BYTES:
         return _Stat(stat.size_bytes, reason=f"file of {stat.size_bytes} bytes is more than {MAX_FILE_BYTES}")
     return _Stat(stat.size_bytes, version)
-
-
-def _version(stat: UriStat, mask_uri: str | None) -> str | None:
-    """Return the version of a picture and its mask; null where a web server tells none."""
-    if mask_uri is None:
-        return stat.version or None
-    try:
-        mask = stat_uri(mask_uri)
-    except NotFound:
-        return f"{stat.version}+none" if stat.version else None
-    return f"{stat.version}+{mask.size_bytes}-{mask.version}" if stat.version and mask.version else None
-
-
-def _unreadable(error: Permanent) -> str:
-    return "file is missing" if isinstance(error, NotFound) else f"cannot be read: {error}"
-
-
-def _read_pictures(unread: pl.DataFrame, max_pixels: int, progress: Callable[[int, int], None] | None) -> pl.DataFrame:
-    """Read the pictures of these items; return their item_id and the fields of `_Reading`."""
-    readings: list[_Reading] = []
-    pictures = unread.select("image_uri", "mask_uri").rows()
-    for reading in _in_threads(lambda picture: _read(picture[0], picture[1], max_pixels), pictures, _n_threads(unread)):
-        readings.append(reading)
-        if progress is not None:
-            progress(len(readings), len(pictures))
-    types = CATALOG_SCHEMA | {"read_reason": pl.String()}
-    schema = {name: types[name] for name in _Reading._fields}
-    return pl.concat([unread.select("item_id"), pl.DataFrame(readings, schema=schema, orient="row")], how="horizontal")
-
-
-def _read(image_uri: str, mask_uri: str | None, max_pixels: int) -> _Reading:
-    try:
-        data, stat, content_type = _read_file(image_uri)
-        version = _version(stat, mask_uri) if stat else None
-        mask_id = _mask_id(mask_uri)
-    except BadConfig:
-        raise
-    except Permanent as error:
-        return _Reading(read_reason=_unreadable(error))
-    name, size_bytes = content_id(data), len(data)
-    try:
-        height, width = images.decode(data, max_pixels=max_pixels).shape[:2]
-    except ImageRefused as error:
-        note = f"; the server calls it {content_type}" if content_type else ""
-        return _Reading(name, None, None, None, f"{error}{note}", size_bytes, version)
-    return _Reading(name, mask_id, height, width, None, size_bytes, version)
-
-
-def _read_file(uri: str) -> tuple[bytes, UriStat | None, str]:
-    """Return a file's bytes and, of a web server, their size and version, and what it calls them."""
-    if not is_http(uri):
-        return read_uri(uri), None, ""
-    from retrieval_core.store.http import fetch
-
-    return fetch(uri, max_bytes=MAX_FETCHED_BYTES)
-
-
-def _mask_id(mask_uri: str | None) -> str | None:
-    if mask_uri is None:
-        return None
-    try:
-        return content_id(read_uri(mask_uri))
-    except NotFound:
-        return None
 
 
 def _with_readings(items: pl.DataFrame, readings: pl.DataFrame) -> pl.DataFrame:
@@ -295,9 +249,8 @@ def _with_readings(items: pl.DataFrame, readings: pl.DataFrame) -> pl.DataFrame:
     )
 
 
-def _quarantine(items: pl.DataFrame, previous: Snapshot | None, now: str) -> pl.DataFrame:
+def _quarantine(items: pl.DataFrame, ledger: pl.DataFrame, now: str) -> pl.DataFrame:
     bad = items.filter(pl.col("status") == "quarantined")
-    ledger = previous.quarantine if previous is not None else pl.DataFrame(schema=QUARANTINE_SCHEMA)
     before = ledger.select("item_id", pl.col("attempts").alias("attempts_before"))
     rows = bad.join(before, on="item_id", how="left", maintain_order="left").with_columns(
         pl.col("refused_id").alias("content_id"),
@@ -349,20 +302,3 @@ def _with_splits(items: pl.DataFrame, earlier: pl.DataFrame | None, config: Inge
 
 def _draw(unit: str, share: float, seed: int) -> str:
     return "query" if xxhash.xxh3_64_intdigest(f"{seed}/{unit}".encode()) < share * 2**64 else "train"
-
-
-def _n_threads(items: pl.DataFrame) -> int:
-    is_remote = items["image_uri"].str.contains("(?i)^(s3|https?)://").any()
-    return REMOTE_THREADS if is_remote else os.cpu_count() or 1
-
-
-def _in_threads(function: Callable[[T], R], values: Sequence[T], n_threads: int) -> Iterator[R]:
-    """Yield the results in order; after an error, start no further chunk."""
-    chunks = [values[start : start + CHUNK_PICTURES] for start in range(0, len(values), CHUNK_PICTURES)]
-    with ThreadPoolExecutor(n_threads) as pool:
-        futures = [pool.submit(lambda chunk: [function(value) for value in chunk], chunk) for chunk in chunks]
-        try:
-            for future in futures:
-                yield from future.result()
-        finally:
-            pool.shutdown(wait=True, cancel_futures=True)

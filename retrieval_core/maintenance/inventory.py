@@ -10,6 +10,7 @@ from retrieval_core.artifacts.catalog_rows import PIECES
 from retrieval_core.artifacts.fingerprints import (
     boosted_family,
     class_family,
+    picture_family,
     reduced_family,
     release_mask_family,
     release_vector_families,
@@ -27,6 +28,7 @@ from retrieval_core.artifacts.manifests import (
     Head,
     IndexSet,
     MaskSet,
+    PictureSet,
     Reducer,
     Ref,
     Release,
@@ -37,7 +39,7 @@ from retrieval_core.artifacts.manifests import (
 from retrieval_core.errors import NotFound
 from retrieval_core.store.base import PROBES, Entry, Store
 
-GROWING: tuple[type[GrowingSet], ...] = (MaskSet, VectorSet, ClassSet)
+GROWING: tuple[type[GrowingSet], ...] = (PictureSet, MaskSet, VectorSet, ClassSet)
 FITTED: tuple[type[Artifact], ...] = (Backbone, Segmenter, Detector, Classifier, Head, Reducer)
 _SEALED: tuple[type[Artifact], ...] = (Release, Catalog, IndexSet, Report, *FITTED, *GROWING)
 _KINDS: dict[str, type[Artifact]] = {kind.folder: kind for kind in _SEALED}
@@ -114,7 +116,7 @@ class Inventory:
             yield from (self._view(VectorSet, artifact.parents[role]) for role in roles if role in artifact.parents)
 
     def families(self, release: Release) -> set[Family]:
-        """Return the families of masks, vectors and classes that the run of a release may have added to.
+        """Return the families of pictures, masks, vectors and classes that the run of a release may have added to.
 
         Raises `ShardCorrupt` if its config or a model cannot be read, `NotFound` if a model is absent.
         """
@@ -124,6 +126,7 @@ class Inventory:
         families |= {(MaskSet.folder, family) for family in self._truth(release)}
         if masks:
             families.add((MaskSet.folder, masks))
+        families.add((PictureSet.folder, picture_family(release.nightly_config().ingest)))
         if release.classifier:
             families.add((ClassSet.folder, class_family(release.classifier.name)))
         return families

@@ -13,7 +13,7 @@ from retrieval_core.embed.cards import Card
 from retrieval_core.embed.registry import get_card
 from retrieval_core.errors import NotFound
 from retrieval_core.index.recipes import choose_recipe, choose_shards
-from retrieval_core.ingest.snapshot import unread_pictures
+from retrieval_core.ingest.snapshot import plan_snapshot, unread
 from retrieval_core.ingest.sources.listing import counted
 from retrieval_core.ingest.sources.registry import open_source
 from retrieval_core.maintenance.capacity import CatalogueSize, stage_bytes
@@ -83,9 +83,9 @@ def forecast(source: str, store: Store, config: NightlyConfig) -> Forecast:
     opened = open_source(source)
     rows = opened.rows()
     seen = _last_seen(store)
-    unread = unread_pictures(rows, seen)
-    moved = 0 if seen is None else unread.join(seen, on=["item_id", "size_bytes"], how="semi").height
-    to_read = len(unread)
+    to_be_read = unread(plan_snapshot(rows, seen))
+    moved = 0 if seen is None else to_be_read.join(seen, on=["item_id", "size_bytes"], how="semi").height
+    to_read = len(to_be_read)
     gone = 0 if seen is None else seen.join(rows, on="item_id", how="anti").height
     card, dim = _backbone(store, config.embed)
     recipe = choose_recipe(len(rows), _candidate_dim(store, config, dim), dim, config.index)

@@ -138,7 +138,9 @@ class _ReleaseRepair:
 
     def _drop_unreadable(self, key: str) -> Iterator[Finding]:
         try:
-            read_ids(self._store.local_path(key, named_sha256(key)))
+            path = self._store.local_path(key, named_sha256(key))
+            if not key.endswith(".tar"):
+                read_ids(path)
         except ShardCorrupt:
             self._store.delete(key)
             yield Finding(key=key, action="removed", detail=f"it cannot be read; {BY_RUN}")

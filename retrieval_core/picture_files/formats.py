@@ -27,6 +27,10 @@ SUFFIXES = (
     ".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff",
     ".avif", ".heic", ".heif", ".hif", ".jp2", ".j2k", ".j2c", ".jpf", ".jpx",
 )  # fmt: skip
+_SUFFIX_OF = {
+    "JPEG": ".jpg", "PNG": ".png", "WEBP": ".webp", "GIF": ".gif", "BMP": ".bmp", "TIFF": ".tif",
+    "AVIF": ".avif", "HEIF": ".heic", "JPEG2000": ".jp2",
+}  # fmt: skip
 HEAD_BYTES = 512  # enough to recognise a format
 MAX_SCANS = 500  # of a JPEG; encoders write about ten, and each is a pass over the whole picture
 
@@ -69,6 +73,12 @@ _REFUSED_SIGNATURES: tuple[tuple[bytes, str], ...] = (
 def is_picture_head(head: bytes) -> bool:
     """Return whether the first `HEAD_BYTES` of a file begin a picture of a format that is read."""
     return _reader(head) is not None
+
+
+def suffix_of(data: bytes) -> str:
+    """Return the suffix that files of a picture's format usually have, such as ".jpg"; ".bin" for another format."""
+    reader = _reader(data[:HEAD_BYTES])
+    return _SUFFIX_OF.get(str(reader.format), ".bin") if reader else ".bin"
 
 
 def open_picture(data: bytes, max_pixels: int) -> ImageFile.ImageFile:

@@ -70,6 +70,10 @@ class Store(ABC):
     def get(self, key: str) -> bytes:
         """Return the whole object."""
 
+    @abstractmethod
+    def get_range(self, key: str, start: int, n_bytes: int) -> bytes:
+        """Return at most `n_bytes` (> 0) bytes of the object from byte `start` on, fewer only at its end."""
+
     def put(self, key: str, data: bytes) -> None:
         """Store an object, replacing any other; a reader sees the old or the new bytes, never a mixture."""
         self._check_guards(key)

@@ -47,6 +47,11 @@ class LocalStore(Store):
         with read_errors(path):
             return path.read_bytes()
 
+    def get_range(self, key: str, start: int, n_bytes: int) -> bytes:
+        path = self._path(key)
+        with read_errors(path), path.open("rb", buffering=0) as file:
+            return os.pread(file.fileno(), n_bytes, start)
+
     def chunks(self, key: str) -> Iterator[bytes]:
         path = self._path(key)
         with read_errors(path):

@@ -69,6 +69,9 @@ class S3Store(Store):
     def get(self, key: str) -> bytes:
         return self._get(key)[0]
 
+    def get_range(self, key: str, start: int, n_bytes: int) -> bytes:
+        return self._get(key, Range=f"bytes={start}-{start + n_bytes - 1}")[0]
+
     def chunks(self, key: str) -> Iterator[bytes]:
         target = self._bucket_and_key(key)
         with _s3_errors(self._address_of(key)):
@@ -150,10 +153,10 @@ class S3Store(Store):
     def _bucket_and_key(self, key: str) -> dict[str, str]:
         return {"Bucket": self._bucket, "Key": self._folder + checked_key(key)}
 
-    def _get(self, key: str) -> tuple[bytes, str]:
+    def _get(self, key: str, **options: str) -> tuple[bytes, str]:
         target = self._bucket_and_key(key)
         with _s3_errors(self._address_of(key)):
-            answer = _client(self._endpoint_url).get_object(**target)
+            answer = _client(self._endpoint_url).get_object(**target, **options)
             return answer["Body"].read(), _bare(answer["ETag"])
 
     def _head(self, key: str) -> Any:
@@ -281,10 +284,7 @@ def _list_bucket(endpoint_url: str | None, bucket: str, prefix: str) -> Iterator
 
 
 def _client(endpoint_url: str | None) -> Any:
-    """Return this process's client of an endpoint.
-
-    Using a client is thread-safe, making one is not; a forked process needs its own sockets.
-    """
+    """Return this process's client of an endpoint: making one is not thread-safe, and a fork needs its own sockets."""
     with _CLIENT_LOCK:
         return _make_client(endpoint_url, os.getpid())
 

@@ -13,7 +13,6 @@ import polars as pl
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from prefect.logging import disable_run_logger
 
 from retrieval_core.artifacts.catalog_rows import SOURCE_SCHEMA, read_items
 from retrieval_core.artifacts.manifests import Catalog
@@ -26,7 +25,7 @@ from retrieval_core.ingest.sources.inshop import InShopSource
 from retrieval_core.ingest.sources.tables.table import TableSource
 from retrieval_core.item_ids.normal_form import normal_name
 from retrieval_core.settings import Settings
-from tasks.ingest import snapshot_catalog
+from tests.ingesting import ingest_source
 
 SCRIPT = "\"'><script>alert(1)</script><img src=x onerror=alert(2)>{{ 7 * 7 }}${7*7}"
 ODD_IDS = (
@@ -292,7 +291,6 @@ def test_whatever_an_id_says_nothing_is_written_outside_the_store(tmp_path: Path
 def _snapshot(folder: Path, source: str) -> pl.DataFrame:
     """Return the items of the catalogue that the first task of a run seals."""
     settings = Settings.load(store=str(folder / "store"), cache_dir=folder / "store" / "cache")
-    with disable_run_logger():
-        done = snapshot_catalog.fn(settings, source, IngestConfig(max_reject_fraction=1.0))
+    done = ingest_source(settings, source, IngestConfig(max_reject_fraction=1.0))
     store = settings.open_store()
     return read_items(store, Catalog.open(store, done.catalog))

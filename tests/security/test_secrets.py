@@ -11,7 +11,6 @@ from typing import Any
 import numpy as np
 import polars as pl
 import pytest
-from prefect.logging import disable_run_logger
 
 from deployments.cli.main import main
 from retrieval_core.config import IngestConfig, NightlyConfig
@@ -21,7 +20,7 @@ from retrieval_core.ingest.sources.registry import open_source
 from retrieval_core.settings import Settings
 from retrieval_core.store.base import Store
 from retrieval_core.store.uris import open_store, read_uri
-from tasks.ingest import snapshot_catalog
+from tests.ingesting import ingest_source
 
 SECRETS = {
     "AWS_ACCESS_KEY_ID": "AKIASENTINELKEY00001",
@@ -70,8 +69,7 @@ def test_nothing_written_or_logged_holds_a_key(
     caplog.set_level(logging.INFO)
     monkeypatch.setenv("VITRINE_S3_ENDPOINT_URL", s3_endpoint)
     settings = Settings.load(store=f"s3://{bucket}/store", cache_dir=tmp_path / "cache")
-    with disable_run_logger():
-        done = snapshot_catalog.fn(settings, shop, IngestConfig(max_reject_fraction=1.0))
+    done = ingest_source(settings, shop, IngestConfig(max_reject_fraction=1.0))
     store = settings.open_store()
 
     keys = list(store.list(""))
@@ -94,8 +92,7 @@ def test_other_keys_give_the_same_names(
     for number in range(2):
         monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", f"another-{number}")
         settings = Settings.load(store=str(tmp_path / f"store-{number}"))
-        with disable_run_logger():
-            made.append(snapshot_catalog.fn(settings, shop, IngestConfig(max_reject_fraction=1.0)).catalog)
+        made.append(ingest_source(settings, shop, IngestConfig(max_reject_fraction=1.0)).catalog)
     assert made[0].key == made[1].key
 
 

@@ -15,12 +15,14 @@ from retrieval_core.artifacts.releases import LATEST, PRODUCTION
 from retrieval_core.config import IngestConfig
 from retrieval_core.errors import NotFound
 from retrieval_core.images import thumbnail
-from retrieval_core.ingest.catalog import IngestOutcome, ingest_change, ingest_source, seal_selection
+from retrieval_core.ingest.catalog import IngestOutcome, seal_selection
 from retrieval_core.ingest.change import Change
 from retrieval_core.ingest.selection import WHOLE_CATALOG, ItemSelection
+from retrieval_core.settings import Settings
 from retrieval_core.store.base import Store
 from retrieval_core.store.uris import open_store
 from tests.core.sealed_runs import SealedRuns
+from tests.ingesting import ingest_change, ingest_source
 
 TOLERANT = IngestConfig(max_reject_fraction=0.5)
 NAMES = ("dress/a.jpg", "dress/b.jpg", "shoe/c.jpg")
@@ -43,8 +45,12 @@ def draw(path: Path, level: int) -> None:
     path.write_bytes(thumbnail(np.full((8, 8, 3), 40 * level, np.uint8), 8))
 
 
+def settings(store: Store) -> Settings:
+    return Settings.load(store=store.url)
+
+
 def ingest(store: Store, shop: Path) -> IngestOutcome:
-    return ingest_source(store, f"folder:{shop}", TOLERANT)
+    return ingest_source(settings(store), f"folder:{shop}", TOLERANT)
 
 
 def item_ids(store: Store, catalog: Catalog) -> list[str]:
@@ -88,7 +94,7 @@ def test_a_change_reads_only_what_it_names_and_differs_from_its_base(
     (shop / NAMES[0]).unlink()
     change = Change(added=("shoe/d.jpg", "nowhere"), removed=(NAMES[0],))
     with caplog.at_level(logging.WARNING):
-        outcome = ingest_change(store, f"folder:{shop}", base, change, TOLERANT)
+        outcome = ingest_change(settings(store), f"folder:{shop}", base, change, TOLERANT)
     assert outcome.n_read == 1
     assert (outcome.diff.added_ids, outcome.diff.removed_ids) == (("shoe/d.jpg",), (NAMES[0],))
     updated = [NAMES[1], NAMES[2], "shoe/d.jpg"]

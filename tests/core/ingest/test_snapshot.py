@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections import defaultdict
 from pathlib import Path
+from types import ModuleType
 
 import numpy as np
 import polars as pl
@@ -18,6 +19,7 @@ from retrieval_core.artifacts.catalog_rows import CATALOG_SCHEMA, row_id
 from retrieval_core.artifacts.manifests import Reject, content_id
 from retrieval_core.config import IngestConfig
 from retrieval_core.errors import BadConfig, CatalogInvalid, StoreUnavailable, TooManyRejects
+from retrieval_core.ingest import reading as reading_module
 from retrieval_core.ingest import snapshot as snapshot_module
 from retrieval_core.ingest.snapshot import Snapshot, catalog_fingerprint, take_snapshot
 from retrieval_core.ingest.sources.base import conform
@@ -38,13 +40,13 @@ def shop(tmp_path: Path) -> Path:
 def reads(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """The names of the files that were read so far."""
     seen: list[str] = []
-    read_uri = snapshot_module.read_uri
+    read_uri = reading_module.read_uri
 
     def counted(uri: str) -> bytes:
         seen.append(Path(uri).name)
         return read_uri(uri)
 
-    monkeypatch.setattr(snapshot_module, "read_uri", counted)
+    monkeypatch.setattr(reading_module, "read_uri", counted)
     return seen
 
 
@@ -265,14 +267,14 @@ class TestQuarantine:
             snapshot(shop, config=IngestConfig(max_reject_fraction=0.19))
 
     @pytest.mark.parametrize("outage", [StoreUnavailable("down"), BadConfig("no credentials")])
-    @pytest.mark.parametrize("call", ["stat_uri", "read_uri"])
+    @pytest.mark.parametrize(("module", "call"), [(snapshot_module, "stat_uri"), (reading_module, "read_uri")])
     def test_an_outage_quarantines_nothing(
-        self, shop: Path, monkeypatch: pytest.MonkeyPatch, call: str, outage: Exception
+        self, shop: Path, monkeypatch: pytest.MonkeyPatch, module: ModuleType, call: str, outage: Exception
     ) -> None:
         def fail(uri: str, *_: object) -> None:
             raise outage
 
-        monkeypatch.setattr(snapshot_module, call, fail)
+        monkeypatch.setattr(module, call, fail)
         with pytest.raises(type(outage)):
             snapshot(shop)
 

@@ -11,10 +11,10 @@ import pytest
 from retrieval_core.artifacts.manifests import Ref
 from retrieval_core.config import IngestConfig, MaskConfig
 from retrieval_core.images import thumbnail
-from retrieval_core.ingest.catalog import ingest_source
 from retrieval_core.ingest.truth_masks import collect_truth_masks
 from retrieval_core.mask.fit import _training_data
 from retrieval_core.settings import Settings
+from tests.ingesting import ingest_source
 
 N_ITEMS = 12
 
@@ -34,7 +34,7 @@ def shop(tmp_path: Path) -> tuple[Settings, str]:
 
 
 def catalogue(settings: Settings, source: str) -> Ref:
-    return ingest_source(settings.open_store(), source, IngestConfig()).catalog
+    return ingest_source(settings, source, IngestConfig()).catalog
 
 
 def test_masks_that_cannot_be_read_are_skipped_and_named(

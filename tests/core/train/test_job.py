@@ -13,12 +13,12 @@ from retrieval_core.artifacts.manifests import Backbone, Ref
 from retrieval_core.config import IngestConfig
 from retrieval_core.embed import networks
 from retrieval_core.errors import BadConfig
-from retrieval_core.ingest.catalog import ingest_source
 from retrieval_core.settings import Settings
 from retrieval_core.store.local import LocalStore
 from retrieval_core.train import job
 from retrieval_core.train.config import AnyTraining, ClassifyTraining, DistillTraining, RotationTraining
 from retrieval_core.train.inputs import find_start
+from tests.ingesting import ingest_source
 
 QUICK: dict[str, Any] = {"size_px": 32, "max_epochs": 1, "batch_size": 16, "val_fraction": 0.3}
 
@@ -37,7 +37,7 @@ class Shop:
         return Settings.load(store=str(self.folder / store), cache_dir=self.folder / name, threads=1, device="cpu")
 
     def ingest(self, settings: Settings) -> Ref:
-        return ingest_source(settings.open_store(), self.source, IngestConfig()).catalog
+        return ingest_source(settings, self.source, IngestConfig()).catalog
 
     def train(
         self, config: AnyTraining, settings: Settings | None = None, catalog: Ref | None = None, name: str = "mine"

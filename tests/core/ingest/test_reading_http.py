@@ -12,7 +12,7 @@ from PIL import Image
 from retrieval_core.config import IngestConfig
 from retrieval_core.errors import CatalogInvalid, Permanent, SourceMissing, StoreUnavailable
 from retrieval_core.ingest.change import read_item_ids
-from retrieval_core.ingest.snapshot import Snapshot, take_snapshot, unread_pictures
+from retrieval_core.ingest.snapshot import Snapshot, plan_snapshot, take_snapshot, unread
 from retrieval_core.ingest.sources.tables.table import TableSource
 from tests.web_server import WebServer, serve
 
@@ -73,11 +73,11 @@ def test_each_picture_is_requested_once_at_first_and_asked_for_its_version_later
 
 def test_a_plan_knows_what_would_be_read_without_reading_it(shop: WebServer) -> None:
     rows = TableSource(f"{shop.url}/feeds/shop.csv?item_id=sku&image_uri=picture").rows()
-    assert len(unread_pictures(rows, None)) == N_PICTURES
+    assert len(unread(plan_snapshot(rows, None))) == N_PICTURES
     taken = snapshot(shop)
     shop.files["/feeds/p/3.png"] = drawn(77)
     shop.clear()
-    assert unread_pictures(rows, taken.items)["item_id"].to_list() == ["item-03"]
+    assert unread(plan_snapshot(rows, taken.items))["item_id"].to_list() == ["item-03"]
     assert shop.n_sent_bytes == 0
 
 
