@@ -29,7 +29,8 @@ from retrieval_core.artifacts.parts import put_parts, read_table, table_bytes
 from retrieval_core.artifacts.pictures import kept_places, seal_kept
 from retrieval_core.config import IngestConfig
 from retrieval_core.errors import NotFound
-from retrieval_core.ingest.change import Change, resolve_change
+from retrieval_core.ingest.change import Change, NamedItems, resolve_change
+from retrieval_core.ingest.delta import is_delta, named_items, require_whole, unpublished_note, without_base
 from retrieval_core.ingest.diff import CatalogDiff, diff_catalogs
 from retrieval_core.ingest.selection import WHOLE_CATALOG, ItemSelection, items_changed_in, select_items
 from retrieval_core.ingest.shards import ReadingPlan, ReadingShard, collect_readings, plan_reading, planned_items
@@ -41,6 +42,7 @@ from retrieval_core.ingest.snapshot import (
     plan_snapshot,
     plan_update,
 )
+from retrieval_core.ingest.sources.base import Source
 from retrieval_core.ingest.sources.registry import open_source
 from retrieval_core.item_ids.normal_form import with_normal_names
 from retrieval_core.store.base import Store
@@ -51,7 +53,8 @@ log = logging.getLogger(__name__)
 class IngestOutcome(Value):
     """A sealed catalogue, how it differs from an earlier one, and how many pictures were read for it.
 
-    `declared_removals` are the items that a change listed as removed; `notes` are those of the source.
+    `declared_removals` are the items that a change listed as removed or the source marked as deleted; `notes` are those
+    of the source.
     """
 
     catalog: Ref
@@ -79,33 +82,58 @@ class IngestPlan(Value):
 
 
 def plan_source(store: Store, source: str, config: IngestConfig) -> IngestPlan:
-    """Plan which pictures of a source are to be read, in shards for `read_shard`."""
+    """Plan which pictures of a source are to be read, in shards for `read_shard`.
+
+    A source of changes is applied to production's catalogue. Raises `BadConfig` for one without production.
+    """
     opened = open_source(source)
     rows = opened.rows()
     for note in opened.notes:
         log.info("%s: %s", source, note)
+    production = releases.read_release(store, releases.PRODUCTION)
+    if is_delta(opened):
+        if production is None:
+            raise without_base(opened.spec)
+        return _plan_delta(store, opened, rows, Catalog.open(store, production.catalog), config)
     seen = _last_seen(store)
     planned = plan_snapshot(rows, seen.items if seen else None, _is_kept(store, config))
     reading = plan_reading(store, planned, seen.quarantine if seen else None, config)
-    return IngestPlan(reading=reading, notes=opened.notes)
+    last = load_items(store, production.catalog.name, ["item_id", "product_id"]) if production else None
+    removed = named_items(opened, rows, last).removed if last is not None else ()
+    return IngestPlan(reading=reading, declared_removals=removed, notes=opened.notes)
+
+
+def _plan_delta(store: Store, opened: Source, rows: pl.DataFrame, base: Catalog, config: IngestConfig) -> IngestPlan:
+    """Plan which pictures are to be read of the items that a source of changes names; others stay as in `base`."""
+    last, seen = _snapshot_of(store, base), _last_seen(store)
+    unpublished = unpublished_note(last.items, seen.items) if seen else ()
+    for note in unpublished:
+        log.warning(note)
+    plan = _plan_named(store, last, rows, named_items(opened, rows, last.items), config)
+    return plan.model_copy(update={"base": base.fingerprint, "notes": (*opened.notes, *unpublished)})
 
 
 def plan_change(store: Store, source: str, base: Catalog, change: Change, config: IngestConfig) -> IngestPlan:
-    """Plan which pictures are to be read of the items that a change of the catalogue `base` names."""
-    items, quarantine = _tables(store, base)
-    opened = open_source(source)
+    """Plan which pictures are to be read of the items that a change of the catalogue `base` names.
+
+    Raises `BadConfig` for a source that lists only what changed.
+    """
+    last, opened = _snapshot_of(store, base), open_source(source)
+    require_whole(opened)
     rows = opened.rows()
-    named = resolve_change(change, rows, items)
+    named = resolve_change(change, rows, last.items)
     for note in named.notes:
         log.warning(note)
-    planned = plan_update(items, rows, named.item_ids, _is_kept(store, config))
-    return IngestPlan(
-        reading=plan_reading(store, planned, quarantine, config),
-        base=base.fingerprint,
-        named=named.item_ids,
-        declared_removals=named.removed,
-        notes=(*opened.notes, *named.notes),
-    )
+    plan = _plan_named(store, last, rows, named, config)
+    return plan.model_copy(update={"base": base.fingerprint, "notes": (*opened.notes, *named.notes)})
+
+
+def _plan_named(
+    store: Store, last: Snapshot, rows: pl.DataFrame, named: NamedItems, config: IngestConfig
+) -> IngestPlan:
+    planned = plan_update(last.items, rows, named.item_ids, _is_kept(store, config))
+    reading = plan_reading(store, planned, last.quarantine, config)
+    return IngestPlan(reading=reading, named=named.item_ids, declared_removals=named.removed)
 
 
 def seal_ingest(store: Store, plan: IngestPlan, config: IngestConfig) -> IngestOutcome:
@@ -146,15 +174,14 @@ def _seal_change(
     store: Store, plan: IngestPlan, planned: pl.DataFrame, readings: pl.DataFrame, config: IngestConfig
 ) -> tuple[Catalog, CatalogDiff]:
     """Seal the catalogue `plan.base` with the items that the change names."""
-    items, quarantine = _tables(store, Catalog.open(store, Ref(kind="Catalog", key=f"{Catalog.folder}/{plan.base}")))
-    last = Snapshot(items, quarantine, 0)
-    snapshot = complete_snapshot(planned, readings, last, items, config, _now())
+    last = _snapshot_of(store, Catalog.open(store, Ref(kind="Catalog", key=f"{Catalog.folder}/{plan.base}")))
+    snapshot = complete_snapshot(planned, readings, last, last.items, config, _now())
     is_named = pl.col("item_id").is_in(list(plan.named))
     _log_quarantine(snapshot.quarantine.filter(is_named))
     seen = _last_seen(store) or last
     store.put(LEDGER, table_bytes(_replaced(seen.quarantine, snapshot.quarantine, is_named)))
     store.put(SEEN_ITEMS, table_bytes(_replaced(seen.items, snapshot.items, is_named)))
-    return _seal(store, snapshot), diff_catalogs(items, snapshot.items)
+    return _seal(store, snapshot), diff_catalogs(last.items, snapshot.items)
 
 
 def _is_kept(store: Store, config: IngestConfig) -> Callable[[pl.Series], pl.Series] | None:
@@ -206,6 +233,10 @@ def _seal(store: Store, snapshot: Snapshot, parents: dict[str, str] | None = Non
             "quarantined": n_quarantined,
         },
     ).seal(store)
+
+
+def _snapshot_of(store: Store, catalog: Catalog) -> Snapshot:
+    return Snapshot(*_tables(store, catalog), 0)
 
 
 def _tables(store: Store, catalog: Catalog) -> tuple[pl.DataFrame, pl.DataFrame]:

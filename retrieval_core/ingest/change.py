@@ -10,8 +10,9 @@ from retrieval_core.artifacts.manifests import Value
 from retrieval_core.errors import CatalogInvalid, NotFound, SourceMissing
 from retrieval_core.ingest.sources.base import NAME_COLUMNS
 from retrieval_core.ingest.sources.listing import counted
+from retrieval_core.ingest.sources.tables.cells import text_column
 from retrieval_core.ingest.sources.tables.columns import split_columns
-from retrieval_core.ingest.sources.tables.table import read_table, text_column
+from retrieval_core.ingest.sources.tables.table import read_table
 from retrieval_core.item_ids.normal_form import Names, normal_name, normal_names
 from retrieval_core.item_ids.suggestions import did_you_mean
 from retrieval_core.store.uris import label_of

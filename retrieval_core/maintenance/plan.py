@@ -5,7 +5,7 @@ from __future__ import annotations
 import polars as pl
 
 from retrieval_core.artifacts import backbone_names, fingerprints, releases
-from retrieval_core.artifacts.catalog_rows import SEEN_ITEMS, read_last_seen
+from retrieval_core.artifacts.catalog_rows import SEEN_ITEMS, load_items, read_last_seen, with_fields
 from retrieval_core.artifacts.manifests import IndexSet, Value
 from retrieval_core.config import ClassifyConfig, EmbedConfig, NightlyConfig
 from retrieval_core.embed.backbones import CARD_FILE, backbone_preprocess, describe
@@ -13,7 +13,9 @@ from retrieval_core.embed.cards import Card
 from retrieval_core.embed.registry import get_card
 from retrieval_core.errors import NotFound
 from retrieval_core.index.recipes import choose_recipe, choose_shards
+from retrieval_core.ingest.delta import changed_rows, is_delta, named_items, without_base
 from retrieval_core.ingest.snapshot import plan_snapshot, unread
+from retrieval_core.ingest.sources.base import Source
 from retrieval_core.ingest.sources.listing import counted
 from retrieval_core.ingest.sources.registry import open_source
 from retrieval_core.maintenance.capacity import CatalogueSize, stage_bytes
@@ -86,6 +88,8 @@ def forecast(source: str, store: Store, config: NightlyConfig) -> Forecast:
     to_be_read = unread(plan_snapshot(rows, seen))
     moved = 0 if seen is None else to_be_read.join(seen, on=["item_id", "size_bytes"], how="semi").height
     to_read = len(to_be_read)
+    if is_delta(opened):
+        rows = _changed_catalog(store, opened, rows)
     gone = 0 if seen is None else seen.join(rows, on="item_id", how="anti").height
     card, dim = _backbone(store, config.embed)
     recipe = choose_recipe(len(rows), _candidate_dim(store, config, dim), dim, config.index)
@@ -113,6 +117,15 @@ def forecast(source: str, store: Store, config: NightlyConfig) -> Forecast:
         stage_bytes=stage_bytes(CatalogueSize.of(rows, dim), config, n_shards),
         embed_seconds=_embed_seconds(store, to_read - moved),
     )
+
+
+def _changed_catalog(store: Store, source: Source, rows: pl.DataFrame) -> pl.DataFrame:
+    """Return the rows of production's catalogue with those of a source of changes. Raises `BadConfig` without one."""
+    production = releases.read_release(store, releases.PRODUCTION)
+    if production is None:
+        raise without_base(source.spec)
+    items = with_fields(load_items(store, production.catalog.name))
+    return changed_rows(items, rows, named_items(source, rows, items))
 
 
 def _candidate_dim(store: Store, config: NightlyConfig, dim: int) -> int:

@@ -27,6 +27,7 @@ from retrieval_core.index.plan import read_template, split_rows, template_key, t
 from retrieval_core.index.recipes import Recipe
 from retrieval_core.index.update import template_of
 from retrieval_core.index.versions import train_on_sample
+from retrieval_core.ingest.delta import require_whole
 from retrieval_core.ingest.snapshot import take_snapshot
 from retrieval_core.ingest.sources.registry import open_source
 from retrieval_core.maintenance.inventory import Inventory
@@ -62,7 +63,9 @@ def _catalog_origins(
 
 def _read_source(source: str, config: NightlyConfig) -> pl.DataFrame:
     now = datetime.now(UTC).isoformat(timespec="seconds")
-    return take_snapshot(open_source(source).rows(), None, config.ingest, now).items
+    opened = open_source(source)
+    require_whole(opened)
+    return take_snapshot(opened.rows(), None, config.ingest, now).items
 
 
 def rebuild_derived_part(inventory: Inventory, release: Release, view: VectorSet, part: Part) -> str:

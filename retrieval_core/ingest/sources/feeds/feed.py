@@ -17,8 +17,9 @@ from retrieval_core.errors import CatalogInvalid, NotFound, SourceMissing
 from retrieval_core.ingest.sources.feeds.pictures import PictureRows
 from retrieval_core.ingest.sources.files import absolute_uri
 from retrieval_core.ingest.sources.listing import counted
-from retrieval_core.ingest.sources.tables.columns import Columns, unused_note
+from retrieval_core.ingest.sources.tables.columns import Columns, split_columns, unused_note
 from retrieval_core.ingest.sources.tables.delimited import read_delimited
+from retrieval_core.ingest.sources.tables.delta import Named, is_delta
 from retrieval_core.ingest.sources.tables.table import GZIP, TableSource
 from retrieval_core.store.files import read_errors
 from retrieval_core.store.uris import is_http, label_of, read_uri, stat_uri
@@ -37,8 +38,17 @@ class FeedSource(TableSource):
 
     def __init__(self, uri: str) -> None:
         self.spec = f"{self.kind}:{label_of(uri) if is_http(uri) else uri}"
-        self._uri = absolute_uri(uri)
+        file, self._columns = split_columns(uri, self.spec, self.options, maps_columns=False)
+        self._uri = absolute_uri(file)
+        self.is_delta = is_delta(self._columns.options.get("mode", ""), self.spec)
+        self._deleted_key = column_key(self._columns.deleted)
         self._pictures = self._collected()
+
+    def named(self) -> Named:
+        return self._named
+
+    def _is_empty(self) -> bool:
+        return self._pictures.is_empty()
 
     def _frame(self) -> pl.DataFrame:
         return self._pictures
@@ -56,7 +66,8 @@ class FeedSource(TableSource):
         self.n_passed_over = rows.n_passed_over
         counts = f"{counted(rows.n_products, 'product')} with {counted(len(frame), 'picture')}"
         self.notes = (f"{counts}, from {notes[0]}", *notes[1:], *rows.passed_over_notes())
-        if frame.is_empty():
+        self._named = Named.of(rows.ids, rows.deleted_ids, has_further_pictures=True)
+        if frame.is_empty() and not self.is_delta:
             raise SourceMissing(f"{self.spec} has no product with a picture ({'; '.join(self.notes)})")
         return frame
 
@@ -103,7 +114,10 @@ class Export:
     """The rows of an export in delimited text, with their columns by `column_key`, null where empty."""
 
     def __init__(self, data: bytes, required: Sequence[str], picture: Sequence[str]) -> None:
-        """Read the rows. Raises `ValueError` when a column is absent; `picture` has the spellings of its column."""
+        """Read the rows. Raises `ValueError` when a column is absent; `picture` has the spellings of its column.
+
+        An empty name is no column.
+        """
         table = read_delimited(data, Columns({}, (picture[0],)))
         column = next((name for name in table.frame.columns if column_key(name) in map(column_key, picture)), None)
         if column not in (None, picture[0]):  # read again with the check that every row has a picture where it should
@@ -113,7 +127,7 @@ class Export:
         self.names = dict(self._headers)
         self.note = table.note
         self._frame = table.frame.select(pl.nth(keys.index(key)).alias(key) for key in self.names)
-        missing = [name for name in required if column_key(name) not in self.names]
+        missing = [name for name in required if name and column_key(name) not in self.names]
         if missing:
             raise ValueError(f"it lacks column {' and '.join(missing)}; it has {', '.join(table.frame.columns)}")
 
@@ -122,10 +136,10 @@ class Export:
 
         Raises `ValueError` when two columns have one of these keys.
         """
-        for key in keys:
+        for key in filter(None, keys):
             if len(names := [name for each, name in self._headers if each == key]) > 1:
                 raise ValueError(f"columns {' and '.join(names)} are one; remove one of them")
-        present = [key for key in keys if key in self.names]
+        present = [key for key in keys if key and key in self.names]
         absent = dict.fromkeys(set(keys) - set(present), "")
         frame = self._frame.select(present)
         number = 0

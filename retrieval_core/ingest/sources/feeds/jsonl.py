@@ -26,6 +26,7 @@ class JsonlSource(TableSource):
     """
 
     kind = "jsonl"
+    has_picture_lists = True
 
     def _parsed_file(self) -> DelimitedTable:
         try:

@@ -35,15 +35,17 @@ class MerchantSource(FeedSource):
     kind = "merchant"
 
     def _collect(self, stream: Stream, rows: PictureRows) -> tuple[str, ...]:
+        used = (*USED, self._deleted_key)
         head = stream.read(64)
         stream.seek(0)
         if head.replace(b"\0", b"").lstrip(b"\xef\xbb\xbf\xff\xfe \t\r\n").startswith(b"<"):
             items = XmlItems(stream)
-            _add(rows, (_Entry(f"line {item.line}", item.values) for item in items))
-            return ("XML", *unused_note(name for key, name in items.names.items() if key not in USED))
-        export = Export(read_whole(stream), ("id", "image_link"), ("image_link", "image link"))
-        _add(rows, (_entry(number, row) for number, row in export.rows(USED)))
-        return (export.note, *export.unused_note(USED))
+            _add(rows, (_Entry(f"line {item.line}", item.values) for item in items), self._deleted_key)
+            return ("XML", *unused_note(name for key, name in items.names.items() if key not in used))
+        required = ("id", "image_link", self._columns.deleted)
+        export = Export(read_whole(stream), required, ("image_link", "image link"))
+        _add(rows, (_entry(number, row) for number, row in export.rows(used)), self._deleted_key)
+        return (export.note, *export.unused_note(used))
 
 
 def _entry(number: int, row: Mapping[str, str]) -> _Entry:
@@ -51,10 +53,12 @@ def _entry(number: int, row: Mapping[str, str]) -> _Entry:
     return _Entry(f"row {number}", {**values, PICTURES[1]: split_addresses(row[PICTURES[1]])})
 
 
-def _add(rows: PictureRows, entries: Iterator[_Entry]) -> None:
+def _add(rows: PictureRows, entries: Iterator[_Entry], deleted_key: str) -> None:
     for entry in entries:
         item_id = entry.first("id")
         rows.claim(item_id, entry.position)
+        if rows.is_deleted(item_id, entry.first(deleted_key)):
+            continue
         path = entry.first(PATHS[0]) or entry.first(PATHS[1])
         attributes = {key.replace(" ", "_"): entry.first(key) for key in (*PATHS, *ATTRIBUTES)}
         pictures = [address for key in PICTURES for address in entry.values.get(key, ())]

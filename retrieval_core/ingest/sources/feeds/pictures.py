@@ -11,13 +11,15 @@ import polars as pl
 from retrieval_core.artifacts.catalog_rows import SOURCE_SCHEMA
 from retrieval_core.ingest.sources.labels import Attribute, attributes_of, normalise_labels
 from retrieval_core.ingest.sources.listing import counted
-from retrieval_core.ingest.sources.tables.table import list_column
+from retrieval_core.ingest.sources.tables.cells import list_column
+from retrieval_core.ingest.sources.tables.delta import marks_deleted
 from retrieval_core.item_ids.normal_form import normal_name
 
 SLICE_ROWS = 10_000  # pictures whose Python objects are in memory at once
 TEXT_COLUMNS = ("item_id", "image_uri", "product_id", "category")
 LIST_COLUMNS = ("labels", "attributes")
 MAX_EXAMPLES = 3  # names in a note
+NO_PICTURE, DELETED = "without a picture", "marked as deleted"
 
 
 class Product(NamedTuple):
@@ -64,7 +66,7 @@ class PictureRows:
         """Add a row for each picture of a product; one without any is passed over."""
         pictures = list(dict.fromkeys(filter(None, map(str.strip, product.pictures))))
         if not pictures:
-            self.pass_over("without a picture", product.item_id)
+            self.pass_over(NO_PICTURE, product.item_id)
             return
         self.n_products += 1
         labels, shared = normalise_labels(product.labels), attributes_of({**product.attributes})
@@ -76,9 +78,26 @@ class PictureRows:
         if len(self._pictures) >= SLICE_ROWS:
             self._flush()
 
+    def is_deleted(self, item_id: str, cell: str) -> bool:
+        """Return whether a cell marks a product as deleted, which is then passed over. Raises `ValueError`."""
+        if not marks_deleted(cell):
+            return False
+        self.pass_over(DELETED, item_id)
+        return True
+
     def pass_over(self, reason: str, item_id: str) -> None:
         """Count a product that does not become an item."""
         self._passed_over.setdefault(reason, []).append(item_id)
+
+    @property
+    def ids(self) -> Iterable[str]:
+        """Return the id of every product of the feed, in normal form."""
+        return self._positions.keys()
+
+    @property
+    def deleted_ids(self) -> list[str]:
+        """Return the ids of the products that the feed has, but does not offer."""
+        return [item_id for reason, ids in self._passed_over.items() if reason != NO_PICTURE for item_id in ids]
 
     @property
     def n_passed_over(self) -> int:

@@ -48,25 +48,28 @@ class ShopifySource(FeedSource):
 
     def _collect(self, stream: Stream, rows: PictureRows) -> tuple[str, ...]:
         data = read_whole(stream)
-        export = Export(data, (), ("Image Src", *PICTURE))
+        export = Export(data, (self._columns.deleted,), ("Image Src", *PICTURE))
+        used = (*USED, self._deleted_key)
         for spellings in (HANDLE, PICTURE):
             if not any(key in export.names for key in spellings):
                 raise ValueError(f"it lacks column {spellings[0].title()}; it has {', '.join(export.names.values())}")
-        for group in _groups(export, rows):
+        for group in _groups(export, used, rows):
             status = group.first("status").casefold()
+            if rows.is_deleted(group.handle, group.first(self._deleted_key)):
+                continue
             if status in UNPUBLISHED:
                 rows.pass_over(f"with status {status}", group.handle)
             elif group.first(*PUBLISHED).casefold() == "false":
                 rows.pass_over("not published", group.handle)
             else:
                 rows.add(_product(group))
-        return (export.note, *export.unused_note(USED))
+        return (export.note, *export.unused_note(used))
 
 
-def _groups(export: Export, rows: PictureRows) -> Iterator[_Group]:
+def _groups(export: Export, used: Sequence[str], rows: PictureRows) -> Iterator[_Group]:
     """Yield the rows of each product. Raises `ValueError` when those of two products have one handle."""
     group: _Group | None = None
-    for number, row in export.rows(USED):
+    for number, row in export.rows(used):
         handle = row[HANDLE[0]] or row[HANDLE[1]]
         is_other = group is None or handle != group.handle
         if group is not None and is_other:

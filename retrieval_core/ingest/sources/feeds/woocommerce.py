@@ -26,13 +26,15 @@ class WooCommerceSource(FeedSource):
     kind = "woocommerce"
 
     def _collect(self, stream: Stream, rows: PictureRows) -> tuple[str, ...]:
-        export = Export(read_whole(stream), REQUIRED, ("Images", "images"))
+        export = Export(read_whole(stream), (*REQUIRED, self._columns.deleted), ("Images", "images"))
         numbers = [match[1] for key in export.names if (match := ATTRIBUTE.fullmatch(key))]
         pairs = [(f"attribute {number} name", f"attribute {number} value(s)") for number in numbers]
-        used = (*USED, *(key for pair in pairs for key in pair))
+        used = (*USED, self._deleted_key, *(key for pair in pairs for key in pair))
         parents = _Parents(export)
         for number, row in export.rows(used):
             rows.claim(row["id"], f"row {number}")
+            if rows.is_deleted(row["id"], row[self._deleted_key]):
+                continue
             is_variation = "variation" in split_list(row["type"])
             parent = parents.find(row["parent"]) if is_variation else row
             if parent is None:

@@ -48,10 +48,11 @@ class ObjectRows:
         numbered = [name for column, n in self._n_pictures.items() for name in _numbered(column, n)]
         return self._columns._replace(pictures=tuple(numbered))
 
-    def frame(self) -> pl.DataFrame:
-        """Return the rows; a key that an object lacks is null."""
+    def frame(self, keys: Sequence[str] = ()) -> pl.DataFrame:
+        """Return the rows; a key that an object lacks is null. Without any object the columns are those of `keys`."""
         self._flush()
-        return pl.concat(self._slices, how="diagonal") if self._slices else pl.DataFrame()
+        empty = pl.DataFrame(schema=dict.fromkeys(header_names(keys), pl.String))
+        return pl.concat(self._slices, how="diagonal") if self._slices else empty
 
     def _flush(self) -> None:
         if self._n_cells:

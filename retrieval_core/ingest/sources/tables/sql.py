@@ -21,7 +21,7 @@ from retrieval_core.ingest.sources.tables.table import TableSource
 from retrieval_core.store.uris import read_uri
 
 if TYPE_CHECKING:
-    from sqlalchemy import URL, Connection
+    from sqlalchemy import URL, Connection, CursorResult
 
 DATABASE = "env:VITRINE_SQL_URL"
 ASYNC_DRIVERS = {"postgresql": "postgresql+asyncpg", "postgres": "postgresql+asyncpg"}  # that Vitrine installs
@@ -48,18 +48,24 @@ class SqlSource(TableSource):
 
     kind = "sql"
     options = (*TableSource.options, "database")
+    has_picture_lists = True
 
     def _parsed_file(self) -> DelimitedTable:
         query, _ = decode_text(read_uri(self._uri))
         url = _database_url(self._columns.options.get("database", DATABASE), self.spec)
         objects = ObjectRows(self._columns)
 
+        keys: list[str] = []
+
         def collect(connection: Connection) -> None:
-            for values in _rows(connection, query):
-                try:
-                    objects.add(values)
-                except ValueError as error:
-                    raise _BadQuery(f"row {objects.n_rows + 1}: {str(error)[:300]}") from error
+            result = _execute(connection, query)
+            keys.extend(result.keys())
+            for rows in result.partitions(FETCHED_ROWS):
+                for row in rows:
+                    try:
+                        objects.add(dict(zip(keys, row, strict=True)))
+                    except ValueError as error:
+                        raise _BadQuery(f"row {objects.n_rows + 1}: {str(error)[:300]}") from error
 
         try:
             _with_connection(url, collect)
@@ -68,10 +74,8 @@ class SqlSource(TableSource):
         except Exception as error:  # drivers fail in many ways
             # Without the cause, whose text and traceback may show the URL.
             raise _translated(error, url, self.spec) from None
-        if not objects.n_rows:
-            raise SourceMissing(f"{self.spec}: the query returns no row; expected at least one picture")
         self._columns = objects.columns()
-        return DelimitedTable(objects.frame(), f"{counted(objects.n_rows, 'row')} of {_label(url)}")
+        return DelimitedTable(objects.frame(keys), f"{counted(objects.n_rows, 'row')} of {_label(url)}")
 
 
 def _database_url(text: str, spec: str) -> URL:
@@ -133,16 +137,15 @@ def _sqlite_opener(url: URL) -> Callable[[], sqlite3.Connection]:
     return lambda: sqlite3.connect(address, uri=True, timeout=SQLITE_PATIENCE_S)
 
 
-def _rows(connection: Connection, query: str) -> Any:
-    """Yield the rows of a query as mappings, fetched by and by."""
+def _execute(connection: Connection, query: str) -> CursorResult[Any]:
+    """Start a query whose rows are fetched by and by."""
     result = connection.exec_driver_sql(query, execution_options={"stream_results": True})
     if not result.returns_rows:
         raise _BadQuery("the query returns no table; expected a SELECT")
     keys = [*result.keys()]
     if repeated := sorted({key for key in keys if keys.count(key) > 1}):
         raise _BadQuery(f"the query returns column {repeated[0]} more than once; rename one with AS")
-    for rows in result.partitions(FETCHED_ROWS):
-        yield from (dict(zip(keys, row, strict=True)) for row in rows)
+    return result
 
 
 def _label(url: URL) -> str:

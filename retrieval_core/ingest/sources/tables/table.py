@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import gzip
 import io
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable
 from typing import Any, BinaryIO, ClassVar, cast
 
 import polars as pl
@@ -17,13 +17,13 @@ from retrieval_core.ingest.sources.base import conform
 from retrieval_core.ingest.sources.files import absolute_uri
 from retrieval_core.ingest.sources.labels import (
     attributes_of,
-    bytes_text,
     normalise_labels,
     parse_attributes,
     parse_labels,
     value_text,
 )
 from retrieval_core.ingest.sources.listing import counted
+from retrieval_core.ingest.sources.tables.cells import as_lists, read_lists, single_values, text_column
 from retrieval_core.ingest.sources.tables.columns import (
     ATTRIBUTE_PREFIXES,
     UNNAMED,
@@ -32,6 +32,7 @@ from retrieval_core.ingest.sources.tables.columns import (
     split_columns,
 )
 from retrieval_core.ingest.sources.tables.delimited import DelimitedTable, read_delimited
+from retrieval_core.ingest.sources.tables.delta import OPTIONS, Named, is_delta, marks_deleted
 from retrieval_core.ingest.sources.tables.objects import PAIRS
 from retrieval_core.ingest.sources.tables.parquet import read_parquet
 from retrieval_core.store.uris import folder_of, is_http, label_of, read_uri
@@ -41,9 +42,6 @@ GZIP = b"\x1f\x8b"  # the first bytes of a file in gzip
 GZIP_SUFFIXES = tuple(f"{suffix}.gz" for suffix in TEXT_SUFFIXES)
 TABLE_SUFFIXES = (*TEXT_SUFFIXES, *GZIP_SUFFIXES, ".parquet", ".pq")
 MAX_TEXT_BYTES = 2**32  # that a small gzip may unpack to
-# The largest floats up to which no two whole numbers are one float.
-MAX_EXACT_FLOAT: dict[type[pl.DataType] | pl.DataType, int] = {pl.Float16: 2**11, pl.Float32: 2**24, pl.Float64: 2**53}
-SLICE_ROWS = 100_000  # rows whose Python objects are in memory at once
 
 TEXT_TYPES = (pl.String, pl.Binary, pl.Null)
 TEXT_COLUMNS = ("item_id", "image_uri", "product_id", "category", "split", "mask_uri")
@@ -72,18 +70,29 @@ class TableSource:
     """
 
     kind: ClassVar[str] = "table"
-    options: ClassVar[tuple[str, ...]] = ()  # further keys of the query
+    options: ClassVar[tuple[str, ...]] = OPTIONS  # keys of the query that are no columns
+    has_picture_lists: ClassVar[bool] = False  # in a cell
     n_passed_over: int = 0
+    is_delta: bool
 
     def __init__(self, uri: str) -> None:
         self.spec = f"{self.kind}:{label_of(uri) if is_http(uri) else uri}"
         file, self._columns = split_columns(uri, self.spec, self.options)
         self._uri = absolute_uri(file)
+        self.is_delta = is_delta(self._columns.options.get("mode", ""), self.spec)
         self._table = self._read()
+        self._deleted_ids = self._drop_deleted()
 
     def rows(self) -> pl.DataFrame:
+        if self.is_delta and self._is_empty():
+            return pl.DataFrame(schema=SOURCE_SCHEMA)
         rows = conform(self._frame(), self.spec)
         return rows.with_columns(self._resolved(rows, name) for name in URI_COLUMNS)
+
+    def named(self) -> Named:
+        """Return the ids of the table's rows."""
+        has_further_pictures = self.has_picture_lists or len(self._columns.pictures) > 1
+        return Named.of(self._text("item_id").drop_nulls(), self._deleted_ids, has_further_pictures)
 
     def read_mask(self, mask_uri: str) -> Bool:
         brightness = images.decode(read_uri(mask_uri)).max(axis=2)
@@ -102,10 +111,31 @@ class TableSource:
             table, note = self._parsed_file()
         except NotFound as error:
             raise SourceMissing(f"{self.spec}: there is no file {label_of(self._uri)}; check the path") from error
-        if table.is_empty():
+        if table.is_empty() and not self.is_delta:
             raise SourceMissing(f"{self.spec} has no rows; expected at least one picture")
         self.notes = (note, *self._columns.notes(table.columns))
         return self._columns.apply(table, self.spec)
+
+    def _is_empty(self) -> bool:
+        return self._table.is_empty()
+
+    def _drop_deleted(self) -> list[str]:
+        """Drop the rows that are marked as deleted; return their ids. Raises `CatalogInvalid`."""
+        if not self._columns.deleted:
+            return []
+        cells, item_ids = self._text(self._columns.deleted), self._text("item_id")
+        try:
+            marks = pl.Series([marks_deleted(cell) for cell in cells], dtype=pl.Boolean)
+        except ValueError as error:
+            raise CatalogInvalid(f"{self.spec}: column {self._columns.deleted}: {error}") from error
+        deleted_ids = item_ids.filter(marks)
+        if len(both := item_ids.filter(~marks & item_ids.is_in(deleted_ids.drop_nulls().implode()))):
+            raise CatalogInvalid(
+                f"{self.spec}: item {both[0][:80]!r} has a row that is marked as deleted and one that is not"
+            )
+        self._table = self._table.filter(~marks)
+        self.notes += (f"{counted(len(deleted_ids), 'row')} marked as deleted",) * bool(len(deleted_ids))
+        return deleted_ids.drop_nulls().to_list()
 
     def _parsed_file(self) -> DelimitedTable:
         return read_table(self._uri, self.spec, self._columns)
@@ -141,7 +171,7 @@ class TableSource:
     def _prefixed(self, column: str, prefix: str) -> pl.DataFrame:
         """Return row, name and value for each value of a prefixed column that is not null."""
         try:
-            values = _single_values(self._table[column])
+            values = single_values(self._table[column])
         except ValueError as error:
             raise CatalogInvalid(f"{self.spec}: column {column} is {error}; expected single values") from error
         return (
@@ -265,43 +295,6 @@ def read_whole(stream: BinaryIO | gzip.GzipFile) -> bytes:
     return data
 
 
-def text_column(column: pl.Series) -> pl.Series:
-    """Return single values as text: whole numbers without a point, NaN as null, bytes as UTF-8 text or as UUIDs.
-
-    Raises `ValueError`, which names the type, for other values.
-    """
-    if column.dtype == pl.String:
-        return column
-    if column.dtype.is_float():
-        column = column.fill_nan(None)
-        inexact = column.filter((column.round() != column) | (column.abs() > MAX_EXACT_FLOAT[column.dtype]))
-        if len(inexact):
-            raise ValueError(f"{column.dtype} with the number {inexact[0]}")
-    return _single_values(column)
-
-
-def _single_values(column: pl.Series) -> pl.Series:
-    """Return single values as text. Raises `ValueError`, which names the type, for lists, mappings and other bytes."""
-    dtype = column.dtype
-    if dtype.is_nested() or dtype == pl.Object:
-        raise ValueError(f"{dtype}")
-    if dtype == pl.Binary:
-        try:
-            texts = iter(bytes_text(column.drop_nulls().to_list()))
-        except ValueError as error:
-            raise ValueError(f"{dtype} with {error}") from error
-        return pl.Series([None if is_null else next(texts) for is_null in column.is_null()], dtype=pl.String)
-    if (
-        isinstance(dtype, pl.Datetime | pl.Time) and (column.dt.nanosecond() % 1000 > 0).any()
-    ):  # Python has microseconds
-        return column.dt.to_string(
-            "%T%.f" if isinstance(dtype, pl.Time) else "%F %T%.f" + "%:z" * bool(dtype.time_zone)
-        )
-    if dtype in (pl.Float16, pl.Float32):  # over text, because as a 64-bit float it has the digits of its error
-        column = column.cast(pl.String).cast(pl.Float64)
-    return read_texts(column, value_text)
-
-
 def _pair_fields(dtype: pl.DataType) -> tuple[str, str] | None:
     """Return the fields of name and value in a list of pairs, as which some programs write mappings."""
     if isinstance(dtype, pl.List) and isinstance(dtype.inner, pl.Struct):
@@ -312,53 +305,3 @@ def _pair_fields(dtype: pl.DataType) -> tuple[str, str] | None:
 
 def _prefix_of(column: str) -> str | None:
     return next((prefix for prefix in ATTRIBUTE_PREFIXES if column.startswith(prefix)), None)
-
-
-def read_texts(column: pl.Series, read: Callable[[Any], str]) -> pl.Series:
-    """Apply `read` to each distinct value of a column; null stays null."""
-    return _read(column, lambda cells: _texts(cells, read))
-
-
-def read_lists(column: pl.Series, read: Callable[[Any], Sequence[Any]], dtype: pl.List) -> pl.Series:
-    """Apply `read` to each cell, null too; `dtype` is a list of text or of structs of text."""
-    return _read(column, lambda cells: list_column([read(cell) for cell in cells], dtype))
-
-
-def as_lists(rows: pl.Series, values: pl.Series, n_rows: int) -> pl.Series:
-    """Return (n_rows,) lists of the `values` of each row, in their order; `rows` holds the row number of each value."""
-    given = (
-        pl.DataFrame({"row": rows.cast(pl.UInt32), "value": values}).group_by("row", maintain_order=True).agg("value")
-    )
-    every = pl.select(row=pl.int_range(n_rows, dtype=pl.UInt32))
-    lists = every.join(given, on="row", how="left", maintain_order="left")
-    return lists.select(pl.col("value").fill_null(pl.lit([], pl.List(values.dtype)))).to_series()
-
-
-def _read(column: pl.Series, read: Callable[[Sequence[Any]], pl.Series]) -> pl.Series:
-    if column.dtype.is_nested():  # distinct nested values are costly to find
-        return pl.concat([read(cells) for cells in _slices(column)])
-    cells = column.cast(pl.String) if column.dtype == pl.Null else column
-    distinct = cells.unique(maintain_order=True)
-    by_cell = pl.DataFrame({"cell": distinct, "read": pl.concat([read(part) for part in _slices(distinct)])})
-    frame = pl.DataFrame({"cell": cells})
-    return frame.join(by_cell, on="cell", how="left", nulls_equal=True, maintain_order="left")["read"]
-
-
-def _slices(column: pl.Series) -> Iterator[Sequence[Any]]:
-    return (column[start : start + SLICE_ROWS].to_list() for start in range(0, len(column), SLICE_ROWS))
-
-
-def _texts(cells: Sequence[Any], read: Callable[[Any], str]) -> pl.Series:
-    return pl.Series([None if cell is None else read(cell) for cell in cells], dtype=pl.String)
-
-
-def list_column(lists: Sequence[Sequence[Any]], dtype: pl.List) -> pl.Series:
-    """Return a column of lists, built from a flat column: building each list by itself takes 100 times as long."""
-    rows = pl.Series([row for row, values in enumerate(lists) for _ in values], dtype=pl.UInt32)
-    flat = [value for values in lists for value in values]
-    if isinstance(dtype.inner, pl.Struct):
-        fields = [
-            pl.Series(field.name, [value[field.name] for value in flat], field.dtype) for field in dtype.inner.fields
-        ]
-        return as_lists(rows, pl.DataFrame(fields).to_struct(), len(lists))
-    return as_lists(rows, pl.Series(flat, dtype=dtype.inner), len(lists))

@@ -70,7 +70,7 @@ def test_the_rows_of_a_query_are_the_rows_of_a_table(shop: Path) -> None:
         ("PRAGMA user_version = 7", CatalogInvalid, "readonly database|no table"),
         ("SELECT sku AS item_id, photo AS item_id FROM products", CatalogInvalid, "column item_id more than once"),
         ("SELECT sku AS item_id FROM products", CatalogInvalid, "lacks column image_uri"),
-        ("SELECT * FROM products WHERE FALSE", SourceMissing, "returns no row"),
+        ("SELECT * FROM products WHERE FALSE", SourceMissing, "has no rows"),
     ],
 )
 def test_a_query_that_is_no_table_is_refused_and_changes_nothing(

@@ -9,8 +9,8 @@ from hypothesis import strategies as st
 
 from retrieval_core.artifacts.catalog_rows import SOURCE_SCHEMA
 from retrieval_core.ingest.sources.labels import parse_attributes, parse_labels
-from retrieval_core.ingest.sources.tables import table
-from retrieval_core.ingest.sources.tables.table import as_lists, read_lists, read_texts
+from retrieval_core.ingest.sources.tables import cells
+from retrieval_core.ingest.sources.tables.cells import as_lists, read_lists, read_texts
 
 LABELS, ATTRIBUTES = SOURCE_SCHEMA["labels"], SOURCE_SCHEMA["attributes"]
 WORDS = st.text("ab| \N{LATIN SMALL LETTER E WITH ACUTE}", max_size=6)
@@ -18,7 +18,7 @@ WORDS = st.text("ab| \N{LATIN SMALL LETTER E WITH ACUTE}", max_size=6)
 
 @pytest.fixture(autouse=True, scope="module")
 def small_slices() -> None:
-    table.SLICE_ROWS = 3
+    cells.SLICE_ROWS = 3
 
 
 @given(st.lists(st.none() | WORDS, min_size=1, max_size=12))
