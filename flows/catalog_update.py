@@ -83,7 +83,7 @@ def _publish_change(source: str, settings: Settings, config: NightlyConfig, chan
         base = production or releases.read_release(store, releases.LATEST)
         if base is None:
             raise BadConfig(f"{store.url} has no release yet, so there is nothing to update; run the nightly first")
-        return update_catalog(settings, source, base.catalog, change, config.ingest)
+        return update_catalog(settings, source, base, change, config.ingest)
 
     return publish_catalog(source, settings, config, ingest)
 

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 from flows.shards import each_shard, in_shards
-from retrieval_core.artifacts.manifests import Fitted, Ref, Reject, Value
+from retrieval_core.artifacts.manifests import Fitted, Ref, Reject, Release, Value
 from retrieval_core.config import IngestConfig, NightlyConfig, View
 from retrieval_core.ingest.catalog import IngestOutcome, IngestPlan
 from retrieval_core.ingest.change import Change
@@ -41,7 +41,9 @@ def snapshot_catalog(settings: Settings, source: str, config: IngestConfig) -> I
     return _read_planned(settings, plan_source(settings, source, config), config)
 
 
-def update_catalog(settings: Settings, source: str, base: Ref, change: Change, config: IngestConfig) -> IngestOutcome:
+def update_catalog(
+    settings: Settings, source: str, base: Release, change: Change, config: IngestConfig
+) -> IngestOutcome:
     """Read the items that a change names and seal the catalogue `base` with them."""
     return _read_planned(settings, plan_change(settings, source, base, change, config), config)
 

@@ -106,6 +106,7 @@ def _publish_catalog(
     outputs = RunOutputs(
         source=source,
         catalog=catalog,
+        fields=ingested.fields,
         catalog_facts=_catalog_facts(source, settings, ingested, plan, len(rejects)),
         backbone=backbone,
         segmenter=masking.segmenter,

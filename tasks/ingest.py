@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from retrieval_core.artifacts.manifests import Catalog, Ref
+from retrieval_core.artifacts.manifests import Catalog, Ref, Release
 from retrieval_core.config import IngestConfig
 from retrieval_core.ingest import catalog as catalogs
 from retrieval_core.ingest import shards, truth_masks
@@ -21,10 +21,10 @@ def plan_source(settings: Settings, source: str, config: IngestConfig) -> Ingest
 
 
 @stage("plan the change")
-def plan_change(settings: Settings, source: str, base: Ref, change: Change, config: IngestConfig) -> IngestPlan:
-    """Plan which pictures are to be read of the items that a change of the catalogue `base` names."""
+def plan_change(settings: Settings, source: str, base: Release, change: Change, config: IngestConfig) -> IngestPlan:
+    """Plan which pictures are to be read of the items that a change of the catalogue of the release `base` names."""
     store = settings.open_store()
-    return catalogs.plan_change(store, source, Catalog.open(store, base), change, config)
+    return catalogs.plan_change(store, source, Catalog.open(store, base.catalog), change, config, base.fields)
 
 
 @stage("read shard")

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from itertools import pairwise
-from typing import Any, Self
+from typing import Any, Literal, Self
 
 import numpy as np
 import polars as pl
@@ -13,9 +13,10 @@ import pyarrow as pa
 import xxhash
 
 from retrieval_core.arrays import Int64
-from retrieval_core.artifacts.manifests import Catalog, Part, Ref
+from retrieval_core.artifacts.manifests import Artifact, Catalog, Part, Ref
 from retrieval_core.artifacts.parts import is_stored, map_table, read_table, read_unsealed, table_bytes
 from retrieval_core.errors import NotFound
+from retrieval_core.fields.values import TEXT_FIELDS, FieldValue, parse_value
 from retrieval_core.item_ids.normal_form import normal_name, with_normal_names
 from retrieval_core.store.base import Store
 
@@ -65,6 +66,16 @@ SEEN_ITEMS = "ingest/items.parquet"
 LEDGER = "ingest/quarantine.parquet"
 
 HIT_COLUMNS = ("item_id", "image_uri", "product_id", "category", "labels")
+FIELDS_FILE = "fields.parquet"
+FIELD = "field."  # begins the name of a field's column in that file
+VALUE_TYPE = pl.Struct({"text": pl.String, "number": pl.Float64, "currency": pl.String, "moment": pl.Datetime("us")})
+
+
+class FieldSet(Artifact):
+    """The fields of a catalogue's items: part `fields.parquet`, a row for each item that has any."""
+
+    folder = "fields"
+    kind: Literal["FieldSet"] = "FieldSet"
 
 
 def row_id(item_id: str) -> int:
@@ -77,53 +88,112 @@ def row_ids(item_ids: pl.Series) -> pl.Series:
     return pl.Series("row_id", [row_id(item_id) for item_id in item_ids], pl.Int64)
 
 
-class Items:
-    """The items of a catalogue by row id: 12 bytes of memory a row; what a hit shows is mapped from a file."""
+class _MappedRows:
+    """Rows of mapped files by row id: 12 bytes of memory a row."""
 
-    def __init__(self, store: Store, catalog: Catalog, batches: list[pa.RecordBatch], row_ids: Int64) -> None:
-        self._store, self._catalog, self._batches = store, catalog, batches
-        self._starts = np.cumsum([0, *(batch.num_rows for batch in batches)])[:-1]
+    def __init__(self, store: Store, parts: Iterable[Part], columns: Sequence[str], row_ids: Int64) -> None:
+        self._batches = [batch for part in parts for batch in map_table(store, part, columns)]
+        self._starts = np.cumsum([0, *(batch.num_rows for batch in self._batches)])[:-1]
         self._position = np.argsort(row_ids).astype(np.int32)
         self._row_ids = row_ids[self._position]
 
-    @classmethod
-    def open(cls, store: Store, catalog: Ref) -> Self:
-        """Open the items of a sealed catalogue. Raises `NotFound`, `ShardCorrupt`."""
-        sealed = Catalog.open(store, catalog)
-        row_ids = read_items(store, sealed, ["row_id"])["row_id"].to_numpy()
-        batches = [batch for part in sealed.item_parts for batch in map_table(store, part, HIT_COLUMNS)]
-        return cls(store, sealed, batches, row_ids)
+    def find(self, row_ids: Int64) -> list[tuple[pa.RecordBatch, int] | None]:
+        """Return the batch of each row and its position there, None for a row that is absent."""
+        if not len(self._row_ids):
+            return [None] * len(row_ids)
+        nearest = np.minimum(np.searchsorted(self._row_ids, row_ids), len(self._row_ids) - 1)
+        position = self._position[nearest]
+        batch = np.searchsorted(self._starts, position, side="right") - 1
+        rows = zip(self._row_ids[nearest] == row_ids, batch, position - self._starts[batch], strict=True)
+        return [(self._batches[number], int(row)) if is_found else None for is_found, number, row in rows]
 
-    def columns(self, names: list[str]) -> pl.DataFrame:
-        """Read these columns of every row of the catalogue."""
-        return read_items(self._store, self._catalog, names)
+
+class Items:
+    """The items of a catalogue by row id, and their fields; what a hit shows is mapped from files."""
+
+    def __init__(self, store: Store, catalog: Catalog, fields: FieldSet | None) -> None:
+        self._store, self._catalog = store, catalog
+        row_ids = read_items(store, catalog, ["row_id"])["row_id"].to_numpy()
+        self._rows = _MappedRows(store, catalog.item_parts, HIT_COLUMNS, row_ids)
+        self._field_part = fields.part(FIELDS_FILE) if fields else None
+        self.field_names = field_names(store, self._field_part) if self._field_part else []
+        if self._field_part:
+            row_ids = read_table(store, self._field_part, ["row_id"])["row_id"].to_numpy()
+            columns = [FIELD + name for name in self.field_names]
+            self._fields = _MappedRows(store, [self._field_part], columns, row_ids)
+
+    @classmethod
+    def open(cls, store: Store, catalog: Ref, fields: Ref | None = None) -> Self:
+        """Open the items of a sealed catalogue. Raises `NotFound`, `ShardCorrupt`."""
+        return cls(store, Catalog.open(store, catalog), FieldSet.open(store, fields) if fields else None)
+
+    def columns(self, names: list[str], fields: Iterable[str] = ()) -> pl.DataFrame:
+        """Read these columns of every row, with row_id also `field.NAME` for those of these fields that exist."""
+        items = read_items(self._store, self._catalog, names)
+        columns = [FIELD + name for name in fields if name in self.field_names]
+        if not columns or self._field_part is None:
+            return items
+        values = read_table(self._store, self._field_part, ["row_id", *columns])
+        return items.join(values, on="row_id", how="left", maintain_order="left")
 
     def rows(self, row_ids: Int64) -> list[dict[str, Any]]:
         """Return `HIT_COLUMNS` of these rows, in their order. Raises `NotFound`."""
-        rows = [
-            self._batches[batch].slice(row, 1).to_pylist()[0]
-            for batch, row in zip(*self._addresses(row_ids), strict=True)
-        ]
+        rows = [batch.slice(row, 1).to_pylist()[0] for batch, row in self._find(row_ids)]
         return [row | {"item_id": normal_name(row["item_id"])} for row in rows]
+
+    def fields(self, row_ids: Int64) -> list[dict[str, FieldValue]]:
+        """Return the fields of these rows by name, in their order."""
+        if self._field_part is None:
+            return [{}] * len(row_ids)
+        found = self._fields.find(row_ids)
+        rows = [place[0].slice(place[1], 1).to_pylist()[0] if place else {} for place in found]
+        return [{name.removeprefix(FIELD): FieldValue(**value) for name, value in row.items() if value} for row in rows]
 
     def products(self, row_ids: Int64) -> list[str | None]:
         """Return the product of each of these rows, None for a row without one. Raises `NotFound`."""
         column = HIT_COLUMNS.index("product_id")
-        return [
-            self._batches[batch].column(column)[row].as_py()
-            for batch, row in zip(*self._addresses(row_ids), strict=True)
-        ]
+        return [batch.column(column)[row].as_py() for batch, row in self._find(row_ids)]
 
-    def _addresses(self, row_ids: Int64) -> tuple[list[int], list[int]]:
-        """Return the batch of each row, and its position in it."""
-        if not len(row_ids):
-            return [], []
-        nearest = np.minimum(np.searchsorted(self._row_ids, row_ids), max(len(self._row_ids) - 1, 0))
-        if not len(self._row_ids) or (self._row_ids[nearest] != row_ids).any():
+    def _find(self, row_ids: Int64) -> list[tuple[pa.RecordBatch, int]]:
+        found = [place for place in self._rows.find(row_ids) if place]
+        if len(found) < len(row_ids):
             raise NotFound(f"catalogue {self._catalog.fingerprint[:12]} lacks some of {len(row_ids)} requested rows")
-        position = self._position[nearest]
-        batch = np.searchsorted(self._starts, position, side="right") - 1
-        return batch.tolist(), (position - self._starts[batch]).tolist()
+        return found
+
+
+def field_table(items: pl.DataFrame) -> pl.DataFrame:
+    """Return row_id and a column `field.NAME` of values for each field of items, without the items that have none."""
+    pairs = items.filter(pl.col("fields").list.len() > 0).select("row_id", "fields").explode("fields").unnest("fields")
+    wide = pairs.pivot("name", index="row_id", values="value", aggregate_function="first").sort("row_id")
+    names = sorted(set(wide.columns) - {"row_id"})
+    return wide.select("row_id", *(_values(wide[name]) for name in names))
+
+
+def _values(texts: pl.Series) -> pl.Series:
+    """Return the column `field.NAME` of values in the column NAME of texts."""
+    values = [] if texts.name in TEXT_FIELDS else [parse_value(text) for text in texts.drop_nulls().unique()]
+    read = pl.DataFrame(values, schema=VALUE_TYPE.to_schema(), orient="row")
+    joined = pl.DataFrame({"text": texts}).join(read, on="text", how="left", maintain_order="left")
+    value = pl.when(pl.col("text").is_not_null()).then(pl.struct(pl.all()))
+    return joined.select(value.alias(FIELD + texts.name)).to_series()
+
+
+def field_names(store: Store, part: Part) -> list[str]:
+    """Return the names of the fields in the part of a `FieldSet`, sorted."""
+    columns = pl.read_parquet_schema(store.local_path(part.key, part.sha256))
+    return [name.removeprefix(FIELD) for name in columns if name.startswith(FIELD)]
+
+
+def read_fields(store: Store, fields: FieldSet) -> pl.DataFrame:
+    """Return row_id and the column `fields` of a catalogue's items, as a source says them. Raises `ShardCorrupt`."""
+    table = read_table(store, fields.part(FIELDS_FILE))
+    pairs = [
+        pl.struct(name=pl.lit(name.removeprefix(FIELD)), value=pl.col(name).struct.field("text"))
+        for name in table.columns
+        if name != "row_id"
+    ]
+    has_value = pl.element().struct.field("value").is_not_null()
+    return table.select("row_id", pl.concat_list(pairs).list.eval(pl.element().filter(has_value)).alias("fields"))
 
 
 def changed_fraction(previous: pl.DataFrame, current: pl.DataFrame) -> float:
@@ -169,6 +239,12 @@ def read_items(store: Store, catalog: Catalog, columns: list[str] | None = None)
     An older version stored names as the source spelled them; the row ids of its items are those in its index.
     """
     return with_normal_names(pl.concat([read_table(store, part, columns) for part in catalog.item_parts]))
+
+
+def read_with_fields(store: Store, catalog: Catalog, fields: Ref | None) -> pl.DataFrame:
+    """Read the items of a catalogue with their fields, in `CATALOG_SCHEMA`. Raises `NotFound`, `ShardCorrupt`."""
+    values = read_fields(store, FieldSet.open(store, fields)) if fields else None
+    return with_fields(read_items(store, catalog), values)
 
 
 def read_last_seen(store: Store, key: str) -> pl.DataFrame:

@@ -94,6 +94,7 @@ class Hit(Value):
     product_id: str | None = None
     category: str | None = None
     labels: list[str] = []
+    fields: dict[str, str | int | float | dict[str, str | int | float]] = {}
 
 
 class Artifact(Sealed):
@@ -323,10 +324,9 @@ class TunePoint(Value):
 class IndexSet(Artifact):
     """A version of the index: its shard files, of which unchanged ones are shared with earlier versions.
 
-    `family` is the family of the full vectors; `template` names the trained empty index that every shard starts from;
-    `imbalance` of the inverted lists is 1 when all are equally long. `curve` holds the settings that were tried, the
-    cheapest first; `nprobe` and `rerank_depth` are the chosen ones, with `recall` of the exact ten nearest. `when_new`
-    holds imbalance and recall of the first version with this template.
+    `family` is that of the full vectors; `template` names the trained empty index that every shard starts from. The
+    `imbalance` of the inverted lists is 1 when all are equally long. `curve` holds the settings tried, the cheapest
+    first; `nprobe` and `rerank_depth` are chosen, with `recall`. `when_new` is of the first version with this template.
     """
 
     folder = "indexes"
@@ -373,6 +373,7 @@ class Release(Artifact):
     folder = "releases"
     kind: Literal["Release"] = "Release"
     catalog: Ref
+    fields: Ref | None = None
     backbone: Ref
     segmenter: Ref | None = None
     detector: Ref | None = None

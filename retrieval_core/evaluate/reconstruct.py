@@ -64,6 +64,7 @@ def reconstruct_outputs(store: Store, release: Release) -> RunOutputs:
     return RunOutputs(
         source=reported.catalog.source,
         catalog=release.catalog,
+        fields=release.fields,
         catalog_facts=reported.catalog,
         backbone=release.backbone,
         segmenter=Fitted(ref=release.segmenter, trained=False) if release.segmenter else None,

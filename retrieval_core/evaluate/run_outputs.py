@@ -43,6 +43,7 @@ class RunOutputs(Value):
 
     source: str
     catalog: Ref
+    fields: Ref | None = None
     catalog_facts: CatalogFacts
     backbone: Ref
     segmenter: Fitted | None
@@ -76,4 +77,5 @@ class RunOutputs(Value):
             "reducer": self.reducer.ref,
             "vectors": self.vectors,
             "index": self.index,
+            "fields": self.fields,
         }

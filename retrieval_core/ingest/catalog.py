@@ -13,18 +13,21 @@ import polars as pl
 
 from retrieval_core.artifacts import releases
 from retrieval_core.artifacts.catalog_rows import (
+    FIELDS_FILE,
     LEDGER,
     QUARANTINE_FILE,
     SEEN_ITEMS,
+    FieldSet,
+    field_table,
     load_items,
     put_items,
-    read_items,
     read_last_seen,
+    read_with_fields,
     row_ids,
     with_fields,
 )
 from retrieval_core.artifacts.fingerprints import STAGE_VERSIONS, picture_family
-from retrieval_core.artifacts.manifests import Catalog, Ref, Value, fingerprint
+from retrieval_core.artifacts.manifests import Catalog, Ref, Release, Value, fingerprint
 from retrieval_core.artifacts.parts import put_parts, read_table, table_bytes
 from retrieval_core.artifacts.pictures import kept_places, seal_kept
 from retrieval_core.config import IngestConfig
@@ -41,6 +44,7 @@ from retrieval_core.ingest.snapshot import (
     earlier_splits,
     plan_snapshot,
     plan_update,
+    table_digest,
 )
 from retrieval_core.ingest.sources.base import Source
 from retrieval_core.ingest.sources.registry import open_source
@@ -53,11 +57,12 @@ log = logging.getLogger(__name__)
 class IngestOutcome(Value):
     """A sealed catalogue, how it differs from an earlier one, and how many pictures were read for it.
 
-    `declared_removals` are the items that a change listed as removed or the source marked as deleted; `notes` are those
-    of the source.
+    `fields` are those of the items, None if no item has any. `declared_removals` are the items that a change listed as
+    removed or the source marked as deleted; `notes` are those of the source.
     """
 
     catalog: Ref
+    fields: Ref | None = None
     diff: CatalogDiff
     n_read: int
     declared_removals: tuple[str, ...] = ()
@@ -67,11 +72,13 @@ class IngestOutcome(Value):
 class IngestPlan(Value):
     """What to read for a catalogue; `base` is the fingerprint of the catalogue that a change is applied to, else "".
 
-    `named` are the items that the change names; `declared_removals` and `notes` are those of the outcome.
+    `base_fields` are the fields of its items, `named` the items that the change names; `declared_removals` and `notes`
+    are those of the outcome.
     """
 
     reading: ReadingPlan
     base: str = ""
+    base_fields: Ref | None = None
     named: tuple[str, ...] = ()
     declared_removals: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
@@ -94,7 +101,7 @@ def plan_source(store: Store, source: str, config: IngestConfig) -> IngestPlan:
     if is_delta(opened):
         if production is None:
             raise without_base(opened.spec)
-        return _plan_delta(store, opened, rows, Catalog.open(store, production.catalog), config)
+        return _plan_delta(store, opened, rows, production, config)
     seen = _last_seen(store)
     planned = plan_snapshot(rows, seen.items if seen else None, _is_kept(store, config))
     reading = plan_reading(store, planned, seen.quarantine if seen else None, config)
@@ -103,29 +110,33 @@ def plan_source(store: Store, source: str, config: IngestConfig) -> IngestPlan:
     return IngestPlan(reading=reading, declared_removals=removed, notes=opened.notes)
 
 
-def _plan_delta(store: Store, opened: Source, rows: pl.DataFrame, base: Catalog, config: IngestConfig) -> IngestPlan:
+def _plan_delta(store: Store, opened: Source, rows: pl.DataFrame, base: Release, config: IngestConfig) -> IngestPlan:
     """Plan which pictures are to be read of the items that a source of changes names; others stay as in `base`."""
-    last, seen = _snapshot_of(store, base), _last_seen(store)
+    last, seen = _snapshot_of(store, Catalog.open(store, base.catalog), base.fields), _last_seen(store)
     unpublished = unpublished_note(last.items, seen.items) if seen else ()
     for note in unpublished:
         log.warning(note)
     plan = _plan_named(store, last, rows, named_items(opened, rows, last.items), config)
-    return plan.model_copy(update={"base": base.fingerprint, "notes": (*opened.notes, *unpublished)})
+    notes = (*opened.notes, *unpublished)
+    return plan.model_copy(update={"base": base.catalog.name, "base_fields": base.fields, "notes": notes})
 
 
-def plan_change(store: Store, source: str, base: Catalog, change: Change, config: IngestConfig) -> IngestPlan:
+def plan_change(
+    store: Store, source: str, base: Catalog, change: Change, config: IngestConfig, base_fields: Ref | None = None
+) -> IngestPlan:
     """Plan which pictures are to be read of the items that a change of the catalogue `base` names.
 
-    Raises `BadConfig` for a source that lists only what changed.
+    `base_fields` are the fields of its items. Raises `BadConfig` for a source that lists only what changed.
     """
-    last, opened = _snapshot_of(store, base), open_source(source)
+    last, opened = _snapshot_of(store, base, base_fields), open_source(source)
     require_whole(opened)
     rows = opened.rows()
     named = resolve_change(change, rows, last.items)
     for note in named.notes:
         log.warning(note)
     plan = _plan_named(store, last, rows, named, config)
-    return plan.model_copy(update={"base": base.fingerprint, "notes": (*opened.notes, *named.notes)})
+    notes = (*opened.notes, *named.notes)
+    return plan.model_copy(update={"base": base.fingerprint, "base_fields": base_fields, "notes": notes})
 
 
 def _plan_named(
@@ -143,12 +154,13 @@ def seal_ingest(store: Store, plan: IngestPlan, config: IngestConfig) -> IngestO
     `complete_snapshot` does.
     """
     planned, readings = planned_items(store, plan.reading), collect_readings(store, plan.reading)
-    outcome = _seal_change if plan.base else _seal_source
-    catalog, diff = outcome(store, plan, planned, readings, config)
+    seal = _seal_change if plan.base else _seal_source
+    catalog, items, diff = seal(store, plan, planned, readings, config)
     if family := picture_family(config):
         seal_kept(store, family, catalog.ref)
     return IngestOutcome(
         catalog=catalog.ref,
+        fields=_seal_fields(store, items),
         diff=diff,
         n_read=len(readings),
         declared_removals=plan.declared_removals,
@@ -158,30 +170,33 @@ def seal_ingest(store: Store, plan: IngestPlan, config: IngestConfig) -> IngestO
 
 def _seal_source(
     store: Store, plan: IngestPlan, planned: pl.DataFrame, readings: pl.DataFrame, config: IngestConfig
-) -> tuple[Catalog, CatalogDiff]:
+) -> tuple[Catalog, pl.DataFrame, CatalogDiff]:
     production = releases.read_release(store, releases.PRODUCTION)
-    published = load_items(store, production.catalog.name) if production else None
+    published = None
+    if production:
+        published = read_with_fields(store, Catalog.open(store, production.catalog), production.fields)
     seen = _last_seen(store)
     snapshot = complete_snapshot(planned, readings, seen, earlier_splits(seen, published), config, _now())
     catalog = _seal(store, snapshot)
     store.put(LEDGER, table_bytes(snapshot.quarantine))
     store.put(SEEN_ITEMS, table_bytes(snapshot.items))
     _log_quarantine(snapshot.quarantine)
-    return catalog, diff_catalogs(published, snapshot.items)
+    return catalog, snapshot.items, diff_catalogs(published, snapshot.items)
 
 
 def _seal_change(
     store: Store, plan: IngestPlan, planned: pl.DataFrame, readings: pl.DataFrame, config: IngestConfig
-) -> tuple[Catalog, CatalogDiff]:
+) -> tuple[Catalog, pl.DataFrame, CatalogDiff]:
     """Seal the catalogue `plan.base` with the items that the change names."""
-    last = _snapshot_of(store, Catalog.open(store, Ref(kind="Catalog", key=f"{Catalog.folder}/{plan.base}")))
+    base = Catalog.open(store, Ref(kind="Catalog", key=f"{Catalog.folder}/{plan.base}"))
+    last = _snapshot_of(store, base, plan.base_fields)
     snapshot = complete_snapshot(planned, readings, last, last.items, config, _now())
     is_named = pl.col("item_id").is_in(list(plan.named))
     _log_quarantine(snapshot.quarantine.filter(is_named))
     seen = _last_seen(store) or last
     store.put(LEDGER, table_bytes(_replaced(seen.quarantine, snapshot.quarantine, is_named)))
     store.put(SEEN_ITEMS, table_bytes(_replaced(seen.items, snapshot.items, is_named)))
-    return _seal(store, snapshot), diff_catalogs(last.items, snapshot.items)
+    return _seal(store, snapshot), snapshot.items, diff_catalogs(last.items, snapshot.items)
 
 
 def _is_kept(store: Store, config: IngestConfig) -> Callable[[pl.Series], pl.Series] | None:
@@ -200,11 +215,11 @@ def seal_selection(store: Store, catalog: Catalog, selection: ItemSelection) -> 
     lacks, for dates between which no snapshot was sealed, and when no item is left.
     """
     period = selection.period()
-    items, quarantine = _tables(store, catalog)
-    selected = select_items(items, selection, items_changed_in(store, period) if any(period) else None)
-    if len(selected) == len(items):
+    whole = _snapshot_of(store, catalog)
+    selected = select_items(whole.items, selection, items_changed_in(store, period) if any(period) else None)
+    if len(selected) == len(whole.items):
         return catalog
-    rejects = quarantine.filter(pl.col("item_id").is_in(selected["item_id"].implode()))
+    rejects = whole.quarantine.filter(pl.col("item_id").is_in(selected["item_id"].implode()))
     return _seal(store, Snapshot(selected, rejects, 0), {WHOLE_CATALOG: catalog.fingerprint})
 
 
@@ -235,14 +250,24 @@ def _seal(store: Store, snapshot: Snapshot, parents: dict[str, str] | None = Non
     ).seal(store)
 
 
-def _snapshot_of(store: Store, catalog: Catalog) -> Snapshot:
-    return Snapshot(*_tables(store, catalog), 0)
+def _seal_fields(store: Store, items: pl.DataFrame) -> Ref | None:
+    """Seal the fields of a snapshot's items; return None if no item has any."""
+    table = field_table(items)
+    if table.is_empty():
+        return None
+    name = fingerprint("fields", STAGE_VERSIONS["ingest"], table_digest(table), [])
+    existing = FieldSet.find(store, name)
+    if existing:
+        return existing.ref
+    folder = f"{FieldSet.folder}/{name}"
+    parts = put_parts(store, folder, {FIELDS_FILE: table_bytes(table)}, {FIELDS_FILE: len(table)})
+    return FieldSet(fingerprint=name, parts=parts, counts={"rows": len(table)}).seal(store).ref
 
 
-def _tables(store: Store, catalog: Catalog) -> tuple[pl.DataFrame, pl.DataFrame]:
-    """Return the items of a catalogue and its rejects, their names and row ids in normal form."""
-    items, quarantine = read_items(store, catalog), read_table(store, catalog.part(QUARANTINE_FILE))
-    return with_fields(items.with_columns(row_ids(items["item_id"]))), with_normal_names(quarantine)
+def _snapshot_of(store: Store, catalog: Catalog, fields: Ref | None = None) -> Snapshot:
+    """Return a catalogue's items with these fields, and its rejects, their names and row ids in normal form."""
+    items, quarantine = read_with_fields(store, catalog, fields), read_table(store, catalog.part(QUARANTINE_FILE))
+    return Snapshot(items.with_columns(row_ids(items["item_id"])), with_normal_names(quarantine), 0)
 
 
 def _last_seen(store: Store) -> Snapshot | None:

@@ -178,9 +178,13 @@ def earlier_splits(previous: Snapshot | None, published: pl.DataFrame | None) ->
 
 def catalog_fingerprint(items: pl.DataFrame) -> str:
     """Return 32 hex digits of the SHA-256 of the items' `COMPARED_COLUMNS`, whatever the order of the rows."""
+    return table_digest(items.select(COMPARED_COLUMNS).sort("item_id"))
+
+
+def table_digest(table: pl.DataFrame) -> str:
+    """Return 32 hex digits of the SHA-256 of a table as JSON Lines."""
     digest = hashlib.sha256()
-    ordered = items.select(COMPARED_COLUMNS).sort("item_id")
-    for chunk in ordered.iter_slices(FINGERPRINT_ROWS):
+    for chunk in table.iter_slices(FINGERPRINT_ROWS):
         digest.update(chunk.write_ndjson().encode())
     return digest.hexdigest()[:32]
 

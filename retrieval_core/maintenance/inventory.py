@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterator
 from typing import cast
 
-from retrieval_core.artifacts.catalog_rows import PIECES
+from retrieval_core.artifacts.catalog_rows import PIECES, FieldSet
 from retrieval_core.artifacts.fingerprints import (
     boosted_family,
     class_family,
@@ -41,7 +41,7 @@ from retrieval_core.store.base import PROBES, Entry, Store
 
 GROWING: tuple[type[GrowingSet], ...] = (PictureSet, MaskSet, VectorSet, ClassSet)
 FITTED: tuple[type[Artifact], ...] = (Backbone, Segmenter, Detector, Classifier, Head, Reducer)
-_SEALED: tuple[type[Artifact], ...] = (Release, Catalog, IndexSet, Report, *FITTED, *GROWING)
+_SEALED: tuple[type[Artifact], ...] = (Release, Catalog, FieldSet, IndexSet, Report, *FITTED, *GROWING)
 _KINDS: dict[str, type[Artifact]] = {kind.folder: kind for kind in _SEALED}
 ALL_KINDS = _KINDS | {Comparison.folder: Comparison}  # comparisons are never removed
 _FINGERPRINT = "[0-9a-f]{32}"
@@ -178,6 +178,7 @@ def bundle_refs(release: Release) -> list[Ref]:
     """Return the artifacts of a release in the order of the pipeline; of its heads, the one that queries go through."""
     refs = [
         release.catalog,
+        release.fields,
         release.backbone,
         release.segmenter,
         release.detector,
@@ -201,6 +202,7 @@ def searched_refs(release: Release) -> list[Ref]:
     """Return the artifacts of a release that a search opens."""
     has_masks = release.variant.view != "raw"
     optional = [
+        release.fields,
         release.head if release.variant.boosted else None,
         (release.detector or release.segmenter) if has_masks else None,
         release.reducer,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
 from datetime import UTC, datetime
 from functools import partial
@@ -15,7 +15,16 @@ import polars as pl
 
 from retrieval_core.arrays import Float32
 from retrieval_core.artifacts import fingerprints
-from retrieval_core.artifacts.catalog_rows import LEDGER, QUARANTINE_FILE, SEEN_ITEMS, item_pieces, load_items
+from retrieval_core.artifacts.catalog_rows import (
+    FIELDS_FILE,
+    LEDGER,
+    QUARANTINE_FILE,
+    SEEN_ITEMS,
+    field_table,
+    item_pieces,
+    load_items,
+    with_fields,
+)
 from retrieval_core.artifacts.growing_sets import derived_bytes, derived_name, indexable_items, made_of
 from retrieval_core.artifacts.manifests import Head, IndexSet, Part, Release, VectorSet
 from retrieval_core.artifacts.parts import load_vectors, read_unsealed, table_bytes
@@ -37,20 +46,27 @@ from retrieval_core.store.files import file_sha256
 
 
 def rebuild_catalog_part(store: Store, release: Release, part: Part, source: str | None) -> str:
-    """Rebuild a table of a release's catalogue from what was last seen or from the source; return which it was.
+    """Rebuild a table of a release's catalogue or fields from what was last seen or the source; return which it was.
 
     Raises `ShardCorrupt` if neither gives the sealed bytes.
     """
     is_items = not part.key.endswith(f"/{QUARANTINE_FILE}")
     for origin, read in _catalog_origins(store, release, is_items, source):
         with suppress(NotFound, ShardCorrupt):
-            table = read()
-            for piece in chain([table], item_pieces(table) if is_items else ()):  # older stores have it in one piece
-                data = table_bytes(piece)
+            for table in _tables_of(part, read()):
+                data = table_bytes(table)
                 if hashlib.sha256(data).hexdigest() == part.sha256:
                     store.put(part.key, data)
                     return origin
     raise ShardCorrupt(f"neither what was last seen nor {source or 'a source (give --source)'} holds the same table")
+
+
+def _tables_of(part: Part, table: pl.DataFrame) -> Iterable[pl.DataFrame]:
+    """Return what the part may hold of a table of items or of rejects."""
+    if part.key.endswith(f"/{FIELDS_FILE}"):
+        return [field_table(with_fields(table))]
+    is_items = not part.key.endswith(f"/{QUARANTINE_FILE}")
+    return chain([table], item_pieces(table) if is_items else ())  # older stores have the items in one piece
 
 
 def _catalog_origins(

@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from contextlib import suppress
 
 from retrieval_core.artifacts import releases
-from retrieval_core.artifacts.catalog_rows import LEDGER, PIECES, QUARANTINE_FILE, SEEN_ITEMS, read_items, with_fields
+from retrieval_core.artifacts.catalog_rows import LEDGER, PIECES, QUARANTINE_FILE, SEEN_ITEMS, read_with_fields
 from retrieval_core.artifacts.manifests import MANIFEST, Artifact, Backbone, Catalog, IndexSet, Release, Value
 from retrieval_core.artifacts.parts import read_table, read_unsealed, table_bytes
 from retrieval_core.artifacts.releases import LATEST, PRODUCTION, Alias, alias_key
@@ -276,10 +276,10 @@ def _restore_last_seen(store: Store, key: str, release: Release | None) -> Findi
         if release is None:
             raise NotFound("no release can be read")
         catalog = Catalog.open(store, release.catalog)
-        is_items = key == SEEN_ITEMS
-        table = (
-            with_fields(read_items(store, catalog)) if is_items else read_table(store, catalog.part(QUARANTINE_FILE))
-        )
+        if key == SEEN_ITEMS:
+            table = read_with_fields(store, catalog, release.fields)
+        else:
+            table = read_table(store, catalog.part(QUARANTINE_FILE))
         store.put(key, table_bytes(table))
     except (NotFound, ShardCorrupt):
         store.delete(key)

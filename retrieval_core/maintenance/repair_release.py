@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Literal
 
+from retrieval_core.artifacts.catalog_rows import FieldSet
 from retrieval_core.artifacts.growing_sets import named_sha256
 from retrieval_core.artifacts.manifests import MANIFEST, Catalog, GrowingSet, IndexSet, Ref, Release, Value, VectorSet
 from retrieval_core.artifacts.parts import is_stored, read_ids
@@ -25,6 +26,7 @@ BY_RUN = "the next `vitrine run` rebuilds it"
 _REFIT = "restore it from a backup; or run with another seed or other weights, which fits another one"
 _HINTS: dict[str, str] = {
     "Report": "searches do not read it, and the next run compares with what the release finds again",
+    "FieldSet": "give --source; else run again",
     "Catalog": "give --source; else `vitrine rollback`, then run again",
     "IndexSet": "let a run rebuild the vectors and repair again, or `vitrine rollback`",
 }
@@ -82,7 +84,7 @@ class _ReleaseRepair:
         return Finding(key=key, action="repaired", detail=f"{damage}; rebuilt from {source}")
 
     def _rebuild(self, damaged: DamagedPart) -> str:
-        if isinstance(damaged.owner, Catalog):
+        if isinstance(damaged.owner, Catalog | FieldSet):
             return rebuild_catalog_part(self._store, self._release, damaged.part, self._source)
         if isinstance(damaged.owner, IndexSet):
             folder = damaged.part.key.rsplit("/", 1)[0]

@@ -26,6 +26,7 @@ from retrieval_core.artifacts.catalog_rows import Items, row_id
 from retrieval_core.artifacts.manifests import ClassSet, Hit, IndexSet, Reducer, Release
 from retrieval_core.artifacts.parts import load_classes
 from retrieval_core.errors import BadConfig, DimensionMismatch, NotFound
+from retrieval_core.fields.values import as_json
 from retrieval_core.filters import VALUE_COLUMNS, commonest_values, parse_where
 from retrieval_core.images import RGB, decode, prepare_for_many
 from retrieval_core.index.lookup import RowSelection, ShardedIndex, open_index
@@ -107,7 +108,7 @@ class OpenRelease:
         self._index_set = IndexSet.open(store, release.index)
         self._index = open_index(store, self._index_set)
         self._encoder = QueryEncoder(store, release, settings)
-        self._items = Items.open(store, release.catalog)
+        self._items = Items.open(store, release.catalog, release.fields)
         self._recent = lru_cache(RECENT_SELECTIONS)(partial(_select, self._items, self._index))
 
     def prepare(self) -> None:
@@ -250,7 +251,11 @@ class OpenRelease:
 
     def _describe(self, scores: Float32, row_ids: Int64) -> list[Hit]:
         rows = self._items.rows(row_ids)
-        return [Hit(score=float(score), **row) for score, row in zip(scores, rows, strict=True)]
+        fields = [{name: as_json(value) for name, value in row.items()} for row in self._items.fields(row_ids)]
+        return [
+            Hit(score=float(score), fields=values, **row)
+            for score, values, row in zip(scores, fields, rows, strict=True)
+        ]
 
     def _nearest(self, vector: Float32, selected: _Selected | None, n: int) -> Hits:
         """Return the n nearest of the selected rows, or all of them where there are fewer."""
