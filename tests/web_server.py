@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import re
 import ssl
 import threading
 import time
@@ -27,6 +28,7 @@ class WebServer:
         self.connections: set[tuple[str, int]] = set()
         self.validators: Callable[[bytes], dict[str, str]] = etag
         self.knows_head = True
+        self.knows_ranges = False
         self.delay_s = 0.0
         self.n_sent_bytes = 0
         self.most_at_a_time = 0
@@ -54,7 +56,12 @@ class WebServer:
         given = {headers.get("If-None-Match"), headers.get("If-Modified-Since")} - {None}
         if given and given <= set(validators.values()):
             return 304, validators, b""
-        return 200, {**validators, "Content-Length": str(len(data))}, data
+        part = re.fullmatch(r"bytes=(\d+)-(\d+)", headers.get("Range", "")) if self.knows_ranges else None
+        if part and int(part[1]) >= len(data):
+            return 416, {"Content-Length": "0"}, b""
+        if part:
+            data = data[int(part[1]) : int(part[2]) + 1]
+        return 206 if part else 200, {**validators, "Content-Length": str(len(data))}, data
 
     @contextmanager
     def counted(self) -> Iterator[None]:

@@ -23,6 +23,7 @@ PROBES = "runs/_probe"  # start of the keys that `check_conditions` writes and d
 
 _SEGMENT = r"[A-Za-z0-9_][A-Za-z0-9._=+@-]*"
 _KEY = re.compile(rf"{_SEGMENT}(?:/{_SEGMENT})*")
+_SPAN = re.compile(r"(.+)#bytes=(\d{1,18})-(\d{1,18})", re.DOTALL)
 _PREFIX = re.compile(rf"(?:{_SEGMENT}/)*(?:{_SEGMENT})?")
 
 
@@ -34,6 +35,27 @@ class UriStat(NamedTuple):
 
     size_bytes: int
     version: str
+
+
+class Span(NamedTuple):
+    """The bytes of a file from `start` on, counted from 0: `FILE#bytes=START-END`, as a picture in an archive."""
+
+    file: str
+    start: int
+    n_bytes: int
+
+    @property
+    def uri(self) -> str:
+        """Return the address; the byte at its END is the last."""
+        return f"{self.file}#bytes={self.start}-{self.start + self.n_bytes - 1}"
+
+
+def span_of(uri: str) -> Span | None:
+    """Return the span that a URI names, None for one that names a whole file."""
+    match = _SPAN.fullmatch(uri)
+    if match is None or (n_bytes := int(match[3]) - int(match[2]) + 1) < 1:
+        return None
+    return Span(match[1], int(match[2]), n_bytes)
 
 
 class Entry(NamedTuple):

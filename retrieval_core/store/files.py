@@ -129,14 +129,15 @@ def _sync(path: Path) -> None:
 # Reading
 
 
-def read_file(path: str, n_bytes: int = -1) -> bytes:
-    """Return a file's first `n_bytes` bytes, -1 for all.
+def read_file(path: str, n_bytes: int = -1, start: int = 0) -> bytes:
+    """Return `n_bytes` bytes of a file from `start` on, -1 for all.
 
     Raises `NotFound` (also if it is not a regular file), `Permanent`, `StoreUnavailable`.
     """
     with read_errors(path):
         regular_stat(path)  # a pipe would block for ever, a device would never end
         with Path(path).open("rb") as file:
+            file.seek(start)
             return file.read(n_bytes)
 
 

@@ -238,17 +238,19 @@ class _ChunkReader(io.RawIOBase):
 # Any object
 
 
-def read_object(endpoint_url: str | None, bucket: str, key: str, n_bytes: int = -1) -> tuple[bytes, UriStat]:
-    """Return the first `n_bytes` bytes, -1 for all, of any object, their number and its ETag."""
+def read_object(
+    endpoint_url: str | None, bucket: str, key: str, n_bytes: int = -1, start: int = 0
+) -> tuple[bytes, UriStat]:
+    """Return `n_bytes` bytes from `start` on, -1 for all, of any object, their number and its ETag."""
     from botocore.exceptions import ClientError
 
-    part = {} if n_bytes < 0 else {"Range": f"bytes=0-{n_bytes - 1}"}
+    part = {} if n_bytes < 0 else {"Range": f"bytes={start}-{start + n_bytes - 1}"}
     count(requests=1)
     with _s3_errors(f"s3://{bucket}/{key}"):
         try:
             answer = _client(endpoint_url).get_object(Bucket=bucket, Key=key, **part)
         except ClientError as error:
-            if part and _status(error) == 416:  # an empty object has no first byte
+            if part and _status(error) == 416:  # the object ends before
                 return b"", UriStat(0, "")
             raise
         data = bytes(answer["Body"].read())

@@ -7,13 +7,17 @@ from __future__ import annotations
 
 import os
 import re
+import time
 from collections.abc import Callable, Iterator
+from functools import lru_cache
 from pathlib import Path
 
-from retrieval_core.errors import BadConfig
+from retrieval_core.errors import BadConfig, NotFound
 from retrieval_core.store import files, s3
-from retrieval_core.store.base import Store, UriStat
+from retrieval_core.store.base import Store, UriStat, span_of
 from retrieval_core.store.local import LocalStore
+
+STAT_LIFETIME_S = 60.0  # of what is known of a remote file of which many parts are read
 
 _SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*)://")
 _HTTP = re.compile(r"https?://", re.IGNORECASE)
@@ -47,19 +51,33 @@ def default_cache_dir() -> Path:
 def read_uri(uri: str, n_bytes: int = -1, accepts_gzip: bool = False) -> bytes:
     """Return the first `n_bytes` bytes of a local path, `s3://bucket/key` or an http(s) address, -1 for all.
 
+    The address of a file may name a part of it, `FILE#bytes=START-END`.
+
     The endpoint of S3 is that of `VITRINE_S3_ENDPOINT_URL`. A web server may send the bytes packed if `accepts_gzip`.
 
     Raises `NotFound` (also for anything but a regular file), `Permanent` if reading is forbidden, `StoreUnavailable`,
     and `BadConfig` for another scheme.
     """
+    file, start, n_bytes = _bounds(uri, n_bytes)
     if is_http(uri):
         from retrieval_core.store import http
 
-        return http.fetch(uri, n_bytes, accepts_gzip=accepts_gzip).data
-    address = _split_s3(uri)
-    if address is None:
-        return files.read_file(uri, n_bytes)
-    return s3.read_object(_endpoint_url(None), *address, n_bytes)[0]
+        data = http.fetch(file, n_bytes, accepts_gzip=accepts_gzip, start=start).data
+    elif (address := _split_s3(file)) is None:
+        data = files.read_file(file, n_bytes, start)
+    else:
+        data = s3.read_object(_endpoint_url(None), *address, n_bytes, start)[0]
+    if file != uri and len(data) < n_bytes:
+        raise NotFound(f"{label_of(file)} ends before its part at {start:,}; it was replaced by another file")
+    return data
+
+
+def _bounds(uri: str, n_bytes: int) -> tuple[str, int, int]:
+    """Return the file that a URI names, where to start in it, and how many bytes to read, -1 for all."""
+    span = span_of(uri)
+    if span is None:
+        return uri, 0, n_bytes
+    return span.file, span.start, span.n_bytes if n_bytes < 0 else min(n_bytes, span.n_bytes)
 
 
 def stat_uri(uri: str, known: UriStat | None = None) -> UriStat:
@@ -68,12 +86,21 @@ def stat_uri(uri: str, known: UriStat | None = None) -> UriStat:
     `known` is what it was before. A web server may not tell a size, which is then that of `known` if the version is the
     same, else 0; and no version, which is then "".
     """
+    if span := span_of(uri):
+        minute = int(time.monotonic() / STAT_LIFETIME_S) if "://" in uri else time.monotonic_ns()
+        return UriStat(span.n_bytes, _stat_container(span.file, minute).version)
     if is_http(uri):
         from retrieval_core.store import http
 
         return http.stat(uri, known)
     address = _split_s3(uri)
     return files.stat_file(uri) if address is None else s3.stat_object(_endpoint_url(None), *address, known)
+
+
+@lru_cache(maxsize=4096)
+def _stat_container(file: str, minute: int) -> UriStat:
+    """Return the size and version of a file, asked for once a minute: thousands of pictures may be parts of it."""
+    return stat_uri(file)
 
 
 def list_uris(

@@ -17,6 +17,7 @@ KINDS = {
     "woocommerce": ("feeds.woocommerce", "WooCommerceSource"),
     "jsonl": ("feeds.jsonl", "JsonlSource"),
     "sql": ("tables.sql", "SqlSource"),
+    "webdataset": ("packed.webdataset", "WebDatasetSource"),
     "ccp": ("ccp", "CcpSource"),
     "synthetic": ("synthetic", "SyntheticSource"),
     "inshop": ("inshop", "InShopSource"),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
+from decimal import Decimal
 from typing import Any
 
 import polars as pl
@@ -12,6 +13,7 @@ from retrieval_core.ingest.sources.labels import value_text
 from retrieval_core.ingest.sources.tables.columns import Columns, header_names
 
 PAIRS = (("name", "value"), ("key", "value"))
+MAX_EXPONENT = 400  # written out, a number has about as many digits
 SLICE_ROWS = 10_000  # rows whose Python objects are in memory at once
 
 
@@ -103,3 +105,36 @@ def _single(name: str, value: Any) -> str:
 
 def _numbered(column: str, n: int) -> Sequence[str]:
     return [column + f"[{position}]" * (position > 1) for position in range(1, n + 1)]
+
+
+def parse_object(line: str) -> dict[str, Any]:
+    """Parse a JSON object; its numbers keep their digits. Raises `ValueError` with the reason, `RecursionError`."""
+    try:
+        value = json.loads(
+            line.removeprefix("\ufeff"), parse_float=_number, parse_constant=_refuse, object_pairs_hook=_unrepeated
+        )
+    except json.JSONDecodeError as error:
+        raise ValueError(f"not JSON, or cut off: {error.msg}") from error
+    if "\\ud" in line.casefold():  # may be half of a surrogate pair, which no column can hold
+        json.dumps(value, ensure_ascii=False, default=str).encode()
+    if not isinstance(value, dict):
+        raise ValueError('expected a JSON object such as {"item_id": "1", "image_uri": "1.jpg"}')
+    return value
+
+
+def _number(text: str) -> Decimal:
+    number = Decimal(text)
+    if abs(number.adjusted()) > MAX_EXPONENT:
+        raise ValueError(f"the number {text[:40]} is too large or too small")
+    return number
+
+
+def _refuse(constant: str) -> None:
+    raise ValueError(f"not JSON: {constant}")
+
+
+def _unrepeated(pairs: Sequence[tuple[str, Any]]) -> dict[str, Any]:
+    values = dict(pairs)
+    if len(values) < len(pairs):
+        raise ValueError(f"an object has one key twice: {', '.join(key for key, _ in pairs)}")
+    return values

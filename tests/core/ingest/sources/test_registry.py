@@ -18,7 +18,7 @@ README = Path(__file__).parents[4] / "README.md"
 def test_an_unknown_kind_is_a_bad_config_that_names_the_kinds(spec: str) -> None:
     with pytest.raises(
         BadConfig,
-        match="folder, table, merchant, shopify, woocommerce, jsonl, sql, ccp, synthetic, inshop, fashion-products",
+        match="folder, table, merchant, shopify, woocommerce, jsonl, sql, webdataset, ccp, synthetic, inshop",
     ):
         open_source(spec)
 
