@@ -238,9 +238,7 @@ class _ChunkReader(io.RawIOBase):
 # Any object
 
 
-def read_object(
-    endpoint_url: str | None, bucket: str, key: str, n_bytes: int = -1, start: int = 0
-) -> tuple[bytes, UriStat]:
+def read_object(url: str | None, bucket: str, key: str, n_bytes: int = -1, start: int = 0) -> tuple[bytes, UriStat]:
     """Return `n_bytes` bytes from `start` on, -1 for all, of any object, their number and its ETag."""
     from botocore.exceptions import ClientError
 
@@ -248,7 +246,7 @@ def read_object(
     count(requests=1)
     with _s3_errors(f"s3://{bucket}/{key}"):
         try:
-            answer = _client(endpoint_url).get_object(Bucket=bucket, Key=key, **part)
+            answer = _client(url).get_object(Bucket=bucket, Key=key, **part)
         except ClientError as error:
             if part and _status(error) == 416:  # the object ends before
                 return b"", UriStat(0, "")
