@@ -13,7 +13,7 @@ from datetime import UTC, datetime
 from typing import NamedTuple
 
 TEXT_FIELDS = ("title", "link", "brand", "availability")  # always text
-PRICE_FIELDS = ("price", "sale_price")
+FIELDS = (*TEXT_FIELDS, "price", "sale_price")  # columns of these names are fields in any table
 MAX_DIGITS = 15  # that a 64-bit float keeps
 MAX_VALUE_CHARS = 60  # of a number or a date
 

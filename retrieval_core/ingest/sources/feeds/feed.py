@@ -6,13 +6,14 @@ import gzip
 import io
 import re
 import zlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import ClassVar
 
 import polars as pl
 
+from retrieval_core.config import nearest
 from retrieval_core.errors import CatalogInvalid, NotFound, SourceMissing
 from retrieval_core.ingest.sources.feeds.pictures import PictureRows
 from retrieval_core.ingest.sources.files import absolute_uri
@@ -20,12 +21,14 @@ from retrieval_core.ingest.sources.listing import counted
 from retrieval_core.ingest.sources.tables.columns import Columns, split_columns, unused_note
 from retrieval_core.ingest.sources.tables.delimited import read_delimited
 from retrieval_core.ingest.sources.tables.delta import Named, is_delta
+from retrieval_core.ingest.sources.tables.fields import FIELD_PREFIX
 from retrieval_core.ingest.sources.tables.table import GZIP, TableSource
 from retrieval_core.store.files import read_errors
 from retrieval_core.store.uris import is_http, label_of, read_uri, stat_uri
 
 GZIP_ERRORS = (EOFError, zlib.error, gzip.BadGzipFile)
 WEB_PAGE = re.compile(rb"\W*(<!--.*?-->\s*)*<(!doctype\s+html|html|head|body)\b", re.IGNORECASE | re.DOTALL)
+TEMPLATE = re.compile(r"\{([^{}]+)\}")  # a column in the text of a field
 SLICE_ROWS = 10_000  # rows of an export whose Python objects are in memory at once
 
 Stream = io.BufferedReader | io.BytesIO | gzip.GzipFile
@@ -63,13 +66,36 @@ class FeedSource(TableSource):
         except ValueError as error:
             raise CatalogInvalid(f"{self.spec} cannot be read: {str(error)[:400]}") from error
         frame = rows.frame()
+        fields, field_notes = self._checked_fields(frame["fields"])
+        frame = frame.with_columns(fields)
         self.n_passed_over = rows.n_passed_over
         counts = f"{counted(rows.n_products, 'product')} with {counted(len(frame), 'picture')}"
-        self.notes = (f"{counts}, from {notes[0]}", *notes[1:], *rows.passed_over_notes())
+        self.notes = (f"{counts}, from {notes[0]}", *notes[1:], *rows.passed_over_notes(), *field_notes)
         self._named = Named.of(rows.ids, rows.deleted_ids, has_further_pictures=True)
         if frame.is_empty() and not self.is_delta:
             raise SourceMissing(f"{self.spec} has no product with a picture ({'; '.join(self.notes)})")
         return frame
+
+    @property
+    def _field_keys(self) -> list[str]:
+        """The columns that the fields named in the query are made of, by `column_key`."""
+        texts = self._columns.of.values()
+        return [column_key(name) for text in texts for name in (TEMPLATE.findall(text) or [text])]
+
+    def _named_fields(self, cells: Mapping[str, str]) -> dict[str, str]:
+        """Return the fields named in the query: a column's cell, or a text with several, such as `{Price} EUR`."""
+        fields = {}
+        for name, text in self._columns.of.items():
+            template = text if TEMPLATE.search(text) else f"{{{text}}}"
+            has_all = all(cells[column_key(column)] for column in TEMPLATE.findall(template))
+            filled = TEMPLATE.sub(lambda match: cells[column_key(match[1])], template)
+            fields[name.removeprefix(FIELD_PREFIX)] = filled if has_all else ""
+        return fields
+
+    def _require_fields(self, names: Collection[str]) -> None:
+        """Raise `ValueError` where the feed has not the columns, by `column_key`, of the fields named in the query."""
+        if missing := [key for key in self._field_keys if key not in names]:
+            raise ValueError(f"there is no column {missing[0]}{nearest(missing[0], [*names])}")
 
     def _collect(self, stream: Stream, rows: PictureRows) -> tuple[str, ...]:
         """Add the feed's products to `rows`; return notes. Raises `ValueError` when the feed is malformed."""
@@ -139,7 +165,7 @@ class Export:
         for key in filter(None, keys):
             if len(names := [name for each, name in self._headers if each == key]) > 1:
                 raise ValueError(f"columns {' and '.join(names)} are one; remove one of them")
-        present = [key for key in keys if key and key in self.names]
+        present = [key for key in dict.fromkeys(keys) if key and key in self.names]
         absent = dict.fromkeys(set(keys) - set(present), "")
         frame = self._frame.select(present)
         number = 0

@@ -14,7 +14,8 @@ from retrieval_core.ingest.sources.tables.table import read_whole
 PICTURES = ("image link", "additional image link")
 PATHS = ("product type", "google product category")
 ATTRIBUTES = ("brand", "color", "size", "material", "pattern", "gender", "age group", "condition")
-USED = ("id", *PICTURES, "item group id", *PATHS, *ATTRIBUTES)
+FIELDS = ("title", "link", "price", "sale price", "brand", "availability")
+USED = ("id", *PICTURES, "item group id", *PATHS, *ATTRIBUTES, *FIELDS)
 
 
 class _Entry(NamedTuple):
@@ -35,17 +36,26 @@ class MerchantSource(FeedSource):
     kind = "merchant"
 
     def _collect(self, stream: Stream, rows: PictureRows) -> tuple[str, ...]:
-        used = (*USED, self._deleted_key)
+        used = (*USED, self._deleted_key, *self._field_keys)
         head = stream.read(64)
         stream.seek(0)
         if head.replace(b"\0", b"").lstrip(b"\xef\xbb\xbf\xff\xfe \t\r\n").startswith(b"<"):
             items = XmlItems(stream)
-            _add(rows, (_Entry(f"line {item.line}", item.values) for item in items), self._deleted_key)
+            self._add(rows, (_Entry(f"line {item.line}", item.values) for item in items))
+            self._require_fields(items.names)
             return ("XML", *unused_note(name for key, name in items.names.items() if key not in used))
         required = ("id", "image_link", self._columns.deleted)
         export = Export(read_whole(stream), required, ("image_link", "image link"))
-        _add(rows, (_entry(number, row) for number, row in export.rows(used)), self._deleted_key)
+        self._require_fields(export.names)
+        self._add(rows, (_entry(number, row) for number, row in export.rows(used)))
         return (export.note, *export.unused_note(used))
+
+    def _add(self, rows: PictureRows, entries: Iterator[_Entry]) -> None:
+        for entry in entries:
+            item_id = entry.first("id")
+            rows.claim(item_id, entry.position)
+            if not rows.is_deleted(item_id, entry.first(self._deleted_key)):
+                rows.add(_product(entry, self._named_fields({key: entry.first(key) for key in self._field_keys})))
 
 
 def _entry(number: int, row: Mapping[str, str]) -> _Entry:
@@ -53,14 +63,16 @@ def _entry(number: int, row: Mapping[str, str]) -> _Entry:
     return _Entry(f"row {number}", {**values, PICTURES[1]: split_addresses(row[PICTURES[1]])})
 
 
-def _add(rows: PictureRows, entries: Iterator[_Entry], deleted_key: str) -> None:
-    for entry in entries:
-        item_id = entry.first("id")
-        rows.claim(item_id, entry.position)
-        if rows.is_deleted(item_id, entry.first(deleted_key)):
-            continue
-        path = entry.first(PATHS[0]) or entry.first(PATHS[1])
-        attributes = {key.replace(" ", "_"): entry.first(key) for key in (*PATHS, *ATTRIBUTES)}
-        pictures = [address for key in PICTURES for address in entry.values.get(key, ())]
-        product_id = entry.first("item group id") or item_id
-        rows.add(Product(item_id, pictures, product_id, last_of_path(path), (), attributes))
+def _product(entry: _Entry, named: dict[str, str]) -> Product:
+    item_id, path = entry.first("id"), entry.first(PATHS[0]) or entry.first(PATHS[1])
+    fields = {key.replace(" ", "_"): entry.first(key) for key in FIELDS}
+    return Product(
+        item_id,
+        [address for key in PICTURES for address in entry.values.get(key, ())],
+        entry.first("item group id") or item_id,
+        last_of_path(path),
+        (),
+        {key.replace(" ", "_"): entry.first(key) for key in (*PATHS, *ATTRIBUTES)},
+        # The specification has "in_stock" now and had "in stock" before.
+        fields=fields | {"availability": fields["availability"].replace("_", " ")} | named,
+    )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import NamedTuple, cast
@@ -9,6 +10,7 @@ from typing import NamedTuple, cast
 import polars as pl
 
 from retrieval_core.artifacts.catalog_rows import SOURCE_SCHEMA
+from retrieval_core.fields.values import parse_value
 from retrieval_core.ingest.sources.labels import Attribute, attributes_of, normalise_labels
 from retrieval_core.ingest.sources.listing import counted
 from retrieval_core.ingest.sources.tables.cells import list_column
@@ -17,7 +19,7 @@ from retrieval_core.item_ids.normal_form import normal_name
 
 SLICE_ROWS = 10_000  # pictures whose Python objects are in memory at once
 TEXT_COLUMNS = ("item_id", "image_uri", "product_id", "category")
-LIST_COLUMNS = ("labels", "attributes")
+LIST_COLUMNS = ("labels", "attributes", "fields")
 MAX_EXAMPLES = 3  # names in a note
 NO_PICTURE, DELETED = "without a picture", "marked as deleted"
 
@@ -32,6 +34,8 @@ class Product(NamedTuple):
     labels: Iterable[str]
     attributes: Mapping[str, str]
     attributes_of_picture: Mapping[str, Mapping[str, str]] = {}  # further ones, by the picture's address
+    fields: Mapping[str, str] = {}
+    fields_of_picture: Mapping[str, Mapping[str, str]] = {}
 
 
 class _Picture(NamedTuple):
@@ -41,6 +45,7 @@ class _Picture(NamedTuple):
     category: str
     labels: list[str]
     attributes: list[Attribute]
+    fields: list[Attribute]
 
 
 class PictureRows:
@@ -74,7 +79,10 @@ class PictureRows:
             item_id = product.item_id + f"/{position}" * (position > 1)
             further = product.attributes_of_picture.get(address)
             attributes = attributes_of({**product.attributes, **further}) if further else shared
-            self._pictures.append(_Picture(item_id, address, product.product_id, product.category, labels, attributes))
+            fields = attributes_of({**product.fields, **product.fields_of_picture.get(address, {})})
+            self._pictures.append(
+                _Picture(item_id, address, product.product_id, product.category, labels, attributes, fields)
+            )
         if len(self._pictures) >= SLICE_ROWS:
             self._flush()
 
@@ -144,3 +152,8 @@ def split_addresses(cell: str | None) -> list[str]:
 def last_of_path(path: str) -> str:
     """Return the last part of a path of categories: `Apple` of `Fruit > Apple`."""
     return path.rpartition(">")[2].strip()
+
+
+def lowest(prices: Iterable[str]) -> str:
+    """Return the lowest of some prices, "" without any."""
+    return min(filter(None, prices), key=lambda price: parse_value(price).number or math.inf, default="")

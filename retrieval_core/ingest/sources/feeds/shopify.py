@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import NamedTuple
 
+from retrieval_core.fields.values import parse_value
 from retrieval_core.ingest.sources.feeds.feed import Export, FeedSource, Stream
-from retrieval_core.ingest.sources.feeds.pictures import PictureRows, Product, last_of_path, split_list
+from retrieval_core.ingest.sources.feeds.pictures import PictureRows, Product, last_of_path, lowest, split_list
 from retrieval_core.ingest.sources.tables.table import read_whole
 
 # The spellings of each column in older and newer exports.
@@ -16,11 +17,16 @@ VARIANT_PICTURE = ("variant image", "variant image url")
 PUBLISHED = ("published", "published on online store")
 TYPE = ("type", "custom product type")
 PATH = ("product category", "standard product type")
+PRICE = ("variant price", "price")
+FORMER_PRICE = ("variant compare at price", "compare at price")
+QUANTITY = ("variant inventory qty", "inventory quantity")
+TRACKER = ("variant inventory tracker", "inventory tracker")
+POLICY = ("variant inventory policy", "continue selling when out of stock")
 OPTIONS = [(f"option{n} name", f"option{n} value") for n in (1, 2, 3)]
 NO_OPTION = ("Title", "Default Title")  # of a product without variants
 USED = (
     *HANDLE, *PICTURE, *VARIANT_PICTURE, *PUBLISHED, *TYPE, *PATH, *(key for pair in OPTIONS for key in pair),
-    "title", "image position", "status", "tags", "vendor",
+    *PRICE, *FORMER_PRICE, *QUANTITY, *TRACKER, *POLICY, "title", "image position", "status", "tags", "vendor",
 )  # fmt: skip
 UNPUBLISHED = ("draft", "archived", "unlisted")
 
@@ -49,7 +55,8 @@ class ShopifySource(FeedSource):
     def _collect(self, stream: Stream, rows: PictureRows) -> tuple[str, ...]:
         data = read_whole(stream)
         export = Export(data, (self._columns.deleted,), ("Image Src", *PICTURE))
-        used = (*USED, self._deleted_key)
+        used = (*USED, self._deleted_key, *self._field_keys)
+        self._require_fields(export.names)
         for spellings in (HANDLE, PICTURE):
             if not any(key in export.names for key in spellings):
                 raise ValueError(f"it lacks column {spellings[0].title()}; it has {', '.join(export.names.values())}")
@@ -62,8 +69,16 @@ class ShopifySource(FeedSource):
             elif group.first(*PUBLISHED).casefold() == "false":
                 rows.pass_over("not published", group.handle)
             else:
-                rows.add(_product(group))
+                rows.add(self._product(group))
         return (export.note, *export.unused_note(used))
+
+    def _product(self, group: _Group) -> Product:
+        product = _product(group)
+        fields = {address: _fields(group, address) for address in product.pictures}
+        for values in fields.values():
+            prices = dict.fromkeys(PRICE, values["price"]) | dict.fromkeys(FORMER_PRICE, values["compare_at_price"])
+            values |= self._named_fields({key: prices.get(key) or group.first(key) for key in self._field_keys})
+        return product._replace(fields_of_picture=fields)
 
 
 def _groups(export: Export, used: Sequence[str], rows: PictureRows) -> Iterator[_Group]:
@@ -113,6 +128,41 @@ def _product(group: _Group) -> Product:
             for address in [*pictures, *addresses]
         },
     )
+
+
+def _fields(group: _Group, address: str) -> dict[str, str]:
+    """Return the fields of a picture: the lowest price of the variants that it shows, or of all variants."""
+    shown = [row for row in group.rows if address in (row[key] for key in VARIANT_PICTURE)] or group.rows
+    variants = _Group(group.handle, [row for row in shown if any(row[key] for key in (*PRICE, *QUANTITY))])
+    price = lowest(_first(row, PRICE) for row in variants.rows)
+    cheapest = next((row for row in variants.rows if price and _first(row, PRICE) == price), {})
+    return {
+        "title": group.first("title"),
+        "link": f"/products/{group.handle}",
+        "price": price,
+        "compare_at_price": _first(cheapest, FORMER_PRICE),
+        "brand": group.first("vendor"),
+        "availability": _availability(variants.rows),
+    }
+
+
+def _availability(variants: Sequence[Row]) -> str:
+    """Return whether a variant is in stock or sold without; "" where the export does not say how many there are."""
+    if not any(_first(row, QUANTITY) for row in variants):
+        return ""
+    for row in variants:
+        is_sold_out = _first(row, POLICY).casefold() not in ("continue", "true")
+        if not is_sold_out or not _first(row, TRACKER) or _quantity(_first(row, QUANTITY)) > 0:
+            return "in stock"
+    return "out of stock"
+
+
+def _quantity(text: str) -> float:
+    return parse_value(text).number or 0.0
+
+
+def _first(row: Row, keys: Sequence[str]) -> str:
+    return next((row[key] for key in keys if row.get(key)), "")
 
 
 def _agreed(variants: Sequence[Mapping[str, str]]) -> dict[str, str]:

@@ -6,11 +6,22 @@ import re
 from collections.abc import Mapping
 
 from retrieval_core.ingest.sources.feeds.feed import Export, FeedSource, Stream
-from retrieval_core.ingest.sources.feeds.pictures import PictureRows, Product, last_of_path, split_addresses, split_list
+from retrieval_core.ingest.sources.feeds.pictures import (
+    PictureRows,
+    Product,
+    last_of_path,
+    lowest,
+    split_addresses,
+    split_list,
+)
 from retrieval_core.ingest.sources.tables.table import read_whole
 
 REQUIRED = ("ID", "Type", "Images")
-USED = ("id", "type", "sku", "parent", "published", "categories", "tags", "images", "brands")
+USED = (
+    "id", "type", "sku", "parent", "published", "categories", "tags", "images", "brands",
+    "name", "regular price", "sale price", "in stock?", "external url",
+)  # fmt: skip
+AVAILABILITY = {"1": "in stock", "0": "out of stock", "backorder": "backorder"}
 ATTRIBUTE = re.compile(r"attribute (\d+) name")
 
 Row = Mapping[str, str]
@@ -29,7 +40,8 @@ class WooCommerceSource(FeedSource):
         export = Export(read_whole(stream), (*REQUIRED, self._columns.deleted), ("Images", "images"))
         numbers = [match[1] for key in export.names if (match := ATTRIBUTE.fullmatch(key))]
         pairs = [(f"attribute {number} name", f"attribute {number} value(s)") for number in numbers]
-        used = (*USED, self._deleted_key, *(key for pair in pairs for key in pair))
+        used = (*USED, self._deleted_key, *self._field_keys, *(key for pair in pairs for key in pair))
+        self._require_fields(export.names)
         parents = _Parents(export)
         for number, row in export.rows(used):
             rows.claim(row["id"], f"row {number}")
@@ -42,7 +54,9 @@ class WooCommerceSource(FeedSource):
             elif not _is_published(row) or not _is_published(parent):
                 rows.pass_over("not published", row["id"])
             else:
-                rows.add(_product(row, parent, [(row[name], row[value]) for name, value in pairs]))
+                product = _product(row, parent, [(row[name], row[value]) for name, value in pairs])
+                named = self._named_fields({key: row[key] or parent[key] for key in self._field_keys})
+                rows.add(product._replace(fields=_fields(row, parent, parents.prices(row)) | named))
         return (export.note, *export.unused_note(used))
 
 
@@ -51,8 +65,11 @@ class _Parents:
 
     def __init__(self, export: Export) -> None:
         self._by_reference: dict[str, Row] = {}
+        self._prices: dict[str, list[str]] = {}
         for _, row in export.rows(USED):
-            if "variation" not in split_list(row["type"]):
+            if "variation" in split_list(row["type"]):
+                self._prices.setdefault(row["parent"], []).append(row["regular price"])
+            else:
                 self._by_reference[f"id:{row['id']}"] = row
                 if row["sku"]:
                     self._by_reference.setdefault(row["sku"], row)
@@ -60,6 +77,10 @@ class _Parents:
     def find(self, reference: str) -> Row | None:
         """Return the product that a variation's `Parent` names, `id:123` or a SKU."""
         return self._by_reference.get(reference)
+
+    def prices(self, parent: Row) -> list[str]:
+        """Return the prices of a product's variations."""
+        return [price for key in (f"id:{parent['id']}", parent["sku"]) if key for price in self._prices.get(key, [])]
 
 
 def _product(row: Row, parent: Row, attributes: list[tuple[str, str]]) -> Product:
@@ -74,6 +95,18 @@ def _product(row: Row, parent: Row, attributes: list[tuple[str, str]]) -> Produc
         [*(last_of_path(each) for each in paths if each != path), *split_list(row["tags"] or parent["tags"])],
         {"brand": row["brands"] or parent["brands"], "product_category": path, **single},
     )
+
+
+def _fields(row: Row, parent: Row, prices: list[str]) -> dict[str, str]:
+    """Return the fields of a product or a variation; a product without a price has the lowest of its variations."""
+    return {
+        "title": row["name"] or parent["name"],
+        "link": row["external url"] or f"/?p={parent['id']}",
+        "price": row["regular price"] or lowest(prices),
+        "sale_price": row["sale price"],
+        "brand": row["brands"] or parent["brands"],
+        "availability": AVAILABILITY.get(row["in stock?"].casefold(), row["in stock?"]),
+    }
 
 
 def _is_published(row: Row) -> bool:

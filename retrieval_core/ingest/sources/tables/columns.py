@@ -15,6 +15,7 @@ import polars as pl
 from retrieval_core.artifacts.catalog_rows import SOURCE_SCHEMA
 from retrieval_core.config import nearest
 from retrieval_core.errors import BadConfig, CatalogInvalid
+from retrieval_core.ingest.sources.tables.fields import FIELD_PREFIX, field_of
 from retrieval_core.store.uris import is_http, label_of
 
 ATTRIBUTE_PREFIXES = ("attr_", "attributes.")
@@ -50,12 +51,14 @@ class Columns(NamedTuple):
     def is_used(self, name: str) -> bool:
         """Return whether the table's column of this name is read."""
         mapped = (*self.of.values(), *self.pictures, self.deleted)
-        return (bool(name) and name in mapped) or (is_read(name) and name not in self.of)
+        field = field_of(name)
+        is_own = (is_mapped(name) and name not in self.of) or (bool(field) and FIELD_PREFIX + field not in self.of)
+        return (bool(name) and name in mapped) or is_own
 
     def names(self, headers: Sequence[str]) -> list[str]:
         """Return the names that headers stand for. Raises `ValueError` when two used columns have one name."""
         names = header_names(headers)
-        used = [name for name in names if self.is_used(name)]
+        used = [name for name in names if self.is_used(name) and not field_of(name)]
         if repeated := sorted({name for name in used if used.count(name) > 1}):
             raise ValueError(f"the header names column {repeated[0]} more than once")
         return names
@@ -91,13 +94,17 @@ def split_columns(uri: str, spec: str, options: Collection[str] = (), maps_colum
 
     An unknown name in a web address is a part of the address. After `#`, no name is, and before it all are.
     """
-    file, query = _split_query(uri, lambda name: name in options or (maps_columns and is_read(name)))
+
+    def is_ours(name: str) -> bool:
+        return name in options or name.startswith(FIELD_PREFIX) or (maps_columns and is_mapped(name))
+
+    file, query = _split_query(uri, is_ours)
     # Keep a plus sign, which parse_qsl reads as a space.
     pairs = parse_qsl(query.replace("+", "%2B"), keep_blank_values=True)
     names = [name for name, _ in pairs if name != "image_uri"]
     for name, column in pairs:
-        if name not in options and not (maps_columns and is_read(name)):
-            expected = [*([*SOURCE_SCHEMA, "attr_NAME"] if maps_columns else ()), *options]
+        if not is_ours(name):
+            expected = [*([*SOURCE_SCHEMA, "attr_NAME"] if maps_columns else ()), "field.NAME", *options]
             raise BadConfig(
                 f"{spec}: {name} is no column that is read; expected {', '.join(expected)}, as in "
                 f"{label_of(file)}?{'item_id=sku' if maps_columns else 'mode=delta'}"
@@ -132,9 +139,9 @@ def unused_note(names: Iterable[str]) -> tuple[str, ...]:
     return (f"not used: {listed}",) if listed else ()
 
 
-def is_read(name: str) -> bool:
-    """Return whether a column of this name is a part of the catalogue."""
-    return name in SOURCE_SCHEMA or name.startswith(ATTRIBUTE_PREFIXES)
+def is_mapped(name: str) -> bool:
+    """Return whether a source's query can say which column this is. A plain `title` is that of a web address."""
+    return name in SOURCE_SCHEMA or name.startswith((*ATTRIBUTE_PREFIXES, FIELD_PREFIX))
 
 
 def header_names(headers: Sequence[str]) -> list[str]:
@@ -147,7 +154,7 @@ def _name_of(header: str) -> str:
     name = re.sub(r"[\s-]+", "_", header).casefold()
     if name in SOURCE_SCHEMA:
         return name
-    prefix = next((prefix for prefix in ATTRIBUTE_PREFIXES if name.startswith(prefix)), "")
+    prefix = next((prefix for prefix in (*ATTRIBUTE_PREFIXES, FIELD_PREFIX) if name.startswith(prefix)), "")
     return prefix + header[len(prefix) :]
 
 

@@ -11,6 +11,7 @@ import polars as pl
 
 from retrieval_core.ingest.sources.labels import value_text
 from retrieval_core.ingest.sources.tables.columns import Columns, header_names
+from retrieval_core.ingest.sources.tables.fields import field_of
 
 PAIRS = (("name", "value"), ("key", "value"))
 MAX_EXPONENT = 400  # written out, a number has about as many digits
@@ -26,7 +27,8 @@ class ObjectRows:
         self._cells: dict[str, list[str | None]] = {}
         self._n_cells = 0  # rows in `_cells`
         self._slices: list[pl.DataFrame] = []
-        self._labels, self._attributes = (columns.of.get(name, name) for name in ("labels", "attributes"))
+        self._labels = columns.of.get("labels", "labels")
+        self._mappings = [columns.of.get(name, name) for name in ("attributes", "fields")]
         self._pictures = columns.pictures or ("image_uri",)
         self._n_pictures = dict.fromkeys(self._pictures, 1)
 
@@ -81,11 +83,13 @@ class ObjectRows:
     def _cell(self, name: str, value: Any) -> str | None:
         if name == self._labels and isinstance(value, list):
             return json.dumps([_single(name, label) for label in value])
-        if name == self._attributes and isinstance(value, dict | list):
+        if name in self._mappings and isinstance(value, dict | list):
             pairs = _as_object(value)
             return json.dumps(
                 {key: _single(f"{name}.{key}", each) for key, each in pairs.items() if each not in ([], {})}
             )
+        if field_of(name) and isinstance(value, dict | list):  # shown as it is
+            return json.dumps(value, ensure_ascii=False, default=str)
         return None if value is None else _single(name, value)
 
 

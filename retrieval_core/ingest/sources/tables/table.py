@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import gzip
 import io
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, BinaryIO, ClassVar, cast
 
 import polars as pl
@@ -33,6 +33,7 @@ from retrieval_core.ingest.sources.tables.columns import (
 )
 from retrieval_core.ingest.sources.tables.delimited import DelimitedTable, read_delimited
 from retrieval_core.ingest.sources.tables.delta import OPTIONS, Named, is_delta, marks_deleted
+from retrieval_core.ingest.sources.tables.fields import checked_fields, field_columns, field_of
 from retrieval_core.ingest.sources.tables.objects import PAIRS
 from retrieval_core.ingest.sources.tables.parquet import read_parquet
 from retrieval_core.store.uris import folder_of, is_http, label_of, read_uri
@@ -63,8 +64,11 @@ class TableSource:
     URI starts at the table's folder and stays below it; a table on S3 or a web server may not name local files. A mask
     is a picture that is bright on the product.
 
-    `FILE?item_id=sku&image_uri=image_url` says which of the table's columns these are. Of several columns of pictures,
-    each picture is an item of the same product.
+    Fields are the columns title, price, sale_price, link, brand and availability, those named `field.…`, and a column
+    `fields` like that of attributes.
+
+    `FILE?item_id=sku&image_uri=image_url&field.season=collection` says which of the table's columns these are. Of
+    several columns of pictures, each picture is an item of the same product.
 
     Raises `SourceMissing` for an absent or empty table, `CatalogInvalid` for one that cannot be read or lacks a column.
     """
@@ -82,6 +86,8 @@ class TableSource:
         self.is_delta = is_delta(self._columns.options.get("mode", ""), self.spec)
         self._table = self._read()
         self._deleted_ids = self._drop_deleted()
+        self._fields, notes = self._checked_fields(self._all_fields())
+        self.notes += notes
 
     def rows(self) -> pl.DataFrame:
         if self.is_delta and self._is_empty():
@@ -102,7 +108,7 @@ class TableSource:
     def _frame(self) -> pl.DataFrame:
         """Return a row for each picture, with the columns of a catalogue that the table has."""
         columns = [self._text(name) for name in TEXT_COLUMNS if name in self._table.columns]
-        frame = pl.DataFrame([*columns, self._labels(), self._attributes()])
+        frame = pl.DataFrame([*columns, self._labels(), self._attributes(), self._fields])
         others = [self._text(name) for name in self._columns.pictures[1:]]
         return one_row_a_picture(frame, others) if others else frame
 
@@ -158,18 +164,33 @@ class TableSource:
         raise CatalogInvalid(f"{self.spec}: column labels is {column.dtype}; expected text or a list of text")
 
     def _attributes(self) -> pl.Series:
-        """Merge the `attributes` column and the prefixed columns; of two with one name the prefixed column wins."""
-        cells = pl.DataFrame({"row": pl.int_range(self._table.height, eager=True), "cell": self._attribute_cells()})
+        prefixed = {name: name.removeprefix(prefix) for name in self._table.columns if (prefix := _prefix_of(name))}
+        return self._named_values("attributes", prefixed)
+
+    def _all_fields(self) -> pl.Series:
+        columns = field_columns(self._table.columns, self._columns.of)
+        nested = [name for name in columns if field_of(name) and self._table[name].dtype.is_nested()]
+        self.notes += (f"not used: {', '.join(nested)}, with several values in a cell",) * bool(nested)
+        return self._named_values("fields", {name: columns[name] for name in columns if name not in nested})
+
+    def _checked_fields(self, fields: pl.Series) -> tuple[pl.Series, tuple[str, ...]]:
+        try:
+            return checked_fields(fields)
+        except ValueError as error:
+            raise CatalogInvalid(f"{self.spec} has {error}") from error
+
+    def _named_values(self, name: str, columns: Mapping[str, str]) -> pl.Series:
+        """Merge a column of mappings and columns of single values; of two values with one name the last counts."""
+        cells = pl.DataFrame({"row": pl.int_range(self._table.height, eager=True), "cell": self._mapping_cells(name)})
         from_cells = cells.explode("cell").select("row", pl.col("cell").struct.field("name", "value"))
-        columns = [self._prefixed(name, prefix) for name in self._table.columns if (prefix := _prefix_of(name))]
-        every = pl.concat([from_cells.drop_nulls("name"), *columns])
+        every = pl.concat([from_cells.drop_nulls("name"), *(self._named_column(*pair) for pair in columns.items())])
         last = every.unique(["row", "name"], keep="last", maintain_order=True).sort("row", "name")
         trimmed = last.with_columns(pl.col("name", "value").str.strip_chars())
         given = trimmed.filter(pl.col("name") != "", pl.col("value") != "")
-        return as_lists(given["row"], given.select("name", "value").to_struct(), self._table.height).alias("attributes")
+        return as_lists(given["row"], given.select("name", "value").to_struct(), self._table.height).alias(name)
 
-    def _prefixed(self, column: str, prefix: str) -> pl.DataFrame:
-        """Return row, name and value for each value of a prefixed column that is not null."""
+    def _named_column(self, column: str, name: str) -> pl.DataFrame:
+        """Return row, name and value for each value of a column that is not null."""
         try:
             values = single_values(self._table[column])
         except ValueError as error:
@@ -178,25 +199,25 @@ class TableSource:
             pl.DataFrame({"value": values})
             .select(
                 pl.int_range(pl.len(), dtype=pl.Int64).alias("row"),
-                pl.lit(column.removeprefix(prefix)).alias("name"),
+                pl.lit(name).alias("name"),
                 "value",
             )
             .drop_nulls("value")
         )
 
-    def _attribute_cells(self) -> pl.Series:
-        if "attributes" not in self._table.columns:
-            return self._empty("attributes")
-        column = self._table["attributes"]
+    def _mapping_cells(self, name: str) -> pl.Series:
+        if name not in self._table.columns:
+            return self._empty(name)
+        column = self._table[name]
         if column.dtype in TEXT_TYPES:
-            return self._parsed(self._text("attributes"), parse_attributes)
+            return self._parsed(self._text(name), parse_attributes)
         if isinstance(column.dtype, pl.Struct | pl.Map):
             return self._parsed(column, lambda cell: attributes_of(cell or {}))
         if fields := _pair_fields(column.dtype):
             return self._parsed(
                 column, lambda cell: attributes_of({pair[fields[0]]: pair[fields[1]] for pair in cell or () if pair})
             )
-        raise CatalogInvalid(f"{self.spec}: column attributes is {column.dtype}; expected a JSON object or a struct")
+        raise CatalogInvalid(f"{self.spec}: column {name} is {column.dtype}; expected a JSON object or a struct")
 
     def _empty(self, name: str) -> pl.Series:
         return pl.Series(name, [[]], SOURCE_SCHEMA[name]).new_from_index(0, self._table.height)

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 
 from retrieval_core.errors import CatalogInvalid, SourceMissing
 from retrieval_core.ingest.sources.feeds.merchant import MerchantSource
+from tests.core.ingest.sources.row_fields import fields_of
 
 RSS = """<?xml version="1.0"?>
 <rss xmlns:g="http://base.google.com/ns/1.0" version="2.0">
@@ -65,10 +66,12 @@ def test_each_element_finds_its_place(tmp_path: Path) -> None:
         "google_product_category": "594",
         "product_type": "Home > Lighting > Lamps",
     }
+    assert fields_of(source.rows())["lamp-blue/2"] == {"title": "Lamp & shade", "price": "19.00 EUR"}
     assert source.notes == (
         "2 products with 4 pictures, from XML",
-        "not used: title, description, shipping, price",
+        "not used: description, shipping",
         "1 product passed over, without a picture: gift-card",
+        "fields: price: 3 in EUR; title: 3 as text",
     )
     assert source.n_passed_over == 1
 
@@ -126,9 +129,25 @@ def test_a_feed_without_any_picture_is_missing(tmp_path: Path) -> None:
         source_of(tmp_path, "id\timage_link\tcolor\n1\t\tred\n", "feed.tsv")
 
 
-def test_a_long_title_takes_no_place(tmp_path: Path) -> None:
-    text = RSS.replace("Lamp &amp; shade", "Lamp " * 2000)
-    assert source_of(tmp_path, text).rows().equals(source_of(tmp_path, RSS).rows())
+def test_a_long_title_is_cut_and_changes_nothing_else(tmp_path: Path) -> None:
+    source, plain = source_of(tmp_path, RSS.replace("Lamp &amp; shade", "Lamp " * 2000)), source_of(tmp_path, RSS)
+    assert source.rows().drop("fields").equals(plain.rows().drop("fields"))
+    assert fields_of(source.rows())["lamp-blue"]["title"] == ("Lamp " * 2000)[:1999] + "…"
+    assert source.notes[-1] == "field title: 3 values cut to 2,000 characters"
+
+
+def test_all_that_a_shopper_reads_is_a_field(tmp_path: Path) -> None:
+    header = "id\timage_link\ttitle\tlink\tprice\tsale price\tavailability\tbrand\tcustom_label_0\n"
+    text = header + "1\ta.jpg\tLamp\thttps://x.example/1\t19.99 EUR\t9,99 €\tin_stock\tAcme\tSS26\n"
+    query = "?field.season=custom_label_0&field.offer={title} for {sale price}"
+    path = tmp_path / "feed.tsv"
+    path.write_text(text)
+    assert fields_of(MerchantSource(f"{path}{query}").rows())["1"] == {
+        "title": "Lamp", "link": "https://x.example/1", "price": "19.99 EUR", "sale_price": "9,99 €",
+        "availability": "in stock", "brand": "Acme", "season": "SS26", "offer": "Lamp for 9,99 €",
+    }  # fmt: skip
+    with pytest.raises(CatalogInvalid, match="there is no column custom label 1; did you mean custom label 0"):
+        MerchantSource(f"{path}?field.season=custom_label_1")
 
 
 WORD = st.text(st.characters(codec="utf-8", categories=["L", "N", "P", "S"], exclude_characters='"|;>'), min_size=1)

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 
 from retrieval_core.errors import CatalogInvalid
 from retrieval_core.ingest.sources.feeds.shopify import ShopifySource
+from tests.core.ingest.sources.row_fields import fields_of
 
 HEADER = (
     "Handle,Title,Body (HTML),Vendor,Product Category,Type,Tags,Published,Option1 Name,Option1 Value,Option2 Name,"
@@ -48,7 +49,10 @@ def test_the_pictures_of_a_product_are_items_in_their_order(tmp_path: Path) -> N
         ("shirt/4", "s3://shop/red.jpg", "shirt", "Tops", ["cotton", "summer"]),
     ]
     assert source.notes[0].startswith("2 products with 5 pictures, from 4 rows, separated by commas")
-    assert source.notes[1:] == ("not used: Body (HTML), Variant SKU, Variant Price",)
+    assert source.notes[1:] == (
+        "not used: Body (HTML), Variant SKU",
+        "fields: brand: 5 as text; link: 5 as text; price: 5 as numbers; title: 5 as text",
+    )
 
 
 def test_a_picture_has_the_options_of_the_variants_that_it_shows(tmp_path: Path) -> None:
@@ -79,7 +83,7 @@ def test_products_that_are_not_in_the_shop_are_passed_over_and_named(tmp_path: P
     )
     source = source_of(tmp_path, HEADER + others + MUG)
     assert source.rows()["item_id"].to_list() == ["mug"]
-    assert source.notes[2:] == (
+    assert source.notes[2:-1] == (
         "1 product passed over, with status draft: a",
         "1 product passed over, with status archived: b",
         "1 product passed over, not published: c",
@@ -123,3 +127,27 @@ def test_every_picture_of_every_product_is_there_once(products: list[list[int]])
     }
     assert len(rows) == sum(map(len, products))
     assert set(map(tuple, rows["labels"].to_list())) == {("x",)}
+
+
+PRICED = (
+    "Handle,Title,Vendor,Option1 Name,Option1 Value,Image Src,Image Position,Variant Image,Variant Price,"
+    "Variant Compare At Price,Variant Inventory Qty,Variant Inventory Tracker,Variant Inventory Policy\n"
+    "shirt,Shirt,Acme,Colour,Red,s3://shop/shirt.jpg,1,s3://shop/red.jpg,49.90,59.90,3,shopify,deny\n"
+    "shirt,,,,Blue,,,s3://shop/blue.jpg,39.90,,0,shopify,deny\n"
+    "shirt,,,,Green,,,s3://shop/green.jpg,44.90,,-2,shopify,continue\n"
+)
+
+
+def test_a_picture_has_the_lowest_price_of_the_variants_that_it_shows(tmp_path: Path) -> None:
+    shared = {"title": "Shirt", "brand": "Acme", "link": "/products/shirt"}
+    source = source_of(tmp_path, PRICED)
+    assert fields_of(source.rows()) == {
+        "shirt": {**shared, "price": "39.90", "availability": "in stock"},
+        "shirt/2": {**shared, "price": "49.90", "compare_at_price": "59.90", "availability": "in stock"},
+        "shirt/3": {**shared, "price": "39.90", "availability": "out of stock"},
+        "shirt/4": {**shared, "price": "44.90", "availability": "in stock"},
+    }
+    query = "?field.link=https://acme.example/products/{Handle}&field.price={Variant Price} EUR"
+    told = fields_of(ShopifySource(f"{tmp_path}/products_export.csv{query}").rows())
+    assert told["shirt/2"]["link"] == "https://acme.example/products/shirt"
+    assert [told[f"shirt{position}"]["price"] for position in ("", "/2")] == ["39.90 EUR", "49.90 EUR"]

@@ -8,6 +8,7 @@ import pytest
 
 from retrieval_core.errors import CatalogInvalid
 from retrieval_core.ingest.sources.feeds.woocommerce import WooCommerceSource
+from tests.core.ingest.sources.row_fields import fields_of
 
 HEADER = (
     "ID,Type,SKU,Name,Published,Categories,Tags,Images,Parent,Brands,Attribute 1 name,Attribute 1 value(s),"
@@ -46,7 +47,10 @@ def test_a_variation_is_an_item_of_its_parent_s_product(tmp_path: Path) -> None:
         {**shared, "Colour": "Blue"},
         {"product_category": "Cups, mugs"},
     ]
-    assert source.notes[1:] == ("not used: Name, Attribute 1 visible",)
+    assert source.notes[1:] == (
+        "not used: Attribute 1 visible",
+        "fields: brand: 4 as text; link: 5 as text; title: 5 as text",
+    )
 
 
 def test_products_that_are_not_in_the_shop_are_passed_over_and_named(tmp_path: Path) -> None:
@@ -56,7 +60,7 @@ def test_products_that_are_not_in_the_shop_are_passed_over_and_named(tmp_path: P
     bare = "21,simple,,Voucher,1,,,,,,,,,,\n"
     source = source_of(tmp_path, text + hidden + RED + orphan + bare)
     assert source.rows()["item_id"].to_list() == ["13"]
-    assert source.notes[2:] == (
+    assert source.notes[2:-1] == (
         "2 products passed over, not published: 10, 11",
         "1 product passed over, a variation whose parent is not in the export: 20",
         "1 product passed over, without a picture: 21",
@@ -75,3 +79,25 @@ def test_products_that_are_not_in_the_shop_are_passed_over_and_named(tmp_path: P
 def test_a_malformed_export_is_refused_with_the_position(text: str, says: str, tmp_path: Path) -> None:
     with pytest.raises(CatalogInvalid, match=says):
         source_of(tmp_path, text)
+
+
+def test_a_product_has_the_lowest_price_of_its_variations(tmp_path: Path) -> None:
+    text = (
+        "ID,Type,SKU,Name,Published,Images,Parent,Regular price,Sale price,In stock?,External URL\n"
+        "10,variable,HOOD,Hoodie,1,s3://shop/h.jpg,,,,1,\n"
+        "11,variation,,Hoodie red,1,s3://shop/red.jpg,id:10,45,39,0,\n"
+        "12,variation,,,1,s3://shop/blue.jpg,HOOD,40,,backorder,\n"
+        "13,external,,Mug,1,s3://shop/mug.jpg,,5,,1,https://mugs.example/1\n"
+    )
+    assert fields_of(source_of(tmp_path, text).rows()) == {
+        "10": {"title": "Hoodie", "link": "/?p=10", "price": "40", "availability": "in stock"},
+        "11": {
+            "title": "Hoodie red",
+            "link": "/?p=10",
+            "price": "45",
+            "sale_price": "39",
+            "availability": "out of stock",
+        },
+        "12": {"title": "Hoodie", "link": "/?p=10", "price": "40", "availability": "backorder"},
+        "13": {"title": "Mug", "link": "https://mugs.example/1", "price": "5", "availability": "in stock"},
+    }

@@ -34,6 +34,7 @@ def test_columns_of_other_names_are_read_and_the_rest_is_named(tmp_path: Path) -
     assert source.notes[1:] == (
         "item_id from sku, category from type, attr_colour from price, image_uri from back",
         "not used: front",
+        "fields: price: 3 as numbers",
     )
 
 

@@ -13,7 +13,7 @@ from retrieval_core.ingest.sources.tables import objects
 from retrieval_core.ingest.sources.tables.columns import UNNAMED, Columns
 from retrieval_core.ingest.sources.tables.objects import ObjectRows
 
-KEYS = ("item_id", "image_uri", "category", "attr_size", "price")
+KEYS = ("item_id", "image_uri", "category", "attr_size", "stock")
 
 
 @given(st.lists(st.dictionaries(st.sampled_from(KEYS), st.none() | st.integers(0, 9), max_size=5), max_size=12))
@@ -27,7 +27,7 @@ def test_rows_are_the_same_however_many_are_collected_at_a_time(given: list[dict
             frame = rows.frame()
         assert rows.n_rows == len(frame) == len(given)
         for name in frame.columns:
-            expected = [values.get(name) if name != "price" else None for values in given]
+            expected = [values.get(name) if name != "stock" else None for values in given]
             assert frame[name].to_list() == [None if value is None else str(value) for value in expected]
         assert {name for values in given for name in values} <= {*frame.columns}
 

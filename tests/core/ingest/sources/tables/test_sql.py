@@ -58,7 +58,7 @@ def test_the_rows_of_a_query_are_the_rows_of_a_table(shop: Path) -> None:
         ("3", f"{shop}/c.jpg", None),
     ]
     assert source.notes[0] == "3 rows of sqlite, database shop.db"
-    assert source.notes[-1] == "not used: price"
+    assert source.notes[-1] == "fields: price: 2 as numbers"
 
 
 @pytest.mark.parametrize(

@@ -52,7 +52,7 @@ class TestCsv:
             ("a", f"{tmp_path}/a.jpg", None, None, None, None, ["felt", "hat"], [], []),
             (
                 "b", f"{tmp_path}/b.jpg", "p1", "coat", "query", f"{tmp_path}/b.png", ["long", "wool"],
-                [{"name": "colour", "value": "red"}], [],
+                [{"name": "colour", "value": "red"}], [{"name": "price", "value": "3"}],
             ),
         ]  # fmt: skip
 
