@@ -1,17 +1,22 @@
-"""Filters such as `category=dress and colour in (red, blue)`, over the columns and attributes of a catalogue.
+"""Filters such as `category=dress and price < 30`, over the columns, attributes and fields of a catalogue.
 
     expression  = conjunction { "or" conjunction }
     conjunction = negation { "and" negation }
     negation    = "not" negation | "(" expression ")" | comparison
     comparison  = name ( "=" | "!=" | "<" | "<=" | ">" | ">=" ) value
                 | name [ "not" ] "in" "(" value { "," value } ")"
+                | name "is" [ "not" ] "null"
 
 Names and values are bare words of letters, digits and `-_./`, or are quoted with single or double quotes, which are
-doubled inside. A name is a column (`COLUMNS`), `label`, or an attribute of any item. Text is compared exactly and is
-case-sensitive; ids and categories are compared in their normal form (`item_ids`). `<`, `<=`, `>` and `>=` compare as
-numbers when the value in the filter is a number; items whose value is not a number then fail. Of several labels, or
-several values of one attribute, one has to match. A missing value fails every comparison but `!=` and `not in`, which
-are the negations of `=` and `in`.
+doubled inside. A name is a column (`COLUMNS`), `label`, or an attribute or field of any item. Text is compared exactly
+and is case-sensitive; ids and categories are compared in their normal form (`item_ids`). `<`, `<=`, `>` and `>=`
+compare as numbers when the value in the filter is a number; items whose value is not a number then fail. Of several
+labels, or several values of one name, one has to match. A missing value fails every comparison but `!=`, `not in` and
+`is null`, which are the negations of `=`, `in` and `is not null`.
+
+The value of a field has a kind (`fields.values`). A number in the filter is compared with numbers and with amounts in
+any currency, an amount ('30 EUR') with those in its currency, a date with dates, and text with text. `=` and `in` also
+find a field by the very text that the shop wrote.
 """
 
 from __future__ import annotations
@@ -19,18 +24,21 @@ from __future__ import annotations
 import difflib
 import operator
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass
 from typing import NamedTuple
 
 import polars as pl
 
 from retrieval_core.errors import BadConfig
+from retrieval_core.fields.values import FieldValue, parse_value
 from retrieval_core.item_ids.normal_form import NORMAL_COLUMNS, normal_name
 
 COLUMNS = ("item_id", "product_id", "category", "split")
 LABEL = "label"
 ATTRIBUTES = "attributes"
+FIELD = "field."  # begins the name of the column of a field, whose values are structs of the parts of a `FieldValue`
+SHOWN_FIELDS = ("title", "link")  # nearly every item has another one
 VALUE_COLUMNS = ["category", "split", "labels", ATTRIBUTES]
 EXAMPLE = "category=dress and colour in (red, blue)"
 MAX_CHARS = 4_000
@@ -53,7 +61,7 @@ _ORDER: Mapping[str, Callable[[pl.Expr, pl.Expr], pl.Expr]] = {
 
 class _Comparison(NamedTuple):
     name: str
-    sign: str  # one of _ORDER, or "in", which "=" becomes too
+    sign: str  # one of _ORDER, "in", which "=" becomes too, or "is not null"
     values: tuple[str, ...]
 
 
@@ -81,7 +89,7 @@ class Where:
 
     @property
     def names(self) -> frozenset[str]:
-        """The columns and attributes that the filter names, and `label`."""
+        """The columns, attributes and fields that the filter names, and `label`."""
         return frozenset(_names(self.tree))
 
     @property
@@ -90,14 +98,21 @@ class Where:
         columns = {name if name in COLUMNS else "labels" if name == LABEL else ATTRIBUTES for name in self.names}
         return sorted(columns)
 
-    def mask(self, items: pl.DataFrame) -> pl.Series:
-        """Return (n,) bool: which of the n items match. Raises `BadConfig` for a name that no item has."""
-        named_attributes = self.names - {*COLUMNS, LABEL}
-        if named_attributes:
-            existing = attribute_names(items)
-            for name in sorted(named_attributes - set(existing)):
+    @property
+    def open_names(self) -> frozenset[str]:
+        """The names of attributes or fields in the filter."""
+        return self.names - {*COLUMNS, LABEL}
+
+    def mask(self, items: pl.DataFrame, fields: Collection[str] = ()) -> pl.Series:
+        """Return (n,) bool: which of the n items match. Raises `BadConfig` for a name that no item has.
+
+        `fields` are the names of all fields; those that the filter names are columns `field.NAME` of the items.
+        """
+        if self.open_names:
+            existing = sorted({*attribute_names(items), *fields} - {*COLUMNS, LABEL})
+            for name in sorted(self.open_names - set(existing)):
                 raise BadConfig(_unknown(name, [*COLUMNS, LABEL, *existing]))
-        return items.select(_expression(self.tree).alias("is_match")).to_series()
+        return items.select(_expression(self.tree, frozenset(items.columns)).alias("is_match")).to_series()
 
 
 def attribute_names(items: pl.DataFrame) -> list[str]:
@@ -115,6 +130,13 @@ def commonest_values(items: pl.DataFrame) -> dict[str, list[str]]:
     attributes = _flat(items[ATTRIBUTES]).struct.unnest()
     values |= {name: attributes.filter(pl.col("name") == name)["value"] for name in attribute_names(items)}
     return {name: [] for name in COLUMNS} | {name: _commonest(column) for name, column in values.items()}
+
+
+def commonest_texts(name: str, values: pl.Series) -> list[str]:
+    """Return the most frequent texts among the values of a field, none of numbers, dates, titles and links."""
+    parts = values.struct.unnest()
+    is_text = pl.col("number").is_null() & pl.col("moment").is_null()
+    return [] if name in SHOWN_FIELDS else _commonest(parts.filter(is_text)["text"])
 
 
 def parse_where(text: str) -> Where:
@@ -142,6 +164,10 @@ class _Token(NamedTuple):
     def keyword(self) -> str:
         """The keyword in lower case; "" for any other token."""
         return self.text.lower() if self.kind == "word" and self.text.lower() in _KEYWORDS else ""
+
+    def is_word(self, word: str) -> bool:
+        """Return whether this is a bare word, which is no keyword everywhere."""
+        return self.kind == "word" and self.text.lower() == word
 
 
 class _Parser:
@@ -193,14 +219,27 @@ class _Parser:
                 self._take_keyword("in")
             comparison = _Comparison(name, "in", self._values())
             return _Not(comparison) if is_negated else comparison
+        if self._next.is_word("is"):
+            return self._null_test(name)
         if self._next.kind != "sign" or self._next.text not in (*_ORDER, "=", "!="):
-            raise self._expected("=, !=, <, <=, >, >=, in or not in")
+            raise self._expected("=, !=, <, <=, >, >=, in, not in, is null or is not null")
         sign = self._take().text
         value = self._value("a value")
         if sign in _ORDER:
             return _Comparison(name, sign, (value,))
         equal = _Comparison(name, "in", (value,))
         return _Not(equal) if sign == "!=" else equal
+
+    def _null_test(self, name: str) -> _Node:
+        self._take()
+        is_negated = self._next.keyword == "not"
+        if is_negated:
+            self._take()
+        if not self._next.is_word("null"):
+            raise self._expected("null" if is_negated else "null or not null")
+        self._take()
+        has_value = _Comparison(name, "is not null", ())
+        return has_value if is_negated else _Not(has_value)
 
     def _values(self) -> tuple[str, ...]:
         self._take_sign("(", "'('")
@@ -281,15 +320,15 @@ def _names(node: _Node) -> Iterator[str]:
                 yield from _names(part)
 
 
-def _expression(node: _Node) -> pl.Expr:
-    """Return whether an item matches, as an expression that is never null."""
+def _expression(node: _Node, columns: frozenset[str]) -> pl.Expr:
+    """Return whether an item matches, as an expression over these columns that is never null."""
     match node:
         case _Not():
-            return ~_expression(node.negated)
+            return ~_expression(node.negated, columns)
         case _All():
-            return pl.all_horizontal(*map(_expression, node.parts))
+            return pl.all_horizontal(*(_expression(part, columns) for part in node.parts))
         case _Any():
-            return pl.any_horizontal(*map(_expression, node.parts))
+            return pl.any_horizontal(*(_expression(part, columns) for part in node.parts))
     is_match = _value_test(node)
     if node.name in COLUMNS:
         return is_match(pl.col(node.name)).fill_null(False)
@@ -297,11 +336,16 @@ def _expression(node: _Node) -> pl.Expr:
     if node.name == LABEL:
         return pl.col("labels").list.eval(is_match(element)).list.any().fill_null(False)
     has_name = element.struct.field("name") == node.name
-    return pl.col(ATTRIBUTES).list.eval(has_name & is_match(element.struct.field("value"))).list.any().fill_null(False)
+    of_attributes = pl.col(ATTRIBUTES).list.eval(has_name & is_match(element.struct.field("value"))).list.any()
+    field = FIELD + node.name
+    of_fields = [_field_test(node, pl.col(field).struct.field)] if field in columns else []
+    return pl.any_horizontal(of_attributes.fill_null(False), *(test.fill_null(False) for test in of_fields))
 
 
 def _value_test(node: _Comparison) -> Callable[[pl.Expr], pl.Expr]:
     """Return a function from a value to whether it passes the comparison."""
+    if node.sign == "is not null":
+        return lambda value: value.is_not_null()
     values = [normal_name(value) if node.name in NORMAL_COLUMNS else value for value in node.values]
     if node.sign == "in":
         return lambda value: value.is_in(values)
@@ -314,3 +358,26 @@ def _value_test(node: _Comparison) -> Callable[[pl.Expr], pl.Expr]:
         return number.is_finite() & compare(number, pl.lit(float(limit)))
 
     return compare_numbers
+
+
+def _field_test(node: _Comparison, part: Callable[[str], pl.Expr]) -> pl.Expr:
+    """Return whether a field passes the comparison; `part` returns a part of its value."""
+    if node.sign == "is not null":
+        return part("text").is_not_null()
+    if node.sign == "in":
+        is_equal = [_compare_field(operator.eq, value, part) for value in node.values]
+        return pl.any_horizontal(part("text").is_in(node.values), *is_equal)
+    return _compare_field(_ORDER[node.sign], node.values[0], part)
+
+
+def _compare_field(
+    compare: Callable[[pl.Expr, pl.Expr], pl.Expr], text: str, part: Callable[[str], pl.Expr]
+) -> pl.Expr:
+    """Return whether a field compares so with the value of a text, which must be of the same kind."""
+    value = FieldValue(text, float(text)) if _NUMBER.fullmatch(text) else parse_value(text)
+    if value.number is not None:
+        is_match = compare(part("number"), pl.lit(value.number))
+        return is_match & (part("currency") == value.currency) if value.currency else is_match
+    if value.moment is not None:
+        return compare(part("moment"), pl.lit(value.moment))
+    return part("number").is_null() & part("moment").is_null() & compare(part("text"), pl.lit(text))

@@ -17,6 +17,7 @@ from retrieval_core.artifacts.manifests import Artifact, Catalog, Part, Ref
 from retrieval_core.artifacts.parts import is_stored, map_table, read_table, read_unsealed, table_bytes
 from retrieval_core.errors import NotFound
 from retrieval_core.fields.values import TEXT_FIELDS, FieldValue, parse_value
+from retrieval_core.filters import FIELD
 from retrieval_core.item_ids.normal_form import normal_name, with_normal_names
 from retrieval_core.store.base import Store
 
@@ -67,7 +68,6 @@ LEDGER = "ingest/quarantine.parquet"
 
 HIT_COLUMNS = ("item_id", "image_uri", "product_id", "category", "labels")
 FIELDS_FILE = "fields.parquet"
-FIELD = "field."  # begins the name of a field's column in that file
 VALUE_TYPE = pl.Struct({"text": pl.String, "number": pl.Float64, "currency": pl.String, "moment": pl.Datetime("us")})
 
 

@@ -27,7 +27,7 @@ from retrieval_core.artifacts.manifests import ClassSet, Hit, IndexSet, Reducer,
 from retrieval_core.artifacts.parts import load_classes
 from retrieval_core.errors import BadConfig, DimensionMismatch, NotFound
 from retrieval_core.fields.values import as_json
-from retrieval_core.filters import VALUE_COLUMNS, commonest_values, parse_where
+from retrieval_core.filters import FIELD, VALUE_COLUMNS, commonest_texts, commonest_values, parse_where
 from retrieval_core.images import RGB, decode, prepare_for_many
 from retrieval_core.index.lookup import RowSelection, ShardedIndex, open_index
 from retrieval_core.index.shard_files import positions_of
@@ -181,7 +181,9 @@ class OpenRelease:
 
     @opened_once
     def _commonest(self) -> dict[str, list[str]]:
-        return commonest_values(self._items.columns(VALUE_COLUMNS))
+        values = self._items.columns(["row_id", *VALUE_COLUMNS], self._items.field_names)
+        fields = {name: commonest_texts(name, values[FIELD + name]) for name in self._items.field_names}
+        return fields | commonest_values(values)
 
     def _read(self, image: Image) -> RGB:
         if isinstance(image, np.ndarray):
@@ -311,6 +313,6 @@ class OpenRelease:
 
 def _select(items: Items, index: ShardedIndex, where: str) -> _Selected:
     parsed = parse_where(where)
-    table = items.columns(["row_id", *parsed.columns])
-    row_ids = np.sort(table["row_id"].filter(parsed.mask(table)).to_numpy())
+    table = items.columns(["row_id", *parsed.columns], parsed.open_names)
+    row_ids = np.sort(table["row_id"].filter(parsed.mask(table, items.field_names)).to_numpy())
     return _Selected(row_ids, index.select(row_ids))

@@ -36,7 +36,7 @@ items = st.lists(
 )
 comparisons = st.tuples(
     st.sampled_from(["item_id", "product_id", "category", "split", "label", "colour", "year", "not", "art type"]),
-    st.sampled_from(["=", "!=", *ORDER, "in", "not in"]),
+    st.sampled_from(["=", "!=", *ORDER, "in", "not in", "is null", "is not null"]),
     st.lists(values, min_size=1, max_size=3),
 )
 trees = st.recursive(
@@ -66,6 +66,8 @@ def written(tree: Any) -> str:
     name, sign, asked = tree
     if sign in ("in", "not in"):
         return f"{quoted(name)} {sign} ({', '.join(map(quoted, asked))})"
+    if sign.startswith("is"):
+        return f"{quoted(name)} {sign}"
     return f"{quoted(name)}{sign}{quoted(asked[0])}"
 
 
@@ -100,6 +102,8 @@ def fits(tree: Any, item: dict[str, Any]) -> bool:
             return any(value in asked for value in has)
         case "not in":
             return not any(value in asked for value in has)
+        case "is null" | "is not null":
+            return bool(has) == (sign == "is not null")
     return any(ordered(sign, value, asked[0]) for value in has)
 
 
