@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from pathlib import Path
 from typing import TypeVar
 from urllib.parse import parse_qsl
@@ -13,6 +14,11 @@ from retrieval_core.artifacts.manifests import Value
 from retrieval_core.errors import BadConfig, CatalogInvalid, NotFound, SourceMissing
 from retrieval_core.picture_files.formats import SUFFIXES
 from retrieval_core.store.uris import read_uri, stat_uri
+
+WEB_PAGE_HEAD_BYTES = 4096
+WEB_PAGE = re.compile(
+    rb"\W*(<\?xml[^>]*>\s*)?(<!--.*?-->\s*)*<(!doctype\s+html|html|head|body|error)\b", re.IGNORECASE | re.DOTALL
+)
 
 QueryModel = TypeVar("QueryModel", bound=Value)
 
@@ -53,6 +59,13 @@ def read_lines(uri: str) -> list[str]:
         raise CatalogInvalid(f"{uri} is not UTF-8 text ({error}); restore it from the dataset") from error
     # Not str.splitlines, which also splits at characters that occur inside names.
     return [line.removesuffix("\r") for line in text.rstrip().split("\n")] if text.strip() else []
+
+
+def refuse_web_page(data: bytes, spec: str) -> None:
+    """Raise `CatalogInvalid` for a file that begins as a web page, or as the error of an S3 server."""
+    head = data[:WEB_PAGE_HEAD_BYTES].replace(b"\0", b"")  # NUL bytes are half of UTF-16
+    if WEB_PAGE.match(head):
+        raise CatalogInvalid(f"{spec} is a web page, perhaps of a login or an error; expected a table or a feed")
 
 
 def write_whole(path: Path, data: bytes) -> None:

@@ -54,10 +54,11 @@ def any_release() -> Release:
         return SealedRuns(open_store(folder)).seal(["x"])
 
 
-def publish(store: Store, catalog: Ref) -> None:
-    """Seal a release of this catalogue as production; its other artifacts do not exist."""
-    name, parents = fake_fingerprint(f"release of {catalog.name}"), any_release().parents | {"catalog": catalog.name}
-    any_release().model_copy(update={"catalog": catalog, "parents": parents, "fingerprint": name}).seal(store)
+def publish(store: Store, catalog: Ref, like: Release | None = None) -> None:
+    """Seal a release of this catalogue as production, otherwise `like` another, or with artifacts that do not exist."""
+    like = like or any_release()
+    name, parents = fake_fingerprint(f"release of {catalog.name}"), like.parents | {"catalog": catalog.name}
+    like.model_copy(update={"catalog": catalog, "parents": parents, "fingerprint": name}).seal(store)
     point_alias(store, PRODUCTION, name)
 
 
@@ -82,9 +83,9 @@ def store(tmp_path: Path) -> Store:
 
 
 def test_rows_that_are_not_named_stay_and_those_marked_as_deleted_are_declared(store: Store, shop: Path) -> None:
-    SealedRuns(store).seal(["x"])  # whose index the plan looks at
+    release = SealedRuns(store).seal(["x"])  # whose index the plan looks at
     whole = write_table(shop, "all.csv", [(sku, ("a", "b"), "coat", "") for sku in "1234"])
-    publish(store, ingest_source(store, whole).catalog)
+    publish(store, ingest_source(store, whole).catalog, release)
     changes = [("2", ("a",), "hat", ""), ("3", (), "", "1"), ("5", ("c",), "hat", ""), ("9", (), "", "1")]
     source = f"{write_table(shop, 'changes.csv', changes)}&mode=delta&deleted=gone"
     plan = forecast(source, store, NightlyConfig())

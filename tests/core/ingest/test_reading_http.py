@@ -142,7 +142,7 @@ class TestTable:
         uri = f"{shop.url}/feeds/shop.csv"
         page = b"\n<!DOCTYPE html>"
         shop.answers["/feeds/shop.csv"] = repeat((200, {"Content-Length": str(len(page))}, page))
-        with pytest.raises(CatalogInvalid, match="a page in place of the table"):
+        with pytest.raises(CatalogInvalid, match="is a web page"):
             TableSource(uri)
         feed = b"item_id,image_uri\na,a.png\n"
         shop.answers["/feeds/shop.csv"] = repeat((200, {"Content-Length": str(len(feed) + 9)}, feed))

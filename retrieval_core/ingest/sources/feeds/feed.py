@@ -16,7 +16,7 @@ import polars as pl
 from retrieval_core.config import nearest
 from retrieval_core.errors import CatalogInvalid, NotFound, SourceMissing
 from retrieval_core.ingest.sources.feeds.pictures import PictureRows
-from retrieval_core.ingest.sources.files import absolute_uri
+from retrieval_core.ingest.sources.files import absolute_uri, refuse_web_page
 from retrieval_core.ingest.sources.listing import counted
 from retrieval_core.ingest.sources.tables.columns import Columns, split_columns, unused_note
 from retrieval_core.ingest.sources.tables.delimited import read_delimited
@@ -27,7 +27,6 @@ from retrieval_core.store.files import read_errors
 from retrieval_core.store.uris import is_http, label_of, read_uri, stat_uri
 
 GZIP_ERRORS = (EOFError, zlib.error, gzip.BadGzipFile)
-WEB_PAGE = re.compile(rb"\W*(<!--.*?-->\s*)*<(!doctype\s+html|html|head|body)\b", re.IGNORECASE | re.DOTALL)
 TEMPLATE = re.compile(r"\{([^{}]+)\}")  # a column in the text of a field
 SLICE_ROWS = 10_000  # rows of an export whose Python objects are in memory at once
 
@@ -120,8 +119,7 @@ def open_text(uri: str, spec: str) -> Iterator[Stream]:
         stream.seek(0)
         if not head.strip():
             raise SourceMissing(f"{spec} is empty; expected products")
-        if WEB_PAGE.match(head.replace(b"\0", b"")):  # NUL bytes are half of UTF-16
-            raise CatalogInvalid(f"{spec} is a web page, perhaps of a login or an error; expected a feed")
+        refuse_web_page(head, spec)
         yield stream
 
 

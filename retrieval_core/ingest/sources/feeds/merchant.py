@@ -8,6 +8,7 @@ from typing import NamedTuple
 from retrieval_core.ingest.sources.feeds.feed import Export, FeedSource, Stream
 from retrieval_core.ingest.sources.feeds.pictures import PictureRows, Product, last_of_path, split_addresses
 from retrieval_core.ingest.sources.feeds.xml_items import XmlItems
+from retrieval_core.ingest.sources.listing import counted
 from retrieval_core.ingest.sources.tables.columns import unused_note
 from retrieval_core.ingest.sources.tables.table import read_whole
 
@@ -41,21 +42,27 @@ class MerchantSource(FeedSource):
         stream.seek(0)
         if head.replace(b"\0", b"").lstrip(b"\xef\xbb\xbf\xff\xfe \t\r\n").startswith(b"<"):
             items = XmlItems(stream)
-            self._add(rows, (_Entry(f"line {item.line}", item.values) for item in items))
+            n_numbers = self._add(rows, (_Entry(f"line {item.line}", item.values) for item in items))
             self._require_fields(items.names)
-            return ("XML", *unused_note(name for key, name in items.names.items() if key not in used))
+            unused = unused_note(name for key, name in items.names.items() if key not in used)
+            return ("XML", *_numbers_note(n_numbers), *unused)
         required = ("id", "image_link", self._columns.deleted)
         export = Export(read_whole(stream), required, ("image_link", "image link"))
         self._require_fields(export.names)
-        self._add(rows, (_entry(number, row) for number, row in export.rows(used)))
-        return (export.note, *export.unused_note(used))
+        n_numbers = self._add(rows, (_entry(number, row) for number, row in export.rows(used)))
+        return (export.note, *_numbers_note(n_numbers), *export.unused_note(used))
 
-    def _add(self, rows: PictureRows, entries: Iterator[_Entry]) -> None:
+    def _add(self, rows: PictureRows, entries: Iterator[_Entry]) -> int:
+        """Add the products of a feed; return how many have a number as category."""
+        n_numbers = 0
         for entry in entries:
             item_id = entry.first("id")
             rows.claim(item_id, entry.position)
             if not rows.is_deleted(item_id, entry.first(self._deleted_key)):
-                rows.add(_product(entry, self._named_fields({key: entry.first(key) for key in self._field_keys})))
+                product = _product(entry, self._named_fields({key: entry.first(key) for key in self._field_keys}))
+                n_numbers += product.category.isdecimal()
+                rows.add(product)
+        return n_numbers
 
 
 def _entry(number: int, row: Mapping[str, str]) -> _Entry:
@@ -76,3 +83,9 @@ def _product(entry: _Entry, named: dict[str, str]) -> Product:
         # The specification has "in_stock" now and had "in stock" before.
         fields=fields | {"availability": fields["availability"].replace("_", " ")} | named,
     )
+
+
+def _numbers_note(n: int) -> tuple[str, ...]:
+    if not n:
+        return ()
+    return (f"{counted(n, 'product')} with a number of Google's taxonomy as category, which stays a number",)

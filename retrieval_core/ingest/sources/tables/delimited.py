@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import codecs
 import csv
+import json
 import re
 from collections.abc import Iterator
+from contextlib import suppress
 from typing import Any, NamedTuple
 
 import polars as pl
@@ -35,6 +37,11 @@ FOREIGN_LETTER = re.compile(r"(?<=[A-Za-zß-ÿ])[À-ÞŠŒŽŸƒ„†‡‰¤§
 MULTIBYTE_UTF8 = re.compile(rb"[\xc2-\xdf][\x80-\xbf]|[\xe0-\xef][\x80-\xbf]{2}|[\xf0-\xf4][\x80-\xbf]{3}")
 
 
+# The options of a text whose quotes are part of its cells, unless one opens and one closes a cell.
+LITERAL: dict[str, Any] = {"quoting": csv.QUOTE_NONE}
+QUOTED = re.compile(r'"(?:[^"]|"")*"')
+
+
 class DelimitedTable(NamedTuple):
     """The rows of a delimited text, every column as text and null where empty, and how the text was read."""
 
@@ -52,6 +59,7 @@ class _Reading(NamedTuple):
     frame: pl.DataFrame
     layout: _Layout
     n_blank: int
+    has_end: bool  # of the last line
 
 
 def read_delimited(data: bytes, columns: Columns = UNNAMED) -> DelimitedTable:
@@ -74,9 +82,12 @@ def read_delimited(data: bytes, columns: Columns = UNNAMED) -> DelimitedTable:
             readings.append(_read_records(text, _Layout(delimiter, bool(sep), options), columns))
         except _BadRecord as bad:
             failures.append(bad)
+    if not readings and delimiter == "\t":
+        with suppress(_BadRecord):
+            readings.append(_read_records(text, _Layout(delimiter, bool(sep), LITERAL), columns))
     reading = max(readings, key=lambda reading: len(reading.frame), default=None)
     # Escapes that are left in the cells show that the failed layout, with escapes, was meant.
-    if reading is None or (failures and _has_escapes(reading.frame)):
+    if reading is None or (failures and reading.layout.options != LITERAL and _has_escapes(reading.frame)):
         failure = max(failures, key=lambda failure: failure.line)  # of the layout that fits best
         raise ValueError(f"line {failure.line}: {failure}") from failure
     return DelimitedTable(reading.frame, _describe(reading, encoding))
@@ -162,7 +173,16 @@ def _quoting(text: str, delimiter: str) -> list[dict[str, Any]]:
 
 
 def _has_escapes(frame: pl.DataFrame) -> bool:
-    return any(column.str.contains('\\"', literal=True).any() for column in frame)
+    r"""Return whether a cell has a `\"` that is not JSON's own."""
+    cells = (cell for column in frame for cell in column.filter(column.str.contains('\\"', literal=True)))
+    return any(not _is_json(cell) for cell in cells)
+
+
+def _is_json(cell: str) -> bool:
+    try:
+        return isinstance(json.loads(cell), dict | list)
+    except (ValueError, RecursionError):
+        return False
 
 
 def _read_records(text: str, layout: _Layout, columns: Columns) -> _Reading:
@@ -175,21 +195,24 @@ def _read_records(text: str, layout: _Layout, columns: Columns) -> _Reading:
         names = columns.names(headers)
     except ValueError as error:
         raise _BadRecord(line, str(error)) from error
-    check = _RecordCheck(names, columns.picture, layout.delimiter)
+    check = _RecordCheck(names, columns.picture, layout)
     slices, rows, n_blank = [_as_frame(names, [])], list[list[str]](), 0
-    line, is_short = 0, False
+    line, is_short, last = 0, False, [""]
     for line, cells in records:
         if not any(map(str.strip, cells)):
             n_blank += 1
             continue
         is_short = len(cells) < len(names)
-        rows.append(check.fitted(line, cells))
+        last = check.fitted(line, cells)
+        rows.append(last)
         if len(rows) == SLICE_ROWS:
             slices.append(_as_frame(names, rows))
             rows = []
-    if is_short and not text.endswith(("\r", "\n")):
+    has_end = text.endswith(("\r", "\n"))
+    is_open = layout.options == LITERAL and last[-1].startswith('"') and last[-1].count('"') % 2 == 1
+    if (is_short and not has_end) or is_open:
         raise _BadRecord(line, "the last line is cut off; export the table again")
-    return _Reading(pl.concat([*slices, _as_frame(names, rows)]), layout, n_blank)
+    return _Reading(pl.concat([*slices, _as_frame(names, rows)]), layout, n_blank, has_end)
 
 
 def _lines(text: str) -> Iterator[str]:
@@ -203,7 +226,7 @@ def _records(text: str, layout: _Layout) -> Iterator[tuple[int, list[str]]]:
     line = 1 + layout.n_skipped
     try:
         for cells in reader:
-            yield line, cells
+            yield line, _unquoted(cells) if layout.options == LITERAL else cells
             line = reader.line_num + 1 + layout.n_skipped
     except csv.Error as error:
         reason = str(error)
@@ -214,17 +237,24 @@ def _records(text: str, layout: _Layout) -> Iterator[tuple[int, list[str]]]:
         raise _BadRecord(line, reason) from error
 
 
+def _unquoted(cells: list[str]) -> list[str]:
+    return [cell[1:-1].replace('""', '"') if QUOTED.fullmatch(cell) else cell for cell in cells]
+
+
 class _RecordCheck:
     """Fits records to the header, and refuses those that a misplaced quote or line end has run together or cut."""
 
-    def __init__(self, names: list[str], picture: str, delimiter: str) -> None:
+    def __init__(self, names: list[str], picture: str, layout: _Layout) -> None:
         self._n_cells = len(names)
-        self._delimiter = delimiter
+        self._delimiter = layout.delimiter
+        self._is_literal = layout.options == LITERAL
         self._image_cell = names.index(picture) if picture in names else None
 
     def fitted(self, line: int, cells: list[str]) -> list[str]:
         """Return as many cells as the header has. Raises `_BadRecord`."""
         is_short = len(cells) < self._n_cells
+        if self._is_literal and is_short:  # perhaps the first line of a quoted cell of several
+            raise _BadRecord(line, f"{len(cells)} cells; the header has {self._n_cells}")
         if any("\n" in cell or "\r" in cell for cell in cells) and (is_short or any(map(self._holds_record, cells))):
             raise _BadRecord(line, "a quoted cell runs over the next line; a quote is missing or too many")
         if is_short and self._image_cell is not None:
@@ -257,5 +287,7 @@ def _describe(reading: _Reading, encoding: str) -> str:
     layout = reading.layout
     escape = ", quotes escaped by backslashes" * ("escapechar" in layout.options)
     blank = f"; blank records passed over: {reading.n_blank}" * bool(reading.n_blank)
+    literal = ", quotes that do not enclose a cell taken literally" * (layout.options == LITERAL)
+    end = "; the last line has no end, so its last cell may be cut off" * (not reading.has_end)
     delimiter = DELIMITERS.get(layout.delimiter, repr(layout.delimiter))
-    return f"{counted(len(reading.frame), 'row')}, separated by {delimiter}, in {encoding}{escape}{blank}"
+    return f"{counted(len(reading.frame), 'row')}, separated by {delimiter}, in {encoding}{escape}{literal}{blank}{end}"

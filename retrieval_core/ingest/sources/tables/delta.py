@@ -36,7 +36,10 @@ class Named(NamedTuple):
 def is_delta(mode: str, spec: str) -> bool:
     """Return whether a source of this mode lists only what changed. Raises `BadConfig` for an unknown mode."""
     if mode not in ("", "delta"):
-        raise BadConfig(f"{spec}: mode is {mode!r}; expected delta, or no mode for a table that lists everything")
+        raise BadConfig(
+            f"{spec}: mode is {mode!r}; expected delta, or none if it lists everything; a web server's own parameter "
+            "stands before a #: https://host/export?mode=full#"
+        )
     return mode == "delta"
 
 

@@ -14,7 +14,7 @@ from retrieval_core.arrays import Bool
 from retrieval_core.artifacts.catalog_rows import SOURCE_SCHEMA
 from retrieval_core.errors import CatalogInvalid, NotFound, SourceMissing
 from retrieval_core.ingest.sources.base import conform
-from retrieval_core.ingest.sources.files import absolute_uri
+from retrieval_core.ingest.sources.files import absolute_uri, refuse_web_page
 from retrieval_core.ingest.sources.labels import (
     attributes_of,
     normalise_labels,
@@ -269,18 +269,14 @@ class TableSource:
 def read_table(uri: str, spec: str, columns: Columns = UNNAMED) -> DelimitedTable:
     """Read a table at any URI; at a web address without a suffix, the server tells its format.
 
-    Raises `NotFound`, `CatalogInvalid` also for a web page in its place, such as a login, and as `parse_table` does.
+    Raises `NotFound`, and as `parse_table` does.
     """
     if not is_http(uri):
         return parse_table(read_uri(uri), uri, spec, columns)
     from retrieval_core.store.http import fetch
 
     data, _, content_type = fetch(uri, accepts_gzip=True)
-    if data[:500].lstrip(b"\xef\xbb\xbf \t\r\n").startswith(b"<"):
-        raise CatalogInvalid(
-            f"{spec}: the server sends a page in place of the table ({content_type or 'of no type'}); "
-            "does it ask to log in?"
-        )
+    refuse_web_page(data, spec)  # whose type is that of no table
     name = uri.partition("?")[0]
     if not name.lower().endswith(TABLE_SUFFIXES):
         name += SUFFIX_OF_TYPE.get(content_type.partition(";")[0].strip().lower(), "")
@@ -290,7 +286,8 @@ def read_table(uri: str, spec: str, columns: Columns = UNNAMED) -> DelimitedTabl
 def parse_table(data: bytes, name: str, spec: str, columns: Columns = UNNAMED) -> DelimitedTable:
     """Parse CSV or TSV, every column as text, perhaps in gzip, or a Parquet file; the suffix of `name` decides which.
 
-    Raises `SourceMissing` for an empty file, `CatalogInvalid` for one that cannot be read; the messages call it `spec`.
+    Raises `SourceMissing` for an empty file, `CatalogInvalid` for one that cannot be read and for a web page in its
+    place, such as a login; the messages call it `spec`.
     """
     suffix = next((suffix for suffix in TABLE_SUFFIXES if name.lower().endswith(suffix)), "")
     if not suffix:
@@ -298,12 +295,15 @@ def parse_table(data: bytes, name: str, spec: str, columns: Columns = UNNAMED) -
     try:
         if suffix in GZIP_SUFFIXES and data.startswith(GZIP):  # a web server may have unpacked it
             data = read_whole(gzip.GzipFile(fileobj=io.BytesIO(data)))
+        refuse_web_page(data, spec)
         if suffix in (*TEXT_SUFFIXES, *GZIP_SUFFIXES):
             return read_delimited(data, columns)
         frame = read_parquet(data, columns)
         return DelimitedTable(frame, f"{counted(len(frame), 'row')} of Parquet")
     except SourceMissing as error:
         raise SourceMissing(f"{spec} is empty; expected a header and at least one row") from error
+    except CatalogInvalid:
+        raise
     except (Exception, pl.exceptions.PanicException) as error:  # readers fail in many ways on damaged files
         raise CatalogInvalid(f"{spec} cannot be read: {(str(error).splitlines() or [''])[0][:200]}") from error
 

@@ -19,15 +19,22 @@ FEEDS = ("merchant", "shopify", "woocommerce", "jsonl")
 TEXT = b"id\timage_link\tcolor\n1\ta.jpg\tred\n2\tb.jpg\tblue\n"
 
 
-@pytest.mark.parametrize("kind", FEEDS)
-@pytest.mark.parametrize(
-    "page", [b"<!DOCTYPE html>\n<html>", b"\xef\xbb\xbf <!-- x -->\n<HTML lang='de'>", "<html>".encode("utf-16")]
+PAGES = (
+    b"<!DOCTYPE html>\n<html>",
+    b"\xef\xbb\xbf <!-- x -->\n<HTML lang='de'>",
+    "<html>".encode("utf-16"),
+    b"<?xml version='1.0'?>\n<Error><Code>AccessDenied</Code></Error>",
 )
+
+
+@pytest.mark.parametrize("kind", [*FEEDS, "table"])
+@pytest.mark.parametrize("page", PAGES)
 def test_a_web_page_is_named(kind: str, page: bytes, tmp_path: Path) -> None:
-    path = tmp_path / "feed"
+    path = tmp_path / "feed.csv"
     path.write_bytes(page)
     with pytest.raises(CatalogInvalid, match="is a web page"):
         open_source(f"{kind}:{path}")
+    path = tmp_path / "feed.csv.gz"
     path.write_bytes(gzip.compress(page))
     with pytest.raises(CatalogInvalid, match="is a web page"):
         open_source(f"{kind}:{path}")

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from retrieval_core.errors import BadConfig, CatalogInvalid
-from retrieval_core.ingest.sources.tables.columns import one_row_a_picture
+from retrieval_core.ingest.sources.tables.columns import Columns, one_row_a_picture, split_columns
 from retrieval_core.ingest.sources.tables.table import TableSource
 
 SHOP = "sku,front,back,type,price,mask_uri\n1,a.jpg,b.jpg,coat,3,m.png\n2,,c.jpg,hat,4,\n3,d.jpg,,hat,5,\n"
@@ -133,3 +133,28 @@ def test_every_picture_of_every_row_is_there_once(cells: list[list[str | None]])
     assert all(
         item_id.split("/")[0] == product_id for item_id, product_id in found.select("item_id", "product_id").rows()
     )
+
+
+@pytest.mark.parametrize(
+    ("address", "file", "columns"),
+    [
+        ("https://host/a.csv?item_id=sku&key=7", "https://host/a.csv?key=7", {"item_id": "sku"}),
+        (
+            "https://host/a.csv?category=12&key=7#item_id=sku",
+            "https://host/a.csv?category=12&key=7",
+            {"item_id": "sku"},
+        ),
+        ("https://host/a.csv?category=12#", "https://host/a.csv?category=12", {}),
+        ("https://host/a.csv#category=kind&attr_a=b", "https://host/a.csv", {"category": "kind", "attr_a": "b"}),
+        ("HTTPS://host/a?&&item_id=sku", "HTTPS://host/a", {"item_id": "sku"}),
+        ("s3://shop/a#1.csv?item_id=sku", "s3://shop/a#1.csv", {"item_id": "sku"}),
+    ],
+)
+def test_a_web_address_keeps_its_own_parameters(address: str, file: str, columns: dict[str, str]) -> None:
+    assert split_columns(address, "table:") == (file, Columns(columns, (), {}))
+
+
+def test_after_a_hash_every_name_is_read_here() -> None:
+    with pytest.raises(BadConfig, match="key is no column that is read") as refused:
+        split_columns("https://host/a.csv?token=secret#key=7", "table:https://host/a.csv")
+    assert "secret" not in str(refused.value)

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import csv
 import io
+import json
 import re
+from contextlib import suppress
 from typing import NamedTuple
 
 import pytest
@@ -257,3 +259,47 @@ def test_two_headers_of_one_column_are_refused() -> None:
 def test_an_empty_text_is_a_missing_source(data: bytes) -> None:
     with pytest.raises(SourceMissing):
         read_delimited(data)
+
+
+TSV = 'item_id\timage_uri\ttitle\n1\ta.jpg\t{}\n2\tb.jpg\t"Small lamp"\n3\tc.jpg\tplain'
+
+
+@pytest.mark.parametrize("title", ['"Big" lamp', '"Big lamp', '12" lamp', '"', '""Big"" lamp', 'lamp "Big"'])
+def test_quotes_of_a_feed_with_tabs_may_be_letters(title: str) -> None:
+    table = read_delimited(f"{TSV.format(title)}\n".encode())
+    assert table.frame["title"].to_list() == [title, "Small lamp", "plain"]
+    assert table.frame["image_uri"].to_list() == ["a.jpg", "b.jpg", "c.jpg"]
+
+
+def test_quotes_that_enclose_lines_are_never_letters() -> None:
+    for title in ('"Big\nlamp" red', '"Big\tlamp" red', '"Big\nlamp'):
+        with pytest.raises(ValueError, match="line"):
+            read_delimited(f"{TSV.format(title)}\n".encode())
+
+
+QUOTED_TSV = 'item_id\timage_uri\ttitle\n1\ta.jpg\t"Big ""blue"" lamp"\n2\tb.jpg\t"Small\nlamp\nof ""Acme"""\n'
+
+
+@given(st.integers(1, len(QUOTED_TSV) - 2))
+def test_a_quoted_text_with_tabs_that_breaks_off_is_refused_or_noted(end: int) -> None:
+    whole = read_delimited(QUOTED_TSV.encode()).frame
+    with suppress(ValueError, SourceMissing):
+        part, note = read_delimited(QUOTED_TSV[:end].encode())
+        assert part.rows() == whole.head(len(part)).rows() or "has no end" in note
+        assert part[:-1].rows() == whole.head(max(len(part) - 1, 0)).rows()
+
+
+def test_a_last_line_without_an_end_is_noted() -> None:
+    assert "the last line has no end, so its last cell may be cut off" in read_delimited(TSV.format("x").encode()).note
+    assert "no end" not in read_delimited(f"{TSV.format('x')}\n".encode()).note
+
+
+@pytest.mark.parametrize("delimiter", [",", ";", "\t"])
+def test_a_cell_of_json_keeps_its_own_escapes(delimiter: str) -> None:
+    attributes = {"width": '5" wide', "path": "a\\b", "note": "line\nbreak"}
+    buffer = io.StringIO()
+    writer = csv.writer(buffer, delimiter=delimiter)
+    writer.writerow(["item_id", "image_uri", "attributes"])
+    writer.writerow(["1", "a.jpg", json.dumps(attributes)])
+    frame = read_delimited(buffer.getvalue().encode()).frame
+    assert json.loads(frame["attributes"][0]) == attributes
