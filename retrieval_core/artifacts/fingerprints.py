@@ -9,16 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from retrieval_core.artifacts.manifests import Release, fingerprint
-from retrieval_core.config import (
-    CropConfig,
-    HeadConfig,
-    IndexConfig,
-    IngestConfig,
-    MaskConfig,
-    ReduceConfig,
-    StageConfig,
-    View,
-)
+from retrieval_core.config import CropConfig, HeadConfig, IndexConfig, MaskConfig, ReduceConfig, StageConfig, View
 from retrieval_core.errors import WeightsInvalid
 from retrieval_core.store.files import file_sha256
 
@@ -46,14 +37,6 @@ def _question(config: StageConfig, excluded: set[str]) -> dict[str, Any]:
     fields = type(config).model_fields
     at_default = {name for name in _BOUNDS if name in fields and getattr(config, name) == fields[name].default}
     return config.model_dump(mode="json", exclude=excluded | at_default)
-
-
-def picture_family(config: IngestConfig) -> str:
-    """Return the family of the pictures that a config keeps, "" if it keeps none."""
-    if config.keep == "none":
-        return ""
-    bounds = [config.keep_px, config.keep_quality] if config.keep == "bounded" else []
-    return fingerprint("pictures", STAGE_VERSIONS["ingest"], [config.keep, *bounds], [])
 
 
 def segmenter_question(config: MaskConfig) -> dict[str, Any]:

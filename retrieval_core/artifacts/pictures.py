@@ -1,8 +1,8 @@
 """The pictures of a catalogue: which there are, their kept bytes, and their pixels.
 
-The bytes of pictures are kept in the family of a `PictureSet`: in tar files that any tool reads, named after their
-content ids, and in parts that say where in these files each picture lies. So a picture is fetched from its source once,
-and looking one up reads no other. A picture that is not kept, or whose kept bytes are damaged, is read from its source.
+A store keeps pictures in one family: in tar files that any tool reads, where each is named after its content id, and in
+parts that say where in these files it lies. So a picture is fetched from its source once, and looking one up reads no
+other. A picture that is not kept, or whose kept bytes are damaged, is read from its source.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from retrieval_core.artifacts.growing_sets import (
     stored_parts_of,
     view_fingerprint,
 )
-from retrieval_core.artifacts.manifests import Part, PictureSet, Ref, Value, content_id
+from retrieval_core.artifacts.manifests import Part, PictureSet, Ref, Value, content_id, fingerprint
 from retrieval_core.artifacts.parts import encode_part, read_table
 from retrieval_core.errors import ImageRefused, NotFound, Permanent
 from retrieval_core.images import RGB, decode
@@ -42,16 +42,16 @@ PLACE_SCHEMA: dict[str, pl.DataType] = {
     "file": pl.String(),
     "offset": pl.Int64(),
     "n_bytes": pl.Int64(),
-    "kept_id": pl.String(),
 }
+KEPT = fingerprint("pictures", 1, {}, [])  # the family of all kept pictures
+_PARTS = parts_prefix(PictureSet.folder, KEPT)
 
 
 class Picture(Value):
     """A picture of the catalogue: the id of its bytes, where its file is, and an item that shows it.
 
-    Where its bytes are kept, `file` is the store's key of the tar file that holds them, `n_bytes` from `offset`, and
-    `kept_id` their content id, which is another one for a picture that was made smaller. `local_file` is a local copy
-    of the tar file, "" where there is none.
+    Where its bytes are kept, `file` is the store's key of the tar file that holds them, `n_bytes` from `offset`.
+    `local_file` is a local copy of the tar file, "" where there is none.
     """
 
     content_id: str
@@ -60,26 +60,24 @@ class Picture(Value):
     file: str | None = None
     offset: int | None = None
     n_bytes: int | None = None
-    kept_id: str | None = None
     local_file: str = ""
 
 
-def usable_pictures(store: Store, catalog: Ref, family: str = "") -> pl.DataFrame:
-    """Return content_id, image_uri and item_id of every catalogue row that is not in quarantine.
-
-    With a `family` of kept pictures, its columns of `PLACE_SCHEMA` say where each is kept, null where it is not.
-    """
+def usable_pictures(store: Store, catalog: Ref) -> pl.DataFrame:
+    """Return content_id, image_uri and item_id of every catalogue row that is not in quarantine."""
     items = load_items(store, catalog.name)
-    usable = items.filter(pl.col("status") == "ok").select("content_id", "image_uri", "item_id")
-    return usable.join(kept_places(store, family), on="content_id", how="left", maintain_order="left")
+    return items.filter(pl.col("status") == "ok").select("content_id", "image_uri", "item_id")
 
 
-def kept_places(store: Store, family: str) -> pl.DataFrame:
-    """Return where each picture of a family is kept (`PLACE_SCHEMA`, one row a picture); no rows for family ""."""
-    if not family:
-        return pl.DataFrame(schema=PLACE_SCHEMA)
-    files = {entry.key for entry in store.entries(parts_prefix(PictureSet.folder, family))}
-    places = [read_table(store, stored.part) for stored in stored_parts_of(store, PictureSet.folder, family)]
+def with_places(store: Store, pictures: pl.DataFrame) -> pl.DataFrame:
+    """Add to pictures where each is kept, the columns of `PLACE_SCHEMA`, null where it is not."""
+    return pictures.join(kept_places(store), on="content_id", how="left", maintain_order="left")
+
+
+def kept_places(store: Store) -> pl.DataFrame:
+    """Return where each picture is kept (`PLACE_SCHEMA`, one row a picture)."""
+    files = {entry.key for entry in store.entries(_PARTS)}
+    places = [read_table(store, stored.part) for stored in stored_parts_of(store, PictureSet.folder, KEPT)]
     table = pl.concat([pl.DataFrame(schema=PLACE_SCHEMA), *places])
     return table.filter(pl.col("file").is_in(list(files))).unique("content_id", keep="first", maintain_order=True)
 
@@ -137,7 +135,7 @@ def _kept_bytes(picture: Picture, store: Store | None) -> bytes | None:
     except (OSError, Permanent) as error:
         log.warning("the kept picture %s cannot be read (%s); reading its source", picture.content_id, error)
         return None
-    if content_id(data) != picture.kept_id:
+    if content_id(data) != picture.content_id:
         log.warning("%s is damaged at the picture %s; reading its source", picture.file, picture.content_id)
         return None
     return data
@@ -149,13 +147,13 @@ class PictureWriter:
     Equal pictures in equal order give equal files.
     """
 
-    def __init__(self, store: Store, family: str, name: str) -> None:
-        self._store, self._family, self._name = store, family, name
+    def __init__(self, store: Store, name: str) -> None:
+        self._store, self._name = store, name
         self._folder = tempfile.TemporaryDirectory(prefix="vitrine-pictures-")
         self._path = Path(self._folder.name, "pictures.tar")
-        self._kept = np.sort(kept_places(store, family)["content_id"].hash().to_numpy())
-        self._places: dict[str, tuple[str, int, int, str]] = {}
-        self._written: dict[str, tuple[int, int, str]] = {}
+        self._kept = np.sort(kept_places(store)["content_id"].hash().to_numpy())
+        self._places: dict[str, tuple[str, int, int]] = {}
+        self._written: dict[str, tuple[int, int]] = {}
 
     def __enter__(self) -> Self:
         return self
@@ -171,7 +169,7 @@ class PictureWriter:
         info.size = len(data)
         with self._path.open("ab") as file:
             file.write(info.tobuf(tarfile.USTAR_FORMAT))
-            self._written[picture] = (file.tell(), len(data), content_id(data))
+            self._written[picture] = (file.tell(), len(data))
             file.write(data + bytes(-len(data) % tarfile.BLOCKSIZE))
             is_full = file.tell() >= FILE_BYTES
         if is_full:
@@ -184,7 +182,7 @@ class PictureWriter:
         if self._places:
             rows = [(picture, *place) for picture, place in self._places.items()]
             table = pl.DataFrame(rows, schema=PLACE_SCHEMA, orient="row").to_arrow()
-            put_growing_part(self._store, PictureSet.folder, self._family, self._name, encode_part(table), len(rows))
+            put_growing_part(self._store, PictureSet.folder, KEPT, self._name, encode_part(table), len(rows))
         return len(self._places)
 
     def _is_kept(self, picture: str) -> bool:
@@ -197,29 +195,29 @@ class PictureWriter:
         with self._path.open("ab") as file:
             file.write(bytes(2 * tarfile.BLOCKSIZE))  # the end of an archive
         sha256 = file_sha256(self._path)
-        key = f"{parts_prefix(PictureSet.folder, self._family)}{self._name}-{sha256}.tar"
+        key = f"{_PARTS}{self._name}-{sha256}.tar"
         self._store.put_file(key, self._path)
         self._path.unlink()
         self._places |= {picture: (key, *place) for picture, place in self._written.items()}
         self._written = {}
 
 
-def seal_kept(store: Store, family: str, catalog: Ref) -> PictureSet:
+def seal_kept(store: Store, catalog: Ref) -> PictureSet:
     """Seal the kept pictures of a catalogue as one set: the parts that say where each is, and the files they name."""
     wanted = set(usable_pictures(store, catalog)["content_id"])
-    parts, n_rows = parts_covering(store, PictureSet, family, wanted)
+    parts, n_rows = parts_covering(store, PictureSet, KEPT, wanted)
     tables = [read_table(store, part, ["file"])["file"] for part in parts]
     counts = pl.concat([pl.Series("file", [], pl.String), *tables]).value_counts(sort=False)
     n_pictures = dict(counts.rows())
-    sizes = {entry.key: entry.size_bytes for entry in store.entries(parts_prefix(PictureSet.folder, family))}
+    sizes = {entry.key: entry.size_bytes for entry in store.entries(_PARTS)}
     files = tuple(
         Part(key=key, sha256=key.rpartition("-")[2].removesuffix(".tar"), n_rows=n_pictures[key], n_bytes=sizes[key])
         for key in sorted(n_pictures)
         if key in sizes
     )
     return PictureSet(
-        fingerprint=view_fingerprint(family, catalog.name, (*parts, *files)),
-        family=family,
+        fingerprint=view_fingerprint(KEPT, catalog.name, (*parts, *files)),
+        family=KEPT,
         parts=(*parts, *files),
         parents={"catalog": catalog.name},
         counts={"rows": n_rows},

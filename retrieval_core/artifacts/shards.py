@@ -17,7 +17,7 @@ import polars as pl
 from retrieval_core.artifacts.growing_sets import View, put_growing_part, seal_view, stored_parts_of
 from retrieval_core.artifacts.manifests import Ref, Value, fingerprint
 from retrieval_core.artifacts.parts import read_unsealed, table_bytes
-from retrieval_core.artifacts.pictures import Picture, usable_pictures
+from retrieval_core.artifacts.pictures import Picture, usable_pictures, with_local_files, with_places
 from retrieval_core.store.base import Store
 
 log = logging.getLogger(__name__)
@@ -35,10 +35,11 @@ class ShardPlan(Value):
 def plan_shards(wanted: Iterable[str], present: Iterable[str], shard_rows: int) -> list[ShardPlan]:
     """Divide the `wanted` ids that are not `present` into shards of `shard_rows` ids; the last one may be shorter.
 
-    Because ids are ordered and only the last shard is short, planning again after some shards were made gives the
-    remaining ones under the same names.
+    Because the order of ids is kept and only the last shard is short, planning again after some shards were made gives
+    the remaining ones under the same names.
     """
-    missing = sorted(set(wanted) - set(present))
+    stored = set(present)
+    missing = [key for key in dict.fromkeys(wanted) if key not in stored]
     chunks = (tuple(missing[i : i + shard_rows]) for i in range(0, len(missing), shard_rows))
     return [ShardPlan(name=_plan_name(chunk), content_ids=chunk) for chunk in chunks]
 
@@ -102,7 +103,7 @@ class ShardWork(NamedTuple):
 
 def plan_pictures(store: Store, targets: Sequence[Target], catalog: Ref, shard_rows: int) -> WorkPlan:
     """Plan the shards of a catalogue's usable pictures that some target lacks."""
-    return plan_work(store, targets, usable_pictures(store, catalog), shard_rows)
+    return plan_work(store, targets, with_places(store, usable_pictures(store, catalog)), shard_rows)
 
 
 def seal_pictures(store: Store, kind: type[View], family: str, catalog: Ref) -> View:
@@ -113,11 +114,14 @@ def seal_pictures(store: Store, kind: type[View], family: str, catalog: Ref) -> 
 def plan_work(store: Store, targets: Sequence[Target], pictures: pl.DataFrame, shard_rows: int) -> WorkPlan:
     """Store and return a plan of the shards that cover what no stored part of a target covers yet.
 
-    `pictures` has columns content_id, image_uri and item_id; of several items with the same picture, one is kept. The
-    plan's table lies beside the last target and names in `missing_in` the targets that lack a picture, by position.
+    `pictures` has columns content_id, image_uri and item_id, and may have those of `with_places`; of
+    several items with the same picture, one is kept. Pictures whose bytes lie in one file are neighbours. The plan's
+    table lies beside the last target and names in `missing_in` the targets that lack a picture, by position.
     """
     stored = [_stored_ids(store, target) for target in targets]
-    shards = plan_shards(pictures["content_id"], set.intersection(*stored), shard_rows)
+    by = ["file"] if "file" in pictures.columns else []
+    one_each = pictures.sort("content_id", "item_id").unique("content_id", keep="first").sort(*by, "content_id")
+    shards = plan_shards(one_each["content_id"], set.intersection(*stored), shard_rows)
     if not shards:
         return WorkPlan(targets=tuple(targets))
     shard_of = pl.DataFrame(
@@ -129,7 +133,6 @@ def plan_work(store: Store, targets: Sequence[Target], pictures: pl.DataFrame, s
         schema={"shard": pl.Int32, "content_id": pl.String, "missing_in": pl.List(pl.Int32)},
         orient="row",
     )
-    one_each = pictures.sort("content_id", "item_id").unique("content_id", keep="first")
     plan = shard_of.join(one_each, on="content_id", how="left").sort("shard", "content_id")
     names = tuple(
         tuple(_plan_name([key for key in shard.content_ids if key not in ids]) for ids in stored) for shard in shards
@@ -151,7 +154,8 @@ def read_shard(store: Store, shard: WorkShard) -> ShardWork:
         target: set(table.filter(pl.col("missing_in").list.contains(n))["content_id"])
         for n, target in enumerate(shard.targets)
     }
-    return ShardWork([Picture(**row) for row in table.drop("missing_in").iter_rows(named=True)], missing)
+    pictures = [Picture(**row) for row in table.drop("missing_in").iter_rows(named=True)]
+    return ShardWork(with_local_files(store, pictures), missing)
 
 
 def shard_pictures(store: Store, shard: WorkShard) -> list[Picture]:

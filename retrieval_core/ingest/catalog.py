@@ -26,7 +26,7 @@ from retrieval_core.artifacts.catalog_rows import (
     row_ids,
     with_fields,
 )
-from retrieval_core.artifacts.fingerprints import STAGE_VERSIONS, picture_family
+from retrieval_core.artifacts.fingerprints import STAGE_VERSIONS
 from retrieval_core.artifacts.manifests import Catalog, Ref, Release, Value, fingerprint
 from retrieval_core.artifacts.parts import put_parts, read_table, table_bytes
 from retrieval_core.artifacts.pictures import kept_places, seal_kept
@@ -156,8 +156,7 @@ def seal_ingest(store: Store, plan: IngestPlan, config: IngestConfig) -> IngestO
     planned, readings = planned_items(store, plan.reading), collect_readings(store, plan.reading)
     seal = _seal_change if plan.base else _seal_source
     catalog, items, diff = seal(store, plan, planned, readings, config)
-    if family := picture_family(config):
-        seal_kept(store, family, catalog.ref)
+    seal_kept(store, catalog.ref)
     return IngestOutcome(
         catalog=catalog.ref,
         fields=_seal_fields(store, items),
@@ -201,10 +200,9 @@ def _seal_change(
 
 def _is_kept(store: Store, config: IngestConfig) -> Callable[[pl.Series], pl.Series] | None:
     """Return which of given content ids the store keeps; None where it keeps no pictures."""
-    family = picture_family(config)
-    if not family:
+    if config.keep == "none":
         return None
-    kept = kept_places(store, family)["content_id"]
+    kept = kept_places(store)["content_id"]
     return lambda content_ids: content_ids.is_in(kept.implode())
 
 

@@ -50,11 +50,6 @@ _TYPES = CATALOG_SCHEMA | {"read_reason": pl.String()}
 READING_SCHEMA: dict[str, pl.DataType] = {name: _TYPES[name] for name in ("item_id", *Reading._fields)}
 
 
-class _Kept(NamedTuple):
-    data: bytes
-    suffix: str
-
-
 def read_pictures(
     items: pl.DataFrame,
     config: IngestConfig,
@@ -63,26 +58,29 @@ def read_pictures(
 ) -> pl.DataFrame:
     """Read the pictures of items (columns item_id, image_uri, mask_uri); return their readings (`READING_SCHEMA`).
 
-    The bytes that the config keeps are given to the `writer`, in the order of the items. `on_picture` is called with
-    the number of pictures that were read. Raises `StoreUnavailable`, because an outage must not quarantine pictures.
+    The bytes that the config keeps are given to the `writer`, in the order of the items. Where it bounds pictures, a
+    larger one is the smaller JPEG from here on: its content id and size in pixels are those of the JPEG. `on_picture`
+    is called with the number of pictures that were read. Raises `StoreUnavailable`, because an outage must not
+    quarantine pictures.
     """
     readings: list[Reading] = []
     pictures = items.select("image_uri", "mask_uri").rows()
 
-    def read(picture: tuple[str, str | None]) -> tuple[Reading, _Kept | None]:
+    def read(picture: tuple[str, str | None]) -> tuple[Reading, bytes]:
         return _read(*picture, config)
 
-    for reading, kept in in_threads(read, pictures, is_remote(items)):
+    for reading, data in in_threads(read, pictures, is_remote(items)):
         readings.append(reading)
-        if writer and kept and reading.content_id:
-            writer.add(reading.content_id, kept.data, kept.suffix)
+        if writer and reading.content_id and data:
+            writer.add(reading.content_id, data, suffix_of(data))
         if on_picture:
             on_picture(len(readings))
     schema = {name: READING_SCHEMA[name] for name in Reading._fields}
     return pl.concat([items.select("item_id"), pl.DataFrame(readings, schema=schema, orient="row")], how="horizontal")
 
 
-def _read(image_uri: str, mask_uri: str | None, config: IngestConfig) -> tuple[Reading, _Kept | None]:
+def _read(image_uri: str, mask_uri: str | None, config: IngestConfig) -> tuple[Reading, bytes]:
+    """Return what reading a picture told, and the bytes to keep, b"" for none."""
     try:
         data, stat, content_type = _read_file(image_uri)
         version = version_of(stat, mask_uri) if stat else None
@@ -90,24 +88,19 @@ def _read(image_uri: str, mask_uri: str | None, config: IngestConfig) -> tuple[R
     except BadConfig:
         raise
     except Permanent as error:
-        return Reading(read_reason=unreadable(error)), None
-    name, size_bytes = content_id(data), len(data)
+        return Reading(read_reason=unreadable(error)), b""
+    size_bytes = len(data)
     try:
         pixels = images.decode(data, max_pixels=config.max_pixels)
     except ImageRefused as error:
         note = f"; the server calls it {content_type}" if content_type else ""
-        return Reading(name, None, None, None, f"{error}{note}", size_bytes, version), None
-    height, width = pixels.shape[:2]
-    return Reading(name, mask_id, height, width, None, size_bytes, version), _kept(data, pixels, config)
-
-
-def _kept(data: bytes, pixels: images.RGB, config: IngestConfig) -> _Kept | None:
-    """Return the bytes of a picture that the config keeps."""
-    if config.keep == "none":
-        return None
+        return Reading(content_id(data), None, None, None, f"{error}{note}", size_bytes, version), b""
     if config.keep == "bounded" and max(pixels.shape) > config.keep_px:
-        return _Kept(images.thumbnail(pixels, config.keep_px, config.keep_quality), ".jpg")
-    return _Kept(data, suffix_of(data))
+        pixels = images.shrink(pixels, config.keep_px)
+        data = images.thumbnail(pixels, config.keep_px, config.keep_quality)
+    height, width = pixels.shape[:2]
+    reading = Reading(content_id(data), mask_id, height, width, None, size_bytes, version)
+    return reading, b"" if config.keep == "none" else data
 
 
 def _read_file(uri: str) -> tuple[bytes, UriStat | None, str]:

@@ -10,7 +10,7 @@ import hashlib
 
 import polars as pl
 
-from retrieval_core.artifacts.fingerprints import STAGE_VERSIONS, picture_family
+from retrieval_core.artifacts.fingerprints import STAGE_VERSIONS
 from retrieval_core.artifacts.manifests import Catalog, Value, fingerprint
 from retrieval_core.artifacts.parts import read_unsealed, table_bytes
 from retrieval_core.artifacts.pictures import PictureWriter
@@ -73,7 +73,7 @@ def plan_reading(store: Store, planned: pl.DataFrame, ledger: pl.DataFrame | Non
     items = planned.join(shard_of, on="item_id", how="left", maintain_order="left")
     data = table_bytes(items)
     states = [hashlib.sha256(part).hexdigest() for part in (data, table_bytes(ledger) if ledger is not None else b"")]
-    question = [picture_family(config), config.max_pixels]
+    question = [config.keep, config.keep_px, config.keep_quality, config.max_pixels]
     folder = f"{Catalog.folder}/{fingerprint('reading', STAGE_VERSIONS['ingest'], question, states)}/plans"
     store.put(f"{folder}/{ITEMS}", data)
     plan = ReadingPlan(folder=folder, n_shards=-(-len(shard_of) // config.shard_rows))
@@ -93,14 +93,10 @@ def read_shard(settings: Settings, shard: ReadingShard, config: IngestConfig) ->
     store = settings.open_store()
     items = read_unsealed(store, f"{shard.folder}/{ITEMS}", pl.col("shard") == shard.number)
     advance = log_progress(f"read {shard.label}", len(items))
-    family = picture_family(config)
     name = hashlib.sha256("\n".join(items["item_id"]).encode()).hexdigest()[:16]
-    if family:
-        with PictureWriter(store, family, name) as writer:
-            readings = read_pictures(items, config, writer, lambda _: advance(1))
-            writer.finish()
-    else:
-        readings = read_pictures(items, config, on_picture=lambda _: advance(1))
+    with PictureWriter(store, name) as writer:
+        readings = read_pictures(items, config, writer, lambda _: advance(1))
+        writer.finish()
     store.put(shard.key, table_bytes(readings))
     return len(readings)
 

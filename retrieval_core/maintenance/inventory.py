@@ -10,7 +10,6 @@ from retrieval_core.artifacts.catalog_rows import PIECES, FieldSet
 from retrieval_core.artifacts.fingerprints import (
     boosted_family,
     class_family,
-    picture_family,
     reduced_family,
     release_mask_family,
     release_vector_families,
@@ -36,6 +35,7 @@ from retrieval_core.artifacts.manifests import (
     Segmenter,
     VectorSet,
 )
+from retrieval_core.artifacts.pictures import KEPT
 from retrieval_core.errors import NotFound
 from retrieval_core.store.base import PROBES, Entry, Store
 
@@ -126,7 +126,7 @@ class Inventory:
         families |= {(MaskSet.folder, family) for family in self._truth(release)}
         if masks:
             families.add((MaskSet.folder, masks))
-        families.add((PictureSet.folder, picture_family(release.nightly_config().ingest)))
+        families.add((PictureSet.folder, KEPT))
         if release.classifier:
             families.add((ClassSet.folder, class_family(release.classifier.name)))
         return families

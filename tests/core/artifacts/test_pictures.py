@@ -28,7 +28,6 @@ from retrieval_core.store.base import Store
 from retrieval_core.store.uris import open_store
 from tests.core.sealed_runs import SealedRuns
 
-FAMILY = "f" * 32
 pytestmark = pytest.mark.usefixtures("aws_environment")
 
 
@@ -39,14 +38,14 @@ def store(request: pytest.FixtureRequest) -> Store:
 
 
 def keep(store: Store, *pictures: bytes, name: str = "shard") -> None:
-    with PictureWriter(store, FAMILY, name) as writer:
+    with PictureWriter(store, name) as writer:
         for data in pictures:
             writer.add(content_id(data), data, ".jpg")
         writer.finish()
 
 
 def kept(store: Store, data: bytes, source: str = "/nowhere.jpg") -> Picture:
-    place = kept_places(store, FAMILY).filter(content_id=content_id(data)).row(0, named=True)
+    place = kept_places(store).filter(content_id=content_id(data)).row(0, named=True)
     return Picture(image_uri=source, item_id="item", **place)
 
 
@@ -79,7 +78,7 @@ def test_what_is_kept_is_not_stored_again(store: Store) -> None:
     assert list(store.list("pictures/")) == before
     keep(store, b"two", b"three", name="another")
     assert len(list(store.list("pictures/"))) == len(before) + 2
-    assert len(kept_places(store, FAMILY)) == 3
+    assert len(kept_places(store)) == 3
 
 
 @pytest.mark.parametrize("fault", ["lost", "cut off", "another byte"])
@@ -117,11 +116,11 @@ def test_a_sealed_set_lists_the_files_of_its_catalogue_and_no_other(store: Store
     release = runs.seal(["a", "b"])
     content_ids = load_items(store, release.catalog.name)["content_id"].to_list()
     for name, pictures in {"wanted": content_ids, "other": ["0" * 32]}.items():
-        with PictureWriter(store, FAMILY, name) as writer:
+        with PictureWriter(store, name) as writer:
             for picture in pictures:
                 writer.add(picture, picture.encode(), ".jpg")
             writer.finish()
-    sealed = seal_kept(store, FAMILY, release.catalog)
+    sealed = seal_kept(store, release.catalog)
     assert {os.path.basename(part.key).split("-")[0] for part in sealed.parts} == {"wanted"}
     assert sorted(part.key.rpartition(".")[2] for part in sealed.parts) == ["parquet", "tar"]
     assert sum(part.n_bytes for part in sealed.parts) == sum(store.size_bytes(part.key) for part in sealed.parts)

@@ -12,9 +12,8 @@ import pytest
 from PIL import Image
 
 from retrieval_core.artifacts.catalog_rows import read_items
-from retrieval_core.artifacts.fingerprints import picture_family
 from retrieval_core.artifacts.manifests import Catalog, content_id
-from retrieval_core.artifacts.pictures import kept_places
+from retrieval_core.artifacts.pictures import Picture, kept_places, picture_bytes, usable_pictures, with_places
 from retrieval_core.config import IngestConfig
 from retrieval_core.images import decode
 from retrieval_core.ingest import reading
@@ -117,13 +116,13 @@ def test_what_is_kept_is_read_no_more_and_what_is_lost_is_read_again(
 ) -> None:
     first = ingest(settings, shop)
     assert ingest(settings, shop).n_read == 0
-    store, family = settings.open_store(), picture_family(CONFIG)
-    places = kept_places(store, family)
+    store = settings.open_store()
+    places = kept_places(store)
     store.delete(places["file"][0])
     n_lost = places.filter(file=places["file"][0]).height
     again = ingest(settings, shop)
     assert (again.n_read, again.catalog) == (n_lost, first.catalog)
-    assert len(kept_places(store, family)) == N_PICTURES
+    assert len(kept_places(store)) == N_PICTURES
 
 
 def test_a_picture_that_was_only_touched_is_not_kept_twice(settings: Settings, shop: Path) -> None:
@@ -147,14 +146,17 @@ def test_bounded_pictures_are_smaller_and_upright_and_small_ones_stay(settings: 
     exif[0x0112] = 6  # to be turned by 90 degrees
     large.save(shop / "large.jpg", exif=exif)
     config = CONFIG.model_copy(update={"keep": "bounded", "keep_px": 64, "keep_quality": 80})
-    ingest(settings, shop, config)
+    sealed = ingest(settings, shop, config)
     store = settings.open_store()
-    kept = {row["content_id"]: row for row in kept_places(store, picture_family(config)).iter_rows(named=True)}
+    rows = {
+        Path(row["image_uri"]).name: Picture(**row)
+        for row in with_places(store, usable_pictures(store, sealed.catalog)).to_dicts()
+    }
 
-    def bytes_of(name: str) -> bytes:
-        place = kept[content_id((shop / name).read_bytes())]
-        return store.get_range(place["file"], place["offset"], place["n_bytes"])
-
-    assert bytes_of("3.png") == (shop / "3.png").read_bytes()
-    assert decode(bytes_of("large.jpg")).shape == (64, 29, 3)
-    assert Image.open(io.BytesIO(bytes_of("large.jpg"))).format == "JPEG"
+    assert picture_bytes(rows["3.png"], store) == (shop / "3.png").read_bytes()
+    kept = picture_bytes(rows["large.jpg"], store)
+    assert content_id(kept) == rows["large.jpg"].content_id
+    assert decode(kept).shape == (64, 29, 3)
+    assert Image.open(io.BytesIO(kept)).format == "JPEG"
+    assert ingest(settings, shop, config).n_read == 0
+    assert ingest(settings, shop).n_read == 0, "a picture that is kept stays as it is"
