@@ -11,9 +11,10 @@ import logging
 import os
 import tarfile
 import tempfile
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from functools import cached_property
 from pathlib import Path
-from typing import Self
+from typing import Any, Self
 
 import numpy as np
 import polars as pl
@@ -97,6 +98,55 @@ def with_local_files(store: Store, pictures: Iterable[Picture]) -> list[Picture]
     return [picture.model_copy(update={"local_file": local[picture.file or ""]}) for picture in pictures]
 
 
+class KeptPlaces:
+    """Where pictures are kept, found by their content ids; about 40 bytes of memory each."""
+
+    def __init__(self, store: Store) -> None:
+        self._places = kept_places(store).with_columns(pl.col("file").cast(pl.Categorical))
+        hashes = self._places["content_id"].hash().to_numpy()
+        self._order = np.argsort(hashes)
+        self._hashes = hashes[self._order]
+
+    def find(self, picture: str) -> dict[str, Any]:
+        """Return the row of `PLACE_SCHEMA` of a content id; only the id where it is not kept."""
+        position = int(np.searchsorted(self._hashes, pl.Series([picture]).hash()[0]))
+        row = self._places.row(int(self._order[position]), named=True) if position < len(self._hashes) else {}
+        return row if row.get("content_id") == picture else {"content_id": picture}
+
+
+class PictureReader:
+    """Reads single pictures, from where a store keeps them, else and without a store from their source."""
+
+    def __init__(self, store: Store | None = None) -> None:
+        self._store = store
+
+    def read(self, item: Mapping[str, Any]) -> bytes:
+        """Return the bytes of the picture of an item (content_id, image_uri, item_id).
+
+        A source is not checked: the picture may have changed. Raises as `read_uri` does.
+        """
+        if self._store is not None and item.get("content_id"):
+            place = self._places.find(item["content_id"])
+            picture = Picture(image_uri=item["image_uri"], item_id=item["item_id"], **place)
+            if kept := _kept_bytes(picture, self._store):
+                return kept
+        return read_uri(item["image_uri"])
+
+    def locate(self, items: pl.DataFrame) -> list[Picture]:
+        """Return the pictures of items (content_id, image_uri, item_id), those that are kept with local files."""
+        rows = items.select("content_id", "image_uri", "item_id")
+        if self._store is None:
+            return [Picture(**row) for row in rows.iter_rows(named=True)]
+        located = [Picture(**row) for row in with_places(self._store, rows).iter_rows(named=True)]
+        return with_local_files(self._store, located)
+
+    @cached_property
+    def _places(self) -> KeptPlaces:
+        if self._store is None:
+            raise TypeError("a reader without a store has no places")
+        return KeptPlaces(self._store)
+
+
 def read_picture(picture: Picture, max_pixels: int) -> RGB:
     """Read, check and decode a picture: upright (h, w, 3) uint8.
 
@@ -111,8 +161,7 @@ def picture_bytes(picture: Picture, store: Store | None = None) -> bytes:
 
     Raises as `read_picture` does.
     """
-    kept = _kept_bytes(picture, store)
-    if kept is not None:
+    if kept := _kept_bytes(picture, store):
         return kept
     data = read_uri(picture.image_uri)
     actual = content_id(data)
@@ -151,7 +200,7 @@ class PictureWriter:
         self._store, self._name = store, name
         self._folder = tempfile.TemporaryDirectory(prefix="vitrine-pictures-")
         self._path = Path(self._folder.name, "pictures.tar")
-        self._kept = np.sort(kept_places(store)["content_id"].hash().to_numpy())
+        self._kept = KeptPlaces(store)
         self._places: dict[str, tuple[str, int, int]] = {}
         self._written: dict[str, tuple[int, int]] = {}
 
@@ -163,7 +212,7 @@ class PictureWriter:
 
     def add(self, picture: str, data: bytes, suffix: str) -> None:
         """Write the bytes of the picture with this content id, unless they are kept; `suffix` ends the name, ".jpg"."""
-        if picture in self._places or picture in self._written or self._is_kept(picture):
+        if picture in self._places or picture in self._written or "file" in self._kept.find(picture):
             return
         info = tarfile.TarInfo(f"{picture}{suffix}")
         info.size = len(data)
@@ -184,12 +233,6 @@ class PictureWriter:
             table = pl.DataFrame(rows, schema=PLACE_SCHEMA, orient="row").to_arrow()
             put_growing_part(self._store, PictureSet.folder, KEPT, self._name, encode_part(table), len(rows))
         return len(self._places)
-
-    def _is_kept(self, picture: str) -> bool:
-        """Return whether an earlier shard kept the picture, by its hash: 8 bytes of memory each."""
-        number = pl.Series([picture]).hash()[0]
-        position = int(np.searchsorted(self._kept, number))
-        return position < len(self._kept) and int(self._kept[position]) == number
 
     def _store_file(self) -> None:
         with self._path.open("ab") as file:

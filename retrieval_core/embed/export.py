@@ -11,7 +11,7 @@ from retrieval_core.artifacts.backbone_names import named_backbone
 from retrieval_core.artifacts.fingerprints import classifier_fingerprint
 from retrieval_core.artifacts.manifests import Backbone, Classifier, Ref
 from retrieval_core.artifacts.parts import put_part_files
-from retrieval_core.artifacts.pictures import usable_pictures
+from retrieval_core.artifacts.pictures import PictureReader, read_picture, usable_pictures
 from retrieval_core.config import ClassifyConfig, EmbedConfig, IngestConfig
 from retrieval_core.embed.backbones import (
     backbone_fingerprint,
@@ -22,9 +22,8 @@ from retrieval_core.embed.backbones import (
 )
 from retrieval_core.embed.classes import backbone_config, load_classifier, save_classifier
 from retrieval_core.errors import BadConfig
-from retrieval_core.images import RGB, decode, fit
+from retrieval_core.images import RGB, fit
 from retrieval_core.store.base import Store
-from retrieval_core.store.uris import read_uri
 
 log = logging.getLogger(__name__)
 
@@ -85,7 +84,8 @@ def _pixel_sample(store: Store, catalog: Ref, config: EmbedConfig, ingest: Inges
     seed = int(parse_weights(config.weights).value or 0)
     sample = pictures.sample(min(len(pictures), PIXEL_SAMPLE_ROWS), seed=seed, shuffle=False)
     preprocess = backbone_preprocess(config)
-    pixels = [fit(decode(read_uri(uri), max_pixels=ingest.max_pixels), preprocess) for uri in sample["image_uri"]]
+    located = PictureReader(store).locate(sample)
+    pixels = [fit(read_picture(picture, ingest.max_pixels), preprocess) for picture in located]
     return np.stack(pixels)
 
 

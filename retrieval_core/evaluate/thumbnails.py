@@ -9,12 +9,13 @@ import polars as pl
 
 from retrieval_core.arrays import UInt8
 from retrieval_core.artifacts.manifests import Value
+from retrieval_core.artifacts.pictures import PictureReader
 from retrieval_core.errors import VitrineError
 from retrieval_core.images import decode, thumbnail
-from retrieval_core.store.uris import read_uri
 
 log = logging.getLogger(__name__)
 THUMBNAIL_PX = 160
+FROM_SOURCE = PictureReader()
 
 
 class Thumbnail(Value):
@@ -30,11 +31,17 @@ class Thumbnail(Value):
     mark: bool | None = None
 
 
-def item_picture(items: pl.DataFrame, row: int, score: float | None = None, mark: bool | None = None) -> Thumbnail:
+def item_picture(
+    items: pl.DataFrame,
+    row: int,
+    score: float | None = None,
+    mark: bool | None = None,
+    pictures: PictureReader = FROM_SOURCE,
+) -> Thumbnail:
     """Return the thumbnail of one row, captioned by its category or else its labels; empty if unreadable."""
     item = items.row(row, named=True)
     try:
-        jpeg = jpeg_base64(decode(read_uri(item["image_uri"])))
+        jpeg = jpeg_base64(decode(pictures.read(item)))
     except VitrineError as error:  # a picture removed since it was embedded leaves a gap, it does not fail the run
         log.warning("no thumbnail of %s: %s", item["item_id"], error)
         jpeg = ""

@@ -24,6 +24,7 @@ from retrieval_core.artifacts.manifests import (
     content_id,
 )
 from retrieval_core.artifacts.parts import MaskRow, read_masks, read_rows, read_unsealed
+from retrieval_core.artifacts.pictures import PictureReader
 from retrieval_core.errors import NotFound, Permanent, ShardCorrupt
 from retrieval_core.evaluate.reconstruct import masks_of
 from retrieval_core.explain.history import CatalogRow, History, find_history, find_row
@@ -32,7 +33,6 @@ from retrieval_core.item_ids.suggestions import did_you_mean
 from retrieval_core.search.release import OpenRelease, Query
 from retrieval_core.settings import Settings
 from retrieval_core.store.base import Store
-from retrieval_core.store.uris import read_uri
 
 K = 10
 REMOVED = "removed from the store"
@@ -138,7 +138,7 @@ def explain(store: Store, release: Release, item_id: str, settings: Settings) ->
     )
     if row is None or row.content_id is None or row.status != "ok":
         return explanation
-    picture = _read_picture(row)
+    picture = _read_picture(store, row)
     explanation = explanation.model_copy(
         update={"picture": picture.problem, "mask": _mask(store, release, row.content_id)}
     )
@@ -212,9 +212,9 @@ def _late_rejects(store: Store, release: Release) -> list[Reject]:
         raise ShardCorrupt(f"{parts[0].key} does not list the quarantined pictures: {error}") from error
 
 
-def _read_picture(row: CatalogRow) -> _Picture:
+def _read_picture(store: Store, row: CatalogRow) -> _Picture:
     try:
-        data = read_uri(row.image_uri)
+        data = PictureReader(store).read(row.model_dump())
     except Permanent as error:
         return _Picture(None, f"cannot be read now: {error}")
     current = content_id(data)

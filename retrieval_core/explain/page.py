@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from typing import NamedTuple
 
 from retrieval_core.artifacts.manifests import Hit, Release
+from retrieval_core.artifacts.pictures import PictureReader
 from retrieval_core.errors import VitrineError
 from retrieval_core.evaluate.report.render import environment
 from retrieval_core.evaluate.thumbnails import Thumbnail, jpeg_base64
@@ -50,11 +51,11 @@ def _item(store: Store, release: Release, explanation: Explanation) -> Iterator[
     if row is None:
         return
     try:
-        image = decode(read_uri(row.image_uri))
+        image = decode(PictureReader(store).read(row.model_dump()))
     except VitrineError:
         yield Thumbnail(item_id=item_id, caption="the picture cannot be read", jpeg="")
         return
-    yield Thumbnail(item_id=item_id, caption="the file as it is now", jpeg=jpeg_base64(image))
+    yield Thumbnail(item_id=item_id, caption="the picture", jpeg=jpeg_base64(image))
     mask = mask_row(store, release, row.content_id) if explanation.mask and row.content_id else None
     if mask is None or explanation.picture:
         return

@@ -16,19 +16,19 @@ from retrieval_core.artifacts.fingerprints import detector_fingerprint, segmente
 from retrieval_core.artifacts.fitted import FitQuestion, fit_or_reuse
 from retrieval_core.artifacts.manifests import Detector, Fitted, MaskSet, Ref, Segmenter
 from retrieval_core.artifacts.parts import put_part_files, read_masks, read_table
+from retrieval_core.artifacts.pictures import PictureReader, read_picture
 from retrieval_core.artifacts.shards import log_progress
 from retrieval_core.config import CropConfig, IngestConfig, MaskConfig
-from retrieval_core.images import decode, fit
+from retrieval_core.images import fit
 from retrieval_core.mask import detect
 from retrieval_core.mask.apply import square_of
 from retrieval_core.mask.train import SegmentationData, save_segmenter, square_mask, train_segmenter
 from retrieval_core.settings import Settings
 from retrieval_core.store.base import Store
-from retrieval_core.store.uris import read_uri
 
 log = logging.getLogger(__name__)
 
-COLUMNS = ["image_uri", "mask_id", "split", "status"]
+COLUMNS = ["item_id", "image_uri", "content_id", "mask_id", "split", "status"]
 
 
 def fit_segmenter(
@@ -105,14 +105,14 @@ def _training_data(
     items = bounded_sample(items, config.max_pictures, config.seed)
     masks = read_masks(store, truth, items["mask_id"])
     square = square_of(config.size_px)
-    report = log_progress("pictures for the U-Net", len(items))
+    report, reader = log_progress("pictures for the U-Net", len(items)), PictureReader(store)
 
     def load(rows: pl.DataFrame) -> SegmentationData:
         pixels = _array_on_disk((len(rows), config.size_px, config.size_px, 3), np.uint8)
         targets = _array_on_disk(pixels.shape[:3], np.bool_)
-        for row, (uri, mask_id) in enumerate(rows.select("image_uri", "mask_id").iter_rows()):
-            pixels[row] = fit(decode(read_uri(uri), max_pixels=ingest.max_pixels), square)
-            targets[row] = square_mask(masks[mask_id].array(), config.size_px)
+        for row, picture in enumerate(reader.locate(rows)):
+            pixels[row] = fit(read_picture(picture, ingest.max_pixels), square)
+            targets[row] = square_mask(masks[rows["mask_id"][row]].array(), config.size_px)
             report(1)
         return SegmentationData(pixels, targets)
 

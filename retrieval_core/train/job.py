@@ -15,7 +15,7 @@ from retrieval_core.artifacts import backbone_names, releases
 from retrieval_core.artifacts.catalog_rows import load_items
 from retrieval_core.artifacts.manifests import Backbone, Fitted, MaskSet, VectorSet
 from retrieval_core.artifacts.parts import put_part_files, read_masks
-from retrieval_core.artifacts.pictures import Picture
+from retrieval_core.artifacts.pictures import PictureReader
 from retrieval_core.artifacts.shards import log_progress
 from retrieval_core.config import IngestConfig
 from retrieval_core.embed.extract import SquareLoader
@@ -150,7 +150,7 @@ def _prepare(run: _Run, items: pl.DataFrame, preprocess: Preprocess, ingest: Ing
     job, square = run.job, training_square(preprocess)
     masks = read_masks(run.store, job.masks, items["content_id"]) if job.masks else None
     load = SquareLoader(masks, job.config.background, job.margin, square, ingest.max_pixels)
-    pictures = [Picture(**row) for row in items.select("content_id", "image_uri", "item_id").iter_rows(named=True)]
+    pictures = PictureReader(run.store).locate(items)
     report = log_progress("pictures for training", len(pictures))
     # The memory map outlives its file, so nothing is left behind however this process ends.
     with tempfile.TemporaryDirectory(dir=run.scratch) as folder:

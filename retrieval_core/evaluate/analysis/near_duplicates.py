@@ -9,6 +9,7 @@ cosine, six.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -88,7 +89,7 @@ def find_near_duplicates(setup: SearchSetup, max_pixels: int, seed: int) -> Near
     content = setup.items["content_id"].to_numpy()
     is_same_file = content[nearest.first] == content[nearest.second]
     compared = nearest.take(np.flatnonzero(~is_same_file)[:MAX_COMPARED])
-    alike = compared.take(np.flatnonzero(_same_picture(setup.items, compared, max_pixels)))
+    alike = compared.take(np.flatnonzero(_same_picture(setup, compared, max_pixels)))
     confirmed = _Pairs(*map(np.concatenate, zip(nearest.take(np.flatnonzero(is_same_file)), alike, strict=True)))
     pairs = _table(setup, confirmed)
     facts = DuplicateFacts(
@@ -97,7 +98,7 @@ def find_near_duplicates(setup: SearchSetup, max_pixels: int, seed: int) -> Near
         n_near=len(nearest.first),
         n_compared=int(is_same_file.sum()) + len(compared.first),
         n_pairs=len(pairs),
-        pairs=_first_pairs(setup.items, pairs),
+        pairs=_first_pairs(setup, pairs),
     )
     return NearDuplicates(pairs, facts)
 
@@ -137,23 +138,22 @@ def _across_products(items: pl.DataFrame, pairs: _Pairs) -> _Pairs:
     return pairs.take(np.flatnonzero(~same.to_numpy()))
 
 
-def _same_picture(items: pl.DataFrame, pairs: _Pairs, max_pixels: int) -> list[bool]:
+def _same_picture(setup: SearchSetup, pairs: _Pairs, max_pixels: int) -> list[bool]:
     """Return for each pair whether its pictures are the same; False if one of them can no longer be read."""
-    content = items["content_id"]
+    items, content = setup.items, setup.items["content_id"]
     ids = list(zip(content.gather(pairs.first), content.gather(pairs.second), strict=True))
     compared = sorted({key for pair in ids for key in pair})
     pictures = items.filter(pl.col("content_id").is_in(compared)).unique("content_id", keep="first").sort("content_id")
-    alike = _alike(pictures, max_pixels)
+    alike = _alike(setup.pictures.locate(pictures), max_pixels)
     return [(a, b) in alike or (b, a) in alike for a, b in ids]
 
 
-def _alike(pictures: pl.DataFrame, max_pixels: int) -> set[tuple[str, str]]:
-    """Return the pairs of content ids in `pictures` (content_id, image_uri, item_id) that show the same picture."""
-    rows = pictures.select("content_id", "image_uri", "item_id").iter_rows(named=True)
+def _alike(pictures: Sequence[Picture], max_pixels: int) -> set[tuple[str, str]]:
+    """Return the pairs of content ids of `pictures` that show the same picture."""
     load = SquareLoader(None, "raw", 0.0, SQUARE, max_pixels)
     ids: list[str] = []
     shrunk = [np.empty((0, 24, 24, 3), np.uint8)]
-    for loaded in in_batches([Picture(**row) for row in rows], load, BATCH, THREADS):
+    for loaded in in_batches(pictures, load, BATCH, THREADS):
         ids += loaded.content_ids
         shrunk.append(thumbnails(loaded.pixels))
     return {(ids[a], ids[b]) for a, b in near_duplicates(np.concatenate(shrunk))}
@@ -170,15 +170,19 @@ def _table(setup: SearchSetup, pairs: _Pairs) -> pl.DataFrame:
     )
 
 
-def _first_pairs(items: pl.DataFrame, pairs: pl.DataFrame) -> tuple[DuplicatePair, ...]:
+def _first_pairs(setup: SearchSetup, pairs: pl.DataFrame) -> tuple[DuplicatePair, ...]:
     shown = pairs.head(N_SHOWN)
+    items, pictures = setup.items, setup.pictures
     row_of = rows_of(items, [*shown["item_id"], *shown["other_item_id"]])
     return tuple(
         DuplicatePair(
             items=(item, other),
             products=(product, other_product),
             similarity=similarity,
-            pictures=(item_picture(items, row_of[item]), item_picture(items, row_of[other])),
+            pictures=(
+                item_picture(items, row_of[item], pictures=pictures),
+                item_picture(items, row_of[other], pictures=pictures),
+            ),
         )
         for item, other, product, other_product, similarity in shown.iter_rows()
     )

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 
 from retrieval_core.artifacts.manifests import Backbone, Fitted, VectorSet
+from retrieval_core.artifacts.pictures import PictureReader
 from retrieval_core.evaluate.compare.config import ComparisonConfig
 from retrieval_core.evaluate.compare.crops import crop_effects
 from retrieval_core.evaluate.compare.measure import BuiltVariant, ComparisonInputs, ComparisonResults, all_scores
@@ -43,7 +44,7 @@ def gather_facts(
         fronts=_fronts(variants, quality),
         models=tuple(_model(store, name, fitted, config) for name, fitted in inputs.models.items()),
         crops=crop_effects(store, results, quality, config.crop.margin) if quality else (),
-        grids=_side_by_side(results, quality, config.evaluate.seed),
+        grids=_side_by_side(results, PictureReader(store), quality, config.evaluate.seed),
         definitions=_definitions(config),
         seconds=inputs.seconds,
     )
@@ -98,7 +99,9 @@ def _model(store: Store, name: str, fitted: Fitted, config: ComparisonConfig) ->
     )
 
 
-def _side_by_side(results: ComparisonResults, quality: str, seed: int) -> tuple[SideBySide, ...]:
+def _side_by_side(
+    results: ComparisonResults, pictures: PictureReader, quality: str, seed: int
+) -> tuple[SideBySide, ...]:
     """Return random queries with the hits of the best variant, the worst, and two between them."""
     names = _shown_variants(results, quality)
     grids = {
@@ -109,6 +112,7 @@ def _side_by_side(results: ComparisonResults, quality: str, seed: int) -> tuple[
             results.similarities[name],
             N_GRIDS,
             seed,
+            pictures,
         )
         for name in names
     }

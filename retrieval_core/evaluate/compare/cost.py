@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from itertools import islice
+from typing import Any
 
 import numpy as np
 
 from retrieval_core.arrays import UInt8
 from retrieval_core.artifacts.manifests import Artifact, Backbone, Classifier, Detector, Ref, Segmenter
-from retrieval_core.artifacts.pictures import usable_pictures
+from retrieval_core.artifacts.pictures import PictureReader, usable_pictures
 from retrieval_core.config import CropConfig
 from retrieval_core.embed.classes import ClassifierEngine
 from retrieval_core.embed.engine import open_engine
@@ -22,35 +23,34 @@ from retrieval_core.mask.apply import SegmenterEngine, square_of
 from retrieval_core.mask.detect import WEIGHTS_FILE, DetectorEngine
 from retrieval_core.mask.train import ONNX_FILE
 from retrieval_core.settings import Settings
-from retrieval_core.store.uris import read_uri
 
 N_TIMED = 32
 N_RUNS = 3
 
 
-def decode_sample(uris: Sequence[str], max_pixels: int) -> list[RGB]:
-    """Return the first 32 pictures of `uris` that can be read. Raises `NotFound` if none can."""
-    images = list(islice(_readable(uris, max_pixels), N_TIMED))
+def decode_sample(items: Sequence[Mapping[str, Any]], pictures: PictureReader, max_pixels: int) -> list[RGB]:
+    """Return the first 32 pictures of `items` that can be read. Raises `NotFound` if none can."""
+    images = list(islice(_readable(items, pictures, max_pixels), N_TIMED))
     if not images:
         raise NotFound(
-            f"none of {len(uris)} pictures can be read any more; compare again to take a new snapshot of the source"
+            f"none of {len(items)} pictures can be read any more; compare again to take a new snapshot of the source"
         )
     return images
 
 
-def _readable(uris: Sequence[str], max_pixels: int) -> Iterator[RGB]:
-    for uri in uris:
+def _readable(items: Sequence[Mapping[str, Any]], pictures: PictureReader, max_pixels: int) -> Iterator[RGB]:
+    for item in items:
         try:
-            yield decode(read_uri(uri), max_pixels=max_pixels)
+            yield decode(pictures.read(item), max_pixels=max_pixels)
         except (ImageRefused, NotFound):
             continue
 
 
 def time_network(settings: Settings, catalog: Ref, network: Ref, config: ComparisonConfig) -> float:
     """Return the milliseconds that a network takes for a picture, measured on a random sample of the catalogue."""
-    pictures = usable_pictures(settings.open_store(), catalog).sort("item_id")
-    shuffled = pictures.sample(fraction=1.0, shuffle=True, seed=0)["image_uri"].to_list()
-    images = decode_sample(shuffled, config.ingest.max_pixels)
+    store = settings.open_store()
+    shuffled = usable_pictures(store, catalog).sort("item_id").sample(fraction=1.0, shuffle=True, seed=0)
+    images = decode_sample(shuffled.to_dicts(), PictureReader(store), config.ingest.max_pixels)
     return ms_per_picture(settings, network, images, config.crop)
 
 

@@ -11,6 +11,7 @@ import numpy as np
 from retrieval_core.arrays import Float64, Int64
 from retrieval_core.artifacts.manifests import MaskSet
 from retrieval_core.artifacts.parts import MaskRow, read_masks
+from retrieval_core.artifacts.pictures import PictureReader
 from retrieval_core.errors import VitrineError
 from retrieval_core.evaluate.compare.measure import BuiltVariant, ComparisonResults
 from retrieval_core.evaluate.compare.paired import n_pairs, per_query
@@ -19,7 +20,6 @@ from retrieval_core.evaluate.thumbnails import Thumbnail, jpeg_base64
 from retrieval_core.images import crop_to_mask, decode
 from retrieval_core.metrics.significance import paired_interval
 from retrieval_core.store.base import Store
-from retrieval_core.store.uris import read_uri
 
 log = logging.getLogger(__name__)
 
@@ -34,6 +34,7 @@ class _Pair(NamedTuple):
     raw: Float64
     crop: Float64
     masks: Mapping[str, MaskRow]
+    pictures: PictureReader
 
 
 def crop_effects(store: Store, results: ComparisonResults, metric: str, margin: float) -> tuple[CropFacts, ...]:
@@ -60,7 +61,9 @@ def _pair(store: Store, results: ComparisonResults, metric: str, raw: BuiltVaria
         return None
     content_ids = results.items["content_id"].gather(results.protocol.queries)
     masks = read_masks(store, MaskSet.open(store, crop.masks), content_ids)
-    return _Pair(raw_values, crop_values, {key: mask for key, mask in masks.items() if not mask.reason})
+    return _Pair(
+        raw_values, crop_values, {key: mask for key, mask in masks.items() if not mask.reason}, PictureReader(store)
+    )
 
 
 def _effect(results: ComparisonResults, pair: _Pair, raw: BuiltVariant, crop: BuiltVariant, margin: float) -> CropFacts:
@@ -113,7 +116,7 @@ def _examples(results: ComparisonResults, pair: _Pair, queries: Int64, margin: f
         if mask is None:
             continue
         try:
-            image = decode(read_uri(item["image_uri"]))
+            image = decode(pair.pictures.read(item))
         except VitrineError as error:
             log.warning("no thumbnail of %s: %s", item["item_id"], error)
             continue

@@ -17,6 +17,7 @@ from typing import NamedTuple
 import polars as pl
 
 from retrieval_core.artifacts.manifests import Value, content_id
+from retrieval_core.artifacts.pictures import PictureReader
 from retrieval_core.errors import BadConfig, Permanent
 from retrieval_core.evaluate.measure.known_answer import (
     Answer,
@@ -27,7 +28,7 @@ from retrieval_core.evaluate.measure.known_answer import (
     hit_ids,
     show_missed,
 )
-from retrieval_core.evaluate.thumbnails import Thumbnail, item_picture, jpeg_base64
+from retrieval_core.evaluate.thumbnails import FROM_SOURCE, Thumbnail, item_picture, jpeg_base64
 from retrieval_core.images import decode
 from retrieval_core.item_ids.normal_form import normal_name
 from retrieval_core.metrics.registry import GOLDEN_HIT, GOLDEN_MRR, GOLDEN_RECALL
@@ -124,7 +125,13 @@ def read_golden(uri: str) -> GoldenFile:
     return _parse(uri, data)._replace(digest=content_id(data))
 
 
-def search_golden(release: OpenRelease, items: pl.DataFrame, golden: GoldenFile, max_pixels: int) -> Golden:
+def search_golden(
+    release: OpenRelease,
+    items: pl.DataFrame,
+    golden: GoldenFile,
+    max_pixels: int,
+    reader: PictureReader = FROM_SOURCE,
+) -> Golden:
     """Search every golden query in a release of these `items`, and judge it by the expected items that still exist.
 
     A query is left out, and listed as a problem, where its picture cannot be read or no expected item exists any more.
@@ -154,7 +161,7 @@ def search_golden(release: OpenRelease, items: pl.DataFrame, golden: GoldenFile,
             hits = release.search(picture, k=query.k)
             pictures[query.query] = jpeg_base64(picture)
         answered.append((query, Answer(name, frozenset(expected), tuple(hits), query.k)))
-    return _judge(items, golden, answered, pictures, problems)
+    return _judge(items, golden, answered, pictures, problems, reader)
 
 
 def _judge(
@@ -163,6 +170,7 @@ def _judge(
     answered: Sequence[tuple[GoldenQuery, Answer]],
     pictures: dict[str, str],
     problems: Sequence[str],
+    reader: PictureReader,
 ) -> Golden:
     answers = [answer for _, answer in answered]
     contents = contents_of(items, hit_ids(answers))
@@ -178,7 +186,7 @@ def _judge(
     )
     metrics = {name: float(per_query[name].to_numpy().mean()) for name in (HIT, RECALL, RANK)} if answers else {}
     missed = [
-        Missed(_query_picture(items, query, pictures), query.expected, answer, query.note)
+        Missed(_query_picture(items, query, pictures, reader), query.expected, answer, query.note)
         for query, answer in sorted(answered, key=lambda pair: pair[1].reciprocal_rank(contents))
         if not answer.hit(contents)
     ]
@@ -191,17 +199,19 @@ def _judge(
         n_problems=len(problems),
         problems=first_problems(problems),
         n_missed=len(missed),
-        missed=show_missed(items, missed, contents),
+        missed=show_missed(items, missed, contents, reader),
         missing=missing,
     )
     return Golden(metrics, per_query if answered else per_query.select("item_id"), facts)
 
 
-def _query_picture(items: pl.DataFrame, query: GoldenQuery, pictures: dict[str, str]) -> Thumbnail:
+def _query_picture(
+    items: pl.DataFrame, query: GoldenQuery, pictures: dict[str, str], reader: PictureReader
+) -> Thumbnail:
     if query.query in pictures:
         return Thumbnail(item_id=query.query, caption=query.note, jpeg=pictures[query.query])
     (row,) = (items["item_id"] == query.query).arg_true()
-    return item_picture(items, row)
+    return item_picture(items, row, pictures=reader)
 
 
 def _expected_contents(query: GoldenQuery, contents: dict[str, str], problems: list[str]) -> set[str]:

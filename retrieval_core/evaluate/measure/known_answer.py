@@ -11,7 +11,8 @@ from typing import NamedTuple
 import polars as pl
 
 from retrieval_core.artifacts.manifests import Hit, Value
-from retrieval_core.evaluate.thumbnails import Thumbnail, item_picture
+from retrieval_core.artifacts.pictures import PictureReader
+from retrieval_core.evaluate.thumbnails import FROM_SOURCE, Thumbnail, item_picture
 
 MAX_PROBLEMS = 20  # in the report
 MAX_PROBLEM_CHARS = 300
@@ -89,7 +90,9 @@ def first_problems(problems: Sequence[str]) -> tuple[str, ...]:
     return tuple(line if len(line) <= MAX_PROBLEM_CHARS else f"{line[: MAX_PROBLEM_CHARS - 1]}…" for line in lines)
 
 
-def show_missed(items: pl.DataFrame, missed: Sequence[Missed], contents: Contents) -> tuple[MissedQuery, ...]:
+def show_missed(
+    items: pl.DataFrame, missed: Sequence[Missed], contents: Contents, pictures: PictureReader = FROM_SOURCE
+) -> tuple[MissedQuery, ...]:
     """Return the first `N_MISSED` with the thumbnails of what was expected and found."""
     chosen = missed[:N_MISSED]
     item_ids = {item_id for miss in chosen for item_id in miss.expected[:N_SHOWN]} | hit_ids(m.answer for m in chosen)
@@ -97,9 +100,11 @@ def show_missed(items: pl.DataFrame, missed: Sequence[Missed], contents: Content
     return tuple(
         MissedQuery(
             query=miss.query,
-            expected=tuple(item_picture(items, rows[name]) for name in miss.expected[:N_SHOWN] if name in rows),
+            expected=tuple(
+                item_picture(items, rows[name], pictures=pictures) for name in miss.expected[:N_SHOWN] if name in rows
+            ),
             hits=tuple(
-                item_picture(items, rows[hit.item_id], hit.score, right)
+                item_picture(items, rows[hit.item_id], hit.score, right, pictures)
                 for hit, right in zip(miss.answer.hits[:N_SHOWN], miss.answer.correct(contents), strict=False)
                 if hit.item_id in rows
             ),

@@ -8,13 +8,13 @@ import polars as pl
 
 from retrieval_core.artifacts.manifests import MaskSet, Value
 from retrieval_core.artifacts.parts import read_masks, read_table
+from retrieval_core.artifacts.pictures import PictureReader
 from retrieval_core.config import NightlyConfig
 from retrieval_core.errors import VitrineError
 from retrieval_core.evaluate.run_outputs import RunOutputs
 from retrieval_core.evaluate.thumbnails import Thumbnail, jpeg_base64
 from retrieval_core.images import apply_mask, crop_to_mask, decode
 from retrieval_core.store.base import Store
-from retrieval_core.store.uris import read_uri
 
 log = logging.getLogger(__name__)
 
@@ -40,13 +40,13 @@ def mask_examples(
     """Return random pictures, each before and after masking or cropping."""
     drawn = items.sample(min(n, len(items)), seed=config.evaluate.seed)
     rows = read_masks(store, masks, drawn["content_id"])
-    pairs = []
+    pairs, pictures = [], PictureReader(store)
     for row in drawn.iter_rows(named=True):
         mask = rows.get(row["content_id"])
         if mask is None:
             continue
         try:
-            image = decode(read_uri(row["image_uri"]))
+            image = decode(pictures.read(row))
         except VitrineError as error:
             log.warning("no thumbnail of %s: %s", row["item_id"], error)
             continue

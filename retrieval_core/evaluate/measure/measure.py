@@ -11,6 +11,7 @@ from retrieval_core.artifacts.catalog_rows import load_items
 from retrieval_core.artifacts.growing_sets import indexable_items
 from retrieval_core.artifacts.manifests import ClassSet, Head, IndexSet, Ref, Release, Segmenter, Value, VectorSet
 from retrieval_core.artifacts.parts import load_classes, load_vectors
+from retrieval_core.artifacts.pictures import PictureReader
 from retrieval_core.config import NightlyConfig
 from retrieval_core.evaluate.measure.exact_search import Link, chain_names, classified_topk, stored_gallery
 from retrieval_core.evaluate.measure.filtered import FilterFacts, measure_filters
@@ -143,6 +144,7 @@ def _open_setup(store: Store, outputs: RunOutputs, index_set: IndexSet, config: 
         else StoredVectors(kept, lambda rows: load_vectors(store, candidate_set, content_ids.gather(rows))),
         index=index,
         rerank_depth=index_set.rerank_depth,
+        pictures=PictureReader(store),
     )
 
 
@@ -199,9 +201,9 @@ def measure_unlabelled(
 ) -> Unlabelled:
     """Search the release that the run would publish as a user does, from a picture to its hits among `items`."""
     release, max_pixels = open_challenger(store, outputs, config, settings), config.ingest.max_pixels
-    golden = search_golden(release, items, read_golden(config.evaluate.golden), max_pixels)
+    golden = search_golden(release, items, read_golden(config.evaluate.golden), max_pixels, PictureReader(store))
     masks = read_item_masks(store, outputs.masks, draw_items(items, config.evaluate))
-    synthetic = search_synthetic(release, items, masks, config.evaluate, max_pixels)
+    synthetic = search_synthetic(release, items, masks, config.evaluate, max_pixels, PictureReader(store))
     return Unlabelled(
         metrics=golden.metrics | synthetic.metrics,
         per_query=pl.concat([golden.per_query, synthetic.per_query], how="diagonal"),

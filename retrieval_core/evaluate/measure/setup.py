@@ -12,8 +12,10 @@ import polars as pl
 
 from retrieval_core.arrays import Float32, Float64, Int64, UInt64
 from retrieval_core.artifacts.catalog_rows import HELD_OUT
+from retrieval_core.artifacts.pictures import PictureReader
 from retrieval_core.config import EvaluateConfig
 from retrieval_core.evaluate.measure.row_vectors import RowVectors
+from retrieval_core.evaluate.thumbnails import FROM_SOURCE
 from retrieval_core.index.lookup import RowSelection, ShardedIndex
 from retrieval_core.metrics.relevance import Judgements, Truth, encode, find_truth
 
@@ -104,6 +106,7 @@ class SearchSetup:
     candidates: RowVectors
     index: ShardedIndex
     rerank_depth: int
+    pictures: PictureReader = FROM_SOURCE
 
     def find(
         self, rows: Int64, k: int = K, *, nprobe: int = 0, rerank_depth: int = 0, only: RowSelection | None = None

@@ -7,7 +7,7 @@ labels are needed.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -15,6 +15,7 @@ import polars as pl
 
 from retrieval_core.artifacts.manifests import MaskSet, Ref, Value
 from retrieval_core.artifacts.parts import MaskRow, read_masks
+from retrieval_core.artifacts.pictures import PictureReader
 from retrieval_core.config import EvaluateConfig
 from retrieval_core.errors import Permanent
 from retrieval_core.evaluate.measure.indexed_rows import sample_rows
@@ -28,13 +29,12 @@ from retrieval_core.evaluate.measure.known_answer import (
     show_missed,
 )
 from retrieval_core.evaluate.measure.setup import cluster_names
-from retrieval_core.evaluate.thumbnails import Thumbnail, jpeg_base64
+from retrieval_core.evaluate.thumbnails import FROM_SOURCE, Thumbnail, jpeg_base64
 from retrieval_core.images import RGB, decode
 from retrieval_core.metrics.distortions import DISTORTIONS, Distortion
 from retrieval_core.metrics.registry import SYNTHETIC_RECALL, SYNTHETIC_RECALL_OF
 from retrieval_core.search.release import OpenRelease
 from retrieval_core.store.base import Store
-from retrieval_core.store.uris import read_uri
 
 PREFIX = "synthetic"
 RECALL = SYNTHETIC_RECALL.name
@@ -105,7 +105,12 @@ def read_item_masks(store: Store, masks: Ref | None, items: pl.DataFrame) -> dic
 
 
 def search_synthetic(
-    release: OpenRelease, items: pl.DataFrame, masks: Mapping[str, MaskRow], config: EvaluateConfig, max_pixels: int
+    release: OpenRelease,
+    items: pl.DataFrame,
+    masks: Mapping[str, MaskRow],
+    config: EvaluateConfig,
+    max_pixels: int,
+    pictures: PictureReader = FROM_SOURCE,
 ) -> Synthetic:
     """Distort the pictures of drawn items and search for each as a user does; its item should be the first hit.
 
@@ -114,7 +119,8 @@ def search_synthetic(
     drawn = draw_items(items, config)
     drawn = drawn.with_columns(cluster_names(drawn))
     problems: list[str] = []
-    searched = [_search(release, query) for query in _queries(drawn, masks, config.seed, max_pixels, problems)]
+    readable = _readable(drawn, pictures, max_pixels, problems)
+    searched = [_search(release, query) for query in _queries(readable, masks, config.seed)]
     if not searched:
         return Synthetic({}, _no_rows(), _nothing(config, len(drawn), problems))
     contents = contents_of(items, hit_ids(query.answer for query in searched))
@@ -139,7 +145,7 @@ def search_synthetic(
         n_problems=len(problems),
         problems=first_problems(problems),
         n_missed=len(missed),
-        missed=show_missed(items, _spread(missed), contents),
+        missed=show_missed(items, _spread(missed), contents, pictures),
     )
     return Synthetic(metrics, per_query, facts)
 
@@ -165,16 +171,22 @@ def _per_item(searched: Sequence[_Searched], hits: Sequence[float]) -> pl.DataFr
     )
 
 
-def _queries(
-    drawn: pl.DataFrame, masks: Mapping[str, MaskRow], seed: int, max_pixels: int, problems: list[str]
-) -> Iterator[_Query]:
-    """Yield the distorted pictures, so that one is in memory at a time."""
+def _readable(
+    drawn: pl.DataFrame, pictures: PictureReader, max_pixels: int, problems: list[str]
+) -> Iterator[tuple[dict[str, Any], RGB]]:
+    """Yield the items with their pictures, so that one is in memory at a time."""
     for item in drawn.iter_rows(named=True):
         try:
-            picture = decode(read_uri(item["image_uri"]), max_pixels=max_pixels)
+            yield item, decode(pictures.read(item), max_pixels=max_pixels)
         except Permanent as error:
             problems.append(f"the picture of {item['item_id']} cannot be read: {error}")
-            continue
+
+
+def _queries(
+    readable: Iterable[tuple[dict[str, Any], RGB]], masks: Mapping[str, MaskRow], seed: int
+) -> Iterator[_Query]:
+    """Yield the distorted pictures of each item."""
+    for item, picture in readable:
         row = masks.get(item["content_id"])
         mask = row.array() if row else None
         for number, distortion in enumerate(DISTORTIONS):

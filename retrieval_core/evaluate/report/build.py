@@ -69,7 +69,9 @@ def gather_facts(
         duplicates=analysis.duplicates.facts,
         seconds=outputs.seconds,
         quarantine=quarantine,
-        grids=query_grids(measured.items, measured.protocol, positions, scores, N_GRIDS, config.evaluate.seed),
+        grids=query_grids(
+            measured.items, measured.protocol, positions, scores, N_GRIDS, config.evaluate.seed, measured.setup.pictures
+        ),
         backbone=config.embed.backbone,
         weights=config.embed.weights,
         quality=analysis.quality,
@@ -104,7 +106,14 @@ def _best_and_worst(measured: Measured, seed: int) -> tuple[tuple[QueryGrid, ...
         return tuple(
             grid.model_copy(update={"metrics": {name: value for name, value in row.items() if value is not None}})
             for grid, row in zip(
-                grids_of(measured.items, protocol, published.positions, published.similarities, queries),
+                grids_of(
+                    measured.items,
+                    protocol,
+                    published.positions,
+                    published.similarities,
+                    queries,
+                    measured.setup.pictures,
+                ),
                 rows,
                 strict=True,
             )
@@ -133,7 +142,7 @@ def _album(measured: Measured, analysis: Analysis, quarantine: Sequence[Reject])
         orient="row",
     )
     earlier = [analysis.diff.production_items] if analysis.diff else []
-    return album(item_ids, measured.items, rejected, *earlier)
+    return album(item_ids, measured.items, rejected, *earlier, pictures=measured.setup.pictures)
 
 
 def _quarantine(store: Store, outputs: RunOutputs) -> tuple[Reject, ...]:

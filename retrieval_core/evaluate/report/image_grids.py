@@ -11,9 +11,10 @@ import numpy as np
 import polars as pl
 
 from retrieval_core.arrays import Bool, Float32, Int64
+from retrieval_core.artifacts.pictures import PictureReader
 from retrieval_core.evaluate.measure.setup import Protocol
 from retrieval_core.evaluate.report.schema import QueryGrid
-from retrieval_core.evaluate.thumbnails import Thumbnail, item_picture
+from retrieval_core.evaluate.thumbnails import FROM_SOURCE, Thumbnail, item_picture
 from retrieval_core.metrics.relevance import neighbour_iou, same_code
 
 N_HITS = 5
@@ -28,13 +29,14 @@ def query_grids(
     scores: Float32,
     n_grids: int,
     seed: int,
+    pictures: PictureReader = FROM_SOURCE,
 ) -> tuple[QueryGrid, ...]:
     """Return randomly sampled queries with their first five hits; none if the gallery is empty.
 
     `positions` (q, k) are positions in the gallery, `scores` (q, k) cosines.
     """
     chosen = np.sort(np.random.default_rng(seed).permutation(len(positions))[:n_grids])
-    return grids_of(items, protocol, positions, scores, chosen)
+    return grids_of(items, protocol, positions, scores, chosen, pictures)
 
 
 def grids_of(
@@ -43,6 +45,7 @@ def grids_of(
     positions: Int64,
     scores: Float32,
     chosen: Int64,
+    pictures: PictureReader = FROM_SOURCE,
 ) -> tuple[QueryGrid, ...]:
     """Return the chosen queries in their order; see `query_grids`."""
     if not len(protocol.gallery):
@@ -50,9 +53,9 @@ def grids_of(
     marks = hit_marks(protocol, positions[:, :N_HITS])
     grids = []
     for query in chosen:
-        picture = item_picture(items, int(protocol.queries[query]))
+        picture = item_picture(items, int(protocol.queries[query]), pictures=pictures)
         hits = [
-            item_picture(items, int(protocol.gallery[position]), float(score), marks.of(int(query), slot))
+            item_picture(items, int(protocol.gallery[position]), float(score), marks.of(int(query), slot), pictures)
             for slot, (position, score) in enumerate(zip(positions[query, :N_HITS], scores[query], strict=False))
             if position >= 0
         ]
@@ -94,13 +97,15 @@ def hit_marks(protocol: Protocol, positions: Int64) -> Marks:
     return Marks(none, none, "")
 
 
-def album(item_ids: Iterable[str], *tables: pl.DataFrame) -> dict[str, Thumbnail]:
+def album(
+    item_ids: Iterable[str], *tables: pl.DataFrame, pictures: PictureReader = FROM_SOURCE
+) -> dict[str, Thumbnail]:
     """Return thumbnails by item id, each from the first table of items that has the item; unknown ids are left out."""
     requested = pl.DataFrame({"item_id": list(dict.fromkeys(item_ids))}, schema={"item_id": pl.String})
     thumbnails: dict[str, Thumbnail] = {}
     for items in tables:
         rows = items.join(requested, on="item_id", how="semi").filter(~pl.col("item_id").is_in(list(thumbnails)))
         with ThreadPoolExecutor(THREADS) as pool:
-            pictures = pool.map(partial(item_picture, rows), range(len(rows)))
-            thumbnails |= {picture.item_id: picture for picture in pictures}
+            drawn = pool.map(partial(item_picture, rows, pictures=pictures), range(len(rows)))
+            thumbnails |= {thumbnail.item_id: thumbnail for thumbnail in drawn}
     return thumbnails

@@ -9,6 +9,7 @@ import pytest
 
 from retrieval_core.artifacts.manifests import Artifact, Backbone, Detector
 from retrieval_core.artifacts.parts import put_parts
+from retrieval_core.artifacts.pictures import PictureReader
 from retrieval_core.config import CropConfig, EmbedConfig
 from retrieval_core.embed.backbones import load_backbone, save_backbone
 from retrieval_core.errors import NotFound
@@ -41,11 +42,12 @@ def keep(settings: Settings, folder: Path, kind: type[Artifact], **fields: objec
 def test_pictures_that_cannot_be_read_are_skipped(tmp_path: Path, images: list[RGB]) -> None:
     (tmp_path / "bad.jpg").write_bytes(b"\xff\xd8\xff broken")
     (tmp_path / "good.jpg").write_bytes(thumbnail(images[0], 40))
-    uris = [str(tmp_path / name) for name in ("absent.jpg", "bad.jpg", "good.jpg")]
-    assert [image.shape for image in decode_sample(uris, 10_000)] == [images[0].shape]
-    assert len(decode_sample([uris[2]] * 99, 10_000)) == N_TIMED
+    items = [{"image_uri": str(tmp_path / name)} for name in ("absent.jpg", "bad.jpg", "good.jpg")]
+    source = PictureReader()
+    assert [image.shape for image in decode_sample(items, source, 10_000)] == [images[0].shape]
+    assert len(decode_sample([items[2]] * 99, source, 10_000)) == N_TIMED
     with pytest.raises(NotFound, match="none of 2 pictures"):
-        decode_sample(uris[:2], 10_000)
+        decode_sample(items[:2], source, 10_000)
 
 
 def test_a_detector_and_a_backbone_cost_time(tmp_path: Path, settings: Settings, images: list[RGB]) -> None:
