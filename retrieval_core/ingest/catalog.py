@@ -103,7 +103,7 @@ def plan_source(store: Store, source: str, config: IngestConfig) -> IngestPlan:
             raise without_base(opened.spec)
         return _plan_delta(store, opened, rows, production, config)
     seen = _last_seen(store)
-    planned = plan_snapshot(rows, seen.items if seen else None, _is_kept(store, config))
+    planned = plan_snapshot(rows, seen.items if seen else None, is_kept(store, config))
     reading = plan_reading(store, planned, seen.quarantine if seen else None, config)
     last = load_items(store, production.catalog.name, ["item_id", "product_id"]) if production else None
     removed = named_items(opened, rows, last).removed if last is not None else ()
@@ -142,7 +142,7 @@ def plan_change(
 def _plan_named(
     store: Store, last: Snapshot, rows: pl.DataFrame, named: NamedItems, config: IngestConfig
 ) -> IngestPlan:
-    planned = plan_update(last.items, rows, named.item_ids, _is_kept(store, config))
+    planned = plan_update(last.items, rows, named.item_ids, is_kept(store, config))
     reading = plan_reading(store, planned, last.quarantine, config)
     return IngestPlan(reading=reading, named=named.item_ids, declared_removals=named.removed)
 
@@ -198,7 +198,7 @@ def _seal_change(
     return _seal(store, snapshot), snapshot.items, diff_catalogs(last.items, snapshot.items)
 
 
-def _is_kept(store: Store, config: IngestConfig) -> Callable[[pl.Series], pl.Series] | None:
+def is_kept(store: Store, config: IngestConfig) -> Callable[[pl.Series], pl.Series] | None:
     """Return which of given content ids the store keeps; None where it keeps no pictures."""
     if config.keep == "none":
         return None

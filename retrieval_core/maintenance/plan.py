@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numpy as np
 import polars as pl
 
 from retrieval_core.artifacts import backbone_names, fingerprints, releases
@@ -13,6 +14,7 @@ from retrieval_core.embed.cards import Card
 from retrieval_core.embed.registry import get_card
 from retrieval_core.errors import NotFound
 from retrieval_core.index.recipes import choose_recipe, choose_shards
+from retrieval_core.ingest.catalog import is_kept
 from retrieval_core.ingest.delta import changed_rows, is_delta, named_items, without_base
 from retrieval_core.ingest.snapshot import plan_snapshot, unread
 from retrieval_core.ingest.sources.base import Source
@@ -29,8 +31,9 @@ class Forecast(Value):
     `notes` say how the source was read and what was passed over. `to_read` counts pictures that are new or were changed
     since the last run; `moved` those of them that are probably the same at another address, because the item had a
     picture of that size in bytes. `gone` counts items that have left the source. `refit` says whether models would be
-    fitted again. `embed_seconds` is None if no earlier run embedded anything; `detector` and `classifier` are empty if
-    the config uses none. `stage_bytes` are the most bytes of memory that each stage takes, without the pages of mapped
+    fitted again. `keep_bytes` are those of the files to read that the store would keep, at most, None where no size is
+    known; `embed_seconds` is None if no earlier run embedded anything; `detector` and `classifier` are empty if the
+    config uses none. `stage_bytes` are the most bytes of memory that each stage takes, without the pages of mapped
     files.
     """
 
@@ -53,6 +56,7 @@ class Forecast(Value):
     memory_bytes: int
     stage_bytes: dict[str, int]
     embed_seconds: float | None
+    keep_bytes: int | None = None
 
     def as_text(self) -> str:
         """Return the forecast as lines for a terminal."""
@@ -67,6 +71,7 @@ class Forecast(Value):
                 f"catalogue  {self.rows} rows, {self.gone} gone since the last run",
                 *(f"source     {note}" for note in self.notes),
                 f"read       {self.to_read} pictures that are new or changed{moved}",
+                *([] if self.keep_bytes is None else [f"keep       at most {self.keep_bytes:,} bytes of their files"]),
                 f"embed      at most {n_embed} pictures with {self.backbone}, {self.dim} dimensions; {cost}",
                 f"licence    {self.licence}",
                 *crop,
@@ -85,7 +90,7 @@ def forecast(source: str, store: Store, config: NightlyConfig) -> Forecast:
     opened = open_source(source)
     rows = opened.rows()
     seen = _last_seen(store)
-    to_be_read = unread(plan_snapshot(rows, seen))
+    to_be_read = unread(plan_snapshot(rows, seen, is_kept(store, config.ingest)))
     moved = 0 if seen is None else to_be_read.join(seen, on=["item_id", "size_bytes"], how="semi").height
     to_read = len(to_be_read)
     if is_delta(opened):
@@ -116,6 +121,7 @@ def forecast(source: str, store: Store, config: NightlyConfig) -> Forecast:
         memory_bytes=recipe.memory_bytes,
         stage_bytes=stage_bytes(CatalogueSize.of(rows, dim), config, n_shards),
         embed_seconds=_embed_seconds(store, to_read - moved),
+        keep_bytes=_keep_bytes(to_be_read, seen, config),
     )
 
 
@@ -180,6 +186,17 @@ def _same_models(store: Store, config: NightlyConfig) -> bool:
         and fingerprints.head_question(current.head) == fingerprints.head_question(config.head)
         and fingerprints.reducer_question(current.reduce) == fingerprints.reducer_question(config.reduce)
     )
+
+
+def _keep_bytes(to_be_read: pl.DataFrame, seen: pl.DataFrame | None, config: NightlyConfig) -> int | None:
+    """Return the size of the pictures to read; one of unknown size counts as the mean of the known ones."""
+    if config.ingest.keep == "none" or to_be_read.is_empty():
+        return 0
+    sizes = to_be_read["size_bytes"].to_numpy().astype(float)
+    known = sizes[~np.isnan(sizes)]
+    if not len(known) and seen is not None:
+        known = seen["size_bytes"].drop_nulls().to_numpy()
+    return round(float(np.where(np.isnan(sizes), known.mean(), sizes).sum())) if len(known) else None
 
 
 def _embed_seconds(store: Store, n_pictures: int) -> float | None:

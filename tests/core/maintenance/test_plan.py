@@ -86,3 +86,19 @@ def test_a_plan_says_what_detects_and_what_classifies(source: str, local_store: 
     usual = plan(source, local_store)
     assert (usual.detector, usual.classifier) == ("", "")
     assert not {"crop", "classify"} & {line.split()[0] for line in usual.as_text().splitlines()}
+
+
+def test_a_plan_says_what_the_store_would_keep(source: str, local_store: Store) -> None:
+    config = NightlyConfig()
+    seen = forecast(source, local_store, config)
+    assert seen.keep_bytes == len(b"never decoded")
+    assert "keep       at most 13 bytes" in seen.as_text()
+    config = NightlyConfig.model_validate({"ingest": {"keep": "none"}})
+    assert forecast(source, local_store, config).keep_bytes == 0
+
+
+def test_a_plan_guesses_no_size_that_a_web_server_has_not_told(tmp_path: Path, local_store: Store) -> None:
+    (tmp_path / "items.csv").write_text("item_id,image_uri\na,https://shop.example/a.jpg\n")
+    seen = forecast(f"table:{tmp_path / 'items.csv'}", local_store, NightlyConfig())
+    assert (seen.to_read, seen.keep_bytes) == (1, None)
+    assert "\nkeep " not in seen.as_text()
