@@ -91,16 +91,24 @@ def _read(image_uri: str, mask_uri: str | None, config: IngestConfig) -> tuple[R
         return Reading(read_reason=unreadable(error)), b""
     size_bytes = len(data)
     try:
-        pixels = images.decode(data, max_pixels=config.max_pixels)
+        if config.keep == "bounded":
+            data, (height, width) = _bounded(data, config)
+        else:
+            height, width = images.check(data, max_pixels=config.max_pixels)
     except ImageRefused as error:
         note = f"; the server calls it {content_type}" if content_type else ""
         return Reading(content_id(data), None, None, None, f"{error}{note}", size_bytes, version), b""
-    if config.keep == "bounded" and max(pixels.shape) > config.keep_px:
-        pixels = images.shrink(pixels, config.keep_px)
-        data = images.thumbnail(pixels, config.keep_px, config.keep_quality)
-    height, width = pixels.shape[:2]
     reading = Reading(content_id(data), mask_id, height, width, None, size_bytes, version)
     return reading, b"" if config.keep == "none" else data
+
+
+def _bounded(data: bytes, config: IngestConfig) -> tuple[bytes, tuple[int, int]]:
+    """Return a picture, as a smaller JPEG if a side is too long, and its height and width."""
+    pixels = images.decode(data, max_pixels=config.max_pixels)
+    if max(pixels.shape) > config.keep_px:
+        pixels = images.shrink(pixels, config.keep_px)
+        data = images.thumbnail(pixels, config.keep_px, config.keep_quality)
+    return data, pixels.shape[:2]
 
 
 def _read_file(uri: str) -> tuple[bytes, UriStat | None, str]:
