@@ -14,7 +14,7 @@ import pytest
 from retrieval_core.artifacts import releases
 from retrieval_core.artifacts.catalog_rows import CATALOG_SCHEMA
 from retrieval_core.artifacts.growing_sets import put_growing_part, seal_view
-from retrieval_core.artifacts.manifests import Catalog, Detector, MaskSet, Ref, Release, Segmenter
+from retrieval_core.artifacts.manifests import Catalog, Detector, MaskSet, Ref, Release, Segmenter, content_id
 from retrieval_core.artifacts.parts import masks_bytes, put_part, table_bytes
 from retrieval_core.config import CropConfig, IngestConfig, MaskConfig
 from retrieval_core.images import thumbnail
@@ -41,7 +41,7 @@ def catalog(settings: Settings, tmp_path: Path) -> Ref:
         path = tmp_path / f"{n}.jpg"
         path.write_bytes(thumbnail(np.full((40, 30, 3), 30 * n, np.uint8), 40))
         row = {"item_id": f"i{n}", "image_uri": str(path), "mask_id": f"m{n}", "status": "ok"}
-        rows.append(row | {"split": "query" if n == 0 else "train", "content_id": f"c{n}"})
+        rows.append(row | {"split": "query" if n == 0 else "train", "content_id": content_id(path.read_bytes())})
     table = table_bytes(pl.DataFrame(rows, schema=CATALOG_SCHEMA))
     store = settings.open_store()
     part = put_part(store, "catalogs/c/items.parquet", table, N_ITEMS)

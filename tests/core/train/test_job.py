@@ -103,6 +103,8 @@ def test_a_training_starts_from_another_one_and_counts_the_pictures_it_could_not
     shop = Shop(tmp_path)
     catalog = shop.ingest(shop.settings)
     shop.pictures[5].unlink()
+    for key in [*shop.store.list("pictures/")]:
+        shop.store.delete(key)
     first = shop.train(RotationTraining(**QUICK), catalog=catalog)
     assert (first.counts["pictures"], first.counts["rejected"]) == (48, 1)
     config = {**QUICK, "size_px": 0, "weights": f"artifact:{first.fingerprint[:8]}", "target": "pattern"}
