@@ -105,7 +105,7 @@ class SearchPage:
             header = markup.header(release.release)
             if request.is_empty:
                 examples = self._service.examples(release)
-                uris = self._service.thumbnails(release, [example.image_uri for example in examples])
+                uris = self._service.thumbnails(release, [example.item_id for example in examples])
                 return header, markup.greeting(examples, uris, name)
             names = [name] if beside in (NOTHING, name) else [name, beside]
             return header, markup.results([self._answer(request, each) for each in names], request.text)
@@ -114,7 +114,7 @@ class SearchPage:
 
     def _answer(self, request: SearchRequest, name: str) -> markup.ShownAnswer:
         answer = self._service.search(request, name)
-        uris = self._service.thumbnails(answer.release, [hit.image_uri for hit in answer.hits])
+        uris = self._service.thumbnails(answer.release, [hit.item_id for hit in answer.hits])
         return markup.ShownAnswer(name, answer, uris, self._service.query_pictures(answer.release, request))
 
     def _fetch(self, url: str) -> tuple[Any, str, str]:

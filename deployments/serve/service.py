@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import lru_cache
 from typing import Any, NamedTuple, Self
+from weakref import WeakValueDictionary
 
 import numpy as np
 import polars as pl
@@ -23,7 +24,6 @@ from retrieval_core.search.live import LiveRelease
 from retrieval_core.search.release import Mode, OpenRelease, Query, open_release
 from retrieval_core.settings import Settings
 from retrieval_core.store.base import Store
-from retrieval_core.store.uris import read_uri
 
 MAX_K = 100
 MAX_PICTURE_BYTES = 20_000_000
@@ -110,6 +110,9 @@ class SearchService:
         self._production = LiveRelease(store, releases.PRODUCTION, settings)
         self._open_release = lru_cache(N_OPEN_RELEASES)(lambda fingerprint: open_release(store, fingerprint, settings))
         self._pool = ThreadPoolExecutor(8, thread_name_prefix="thumbnails")
+        # The cache outlives the releases: two of them with one catalogue show the same pictures.
+        self._shown: WeakValueDictionary[str, OpenRelease] = WeakValueDictionary()
+        self._cached_thumbnail = lru_cache(N_CACHED_THUMBNAILS)(self._read_thumbnail)
 
     def close(self) -> None:
         """Stop following production and release the threads."""
@@ -155,10 +158,20 @@ class SearchService:
             pictures.append(("as it was searched", picture_uri(view)))
         return pictures
 
-    def thumbnails(self, release: OpenRelease, image_uris: Sequence[str]) -> list[str]:
-        """Return a `data:` URI for each picture of a release, "" for one that cannot be read."""
+    def thumbnails(self, release: OpenRelease, item_ids: Sequence[str]) -> list[str]:
+        """Return a `data:` URI for the picture of each item of a release, "" for one that cannot be read."""
         catalog = release.release.catalog.name
-        return list(self._pool.map(lambda image_uri: _thumbnail(catalog, image_uri), image_uris))
+        self._shown[catalog] = release
+        return list(self._pool.map(lambda item_id: self._thumbnail(catalog, item_id), item_ids))
+
+    def _read_thumbnail(self, catalog: str, item_id: str) -> str:
+        return picture_uri(decode(self._shown[catalog].picture_bytes(item_id)), THUMBNAIL_PX)
+
+    def _thumbnail(self, catalog: str, item_id: str) -> str:
+        try:
+            return self._cached_thumbnail(catalog, item_id)
+        except VitrineError:
+            return ""
 
     def examples(self, release: OpenRelease) -> list[Example]:
         """Return items of different products and of as many categories as possible, always the same ones."""
@@ -180,16 +193,3 @@ def _examples(store: Store, catalog: Ref) -> list[Example]:
     rank = pl.col("item_id").cum_count().over("category")  # the first of each category, then the second, ...
     ordered = one_per_product.with_columns(rank=rank).sort("rank", "category", "item_id", nulls_last=True)
     return [Example(*row) for row in ordered.head(N_EXAMPLES).select(columns).iter_rows()]
-
-
-def _thumbnail(catalog: str, image_uri: str) -> str:
-    try:
-        return _readable_thumbnail(catalog, image_uri)
-    except VitrineError:
-        return ""
-
-
-@lru_cache(N_CACHED_THUMBNAILS)
-def _readable_thumbnail(catalog: str, image_uri: str) -> str:
-    """The catalogue is part of the cache's key: a later one may have another picture at the same URI."""
-    return picture_uri(decode(read_uri(image_uri)), THUMBNAIL_PX)

@@ -114,7 +114,7 @@ class Items:
     def __init__(self, store: Store, catalog: Catalog, fields: FieldSet | None) -> None:
         self._store, self._catalog = store, catalog
         row_ids = read_items(store, catalog, ["row_id"])["row_id"].to_numpy()
-        self._rows = _MappedRows(store, catalog.item_parts, HIT_COLUMNS, row_ids)
+        self._rows = _MappedRows(store, catalog.item_parts, (*HIT_COLUMNS, "content_id"), row_ids)
         self._field_part = fields.part(FIELDS_FILE) if fields else None
         self.field_names = field_names(store, self._field_part) if self._field_part else []
         if self._field_part:
@@ -137,7 +137,7 @@ class Items:
         return items.join(values, on="row_id", how="left", maintain_order="left")
 
     def rows(self, row_ids: Int64) -> list[dict[str, Any]]:
-        """Return `HIT_COLUMNS` of these rows, in their order. Raises `NotFound`."""
+        """Return `HIT_COLUMNS` and content_id of these rows, in their order. Raises `NotFound`."""
         rows = [batch.slice(row, 1).to_pylist()[0] for batch, row in self._find(row_ids)]
         return [row | {"item_id": normal_name(row["item_id"])} for row in rows]
 

@@ -22,9 +22,10 @@ import polars as pl
 
 from retrieval_core.arrays import Bool, Float32, Int32, Int64
 from retrieval_core.artifacts import releases
-from retrieval_core.artifacts.catalog_rows import Items, row_id
+from retrieval_core.artifacts.catalog_rows import HIT_COLUMNS, Items, row_id
 from retrieval_core.artifacts.manifests import ClassSet, Hit, IndexSet, Reducer, Release
 from retrieval_core.artifacts.parts import load_classes
+from retrieval_core.artifacts.pictures import PictureReader
 from retrieval_core.errors import BadConfig, DimensionMismatch, NotFound
 from retrieval_core.fields.values import as_json
 from retrieval_core.filters import FIELD, VALUE_COLUMNS, commonest_texts, commonest_values, parse_where
@@ -109,6 +110,7 @@ class OpenRelease:
         self._index = open_index(store, self._index_set)
         self._encoder = QueryEncoder(store, release, settings)
         self._items = Items.open(store, release.catalog, release.fields)
+        self._pictures = PictureReader(store)
         self._recent = lru_cache(RECENT_SELECTIONS)(partial(_select, self._items, self._index))
 
     def prepare(self) -> None:
@@ -168,7 +170,7 @@ class OpenRelease:
     def picture_bytes(self, item_id: str) -> bytes:
         """Return the file of an item's picture. Raises `NotFound` where the item or its picture does not exist."""
         (row,) = self._items.rows(np.array([self._find(item_id)], np.int64))
-        return read_uri(row["image_uri"])
+        return self._pictures.read(row)
 
     def shard_of(self, item_id: str) -> str:
         """Return the name of the index shard that holds an item. Raises `NotFound`."""
@@ -255,7 +257,7 @@ class OpenRelease:
         rows = self._items.rows(row_ids)
         fields = [{name: as_json(value) for name, value in row.items()} for row in self._items.fields(row_ids)]
         return [
-            Hit(score=float(score), fields=values, **row)
+            Hit(score=float(score), fields=values, **{name: row[name] for name in HIT_COLUMNS})
             for score, values, row in zip(scores, fields, rows, strict=True)
         ]
 

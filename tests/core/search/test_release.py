@@ -10,6 +10,8 @@ import numpy as np
 import polars as pl
 import pytest
 
+from retrieval_core.artifacts.manifests import content_id
+from retrieval_core.artifacts.pictures import PictureWriter
 from retrieval_core.artifacts.releases import get_release
 from retrieval_core.errors import BadConfig, DimensionMismatch, ImageRefused, NotFound, ShardCorrupt
 from retrieval_core.filters import parse_where
@@ -315,3 +317,18 @@ def test_a_release_whose_config_this_version_cannot_read_is_refused_by_name(
     for refuse in (lambda: OpenRelease(shop.store, unreadable, shop.settings), unreadable.nightly_config):
         with pytest.raises(ShardCorrupt, match=r"(?s)the config of release r1 cannot be read.*renamed_stage"):
             refuse()
+
+
+def test_a_picture_that_the_store_keeps_outlives_its_source(new_shop: Callable[[Path], Any], tmp_path: Path) -> None:
+    shop = new_shop(tmp_path)
+    shop.publish(products=[1, 2])
+    data = shop.picture("item-1-0").read_bytes()
+    with PictureWriter(shop.store, "shard") as writer:
+        writer.add(content_id(data), data, ".jpg")
+        writer.finish()
+    for item_id in ("item-1-0", "item-2-0"):
+        shop.picture(item_id).unlink()
+    release = shop.open()
+    assert release.picture_bytes("item-1-0") == data
+    with pytest.raises(NotFound):
+        release.picture_bytes("item-2-0")
