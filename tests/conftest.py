@@ -19,6 +19,7 @@ import pytest
 from retrieval_core.store.base import Store
 from retrieval_core.store.uris import open_store
 from tests.faults.servers import LOGIN
+from tests.web_server import WebServer, serve
 
 SHARED_FOLDER = "TEST_SHARED_FOLDER"
 if "PYTEST_XDIST_WORKER" not in os.environ:
@@ -189,3 +190,12 @@ def in_threads() -> Callable[[int, Callable[[int], Any]], list[Any]]:
             return list(pool.map(run, range(n)))
 
     return run_all
+
+
+@pytest.fixture
+def web_server(monkeypatch: pytest.MonkeyPatch) -> Iterator[WebServer]:
+    """A web server on loopback that may be fetched from, with short waits before another attempt."""
+    monkeypatch.setenv("VITRINE_FETCH_ALLOW", "127.0.0.1/32")
+    monkeypatch.setattr("retrieval_core.store.fetcher.FIRST_BACKOFF_S", 0.01)
+    with serve() as server:
+        yield server

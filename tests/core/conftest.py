@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -35,7 +35,6 @@ from retrieval_core.index.shard_files import INDEX_FILE, VECTORS_FILE
 from retrieval_core.search.release import OpenRelease, open_release
 from retrieval_core.settings import Settings
 from retrieval_core.store.base import Store
-from tests.web_server import WebServer, serve
 
 PRODUCTS = 12
 VIEWS = 3  # the second shows nearly the pixels of the first, the third is another picture
@@ -199,12 +198,3 @@ def _draw(product: int, view: int) -> np.ndarray:
     rng = np.random.default_rng([product, view == 2])
     coarse = rng.integers(0, 250, (4, 4, 3)) + (1 if view == 1 else 0)
     return coarse.astype(np.uint8).repeat(16, axis=0).repeat(16, axis=1)
-
-
-@pytest.fixture
-def web_server(monkeypatch: pytest.MonkeyPatch) -> Iterator[WebServer]:
-    """A web server on loopback that may be fetched from, with short waits before another attempt."""
-    monkeypatch.setenv("VITRINE_FETCH_ALLOW", "127.0.0.1/32")
-    monkeypatch.setattr("retrieval_core.store.fetcher.FIRST_BACKOFF_S", 0.01)
-    with serve() as server:
-        yield server
