@@ -44,7 +44,7 @@ from deployments.shop import deployment_name, shop_name
 from deployments.triggers.change_events import catalog_id
 from retrieval_core.config import NightlyConfig, first_line, nearest, read_toml, toml_table
 from retrieval_core.errors import BadConfig, VitrineError
-from retrieval_core.ingest.sources.registry import checked_spec
+from retrieval_core.ingest.sources.registry import configured_spec
 from retrieval_core.train.config import load_training
 
 ROOT = Path(__file__).parents[1]
@@ -68,8 +68,9 @@ class Outcome(NamedTuple):
 def define(shop: str) -> list[dict[str, Any]]:
     """Return the deployments of prefect.yaml with the shop's names, source, config and schedule.
 
-    The source is `VITRINE_SOURCE`, or that of the file `VITRINE_CONFIG`, whose tables say what runs make; its tables
-    `[deployments.NAME]` have further parameters of a deployment. Raises `BadConfig`.
+    The source is `VITRINE_SOURCE`, or that of the file `VITRINE_CONFIG`, whose tables say what runs make; its table
+    `[columns]` names the source's columns, its tables `[deployments.NAME]` have further parameters of a deployment.
+    Raises `BadConfig`.
     """
     path = Path(file) if (file := os.environ.get(CONFIG)) else None
     if toml_table(path, "settings"):
@@ -86,7 +87,7 @@ def define(shop: str) -> list[dict[str, Any]]:
     given = toml_table(path, "deployments")
 
     def apply_config(name: str, parameters: dict[str, Any]) -> dict[str, Any]:
-        config: dict[str, Any] = {"source": checked_spec(source)}
+        config: dict[str, Any] = {"source": configured_spec(source, toml_table(path, "columns"))}
         if stages is not None:
             config |= {"config" if name in RUNS else "stages": stages}
         if training := trainings.get(name.removeprefix("train-")):

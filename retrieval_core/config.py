@@ -306,7 +306,7 @@ class NightlyConfig(StageConfig):
 
 
 # The tables and keys of a `vitrine.toml` beside the stages; those who read them check what is in them.
-OTHER_TABLES = ("settings", "train", "deployments")
+OTHER_TABLES = ("settings", "columns", "train", "deployments")
 TOP_KEYS = ("source",)
 
 

@@ -99,14 +99,17 @@ def open_settings(arguments: argparse.Namespace) -> Settings:
 
 
 def named_source(arguments: argparse.Namespace) -> str:
-    """Return the KIND:URI of the catalogue, from `--source` or the config file. Raises `BadConfig` if it is missing."""
-    from retrieval_core.config import read_toml
-    from retrieval_core.ingest.sources.registry import checked_spec
+    """Return the KIND:URI of the catalogue, from `--source` or the config file, with the file's `[columns]`.
+
+    Raises `BadConfig` if it is missing.
+    """
+    from retrieval_core.config import read_toml, toml_table
+    from retrieval_core.ingest.sources.registry import configured_spec
 
     source = arguments.source or (read_toml(arguments.config).get("source") if arguments.config else None)
     if not source:
         raise BadConfig("no source named: give --source KIND:URI, for example --source folder:photos")
-    return checked_spec(str(source))
+    return configured_spec(str(source), toml_table(arguments.config, "columns"))
 
 
 def print_answer(arguments: argparse.Namespace, document: BaseModel | dict[str, Any], lines: Iterable[str]) -> None:

@@ -20,6 +20,7 @@ BOUNDS = {"ge": "at least", "gt": "more than", "le": "at most", "lt": "less than
 INTRODUCTION = (
     "Every key of a vitrine.toml with its default. Remove the # of a line to set its key.",
     'source = "KIND:URI" above the first table names the catalogue, for example "folder:photos".',
+    'A table [columns] says which columns of a table are what: item_id = "sku", image_uri = ["front", "back"].',
 )
 
 

@@ -22,7 +22,7 @@ Table = dict[str, Any]
 
 _NETWORK_KEYS = ("backbone", "weights", "size_px", "framing")
 _SET_BY_VARIANTS = ("head.enabled", "reduce.dims", "classify.enabled", "classify.backbone", "classify.weights")
-_IGNORED_TABLES = ("source", "settings")
+_IGNORED_TABLES = ("source", "columns", "settings")
 
 
 def load_comparison(path: Path, overrides: list[str]) -> ComparisonConfig:

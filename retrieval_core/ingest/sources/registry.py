@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from importlib import import_module
+from typing import Any
 
 from retrieval_core.errors import BadConfig
 from retrieval_core.ingest.sources.base import Source
+from retrieval_core.ingest.sources.tables.columns import with_columns
+from retrieval_core.ingest.sources.tables.table import TableSource
 
 # Module and class below this folder, imported when the first source of the kind is opened; the class takes the URI.
 KINDS = {
@@ -44,6 +48,23 @@ def checked_spec(spec: str) -> str:
     return spec
 
 
+def configured_spec(spec: str, columns: Mapping[str, Any]) -> str:
+    """Return a source's `KIND:URI` with the columns of a config's `[columns]`. Raises `BadConfig`, also for a password.
+
+    A source of another kind than a table or feed has no columns.
+    """
+    kind = checked_spec(spec).partition(":")[0]
+    if columns and kind in KINDS and not issubclass(_class_of(kind), TableSource):
+        raise BadConfig(f"[columns] names columns, but {kind}: has none; use another config, or a table: or feed")
+    return with_columns(spec, columns) if columns else spec
+
+
+def _class_of(kind: str) -> type:
+    module, name = KINDS[kind]
+    kind_class: type = getattr(import_module(f"{__package__}.{module}"), name)
+    return kind_class
+
+
 def open_source(spec: str) -> Source:
     """Open the source `KIND:URI`; a relative path starts at the working folder.
 
@@ -53,6 +74,5 @@ def open_source(spec: str) -> Source:
     kind, _, uri = checked_spec(spec).partition(":")
     if kind not in KINDS or not uri:
         raise BadConfig(f"source {spec!r} is not KIND:URI with a kind of {', '.join(KINDS)}; e.g. folder:./pictures")
-    module, name = KINDS[kind]
-    source: Source = getattr(import_module(f"{__package__}.{module}"), name)(uri)
+    source: Source = _class_of(kind)(uri)
     return source

@@ -18,7 +18,7 @@ from retrieval_core.errors import CatalogInvalid, NotFound, SourceMissing
 from retrieval_core.ingest.sources.feeds.pictures import PictureRows
 from retrieval_core.ingest.sources.files import absolute_uri, refuse_web_page
 from retrieval_core.ingest.sources.listing import counted
-from retrieval_core.ingest.sources.tables.columns import Columns, split_columns, unused_note
+from retrieval_core.ingest.sources.tables.columns import Columns, column_notes, split_columns
 from retrieval_core.ingest.sources.tables.delimited import read_delimited
 from retrieval_core.ingest.sources.tables.delta import Named, is_delta
 from retrieval_core.ingest.sources.tables.fields import FIELD_PREFIX
@@ -96,6 +96,16 @@ class FeedSource(TableSource):
         if missing := [key for key in self._field_keys if key not in names]:
             raise ValueError(f"there is no column {missing[0]}{nearest(missing[0], [*names])}")
 
+    def _column_notes(self, names: Mapping[str, str], uses: Mapping[str, str]) -> tuple[str, ...]:
+        """Return what the feed's columns are used as, given their names and uses by `column_key`."""
+        pairs = [(uses[key], name) for key, name in names.items() if key in uses]
+        pairs += [
+            (name, names[key]) for name, key in zip(self._columns.of, self._field_keys, strict=False) if key in names
+        ]
+        if self._deleted_key in names:
+            pairs.append(("deleted", names[self._deleted_key]))
+        return column_notes(pairs, names.values())
+
     def _collect(self, stream: Stream, rows: PictureRows) -> tuple[str, ...]:
         """Add the feed's products to `rows`; return notes. Raises `ValueError` when the feed is malformed."""
         raise NotImplementedError
@@ -171,6 +181,3 @@ class Export:
             for row in part.with_columns(pl.all().fill_null("").str.strip_chars()).iter_rows(named=True):
                 number += 1
                 yield number, {**absent, **row}
-
-    def unused_note(self, used: Sequence[str]) -> tuple[str, ...]:
-        return unused_note(name for key, name in self.names.items() if key not in used)

@@ -9,14 +9,16 @@ from retrieval_core.ingest.sources.feeds.feed import Export, FeedSource, Stream
 from retrieval_core.ingest.sources.feeds.pictures import PictureRows, Product, last_of_path, split_addresses
 from retrieval_core.ingest.sources.feeds.xml_items import XmlItems
 from retrieval_core.ingest.sources.listing import counted
-from retrieval_core.ingest.sources.tables.columns import unused_note
 from retrieval_core.ingest.sources.tables.table import read_whole
 
 PICTURES = ("image link", "additional image link")
 PATHS = ("product type", "google product category")
 ATTRIBUTES = ("brand", "color", "size", "material", "pattern", "gender", "age group", "condition")
 FIELDS = ("title", "link", "price", "sale price", "brand", "availability")
-USED = ("id", *PICTURES, "item group id", *PATHS, *ATTRIBUTES, *FIELDS)
+USES = {
+    "id": "item_id", **dict.fromkeys(PICTURES, "image_uri"), "item group id": "product_id",
+    **dict.fromkeys(PATHS, "category"), **{key: key.replace(" ", "_") for key in (*ATTRIBUTES, *FIELDS)},
+}  # fmt: skip
 
 
 class _Entry(NamedTuple):
@@ -37,20 +39,19 @@ class MerchantSource(FeedSource):
     kind = "merchant"
 
     def _collect(self, stream: Stream, rows: PictureRows) -> tuple[str, ...]:
-        used = (*USED, self._deleted_key, *self._field_keys)
+        used = (*USES, self._deleted_key, *self._field_keys)
         head = stream.read(64)
         stream.seek(0)
         if head.replace(b"\0", b"").lstrip(b"\xef\xbb\xbf\xff\xfe \t\r\n").startswith(b"<"):
             items = XmlItems(stream)
             n_numbers = self._add(rows, (_Entry(f"line {item.line}", item.values) for item in items))
             self._require_fields(items.names)
-            unused = unused_note(name for key, name in items.names.items() if key not in used)
-            return ("XML", *_numbers_note(n_numbers), *unused)
+            return ("XML", *_numbers_note(n_numbers), *self._column_notes(items.names, USES))
         required = ("id", "image_link", self._columns.deleted)
         export = Export(read_whole(stream), required, ("image_link", "image link"))
         self._require_fields(export.names)
         n_numbers = self._add(rows, (_entry(number, row) for number, row in export.rows(used)))
-        return (export.note, *_numbers_note(n_numbers), *export.unused_note(used))
+        return (export.note, *_numbers_note(n_numbers), *self._column_notes(export.names, USES))
 
     def _add(self, rows: PictureRows, entries: Iterator[_Entry]) -> int:
         """Add the products of a feed; return how many have a number as category."""

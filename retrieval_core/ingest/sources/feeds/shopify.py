@@ -24,10 +24,13 @@ TRACKER = ("variant inventory tracker", "inventory tracker")
 POLICY = ("variant inventory policy", "continue selling when out of stock")
 OPTIONS = [(f"option{n} name", f"option{n} value") for n in (1, 2, 3)]
 NO_OPTION = ("Title", "Default Title")  # of a product without variants
-USED = (
-    *HANDLE, *PICTURE, *VARIANT_PICTURE, *PUBLISHED, *TYPE, *PATH, *(key for pair in OPTIONS for key in pair),
-    *PRICE, *FORMER_PRICE, *QUANTITY, *TRACKER, *POLICY, "title", "image position", "status", "tags", "vendor",
-)  # fmt: skip
+USES = {
+    **dict.fromkeys(HANDLE, "item_id and product_id"), **dict.fromkeys((*PICTURE, *VARIANT_PICTURE), "image_uri"),
+    "image position": "order of pictures", **dict.fromkeys((*TYPE, *PATH), "category"), "tags": "labels",
+    **dict.fromkeys((*PUBLISHED, "status"), "published or not"), "vendor": "brand", "title": "title",
+    **{key: "attributes" for pair in OPTIONS for key in pair}, **dict.fromkeys(PRICE, "price"),
+    **dict.fromkeys(FORMER_PRICE, "compare_at_price"), **dict.fromkeys((*QUANTITY, *TRACKER, *POLICY), "availability"),
+}  # fmt: skip
 UNPUBLISHED = ("draft", "archived", "unlisted")
 
 Row = Mapping[str, str]
@@ -55,7 +58,7 @@ class ShopifySource(FeedSource):
     def _collect(self, stream: Stream, rows: PictureRows) -> tuple[str, ...]:
         data = read_whole(stream)
         export = Export(data, (self._columns.deleted,), ("Image Src", *PICTURE))
-        used = (*USED, self._deleted_key, *self._field_keys)
+        used = (*USES, self._deleted_key, *self._field_keys)
         self._require_fields(export.names)
         for spellings in (HANDLE, PICTURE):
             if not any(key in export.names for key in spellings):
@@ -70,7 +73,7 @@ class ShopifySource(FeedSource):
                 rows.pass_over("not published", group.handle)
             else:
                 rows.add(self._product(group))
-        return (export.note, *export.unused_note(used))
+        return (export.note, *self._column_notes(export.names, USES))
 
     def _product(self, group: _Group) -> Product:
         product = _product(group)

@@ -17,10 +17,11 @@ from retrieval_core.ingest.sources.feeds.pictures import (
 from retrieval_core.ingest.sources.tables.table import read_whole
 
 REQUIRED = ("ID", "Type", "Images")
-USED = (
-    "id", "type", "sku", "parent", "published", "categories", "tags", "images", "brands",
-    "name", "regular price", "sale price", "in stock?", "external url",
-)  # fmt: skip
+USES = {
+    "id": "item_id", **dict.fromkeys(("type", "parent", "sku"), "product_id"), "images": "image_uri",
+    "categories": "category", "tags": "labels", "brands": "brand", "published": "published or not", "name": "title",
+    "regular price": "price", "sale price": "sale_price", "in stock?": "availability", "external url": "link",
+}  # fmt: skip
 AVAILABILITY = {"1": "in stock", "0": "out of stock", "backorder": "backorder"}
 ATTRIBUTE = re.compile(r"attribute (\d+) name")
 
@@ -40,7 +41,8 @@ class WooCommerceSource(FeedSource):
         export = Export(read_whole(stream), (*REQUIRED, self._columns.deleted), ("Images", "images"))
         numbers = [match[1] for key in export.names if (match := ATTRIBUTE.fullmatch(key))]
         pairs = [(f"attribute {number} name", f"attribute {number} value(s)") for number in numbers]
-        used = (*USED, self._deleted_key, *self._field_keys, *(key for pair in pairs for key in pair))
+        uses = USES | {key: "attributes" for pair in pairs for key in pair}
+        used = (*uses, self._deleted_key, *self._field_keys)
         self._require_fields(export.names)
         parents = _Parents(export)
         for number, row in export.rows(used):
@@ -57,7 +59,7 @@ class WooCommerceSource(FeedSource):
                 product = _product(row, parent, [(row[name], row[value]) for name, value in pairs])
                 named = self._named_fields({key: row[key] or parent[key] for key in self._field_keys})
                 rows.add(product._replace(fields=_fields(row, parent, parents.prices(row)) | named))
-        return (export.note, *export.unused_note(used))
+        return (export.note, *self._column_notes(export.names, uses))
 
 
 class _Parents:
@@ -66,7 +68,7 @@ class _Parents:
     def __init__(self, export: Export) -> None:
         self._by_reference: dict[str, Row] = {}
         self._prices: dict[str, list[str]] = {}
-        for _, row in export.rows(USED):
+        for _, row in export.rows([*USES]):
             if "variation" in split_list(row["type"]):
                 self._prices.setdefault(row["parent"], []).append(row["regular price"])
             else:

@@ -6,9 +6,9 @@ At a web address, the columns may stand after `#`, and all of its query is the s
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
-from typing import NamedTuple
-from urllib.parse import parse_qsl, unquote, urlencode
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from typing import Any, NamedTuple
+from urllib.parse import parse_qsl, quote, unquote, urlencode
 
 import polars as pl
 
@@ -80,10 +80,10 @@ class Columns(NamedTuple):
     def notes(self, columns: Sequence[str]) -> tuple[str, ...]:
         """Return a line that says what the table's columns are used as, and one of those that are not used."""
         pairs = [*self.of.items(), *(("image_uri", column) for column in self.pictures)]
-        return (
-            *([", ".join(f"{name} from {column}" for name, column in pairs)] if pairs else ()),
-            *unused_note(name for name in columns if not self.is_used(name)),
-        )
+        pairs += [("deleted", self.deleted)] if self.deleted else []
+        named = {column for _, column in pairs}
+        own = [name for name in columns if name not in named and self.is_used(name)]
+        return column_notes([*pairs, *((field_of(name) or name, name) for name in own)], columns)
 
 
 UNNAMED = Columns({}, ())
@@ -118,6 +118,40 @@ def split_columns(uri: str, spec: str, options: Collection[str] = (), maps_colum
     )
 
 
+def with_columns(spec: str, columns: Mapping[str, Any]) -> str:
+    """Return a source's `KIND:URI` whose query also names the columns of a table `[columns]`.
+
+    A value is a column, or a list of columns of pictures. Raises `BadConfig` for another name or value, and for one
+    that the source names itself.
+    """
+    pairs = [*_flattened(columns)]
+    file, query = _split_query(spec.partition(":")[2], _is_column)
+    named = {name for name, _ in parse_qsl(query, keep_blank_values=True)}
+    for name, column in pairs:
+        if not _is_column(name) or not isinstance(column, str) or not column:
+            raise BadConfig(
+                f"[columns] {name} = {column!r}: expected the name of a column, for {', '.join(SOURCE_SCHEMA)}, "
+                "deleted, attr_NAME or field.NAME"
+            )
+        if name in named:
+            raise BadConfig(f"both [columns] and the source name {name}; name it in one of them")
+    joint = "&" if query else ("#" if is_http(file) else "?")
+    return spec + (joint if pairs and not spec.endswith("#") else "") + urlencode(pairs, quote_via=quote)
+
+
+def _is_column(name: str) -> bool:
+    return is_mapped(name) or name == "deleted"
+
+
+def _flattened(table: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Yield names with each of their values; `field.season` is a table within a table in TOML."""
+    for name, value in table.items():
+        if isinstance(value, dict):
+            yield from _flattened(value, f"{prefix}{name}.")
+        else:
+            yield from ((prefix + name, each) for each in (value if isinstance(value, list) else [value]))
+
+
 def _split_query(uri: str, is_ours: Callable[[str], bool]) -> tuple[str, str]:
     """Return a file and the query that says how to read it; a web address keeps its own parameters."""
     if not is_http(uri):
@@ -133,10 +167,16 @@ def _split_query(uri: str, is_ours: Callable[[str], bool]) -> tuple[str, str]:
     return (f"{file}?{'&'.join(parameters)}" if parameters else file), own
 
 
-def unused_note(names: Iterable[str]) -> tuple[str, ...]:
-    """Return a line that says which columns are not used, none without such columns."""
-    listed = ", ".join(names)
-    return (f"not used: {listed}",) if listed else ()
+def column_notes(pairs: Iterable[tuple[str, str]], columns: Iterable[str]) -> tuple[str, ...]:
+    """Return a line of what columns are used as, given pairs of use and column, and one of the unused columns."""
+    by_use: dict[str, list[str]] = {}
+    for use, column in pairs:
+        by_use.setdefault(use, []).append(column)
+    used = [use if names == [use] else f"{use} from {' and '.join(names)}" for use, names in by_use.items()]
+    named = {name for names in by_use.values() for name in names}
+    unused = [name for name in columns if name not in named]
+    lines = (f"columns: {', '.join(used)}" * bool(used), f"not used: {', '.join(unused)}" * bool(unused))
+    return tuple(filter(None, lines))
 
 
 def is_mapped(name: str) -> bool:

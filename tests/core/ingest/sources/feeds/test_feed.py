@@ -80,7 +80,6 @@ def test_rows_have_their_cells_by_the_one_form_of_the_names() -> None:
         (1, {"id": "1", "color": "red", "size": ""}),
         (2, {"id": "2", "color": "blue", "size": ""}),
     ]
-    assert export.unused_note(("id",)) == ("not used: image_link, color",)
     assert {column_key(name) for name in ("g:image_link", "Image Link", " IMAGE-LINK ")} == {"image link"}
 
 

@@ -40,7 +40,11 @@ def test_lists_and_objects_are_labels_and_attributes(tmp_path: Path) -> None:
         [{"name": "cut", "value": "1.50"}, {"name": "size", "value": "M"}],
     ]
     assert rows["fields"].to_list() == [[], [{"name": "price", "value": '{"eur": 3}'}]]
-    assert source.notes == ("2 rows of JSON in UTF-8", """fields: price: 1 as text such as '{"eur": 3}'""")
+    assert source.notes == (
+        "2 rows of JSON in UTF-8",
+        "columns: item_id, image_uri, labels, attributes, price, attr_size",
+        """fields: price: 1 as text such as '{"eur": 3}'""",
+    )
 
 
 def test_keys_of_other_names_are_mapped_and_a_list_of_pictures_is_that_many_items(tmp_path: Path) -> None:

@@ -69,6 +69,8 @@ def test_each_element_finds_its_place(tmp_path: Path) -> None:
     assert fields_of(source.rows())["lamp-blue/2"] == {"title": "Lamp & shade", "price": "19.00 EUR"}
     assert source.notes == (
         "2 products with 4 pictures, from XML",
+        "columns: item_id from id, title, image_uri from image_link and additional_image_link, product_id "
+        "from item_group_id, category from product_type and google_product_category, color, age_group, price",
         "not used: description, shipping",
         "1 product passed over, without a picture: gift-card",
         "fields: price: 3 in EUR; title: 3 as text",

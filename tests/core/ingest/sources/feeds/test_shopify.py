@@ -50,6 +50,10 @@ def test_the_pictures_of_a_product_are_items_in_their_order(tmp_path: Path) -> N
     ]
     assert source.notes[0].startswith("2 products with 5 pictures, from 4 rows, separated by commas")
     assert source.notes[1:] == (
+        "columns: item_id and product_id from Handle, title from Title, brand from Vendor, category from "
+        "Product Category and Type, labels from Tags, published or not from Published and Status, attributes "
+        "from Option1 Name and Option1 Value and Option2 Name and Option2 Value, price from Variant Price, "
+        "image_uri from Image Src and Variant Image, order of pictures from Image Position",
         "not used: Body (HTML), Variant SKU",
         "fields: brand: 5 as text; link: 5 as text; price: 5 as numbers; title: 5 as text",
     )
@@ -83,7 +87,7 @@ def test_products_that_are_not_in_the_shop_are_passed_over_and_named(tmp_path: P
     )
     source = source_of(tmp_path, HEADER + others + MUG)
     assert source.rows()["item_id"].to_list() == ["mug"]
-    assert source.notes[2:-1] == (
+    assert source.notes[3:-1] == (
         "1 product passed over, with status draft: a",
         "1 product passed over, with status archived: b",
         "1 product passed over, not published: c",

@@ -48,6 +48,10 @@ def test_a_variation_is_an_item_of_its_parent_s_product(tmp_path: Path) -> None:
         {"product_category": "Cups, mugs"},
     ]
     assert source.notes[1:] == (
+        "columns: item_id from ID, product_id from Type and SKU and Parent, title from Name, published or not"
+        " from Published, category from Categories, labels from Tags, image_uri from Images, brand from "
+        "Brands, attributes from Attribute 1 name and Attribute 1 value(s) and Attribute 2 name and Attribute"
+        " 2 value(s)",
         "not used: Attribute 1 visible",
         "fields: brand: 4 as text; link: 5 as text; title: 5 as text",
     )
@@ -60,7 +64,7 @@ def test_products_that_are_not_in_the_shop_are_passed_over_and_named(tmp_path: P
     bare = "21,simple,,Voucher,1,,,,,,,,,,\n"
     source = source_of(tmp_path, text + hidden + RED + orphan + bare)
     assert source.rows()["item_id"].to_list() == ["13"]
-    assert source.notes[2:-1] == (
+    assert source.notes[3:-1] == (
         "2 products passed over, not published: 10, 11",
         "1 product passed over, a variation whose parent is not in the export: 20",
         "1 product passed over, without a picture: 21",

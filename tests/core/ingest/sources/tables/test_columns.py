@@ -32,7 +32,7 @@ def test_columns_of_other_names_are_read_and_the_rest_is_named(tmp_path: Path) -
     assert rows["category"].to_list() == ["coat", "hat", "hat"]
     assert rows["attributes"].to_list()[0] == [{"name": "colour", "value": "3"}]
     assert source.notes[1:] == (
-        "item_id from sku, category from type, attr_colour from price, image_uri from back",
+        "columns: item_id from sku, category from type, attr_colour from price, image_uri from back, mask_uri",
         "not used: front",
         "fields: price: 3 as numbers",
     )

@@ -29,7 +29,8 @@ def test_columns_of_known_names_and_named_ones_are_fields(tmp_path: Path) -> Non
     }
     assert source.rows()["attributes"].to_list()[0] == [{"name": "maker", "value": "Acme"}]
     assert source.notes[1:] == (
-        "field.season from season, attr_maker from brand",
+        "columns: field.season from season, attr_maker from brand, item_id, image_uri, title from Title, "
+        "sale_price from Sale Price, field.kind",
         "fields: brand: 1 as text; kind: 1 as text such as 'x'; sale_price: 1 in EUR, 1 as text such as 'on request'; "
         "season: 1 as numbers, 1 as text such as 'SS26'; title: 2 as text",
     )
