@@ -3,7 +3,7 @@
     python -m benchmarks.scaling [--products 200] [--size-px 256] [--shard-rows 50] [--rounds 3] [--json FILE]
 
 Each run starts with a store that holds the catalogue, the U-Net and the backbone, and with workers of one thread that
-have imported what they need. A worker is killed when half of the shards are stored. All runs must store the same bytes.
+have imported what they need. A worker is killed when half of the parts are stored. All runs must store the same bytes.
 """
 
 from __future__ import annotations
@@ -28,26 +28,26 @@ from prefect.testing.utilities import prefect_test_harness
 
 from benchmarks.dask_cluster import START_TIMEOUT_S, DaskCluster
 from benchmarks.measuring.interleaved_timing import Seconds, interleaved, ratio
-from flows.pictures import embed_pictures, snapshot_catalog
+from flows.pictures import Masking, mask_and_embed, snapshot_catalog
 from flows.run import RUNNER
-from flows.shards import each_shard
-from retrieval_core.artifacts.manifests import Ref, Value
+from retrieval_core.artifacts.manifests import Fitted, Ref, Value
 from retrieval_core.config import NightlyConfig
 from retrieval_core.settings import Settings
-from tasks.embed import prepare_backbone
 from tasks.ingest import collect_truth_masks
-from tasks.mask import fit_segmenter, mask_shard, plan_masks, seal_mask_set
+from tasks.mask import fit_segmenter
+from tasks.pictures import prepare_backbone
 
 VIEWS = 4  # pictures of one product
+PARTS_OF_A_SHARD = 3  # masks, raw vectors, masked vectors
 ONE, TWO, KILLED = "1 worker", "2 workers", "2, one killed half way"
-STAGES = ("tasks.mask", "tasks.embed", "onnxruntime", "torch")
+STAGES = ("tasks.pictures", "onnxruntime", "torch")
 
 
 class Prepared(Value):
     """The artifacts that are in the store before a run."""
 
     catalog: Ref
-    segmenter: Ref
+    segmenter: Fitted
     backbone: Ref
 
 
@@ -57,7 +57,7 @@ class Bench(NamedTuple):
     folder: Path
     source: str
     config: NightlyConfig
-    n_shards: int
+    n_parts: int
 
     def prepare(self) -> Prepared:
         return prepare(self.source, Settings(store=str(self.folder / "prepared")), self.config)
@@ -65,14 +65,14 @@ class Bench(NamedTuple):
     def run(self, name: str, cluster: DaskCluster, prepared: Prepared) -> None:
         """Mask and embed on a cluster, in a fresh copy of the prepared store."""
         settings = Settings(store=str(self._copy_store(name)), threads=1, runner="dask", dask_address=cluster.address)
-        mask_and_embed(settings, prepared, self.config)
+        mask_and_embed_all(settings, prepared, self.config)
 
     def run_and_kill(self, name: str, cluster: DaskCluster, prepared: Prepared) -> None:
-        """Do the same, and kill one worker when half of the shards are stored."""
+        """Do the same, and kill one worker when half of the parts are stored."""
         store = self._copy_store(name)
         settings = Settings(store=str(store), threads=1, runner="dask", dask_address=cluster.address)
-        with _when(lambda: len(_parts(store)) >= self.n_shards // 2, cluster.workers[0].kill):
-            mask_and_embed(settings, prepared, self.config)
+        with _when(lambda: len(_parts(store)) >= self.n_parts // 2, cluster.workers[0].kill):
+            mask_and_embed_all(settings, prepared, self.config)
 
     def digests(self, name: str) -> dict[str, str]:
         """Return the SHA-256 of every part that a run stored."""
@@ -93,16 +93,14 @@ def prepare(source: str, settings: Settings, config: NightlyConfig) -> Prepared:
     segmenter = fit_segmenter(settings, catalog, truth, config.mask, config.ingest)
     if segmenter is None:
         raise RuntimeError(f"{source} has no masks")
-    return Prepared(catalog=catalog, segmenter=segmenter.ref, backbone=backbone)
+    return Prepared(catalog=catalog, segmenter=segmenter, backbone=backbone)
 
 
 @flow(name="mask and embed", task_runner=RUNNER)
-def mask_and_embed(settings: Settings, prepared: Prepared, config: NightlyConfig) -> None:
+def mask_and_embed_all(settings: Settings, prepared: Prepared, config: NightlyConfig) -> None:
     """Run the stages that workers take part in, with their planning and sealing."""
-    plan = plan_masks(settings, prepared.catalog, prepared.segmenter, config.mask)
-    each_shard(mask_shard, settings, plan, prepared.segmenter, config.mask, config.ingest)
-    masks = seal_mask_set(settings, prepared.catalog, plan)
-    embed_pictures(settings, prepared.catalog, prepared.backbone, masks, config)
+    masking = Masking(segmenter=prepared.segmenter)
+    mask_and_embed(settings, prepared.catalog, masking, prepared.backbone, config)
 
 
 def main() -> None:
@@ -124,12 +122,11 @@ def _measure(arguments: argparse.Namespace, folder: Path) -> dict[str, Any]:
     sets = [
         "embed.weights=random:0",
         f"embed.shard_rows={arguments.shard_rows}",
-        f"mask.shard_rows={arguments.shard_rows}",
         "mask.max_epochs=1",
     ]
     source = f"synthetic:{folder / 'catalog'}?products={arguments.products}&views={VIEWS}&size_px={arguments.size_px}"
-    n_shards = 3 * -(-n_pictures // arguments.shard_rows)  # masks, raw vectors, masked vectors
-    bench = Bench(folder, source, NightlyConfig.load(None, sets), n_shards)
+    n_shards = -(-n_pictures // arguments.shard_rows)
+    bench = Bench(folder, source, NightlyConfig.load(None, sets), PARTS_OF_A_SHARD * n_shards)
     prepared = bench.prepare()
     with ExitStack() as clusters:
         one, two = (clusters.enter_context(DaskCluster(folder / name)) for name in ("one", "two"))
@@ -193,8 +190,8 @@ def _parts(store: Path) -> list[Path]:
 def _compare(bench: Bench) -> None:
     """Raise `RuntimeError` if the runs did not store the same bytes."""
     expected = bench.digests(ONE)
-    if len(expected) != bench.n_shards or any(bench.digests(name) != expected for name in (TWO, KILLED)):
-        raise RuntimeError(f"expected the same {bench.n_shards} parts of every run")
+    if len(expected) != bench.n_parts or any(bench.digests(name) != expected for name in (TWO, KILLED)):
+        raise RuntimeError(f"expected the same {bench.n_parts} parts of every run")
 
 
 def _print(seconds: Seconds, n_pictures: int, n_shards: int) -> None:

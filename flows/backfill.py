@@ -7,7 +7,7 @@ from typing import Any, Literal
 
 from prefect import Task, flow
 
-from flows.pictures import RunShards, embed_pictures, mask_pictures, snapshot_catalog
+from flows.pictures import RunShards, choose_masking, mask_and_embed, snapshot_catalog
 from flows.pipeline import publish_catalog
 from flows.preflight import preflight
 from flows.run import DEFAULTS, RUNNER, Clock, holds_lease
@@ -20,9 +20,9 @@ from retrieval_core.config import NightlyConfig
 from retrieval_core.errors import BadConfig
 from retrieval_core.ingest.selection import ItemSelection
 from retrieval_core.settings import Settings
-from tasks.embed import prepare_backbone
 from tasks.ingest import choose_items
 from tasks.mask import prepare_detector
+from tasks.pictures import prepare_backbone
 from tasks.preflight import check_before_run
 
 Through = Literal["mask", "embed", "release"]
@@ -98,12 +98,9 @@ def backfill(
         detector = prepare_detector(settings, config.crop) if config.detects else None
         backbone = prepare_backbone(settings, catalog, config.embed, config.ingest) if through != "mask" else None
     with clock.stage("mask"):
-        masking = mask_pictures(settings, source, catalog, detector, config, selected, run_shards)
-    n_embedded = 0
-    if backbone:
-        with clock.stage("embed"):
-            embeddings = embed_pictures(settings, selected, backbone, masking.masks, config, run_shards)
-            n_embedded = sum(embedding.n_embedded for embedding in embeddings)
+        masking = choose_masking(settings, source, catalog, detector, config)
+    with clock.stage("embed" if backbone else "mask"):
+        pictures = mask_and_embed(settings, selected, masking, backbone, config, run_shards)
     release = _hold(source, settings, config) if through == "release" and selected == catalog else None
     n_rows, n_items = (Catalog.open(store, ref).counts["rows"] for ref in (catalog, selected))
     summary = BackfillSummary(
@@ -111,8 +108,8 @@ def backfill(
         items=n_items,
         through="embed" if through == "release" and release is None else through,
         outcome=_outcome(release, through, n_items, n_rows),
-        masked=masking.n_masked,
-        embedded=n_embedded,
+        masked=pictures.n_masked,
+        embedded=sum(pictures.n_embedded.values()),
         seconds=clock.total(),
         release=release,
     )

@@ -7,7 +7,7 @@ import json
 from prefect import flow
 from prefect.logging import get_run_logger
 
-from flows.pictures import Masking, mask_pictures, snapshot_catalog
+from flows.pictures import Masking, choose_masking, snapshot_catalog
 from flows.preflight import preflight
 from flows.run import RUNNER, Clock, holds_lease
 from flows.workbench import Workbench, stages_of
@@ -65,8 +65,8 @@ def compare(source: str, settings: Settings, config: ComparisonConfig) -> Compar
     with clock.stage("backbones"):  # before the long work: bad weights fail here
         Workbench(settings, catalog, config, Masking()).prepare_published()
     with clock.stage("mask"):
-        masking = _mask(settings, source, catalog, config)
-        if masking.masks is None:
+        masking = _choose_masking(settings, source, catalog, config)
+        if masking.segmenter is None:
             config = _without(
                 config, config.variants_needing_masks(), NO_MASKS if config.mask.enabled else "masking is off"
             )
@@ -127,11 +127,11 @@ def _without(config: ComparisonConfig, variants: set[str], reason: str) -> Compa
     return config.without(variants, reason)
 
 
-def _mask(settings: Settings, source: str, catalog: Ref, config: ComparisonConfig) -> Masking:
-    """The segmenter and its masks, if a variant needs them and there can be any."""
+def _choose_masking(settings: Settings, source: str, catalog: Ref, config: ComparisonConfig) -> Masking:
+    """The segmenter, if a variant needs its masks and there can be one."""
     if not config.variants_needing_masks():
         return Masking()
-    return mask_pictures(settings, source, catalog, None, stages_of(config, EmbedConfig(background="masked")))
+    return choose_masking(settings, source, catalog, None, stages_of(config, EmbedConfig(background="masked")))
 
 
 def _built_variant(bench: Workbench, variant: VariantConfig) -> BuiltVariant:

@@ -1,4 +1,4 @@
-"""Read the pictures of a source, mask them, and embed them in each view."""
+"""Read the pictures of a source; choose what masks them; mask them and embed their views in one pass."""
 
 from __future__ import annotations
 
@@ -8,31 +8,36 @@ from typing import Any
 from flows.shards import each_shard, in_shards
 from retrieval_core.artifacts.manifests import Fitted, Ref, Reject, Release, Value
 from retrieval_core.config import IngestConfig, NightlyConfig, View
+from retrieval_core.embed.shards import PictureWork
 from retrieval_core.ingest.catalog import IngestOutcome, IngestPlan
 from retrieval_core.ingest.change import Change
 from retrieval_core.settings import Settings
-from tasks.embed import embed_shard, plan_vectors, seal_vector_set
 from tasks.ingest import collect_truth_masks, plan_change, plan_source, read_shard, seal_catalog
-from tasks.mask import detect_shard, fit_segmenter, mask_shard, plan_detections, plan_masks, seal_mask_set
+from tasks.mask import fit_segmenter
+from tasks.pictures import mask_and_embed_shard, plan_pictures, seal_mask_set, seal_vector_set
 
 RunShards = Callable[..., list[Any]]  # `each_shard`, or a function with the same parameters
 
 
 class Masking(Value):
-    """The segmenter or the detector of a run and its masks, all None when pictures are embedded as they are."""
+    """What masks the pictures: a segmenter, a detector, or neither when they are embedded as they are."""
 
     segmenter: Fitted | None = None
     detector: Ref | None = None
-    masks: Ref | None = None
-    n_masked: int = 0
+
+    @property
+    def model(self) -> Ref | None:
+        """The segmenter or the detector."""
+        return self.detector or (self.segmenter.ref if self.segmenter else None)
 
 
-class Embedding(Value):
-    """The vectors of one view, how many of them this run made, and the pictures that were refused."""
+class ViewSets(Value):
+    """The masks and the vectors by view of a catalogue, how many this run made, and the pictures that were refused."""
 
-    view: View
-    vectors: Ref
-    n_embedded: int
+    masks: Ref | None
+    n_masked: int
+    vectors: dict[View, Ref]
+    n_embedded: dict[View, int]
     rejects: tuple[Reject, ...]
 
 
@@ -53,55 +58,47 @@ def _read_planned(settings: Settings, plan: IngestPlan, config: IngestConfig) ->
     return seal_catalog(settings, plan, config)
 
 
-def mask_pictures(
-    settings: Settings,
-    source: str,
-    catalog: Ref,
-    detector: Ref | None,
-    config: NightlyConfig,
-    selected: Ref | None = None,
-    run_shards: RunShards = each_shard,
+def choose_masking(
+    settings: Settings, source: str, catalog: Ref, detector: Ref | None, config: NightlyConfig
 ) -> Masking:
-    """Mask pictures by the boxes of a detector if there is one, else by a segmenter if the config and the store allow.
-
-    `selected` is a part of `catalog` whose pictures to mask; the segmenter is fitted on all of `catalog`.
-    """
-    selected = selected or catalog
+    """Return the detector if there is one, else a segmenter fitted on `catalog` if the config and the store allow."""
     if detector:
-        plan = plan_detections(settings, selected, detector, config.crop)
-        n_masked = sum(run_shards(detect_shard, settings, plan, detector, config.crop, config.ingest))
-        return Masking(detector=detector, masks=seal_mask_set(settings, selected, plan), n_masked=n_masked)
+        return Masking(detector=detector)
     if not config.mask.enabled or config.embed.background == "raw":
         return Masking()
     truth = collect_truth_masks(settings, source, catalog)
-    segmenter = fit_segmenter(settings, catalog, truth, config.mask, config.ingest)
-    if segmenter is None:
-        return Masking()
-    plan = plan_masks(settings, selected, segmenter.ref, config.mask)
-    n_masked = sum(run_shards(mask_shard, settings, plan, segmenter.ref, config.mask, config.ingest))
-    return Masking(segmenter=segmenter, masks=seal_mask_set(settings, selected, plan), n_masked=n_masked)
+    return Masking(segmenter=fit_segmenter(settings, catalog, truth, config.mask, config.ingest))
 
 
-def embed_pictures(
+def mask_and_embed(
     settings: Settings,
     catalog: Ref,
-    backbone: Ref,
-    masks: Ref | None,
+    masking: Masking,
+    backbone: Ref | None,
     config: NightlyConfig,
     run_shards: RunShards = each_shard,
-) -> list[Embedding]:
-    """Embed the pictures in each view of the config; without masks in the raw one only."""
-    embeddings = []
-    for view in config.embed.views(has_masks=masks is not None):
-        view_masks = None if view == "raw" else masks
-        plan = plan_vectors(settings, catalog, backbone, view_masks, view, config.embed, config.crop.margin)
-        shared = (backbone, view_masks, view, config.embed, config.ingest, config.crop.margin)
-        outcomes = run_shards(embed_shard, settings, plan, *shared)
-        embedding = Embedding(
-            view=view,
-            vectors=seal_vector_set(settings, catalog, plan, backbone, view),
-            n_embedded=sum(outcome.n_rows for outcome in outcomes),
-            rejects=tuple(reject for outcome in outcomes for reject in outcome.rejects),
-        )
-        embeddings.append(embedding)
-    return embeddings
+) -> ViewSets:
+    """Mask the pictures and embed each view of the config, the raw one only where nothing masks them.
+
+    Each picture is read once for everything that it lacks. Without a backbone the pictures are only masked.
+    """
+    work = PictureWork(
+        masker=masking.model,
+        backbone=backbone,
+        mask=config.mask,
+        crop=config.crop,
+        embed=config.embed,
+        ingest=config.ingest,
+    )
+    outcomes = run_shards(mask_and_embed_shard, settings, plan_pictures(settings, catalog, work), work)
+    return ViewSets(
+        masks=seal_mask_set(settings, catalog, work.masks.family) if work.masks else None,
+        n_masked=sum(outcome.n_masked for outcome in outcomes),
+        vectors={
+            view: seal_vector_set(settings, catalog, backbone, view, target.family)
+            for view, target in work.vectors.items()
+            if backbone
+        },
+        n_embedded={view: sum(outcome.n_embedded[view] for outcome in outcomes) for view in work.vectors},
+        rejects=tuple(reject for outcome in outcomes for reject in outcome.rejects),
+    )

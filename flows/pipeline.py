@@ -2,31 +2,31 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 from typing import NamedTuple
 
 from prefect.logging import get_run_logger
 
-from flows.pictures import Embedding, embed_pictures, mask_pictures
+from flows.pictures import choose_masking, mask_and_embed
 from flows.run import Clock
 from flows.shards import each_shard, in_shards
 from flows.summary import RunSummary, summarise_run
 from retrieval_core.artifacts import releases
 from retrieval_core.artifacts.manifests import Backbone, Catalog, Fitted, Ref, Release, Report, Value
 from retrieval_core.artifacts.variants import Variant
-from retrieval_core.config import IndexConfig, NightlyConfig
+from retrieval_core.config import IndexConfig, NightlyConfig, View
 from retrieval_core.errors import AliasConflict
 from retrieval_core.evaluate.run_outputs import CatalogFacts, RunOutputs
 from retrieval_core.index.versions import IndexPlan, choose_variant
 from retrieval_core.ingest.catalog import IngestOutcome
 from retrieval_core.settings import Settings
 from tasks.classify import classify_shard, plan_classes, prepare_classifier, seal_class_set
-from tasks.embed import prepare_backbone, rejected_items
 from tasks.evaluate import evaluate_run
 from tasks.head import apply_head, fit_head
 from tasks.index import build_index_shard, plan_index, seal_index
 from tasks.mask import prepare_detector
+from tasks.pictures import prepare_backbone, rejected_items
 from tasks.publish import publish_release
 from tasks.reduce import apply_reducer, fit_reducer
 
@@ -83,18 +83,17 @@ def _publish_catalog(
         detector = prepare_detector(settings, config.crop) if config.detects else None
         classifier = prepare_classifier(settings, config.classify) if config.classify.enabled else None
     with clock.stage("mask"):
-        masking = mask_pictures(settings, source, catalog, detector, config)
+        masking = choose_masking(settings, source, catalog, detector, config)
     with clock.stage("embed"):
-        embeddings = embed_pictures(settings, catalog, backbone, masking.masks, config)
-        refused = [reject for embedding in embeddings for reject in embedding.rejects]
-        rejects = rejected_items(settings, catalog, refused)
+        pictures = mask_and_embed(settings, catalog, masking, backbone, config)
+        rejects = rejected_items(settings, catalog, list(pictures.rejects))
     classification = Classification()
     if classifier:
         with clock.stage("classify"):
             classification = _classify(settings, catalog, classifier, config)
     with clock.stage("head"):
-        boosting = _boost(settings, catalog, embeddings, config)
-    vectors = {Variant(embedding.view): embedding.vectors for embedding in embeddings} | boosting.vectors
+        boosting = _boost(settings, catalog, pictures.vectors, config)
+    vectors = {Variant(view): embedded for view, embedded in pictures.vectors.items()} | boosting.vectors
     with clock.stage("reduce"):
         has_text = Backbone.open(store, backbone).has_text
         published = vectors[choose_variant(config.index, list(vectors), has_text)]
@@ -111,7 +110,7 @@ def _publish_catalog(
         backbone=backbone,
         segmenter=masking.segmenter,
         detector=masking.detector,
-        masks=masking.masks,
+        masks=pictures.masks,
         classifier=classification.classifier,
         classes=classification.classes,
         heads=boosting.heads,
@@ -123,10 +122,10 @@ def _publish_catalog(
         n_shards_built=len(plan.missing),
         rejects=rejects,
         seconds=clock.seconds,
+        n_masked=pictures.n_masked,
         n_pictures={
             "ingest": ingested.n_read,
-            "mask": masking.n_masked,
-            "embed": max(embedding.n_embedded for embedding in embeddings),
+            "embed": max(pictures.n_embedded.values()),
             "classify": classification.n_classified,
         },
     )
@@ -147,14 +146,14 @@ def _classify(settings: Settings, catalog: Ref, classifier: Ref, config: Nightly
     return Classification(classifier=classifier, classes=classes, n_classified=n_classified)
 
 
-def _boost(settings: Settings, catalog: Ref, embeddings: list[Embedding], config: NightlyConfig) -> Boosting:
+def _boost(settings: Settings, catalog: Ref, embedded: Mapping[View, Ref], config: NightlyConfig) -> Boosting:
     heads: list[Fitted] = []
     vectors: dict[Variant, Ref] = {}
-    for embedding in embeddings if config.head.enabled else ():
-        head = fit_head(settings, catalog, embedding.vectors, config.head)
+    for view, plain in embedded.items() if config.head.enabled else ():
+        head = fit_head(settings, catalog, plain, config.head)
         if head:
             heads.append(head)
-            vectors[Variant(embedding.view, boosted=True)] = apply_head(settings, embedding.vectors, head.ref)
+            vectors[Variant(view, boosted=True)] = apply_head(settings, plain, head.ref)
     return Boosting(heads=tuple(heads), vectors=vectors)
 
 

@@ -109,7 +109,7 @@ class Clock:
         get_run_logger().info("stage %s", name)
         with running_stage(name):
             yield
-        self.seconds[name] = round(time.perf_counter() - started, 3)
+        self.seconds[name] = round(self.seconds.get(name, 0.0) + time.perf_counter() - started, 3)
 
     def total(self) -> dict[str, float]:
         return {**self.seconds, "total": round(time.perf_counter() - self._started, 3)}

@@ -91,7 +91,7 @@ def summarise_run(
         reason=publication.reason,
         catalog=CatalogSummary(**{name: getattr(facts, name) for name in CatalogSummary.model_fields}),
         notes=list(facts.notes),
-        masked=outputs.n_pictures["mask"],
+        masked=outputs.n_masked,
         embedded=outputs.n_pictures["embed"],
         classified=outputs.n_pictures["classify"],
         trained=[name for name, model in fitted.items() if model and model.trained],

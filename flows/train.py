@@ -6,7 +6,7 @@ import re
 
 from prefect import Flow, flow
 
-from flows.pictures import embed_pictures, mask_pictures, snapshot_catalog
+from flows.pictures import choose_masking, mask_and_embed, snapshot_catalog
 from flows.preflight import preflight
 from flows.run import DEFAULTS, RUNNER, Clock, holds_lease
 from retrieval_core.artifacts.manifests import Backbone, Fitted, Head, Ref, Segmenter, Value
@@ -26,10 +26,10 @@ from retrieval_core.train.config import (
     TripletTraining,
 )
 from retrieval_core.train.inputs import find_teacher
-from tasks.embed import prepare_backbone
 from tasks.head import fit_head
 from tasks.ingest import collect_truth_masks
 from tasks.mask import fit_segmenter, prepare_detector
+from tasks.pictures import prepare_backbone
 from tasks.preflight import check_before_run, check_before_training
 from tasks.train import train_backbone
 
@@ -162,7 +162,8 @@ def _masks(settings: Settings, source: str, catalog: Ref, config: AnyTraining, s
         return None
     stages = stages.model_copy(update={"embed": EmbedConfig(background=config.background)})
     detector = prepare_detector(settings, stages.crop) if stages.detects else None
-    masks = mask_pictures(settings, source, catalog, detector, stages).masks
+    masking = choose_masking(settings, source, catalog, detector, stages)
+    masks = mask_and_embed(settings, catalog, masking, None, stages).masks
     if masks is None:
         raise BadConfig(
             f"background {config.background} needs masks, but mask.enabled is false, or the source has no masks "
@@ -217,11 +218,11 @@ def train_head(source: str, settings: Settings, stages: NightlyConfig = DEFAULTS
         backbone = prepare_backbone(settings, catalog, stages.embed, stages.ingest)
         detector = prepare_detector(settings, stages.crop) if stages.detects else None
     with clock.stage("mask"):
-        masks = mask_pictures(settings, source, catalog, detector, stages).masks
+        masking = choose_masking(settings, source, catalog, detector, stages)
     with clock.stage("embed"):
-        embeddings = embed_pictures(settings, catalog, backbone, masks, stages)
+        pictures = mask_and_embed(settings, catalog, masking, backbone, stages)
     with clock.stage("train"):
-        heads = [fit_head(settings, catalog, embedding.vectors, stages.head) for embedding in embeddings]
+        heads = [fit_head(settings, catalog, vectors, stages.head) for vectors in pictures.vectors.values()]
     summaries = [_head_summary(store, head) for head in heads if head]
     if not summaries:
         raise BadConfig(f"no category, attribute or label of {source} is frequent enough to train a head on")

@@ -8,7 +8,7 @@ from typing import Any, Concatenate, ParamSpec, TypeVar, cast
 
 from prefect.logging import get_run_logger
 
-from flows.pictures import Masking, embed_pictures, mask_pictures
+from flows.pictures import Masking, mask_and_embed
 from flows.shards import each_shard
 from retrieval_core.artifacts.manifests import Fitted, Ref, VectorSet
 from retrieval_core.config import ClassifyConfig, EmbedConfig, NightlyConfig, View
@@ -19,9 +19,9 @@ from retrieval_core.train.config import AnyTraining, DistillTraining
 from retrieval_core.train.inputs import find_teacher
 from tasks.classify import classify_shard, plan_classes, prepare_classifier, seal_class_set
 from tasks.compare import time_network
-from tasks.embed import prepare_backbone
 from tasks.head import apply_head, fit_head
 from tasks.mask import prepare_detector
+from tasks.pictures import prepare_backbone
 from tasks.reduce import apply_reducer, fit_reducer
 from tasks.train import train_backbone
 
@@ -45,7 +45,7 @@ def once(make: Callable[Concatenate[Workbench, P], R]) -> Callable[Concatenate[W
 class Workbench:
     """Makes what the variants of `config` need of one catalogue, or finds it in the store.
 
-    `masking` holds the segmenter and its masks, if a variant needs them. `n_embedded` counts embedded pictures.
+    `masking` holds the segmenter, if a variant needs its masks. `n_embedded` counts embedded pictures.
     """
 
     def __init__(self, settings: Settings, catalog: Ref, config: ComparisonConfig, masking: Masking) -> None:
@@ -85,15 +85,19 @@ class Workbench:
         """Return the masks of a view, None for raw pictures. Raises `BadConfig` without a segmenter."""
         if view == "raw":
             return None
-        masks = self.masking.masks if self.config.needs_masks(view) else self._detected()
+        masks = self._masked(self._masking(view))
         if masks is None:
             raise BadConfig(f"no segmenter, so no picture can be shown {view}; give a source with masks")
         return masks
 
+    def _masking(self, view: View) -> Masking:
+        if view == "raw":
+            return Masking()
+        return self.masking if self.config.needs_masks(view) else Masking(detector=self.detector())
+
     @once
-    def _detected(self) -> Ref | None:
-        stages = stages_of(self.config, EmbedConfig(background="crop"))
-        return mask_pictures(self.settings, "", self.catalog, self.detector(), stages).masks
+    def _masked(self, masking: Masking) -> Ref | None:
+        return mask_and_embed(self.settings, self.catalog, masking, None, stages_of(self.config, EmbedConfig())).masks
 
     @once
     def model(self, name: str) -> Fitted:
@@ -140,12 +144,13 @@ class Workbench:
     @once
     def _embedded(self, config: EmbedConfig) -> Ref:
         backbone, stages = self._prepared(config), stages_of(self.config, config)
-        masks = self.masks(cast("View", config.background))
-        (embedding,) = embed_pictures(self.settings, self.catalog, backbone, masks, stages)
-        self.n_embedded += embedding.n_embedded
-        for reject in embedding.rejects:
+        view = cast("View", config.background)
+        self.masks(view)  # refuses a view that nothing can show
+        pictures = mask_and_embed(self.settings, self.catalog, self._masking(view), backbone, stages)
+        self.n_embedded += pictures.n_embedded[view]
+        for reject in pictures.rejects:
             get_run_logger().warning("%s is not compared: %s", reject.item_id, reject.reason)
-        return embedding.vectors
+        return pictures.vectors[view]
 
     @once
     def _boosted(self, vectors: Ref) -> Ref:

@@ -67,7 +67,7 @@ class MaskConfig(StageConfig):
     min_largest_part: float = Field(
         0.5, ge=0, le=1, description="Share of the mask its largest component must hold; below, it is distrusted."
     )
-    shard_rows: int = Field(512, ge=1, description="Pictures in one mask shard.")
+    shard_rows: int = Field(512, ge=1, description="Pictures in one shard that is masked but not embedded.")
     refit_after_change: float = Field(
         0.2, ge=0, le=1, description="Train again once this share of the catalogue has changed since the last training."
     )
@@ -80,7 +80,7 @@ class CropConfig(StageConfig):
     weights: str = Field("pretrained", description="Of a detector: pretrained, random:SEED or file:PATH.")
     margin: float = Field(0.1, ge=0, le=1, description="Share of the box's sides that is kept around it.")
     min_score: float = Field(0.3, ge=0, le=1, description="Boxes a detector is less sure of are passed over.")
-    shard_rows: int = Field(512, ge=1, description="Pictures in one shard of boxes.")
+    shard_rows: int = Field(512, ge=1, description="Pictures in one shard of boxes that is not embedded.")
 
 
 class EmbedConfig(StageConfig):
@@ -97,7 +97,7 @@ class EmbedConfig(StageConfig):
         "card", description="How a picture becomes a square: its centre, squashed, or as the backbone was trained."
     )
     batch_size: int = Field(32, ge=1, le=1024, description="Pictures that the backbone sees at once.")
-    shard_rows: int = Field(512, ge=1, description="Pictures in one vector shard.")
+    shard_rows: int = Field(512, ge=1, description="Pictures in one shard that is masked and embedded.")
 
     def views(self, has_masks: bool) -> tuple[View, ...]:
         """Return the views of a picture that are embedded; without masks there is only the raw one."""

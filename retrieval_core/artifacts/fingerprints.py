@@ -8,7 +8,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from retrieval_core.artifacts.manifests import Release, fingerprint
+from retrieval_core.artifacts.manifests import Ref, Release, fingerprint
 from retrieval_core.config import CropConfig, HeadConfig, IndexConfig, MaskConfig, ReduceConfig, StageConfig, View
 from retrieval_core.errors import WeightsInvalid
 from retrieval_core.store.files import file_sha256
@@ -64,6 +64,11 @@ def detections_family(config: CropConfig, detector: str) -> str:
     return fingerprint("detections", STAGE_VERSIONS["mask"], {"min_score": config.min_score}, [detector])
 
 
+def masks_family(masker: Ref, mask: MaskConfig, crop: CropConfig) -> str:
+    """Return the family of the masks by a segmenter, or of the boxes by a detector, which `masker` is."""
+    return detections_family(crop, masker.name) if masker.kind == "Detector" else mask_family(mask, masker.name)
+
+
 def classifier_fingerprint(backbone: str) -> str:
     """Return the fingerprint of the classifier that belongs to a backbone."""
     return fingerprint("classifier", STAGE_VERSIONS["embed"], {}, [backbone])
@@ -89,9 +94,8 @@ def release_mask_family(release: Release) -> str | None:
     Raises `ShardCorrupt` if this version cannot read the release's config.
     """
     config = release.nightly_config()
-    if release.detector:
-        return detections_family(config.crop, release.detector.name)
-    return mask_family(config.mask, release.segmenter.name) if release.segmenter else None
+    masker = release.detector or release.segmenter
+    return masks_family(masker, config.mask, config.crop) if masker else None
 
 
 def release_vector_families(release: Release) -> dict[View, str]:

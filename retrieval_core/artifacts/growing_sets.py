@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import logging
 import re
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from pathlib import Path
 from typing import NamedTuple, TypeVar
 
@@ -21,7 +21,16 @@ from retrieval_core.arrays import Float32
 from retrieval_core.artifacts.compaction import merge_tables, pieces_of, plan_merges, short_name, transform_by_piece
 from retrieval_core.artifacts.manifests import ClassSet, GrowingSet, MaskSet, Part, VectorSet, fingerprint
 from retrieval_core.artifacts.missing_ids import MissingIds
-from retrieval_core.artifacts.parts import encode_part, put_part, read_id_column, read_ids, read_vectors, vectors_bytes
+from retrieval_core.artifacts.parts import (
+    MaskRow,
+    encode_part,
+    put_part,
+    read_id_column,
+    read_ids,
+    read_masks,
+    read_vectors,
+    vectors_bytes,
+)
 from retrieval_core.artifacts.variants import Reduced, Variant
 from retrieval_core.errors import ShardCorrupt
 from retrieval_core.store.base import Entry, Store
@@ -82,6 +91,14 @@ def stored_parts_of(store: Store, folder: str, family: str) -> list[StoredPart]:
         part = Part(key=entry.key, sha256=sha256, n_rows=len(ids), n_bytes=entry.size_bytes)
         stored.append(StoredPart(part, ids))
     return [part for part in stored if short_name(part.part.sha256) not in replaced]
+
+
+def stored_masks(store: Store, family: str, content_ids: Collection[str]) -> dict[str, MaskRow]:
+    """Return those masks of these content ids that a family has, sealed or not. Raises `ShardCorrupt`."""
+    if not content_ids:
+        return {}
+    parts, _ = _cover(stored_parts_of(store, MaskSet.folder, family), set(content_ids))
+    return read_masks(store, MaskSet(fingerprint=family, family=family, parts=parts), content_ids)
 
 
 def seal_vectors(

@@ -121,7 +121,7 @@ def plan_work(store: Store, targets: Sequence[Target], pictures: pl.DataFrame, s
     stored = [_stored_ids(store, target) for target in targets]
     by = ["file"] if "file" in pictures.columns else []
     one_each = pictures.sort("content_id", "item_id").unique("content_id", keep="first").sort(*by, "content_id")
-    shards = plan_shards(one_each["content_id"], set.intersection(*stored), shard_rows)
+    shards = plan_shards(one_each["content_id"], set.intersection(*stored), shard_rows) if stored else []
     if not shards:
         return WorkPlan(targets=tuple(targets))
     shard_of = pl.DataFrame(

@@ -1,8 +1,8 @@
-"""Embed pictures, decoding some while others are in their forward pass."""
+"""Mask and embed pictures, reading each once; some are decoded while others are in a forward pass."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import NamedTuple, TypeVar
 
@@ -19,47 +19,136 @@ from retrieval_core.images import RGB, Preprocess, apply_mask, crop_to_mask, fit
 
 Result = TypeVar("Result")
 
+# (h, w) bool, True on the product, to be stretched over the picture; and why it is not trusted, "" where it is.
+FoundMask = tuple[Bool, str]
+# Finds the product in an upright (h, w, 3) uint8 picture; several threads call it at the same time.
+Masker = Callable[[RGB], FoundMask]
 
-class Extracted(NamedTuple):
+
+class Masks(NamedTuple):
+    """The content ids of the pictures to mask, what masks them, and the stored masks of other pictures."""
+
+    missing: Collection[str] = ()
+    masker: Masker | None = None
+    stored: Mapping[str, MaskRow] = {}
+
+    def mask(self, content_id: str, image: RGB) -> FoundMask | None:
+        """Return the mask of a picture, found or stored; None where it has none."""
+        if self.masker and content_id in self.missing:
+            return self.masker(image)
+        row = self.stored.get(content_id)
+        return (row.array(), row.reason) if row else None
+
+
+class Vectors(NamedTuple):
     """`vectors` is (n, dim) float32 of unit length, one row for each of `content_ids`."""
 
     content_ids: list[str]
     vectors: Float32
+
+
+class ViewToEmbed(NamedTuple):
+    """A view of the pictures: the content ids that lack its vector, the margin of a crop, and the engine."""
+
+    view: View
+    missing: Collection[str]
+    margin: float
+    engine: Engine
+
+    def square(self, image: RGB, mask: FoundMask | None) -> RGB:
+        """Return the view of a picture as the engine takes it."""
+        return fit(show(image, mask, self.view, self.margin), self.engine.preprocess)
+
+    def embed(self, squares: Mapping[str, RGB]) -> Vectors:
+        """Return the vectors of squares by content id."""
+        if not squares:
+            return Vectors([], np.empty((0, self.engine.dim), np.float32))
+        return Vectors(list(squares), self.engine.embed(np.stack(list(squares.values()))))
+
+
+class Extracted(NamedTuple):
+    """What was made of pictures, in their order: new masks by content id, the vectors of each view, and rejects."""
+
+    masks: dict[str, FoundMask]
+    vectors: dict[View, Vectors]
     rejects: list[Reject]
 
 
 def extract(
     pictures: Sequence[Picture],
-    masks: Mapping[str, MaskRow] | None,
-    view: View,
-    margin: float,
-    engine: Engine,
+    masks: Masks,
+    views: Sequence[ViewToEmbed],
     batch_size: int,
     threads: int,
     max_pixels: int,
     on_batch: Callable[[int], None] | None = None,
 ) -> Extracted:
-    """Return vectors of the pictures that can be read, in their order, and a `Reject` for each of the others.
+    """Read each picture once; return the missing masks and vectors, and a `Reject` for each picture without any.
 
     A picture is refused when its file is missing, its bytes no longer have its content id, or they cannot be decoded;
     the reject's `last_seen` is left empty, so that the result does not depend on the date. Where a mask is trusted (its
-    `reason` is empty) the picture is embedded in the given view, otherwise raw. `on_batch` is called with the number of
-    pictures of each batch. Raises `StoreUnavailable`.
+    reason is empty) the picture is embedded in the given view, otherwise raw. A thread holds the pixels of one picture
+    at a time. `on_batch` is called with the number of pictures of each batch. Raises `StoreUnavailable`.
     """
-    worker = engine.for_worker()
-    load = SquareLoader(masks, view, margin, engine.preprocess, max_pixels)
+    views = [view._replace(engine=view.engine.for_worker()) for view in views]
+    prepare_for_many()
 
-    def embed(batch: Sequence[Picture]) -> Extracted:
-        loaded = load(batch)
-        return Extracted(loaded.content_ids, worker.embed(loaded.pixels), loaded.rejects)
+    def work(batch: Sequence[Picture]) -> Extracted:
+        return _extract_batch(batch, masks, views, max_pixels)
 
-    done = Extracted([], np.empty((len(pictures), engine.dim), np.float32), [])
-    for part in in_batches(pictures, embed, min(batch_size, worker.max_rows), threads, on_batch):
-        n_done = len(done.content_ids)
-        done.vectors[n_done : n_done + len(part.vectors)] = part.vectors
-        done.content_ids.extend(part.content_ids)
-        done.rejects.extend(part.rejects)
-    return done._replace(vectors=done.vectors[: len(done.content_ids)])
+    n_rows = min([batch_size, *(view.engine.max_rows for view in views)])
+    batches = list(in_batches(pictures, work, n_rows, threads, on_batch))
+    return Extracted(
+        masks={key: mask for batch in batches for key, mask in batch.masks.items()},
+        vectors={
+            view.view: _join([view.embed({}), *(batch.vectors[view.view] for batch in batches)]) for view in views
+        },
+        rejects=[reject for batch in batches for reject in batch.rejects],
+    )
+
+
+def _extract_batch(batch: Sequence[Picture], masks: Masks, views: Sequence[ViewToEmbed], max_pixels: int) -> Extracted:
+    done = Extracted({}, {}, [])
+    squares: list[dict[str, RGB]] = [{} for _ in views]
+    for picture, image in _read(batch, max_pixels, done.rejects):
+        key = picture.content_id
+        mask = masks.mask(key, image)
+        if mask and key in masks.missing:
+            done.masks[key] = mask
+        for view, of_view in zip(views, squares, strict=True):
+            if key in view.missing:
+                of_view[key] = view.square(image, mask)
+    done.vectors.update({view.view: view.embed(of_view) for view, of_view in zip(views, squares, strict=True)})
+    return done
+
+
+def _join(batches: Sequence[Vectors]) -> Vectors:
+    content_ids = [key for batch in batches for key in batch.content_ids]
+    return Vectors(content_ids, np.concatenate([batch.vectors for batch in batches]))
+
+
+def _read(pictures: Iterable[Picture], max_pixels: int, rejects: list[Reject]) -> Iterator[tuple[Picture, RGB]]:
+    """Yield the pictures that can be read, with their pixels; add a reject for each of the others."""
+    for picture in pictures:
+        try:
+            image = read_picture(picture, max_pixels)
+        except (ImageRefused, NotFound) as error:
+            rejects.append(_reject(picture, str(error)))
+        else:
+            yield picture, image
+
+
+def show(image: RGB, mask: FoundMask | None, view: View, margin: float) -> RGB:
+    """Return the view of an (h, w, 3) uint8 picture; the picture itself where it has no mask that is trusted."""
+    if mask is None or mask[1]:
+        return image
+    match view:
+        case "raw":
+            return image
+        case "masked":
+            return apply_mask(image, mask[0])
+        case "crop":
+            return crop_to_mask(image, mask[0], margin)
 
 
 def in_batches(
@@ -104,37 +193,18 @@ class SquareLoader:
         preprocess: Preprocess,
         max_pixels: int,
     ) -> None:
-        self._masks, self._view, self._margin = masks or {}, view, margin
+        self._masks, self._view, self._margin = Masks(stored=masks or {}), view, margin
         self._preprocess, self._max_pixels = preprocess, max_pixels
         prepare_for_many()
 
     def __call__(self, batch: Sequence[Picture]) -> Loaded:
         size_px = self._preprocess.size_px
         loaded = Loaded([], np.empty((len(batch), size_px, size_px, 3), np.uint8), [])
-        for picture in batch:
-            try:
-                loaded.pixels[len(loaded.content_ids)] = self._square(picture)
-            except (ImageRefused, NotFound) as error:
-                loaded.rejects.append(_reject(picture, str(error)))
-            else:
-                loaded.content_ids.append(picture.content_id)
+        for picture, image in _read(batch, self._max_pixels, loaded.rejects):
+            shown = show(image, self._masks.mask(picture.content_id, image), self._view, self._margin)
+            loaded.pixels[len(loaded.content_ids)] = fit(shown, self._preprocess)
+            loaded.content_ids.append(picture.content_id)
         return loaded._replace(pixels=loaded.pixels[: len(loaded.content_ids)])
-
-    def _square(self, picture: Picture) -> RGB:
-        image = read_picture(picture, self._max_pixels)
-        mask = self._masks.get(picture.content_id)
-        if mask is not None and not mask.reason:
-            image = self._apply_view(image, mask.array())
-        return fit(image, self._preprocess)
-
-    def _apply_view(self, image: RGB, mask: Bool) -> RGB:
-        match self._view:
-            case "raw":
-                return image
-            case "masked":
-                return apply_mask(image, mask)
-            case "crop":
-                return crop_to_mask(image, mask, self._margin)
 
 
 def _reject(picture: Picture, reason: str) -> Reject:

@@ -37,8 +37,8 @@ class RunOutputs(Value):
 
     `vectors` are to be published; `candidates` are the vectors, full or reduced, that find them in the index. `masks`
     are the masks, or the boxes of `detector`, that the published variant was shown by. `n_pictures` counts by stage the
-    pictures that this run processed. `sealed` is the time of the release (ISO 8601) where a sealed release is evaluated
-    again, else "".
+    pictures that this run processed, `n_masked` those that it masked. `sealed` is the time of the release (ISO 8601)
+    where a sealed release is evaluated again, else "".
     """
 
     source: str
@@ -60,6 +60,7 @@ class RunOutputs(Value):
     n_shards_built: int
     rejects: tuple[Reject, ...]
     seconds: dict[str, float]
+    n_masked: int = 0
     n_pictures: dict[str, int] = {}
     sealed: str = ""
 

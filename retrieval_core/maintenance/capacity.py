@@ -30,7 +30,7 @@ from retrieval_core.index.recipes import choose_shards
 
 HOUR_S = 3600
 ONCE = frozenset({"backbone", "publish"})  # stages that take as long for few pictures as for many
-SHARDED = frozenset({"mask", "embed", "classify"})
+SHARDED = frozenset({"embed", "classify"})
 COUNTED_BY = {
     "mask": "masked",
     "embed": "embedded",
@@ -69,8 +69,8 @@ MEASURED = Costs(
     stages=(
         StageCost(name="ingest", flow_s=2.6 / 1550),
         StageCost(name="backbone", once_s=6.0),
-        StageCost(name="mask", once_s=384.6 - 1550 * MASKING_S, shard_s=MASKING_S),
-        StageCost(name="embed", shard_s=56.8 / 1550),
+        StageCost(name="mask", once_s=384.6 - 1550 * MASKING_S),
+        StageCost(name="embed", shard_s=MASKING_S + 56.8 / 1550),
         StageCost(name="head", flow_s=1.3 / 1550),
         StageCost(name="reduce", flow_s=0.2 / 1550),
         StageCost(name="index", flow_s=0.2 / 1550),

@@ -3,18 +3,15 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
 from retrieval_core.arrays import Float64
-from retrieval_core.artifacts.pictures import Picture
 from retrieval_core.config import CropConfig
 from retrieval_core.errors import BadConfig, WeightsInvalid, WeightsUnavailable
-from retrieval_core.images import DEFAULT_MAX_PIXELS, RGB, shrink
-from retrieval_core.mask.apply import Segmented, load_batches
+from retrieval_core.images import RGB, shrink
 from retrieval_core.mask.quality import Mask
 from retrieval_core.store.files import file_sha256
 
@@ -26,7 +23,6 @@ WEIGHTS_FILE = "weights.safetensors"
 MAX_SIDE_PX = 640  # no detector here uses more, and a larger picture would only fill the memory
 GRID_PX = 320  # side of the masks that boxes are stored as, and of the squares that detectors search
 CENTRE_SPREAD = 0.25
-BATCH_ROWS = 16  # pictures decoded together; each has a forward pass of its own
 
 
 class _Model(NamedTuple):
@@ -109,28 +105,15 @@ class DetectorEngine:
         return choose_box(boxes, output["scores"].cpu().numpy().astype(np.float64), config.min_score)
 
 
-def detect(
-    pictures: Sequence[Picture],
-    engine: DetectorEngine,
-    config: CropConfig,
-    threads: int,
-    max_pixels: int = DEFAULT_MAX_PIXELS,
-    on_batch: Callable[[int], None] | None = None,
-) -> Segmented:
-    """Return the product's box in each picture as a rectangular mask, in the form that `segment` returns.
+def detect(engine: DetectorEngine, config: CropConfig, image: RGB) -> tuple[Mask, str]:
+    """Return the product's box in an upright (h, w, 3) uint8 picture as a rectangular mask, and "".
 
-    Where no box scores enough the mask covers the whole picture, and its reason says so.
+    Where no box scores enough the mask covers the whole picture, and the text says so.
     """
-    out = Segmented([], [], [])
-    for batch in load_batches(pictures, lambda image: shrink(image, MAX_SIDE_PX), BATCH_ROWS, threads, max_pixels):
-        for key, image in zip(batch.content_ids, batch.images, strict=True):
-            box = engine.box(image, config)
-            out.content_ids.append(key)
-            out.masks.append(box.mask() if box else np.ones((GRID_PX, GRID_PX), np.bool_))
-            out.reasons.append("" if box else f"no box scores {config.min_score:g} or more")
-        if on_batch:
-            on_batch(batch.n_pictures)
-    return out
+    box = engine.box(image, config)
+    if box is None:
+        return np.ones((GRID_PX, GRID_PX), np.bool_), f"no box scores {config.min_score:g} or more"
+    return box.mask(), ""
 
 
 def load_detector(config: CropConfig) -> nn.Module:

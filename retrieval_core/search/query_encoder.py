@@ -17,8 +17,8 @@ from retrieval_core.errors import BadConfig, ShardCorrupt
 from retrieval_core.head.apply import WEIGHTS_FILE, boost, load_head
 from retrieval_core.images import RGB, apply_mask, crop_to_mask, fit
 from retrieval_core.mask import detect
-from retrieval_core.mask.apply import SegmenterEngine, square_of
-from retrieval_core.mask.quality import Mask, distrust
+from retrieval_core.mask.apply import SegmenterEngine, segment
+from retrieval_core.mask.quality import Mask
 from retrieval_core.mask.train import ONNX_FILE
 from retrieval_core.settings import Settings
 from retrieval_core.store.base import Store
@@ -93,11 +93,10 @@ class QueryEncoder:
         if self._release.variant.view == "raw":
             return None
         if self._release.detector:
-            box = self._detector.box(image, self._config.crop)
-            return box.mask() if box else None
-        square = fit(image, square_of(self._config.mask.size_px))
-        mask: Mask = self._segmenter.predict(square[None])[0]
-        return None if distrust(mask, self._config.mask) else mask
+            mask, reason = detect.detect(self._detector, self._config.crop, image)
+        else:
+            mask, reason = segment(self._segmenter, self._config.mask, image)
+        return None if reason else mask
 
     @opened_once
     def _engine(self) -> Engine:

@@ -122,7 +122,7 @@ def test_two_workers_make_the_bytes_that_one_machine_makes(
 
     sizes = [len(pickle.dumps(asked)) for asked in messages.asked]
     sizes += [len(pickle.dumps(future.result())) for future in messages.answered]
-    assert len(sizes) >= 2 * 3 * 48 / 8, "masks, raw and masked vectors were made on the cluster"
+    assert len(sizes) >= 2 * 48 / 8, "masks and vectors were made on the cluster"
     assert max(sizes) < MAX_MESSAGE_BYTES, "vectors went through the scheduler"
     assert max(messages.sent_bytes) < MAX_SENT_BYTES, "what Prefect adds grew"
 

@@ -113,8 +113,8 @@ def _bytes_by_stage(store: Store, outputs: RunOutputs) -> dict[str, int]:
     artifacts: dict[str, list[Artifact | None]] = {
         "ingest": [Catalog.open(store, outputs.catalog)],
         "backbone": [Backbone.open(store, outputs.backbone)],
-        "mask": [segmenter, _open(store, MaskSet, outputs.masks)],
-        "embed": [*plain],
+        "mask": [segmenter],
+        "embed": [_open(store, MaskSet, outputs.masks), *plain],
         "classify": [_open(store, ClassSet, outputs.classes)],
         "head": [*heads, *boosted],
         "reduce": [Reducer.open(store, outputs.reducer.ref), *reduced],

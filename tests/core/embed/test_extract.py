@@ -4,6 +4,7 @@ import io
 import threading
 import zlib
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import pytest
@@ -12,11 +13,11 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from retrieval_core.artifacts import pictures as pictures_module
-from retrieval_core.artifacts.manifests import content_id
+from retrieval_core.artifacts.manifests import Reject, content_id
 from retrieval_core.artifacts.parts import MaskRow, vectors_bytes
 from retrieval_core.artifacts.pictures import Picture
 from retrieval_core.embed.engine import open_engine
-from retrieval_core.embed.extract import extract
+from retrieval_core.embed.extract import Masks, ViewToEmbed, extract
 from retrieval_core.embed.registry import CARDS
 from retrieval_core.errors import StoreUnavailable
 from retrieval_core.images import Preprocess, apply_mask, crop_to_mask, decode, fit
@@ -56,10 +57,18 @@ def picture(folder: Path, number: int, data: bytes | None = None) -> Picture:
     return Picture(content_id=content_id(data), image_uri=str(path), item_id=f"item{number}")
 
 
+class Done(NamedTuple):
+    content_ids: list[str]
+    vectors: np.ndarray
+    rejects: list[Reject]
+
+
 def run(pictures, masks=None, engine=None, batch_size=4, threads=2, on_batch=None, view="masked", margin=0.0):
-    return extract(
-        pictures, masks, view, margin, engine or MeanColour(), batch_size, threads, MAX_PIXELS, on_batch=on_batch
-    )
+    """Embed one view of all pictures, with stored masks."""
+    to_embed = ViewToEmbed(view, {item.content_id for item in pictures}, margin, engine or MeanColour())
+    done = extract(pictures, Masks(stored=masks or {}), [to_embed], batch_size, threads, MAX_PIXELS, on_batch=on_batch)
+    assert done.masks == {}
+    return Done(*done.vectors[view], done.rejects)
 
 
 def square(item: Picture) -> np.ndarray:
@@ -161,6 +170,27 @@ def test_raw_view_looks_at_no_mask(tmp_path):
 
 def compressed(mask: np.ndarray) -> bytes:
     return zlib.compress(np.packbits(mask).tobytes())
+
+
+def test_each_set_gets_the_pictures_that_it_lacks(tmp_path):
+    pictures = [picture(tmp_path, number, b"broken" if number == 5 else None) for number in range(7)]
+    ids = [item.content_id for item in pictures]
+    product = np.zeros((8, 8), bool)
+    product[2:6, 2:6] = True
+    stored = {ids[0]: MaskRow(height=8, width=8, bits=compressed(product), area=0.25, reason="")}
+    masks = Masks(set(ids[1:4]), lambda image: (product, ""), stored)
+    views = [
+        ViewToEmbed("raw", set(ids[2:6]), 0.0, MeanColour()),
+        ViewToEmbed("masked", set(ids[:3]), 0.0, MeanColour()),
+    ]
+    done = extract(pictures, masks, views, 3, 2, MAX_PIXELS)
+    assert list(done.masks) == ids[1:4]
+    assert [reject.content_id for reject in done.rejects] == [ids[5]]
+    assert done.vectors["raw"].content_ids == ids[2:5]
+    assert done.vectors["masked"].content_ids == ids[:3]
+    whole = run(pictures[:3], dict.fromkeys(ids, stored[ids[0]]))
+    np.testing.assert_array_equal(done.vectors["masked"].vectors, whole.vectors)
+    np.testing.assert_array_equal(done.vectors["raw"].vectors, run(pictures[2:5], view="raw").vectors)
 
 
 def test_batches_respect_the_engine_and_the_config(tmp_path):

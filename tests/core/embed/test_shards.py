@@ -1,7 +1,8 @@
-"""Vectors and classes are made of missing pictures only; a picture that cannot be read is refused for all its items."""
+"""Masks, vectors and classes are made of missing pictures only, each read once; an unreadable one is refused once."""
 
 from __future__ import annotations
 
+from collections import Counter
 from pathlib import Path
 
 import numpy as np
@@ -9,7 +10,7 @@ import polars as pl
 import pytest
 
 from retrieval_core.arrays import Float32, Int32, UInt8
-from retrieval_core.artifacts.manifests import Backbone, Catalog, ClassSet, MaskSet, Ref
+from retrieval_core.artifacts.manifests import Backbone, Catalog, ClassSet, Ref
 from retrieval_core.artifacts.parts import (
     N_TOP_CLASSES,
     load_classes,
@@ -18,21 +19,31 @@ from retrieval_core.artifacts.parts import (
     put_part_files,
     table_bytes,
 )
+from retrieval_core.artifacts.pictures import Picture, read_picture
 from retrieval_core.artifacts.shards import seal_pictures
-from retrieval_core.config import ClassifyConfig, EmbedConfig, IngestConfig
+from retrieval_core.config import ClassifyConfig, CropConfig, EmbedConfig, IngestConfig, MaskConfig
+from retrieval_core.embed import extract
 from retrieval_core.embed import shards as module
+from retrieval_core.embed.extract import FoundMask, Masker
 from retrieval_core.embed.shards import (
+    PictureWork,
+    ShardOutcome,
     classify_shard,
-    embed_shard,
+    mask_and_embed_shard,
     plan_classes,
-    plan_vectors,
+    plan_work_on_pictures,
     rejected_items,
     seal_view_vectors,
 )
-from retrieval_core.images import Preprocess
+from retrieval_core.images import RGB, Preprocess
+from retrieval_core.store.base import Store
 from tests.core.conftest import Shop
 
 CONFIG, INGEST = EmbedConfig(backbone="pca_pixels", weights="fit:0", size_px=16, shard_rows=20), IngestConfig()
+MASKER = Ref(kind="Segmenter", key="segmenters/s")
+WORK = PictureWork(
+    masker=None, backbone=None, mask=MaskConfig(shard_rows=20), crop=CropConfig(), embed=CONFIG, ingest=INGEST
+)
 
 
 @pytest.fixture
@@ -42,6 +53,10 @@ def shop(new_shop, tmp_path: Path) -> Shop:
 
 @pytest.fixture
 def backbone(shop: Shop, pixels_backbone: Path) -> Ref:
+    return put_backbone(shop, pixels_backbone)
+
+
+def put_backbone(shop: Shop, pixels_backbone: Path) -> Ref:
     def copy(folder: Path) -> None:
         for path in pixels_backbone.iterdir():
             (folder / path.name).write_bytes(path.read_bytes())
@@ -56,29 +71,97 @@ def seal_catalog(shop: Shop, items: pl.DataFrame) -> Ref:
     return Catalog(fingerprint="c", parts=(part,)).seal(shop.store).ref
 
 
+def work_of(shop: Shop, catalog: Ref, work: PictureWork, find: Masker | None = None) -> list[ShardOutcome]:
+    """Make everything that the pictures lack; `find` masks them, and may not be opened without."""
+
+    def open_masker(*_: object) -> Masker:
+        assert find, "no mask is missing"
+        return find
+
+    plan = plan_work_on_pictures(shop.store, catalog, work)
+    return [mask_and_embed_shard(shop.settings, shard, work, open_masker) for shard in plan.split()]
+
+
+def left_half(image: RGB) -> FoundMask:
+    """Find the product in the left half; distrust that for pictures that are darker on the right."""
+    mask = np.zeros((8, 8), bool)
+    mask[:, :4] = True
+    return mask, "too bright" if image[:, image.shape[1] // 2 :].mean() < image.mean() else ""
+
+
+def parts(store: Store) -> list[str]:
+    return sorted(key for key in store.list("") if "/parts/" in key and key.split("/")[0] in ("masks", "vectors"))
+
+
 def test_pictures_are_embedded_shard_by_shard_and_once(shop: Shop, backbone: Ref) -> None:
     catalog = seal_catalog(shop, shop.items)
-    plan = plan_vectors(shop.store, catalog, backbone, None, "raw", CONFIG, 0.0)
-    outcomes = [embed_shard(shop.settings, s, backbone, None, "raw", CONFIG, INGEST, 0.0) for s in plan.split()]
-    assert [outcome.n_rows for outcome in outcomes] == [20, 16]
-    vectors = seal_view_vectors(shop.store, catalog, plan, backbone, "raw")
+    work = WORK.model_copy(update={"backbone": backbone})
+    outcomes = work_of(shop, catalog, work)
+    assert [outcome.n_embedded for outcome in outcomes] == [{"raw": 20}, {"raw": 16}]
+    vectors = seal_view_vectors(shop.store, catalog, backbone, "raw", work.vectors["raw"].family)
     assert (vectors.counts, str(vectors.variant)) == ({"rows": 36}, "raw")
     rows = load_vectors(shop.store, vectors, shop.items["content_id"].to_list())
     expected = np.stack([shop.vectors[item_id] for item_id in shop.items["item_id"]])
     assert np.allclose(rows, expected, atol=1e-4)
-    assert plan_vectors(shop.store, catalog, backbone, None, "raw", CONFIG, 0.0).shards == ()
-    masks = MaskSet(fingerprint="m", family="f")
-    assert plan_vectors(shop.store, catalog, backbone, masks, "masked", CONFIG, 0.0).n_missing == 36
+    assert work_of(shop, catalog, work) == []
 
 
-def test_an_unreadable_picture_is_refused_for_every_item_that_shows_it(shop: Shop, backbone: Ref) -> None:
+def test_a_picture_is_read_once_for_its_mask_and_all_views(
+    shop: Shop, backbone: Ref, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    reads: Counter[str] = Counter()
+
+    def read(picture: Picture, max_pixels: int) -> RGB:
+        reads[picture.content_id] += 1
+        return read_picture(picture, max_pixels)
+
+    monkeypatch.setattr(extract, "read_picture", read)
+    catalog = seal_catalog(shop, shop.items)
+    outcomes = work_of(shop, catalog, WORK.model_copy(update={"masker": MASKER, "backbone": backbone}), left_half)
+    assert sum(outcome.n_masked for outcome in outcomes) == 36
+    assert [sum(outcome.n_embedded[view] for outcome in outcomes) for view in ("raw", "masked")] == [36, 36]
+    assert reads == dict.fromkeys(shop.items["content_id"], 1)
+
+
+@pytest.mark.parametrize(
+    ("background", "first"),
+    [("both", {"backbone": None}), ("both", {"masker": None}), ("crop", {"backbone": None})],
+    ids=["both after masks", "both after raw", "crop after masks"],
+)
+def test_what_is_stored_already_changes_no_byte_of_the_rest(
+    new_shop, pixels_backbone: Path, background: str, first: dict[str, None], tmp_path: Path
+) -> None:
+    stored = []
+    for name, steps in (("at once", [{}]), ("in steps", [first, {}])):
+        (tmp_path / name).mkdir()
+        shop = new_shop(tmp_path / name)
+        catalog, embed = seal_catalog(shop, shop.items), CONFIG.model_copy(update={"background": background})
+        whole = {"masker": MASKER, "backbone": put_backbone(shop, pixels_backbone), "embed": embed}
+        for step in steps:
+            work_of(shop, catalog, WORK.model_copy(update=whole | step), left_half)
+        stored.append(parts(shop.store))
+    assert stored[0] == stored[1]
+    assert len(stored[0]) == (6 if background == "both" else 4)
+
+
+def test_stored_masks_are_not_found_again(shop: Shop, backbone: Ref) -> None:
+    catalog, work = seal_catalog(shop, shop.items), WORK.model_copy(update={"masker": MASKER, "backbone": backbone})
+    masked = work_of(shop, catalog, work.model_copy(update={"backbone": None}), left_half)
+    embedded = work_of(shop, catalog, work)
+    assert [outcome.n_masked for outcome in (*masked, *embedded)] == [20, 16, 0, 0]
+    assert [outcome.n_embedded for outcome in embedded] == [{"raw": n, "masked": n} for n in (20, 16)]
+
+
+def test_an_unreadable_picture_is_refused_once_for_every_item_that_shows_it(shop: Shop, backbone: Ref) -> None:
     twin = shop.items.filter(pl.col("item_id") == "item-3-2").with_columns(item_id=pl.lit("item-twin"))
     catalog = seal_catalog(shop, pl.concat([shop.items, twin]))
     shop.picture("item-3-2").unlink()
-    plan = plan_vectors(shop.store, catalog, backbone, None, "raw", CONFIG, 0.0)
-    outcomes = [embed_shard(shop.settings, s, backbone, None, "raw", CONFIG, INGEST, 0.0) for s in plan.split()]
-    assert sum(outcome.n_rows for outcome in outcomes) == 35
-    rejects = rejected_items(shop.store, catalog, [reject for outcome in outcomes for reject in outcome.rejects])
+    outcomes = work_of(shop, catalog, WORK.model_copy(update={"masker": MASKER, "backbone": backbone}), left_half)
+    assert sum(outcome.n_masked for outcome in outcomes) == 35
+    assert [sum(outcome.n_embedded[view] for outcome in outcomes) for view in ("raw", "masked")] == [35, 35]
+    refused = [reject for outcome in outcomes for reject in outcome.rejects]
+    assert len(refused) == 1
+    rejects = rejected_items(shop.store, catalog, refused)
     assert [reject.item_id for reject in rejects] == ["item-3-2", "item-twin"]
     assert all(reject.reason and reject.last_seen for reject in rejects)
 

@@ -123,11 +123,11 @@ def test_two_runs_separate_training_from_the_cost_of_a_picture() -> None:
     costs = stage_costs([run(n, mask=200 + 0.01 * n, ingest=0.002 * n, backbone=6.0, embed=3.0) for n in (500, 2000)])
     by_name = {stage.name: stage for stage in costs}
     assert by_name["mask"].once_s == pytest.approx(200)
-    assert by_name["mask"].shard_s == pytest.approx(0.01)
+    assert by_name["mask"].flow_s == pytest.approx(0.01)
     assert by_name["ingest"].once_s == pytest.approx(0)
     assert by_name["ingest"].flow_s == pytest.approx(0.002)
     assert by_name["backbone"] == StageCost(name="backbone", once_s=6.0)
-    assert by_name["embed"].once_s == pytest.approx(3)
+    assert (by_name["embed"].once_s, by_name["embed"].shard_s) == (pytest.approx(3), 0)
     assert "total" not in by_name
 
 

@@ -1,7 +1,6 @@
 """The product's box: which one is chosen, how it is kept, and weights that cannot be used."""
 
 import hashlib
-import io
 import threading
 from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
@@ -12,11 +11,8 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from PIL import Image
 from safetensors.torch import save_file
 
-from retrieval_core.artifacts.manifests import content_id
-from retrieval_core.artifacts.pictures import Picture
 from retrieval_core.config import CropConfig
 from retrieval_core.errors import BadConfig, WeightsInvalid, WeightsUnavailable
 from retrieval_core.images import crop_to_mask
@@ -64,22 +60,6 @@ def ssdlite(tmp_path_factory: pytest.TempPathFactory) -> DetectorEngine:
     folder = tmp_path_factory.mktemp("one")
     save_detector(sure_of_one_box("ssdlite320"), folder)
     return DetectorEngine("ssdlite320", folder / WEIGHTS_FILE, "cpu", threads=1)
-
-
-def picture(key: str, path: Path) -> Picture:
-    return Picture(content_id=key, image_uri=str(path), item_id=path.stem)
-
-
-@pytest.fixture
-def photos(tmp_path: Path) -> list[Picture]:
-    """Five noise pictures of different shapes."""
-    rng, pictures = np.random.default_rng(0), []
-    for row in range(5):
-        out = io.BytesIO()
-        Image.fromarray(rng.integers(0, 256, (60 + 30 * row, 100, 3), dtype=np.uint8)).save(out, "PNG")
-        (tmp_path / f"{row}.png").write_bytes(out.getvalue())
-        pictures.append(picture(content_id(out.getvalue()), tmp_path / f"{row}.png"))
-    return pictures
 
 
 def chosen(*boxes: tuple[float, float, float, float], scores: list[float] | None = None) -> Box | None:
@@ -151,31 +131,19 @@ def test_the_box_is_in_shares_of_the_picture(ssdlite: DetectorEngine) -> None:
         assert box == pytest.approx((0.025, 0.025, 0.975, 0.975), abs=1e-3)
 
 
-def test_boxes_come_as_masks_in_the_order_asked_without_what_cannot_be_read(
-    ssdlite: DetectorEngine, photos: list[Picture], tmp_path: Path
-) -> None:
-    (tmp_path / "broken.png").write_bytes(b"not a picture")
-    bad = [
-        picture(content_id(b"not a picture"), tmp_path / "broken.png"),
-        picture("f" * 32, Path(photos[0].image_uri)),
-    ]
-    seen: list[int] = []
-    done = detect([photos[0], *bad, *photos[1:]], ssdlite, CONFIG, threads=2, on_batch=seen.append)
-    assert done.content_ids == [photo.content_id for photo in photos]
-    assert done.reasons == [""] * 5
-    assert seen == [7]
-    for mask in done.masks:
+def test_a_box_comes_as_a_mask_that_is_trusted(ssdlite: DetectorEngine) -> None:
+    for shape in ((100, 300), (640, 480), (900, 64)):
+        mask, reason = detect(ssdlite, CONFIG, np.random.default_rng(1).integers(0, 256, (*shape, 3), dtype=np.uint8))
         rows, columns = np.nonzero(mask)
-        assert mask.shape == (GRID_PX, GRID_PX)
+        assert (mask.shape, reason) == ((GRID_PX, GRID_PX), "")
         assert np.count_nonzero(mask) == (np.ptp(rows) + 1) * (np.ptp(columns) + 1)
 
 
-def test_where_nothing_scores_enough_the_whole_picture_is_kept_and_the_reason_given(
-    ssdlite: DetectorEngine, photos: list[Picture]
-) -> None:
-    done = detect(photos, ssdlite, CONFIG.model_copy(update={"min_score": 1.0}), threads=1)
-    assert all(mask.all() for mask in done.masks)
-    assert done.reasons == ["no box scores 1 or more"] * 5
+def test_where_nothing_scores_enough_the_whole_picture_is_kept_and_the_reason_given(ssdlite: DetectorEngine) -> None:
+    strict = CONFIG.model_copy(update={"min_score": 1.0})
+    mask, reason = detect(ssdlite, strict, np.zeros((60, 40, 3), np.uint8))
+    assert mask.all()
+    assert reason == "no box scores 1 or more"
 
 
 class TestWeights:

@@ -41,7 +41,7 @@ from retrieval_core.artifacts.pictures import Picture
 from retrieval_core.config import EmbedConfig
 from retrieval_core.embed.backbones import GRAPH_FILE, load_backbone, save_backbone
 from retrieval_core.embed.engine import open_engine
-from retrieval_core.embed.extract import extract
+from retrieval_core.embed.extract import Masks, ViewToEmbed, extract
 from retrieval_core.embed.registry import get_card
 from retrieval_core.images import DEFAULT_MAX_PIXELS, RGB, decode, fit
 
@@ -145,8 +145,9 @@ def end_to_end(folder: Path, pictures: Sequence[Picture]) -> Method:
     engine = open_engine(folder, "cpu", n_threads)
 
     def run(n: int) -> bytes:
-        done = extract(pictures[:n], None, "raw", 0.0, engine, BATCH_SIZE, n_threads, DEFAULT_MAX_PIXELS)
-        return vectors_bytes(done.content_ids, done.vectors)
+        raw = ViewToEmbed("raw", {picture.content_id for picture in pictures[:n]}, 0.0, engine)
+        done = extract(pictures[:n], Masks(), [raw], BATCH_SIZE, n_threads, DEFAULT_MAX_PIXELS)
+        return vectors_bytes(*done.vectors["raw"])
 
     return Method("end to end", f"{n_threads} threads", run)
 

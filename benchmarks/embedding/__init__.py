@@ -1,0 +1,1 @@
+"""Speed of embedding, and of the pass that masks and embeds."""
