@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import argparse
 import logging
+from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
 from deployments.cli.command import JSON, STORE, Commands, add_command, open_settings, print_answer
 from retrieval_core.errors import BadConfig
+
+if TYPE_CHECKING:
+    from retrieval_core.artifacts.manifests import Hit
 
 QUERY_OPTIONS = (
     ("image", "FILE", "a picture: a file or s3:// URI"),
@@ -23,10 +27,13 @@ def add_commands(commands: Commands) -> None:
     search = add_command(commands, "search", _search, "find items by picture, text or item", JSON, STORE)
     for name, metavar, text in QUERY_OPTIONS:
         search.add_argument(f"--{name}", action="append", default=[], metavar=metavar, help=f"{text}; may be repeated")
-    text = "only items that match, for example 'category=dress and colour in (red, blue)'"
+    text = "only items that match, for example 'category=dress and price < 30'"
     search.add_argument("--where", default="", metavar="FILTER", help=text)
-    text = "of near-identical pictures of a product, only the best"
-    search.add_argument("--collapse", action="store_true", help=text)
+    hits = search.add_mutually_exclusive_group()
+    text = "every item that is found; without it, the best of each product"
+    hits.add_argument("--all-items", action="store_true", help=text)
+    text = "every item, but of near-identical pictures of a product only the best"
+    hits.add_argument("--collapse", action="store_true", help=text)
     text = "neither mask nor crop the query pictures, even if the release does so"
     search.add_argument("--whole", action="store_true", help=text)
     text = "classified: first the nearest items of a picture's likeliest classes"
@@ -59,11 +66,25 @@ def _search(arguments: argparse.Namespace) -> int:
     )
     settings = open_settings(arguments)
     release = open_release(settings.open_store(), arguments.release, settings)
-    hits = release.search(query, arguments.k, mode=arguments.mode, where=arguments.where, collapse=arguments.collapse)
+    hits = release.search(
+        query,
+        arguments.k,
+        mode=arguments.mode,
+        where=arguments.where,
+        collapse=arguments.collapse,
+        by_product=not (arguments.all_items or arguments.collapse),
+    )
     document = {"release": release.release.fingerprint, "hits": [hit.model_dump() for hit in hits]}
-    lines = [f"{hit.score:6.3f}  {hit.item_id:<24} {hit.category or ', '.join(hit.labels)}" for hit in hits]
-    print_answer(arguments, document, lines)
+    print_answer(arguments, document, map(_line, hits))
     return 0
+
+
+def _line(hit: Hit) -> str:
+    from retrieval_core.fields.values import shown
+
+    told = [hit.category or ", ".join(hit.labels)]
+    told += [shown(hit.fields[name]) for name in ("title", "price", "link") if name in hit.fields]
+    return f"{hit.score:6.3f}  {hit.item_id:<24} {'  '.join(filter(None, told))}"
 
 
 def _app(arguments: argparse.Namespace) -> int:

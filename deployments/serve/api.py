@@ -33,6 +33,7 @@ def endpoints(service: SearchService) -> dict[str, Callable[..., Any]]:
         unlike_image: str = "",
         unlike_text: str = "",
         release: str = releases.PRODUCTION,
+        all_items: bool = False,
     ) -> dict[str, Any]:
         """Return what `vitrine search --json` prints. `image` and `unlike_image` are the bytes of a file in base64."""
         if image and url:
@@ -46,6 +47,7 @@ def endpoints(service: SearchService) -> dict[str, Callable[..., Any]]:
             where=where,
             k=k,
             collapse=collapse,
+            all_items=all_items,
             whole=whole,
             mode=mode,
         )

@@ -12,6 +12,7 @@ from urllib.parse import urlencode
 from deployments.serve.service import Answer, Example
 from retrieval_core.artifacts import releases
 from retrieval_core.artifacts.manifests import Hit, Release
+from retrieval_core.fields.values import shown
 
 MAX_LABELS = 4  # of an item
 MAX_VALUES = 6  # of a column, offered as filters
@@ -135,10 +136,20 @@ def _card(item: Hit | Example, uri: str, release: str, score: str = "", rank_cha
     link = f'href="?{escape(urlencode(address))}" data-item="{item_id}"'
     return (
         f'<li class="vi-card"><a class="vi-picture" {link} tabindex="-1" aria-hidden="true">{picture}</a>{rank_change}'
-        f'<div class="vi-about"><p class="vi-what"><b>{category or "item"}</b>{score}</p>'
+        f'<div class="vi-about"><p class="vi-what"><b>{category or "item"}</b>{score}</p>{_offer(item)}'
         f'<p class="vi-id" title="{item_id}">{item_id}</p>'
         f'<ul class="vi-labels">{chips}</ul><a class="vi-more" {link}>More like this</a></div></li>'
     )
+
+
+def _offer(item: Hit | Example) -> str:
+    """Return the title of an item, as a link to its page in the shop if that is a web address, and its price."""
+    fields = {name: escape(shown(value)) for name, value in getattr(item, "fields", {}).items()}
+    title, price, address = fields.get("title", ""), fields.get("price", ""), fields.get("link", "")
+    if re.match(r"(?i)https?://", address):
+        title = f'<a href="{address}" target="_blank" rel="noopener noreferrer">{title or "in the shop"}</a>'
+    spans = f"<span>{title}</span>" * bool(title) + f"<b>{price}</b>" * bool(price)
+    return f'<p class="vi-offer">{spans}</p>' if spans else ""
 
 
 def _score(hit: Hit) -> str:

@@ -59,7 +59,8 @@ class SearchPage:
             self.unlike_words = gr.Textbox(show_label=False, placeholder="words to move away from", visible=False)
         with gr.Accordion("How to search", open=False, elem_id="options"):
             self.k = gr.Slider(1, MAX_K, value=12, step=1, label="Hits", elem_id="k")
-            self.collapse = gr.Checkbox(label="One hit for near-identical pictures of a product")
+            self.all_items = gr.Checkbox(label="Every picture of a product", elem_id="all-items")
+            self.collapse = gr.Checkbox(label="Every picture of a product, near-identical ones once")
             self.whole = gr.Checkbox(label="Leave my picture whole (no mask, no crop)")
             self.mode = gr.Radio(list(MODES), value=MODES[0], label="Among", visible=False)
             self.release = gr.Dropdown([releases.PRODUCTION], value=releases.PRODUCTION, label="Release")
@@ -68,7 +69,7 @@ class SearchPage:
     def _add_events(self, app: gr.Blocks) -> None:
         fields = [
             self.picture, self.words, self.item, self.unlike_picture, self.unlike_words, self.where, self.k,
-            self.collapse, self.whole, self.mode, self.release, self.beside,
+            self.all_items, self.collapse, self.whole, self.mode, self.release, self.beside,
         ]  # fmt: skip
         private: dict[str, Any] = {"preprocess": False, "api_visibility": "private"}
         search: dict[str, Any] = {
@@ -78,7 +79,7 @@ class SearchPage:
         gr.on(
             [
                 self.button.click, self.words.submit, self.unlike_words.submit, self.where.submit, self.k.release,
-                self.collapse.input, self.whole.input, self.mode.input, self.beside.input,
+                self.all_items.input, self.collapse.input, self.whole.input, self.mode.input, self.beside.input,
                 self.unlike_picture.upload, self.unlike_picture.clear,
             ],
             **search,
@@ -162,7 +163,7 @@ def _label(release: Release) -> str:
 def _request(
     picture: Any, words: str, item: str, unlike_picture: Any, unlike_words: str, where: str, k: float, *options: Any
 ) -> SearchRequest:
-    collapse, whole, mode = options
+    all_items, collapse, whole, mode = options
     return SearchRequest.parse(
         picture=_uploaded(picture),
         text=(words or "").strip(),
@@ -171,6 +172,7 @@ def _request(
         unlike_text=(unlike_words or "").strip(),
         where=where or "",
         k=k,
+        all_items=all_items,
         collapse=collapse,
         whole=whole,
         mode=mode,

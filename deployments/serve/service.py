@@ -46,6 +46,7 @@ class SearchRequest(Value):
     where: str = ""
     k: int = Field(10, ge=1, le=MAX_K)
     collapse: bool = False
+    all_items: bool = False
     whole: bool = False
     mode: Mode = "nearest"
 
@@ -138,7 +139,14 @@ class SearchService:
         """Search the release of this name. Raises what `OpenRelease.search` raises."""
         release, query = self.open(name), request.query()
         started = time.perf_counter()
-        hits = release.search(query, request.k, mode=request.mode, where=request.where, collapse=request.collapse)
+        hits = release.search(
+            query,
+            request.k,
+            mode=request.mode,
+            where=request.where,
+            collapse=request.collapse,
+            by_product=not (request.all_items or request.collapse),
+        )
         return Answer(release, hits, time.perf_counter() - started)
 
     def reads_text(self, release: OpenRelease) -> bool:

@@ -18,6 +18,7 @@ from retrieval_core.store.base import Store
 log = logging.getLogger(__name__)
 
 Gate = Literal["published", "held"]
+UNCHANGED = "It is searched as production is: only fields of items, such as a price, or settings differ."
 
 
 class Publication(Value):
@@ -37,7 +38,7 @@ def publish_release(
     """
     release = _release(store, outputs, report, config).seal(store)
     _add_to_ledger(store, outputs.rejects)
-    gate, reason = _decide(store, release.fingerprint, production, report)
+    gate, reason = _decide(store, release, production, report)
     if gate == "published":
         releases.promote(store, release.fingerprint, production)
     else:
@@ -46,14 +47,20 @@ def publish_release(
     return Publication(release=release.fingerprint, gate=gate, reason=reason)
 
 
-def _decide(store: Store, release: str, production: str | None, report: Report) -> tuple[Gate, str]:
-    """What the gate decided, unless a person has decided about this very release since."""
+def _decide(store: Store, release: Release, production: str | None, report: Report) -> tuple[Gate, str]:
+    """What the gate decided, unless a person has decided about this very release since.
+
+    A release with production's own report is searched as production is, however that was published.
+    """
     alias = releases.read_alias(store, releases.PRODUCTION)
-    if release == production:
+    if release.fingerprint == production:
         promotion = alias.promoted_by_hand if alias else None
         return "published", promotion.as_sentence() if promotion and report.gate == "held" else report.gate_reason
-    if alias and alias.withdrawn == release:
+    if alias and alias.withdrawn == release.fingerprint:
         return "held", "Held: this release was rolled back; `vitrine promote` publishes it again."
+    current = Release.find(store, production) if production else None
+    if current and current.report == report.ref and release.nightly_config().gate.mode != "hold":
+        return "published", UNCHANGED
     return report.gate, report.gate_reason
 
 

@@ -63,7 +63,10 @@ def parse_value(text: str) -> FieldValue:
     return FieldValue(text, number, currency, _moment(stripped) if number is None else None)
 
 
-def as_json(value: FieldValue) -> str | int | float | dict[str, str | int | float]:
+Json = str | int | float | dict[str, str | int | float]
+
+
+def as_json(value: FieldValue) -> Json:
     """Return a value for JSON: text, a number, a date in ISO 8601, or an amount with its currency and its text."""
     if value.number is not None:
         number = int(value.number) if value.number.is_integer() else value.number
@@ -72,6 +75,11 @@ def as_json(value: FieldValue) -> str | int | float | dict[str, str | int | floa
         return value.text
     is_day = not any((value.moment.hour, value.moment.minute, value.moment.second, value.moment.microsecond))
     return value.moment.date().isoformat() if is_day else f"{value.moment.isoformat()}Z"
+
+
+def shown(value: Json) -> str:
+    """Return a value of `as_json` as people read it: an amount as the shop wrote it."""
+    return str(value["text"] if isinstance(value, dict) else value)
 
 
 def _amount(text: str) -> tuple[float | None, str | None]:

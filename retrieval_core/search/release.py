@@ -122,14 +122,21 @@ class OpenRelease:
             self._select_classes(np.empty(0, np.int32), None)
 
     def search(
-        self, query: Query | Image, k: int = 10, *, mode: Mode = "nearest", where: str = "", collapse: bool = False
+        self,
+        query: Query | Image,
+        k: int = 10,
+        *,
+        mode: Mode = "nearest",
+        where: str = "",
+        collapse: bool = False,
+        by_product: bool = False,
     ) -> list[Hit]:
         """Return the k items most like a picture or a `Query`, best first, without the items of the query itself.
 
-        `where` filters them, for example `category=dress and colour in (red, blue)` (see `filters.py`). `collapse`
-        keeps only the best of near-identical pictures of one product. Fewer than k are returned where fewer fit. Mode
-        `classified` searches first among the items whose likeliest class is one of the few likeliest of the query's
-        pictures; where those are fewer than k, the nearest other items follow.
+        `where` filters them, for example `category=dress and price < 30` (see `filters.py`). `by_product` keeps only
+        the best item of each product, `collapse` only the best of near-identical pictures of one product. Fewer than k
+        are returned where fewer fit. Mode `classified` searches first among the items whose likeliest class is one of
+        the few likeliest of the query's pictures; where those are fewer than k, the nearest other items follow.
 
         Raises `ImageRefused` when a picture cannot be decoded, `NotFound` when there is no such file or item, and
         `BadConfig` for an invalid filter, k below 1, a text or mode that the release cannot search by, and a query
@@ -149,7 +156,8 @@ class OpenRelease:
             classes = np.concatenate([self._encoder.classify(picture) for picture in pictures])
             of_classes = self._select_classes(classes, selected)
             nearest = partial(self._classified, vector, of_classes, selected)
-        return self._describe(*self._best(nearest, k, item_rows, collapse))
+        is_new = self._is_new_product if by_product else self._is_new_picture if collapse else None
+        return self._describe(*self._best(nearest, k, item_rows, is_new))
 
     def search_vector(self, vector: Float32, k: int = 10, *, where: str = "", collapse: bool = False) -> list[Hit]:
         """Return the k items nearest to a (dim,) unit-length float32 vector of the published variant, as `search` does.
@@ -157,7 +165,8 @@ class OpenRelease:
         Raises `DimensionMismatch`, and `BadConfig` for k below 1 or an invalid filter.
         """
         nearest = partial(self._nearest, vector, self._selected(where))
-        return self._describe(*self._best(nearest, k, np.empty(0, np.int64), collapse))
+        is_new = self._is_new_picture if collapse else None
+        return self._describe(*self._best(nearest, k, np.empty(0, np.int64), is_new))
 
     def search_vectors(self, vectors: Float32, k: int, *, where: str = "") -> tuple[Float32, Int64]:
         """Return (q, k) scores and row ids for (q, dim) queries, padded with -inf and -1 where fewer fit."""
@@ -225,19 +234,27 @@ class OpenRelease:
             raise BadConfig("the parts of the query cancel each other; leave one out, or add another")
         return vector / length
 
-    def _best(self, nearest: Callable[[int], Hits], k: int, excluded: Int64, collapse: bool) -> Hits:
-        """Return the first k rows that `nearest(n)` returns and that are kept, with n doubled until k are."""
+    def _best(
+        self, nearest: Callable[[int], Hits], k: int, excluded: Int64, is_new: Callable[[Int64], Bool] | None
+    ) -> Hits:
+        """Return the first k rows of `nearest(n)` that are not excluded and `is_new`, with n doubled until k are."""
         if k < 1:
             raise BadConfig(f"k is at least 1, got {k}")
         n = k + len(excluded)
         while True:
             scores, row_ids = nearest(n)
             keep = ~np.isin(row_ids, excluded)
-            if collapse:
-                keep[keep] = self._is_new_picture(row_ids[keep])
+            if is_new is not None:
+                keep[keep] = is_new(row_ids[keep])
             if keep.sum() >= k or len(row_ids) < n:
                 return scores[keep][:k], row_ids[keep][:k]
             n *= 2
+
+    def _is_new_product(self, row_ids: Int64) -> Bool:
+        """Return, for each row, whether no earlier row is of the same product."""
+        products = self._items.products(row_ids)
+        first = {product: rank for rank, product in reversed([*enumerate(products)])}
+        return np.array([product is None or first[product] == rank for rank, product in enumerate(products)], bool)
 
     def _is_new_picture(self, row_ids: Int64) -> Bool:
         """Return, for each row, whether no earlier row is a near-identical picture of the same product."""

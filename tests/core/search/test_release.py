@@ -222,6 +222,19 @@ def test_collapse_keeps_the_best_of_near_identical_pictures_of_one_product(shop:
     assert names(red) == [item for item in expected if int(item.split("-")[1]) % 3 == 0]
 
 
+def test_by_product_keeps_the_best_of_each_product(shop: Any, release: OpenRelease) -> None:
+    query = shop.picture("item-5-1")
+    expected, products = [], set()
+    for item in names(release.search(query, k=ROWS)):
+        product = item.split("-")[1]
+        if product not in products or product == "0":  # product 0 is no product
+            expected.append(item)
+        products.add(product)
+    assert len(expected) < ROWS
+    for k in (1, 2, len(expected), ROWS):
+        assert names(release.search(query, k=k, by_product=True)) == expected[:k]
+
+
 def test_a_classified_search_looks_within_the_filter(
     shop: Any, release: OpenRelease, monkeypatch: pytest.MonkeyPatch
 ) -> None:

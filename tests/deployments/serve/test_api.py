@@ -34,10 +34,12 @@ def test_the_api_gives_the_document_of_the_command_line(
 
 
 def test_the_api_searches_by_item_in_a_named_release(client: Client) -> None:
-    answer = client.predict(item="item-1-0", k=100, release=FIRST[:8], api_name="/search")
+    answer = client.predict(item="item-1-0", k=100, release=FIRST[:8], all_items=True, api_name="/search")
     assert answer["release"] == FIRST
     assert len(answer["hits"]) == 17
     assert "item-1-0" not in {hit["item_id"] for hit in answer["hits"]}
+    by_product = client.predict(item="item-1-0", k=100, release=FIRST[:8], api_name="/search")
+    assert len(by_product["hits"]) == 8, "three items are of no product, the others of five"
 
 
 def test_the_api_lists_releases_and_what_filters_can_name(client: Client) -> None:

@@ -81,3 +81,15 @@ def test_the_second_answer_says_how_its_order_differs(service: SearchService) ->
 
 def test_an_empty_answer_is_told_as_such(service: SearchService) -> None:
     assert "No item fits" in markup.results([found(service.open())], "")
+
+
+def test_a_card_shows_title_and_price_and_links_to_the_shop_only(service: SearchService) -> None:
+    price = {"amount": 4.5, "currency": "EUR", "text": "4,50 €"}
+    sold = hit("a", fields={"title": HOSTILE, "price": price, "link": 'https://shop.example/a?b="c"', "stock": 3})
+    odd = hit("b", fields={"title": "Hat", "link": "javascript:alert(1)"})
+    page = Elements(markup.results([found(service.open(), sold, odd, hit("c"))], ""))
+    addresses = [str(address) for address in page.values("href") if not str(address).startswith("?")]
+    assert addresses == ['https://shop.example/a?b="c"']
+    assert HOSTILE in page.text
+    assert "4,50 €" in page.text
+    assert "Hat" in page.text
