@@ -22,6 +22,7 @@ KINDS = {
     "jsonl": ("feeds.jsonl", "JsonlSource"),
     "sql": ("tables.sql", "SqlSource"),
     "webdataset": ("packed.webdataset", "WebDatasetSource"),
+    "hf": ("packed.hf", "HfSource"),
     "ccp": ("ccp", "CcpSource"),
     "synthetic": ("synthetic", "SyntheticSource"),
     "inshop": ("inshop", "InShopSource"),

@@ -19,7 +19,7 @@ README = Path(__file__).parents[4] / "README.md"
 def test_an_unknown_kind_is_a_bad_config_that_names_the_kinds(spec: str) -> None:
     with pytest.raises(
         BadConfig,
-        match="folder, table, merchant, shopify, woocommerce, jsonl, sql, webdataset, ccp, synthetic, inshop",
+        match="folder, table, merchant, shopify, woocommerce, jsonl, sql, webdataset, hf, ccp, synthetic, inshop",
     ):
         open_source(spec)
 
