@@ -132,11 +132,11 @@ def commonest_values(items: pl.DataFrame) -> dict[str, list[str]]:
     return {name: [] for name in COLUMNS} | {name: _commonest(column) for name, column in values.items()}
 
 
-def commonest_texts(name: str, values: pl.Series) -> list[str]:
-    """Return the most frequent texts among the values of a field, none of numbers, dates, titles and links."""
+def commonest_texts(values: pl.Series) -> list[str]:
+    """Return the most frequent texts among the values of a field, which are no numbers or dates."""
     parts = values.struct.unnest()
     is_text = pl.col("number").is_null() & pl.col("moment").is_null()
-    return [] if name in SHOWN_FIELDS else _commonest(parts.filter(is_text)["text"])
+    return _commonest(parts.filter(is_text)["text"])
 
 
 def parse_where(text: str) -> Where:

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from retrieval_core.settings import Settings
 
 EXIT_HELD = 3
-CHANGES = ("added", "changed", "removed", "unchanged", "moved")
+CHANGES = ("added", "changed", "removed", "unchanged", "moved", "refreshed")
 THROUGH = ("mask", "embed", "release")
 BACKFILL_EPILOG = (
     "Run the same command again to resume a backfill that was stopped. A backfill of all items makes a release that "

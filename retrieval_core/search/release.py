@@ -28,7 +28,7 @@ from retrieval_core.artifacts.parts import load_classes
 from retrieval_core.artifacts.pictures import PictureReader
 from retrieval_core.errors import BadConfig, DimensionMismatch, NotFound
 from retrieval_core.fields.values import as_json
-from retrieval_core.filters import FIELD, VALUE_COLUMNS, commonest_texts, commonest_values, parse_where
+from retrieval_core.filters import FIELD, SHOWN_FIELDS, VALUE_COLUMNS, commonest_texts, commonest_values, parse_where
 from retrieval_core.images import RGB, decode, prepare_for_many
 from retrieval_core.index.lookup import RowSelection, ShardedIndex, open_index
 from retrieval_core.index.shard_files import positions_of
@@ -192,9 +192,11 @@ class OpenRelease:
 
     @opened_once
     def _commonest(self) -> dict[str, list[str]]:
-        values = self._items.columns(["row_id", *VALUE_COLUMNS], self._items.field_names)
-        fields = {name: commonest_texts(name, values[FIELD + name]) for name in self._items.field_names}
-        return fields | commonest_values(values)
+        shown = [name for name in self._items.field_names if name not in SHOWN_FIELDS]
+        values = self._items.columns(["row_id", *VALUE_COLUMNS], shown)
+        texts = {name: commonest_texts(values[FIELD + name]) for name in shown}
+        commonest = commonest_values(values)
+        return commonest | {name: texts.get(name, []) for name in self._items.field_names if name not in commonest}
 
     def _read(self, image: Image) -> RGB:
         if isinstance(image, np.ndarray):

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import io
+import time
 from pathlib import Path
 
 import numpy as np
+import polars as pl
 import pytest
 from PIL import Image
 
@@ -12,13 +15,18 @@ from flows.catalog_update import catalog_update
 from flows.nightly import nightly
 from flows.summary import RunSummary
 from retrieval_core.artifacts import releases
-from retrieval_core.artifacts.catalog_rows import FieldSet
+from retrieval_core.artifacts.catalog_rows import SEEN_ITEMS, FieldSet
 from retrieval_core.artifacts.manifests import Hit, Release
+from retrieval_core.artifacts.parts import read_unsealed
 from retrieval_core.config import NightlyConfig
 from retrieval_core.errors import BadConfig
+from retrieval_core.maintenance.backup import back_up
+from retrieval_core.maintenance.repair import repair
+from retrieval_core.maintenance.vacuum import Policy, vacuum
 from retrieval_core.maintenance.verify import verify
 from retrieval_core.search.release import Query, open_release
 from retrieval_core.settings import Settings
+from retrieval_core.store.uris import open_store
 
 N = 10
 SETTINGS = [
@@ -124,6 +132,56 @@ def test_an_update_of_one_item_keeps_the_fields_of_the_others(shop: Shop) -> Non
     assert {hit.product_id for hit in shop.hits("price > '0 NOK'")} == {"l1"}
     assert len(shop.hits("price > '0 SEK'")) == N - 2
     assert shop.hits("price is null") == []
+
+
+def test_a_feed_of_changes_keeps_the_fields_of_what_it_does_not_name(shop: Shop) -> None:
+    shop.write("DKK")
+    shop.night()
+    changes = shop.feed.with_name("changes.tsv")
+    changes.write_text("id\timage_link\tadditional_image_link\tproduct_type\tprice\nl2\t2.png\t12.png\ta\t5 EUR\n")
+    run = nightly(f"merchant:{changes}?mode=delta", shop.settings, CONFIG)
+    assert (run.gate, run.catalog.refreshed) == ("published", 2)
+    hits = {hit.product_id: hit.fields for hit in shop.hits()}
+    assert hits["l2"] == {"price": {"amount": 5, "currency": "EUR", "text": "5 EUR"}}
+    assert hits["l4"]["title"] == "Lamp 4"
+    assert {hit.product_id for hit in shop.hits("price > '0 DKK'")} == {f"l{n}" for n in range(N)} - {"l2"}
+
+
+def test_what_filters_can_name_includes_fields(shop: Shop) -> None:
+    shop.write("JPY")
+    shop.feed.write_text(shop.feed.read_text().replace("\n", "\tin stock\n").replace("in stock", "availability", 1))
+    shop.night()
+    values = open_release(shop.store).filter_values()
+    assert (values["availability"], values["title"], values["price"]) == (["in stock"], [], [])
+    assert [*values][:4] == ["item_id", "product_id", "category", "split"]
+
+
+def test_damaged_fields_are_found_and_rebuilt_and_those_of_removed_releases_go(shop: Shop, tmp_path: Path) -> None:
+    store, ref = shop.store, shop.production().fields
+    assert ref is not None
+    part, seen = FieldSet.open(store, ref).parts[0], store.get(SEEN_ITEMS)
+    data = store.get(part.key)
+    store.put(part.key, data[:-1])
+    assert not verify(store).ok
+    assert repair(store).ok
+    assert store.get(part.key) == data
+    store.put(SEEN_ITEMS, seen[:-1])
+    assert repair(store).ok
+    assert read_unsealed(store, SEEN_ITEMS)["fields"].to_list() == fields_of(seen)
+    before = {key.split("/")[1] for key in shop.keys("fields")}
+    vacuum(store, Policy(keep=0, older_than_days=0, safe_hours=0), time.time() + 60)
+    kept = {release.fields.name for release in releases.list_releases(store) if release.fields}
+    assert {key.split("/")[1] for key in shop.keys("fields")} == kept
+    assert len(before) > len(kept)
+    back_up(store, target := open_store(str(tmp_path / "copy")))
+    assert verify(store).ok
+    assert [hit.fields for hit in open_release(target).search(Query(item_ids=("l3",)), 3)] == [
+        hit.fields for hit in open_release(store).search(Query(item_ids=("l3",)), 3)
+    ]
+
+
+def fields_of(table: bytes) -> list[list[dict[str, str]]]:
+    return pl.read_parquet(io.BytesIO(table))["fields"].to_list()
 
 
 def test_a_release_without_fields_is_searched_and_refuses_to_filter_by_them(shop: Shop) -> None:
