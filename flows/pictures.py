@@ -54,8 +54,8 @@ def update_catalog(
 
 
 def _read_planned(settings: Settings, plan: IngestPlan, config: IngestConfig) -> IngestOutcome:
-    in_shards(read_shard, settings, plan.split(), config)
-    return seal_catalog(settings, plan, config)
+    fetched = sum(in_shards(read_shard, settings, plan.split(), config), plan.fetched)
+    return seal_catalog(settings, plan, config, fetched)
 
 
 def choose_masking(

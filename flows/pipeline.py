@@ -134,6 +134,7 @@ def _publish_catalog(
     with clock.stage("publish"):
         publication = publish_release(settings, outputs, report, production.fingerprint if production else None, config)
     summary = summarise_run(settings, outputs, Report.open(store, report), publication, production, clock.total())
+    summary = summary.model_copy(update={"fetched": ingested.fetched})
     now = datetime.now(UTC).isoformat(timespec="milliseconds")
     store.put(f"{releases.RUNS}/{now.replace(':', '')}.json", summary.model_dump_json(indent=1).encode())
     return summary
@@ -176,6 +177,7 @@ def _catalog_facts(
         unchanged=diff.unchanged,
         moved=diff.moved,
         refreshed=diff.refreshed,
+        passed_over=ingested.n_passed_over,
         indexed=plan.n_rows,
         quarantined=counts["quarantined"] + n_late_rejects,
         declared_removals=ingested.declared_removals,

@@ -12,6 +12,7 @@ from retrieval_core.evaluate.publish import Publication
 from retrieval_core.evaluate.run_outputs import RunOutputs
 from retrieval_core.metrics.registry import UNLABELLED, find_metric
 from retrieval_core.settings import Settings
+from retrieval_core.store.traffic import Traffic
 
 
 class CatalogSummary(Value):
@@ -23,13 +24,15 @@ class CatalogSummary(Value):
     quarantined: int
     moved: int = 0  # of the unchanged: their pictures have another address
     refreshed: int = 0  # of the unchanged: they have other fields, such as a price
+    passed_over: int = 0  # rows of the source that are not in the catalogue
 
 
 class RunSummary(Value):
     """What a run did: the document of `vitrine run --json`.
 
-    `notes` say how the source was read and what was passed over. `production` holds the metrics of the release that was
-    production before; `report` is a file, `link` its URL if a browser can reach it, else "".
+    `notes` say how the source was read and what was passed over; `fetched` is what reading it over the network took.
+    `production` holds the metrics of the release that was production before; `report` is a file, `link` its URL if a
+    browser can reach it, else "".
     """
 
     release: str
@@ -37,6 +40,7 @@ class RunSummary(Value):
     reason: str
     catalog: CatalogSummary
     notes: list[str] = []
+    fetched: Traffic = Traffic()
     masked: int
     embedded: int
     classified: int
@@ -60,6 +64,7 @@ class RunSummary(Value):
             ("where quality is lost", self.lost_most or "in no step beyond chance"),
             *((name, f"{n:,}") for name, n in work if n),
             *(("source", note) for note in self.notes),
+            *([("fetched", _traffic_text(self.fetched))] if self.fetched.requests else []),
             ("trained", ", ".join(self.trained) or "nothing"),
             ("report", self.link or self.report),
         ]
@@ -70,6 +75,13 @@ class RunSummary(Value):
             metrics_table(self.metrics, self.production, "production"),
         )
         return "\n\n".join(tables)
+
+
+def _traffic_text(traffic: Traffic) -> str:
+    return (
+        f"{traffic.requests:,} requests to web servers and S3, {traffic.bytes / 1e6:,.1f} MB; "
+        f"{traffic.not_modified:,} files not modified"
+    )
 
 
 def summarise_run(

@@ -11,6 +11,7 @@ from retrieval_core.ingest.change import Change
 from retrieval_core.ingest.selection import ItemSelection
 from retrieval_core.ingest.shards import ReadingShard
 from retrieval_core.settings import Settings
+from retrieval_core.store.traffic import Traffic
 from tasks.stage import stage
 
 
@@ -28,15 +29,15 @@ def plan_change(settings: Settings, source: str, base: Release, change: Change, 
 
 
 @stage("read shard")
-def read_shard(settings: Settings, shard: ReadingShard, config: IngestConfig) -> int:
-    """Fetch, check and keep the pictures of one shard of a plan; return how many there are."""
+def read_shard(settings: Settings, shard: ReadingShard, config: IngestConfig) -> Traffic:
+    """Fetch, check and keep the pictures of one shard of a plan; return what it took."""
     return shards.read_shard(settings, shard, config)
 
 
 @stage("seal catalog")
-def seal_catalog(settings: Settings, plan: IngestPlan, config: IngestConfig) -> IngestOutcome:
-    """Seal the catalogue of a plan whose shards were read."""
-    return catalogs.seal_ingest(settings.open_store(), plan, config)
+def seal_catalog(settings: Settings, plan: IngestPlan, config: IngestConfig, fetched: Traffic) -> IngestOutcome:
+    """Seal the catalogue of a plan whose shards were read; `fetched` is what planning and reading took."""
+    return catalogs.seal_ingest(settings.open_store(), plan, config, fetched)
 
 
 @stage("choose items")

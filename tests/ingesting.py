@@ -21,6 +21,5 @@ def ingest_change(
 
 
 def read_planned(settings: Settings, plan: IngestPlan, config: IngestConfig) -> IngestOutcome:
-    for shard in plan.split():
-        read_shard(settings, shard, config)
-    return seal_ingest(settings.open_store(), plan, config)
+    fetched = sum((read_shard(settings, shard, config) for shard in plan.split()), plan.fetched)
+    return seal_ingest(settings.open_store(), plan, config, fetched)

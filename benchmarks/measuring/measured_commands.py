@@ -95,7 +95,7 @@ def _ingest(source: str, store: str) -> dict[str, Any]:
         plan = plan_source(settings.open_store(), source, IngestConfig())
         for shard in plan.split():
             read_shard(settings, shard, IngestConfig())
-        outcome = seal_ingest(settings.open_store(), plan, IngestConfig())
+        outcome = seal_ingest(settings.open_store(), plan, IngestConfig(), plan.fetched)
     figures = {
         "seconds": time.perf_counter() - started,
         "cpu_s": time.process_time() - cpu_started,

@@ -37,6 +37,13 @@ SOURCE_SCHEMA: dict[str, pl.DataType] = {
     "attributes": NAMED_VALUES,
     "fields": NAMED_VALUES,
 }
+# What some sources tell of a picture's file, so that it need not be asked for: the size and version that a listing
+# shows, or a version of the row.
+VERSION_SCHEMA: dict[str, pl.DataType] = {
+    "size_bytes": pl.Int64(),
+    "version": pl.String(),
+    "row_version": pl.String(),
+}
 CATALOG_SCHEMA: dict[str, pl.DataType] = SOURCE_SCHEMA | {  # stored without the fields
     "row_id": pl.Int64(),
     "content_id": pl.String(),

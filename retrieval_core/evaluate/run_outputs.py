@@ -10,8 +10,9 @@ class CatalogFacts(Value):
     """How the rows of the catalogue were counted; `rows = indexed + quarantined = added + changed + unchanged`.
 
     Of the unchanged, `moved` counts those whose address differs, `refreshed` those with other fields, such as a price.
-    `declared_removals` are the ids of the items that were listed as removed, so that their absence is no loss; `notes`
-    say how the source was read and what was passed over.
+    `passed_over` counts the rows of the source that are not in the catalogue. `declared_removals` are the ids of the
+    items that were listed as removed, so that their absence is no loss; `notes` say how the source was read and what
+    was passed over.
     """
 
     source: str
@@ -24,6 +25,7 @@ class CatalogFacts(Value):
     quarantined: int
     moved: int = 0
     refreshed: int = 0
+    passed_over: int = 0
     declared_removals: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
 

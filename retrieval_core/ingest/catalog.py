@@ -8,6 +8,8 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable
 from datetime import UTC, datetime
+from functools import wraps
+from typing import ParamSpec
 
 import polars as pl
 
@@ -20,6 +22,7 @@ from retrieval_core.artifacts.catalog_rows import (
     FieldSet,
     field_table,
     load_items,
+    product_unit,
     put_items,
     read_last_seen,
     read_with_fields,
@@ -50,15 +53,21 @@ from retrieval_core.ingest.sources.base import Source
 from retrieval_core.ingest.sources.registry import open_source
 from retrieval_core.item_ids.normal_form import with_normal_names
 from retrieval_core.store.base import Store
+from retrieval_core.store.traffic import Traffic, counted_traffic
+from retrieval_core.store.uris import label_of
+
+MIN_SHARING, MIN_SHARING_FRACTION = 20, 0.005  # products, and share of the items, by which a picture is a placeholder
 
 log = logging.getLogger(__name__)
+P = ParamSpec("P")
 
 
 class IngestOutcome(Value):
     """A sealed catalogue, how it differs from an earlier one, and how many pictures were read for it.
 
     `fields` are those of the items, None if no item has any. `declared_removals` are the items that a change listed as
-    removed or the source marked as deleted; `notes` are those of the source.
+    removed or the source marked as deleted; `notes` are those of the source and of pictures that many items share.
+    `n_passed_over` rows of the source are not in the catalogue; `fetched` is what reading it over the network took.
     """
 
     catalog: Ref
@@ -67,13 +76,15 @@ class IngestOutcome(Value):
     n_read: int
     declared_removals: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
+    n_passed_over: int = 0
+    fetched: Traffic = Traffic()
 
 
 class IngestPlan(Value):
     """What to read for a catalogue; `base` is the fingerprint of the catalogue that a change is applied to, else "".
 
-    `base_fields` are the fields of its items, `named` the items that the change names; `declared_removals` and `notes`
-    are those of the outcome.
+    `base_fields` are the fields of its items, `named` the items that the change names; `declared_removals`, `notes` and
+    `n_passed_over` are those of the outcome, and `fetched` is what planning took.
     """
 
     reading: ReadingPlan
@@ -82,12 +93,27 @@ class IngestPlan(Value):
     named: tuple[str, ...] = ()
     declared_removals: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
+    n_passed_over: int = 0
+    fetched: Traffic = Traffic()
 
     def split(self) -> list[ReadingShard]:
         """Return the shards that are to be read, in order."""
         return self.reading.split()
 
 
+def _counted(plan: Callable[P, IngestPlan]) -> Callable[P, IngestPlan]:
+    """Make a function add to the plan that it returns what planning took."""
+
+    @wraps(plan)
+    def counted_plan(*args: P.args, **kwargs: P.kwargs) -> IngestPlan:
+        with counted_traffic() as counter:
+            planned = plan(*args, **kwargs)
+        return planned.model_copy(update={"fetched": counter.total})
+
+    return counted_plan
+
+
+@_counted
 def plan_source(store: Store, source: str, config: IngestConfig) -> IngestPlan:
     """Plan which pictures of a source are to be read, in shards for `read_shard`.
 
@@ -107,7 +133,9 @@ def plan_source(store: Store, source: str, config: IngestConfig) -> IngestPlan:
     reading = plan_reading(store, planned, seen.quarantine if seen else None, config)
     last = load_items(store, production.catalog.name, ["item_id", "product_id"]) if production else None
     removed = named_items(opened, rows, last).removed if last is not None else ()
-    return IngestPlan(reading=reading, declared_removals=removed, notes=opened.notes)
+    return IngestPlan(
+        reading=reading, declared_removals=removed, notes=opened.notes, n_passed_over=opened.n_passed_over
+    )
 
 
 def _plan_delta(store: Store, opened: Source, rows: pl.DataFrame, base: Release, config: IngestConfig) -> IngestPlan:
@@ -116,11 +144,12 @@ def _plan_delta(store: Store, opened: Source, rows: pl.DataFrame, base: Release,
     unpublished = unpublished_note(last.items, seen.items) if seen else ()
     for note in unpublished:
         log.warning(note)
-    plan = _plan_named(store, last, rows, named_items(opened, rows, last.items), config)
+    plan = _plan_named(store, last, opened, rows, named_items(opened, rows, last.items), config)
     notes = (*opened.notes, *unpublished)
     return plan.model_copy(update={"base": base.catalog.name, "base_fields": base.fields, "notes": notes})
 
 
+@_counted
 def plan_change(
     store: Store, source: str, base: Catalog, change: Change, config: IngestConfig, base_fields: Ref | None = None
 ) -> IngestPlan:
@@ -134,21 +163,26 @@ def plan_change(
     named = resolve_change(change, rows, last.items)
     for note in named.notes:
         log.warning(note)
-    plan = _plan_named(store, last, rows, named, config)
+    plan = _plan_named(store, last, opened, rows, named, config)
     notes = (*opened.notes, *named.notes)
     return plan.model_copy(update={"base": base.fingerprint, "base_fields": base_fields, "notes": notes})
 
 
 def _plan_named(
-    store: Store, last: Snapshot, rows: pl.DataFrame, named: NamedItems, config: IngestConfig
+    store: Store, last: Snapshot, opened: Source, rows: pl.DataFrame, named: NamedItems, config: IngestConfig
 ) -> IngestPlan:
     planned = plan_update(last.items, rows, named.item_ids, is_kept(store, config))
     reading = plan_reading(store, planned, last.quarantine, config)
-    return IngestPlan(reading=reading, named=named.item_ids, declared_removals=named.removed)
+    return IngestPlan(
+        reading=reading,
+        named=named.item_ids,
+        declared_removals=named.removed,
+        n_passed_over=opened.n_passed_over,
+    )
 
 
-def seal_ingest(store: Store, plan: IngestPlan, config: IngestConfig) -> IngestOutcome:
-    """Seal the catalogue of a plan whose shards were read.
+def seal_ingest(store: Store, plan: IngestPlan, config: IngestConfig, fetched: Traffic) -> IngestOutcome:
+    """Seal the catalogue of a plan whose shards were read; `fetched` is what planning and reading took.
 
     The difference is to the catalogue that was changed, and of a whole source to production's. Raises as
     `complete_snapshot` does.
@@ -156,6 +190,9 @@ def seal_ingest(store: Store, plan: IngestPlan, config: IngestConfig) -> IngestO
     planned, readings = planned_items(store, plan.reading), collect_readings(store, plan.reading)
     seal = _seal_change if plan.base else _seal_source
     catalog, items, diff = seal(store, plan, planned, readings, config)
+    shared = shared_picture_notes(items)
+    for note in shared:
+        log.warning(note)
     seal_kept(store, catalog.ref)
     return IngestOutcome(
         catalog=catalog.ref,
@@ -163,7 +200,9 @@ def seal_ingest(store: Store, plan: IngestPlan, config: IngestConfig) -> IngestO
         diff=diff,
         n_read=len(readings),
         declared_removals=plan.declared_removals,
-        notes=plan.notes,
+        notes=(*plan.notes, *shared),
+        n_passed_over=plan.n_passed_over,
+        fetched=fetched,
     )
 
 
@@ -279,6 +318,27 @@ def _last_seen(store: Store) -> Snapshot | None:
 def _replaced(table: pl.DataFrame, current: pl.DataFrame, is_named: pl.Expr) -> pl.DataFrame:
     """Return a table of items with its named rows replaced by those of `current`."""
     return pl.concat([table.filter(~is_named), current.filter(is_named)]).sort("item_id")
+
+
+def shared_picture_notes(items: pl.DataFrame) -> tuple[str, ...]:
+    """Return a line for each picture that so many products share that it shows none of them, such as a placeholder."""
+    shown = items.drop_nulls("content_id").with_columns(unit=product_unit())
+    shared = (
+        shown.group_by("content_id")
+        .agg(
+            pl.len().alias("n_items"),
+            pl.col("unit").n_unique().alias("n_products"),
+            pl.col("item_id").sort().head(3).str.join(", "),
+            pl.col("image_uri").min(),
+        )
+        .filter(pl.col("n_products") >= MIN_SHARING, pl.col("n_items") > MIN_SHARING_FRACTION * len(items))
+        .sort("n_items", "content_id", descending=[True, False])
+    )
+    return tuple(
+        f"{row['n_items']:,} items of {row['n_products']:,} products show the same picture, perhaps a placeholder: "
+        f"{row['item_id']} and {row['n_items'] - 3:,} more, for example {label_of(row['image_uri'])}"
+        for row in shared.iter_rows(named=True)
+    )
 
 
 def _log_quarantine(quarantine: pl.DataFrame) -> None:

@@ -17,10 +17,11 @@ from retrieval_core.artifacts.pictures import PictureWriter
 from retrieval_core.artifacts.shards import log_progress
 from retrieval_core.config import IngestConfig
 from retrieval_core.errors import NotFound, ShardCorrupt
-from retrieval_core.ingest.reading import READING_SCHEMA, read_pictures
+from retrieval_core.ingest.reading import PICTURE_COLUMNS, READING_SCHEMA, read_pictures
 from retrieval_core.ingest.snapshot import unread
 from retrieval_core.settings import Settings
 from retrieval_core.store.base import Store
+from retrieval_core.store.traffic import Traffic, counted_traffic
 
 ITEMS = "items.parquet"
 
@@ -64,41 +65,50 @@ class ReadingPlan(Value):
 
 
 def plan_reading(store: Store, planned: pl.DataFrame, ledger: pl.DataFrame | None, config: IngestConfig) -> ReadingPlan:
-    """Store the items of `plan_snapshot` or `plan_update`, their unread ones divided into shards.
+    """Store the items of `plan_snapshot` or `plan_update`, the pictures of the unread ones divided into shards.
 
     The `ledger` of the quarantine counts the attempts at each picture, so that every run reads a bad picture again.
     """
+    items = unread(planned)
     number = pl.int_range(pl.len(), dtype=pl.Int32) // config.shard_rows
-    shard_of = unread(planned).select("item_id", shard=number)
-    items = planned.join(shard_of, on="item_id", how="left", maintain_order="left")
-    data = table_bytes(items)
-    states = [hashlib.sha256(part).hexdigest() for part in (data, table_bytes(ledger) if ledger is not None else b"")]
+    pictures = items.select(PICTURE_COLUMNS).unique(maintain_order=True).with_columns(shard=number)
+    items = items.join(pictures, on=PICTURE_COLUMNS, how="left", nulls_equal=True, maintain_order="left")
+    states = [hashlib.sha256(table_bytes(table) if table is not None else b"").hexdigest() for table in (items, ledger)]
     question = [config.keep, config.keep_px, config.keep_quality, config.max_pixels]
     folder = f"{Catalog.folder}/{fingerprint('reading', STAGE_VERSIONS['ingest'], question, states)}/plans"
-    store.put(f"{folder}/{ITEMS}", data)
-    plan = ReadingPlan(folder=folder, n_shards=-(-len(shard_of) // config.shard_rows))
-    return plan.model_copy(update={"done": tuple(shard.number for shard in plan.shards() if _is_read(store, shard))})
+    shard_of = items.select("item_id", "shard")
+    store.put(f"{folder}/{ITEMS}", table_bytes(planned.join(shard_of, "item_id", how="left", maintain_order="left")))
+    plan = ReadingPlan(folder=folder, n_shards=-(-len(pictures) // config.shard_rows))
+    done = (shard.number for shard in plan.shards() if _is_read(store, shard, items))
+    return plan.model_copy(update={"done": tuple(done)})
 
 
-def _is_read(store: Store, shard: ReadingShard) -> bool:
-    """Return whether a shard was read without a fault: a picture that could not be read may be repaired by now."""
+def _is_read(store: Store, shard: ReadingShard, items: pl.DataFrame) -> bool:
+    """Return whether a shard was read without a fault, and its pictures have versions, so that they did not change.
+
+    A picture that could not be read may be repaired by now.
+    """
     try:
-        return read_unsealed(store, shard.key, pl.col("read_reason").is_not_null()).is_empty()
+        readings = read_unsealed(store, shard.key)
     except (NotFound, ShardCorrupt):
         return False
+    planned = items.filter(pl.col("shard") == shard.number).select("item_id", planned_version="version")
+    both = planned.join(readings, on="item_id", how="left")
+    is_sure = pl.col("read_reason").is_null() & pl.coalesce("version", "planned_version").is_not_null()
+    return bool(both.select(is_sure.all()).item())
 
 
-def read_shard(settings: Settings, shard: ReadingShard, config: IngestConfig) -> int:
-    """Read the pictures of a shard, keep their bytes, and store what was read; return the number of pictures."""
+def read_shard(settings: Settings, shard: ReadingShard, config: IngestConfig) -> Traffic:
+    """Read the pictures of a shard, keep their bytes, and store what was read; return what it took."""
     store = settings.open_store()
     items = read_unsealed(store, f"{shard.folder}/{ITEMS}", pl.col("shard") == shard.number)
-    advance = log_progress(f"read {shard.label}", len(items))
+    advance = log_progress(f"read {shard.label}", items.select(PICTURE_COLUMNS).n_unique())
     name = hashlib.sha256("\n".join(items["item_id"]).encode()).hexdigest()[:16]
-    with PictureWriter(store, name) as writer:
+    with counted_traffic() as counter, PictureWriter(store, name) as writer:
         readings = read_pictures(items, config, writer, lambda _: advance(1))
         writer.finish()
     store.put(shard.key, table_bytes(readings))
-    return len(readings)
+    return counter.total
 
 
 def planned_items(store: Store, plan: ReadingPlan) -> pl.DataFrame:

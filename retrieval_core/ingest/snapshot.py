@@ -17,20 +17,11 @@ from retrieval_core.artifacts.catalog_rows import (
     row_ids,
 )
 from retrieval_core.config import IngestConfig
-from retrieval_core.errors import BadConfig, CatalogInvalid, Permanent, SourceMissing, TooManyRejects
-from retrieval_core.ingest.reading import (
-    MAX_FILE_BYTES,
-    READ_COLUMNS,
-    in_threads,
-    is_remote,
-    read_pictures,
-    unreadable,
-    version_of,
-)
-from retrieval_core.store.base import UriStat
-from retrieval_core.store.uris import is_http, stat_uri
+from retrieval_core.errors import CatalogInvalid, SourceMissing, StoreUnavailable, TooManyRejects
+from retrieval_core.ingest.reading import READ_COLUMNS, read_pictures
+from retrieval_core.ingest.unchanged import with_previous_readings
 
-VERSION_COLUMNS = ("image_uri", "mask_uri", "size_bytes", "version")  # a picture is not reread while these stay equal
+MAX_UNAVAILABLE_FRACTION = 0.5  # of the pictures, which then are not bad: the source is down
 SPLIT_COLUMNS = ["item_id", "product_id", "split"]  # what keeps the split of an item
 MAX_HOLDOUT_SHARE = 1 / 3
 FINGERPRINT_ROWS = 100_000  # serialised at a time
@@ -48,12 +39,6 @@ class Snapshot(NamedTuple):
     items: pl.DataFrame
     quarantine: pl.DataFrame
     n_read: int
-
-
-class _Stat(NamedTuple):
-    size_bytes: int | None = None
-    version: str | None = None
-    reason: str | None = None
 
 
 def take_snapshot(
@@ -93,12 +78,12 @@ def plan_snapshot(
 
     A picture is unchanged when the items of the `previous` snapshot have it in good state with the same URI, size and
     version (mtime or ETag; its mask's too), and its content id `is_kept`; `unread` selects the others. One of a web
-    server that tells no version is read each time. Raises `CatalogInvalid` when two ids share a row_id, and
-    `StoreUnavailable`, because an outage must not quarantine pictures.
+    server that tells no version is read each time. Where the source's version of a row did not change, nor did its
+    picture. Raises `CatalogInvalid` when two ids share a row_id, and `StoreUnavailable` where S3 does not answer.
     """
     ordered = rows.with_columns(row_ids(rows["item_id"])).sort("item_id")
     _check_row_ids(ordered)
-    items = _with_previous_readings(ordered, previous)
+    items = with_previous_readings(ordered, previous)
     if is_kept is not None:
         lacks = pl.Series(~is_kept(items["content_id"]))
         items = items.with_columns(pl.when(~lacks).then(name).alias(name) for name in READ_COLUMNS)
@@ -154,10 +139,12 @@ def complete_snapshot(
     A picture that cannot be read or decoded is quarantined; every snapshot tries it again and counts the attempt in the
     ledger of the `previous` one. A missing mask leaves mask_id null. `now` is the ISO time for the ledger. A split that
     the source leaves open stays as in `splits` (`SPLIT_COLUMNS`). Raises `TooManyRejects` above
-    `config.max_reject_fraction`.
+    `config.max_reject_fraction`, and `StoreUnavailable` where the servers of more of the pictures do not answer,
+    because an outage must not quarantine a catalogue.
     """
     is_settled = pl.col("status").is_not_null()
     settled, items = planned.filter(is_settled), _with_readings(planned.filter(~is_settled), readings)
+    _check_servers(items, config.max_reject_fraction)
     ledger = previous.quarantine if previous is not None else pl.DataFrame(schema=QUARANTINE_SCHEMA)
     quarantine = pl.concat([ledger.join(settled, on="item_id", how="semi"), _quarantine(items, ledger, now)])
     items = pl.concat([settled.select(*CATALOG_SCHEMA), items.select(*CATALOG_SCHEMA)]).sort("item_id")
@@ -189,17 +176,6 @@ def table_digest(table: pl.DataFrame) -> str:
     return digest.hexdigest()[:32]
 
 
-def _with_previous_readings(items: pl.DataFrame, previous: pl.DataFrame | None) -> pl.DataFrame:
-    """Add each picture's size and version, and the `READ_COLUMNS` that a previous snapshot read from that version."""
-    if previous is None:
-        previous = pl.DataFrame(schema=CATALOG_SCHEMA)
-    has_version = pl.col("version").is_not_null()
-    good = previous.filter(pl.col("status") == "ok", has_version).select(*VERSION_COLUMNS, *READ_COLUMNS)
-    items = pl.concat([items, _stat_pictures(items, good)], how="horizontal")
-    readings = good.unique(subset=VERSION_COLUMNS, keep="first", maintain_order=True)
-    return items.join(readings, on=VERSION_COLUMNS, how="left", nulls_equal=True, maintain_order="left")
-
-
 def _check_row_ids(items: pl.DataFrame) -> None:
     shared = items.filter(pl.col("row_id").is_duplicated()).sort("row_id")
     if len(shared):
@@ -209,40 +185,12 @@ def _check_row_ids(items: pl.DataFrame) -> None:
         )
 
 
-def _stat_pictures(items: pl.DataFrame, good: pl.DataFrame) -> pl.DataFrame:
-    """Return the size and version of each picture; null for one of a web server that is not among the `good`."""
-    fetched = good.filter(pl.col("image_uri").str.contains("(?i)^https?://")).select(VERSION_COLUMNS)
-    known = {(image_uri, mask_uri): UriStat(*stat) for image_uri, mask_uri, *stat in fetched.rows()}
-    pictures = items.select("image_uri", "mask_uri").rows()
-    stats = list(
-        in_threads(lambda picture: _stat(picture[0], picture[1], known.get(picture)), pictures, is_remote(items))
-    )
-    schema = {"size_bytes": pl.Int64, "version": pl.String, "reason": pl.String}
-    return pl.DataFrame(stats, schema=schema, orient="row")
-
-
-def _stat(image_uri: str, mask_uri: str | None, known: UriStat | None) -> _Stat:
-    if known is None and is_http(image_uri):
-        return _Stat()  # reading it tells its size and version in the same request
-    if known is not None and mask_uri:
-        known = known._replace(version=known.version.rpartition("+")[0])
-    try:
-        stat = stat_uri(image_uri, known)
-        version = version_of(stat, mask_uri)
-    except BadConfig:
-        raise
-    except Permanent as error:
-        return _Stat(reason=unreadable(error))
-    if stat.size_bytes > MAX_FILE_BYTES:
-        return _Stat(stat.size_bytes, reason=f"file of {stat.size_bytes} bytes is more than {MAX_FILE_BYTES}")
-    return _Stat(stat.size_bytes, version)
-
-
 def _with_readings(items: pl.DataFrame, readings: pl.DataFrame) -> pl.DataFrame:
     """Fill in the readings and the status of each item; `refused_id` is the content_id of a quarantined picture."""
     joined = items.join(readings, on="item_id", how="left", suffix="_read", maintain_order="left")
     filled = joined.with_columns(
         pl.coalesce("reason", "read_reason").alias("reason"),
+        pl.any_horizontal("is_unavailable", "is_unavailable_read").alias("is_unavailable"),
         *(pl.coalesce(f"{name}_read", name).alias(name) for name in (*READ_COLUMNS, "size_bytes", "version")),
     )
     is_bad = pl.col("reason").is_not_null()
@@ -262,6 +210,17 @@ def _quarantine(items: pl.DataFrame, ledger: pl.DataFrame, now: str) -> pl.DataF
         pl.lit(now).alias("last_seen"),
     )
     return rows.select(pl.col(name).cast(dtype) for name, dtype in QUARANTINE_SCHEMA.items())
+
+
+def _check_servers(items: pl.DataFrame, max_fraction: float) -> None:
+    """Raise `StoreUnavailable` where the web servers of too many pictures do not answer."""
+    unavailable = items.filter("is_unavailable")
+    if len(unavailable) > min(max_fraction, MAX_UNAVAILABLE_FRACTION) * len(items):
+        item_id, reason = unavailable.select("item_id", "reason").row(0)
+        raise StoreUnavailable(
+            f"{len(unavailable)} of {len(items)} pictures cannot be fetched now, for example {item_id}: {reason}. "
+            "Production stays as it is; check their servers, then try again"
+        )
 
 
 def _check_rejects(quarantine: pl.DataFrame, n_rows: int, max_fraction: float) -> None:

@@ -30,11 +30,21 @@ _PREFIX = re.compile(rf"(?:{_SEGMENT}/)*(?:{_SEGMENT})?")
 class UriStat(NamedTuple):
     """A file's size and version, known without reading it.
 
-    `version` is the modification time in ns or the S3 ETag; it changes whenever the bytes do.
+    `version` is the modification time in ns or the S3 ETag; it changes whenever the bytes do. Until `fresh_until_s`, in
+    seconds since 1970, a web server lets the file count as unchanged, and the operator agrees.
     """
 
     size_bytes: int
     version: str
+    fresh_until_s: int = 0
+
+
+class Fetched(NamedTuple):
+    """A file's bytes, their size and version, and what a web server calls them, such as `image/jpeg`, else ""."""
+
+    data: bytes
+    stat: UriStat
+    content_type: str = ""
 
 
 class Span(NamedTuple):

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import errno
 import hashlib
+import io
 import os
 import stat
 import time
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from functools import lru_cache
 from pathlib import Path
+from typing import Any
 
 from retrieval_core.errors import NotFound, Permanent, ShardCorrupt, StoreNotWritable, StoreUnavailable
 from retrieval_core.store.base import UriStat
@@ -232,3 +234,23 @@ def check_sha256(path: Path, expected: str, name: str) -> None:
 @lru_cache(maxsize=2**16)
 def _cached_sha256(path: Path, signature: tuple[int, int, int]) -> str:
     return file_sha256(path)
+
+
+class ChunkReader(io.RawIOBase):
+    """A file that is read from an iteration, for a library that reads files."""
+
+    def __init__(self, chunks: Iterable[bytes]) -> None:
+        self._chunks, self._rest = iter(chunks), memoryview(b"")
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        while not self._rest:
+            chunk = next(self._chunks, None)
+            if chunk is None:
+                return 0
+            self._rest = memoryview(chunk)
+        n_bytes = min(len(buffer), len(self._rest))
+        buffer[:n_bytes], self._rest = self._rest[:n_bytes], self._rest[n_bytes:]
+        return n_bytes

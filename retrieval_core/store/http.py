@@ -1,7 +1,8 @@
 """Files at http(s):// addresses that a catalogue names: pictures and tables.
 
 Connections are made to public addresses, and to those that `VITRINE_FETCH_ALLOW` lists. Each process makes at most
-`VITRINE_FETCH_CONNECTIONS` requests at a time to a host, and at most `VITRINE_FETCH_RATE` a second.
+`VITRINE_FETCH_CONNECTIONS` requests at a time to a host, and at most `VITRINE_FETCH_RATE` a second. A file counts as
+unchanged without a request for as long as its server's `Cache-Control` says, at most `VITRINE_FETCH_MAX_AGE` seconds.
 """
 
 from __future__ import annotations
@@ -9,29 +10,22 @@ from __future__ import annotations
 import math
 import os
 import threading
+import time
 from functools import lru_cache
-from typing import NamedTuple
 
 from retrieval_core.errors import BadConfig, NotFound, Permanent
-from retrieval_core.store.base import UriStat, span_of
+from retrieval_core.store.base import Fetched, UriStat, span_of
 from retrieval_core.store.fetcher import ACCEPTS_GZIP, MAX_FILE_BYTES, Bounds, Fetcher, Response, status_error
 from retrieval_core.store.hosts import HostLimits
 from retrieval_core.store.network import ALLOW_VARIABLE, public_or_listed
 from retrieval_core.store.traffic import count
 
 CONNECTIONS_VARIABLE, RATE_VARIABLE = "VITRINE_FETCH_CONNECTIONS", "VITRINE_FETCH_RATE"
+MAX_AGE_VARIABLE = "VITRINE_FETCH_MAX_AGE"
 
 _HEAD_REFUSED = (400, 401, 403, 405, 501)  # by servers, or signed addresses, that only know GET
 _ETAG, _MODIFIED = "etag ", "modified "
 _LOCK = threading.Lock()
-
-
-class Fetched(NamedTuple):
-    """A file's bytes, their size and version, and what the server calls them, such as `image/jpeg`."""
-
-    data: bytes
-    stat: UriStat
-    content_type: str
 
 
 def fetch(
@@ -63,17 +57,19 @@ def fetch(
 def stat(uri: str, known: UriStat | None = None) -> UriStat:
     """Return the size and version of an http(s) address in one request, which transfers no bytes of it.
 
-    `known` is returned where its version is the current one. The version is that of `ETag`, else `Last-Modified` and
-    the length, else "", which means that it may have changed. The size is 0 if the server does not tell it. Raises as
-    `fetch` does.
+    `known` are those that it had before, and returned without a request while they are fresh. The version is that of
+    `ETag`, else `Last-Modified` and the length, else "", which means that it may have changed. The size is that of
+    `known` if the version is, else 0 if the server does not tell it. Raises as `fetch` does.
     """
+    if known is not None and time.time() < known.fresh_until_s <= time.time() + _max_age_s():
+        return known
     headers = _conditions(known)
     fetcher = _pipeline_fetcher()
     response = fetcher.request("HEAD", _spaceless(uri), headers)
     if response.status in _HEAD_REFUSED:
         response = fetcher.request("GET", _spaceless(uri), headers, n_bytes=0)
     if response.status == 304 and known is not None:
-        current = known
+        current = known._replace(fresh_until_s=_fresh_until_s(response))
     elif response.status != 200:
         raise status_error(response)
     else:
@@ -81,14 +77,33 @@ def stat(uri: str, known: UriStat | None = None) -> UriStat:
     if known is None or not known.version == current.version != "":
         return current
     count(not_modified=1)
-    return known
+    return current._replace(size_bytes=known.size_bytes)
 
 
 def _stat_of(response: Response, size_bytes: int) -> UriStat:
+    fresh_until_s = _fresh_until_s(response)
     if etag := response.headers.get("etag"):
-        return UriStat(size_bytes, _ETAG + etag)
+        return UriStat(size_bytes, _ETAG + etag, fresh_until_s)
     modified, length = response.headers.get("last-modified"), _length_of(response)
-    return UriStat(size_bytes, f"{_MODIFIED}{modified}, {length} bytes" if modified and length else "")
+    version = f"{_MODIFIED}{modified}, {length} bytes" if modified and length else ""
+    return UriStat(size_bytes, version, fresh_until_s if version else 0)
+
+
+def _fresh_until_s(response: Response) -> int:
+    """Return until when a response may be used without a request (RFC 9111, 4.2); 0 where it may not."""
+    text = response.headers.get("cache-control", "").lower()
+    directives = dict(part.strip().partition("=")[::2] for part in text.split(","))
+    if not _max_age_s() or {"no-store", "no-cache"} & directives.keys():
+        return 0
+    max_age = directives.get("max-age", "").strip('"')
+    age = response.headers.get("age", "")
+    lifetime_s = float(max_age) if max_age.isdecimal() else math.inf if "immutable" in directives else 0.0
+    fresh_s = min(_max_age_s(), lifetime_s - (int(age) if age.isdecimal() else 0))
+    return int(time.time() + fresh_s) if fresh_s > 0 else 0
+
+
+def _max_age_s() -> float:
+    return _number(MAX_AGE_VARIABLE, os.environ.get(MAX_AGE_VARIABLE, ""), 0.0, 0.0)
 
 
 def _length_of(response: Response) -> str:

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import hashlib
 import io
+import math
 import os
 import threading
 import uuid
@@ -25,9 +26,10 @@ from typing import Any, BinaryIO
 from urllib.parse import urlsplit
 
 from retrieval_core.errors import BadConfig, NotFound, Permanent, StoreNotWritable, StoreUnavailable, VitrineError
-from retrieval_core.store.base import CHUNK_BYTES, Entry, Store, UriStat, check_prefix, checked_key, is_key
+from retrieval_core.store.base import CHUNK_BYTES, Entry, Fetched, Store, UriStat, check_prefix, checked_key, is_key
 from retrieval_core.store.cache import ReadCache
 from retrieval_core.store.files import (
+    ChunkReader,
     check_sha256,
     file_signature,
     has_sha256,
@@ -46,6 +48,7 @@ ENDPOINT_EXPECTED = (
 LOOPBACK = ("127.0.0.1", "localhost", "::1")  # hosts that are reached without a proxy
 MULTIPART_THRESHOLD_BYTES = 16 * 2**20
 READ_TIMEOUT_S = 60
+PAGE_OBJECTS = 1000  # that one request lists
 
 _THROTTLED = {"SlowDown", "Throttling", "ThrottlingException", "RequestTimeout", "RequestLimitExceeded"}
 _BAD_CREDENTIALS = {"ExpiredToken", "InvalidToken", "TokenRefreshRequired"}
@@ -98,7 +101,7 @@ class S3Store(Store):
             self._upload(key, source)
 
     def _put_chunks(self, key: str, chunks: Iterable[bytes]) -> None:
-        self._upload(key, io.BufferedReader(_ChunkReader(chunks), MULTIPART_THRESHOLD_BYTES))
+        self._upload(key, io.BufferedReader(ChunkReader(chunks), MULTIPART_THRESHOLD_BYTES))
 
     def _compare_and_swap(self, key: str, data: bytes, expected: bytes) -> bool:
         try:
@@ -215,31 +218,13 @@ class S3Store(Store):
         return self._cache / ".etags" / copy.relative_to(self._cache)
 
 
-class _ChunkReader(io.RawIOBase):
-    """A file that is read from an iteration, which boto3 uploads."""
-
-    def __init__(self, chunks: Iterable[bytes]) -> None:
-        self._chunks, self._rest = iter(chunks), memoryview(b"")
-
-    def readable(self) -> bool:
-        return True
-
-    def readinto(self, buffer: Any) -> int:
-        while not self._rest:
-            chunk = next(self._chunks, None)
-            if chunk is None:
-                return 0
-            self._rest = memoryview(chunk)
-        n_bytes = min(len(buffer), len(self._rest))
-        buffer[:n_bytes], self._rest = self._rest[:n_bytes], self._rest[n_bytes:]
-        return n_bytes
-
-
 # Any object
 
 
-def read_object(url: str | None, bucket: str, key: str, n_bytes: int = -1, start: int = 0) -> tuple[bytes, UriStat]:
-    """Return `n_bytes` bytes from `start` on, -1 for all, of any object, their number and its ETag."""
+def read_object(
+    url: str | None, bucket: str, key: str, n_bytes: int = -1, start: int = 0, max_bytes: float = math.inf
+) -> Fetched:
+    """Return `n_bytes` bytes from `start` on, -1 for all. Raises `Permanent` where these are more than `max_bytes`."""
     from botocore.exceptions import ClientError
 
     part = {} if n_bytes < 0 else {"Range": f"bytes={start}-{start + n_bytes - 1}"}
@@ -249,11 +234,14 @@ def read_object(url: str | None, bucket: str, key: str, n_bytes: int = -1, start
             answer = _client(url).get_object(Bucket=bucket, Key=key, **part)
         except ClientError as error:
             if part and _status(error) == 416:  # the object ends before
-                return b"", UriStat(0, "")
+                return Fetched(b"", UriStat(0, ""))
             raise
+        if answer["ContentLength"] > max_bytes:
+            answer["Body"].close()
+            raise Permanent(f"s3://{bucket}/{key} has {answer['ContentLength']:,} bytes, more than {max_bytes:,}")
         data = bytes(answer["Body"].read())
     count(n_bytes=len(data))
-    return data, UriStat(len(data), _bare(answer["ETag"]))
+    return Fetched(data, UriStat(len(data), _bare(answer["ETag"])))
 
 
 def stat_object(endpoint_url: str | None, bucket: str, key: str, known: UriStat | None = None) -> UriStat:
@@ -267,7 +255,8 @@ def stat_object(endpoint_url: str | None, bucket: str, key: str, known: UriStat 
 
 def list_objects(endpoint_url: str | None, bucket: str, prefix: str) -> Iterator[tuple[str, UriStat]]:
     """Yield name, size and ETag of the objects that start with `prefix`, in byte order of names, page by page."""
-    for item in _list_bucket(endpoint_url, bucket, prefix):
+    for number, item in enumerate(_list_bucket(endpoint_url, bucket, prefix)):
+        count(requests=int(number % PAGE_OBJECTS == 0))
         yield item["Key"], UriStat(int(item["Size"]), _bare(item["ETag"]))
 
 
@@ -276,7 +265,6 @@ def _list_bucket(endpoint_url: str | None, bucket: str, prefix: str) -> Iterator
     with _s3_errors(f"s3://{bucket}/{prefix}"):
         pages = _client(endpoint_url).get_paginator("list_objects_v2").paginate(Bucket=bucket, Prefix=prefix)
         for page in pages:
-            count(requests=1)
             yield from page.get("Contents", ())
 
 

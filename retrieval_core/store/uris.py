@@ -14,7 +14,7 @@ from pathlib import Path
 
 from retrieval_core.errors import BadConfig, NotFound
 from retrieval_core.store import files, s3
-from retrieval_core.store.base import Store, UriStat, span_of
+from retrieval_core.store.base import Fetched, Store, UriStat, span_of
 from retrieval_core.store.local import LocalStore
 
 STAT_LIFETIME_S = 60.0  # of what is known of a remote file of which many parts are read
@@ -66,7 +66,7 @@ def read_uri(uri: str, n_bytes: int = -1, accepts_gzip: bool = False) -> bytes:
     elif (address := _split_s3(file)) is None:
         data = files.read_file(file, n_bytes, start)
     else:
-        data = s3.read_object(_endpoint_url(None), *address, n_bytes, start)[0]
+        data = s3.read_object(_endpoint_url(None), *address, n_bytes, start).data
     if file != uri and len(data) < n_bytes:
         raise NotFound(f"{label_of(file)} ends before its part at {start:,}; it was replaced by another file")
     return data
@@ -78,6 +78,21 @@ def _bounds(uri: str, n_bytes: int) -> tuple[str, int, int]:
     if span is None:
         return uri, 0, n_bytes
     return span.file, span.start, span.n_bytes if n_bytes < 0 else min(n_bytes, span.n_bytes)
+
+
+def fetch_uri(uri: str, max_bytes: int) -> Fetched:
+    """Return the bytes of a whole file on S3 or a web server, with its version, in one request.
+
+    Raises as `read_uri` does, and `Permanent` for more than `max_bytes` bytes.
+    """
+    if is_http(uri):
+        from retrieval_core.store import http
+
+        return http.fetch(uri, max_bytes=max_bytes)
+    address = _split_s3(uri)
+    if address is None:
+        raise BadConfig(f"{uri} is a local path; expected s3://bucket/key or an http(s) address")
+    return s3.read_object(_endpoint_url(None), *address, max_bytes=max_bytes)
 
 
 def stat_uri(uri: str, known: UriStat | None = None) -> UriStat:
@@ -122,6 +137,11 @@ def list_uris(
     for name, stat in s3.list_objects(_endpoint_url(None), bucket, f"{folder}/" if folder else ""):
         if not name.endswith("/"):  # consoles mark folders by empty objects
             yield f"s3://{bucket}/{name}", stat
+
+
+def is_remote(uri: str) -> bool:
+    """Return whether a URI is an address on S3 or a web server, rather than a local path."""
+    return _SCHEME.match(uri) is not None
 
 
 def is_http(uri: str) -> bool:

@@ -85,6 +85,7 @@ def test_what_is_named_is_searchable_and_what_is_not_named_stays(shop: Shop) -> 
     assert run.catalog.model_dump() == {
         "rows": 31, "added": 2, "changed": 0, "removed": 1, "unchanged": 29, "quarantined": 0, "moved": 0,
         "refreshed": 0,
+        "passed_over": 0,
     }  # fmt: skip
     assert shop.searchable() == before - {shop.ids[0]} | set(shop.ids[30:32])
     assert verify(shop.store).ok

@@ -81,6 +81,7 @@ def test_the_first_night_publishes_everything(first: tuple[Shop, RunSummary]) ->
         "quarantined": 0,
         "moved": 0,
         "refreshed": 0,
+        "passed_over": 0,
     }
     assert (run.masked, run.embedded) == (ROWS, PRODUCTS * VIEWS)
     assert run.trained == ["segmenter", "reducer", "head/raw", "head/masked"]
@@ -170,6 +171,7 @@ def test_what_changed_and_nothing_else_is_done(tmp_path: Path) -> None:
         "quarantined": 3,
         "moved": 0,
         "refreshed": 0,
+        "passed_over": 0,
     }
     ledger = pl.read_parquet(shop.store.get("ingest/quarantine.parquet"))
     assert [Path(uri) for uri in ledger["image_uri"]] == broken

@@ -7,7 +7,7 @@ from typing import Protocol
 import polars as pl
 
 from retrieval_core.arrays import Bool
-from retrieval_core.artifacts.catalog_rows import SOURCE_SCHEMA, SPLITS
+from retrieval_core.artifacts.catalog_rows import SOURCE_SCHEMA, SPLITS, VERSION_SCHEMA
 from retrieval_core.errors import CatalogInvalid, NotFound, SourceMissing
 from retrieval_core.item_ids.normal_form import NORMAL_COLUMNS, normal_names
 
@@ -27,6 +27,8 @@ class Source(Protocol):
 
     def rows(self) -> pl.DataFrame:
         """Return one row per picture in `SOURCE_SCHEMA`, sorted by unique item_id; its lists are never null.
+
+        The rows may have columns of `VERSION_SCHEMA` too.
 
         Raises `CatalogInvalid` when the source is malformed, `SourceMissing` when it is empty.
         """
@@ -51,7 +53,8 @@ class Maskless:
 def conform(frame: pl.DataFrame, spec: str) -> pl.DataFrame:
     """Return the rows of the source `spec` in `SOURCE_SCHEMA`, checked and sorted by item_id.
 
-    Columns that `frame` lacks become null, lists empty; "" becomes null; other columns are dropped.
+    Columns that `frame` lacks become null, lists empty; "" becomes null; columns but those of `VERSION_SCHEMA` are
+    dropped.
     `NORMAL_COLUMNS` get their normal form. Raises `SourceMissing` when there are no rows; `CatalogInvalid` for an
     empty, repeated or too long item_id, an empty image_uri, a name with a `DECEPTIVE` character, or an unknown split.
     """
@@ -60,7 +63,7 @@ def conform(frame: pl.DataFrame, spec: str) -> pl.DataFrame:
     columns = [
         (pl.col(name) if name in frame.columns else pl.lit(None)).cast(dtype).alias(name)
         for name, dtype in SOURCE_SCHEMA.items()
-    ]
+    ] + [pl.col(name).cast(dtype) for name, dtype in VERSION_SCHEMA.items() if name in frame.columns]
     given = frame.select(columns)
     normal = given.with_columns(normal_names(given[name]) for name in NORMAL_COLUMNS)
     rows = normal.with_columns(

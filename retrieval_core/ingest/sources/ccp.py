@@ -21,6 +21,7 @@ from retrieval_core.ingest.sources.base import conform
 from retrieval_core.ingest.sources.files import absolute_uri, is_picture, split_query
 from retrieval_core.ingest.sources.labels import normalise_labels
 from retrieval_core.ingest.sources.listing import list_dataset, passed_over_notes
+from retrieval_core.store.traffic import counting
 from retrieval_core.store.uris import read_uri
 
 NOT_APPAREL = frozenset({"null", "hair", "skin"})
@@ -68,7 +69,7 @@ class CcpSource:
         item_ids = [PurePosixPath(path).stem for path in self._photos]
         masks = [self._uris.get(f"{PIXEL_LEVEL}/{item_id}.mat") for item_id in item_ids]
         with ThreadPoolExecutor(os.cpu_count()) as pool:
-            annotations = list(pool.map(self._annotation, item_ids))
+            annotations = list(pool.map(counting(self._annotation), item_ids))
         categories = [photo.largest if self._query.category else None for photo in annotations]
         frame = pl.DataFrame(
             {

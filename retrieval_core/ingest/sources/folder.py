@@ -13,7 +13,8 @@ from retrieval_core.ingest.sources.base import Maskless, conform
 from retrieval_core.ingest.sources.files import absolute_uri, split_query
 from retrieval_core.ingest.sources.listing import counted, list_dataset, named_counts, passed_over_notes
 from retrieval_core.picture_files.formats import HEAD_BYTES, SUFFIXES, is_picture_head
-from retrieval_core.store.uris import read_uri
+from retrieval_core.store.traffic import counting
+from retrieval_core.store.uris import is_remote, read_uri
 
 # Each is read at every run; on S3, 100,000 requests take about a minute and cost a few cents.
 MAX_WITHOUT_SUFFIX = 100_000
@@ -54,6 +55,8 @@ class FolderSource(Maskless):
             raise Permanent(f"{error}, or pass it over with {self.spec.partition('?')[0]}?skip=NAME/*") from error
         self._item_ids = self._pictures(listing.paths, listing.passed_over)
         self.notes, self.n_passed_over = passed_over_notes(listing.passed_over), listing.passed_over.total()
+        stats = dict(zip(listing.paths, listing.stats, strict=True)) if is_remote(self._root) else {}
+        self._stats = [stats[path] for path in self._item_ids] if stats else []
         if not self._item_ids:
             raise SourceMissing("; ".join((f"{self.spec} holds no picture ({', '.join(SUFFIXES)})", *self.notes)))
         self.notes += self._layout_notes(self.rows())
@@ -70,6 +73,9 @@ class FolderSource(Maskless):
             (split if has_splits else pl.lit(None, pl.String)).alias("split"),
             pl.col("folders").list.get(1 if has_splits else 0, null_on_oob=True).alias("category"),
         )
+        if self._stats:  # S3's listing tells them, so that no picture has to be asked for
+            sizes, versions = zip(*(stat[:2] for stat in self._stats), strict=True)
+            frame = frame.with_columns(size_bytes=pl.Series(sizes), version=pl.Series(versions))
         return conform(frame, self.spec)
 
     def _pictures(self, paths: list[str], passed_over: Counter[str]) -> list[str]:
@@ -86,7 +92,7 @@ class FolderSource(Maskless):
                 "list the pictures in a table:"
             )
         with ThreadPoolExecutor(READERS) as pool:
-            is_picture = dict(zip(bare, pool.map(self._begins_as_picture, bare), strict=True))
+            is_picture = dict(zip(bare, pool.map(counting(self._begins_as_picture), bare), strict=True))
         pictures = []
         for path, (dot, suffix) in suffixes.items():
             if is_picture[path] if not dot else f".{suffix}" in SUFFIXES:

@@ -14,6 +14,7 @@ from retrieval_core.errors import NotFound, SourceMissing
 from retrieval_core.ingest.sources.base import DECEPTIVE, MAX_ITEM_ID_BYTES
 from retrieval_core.ingest.sources.files import require_folder
 from retrieval_core.item_ids.normal_form import normal_name
+from retrieval_core.store.base import UriStat
 from retrieval_core.store.uris import list_uris
 
 # Files and folders, at any depth, that systems, NAS boxes and archivers leave behind; hidden ones begin with a dot.
@@ -28,9 +29,10 @@ MAX_NAMED = 5  # suffixes or folders in a note
 
 
 class Listing(NamedTuple):
-    """The paths of files below a folder, and how many others were passed over for which reason."""
+    """The paths and stats of files below a folder, and how many others were passed over for which reason."""
 
     paths: list[str]
+    stats: list[UriStat]
     passed_over: Counter[str]
 
 
@@ -47,15 +49,16 @@ def list_dataset(root: str, spec: str, skip: Sequence[str] = ()) -> Listing:
         return _reason_to_pass(uri.removeprefix(folder), skip) is not None
 
     try:
-        paths = [uri.removeprefix(folder) for uri, _ in list_uris(root, is_passed_over)]
+        files = [(uri.removeprefix(folder), stat) for uri, stat in list_uris(root, is_passed_over)]
     except NotFound as error:
         raise SourceMissing(f"{spec}: {error}") from error
-    texts = pl.Series([path.encode(errors="replace").decode() for path in paths], dtype=pl.String)
-    listing = Listing([], Counter())
-    for path, is_deceptive in zip(paths, texts.str.contains(DECEPTIVE), strict=True):
+    texts = pl.Series([path.encode(errors="replace").decode() for path, _ in files], dtype=pl.String)
+    listing = Listing([], [], Counter())
+    for (path, stat), is_deceptive in zip(files, texts.str.contains(DECEPTIVE), strict=True):
         reason = ODD_NAME if is_deceptive else _reason_to_pass(path, skip)
         if reason is None:
             listing.paths.append(path)
+            listing.stats.append(stat)
         else:
             listing.passed_over[reason] += 1
     return listing

@@ -12,7 +12,7 @@ from retrieval_core.artifacts import catalog_rows
 from retrieval_core.artifacts.catalog_rows import row_id
 from retrieval_core.config import IngestConfig
 from retrieval_core.errors import CatalogInvalid, SourceMissing, TooManyRejects
-from retrieval_core.ingest import snapshot as snapshot_module
+from retrieval_core.ingest import unchanged as unchanged_module
 from retrieval_core.ingest.change import Change, read_item_ids, resolve_change
 from retrieval_core.ingest.snapshot import Snapshot, take_snapshot, update_snapshot
 from retrieval_core.ingest.sources.base import conform
@@ -83,8 +83,8 @@ class TestUpdate:
         last = take_snapshot(rows_of(before, pictures), None, CONFIG, "first")
         after = {"b": {"image_uri": 1, "category": "shoe"}, "c": {"image_uri": 1, "category": "shoe"}}
         seen: list[str] = []
-        stat_uri = snapshot_module.stat_uri
-        monkeypatch.setattr(snapshot_module, "stat_uri", lambda uri, *_: seen.append(uri) or stat_uri(uri))
+        stat_uri = unchanged_module.stat_uri
+        monkeypatch.setattr(unchanged_module, "stat_uri", lambda uri, *_: seen.append(uri) or stat_uri(uri))
         updated = update_snapshot(last, rows_of(after, pictures), {"b"}, CONFIG, "second")
         assert seen == [pictures[1]]
         assert updated.n_read == 1

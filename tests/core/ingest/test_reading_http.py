@@ -2,47 +2,32 @@
 
 from __future__ import annotations
 
-import io
-from collections import Counter
 from itertools import repeat
 
+import polars as pl
 import pytest
-from PIL import Image
 
 from retrieval_core.config import IngestConfig
 from retrieval_core.errors import CatalogInvalid, Permanent, SourceMissing, StoreUnavailable
 from retrieval_core.ingest.change import read_item_ids
 from retrieval_core.ingest.snapshot import Snapshot, plan_snapshot, take_snapshot, unread
 from retrieval_core.ingest.sources.tables.table import TableSource
+from retrieval_core.store import http
 from tests.web_server import WebServer, serve
+from tests.web_shop import N_PICTURES, drawn, methods, open_shop
 
 TOLERANT = IngestConfig(max_reject_fraction=1.0)
-N_PICTURES = 20
 
 
 @pytest.fixture
 def shop(web_server: WebServer) -> WebServer:
-    """A shop's server with a feed of twenty pictures in a folder beside it."""
-    web_server.files = {f"/feeds/p/{number}.png": drawn(number) for number in range(N_PICTURES)}
-    rows = "".join(f"item-{number:02},p/{number}.png\n" for number in range(N_PICTURES))
-    web_server.files["/feeds/shop.csv"] = f"sku,picture\n{rows}".encode()
-    return web_server
-
-
-def drawn(level: int) -> bytes:
-    file = io.BytesIO()
-    Image.new("RGB", (5, 3), (level, level, level)).save(file, "PNG")
-    return file.getvalue()
+    return open_shop(web_server)
 
 
 def snapshot(server: WebServer, previous: Snapshot | None = None, config: IngestConfig = TOLERANT) -> Snapshot:
     rows = TableSource(f"{server.url}/feeds/shop.csv?item_id=sku&image_uri=picture").rows()
     server.clear()
     return take_snapshot(rows, previous, config, "2026-11-21T03:00:00+00:00")
-
-
-def methods(server: WebServer) -> Counter[str]:
-    return Counter(method for method, _ in server.requests)
 
 
 def reasons(taken: Snapshot) -> dict[str, str]:
@@ -107,10 +92,42 @@ def test_what_is_no_picture_stands_in_the_ledger_with_what_the_server_calls_it(s
             raise ValueError(reason)
 
 
-def test_a_server_that_is_down_or_overloaded_quarantines_nothing(shop: WebServer) -> None:
-    shop.answers["/feeds/p/7.png"] = repeat((503, {"Content-Length": "0"}, b""))
-    with pytest.raises(StoreUnavailable, match="503"):
-        snapshot(shop)
+OVERLOADED = (503, {"Content-Length": "0"}, b"")
+
+
+@pytest.mark.parametrize("is_first", [True, False])
+def test_a_picture_on_a_dead_host_is_quarantined_like_any_other_bad_one(shop: WebServer, is_first: bool) -> None:
+    with serve() as other:
+        other.files = {"/x.png": drawn(99)}
+        shop.files["/feeds/shop.csv"] += f"item-99,{other.url}/x.png\n".encode()
+        previous = None if is_first else snapshot(shop)
+    http._make_fetcher.cache_clear()  # with its open connections
+    taken = snapshot(shop, previous)
+    assert taken.items["status"].value_counts(name="n").sort("n").rows() == [("quarantined", 1), ("ok", N_PICTURES)]
+    assert "127.0.0.1 does not answer" in reasons(taken)["item-99"]
+    assert snapshot(shop, taken).quarantine["attempts"].to_list() == [2]
+
+
+@pytest.mark.parametrize("config", [TOLERANT, IngestConfig(max_reject_fraction=0.2)])
+@pytest.mark.parametrize("is_first", [True, False])
+def test_an_outage_quarantines_nothing(shop: WebServer, is_first: bool, config: IngestConfig) -> None:
+    previous = None if is_first else snapshot(shop)
+    n_lost = int(min(config.max_reject_fraction, 0.5) * N_PICTURES) + 1
+    for number in range(N_PICTURES):
+        shop.answers[f"/feeds/p/{number}.png"] = repeat(OVERLOADED) if number < n_lost else iter(())
+    with pytest.raises(StoreUnavailable, match=rf"\d+ of {N_PICTURES} pictures cannot be fetched now.* 503"):
+        snapshot(shop, previous, config)
+
+
+def test_a_picture_that_several_items_show_is_requested_once(shop: WebServer) -> None:
+    shop.files["/feeds/shop.csv"] += b"item-50,p/3.png\nitem-51,p/3.png\n"
+    first = snapshot(shop)
+    assert methods(shop) == {"GET": N_PICTURES}
+    shown = first.items.filter(pl.col("item_id").is_in(["item-03", "item-50", "item-51"]))
+    assert shown["content_id"].n_unique() == shown["version"].n_unique() == 1
+    second = snapshot(shop, first)
+    assert methods(shop) == {"HEAD": N_PICTURES}
+    assert second.items.equals(first.items)
 
 
 def test_addresses_of_several_servers_stand_in_a_local_table(shop: WebServer, tmp_path: object) -> None:

@@ -93,7 +93,7 @@ def test_a_run_that_was_killed_reads_only_the_shards_that_it_had_not(
     assert [shard.number for shard in resumed.split()] == [2, 3]
     for shard in resumed.split():
         read_shard(settings, shard, CONFIG)
-    assert seal_ingest(store, resumed, CONFIG).catalog.key == expected.catalog.key
+    assert seal_ingest(store, resumed, CONFIG, resumed.fetched).catalog.key == expected.catalog.key
     assert set(reads.values()) == {1}
     assert objects(settings) == objects(whole)
 

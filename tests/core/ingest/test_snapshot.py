@@ -21,6 +21,7 @@ from retrieval_core.config import IngestConfig
 from retrieval_core.errors import BadConfig, CatalogInvalid, StoreUnavailable, TooManyRejects
 from retrieval_core.ingest import reading as reading_module
 from retrieval_core.ingest import snapshot as snapshot_module
+from retrieval_core.ingest import unchanged as unchanged_module
 from retrieval_core.ingest.snapshot import Snapshot, catalog_fingerprint, take_snapshot
 from retrieval_core.ingest.sources.base import conform
 from retrieval_core.ingest.sources.folder import FolderSource
@@ -210,7 +211,7 @@ class TestQuarantine:
     def test_a_file_that_vanishes_before_it_is_read_stands_in_the_ledger(
         self, shop: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        stat_uri = snapshot_module.stat_uri
+        stat_uri = unchanged_module.stat_uri
 
         def stat_and_lose(uri: str, *_: object) -> object:
             found = stat_uri(uri)
@@ -218,7 +219,7 @@ class TestQuarantine:
                 Path(uri).unlink()
             return found
 
-        monkeypatch.setattr(snapshot_module, "stat_uri", stat_and_lose)
+        monkeypatch.setattr(unchanged_module, "stat_uri", stat_and_lose)
         assert snapshot(shop).quarantine["reason"].to_list() == ["file is missing"]
 
     def test_attempts_grow_until_the_file_recovers(self, shop: Path) -> None:
@@ -267,7 +268,7 @@ class TestQuarantine:
             snapshot(shop, config=IngestConfig(max_reject_fraction=0.19))
 
     @pytest.mark.parametrize("outage", [StoreUnavailable("down"), BadConfig("no credentials")])
-    @pytest.mark.parametrize(("module", "call"), [(snapshot_module, "stat_uri"), (reading_module, "read_uri")])
+    @pytest.mark.parametrize(("module", "call"), [(unchanged_module, "stat_uri"), (reading_module, "read_uri")])
     def test_an_outage_quarantines_nothing(
         self, shop: Path, monkeypatch: pytest.MonkeyPatch, module: ModuleType, call: str, outage: Exception
     ) -> None:

@@ -10,7 +10,7 @@ import pytest
 
 from retrieval_core.errors import BadConfig, NotFound, Permanent, StoreUnavailable
 from retrieval_core.store import http, uris
-from retrieval_core.store.base import Span, span_of
+from retrieval_core.store.base import Span, UriStat, span_of
 from retrieval_core.store.uris import list_uris, read_uri, stat_uri
 from tests.web_server import WebServer
 
@@ -124,7 +124,7 @@ def test_a_part_is_read_by_its_address(packed_file: str, start: int, n_bytes: in
     assert span_of(part.uri) == part
     assert read_uri(part.uri) == DATA[start : start + n_bytes]
     assert read_uri(part.uri, 3) == DATA[start : start + min(3, n_bytes)]
-    assert stat_uri(part.uri) == (n_bytes, stat_uri(packed_file).version)
+    assert stat_uri(part.uri) == UriStat(n_bytes, stat_uri(packed_file).version)
 
 
 @pytest.mark.parametrize(("start", "n_bytes"), [(190, 11), (200, 1), (5000, 10)])

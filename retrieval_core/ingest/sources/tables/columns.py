@@ -19,6 +19,7 @@ from retrieval_core.ingest.sources.tables.fields import FIELD_PREFIX, field_of
 from retrieval_core.store.uris import is_http, label_of
 
 ATTRIBUTE_PREFIXES = ("attr_", "attributes.")
+ROW_VERSION = "version"  # changes whenever the row does, such as a date; its picture is not asked for until then
 REQUIRED = ("item_id", "image_uri")
 FEEDS = {  # columns by which a table is known to be a feed, by the kind of source that reads it
     "shopify": ("Handle", "Image Src"),
@@ -96,7 +97,11 @@ def split_columns(uri: str, spec: str, options: Collection[str] = (), maps_colum
     """
 
     def is_ours(name: str) -> bool:
-        return name in options or name.startswith(FIELD_PREFIX) or (maps_columns and is_mapped(name))
+        return (
+            name in options
+            or name.startswith(FIELD_PREFIX)
+            or (maps_columns and (is_mapped(name) or name == ROW_VERSION))
+        )
 
     file, query = _split_query(uri, is_ours)
     # Keep a plus sign, which parse_qsl reads as a space.
@@ -104,7 +109,7 @@ def split_columns(uri: str, spec: str, options: Collection[str] = (), maps_colum
     names = [name for name, _ in pairs if name != "image_uri"]
     for name, column in pairs:
         if not is_ours(name):
-            expected = [*([*SOURCE_SCHEMA, "attr_NAME"] if maps_columns else ()), "field.NAME", *options]
+            expected = [*([*SOURCE_SCHEMA, ROW_VERSION, "attr_NAME"] if maps_columns else ()), "field.NAME", *options]
             raise BadConfig(
                 f"{spec}: {name} is no column that is read; expected {', '.join(expected)}, as in "
                 f"{label_of(file)}?{'item_id=sku' if maps_columns else 'mode=delta'}"

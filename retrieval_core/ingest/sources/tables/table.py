@@ -26,6 +26,7 @@ from retrieval_core.ingest.sources.listing import counted
 from retrieval_core.ingest.sources.tables.cells import as_lists, read_lists, single_values, text_column
 from retrieval_core.ingest.sources.tables.columns import (
     ATTRIBUTE_PREFIXES,
+    ROW_VERSION,
     UNNAMED,
     Columns,
     one_row_a_picture,
@@ -68,7 +69,8 @@ class TableSource:
     `fields` like that of attributes.
 
     `FILE?item_id=sku&image_uri=image_url&field.season=collection` says which of the table's columns these are. Of
-    several columns of pictures, each picture is an item of the same product.
+    several columns of pictures, each picture is an item of the same product. `version=updated_at` names a column that
+    changes whenever the row does.
 
     Raises `SourceMissing` for an absent or empty table, `CatalogInvalid` for one that cannot be read or lacks a column.
     """
@@ -108,6 +110,8 @@ class TableSource:
     def _frame(self) -> pl.DataFrame:
         """Return a row for each picture, with the columns of a catalogue that the table has."""
         columns = [self._text(name) for name in TEXT_COLUMNS if name in self._table.columns]
+        if ROW_VERSION in self._columns.of:
+            columns.append(self._text(ROW_VERSION).str.replace_all(r"\s+", " ").alias("row_version"))
         frame = pl.DataFrame([*columns, self._labels(), self._attributes(), self._fields])
         others = [self._text(name) for name in self._columns.pictures[1:]]
         return one_row_a_picture(frame, others) if others else frame
