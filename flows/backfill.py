@@ -92,8 +92,9 @@ def backfill(
     store, clock = settings.open_store(), Clock()
     run_shards = paced(pictures_per_second) if pictures_per_second else each_shard
     with clock.stage("ingest"):
-        catalog = snapshot_catalog(settings, source, config.ingest).catalog
-        selected = catalog if selection.selects_all else choose_items(settings, catalog, selection)
+        snapshot = snapshot_catalog(settings, source, config.ingest)
+        catalog, fields = snapshot.catalog, snapshot.fields
+        selected = catalog if selection.selects_all else choose_items(settings, catalog, selection, fields)
     with clock.stage("backbone"):  # before the long work: bad weights fail here
         detector = prepare_detector(settings, config.crop) if config.detects else None
         backbone = prepare_backbone(settings, catalog, config.embed, config.ingest) if through != "mask" else None

@@ -41,10 +41,10 @@ def seal_catalog(settings: Settings, plan: IngestPlan, config: IngestConfig, fet
 
 
 @stage("choose items")
-def choose_items(settings: Settings, catalog: Ref, selection: ItemSelection) -> Ref:
+def choose_items(settings: Settings, catalog: Ref, selection: ItemSelection, fields: Ref | None = None) -> Ref:
     """Seal the selected items of a catalogue as one; return the catalogue itself when these are all."""
     store = settings.open_store()
-    return catalogs.seal_selection(store, Catalog.open(store, catalog), selection).ref
+    return catalogs.seal_selection(store, Catalog.open(store, catalog), selection, fields).ref
 
 
 @stage("truth masks")

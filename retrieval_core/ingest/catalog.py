@@ -245,14 +245,15 @@ def is_kept(store: Store, config: IngestConfig) -> Callable[[pl.Series], pl.Seri
     return lambda content_ids: content_ids.is_in(kept.implode())
 
 
-def seal_selection(store: Store, catalog: Catalog, selection: ItemSelection) -> Catalog:
+def seal_selection(store: Store, catalog: Catalog, selection: ItemSelection, fields: Ref | None = None) -> Catalog:
     """Seal the selected items as a catalogue of their own, which is no snapshot; return `catalog` when that is all.
 
-    Raises `BadConfig` for a filter or a date that cannot be parsed, `NotFound` for a listed item that the catalogue
-    lacks, for dates between which no snapshot was sealed, and when no item is left.
+    `fields` are those of the items, by which the selection may filter. Raises `BadConfig` for a filter or a date that
+    cannot be parsed, `NotFound` for a listed item that the catalogue lacks, for dates between which no snapshot was
+    sealed, and when no item is left.
     """
     period = selection.period()
-    whole = _snapshot_of(store, catalog)
+    whole = _snapshot_of(store, catalog, fields)
     selected = select_items(whole.items, selection, items_changed_in(store, period) if any(period) else None)
     if len(selected) == len(whole.items):
         return catalog

@@ -12,10 +12,10 @@ from typing import NamedTuple
 
 import polars as pl
 
-from retrieval_core.artifacts.catalog_rows import COMPARED_COLUMNS, read_items
+from retrieval_core.artifacts.catalog_rows import COMPARED_COLUMNS, field_table, read_items
 from retrieval_core.artifacts.manifests import MANIFEST, Catalog, Ref, Value
 from retrieval_core.errors import BadConfig, NotFound
-from retrieval_core.filters import parse_where
+from retrieval_core.filters import FIELD, parse_where
 from retrieval_core.ingest.change import MAX_LISTED
 from retrieval_core.ingest.diff import diff_catalogs
 from retrieval_core.item_ids.normal_form import Names
@@ -129,7 +129,7 @@ def select_items(items: pl.DataFrame, selection: ItemSelection, changed: set[str
         examples = ", ".join(map(repr, absent[:MAX_LISTED]))
         hint = did_you_mean(absent[0], items["item_id"])
         raise NotFound(f"{len(absent)} of the items listed are not in the catalogue: {examples}{hint}")
-    selected = items.filter(parse_where(selection.where).mask(items)) if selection.where else items
+    selected = items.filter(_matches(items, selection.where)) if selection.where else items
     if selection.item_ids:
         selected = _among(selected, selection.item_ids)
     if changed is not None:
@@ -137,6 +137,12 @@ def select_items(items: pl.DataFrame, selection: ItemSelection, changed: set[str
     if selected.is_empty():
         raise NotFound(f"no item of the catalogue is chosen by: {selection}")
     return selected
+
+
+def _matches(items: pl.DataFrame, where: str) -> pl.Series:
+    values = field_table(items)
+    names = [name.removeprefix(FIELD) for name in values.columns if name.startswith(FIELD)]
+    return parse_where(where).mask(items.join(values, on="row_id", how="left", maintain_order="left"), names)
 
 
 def _among(items: pl.DataFrame, ids: Sequence[str]) -> pl.DataFrame:

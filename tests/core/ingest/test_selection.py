@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from retrieval_core.artifacts.catalog_rows import CATALOG_SCHEMA
+from retrieval_core.artifacts.catalog_rows import CATALOG_SCHEMA, NAMED_VALUES
 from retrieval_core.artifacts.manifests import Catalog
 from retrieval_core.artifacts.parts import put_part, table_bytes
 from retrieval_core.errors import BadConfig, NotFound
@@ -149,3 +149,16 @@ def test_the_items_changed_in_a_store_ignore_catalogues_of_selected_items(tmp_pa
         assert items_changed_in(store, ItemSelection(since=since, until=until).period()) == moved
     with pytest.raises(NotFound, match="no snapshot of the catalogue was sealed since 2026-03-07"):
         items_changed_in(store, ItemSelection(since="2026-03-07").period())
+
+
+def test_items_are_chosen_by_their_fields() -> None:
+    prices = {"a": "10 EUR", "b": "40 EUR", "c": "on request"}
+    catalog = items(dict.fromkeys("abcd", "c1")).with_columns(
+        pl.int_range(pl.len(), dtype=pl.Int64).alias("row_id"),
+        pl.Series(
+            "fields", [[{"name": "price", "value": prices[i]}] if i in prices else [] for i in "abcd"], NAMED_VALUES
+        ),
+    )
+    chosen = select_items(catalog, ItemSelection(where="price < 30 or price is null"))
+    assert chosen["item_id"].to_list() == ["a", "d"]
+    assert dict(chosen.schema) == CATALOG_SCHEMA
