@@ -1,15 +1,20 @@
-"""Peak memory of reading a drawn Merchant Center feed, as XML and as TSV, each in a process of its own.
+"""Peak memory of reading drawn products from feeds, a database and a tar, each in a process of its own.
 
     python -m benchmarks.memory.feeds [--products 100000] [--limit-mb 300]
 
-A product has three pictures and a description of 480 characters. Exits with 1 where reading takes more than the limit
-of memory that no file backs.
+A product of the Merchant Center feeds, in XML and TSV, has three pictures and a description of 480 characters; one of
+the SQLite database, one picture and that description; one of the WebDataset tar, one picture and a JSON file. Exits
+with 1 where reading takes more than the limit of memory that no file backs.
 """
 
 from __future__ import annotations
 
 import argparse
+import io
+import json
+import sqlite3
 import sys
+import tarfile
 import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -42,10 +47,10 @@ def main() -> int:
     arguments = parser.parse_args()
     peaks = []
     with tempfile.TemporaryDirectory(prefix="vitrine-feeds-") as folder:
-        for name, draw in {"feed.xml": _xml, "feed.tsv": _tsv}.items():
+        for name, (source, write) in SOURCES.items():
             path = Path(folder) / name
-            _write(path, draw, arguments.products)
-            usage = run_measured([sys.executable, "-c", READ, f"merchant:{path}"])
+            write(path, arguments.products)
+            usage = run_measured([sys.executable, "-c", READ, source.format(path)])
             peaks.append(usage.peak_own_mb)
             print(
                 f"{name} of {path.stat().st_size / 1e6:.0f} MB: "
@@ -55,9 +60,34 @@ def main() -> int:
     return int(max(peaks) > arguments.limit_mb)
 
 
-def _write(path: Path, draw: Callable[[int], Iterator[str]], n_products: int) -> None:
+def _write_xml(path: Path, n_products: int) -> None:
     with path.open("w") as file:
-        file.writelines(draw(n_products))
+        file.writelines(_xml(n_products))
+
+
+def _write_tsv(path: Path, n_products: int) -> None:
+    with path.open("w") as file:
+        file.writelines(_tsv(n_products))
+
+
+def _write_database(path: Path, n_products: int) -> None:
+    path.with_name(f"{path.name}.sql").write_text("SELECT * FROM items")
+    database = sqlite3.connect(path)
+    with database:
+        database.execute("CREATE TABLE items (item_id, image_uri, category, title, description)")
+        rows = ((n, f"s3://shop/{n}.jpg", f"Kind {n // 3}", f"Product {n}", DESCRIPTION) for n in range(n_products))
+        database.executemany("INSERT INTO items VALUES (?, ?, ?, ?, ?)", rows)
+    database.close()
+
+
+def _write_tar(path: Path, n_products: int) -> None:
+    with tarfile.open(path, "w") as archive:
+        for number in range(n_products):
+            text = json.dumps({"category": f"Kind {number // 3}", "title": f"Product {number}"}).encode()
+            for name, data in ((f"{number:09}.jpg", b"1" * 1000), (f"{number:09}.json", text)):
+                info = tarfile.TarInfo(name)
+                info.size = len(data)
+                archive.addfile(info, io.BytesIO(data))
 
 
 def _xml(n_products: int) -> Iterator[str]:
@@ -77,6 +107,14 @@ def _tsv(n_products: int) -> Iterator[str]:
     row = "\t".join(CELLS.values()).replace("&gt;", ">") + "\n"
     yield from (row.format(number, number // 3) for number in range(n_products))
 
+
+# The source of each file, and what writes it.
+SOURCES: dict[str, tuple[str, Callable[[Path, int], None]]] = {
+    "feed.xml": ("merchant:{}", _write_xml),
+    "feed.tsv": ("merchant:{}", _write_tsv),
+    "items.db": ("sql:{0}.sql?database=sqlite:///{0}", _write_database),
+    "items.tar": ("webdataset:{}", _write_tar),
+}
 
 if __name__ == "__main__":
     raise SystemExit(main())

@@ -44,13 +44,16 @@ def test_another_shop_s_deployments_have_its_name() -> None:
 
 def test_a_config_file_says_what_every_run_and_training_makes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = tmp_path / "config.toml"
-    path.write_text('source = "table:items.csv"\n[embed]\nsize_px = 96\n[train.distill]\nmax_epochs = 2\n')
+    path.write_text(
+        'source = "table:items.csv"\n[columns]\nitem_id = "sku"\n[embed]\nsize_px = 96\n'
+        "[train.distill]\nmax_epochs = 2\n"
+    )
     monkeypatch.setenv("VITRINE_CONFIG", str(path))
     monkeypatch.setenv("VITRINE_SOURCE", "")
     definitions = {name: definition["parameters"] for name, definition in defined().items()}
     for name in ("nightly", "catalog-update", "backfill"):
         assert definitions[name]["config"] == {"embed": {"size_px": 96}}
-        assert definitions[name]["source"] == "table:items.csv"
+        assert definitions[name]["source"] == "table:items.csv?item_id=sku"
     assert definitions["train-distill"]["config"] == {"teacher": "production", "max_epochs": 2}
     assert definitions["train-distill"]["stages"] == {"embed": {"size_px": 96}}
     assert "stages" not in definitions["vacuum"]

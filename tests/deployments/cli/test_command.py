@@ -26,6 +26,17 @@ def test_an_option_wins_over_the_file_and_the_file_is_read_without_one(tmp_path:
     assert (named_source(both), open_settings(both).store) == ("table:items.csv", "elsewhere")
 
 
+def test_the_columns_of_the_file_belong_to_the_source(tmp_path: Path) -> None:
+    toml = tmp_path / "vitrine.toml"
+    toml.write_text('source = "table:items.csv"\n[columns]\nitem_id = "sku"\nfield.season = "collection"\n')
+    assert named_source(parse(f"--config={toml}")) == "table:items.csv?item_id=sku&field.season=collection"
+    other = parse(f"--config={toml}", "--source=jsonl:items.jsonl?image_uri=photo")
+    assert named_source(other) == "jsonl:items.jsonl?image_uri=photo&item_id=sku&field.season=collection"
+    with pytest.raises(BadConfig, match=r"both .* name item_id"):
+        named_source(parse(f"--config={toml}", "--source=table:items.csv?item_id=id"))
+    open_settings(parse(f"--config={toml}", "--store=x"))
+
+
 def test_the_config_of_the_working_folder_is_read_unless_another_is_given(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
