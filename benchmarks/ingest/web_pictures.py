@@ -1,9 +1,10 @@
 """Measure how fast a catalogue's pictures are read from a web server, and what it costs when none of them changed.
 
-    python -m benchmarks.ingest.web_pictures --pictures 4000 --latency-ms 50
+    python -m benchmarks.ingest.web_pictures --pictures 20000 --latency-ms 50
 
 The server is another process of this machine, which answers each request after the latency. Prints, for a first and an
-unchanged run, the pictures a second, the requests a picture, and the bytes of pictures sent.
+unchanged run, the pictures a second, the requests a picture, and the bytes of pictures and of headers
+sent.
 """
 
 from __future__ import annotations
@@ -26,6 +27,7 @@ from retrieval_core.ingest.snapshot import Snapshot, take_snapshot
 from retrieval_core.ingest.sources.base import conform
 
 SIZE_PX = 224
+_PICTURES, _HEADERS, _SAME = "bytes of pictures", "bytes of headers", "not modified"
 N_DISTINCT = 64  # pictures that are served, in turn
 
 
@@ -53,10 +55,11 @@ class _Server:
             etag = f'"{hashlib.md5(data).hexdigest()}"'
             is_known = f"if-none-match: {etag}" in (line.lower() for line in head)
             body = b"" if is_known or method == "HEAD" else data
-            self._counts += Counter({method: 1, "bytes": len(body)})
             status = "304 Not Modified" if is_known else "200 OK"
             length = "" if is_known else f"Content-Length: {len(data)}\r\n"
-            writer.write(f"HTTP/1.1 {status}\r\nETag: {etag}\r\n{length}\r\n".encode() + body)
+            headers = f"HTTP/1.1 {status}\r\nETag: {etag}\r\n{length}\r\n".encode()
+            self._counts += Counter({method: 1, _PICTURES: len(body), _HEADERS: len(headers), _SAME: int(is_known)})
+            writer.write(headers + body)
             await writer.drain()
         writer.close()
 
@@ -74,7 +77,7 @@ def _run_server(latency_s: float, pipe: Connection) -> None:
 def main() -> None:
     """Read the pictures twice and print what it took."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--pictures", type=int, default=4000)
+    parser.add_argument("--pictures", type=int, default=20_000)
     parser.add_argument("--latency-ms", type=float, default=50.0)
     arguments = parser.parse_args()
     os.environ["VITRINE_FETCH_ALLOW"] = "127.0.0.1/32"
@@ -93,10 +96,11 @@ def main() -> None:
         seconds = time.perf_counter() - start_s
         pipe.send("counts")
         counts = pipe.recv()
-        n_bytes = counts.pop("bytes", 0)
+        n_bytes, n_header_bytes, n_same = (counts.pop(name, 0) for name in (_PICTURES, _HEADERS, _SAME))
         print(
             f"{run}: {len(rows) / seconds:,.0f} pictures/s, {counts.total() / len(rows):.3f} requests a picture "
-            f"({', '.join(f'{method} {n:,}' for method, n in counts.items())}), {n_bytes / 1e6:,.1f} MB sent, "
+            f"({', '.join(f'{method} {n:,}' for method, n in counts.items())}; {n_same:,} not modified), "
+            f"{n_bytes / 1e6:,.1f} MB of pictures and {n_header_bytes / 1e6:,.1f} MB of headers sent, "
             f"{previous.n_read:,} read"
         )
     pipe.send("")

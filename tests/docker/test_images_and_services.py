@@ -225,7 +225,8 @@ def test_settings_are_spelled_as_vitrine_reads_them(name: str) -> None:
     known = {f"VITRINE_{field.upper()}" for field in Settings.model_fields}
     elsewhere = {"VITRINE_SOURCE", "VITRINE_HOME", "VITRINE_TRIGGER_TOKEN", "VITRINE_SPOOL", "VITRINE_NOTIFY"}
     elsewhere |= {"VITRINE_SHOP", "VITRINE_CONFIG", "VITRINE_SCHEDULE", "VITRINE_TIMEZONE"}
-    elsewhere |= {"VITRINE_FETCH_ALLOW", "VITRINE_FETCH_CONNECTIONS", "VITRINE_FETCH_RATE", "VITRINE_SQL_URL"}
+    elsewhere |= {"VITRINE_FETCH_ALLOW", "VITRINE_FETCH_CONNECTIONS", "VITRINE_FETCH_RATE"}
+    elsewhere |= {"VITRINE_FETCH_MAX_AGE", "VITRINE_SQL_URL"}
     assert {key for key in OURS[name]["environment"] if key.startswith("VITRINE_")} <= known | elsewhere
 
 
