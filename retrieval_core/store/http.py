@@ -13,8 +13,8 @@ import threading
 import time
 from functools import lru_cache
 
-from retrieval_core.errors import BadConfig, NotFound, Permanent
-from retrieval_core.store.base import Fetched, UriStat, span_of
+from retrieval_core.errors import BadConfig, Permanent
+from retrieval_core.store.base import Fetched, UriStat
 from retrieval_core.store.fetcher import ACCEPTS_GZIP, MAX_FILE_BYTES, Bounds, Fetcher, Response, status_error
 from retrieval_core.store.hosts import HostLimits
 from retrieval_core.store.network import ALLOW_VARIABLE, public_or_listed
@@ -31,15 +31,13 @@ _LOCK = threading.Lock()
 def fetch(
     uri: str, n_bytes: int = -1, max_bytes: int = MAX_FILE_BYTES, accepts_gzip: bool = False, start: int = 0
 ) -> Fetched:
-    """Return `n_bytes` bytes of an http(s) address from `start` on, -1 for all, or the part that it names.
+    """Return `n_bytes` bytes of an http(s) address from `start` on, -1 for all.
 
     The server may send them packed where `accepts_gzip`; `max_bytes` bounds the unpacked ones.
 
     Raises `AddressRefused` for an address that may not be fetched, `NotFound` for 404 and 410 and for an unknown host,
     `Permanent` for another refusal, a cut-off or an unfit document, and `StoreUnavailable` for a host that is down.
     """
-    if span := span_of(uri):
-        uri, start, n_bytes = span
     headers = [] if n_bytes < 0 else [("Range", f"bytes={start}-{start + max(n_bytes, 1) - 1}")]
     headers += [ACCEPTS_GZIP] * accepts_gzip
     response = _pipeline_fetcher().request("GET", _spaceless(uri), headers, Bounds(max_bytes), n_bytes)
@@ -49,8 +47,6 @@ def fetch(
         raise Permanent(f"{response.label}: the server sends no parts of files; copy the file to a disk or to S3")
     if response.status not in ((200,) if n_bytes < 0 else (200, 206)):
         raise status_error(response)
-    if span and len(response.data) < n_bytes:
-        raise NotFound(f"{response.label} ends before its part at {start:,}; it was replaced by another file")
     return Fetched(response.data, _stat_of(response, len(response.data)), response.headers.get("content-type", ""))
 
 

@@ -67,8 +67,7 @@ def read_uri(uri: str, n_bytes: int = -1, accepts_gzip: bool = False) -> bytes:
         data = files.read_file(file, n_bytes, start)
     else:
         data = s3.read_object(_endpoint_url(None), *address, n_bytes, start).data
-    if file != uri and len(data) < n_bytes:
-        raise NotFound(f"{label_of(file)} ends before its part at {start:,}; it was replaced by another file")
+    _check_part(uri, len(data), n_bytes)
     return data
 
 
@@ -80,19 +79,28 @@ def _bounds(uri: str, n_bytes: int) -> tuple[str, int, int]:
     return span.file, span.start, span.n_bytes if n_bytes < 0 else min(n_bytes, span.n_bytes)
 
 
+def _check_part(uri: str, n_read: int, n_bytes: int) -> None:
+    """Raise `NotFound` where a URI names a part of a file of which fewer bytes than expected were read."""
+    if (span := span_of(uri)) and n_read < n_bytes:
+        raise NotFound(f"{label_of(span.file)} ends before its part at {span.start:,}; it was replaced by another file")
+
+
 def fetch_uri(uri: str, max_bytes: int) -> Fetched:
-    """Return the bytes of a whole file on S3 or a web server, with its version, in one request.
+    """Return the bytes of a whole file on S3 or a web server, or of the part named, with its version, in one request.
 
     Raises as `read_uri` does, and `Permanent` for more than `max_bytes` bytes.
     """
-    if is_http(uri):
+    file, start, n_bytes = _bounds(uri, -1)
+    if is_http(file):
         from retrieval_core.store import http
 
-        return http.fetch(uri, max_bytes=max_bytes)
-    address = _split_s3(uri)
-    if address is None:
+        fetched = http.fetch(file, n_bytes, max_bytes=max_bytes, start=start)
+    elif address := _split_s3(file):
+        fetched = s3.read_object(_endpoint_url(None), *address, n_bytes, start, max_bytes=max_bytes)
+    else:
         raise BadConfig(f"{uri} is a local path; expected s3://bucket/key or an http(s) address")
-    return s3.read_object(_endpoint_url(None), *address, max_bytes=max_bytes)
+    _check_part(uri, len(fetched.data), n_bytes)
+    return fetched
 
 
 def stat_uri(uri: str, known: UriStat | None = None) -> UriStat:

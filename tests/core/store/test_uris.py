@@ -9,9 +9,9 @@ from typing import Any
 import pytest
 
 from retrieval_core.errors import BadConfig, NotFound, Permanent, StoreUnavailable
-from retrieval_core.store import http, uris
+from retrieval_core.store import uris
 from retrieval_core.store.base import Span, UriStat, span_of
-from retrieval_core.store.uris import list_uris, read_uri, stat_uri
+from retrieval_core.store.uris import fetch_uri, list_uris, read_uri, stat_uri
 from tests.web_server import WebServer
 
 pytestmark = pytest.mark.usefixtures("aws_environment")
@@ -131,6 +131,9 @@ def test_a_part_is_read_by_its_address(packed_file: str, start: int, n_bytes: in
 def test_a_part_beyond_the_end_is_missing(packed_file: str, start: int, n_bytes: int) -> None:
     with pytest.raises(NotFound, match="ends before its part"):
         read_uri(Span(packed_file, start, n_bytes).uri)
+    if "://" in packed_file:
+        with pytest.raises(NotFound, match="ends before its part"):
+            fetch_uri(Span(packed_file, start, n_bytes).uri, 1000)
 
 
 def test_an_absent_file_has_no_parts(packed_file: str) -> None:
@@ -156,7 +159,7 @@ def test_a_web_server_is_asked_once_a_minute_for_the_version_of_all_parts(
 ) -> None:
     web_server.files, web_server.knows_ranges = {"/a.tar": DATA}, True
     parts = [Span(f"{web_server.url}/a.tar", start, 10) for start in range(0, 200, 10)]
-    fetched = http.fetch(parts[3].uri)
+    fetched = fetch_uri(parts[3].uri, 1000)
     web_server.clear()
     assert {stat_uri(part.uri).version for part in parts} == {fetched.stat.version}
     assert web_server.requests == [("HEAD", "/a.tar")]

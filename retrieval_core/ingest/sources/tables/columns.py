@@ -136,7 +136,7 @@ def with_columns(spec: str, columns: Mapping[str, Any]) -> str:
         if not _is_column(name) or not isinstance(column, str) or not column:
             raise BadConfig(
                 f"[columns] {name} = {column!r}: expected the name of a column, for {', '.join(SOURCE_SCHEMA)}, "
-                "deleted, attr_NAME or field.NAME"
+                "version, deleted, attr_NAME or field.NAME"
             )
         if name in named:
             raise BadConfig(f"both [columns] and the source name {name}; name it in one of them")
@@ -145,7 +145,7 @@ def with_columns(spec: str, columns: Mapping[str, Any]) -> str:
 
 
 def _is_column(name: str) -> bool:
-    return is_mapped(name) or name == "deleted"
+    return is_mapped(name) or name in (ROW_VERSION, "deleted")
 
 
 def _flattened(table: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:

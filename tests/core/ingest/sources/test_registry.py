@@ -71,6 +71,7 @@ SPEC = "table:items.csv"
             {"item_id": "sku", "image_uri": ["front", "back"]},
             f"{SPEC}?item_id=sku&image_uri=front&image_uri=back",
         ),
+        (SPEC, {"version": "updated_at"}, f"{SPEC}?version=updated_at"),
         (f"{SPEC}?mode=delta", {"deleted": "is gone"}, f"{SPEC}?mode=delta&deleted=is%20gone"),
         ("table:what?.csv", {"field": {"season": "a&b=c+d"}}, "table:what?.csv?field.season=a%26b%3Dc%2Bd"),
         ("table:https://host/a?key=7", {"item_id": "sku"}, "table:https://host/a?key=7#item_id=sku"),
