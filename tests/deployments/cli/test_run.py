@@ -18,7 +18,9 @@ def test_run_prints_its_document_and_nothing_else(published: Path) -> None:
     run = json.loads((published / "run.json").read_text())
     assert {"release", "gate", "catalog", "masked", "embedded", "trained", "seconds", "metrics", "report"} <= set(run)
     assert run["gate"] == "published"
-    assert set(run["catalog"]) == {"rows", "added", "changed", "removed", "unchanged", "quarantined", "moved"}
+    counts = {"rows", "added", "changed", "removed", "unchanged", "quarantined", "moved", "refreshed", "passed_over"}
+    assert set(run["catalog"]) == counts
+    assert run["fetched"] == {"requests": 0, "bytes": 0, "not_modified": 0}
     assert (run["catalog"]["rows"], run["catalog"]["quarantined"], run["embedded"]) == (12, 1, 11)
     assert run["seconds"]["total"] >= run["seconds"]["embed"]
     assert Path(run["report"]).read_text().startswith("<!")
