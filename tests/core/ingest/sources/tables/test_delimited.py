@@ -277,6 +277,12 @@ def test_quotes_that_enclose_lines_are_never_letters() -> None:
             read_delimited(f"{TSV.format(title)}\n".encode())
 
 
+def test_a_line_of_a_quoted_cell_is_no_record_of_its_own() -> None:
+    text = 'image_uri\titem_id\ttitle\na.jpg\t1\t"Big" lamp\nb.jpg\t2\t"Two\nlines. And more"\n'
+    with pytest.raises(ValueError, match="line 2"):
+        read_delimited(text.encode())
+
+
 QUOTED_TSV = 'item_id\timage_uri\ttitle\n1\ta.jpg\t"Big ""blue"" lamp"\n2\tb.jpg\t"Small\nlamp\nof ""Acme"""\n'
 
 
