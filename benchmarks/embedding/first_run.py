@@ -4,7 +4,8 @@
 
 Every round masks all pictures of the source and embeds them raw and masked, first as the commit does, then as this
 checkout does, each in a process of its own and with a store that holds the catalogue, a U-Net of one epoch and the
-backbone. Seconds are those of the stages mask and embed. Both have to store the same bytes.
+backbone. Seconds are those of the stages mask and embed. Both have to store the same masks, and vectors that differ by
+at most 1e-5.
 """
 
 from __future__ import annotations
@@ -22,9 +23,13 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, NamedTuple
 
+import numpy as np
+import polars as pl
+
 CHECKOUT = Path(__file__).parents[2]
 BEFORE, AFTER = "before", "after"
 MADE = ("masks", "vectors")  # removed from the prepared store
+MAX_DIFFERENCE = 1e-5
 # One epoch on few pictures, whose masks are all used whatever their shape.
 CONFIG = (
     "embed.weights=random:0",
@@ -56,10 +61,21 @@ class Bench(NamedTuple):
         shutil.copytree(self.folder / "prepared", self.folder / name)
         return self._backfill(name, name)
 
-    def parts(self, name: str) -> list[str]:
-        """Return the keys of the masks and vectors in a store; they hold the checksums of their contents."""
-        store = self.folder / name
-        return sorted(str(part.relative_to(store)) for made in MADE for part in store.glob(f"{made}/*/parts/*"))
+    def compare(self) -> None:
+        """Raise `RuntimeError` if the last runs of both did not store the same."""
+        masks, vectors = ([self._table(name, made) for name in self.code] for made in MADE)
+        if not masks[0].equals(masks[1]):
+            raise RuntimeError("the masks differ from those of the earlier commit")
+        if not vectors[0].drop("vector").equals(vectors[1].drop("vector")):
+            raise RuntimeError("the vectors are not of the same pictures and families")
+        largest = np.abs(vectors[0]["vector"].to_numpy() - vectors[1]["vector"].to_numpy()).max()
+        if largest > MAX_DIFFERENCE:
+            raise RuntimeError(f"the vectors differ by up to {largest:.1e} from those of the earlier commit")
+
+    def _table(self, name: str, made: str) -> pl.DataFrame:
+        parts = (self.folder / name).glob(f"{made}/*/parts/*.parquet")
+        tables = [pl.read_parquet(part).with_columns(family=pl.lit(part.parents[1].name)) for part in parts]
+        return pl.concat(tables).sort("family", "content_id")
 
     def _backfill(self, name: str, store: str) -> dict[str, Any]:
         sets = [f"--set={each}" for each in (*CONFIG, f"embed.backbone={self.backbone}")]
@@ -91,14 +107,13 @@ def main() -> None:
 
 
 def measure(bench: Bench, rounds: int) -> dict[str, Any]:
-    """Run both in turn, print the table and return its figures. Raises `RuntimeError` if they store other bytes."""
+    """Run both in turn, print the table and return its figures. Raises `RuntimeError` if they store something else."""
     bench.prepare()
     runs: dict[str, list[dict[str, Any]]] = {name: [] for name in bench.code}
     for _ in range(rounds):
         for name in bench.code:
             runs[name].append(bench.run(name))
-        if bench.parts(BEFORE) != bench.parts(AFTER):
-            raise RuntimeError("the masks and vectors differ from those of the earlier commit")
+        bench.compare()
     n_pictures = runs[AFTER][0]["masked"]
     seconds = {name: [run["seconds"]["mask"] + run["seconds"]["embed"] for run in each] for name, each in runs.items()}
     faster = [before / after for before, after in zip(seconds[BEFORE], seconds[AFTER], strict=True)]
