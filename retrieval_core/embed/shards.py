@@ -76,7 +76,7 @@ class PictureWork(Value):
 
 
 class ShardOutcome(Value):
-    """What one shard gave: masks stored, vectors stored by view, and pictures refused."""
+    """What one shard gave: masks stored, vectors stored by view, and pictures without a vector that were refused."""
 
     n_masked: int
     n_embedded: dict[View, int]
@@ -116,10 +116,11 @@ def mask_and_embed_shard(
         put_shard(store, shard, work.masks, list(done.masks), lambda: masks_bytes(list(done.masks), masks, reasons))
     for view, target in work.vectors.items():
         put_shard(store, shard, target, done.vectors[view].content_ids, partial(vectors_bytes, *done.vectors[view]))
+    unembedded = set[str]().union(*(view.missing for view in views))
     return ShardOutcome(
         n_masked=len(done.masks),
         n_embedded={view: len(vectors.content_ids) for view, vectors in done.vectors.items()},
-        rejects=tuple(done.rejects),
+        rejects=tuple(reject for reject in done.rejects if reject.content_id in unembedded),
     )
 
 

@@ -166,6 +166,17 @@ def test_an_unreadable_picture_is_refused_once_for_every_item_that_shows_it(shop
     assert all(reject.reason and reject.last_seen for reject in rejects)
 
 
+def test_an_embedded_picture_whose_mask_was_lost_is_not_refused(shop: Shop, backbone: Ref) -> None:
+    catalog, work = seal_catalog(shop, shop.items), WORK.model_copy(update={"masker": MASKER, "backbone": backbone})
+    work_of(shop, catalog, work, left_half)
+    for key in list(shop.store.list("masks/")):
+        shop.store.delete(key)
+    shop.picture("item-3-2").unlink()
+    outcomes = work_of(shop, catalog, work, left_half)
+    assert sum(outcome.n_masked for outcome in outcomes) == 35
+    assert not any(outcome.rejects for outcome in outcomes)
+
+
 class FakeClassifier:
     """Says that every picture shows class 7."""
 
