@@ -50,10 +50,14 @@ class Bench(NamedTuple):
     backbone: str
 
     def prepare(self) -> None:
-        """Make the catalogue and the models; what is made of each picture is removed again."""
+        """Make the catalogue, the source's own masks and the models; what is made of each picture is removed again."""
+        self._vitrine(BEFORE, "prepared", "train", "segmenter")
+        prepared = self.folder / "prepared"
+        kept = set(prepared.rglob("*"))
         self._backfill(BEFORE, "prepared")
-        for name in MADE:
-            shutil.rmtree(self.folder / "prepared" / name)
+        for path in (path for made in MADE for path in prepared.glob(f"{made}/**/*") if path not in kept):
+            if path.is_file():
+                path.unlink()
 
     def run(self, name: str) -> dict[str, Any]:
         """Mask and embed with the code of this name in a fresh copy of the prepared store; return what it printed."""
@@ -78,10 +82,13 @@ class Bench(NamedTuple):
         return pl.concat(tables).sort("family", "content_id")
 
     def _backfill(self, name: str, store: str) -> dict[str, Any]:
+        return self._vitrine(name, store, "backfill", "--through=embed")
+
+    def _vitrine(self, name: str, store: str, *words: str) -> dict[str, Any]:
+        """Run a command of `vitrine` with the code of this name; return the document that it prints."""
         sets = [f"--set={each}" for each in (*CONFIG, f"embed.backbone={self.backbone}")]
-        words = ["backfill", f"--source={self.source}", f"--store={self.folder / store}", "--through=embed", "--json"]
-        command = [sys.executable, "-m", "deployments.cli.main", *words, *sets]
-        code = self.code[name]
+        options = [f"--source={self.source}", f"--store={self.folder / store}", "--json", *sets]
+        command, code = [sys.executable, "-m", "deployments.cli.main", *words, *options], self.code[name]
         printed = subprocess.run(
             command, cwd=code, env=os.environ | {"PYTHONPATH": str(code)}, stdout=subprocess.PIPE, check=True
         ).stdout
