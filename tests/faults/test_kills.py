@@ -91,7 +91,7 @@ class Shop(NamedTuple):
 def shop(api_url: str, tmp_path_factory: pytest.TempPathFactory) -> Shop:
     folder = tmp_path_factory.mktemp("shop")
     drawn = open_source(f"synthetic:{folder / 'catalog'}?products={N_DRAWN // 2}&views=2&size_px=64").rows()
-    every = drawn.with_columns(pl.col("labels").list.join("|")).drop("attributes")
+    every = drawn.with_columns(pl.col("labels").list.join("|")).drop("attributes", "fields")
     pictures = [Path(uri) for uri in every["image_uri"]]
     table = folder / "items.csv"
     order = Order(f"table:{table}", folder / "first", CONFIG, api_url, folder / "log")
