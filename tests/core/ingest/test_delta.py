@@ -165,7 +165,7 @@ PRODUCTS = st.dictionaries(
 )  # fmt: skip
 
 
-@settings(max_examples=10, deadline=None)
+@settings(max_examples=6, deadline=None)
 @given(before=PRODUCTS, after=PRODUCTS)
 def test_changes_lead_to_the_catalogue_that_a_whole_source_has(
     before: dict[str, tuple[tuple[str, ...], str]], after: dict[str, tuple[tuple[str, ...], str]]
