@@ -10,7 +10,7 @@ import pytest
 
 from retrieval_core.artifacts.catalog_rows import LEDGER, SEEN_ITEMS, read_items
 from retrieval_core.artifacts.manifests import Catalog
-from retrieval_core.artifacts.parts import read_table, read_unsealed
+from retrieval_core.artifacts.parts import read_table, read_unsealed, table_bytes
 from retrieval_core.artifacts.releases import LATEST, PRODUCTION
 from retrieval_core.config import IngestConfig
 from retrieval_core.errors import NotFound
@@ -114,3 +114,11 @@ def test_selected_items_are_a_catalogue_that_names_the_whole(store: Store, shop:
     assert seal_selection(store, whole, ItemSelection(where="category in (dress, shoe)")) == whole
     with pytest.raises(NotFound, match="no item of the catalogue is chosen by: where category=hat"):
         seal_selection(store, whole, ItemSelection(where="category=hat"))
+
+
+def test_a_store_of_a_version_without_fields_keeps_its_catalogue_and_its_readings(store: Store, shop: Path) -> None:
+    first = ingest(store, shop)
+    store.put(SEEN_ITEMS, table_bytes(read_unsealed(store, SEEN_ITEMS).drop("fields")))
+    again = ingest(store, shop)
+    assert (again.catalog, again.n_read, again.fields) == (first.catalog, 0, None)
+    assert read_unsealed(store, SEEN_ITEMS)["fields"].to_list() == [[]] * len(NAMES)
