@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -14,19 +15,25 @@ from hypothesis import strategies as st
 from retrieval_core.artifacts import catalog_rows
 from retrieval_core.artifacts.catalog_rows import (
     CATALOG_SCHEMA,
+    FIELDS_FILE,
     HELD_OUT,
     HIT_COLUMNS,
     NAMED_VALUES,
+    FieldSet,
     Items,
     bounded_sample,
+    field_table,
     item_pieces,
     load_items,
     put_items,
+    read_fields,
     row_id,
+    with_fields,
 )
 from retrieval_core.artifacts.manifests import Catalog, Part
-from retrieval_core.artifacts.parts import read_table, table_bytes
+from retrieval_core.artifacts.parts import put_part, read_table, table_bytes
 from retrieval_core.errors import NotFound
+from retrieval_core.fields.values import parse_value
 from retrieval_core.store.base import Store
 from retrieval_core.store.uris import open_store
 
@@ -152,3 +159,21 @@ def test_a_bounded_sample_is_the_same_every_time_and_keeps_held_out_rows_first(
         expected = min(n_held_out, max_rows // 5)
         assert sum(split in HELD_OUT for split in drawn["split"]) == expected
         assert len(drawn) == expected + min(len(items) - n_held_out, max_rows - expected)
+
+
+VALUES = st.dictionaries(st.sampled_from("abc"), st.sampled_from(["1 EUR", "2", "x", "2026-03-01"]))
+
+
+@given(fields=st.lists(VALUES, max_size=9).filter(any))
+@settings(max_examples=30, suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_fields_are_read_as_they_were_stored(store: Store, fields: list[dict[str, str]]) -> None:
+    pairs = [[{"name": name, "value": text} for name, text in sorted(row.items())] for row in fields]
+    names = [str(number) for number in range(len(fields))]
+    items = with_fields(items_of(names).with_columns(pl.Series("fields", pairs, NAMED_VALUES)))
+    data = table_bytes(field_table(items))
+    part = put_part(store, f"fields/{hashlib.sha256(data).hexdigest()}/{FIELDS_FILE}", data, len(items))
+    sealed = FieldSet(fingerprint=part.sha256[:32], parts=(part,)).seal(store)
+    assert with_fields(items, read_fields(store, sealed)).equals(items)
+    catalog = Catalog(fingerprint=part.sha256[32:], parts=put_items(store, items)).seal(store)
+    found = Items.open(store, catalog.ref, sealed.ref).fields(items["row_id"].to_numpy())
+    assert found == [{name: parse_value(text) for name, text in sorted(row.items())} for row in fields]
