@@ -1,6 +1,6 @@
 """Peak memory of reading drawn products from feeds, a database and a tar, each in a process of its own.
 
-    python -m benchmarks.memory.feeds [--products 100000] [--limit-mb 300]
+    python -m benchmarks.memory.feeds [--products 100000] [--limit-mb 500]
 
 A product of the Merchant Center feeds, in XML and TSV, has three pictures and a description of 480 characters; one of
 the SQLite database, one picture and that description; one of the WebDataset tar, one picture and a JSON file. Exits
@@ -43,7 +43,7 @@ def main() -> int:
         prog="python -m benchmarks.memory.feeds", description=(__doc__ or "").split("\n")[0]
     )
     parser.add_argument("--products", type=int, default=100_000)
-    parser.add_argument("--limit-mb", type=float, default=300, metavar="MB")
+    parser.add_argument("--limit-mb", type=float, default=500, metavar="MB")
     arguments = parser.parse_args()
     peaks = []
     with tempfile.TemporaryDirectory(prefix="vitrine-feeds-") as folder:

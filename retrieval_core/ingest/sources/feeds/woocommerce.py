@@ -51,6 +51,8 @@ class WooCommerceSource(FeedSource):
                 continue
             is_variation = "variation" in split_list(row["type"])
             parent = parents.find(row["parent"]) if is_variation else row
+            if parent is None and self.is_delta:  # passed over, it would leave the catalogue
+                raise ValueError(f"row {number}: of variation {row['id']} the parent is missing; export both")
             if parent is None:
                 rows.pass_over("a variation whose parent is not in the export", row["id"])
             elif not _is_published(row) or not _is_published(parent):

@@ -71,6 +71,12 @@ def test_products_that_are_not_in_the_shop_are_passed_over_and_named(tmp_path: P
     )
 
 
+def test_a_variation_without_its_parent_in_a_list_of_changes_is_refused_and_leaves_no_catalogue(tmp_path: Path) -> None:
+    (tmp_path / "changes.csv").write_text(HEADER + RED)
+    with pytest.raises(CatalogInvalid, match="of variation 11 the parent is missing; export both"):
+        WooCommerceSource(f"{tmp_path / 'changes.csv'}?mode=delta")
+
+
 @pytest.mark.parametrize(
     ("text", "says"),
     [
