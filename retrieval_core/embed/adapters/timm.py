@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from retrieval_core.embed.adapter import Adapter
 from retrieval_core.embed.cards import CLIP_MEAN, CLIP_STD, HALF, Card
@@ -96,7 +96,7 @@ class Timm(Adapter):
     """Networks of `timm.create_model`; `model` and `tag` of a card are timm's."""
 
     library = "timm"
-    cards = _CARDS
+    cards: ClassVar[tuple[Card, ...]] = _CARDS
 
     def build(self, card: Card, size_px: int) -> nn.Module:
         import timm
