@@ -2,7 +2,7 @@
 
     python -m retrieval_core.maintenance.capacity --pictures 10000000 1000000000 --machines 1 16 256 --shard-rows 8192
 
-The flow's machine does what cannot be spread (ingest, fitting, evaluation), one stage after the other; the rest goes in
+The flow's machine does what cannot be spread (listing, fitting, evaluating), one stage after another; the rest goes in
 shards to machines like the measured one, and a stage ends with its last shard. So a stage over n pictures takes
 
     once + n * flow + rows * shard + rounds * task
@@ -30,7 +30,7 @@ from retrieval_core.index.recipes import choose_shards
 
 HOUR_S = 3600
 ONCE = frozenset({"backbone", "publish"})  # stages that take as long for few pictures as for many
-SHARDED = frozenset({"embed", "classify"})
+SHARDED = frozenset({"ingest", "embed", "classify"})
 COUNTED_BY = {
     "mask": "masked",
     "embed": "embedded",
@@ -67,7 +67,7 @@ class Costs(Value):
 MASKING_S = 0.012
 MEASURED = Costs(
     stages=(
-        StageCost(name="ingest", flow_s=2.6 / 1550),
+        StageCost(name="ingest", shard_s=2.6 / 1550),
         StageCost(name="backbone", once_s=6.0),
         StageCost(name="mask", once_s=384.6 - 1550 * MASKING_S),
         StageCost(name="embed", shard_s=MASKING_S + 56.8 / 1550),
@@ -77,7 +77,7 @@ MEASURED = Costs(
         StageCost(name="evaluate", flow_s=0.9 / 1550),
     ),
     bytes_per_picture=14_000.0,
-    gets_per_picture=6.0,
+    gets_per_picture=1.0,
     gets_per_shard=34.0,
     puts_per_shard=7.0,
 )

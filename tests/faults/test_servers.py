@@ -74,7 +74,7 @@ def run_through_restart(server: PrefectServer, away: Server, how: signal.Signals
 
     after = parts(store)
     assert {key: after[key] for key in before} == before
-    made = re.findall(rf"'embed raw (\d+)/{N_SHARDS}' - Finished in state Completed", run.log)
+    made = re.findall(rf"'embed: pictures (\d+)/{N_SHARDS}' - Finished in state Completed", run.log)
     assert sorted(map(int, made)) == list(range(1, N_SHARDS + 1)), "no shard was made twice"
     summary = last_run(open_store(str(store)))
     assert summary is not None

@@ -125,7 +125,7 @@ def test_two_runs_separate_training_from_the_cost_of_a_picture() -> None:
     assert by_name["mask"].once_s == pytest.approx(200)
     assert by_name["mask"].flow_s == pytest.approx(0.01)
     assert by_name["ingest"].once_s == pytest.approx(0)
-    assert by_name["ingest"].flow_s == pytest.approx(0.002)
+    assert by_name["ingest"].shard_s == pytest.approx(0.002)
     assert by_name["backbone"] == StageCost(name="backbone", once_s=6.0)
     assert (by_name["embed"].once_s, by_name["embed"].shard_s) == (pytest.approx(3), 0)
     assert "total" not in by_name
