@@ -239,7 +239,9 @@ class PictureWriter:
             file.write(bytes(2 * tarfile.BLOCKSIZE))  # the end of an archive
         sha256 = file_sha256(self._path)
         key = f"{_PARTS}{self._name}-{sha256}.tar"
-        self._store.put_file(key, self._path)
+        # A run that was killed may have stored the same file.
+        if not self._store.exists(key) or self._store.size_bytes(key) != self._path.stat().st_size:
+            self._store.put_file(key, self._path)
         self._path.unlink()
         self._places |= {picture: (key, *place) for picture, place in self._written.items()}
         self._written = {}
