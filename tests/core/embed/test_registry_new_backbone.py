@@ -33,14 +33,14 @@ INVERTED = {
 BLOCKS = [f"blocks.{stage}.{block}" for stage, n in enumerate(N_BLOCKS) for block in range(n)]
 
 
-class EfficientNetLite(Timm):
+class OurLite(Timm):
     """timm builds the network; only the keys of its published file differ."""
 
-    library = "efficientnet_lite"
+    library = "ours"
     cards = (
         Card(
-            name="efficientnet_lite0",
-            library="efficientnet_lite",
+            name="our_lite0",
+            library="ours",
             model="tf_efficientnet_lite0",
             tag="in1k",
             dim=1280,
@@ -81,7 +81,7 @@ def _foreign(key: str) -> str:
 def registered(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(registry, "ADAPTERS", dict(registry.ADAPTERS))
     monkeypatch.setattr(registry, "CARDS", dict(registry.CARDS))
-    registry.register(EfficientNetLite())
+    registry.register(OurLite())
 
 
 @pytest.fixture
@@ -95,11 +95,11 @@ def published(tmp_path: Path) -> tuple[Path, dict[str, Tensor]]:
 
 
 def config_of(weights: str) -> EmbedConfig:
-    return EmbedConfig(backbone="efficientnet_lite0", weights=weights, size_px=64)
+    return EmbedConfig(backbone="our_lite0", weights=weights, size_px=64)
 
 
 def test_the_new_backbone_is_reachable_by_its_name() -> None:
-    assert get_card("efficientnet_lite0").dim == 1280
+    assert get_card("our_lite0").dim == 1280
     assert len(backbone_fingerprint(config_of("random:0"))) == 32
 
 
@@ -124,10 +124,10 @@ def test_weights_with_foreign_keys_embed_pictures_as_the_network_does(
 def test_a_file_of_another_network_is_refused(published: tuple[Path, dict[str, Tensor]], tmp_path: Path) -> None:
     state = {_foreign(key): tensor for key, tensor in published[1].items() if "blocks.6" not in key}
     save_file(state, tmp_path / "cut.safetensors")
-    with pytest.raises(WeightsInvalid, match=r"is not a efficientnet_lite0.*missing \(blocks.6.0.conv_pw.weight"):
+    with pytest.raises(WeightsInvalid, match=r"is not a our_lite0.*missing \(blocks.6.0.conv_pw.weight"):
         load_backbone(config_of(f"file:{tmp_path / 'cut.safetensors'}"))
 
 
 def test_a_name_that_is_taken_is_refused() -> None:
-    with pytest.raises(ValueError, match=r"efficientnet_lite, efficientnet_lite0 is taken"):
-        registry.register(EfficientNetLite())
+    with pytest.raises(ValueError, match=r"our_lite0, ours is taken"):
+        registry.register(OurLite())

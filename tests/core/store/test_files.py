@@ -10,6 +10,7 @@ import pytest
 
 from retrieval_core.errors import NotFound, Permanent, ShardCorrupt, StoreNotWritable, StoreUnavailable
 from retrieval_core.store import files
+from retrieval_core.store.base import UriStat
 from retrieval_core.store.files import (
     check_sha256,
     file_sha256,
@@ -31,7 +32,7 @@ def test_a_file_is_read_and_described(tmp_path: Path) -> None:
     path.write_bytes(b"123")
 
     assert read_file(str(path)) == b"123"
-    assert stat_file(str(path)) == (3, str(path.stat().st_mtime_ns))
+    assert stat_file(str(path)) == UriStat(3, str(path.stat().st_mtime_ns))
 
 
 def test_only_regular_files_are_read(tmp_path: Path) -> None:

@@ -101,7 +101,7 @@ def test_the_sample_of_the_documentation_is_read_by_its_command(
     kind: str, items: dict[str, str | None], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     section = PAGE.read_text().partition(f"\n## `{kind}:`")[2].partition("\n## ")[0]
-    sample, command = re.findall(r"```\w+\n(.*?)```", section, re.DOTALL)
+    sample, command, *_ = re.findall(r"```\w+\n(.*?)```", section, re.DOTALL)
     spec = re.search(r"--source '?([^' ]+)", command)
     assert spec is not None
     (tmp_path / spec[1].partition(":")[2].partition("?")[0]).write_text(sample)
