@@ -58,7 +58,7 @@ def decode(data: bytes, *, max_pixels: int = DEFAULT_MAX_PIXELS) -> RGB:
     the header, before decoding), a truncated or corrupt file (for a plain JPEG any other warning of its decoder), or
     float and 32-bit pixels, whose range is unknown.
     """
-    return _tried(data, lambda data: _decode(data, max_pixels, _decode_jpeg))
+    return _tried(data, lambda data: _decode(open_picture(data, max_pixels), data, _decode_jpeg))
 
 
 def check(data: bytes, *, max_pixels: int = DEFAULT_MAX_PIXELS) -> tuple[int, int]:
@@ -70,9 +70,9 @@ def check(data: bytes, *, max_pixels: int = DEFAULT_MAX_PIXELS) -> tuple[int, in
 
     def size(data: bytes) -> tuple[int, int]:
         image = open_picture(data, max_pixels)
+        pixels = _decode(image, data, _decode_small_jpeg)
         if not _is_plain_jpeg(image):
-            return _decode(data, max_pixels, _decode_jpeg).shape[:2]
-        _decode(data, max_pixels, _decode_small_jpeg)
+            return pixels.shape[:2]
         turned = _orientation(image) in (5, 6, 7, 8) if "exif" in image.info else False
         return (image.width, image.height) if turned else (image.height, image.width)
 
@@ -190,9 +190,8 @@ class _PixelBudget:
 _PIXEL_BUDGET = _PixelBudget(PIXELS_AT_ONCE)
 
 
-def _decode(data: bytes, max_pixels: int, decode_jpeg: Callable[[bytes], RGB]) -> RGB:
+def _decode(image: ImageFile.ImageFile, data: bytes, decode_jpeg: Callable[[bytes], RGB]) -> RGB:
     """Return the upright picture. Raises `ImageRefused`, and whatever a decoder raises for damaged bytes."""
-    image = open_picture(data, max_pixels)
     with _PIXEL_BUDGET.reserve(image.width * image.height):
         # Pillow replaces the EXIF data of a PNG by what stands behind its pixels, even if that is damaged.
         orientation = _orientation(image) if "exif" in image.info else None

@@ -21,6 +21,7 @@ import polars as pl
 
 from retrieval_core.artifacts.catalog_rows import load_items
 from retrieval_core.artifacts.growing_sets import (
+    named_sha256,
     parts_covering,
     parts_prefix,
     put_growing_part,
@@ -156,12 +157,9 @@ def read_picture(picture: Picture, max_pixels: int) -> RGB:
     return decode(picture_bytes(picture), max_pixels=max_pixels)
 
 
-def picture_bytes(picture: Picture, store: Store | None = None) -> bytes:
-    """Return the kept bytes of a picture, of its local file or of the store, else those of its source.
-
-    Raises as `read_picture` does.
-    """
-    if kept := _kept_bytes(picture, store):
+def picture_bytes(picture: Picture) -> bytes:
+    """Return the bytes of a picture in its local file, else those of its source. Raises as `read_picture` does."""
+    if kept := _kept_bytes(picture):
         return kept
     data = read_uri(picture.image_uri)
     actual = content_id(data)
@@ -170,7 +168,8 @@ def picture_bytes(picture: Picture, store: Store | None = None) -> bytes:
     return data
 
 
-def _kept_bytes(picture: Picture, store: Store | None) -> bytes | None:
+def _kept_bytes(picture: Picture, store: Store | None = None) -> bytes | None:
+    """Return the bytes of a picture in its local file, else in the store; None where they are lost or damaged."""
     if picture.file is None or picture.offset is None or picture.n_bytes is None:
         return None
     try:
@@ -200,9 +199,12 @@ class PictureWriter:
         self._store, self._name = store, name
         self._folder = tempfile.TemporaryDirectory(prefix="vitrine-pictures-")
         self._path = Path(self._folder.name, "pictures.tar")
-        self._kept = KeptPlaces(store)
         self._places: dict[str, tuple[str, int, int]] = {}
         self._written: dict[str, tuple[int, int]] = {}
+
+    @cached_property
+    def _kept(self) -> KeptPlaces:
+        return KeptPlaces(self._store)
 
     def __enter__(self) -> Self:
         return self
@@ -256,9 +258,9 @@ def seal_kept(store: Store, catalog: Ref) -> PictureSet:
     n_pictures = dict(counts.rows())
     sizes = {entry.key: entry.size_bytes for entry in store.entries(_PARTS)}
     files = tuple(
-        Part(key=key, sha256=key.rpartition("-")[2].removesuffix(".tar"), n_rows=n_pictures[key], n_bytes=sizes[key])
+        Part(key=key, sha256=sha256, n_rows=n_pictures[key], n_bytes=sizes[key])
         for key in sorted(n_pictures)
-        if key in sizes
+        if key in sizes and (sha256 := named_sha256(key))
     )
     return PictureSet(
         fingerprint=view_fingerprint(KEPT, catalog.name, (*parts, *files)),

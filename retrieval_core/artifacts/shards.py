@@ -41,11 +41,12 @@ def plan_shards(wanted: Iterable[str], present: Iterable[str], shard_rows: int) 
     stored = set(present)
     missing = [key for key in dict.fromkeys(wanted) if key not in stored]
     chunks = (tuple(missing[i : i + shard_rows]) for i in range(0, len(missing), shard_rows))
-    return [ShardPlan(name=_plan_name(chunk), content_ids=chunk) for chunk in chunks]
+    return [ShardPlan(name=shard_name(chunk), content_ids=chunk) for chunk in chunks]
 
 
-def _plan_name(content_ids: Sequence[str]) -> str:
-    return hashlib.sha256("\n".join(content_ids).encode()).hexdigest()[:16]
+def shard_name(ids: Iterable[str]) -> str:
+    """Return the name of a shard by the ids of what it works on: 16 hex digits."""
+    return hashlib.sha256("\n".join(ids).encode()).hexdigest()[:16]
 
 
 class Target(Value):
@@ -135,7 +136,7 @@ def plan_work(store: Store, targets: Sequence[Target], pictures: pl.DataFrame, s
     )
     plan = shard_of.join(one_each, on="content_id", how="left").sort("shard", "content_id")
     names = tuple(
-        tuple(_plan_name([key for key in shard.content_ids if key not in ids]) for ids in stored) for shard in shards
+        tuple(shard_name([key for key in shard.content_ids if key not in ids]) for ids in stored) for shard in shards
     )
     name = fingerprint("plan", 2, names, [target.family for target in targets])
     key = f"{targets[-1].folder}/{targets[-1].family}/plans/{name}.parquet"

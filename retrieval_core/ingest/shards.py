@@ -14,7 +14,7 @@ from retrieval_core.artifacts.fingerprints import STAGE_VERSIONS
 from retrieval_core.artifacts.manifests import Catalog, Value, fingerprint
 from retrieval_core.artifacts.parts import read_unsealed, table_bytes
 from retrieval_core.artifacts.pictures import PictureWriter
-from retrieval_core.artifacts.shards import log_progress
+from retrieval_core.artifacts.shards import log_progress, shard_name
 from retrieval_core.config import IngestConfig
 from retrieval_core.errors import NotFound, ShardCorrupt
 from retrieval_core.ingest.reading import PICTURE_COLUMNS, READING_SCHEMA, read_pictures
@@ -103,8 +103,7 @@ def read_shard(settings: Settings, shard: ReadingShard, config: IngestConfig) ->
     store = settings.open_store()
     items = read_unsealed(store, f"{shard.folder}/{ITEMS}", pl.col("shard") == shard.number)
     advance = log_progress(f"read {shard.label}", items.select(PICTURE_COLUMNS).n_unique())
-    name = hashlib.sha256("\n".join(items["item_id"]).encode()).hexdigest()[:16]
-    with counted_traffic() as counter, PictureWriter(store, name) as writer:
+    with counted_traffic() as counter, PictureWriter(store, shard_name(items["item_id"])) as writer:
         readings = read_pictures(items, config, writer, lambda _: advance(1))
         writer.finish()
     store.put(shard.key, table_bytes(readings))

@@ -17,6 +17,7 @@ from retrieval_core.artifacts.catalog_rows import load_items
 from retrieval_core.artifacts.manifests import PictureSet, content_id
 from retrieval_core.artifacts.pictures import (
     Picture,
+    PictureReader,
     PictureWriter,
     kept_places,
     picture_bytes,
@@ -59,7 +60,7 @@ def test_every_picture_is_read_back_from_files_of_any_size(
         patch.setattr(module, "FILE_BYTES", file_bytes)
         keep(store, *pictures)
     for data in pictures:
-        assert picture_bytes(kept(store, data), store) == data
+        assert PictureReader(store).read(kept(store, data).model_dump()) == data
         assert picture_bytes(with_local_files(store, [kept(store, data)])[0]) == data
 
 
@@ -90,13 +91,14 @@ def test_a_damaged_file_is_replaced_by_the_source(
     keep(store, b"picture")
     picture = kept(store, b"picture", str(source))
     assert picture.file is not None
-    data = store.get(picture.file)
+    data, reader = store.get(picture.file), PictureReader(store)
+    assert reader.read(picture.model_dump()) == b"picture"
     if fault == "lost":
         store.delete(picture.file)
     else:
         store.put(picture.file, data[:510] if fault == "cut off" else data.replace(b"picture", b"pictuRe"))
     with caplog.at_level(logging.WARNING):
-        assert picture_bytes(picture, store) == b"picture"
+        assert reader.read(picture.model_dump()) == b"picture"
         assert picture_bytes(with_local_files(store, [picture])[0]) == b"picture"
     assert "source" in caplog.text
 

@@ -13,7 +13,7 @@ from PIL import Image
 
 from retrieval_core.artifacts.catalog_rows import read_items
 from retrieval_core.artifacts.manifests import Catalog, content_id
-from retrieval_core.artifacts.pictures import Picture, kept_places, picture_bytes, usable_pictures, with_places
+from retrieval_core.artifacts.pictures import PictureReader, kept_places, usable_pictures
 from retrieval_core.config import IngestConfig
 from retrieval_core.images import decode
 from retrieval_core.ingest import reading
@@ -148,14 +148,12 @@ def test_bounded_pictures_are_smaller_and_upright_and_small_ones_stay(settings: 
     config = CONFIG.model_copy(update={"keep": "bounded", "keep_px": 64, "keep_quality": 80})
     sealed = ingest(settings, shop, config)
     store = settings.open_store()
-    rows = {
-        Path(row["image_uri"]).name: Picture(**row)
-        for row in with_places(store, usable_pictures(store, sealed.catalog)).to_dicts()
-    }
+    reader = PictureReader(store)
+    rows = {Path(row["image_uri"]).name: row for row in usable_pictures(store, sealed.catalog).to_dicts()}
 
-    assert picture_bytes(rows["3.png"], store) == (shop / "3.png").read_bytes()
-    kept = picture_bytes(rows["large.jpg"], store)
-    assert content_id(kept) == rows["large.jpg"].content_id
+    assert reader.read(rows["3.png"]) == (shop / "3.png").read_bytes()
+    kept = reader.read(rows["large.jpg"])
+    assert content_id(kept) == rows["large.jpg"]["content_id"]
     assert decode(kept).shape == (64, 29, 3)
     assert Image.open(io.BytesIO(kept)).format == "JPEG"
     assert ingest(settings, shop, config).n_read == 0
