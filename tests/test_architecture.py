@@ -27,7 +27,7 @@ FLOORS = (
     ("head", "reduce", "index"),
     ("artifacts", "settings"),
     ("store", "config", "filters", "images", "state_dict"),
-    ("picture_files", "item_ids", "fields"),
+    ("picture_files", "item_ids", "fields", "packaged_weights"),
     ("errors", "arrays"),
 )
 FLOOR_OF = {room: number for number, rooms in enumerate(reversed(FLOORS)) for room in rooms}

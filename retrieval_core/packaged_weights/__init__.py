@@ -1,0 +1,1 @@
+"""Weights that come as Python packages, for every stage that starts from them."""
