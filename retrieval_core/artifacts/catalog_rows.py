@@ -12,7 +12,7 @@ import polars as pl
 import pyarrow as pa
 import xxhash
 
-from retrieval_core.arrays import Int64
+from retrieval_core.arrays import Bool, Int64, UInt64
 from retrieval_core.artifacts.manifests import Artifact, Catalog, Part, Ref
 from retrieval_core.artifacts.parts import is_stored, map_table, read_table, read_unsealed, table_bytes
 from retrieval_core.errors import NotFound
@@ -23,6 +23,7 @@ from retrieval_core.store.base import Store
 
 SPLITS = ("train", "val", "query", "gallery", "test")
 HELD_OUT = ("val", "query", "test")  # splits that nothing trains on
+VALIDATION_SHARE = 0.1  # of the training rows, which models and variants are chosen by
 
 NAMED_VALUES = pl.List(pl.Struct({"name": pl.String(), "value": pl.String()}))
 # What a source says of each picture. Attributes are learned and compared; fields (title, price) are shown and filtered.
@@ -300,3 +301,41 @@ def product_unit() -> pl.Expr:
     Pictures of one unit are never divided between query and gallery, nor counted as each other's neighbours.
     """
     return pl.coalesce("product:" + pl.col("product_id"), "item:" + pl.col("item_id"))
+
+
+def inner_validation(items: pl.DataFrame, seed: int) -> Bool:
+    """Return which rows of a catalogue, (n,), are set aside of its training rows to choose models and variants by.
+
+    `items` are all rows, before any sampling, with product_id, content_id and split. Rows of one product or with one
+    file form a group, which is set aside as a whole or not at all. A hash of the group and `seed` selects about
+    `VALIDATION_SHARE` of them, so that a row keeps its part from run to run while its group has the same members.
+    Groups with a held-out row, or of more than that share of the training rows, are never set aside. At least one
+    group is, the one with the lowest hash, if two or more could be.
+    """
+    groups = _linked_groups(items, seed)
+    is_held_out = items["split"].is_in(HELD_OUT).fill_null(False).to_numpy()
+    names, group, sizes = np.unique(groups, return_inverse=True, return_counts=True)
+    has_held_out = np.bincount(group, is_held_out, len(names)) > 0
+    max_rows = max(1, VALIDATION_SHARE * (~is_held_out).sum())
+    can_be_chosen = ~has_held_out & (sizes <= max_rows)
+    is_chosen = can_be_chosen & (names < VALIDATION_SHARE * 2**64)
+    if not is_chosen.any() and can_be_chosen.sum() > 1:
+        is_chosen[can_be_chosen.argmax()] = True
+    return np.asarray(is_chosen[group])
+
+
+def _linked_groups(items: pl.DataFrame, seed: int) -> UInt64:
+    """Return for each row, (n,), the lowest hash of the products and files that link it to others."""
+    name = pl.coalesce("product_id", "content_id", pl.lit(""))
+    names = items.select(name=name).with_columns(items["product_id"], items["content_id"]).with_row_index("row")
+    unique = names["name"].unique()
+    hashes = pl.Series([xxhash.xxh3_64_intdigest(text.encode(), seed) for text in unique], dtype=pl.UInt64)
+    linked = names.with_columns(group=pl.col("name").replace_strict(unique, hashes))
+    while True:
+        moved = linked
+        for column in ("product_id", "content_id"):
+            lowest = pl.when(pl.col(column).is_null()).then("group").otherwise(pl.col("group").min().over(column))
+            moved = moved.with_columns(group=lowest)
+        if moved.equals(linked):
+            return moved["group"].to_numpy()
+        linked = moved

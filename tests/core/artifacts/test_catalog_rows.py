@@ -23,6 +23,7 @@ from retrieval_core.artifacts.catalog_rows import (
     Items,
     bounded_sample,
     field_table,
+    inner_validation,
     item_pieces,
     load_items,
     put_items,
@@ -159,6 +160,54 @@ def test_a_bounded_sample_is_the_same_every_time_and_keeps_held_out_rows_first(
         expected = min(n_held_out, max_rows // 5)
         assert sum(split in HELD_OUT for split in drawn["split"]) == expected
         assert len(drawn) == expected + min(len(items) - n_held_out, max_rows - expected)
+
+
+LINKED_ROWS = st.lists(
+    st.tuples(
+        st.sampled_from([None, *"abcdefghij"]),
+        st.integers(0, 30).map(str),
+        st.sampled_from(["train", "train", "train", "query", None]),
+    ),
+    min_size=1,
+    max_size=60,
+)
+
+
+def linked_items(rows: Sequence[tuple[str | None, str, str | None]]) -> pl.DataFrame:
+    return pl.DataFrame(
+        rows, schema={"product_id": pl.String, "content_id": pl.String, "split": pl.String}, orient="row"
+    )
+
+
+@given(rows=LINKED_ROWS, seed=st.integers(0, 3))
+def test_no_product_and_no_file_is_on_both_sides_of_the_inner_validation(
+    rows: list[tuple[str | None, str, str | None]], seed: int
+) -> None:
+    items = linked_items(rows)
+    inside = inner_validation(items, seed)
+    for column in ("product_id", "content_id"):
+        validated, others = (set(items[column].filter(pl.Series(mask)).drop_nulls()) for mask in (inside, ~inside))
+        assert not validated & others
+    assert not items["split"].filter(pl.Series(inside)).is_in(HELD_OUT).any()
+    order = np.random.default_rng(seed).permutation(len(items))
+    np.testing.assert_array_equal(inner_validation(items[order], seed), inside[order])
+
+
+def test_the_inner_validation_is_a_tenth_that_stays_when_the_catalogue_grows() -> None:
+    rows = [(f"p{number // 2}", f"c{number}", "train") for number in range(4000)]
+    smaller, larger = inner_validation(linked_items(rows[:3000]), 0), inner_validation(linked_items(rows), 0)
+    assert 0.08 < larger.mean() < 0.12
+    np.testing.assert_array_equal(larger[:3000], smaller)
+    assert (inner_validation(linked_items(rows), 1) != larger).any()
+
+
+def test_a_small_catalogue_has_an_inner_validation_and_no_large_group_becomes_one() -> None:
+    rows = [(None, f"d{number}", "train") for number in range(4)]
+    assert all(inner_validation(linked_items(rows), seed).any() for seed in range(20))
+    one_product = [("p", f"c{number}", "train") for number in range(40)]
+    masks = [inner_validation(linked_items([*one_product, *rows]), seed) for seed in range(20)]
+    assert all(mask.any() and not mask[:40].any() for mask in masks)
+    assert not inner_validation(linked_items(one_product), 0).any()
 
 
 VALUES = st.dictionaries(st.sampled_from("abc"), st.sampled_from(["1 EUR", "2", "x", "2026-03-01"]))
