@@ -22,8 +22,8 @@ STAGE_VERSIONS = {
     "reduce": 1,
     "index": 2,
     "train": 1,
-    "evaluate": 5,
-    "compare": 2,
+    "evaluate": 6,
+    "compare": 3,
     "publish": 1,
 }
 

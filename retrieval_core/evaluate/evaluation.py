@@ -114,7 +114,11 @@ def evaluate_release(
 
 def _measuring(evaluate: EvaluateConfig) -> dict[str, object]:
     """Return what is measured; golden queries enter by the content of their file, which changes under its name."""
-    return {"evaluate": evaluate.model_dump(), "golden": read_golden(evaluate.golden).digest}
+    return {
+        "version": STAGE_VERSIONS["evaluate"],
+        "evaluate": evaluate.model_dump(),
+        "golden": read_golden(evaluate.golden).digest,
+    }
 
 
 def _question(outputs: RunOutputs, config: NightlyConfig) -> dict[str, object]:
@@ -166,7 +170,8 @@ def _shared_gallery(
     store: Store, outputs: RunOutputs, measured: Measured, baseline: _Baseline, config: EvaluateConfig
 ) -> SharedGallery | None:
     """Search both releases among shared items; None where its own run measured the same, or it cannot be searched."""
-    if baseline.report and baseline.release.catalog == outputs.catalog:
+    same_version = baseline.report and baseline.report.config.get("version") == STAGE_VERSIONS["evaluate"]
+    if same_version and baseline.release.catalog == outputs.catalog:
         return None
     try:
         return search_shared_gallery(store, baseline.release, measured.setup, config)

@@ -34,26 +34,38 @@ class Protocol(NamedTuple):
 
 
 def choose_protocol(items: pl.DataFrame, config: EvaluateConfig) -> Protocol:
-    """Draw up to `config.queries` queries from the held-out rows of `items`.
+    """Draw up to `config.queries` queries from the held-out rows of `items`, as `draw_protocol` does.
 
-    The gallery is the split of that name if the source has one, else every row that is not a query. At most half of a
-    product's pictures become queries, so that the others can be found.
+    The gallery is the split of that name if the source has one.
     """
-    held_out = items.with_row_index("row").filter(pl.col("split").is_in(HELD_OUT))
-    shuffled = held_out.sample(fraction=1.0, shuffle=True, seed=config.seed)
-    named_gallery = items["split"] == "gallery"
-    if not named_gallery.any():
+    is_gallery = items["split"] == "gallery"
+    gallery = is_gallery if is_gallery.any() else None
+    return draw_protocol(items, items["split"].is_in(HELD_OUT), gallery, config.queries, config.seed)
+
+
+def draw_protocol(
+    items: pl.DataFrame, can_query: pl.Series, gallery: pl.Series | None, n_queries: int, seed: int
+) -> Protocol:
+    """Draw up to `n_queries` queries from the rows of `items` that `can_query`, a mask.
+
+    Without a mask `gallery` the gallery is every row that is not a query, and at most half of a product's files become
+    queries, so that the others can be found. A file is a query once, and no row with that file is in the gallery.
+    """
+    candidates = items.with_row_index("row").filter(can_query)
+    shuffled = candidates.sample(fraction=1.0, shuffle=True, seed=seed)
+    shuffled = shuffled.unique("content_id", keep="first", maintain_order=True)
+    if gallery is None:
         rank = pl.int_range(pl.len()).over("product_id")
         max_queries = pl.max_horizontal(pl.len().over("product_id") // 2, 1)
         shuffled = shuffled.filter(pl.col("product_id").is_null() | (rank < max_queries))
-    queries = np.sort(shuffled["row"].to_numpy().astype(np.int64)[: config.queries])
-    is_query = np.zeros(len(items), np.bool_)
-    is_query[queries] = True
-    in_gallery = named_gallery.to_numpy() if named_gallery.any() else ~is_query
-    gallery = np.flatnonzero(in_gallery).astype(np.int64)
+    queries = np.sort(shuffled["row"].to_numpy().astype(np.int64)[:n_queries])
+    in_gallery = ~items["content_id"].is_in(items["content_id"].gather(queries).to_list()).to_numpy()
+    if gallery is not None:
+        in_gallery &= gallery.to_numpy()
+    rows = np.flatnonzero(in_gallery).astype(np.int64)
     judgements = encode(items)
-    truth = find_truth(judgements.take(queries), judgements.take(gallery))
-    return Protocol(queries, gallery, truth, judgements, cluster_codes(items[queries]))
+    truth = find_truth(judgements.take(queries), judgements.take(rows))
+    return Protocol(queries, rows, truth, judgements, cluster_codes(items[queries]))
 
 
 def cluster_names(items: pl.DataFrame) -> pl.Series:

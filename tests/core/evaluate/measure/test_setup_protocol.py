@@ -21,9 +21,9 @@ SCHEMA = {
 }
 
 
-def catalogue(rows: list[tuple[str, str | None]]) -> pl.DataFrame:
-    """Items of (split, product)."""
-    full = [(f"i{n}", f"c{n % 7}", split, product, "dress", [], []) for n, (split, product) in enumerate(rows)]
+def catalogue(rows: list[tuple[str, str | None]], n_files: int = 1000) -> pl.DataFrame:
+    """Items of (split, product), of which the first `n_files` show distinct files and the others repeat these."""
+    full = [(f"i{n}", f"c{n % n_files}", split, product, "dress", [], []) for n, (split, product) in enumerate(rows)]
     return pl.DataFrame(full, schema=SCHEMA, orient="row")
 
 
@@ -41,9 +41,24 @@ def test_queries_are_held_out_and_the_rest_is_the_gallery(rows, n_queries, seed)
     same = protocol.clusters[:, None] == protocol.clusters
     for (a, row_a), (b, row_b) in itertools.product(enumerate(protocol.queries), repeat=2):
         alone = rows[row_a][1] is None and rows[row_b][1] is None
-        assert same[a, b] == (row_a % 7 == row_b % 7 if alone else rows[row_a][1] == rows[row_b][1])
+        assert same[a, b] == (row_a == row_b if alone else rows[row_a][1] == rows[row_b][1])
     again = choose_protocol(items, EvaluateConfig(queries=n_queries, seed=seed))
     assert np.array_equal(again.queries, protocol.queries)
+
+
+@given(
+    rows=st.lists(st.tuples(st.sampled_from(["train", "query", "gallery"]), products), min_size=1, max_size=40),
+    n_files=st.integers(1, 12),
+    n_queries=st.integers(0, 20),
+)
+def test_a_file_is_a_query_once_and_never_also_in_the_gallery(rows, n_files, n_queries) -> None:
+    items = catalogue(rows, n_files)
+    protocol = choose_protocol(items, EvaluateConfig(queries=n_queries))
+    queries, gallery = (items["content_id"].gather(side).to_list() for side in (protocol.queries, protocol.gallery))
+    assert len(set(queries)) == len(queries)
+    assert not set(queries) & set(gallery)
+    in_gallery = items["split"] == "gallery" if "gallery" in items["split"] else pl.Series([True] * len(items))
+    assert set(gallery) == set(items["content_id"].filter(in_gallery)) - set(queries)
 
 
 @given(st.lists(st.integers(1, 6), min_size=1, max_size=8))
