@@ -21,7 +21,7 @@ STAGE_VERSIONS = {
     "head": 2,
     "reduce": 1,
     "index": 2,
-    "train": 1,
+    "train": 2,
     "evaluate": 6,
     "compare": 3,
     "publish": 1,

@@ -32,10 +32,20 @@ class Training(StageConfig):
     )
     augment: bool = Field(True, description="Train on random crops and mirror images.")
     max_epochs: int = Field(30, ge=1, description="Maximum number of epochs.")
-    patience: int = Field(6, ge=1, description="Stop after this many epochs without a better validation score.")
+    schedule: Literal["plateau", "cosine"] = Field(
+        "plateau",
+        description="plateau divides the learning rate by ten and then stops when the validation score no longer "
+        "rises; cosine warms up and falls to zero over max_epochs.",
+    )
+    patience: int = Field(
+        6, ge=1, description="With plateau: stop after this many epochs without a better validation score."
+    )
     batch_size: int = Field(128, ge=2, description="Pictures per training step.")
-    learning_rate: float = Field(3e-4, gt=0, description="Learning rate of Adam; divided by ten on a plateau.")
-    weight_decay: float = Field(0.0, ge=0, description="Weight decay of Adam.")
+    learning_rate: float = Field(3e-4, gt=0, description="Learning rate of AdamW at the start, or after the warm-up.")
+    network_rate: float = Field(
+        1.0, gt=0, le=1, description="Learning rate of the network relative to that of the new layers on top of it."
+    )
+    weight_decay: float = Field(0.0, ge=0, description="Weight decay of AdamW; biases and norms have none.")
     val_fraction: float = Field(0.1, gt=0, lt=1, description="Share of the training pictures used for validation.")
     max_pictures: int = Field(100_000, ge=2, description="Train on a random sample of at most this many pictures.")
     seed: int = Field(0, ge=0, description="Seed of the new layers, of the split and of the order of the pictures.")

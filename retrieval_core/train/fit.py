@@ -29,13 +29,17 @@ from retrieval_core.images import Preprocess
 from retrieval_core.state_dict import why_refused
 from retrieval_core.train.config import Training
 from retrieval_core.train.objectives.base import Objective
+from retrieval_core.train.optimiser import build_optimiser, cosine_factor, set_rates
 from retrieval_core.train.pictures import training_view, validation_view
 from retrieval_core.train.split import Split
 
 Row = dict[str, float]  # the figures of one epoch
 Draw = tuple[int, int]  # a picture's row, and the seed of its random view
 
+log = logging.getLogger(__name__)
+
 LAST = "last.ckpt"
+LOG_EVERY_S = 30.0
 PLATEAU_FACTOR = 0.1
 SEED_STRIDE = 100_003  # difference between the seeds of two epochs
 
@@ -74,6 +78,7 @@ def fit(
             "needed: give more pictures with labels, or another objective"
         )
     _prepare_layers(objective, config)
+    objective.to(memory_format=torch.channels_last)  # convolutions train up to twice as fast on a CPU
     loop, last = _Loop(objective, config), folder / LAST
     train_loader = DataLoader(
         _Views(pixels, training_view(preprocess, config.augment)),
@@ -92,7 +97,7 @@ def fit(
             devices=1,
             precision="16-mixed" if device.startswith("cuda") else "32-true",
             max_epochs=config.max_epochs,
-            callbacks=[_ProgressBar(), _LastCheckpoint(loop, last, on_epoch)],
+            callbacks=[_Progress(), _LastCheckpoint(loop, last, on_epoch)],
             logger=False,
             enable_progress_bar=False,
             enable_model_summary=False,
@@ -102,7 +107,7 @@ def fit(
         trainer.fit(
             loop, train_loader, val_loader, ckpt_path=_checked(last) if last.exists() else None, weights_only=True
         )
-    objective.to("cpu").eval().load_state_dict(loop.best)
+    objective.to("cpu").to(memory_format=torch.contiguous_format).eval().load_state_dict(loop.best)
     objective.finish()
     objective.requires_grad_(False)
     return Trained(loop.history[loop.best_epoch], tuple(loop.history))
@@ -148,19 +153,23 @@ class _Loop(lightning.LightningModule):
         self._started = time.perf_counter()
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
-        parameters = [parameter for parameter in self.objective.parameters() if parameter.requires_grad]
-        optimizer = torch.optim.Adam(parameters, lr=self._config.learning_rate, weight_decay=self._config.weight_decay)
+        optimiser = build_optimiser(self.objective, self._config)
         # Half the patience of early stopping, so that a lower learning rate is tried before training stops.
         self._plateau = torch.optim.lr_scheduler.ReduceLROnPlateau(
-            optimizer, self.objective.better, PLATEAU_FACTOR, max(self._config.patience // 2 - 1, 0)
+            optimiser, self.objective.better, PLATEAU_FACTOR, max(self._config.patience // 2 - 1, 0)
         )
-        return optimizer
+        return optimiser
 
     def on_train_epoch_start(self) -> None:
         self._started = time.perf_counter()
         self._sums = {}
         torch.manual_seed(self._config.seed + SEED_STRIDE * (self.current_epoch + 1))
         self.objective.begin_epoch(self.current_epoch)
+
+    def on_train_batch_start(self, batch: object, batch_idx: int) -> None:
+        if self._config.schedule == "cosine":
+            n_epochs = self.current_epoch + (batch_idx + 0.5) / float(self.trainer.num_training_batches)
+            set_rates(self._plateau.optimizer, cosine_factor(n_epochs / self._config.max_epochs))
 
     def training_step(self, batch: tuple[Tensor, Tensor]) -> Tensor:
         loss, figures = self.objective.loss(*batch)
@@ -178,7 +187,7 @@ class _Loop(lightning.LightningModule):
 
     def on_validation_epoch_end(self) -> None:
         outputs, watched = torch.cat(self._outputs), self.objective.watched
-        rate = self._plateau.optimizer.param_groups[0]["lr"]
+        rate = max(group["lr"] for group in self._plateau.optimizer.param_groups)
         row = {"epoch": float(self.current_epoch + 1)}
         row |= {name: sum(values) / len(values) for name, values in self._sums.items()}
         self._require_finite("loss", row["train_loss"])
@@ -187,7 +196,8 @@ class _Loop(lightning.LightningModule):
         self._require_finite(watched, row[watched])
         row |= {"learning_rate": rate, "seconds": time.perf_counter() - self._started}
         self.history.append(row)
-        self._plateau.step(row[watched])
+        if self._config.schedule == "plateau":
+            self._plateau.step(row[watched])
         if self.best_epoch == len(self.history) - 1:
             state = self.objective.state_dict()
             self.best = {name: value.detach().to("cpu", copy=True) for name, value in state.items()}
@@ -200,7 +210,8 @@ class _Loop(lightning.LightningModule):
         return scores.index(min(scores) if self.objective.better == "min" else max(scores))
 
     def _stop_early(self) -> None:
-        if len(self.history) - 1 - self.best_epoch >= self._config.patience:
+        n_worse = len(self.history) - 1 - self.best_epoch
+        if self._config.schedule == "plateau" and n_worse >= self._config.patience:
             self.trainer.should_stop = True
 
     def _require_finite(self, name: str, value: float) -> None:
@@ -279,16 +290,27 @@ class _LastCheckpoint(Checkpoint):
             self._on_epoch(self._loop.history[-1])
 
 
-class _ProgressBar(Callback):
-    """Shows a progress bar of each epoch on stderr if that is a terminal."""
+class _Progress(Callback):
+    """Shows how far an epoch is: as a bar if stderr is a terminal, else in the log every `LOG_EVERY_S`."""
 
     def on_train_epoch_start(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
-        label = f"epoch {trainer.current_epoch + 1} of {trainer.max_epochs}"
-        n_batches = int(trainer.num_training_batches)
-        self._bar = tqdm(total=n_batches, desc=label, file=sys.stderr, disable=not sys.stderr.isatty(), leave=False)
+        self._label = f"epoch {trainer.current_epoch + 1} of {trainer.max_epochs}"
+        n_batches, self._n_pictures = int(trainer.num_training_batches), 0
+        self._began_s = self._logged_s = time.monotonic()
+        is_terminal = sys.stderr.isatty()
+        self._bar = tqdm(total=n_batches, desc=self._label, file=sys.stderr, disable=not is_terminal, leave=False)
 
-    def on_train_batch_end(self, *_: Any) -> None:
+    def on_train_batch_end(
+        self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
         self._bar.update()
+        self._n_pictures += len(batch[1])
+        now_s = time.monotonic()
+        if self._bar.disable and now_s - self._logged_s >= LOG_EVERY_S:
+            self._logged_s, elapsed_s = now_s, now_s - self._began_s
+            done = (batch_idx + 1) / float(trainer.num_training_batches)
+            rate, minutes = self._n_pictures / elapsed_s, elapsed_s * (1 / done - 1) / 60
+            log.info("%s: %.0f%%, %.1f pictures/s, %.1f minutes left", self._label, 100 * done, rate, minutes)
 
     def on_train_epoch_end(self, *_: Any) -> None:
         self._bar.close()

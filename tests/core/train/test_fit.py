@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import logging
+import re
 import shutil
 from pathlib import Path
 
@@ -12,6 +14,7 @@ import torch
 from torch import nn
 
 from retrieval_core.errors import BadConfig
+from retrieval_core.train import fit as fit_module
 from retrieval_core.train.config import RotationTraining
 from retrieval_core.train.fit import LAST, fit
 from retrieval_core.train.objectives.base import Objective, TrainingData
@@ -19,6 +22,7 @@ from retrieval_core.train.objectives.rotation import Rotation
 from retrieval_core.train.split import Split
 
 CONFIG = RotationTraining(max_epochs=4, patience=4, batch_size=8, learning_rate=1e-3)
+FINE = CONFIG.model_copy(update={"schedule": "cosine", "network_rate": 0.3, "weight_decay": 0.05})
 UNLABELLED = TrainingData(pl.DataFrame())
 SPLIT = Split(np.arange(4, 24), np.arange(4))
 
@@ -91,12 +95,13 @@ def assert_same_weights(one: nn.Module, other: nn.Module):
 
 
 @pytest.mark.parametrize("moment", ["in a batch", "while scoring", "between epochs"])
+@pytest.mark.parametrize("config", [CONFIG, FINE], ids=["plateau", "cosine"])
 def test_a_killed_training_resumes_and_ends_as_one_that_ran_through(
-    moment, train, tiny_embedder, tmp_path, monkeypatch
+    moment, config, train, tiny_embedder, tmp_path, monkeypatch
 ):
-    whole, killed, resumed = (Rotation(tiny_embedder(), UNLABELLED, CONFIG) for _ in range(3))
+    whole, killed, resumed = (Rotation(tiny_embedder(), UNLABELLED, config) for _ in range(3))
     (tmp_path / "whole").mkdir()
-    expected = train(whole, folder=tmp_path / "whole")
+    expected = train(whole, config, folder=tmp_path / "whole")
 
     def kill_at(epoch):
         if len(seen) == epoch:
@@ -114,14 +119,14 @@ def test_a_killed_training_resumes_and_ends_as_one_that_ran_through(
             kill_at(2)
 
     with pytest.raises(Killed):
-        train(killed, on_epoch=on_epoch)
+        train(killed, config, on_epoch=on_epoch)
     assert [row["epoch"] for row in seen] == [1, 2]
 
     elsewhere = tmp_path / "elsewhere"
     elsewhere.mkdir()
     shutil.move(tmp_path / LAST, elsewhere)  # the one file is all that is needed
     torch.manual_seed(99)
-    done = train(resumed, folder=elsewhere)
+    done = train(resumed, config, folder=elsewhere)
     assert steps(done.history) == steps(expected.history)
     assert steps([done.metrics]) == steps([expected.metrics])
     assert_same_weights(resumed, whole)
@@ -161,6 +166,38 @@ def test_the_learning_rate_falls_tenfold_on_a_plateau(train, tiny_embedder):
     objective = Scripted(tiny_embedder(), [1.0] * 9)
     done = train(objective, CONFIG.model_copy(update={"max_epochs": 9, "patience": 8}))
     assert [row["learning_rate"] for row in done.history] == pytest.approx([1e-3] * 5 + [1e-4] * 4)
+
+
+def test_the_cosine_schedule_runs_all_epochs_and_ends_with_small_steps(train, tiny_embedder):
+    objective = Scripted(tiny_embedder(), [1.0] * 9)
+    done = train(objective, CONFIG.model_copy(update={"max_epochs": 9, "patience": 1, "schedule": "cosine"}))
+    rates = [row["learning_rate"] for row in done.history]
+    assert len(rates) == 9
+    assert rates == sorted(rates, reverse=True)
+    assert rates[0] > 0.9e-3
+    assert rates[-1] < 0.01e-3
+
+
+def test_networks_are_trained_in_the_layout_that_is_fast_and_kept_in_the_usual_one(train, tiny_embedder):
+    class Layout(Scripted):
+        def loss(self, pixels, rows):
+            kernel = self.embedder.network[0].weight
+            self.is_fast = kernel.is_contiguous(memory_format=torch.channels_last)
+            return super().loss(pixels, rows)
+
+    objective = Layout(tiny_embedder(), [1.0] * 4)
+    train(objective)
+    assert objective.is_fast
+    assert objective.embedder.network[0].weight.is_contiguous()
+
+
+def test_without_a_terminal_the_log_says_how_far_an_epoch_is(train, tiny_embedder, monkeypatch, caplog):
+    monkeypatch.setattr(fit_module, "LOG_EVERY_S", 0.0)
+    with caplog.at_level(logging.INFO):
+        train(Scripted(tiny_embedder(), [1.0] * 4))
+    lines = [record.getMessage() for record in caplog.records if "pictures/s" in record.getMessage()]
+    assert len(lines) == 4 * 3
+    assert re.fullmatch(r"epoch 2 of 4: 67%, [\d.]+ pictures/s, [\d.]+ minutes left", lines[4])
 
 
 def test_figures_of_an_epoch_are_averaged_over_its_batches(train, tiny_embedder):
