@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
+import numpy as np
 import pytest
 import timm
 import torch
 
+from retrieval_core.config import EmbedConfig
+from retrieval_core.embed.backbones import backbone_fingerprint, load_backbone
 from retrieval_core.embed.networks import ImageEmbedder
 from retrieval_core.embed.registry import adapter_of, get_card
 from retrieval_core.embed.weights import fill_network, read_weights
@@ -67,3 +71,35 @@ def test_timms_own_names_stay(tmp_path: Path) -> None:
     network = adapter_of(card).build(card, card.size_px)
     torch.save(network.state_dict(), tmp_path / "weights.pth")
     assert read_weights(tmp_path / "weights.pth", card).network.keys() == network.state_dict().keys()
+
+
+# The weights of the installed package
+
+
+# Of the unit vectors of `drawn_pictures`, each over 160 dimensions.
+SUMS = [
+    [1.507, 1.304, 2.063, 1.282, 1.316, 1.393, 1.030, 1.672],
+    [1.195, 0.751, 1.327, 0.947, 0.805, 1.395, 0.892, 0.990],
+    [1.272, 0.606, 1.240, 0.818, 1.120, 1.316, 1.024, 1.173],
+]
+
+
+def drawn_pictures() -> np.ndarray:
+    """A disc, a checkerboard and a slope of colours, as (3, 224, 224, 3) uint8."""
+    y, x = np.mgrid[0:224, 0:224]
+    disc = np.where(((x - 112) ** 2 + (y - 112) ** 2 < 80**2)[..., None], (200, 30, 40), (240, 240, 240))
+    board = np.where(((x // 28 + y // 28) % 2 == 0)[..., None], (20, 20, 90), (250, 220, 0))
+    return np.stack([disc, board, np.stack([x, y, 223 - x], -1)]).astype(np.uint8)
+
+
+def test_the_pretrained_network_embeds_as_it_always_has() -> None:
+    module = load_backbone(EmbedConfig(backbone="efficientnet_lite0")).module
+    vectors = torch.nn.functional.normalize(module(torch.from_numpy(drawn_pictures()))).numpy()
+    np.testing.assert_allclose(vectors.reshape(3, 8, 160).sum(axis=2), SUMS, atol=2e-3)
+
+
+def test_the_fingerprint_is_the_same_for_the_package_and_a_copy_of_its_file(tmp_path: Path) -> None:
+    card = get_card("efficientnet_lite0")
+    copy = shutil.copy(adapter_of(card).weights_file(card), tmp_path / "renamed.pth")
+    pretrained, given = (EmbedConfig(backbone=card.name, weights=name) for name in ("pretrained", f"file:{copy}"))
+    assert backbone_fingerprint(pretrained) == backbone_fingerprint(given)
