@@ -13,16 +13,16 @@ from flows.run import Clock
 from flows.shards import each_shard, in_shards
 from flows.summary import RunSummary, summarise_run
 from retrieval_core.artifacts import releases
-from retrieval_core.artifacts.manifests import Backbone, Catalog, Fitted, Ref, Release, Report, Value
+from retrieval_core.artifacts.manifests import Catalog, Fitted, Ref, Release, Report, Value
 from retrieval_core.artifacts.variants import Variant
 from retrieval_core.config import IndexConfig, NightlyConfig, View
 from retrieval_core.errors import AliasConflict
 from retrieval_core.evaluate.run_outputs import CatalogFacts, RunOutputs
-from retrieval_core.index.versions import IndexPlan, choose_variant
+from retrieval_core.index.versions import IndexPlan
 from retrieval_core.ingest.catalog import IngestOutcome
 from retrieval_core.settings import Settings
 from tasks.classify import classify_shard, plan_classes, prepare_classifier, seal_class_set
-from tasks.evaluate import evaluate_run
+from tasks.evaluate import choose_variant, evaluate_run
 from tasks.head import apply_head, fit_head
 from tasks.index import build_index_shard, plan_index, seal_index
 from tasks.mask import prepare_detector
@@ -95,8 +95,8 @@ def _publish_catalog(
         boosting = _boost(settings, catalog, pictures.vectors, config)
     vectors = {Variant(view): embedded for view, embedded in pictures.vectors.items()} | boosting.vectors
     with clock.stage("reduce"):
-        has_text = Backbone.open(store, backbone).has_text
-        published = vectors[choose_variant(config.index, list(vectors), has_text)]
+        choice = choose_variant(settings, catalog, list(vectors.values()), backbone, config)
+        published = vectors[choice.variant]
         reducer = fit_reducer(settings, catalog, published, config.reduce)
         reduced = apply_reducer(settings, published, reducer.ref, config.reduce)
     with clock.stage("index"):
@@ -116,6 +116,7 @@ def _publish_catalog(
         heads=boosting.heads,
         reducer=reducer,
         variants=(*vectors.values(), *reduced),
+        choice=choice,
         vectors=plan.vectors,
         candidates=plan.candidates,
         index=index,

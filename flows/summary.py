@@ -31,8 +31,8 @@ class RunSummary(Value):
     """What a run did: the document of `vitrine run --json`.
 
     `notes` say how the source was read and what was passed over; `fetched` is what reading it over the network took.
-    `production` holds the metrics of the release that was production before; `report` is a file, `link` its URL if a
-    browser can reach it, else "".
+    `variant` says which representation is searched, and why. `production` holds the metrics of the release that was
+    production before; `report` is a file, `link` its URL if a browser can reach it, else "".
     """
 
     release: str
@@ -45,6 +45,7 @@ class RunSummary(Value):
     embedded: int
     classified: int
     trained: list[str]
+    variant: str = ""
     seconds: dict[str, float]
     metrics: dict[str, float]
     production: dict[str, float] = {}
@@ -66,6 +67,7 @@ class RunSummary(Value):
             *(("source", note) for note in self.notes),
             *([("fetched", _traffic_text(self.fetched))] if self.fetched.requests else []),
             ("trained", ", ".join(self.trained) or "nothing"),
+            ("variant", self.variant),
             ("report", self.link or self.report),
         ]
         tables = (
@@ -107,6 +109,7 @@ def summarise_run(
         embedded=outputs.n_pictures["embed"],
         classified=outputs.n_pictures["classify"],
         trained=[name for name, model in fitted.items() if model and model.trained],
+        variant=outputs.choice.why if outputs.choice else "",
         seconds=seconds,
         metrics=report.metrics,
         causes=list(report.gate_causes),

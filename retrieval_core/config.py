@@ -149,7 +149,7 @@ class ReduceConfig(StageConfig):
 class IndexConfig(StageConfig):
     variant: Literal["auto", "raw", "masked", "crop", "boosted", "masked_boosted", "crop_boosted"] = Field(
         "auto",
-        description="Vectors to publish; auto: boosted where a head was trained and no text is read, else raw.",
+        description="Vectors to publish; auto: the cheapest variant that no other beats on validation rows.",
     )
     shards: int = Field(0, ge=0, le=4096, description="Number of shards; 0 chooses by the catalogue's size.")
     recipe: str = Field("auto", description="A faiss key for every shard, or auto to choose by size and memory.")

@@ -1,13 +1,14 @@
-"""Measure a run or a sealed release, compare it with another release, write the report."""
+"""Choose the variant to publish; measure a run or a sealed release, compare it with another, write the report."""
 
 from __future__ import annotations
 
 from prefect.logging import get_run_logger
 
-from retrieval_core.artifacts.manifests import Ref, Release, Report, Value
+from retrieval_core.artifacts.manifests import Backbone, Ref, Release, Report, Value, VectorSet
 from retrieval_core.config import EvaluateConfig, GateConfig, NightlyConfig
-from retrieval_core.evaluate import evaluation
+from retrieval_core.evaluate import evaluation, variant_choice
 from retrieval_core.evaluate.run_outputs import RunOutputs
+from retrieval_core.evaluate.variant_choice import VariantChoice
 from retrieval_core.settings import Settings
 from tasks.stage import stage
 
@@ -17,6 +18,19 @@ class Judged(Value):
 
     report: Ref
     baseline: Ref | None
+
+
+@stage("choose variant")
+def choose_variant(
+    settings: Settings, catalog: Ref, vectors: list[Ref], backbone: Ref, config: NightlyConfig
+) -> VariantChoice:
+    """Choose which of these vectors to publish."""
+    store = settings.open_store()
+    sets = [VectorSet.open(store, ref) for ref in vectors]
+    reads_text = Backbone.open(store, backbone).has_text
+    choice = variant_choice.choose_variant(store, catalog, sets, config, reads_text)
+    get_run_logger().info("variant: %s", choice.why)
+    return choice
 
 
 @stage("evaluate")

@@ -101,6 +101,7 @@ def _run_lines(run: RunSummary) -> list[str]:
         "changes    " + ", ".join(f"{getattr(run.catalog, name)} {name}" for name in CHANGES) + ", since production",
         f"work       {run.masked} masked, {run.embedded} embedded",
         f"trained    {', '.join(run.trained) or 'nothing'}",
+        f"variant    {run.variant}",
         _seconds_line(run.seconds),
         f"metrics    {_metrics(run.metrics)}",
         f"report     {run.report}",

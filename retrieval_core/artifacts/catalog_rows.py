@@ -312,7 +312,7 @@ def inner_validation(items: pl.DataFrame, seed: int) -> Bool:
     Groups with a held-out row, or of more than that share of the training rows, are never set aside. At least one
     group is, the one with the lowest hash, if two or more could be.
     """
-    groups = _linked_groups(items, seed)
+    groups = linked_groups(items, seed)
     is_held_out = items["split"].is_in(HELD_OUT).fill_null(False).to_numpy()
     names, group, sizes = np.unique(groups, return_inverse=True, return_counts=True)
     has_held_out = np.bincount(group, is_held_out, len(names)) > 0
@@ -324,8 +324,11 @@ def inner_validation(items: pl.DataFrame, seed: int) -> Bool:
     return np.asarray(is_chosen[group])
 
 
-def _linked_groups(items: pl.DataFrame, seed: int) -> UInt64:
-    """Return for each row, (n,), the lowest hash of the products and files that link it to others."""
+def linked_groups(items: pl.DataFrame, seed: int) -> UInt64:
+    """Return the group of each row, (n,): rows of one product or with one file share it, also by way of others.
+
+    A group is named by the lowest hash, with `seed`, of its products and of its files without a product.
+    """
     name = pl.coalesce("product_id", "content_id", pl.lit(""))
     names = items.select(name=name).with_columns(items["product_id"], items["content_id"]).with_row_index("row")
     unique = names["name"].unique()

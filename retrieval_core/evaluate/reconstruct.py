@@ -26,6 +26,7 @@ from retrieval_core.artifacts.manifests import (
 from retrieval_core.artifacts.parts import read_table
 from retrieval_core.errors import NotFound, ShardCorrupt
 from retrieval_core.evaluate.run_outputs import CatalogFacts, RunOutputs
+from retrieval_core.evaluate.variant_choice import read_choice
 from retrieval_core.store.base import Store
 
 View = TypeVar("View", bound=GrowingSet)
@@ -81,6 +82,7 @@ def reconstruct_outputs(store: Store, release: Release) -> RunOutputs:
         n_shards_built=0,
         rejects=reported.late,
         seconds={},
+        choice=read_choice(store, release),
         sealed=release.created,
     )
 

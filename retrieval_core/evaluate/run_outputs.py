@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from retrieval_core.artifacts.manifests import Fitted, Ref, Reject, Value, VectorSet
+from retrieval_core.evaluate.variant_choice import VariantChoice
 from retrieval_core.store.base import Store
 
 
@@ -37,10 +38,10 @@ class CatalogFacts(Value):
 class RunOutputs(Value):
     """The artifacts of a run, complete but for its report and its release.
 
-    `vectors` are to be published; `candidates` are the vectors, full or reduced, that find them in the index. `masks`
-    are the masks, or the boxes of `detector`, that the published variant was shown by. `n_pictures` counts by stage the
-    pictures that this run processed, `n_masked` those that it masked. `sealed` is the time of the release (ISO 8601)
-    where a sealed release is evaluated again, else "".
+    `vectors` are to be published, for the reason that `choice` gives; `candidates` are the vectors, full or reduced,
+    that find them in the index. `masks` are the masks, or the boxes of `detector`, that the published variant was shown
+    by. `n_pictures` counts by stage the pictures that this run processed, `n_masked` those that it masked. `sealed` is
+    the time of the release (ISO 8601) where a sealed release is evaluated again, else "".
     """
 
     source: str
@@ -62,6 +63,7 @@ class RunOutputs(Value):
     n_shards_built: int
     rejects: tuple[Reject, ...]
     seconds: dict[str, float]
+    choice: VariantChoice | None = None
     n_masked: int = 0
     n_pictures: dict[str, int] = {}
     sealed: str = ""

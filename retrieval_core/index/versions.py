@@ -21,9 +21,8 @@ from retrieval_core.artifacts.fingerprints import STAGE_VERSIONS, reduced_family
 from retrieval_core.artifacts.growing_sets import indexable_items, sample_vectors
 from retrieval_core.artifacts.manifests import IndexSet, Part, Ref, Release, Value, VectorSet, fingerprint
 from retrieval_core.artifacts.parts import load_vectors, put_parts, stored_parts
-from retrieval_core.artifacts.variants import Variant, parse_variant
 from retrieval_core.config import IndexConfig
-from retrieval_core.errors import BadConfig, NotFound, ShardCorrupt
+from retrieval_core.errors import NotFound, ShardCorrupt
 from retrieval_core.index.build import build_shard, train_template
 from retrieval_core.index.lookup import open_index, shard_folders
 from retrieval_core.index.plan import (
@@ -179,22 +178,6 @@ def _shard_parts(store: Store, folder: str) -> tuple[Part, ...]:
     if parts is None:
         raise NotFound(f"{store.url}/{folder} holds no intact shard, which this run has planned or made; run again")
     return parts
-
-
-def choose_variant(config: IndexConfig, available: Sequence[Variant], reads_text: bool) -> Variant:
-    """Return the variant to publish; `auto` takes boosted vectors, unless the backbone also reads text.
-
-    A head is trained on pictures only, so boosted vectors of texts would not be near those of the pictures they
-    describe. Raises `BadConfig` when the run has not made the variant that the config names.
-    """
-    if config.variant != "auto":
-        variant = parse_variant(config.variant)
-        if variant not in available:
-            names = ", ".join(str(variant) for variant in available)
-            raise BadConfig(f"index.variant {config.variant} was not made; this run made {names}")
-        return variant
-    boosted = [variant for variant in available if variant.boosted]
-    return available[0] if reads_text or not boosted else boosted[0]
 
 
 def quantizer_serves(current: IndexSet, config: IndexConfig) -> bool:

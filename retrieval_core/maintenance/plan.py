@@ -8,7 +8,7 @@ import polars as pl
 from retrieval_core.artifacts import backbone_names, fingerprints, releases
 from retrieval_core.artifacts.catalog_rows import SEEN_ITEMS, load_items, read_last_seen, with_fields
 from retrieval_core.artifacts.manifests import IndexSet, Value
-from retrieval_core.config import ClassifyConfig, EmbedConfig, NightlyConfig
+from retrieval_core.config import ClassifyConfig, EmbedConfig, IndexConfig, NightlyConfig
 from retrieval_core.embed.backbones import CARD_FILE, backbone_preprocess, describe
 from retrieval_core.embed.cards import Card
 from retrieval_core.embed.registry import get_card
@@ -33,8 +33,8 @@ class Forecast(Value):
     picture of that size in bytes. `gone` counts items that have left the source. `refit` says whether models would be
     fitted again. `keep_bytes` are those of the files to read that the store would keep, at most, None where no size is
     known; `embed_seconds` is None if no earlier run embedded anything; `detector` and `classifier` are empty if the
-    config uses none. `stage_bytes` are the most bytes of memory that each stage takes, without the pages of mapped
-    files.
+    config uses none. `variant` says which representation would be searched. `stage_bytes` are the most bytes of memory
+    that each stage takes, without the pages of mapped files.
     """
 
     rows: int
@@ -48,6 +48,7 @@ class Forecast(Value):
     licence: str
     detector: str
     classifier: str
+    variant: str
     recipe: str
     recipe_why: str
     shards: int
@@ -77,6 +78,7 @@ class Forecast(Value):
                 *crop,
                 *classify,
                 f"fit        {'models are fitted' if self.refit else 'models of the last release still serve'}",
+                f"variant    {self.variant}",
                 f"index      {self.recipe} in {counted(self.shards, 'shard')}: {self.recipe_why}",
                 f"bytes      {self.index_bytes:,} to find candidates, {self.vector_bytes:,} of vectors to rerank them",
                 f"memory     {self.memory_bytes:,} bytes while searching; the full vectors stay on disk, mapped",
@@ -113,6 +115,7 @@ def forecast(source: str, store: Store, config: NightlyConfig) -> Forecast:
         licence=_licence(card),
         detector=config.crop.detector if config.detects else "",
         classifier=_classifier(config.classify),
+        variant=_variant(store, config.index),
         recipe=recipe.key,
         recipe_why=recipe.why,
         shards=n_shards,
@@ -165,6 +168,14 @@ def _classifier(config: ClassifyConfig) -> str:
         return ""
     card = get_card(config.backbone)
     return f"{card.name} (licence {_licence(card)})"
+
+
+def _variant(store: Store, config: IndexConfig) -> str:
+    """Return the configured variant, or how a run would choose one and what the last run chose."""
+    if config.variant != "auto":
+        return f"{config.variant}, as index.variant says"
+    chosen = (last_run(store) or {}).get("variant")
+    return f"chosen on validation rows; in the last run {chosen}" if chosen else "chosen on validation rows"
 
 
 def _last_seen(store: Store) -> pl.DataFrame | None:

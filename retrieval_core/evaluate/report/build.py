@@ -63,6 +63,7 @@ def gather_facts(
         n_queries=len(measured.protocol.queries),
         n_gallery=len(measured.protocol.gallery),
         variants=measured.variants,
+        choice=outputs.choice,
         training=_training_facts(store, outputs),
         masks=measured.masks,
         index=_index_facts(store, outputs, measured, config.index.recall_target),

@@ -23,6 +23,7 @@ from retrieval_core.evaluate.measure.measure import VariantFacts
 from retrieval_core.evaluate.measure.synthetic_queries import SyntheticFacts
 from retrieval_core.evaluate.run_outputs import CatalogFacts
 from retrieval_core.evaluate.thumbnails import Thumbnail
+from retrieval_core.evaluate.variant_choice import VariantChoice
 
 
 class TrainingFacts(Value):
@@ -105,6 +106,7 @@ class ReportFacts(Value):
     n_queries: int
     n_gallery: int
     variants: tuple[VariantFacts, ...]
+    choice: VariantChoice | None = None
     training: tuple[TrainingFacts, ...]
     masks: MaskFacts
     index: IndexFacts

@@ -8,14 +8,11 @@ from retrieval_core.artifacts import releases
 from retrieval_core.artifacts.fingerprints import reduced_family
 from retrieval_core.artifacts.manifests import IndexSet, Ref, Release, VectorSet
 from retrieval_core.artifacts.parts import load_vectors
-from retrieval_core.artifacts.variants import Variant
 from retrieval_core.config import IndexConfig
-from retrieval_core.errors import BadConfig
 from retrieval_core.index import versions
 from retrieval_core.index.lookup import open_index
 from retrieval_core.index.versions import (
     IndexPlan,
-    choose_variant,
     make_shard,
     plan_index,
     previous_candidates,
@@ -77,26 +74,6 @@ def test_an_updated_shard_holds_the_bytes_of_a_built_one(local_store: Store, mon
     first, second = built.values()
     assert first == second
     assert len(first) == 6
-
-
-@pytest.mark.parametrize(
-    ("variant", "reads_text", "expected"),
-    [
-        ("auto", False, Variant(boosted=True)),
-        ("auto", True, Variant()),
-        ("masked", False, Variant("masked")),
-    ],
-)
-def test_boosted_vectors_are_published_unless_texts_are_to_find_pictures(
-    variant: str, reads_text: bool, expected: Variant
-) -> None:
-    available = [Variant(), Variant("masked"), Variant(boosted=True)]
-    assert choose_variant(IndexConfig(variant=variant), available, reads_text) == expected
-
-
-def test_a_variant_that_was_not_made_is_refused_with_those_that_were() -> None:
-    with pytest.raises(BadConfig, match="crop was not made; this run made raw, masked"):
-        choose_variant(IndexConfig(variant="crop"), [Variant(), Variant("masked")], reads_text=False)
 
 
 @pytest.mark.parametrize(

@@ -43,6 +43,14 @@ def test_a_plan_says_the_licence(backbone: str, line: str, source: str, local_st
     assert line in plan(source, local_store, backbone=backbone).as_text()
 
 
+def test_a_plan_says_what_the_last_run_chose_to_publish(source: str, local_store: Store) -> None:
+    assert "variant    chosen on validation rows\n" in plan(source, local_store).as_text()
+    local_store.put("runs/2026-03-01T020000.000+0000.json", b'{"variant": "masked stays"}')
+    assert "variant    chosen on validation rows; in the last run masked stays\n" in plan(source, local_store).as_text()
+    config = NightlyConfig.model_validate({"index": {"variant": "raw"}})
+    assert forecast(source, local_store, config).variant == "raw, as index.variant says"
+
+
 def test_a_plan_says_the_memory_of_each_stage(source: str, local_store: Store) -> None:
     seen = plan(source, local_store)
     assert seen.stage_bytes.keys() == {"mask", "head", "reduce", "index", "evaluate"}

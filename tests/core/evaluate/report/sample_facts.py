@@ -28,6 +28,7 @@ from retrieval_core.evaluate.measure.synthetic_queries import DistortionFacts, S
 from retrieval_core.evaluate.report.schema import IndexFacts, QueryGrid, ReportFacts, TrainingFacts
 from retrieval_core.evaluate.run_outputs import CatalogFacts
 from retrieval_core.evaluate.thumbnails import Thumbnail
+from retrieval_core.evaluate.variant_choice import VariantChoice, VariantScore
 from retrieval_core.images import thumbnail
 from retrieval_core.metrics.registry import definitions
 
@@ -176,6 +177,16 @@ def full(**changes) -> ReportFacts:
         "definitions": definitions(),
         "n_queries": 500,
         "variants": tuple(VariantFacts(name=name, dim=64, metrics=metrics) for name, metrics in VARIANTS.items()),
+        "choice": VariantChoice(
+            variant="masked",
+            why="masked stays",
+            question="asked",
+            n_queries=90,
+            scores=(
+                VariantScore(name="raw", score=0.5, metrics={"map@5": 0.5}, difference=-0.1, low=-0.15, high=-0.05),
+                VariantScore(name="masked", score=0.6, metrics={"map@5": 0.6}, difference=0, low=0, high=0),
+            ),
+        ),
         "training": (
             TrainingFacts(
                 name="U-Net segmenter",

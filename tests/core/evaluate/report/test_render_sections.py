@@ -36,6 +36,12 @@ def test_the_page_says_why_and_since_when_a_release_is_held(read_page):
     ]
 
 
+def test_the_choice_of_the_published_representation_is_shown_with_its_figures(read_page):
+    text = read_page(render(full())).text
+    assert "masked stays . None of these queries is among those above." in text
+    assert "raw 0.500 0.500 -0.100 -0.150 to -0.050 masked 0.600 0.600 published" in text
+
+
 def test_a_headline_figure_has_its_interval(read_page):
     assert "0.694 95% interval 0.652 to 0.733" in text_of(read_page, analysed())
 
