@@ -9,7 +9,7 @@ from prefect import Task, flow
 
 from flows.pictures import RunShards, choose_masking, mask_and_embed, snapshot_catalog
 from flows.pipeline import publish_catalog
-from flows.preflight import preflight
+from flows.preflight import preflight, with_backbone
 from flows.run import DEFAULTS, RUNNER, Clock, holds_lease
 from flows.shards import each_shard, in_shards
 from flows.summary import RunSummary, as_table
@@ -89,6 +89,7 @@ def backfill(
     selection = ItemSelection(where=where, item_ids=item_ids, since=since, until=until)
     _check(selection, config, through, pictures_per_second)
     preflight(check_before_run, settings, source, config, is_evaluated=through == "release")
+    config = with_backbone(settings, config)
     store, clock = settings.open_store(), Clock()
     run_shards = paced(pictures_per_second) if pictures_per_second else each_shard
     with clock.stage("ingest"):

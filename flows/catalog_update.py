@@ -25,7 +25,7 @@ from pydantic import ValidationError
 
 from flows.pictures import update_catalog
 from flows.pipeline import publish_catalog
-from flows.preflight import preflight
+from flows.preflight import preflight, with_backbone
 from flows.run import DEFAULTS, RUNNER, holds_lease
 from flows.summary import RunSummary
 from flows.ui_artifacts import show_run
@@ -69,6 +69,7 @@ def catalog_update(
         manifest_uri: a .csv, .tsv or .parquet file with a column item_id that names more items.
     """
     preflight(check_before_run, settings, source, config)
+    config = with_backbone(settings, config)
     change = Change(added=added, changed=changed, removed=removed, manifest_uri=manifest_uri)
     with _merging_queued_updates(change) as merged:
         summary = _publish_change(source, settings, config, merged)

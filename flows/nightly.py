@@ -6,7 +6,7 @@ from prefect import flow
 
 from flows.pictures import snapshot_catalog
 from flows.pipeline import publish_catalog
-from flows.preflight import preflight
+from flows.preflight import preflight, with_backbone
 from flows.run import DEFAULTS, RUNNER, holds_lease
 from flows.summary import RunSummary
 from flows.ui_artifacts import show_run
@@ -26,6 +26,7 @@ def nightly(source: str, settings: Settings, config: NightlyConfig = DEFAULTS) -
         config: what to make, stage by stage.
     """
     preflight(check_before_run, settings, source, config)
+    config = with_backbone(settings, config)
     summary = publish_catalog(source, settings, config, lambda _: snapshot_catalog(settings, source, config.ingest))
     show_run("nightly", summary, "What the run did")
     return summary

@@ -13,6 +13,8 @@ from typing import Concatenate, ParamSpec
 from prefect import Task
 
 from flows.shards import check_runner
+from retrieval_core.config import NightlyConfig
+from retrieval_core.embed.auto import decide_backbone
 from retrieval_core.settings import Settings
 
 P = ParamSpec("P")
@@ -26,6 +28,11 @@ def preflight(check: Check[P], settings: Settings, *args: P.args, **kwargs: P.kw
     if not _IS_CHECKED.get():
         check_runner(settings)
         check(settings, *args, **kwargs)
+
+
+def with_backbone(settings: Settings, config: NightlyConfig) -> NightlyConfig:
+    """Return the config with the backbone that `embed.backbone = auto` means in the store of `settings`."""
+    return config.model_copy(update={"embed": decide_backbone(settings.open_store(), config.embed)})
 
 
 @contextmanager

@@ -7,7 +7,7 @@ import re
 from prefect import Flow, flow
 
 from flows.pictures import choose_masking, mask_and_embed, snapshot_catalog
-from flows.preflight import preflight
+from flows.preflight import preflight, with_backbone
 from flows.run import DEFAULTS, RUNNER, Clock, holds_lease
 from retrieval_core.artifacts.manifests import Backbone, Fitted, Head, Ref, Segmenter, Value
 from retrieval_core.config import EmbedConfig, NightlyConfig
@@ -211,6 +211,7 @@ def train_head(source: str, settings: Settings, stages: NightlyConfig = DEFAULTS
         stages: the config of the nightly's stages ingest, mask, crop, embed and head.
     """
     preflight(check_before_run, settings, source, stages, is_evaluated=False)
+    stages = with_backbone(settings, stages)
     store, clock = settings.open_store(), Clock()
     with clock.stage("ingest"):
         catalog = snapshot_catalog(settings, source, stages.ingest).catalog

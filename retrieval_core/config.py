@@ -85,7 +85,12 @@ class CropConfig(StageConfig):
 
 class EmbedConfig(StageConfig):
     backbone: str = Field(
-        "resnet18", description="A backbone card (an unknown name lists them), hf-hub:OWNER/NAME or local-dir:PATH."
+        "resnet18",
+        description="A backbone card (an unknown name lists them), hf-hub:OWNER/NAME, local-dir:PATH, or auto: that of "
+        "the last release, else the first of preferred, else efficientnet_lite0.",
+    )
+    preferred: tuple[str, ...] = Field(
+        (), description="Backbones for auto to start a store with: the first whose pretrained weights can be had."
     )
     weights: str = Field("pretrained", description="pretrained, random:SEED, file:PATH or artifact:NAME[@ALIAS].")
     sha256: str = Field("", description="Expected sha256 of a file: given as weights; empty accepts any.")

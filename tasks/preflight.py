@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from retrieval_core.config import NightlyConfig
+from retrieval_core.embed.auto import decide_backbone
 from retrieval_core.evaluate.compare.config import ComparisonConfig
 from retrieval_core.evaluate.measure.golden_queries import check_golden
 from retrieval_core.ingest.sources.registry import open_source
@@ -17,7 +18,8 @@ from tasks.stage import stage
 @stage("check before run")
 def check_before_run(settings: Settings, source: str, config: NightlyConfig, is_evaluated: bool = True) -> None:
     """Check the source, the store, the weights and, if the run is evaluated, the file of golden queries."""
-    check_run(source, settings.open_store(), config)
+    store = settings.open_store()
+    check_run(source, store, config.model_copy(update={"embed": decide_backbone(store, config.embed)}))
     if is_evaluated:
         check_golden(config.evaluate.golden)
 

@@ -9,6 +9,7 @@ from retrieval_core.artifacts import backbone_names, fingerprints, releases
 from retrieval_core.artifacts.catalog_rows import SEEN_ITEMS, load_items, read_last_seen, with_fields
 from retrieval_core.artifacts.manifests import IndexSet, Value
 from retrieval_core.config import ClassifyConfig, EmbedConfig, IndexConfig, NightlyConfig
+from retrieval_core.embed.auto import decide_backbone
 from retrieval_core.embed.backbones import CARD_FILE, backbone_preprocess, describe
 from retrieval_core.embed.cards import Card
 from retrieval_core.embed.registry import get_card
@@ -90,6 +91,7 @@ class Forecast(Value):
 def forecast(source: str, store: Store, config: NightlyConfig) -> Forecast:
     """Compare the source with what was last seen of it. Raises as `open_source` does, and `BadConfig`."""
     opened = open_source(source)
+    config = config.model_copy(update={"embed": decide_backbone(store, config.embed)})
     rows = opened.rows()
     seen = _last_seen(store)
     to_be_read = unread(plan_snapshot(rows, seen, is_kept(store, config.ingest)))
