@@ -38,7 +38,7 @@ from benchmarks.synthetic_vectors import draw
 
 N_UPDATED = 100
 CHANGED = 0.01  # share of the diffed rows that are added, and as many changed and removed
-QUICK = ("embed.weights=random:0", "head.max_epochs=2", "gate.mode=warn")
+QUICK = ("embed.backbone=resnet18", "embed.weights=random:0", "head.max_epochs=2", "gate.mode=warn")
 TINY = (*QUICK, "embed.size_px=32")
 ENVIRONMENT = {
     "PREFECT_API_URL": "",  # so that the server is embedded

@@ -120,6 +120,7 @@ def main() -> None:
 def _measure(arguments: argparse.Namespace, folder: Path) -> dict[str, Any]:
     n_pictures = arguments.products * VIEWS
     sets = [
+        "embed.backbone=resnet18",
         "embed.weights=random:0",
         f"embed.shard_rows={arguments.shard_rows}",
         "mask.max_epochs=1",

@@ -85,7 +85,7 @@ class CropConfig(StageConfig):
 
 class EmbedConfig(StageConfig):
     backbone: str = Field(
-        "resnet18",
+        "auto",
         description="A backbone card (an unknown name lists them), hf-hub:OWNER/NAME, local-dir:PATH, or auto: that of "
         "the last release, else the first of preferred, else efficientnet_lite0.",
     )

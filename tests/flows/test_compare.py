@@ -188,7 +188,13 @@ def test_another_dimension_embeds_nothing(first: tuple[Shop, ComparisonSummary])
 
 def test_a_run_and_a_comparison_share_their_vectors(first: tuple[Shop, ComparisonSummary]) -> None:
     shop, _ = first
-    settings = ["embed.weights=random:0", "embed.size_px=64", "embed.background=both", "mask.size_px=64"]
+    settings = [
+        "embed.backbone=resnet18",
+        "embed.weights=random:0",
+        "embed.size_px=64",
+        "embed.background=both",
+        "mask.size_px=64",
+    ]
     config = NightlyConfig.load(None, [*settings, "mask.max_epochs=1", "head.max_epochs=1", "gate.mode=off"])
     night = nightly(shop.source, shop.settings, config)
     assert (night.embedded, night.masked) == (0, 0)

@@ -25,6 +25,7 @@ from retrieval_core.store.base import Store
 CONFIG = NightlyConfig.load(
     None,
     [
+        "embed.backbone=resnet18",
         "embed.weights=random:0",
         "embed.size_px=64",
         "mask.size_px=64",

@@ -25,6 +25,7 @@ ROWS = PRODUCTS * VIEWS
 CONFIG = NightlyConfig.load(
     None,
     [
+        "embed.backbone=resnet18",
         "embed.weights=random:0",
         "embed.size_px=64",
         "embed.shard_rows=40",
@@ -276,7 +277,13 @@ def test_what_is_new_on_sale_does_not_make_the_search_worse(tmp_path: Path) -> N
         *(pl.format("twin-{}", name).alias(name) for name in ("item_id", "product_id")),
     )
     table, settings = tmp_path / "items.csv", Settings.load(store=str(tmp_path / "store"), threads=2)
-    small = ["embed.weights=random:0", "embed.size_px=64", "reduce.dims=[8]", "evaluate.synthetic_queries=4"]
+    small = [
+        "embed.backbone=resnet18",
+        "embed.weights=random:0",
+        "embed.size_px=64",
+        "reduce.dims=[8]",
+        "evaluate.synthetic_queries=4",
+    ]
     config = NightlyConfig.load(None, small)
 
     items.write_csv(table)

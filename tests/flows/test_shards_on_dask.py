@@ -37,6 +37,7 @@ MAX_SENT_BYTES = 50_000  # with what Prefect adds: the task, and what it knows o
 CONFIG = NightlyConfig.load(
     None,
     [
+        "embed.backbone=resnet18",
         "embed.weights=random:0",
         "embed.size_px=64",
         "embed.shard_rows=8",

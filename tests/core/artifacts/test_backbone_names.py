@@ -76,7 +76,7 @@ def test_a_name_cannot_mean_what_is_not_there(store: Store) -> None:
 
 
 def config_of(**values: object) -> EmbedConfig:
-    return EmbedConfig.model_validate({"weights": "artifact:resnet18-triplet", **values})
+    return EmbedConfig.model_validate({"backbone": "resnet18", "weights": "artifact:resnet18-triplet", **values})
 
 
 def test_a_config_names_a_backbone_or_none(store: Store) -> None:
