@@ -88,7 +88,7 @@ def _evaluate(kind: str, n_queries: int, n_gallery: int, dim: int, n_labels: int
     truth = clock.time("truth", lambda: find_truth(relevance.take(query_rows), relevance.take(gallery_rows)))
     _, positions = clock.time("search", lambda: exact_topk(queries, gallery, K))
     scores = clock.time("score", lambda: score(positions, truth))
-    clock.time("random", lambda: random_baseline(truth, 0))
+    clock.time("random", lambda: random_baseline(truth))
     values = scores.per_query.fill_null(0.0).to_numpy()
     clusters = np.arange(n_queries) // PICTURES_A_PRODUCT
     clock.time("intervals", lambda: difference_intervals(sum_clusters(values, clusters)))

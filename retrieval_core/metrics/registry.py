@@ -1,7 +1,8 @@
 """Every metric of Vitrine: its name, its definition, how it is computed, and what the gate and the report do with it.
 
-A new metric of the search is one function of a `Retrieval` and one entry in `METRICS`, both in this file; gate, report,
-comparison and metrics.json follow from the entry. A metric that is measured elsewhere has an entry without a function.
+A new metric of the search is a function of a `Retrieval` and one of a `Truth`, its expectation at random, in
+`per_query.py`, and one entry in `METRICS`; gate, report, comparison and metrics.json follow from the entry. A metric
+that is measured elsewhere has an entry without a function.
 
 A measured value has a full name: `map@5` of the published search, `masked/map@5` of a variant or a filter, and beside
 it `map@5_random` (retrieval at random) and `map@5_std` (standard deviation over queries). `parse_metric` takes such a
@@ -12,51 +13,20 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from functools import cached_property
 from typing import Literal, NamedTuple
 
 import numpy as np
-import numpy.typing as npt
 
-from retrieval_core.arrays import Bool, Float32, Float64, Int64
+from retrieval_core.arrays import Float64
+from retrieval_core.metrics import chance, per_query
 from retrieval_core.metrics.distortions import DISTORTIONS
-from retrieval_core.metrics.ranking import average_precision, graded_average_precision
-from retrieval_core.metrics.relevance import Truth, neighbour_gain, neighbour_iou, same_code
+from retrieval_core.metrics.per_query import N_NEIGHBOURS, Retrieval
+from retrieval_core.metrics.relevance import MAX_CUTOFF, Truth
 
-N_NEIGHBOURS = 5
-
-Source = Literal["search", "index", "golden", "synthetic", "mask", "head"]
+Source = Literal["search", "ranking", "index", "golden", "synthetic", "mask", "head"]
 UNLABELLED: tuple[Source, ...] = ("golden", "synthetic")  # their queries need no labels of the catalogue
 Statistic = Literal["value", "std", "random", "random_std"]
 TruthKind = Literal["products", "categories", "labels", "attributes"]
-
-
-class Retrieval:
-    """What a search found for q queries, and what is right; each judgement of the hits is computed once.
-
-    `positions` (q, 10) are positions in the gallery, nearest first, -1 where fewer were found. Judgements are None
-    where the catalogue does not say what they need.
-    """
-
-    def __init__(self, positions: Int64, truth: Truth) -> None:
-        self.positions, self.truth = positions, truth
-
-    @cached_property
-    def product_hits(self) -> Bool | None:
-        """(q, 10): whether the hit is of the query's product."""
-        queries, gallery = self.truth.queries.product, self.truth.gallery.product
-        return None if queries is None or gallery is None else same_code(queries, gallery, self.positions)
-
-    @cached_property
-    def category_hits(self) -> Bool | None:
-        """(q, 10): whether the hit is of the query's category."""
-        queries, gallery = self.truth.queries.category, self.truth.gallery.category
-        return None if queries is None or gallery is None else same_code(queries, gallery, self.positions)
-
-    @cached_property
-    def gains(self) -> Float32 | None:
-        """(q, 10): the graded relevance of the hits, 0 to 1."""
-        return None if self.truth.best_gains is None else neighbour_gain(self.truth, self.positions)
 
 
 @dataclass(frozen=True)
@@ -64,27 +34,34 @@ class Metric:
     """One metric.
 
     `source` is what measures it. `compute` gives one value a query, (q,) with NaN where the query leaves it undefined,
-    or None where the catalogue does. `headline`: the gate tests it and the report shows it first; one for each kind of
-    truth, because Holm's correction pays for every metric tested. `by_category`: reported within categories too, as
-    headlines are. `judged_by`: what a catalogue needs of its items to define the metric; any one of these is enough.
-    `baseline`: retrieval at random is measured beside it. `deviation`: so is its spread over queries. `words` explain
-    it on the report's first page, "" where it is not shown there.
+    or None where the catalogue does; `chance` its expectation where the gallery is in random order. `headline`: the
+    gate tests it and the report shows it first; one for each kind of truth, because Holm's correction pays for every
+    metric tested. `by_category`: reported within categories too, as headlines are. `judged_by`: what a catalogue needs
+    of its items to define the metric; any one of these is enough. `baseline`: the value of retrieval at random stands
+    beside it. `chance_variance` gives the variance of a query's value over random orders; with it, the metric is
+    reported with its standard deviation over queries (`deviation`). `words` explain it on the report's first page, ""
+    where it is not shown there.
     """
 
     name: str
     definition: str
     source: Source = "search"
     compute: Callable[[Retrieval], Float64 | None] | None = None
+    chance: Callable[[Truth], Float64 | None] | None = None
     headline: bool = False
     by_category: bool = False
     judged_by: tuple[TruthKind, ...] = ()
     higher_is_better: bool = True
-    deviation: bool = False
+    chance_variance: Callable[[Truth], Float64 | None] | None = None
     words: str = ""
 
     @property
+    def deviation(self) -> bool:
+        return self.chance_variance is not None
+
+    @property
     def baseline(self) -> bool:
-        return self.source == "search"
+        return self.chance is not None
 
     @property
     def needs_labels(self) -> bool:
@@ -103,58 +80,6 @@ class MeasuredName(NamedTuple):
     metric: Metric
     statistic: Statistic
     scope: str
-
-
-def _recall(k: int) -> Callable[[Retrieval], Float64 | None]:
-    def compute(retrieval: Retrieval) -> Float64 | None:
-        hits, n_relevant = retrieval.product_hits, retrieval.truth.n_same_product
-        if hits is None or n_relevant is None:
-            return None
-        return _where(n_relevant > 0, hits[:, :k].any(axis=1))
-
-    return compute
-
-
-def _category_share(share: Callable[[Int64, Int64], npt.ArrayLike]) -> Callable[[Retrieval], Float64 | None]:
-    """A metric of the number of hits of the query's category among the first 5, and of their number in the gallery."""
-
-    def compute(retrieval: Retrieval) -> Float64 | None:
-        hits, n_relevant = retrieval.category_hits, retrieval.truth.n_same_category
-        if hits is None or n_relevant is None:
-            return None
-        return _where(n_relevant > 0, share(hits[:, :N_NEIGHBOURS].sum(axis=1), np.maximum(n_relevant, 1)))
-
-    return compute
-
-
-def _map(k: int) -> Callable[[Retrieval], Float64 | None]:
-    def compute(retrieval: Retrieval) -> Float64 | None:
-        hits, n_relevant = retrieval.category_hits, retrieval.truth.n_same_category
-        if hits is not None and n_relevant is not None:
-            return average_precision(hits[:, :k], n_relevant)
-        return _attribute_map(k)(retrieval) if retrieval.truth.queries.category is None else None
-
-    return compute
-
-
-def _attribute_map(k: int) -> Callable[[Retrieval], Float64 | None]:
-    def compute(retrieval: Retrieval) -> Float64 | None:
-        gains, best_gains = retrieval.gains, retrieval.truth.best_gains
-        return None if gains is None or best_gains is None else graded_average_precision(gains[:, :k], best_gains)
-
-    return compute
-
-
-def _label_iou(retrieval: Retrieval) -> Float64 | None:
-    queries, gallery = retrieval.truth.queries, retrieval.truth.gallery
-    if queries.labels is None or gallery.labels is None or not gallery.n_items:
-        return None
-    iou = neighbour_iou(queries, gallery, retrieval.positions[:, :N_NEIGHBOURS])
-    return _where(queries.labels.any(axis=1), iou.sum(axis=1) / min(N_NEIGHBOURS, gallery.n_items))
-
-
-def _where(defined: npt.ArrayLike, values: npt.ArrayLike) -> Float64:
-    return np.where(defined, np.asarray(values, np.float64), np.nan)
 
 
 _SAME_PRODUCT = "queries whose product has no gallery item are left out"
@@ -214,7 +139,8 @@ METRICS: tuple[Metric, ...] = (
         Metric(
             f"recall@{k}",
             f"Share of queries with an item of the same product among the first {k}; {_SAME_PRODUCT}.",
-            compute=_recall(k),
+            compute=per_query.recall(k),
+            chance=per_query.recall_chance(k),
             headline=k == 1,
             judged_by=("products",),
             words="the first hit is the same product" if k == 1 else "",
@@ -224,20 +150,23 @@ METRICS: tuple[Metric, ...] = (
     Metric(
         "precision@5",
         f"Items of the query's category among the first 5, over 5; {_SAME_CATEGORY}.",
-        compute=_category_share(lambda n_hits, _: n_hits / N_NEIGHBOURS),
+        compute=per_query.category_share(lambda n_hits, _: n_hits / N_NEIGHBOURS),
+        chance=per_query.category_chance(lambda n, r: np.minimum(n, N_NEIGHBOURS) * r / n / N_NEIGHBOURS),
         by_category=True,
         judged_by=("categories",),
     ),
     Metric(
         "recall_of_category@5",
         f"Items of the query's category among the first 5, over all of that category in the gallery; {_SAME_CATEGORY}.",
-        compute=_category_share(lambda n_hits, n_relevant: n_hits / n_relevant),
+        compute=per_query.category_share(lambda n_hits, n_relevant: n_hits / n_relevant),
+        chance=per_query.category_chance(lambda n, _: np.minimum(n, N_NEIGHBOURS) / n),
         judged_by=("categories",),
     ),
     Metric(
         "accuracy@5",
         f"Share of queries with at least one item of their category among the first 5; {_SAME_CATEGORY}.",
-        compute=_category_share(lambda n_hits, _: n_hits > 0),
+        compute=per_query.category_share(lambda n_hits, _: n_hits > 0),
+        chance=per_query.category_chance(lambda n, r: chance.hit_probability(n, r, N_NEIGHBOURS)),
         judged_by=("categories",),
     ),
     *(
@@ -245,7 +174,8 @@ METRICS: tuple[Metric, ...] = (
             f"map@{k}",
             f"Mean average precision of the first {k}, over min(relevant, {k}). Relevant: the same category; in a "
             f"catalogue without categories, the {k} gallery items of largest gain, as in attribute_map@10.",
-            compute=_map(k),
+            compute=per_query.mean_average_precision(k),
+            chance=per_query.mean_average_precision_chance(k),
             headline=k == 5,
             judged_by=("categories", "labels", "attributes"),
             words="how early relevant hits come, first 5" if k == 5 else "",
@@ -257,18 +187,45 @@ METRICS: tuple[Metric, ...] = (
         "Mean average precision of the first 10 against the 10 gallery items of largest gain, over min(10, items with "
         "a gain). Gain: 1 if category and all attributes are equal, times the label IoU. Of items tied for the last "
         "places those found first count; queries that no item has a gain for are left out.",
-        compute=_attribute_map(10),
+        compute=per_query.attribute_map(MAX_CUTOFF),
+        chance=per_query.attribute_map_chance(MAX_CUTOFF),
         headline=True,
         judged_by=("labels", "attributes"),
         words="the same by all attributes, first 10",
     ),
     Metric(
+        "share_map@10",
+        "Mean average precision of the first 10 against the 10 gallery items of largest gain, always over 10; a query "
+        "that no item has a gain for counts 0. Gain: 1 if category and all attributes are equal, times the share of "
+        "the query's labels that the item has. Ties count as in attribute_map@10.",
+        compute=per_query.share_map,
+        chance=per_query.share_map_chance,
+        judged_by=("labels", "attributes"),
+    ),
+    Metric(
+        "r_precision",
+        "Share of the query's relevant items among as many first hits as there are; relevant: the same product, in a "
+        "catalogue without products the same category. Measured by vitrine compare.",
+        "ranking",
+        chance=per_query.r_chance(lambda n, r: r / n),
+        judged_by=("products", "categories"),
+    ),
+    Metric(
+        "map_at_r",
+        "MAP@R (Musgrave et al., ECCV 2020): the sum of precisions at the relevant items among the first R hits, over "
+        "R, the number of relevant items, which are those of r_precision. Measured by vitrine compare.",
+        "ranking",
+        chance=per_query.r_chance(chance.expected_map_at_r),
+        judged_by=("products", "categories"),
+    ),
+    Metric(
         "label_iou@5",
         "Shared labels over labels of either, averaged over the 5 nearest items; queries without labels are left out.",
-        compute=_label_iou,
+        compute=per_query.label_iou,
+        chance=per_query.label_iou_chance,
         headline=True,
         judged_by=("labels",),
-        deviation=True,
+        chance_variance=per_query.label_iou_chance_variance,
         words="labels shared with the first 5 hits",
     ),
     ANN_RECALL,
@@ -347,6 +304,6 @@ def definitions() -> dict[str, str]:
         if metric.deviation:
             random = metric.full_name("random")
             texts[metric.full_name("std")] = f"Standard deviation over queries of their {metric.name}."
-            texts[random] = f"{metric.name} of {N_NEIGHBOURS} gallery items drawn at random for each query."
+            texts[random] = f"Expected {metric.name} of {N_NEIGHBOURS} gallery items drawn at random for each query."
             texts[metric.full_name("random_std")] = f"Standard deviation over queries of their {random}."
     return texts

@@ -6,7 +6,7 @@ graded one by attributes and labels (the mAP@10 of boosted representations, and 
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import NamedTuple, Self
 
@@ -109,42 +109,72 @@ def label_iou(query_labels: Bool, neighbour_labels: Bool) -> Float64:
     return shared / np.maximum(either, 1)
 
 
+def label_share(query_labels: Bool, neighbour_labels: Bool) -> Float64:
+    """Return the share of the query's labels that each neighbour has; shapes as in `label_iou`."""
+    shared = (query_labels[:, None] & neighbour_labels).sum(axis=2)
+    return shared / np.maximum(query_labels.sum(axis=1), 1)[:, None]
+
+
+class BestGains(NamedTuple):
+    """The largest gains in the gallery, (q, 10), falling, padded with 0, and how many more equal the tenth, (q,)."""
+
+    best: Float32
+    n_more_tied: Int64
+
+
 class Truth(NamedTuple):
     """What is relevant to q queries in a gallery of n items; computed once for all vector sets that are measured.
 
+    own: (q,) the position of each query itself in the gallery, which it never finds, -1 where it is not there.
     n_same_product, n_same_category: (q,) relevant gallery items, 0 where the query's own code is unknown.
     query_profiles (q,), gallery_profiles (n,): codes of category and attributes together, -1 where none is known.
-    best_gains: (q, 10), the largest gains in the gallery, falling, padded with 0; None where the catalogue has neither
-    labels nor attributes.
+    best_gains, best_shares: the best items by either gain; None where the catalogue has neither labels nor attributes.
     """
 
     queries: Judgements
     gallery: Judgements
+    own: Int64
     n_same_product: Int64 | None
     n_same_category: Int64 | None
     query_profiles: Int64
     gallery_profiles: Int64
-    best_gains: Float32 | None
+    best_gains: BestGains | None = None
+    best_shares: BestGains | None = None
+
+    @property
+    def n_relevant(self) -> Int64 | None:
+        """(q,) gallery items of the query's product or, in a catalogue without products, of its category."""
+        return self.n_same_category if self.n_same_product is None else self.n_same_product
+
+    @property
+    def n_items(self) -> Int64:
+        """(q,) gallery items that a query can find."""
+        return self.gallery.n_items - (self.own >= 0).astype(np.int64)
 
 
-def find_truth(queries: Judgements, gallery: Judgements) -> Truth:
-    """Find what is relevant to queries in a gallery without them. Raises `DimensionMismatch` if encoded apart."""
+def find_truth(queries: Judgements, gallery: Judgements, own: Int64 | None = None) -> Truth:
+    """Find what is relevant to queries in a gallery, in which they are at the positions `own`, or not at all.
+
+    Raises `DimensionMismatch` if encoded apart.
+    """
     if (queries.label_names, queries.attribute_names) != (gallery.label_names, gallery.attribute_names):
         raise DimensionMismatch(
             "queries and gallery have different label vocabularies; encode them together, then take rows"
         )
     query_profiles, gallery_profiles = _profiles(queries, gallery)
+    own = np.full(queries.n_items, -1, np.int64) if own is None else own
     truth = Truth(
         queries,
         gallery,
-        n_same_product=_count_equal(queries.product, gallery.product),
-        n_same_category=_count_equal(queries.category, gallery.category),
+        own,
+        n_same_product=_count_equal(queries.product, gallery.product, own),
+        n_same_category=_count_equal(queries.category, gallery.category, own),
         query_profiles=query_profiles,
         gallery_profiles=gallery_profiles,
-        best_gains=None,
     )
-    graded = queries.labels is not None or queries.attributes is not None
-    return truth._replace(best_gains=_best_gains(truth)) if graded else truth
+    if queries.labels is None and queries.attributes is None:
+        return truth
+    return truth._replace(best_gains=_best_gains(truth, iou_matrix), best_shares=_best_gains(truth, share_matrix))
 
 
 def same_code(query_codes: Int64, gallery_codes: Int64, positions: Int64) -> Bool:
@@ -155,45 +185,56 @@ def same_code(query_codes: Int64, gallery_codes: Int64, positions: Int64) -> Boo
 
 def neighbour_iou(queries: Judgements, gallery: Judgements, positions: Int64) -> Float64:
     """Return the label IoU of each query with the gallery items at `positions`, (q, k); 0 at position -1."""
-    iou = np.zeros(positions.shape, np.float64)
+    return _neighbour_labels(queries, gallery, positions, label_iou)
+
+
+def _neighbour_labels(
+    queries: Judgements, gallery: Judgements, positions: Int64, compare: Callable[[Bool, Bool], Float64]
+) -> Float64:
+    values = np.zeros(positions.shape, np.float64)
     if queries.labels is None or gallery.labels is None or not gallery.n_items:
-        return iou
+        return values
     for rows in row_blocks(len(positions), positions.shape[1] * queries.labels.shape[1]):
-        iou[rows] = label_iou(queries.labels[rows], gallery.labels[positions[rows]])
-    return np.where(positions >= 0, iou, 0.0)
+        values[rows] = compare(queries.labels[rows], gallery.labels[positions[rows]])
+    return np.where(positions >= 0, values, 0.0)
 
 
-def neighbour_gain(truth: Truth, positions: Int64) -> Float32:
+def neighbour_gain(truth: Truth, positions: Int64, shares: bool = False) -> Float32:
     """Return the gain of the gallery items at `positions` for each query, (q, k) in 0 to 1; 0 at position -1.
 
-    The gain of a pair is its label IoU if category and all attributes are equal, else 0; what the catalogue lacks
-    altogether counts as equal. An attribute that both items lack is equal (shoes have no sleeves). A query without any
-    known category or attribute, in a catalogue that has them, gains nothing.
+    The gain of a pair is its label IoU, or with `shares` the share of the query's labels that the item has, if category
+    and all attributes are equal, else 0; what the catalogue lacks altogether counts as equal. An attribute that both
+    items lack is equal (shoes have no sleeves). A query without any known category or attribute, in a catalogue that
+    has them, gains nothing.
     """
     equal = same_code(truth.query_profiles, truth.gallery_profiles, positions)
     if truth.queries.labels is None:
         return equal.astype(np.float32)
+    compare = label_share if shares else label_iou
     # float64 quotients rounded to float32 are the float32 quotients of `_best_gains`, so ties stay exact.
-    return (equal * neighbour_iou(truth.queries, truth.gallery, positions)).astype(np.float32)
+    return (equal * _neighbour_labels(truth.queries, truth.gallery, positions, compare)).astype(np.float32)
 
 
-def _best_gains(truth: Truth) -> Float32:
+def _best_gains(truth: Truth, compare: Callable[[Float32, Float32], Float32]) -> BestGains:
     queries, gallery = truth.queries, truth.gallery
     best = np.zeros((queries.n_items, MAX_CUTOFF), np.float32)
+    n_more_tied = np.zeros(queries.n_items, np.int64)
     known = truth.gallery_profiles[truth.gallery_profiles >= 0]
     for profile in np.intersect1d(truth.query_profiles, known):
         members = np.flatnonzero(truth.gallery_profiles == profile)
         query_rows = np.flatnonzero(truth.query_profiles == profile)
-        width = min(MAX_CUTOFF, len(members))
-        if queries.labels is None or gallery.labels is None:
-            best[query_rows, :width] = 1.0
-            continue
-        labels = gallery.labels[members].astype(np.float32)
+        labels = None if gallery.labels is None else gallery.labels[members].astype(np.float32)
         for block in row_blocks(len(query_rows), len(members)):
             rows = query_rows[block]
-            iou = iou_matrix(queries.labels[rows].astype(np.float32), labels)
-            best[rows, :width] = _largest(iou, width)
-    return best
+            if queries.labels is None or labels is None:
+                gains = np.ones((len(rows), len(members)), np.float32)
+            else:
+                gains = compare(queries.labels[rows].astype(np.float32), labels)
+            gains[members == truth.own[rows, None]] = -1
+            width = min(MAX_CUTOFF, len(members))
+            best[rows, :width] = np.maximum(_largest(gains, width), 0)
+            n_more_tied[rows] = (gains == best[rows, -1:]).sum(axis=1)
+    return BestGains(best, n_more_tied)
 
 
 def _largest(values: Float32, k: int) -> Float32:
@@ -205,6 +246,12 @@ def _largest(values: Float32, k: int) -> Float32:
         largest[:, rank] = values[rows, columns]
         values[rows, columns] = -1
     return largest
+
+
+def share_matrix(query_labels: Float32, gallery_labels: Float32) -> Float32:
+    """Return the share of each query's labels that each item has, (q, n)."""
+    shared = query_labels @ gallery_labels.T
+    return np.divide(shared, np.maximum(query_labels.sum(axis=1), 1)[:, None], out=shared)
 
 
 def iou_matrix(query_labels: Float32, gallery_labels: Float32) -> Float32:
@@ -232,12 +279,13 @@ def _properties(judged: Judgements) -> Int64:
     return np.concatenate([np.empty((judged.n_items, 0), np.int64), *known], axis=1)
 
 
-def _count_equal(query_codes: Int64 | None, gallery_codes: Int64 | None) -> Int64 | None:
+def _count_equal(query_codes: Int64 | None, gallery_codes: Int64 | None, own: Int64) -> Int64 | None:
     if query_codes is None or gallery_codes is None:
         return None
     n_codes = int(max(query_codes.max(initial=-1), gallery_codes.max(initial=-1))) + 1
     counts = np.bincount(gallery_codes[gallery_codes >= 0], minlength=n_codes)
-    return np.append(counts, 0)[query_codes]
+    is_own = (own >= 0) & (query_codes >= 0)
+    return np.append(counts, 0)[query_codes] - is_own
 
 
 def row_blocks(n_rows: int, row_size: int) -> Iterator[slice]:

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import NamedTuple
 
 import numpy as np
 import polars as pl
 
-from retrieval_core.arrays import Int64
+from retrieval_core.arrays import Float64, Int64
 from retrieval_core.errors import DimensionMismatch
-from retrieval_core.metrics.registry import METRICS, Retrieval, parse_metric
+from retrieval_core.metrics.per_query import Retrieval
+from retrieval_core.metrics.registry import METRICS, parse_metric
 from retrieval_core.metrics.relevance import MAX_CUTOFF, Truth
 
 
@@ -32,31 +34,42 @@ def score(positions: Int64, truth: Truth) -> Scores:
     """
     _check(positions, truth)
     retrieval = Retrieval(positions[:, :MAX_CUTOFF], truth)
-    columns, summary = {}, {}
-    for metric in METRICS:
-        values = metric.compute(retrieval) if metric.compute else None
-        if values is None or np.isnan(values).all():
-            continue
-        columns[metric.name] = values
-        summary[metric.name] = float(np.nanmean(values))
+    return summarise({metric.name: metric.compute(retrieval) for metric in METRICS if metric.compute}, len(positions))
+
+
+def summarise(values: Mapping[str, Float64 | None], n_queries: int) -> Scores:
+    """Return the scores of metrics by name, each (q,) with NaN where undefined, or None."""
+    defined = {name: column for name, column in values.items() if column is not None and not np.isnan(column).all()}
+    summary = {}
+    for name, column in defined.items():
+        summary[name] = float(np.nanmean(column))
+        metric = parse_metric(name).metric
         if metric.deviation:
-            summary[metric.full_name("std")] = float(np.nanstd(values))
-    per_query = pl.DataFrame(height=len(positions)).with_columns(pl.Series(*column) for column in columns.items())
+            summary[metric.full_name("std")] = float(np.nanstd(column))
+    per_query = pl.DataFrame(height=n_queries).with_columns(pl.Series(*column) for column in defined.items())
     return Scores(per_query.fill_nan(None), summary)
 
 
-def random_scores(truth: Truth, seed: int) -> Scores:
-    """Score retrieval at random: for each query up to 10 gallery items are drawn without replacement."""
-    n_found = min(MAX_CUTOFF, truth.gallery.n_items)
-    positions = np.full((truth.queries.n_items, MAX_CUTOFF), -1, np.int64)
-    positions[:, :n_found] = _draw_distinct(np.random.default_rng(seed), truth, n_found)
-    return score(positions, truth)
+def random_scores(truth: Truth) -> Scores:
+    """Return the expected scores of each query where the gallery is in random order, and their exact summary.
+
+    A standard deviation counts how values vary over queries, and over the order.
+    """
+    scores = summarise(
+        {metric.name: metric.chance(truth) for metric in METRICS if metric.chance}, truth.queries.n_items
+    )
+    for metric in METRICS:
+        variance = metric.chance_variance(truth) if metric.chance_variance else None
+        if variance is not None and metric.name in scores.summary:
+            name = metric.full_name("std")
+            scores.summary[name] = float(np.sqrt(scores.summary[name] ** 2 + np.nanmean(variance)))
+    return scores
 
 
-def random_baseline(truth: Truth, seed: int) -> dict[str, float]:
+def random_baseline(truth: Truth) -> dict[str, float]:
     """Return the summary of `random_scores` under the names of baselines: `map@5_random`, `label_iou@5_random_std`."""
     baseline = {}
-    for name, value in random_scores(truth, seed).summary.items():
+    for name, value in random_scores(truth).summary.items():
         metric, statistic, _ = parse_metric(name)
         baseline[metric.full_name("random_std" if statistic == "std" else "random")] = value
     return baseline
@@ -71,15 +84,3 @@ def _check(positions: Int64, truth: Truth) -> None:
             f"positions {positions.min()} to {positions.max()}, "
             f"expected -1 to {n_gallery - 1} in a gallery of {n_gallery} items"
         )
-
-
-def _draw_distinct(rng: np.random.Generator, truth: Truth, n_drawn: int) -> Int64:
-    """(q, n_drawn) gallery positions, distinct within a row and uniform, without shuffling a gallery for each query."""
-    drawn = np.empty((truth.queries.n_items, 0), np.int64)
-    for i in range(n_drawn):
-        # The r-th of the items not drawn yet lies behind every drawn item that is at or before it.
-        pick = rng.integers(0, truth.gallery.n_items - i, len(drawn))
-        for earlier in np.sort(drawn, axis=1).T:
-            pick += pick >= earlier
-        drawn = np.column_stack([drawn, pick])
-    return drawn

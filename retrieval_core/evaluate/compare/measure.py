@@ -85,7 +85,7 @@ def compare_variants(
         scores={name: score(positions, protocol.truth) for name, (_, positions) in hits.items()},
         positions={name: positions for name, (_, positions) in hits.items()},
         similarities={name: similarities for name, (similarities, _) in hits.items()},
-        random=random_scores(protocol.truth, evaluate.seed),
+        random=random_scores(protocol.truth),
         trained={variant.spec.name: _trained_scores(store, variant.backbone) for variant in variants},
     )
 

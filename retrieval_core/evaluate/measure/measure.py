@@ -99,7 +99,7 @@ def measure(store: Store, outputs: RunOutputs, config: NightlyConfig, settings: 
     published = measure_index(setup)
     filters = measure_filters(setup, config.evaluate.seed)
     prefixed = {f"{variant.name}/{name}": value for variant in variants for name, value in variant.metrics.items()}
-    metrics = published.scores.summary | prefixed | random_baseline(setup.protocol.truth, config.evaluate.seed)
+    metrics = published.scores.summary | prefixed | random_baseline(setup.protocol.truth)
     metrics |= {ANN_RECALL.full_name("value", chosen.name): chosen.recall for chosen in filters}
     if len(published.recall):
         metrics[ANN_RECALL.name] = float(published.recall.mean())

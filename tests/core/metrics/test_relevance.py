@@ -153,9 +153,29 @@ def test_the_best_gains_are_the_largest_of_all_pairs(rows, n_queries):
         return
     n_gallery = truth.gallery.n_items
     everything = np.tile(np.arange(n_gallery), (truth.queries.n_items, 1))
-    gains = neighbour_gain(truth, everything)
-    for found, best in zip(gains, truth.best_gains, strict=True):
-        assert best.tolist() == (sorted(found.tolist(), reverse=True) + [0.0] * 10)[:10]
+    for shares, best_gains in ((False, truth.best_gains), (True, truth.best_shares)):
+        gains = neighbour_gain(truth, everything, shares)
+        for found, best, n_more_tied in zip(gains, *best_gains, strict=True):
+            assert best.tolist() == (sorted(found.tolist(), reverse=True) + [0.0] * 10)[:10]
+            assert best[9] == 0 or n_more_tied == (found == best[9]).sum() - (best == best[9]).sum()
+
+
+@given(catalogues())
+def test_a_query_in_the_gallery_is_judged_as_in_the_gallery_without_it(rows):
+    judged = encode(items(*rows))
+    everyone = np.arange(judged.n_items)
+    truth = find_truth(judged, judged, everyone)
+    assert truth.n_items.tolist() == [judged.n_items - 1] * judged.n_items
+    for query in everyone:
+        alone = find_truth(judged.take(everyone == query), judged.take(everyone != query))
+        for name in ("n_same_product", "n_same_category", "n_relevant"):
+            inside, outside = getattr(truth, name), getattr(alone, name)
+            assert (inside is None) == (outside is None)
+            assert inside is None or inside[query] == outside[0]
+        for name in ("best_gains", "best_shares"):
+            inside, outside = getattr(truth, name), getattr(alone, name)
+            assert (inside is None) == (outside is None)
+            assert inside is None or np.array_equal(inside.best[query], outside.best[0])
 
 
 def test_blocks_do_not_change_the_truth(monkeypatch):
@@ -166,5 +186,6 @@ def test_blocks_do_not_change_the_truth(monkeypatch):
     positions = rng.integers(-1, 60, (30, 10))
     iou = neighbour_iou(whole.queries, whole.gallery, positions)
     monkeypatch.setattr("retrieval_core.metrics.relevance.BLOCK_PAIRS", 100)
-    assert np.array_equal(find_truth(*split(judged, 30)).best_gains, whole.best_gains)
+    for blocked, at_once in zip(find_truth(*split(judged, 30)).best_gains, whole.best_gains, strict=True):
+        assert np.array_equal(blocked, at_once)
     assert np.array_equal(neighbour_iou(whole.queries, whole.gallery, positions), iou)

@@ -1,0 +1,66 @@
+"""The exact expectation of each metric where the gallery is ranked at random, in closed form."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from retrieval_core.arrays import Bool, Float64, Int64
+from retrieval_core.metrics.relevance import iou_matrix, row_blocks
+
+
+def hit_probability(n_items: Int64, n_relevant: Int64, k: int) -> Float64:
+    """Return the probability, (q,), that k of `n_items` drawn at random hold at least one of `n_relevant`."""
+    drawn = np.arange(k)
+    n_others = np.maximum((n_items - n_relevant)[:, None] - drawn, 0)
+    return 1 - (n_others / np.maximum(n_items[:, None] - drawn, 1)).prod(axis=1)
+
+
+def expected_precision_sum(n_items: Int64, strict: Int64, tied: Int64, places: Int64, k: int) -> Float64:
+    """Return the expected sum over the first k ranks of precision at each relevant hit, (q,).
+
+    Of `n_items`, `strict` are relevant, and of `tied` others the first `places` that are found; all are (q,). The
+    average precision is this sum over the number of relevant items or k. The ranks are drawn one by one, with the
+    probability of each number of strict and of tied hits so far.
+    """
+    n_strict, n_tied = np.arange(k + 1)[None, :, None], np.arange(k + 1)[None, None, :]
+    probability = np.zeros((len(n_items), k + 1, k + 1))
+    probability[:, 0, 0] = 1
+    total = np.zeros(len(n_items))
+    items, a, t, p = (values[:, None, None] for values in (n_items, strict, tied, places))
+    for rank in range(1, k + 1):
+        n_left = items - rank + 1
+        to_strict = probability * np.maximum(a - n_strict, 0) / np.maximum(n_left, 1)
+        to_tied = probability * np.maximum(t - n_tied, 0) / np.maximum(n_left, 1)
+        precision = (n_strict + np.minimum(n_tied, p) + 1) / rank
+        total += (precision * (to_strict + to_tied * (n_tied < p))).sum(axis=(1, 2))
+        probability = np.maximum(probability - to_strict - to_tied, 0) * (n_left > 0)
+        probability[:, 1:] += to_strict[:, :-1]
+        probability[:, :, 1:] += to_tied[:, :, :-1]
+    return total
+
+
+def expected_map_at_r(n_items: Int64, n_relevant: Int64) -> Float64:
+    """Return the expected MAP@R of `n_relevant` of `n_items`, both (q,) and at least 1."""
+    harmonic = np.append(0, np.cumsum(1 / np.arange(1, n_relevant.max(initial=0) + 1)))[n_relevant]
+    others = (n_relevant - 1) / np.maximum(n_items - 1, 1)
+    return (harmonic * (1 - others) + n_relevant * others) / n_items
+
+
+def iou_moments(query_labels: Bool, gallery_labels: Bool, own: Int64) -> tuple[Float64, Float64]:
+    """Return the mean and the variance, (q,) each, of a query's label IoU with the gallery items but `own`, or -1.
+
+    The labels are (q, m) and (n, m); every query has at least one item to be compared with.
+    """
+    total, squares = np.zeros(len(query_labels)), np.zeros(len(query_labels))
+    for items in row_blocks(len(gallery_labels), gallery_labels.shape[1]):
+        labels = gallery_labels[items].astype(np.float32)
+        for rows in row_blocks(len(query_labels), len(labels)):
+            iou = iou_matrix(query_labels[rows].astype(np.float32), labels)
+            position = own[rows] - items.start
+            inside = np.flatnonzero((position >= 0) & (position < len(labels)))
+            iou[inside, position[inside]] = 0
+            total[rows] += iou.sum(axis=1, dtype=np.float64)
+            squares[rows] += np.einsum("ij,ij->i", iou, iou, dtype=np.float64)
+    n_items = len(gallery_labels) - (own >= 0)
+    mean = total / n_items
+    return mean, np.maximum(squares / n_items - mean**2, 0)
