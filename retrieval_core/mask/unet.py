@@ -9,17 +9,19 @@ import torch
 from torch import Tensor, nn
 
 from retrieval_core.config import MaskConfig
-from retrieval_core.errors import BadConfig, WeightsInvalid
+from retrieval_core.errors import BadConfig, WeightsInvalid, WeightsUnavailable
+from retrieval_core.packaged_weights.efficientnet_lite import SHA256, STAGES, timm_state, weights_file
 from retrieval_core.state_dict import fill, first_line, read_state
+from retrieval_core.store.files import file_sha256
 
-# ImageNet's channel means and deviations, which torchvision's encoder weights expect, in units of a pixel value.
-MEAN = (0.485 * 255, 0.456 * 255, 0.406 * 255)
-STD = (0.229 * 255, 0.224 * 255, 0.225 * 255)
-CLASSIFIER = {"fc.weight", "fc.bias"}  # of a whole ResNet; the encoder ends before it
+# ImageNet's channel means and deviations, which the weights of most encoders expect.
+MEAN = (0.485, 0.456, 0.406)
+STD = (0.229, 0.224, 0.225)
+TIMM = "tu-"  # prefix of the encoders that are networks of timm
 
 
 class UNet(nn.Module):
-    """U-Net (Ronneberger et al., 2015, arXiv:1505.04597) with a ResNet encoder, which normalises its own input."""
+    """U-Net (Ronneberger et al., 2015, arXiv:1505.04597) with an encoder whose input it normalises itself."""
 
     mean: Tensor
     std: Tensor
@@ -27,8 +29,9 @@ class UNet(nn.Module):
     def __init__(self, net: nn.Module) -> None:
         super().__init__()
         self.net = net
-        self.register_buffer("mean", torch.tensor(MEAN).view(3, 1, 1), persistent=False)
-        self.register_buffer("std", torch.tensor(STD).view(3, 1, 1), persistent=False)
+        trained_on = getattr(getattr(net.encoder, "model", None), "pretrained_cfg", {})  # of timm's networks
+        for name, values in (("mean", trained_on.get("mean", MEAN)), ("std", trained_on.get("std", STD))):
+            self.register_buffer(name, 255 * torch.tensor(values).view(3, 1, 1), persistent=False)
 
     def logits(self, images: Tensor) -> Tensor:
         """Return (n, s, s) float32 logits for (n, 3, s, s) float32 images in 0 to 255."""
@@ -50,19 +53,58 @@ def build_unet(config: MaskConfig) -> UNet:
     """Return an untrained U-Net, random from `config.seed`, its encoder as `config.weights` says.
 
     The global random state is left as it was. Raises `BadConfig` for an unknown encoder or kind of weights,
-    `WeightsInvalid` for a file that is absent, unreadable or of another architecture.
+    `WeightsInvalid` for a file that is absent, unreadable or of another architecture, `WeightsUnavailable` for
+    pretrained weights that cannot be fetched.
     """
     kind, _, value = config.weights.partition(":")
-    if kind not in ("random", "file") or (kind == "random" and not value.isdecimal()):
-        raise BadConfig(f"mask.weights is {config.weights!r}; expected random:SEED or file:PATH")
+    is_valid = kind == "file" or (kind == "random" and value.isdecimal()) or config.weights == "pretrained"
+    if not is_valid:
+        raise BadConfig(f"mask.weights is {config.weights!r}; expected pretrained, random:SEED or file:PATH")
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(int(value) if kind == "random" else config.seed)
         net = _new_net(config.encoder)
     if kind == "file":
-        path = Path(value)
-        state = {key: tensor for key, tensor in read_state(path).items() if key not in CLASSIFIER}
-        fill(net.get_submodule("encoder"), state, path.name, f"a torchvision state dict of a {config.encoder}")
+        _fill_encoder(net, config.encoder, Path(value))
+    elif kind == "pretrained":
+        _fill_pretrained(net, config.encoder)
     return UNet(net).to(memory_format=torch.channels_last)
+
+
+def _fill_pretrained(net: nn.Module, name: str) -> None:
+    """Copy the published weights into the encoder: of an installed package, or fetched from the hub."""
+    import segmentation_models_pytorch as smp
+
+    timm_name = name.removeprefix(TIMM).partition(".")[0]
+    if timm_name in STAGES:
+        _fill_encoder(net, name, _packaged(timm_name))
+        return
+    try:
+        published = smp.encoders.get_encoder(name, weights=True if name.startswith(TIMM) else "imagenet")
+    except Exception as error:  # the hub's client fails in many ways; in each, the weights are not available now
+        raise WeightsUnavailable(
+            f"cannot fetch the pretrained encoder {name}: {first_line(error)}; give a copy of its weights as "
+            "--set mask.weights=file:PATH, or do without pretraining by --set mask.weights=random:0"
+        ) from error
+    net.get_submodule("encoder").load_state_dict(published.state_dict())
+
+
+def _packaged(timm_name: str) -> Path:
+    path = weights_file(timm_name)
+    if (found := file_sha256(path)) != SHA256[timm_name]:
+        raise WeightsInvalid(f"{path} has sha256 {found}, expected {SHA256[timm_name]}; install its package again")
+    return path
+
+
+def _fill_encoder(net: nn.Module, name: str, path: Path) -> None:
+    """Copy the weights of a classifier into the encoder, which ends before the classifier's last layers."""
+    timm_name = name.removeprefix(TIMM).partition(".")[0]
+    state = read_state(path)
+    if timm_name in STAGES:
+        state = timm_state(timm_name, state)
+    encoder = net.get_submodule("encoder.model" if name.startswith(TIMM) else "encoder")
+    layers = {layer for layer, _ in encoder.named_children()}
+    used = {key: tensor for key, tensor in state.items() if key.partition(".")[0] in layers}
+    fill(encoder, used, path.name, f"a state dict of a {name}")
 
 
 def rebuild_unet(state: Mapping[str, Tensor], encoder: str) -> UNet:
@@ -79,7 +121,12 @@ def _new_net(encoder: str) -> nn.Module:
     import segmentation_models_pytorch as smp
 
     names = smp.encoders.get_encoder_names()
-    if encoder not in names:
-        raise BadConfig(f"mask.encoder is {encoder!r}; expected one of {', '.join(sorted(names))}")
-    net: nn.Module = smp.Unet(encoder, encoder_weights=None, classes=1)
+    if encoder not in names and not encoder.startswith(TIMM):
+        raise BadConfig(
+            f"mask.encoder is {encoder!r}; expected {TIMM}NAME of timm, or one of {', '.join(sorted(names))}"
+        )
+    try:
+        net: nn.Module = smp.Unet(encoder, encoder_weights=None, classes=1)
+    except (RuntimeError, ValueError) as error:  # of timm, for a name or a network that it has no encoder of
+        raise BadConfig(f"mask.encoder {encoder!r} cannot be an encoder: {first_line(error)}") from error
     return net

@@ -91,15 +91,26 @@ def test_of_more_pictures_than_the_bound_the_same_sample_is_read_every_time(
     trainings: list[tuple[SegmentationData, SegmentationData]],
     tmp_path: Path,
 ) -> None:
-    for seed in (0, 0, 1):
+    for seed in (0, 0, 3):
         config = CONFIG.model_copy(update={"max_pictures": 2, "seed": seed})
         fitted = fit_segmenter(settings, catalog, truth, config, INGEST)
         assert fitted is not None
-        assert Segmenter.open(settings.open_store(), fitted.ref).counts == {"train": 2, "val": 0}
+        assert sum(Segmenter.open(settings.open_store(), fitted.ref).counts.values()) == 2
         shutil.rmtree(tmp_path / "store" / Segmenter.folder)
-    (first, _), (again, _), (other, _) = trainings
-    assert np.array_equal(first.pixels, again.pixels)
-    assert not np.array_equal(first.pixels, other.pixels)
+    first, again, other = [np.concatenate([data.pixels for data in training]) for training in trainings]
+    assert np.array_equal(first, again)
+    assert not np.array_equal(first, other)
+
+
+def test_no_weights_are_trained_on_or_chosen_by_a_held_out_picture(
+    settings: Settings, catalog: Ref, truth: MaskSet, trainings: list[tuple[SegmentationData, SegmentationData]]
+) -> None:
+    for seed in range(4):
+        fit_segmenter(settings, catalog, truth, CONFIG.model_copy(update={"seed": seed}), INGEST)
+    for train, val in trainings:
+        assert (len(train.pixels), len(val.pixels)) == (2, 1)
+        greys = [*train.pixels[:, 0, 0, 0].tolist(), *val.pixels[:, 0, 0, 0].tolist()]
+        assert sorted(greys) == pytest.approx([30, 60, 90], abs=2)  # the held-out one is black
 
 
 def test_the_pictures_of_a_training_are_on_disk_and_leave_no_file_behind(
@@ -114,9 +125,9 @@ def test_the_pictures_of_a_training_are_on_disk_and_leave_no_file_behind(
     scratch.mkdir()
     monkeypatch.setattr(tempfile, "tempdir", str(scratch))
     fit_segmenter(settings, catalog, truth, CONFIG, INGEST)
-    ((train, _),) = trainings
+    ((train, val),) = trainings
     assert isinstance(train.pixels.base, np.memmap)
-    assert train.pixels[:, 0, 0, 0].tolist() == pytest.approx([30, 60, 90], abs=2)
+    assert isinstance(val.pixels.base, np.memmap)
     assert list(scratch.iterdir()) == []
 
 
@@ -127,10 +138,10 @@ def test_a_segmenter_is_fitted_once_on_the_masks_that_could_be_read(
     assert fitted is not None
     assert fitted.trained
     ((train, val),) = trainings
-    assert (train.pixels.shape, val.masks.shape) == ((3, 64, 64, 3), (1, 64, 64))
+    assert (train.pixels.shape, val.masks.shape) == ((2, 64, 64, 3), (1, 64, 64))
     assert train.masks.all()
     segmenter = Segmenter.open(settings.open_store(), fitted.ref)
-    assert segmenter.counts == {"train": 3, "val": 1}
+    assert segmenter.counts == {"train": 2, "val": 1}
     assert segmenter.parents == {"catalog": "c", "truth": truth.fingerprint}
     assert {part.key.rsplit("/", 1)[1] for part in segmenter.parts} == {WEIGHTS_FILE, ONNX_FILE}
     again = fit_segmenter(settings, catalog, truth, CONFIG, INGEST)
