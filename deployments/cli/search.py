@@ -38,6 +38,8 @@ def add_commands(commands: Commands) -> None:
     search.add_argument("--whole", action="store_true", help=text)
     text = "classified: first the nearest items of a picture's likeliest classes"
     search.add_argument("--mode", choices=("nearest", "classified"), default="nearest", help=text)
+    text = "no hits where it is less likely than this, 0 to 1, that one of the first five is relevant"
+    search.add_argument("--min-confidence", type=float, default=0.0, metavar="P", help=text)
     search.add_argument("-k", type=int, default=10, help="number of hits")
     search.add_argument("--release", default="production", help="the name of a release; default: production")
     search.set_defaults(extra="train", advice="nothing was changed")
@@ -73,9 +75,11 @@ def _search(arguments: argparse.Namespace) -> int:
         where=arguments.where,
         collapse=arguments.collapse,
         by_product=not (arguments.all_items or arguments.collapse),
+        min_confidence=arguments.min_confidence,
     )
     document = {"release": release.release.fingerprint, "hits": [hit.model_dump() for hit in hits]}
-    print_answer(arguments, document, map(_line, hits))
+    no_match = [f"no match: nothing relevant is found with a confidence of {arguments.min_confidence:g}"]
+    print_answer(arguments, document, map(_line, hits) if hits or not arguments.min_confidence else no_match)
     return 0
 
 

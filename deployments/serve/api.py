@@ -34,6 +34,7 @@ def endpoints(service: SearchService) -> dict[str, Callable[..., Any]]:
         unlike_text: str = "",
         release: str = releases.PRODUCTION,
         all_items: bool = False,
+        min_confidence: float = 0.0,
     ) -> dict[str, Any]:
         """Return what `vitrine search --json` prints. `image` and `unlike_image` are the bytes of a file in base64."""
         if image and url:
@@ -50,6 +51,7 @@ def endpoints(service: SearchService) -> dict[str, Callable[..., Any]]:
             all_items=all_items,
             whole=whole,
             mode=mode,
+            min_confidence=min_confidence,
         )
         return service.search(request, release).document
 

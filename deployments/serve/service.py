@@ -48,6 +48,7 @@ class SearchRequest(Value):
     collapse: bool = False
     all_items: bool = False
     whole: bool = False
+    min_confidence: float = Field(0.0, ge=0, le=1)
     mode: Mode = "nearest"
 
     @classmethod
@@ -146,6 +147,7 @@ class SearchService:
             where=request.where,
             collapse=request.collapse,
             by_product=not (request.all_items or request.collapse),
+            min_confidence=request.min_confidence,
         )
         return Answer(release, hits, time.perf_counter() - started)
 

@@ -86,10 +86,11 @@ class Reject(Value):
 
 
 class Hit(Value):
-    """A search result; `score` is the cosine similarity, -1 to 1."""
+    """A search result: its cosine `score`, -1 to 1, and how likely its search found something relevant, 0 to 1."""
 
     item_id: str
     score: float
+    confidence: float | None = None
     image_uri: str
     product_id: str | None = None
     category: str | None = None
@@ -147,11 +148,8 @@ class Artifact(Sealed):
         """
         require_current(store)
         sealed, data = self.to_sealed()
-        return (
-            sealed
-            if store.put_if_absent(f"{self.key}/{MANIFEST}", data)
-            else self.open(store, Ref(kind=self.kind, key=self.key))
-        )
+        is_first = store.put_if_absent(f"{self.key}/{MANIFEST}", data)
+        return sealed if is_first else self.open(store, Ref(kind=self.kind, key=self.key))
 
     @classmethod
     def open(cls, store: Store, ref: Ref) -> Self:

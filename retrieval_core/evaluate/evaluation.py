@@ -32,6 +32,7 @@ from retrieval_core.evaluate.report.schema import ReportFacts
 from retrieval_core.evaluate.run_outputs import RunOutputs
 from retrieval_core.item_ids.normal_form import with_normal_names
 from retrieval_core.metrics.registry import UNLABELLED, find_metric, is_measured_by
+from retrieval_core.search.confidence import CONFIDENCE_FILE
 from retrieval_core.settings import Settings
 from retrieval_core.store.base import Store
 
@@ -160,7 +161,10 @@ def _report(settings: Settings, outputs: RunOutputs, config: NightlyConfig, base
         facts = facts.model_copy(update={"n_shared_gallery": shared.n_gallery})
     if anchor:
         facts = facts.model_copy(update={"anchor": anchor_facts(store, anchor, verdict.since_anchor)})
-    report = _put_files(store, question, facts, tables(measured, analysis))
+    files = tables(measured, analysis)
+    if measured.confidence.model:
+        files[CONFIDENCE_FILE] = measured.confidence.model.model_dump_json().encode()
+    report = _put_files(store, question, facts, files)
     if anchor and not verdict.is_anchor:
         report = report.model_copy(update={"anchor": anchor.release, "counts": {"most_rows": anchor.most_rows}})
     return report.seal(store)
@@ -247,10 +251,10 @@ def _found_items(store: Store, release: Release) -> pl.DataFrame | None:
         return None
 
 
-def _put_files(store: Store, question: dict[str, object], facts: ReportFacts, tables: dict[str, bytes]) -> Report:
+def _put_files(store: Store, question: dict[str, object], facts: ReportFacts, more: dict[str, bytes]) -> Report:
     files = {
         "metrics.json": facts.model_dump_json(indent=1, exclude=PICTURES).encode(),
-        **tables,
+        **more,
         "report.html": render(facts).encode(),
     }
     return Report(

@@ -15,7 +15,7 @@ import polars as pl
 
 from retrieval_core.arrays import Float64, Int64
 from retrieval_core.artifacts import releases
-from retrieval_core.artifacts.catalog_rows import HELD_OUT, inner_validation, linked_groups, load_items
+from retrieval_core.artifacts.catalog_rows import load_items
 from retrieval_core.artifacts.fingerprints import STAGE_VERSIONS
 from retrieval_core.artifacts.growing_sets import indexable_items
 from retrieval_core.artifacts.manifests import Ref, Release, Report, Value, VectorSet, fingerprint
@@ -23,7 +23,7 @@ from retrieval_core.artifacts.variants import Variant, VariantField, parse_varia
 from retrieval_core.config import NightlyConfig
 from retrieval_core.errors import BadConfig, NotFound, ShardCorrupt
 from retrieval_core.evaluate.measure.exact_search import stored_gallery
-from retrieval_core.evaluate.measure.setup import K, draw_protocol
+from retrieval_core.evaluate.measure.setup import K, draw_validation
 from retrieval_core.metrics.registry import HEADLINES
 from retrieval_core.metrics.retrieval import score
 from retrieval_core.metrics.significance import paired_interval, permutation_p, sum_pairs
@@ -163,16 +163,9 @@ def _configured(name: str, made: Sequence[Variant]) -> VariantChoice:
 
 
 def _measure(store: Store, catalog: Ref, sets: Mapping[Variant, VectorSet], seed: int) -> _Evidence:
-    """Search the validation queries in each variant. Groups with a held-out picture are left out."""
+    """Search the validation queries in each variant."""
     items = indexable_items(store, load_items(store, catalog.name), next(iter(sets.values())))
-    groups = linked_groups(items, seed)
-    is_held_out = items["split"].is_in(HELD_OUT).fill_null(False).to_numpy()
-    # The low bits, because the inner validation depends on the high ones.
-    is_drawn = (groups & 0xFFFFFFFF) < min(1, MAX_ROWS / max(len(items), 1)) * 2**32
-    is_used = is_drawn & ~np.isin(groups, groups[is_held_out])
-    is_query = pl.Series(inner_validation(items, seed)[is_used])
-    items = items.filter(is_used)
-    protocol = draw_protocol(items, is_query, None, MAX_QUERIES, seed)
+    items, protocol = draw_validation(items, MAX_QUERIES, MAX_ROWS, seed)
     values, metrics = {}, {}
     for variant, vector_set in sets.items():
         _, positions = stored_gallery(store, vector_set, items, protocol).nearest(K)

@@ -19,14 +19,15 @@ from typing import Literal, NamedTuple, get_args
 
 import numpy as np
 import polars as pl
+from pydantic import ValidationError
 
 from retrieval_core.arrays import Bool, Float32, Int32, Int64
 from retrieval_core.artifacts import releases
 from retrieval_core.artifacts.catalog_rows import HIT_COLUMNS, Items, row_id
-from retrieval_core.artifacts.manifests import ClassSet, Hit, IndexSet, Reducer, Release
+from retrieval_core.artifacts.manifests import ClassSet, Hit, IndexSet, Reducer, Release, Report
 from retrieval_core.artifacts.parts import load_classes
 from retrieval_core.artifacts.pictures import PictureReader
-from retrieval_core.errors import BadConfig, DimensionMismatch, NotFound
+from retrieval_core.errors import BadConfig, DimensionMismatch, NotFound, ShardCorrupt
 from retrieval_core.fields.values import as_json
 from retrieval_core.filters import FIELD, SHOWN_FIELDS, VALUE_COLUMNS, commonest_texts, commonest_values, parse_where
 from retrieval_core.images import RGB, decode, prepare_for_many
@@ -35,6 +36,7 @@ from retrieval_core.index.shard_files import positions_of
 from retrieval_core.item_ids.normal_form import normal_name, spellings
 from retrieval_core.item_ids.suggestions import did_you_mean
 from retrieval_core.reduce.pca import PCA_FILE, Pca, apply_pca, load_pca
+from retrieval_core.search.confidence import CONFIDENCE_FILE, DEPTH, N_HITS, Confidence, hit_features, mean_cosine
 from retrieval_core.search.query_encoder import QueryEncoder, opened_once, require
 from retrieval_core.settings import Settings
 from retrieval_core.store.base import Store
@@ -130,6 +132,7 @@ class OpenRelease:
         where: str = "",
         collapse: bool = False,
         by_product: bool = False,
+        min_confidence: float = 0.0,
     ) -> list[Hit]:
         """Return the k items most like a picture or a `Query`, best first, without the items of the query itself.
 
@@ -138,9 +141,12 @@ class OpenRelease:
         are returned where fewer fit. Mode `classified` searches first among the items whose likeliest class is one of
         the few likeliest of the query's pictures; where those are fewer than k, the nearest other items follow.
 
+        The hits carry the `confidence` that one of the first five is relevant, of the same product or else category;
+        below `min_confidence` there is no match, and no hits are returned.
+
         Raises `ImageRefused` when a picture cannot be decoded, `NotFound` when there is no such file or item, and
-        `BadConfig` for an invalid filter, k below 1, a text or mode that the release cannot search by, and a query
-        whose parts cancel each other.
+        `BadConfig` for an invalid filter, k below 1, a text or mode that the release cannot search by, a query
+        whose parts cancel each other, and a `min_confidence` where the confidence is not known.
         """
         query = query if isinstance(query, Query) else Query(images=(query,))
         if mode not in MODES:
@@ -156,8 +162,17 @@ class OpenRelease:
             classes = np.concatenate([self._encoder.classify(picture) for picture in pictures])
             of_classes = self._select_classes(classes, selected)
             nearest = partial(self._classified, vector, of_classes, selected)
+        confidence = None if query.texts or query.unlike_texts else self._confidence(vector, selected, item_rows)
+        if min_confidence and confidence is None:
+            raise BadConfig(
+                "the confidence of this search is unknown: it is learned for pictures and items, not for words, in a "
+                "catalogue with products or categories; search without a least confidence"
+            )
+        if confidence is not None and confidence < min_confidence:
+            return []
         is_new = self._is_new_product if by_product else self._is_new_picture if collapse else None
-        return self._describe(*self._best(nearest, k, item_rows, is_new))
+        hits = self._describe(*self._best(nearest, k, item_rows, is_new))
+        return [hit.model_copy(update={"confidence": confidence}) for hit in hits]
 
     def search_vector(self, vector: Float32, k: int = 10, *, where: str = "", collapse: bool = False) -> list[Hit]:
         """Return the k items nearest to a (dim,) unit-length float32 vector of the published variant, as `search` does.
@@ -251,6 +266,30 @@ class OpenRelease:
             if keep.sum() >= k or len(row_ids) < n:
                 return scores[keep][:k], row_ids[keep][:k]
             n *= 2
+
+    def _confidence(self, vector: Float32, selected: _Selected | None, excluded: Int64) -> float | None:
+        """Return how likely one of the first hits is relevant, None where the release has no model of that."""
+        if self._confidence_model is None:
+            return None
+        scores, row_ids = self._best(partial(self._nearest, vector, selected), DEPTH, excluded, None)
+        if not len(row_ids):
+            return 0.0
+        neighbours = partial(self._nearest, self._index.vectors_of(row_ids[:1])[0], None)
+        around, _ = self._best(neighbours, DEPTH, row_ids[:1], None)
+        categories = [row["category"] for row in self._items.rows(row_ids[:N_HITS])]
+        codes = [-1 if name is None else categories.index(name) for name in categories]
+        padded = np.pad(codes, (0, N_HITS - len(codes)), constant_values=-1)
+        density = mean_cosine(around[None].astype(np.float64))
+        features = hit_features(scores[None].astype(np.float64), density, padded[None])
+        return float(self._confidence_model.probability(features)[0])
+
+    @opened_once
+    def _confidence_model(self) -> Confidence | None:
+        try:
+            part = Report.open(self._store, self.release.report).part(CONFIDENCE_FILE)
+            return Confidence.model_validate_json(self._store.local_path(part.key, part.sha256).read_bytes())
+        except (NotFound, ShardCorrupt, ValidationError):  # an older report, or a lost one: a search does without it
+            return None
 
     def _is_new_product(self, row_ids: Int64) -> Bool:
         """Return, for each row, whether no earlier row is of the same product."""

@@ -13,6 +13,7 @@ from retrieval_core.artifacts.manifests import ClassSet, Head, IndexSet, Ref, Re
 from retrieval_core.artifacts.parts import load_classes, load_vectors
 from retrieval_core.artifacts.pictures import PictureReader
 from retrieval_core.config import NightlyConfig
+from retrieval_core.evaluate.measure.confidence import MeasuredConfidence, measure_confidence
 from retrieval_core.evaluate.measure.exact_search import Link, chain_names, classified_topk, stored_gallery
 from retrieval_core.evaluate.measure.filtered import FilterFacts, measure_filters
 from retrieval_core.evaluate.measure.golden_queries import GoldenFacts, read_golden, search_golden
@@ -68,6 +69,7 @@ class Measured(NamedTuple):
     filters: tuple[FilterFacts, ...]
     masks: MaskFacts
     unlabelled: Unlabelled
+    confidence: MeasuredConfidence
 
     @property
     def items(self) -> pl.DataFrame:
@@ -123,6 +125,7 @@ def measure(store: Store, outputs: RunOutputs, config: NightlyConfig, settings: 
         filters=filters,
         masks=masks,
         unlabelled=unlabelled,
+        confidence=measure_confidence(store, vectors, setup.items, setup.protocol, config.head.seed),
     )
 
 

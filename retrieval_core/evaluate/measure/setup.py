@@ -11,7 +11,7 @@ import numpy as np
 import polars as pl
 
 from retrieval_core.arrays import Float32, Float64, Int64, UInt64
-from retrieval_core.artifacts.catalog_rows import HELD_OUT
+from retrieval_core.artifacts.catalog_rows import HELD_OUT, inner_validation, linked_groups
 from retrieval_core.artifacts.pictures import PictureReader
 from retrieval_core.config import EvaluateConfig
 from retrieval_core.evaluate.measure.row_vectors import RowVectors
@@ -66,6 +66,29 @@ def draw_protocol(
     judgements = encode(items)
     truth = find_truth(judgements.take(queries), judgements.take(rows))
     return Protocol(queries, rows, truth, judgements, cluster_codes(items[queries]))
+
+
+class Validation(NamedTuple):
+    """Training rows, and the protocol of the validation rows among them as queries; no query of the report is in it."""
+
+    items: pl.DataFrame
+    protocol: Protocol
+
+
+def draw_validation(items: pl.DataFrame, n_queries: int, max_rows: int, seed: int) -> Validation:
+    """Draw up to `n_queries` of the `inner_validation` rows of `items` as queries among the other training rows.
+
+    Of more than `max_rows` rows about as many are drawn, by whole groups of linked rows, always the same ones. Groups
+    with a held-out picture are left out.
+    """
+    groups = linked_groups(items, seed)
+    is_held_out = items["split"].is_in(HELD_OUT).fill_null(False).to_numpy()
+    # The low bits, because the inner validation depends on the high ones.
+    is_drawn = (groups & 0xFFFFFFFF) < min(1, max_rows / max(len(items), 1)) * 2**32
+    is_used = is_drawn & ~np.isin(groups, groups[is_held_out])
+    is_query = pl.Series(inner_validation(items, seed)[is_used])
+    items = items.filter(is_used)
+    return Validation(items, draw_protocol(items, is_query, None, n_queries, seed))
 
 
 def cluster_names(items: pl.DataFrame) -> pl.Series:

@@ -86,6 +86,7 @@ def gather_facts(
         hygiene=analysis.hygiene.facts,
         golden=measured.unlabelled.golden,
         synthetic=measured.unlabelled.synthetic,
+        confidence=measured.confidence.facts,
         drift=analysis.drift,
         map=analysis.map,
         costs=analysis.costs,

@@ -15,6 +15,7 @@ from retrieval_core.evaluate.analysis.stage_costs import CostFacts
 from retrieval_core.evaluate.analysis.stage_losses import LossFacts
 from retrieval_core.evaluate.gate.anchor_comparison import AnchorFacts
 from retrieval_core.evaluate.gate.paired_comparison import MetricChange
+from retrieval_core.evaluate.measure.confidence import ConfidenceFacts
 from retrieval_core.evaluate.measure.filtered import FilterFacts
 from retrieval_core.evaluate.measure.golden_queries import GoldenFacts
 from retrieval_core.evaluate.measure.index_quality import CurvePoint
@@ -126,6 +127,7 @@ class ReportFacts(Value):
     churn: ChurnFacts | None = None
     golden: GoldenFacts = GoldenFacts()
     synthetic: SyntheticFacts = SyntheticFacts()
+    confidence: ConfidenceFacts = ConfidenceFacts()
     hygiene: HygieneFacts | None = None
     drift: DriftFacts | None = None
     map: MapFacts | None = None

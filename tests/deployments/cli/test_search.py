@@ -22,7 +22,9 @@ def test_search_finds_the_query_itself(published: Path, vitrine: Callable[..., D
     answer = json.loads(done.out)
     assert answer["release"] == json.loads((published / "run.json").read_text())["release"]
     assert len(answer["hits"]) == 3
-    assert set(answer["hits"][0]) == {"item_id", "score", "image_uri", "product_id", "category", "labels", "fields"}
+    assert set(answer["hits"][0]) == {
+        "item_id", "score", "confidence", "image_uri", "product_id", "category", "labels", "fields",
+    }  # fmt: skip
     assert (answer["hits"][0]["item_id"], answer["hits"][0]["category"]) == ("red/0.jpg", "red")
 
 

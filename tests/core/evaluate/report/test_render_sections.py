@@ -13,6 +13,7 @@ from retrieval_core.evaluate.analysis.quality import CategoryFacts, Confusion, Q
 from retrieval_core.evaluate.analysis.release_diff import ConfigChange, ItemChange, ReleaseDiffFacts
 from retrieval_core.evaluate.analysis.stage_costs import CostFacts
 from retrieval_core.evaluate.analysis.stage_losses import LossFacts
+from retrieval_core.evaluate.measure.confidence import ConfidenceBin, ConfidenceFacts
 from retrieval_core.evaluate.report.formatting import MINUS, NOTHING
 from retrieval_core.evaluate.report.render import render
 from retrieval_core.evaluate.report.schema import QueryGrid, ReportFacts
@@ -40,6 +41,17 @@ def test_the_choice_of_the_published_representation_is_shown_with_its_figures(re
     text = read_page(render(full())).text
     assert "masked stays . None of these queries is among those above." in text
     assert "raw 0.500 0.500 -0.100 -0.150 to -0.050 masked 0.600 0.600 published" in text
+
+
+def test_the_confidence_of_searches_is_shown_beside_what_came_true(read_page):
+    bins = (ConfidenceBin(n=300, predicted=0.125, observed=0.15), ConfidenceBin(n=100, predicted=0.875, observed=0.86))
+    checked = ConfidenceFacts(
+        kind="product", n_learned=900, n_checked=400, auc=0.9, cosine_auc=0.7, brier=0.1, ece=0.0225, bins=bins
+    )
+    text = read_page(render(full(confidence=checked))).text
+    assert "With a relevant hit Searches 0.125 0.150 300 0.875 0.860 100" in text
+    missing = ConfidenceFacts(missing="Fewer than 30.")
+    assert "No match Fewer than 30." in read_page(render(full(confidence=missing))).text
 
 
 def test_a_headline_figure_has_its_interval(read_page):

@@ -12,8 +12,8 @@ def test_the_document_keeps_its_keys():
         "report", "production", "production_since", "created", "gate", "reason", "causes", "changes", "anchor",
         "category_changes", "n_shared_gallery", "catalog", "metrics", "definitions", "n_queries", "n_gallery",
         "variants", "choice", "training", "masks", "index", "duplicates", "seconds", "quarantine", "grids", "backbone",
-        "weights", "quality", "best", "worst", "nights", "since", "losses", "churn", "golden", "synthetic", "hygiene",
-        "drift", "map", "costs", "album",
+        "weights", "quality", "best", "worst", "nights", "since", "losses", "churn", "golden", "synthetic",
+        "confidence", "hygiene", "drift", "map", "costs", "album",
     }  # fmt: skip
     assert set(document["since"]) == {"release", "created", "counts", "named", "models", "config"}
     assert set(document["nights"][0]) == {"ended", "release", "gate", "metrics", "seconds", "embedded"}
