@@ -6,10 +6,12 @@ from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
+import polars as pl
 import pytest
 
 from retrieval_core.errors import BadConfig
 from retrieval_core.evaluate.measure.golden_queries import Golden, check_golden, read_golden, search_golden
+from retrieval_core.search.release import Query
 
 MAX_PIXELS = 1_000_000
 
@@ -83,7 +85,21 @@ def test_metrics_are_what_their_definitions_say_of_the_hits(ask, shop):
 def test_an_item_queries_for_others_like_it_and_never_finds_itself(ask):
     done = ask("query,expected\nitem-3-0,item-3-1\nitem-4-0,item-4-0|item-4-1\n")
     assert done.metrics == {"golden/hit@1": 1.0, "golden/recall@10": 1.0, "golden/mrr": 1.0}
-    assert done.facts.problems == ("query item-4-0: expects itself, which is never among its own hits",)
+    assert done.facts.problems == ("query item-4-0: expects its own picture, which is never among its hits",)
+
+
+def test_another_item_with_the_file_of_a_query_is_neither_expected_nor_found(shop, tmp_path: Path):
+    path = tmp_path / "golden.csv"
+    path.write_text("query,expected,k\nitem-3-0,item-3-1|item-3-2,3\n", encoding="utf-8")
+    own = shop.items.filter(pl.col("item_id") == "item-3-0")["content_id"].item()
+    same_file = pl.when(pl.col("item_id") == "item-3-1").then(pl.lit(own)).otherwise("content_id")
+    items = shop.items.with_columns(content_id=same_file)
+    done = search_golden(shop.open(), items, read_golden(str(path)), MAX_PIXELS)
+    assert done.facts.problems == ("query item-3-0: expects its own picture, which is never among its hits",)
+    hits = [hit.item_id for hit in shop.open().search(Query(item_ids=("item-3-0",)), k=4)]
+    assert hits[0] == "item-3-1"
+    assert done.metrics["golden/hit@1"] == (hits[1] == "item-3-2")
+    assert done.metrics["golden/recall@10"] == ("item-3-2" in hits[1:])
 
 
 def test_rows_of_one_query_are_one_query(ask):
