@@ -17,9 +17,11 @@ from retrieval_core.settings import Settings
 from retrieval_core.store.base import Store
 from retrieval_core.train.config import (
     AnyTraining,
+    AttributesTraining,
     ClassifyTraining,
     ContrastiveTraining,
     DistillTraining,
+    MarginTraining,
     MultilabelTraining,
     RotationTraining,
     SupconTraining,
@@ -104,6 +106,10 @@ train_rotation = _training_flow(
     RotationTraining(), "Train a backbone to say by which quarter turn a picture was rotated."
 )
 train_classify = _training_flow(ClassifyTraining(), "Train a backbone to say which class a picture has.")
+train_attributes = _training_flow(
+    AttributesTraining(), "Train a backbone to say everything that the catalogue says of a picture."
+)
+train_margin = _training_flow(MarginTraining(), "Train a backbone to tell products apart by a margin.")
 train_triplet = _training_flow(
     TripletTraining(), "Train a backbone to place similar pictures nearer than others by a margin."
 )
@@ -119,6 +125,8 @@ TRAININGS: dict[str, Flow[..., BackboneSummary]] = {
     "multilabel": train_multilabel,
     "rotation": train_rotation,
     "classify": train_classify,
+    "attributes": train_attributes,
+    "margin": train_margin,
     "triplet": train_triplet,
     "contrastive": train_contrastive,
     "supcon": train_supcon,

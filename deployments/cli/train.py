@@ -23,7 +23,7 @@ from retrieval_core.errors import BadConfig
 if TYPE_CHECKING:
     from flows.train import BackboneSummary, HeadSummary, SegmenterSummary
 
-OBJECTIVES = "multilabel, rotation, classify, triplet, contrastive, supcon or distill"
+OBJECTIVES = "multilabel, rotation, classify, attributes, margin, triplet, contrastive, supcon or distill"
 
 
 def add_commands(commands: Commands) -> None:

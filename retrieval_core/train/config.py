@@ -14,6 +14,13 @@ Alike = Literal["auto", "product", "category", "labels"]
 Miner = Literal["all", "semihard", "hard"]
 
 
+SLICES: tuple[int, ...] = Field(
+    (),
+    description="Train these numbers of leading dimensions to work alone too, so that reduce.method = truncate can "
+    "take the place of a PCA.",
+)
+
+
 class Training(StageConfig):
     """Settings common to all objectives: the network and its initial weights, the pictures, the length of training."""
 
@@ -46,9 +53,22 @@ class Training(StageConfig):
         1.0, gt=0, le=1, description="Learning rate of the network relative to that of the new layers on top of it."
     )
     weight_decay: float = Field(0.0, ge=0, description="Weight decay of AdamW; biases and norms have none.")
+    trained_share: float = Field(
+        1.0,
+        ge=0,
+        le=1,
+        description="Share of the trained weights in an average with the initial ones, which forgets less of what "
+        "these knew (WiSE-FT); 0 chooses it on the validation part.",
+    )
     val_fraction: float = Field(0.1, gt=0, lt=1, description="Share of the training pictures used for validation.")
     max_pictures: int = Field(100_000, ge=2, description="Train on a random sample of at most this many pictures.")
     seed: int = Field(0, ge=0, description="Seed of the new layers, of the split and of the order of the pictures.")
+
+    @model_validator(mode="after")
+    def _check_start(self) -> Self:
+        if self.trained_share < 1 and self.weights.startswith("random:"):
+            raise ValueError("trained_share below 1 averages with the initial weights, and random ones know nothing")
+        return self
 
 
 class MultilabelTraining(Training):
@@ -72,9 +92,40 @@ class ClassifyTraining(Training):
     min_count: int = Field(2, ge=2, description="Ignore classes that fewer pictures have.")
 
 
+class FineTuning(Training):
+    """Base of the objectives that adapt published weights: their schedule, and which leading dimensions they teach."""
+
+    backbone: str = Field("efficientnet_lite0", description="Card of the network to train.")
+    weights: str = Field(
+        "pretrained", description="Initial weights: pretrained, random:SEED, file:PATH or artifact:NAME[@ALIAS]."
+    )
+    schedule: Literal["plateau", "cosine"] = Field(
+        "cosine",
+        description="cosine warms up and falls to zero over max_epochs; plateau divides the learning rate by ten and "
+        "then stops when the validation score no longer rises.",
+    )
+    max_epochs: int = Field(8, ge=1, description="Number of epochs; with plateau the maximum.")
+    batch_size: int = Field(64, ge=2, description="Pictures per training step.")
+    learning_rate: float = Field(2e-3, gt=0, description="Learning rate of AdamW at the start, or after the warm-up.")
+    network_rate: float = Field(
+        0.25, gt=0, le=1, description="Learning rate of the network relative to that of the new layers on top of it."
+    )
+    weight_decay: float = Field(0.05, ge=0, description="Weight decay of AdamW; biases and norms have none.")
+    slices: tuple[int, ...] = SLICES
+
+
+class AttributesTraining(FineTuning):
+    """Predict category, attributes and labels at once, so that neighbours share all of them."""
+
+    objective: Literal["attributes"] = Field("attributes", description="Always attributes.")
+    min_count: int = Field(5, ge=1, description="Ignore values and labels that fewer pictures have.")
+    label_smoothing: float = Field(0.1, ge=0, lt=1, description="Share of the target spread over all values of a task.")
+
+
 class MetricTraining(Training):
     """Base of the objectives that move similar pictures together: which pictures count as alike or unlike."""
 
+    slices: tuple[int, ...] = SLICES
     alike: Alike = Field(
         "auto",
         description="Pictures are alike that show one product, have one category or share labels; "
@@ -92,6 +143,17 @@ class MetricTraining(Training):
         return self
 
 
+class MarginTraining(FineTuning, MetricTraining):
+    """Tell products, or categories, apart by the angles between unit vectors, with a margin."""
+
+    objective: Literal["margin"] = Field("margin", description="Always margin.")
+    loss: Literal["arcface", "cosface", "proxy_anchor"] = Field(
+        "arcface", description="ArcFace's margin is an angle in radians, those of CosFace and Proxy-Anchor cosines."
+    )
+    margin: float = Field(0.3, ge=0, lt=1.5, description="By how much the right class has to win.")
+    scale: float = Field(32.0, gt=0, description="Factor of the cosines; a larger one sharpens the probabilities.")
+
+
 class TripletTraining(MetricTraining):
     """Bring a picture closer to an alike picture than to an unlike one, by a margin."""
 
@@ -99,6 +161,9 @@ class TripletTraining(MetricTraining):
     embedding_dim: int = Field(128, ge=0, description="Width of the linear layer whose output is the embedding.")
     margin: float = Field(1.0, gt=0, description="The margin, or the final value of a growing margin.")
     margin_start: float = Field(0.0, ge=0, description="First value of a growing margin; 0 keeps the margin fixed.")
+    unit_length: bool = Field(
+        False, description="Compare vectors of unit length, as a search does; set margin below 1."
+    )
     growth_epochs: int = Field(10, ge=1, description="Number of epochs over which the margin grows.")
     miner: Miner = Field(
         "all",
@@ -153,6 +218,8 @@ AnyTraining = (
     MultilabelTraining
     | RotationTraining
     | ClassifyTraining
+    | AttributesTraining
+    | MarginTraining
     | TripletTraining
     | ContrastiveTraining
     | SupconTraining

@@ -12,6 +12,7 @@ import time
 import warnings
 import zipfile
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -28,6 +29,7 @@ from retrieval_core.errors import BadConfig, WeightsInvalid
 from retrieval_core.images import Preprocess
 from retrieval_core.state_dict import why_refused
 from retrieval_core.train.config import Training
+from retrieval_core.train.interpolation import average_with_start, network_weights
 from retrieval_core.train.objectives.base import Objective
 from retrieval_core.train.optimiser import build_optimiser, cosine_factor, set_rates
 from retrieval_core.train.pictures import training_view, validation_view
@@ -77,6 +79,7 @@ def fit(
             f"{len(train)} training and {len(val)} validation pictures can be learned from; at least 2 and 1 are "
             "needed: give more pictures with labels, or another objective"
         )
+    initial = network_weights(objective) if config.trained_share < 1 else {}
     _prepare_layers(objective, config)
     objective.to(memory_format=torch.channels_last)  # convolutions train up to twice as fast on a CPU
     loop, last = _Loop(objective, config), folder / LAST
@@ -108,9 +111,21 @@ def fit(
             loop, train_loader, val_loader, ckpt_path=_checked(last) if last.exists() else None, weights_only=True
         )
     objective.to("cpu").to(memory_format=torch.contiguous_format).eval().load_state_dict(loop.best)
+    metrics = loop.history[loop.best_epoch]
+    if initial:
+        score = partial(_score, objective, val_loader)
+        share = average_with_start(objective, initial, config.trained_share, lambda: score()[objective.watched])
+        metrics = {**metrics, **score(), "trained_share": share}
     objective.finish()
     objective.requires_grad_(False)
-    return Trained(loop.history[loop.best_epoch], tuple(loop.history))
+    return Trained(metrics, tuple(loop.history))
+
+
+@torch.no_grad()
+def _score(objective: Objective, val_loader: DataLoader[tuple[Tensor, int]]) -> dict[str, float]:
+    """Return the scores of an objective on the validation pictures."""
+    outputs, rows = zip(*((objective.outputs(pixels).float(), rows) for pixels, rows in val_loader), strict=True)
+    return objective.score(torch.cat(outputs), torch.cat(rows).numpy())
 
 
 def _checked(last: Path) -> Path:

@@ -6,12 +6,14 @@ Importing this module imports torch.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 from typing import ClassVar, Literal, NamedTuple
 
 import numpy as np
 import polars as pl
 import torch
 from torch import Tensor, nn
+from torch.nn.functional import pad
 
 from retrieval_core.arrays import Bool, Float32, Int64
 from retrieval_core.artifacts.catalog_rows import HELD_OUT
@@ -66,6 +68,7 @@ class Objective(nn.Module, ABC):
 
     watched: ClassVar[str] = "val_loss"
     better: ClassVar[Literal["min", "max"]] = "min"
+    slices: tuple[int, ...] = ()
 
     def __init__(self, embedder: ImageEmbedder) -> None:
         super().__init__()
@@ -90,6 +93,14 @@ class Objective(nn.Module, ABC):
 
     def begin_epoch(self, epoch: int) -> None:
         """Prepare for epoch `epoch`, counted from 0; by default do nothing."""
+
+    def on_slices(self, vectors: Tensor, loss: Callable[[Tensor], Tensor]) -> Tensor:
+        """Return the mean of `loss` over the (b, dim) vectors and over their leading `slices` dimensions.
+
+        Vectors trained so can be cut off to a slice (Matryoshka representations, Kusupati et al., NeurIPS 2022).
+        """
+        parts = [vectors, *(vectors[:, :n_dims] for n_dims in self.slices)]
+        return torch.stack([loss(part) for part in parts]).mean()
 
     @abstractmethod
     def loss(self, pixels: Tensor, rows: Tensor) -> tuple[Tensor, dict[str, float]]:
@@ -137,6 +148,11 @@ class LinearObjective(Objective):
         if not self.classes():
             return {}
         return {name: value.detach().cpu() for name, value in self.classifier.state_dict().items()}
+
+
+def padded(vectors: Tensor, dim: int) -> Tensor:
+    """Return (b, n) vectors with zeros in the dimensions from n to `dim`, for a layer that reads all dimensions."""
+    return pad(vectors, (0, dim - vectors.shape[1]))
 
 
 def accuracy(logits: Tensor, codes: Tensor) -> float:

@@ -43,8 +43,7 @@ class MetricObjective(Objective):
     """Moves alike pictures together and unlike ones apart, by the loss that a subclass defines in `compare`.
 
     The watched score, val_relevance@5, is the mean relevance (`Relation.relevance`) of the five validation pictures
-    nearest to each one by cosine, as in a search; it does not depend on a margin or a temperature. Ties are broken at
-    random by the seed, so that vectors collapsed into one point score as chance does.
+    nearest to each one by cosine, as in a search; it does not depend on a margin or a temperature.
 
     The other scores are means over batches of validation pictures: val_loss, alike_distance, unlike_distance and spread
     (`Distances`), and collapsed: 1 if `has_collapsed`, else 0.
@@ -61,7 +60,7 @@ class MetricObjective(Objective):
                 f"set {MIN_BATCH} or more"
             )
         self._relation = relate(data, config)
-        self._batch_size, self._seed = config.batch_size, config.seed
+        self._batch_size, self._seed, self.slices = config.batch_size, config.seed, config.slices
 
     @abstractmethod
     def compare(self, vectors: Tensor, alike: Tensor, unlike: Tensor) -> tuple[Tensor, dict[str, float]]:
@@ -84,7 +83,15 @@ class MetricObjective(Objective):
         vectors = self.embedder(pixels)
         # Half precision would round away the distances of near neighbours.
         with torch.autocast(vectors.device.type, enabled=False):
-            return self.compare(vectors.float(), *self._pairs(rows.cpu().numpy(), vectors.device))
+            alike, unlike = self._pairs(rows.cpu().numpy(), vectors.device)
+            figures: dict[str, float] = {}
+
+            def compare(part: Tensor) -> Tensor:
+                loss, more = self.compare(part, alike, unlike)
+                figures.update({name: value for name, value in more.items() if name not in figures})
+                return loss
+
+            return self.on_slices(vectors.float(), compare), figures
 
     def outputs(self, pixels: Tensor) -> Tensor:
         vectors: Tensor = self.embedder(pixels)
@@ -93,7 +100,7 @@ class MetricObjective(Objective):
     def score(self, outputs: Tensor, rows: Int64) -> dict[str, float]:
         val_loss, distances = self._loss_and_distances(outputs, rows)
         return {
-            self.watched: self._relevance(outputs, rows),
+            self.watched: float(self._relation.relevance(rows, nearest(outputs, self._seed)).mean()),
             "val_loss": val_loss,
             "alike_distance": distances.alike,
             "unlike_distance": distances.unlike,
@@ -124,9 +131,13 @@ class MetricObjective(Objective):
         val_loss, *mean_distances = (float(np.mean(values)) for values in zip(*measured, strict=True))
         return val_loss, Distances(*mean_distances)
 
-    def _relevance(self, outputs: Tensor, rows: Int64) -> float:
-        vectors, rng = unit_length(outputs.numpy()), np.random.default_rng(self._seed)
-        # The products of these random coordinates break ties, in another way for each query, and change nothing else.
-        queries, gallery = (np.hstack([vectors, TIE_BREAK * rng.normal(size=(len(rows), 16))]) for _ in range(2))
-        _, positions = exact_topk(queries, gallery, N_NEIGHBOURS, exclude=np.arange(len(rows)))
-        return float(self._relation.relevance(rows, positions).mean())
+
+def nearest(outputs: Tensor, seed: int) -> Int64:
+    """Return the positions of the five nearest others to each of the (n, dim) vectors by cosine, (n, 5), -1 for none.
+
+    Ties are broken at random by `seed`, so that vectors collapsed into one point score as chance does.
+    """
+    vectors, rng = unit_length(outputs.numpy()), np.random.default_rng(seed)
+    # The products of these random coordinates break ties, in another way for each query, and change nothing else.
+    queries, gallery = (np.hstack([vectors, TIE_BREAK * rng.normal(size=(len(vectors), 16))]) for _ in range(2))
+    return exact_topk(queries, gallery, N_NEIGHBOURS, exclude=np.arange(len(vectors)))[1]

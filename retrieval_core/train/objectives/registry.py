@@ -11,18 +11,22 @@ from typing import Any
 from retrieval_core.embed.networks import ImageEmbedder
 from retrieval_core.train.config import (
     AnyTraining,
+    AttributesTraining,
     ClassifyTraining,
     ContrastiveTraining,
     DistillTraining,
+    MarginTraining,
     MultilabelTraining,
     RotationTraining,
     SupconTraining,
     TripletTraining,
 )
+from retrieval_core.train.objectives.attributes import Attributes
 from retrieval_core.train.objectives.base import Objective, TrainingData
 from retrieval_core.train.objectives.classify import Classify
 from retrieval_core.train.objectives.contrastive import Contrastive
 from retrieval_core.train.objectives.distill import Distill
+from retrieval_core.train.objectives.margin import Margin
 from retrieval_core.train.objectives.multilabel import Multilabel
 from retrieval_core.train.objectives.rotation import Rotation
 from retrieval_core.train.objectives.supcon import Supcon
@@ -32,6 +36,8 @@ OBJECTIVES: dict[type[AnyTraining], Callable[[ImageEmbedder, TrainingData, Any],
     MultilabelTraining: Multilabel,
     RotationTraining: Rotation,
     ClassifyTraining: Classify,
+    AttributesTraining: Attributes,
+    MarginTraining: Margin,
     TripletTraining: Triplet,
     ContrastiveTraining: Contrastive,
     SupconTraining: Supcon,

@@ -104,14 +104,14 @@ class SameClass(Relation):
     """Rows of the same class are alike, of two classes unlike; `codes` are (n,) int64, -1 unknown and thus neither."""
 
     def __init__(self, codes: Int64) -> None:
-        self._codes = codes
+        self.codes = codes
 
     def partnered(self, rows: Int64) -> Int64:
         counts = self._counts(rows)
-        return rows[counts > 1] if len(np.unique(self._codes[rows][counts > 1])) > 1 else rows[:0]
+        return rows[counts > 1] if len(np.unique(self.codes[rows][counts > 1])) > 1 else rows[:0]
 
     def pairs(self, rows: Int64) -> Pairs:
-        codes = self._codes[rows]
+        codes = self.codes[rows]
         is_same = codes[:, None] == codes
         is_known = (codes >= 0)[:, None] & (codes >= 0)
         return Pairs(is_known & is_same & (rows[:, None] != rows), is_known & ~is_same)
@@ -131,19 +131,19 @@ class SameClass(Relation):
 
     def relevance(self, rows: Int64, positions: Int64) -> Float64:
         """Return the number of alike hits, divided by k or by the number of alike rows if that is smaller."""
-        codes = self._codes[rows]
+        codes = self.codes[rows]
         n_best = np.minimum(self._counts(rows) - 1, positions.shape[1])
         relevance: Float64 = same_code(codes, codes, positions).sum(axis=1) / np.maximum(n_best, 1)
         return relevance
 
     def _counts(self, rows: Int64) -> Int64:
         """Return how many of `rows` are of the same class as each, itself included, (n,); 0 if its class is unknown."""
-        codes = self._codes[rows]
-        return np.append(np.bincount(codes[codes >= 0], minlength=self._codes.max() + 1), 0)[codes]
+        codes = self.codes[rows]
+        return np.append(np.bincount(codes[codes >= 0], minlength=self.codes.max() + 1), 0)[codes]
 
     def _classes(self, rows: Int64) -> list[Int64]:
-        by_class = rows[np.argsort(self._codes[rows], kind="stable")]
-        return np.split(by_class, np.flatnonzero(np.diff(self._codes[by_class])) + 1)
+        by_class = rows[np.argsort(self.codes[rows], kind="stable")]
+        return np.split(by_class, np.flatnonzero(np.diff(self.codes[by_class])) + 1)
 
 
 class SharedLabels(Relation):

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from retrieval_core.embed.networks import ImageEmbedder
 from retrieval_core.errors import BadConfig
 from retrieval_core.train.config import SupconTraining
-from retrieval_core.train.objectives.base import TrainingData
+from retrieval_core.train.objectives.base import TrainingData, padded
 from retrieval_core.train.objectives.metric import MetricObjective
 
 
@@ -37,5 +37,5 @@ class Supcon(MetricObjective):
 
     def compare(self, vectors: Tensor, alike: Tensor, unlike: Tensor) -> tuple[Tensor, dict[str, float]]:
         pairs = (*torch.where(alike), *torch.where(unlike))
-        loss: Tensor = self._loss(self.head(vectors), indices_tuple=pairs)
+        loss: Tensor = self._loss(self.head(padded(vectors, self.embedder.dim)), indices_tuple=pairs)
         return loss, {}

@@ -11,6 +11,7 @@ import torch
 from pytorch_metric_learning.distances import LpDistance
 from pytorch_metric_learning.losses import TripletMarginLoss
 from torch import Tensor
+from torch.nn.functional import normalize
 
 from retrieval_core.embed.networks import ImageEmbedder
 from retrieval_core.train.config import Miner, TripletTraining
@@ -34,7 +35,7 @@ class Mined(NamedTuple):
 
 
 class Triplet(MetricObjective):
-    """max(0, d(anchor, positive) - d(anchor, negative) + margin), Euclidean, on vectors that are not of unit length.
+    """max(0, d(anchor, positive) - d(anchor, negative) + margin), Euclidean, on vectors of any or of unit length.
 
     FaceNet's loss (Schroff et al., CVPR 2015) without its unit sphere and its squares: the mean over the mined triplets
     that violate the margin. Scaling all vectors changes it in proportion to their mean d(a, p) - d(a, n). For `hard`
@@ -65,8 +66,12 @@ class Triplet(MetricObjective):
         unsolved = distances.unlike - distances.alike < COLLAPSED_GAP * self.margin
         return super().has_collapsed(distances) or (unsolved and distances.unlike < self.margin)
 
+    def outputs(self, pixels: Tensor) -> Tensor:
+        vectors = super().outputs(pixels)
+        return normalize(vectors) if self._config.unit_length else vectors
+
     def compare(self, vectors: Tensor, alike: Tensor, unlike: Tensor) -> tuple[Tensor, dict[str, float]]:
-        distance = LpDistance(normalize_embeddings=False)
+        distance = LpDistance(normalize_embeddings=self._config.unit_length)
         mined = mine(distance(vectors.detach()), alike, unlike, self.margin, self._config.miner)
         loss: Tensor = TripletMarginLoss(self.margin, distance=distance)(vectors, indices_tuple=mined[:3])
         figures = {"margin": self.margin}

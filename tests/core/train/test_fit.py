@@ -258,6 +258,20 @@ def test_the_same_call_gives_the_same_weights_whatever_was_drawn_before(train, t
     assert not torch.equal(first.embedder.network[0].weight, other.embedder.network[0].weight)
 
 
+def test_weights_averaged_with_the_initial_ones_are_scored_anew(train, tiny_embedder, tmp_path):
+    config = CONFIG.model_copy(update={"weights": "file:unread", "trained_share": 0.5})
+    folders = [tmp_path / name for name in ("whole", "half")]
+    for folder in folders:
+        folder.mkdir()
+    whole, half = (Rotation(tiny_embedder(), UNLABELLED, CONFIG) for _ in folders)
+    first, second = train(whole, CONFIG, folder=folders[0]), train(half, config, folder=folders[1])
+    initial = tiny_embedder().network[0].weight
+    torch.testing.assert_close(half.embedder.network[0].weight, (initial + whole.embedder.network[0].weight) / 2)
+    assert steps(second.history) == steps(first.history)
+    assert second.metrics["trained_share"] == 0.5
+    assert second.metrics["val_loss"] != first.metrics["val_loss"]
+
+
 def test_batch_norms_learn_the_pictures_statistics(train, tiny_embedder):
     objective = Rotation(tiny_embedder(), UNLABELLED, CONFIG)
     train(objective)

@@ -198,3 +198,15 @@ def test_where_classes_overlap_hard_triplets_collapse_and_all_do_not(
     last = fit(objective, pixels, split, preprocess, config, device="cpu", folder=tmp_path).history[-1]
     assert last["collapsed"] == collapsed
     assert (last["active_share"] > 0.99) == bool(collapsed)
+
+
+def test_triplets_on_unit_vectors_do_not_depend_on_lengths(tiny_embedder):
+    codes, vectors = torch.arange(24) % 5, drawn_vectors(24)
+    lengths = torch.linspace(0.1, 9, 24)[:, None]
+    data, losses = TrainingData(of_classes(codes.tolist())), {}
+    for unit_length in (False, True):
+        config = TripletTraining(margin=0.3, batch_size=24, unit_length=unit_length)
+        objective = Triplet(tiny_embedder(), data, config)
+        losses[unit_length] = [float(objective.compare(rows, *same(codes))[0]) for rows in (vectors, vectors * lengths)]
+    assert losses[True][0] == pytest.approx(losses[True][1], rel=1e-5)
+    assert losses[False][0] != pytest.approx(losses[False][1], rel=0.1)
