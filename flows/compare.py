@@ -143,7 +143,7 @@ def _built_variant(bench: Workbench, variant: VariantConfig) -> BuiltVariant:
         classes=bench.classes(variant),
         masks=bench.masks(variant.background) if variant.background == "crop" else None,
         backbone=bench.backbone(variant),
-        ms_per_picture=sum(bench.ms_per_picture(network) for network in bench.networks(variant)),
+        ms_per_picture=sum(bench.ms_per_picture(network, variant.precision) for network in bench.networks(variant)),
         n_bytes_per_item=n_numbers * NUMBER_BYTES,
     )
 

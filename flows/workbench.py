@@ -11,7 +11,7 @@ from prefect.logging import get_run_logger
 from flows.pictures import Masking, mask_and_embed
 from flows.shards import each_shard
 from retrieval_core.artifacts.manifests import Fitted, Ref, VectorSet
-from retrieval_core.config import ClassifyConfig, EmbedConfig, NightlyConfig, View
+from retrieval_core.config import ClassifyConfig, EmbedConfig, NightlyConfig, Precision, View
 from retrieval_core.errors import BadConfig
 from retrieval_core.evaluate.compare.config import ComparisonConfig, VariantConfig, model_of
 from retrieval_core.settings import Settings
@@ -72,9 +72,9 @@ class Workbench:
         return tuple(ref for ref in (self.backbone(variant), mask_network, self.classifier(variant)) if ref)
 
     @once
-    def ms_per_picture(self, network: Ref) -> float:
+    def ms_per_picture(self, network: Ref, precision: Precision) -> float:
         """Return the milliseconds that a network takes for a picture."""
-        return time_network(self.settings, self.catalog, network, self.config)
+        return time_network(self.settings, self.catalog, network, self.config, precision)
 
     @once
     def detector(self) -> Ref:
@@ -196,6 +196,7 @@ class Workbench:
             weights=_artifact(self.model(model)) if model else variant.weights,
             size_px=variant.size_px,
             framing=variant.framing,
+            precision=variant.precision,
             background=variant.background,
         )
 

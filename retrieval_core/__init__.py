@@ -15,6 +15,7 @@ Importing it also tells other libraries not to report to their makers, unless th
 from __future__ import annotations
 
 import os
+import sys
 from importlib import import_module
 from typing import TYPE_CHECKING
 
@@ -89,6 +90,8 @@ TELEMETRY_OFF = {
 }
 for _name, _value in TELEMETRY_OFF.items():
     os.environ.setdefault(_name, _value)
+# OpenVINO has no such variable: it reports every import, unless the package that does so cannot be imported.
+sys.modules.setdefault("openvino_telemetry", None)  # type: ignore[arg-type]
 
 _MODULES = {
     "Hit": "artifacts.manifests",

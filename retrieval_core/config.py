@@ -18,6 +18,7 @@ from retrieval_core.errors import BadConfig
 
 Background = Literal["raw", "masked", "both", "crop"]
 Framing = Literal["card", "center", "squash"]
+Precision = Literal["float32", "bfloat16"]
 View = Literal["raw", "masked", "crop"]
 
 
@@ -100,14 +101,13 @@ class EmbedConfig(StageConfig):
     )
     weights: str = Field("pretrained", description="pretrained, random:SEED, file:PATH or artifact:NAME[@ALIAS].")
     sha256: str = Field("", description="Expected sha256 of a file: given as weights; empty accepts any.")
-    background: Background = Field(
-        "both", description="Embed the raw picture, the masked one, both, or the picture cropped to the product."
-    )
+    background: Background = Field("both", description="Embed pictures raw, masked, both, or cropped to the product.")
     size_px: int = Field(0, ge=0, le=1024, description="Side of the square the backbone sees; 0 takes the card's own.")
     framing: Framing = Field(
         "card", description="How a picture becomes a square: its centre, squashed, or as the backbone was trained."
     )
-    batch_size: int = Field(32, ge=1, le=1024, description="Pictures that the backbone sees at once.")
+    precision: Precision = Field("float32", description="Arithmetic of the vectors; that of queries is always float32.")
+    batch_size: int = Field(32, ge=1, le=1024, description="Pictures that a thread reads, and a CPU embeds, at once.")
     shard_rows: int = Field(512, ge=1, description="Pictures in one shard that is masked and embedded.")
 
     def views(self, has_masks: bool) -> tuple[View, ...]:

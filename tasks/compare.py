@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from retrieval_core.artifacts.manifests import Ref
+from retrieval_core.config import Precision
 from retrieval_core.evaluate.compare import cost, seal
 from retrieval_core.evaluate.compare.config import ComparisonConfig
 from retrieval_core.evaluate.compare.measure import ComparisonInputs
@@ -24,9 +25,11 @@ def find_unlearnable(settings: Settings, catalog: Ref, config: ComparisonConfig)
 
 
 @stage("time network")
-def time_network(settings: Settings, catalog: Ref, network: Ref, config: ComparisonConfig) -> float:
+def time_network(
+    settings: Settings, catalog: Ref, network: Ref, config: ComparisonConfig, precision: Precision
+) -> float:
     """Return the milliseconds that a network takes for a picture of the catalogue on this machine."""
-    return cost.time_network(settings, catalog, network, config)
+    return cost.time_network(settings, catalog, network, config, precision)
 
 
 @stage("compare")

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from retrieval_core.config import NightlyConfig
+from retrieval_core.config import NightlyConfig, Precision
 from retrieval_core.embed.auto import decide_backbone
+from retrieval_core.embed.engine import check_precision
 from retrieval_core.evaluate.compare.config import ComparisonConfig
 from retrieval_core.evaluate.measure.golden_queries import check_golden
 from retrieval_core.ingest.sources.registry import open_source
@@ -17,9 +18,10 @@ from tasks.stage import stage
 
 @stage("check before run")
 def check_before_run(settings: Settings, source: str, config: NightlyConfig, is_evaluated: bool = True) -> None:
-    """Check the source, the store, the weights and, if the run is evaluated, the file of golden queries."""
+    """Check the source, store, weights and machine and, if the run is evaluated, the file of golden queries."""
     store = settings.open_store()
     check_run(source, store, config.model_copy(update={"embed": decide_backbone(store, config.embed)}))
+    _check_machine(settings, config.embed.precision)
     if is_evaluated:
         check_golden(config.evaluate.golden)
 
@@ -39,3 +41,11 @@ def check_before_comparison(settings: Settings, source: str, config: ComparisonC
     store = settings.open_store()
     check_conditions(store)
     check_comparison(store, config)
+    for precision in {variant.precision for variant in config.variants}:
+        _check_machine(settings, precision)
+
+
+def _check_machine(settings: Settings, precision: Precision) -> None:
+    """Check that this machine computes in a precision; the workers of a Dask cluster check it for themselves."""
+    if settings.runner == "local":
+        check_precision(settings.torch_device, precision)

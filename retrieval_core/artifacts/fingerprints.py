@@ -9,7 +9,16 @@ from pathlib import Path
 from typing import Any
 
 from retrieval_core.artifacts.manifests import Ref, Release, fingerprint
-from retrieval_core.config import CropConfig, HeadConfig, IndexConfig, MaskConfig, ReduceConfig, StageConfig, View
+from retrieval_core.config import (
+    CropConfig,
+    HeadConfig,
+    IndexConfig,
+    MaskConfig,
+    Precision,
+    ReduceConfig,
+    StageConfig,
+    View,
+)
 from retrieval_core.errors import WeightsInvalid
 from retrieval_core.store.files import file_sha256
 
@@ -79,12 +88,20 @@ def class_family(classifier: str) -> str:
     return fingerprint("classes", STAGE_VERSIONS["embed"], {}, [classifier])
 
 
-def vector_family(backbone: str, masks: str | None, view: View = "masked", margin: float = 0.0) -> str:
+def vector_family(
+    backbone: str,
+    masks: str | None,
+    view: View = "masked",
+    margin: float = 0.0,
+    precision: Precision = "float32",
+) -> str:
     """Return the family of the vectors of raw pictures, or of pictures that a family of masks masks or crops.
 
-    `margin` only matters to the view `crop`.
+    `margin` only matters to the view `crop`. float32 is left out, so that earlier families keep their names.
     """
-    question = {"view": view, "margin": margin} if masks and view == "crop" else {}
+    question: dict[str, Any] = {"view": view, "margin": margin} if masks and view == "crop" else {}
+    if precision != "float32":
+        question["precision"] = precision
     return fingerprint("vectors", STAGE_VERSIONS["embed"], question, [backbone, masks or "raw"])
 
 
@@ -103,13 +120,18 @@ def release_vector_families(release: Release) -> dict[View, str]:
 
     Which of these views the run embedded is in its config. Raises `ShardCorrupt` if this version cannot read that.
     """
-    masks, margin = release_mask_family(release), release.nightly_config().crop.margin
-    backbone, families = release.backbone.name, dict[View, str]()
-    families["raw"] = vector_family(backbone, None)
-    if masks:
-        families["masked"] = vector_family(backbone, masks)
-        families["crop"] = vector_family(backbone, masks, "crop", margin)
-    return families
+    masks, config = release_mask_family(release), release.nightly_config()
+    views: tuple[View, ...] = ("raw", "masked", "crop") if masks else ("raw",)
+    return {
+        view: vector_family(
+            release.backbone.name,
+            None if view == "raw" else masks,
+            view,
+            config.crop.margin,
+            config.embed.precision,
+        )
+        for view in views
+    }
 
 
 def head_question(config: HeadConfig) -> dict[str, Any]:

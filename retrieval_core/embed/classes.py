@@ -16,7 +16,7 @@ from retrieval_core.config import ClassifyConfig, EmbedConfig
 from retrieval_core.embed.backbones import LoadedBackbone, load_backbone, read_backbone, save_backbone
 from retrieval_core.embed.cards import Card
 from retrieval_core.embed.engine import Engine
-from retrieval_core.embed.extract import SquareLoader, in_batches
+from retrieval_core.embed.extract import Loaded, SquareLoader, cut_and_run, pace_of
 from retrieval_core.embed.registry import CARDS, adapter_of, get_card
 from retrieval_core.errors import BadConfig, ShardCorrupt, WeightsInvalid, WeightsUnavailable
 
@@ -52,7 +52,8 @@ class ClassifierEngine:
     """Classifies pictures with the engine of a folder that `save_classifier` wrote."""
 
     def __init__(self, engine: Engine) -> None:
-        self.preprocess, self.max_rows, self._engine = engine.preprocess, engine.max_rows, engine
+        self.preprocess, self._engine = engine.preprocess, engine
+        self.max_rows, self.is_device = engine.max_rows, engine.is_device
 
     def classify(self, pixels: UInt8) -> tuple[Int32, Float32]:
         """Return classes and probabilities as in `Classified` for (n, size, size, 3) uint8 pixels."""
@@ -85,12 +86,12 @@ def classify(
     worker = engine.for_worker()
     load = SquareLoader(None, "raw", 0.0, engine.preprocess, max_pixels)
 
-    def work(batch: Sequence[Picture]) -> Classified:
-        loaded = load(batch)
-        return Classified(loaded.content_ids, *worker.classify(loaded.pixels))
+    def run(batches: Sequence[Loaded]) -> Classified:
+        content_ids = [key for loaded in batches for key in loaded.content_ids]
+        return Classified(content_ids, *worker.classify(np.concatenate([loaded.pixels for loaded in batches])))
 
     empty = Classified([], np.empty((0, N_TOP_CLASSES), np.int32), np.empty((0, N_TOP_CLASSES), np.float32))
-    parts = [empty, *in_batches(pictures, work, min(batch_size, worker.max_rows), threads, on_batch)]
+    parts = [empty, *cut_and_run(pictures, load, run, pace_of([worker], batch_size, threads), on_batch)]
     return Classified(
         [key for part in parts for key in part.content_ids],
         np.concatenate([part.classes for part in parts]),

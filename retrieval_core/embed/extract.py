@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from typing import NamedTuple, TypeVar
+from collections import deque
+from collections.abc import Callable, Collection, Generator, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import closing
+from itertools import islice
+from typing import NamedTuple, Protocol, TypeVar
 
 import numpy as np
 
@@ -13,11 +16,16 @@ from retrieval_core.artifacts.manifests import Reject
 from retrieval_core.artifacts.parts import MaskRow
 from retrieval_core.artifacts.pictures import Picture, read_picture
 from retrieval_core.config import View
-from retrieval_core.embed.engine import Engine
+from retrieval_core.embed.engine import DEVICE_CALLS, Engine
 from retrieval_core.errors import ImageRefused, NotFound
 from retrieval_core.images import RGB, Preprocess, apply_mask, crop_to_mask, fit, prepare_for_many
 
+Value = TypeVar("Value")
+Cut = TypeVar("Cut")
 Result = TypeVar("Result")
+
+READ_ROWS = 8  # pictures that a thread reads at once for a device, whose batches gather many of them
+AHEAD = 4  # batches for each thread that may be ready before an earlier one is
 
 # (h, w) bool, True on the product, to be stretched over the picture; and why it is not trusted, "" where it is.
 FoundMask = tuple[Bool, str]
@@ -93,11 +101,22 @@ def extract(
     views = [view._replace(engine=view.engine.for_worker()) for view in views]
     prepare_for_many()
 
-    def work(batch: Sequence[Picture]) -> Extracted:
-        return _extract_batch(batch, masks, views, max_pixels)
+    def cut(batch: Sequence[Picture]) -> _Cut:
+        return _cut_batch(batch, masks, views, max_pixels)
 
-    n_rows = min([batch_size, *(view.engine.max_rows for view in views)])
-    batches = list(in_batches(pictures, work, n_rows, threads, on_batch))
+    def embed(cuts: Sequence[_Cut]) -> Extracted:
+        return Extracted(
+            masks={key: mask for cut in cuts for key, mask in cut.masks.items()},
+            vectors={
+                view.view: view.embed({key: square for cut in cuts for key, square in cut.squares[number].items()})
+                for number, view in enumerate(views)
+            },
+            rejects=[reject for cut in cuts for reject in cut.rejects],
+        )
+
+    batches = list(
+        cut_and_run(pictures, cut, embed, pace_of([view.engine for view in views], batch_size, threads), on_batch)
+    )
     return Extracted(
         masks={key: mask for batch in batches for key, mask in batch.masks.items()},
         vectors={
@@ -107,19 +126,25 @@ def extract(
     )
 
 
-def _extract_batch(batch: Sequence[Picture], masks: Masks, views: Sequence[ViewToEmbed], max_pixels: int) -> Extracted:
-    done = Extracted({}, {}, [])
-    squares: list[dict[str, RGB]] = [{} for _ in views]
-    for picture, image in _read(batch, max_pixels, done.rejects):
+class _Cut(NamedTuple):
+    """The squares of a batch of pictures by content id, for each view; its new masks and its rejects."""
+
+    squares: list[dict[str, RGB]]
+    masks: dict[str, FoundMask]
+    rejects: list[Reject]
+
+
+def _cut_batch(batch: Sequence[Picture], masks: Masks, views: Sequence[ViewToEmbed], max_pixels: int) -> _Cut:
+    cut = _Cut([{} for _ in views], {}, [])
+    for picture, image in _read(batch, max_pixels, cut.rejects):
         key = picture.content_id
         mask = masks.mask(key, image)
         if mask and key in masks.missing:
-            done.masks[key] = mask
-        for view, of_view in zip(views, squares, strict=True):
+            cut.masks[key] = mask
+        for view, squares in zip(views, cut.squares, strict=True):
             if key in view.missing:
-                of_view[key] = view.square(image, mask)
-    done.vectors.update({view.view: view.embed(of_view) for view, of_view in zip(views, squares, strict=True)})
-    return done
+                squares[key] = view.square(image, mask)
+    return cut
 
 
 def _join(batches: Sequence[Vectors]) -> Vectors:
@@ -151,25 +176,82 @@ def show(image: RGB, mask: FoundMask | None, view: View, margin: float) -> RGB:
             return crop_to_mask(image, mask[0], margin)
 
 
+class RunsPictures(Protocol):
+    """An engine, or what classifies with one."""
+
+    max_rows: int
+    is_device: bool
+
+
+class Pace(NamedTuple):
+    """How pictures are read and run: `n_rows` at a time in each of `threads` threads.
+
+    A device runs `device_batches` of these batches at once; 0 means that each thread runs those it has read.
+    """
+
+    n_rows: int
+    threads: int
+    device_batches: int = 0
+
+
+def pace_of(engines: Sequence[RunsPictures], batch_size: int, threads: int) -> Pace:
+    """Return how fast the engines take pictures, of which a thread reads `batch_size` at most at a time."""
+    n_rows = min([batch_size, *(engine.max_rows for engine in engines)])
+    if not any(engine.is_device for engine in engines):
+        return Pace(n_rows, threads)
+    n_read = min(n_rows, READ_ROWS)
+    return Pace(n_read, threads, max(1, min(engine.max_rows for engine in engines) // n_read))
+
+
+def cut_and_run(
+    pictures: Sequence[Picture],
+    cut: Callable[[Sequence[Picture]], Cut],
+    run: Callable[[Sequence[Cut]], Result],
+    pace: Pace,
+    on_batch: Callable[[int], None] | None = None,
+) -> Iterator[Result]:
+    """Yield what `run` makes of what `cut` made of batches of pictures, in their order.
+
+    On the CPU each thread cuts a batch and runs it: while one waits for the disk, the others work. A device takes the
+    batches of many threads at once, which cut the next ones meanwhile. No result depends on the number of threads.
+    """
+    if not pace.device_batches:
+        yield from in_batches(pictures, lambda batch: run([cut(batch)]), pace.n_rows, pace.threads, on_batch)
+        return
+    with closing(in_batches(pictures, cut, pace.n_rows, pace.threads, on_batch)) as cuts:
+        groups = iter(lambda: list(islice(cuts, pace.device_batches)), [])
+        yield from _in_order(groups, run, DEVICE_CALLS)
+
+
 def in_batches(
     pictures: Sequence[Picture],
     work: Callable[[Sequence[Picture]], Result],
     n_rows: int,
     threads: int,
     on_batch: Callable[[int], None] | None = None,
-) -> Iterator[Result]:
+) -> Generator[Result]:
     """Yield `work(batch)` for batches of `n_rows` pictures, in their order; call `on_batch` with the size of each.
 
-    Each thread decodes a batch and embeds it: while one waits for the device or the disk, the others work, and each
-    holds one batch in memory. The batches do not depend on the number of threads.
+    The batches do not depend on the number of threads, each of which holds one batch in memory.
     """
     batches = [pictures[start : start + n_rows] for start in range(0, len(pictures), n_rows)]
-    pool = ThreadPoolExecutor(threads, thread_name_prefix="embed")
-    try:
-        for batch, result in zip(batches, pool.map(work, batches), strict=True):
+    with closing(_in_order(batches, work, threads)) as results:
+        for batch, result in zip(batches, results, strict=True):
             yield result
             if on_batch:
                 on_batch(len(batch))
+
+
+def _in_order(values: Iterable[Value], work: Callable[[Value], Result], threads: int) -> Generator[Result]:
+    """Yield `work(value)` for values, in their order, with at most `AHEAD` values for each thread begun or waiting."""
+    pool, pending = ThreadPoolExecutor(threads, thread_name_prefix="embed"), deque[Future[Result]]()
+    try:
+        for value in values:
+            pending.append(pool.submit(work, value))
+            if len(pending) == AHEAD * threads:
+                yield pending.popleft().result()
+        while pending:
+            yield pending.popleft().result()
     finally:
         pool.shutdown(cancel_futures=True)
 

@@ -24,7 +24,7 @@ from retrieval_core.artifacts.shards import (
     shard_pictures,
 )
 from retrieval_core.artifacts.variants import Variant
-from retrieval_core.config import ClassifyConfig, CropConfig, EmbedConfig, IngestConfig, MaskConfig, View
+from retrieval_core.config import ClassifyConfig, CropConfig, EmbedConfig, IngestConfig, MaskConfig, Precision, View
 from retrieval_core.embed.classes import ClassifierEngine, classify
 from retrieval_core.embed.engine import Engine, open_engine
 from retrieval_core.embed.extract import Masker, Masks, ViewToEmbed, extract
@@ -61,7 +61,9 @@ class PictureWork(Value):
             return {}
         masks = self.masks.family if self.masks else None
         families = {
-            view: vector_family(self.backbone.name, None if view == "raw" else masks, view, self.crop.margin)
+            view: vector_family(
+                self.backbone.name, None if view == "raw" else masks, view, self.crop.margin, self.embed.precision
+            )
             for view in self.embed.views(has_masks=masks is not None)
         }
         return {view: Target(folder=VectorSet.folder, family=family) for view, family in families.items()}
@@ -98,7 +100,7 @@ def mask_and_embed_shard(
     """
     store = settings.open_store()
     pictures, missing = read_shard(store, shard)
-    engine = _engine(settings, work.backbone) if work.backbone else None
+    engine = _engine(settings, work.backbone, work.embed.precision) if work.backbone else None
     views = [
         ViewToEmbed(view, missing[target], work.crop.margin, engine) for view, target in work.vectors.items() if engine
     ]
@@ -171,10 +173,10 @@ def classify_shard(
 
 # Sessions take seconds to open; the shards of one process share them.
 @lru_cache(maxsize=2)
-def _engine(settings: Settings, backbone: Ref) -> Engine:
+def _engine(settings: Settings, backbone: Ref, precision: Precision) -> Engine:
     store = settings.open_store()
     folder = Backbone.open(store, backbone).local_folder(store)
-    return open_engine(folder, settings.torch_device, settings.n_threads)
+    return open_engine(folder, settings.torch_device, settings.n_threads, precision)
 
 
 @lru_cache(maxsize=1)

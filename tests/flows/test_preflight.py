@@ -13,11 +13,13 @@ from flows.nightly import nightly
 from flows.preflight import checked_ahead, preflight
 from flows.train import TRAININGS, train_head
 from retrieval_core.config import NightlyConfig
+from retrieval_core.embed import engine
 from retrieval_core.errors import BadConfig, SourceMissing, VitrineError, WeightsInvalid, WeightsUnavailable
+from retrieval_core.evaluate.compare.config import ComparisonConfig
 from retrieval_core.images import thumbnail
 from retrieval_core.settings import Settings
 from retrieval_core.train.config import load_training
-from tasks.preflight import check_before_run
+from tasks.preflight import check_before_comparison, check_before_run
 from tasks.stage import stage
 
 pytestmark = pytest.mark.usefixtures("prefect_server")
@@ -89,6 +91,22 @@ def test_what_a_run_needs_is_looked_for(
 def test_golden_queries_matter_only_to_a_run_that_is_evaluated(source: str, settings: Settings) -> None:
     config = NightlyConfig.load(None, ["embed.weights=random:0", "evaluate.golden=no.csv"])
     check_before_run.fn(settings, source, config, is_evaluated=False)
+
+
+def test_precision_that_this_machine_does_not_compute_in_is_refused_before_a_run(
+    source: str, settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(engine, "_cpu_has_bfloat16", lambda: False)
+    config = NightlyConfig.load(None, ["embed.weights=random:0", "embed.precision=bfloat16"])
+    with pytest.raises(BadConfig, match="does not compute in bfloat16"):
+        check_before_run.fn(settings, source, config)
+    elsewhere = settings.model_copy(update={"runner": "dask"})
+    check_before_run.fn(elsewhere, source, config)
+    variants = [{"name": "quick", "weights": "random:0", "precision": "bfloat16"}]
+    tables = [{"title": "Speed", "metrics": ["map@5"]}]
+    comparison = ComparisonConfig.model_validate({"title": "Precision", "variants": variants, "tables": tables})
+    with pytest.raises(BadConfig, match="does not compute in bfloat16"):
+        check_before_comparison.fn(settings, source, comparison)
 
 
 def test_a_check_ahead_is_not_repeated_by_the_flow(settings: Settings) -> None:

@@ -27,3 +27,25 @@ def test_the_images_turn_it_off_for_programs_that_start_without_this_package() -
     dockerfile = (ROOT / "docker" / "Dockerfile").read_text()
     for name, value in retrieval_core.TELEMETRY_OFF.items():
         assert f" {name}={value} " in dockerfile
+
+
+def test_openvino_cannot_report_that_it_is_imported(tmp_path: Path) -> None:
+    pytest.importorskip("openvino")
+    code = """
+import sys, retrieval_core
+from retrieval_core.embed.engine import check_precision
+
+def refuse(event, arguments):
+    if event in ("socket.connect", "socket.getaddrinfo"):
+        raise SystemExit(f"{event} {arguments}")
+
+sys.addaudithook(refuse)
+try:
+    check_precision("cpu", "bfloat16")
+except retrieval_core.BadConfig:
+    pass  # another CPU
+assert "openvino" in sys.modules
+"""
+    environment = {"PATH": os.environ["PATH"], "PYTHONPATH": str(ROOT), "HOME": str(tmp_path)}
+    subprocess.run([sys.executable, "-c", code], env=environment, check=True)
+    assert not list(tmp_path.iterdir()), "its telemetry writes a number of this machine"

@@ -17,6 +17,7 @@ from retrieval_core.config import (
     HeadConfig,
     IngestConfig,
     MaskConfig,
+    Precision,
     ReduceConfig,
     StageConfig,
     View,
@@ -27,13 +28,19 @@ from retrieval_core.metrics import registry
 from retrieval_core.train.config import AnyTraining, ClassifyTraining, DistillTraining
 
 Mode = Literal["nearest", "classified"]
-Contrast = Literal["background", "boosted", "dim", "mode"]
+Contrast = Literal["background", "boosted", "dim", "mode", "precision"]
 
 MODEL = "model:"
 # Without the metrics of a whole search, which a variant does not have.
 METRICS = tuple(metric.name for metric in registry.METRICS if metric.source in ("search", "head"))
 
-_PLAIN_VALUES: dict[Contrast, Any] = {"background": "raw", "boosted": False, "dim": 0, "mode": "nearest"}
+_PLAIN_VALUES: dict[Contrast, Any] = {
+    "background": "raw",
+    "boosted": False,
+    "dim": 0,
+    "mode": "nearest",
+    "precision": "float32",
+}
 CLASSIFIER_KEYS = {"classifier", "classifier_weights"}
 
 
@@ -54,6 +61,7 @@ class VariantConfig(StageConfig):
     background: View = Field("raw", description="Embed raw pictures, masked ones, or crops of the product.")
     size_px: int = Field(0, ge=0, le=1024, description="Side of the backbone's square input; 0 takes the card's size.")
     framing: Framing = Field("card", description="How a picture becomes a square: cropped to its centre, or squashed.")
+    precision: Precision = Field("float32", description="Arithmetic of the vectors of gallery and queries.")
     boosted: bool = Field(False, description="Use the hidden layer of the multi-task head as vectors.")
     dim: int = Field(0, ge=0, description="Number of principal components to keep; 0 keeps the vectors as they are.")
     mode: Mode = Field(

@@ -11,9 +11,9 @@ from typing import Any
 import numpy as np
 
 from retrieval_core.arrays import UInt8
-from retrieval_core.artifacts.manifests import Artifact, Backbone, Classifier, Detector, Ref, Segmenter
+from retrieval_core.artifacts.manifests import Backbone, Classifier, Detector, Ref, Segmenter
 from retrieval_core.artifacts.pictures import PictureReader, usable_pictures
-from retrieval_core.config import CropConfig
+from retrieval_core.config import CropConfig, Precision
 from retrieval_core.embed.classes import ClassifierEngine
 from retrieval_core.embed.engine import open_engine
 from retrieval_core.errors import ImageRefused, NotFound
@@ -46,21 +46,25 @@ def _readable(items: Sequence[Mapping[str, Any]], pictures: PictureReader, max_p
             continue
 
 
-def time_network(settings: Settings, catalog: Ref, network: Ref, config: ComparisonConfig) -> float:
+def time_network(
+    settings: Settings, catalog: Ref, network: Ref, config: ComparisonConfig, precision: Precision
+) -> float:
     """Return the milliseconds that a network takes for a picture, measured on a random sample of the catalogue."""
     store = settings.open_store()
     shuffled = usable_pictures(store, catalog).sort("item_id").sample(fraction=1.0, shuffle=True, seed=0)
     images = decode_sample(shuffled.to_dicts(), PictureReader(store), config.ingest.max_pixels)
-    return ms_per_picture(settings, network, images, config.crop)
+    return ms_per_picture(settings, network, images, config.crop, precision)
 
 
-def ms_per_picture(settings: Settings, network: Ref, images: Sequence[RGB], crop: CropConfig) -> float:
+def ms_per_picture(
+    settings: Settings, network: Ref, images: Sequence[RGB], crop: CropConfig, precision: Precision = "float32"
+) -> float:
     """Return the milliseconds per picture that a backbone, classifier, segmenter or detector takes for `images`.
 
     The median of three runs after a warm-up, with all threads of a task. Decoding and resizing are not included, except
-    the resizing of a detector. `crop` configures a detector.
+    the resizing of a detector. `crop` configures a detector; `precision` is that of a backbone.
     """
-    forward = _forward(settings, network, images, crop)
+    forward = _forward(settings, network, images, crop, precision)
     forward()
     seconds = []
     for _ in range(N_RUNS):
@@ -70,7 +74,9 @@ def ms_per_picture(settings: Settings, network: Ref, images: Sequence[RGB], crop
     return 1e3 * float(np.median(seconds)) / len(images)
 
 
-def _forward(settings: Settings, network: Ref, images: Sequence[RGB], crop: CropConfig) -> Callable[[], object]:
+def _forward(
+    settings: Settings, network: Ref, images: Sequence[RGB], crop: CropConfig, precision: Precision
+) -> Callable[[], object]:
     """Return a function that runs the network once on the pictures, which are resized beforehand."""
     store, device, threads = settings.open_store(), settings.torch_device, settings.n_threads
     if network.kind == "Detector":
@@ -82,10 +88,11 @@ def _forward(settings: Settings, network: Ref, images: Sequence[RGB], crop: Crop
         size_px = int(segmenter.config["size_px"])
         masker = SegmenterEngine(segmenter.local_folder(store) / ONNX_FILE, size_px, threads)
         return partial(masker.predict, _squares(images, square_of(size_px)))
-    kind: type[Artifact] = Classifier if network.kind == "Classifier" else Backbone
-    engine = open_engine(kind.open(store, network).local_folder(store), device, threads)
-    pixels = _squares(images, engine.preprocess)
-    return partial(ClassifierEngine(engine).classify if kind is Classifier else engine.embed, pixels)
+    if network.kind == "Classifier":
+        engine = open_engine(Classifier.open(store, network).local_folder(store), device, threads)
+        return partial(ClassifierEngine(engine).classify, _squares(images, engine.preprocess))
+    engine = open_engine(Backbone.open(store, network).local_folder(store), device, threads, precision)
+    return partial(engine.embed, _squares(images, engine.preprocess))
 
 
 def _squares(images: Sequence[RGB], preprocess: Preprocess) -> UInt8:

@@ -61,6 +61,20 @@ def test_a_view_of_its_own_has_a_family_of_its_own() -> None:
     assert fingerprints.vector_family("b", None, "raw", 0.3) == fingerprints.vector_family("b", None)
 
 
+def test_precision_makes_another_family_of_every_view():
+    families = [
+        fingerprints.vector_family("b", masks, view, 0.1, precision)
+        for masks, view in ((None, "raw"), ("m", "masked"), ("m", "crop"))
+        for precision in ("float32", "bfloat16")
+    ]
+    assert len(set(families)) == 6
+    assert families[::2] == [
+        fingerprints.vector_family("b", None),
+        fingerprints.vector_family("b", "m"),
+        fingerprints.vector_family("b", "m", "crop", 0.1),
+    ]
+
+
 def test_names_of_what_stores_hold_already_stay() -> None:
     assert backbone_fingerprint(EmbedConfig()) == BACKBONE
     assert fingerprints.vector_family("b", None) == RAW

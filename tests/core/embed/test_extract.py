@@ -16,7 +16,7 @@ from retrieval_core.artifacts import pictures as pictures_module
 from retrieval_core.artifacts.manifests import Reject, content_id
 from retrieval_core.artifacts.parts import MaskRow, vectors_bytes
 from retrieval_core.artifacts.pictures import Picture
-from retrieval_core.embed.engine import open_engine
+from retrieval_core.embed.engine import TorchEngine, open_engine
 from retrieval_core.embed.extract import Masks, ViewToEmbed, extract
 from retrieval_core.embed.registry import CARDS
 from retrieval_core.errors import StoreUnavailable
@@ -31,8 +31,8 @@ class MeanColour:
 
     card, preprocess, dim = CARDS["pca_pixels"], HOW, 3
 
-    def __init__(self, max_rows: int = 4) -> None:
-        self.max_rows = max_rows
+    def __init__(self, max_rows: int = 4, is_device: bool = False) -> None:
+        self.max_rows, self.is_device = max_rows, is_device
         self.batches: list[int] = []
 
     def embed(self, pixels):
@@ -200,6 +200,40 @@ def test_batches_respect_the_engine_and_the_config(tmp_path):
     run(pictures, engine=by_config, batch_size=2)
     assert sorted(by_engine.batches) == [1, 3, 3]
     assert sorted(by_config.batches) == [1, 2, 2, 2]
+
+
+@pytest.mark.parametrize("batch_size", [3, 32])
+def test_device_gets_its_large_batches_whatever_the_threads_read_at_once(tmp_path, batch_size):
+    pictures = [picture(tmp_path, n, b"broken" if n in (4, 30) else None) for n in range(41)]
+    device, reported = MeanColour(max_rows=24, is_device=True), []
+    done = run(pictures, engine=device, batch_size=batch_size, threads=3, on_batch=reported.append)
+    assert sorted(device.batches) == [16, 23]
+    assert sum(reported) == 41
+    expected = run(pictures)
+    assert done.content_ids == expected.content_ids
+    assert done.rejects == expected.rejects
+    np.testing.assert_array_equal(done.vectors, expected.vectors)
+
+
+def test_failure_of_a_device_ends_the_reading(tmp_path, monkeypatch):
+    class Failing(MeanColour):
+        def embed(self, pixels):
+            raise MemoryError("the device is full")
+
+    read = []
+    monkeypatch.setattr(pictures_module, "read_uri", lambda uri: read.append(uri) or Path(uri).read_bytes())
+    pictures = [picture(tmp_path, number) for number in range(300)]
+    with pytest.raises(MemoryError):
+        run(pictures, engine=Failing(max_rows=8, is_device=True), batch_size=1, threads=1)
+    assert len(read) < 300
+
+
+def test_torch_in_device_batches_gives_the_cpu_s_vectors(tmp_path, pixel_backbone):
+    pictures = [picture(tmp_path, number) for number in range(19)]
+    onnx = run(pictures, engine=open_engine(pixel_backbone.folder, "cpu", 2))
+    eager = run(pictures, engine=TorchEngine(pixel_backbone.folder, "cpu"))
+    assert eager.content_ids == onnx.content_ids
+    np.testing.assert_allclose(eager.vectors, onnx.vectors, atol=1e-4)
 
 
 def test_bytes_do_not_depend_on_threads(tmp_path, pixel_backbone):

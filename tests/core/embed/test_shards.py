@@ -106,6 +106,23 @@ def test_pictures_are_embedded_shard_by_shard_and_once(shop: Shop, backbone: Ref
     assert work_of(shop, catalog, work) == []
 
 
+def test_precision_of_the_config_reaches_the_engine_and_names_the_vectors(
+    shop: Shop, backbone: Ref, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    opened = []
+    really = module.open_engine
+    monkeypatch.setattr(module, "open_engine", lambda *args: opened.append(args[3]) or really(*args[:3]))
+    catalog = seal_catalog(shop, shop.items)
+    families = []
+    for precision in ("float32", "bfloat16"):
+        embed = CONFIG.model_copy(update={"precision": precision})
+        work = WORK.model_copy(update={"backbone": backbone, "embed": embed})
+        work_of(shop, catalog, work)
+        families.append(work.vectors["raw"].family)
+    assert opened == ["float32", "bfloat16"]
+    assert len(set(families)) == 2, "vectors of another precision are other vectors"
+
+
 def test_a_picture_is_read_once_for_its_mask_and_all_views(
     shop: Shop, backbone: Ref, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -181,6 +198,7 @@ class FakeClassifier:
     """Says that every picture shows class 7."""
 
     preprocess, max_rows = Preprocess(size_px=8, crop="squash", interpolation="bilinear"), 4
+    is_device = False
 
     def for_worker(self) -> FakeClassifier:
         return self

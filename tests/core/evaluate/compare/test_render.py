@@ -26,7 +26,7 @@ from retrieval_core.evaluate.thumbnails import Thumbnail
 
 ATTACK = "\"'><script>alert(1)</script><img src=x onerror=alert(2)>{{ 7 * 7 }}|`"
 
-CHOICES = {"kind", "contrast", "cost", "background", "framing", "mode"}
+CHOICES = {"kind", "contrast", "cost", "background", "framing", "mode", "precision"}
 FIELDS = {
     field
     for model in (
