@@ -119,16 +119,15 @@ class EmbedConfig(StageConfig):
 
 class HeadConfig(StageConfig):
     enabled: bool = Field(True, description="Train the multi-task head where the catalogue has labels.")
-    hidden_dim: int = Field(
-        0, ge=0, description="Width of the hidden layer, the boosted vector; 0 takes the input's width."
-    )
-    max_epochs: int = Field(60, ge=1, description="Upper bound of epochs.")
+    hidden_dim: int = Field(0, ge=0, description="Width of the boosted vectors; 0 takes the input's width.")
+    max_epochs: int = Field(60, ge=1, description="Upper bound of epochs; a large catalogue takes fewer.")
     patience: int = Field(8, ge=1, description="Epochs without a better validation loss before training stops.")
-    batch_size: int = Field(128, ge=2, description="Vectors in one step of the training.")
-    learning_rate: float = Field(3e-3, gt=0, description="Of the head's training.")
+    batch_size: int = Field(256, ge=2, description="Vectors in one step; a small catalogue takes fewer.")
+    learning_rate: float = Field(3e-3, gt=0, description="Highest rate of the head's training.")
     weight_decay: float = Field(1e-4, ge=0, description="Of the head's training.")
     dropout: float = Field(0.5, ge=0, lt=1, description="Share of the hidden layer that is left out in training.")
     min_count: int = Field(5, ge=1, description="A class or label seen less often than this is left out of training.")
+    max_labels: int = Field(512, ge=0, description="How many of the most frequent labels are learned; 0: all.")
     max_rows: int = Field(
         200_000, ge=10, description="Random labelled rows to train and validate the head on, a fifth held out at most."
     )

@@ -7,7 +7,7 @@ from functools import partial
 
 import polars as pl
 
-from retrieval_core.artifacts.catalog_rows import HELD_OUT, bounded_sample, load_items
+from retrieval_core.artifacts.catalog_rows import HELD_OUT, inner_validation, load_items
 from retrieval_core.artifacts.fingerprints import boosted_family, head_fingerprint, head_question
 from retrieval_core.artifacts.fitted import FitQuestion, fit_or_reuse
 from retrieval_core.artifacts.growing_sets import derive_vectors, indexable_items
@@ -21,7 +21,8 @@ from retrieval_core.store.base import Store
 
 log = logging.getLogger(__name__)
 
-COLUMNS = ["item_id", "content_id", "status", "split", "category", "attributes", "labels"]
+COLUMNS = ["item_id", "product_id", "content_id", "status", "split", "category", "attributes", "labels"]
+IS_VALIDATION = "is_validation"
 
 
 def fit_head(store: Store, catalog: Ref, vectors: VectorSet, config: HeadConfig) -> Fitted | None:
@@ -45,25 +46,30 @@ def boost_vectors(store: Store, vectors: VectorSet, head: Head) -> VectorSet:
     return derive_vectors(store, vectors, family, variant, head.dim, partial(boost, weights), made_by)
 
 
-def _labelled_sample(items: pl.DataFrame, config: HeadConfig) -> pl.DataFrame:
-    """Return all items, or a sample of those with a category, attribute or label if there are too many."""
+def _learnable_items(store: Store, catalog: str, vectors: VectorSet, config: HeadConfig) -> pl.DataFrame:
+    """Return the items to train and to validate on, or a sample of those with a category, attribute or label.
+
+    No held-out item is among them, so that no query of an evaluation chooses a word, an epoch or a threshold.
+    """
+    items = load_items(store, catalog, COLUMNS)
+    items = items.with_columns(pl.Series(IS_VALIDATION, inner_validation(items, config.seed)))
+    items = indexable_items(store, items.filter(~pl.col("split").is_in(HELD_OUT)), vectors)
     if len(items) <= config.max_rows:
         return items
     has_any = pl.col("attributes", "labels").list.len().fill_null(0) > 0
     labelled = items.filter(pl.any_horizontal(pl.col("category").is_not_null(), has_any))
-    return bounded_sample(labelled, config.max_rows, config.seed)
+    return labelled.sample(min(config.max_rows, len(labelled)), seed=config.seed, shuffle=False)
 
 
 def _fit(store: Store, question: FitQuestion, vectors: VectorSet, config: HeadConfig) -> Head | None:
-    items = indexable_items(store, load_items(store, question.parents["catalog"], COLUMNS), vectors)
-    items = _labelled_sample(items, config)
-    targets = build_targets(items, config.min_count)
+    items = _learnable_items(store, question.parents["catalog"], vectors, config)
+    targets = build_targets(items, config.min_count, config.max_labels)
     if not targets.tasks:
         log.warning("no label is frequent enough to learn from: no head, vectors stay as they are")
         return None
     rows = load_vectors(store, vectors, items["content_id"])
-    held_out = items["split"].is_in(HELD_OUT).to_numpy()
-    trained = train_head(rows, targets, held_out, config)
+    is_validation = items[IS_VALIDATION].to_numpy()
+    trained = train_head(rows, targets, is_validation, config)
     log.info("head over %s: %s", vectors.variant, {key: round(value, 3) for key, value in trained.metrics.items()})
     return Head(
         fingerprint=question.fingerprint,
@@ -74,7 +80,7 @@ def _fit(store: Store, question: FitQuestion, vectors: VectorSet, config: HeadCo
             f"{Head.folder}/{question.fingerprint}",
             lambda folder: save_head(trained.weights, folder / WEIGHTS_FILE),
         ),
-        counts={"rows": len(items), "held_out": int(held_out.sum())},
+        counts={"rows": len(items), "validation": int(is_validation.sum())},
         variant=vectors.full_variant(),
         input_dim=vectors.dim,
         dim=trained.dim,

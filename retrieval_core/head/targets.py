@@ -38,13 +38,13 @@ class Targets(NamedTuple):
         return self._replace(single=single, multi=None if self.multi is None else self.multi[rows])
 
 
-def build_targets(items: pl.DataFrame, min_count: int) -> Targets:
+def build_targets(items: pl.DataFrame, min_count: int, max_labels: int = 0) -> Targets:
     """Build targets from the columns category, attributes (list of {name, value}) and labels (list) of a catalogue.
 
     The category is a single-valued task like any attribute. A class of fewer than `min_count` pictures counts as
     unknown, and so do two values of one attribute for a picture; an attribute with fewer than two classes is dropped. A
-    label is dropped when fewer than `min_count` of the labelled pictures have it, or all of them. `tasks` is empty when
-    nothing is left.
+    label is dropped when fewer than `min_count` of the labelled pictures have it, or all of them, or when `max_labels`,
+    unless 0, are more frequent. `tasks` is empty when nothing is left.
     """
     tasks: dict[str, list[str]] = {}
     single: dict[str, Int64] = {}
@@ -55,7 +55,7 @@ def build_targets(items: pl.DataFrame, min_count: int) -> Targets:
         if len(classes) >= 2:
             tasks[name] = classes
             single[name] = _class_numbers(pictures, classes, len(items))
-    labels, multi = _label_matrix(items, min_count)
+    labels, multi = _label_matrix(items, min_count, max_labels)
     if labels:
         tasks[LABELS] = labels
     return Targets(tasks, single, multi)
@@ -87,13 +87,14 @@ def _class_numbers(pictures: pl.DataFrame, classes: list[str], n_rows: int) -> I
     return codes
 
 
-def _label_matrix(items: pl.DataFrame, min_count: int) -> tuple[list[str], Float32 | None]:
+def _label_matrix(items: pl.DataFrame, min_count: int, max_labels: int) -> tuple[list[str], Float32 | None]:
     pairs = items.with_row_index("row").select("row", pl.col("labels").alias("label")).explode("label")
     pairs = pairs.filter(pl.col("label") != "").unique()
     labelled = pairs["row"].unique().to_numpy()
     counts = pairs["label"].value_counts(name="n_rows")
     kept = counts.filter((pl.col("n_rows") >= min_count) & (pl.col("n_rows") < len(labelled)))
-    labels = sorted(kept["label"].to_list())
+    most_frequent = kept.sort("n_rows", "label", descending=[True, False]).head(max_labels or len(kept))
+    labels = sorted(most_frequent["label"].to_list())
     if not labels:
         return [], None
     columns = {label: column for column, label in enumerate(labels)}

@@ -7,7 +7,9 @@ the hidden layer, so that neighbours in it share more labels than neighbours in 
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterator
+import math
+import sys
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
@@ -22,11 +24,11 @@ from retrieval_core.head.targets import LABELS, UNKNOWN, Targets
 if TYPE_CHECKING:
     import torch
 
-OnEpoch = Callable[[dict[str, float]], None]
-
 VAL_FRACTION = 0.1
 STD_COLUMNS = 64
-PLATEAU_FACTOR = 0.1
+MIN_EPOCHS, MIN_STEPS = 6, 1_000  # a large catalogue is learned in so few epochs, a small one in more
+STEPS_PER_EPOCH, MIN_BATCH_SIZE = 16, 16  # of a small catalogue, whose batches are smaller than `batch_size`
+WARM_UP = 0.1  # share of the training in which the learning rate rises
 # Directions with less than about this share of the average variance are noise, and are not scaled up to full variance.
 RIDGE = 0.3
 
@@ -42,6 +44,21 @@ class TrainedHead(NamedTuple):
     dim: int
     metrics: dict[str, float]
     history: tuple[dict[str, float], ...]
+
+
+class _Length(NamedTuple):
+    """How long a head is trained on `n_rows`, and in batches of how many rows."""
+
+    epochs: int
+    batch_size: int
+    steps_per_epoch: int
+
+
+def _length(n_rows: int, config: HeadConfig) -> _Length:
+    batch_size = min(config.batch_size, max(n_rows // STEPS_PER_EPOCH, MIN_BATCH_SIZE))
+    steps_per_epoch = -(-n_rows // batch_size)
+    epochs = min(config.max_epochs, max(MIN_EPOCHS, -(-MIN_STEPS // steps_per_epoch)))
+    return _Length(epochs, batch_size, steps_per_epoch)
 
 
 class _Rows(NamedTuple):
@@ -61,17 +78,17 @@ def train_head(
     targets: Targets,
     val_rows: Bool,
     config: HeadConfig,
-    on_epoch: OnEpoch | None = None,
     *,
     device: str = "cpu",
 ) -> TrainedHead:
     """Fit a head to embeddings (n, d) float32 and their targets; `val_rows` (n,) bool are only validated on.
 
-    AdamW minimises the mean loss of all properties (an attribute or a label is one). The learning rate falls tenfold on
-    a plateau of the validation loss, training stops `config.patience` epochs after the best epoch, and the weights of
-    that epoch are kept. Pictures without a target are ignored. When `val_rows` marks no picture with a target, a tenth
-    is held out by `config.seed`; with fewer than ten pictures the training rows are validated on. The same call gives
-    the same weights, and the global random state is not changed.
+    AdamW minimises the mean loss of all properties: every attribute is one, and the labels are together as many as a
+    labelled picture has on average. The learning rate rises, then falls to 0 along a cosine (Loshchilov & Hutter,
+    2017), over as many epochs as make 1,000 steps, within 6 and `config.max_epochs`. Training stops `config.patience`
+    epochs after the best epoch, whose weights are kept. Pictures without a target are ignored. When `val_rows` marks no
+    picture with a target, a tenth is held out by `config.seed`; with fewer than ten pictures the training rows are
+    validated on. The same call gives the same weights, and the global random state is not changed.
 
     Raises `BadConfig` when there is nothing to learn from, `DimensionMismatch` when the rows do not match,
     `ShardCorrupt` for vectors that are not finite.
@@ -87,7 +104,7 @@ def train_head(
     del standardised
     learned = _to_device(inputs[train], targets.take(train), device)
     watched = _to_device(inputs[val], targets.take(val), device)
-    net, history = _fit(learned, watched, targets, config, on_epoch)
+    net, history = _fit(learned, watched, targets, config)
     weights = {"mean": mean, "std": std, **_export(net, targets)}
     weights["hidden.weight"] = weights["hidden.weight"] @ mixing.T
     metrics = _validate(predict(weights, vectors[val]), targets.take(val))
@@ -163,32 +180,39 @@ def _to_device(inputs: Float32, targets: Targets, device: str) -> _Rows:
 
 
 def _fit(
-    train: _Rows, val: _Rows, targets: Targets, config: HeadConfig, on_epoch: OnEpoch | None
+    train: _Rows, val: _Rows, targets: Targets, config: HeadConfig
 ) -> tuple[torch.nn.Sequential, tuple[dict[str, float], ...]]:
     import torch
+    from tqdm import tqdm
 
+    loss_of = _Loss(targets, train)
+    length = _length(len(train.inputs), config)
     with torch.random.fork_rng():
         torch.manual_seed(config.seed)
         net = _build(train.inputs.shape[1], targets, config).to(train.inputs.device)
         optimizer = torch.optim.AdamW(net.parameters(), lr=config.learning_rate, weight_decay=config.weight_decay)
-        # Half the patience of early stopping, so that a lower rate is tried before training stops.
-        plateau = torch.optim.lr_scheduler.ReduceLROnPlateau(
-            optimizer, factor=PLATEAU_FACTOR, patience=max(config.patience // 2 - 1, 0)
-        )
+        n_steps = length.epochs * length.steps_per_epoch
+        schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: _rate(step / n_steps))
         history: list[dict[str, float]] = []
         best_loss, best_epoch, best_state = float("inf"), 0, copy.deepcopy(net.state_dict())
-        for epoch in range(1, config.max_epochs + 1):
-            learning_rate = optimizer.param_groups[0]["lr"]
-            train_loss = _train_epoch(net, optimizer, train, targets, config.batch_size)
+        for epoch in tqdm(
+            range(1, length.epochs + 1), "epochs of the head", disable=not sys.stderr.isatty(), leave=False
+        ):
+            net.train()
+            total = 0.0
+            for rows in torch.randperm(len(train.inputs)).split(length.batch_size):
+                loss = loss_of(net, train.take(rows.to(train.inputs.device)))
+                optimizer.zero_grad()
+                loss.backward()
+                optimizer.step()
+                learning_rate = float(schedule.get_last_lr()[0])
+                schedule.step()
+                total += float(loss.detach()) * len(rows)
             net.eval()
             with torch.inference_mode():
-                val_loss = float(_loss(net, val, targets))
-            history.append(
-                {"epoch": epoch, "train_loss": train_loss, "val_loss": val_loss, "learning_rate": learning_rate}
-            )
-            if on_epoch:
-                on_epoch(history[-1])
-            plateau.step(val_loss)
+                val_loss = float(loss_of(net, val))
+            figures = {"train_loss": total / len(train.inputs), "val_loss": val_loss, "learning_rate": learning_rate}
+            history.append({"epoch": epoch, **figures})
             if val_loss < best_loss:
                 best_loss, best_epoch, best_state = val_loss, epoch, copy.deepcopy(net.state_dict())
             if epoch - best_epoch >= config.patience:
@@ -197,6 +221,11 @@ def _fit(
         raise BadConfig(f"the head diverged at once; lower head.learning_rate, now {config.learning_rate}")
     net.load_state_dict(best_state)
     return net, tuple(history)
+
+
+def _rate(progress: float) -> float:
+    """Return the share of the highest learning rate after a share of all steps, each in 0 to 1."""
+    return min((progress + 0.001) / WARM_UP, 1.0) * (1 + math.cos(math.pi * progress)) / 2
 
 
 def _build(input_dim: int, targets: Targets, config: HeadConfig) -> torch.nn.Sequential:
@@ -217,43 +246,38 @@ def _task_slices(targets: Targets) -> Iterator[tuple[str, slice]]:
         start += len(classes)
 
 
-def _train_epoch(
-    net: torch.nn.Sequential, optimizer: torch.optim.Optimizer, train: _Rows, targets: Targets, batch_size: int
-) -> float:
-    import torch
+class _Loss:
+    """The mean loss of the properties with a target among some rows, given a net and the rows.
 
-    net.train()
-    total = 0.0
-    for rows in torch.randperm(len(train.inputs)).split(batch_size):
-        loss = _loss(net, train.take(rows.to(train.inputs.device)), targets)
-        optimizer.zero_grad()
-        loss.backward()
-        optimizer.step()
-        total += float(loss.detach()) * len(rows)
-    return total / len(train.inputs)
-
-
-def _loss(net: torch.nn.Sequential, rows: _Rows, targets: Targets) -> torch.Tensor:
-    """Return the mean loss of the properties with a target among these rows; every label counts as a property.
-
-    If all labels together were one property, a single attribute would weigh as much as dozens of labels.
+    All labels together count as the number of properties that `train` has labels on average: with one vote for each
+    label, hundreds of words would outvote the attributes, and with one for all of them, a single attribute that cannot
+    be learned would weigh as much.
     """
-    import torch
-    from torch.nn import functional
 
-    logits = net(rows.inputs)
-    losses, n_properties = [], 0
-    for name, columns in _task_slices(targets):
-        if name == LABELS and rows.multi is not None:
-            known = ~rows.multi.isnan().any(dim=1)
-            if known.any():
-                each = functional.binary_cross_entropy_with_logits(logits[known, columns], rows.multi[known])
-                losses.append(each * rows.multi.shape[1])
-                n_properties += rows.multi.shape[1]
-        elif (rows.single[name] != UNKNOWN).any():
-            losses.append(functional.cross_entropy(logits[:, columns], rows.single[name], ignore_index=UNKNOWN))
-            n_properties += 1
-    return torch.stack(losses).sum() / n_properties
+    def __init__(self, targets: Targets, train: _Rows) -> None:
+        self._columns = dict(_task_slices(targets))
+        self._label_weight = 0.0
+        if train.multi is not None:
+            self._label_weight = max(float(train.multi.nansum() / (~train.multi.isnan().any(dim=1)).sum().clamp(1)), 1)
+
+    def __call__(self, net: torch.nn.Sequential, rows: _Rows) -> torch.Tensor:
+        import torch
+        from torch.nn import functional
+
+        logits = net(rows.inputs)
+        losses, weights = [], []
+        for name, columns in self._columns.items():
+            if name == LABELS and rows.multi is not None:
+                known = ~rows.multi.isnan().any(dim=1)
+                if known.any():
+                    losses.append(
+                        functional.binary_cross_entropy_with_logits(logits[known, columns], rows.multi[known])
+                    )
+                    weights.append(self._label_weight)
+            elif (rows.single[name] != UNKNOWN).any():
+                losses.append(functional.cross_entropy(logits[:, columns], rows.single[name], ignore_index=UNKNOWN))
+                weights.append(1.0)
+        return torch.stack([loss * weight for loss, weight in zip(losses, weights, strict=True)]).sum() / sum(weights)
 
 
 def _export(net: torch.nn.Sequential, targets: Targets) -> dict[str, Float32]:

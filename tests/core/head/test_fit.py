@@ -5,13 +5,14 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from retrieval_core.artifacts.catalog_rows import inner_validation
 from retrieval_core.artifacts.manifests import Head
 from retrieval_core.artifacts.parts import load_vectors
 from retrieval_core.config import HeadConfig
 from retrieval_core.head.fit import boost_vectors, fit_head
 from retrieval_core.store.base import Store
 from retrieval_core.store.uris import open_store
-from tests.core.sealed_vectors import seal_catalog, seal_set
+from tests.core.sealed_vectors import items, seal_catalog, seal_set
 
 NUMBERS = range(100)
 CONFIG = HeadConfig(hidden_dim=16, max_epochs=40)
@@ -26,7 +27,7 @@ def test_a_head_is_fitted_and_sealed_once(local_store: Store) -> None:
     head = Head.open(local_store, fitted.ref)
     assert head.tasks == {"category": ["coat", "dress"]}
     assert head.metrics["accuracy/category"] == 1.0
-    assert head.counts == {"rows": 100, "held_out": 20}
+    assert head.counts == {"rows": 80, "validation": int(inner_validation(items(NUMBERS), CONFIG.seed).sum())}
     assert (head.input_dim, head.dim, head.parents["vectors"]) == (8, 16, vectors.family)
     again = fit_head(local_store, catalog, vectors, CONFIG)
     assert again is not None
@@ -56,7 +57,7 @@ def test_of_more_rows_than_the_bound_a_sample_trains_the_same_head_every_time(lo
         fitted = fit_head(store, catalog, seal_set(store, catalog, NUMBERS), config)
         assert fitted is not None
         heads.append(Head.open(store, fitted.ref))
-    assert heads[0].counts == {"rows": 40, "held_out": 8}
+    assert heads[0].counts["rows"] == 40
     assert heads[0].parts == heads[1].parts
 
 

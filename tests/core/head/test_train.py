@@ -140,13 +140,11 @@ def test_another_seed_gives_another_head() -> None:
 
 def test_the_weights_of_the_best_epoch_are_kept_and_patience_ends_the_training() -> None:
     noise = plant(80)._replace(colour=np.random.default_rng(3).integers(0, 5, 80))  # nothing to learn but by heart
-    seen: list[dict[str, float]] = []
     val = nothing(80)
     val[:20] = True
     targets = Targets({"colour": list("abcde")}, {"colour": noise.colour}, None)
     config = HeadConfig(learning_rate=1e-2, max_epochs=60, patience=3)
-    head = train_head(noise.vectors, targets, val, config, on_epoch=seen.append)
-    assert tuple(seen) == head.history
+    head = train_head(noise.vectors, targets, val, config)
     losses = [row["val_loss"] for row in head.history]
     assert len(losses) - 1 - int(np.argmin(losses)) == 3
     probabilities = predict(head.weights, noise.vectors[:20])["colour"]
@@ -154,12 +152,35 @@ def test_the_weights_of_the_best_epoch_are_kept_and_patience_ends_the_training()
     assert kept_loss == pytest.approx(min(losses), abs=1e-4)
 
 
-def test_the_learning_rate_falls_on_a_plateau() -> None:
+def test_the_learning_rate_rises_and_then_falls_to_nearly_nothing() -> None:
+    config = CONFIG.model_copy(update={"max_epochs": 30, "patience": 30})
+    rates = [row["learning_rate"] for row in train(plant(), config).history]
+    highest = int(np.argmax(rates))
+    assert 0 < highest < 10
+    assert rates[highest] == pytest.approx(config.learning_rate, rel=0.05)
+    assert rates[highest:] == sorted(rates[highest:], reverse=True)
+    assert rates[-1] < 1e-3 * config.learning_rate
+
+
+@pytest.mark.parametrize(("n_rows", "expected"), [(60, 60), (8_000, 32), (30_000, 10)])
+def test_a_large_catalogue_is_learned_in_fewer_epochs(n_rows: int, expected: int) -> None:
     rng = np.random.default_rng(0)
-    targets = Targets({"coin": ["head", "tail"]}, {"coin": rng.integers(0, 2, 60)}, None)
-    vectors = rng.normal(size=(60, 8)).astype(np.float32)
-    head = train_head(vectors, targets, nothing(60), HeadConfig(learning_rate=0.1, max_epochs=60, patience=10))
-    assert head.history[-1]["learning_rate"] < 0.1
+    targets = Targets({"coin": ["head", "tail"]}, {"coin": rng.integers(0, 2, n_rows)}, None)
+    vectors = rng.normal(size=(n_rows, 4)).astype(np.float32)
+    head = train_head(vectors, targets, nothing(n_rows), HeadConfig(patience=60, learning_rate=1e-4))
+    assert len(head.history) == pytest.approx(expected, rel=0.15)
+
+
+def test_hundreds_of_labels_do_not_outvote_an_attribute() -> None:
+    gallery, fresh = plant(400, seed=4), plant(200, seed=5)
+    noise = np.random.default_rng(6).random((400, 300)) < 0.01
+    targets = gallery.targets()
+    tasks = targets.tasks | {"labels": [f"word{n:03d}" for n in range(300)]}
+    crowded = train_head(
+        gallery.vectors, Targets(tasks, targets.single, noise.astype(np.float32)), nothing(400), CONFIG
+    )
+    accuracy = (predict(crowded.weights, fresh.vectors)["colour"].argmax(axis=1) == fresh.colour).mean()
+    assert accuracy > 0.8
 
 
 @pytest.mark.parametrize(("hidden_dim", "expected"), [(0, 32), (12, 12)])
