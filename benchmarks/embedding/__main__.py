@@ -2,7 +2,8 @@
 
     python -m benchmarks.embedding [--backbone resnet18] [--pictures 400] [--rounds 3] [--json FILE]
 
-Every round measures three methods in turn, on the same pictures and all cores:
+Every round measures these methods in turn, on the same pictures and all cores, the first two also in bfloat16 where the
+CPU computes in it:
 
 - bare engine: forward passes alone, on squares in memory, with the fastest of several settings of ONNX Runtime;
 - end to end: from JPEG files to the bytes of a Parquet part, as in a nightly run;
@@ -38,18 +39,23 @@ from retrieval_core.arrays import Float32, UInt8
 from retrieval_core.artifacts.manifests import content_id
 from retrieval_core.artifacts.parts import vectors_bytes
 from retrieval_core.artifacts.pictures import Picture
-from retrieval_core.config import EmbedConfig
+from retrieval_core.config import EmbedConfig, Precision
 from retrieval_core.embed.backbones import GRAPH_FILE, load_backbone, save_backbone
-from retrieval_core.embed.engine import open_engine
+from retrieval_core.embed.engine import Engine, check_precision, open_engine
 from retrieval_core.embed.extract import Masks, ViewToEmbed, extract
 from retrieval_core.embed.registry import get_card
+from retrieval_core.errors import BadConfig
 from retrieval_core.images import DEFAULT_MAX_PIXELS, RGB, decode, fit
 
 WIDTH_PX, HEIGHT_PX, JPEG_QUALITY = 550, 832, 82
 BATCH_SIZE = 32
 TRIAL_PICTURES = 96  # that choose the fastest setting
-# aims: end to end over bare engine, end to end over plain loop
-TARGETS = {"resnet18": (0.90, 1.9), "mobilenetv3": (0.75, 4.5)}
+# aims: end to end over bare engine, end to end over plain loop, bare engine in bfloat16 over float32
+TARGETS: dict[str, tuple[float, float | None, float | None]] = {
+    "resnet18": (0.90, 1.9, None),
+    "mobilenetv3": (0.75, 4.5, None),
+    "efficientnet_lite0": (0.95, None, 1.8),
+}
 
 
 class Method(NamedTuple):
@@ -104,6 +110,11 @@ def measure(backbone: str, pictures: Sequence[Picture], rounds: int) -> dict[str
             end_to_end(folder, pictures),
             fastest(plain_methods(backbone, [item.image_uri for item in pictures]), len(pictures)),
         ]
+        if has_bfloat16():
+            methods += [
+                streams(open_engine(folder, "cpu", cores(), "bfloat16"), squares, " in bfloat16"),
+                end_to_end(folder, pictures, "bfloat16"),
+            ]
         for method in methods:
             method.run(min(BATCH_SIZE, len(pictures)))
         timings = [[timed(method, len(pictures)) for method in methods] for _ in range(rounds)]
@@ -114,20 +125,13 @@ def bare_methods(folder: Path, squares: UInt8) -> list[Method]:
     """Return forward passes alone: our engine's two ways to use all cores, and ONNX Runtime with its defaults."""
     n_threads = cores()
     engine = open_engine(folder, "cpu", n_threads)
-    worker = engine.for_worker()
     default = onnxruntime.InferenceSession(folder / GRAPH_FILE, providers=["CPUExecutionProvider"])
-
-    def streams(n: int) -> None:
-        with ThreadPoolExecutor(n_threads) as pool:
-            list(pool.map(worker.embed, chunks(squares[:n], worker.max_rows)))
 
     def default_session(rows: int) -> Callable[[int], object]:
         return lambda n: [default.run(None, {"pixels": chunk}) for chunk in chunks(squares[:n], rows)]
 
     return [
-        Method(
-            "bare engine", f"{n_threads} threads calling a session of one thread, batches of {worker.max_rows}", streams
-        ),
+        streams(engine, squares),
         Method(
             "bare engine",
             f"one session of {n_threads} threads, batches of {engine.max_rows}, no spinning",
@@ -140,16 +144,35 @@ def bare_methods(folder: Path, squares: UInt8) -> list[Method]:
     ]
 
 
-def end_to_end(folder: Path, pictures: Sequence[Picture]) -> Method:
+def streams(engine: Engine, squares: UInt8, precision: str = "") -> Method:
+    worker, n_threads = engine.for_worker(), cores()
+
+    def run(n: int) -> None:
+        with ThreadPoolExecutor(n_threads) as pool:
+            list(pool.map(worker.embed, chunks(squares[:n], worker.max_rows)))
+
+    setting = f"{n_threads} threads calling a session of one thread, batches of {worker.max_rows}{precision}"
+    return Method("bare engine", setting, run)
+
+
+def has_bfloat16() -> bool:
+    try:
+        check_precision("cpu", "bfloat16")
+    except BadConfig:
+        return False
+    return True
+
+
+def end_to_end(folder: Path, pictures: Sequence[Picture], precision: Precision = "float32") -> Method:
     n_threads = cores()
-    engine = open_engine(folder, "cpu", n_threads)
+    engine = open_engine(folder, "cpu", n_threads, precision)
 
     def run(n: int) -> bytes:
         raw = ViewToEmbed("raw", {picture.content_id for picture in pictures[:n]}, 0.0, engine)
         done = extract(pictures[:n], Masks(), [raw], BATCH_SIZE, n_threads, DEFAULT_MAX_PIXELS)
         return vectors_bytes(*done.vectors["raw"])
 
-    return Method("end to end", f"{n_threads} threads", run)
+    return Method("end to end", f"{n_threads} threads in {precision}", run)
 
 
 def plain_methods(backbone: str, paths: Sequence[str]) -> list[Method]:
@@ -200,8 +223,12 @@ def report(
         }
         for method, column in zip(methods, zip(*timings, strict=True), strict=True)
     ]
-    of_bare = statistics.median(ours.images_per_s / bare.images_per_s for bare, ours, _ in timings)
-    of_plain = statistics.median(ours.images_per_s / plain.images_per_s for _, ours, plain in timings)
+
+    def rate_ratio(over: int, under: int) -> float:
+        return statistics.median(row[over].images_per_s / row[under].images_per_s for row in timings)
+
+    of_bare, of_plain = rate_ratio(1, 0), rate_ratio(1, 2)
+    in_bfloat16 = (rate_ratio(3, 0), rate_ratio(4, 1)) if len(methods) > 3 else None
     kilobytes = statistics.mean(Path(item.image_uri).stat().st_size for item in pictures) / 1000
     print(
         f"\n{backbone}, {get_card(backbone).size_px} px: {len(pictures)} JPEGs of {WIDTH_PX} x {HEIGHT_PX}, "
@@ -210,9 +237,11 @@ def report(
     print(f"{'':12} {'images/s':>9} {'CPU ms/image':>13}  setting")
     for row in rows:
         print(f"{row['name']:12} {row['images_per_s']:9.1f} {row['cpu_ms_per_image']:13.2f}  {row['setting']}")
-    least = TARGETS.get(backbone, (None, None))
+    least = TARGETS.get(backbone, (None, None, None))
     print(f"end to end is {of_bare:.2f} of the bare engine{aim(least[0])}")
     print(f"          and {of_plain:.2f} times the plain loop{aim(least[1])}")
+    if in_bfloat16:
+        print(f"bfloat16 is {in_bfloat16[0]:.2f} times float32 bare{aim(least[2])}, {in_bfloat16[1]:.2f} end to end")
     return {
         "backbone": backbone,
         "cores": cores(),
@@ -222,6 +251,7 @@ def report(
         "ways": rows,
         "end_to_end_of_bare": of_bare,
         "end_to_end_of_plain": of_plain,
+        "bfloat16_of_float32": in_bfloat16,
     }
 
 

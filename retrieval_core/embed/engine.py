@@ -19,7 +19,14 @@ import numpy as np
 from retrieval_core.arrays import Float32, UInt8
 from retrieval_core.artifacts.parts import unit_length
 from retrieval_core.config import Precision
-from retrieval_core.embed.backbones import GRAPH_FILE, WEIGHTS_FILE, Description, describe, read_backbone
+from retrieval_core.embed.backbones import (
+    GRAPH_FILE,
+    WEIGHTS_FILE,
+    Description,
+    LoadedBackbone,
+    describe,
+    read_backbone,
+)
 from retrieval_core.embed.cards import Card
 from retrieval_core.embed.registry import adapter_of
 from retrieval_core.errors import BadConfig, DimensionMismatch, ShardCorrupt, WeightsInvalid
@@ -160,10 +167,9 @@ class TorchEngine:
     max_rows = DEVICE_ROWS
     is_device = True
 
-    def __init__(self, folder: Path, device: str, precision: Precision = "float32") -> None:
+    def __init__(self, loaded: LoadedBackbone, device: str, precision: Precision = "float32") -> None:
         import torch
 
-        loaded = read_backbone(folder)
         self.card, self.preprocess, self.dim = loaded.card, loaded.preprocess, loaded.module.dim
         self._device, self._precision = torch.device(device), precision
         self._module = loaded.module.to(memory_format=torch.channels_last).to(self._device)
@@ -226,7 +232,7 @@ def open_engine(folder: Path, device: str, threads: int, precision: Precision = 
     check_precision(device, precision)
     if device == "cpu":
         return CpuEngine(folder, describe(folder), threads, precision)
-    return TorchEngine(folder, device, precision)
+    return TorchEngine(read_backbone(folder), device, precision)
 
 
 def check_precision(device: str, precision: Precision) -> None:

@@ -20,7 +20,7 @@ from torch import nn
 from retrieval_core.artifacts.manifests import content_id
 from retrieval_core.artifacts.pictures import Picture
 from retrieval_core.config import ClassifyConfig, EmbedConfig
-from retrieval_core.embed.backbones import LoadedBackbone, load_backbone, save_backbone
+from retrieval_core.embed.backbones import LoadedBackbone, load_backbone, read_backbone, save_backbone
 from retrieval_core.embed.classes import (
     CLASSES_FILE,
     CLASSIFIER_FILE,
@@ -52,7 +52,7 @@ def logits_of(module: nn.Module, batch: np.ndarray) -> np.ndarray:
 def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A backbone with a projection to 8 dimensions, trained to tell three classes apart, as it is stored."""
     folder = tmp_path_factory.mktemp("trained")
-    start = load_backbone(EmbedConfig(weights="random:3", size_px=64))
+    start = load_backbone(EmbedConfig(backbone="resnet18", weights="random:3", size_px=64))
     torch.manual_seed(0)
     module = ImageEmbedder(start.card, start.module.network, nn.Linear(512, 8))
     with pytest.MonkeyPatch.context() as patch:
@@ -97,7 +97,8 @@ def test_imagenets_classes_have_their_names() -> None:
 def test_a_trained_classifier_sees_the_embedder_s_vectors(trained: Path) -> None:
     loaded = load_classifier(ClassifyConfig(weights="artifact:any"), trained)
     batch, layer = pixels(3, 64), load_file(trained / CLASSIFIER_FILE)
-    embedder = load_backbone(EmbedConfig(weights=f"file:{trained / 'weights.safetensors'}", size_px=64)).module
+    weights = f"file:{trained / 'weights.safetensors'}"
+    embedder = load_backbone(EmbedConfig(backbone="resnet18", weights=weights, size_px=64)).module
     expected = logits_of(embedder, batch) @ layer["weight"].numpy().T + layer["bias"].numpy()
     assert embedder.dim == 8
     np.testing.assert_allclose(logits_of(loaded.backbone.module, batch), expected, atol=1e-4)
@@ -108,7 +109,7 @@ def test_a_saved_classifier_gives_the_same_classes_by_both_engines(trained: Path
     batch = pixels(5, 64)
     module = load_classifier(ClassifyConfig(weights="artifact:any"), trained).backbone.module
     expected = torch.softmax(torch.from_numpy(logits_of(module, batch)), dim=1).numpy()
-    for engine in (open_engine(saved, "cpu", 2), TorchEngine(saved, "cpu")):
+    for engine in (open_engine(saved, "cpu", 2), TorchEngine(read_backbone(saved), "cpu")):
         classes, probabilities = ClassifierEngine(engine).for_worker().classify(batch)
         assert (classes.dtype, probabilities.dtype) == (np.int32, np.float32)
         assert np.array_equal(classes[:, :3], np.argsort(-expected, axis=1))

@@ -10,6 +10,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from retrieval_core.embed.backbones import read_backbone
 from retrieval_core.embed.engine import TorchEngine, _text_encoder, embed_texts, open_engine
 from retrieval_core.errors import BadConfig, DimensionMismatch, ShardCorrupt, WeightsInvalid
 
@@ -24,7 +25,7 @@ def test_both_engines_give_the_module_s_vectors_at_length_one(backbone):
         expected = backbone.loaded.module(torch.from_numpy(pixels)).numpy()
     expected /= np.linalg.norm(expected, axis=1, keepdims=True)
     onnx = onnx_engine(backbone).embed(pixels)
-    eager = TorchEngine(backbone.folder, "cpu").embed(pixels)
+    eager = TorchEngine(read_backbone(backbone.folder), "cpu").embed(pixels)
     assert onnx.shape == (5, backbone.card.dim)
     assert onnx.dtype == eager.dtype == np.float32
     np.testing.assert_allclose(onnx, expected, atol=1e-4)
@@ -61,7 +62,7 @@ def test_picture_without_direction_stays_zero(pixel_backbone, tmp_path):
     save_file(
         state | {"network.components": torch.zeros_like(state["network.components"])}, tmp_path / "weights.safetensors"
     )
-    vectors = TorchEngine(tmp_path, "cpu").embed(pixel_backbone.pixels(2))
+    vectors = TorchEngine(read_backbone(tmp_path), "cpu").embed(pixel_backbone.pixels(2))
     assert not vectors.any()
 
 
@@ -72,7 +73,7 @@ def test_weights_that_give_no_finite_vector_are_refused(pixel_backbone, tmp_path
         state | {"network.mean": torch.full_like(state["network.mean"], torch.nan)}, tmp_path / "weights.safetensors"
     )
     with pytest.raises(WeightsInvalid, match="not finite"):
-        TorchEngine(tmp_path, "cpu").embed(pixel_backbone.pixels(2))
+        TorchEngine(read_backbone(tmp_path), "cpu").embed(pixel_backbone.pixels(2))
 
 
 def test_unknown_device_is_refused(pixel_backbone):

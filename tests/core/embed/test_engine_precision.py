@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from retrieval_core.embed import engine as engine_module
+from retrieval_core.embed.backbones import read_backbone
 from retrieval_core.embed.engine import TorchEngine, check_precision, open_engine
 from retrieval_core.errors import BadConfig, ShardCorrupt
 
@@ -40,14 +41,14 @@ def test_bfloat16_is_near_float32_and_no_batch_changes_its_bytes(saved_backbone,
 def test_autocast_is_near_float32_and_returns_float32(saved_backbone, name):
     saved = saved_backbone(name)
     pixels = saved.pixels(6)
-    vectors = TorchEngine(saved.folder, "cpu", "bfloat16").embed(pixels)
-    exact = TorchEngine(saved.folder, "cpu").embed(pixels)
+    vectors = TorchEngine(read_backbone(saved.folder), "cpu", "bfloat16").embed(pixels)
+    exact = TorchEngine(read_backbone(saved.folder), "cpu").embed(pixels)
     assert vectors.dtype == np.float32
     assert 1e-6 < 1 - cosines(vectors, exact).min() < 1e-2
 
 
 def test_many_threads_share_the_device_s_streams(pixel_backbone):
-    engine, pixels = TorchEngine(pixel_backbone.folder, "cpu"), pixel_backbone.pixels(9)
+    engine, pixels = TorchEngine(read_backbone(pixel_backbone.folder), "cpu"), pixel_backbone.pixels(9)
     with ThreadPoolExecutor(5) as pool:
         results = list(pool.map(lambda _: engine.embed(pixels).tobytes(), range(16)))
     assert set(results) == {engine.embed(pixels).tobytes()}

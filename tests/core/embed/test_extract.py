@@ -16,6 +16,7 @@ from retrieval_core.artifacts import pictures as pictures_module
 from retrieval_core.artifacts.manifests import Reject, content_id
 from retrieval_core.artifacts.parts import MaskRow, vectors_bytes
 from retrieval_core.artifacts.pictures import Picture
+from retrieval_core.embed.backbones import read_backbone
 from retrieval_core.embed.engine import TorchEngine, open_engine
 from retrieval_core.embed.extract import Masks, ViewToEmbed, extract
 from retrieval_core.embed.registry import CARDS
@@ -231,7 +232,7 @@ def test_failure_of_a_device_ends_the_reading(tmp_path, monkeypatch):
 def test_torch_in_device_batches_gives_the_cpu_s_vectors(tmp_path, pixel_backbone):
     pictures = [picture(tmp_path, number) for number in range(19)]
     onnx = run(pictures, engine=open_engine(pixel_backbone.folder, "cpu", 2))
-    eager = run(pictures, engine=TorchEngine(pixel_backbone.folder, "cpu"))
+    eager = run(pictures, engine=TorchEngine(read_backbone(pixel_backbone.folder), "cpu"))
     assert eager.content_ids == onnx.content_ids
     np.testing.assert_allclose(eager.vectors, onnx.vectors, atol=1e-4)
 

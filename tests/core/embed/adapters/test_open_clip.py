@@ -14,7 +14,7 @@ from safetensors.torch import save_file
 
 from retrieval_core.config import EmbedConfig
 from retrieval_core.embed.adapters.open_clip import tokenize
-from retrieval_core.embed.backbones import backbone_fingerprint, load_backbone, save_backbone
+from retrieval_core.embed.backbones import backbone_fingerprint, load_backbone, read_backbone, save_backbone
 from retrieval_core.embed.engine import TorchEngine, embed_texts, open_engine
 from retrieval_core.embed.registry import CARDS, get_card
 from retrieval_core.errors import BadConfig, WeightsInvalid, WeightsUnavailable
@@ -88,7 +88,7 @@ def test_sealed_folder_embeds_as_open_clip_does_without_the_model_s_own(tmp_path
         texts = reference.encode_text(open_clip.get_tokenizer(f"local-dir:{source}")(TEXTS), normalize=True).numpy()
     shutil.rmtree(source)
     np.testing.assert_allclose(open_engine(sealed, "cpu", 1).embed(pixels), images, atol=1e-4)
-    np.testing.assert_allclose(TorchEngine(sealed, "cpu").embed(pixels), images, atol=1e-4)
+    np.testing.assert_allclose(TorchEngine(read_backbone(sealed), "cpu").embed(pixels), images, atol=1e-4)
     np.testing.assert_allclose(embed_texts(sealed, TEXTS), texts, atol=1e-5)
 
 
