@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 import polars as pl
 
-from retrieval_core.artifacts.catalog_rows import HELD_OUT, bounded_sample, inner_validation, load_items
+from retrieval_core.artifacts.catalog_rows import HELD_OUT, bounded_sample, inner_validation, load_items, product_unit
 from retrieval_core.artifacts.fingerprints import detector_fingerprint, segmenter_fingerprint, segmenter_question
 from retrieval_core.artifacts.fitted import FitQuestion, fit_or_reuse
 from retrieval_core.artifacts.manifests import Detector, Fitted, MaskSet, Ref, Segmenter
@@ -105,7 +105,7 @@ def _training_data(
     # Some mask files may not have been readable.
     items = items.filter((pl.col("status") == "ok") & pl.col("mask_id").is_in(readable.implode()))
     items = items.with_columns(is_val=inner_validation(items, config.seed))
-    items = bounded_sample(_trainable_pictures(items), config.max_pictures, config.seed)
+    items = bounded_sample(_with_validation(_trainable_pictures(items)), config.max_pictures, config.seed)
     masks = read_masks(store, truth, items["mask_id"])
     square = square_of(config.size_px)
     report, reader = log_progress("pictures for the U-Net", len(items)), PictureReader(store)
@@ -127,6 +127,17 @@ def _trainable_pictures(items: pl.DataFrame) -> pl.DataFrame:
     held_out = items.filter(pl.col("split").is_in(HELD_OUT))["content_id"]
     pictures = items.filter(~pl.col("content_id").is_in(held_out.implode()))
     return pictures.unique("content_id", keep="first", maintain_order=True)
+
+
+def _with_validation(items: pl.DataFrame) -> pl.DataFrame:
+    """Return the items, of which at least one product is validated on if there are two.
+
+    Where each product has more than a tenth of the pictures, the inner validation is empty; the smallest is taken.
+    """
+    units = items.group_by(unit=product_unit()).len().sort("len", "unit")["unit"]
+    if items["is_val"].any() or len(units) < 2:
+        return items
+    return items.with_columns(is_val=product_unit() == units[0])
 
 
 def _array_on_disk(shape: tuple[int, ...], kind: type[np.uint8 | np.bool_]) -> npt.NDArray[Any]:

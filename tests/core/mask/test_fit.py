@@ -36,11 +36,21 @@ def settings(tmp_path: Path) -> Settings:
 @pytest.fixture
 def catalog(settings: Settings, tmp_path: Path) -> Ref:
     """Pictures of which the first is held out."""
+    return put_catalog(settings, tmp_path, [None] * N_ITEMS)
+
+
+def put_catalog(settings: Settings, tmp_path: Path, products: list[str | None]) -> Ref:
     rows = []
     for n in range(N_ITEMS):
         path = tmp_path / f"{n}.jpg"
         path.write_bytes(thumbnail(np.full((40, 30, 3), 30 * n, np.uint8), 40))
-        row = {"item_id": f"i{n}", "image_uri": str(path), "mask_id": f"m{n}", "status": "ok"}
+        row = {
+            "item_id": f"i{n}",
+            "image_uri": str(path),
+            "mask_id": f"m{n}",
+            "status": "ok",
+            "product_id": products[n],
+        }
         rows.append(row | {"split": "query" if n == 0 else "train", "content_id": content_id(path.read_bytes())})
     table = table_bytes(pl.DataFrame(rows, schema=CATALOG_SCHEMA))
     store = settings.open_store()
@@ -111,6 +121,16 @@ def test_no_weights_are_trained_on_or_chosen_by_a_held_out_picture(
         assert (len(train.pixels), len(val.pixels)) == (2, 1)
         greys = [*train.pixels[:, 0, 0, 0].tolist(), *val.pixels[:, 0, 0, 0].tolist()]
         assert sorted(greys) == pytest.approx([30, 60, 90], abs=2)  # the held-out one is black
+
+
+def test_of_few_products_with_many_pictures_one_is_validated_on(
+    settings: Settings, truth: MaskSet, trainings: list[tuple[SegmentationData, SegmentationData]], tmp_path: Path
+) -> None:
+    catalog = put_catalog(settings, tmp_path, ["held out", "a", "a", "b", "b", "b"])
+    fit_segmenter(settings, catalog, truth, CONFIG, INGEST)
+    ((train, val),) = trainings
+    assert train.pixels[:, 0, 0, 0].tolist() == pytest.approx([30, 60], abs=2)
+    assert val.pixels[:, 0, 0, 0].tolist() == pytest.approx([90], abs=2)
 
 
 def test_the_pictures_of_a_training_are_on_disk_and_leave_no_file_behind(
