@@ -279,20 +279,17 @@ def load_items(store: Store, catalog_fingerprint: str, columns: list[str] | None
     return read_items(store, catalog, columns)
 
 
-def bounded_sample(items: pl.DataFrame, max_rows: int, seed: int) -> pl.DataFrame:
-    """Return all items, or of more than `max_rows` a random sample of that size, in their order.
+def without_held_out(items: pl.DataFrame) -> pl.DataFrame:
+    """Return the items whose picture no held-out item shows, in their order: those that a model may be trained on."""
+    held_out = items.filter(pl.col("split").is_in(HELD_OUT))["content_id"]
+    return items.filter(~pl.col("content_id").is_in(held_out.implode()))
 
-    Held-out items are kept first, as they are few, but become at most a fifth of the sample.
-    """
+
+def bounded_sample(items: pl.DataFrame, max_rows: int, seed: int) -> pl.DataFrame:
+    """Return all items, or of more than `max_rows` a random sample of that size, in their order."""
     if len(items) <= max_rows:
         return items
-    numbered = items.with_row_index("position")
-    is_held_out = pl.col("split").is_in(HELD_OUT).fill_null(False)
-    held_out, others = numbered.filter(is_held_out), numbered.filter(~is_held_out)
-    n_held_out = min(len(held_out), max_rows // 5)
-    n_others = min(len(others), max_rows - n_held_out)
-    drawn = [held_out.sample(n_held_out, seed=seed), others.sample(n_others, seed=seed)]
-    return pl.concat(drawn).sort("position").drop("position")
+    return items[np.sort(np.random.default_rng(seed).permutation(len(items))[:max_rows])]
 
 
 def product_unit() -> pl.Expr:

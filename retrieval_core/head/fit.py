@@ -7,7 +7,7 @@ from functools import partial
 
 import polars as pl
 
-from retrieval_core.artifacts.catalog_rows import HELD_OUT, inner_validation, load_items
+from retrieval_core.artifacts.catalog_rows import bounded_sample, inner_validation, load_items, without_held_out
 from retrieval_core.artifacts.fingerprints import boosted_family, head_fingerprint, head_question
 from retrieval_core.artifacts.fitted import FitQuestion, fit_or_reuse
 from retrieval_core.artifacts.growing_sets import derive_vectors, indexable_items
@@ -47,18 +47,16 @@ def boost_vectors(store: Store, vectors: VectorSet, head: Head) -> VectorSet:
 
 
 def _learnable_items(store: Store, catalog: str, vectors: VectorSet, config: HeadConfig) -> pl.DataFrame:
-    """Return the items to train and to validate on, or a sample of those with a category, attribute or label.
+    """Return the items with a category, attribute or label to train and to validate on, or a sample of them.
 
-    No held-out item is among them, so that no query of an evaluation chooses a word, an epoch or a threshold.
+    No held-out picture is among them, so that no query of an evaluation chooses a word, an epoch or a threshold.
     """
     items = load_items(store, catalog, COLUMNS)
     items = items.with_columns(pl.Series(IS_VALIDATION, inner_validation(items, config.seed)))
-    items = indexable_items(store, items.filter(~pl.col("split").is_in(HELD_OUT)), vectors)
-    if len(items) <= config.max_rows:
-        return items
+    items = indexable_items(store, without_held_out(items), vectors)
     has_any = pl.col("attributes", "labels").list.len().fill_null(0) > 0
     labelled = items.filter(pl.any_horizontal(pl.col("category").is_not_null(), has_any))
-    return labelled.sample(min(config.max_rows, len(labelled)), seed=config.seed, shuffle=False)
+    return bounded_sample(labelled, config.max_rows, config.seed)
 
 
 def _fit(store: Store, question: FitQuestion, vectors: VectorSet, config: HeadConfig) -> Head | None:

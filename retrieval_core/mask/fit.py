@@ -11,7 +11,13 @@ import numpy as np
 import numpy.typing as npt
 import polars as pl
 
-from retrieval_core.artifacts.catalog_rows import HELD_OUT, bounded_sample, inner_validation, load_items, product_unit
+from retrieval_core.artifacts.catalog_rows import (
+    bounded_sample,
+    inner_validation,
+    load_items,
+    product_unit,
+    without_held_out,
+)
 from retrieval_core.artifacts.fingerprints import detector_fingerprint, segmenter_fingerprint, segmenter_question
 from retrieval_core.artifacts.fitted import FitQuestion, fit_or_reuse
 from retrieval_core.artifacts.manifests import Detector, Fitted, MaskSet, Ref, Segmenter
@@ -105,7 +111,8 @@ def _training_data(
     # Some mask files may not have been readable.
     items = items.filter((pl.col("status") == "ok") & pl.col("mask_id").is_in(readable.implode()))
     items = items.with_columns(is_val=inner_validation(items, config.seed))
-    items = bounded_sample(_with_validation(_trainable_pictures(items)), config.max_pictures, config.seed)
+    pictures = without_held_out(items).unique("content_id", keep="first", maintain_order=True)
+    items = bounded_sample(_with_validation(pictures), config.max_pictures, config.seed)
     masks = read_masks(store, truth, items["mask_id"])
     square = square_of(config.size_px)
     report, reader = log_progress("pictures for the U-Net", len(items)), PictureReader(store)
@@ -120,13 +127,6 @@ def _training_data(
         return SegmentationData(pixels, targets)
 
     return load(items.filter(~pl.col("is_val"))), load(items.filter("is_val"))
-
-
-def _trainable_pictures(items: pl.DataFrame) -> pl.DataFrame:
-    """Return one row for each picture that no held-out item shows, in the order of the items."""
-    held_out = items.filter(pl.col("split").is_in(HELD_OUT))["content_id"]
-    pictures = items.filter(~pl.col("content_id").is_in(held_out.implode()))
-    return pictures.unique("content_id", keep="first", maintain_order=True)
 
 
 def _with_validation(items: pl.DataFrame) -> pl.DataFrame:
