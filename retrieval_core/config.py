@@ -100,7 +100,7 @@ class EmbedConfig(StageConfig):
         (), description="Backbones for auto to start a store with: the first whose pretrained weights can be had."
     )
     weights: str = Field("pretrained", description="pretrained, random:SEED, file:PATH or artifact:NAME[@ALIAS].")
-    sha256: str = Field("", description="Expected sha256 of a file: given as weights; empty accepts any.")
+    sha256: str = Field("", description="Expected sha256 of the file of pretrained or file: weights; empty: any.")
     background: Background = Field("both", description="Embed pictures raw, masked, both, or cropped to the product.")
     size_px: int = Field(0, ge=0, le=1024, description="Side of the square the backbone sees; 0 takes the card's own.")
     framing: Framing = Field(

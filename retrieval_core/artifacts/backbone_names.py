@@ -34,6 +34,12 @@ def find_backbone(store: Store, name: str) -> Backbone:
     return backbone
 
 
+def frozen_backbones(store: Store, card: str) -> list[Backbone]:
+    """Return the backbones of a card that were not trained here."""
+    found = [Backbone.find(store, fingerprint) for fingerprint in _fingerprints(store)]
+    return [backbone for backbone in found if backbone and backbone.card == card and not backbone.objective]
+
+
 def point_backbone(store: Store, name: str, alias: str, fingerprint: str) -> None:
     """Point `NAME@ALIAS` at a backbone of the store. Raises `BadConfig` for a bad name or an unknown fingerprint."""
     check_name(name)

@@ -51,11 +51,16 @@ class Weights(Value):
 
 
 class LoadedBackbone(NamedTuple):
-    """A backbone with its weights; `module` maps (n, size, size, 3) uint8 to (n, dim) float32 of any length."""
+    """A backbone with its weights; `module` maps (n, size, size, 3) uint8 to (n, dim) float32 of any length.
+
+    `weights_sha256` and, of a file from the hub, `revision` say which published file the weights are; empty for others.
+    """
 
     card: Card
     preprocess: Preprocess
     module: ImageEmbedder
+    weights_sha256: str = ""
+    revision: str = ""
 
     @property
     def has_text(self) -> bool:
@@ -104,11 +109,12 @@ def load_backbone(config: EmbedConfig, sample: Callable[[], UInt8] | None = None
     if weights.kind not in adapter.weights_kinds:
         choices = " or ".join(_SPELLING[kind] for kind in adapter.weights_kinds)
         raise BadConfig(f"{card.name} cannot have weights {config.weights}; set embed.weights to {choices}")
-    if config.sha256 and weights.kind != "file":
-        raise BadConfig(f"embed.sha256 is for weights file:PATH, but embed.weights is {config.weights}")
+    if config.sha256 and weights.kind not in ("file", "pretrained"):
+        raise BadConfig(f"embed.sha256 is for weights pretrained or file:PATH, but embed.weights is {config.weights}")
     if not card.commercial:
-        _log.warning("the published weights of %s are under %s, which forbids commercial use", card.name, card.licence)
+        _log.warning("the weights of %s are under %s, which forbids or limits commercial use", card.name, card.licence)
 
+    from retrieval_core.embed.hub import revision_of
     from retrieval_core.embed.networks import ImageEmbedder, build_network
 
     projection: nn.Linear | None = None
@@ -119,12 +125,17 @@ def load_backbone(config: EmbedConfig, sample: Callable[[], UInt8] | None = None
     else:
         seed = int(weights.value) if weights.kind == "random" else 0
         network = build_network(card, preprocess.size_px, seed)
-    if weights.kind in ("file", "pretrained"):
-        is_published = weights.kind == "pretrained"
-        path = adapter.weights_file(card) if is_published else Path(weights.value)
-        _check_sha256(path, card.sha256 if is_published else config.sha256)
+    sha256 = revision = ""
+    if weights.kind == "pretrained":
+        path = adapter.weights_file(card)
+        sha256, revision = _check_sha256(path, config.sha256 or card.sha256), revision_of(path)
         projection = _fill(network, path, card)
-    return LoadedBackbone(card, preprocess, ImageEmbedder(card, network, projection))
+    elif weights.kind == "file":
+        path = Path(weights.value)
+        if config.sha256:
+            _check_sha256(path, config.sha256)
+        projection = _fill(network, path, card)
+    return LoadedBackbone(card, preprocess, ImageEmbedder(card, network, projection), sha256, revision)
 
 
 def save_backbone(loaded: LoadedBackbone, folder: Path) -> None:
@@ -136,7 +147,7 @@ def save_backbone(loaded: LoadedBackbone, folder: Path) -> None:
 
     from retrieval_core.embed.networks import export_onnx
 
-    card, preprocess, module = loaded
+    card, preprocess, module = loaded.card, loaded.preprocess, loaded.module
     state = {key: tensor for key, tensor in module.state_dict().items() if key.startswith(("network.", "projection."))}
     save_file({key: tensor.contiguous() for key, tensor in state.items()}, folder / WEIGHTS_FILE)
     export_onnx(module, preprocess.size_px, folder / GRAPH_FILE)
@@ -174,6 +185,8 @@ def backbone_fingerprint(config: EmbedConfig) -> str:
     without weights.
     """
     backbone, weights = get_adapter(config.backbone).fingerprint_inputs(config.backbone, config.weights)
+    if config.sha256 and config.weights == "pretrained":
+        weights = config.sha256.strip().lower()
     framing = [config.framing] if config.framing != "card" else []
     return fingerprint("backbone", STAGE_VERSIONS["embed"], [backbone, weights, config.size_px, *framing], [])
 
@@ -187,11 +200,11 @@ def _fill(network: nn.Module, path: Path, card: Card) -> nn.Linear | None:
     return build_projection(state.projection, card, path.name)
 
 
-def _check_sha256(path: Path, expected: str) -> None:
-    if not expected:
-        return
+def _check_sha256(path: Path, expected: str) -> str:
+    """Return the sha256 of a weights file. Raises `WeightsInvalid` where it is not `expected`, if that is given."""
     actual = weights_sha256(path)
-    if actual != expected.strip().lower():
+    if expected and actual != expected.strip().lower():
         raise WeightsInvalid(
             f"weights file {path} has sha256 {actual}, expected {expected}; download it again, or remove it"
         )
+    return actual

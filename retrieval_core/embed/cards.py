@@ -11,6 +11,7 @@ Channels = tuple[float, float, float]
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 CLIP_MEAN, CLIP_STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
 HALF = (0.5, 0.5, 0.5)
+PERMISSIVE_LICENCES = ("apache-2.0", "bsd-3-clause", "cc-by-4.0", "mit")
 
 
 class Card(Value):
@@ -20,7 +21,9 @@ class Card(Value):
     `mean` and `std` are for RGB in 0 to 1. A `resizable` network takes squares of any multiple of `size_step_px`.
     `unused_keys` are prefixes of published keys that no embedding needs, above all the classifier over `n_classes`
     classes. The pretrained weights are `hub_file` in `hub_repo` on the Hugging Face hub, or the file at `url` with
-    `sha256`, published under `licence`. `model_cfg` is open_clip's description of a network that it has no name for.
+    `sha256`, published under `licence`; `OWNER/NAME@REVISION` names a commit of the repository. `commercial` is false
+    where the licence forbids or limits commercial use. `model_cfg` is open_clip's description of a network that has no
+    card of its own.
     """
 
     name: str

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from retrieval_core.artifacts.backbone_names import named_backbone
+from retrieval_core.artifacts.backbone_names import frozen_backbones, named_backbone
 from retrieval_core.artifacts.fingerprints import classifier_fingerprint
 from retrieval_core.artifacts.manifests import Backbone, Classifier, Ref
 from retrieval_core.artifacts.parts import put_part_files
@@ -21,7 +21,7 @@ from retrieval_core.embed.backbones import (
     save_backbone,
 )
 from retrieval_core.embed.classes import backbone_config, load_classifier, save_classifier
-from retrieval_core.errors import BadConfig
+from retrieval_core.errors import BadConfig, WeightsInvalid
 from retrieval_core.images import RGB, fit
 from retrieval_core.store.base import Store
 
@@ -44,9 +44,12 @@ def export_backbone(store: Store, catalog: Ref, config: EmbedConfig, ingest: Ing
         return existing
     log.info("exporting %s with weights %s", config.backbone, config.weights)
     loaded = load_backbone(config, lambda: _pixel_sample(store, catalog, config, ingest))
+    published = {"sha256": loaded.weights_sha256, "revision": loaded.revision} if loaded.weights_sha256 else {}
+    if published and not config.sha256:
+        _check_unchanged(store, config.backbone, loaded.weights_sha256)
     return Backbone(
         fingerprint=name,
-        config={"weights": config.weights},
+        config={"weights": config.weights, **published},
         parts=put_part_files(store, f"{Backbone.folder}/{name}", lambda folder: save_backbone(loaded, folder)),
         card=config.backbone,
         dim=loaded.module.dim,
@@ -77,6 +80,18 @@ def export_classifier(store: Store, config: ClassifyConfig) -> Classifier:
         size_px=loaded.backbone.preprocess.size_px,
         n_classes=len(loaded.names),
     ).seal(store)
+
+
+def _check_unchanged(store: Store, card: str, sha256: str) -> None:
+    """Raise `WeightsInvalid` where the store has pretrained weights of this card that were read from another file."""
+    for backbone in frozen_backbones(store, card):
+        earlier = backbone.config.get("sha256", sha256)
+        if backbone.config.get("weights") == "pretrained" and earlier != sha256:
+            raise WeightsInvalid(
+                f"the published weights of {card} have changed: their sha256 is {sha256}, but backbone "
+                f"{backbone.fingerprint[:12]} of this store has those of {earlier}; take the new ones by "
+                f"--set embed.sha256={sha256}, or give the earlier file as --set embed.weights=file:PATH"
+            )
 
 
 def _pixel_sample(store: Store, catalog: Ref, config: EmbedConfig, ingest: IngestConfig) -> RGB:

@@ -29,20 +29,27 @@ def published_weights(card: Card, names: Sequence[str]) -> Path:
 def hub_path(repo: str, names: Sequence[str]) -> Path:
     """Return the first of the files `names` that a repository has, from the hub's cache or downloaded into it.
 
-    Raises what the hub's client raises.
+    `repo` is `OWNER/NAME` or `OWNER/NAME@REVISION`. Raises what the hub's client raises.
     """
     from huggingface_hub import constants, get_session, hf_hub_download, try_to_load_from_cache
     from huggingface_hub.errors import EntryNotFoundError
 
+    repo, _, commit = repo.partition("@")
+    revision = commit or None
     for name in names:
-        cached = try_to_load_from_cache(repo, name)
+        cached = try_to_load_from_cache(repo, name, revision=revision)
         if isinstance(cached, str):
             return Path(cached)
     # Without internet the hub's client retries for most of a minute; one request with a timeout fails sooner.
     get_session().head(constants.ENDPOINT, timeout=PROBE_TIMEOUT_S)
     for name in names[:-1]:
         try:
-            return Path(hf_hub_download(repo, name))
+            return Path(hf_hub_download(repo, name, revision=revision))
         except EntryNotFoundError:
             continue
-    return Path(hf_hub_download(repo, names[-1]))
+    return Path(hf_hub_download(repo, names[-1], revision=revision))
+
+
+def revision_of(path: Path) -> str:
+    """Return the commit of a file in the hub's cache, "" for any other file."""
+    return path.parent.name if path.parent.parent.name == "snapshots" else ""

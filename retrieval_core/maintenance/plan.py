@@ -161,7 +161,7 @@ def _licence(card: Card) -> str:
     """Return the licence of the pretrained weights."""
     if not card.licence:
         return "none: fitted on the catalogue's own pictures"
-    return card.licence if card.commercial else f"{card.licence}, which forbids commercial use"
+    return card.licence if card.commercial else f"{card.licence}, which forbids or limits commercial use"
 
 
 def _classifier(config: ClassifyConfig) -> str:

@@ -1,6 +1,7 @@
-"""open_clip: CLIP by name, and any model described by a folder or a repository on the hub.
+"""open_clip: CLIP by name, any of open_clip's published models, and any described by a folder or a repository.
 
-There `open_clip_config.json` describes the network and how pictures are cut; the weights lie beside it.
+In a folder or a repository, `open_clip_config.json` describes the network and how pictures are cut; the weights lie
+beside it.
 """
 
 from __future__ import annotations
@@ -23,15 +24,20 @@ if TYPE_CHECKING:
 
 CONFIG_FILE = "open_clip_config.json"
 WEIGHTS_FILES = ("open_clip_model.safetensors", "open_clip_pytorch_model.bin")
-LOCAL, HUB = "local-dir:", "hf-hub:"
+LOCAL, HUB, LISTED = "local-dir:", "hf-hub:", "open_clip:"
 DEFAULT_CONTEXT = 77  # tokens
+MODEL_LIST = "`python -c 'import open_clip; print(open_clip.list_pretrained())'` lists all"
 
 
 class OpenClip(Adapter):
     """Networks of open_clip, which embed pictures and texts into one space."""
 
     library = "open_clip"
-    name_forms = ("hf-hub:OWNER/NAME of an open_clip model", "local-dir:PATH of an open_clip model's folder")
+    name_forms = (
+        "open_clip:MODEL/PRETRAINED of open_clip's list",
+        "hf-hub:OWNER/NAME[@REVISION] of an open_clip model",
+        "local-dir:PATH of an open_clip model's folder",
+    )
     cards = (
         Card(
             name="clip_vit_b32",
@@ -53,17 +59,17 @@ class OpenClip(Adapter):
     )
 
     def accepts(self, name: str) -> bool:
-        return name.startswith((HUB, LOCAL))
+        return name.startswith((HUB, LOCAL, LISTED))
 
     def open_card(self, name: str) -> Card:
-        """Return the card of `hf-hub:OWNER/NAME` or `local-dir:PATH`, from its `open_clip_config.json`.
+        """Return the card of `open_clip:MODEL/PRETRAINED`, `hf-hub:OWNER/NAME` or `local-dir:PATH`.
 
-        Raises `BadConfig` where that file is absent or describes what is not supported, `WeightsUnavailable` where the
+        Raises `BadConfig` where its config is absent or describes what is not supported, `WeightsUnavailable` where the
         hub cannot be reached.
         """
-        path = _config_path(name)
+        path = None if name.startswith(LISTED) else _config_path(name)
         try:
-            config = _Config.model_validate_json(path.read_bytes())
+            config = _Config.model_validate_json(path.read_bytes()) if path else _listed_config(name)
             model = _Model.model_validate(config.model_cfg)
         except OSError as error:
             raise BadConfig(
@@ -90,8 +96,9 @@ class OpenClip(Adapter):
             mean=framing.mean,
             std=framing.std,
             resizable=False,
-            hub_repo=name.removeprefix(HUB) if name.startswith(HUB) else "",
-            hub_file=WEIGHTS_FILES[0],
+            hub_repo=name.removeprefix(HUB) if name.startswith(HUB) else config.hub_repo,
+            hub_file=config.hub_file,
+            url=config.url,
             licence="unknown",
             has_text=True,
             model_cfg=config.model_cfg,
@@ -121,7 +128,8 @@ class OpenClip(Adapter):
 
         if card.model.startswith(LOCAL):
             return _folder_weights(Path(card.model.removeprefix(LOCAL)))
-        return published_weights(card, WEIGHTS_FILES if card.model_cfg else (card.hub_file,))
+        names = (card.hub_file, *WEIGHTS_FILES) if card.model_cfg else (card.hub_file,)
+        return published_weights(card, tuple(dict.fromkeys(names)))
 
     def encode_image(self, network: Any, pixels: Tensor) -> Tensor:
         return network.encode_image(pixels)
@@ -176,6 +184,37 @@ class _Framing(BaseModel):
 class _Config(BaseModel):
     model_cfg: dict[str, Any]
     preprocess_cfg: _Framing = _Framing()
+    hub_repo: str = ""
+    hub_file: str = WEIGHTS_FILES[0]
+    url: str = ""
+
+
+def _listed_config(name: str) -> _Config:
+    """Return the config of a model that open_clip lists with published weights. Raises `BadConfig` for another."""
+    import open_clip
+
+    model, _, tag = name.removeprefix(LISTED).rpartition("/")
+    published, config = open_clip.get_pretrained_cfg(model, tag), open_clip.get_model_config(model)
+    if not published or config is None:
+        tags = [LISTED + "/".join(pair) for pair in open_clip.list_pretrained() if pair[0] == (model or tag)]
+        raise BadConfig(f"open_clip lists no {name}; " + (f"it has {', '.join(tags)}" if tags else MODEL_LIST))
+    # The weights say which activation they were trained with; the other one loads without an error.
+    quick_gelu = config.get("quick_gelu", False) or published.get("quick_gelu", False)
+    repo, file = _split_hub(published.get("hf_hub", ""))
+    return _Config(
+        model_cfg=config | ({"quick_gelu": True} if quick_gelu else {}),
+        preprocess_cfg=_Framing.model_validate(published),
+        hub_repo=repo,
+        hub_file=file or WEIGHTS_FILES[0],
+        url="" if repo else published.get("url", ""),
+    )
+
+
+def _split_hub(address: str) -> tuple[str, str]:
+    """Split `OWNER/NAME/FILE`, where the file may be empty, into repository and file."""
+    owner, _, rest = address.partition("/")
+    name, _, file = rest.partition("/")
+    return f"{owner}/{name}" if name else "", file
 
 
 def tokenize(card: Card, texts: Sequence[str]) -> Tensor:

@@ -77,11 +77,12 @@ def cut_depth(name: str) -> dict[str, int]:
 @pytest.fixture(scope="session")
 def small_models() -> Iterator[None]:
     """Cards of the smallest size, and CLIP with two layers a side: the same code as the real ones, sooner."""
-    config = copy.deepcopy(open_clip.get_model_config(CARDS["clip_vit_b32"].model))
+    clip, get_model_config = CARDS["clip_vit_b32"].model, open_clip.get_model_config
+    config = copy.deepcopy(get_model_config(clip))
     config["vision_cfg"]["layers"] = config["text_cfg"]["layers"] = 2
     tiny = {"name": "vit_tiny", "model": "vit_tiny_patch16_224", "tag": "augreg_in21k_ft_in1k", "dim": 192}
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(open_clip, "get_model_config", lambda name: config)
+        patch.setattr(open_clip, "get_model_config", lambda name: config if name == clip else get_model_config(name))
         patch.setitem(CARDS, "vit_tiny", CARDS["vit_b16"].model_copy(update=tiny))
         tiny = {"name": "eva02_tiny", "model": "eva02_tiny_patch14_224", "tag": "mim_in22k", "dim": 192, "size_px": 224}
         patch.setitem(CARDS, "eva02_tiny", CARDS["eva02_b14"].model_copy(update=tiny))

@@ -63,7 +63,7 @@ def test_licence_that_forbids_commerce_is_told(caplog):
     load_backbone(config_of("random:0", "resnet50_swsl"))
     load_backbone(config_of("random:0", "resnet18"))
     assert caplog.messages == [
-        "the published weights of resnet50_swsl are under cc-by-nc-4.0, which forbids commercial use"
+        "the weights of resnet50_swsl are under cc-by-nc-4.0, which forbids or limits commercial use"
     ]
 
 
@@ -82,7 +82,7 @@ def test_weights_a_card_cannot_have_are_refused(backbone, weights, way_out):
 
 
 def test_checksum_without_a_file_is_refused():
-    with pytest.raises(BadConfig, match=r"embed.sha256 is for weights file:PATH"):
+    with pytest.raises(BadConfig, match=r"embed.sha256 is for weights pretrained or file:PATH"):
         load_backbone(config_of("random:0", sha256="0" * 64))
 
 

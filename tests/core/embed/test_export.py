@@ -5,14 +5,18 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from safetensors.torch import save_file
 
 from retrieval_core.artifacts.manifests import Backbone, Catalog, Ref
 from retrieval_core.artifacts.parts import put_part, table_bytes
 from retrieval_core.config import ClassifyConfig, EmbedConfig, IngestConfig
 from retrieval_core.embed import export as module
+from retrieval_core.embed.backbones import load_backbone
 from retrieval_core.embed.export import export_backbone, export_classifier
-from retrieval_core.errors import BadConfig
+from retrieval_core.embed.registry import ADAPTERS
+from retrieval_core.errors import BadConfig, WeightsInvalid
 from retrieval_core.store.base import Store
+from retrieval_core.store.files import file_sha256
 
 FITTED = EmbedConfig(backbone="pca_pixels", weights="fit:0", size_px=16)
 INGEST = IngestConfig()
@@ -74,3 +78,26 @@ def test_a_published_classifier_is_exported_once(local_store: Store, monkeypatch
     assert classifier.parents == {}
     monkeypatch.delattr(module, "load_classifier")
     assert export_classifier(local_store, config).ref == classifier.ref
+
+
+def test_pretrained_weights_that_changed_are_refused_until_they_are_named(
+    catalog: Ref, local_store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "snapshots" / "0123abc" / "model.safetensors"
+    path.parent.mkdir(parents=True)
+    monkeypatch.setattr(type(ADAPTERS["timm"]), "weights_file", lambda *_: path)
+    monkeypatch.setattr(module, "save_backbone", lambda _, folder: (folder / "card.json").write_text("{}"))
+
+    def export(seed: int, size_px: int, **fields: str) -> Backbone:
+        network = load_backbone(EmbedConfig(backbone="resnet18", weights=f"random:{seed}")).module.network
+        save_file(network.state_dict(), path)
+        config = EmbedConfig(backbone="resnet18", size_px=size_px, **fields)
+        return export_backbone(local_store, catalog, config, INGEST)
+
+    first = export(0, 64)
+    assert first.config == {"weights": "pretrained", "sha256": file_sha256(path), "revision": "0123abc"}
+    assert export(0, 96).config == first.config
+    assert export(1, 64) == first
+    with pytest.raises(WeightsInvalid, match=f"of {first.config['sha256']}; take the new ones by --set embed.sha256="):
+        export(1, 128)
+    assert export(1, 64, sha256=file_sha256(path)).fingerprint != first.fingerprint

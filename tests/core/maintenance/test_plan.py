@@ -35,7 +35,7 @@ def plan(source: str, store: Store, **embed: object) -> Forecast:
     ("backbone", "line"),
     [
         ("resnet18", "licence    apache-2.0\n"),
-        ("resnet50_swsl", "licence    cc-by-nc-4.0, which forbids commercial use\n"),
+        ("resnet50_swsl", "licence    cc-by-nc-4.0, which forbids or limits commercial use\n"),
         ("pca_pixels", "licence    none: fitted on the catalogue's own pictures\n"),
     ],
 )

@@ -177,7 +177,7 @@ def test_tokenizer_that_cannot_be_had_is_told(error, expected, message, tmp_path
 def test_model_in_the_hub_s_cache_needs_no_internet(folder, monkeypatch):
     asked = []
 
-    def cached(repo: str, name: str) -> str | None:
+    def cached(repo: str, name: str, revision: str | None) -> str | None:
         asked.append((repo, name))
         return str(folder / name) if (folder / name).exists() else None
 
@@ -197,12 +197,12 @@ def test_model_of_the_hub_without_safetensors_is_fetched_as_the_torch_file(folde
         def head(self, url, timeout):
             return None
 
-    def download(repo: str, name: str) -> str:
+    def download(repo: str, name: str, revision: str | None) -> str:
         if not (tmp_path / name).exists():
             raise huggingface_hub.errors.EntryNotFoundError(name)
         return str(tmp_path / name)
 
-    monkeypatch.setattr(huggingface_hub, "try_to_load_from_cache", lambda *_: None)
+    monkeypatch.setattr(huggingface_hub, "try_to_load_from_cache", lambda *_, **__: None)
     monkeypatch.setattr(huggingface_hub, "get_session", Session)
     monkeypatch.setattr(huggingface_hub, "hf_hub_download", download)
     assert load_backbone(EmbedConfig(backbone="hf-hub:shop/clip")).card.dim == 24
@@ -212,7 +212,7 @@ def test_hub_that_cannot_be_reached_says_the_way_out(monkeypatch):
     def no_internet() -> None:
         raise OSError("Name or service not known")
 
-    monkeypatch.setattr(huggingface_hub, "try_to_load_from_cache", lambda *_: None)
+    monkeypatch.setattr(huggingface_hub, "try_to_load_from_cache", lambda *_, **__: None)
     monkeypatch.setattr(huggingface_hub, "get_session", no_internet)
     with pytest.raises(WeightsUnavailable, match=r"hf-hub:shop/clip: Name or service not known; .*local-dir:PATH"):
         get_card("hf-hub:shop/clip")
@@ -232,3 +232,34 @@ def test_folder_is_named_by_what_lies_in_it(folder, tmp_path):
     shutil.copy(folder.parent / "other", moved / "open_clip_model.safetensors")
     assert backbone_fingerprint(config_of(moved)) != before
     assert backbone_fingerprint(config_of(moved, "random:0")) == backbone_fingerprint(config_of(folder, "random:0"))
+
+
+# Models that open_clip lists
+
+
+def test_a_listed_model_is_what_open_clip_says():
+    card, clip = get_card("open_clip:ViT-B-32-quickgelu/openai"), CARDS["clip_vit_b32"]
+    fields = {"dim", "size_px", "mean", "std", "interpolation", "crop", "hub_repo", "hub_file", "has_text"}
+    assert card.model_dump(include=fields) == clip.model_dump(include=fields)
+    squashed = get_card("open_clip:ViT-B-16-SigLIP2/webli")
+    assert (squashed.crop, squashed.hub_repo, squashed.dim) == ("squash", "timm/ViT-B-16-SigLIP2", 768)
+    own_file = get_card("open_clip:ViTamin-S/datacomp1b")
+    assert (own_file.hub_repo, own_file.hub_file) == ("jienengchen/ViTamin-S", "pytorch_model.bin")
+
+
+@pytest.mark.parametrize(("tag", "expected"), [("openai", True), ("laion2b_s34b_b79k", False)])
+def test_a_listed_model_has_the_activation_of_its_weights(tag: str, expected: bool):
+    assert get_card(f"open_clip:ViT-B-32/{tag}").model_cfg.get("quick_gelu", False) is expected
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("open_clip:ViT-B-32", r"it has open_clip:ViT-B-32/openai, "),
+        ("open_clip:ViT-B-32/mine", r"it has open_clip:ViT-B-32/openai, "),
+        ("open_clip:ViT-C-32/openai", r"open_clip lists no .*list_pretrained"),
+    ],
+)
+def test_a_model_that_open_clip_does_not_list_is_refused(name: str, message: str):
+    with pytest.raises(BadConfig, match=message):
+        get_card(name)
