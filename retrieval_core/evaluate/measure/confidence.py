@@ -101,11 +101,7 @@ def _examples(store: Store, vectors: VectorSet, items: pl.DataFrame, protocol: P
     gallery_codes, category = codes[protocol.gallery], protocol.judgements.category
     gallery = stored_gallery(store, vectors, items, protocol)
     queries = gallery.queries()[known > 0]
-    nearest = [
-        exact_topk_of_blocks(queries, gallery.blocks(), DEPTH),
-        _nearest_irrelevant(queries, gallery.blocks(), query_codes, gallery_codes),
-    ]
-    scores, positions = (np.concatenate(pair) for pair in zip(*nearest, strict=True))
+    scores, positions = _search_twice(queries, gallery.blocks(), query_codes, gallery_codes)
     has_hit = positions[:, 0] >= 0
     is_relevant = (np.append(gallery_codes, -1)[positions[:, :N_HITS]] == np.tile(query_codes, 2)[:, None]).any(axis=1)
     is_relevant[len(query_codes) :] = False
@@ -117,18 +113,27 @@ def _examples(store: Store, vectors: VectorSet, items: pl.DataFrame, protocol: P
     return Examples(hit_features(scores.astype(np.float64), density, categories), is_relevant[has_hit].astype(float))
 
 
-def _nearest_irrelevant(
-    queries: Float32, blocks: Blocks, query_codes: Int64, gallery_codes: Int64
-) -> tuple[Float32, Int64]:
-    """Return the (q, DEPTH) scores and positions of the nearest items of another code, as `exact_topk` does."""
-    best = np.full((len(queries), DEPTH), -np.inf, np.float32), np.full((len(queries), DEPTH), -1, np.int64)
+def _search_twice(queries: Float32, blocks: Blocks, query_codes: Int64, gallery_codes: Int64) -> tuple[Float32, Int64]:
+    """Return (2q, DEPTH) scores and positions: the nearest items of each query, then the nearest of another code.
+
+    Scores fall and are padded with -inf, positions with -1.
+    """
+    empty = np.full((len(queries), DEPTH), -np.inf, np.float32), np.full((len(queries), DEPTH), -1, np.int64)
+    every, other = empty, empty
     for positions, vectors in joined_blocks(blocks):
         scores: Float32 = queries @ vectors.T
+        every = merge_topk(every, _largest(scores, positions))
         scores[query_codes[:, None] == gallery_codes[positions]] = -np.inf
-        columns = np.argsort(-scores, axis=1, kind="stable")[:, :DEPTH]
-        found = np.take_along_axis(scores, columns, axis=1)
-        best = merge_topk(best, (found, np.where(np.isfinite(found), positions[columns], -1)))
-    return best
+        other = merge_topk(other, _largest(scores, positions))
+    return np.concatenate([every[0], other[0]]), np.concatenate([every[1], other[1]])
+
+
+def _largest(scores: Float32, positions: Int64) -> tuple[Float32, Int64]:
+    """Return the `DEPTH` largest scores of each row, in any order, and their positions, -1 for a score of -inf."""
+    first = max(scores.shape[1] - DEPTH, 0)
+    columns = np.argpartition(scores, first, axis=1)[:, first:]
+    largest = np.take_along_axis(scores, columns, axis=1)
+    return largest, np.where(np.isfinite(largest), positions[columns], -1)
 
 
 def _density(gallery: StoredGallery, positions: Int64) -> Float64:
