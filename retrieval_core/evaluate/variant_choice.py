@@ -52,8 +52,8 @@ class VariantScore(Value):
 class VariantChoice(Value):
     """The variant that a run publishes, and why, as a sentence.
 
-    `scores` are of all variants it was chosen from, over `n_queries`; there are none where nothing was compared.
-    `question` is the fingerprint of what was compared, "" where nothing was.
+    `scores` are of all variants it was chosen from, over `n_queries`; there are none where these were too few to judge.
+    `question` is the fingerprint of what was compared, "" where nothing was to choose.
     """
 
     variant: VariantField
@@ -109,7 +109,7 @@ def choose_variant(
         why = (
             f"{fallback} by default: {n_products} validation queries can be judged, {MIN_PRODUCTS} are needed to choose"
         )
-        return VariantChoice(variant=fallback, why=why)
+        return VariantChoice(variant=fallback, why=why, question=question)
     costs = {variant: (variant.view != "raw", vector_set.dim) for variant, vector_set in sets.items()}
     chosen = cheapest_of_the_best(evidence.values, evidence.clusters, costs, release.variant if release else None)
     stays = release is not None and chosen == release.variant

@@ -140,12 +140,17 @@ def test_the_queries_of_the_report_do_not_decide(local_store: Store) -> None:
 
 
 @pytest.mark.parametrize(("n_items", "category"), [(200, True), (N_ITEMS, False)])
-def test_without_evidence_boosted_vectors_are_published(local_store: Store, n_items: int, category: bool) -> None:
+def test_without_evidence_boosted_vectors_are_published_and_nothing_is_searched_again(
+    local_store: Store, n_items: int, category: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
     catalog = seal_catalog(local_store, n_items, category)
     sets = [seal_set(local_store, catalog, variant, 1.0) for variant in (RAW, MASKED, BOOSTED)]
     choice = choose_variant(local_store, catalog, sets, NightlyConfig(), reads_text=False)
     assert (choice.variant, choice.scores) == (BOOSTED, ())
     assert "validation queries can be judged, 30 are needed" in choice.why
+    publish(local_store, choice)
+    monkeypatch.setattr(variant_choice, "_measure", lambda *_: pytest.fail("measured again"))
+    assert choose_variant(local_store, catalog, sets, NightlyConfig(), reads_text=False) == choice
 
 
 def test_boosted_vectors_are_no_choice_where_texts_are_to_find_pictures(local_store: Store) -> None:
