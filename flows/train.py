@@ -23,6 +23,7 @@ from retrieval_core.train.config import (
     DistillTraining,
     MarginTraining,
     MultilabelTraining,
+    RecipeConfig,
     RotationTraining,
     SupconTraining,
     TripletTraining,
@@ -33,7 +34,7 @@ from tasks.ingest import collect_truth_masks
 from tasks.mask import fit_segmenter, prepare_detector
 from tasks.pictures import prepare_backbone
 from tasks.preflight import check_before_run, check_before_training
-from tasks.train import train_backbone
+from tasks.train import choose_recipe, train_backbone
 
 TRAINING_ARGUMENTS = """Args:
     source: KIND:URI of the catalogue, for example table:items.csv.
@@ -121,6 +122,7 @@ train_supcon = _training_flow(
 )
 train_distill = _training_flow(DistillTraining(), "Train a backbone towards the vectors of a teacher in the store.")
 
+RECIPE = RecipeConfig()
 TRAININGS: dict[str, Flow[..., BackboneSummary]] = {
     "multilabel": train_multilabel,
     "rotation": train_rotation,
@@ -138,11 +140,19 @@ def _train_backbone(
     source: str, settings: Settings, name: str, config: AnyTraining, stages: NightlyConfig
 ) -> BackboneSummary:
     preflight(check_before_training, settings, source, config, stages)
-    store, clock = settings.open_store(), Clock()
-    name = name or default_name(config)
-    teacher = find_teacher(store, config.teacher).ref if isinstance(config, DistillTraining) else None
+    clock = Clock()
+    if isinstance(config, DistillTraining):
+        find_teacher(settings.open_store(), config.teacher)  # raises before the catalogue is read
     with clock.stage("ingest"):
         catalog = snapshot_catalog(settings, source, stages.ingest).catalog
+    return _train_on(catalog, clock, source, settings, name, config, stages)
+
+
+def _train_on(
+    catalog: Ref, clock: Clock, source: str, settings: Settings, name: str, config: AnyTraining, stages: NightlyConfig
+) -> BackboneSummary:
+    store, name = settings.open_store(), name or default_name(config)
+    teacher = find_teacher(store, config.teacher).ref if isinstance(config, DistillTraining) else None
     with clock.stage("mask"):
         masks = _masks(settings, source, catalog, config, stages)
     with clock.stage("train"):
@@ -178,6 +188,33 @@ def _masks(settings: Settings, source: str, catalog: Ref, config: AnyTraining, s
             "and the store no segmenter; train on raw pictures"
         )
     return masks
+
+
+@flow(name="train-auto", task_runner=RUNNER, validate_parameters=True)
+@holds_lease
+def train_auto(
+    source: str,
+    settings: Settings,
+    name: str = "",
+    config: RecipeConfig = RECIPE,
+    stages: NightlyConfig = DEFAULTS,
+) -> BackboneSummary:
+    """Train a backbone by the objective that suits the catalogue, for as long as there is time.
+
+    Args:
+        source: KIND:URI of the catalogue, for example table:items.csv.
+        settings: where the store is and how many threads to use; an empty field is as the worker's environment says.
+        name: the name of the trained backbone; empty for CARD-OBJECTIVE.
+        config: the initial weights, and about how long the training may take.
+        stages: the config of the nightly's stage ingest.
+    """
+    preflight(check_before_training, settings, source, config.start, stages)
+    clock = Clock()
+    with clock.stage("ingest"):
+        catalog = snapshot_catalog(settings, source, stages.ingest).catalog
+    with clock.stage("recipe"):
+        training = choose_recipe(settings, catalog, config)
+    return _train_on(catalog, clock, source, settings, name, training, stages)
 
 
 @flow(name="train-segmenter", task_runner=RUNNER, validate_parameters=True)

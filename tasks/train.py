@@ -5,8 +5,8 @@ from __future__ import annotations
 from retrieval_core.artifacts.manifests import Fitted, MaskSet, Ref, VectorSet
 from retrieval_core.config import IngestConfig
 from retrieval_core.settings import Settings
-from retrieval_core.train import job
-from retrieval_core.train.config import AnyTraining
+from retrieval_core.train import job, recipe
+from retrieval_core.train.config import AnyTraining, RecipeConfig
 from retrieval_core.train.inputs import find_start
 from tasks.stage import stage
 
@@ -36,3 +36,9 @@ def train_backbone(
         config=config,
     )
     return job.train_backbone(settings, training, name, ingest)
+
+
+@stage("choose recipe")
+def choose_recipe(settings: Settings, catalog: Ref, config: RecipeConfig) -> AnyTraining:
+    """Return the training that suits this catalogue and fits into the time of `config`; its reasons are logged."""
+    return recipe.choose_recipe(settings, catalog.name, config).config

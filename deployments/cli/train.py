@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import argparse
 import json
+from collections.abc import Callable
+from functools import partial
 from typing import TYPE_CHECKING
 
 from deployments.cli.command import (
@@ -22,6 +24,7 @@ from retrieval_core.errors import BadConfig
 
 if TYPE_CHECKING:
     from flows.train import BackboneSummary, HeadSummary, SegmenterSummary
+    from retrieval_core.train.config import AnyTraining
 
 OBJECTIVES = "multilabel, rotation, classify, attributes, margin, triplet, contrastive, supcon or distill"
 
@@ -32,7 +35,10 @@ def add_commands(commands: Commands) -> None:
     kinds = commands.add_parser("train", help=text, description=text).add_subparsers(required=True, metavar="WHAT")
     text = "train a backbone on the catalogue's own pictures"
     backbone = add_command(kinds, "backbone", _train_backbone, text, JSON, VERBOSE, STORE, source_options("KEY"))
-    backbone.add_argument("objective", metavar="OBJECTIVE", help=OBJECTIVES)
+    what = backbone.add_mutually_exclusive_group(required=True)
+    what.add_argument("objective", nargs="?", metavar="OBJECTIVE", help=OBJECTIVES)
+    what.add_argument("--recipe", choices=["auto"], help="choose objective and schedule by what the catalogue says")
+    backbone.add_argument("--minutes", type=float, help="for a recipe: about how long it may train; default: 60")
     text = "name of the backbone, for embed.weights=artifact:NAME; default: CARD-OBJECTIVE"
     backbone.add_argument("--name", default="", help=text)
     backbone.add_argument("--teacher", help="for distill: the fingerprint of a vector set, or production")
@@ -44,21 +50,28 @@ def add_commands(commands: Commands) -> None:
 
 def _train_backbone(arguments: argparse.Namespace) -> int:
     from flows.preflight import checked_ahead
-    from flows.train import TRAININGS
+    from flows.train import TRAININGS, train_auto
     from retrieval_core.config import NightlyConfig
-    from retrieval_core.train.config import load_training
+    from retrieval_core.train.config import load_recipe, load_training
     from tasks.preflight import check_before_training
 
     stage_keys = [text for text in arguments.set if "." in text.partition("=")[0]]  # for example mask.max_epochs=3
     keys = [text for text in arguments.set if text not in stage_keys]
     if arguments.teacher:
         keys.append(f"teacher={json.dumps(arguments.teacher)}")
-    config = load_training(arguments.objective, arguments.config, keys)
     stages = NightlyConfig.load(arguments.config, stage_keys)
     source, settings = named_source(arguments), open_settings(arguments)
+    train: Callable[[], BackboneSummary]
+    if arguments.recipe:
+        recipe = load_recipe(keys + ([f"minutes={arguments.minutes}"] if arguments.minutes else []))
+        config: AnyTraining = recipe.start
+        train = partial(train_auto, source, settings, arguments.name, recipe, stages)
+    else:
+        config = load_training(arguments.objective, arguments.config, keys)
+        train = partial(TRAININGS[config.objective], source, settings, arguments.name, config, stages)
     with checked_ahead(check_before_training, settings, source, config, stages):
         start_prefect(settings, arguments.verbose)
-        summary = TRAININGS[config.objective](source, settings, arguments.name, config, stages)
+        summary = train()
     lines = _model_lines("backbone", summary.backbone, summary)
     print_answer(arguments, summary, [*lines, f"use it       --set embed.weights=artifact:{summary.name}"])
     return 0

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Literal, Self, get_args
+from typing import Any, Literal, Self, TypeVar, get_args
 
 from pydantic import Field, ValidationError, model_validator
 
@@ -231,6 +231,22 @@ CONFIG_BY_OBJECTIVE: dict[str, type[AnyTraining]] = {
 }
 
 
+class RecipeConfig(StageConfig):
+    """The weights that a recipe starts from, and about how long its training may take."""
+
+    backbone: str = Field("efficientnet_lite0", description="Card of the network to train.")
+    weights: str = Field("pretrained", description="Initial weights: pretrained, file:PATH or artifact:NAME[@ALIAS].")
+    minutes: float = Field(60.0, gt=0, description="About how many minutes the training may take on this machine.")
+
+    @property
+    def start(self) -> AttributesTraining:
+        """A training that starts from the same weights."""
+        return AttributesTraining(backbone=self.backbone, weights=self.weights)
+
+
+Config = TypeVar("Config", bound=StageConfig)
+
+
 def load_training(objective: str, path: Path | None, overrides: list[str]) -> AnyTraining:
     """Return the config of an objective from table `[train.OBJECTIVE]` of a TOML file and `key=value` overrides.
 
@@ -239,13 +255,21 @@ def load_training(objective: str, path: Path | None, overrides: list[str]) -> An
     kind = CONFIG_BY_OBJECTIVE.get(objective)
     if kind is None:
         raise BadConfig(f"unknown objective {objective!r}{nearest(objective, CONFIG_BY_OBJECTIVE)}")
-    table = toml_table(path, "train", objective)
+    return _load(kind, objective, toml_table(path, "train", objective), overrides)
+
+
+def load_recipe(overrides: list[str]) -> RecipeConfig:
+    """Return the config of a recipe with `key=value` overrides. Raises `BadConfig` as `load_training` does."""
+    return _load(RecipeConfig, "auto", {}, overrides)
+
+
+def _load(kind: type[Config], name: str, table: dict[str, Any], overrides: list[str]) -> Config:
     for override in overrides:
         if "=" not in override:
-            raise BadConfig(f"--set expects key=value, got {override!r}; for example --set max_epochs=10")
+            raise BadConfig(f"--set expects key=value, got {override!r}; for example --set weights=pretrained")
         _, key, value = parse_override(f"train.{override}")
         table[key] = value
     try:
         return kind.model_validate(table)
     except ValidationError as error:
-        raise BadConfig(first_line(error, f"train.{objective}", kind)) from error
+        raise BadConfig(first_line(error, f"train.{name}", kind)) from error

@@ -10,7 +10,15 @@ from typing import Any
 import pytest
 
 from flows.nightly import nightly
-from flows.train import train_classify, train_distill, train_head, train_rotation, train_segmenter, train_triplet
+from flows.train import (
+    train_auto,
+    train_classify,
+    train_distill,
+    train_head,
+    train_rotation,
+    train_segmenter,
+    train_triplet,
+)
 from retrieval_core.artifacts import backbone_names
 from retrieval_core.artifacts.manifests import MaskSet
 from retrieval_core.config import NightlyConfig
@@ -19,7 +27,13 @@ from retrieval_core.errors import BadConfig
 from retrieval_core.ingest.sources.registry import open_source
 from retrieval_core.search.release import open_release
 from retrieval_core.settings import Settings
-from retrieval_core.train.config import ClassifyTraining, DistillTraining, RotationTraining, TripletTraining
+from retrieval_core.train.config import (
+    ClassifyTraining,
+    DistillTraining,
+    RecipeConfig,
+    RotationTraining,
+    TripletTraining,
+)
 
 QUICK: dict[str, Any] = {"size_px": 32, "max_epochs": 1, "batch_size": 16, "val_fraction": 0.3}
 NIGHT = NightlyConfig.load(
@@ -146,3 +160,10 @@ def test_flows_refuse_what_the_source_or_the_store_lacks(tmp_path: Path) -> None
         train_classify(source, shop.settings, "mine", ClassifyTraining(**QUICK, background="masked"))
     with pytest.raises(BadConfig, match="teacher 'feed' names no vector set"):
         train_distill(source, shop.settings, "mine", DistillTraining(**QUICK, teacher="feed"))
+
+
+def test_a_recipe_trains_what_suits_the_catalogue(trained: tuple[Shop, Any]) -> None:
+    shop, _ = trained
+    config = RecipeConfig(backbone="resnet18", weights="random:0", minutes=1e-4)
+    summary = train_auto(shop.source, shop.settings, "suited", config)
+    assert (summary.objective, summary.name, summary.epochs) == ("margin", "suited", 1)
