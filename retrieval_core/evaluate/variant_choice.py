@@ -30,7 +30,7 @@ from retrieval_core.metrics.significance import paired_interval, permutation_p, 
 from retrieval_core.store.base import Store
 
 MAX_QUERIES, MAX_ROWS = 2_000, 20_000  # of a larger catalogue a sample of whole products is searched
-MIN_PRODUCTS = 30  # fewer, or pictures without a product, are no evidence
+MIN_PRODUCTS = 10  # with fewer, or pictures without a product, hardly any difference is beyond chance
 MAX_P = 0.01  # of a difference beyond chance; low, because the question is put again every night
 MIN_GAIN = 0.005  # a smaller difference is not worth another variant, however certain it is
 

@@ -139,7 +139,7 @@ def test_the_queries_of_the_report_do_not_decide(local_store: Store) -> None:
     assert choose_variant(local_store, catalog, sets, NightlyConfig(), reads_text=False).variant == RAW
 
 
-@pytest.mark.parametrize(("n_items", "category"), [(200, True), (N_ITEMS, False)])
+@pytest.mark.parametrize(("n_items", "category"), [(60, True), (N_ITEMS, False)])
 def test_without_evidence_boosted_vectors_are_published_and_nothing_is_searched_again(
     local_store: Store, n_items: int, category: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -147,7 +147,7 @@ def test_without_evidence_boosted_vectors_are_published_and_nothing_is_searched_
     sets = [seal_set(local_store, catalog, variant, 1.0) for variant in (RAW, MASKED, BOOSTED)]
     choice = choose_variant(local_store, catalog, sets, NightlyConfig(), reads_text=False)
     assert (choice.variant, choice.scores) == (BOOSTED, ())
-    assert "validation queries can be judged, 30 are needed" in choice.why
+    assert "validation queries can be judged, 10 are needed" in choice.why
     publish(local_store, choice)
     monkeypatch.setattr(variant_choice, "_measure", lambda *_: pytest.fail("measured again"))
     assert choose_variant(local_store, catalog, sets, NightlyConfig(), reads_text=False) == choice
