@@ -138,6 +138,7 @@ class HeadConfig(StageConfig):
 
 
 class ReduceConfig(StageConfig):
+    method: Literal["pca", "truncate"] = Field("pca", description="A PCA, or truncation for vectors trained on slices.")
     dims: tuple[int, ...] = Field(
         (128, 64), description="Dimensions to reduce to; the first finds the candidates of a search."
     )

@@ -38,13 +38,13 @@ STAGE_VERSIONS = {
 
 _POLICY = {"shard_rows", "refit_after_change", "enabled"}
 _DISTRUST = {"min_area", "max_area", "min_largest_part"}
-_BOUNDS = ("max_pictures", "max_rows")
+_ADDED = ("max_pictures", "max_rows", "method")
 
 
 def _question(config: StageConfig, excluded: set[str]) -> dict[str, Any]:
-    """Return a config as JSON; the default bound of a sample is left out, so that earlier models keep their names."""
+    """Return a config as JSON; later keys are left out at their default, so that earlier models keep their names."""
     fields = type(config).model_fields
-    at_default = {name for name in _BOUNDS if name in fields and getattr(config, name) == fields[name].default}
+    at_default = {name for name in _ADDED if name in fields and getattr(config, name) == fields[name].default}
     return config.model_dump(mode="json", exclude=excluded | at_default)
 
 
@@ -151,7 +151,7 @@ def boosted_family(head_fingerprint: str, vectors: str) -> str:
 
 def reducer_question(config: ReduceConfig) -> dict[str, Any]:
     """Return the part of the reduce config that the fitted PCA depends on."""
-    return config.model_dump(mode="json", exclude=_POLICY)
+    return _question(config, _POLICY)
 
 
 def reducer_fingerprint(config: ReduceConfig, catalog: str, vectors: str) -> str:

@@ -12,7 +12,7 @@ from retrieval_core.artifacts.manifests import Fitted, Reducer, Ref, VectorSet
 from retrieval_core.artifacts.parts import put_part_files
 from retrieval_core.artifacts.variants import Reduced
 from retrieval_core.config import ReduceConfig
-from retrieval_core.reduce.pca import PCA_FILE, apply_pca, fit_pca, load_pca, save_pca
+from retrieval_core.reduce.pca import PCA_FILE, apply_pca, fit_pca, fit_truncation, load_pca, save_pca
 from retrieval_core.store.base import Store
 
 log = logging.getLogger(__name__)
@@ -46,7 +46,8 @@ def _fit(store: Store, question: FitQuestion, vectors: VectorSet, config: Reduce
     dims = tuple(dim for dim in config.dims if dim <= vectors.dim) or (vectors.dim,)
     if dims != config.dims:
         log.warning("vectors have %d dimensions: reducing to %s instead of %s", vectors.dim, dims, config.dims)
-    pca = fit_pca(sample_vectors(store, vectors, config.sample_rows, config.seed), max(dims))
+    fit = fit_pca if config.method == "pca" else fit_truncation
+    pca = fit(sample_vectors(store, vectors, config.sample_rows, config.seed), max(dims))
     return Reducer(
         fingerprint=question.fingerprint,
         config=question.config,

@@ -47,23 +47,43 @@ def fit_pca(batches: Iterable[Float32], max_dim: int) -> Pca:
     Raises `BadConfig` without rows or when `max_dim` is not in 1..d, `DimensionMismatch` when widths differ,
     `ShardCorrupt` for values that are not finite.
     """
+    mean, covariance = _moments_of(batches, max_dim)
+    eigenvalues, eigenvectors = np.linalg.eigh(covariance)  # ascending
+    components = eigenvectors[:, ::-1][:, :max_dim].T
+    largest = np.abs(components).argmax(axis=1)
+    signs = np.where(components[np.arange(max_dim), largest] < 0, -1.0, 1.0)
+    return Pca(
+        mean=mean.astype(np.float32),
+        components=np.ascontiguousarray(components * signs[:, None], dtype=np.float32),
+        variances=eigenvalues[::-1][:max_dim].clip(min=0.0),
+        total_variance=float(np.trace(covariance).clip(min=0.0)),
+    )
+
+
+def fit_truncation(batches: Iterable[Float32], max_dim: int) -> Pca:
+    """Return the projection to the first `max_dim` coordinates, with their variances; raises as `fit_pca` does.
+
+    Vectors trained on slices (Matryoshka) hold in their leading coordinates what matters most. The mean is left in.
+    """
+    mean, covariance = _moments_of(batches, max_dim)
+    variances = covariance.diagonal().clip(min=0.0)
+    return Pca(
+        mean=np.zeros(len(mean), np.float32),
+        components=np.eye(max_dim, len(mean), dtype=np.float32),
+        variances=variances[:max_dim],
+        total_variance=float(variances.sum()),
+    )
+
+
+def _moments_of(batches: Iterable[Float32], max_dim: int) -> tuple[Float64, Float64]:
+    """Return the mean (d,) and the covariance (d, d) of all rows. Raises as `fit_pca` does."""
     moments = _stream_moments(batches)
     dim = len(moments.origin)
     if not 1 <= max_dim <= dim:
         raise BadConfig(f"cannot reduce vectors of width {dim} to {max_dim}; choose reduce.dims from 1 to {dim}")
     shift = moments.total / moments.n_rows
     scatter = moments.outer - moments.n_rows * np.outer(shift, shift)
-    covariance = scatter / max(moments.n_rows - 1, 1)
-    eigenvalues, eigenvectors = np.linalg.eigh(covariance)  # ascending
-    components = eigenvectors[:, ::-1][:, :max_dim].T
-    largest = np.abs(components).argmax(axis=1)
-    signs = np.where(components[np.arange(max_dim), largest] < 0, -1.0, 1.0)
-    return Pca(
-        mean=(moments.origin + shift).astype(np.float32),
-        components=np.ascontiguousarray(components * signs[:, None], dtype=np.float32),
-        variances=eigenvalues[::-1][:max_dim].clip(min=0.0),
-        total_variance=float(np.trace(covariance).clip(min=0.0)),
-    )
+    return moments.origin + shift, scatter / max(moments.n_rows - 1, 1)
 
 
 class _Moments(NamedTuple):
