@@ -39,6 +39,7 @@ if TYPE_CHECKING:
 CPU_ROWS = 8
 DEVICE_ROWS = 256
 DEVICE_CALLS = 2  # one batch is copied while another is in a forward pass
+_OPEN_LOCK = Lock()  # first calls of OpenVINO by several threads at the same time have deadlocked
 _EXACT_LOCK = Lock()  # torch's switches of precision are the process's, not the thread's
 
 Forward = Callable[[UInt8], Float32]
@@ -73,8 +74,8 @@ class Engine(Protocol):
 class CpuEngine:
     """A saved graph on the CPU: float32 by ONNX Runtime, bfloat16 by OpenVINO.
 
-    `callers` threads may call it at the same time, each call with `threads` threads. The bytes of a picture's vector
-    depend on neither, and in bfloat16 not on the other pictures of a batch.
+    `callers` threads may call it at the same time, each call with `threads` threads. In bfloat16 the bytes of a
+    picture's vector depend on neither, nor on the other pictures of a batch.
     """
 
     max_rows = CPU_ROWS
@@ -85,11 +86,11 @@ class CpuEngine:
     ) -> None:
         self.card, self.preprocess, self.dim = saved.card, saved.preprocess, saved.dim
         self._folder, self._saved, self._threads = folder, saved, threads
-        self._precision, self._callers, self._lock = precision, callers, Lock()
+        self._precision, self._callers = precision, callers
 
     def outputs(self, pixels: UInt8) -> Float32:
         _check_pixels(pixels, self.preprocess.size_px)
-        with self._lock:  # opened once
+        with _OPEN_LOCK:
             forward = self._forward
         vectors = np.empty((len(pixels), self.dim), np.float32)
         for start in range(0, len(pixels), CPU_ROWS):
@@ -153,8 +154,9 @@ def _by_openvino(graph: Path, threads: int, callers: int, example: UInt8) -> For
             requests.put(request)
 
     for _ in range(callers):
-        requests.put(compiled.create_infer_request())
-        forward(example)  # first calls of several threads at the same time have deadlocked
+        request = compiled.create_infer_request()
+        request.infer([example])
+        requests.put(request)
     return forward
 
 

@@ -220,7 +220,7 @@ def cut_and_run(
         return
     with closing(in_batches(pictures, cut, pace.n_rows, pace.threads, on_batch)) as cuts:
         groups = iter(lambda: list(islice(cuts, pace.device_batches)), [])
-        yield from _in_order(groups, run, DEVICE_CALLS)
+        yield from _in_order(groups, run, DEVICE_CALLS, DEVICE_CALLS + 1)
 
 
 def in_batches(
@@ -235,20 +235,22 @@ def in_batches(
     The batches do not depend on the number of threads, each of which holds one batch in memory.
     """
     batches = [pictures[start : start + n_rows] for start in range(0, len(pictures), n_rows)]
-    with closing(_in_order(batches, work, threads)) as results:
+    with closing(_in_order(batches, work, threads, AHEAD * threads)) as results:
         for batch, result in zip(batches, results, strict=True):
             yield result
             if on_batch:
                 on_batch(len(batch))
 
 
-def _in_order(values: Iterable[Value], work: Callable[[Value], Result], threads: int) -> Generator[Result]:
-    """Yield `work(value)` for values, in their order, with at most `AHEAD` values for each thread begun or waiting."""
+def _in_order(
+    values: Iterable[Value], work: Callable[[Value], Result], threads: int, n_ahead: int
+) -> Generator[Result]:
+    """Yield `work(value)` for values, in their order, of which at most `n_ahead` are begun, waiting or done."""
     pool, pending = ThreadPoolExecutor(threads, thread_name_prefix="embed"), deque[Future[Result]]()
     try:
         for value in values:
             pending.append(pool.submit(work, value))
-            if len(pending) == AHEAD * threads:
+            if len(pending) == n_ahead:
                 yield pending.popleft().result()
         while pending:
             yield pending.popleft().result()

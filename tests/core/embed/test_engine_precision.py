@@ -28,7 +28,9 @@ def test_bfloat16_is_near_float32_and_no_batch_changes_its_bytes(saved_backbone,
     saved = saved_backbone(name)
     pixels = saved.pixels(20)
     worker = open_engine(saved.folder, "cpu", 2, "bfloat16").for_worker()
-    together = worker.embed(pixels)
+    with ThreadPoolExecutor(2) as pool:  # both threads make the first call
+        together, again = pool.map(worker.embed, [pixels, pixels])
+    np.testing.assert_array_equal(together, again)
     assert 1e-6 < 1 - cosines(together, open_engine(saved.folder, "cpu", 2).embed(pixels)).min() < 1e-2
     for n_rows in (1, 8, 5):
         with ThreadPoolExecutor(2) as pool:
