@@ -15,7 +15,7 @@ from pydantic import BaseModel, ValidationError
 
 from retrieval_core.artifacts.fingerprints import weights_sha256
 from retrieval_core.embed.adapter import Adapter
-from retrieval_core.embed.cards import CLIP_MEAN, CLIP_STD, Card, Channels
+from retrieval_core.embed.cards import CLIP_MEAN, CLIP_STD, HALF, Card, Channels
 from retrieval_core.errors import BadConfig, WeightsUnavailable
 
 if TYPE_CHECKING:
@@ -29,6 +29,49 @@ DEFAULT_CONTEXT = 77  # tokens
 MODEL_LIST = "`python -c 'import open_clip; print(open_clip.list_pretrained())'` lists all"
 
 
+def _pair(name: str, model: str, tag: str, hub_repo: str, **fields: Any) -> Card:
+    defaults = {"size_px": 224, "mean": HALF, "std": HALF, "crop": "squash", "resizable": False, "has_text": True}
+    card = {"name": name, "library": "open_clip", "model": model, "tag": tag, "hub_repo": hub_repo}
+    return Card.model_validate({**card, "hub_file": WEIGHTS_FILES[0], **defaults, **fields})
+
+
+_CARDS = (
+    _pair(
+        "clip_vit_b32",
+        # OpenAI's weights need QuickGELU: the plain ViT-B-32 takes them without an error and embeds differently.
+        "ViT-B-32-quickgelu",
+        "openai",
+        "timm/vit_base_patch32_clip_224.openai",
+        dim=512,
+        mean=CLIP_MEAN,
+        std=CLIP_STD,
+        crop="center",
+        unused_keys=("input_resolution", "context_length", "vocab_size"),
+        licence="mit",
+    ),
+    _pair("siglip2_b16", "ViT-B-16-SigLIP2", "webli", "timm/ViT-B-16-SigLIP2", dim=768),
+    # Marqo's were trained from Google's SigLIP of the same network.
+    _pair("marqo_fashion_siglip", "ViT-B-16-SigLIP", "", "Marqo/marqo-fashionSigLIP", dim=768),
+    _pair("marqo_ecommerce_b", "ViT-B-16-SigLIP", "", "Marqo/marqo-ecommerce-embeddings-B", dim=768),
+    _pair("marqo_ecommerce_l", "ViT-L-16-SigLIP-256", "", "Marqo/marqo-ecommerce-embeddings-L", dim=1024, size_px=256),
+    _pair("pe_core_b16", "PE-Core-B-16", "meta", "timm/PE-Core-B-16", dim=1024, interpolation="bilinear"),
+    _pair(
+        "mobileclip2_s2",
+        "MobileCLIP2-S2",
+        "dfndr2b",
+        "timm/MobileCLIP2-S2-OpenCLIP",
+        dim=512,
+        size_px=256,
+        mean=(0.0, 0.0, 0.0),
+        std=(1.0, 1.0, 1.0),
+        crop="center",
+        interpolation="bilinear",
+        licence="apple-amlr",
+        commercial=False,
+    ),
+)
+
+
 class OpenClip(Adapter):
     """Networks of open_clip, which embed pictures and texts into one space."""
 
@@ -38,25 +81,7 @@ class OpenClip(Adapter):
         "hf-hub:OWNER/NAME[@REVISION] of an open_clip model",
         "local-dir:PATH of an open_clip model's folder",
     )
-    cards = (
-        Card(
-            name="clip_vit_b32",
-            library="open_clip",
-            # OpenAI's weights need QuickGELU: the plain ViT-B-32 takes them without an error and embeds differently.
-            model="ViT-B-32-quickgelu",
-            tag="openai",
-            dim=512,
-            size_px=224,
-            mean=CLIP_MEAN,
-            std=CLIP_STD,
-            resizable=False,
-            unused_keys=("input_resolution", "context_length", "vocab_size"),
-            hub_repo="timm/vit_base_patch32_clip_224.openai",
-            hub_file="open_clip_model.safetensors",
-            licence="mit",
-            has_text=True,
-        ),
-    )
+    cards = _CARDS
 
     def accepts(self, name: str) -> bool:
         return name.startswith((HUB, LOCAL, LISTED))
@@ -128,8 +153,7 @@ class OpenClip(Adapter):
 
         if card.model.startswith(LOCAL):
             return _folder_weights(Path(card.model.removeprefix(LOCAL)))
-        names = (card.hub_file, *WEIGHTS_FILES) if card.model_cfg else (card.hub_file,)
-        return published_weights(card, tuple(dict.fromkeys(names)))
+        return published_weights(card, tuple(dict.fromkeys((card.hub_file, *WEIGHTS_FILES))))
 
     def encode_image(self, network: Any, pixels: Tensor) -> Tensor:
         return network.encode_image(pixels)

@@ -17,11 +17,30 @@ PREFIX = "timm:"
 WEIGHTS_FILES = ("model.safetensors", "pytorch_model.bin")
 
 
+def _dinov3(name: str, model: str, dim: int) -> Card:
+    return Card(
+        name=name,
+        library="timm_by_name",
+        model=model,
+        tag="lvd1689m",
+        dim=dim,
+        size_px=256,
+        resizable=False,
+        unused_keys=("head.",),
+        hub_repo=f"timm/{model}.lvd1689m",
+        licence="dinov3-license",
+        commercial=False,
+    )
+
+
 class TimmByName(Timm):
     """`timm:NAME.TAG`; the tag names the weights, since timm's default for a network may change."""
 
     library = "timm_by_name"
-    cards = ()
+    cards = (
+        _dinov3("dinov3_s16", "vit_small_patch16_dinov3", 384),
+        _dinov3("dinov3_b16", "vit_base_patch16_dinov3", 768),
+    )
     name_forms = ("timm:NAME.TAG",)
 
     def accepts(self, name: str) -> bool:
