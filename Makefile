@@ -70,7 +70,7 @@ docs: setup ## build the documentation, with the API reference, into site/
 
 bench: setup .venv-autofaiss ## measure speed and memory
 	$(BIN)/python -m benchmarks.embedding
-	$(BIN)/python -m benchmarks.backbone_costs
+	$(BIN)/python -m benchmarks.embedding.backbone_costs
 	$(BIN)/python -m benchmarks.embedding.training
 	$(BIN)/python -m benchmarks.index
 	$(BIN)/python -m benchmarks.filters

@@ -1,6 +1,6 @@
 """Print what every backbone costs, as a table: width, pixels, parameters, and operations for one picture.
 
-    python -m benchmarks.backbone_costs [NAME ...]
+    python -m benchmarks.embedding.backbone_costs [NAME ...]
 
 The networks are counted through and not run: the figures are exact and need no weights.
 """
