@@ -16,12 +16,12 @@ from retrieval_core.artifacts.parts import read_table
 from retrieval_core.config import EmbedConfig
 from retrieval_core.evaluate.compare.config import ComparisonConfig, VariantConfig
 from retrieval_core.evaluate.compare.markdown import as_markdown
-from retrieval_core.evaluate.compare.measure import BuiltVariant, ComparisonInputs
+from retrieval_core.evaluate.compare.measure import BuiltVariant, ComparisonInputs, Searched
 from retrieval_core.evaluate.compare.seal import comparison_fingerprint
 from retrieval_core.evaluate.compare.tables import Table
 from retrieval_core.settings import Settings
 from retrieval_core.store.base import Store
-from tasks.compare import find_unlearnable, seal_comparison
+from tasks.compare import find_unlearnable, seal_comparison, split_catalog
 from tasks.preflight import check_before_comparison
 
 NUMBER_BYTES = 4  # of a component of a vector, and of the class of an item
@@ -60,7 +60,7 @@ def compare(source: str, settings: Settings, config: ComparisonConfig) -> Compar
     preflight(check_before_comparison, settings, source, config)
     store, clock = settings.open_store(), Clock()
     with clock.stage("ingest"):
-        catalog = snapshot_catalog(settings, source, config.ingest).catalog
+        catalog = split_catalog(settings, snapshot_catalog(settings, source, config.ingest).catalog, config.protocol)
         config = _without_unlearnable(settings, catalog, config)
     with clock.stage("backbones"):  # before the long work: bad weights fail here
         Workbench(settings, catalog, config, Masking()).prepare_published()
@@ -73,23 +73,35 @@ def compare(source: str, settings: Settings, config: ComparisonConfig) -> Compar
         bench = Workbench(settings, catalog, config, masking)
         for view in config.views():
             bench.masks(view)
+    replicas = [
+        Workbench(settings, catalog, config.with_seed(step), masking) for step in range(1, config.protocol.seeds)
+    ]
     with clock.stage("train"):
+        for replica in replicas:  # first, so that a name means the model of the config's own seed in the end
+            for name in config.training_order():
+                replica.model(name)
         models = {name: bench.model(name) for name in config.training_order()}
     with clock.stage("embed"):
         for variant in config.variants:
             bench.embedded(variant)
     with clock.stage("boost and reduce"):
-        vectors = [bench.vectors(variant) for variant in config.variants]
-    with clock.stage("classify"):
-        classes = [bench.classes(variant) for variant in config.variants]
+        searched = [bench.searched(variant) for variant in config.variants]
+        trained = config.trained_variants()
+        repeated = {
+            variant.name: tuple(replica.searched(variant) for replica in replicas)
+            for variant in config.variants
+            if variant.name in trained
+        }
     with clock.stage("evaluate"):
-        name = comparison_fingerprint(config, catalog, vectors, classes, models)
+        name = comparison_fingerprint(config, catalog, searched, repeated, models)
         comparison = Comparison.find(store, name)
         if comparison is None:
             inputs = ComparisonInputs(
                 source=source,
                 catalog=catalog,
-                variants=tuple(_built_variant(bench, variant) for variant in config.variants),
+                variants=tuple(
+                    _built_variant(bench, variant, repeated.get(variant.name, ())) for variant in config.variants
+                ),
                 models=models,
                 seconds=clock.seconds,
             )
@@ -101,7 +113,7 @@ def compare(source: str, settings: Settings, config: ComparisonConfig) -> Compar
         about=config.about,
         trained=[name for name, model in fitted.items() if model.trained],
         models={name: model.ref.name for name, model in models.items()},
-        embedded=bench.n_embedded,
+        embedded=sum(each.n_embedded for each in (bench, *replicas)),
         seconds=clock.total(),
         metrics={variant.name: {} for variant in config.variants} | _metrics(store, comparison),
         tables=_tables(store, comparison),
@@ -134,13 +146,14 @@ def _choose_masking(settings: Settings, source: str, catalog: Ref, config: Compa
     return choose_masking(settings, source, catalog, None, stages_of(config, EmbedConfig(background="masked")))
 
 
-def _built_variant(bench: Workbench, variant: VariantConfig) -> BuiltVariant:
-    vectors = bench.vectors(variant)
-    n_numbers = VectorSet.open(bench.settings.open_store(), vectors).dim + bool(variant.classifier)
+def _built_variant(bench: Workbench, variant: VariantConfig, replicas: tuple[Searched, ...]) -> BuiltVariant:
+    store, searched = bench.settings.open_store(), bench.searched(variant)
+    vector_sets = [vectors for vectors in (searched.vectors, searched.whole) if vectors]
+    n_numbers = sum(VectorSet.open(store, vectors).dim for vectors in vector_sets) + bool(variant.classifier)
     return BuiltVariant(
         spec=variant,
-        vectors=vectors,
-        classes=bench.classes(variant),
+        **dict(searched),
+        replicas=replicas,
         masks=bench.masks(variant.background) if variant.background == "crop" else None,
         backbone=bench.backbone(variant),
         ms_per_picture=sum(bench.ms_per_picture(network, variant.precision) for network in bench.networks(variant)),

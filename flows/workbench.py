@@ -14,6 +14,7 @@ from retrieval_core.artifacts.manifests import Fitted, Ref, VectorSet
 from retrieval_core.config import ClassifyConfig, EmbedConfig, NightlyConfig, Precision, View
 from retrieval_core.errors import BadConfig
 from retrieval_core.evaluate.compare.config import ComparisonConfig, VariantConfig, model_of
+from retrieval_core.evaluate.compare.measure import Searched
 from retrieval_core.settings import Settings
 from retrieval_core.train.config import AnyTraining, DistillTraining
 from retrieval_core.train.inputs import find_teacher
@@ -136,10 +137,18 @@ class Workbench:
 
     def vectors(self, variant: VariantConfig) -> Ref:
         """Return the vectors of a variant: embedded, then boosted and reduced if it says so. Raises `BadConfig`."""
-        vectors = self.embedded(variant)
-        if variant.boosted:
-            vectors = self._boosted(vectors)
+        vectors = self.whole_vectors(variant)
         return self._reduced(vectors, variant.dim) if variant.dim else vectors
+
+    def whole_vectors(self, variant: VariantConfig) -> Ref:
+        """Return the vectors of a variant before they are reduced. Raises `BadConfig`."""
+        vectors = self.embedded(variant)
+        return self._boosted(vectors) if variant.boosted else vectors
+
+    def searched(self, variant: VariantConfig) -> Searched:
+        """Return what a variant searches. Raises `BadConfig`."""
+        whole = self.whole_vectors(variant) if variant.rerank_depth else None
+        return Searched(vectors=self.vectors(variant), whole=whole, classes=self.classes(variant))
 
     @once
     def _embedded(self, config: EmbedConfig) -> Ref:

@@ -2,18 +2,30 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import TYPE_CHECKING
 
-from retrieval_core.artifacts.manifests import Ref
+from retrieval_core.artifacts.manifests import Catalog, Ref
 from retrieval_core.config import Precision
 from retrieval_core.evaluate.compare import cost, seal
 from retrieval_core.evaluate.compare.config import ComparisonConfig
 from retrieval_core.evaluate.compare.measure import ComparisonInputs
+from retrieval_core.evaluate.compare.protocol import ProtocolConfig, split_items
+from retrieval_core.ingest import catalog as catalogs
 from retrieval_core.settings import Settings
 from tasks.stage import stage
 
 if TYPE_CHECKING:
     from retrieval_core.evaluate.compare.check import Unlearnable
+
+
+@stage("split catalog")
+def split_catalog(settings: Settings, catalog: Ref, config: ProtocolConfig) -> Ref:
+    """Seal the items of a drawn split as a catalogue; return the catalogue itself where its own split is kept."""
+    if config.split == "source":
+        return catalog
+    store = settings.open_store()
+    return catalogs.seal_split(store, Catalog.open(store, catalog), partial(split_items, config=config)).ref
 
 
 @stage("check what can be learned")

@@ -255,8 +255,16 @@ def seal_selection(store: Store, catalog: Catalog, selection: ItemSelection, fie
     period = selection.period()
     whole = _snapshot_of(store, catalog, fields)
     selected = select_items(whole.items, selection, items_changed_in(store, period) if any(period) else None)
-    if len(selected) == len(whole.items):
-        return catalog
+    return catalog if len(selected) == len(whole.items) else _seal_part(store, catalog, whole, selected)
+
+
+def seal_split(store: Store, catalog: Catalog, split: Callable[[pl.DataFrame], pl.DataFrame]) -> Catalog:
+    """Seal the items that `split` returns of a catalogue's, with other splits, as a catalogue that is no snapshot."""
+    whole = _snapshot_of(store, catalog)
+    return _seal_part(store, catalog, whole, split(whole.items))
+
+
+def _seal_part(store: Store, catalog: Catalog, whole: Snapshot, selected: pl.DataFrame) -> Catalog:
     rejects = whole.quarantine.filter(pl.col("item_id").is_in(selected["item_id"].implode()))
     return _seal(store, Snapshot(selected, rejects, 0), {WHOLE_CATALOG: catalog.fingerprint})
 

@@ -27,14 +27,16 @@ class Scores(NamedTuple):
     summary: dict[str, float]
 
 
-def score(positions: Int64, truth: Truth) -> Scores:
+def score(positions: Int64, truth: Truth, ranking: Mapping[str, Float64] | None = None) -> Scores:
     """Score (q, k >= 10) positions in the gallery, nearest first, -1 where fewer were found.
 
-    Raises `DimensionMismatch` where positions and truth do not fit.
+    `ranking` are the metrics of the whole ranking by name, if they were measured. Raises `DimensionMismatch` where
+    positions and truth do not fit.
     """
     _check(positions, truth)
     retrieval = Retrieval(positions[:, :MAX_CUTOFF], truth)
-    return summarise({metric.name: metric.compute(retrieval) for metric in METRICS if metric.compute}, len(positions))
+    values = {metric.name: metric.compute(retrieval) for metric in METRICS if metric.compute}
+    return summarise(values | dict(ranking or {}), len(positions))
 
 
 def summarise(values: Mapping[str, Float64 | None], n_queries: int) -> Scores:

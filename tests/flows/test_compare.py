@@ -201,6 +201,54 @@ def test_a_run_and_a_comparison_share_their_vectors(first: tuple[Shop, Compariso
     assert "segmenter" not in night.trained
 
 
+SEEDS = """
+title = "Trained twice"
+[defaults]
+backbone = "pca_pixels"
+weights = "fit:0"
+size_px = 16
+[head]
+max_epochs = 2
+min_count = 2
+[protocol]
+split = "random"
+max_items = 40
+test_share = 0.3
+gallery = "test"
+seeds = 2
+[[variants]]
+name = "pixels"
+[[variants]]
+name = "boosted"
+boosted = true
+[[variants]]
+name = "reranked"
+dim = 4
+rerank_depth = 10
+[[tables]]
+title = "All"
+metrics = ["share_map@10", "map_at_r"]
+variants = ["pixels", "boosted", "reranked"]
+baseline = "pixels"
+"""
+
+
+def test_a_drawn_split_is_compared_with_several_seeds(tmp_path: Path) -> None:
+    shop = Shop(tmp_path)
+    shop.toml.write_text(SEEDS)
+    run = shop.compare()
+    facts = json.loads((Path(run.report).parent / "facts.json").read_text())
+    assert (facts["n_items"], facts["n_gallery"]) == (40, facts["n_queries"])
+    pixels, boosted, reranked = (row["cells"][0]["seed_deviation"] for row in facts["tables"][0]["rows"])
+    assert (pixels, reranked) == (None, None), "what is not trained has no seed"
+    assert boosted >= 0
+    assert "(0.0" in run.tables[0]
+    assert set(run.metrics["pixels"]) - set(run.metrics["reranked"]) == {"map_at_r", "r_precision"}
+    costs = {row["variant"]: row["n_bytes_per_item"] for row in facts["tables"][0]["rows"]}
+    assert costs["reranked"] == costs["pixels"] + 4 * 4
+    assert shop.compare().comparison == run.comparison
+
+
 @pytest.fixture
 def photos(first: tuple[Shop, ComparisonSummary], tmp_path: Path) -> Shop:
     """Twelve pictures without labels or masks, and a comparison that needs both."""

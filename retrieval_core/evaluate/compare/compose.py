@@ -28,13 +28,22 @@ _IGNORED_TABLES = ("source", "columns", "settings")
 def load_comparison(path: Path, overrides: list[str]) -> ComparisonConfig:
     """Return the config of a TOML file and `table.key=value` overrides, of which the later win.
 
-    An override reaches a variant or model by name: `models.NAME.max_epochs=3`. Raises `BadConfig`.
+    A file with `extends = PATH`, relative to itself, has the tables of that file too, except those it has itself. An
+    override reaches a variant or model by name: `models.NAME.max_epochs=3`. Raises `BadConfig`.
     """
-    tables = compose(read_toml(path), overrides)
+    tables = compose(_read_extended(path), overrides)
     try:
         return ComparisonConfig.model_validate(tables)
     except ValidationError as error:
         raise BadConfig(first_line(error, model=ComparisonConfig)) from error
+
+
+def _read_extended(path: Path) -> Table:
+    document = read_toml(path)
+    base = document.pop("extends", None)
+    if base is None:
+        return document
+    return read_toml(path.parent / str(base)) | document
 
 
 def compose(document: Table, overrides: list[str]) -> Table:

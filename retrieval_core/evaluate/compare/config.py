@@ -24,6 +24,7 @@ from retrieval_core.config import (
 )
 from retrieval_core.embed.registry import get_card
 from retrieval_core.errors import BadConfig
+from retrieval_core.evaluate.compare.protocol import ProtocolConfig
 from retrieval_core.metrics import registry
 from retrieval_core.train.config import AnyTraining, ClassifyTraining, DistillTraining
 
@@ -32,7 +33,7 @@ Contrast = Literal["background", "boosted", "dim", "mode", "precision"]
 
 MODEL = "model:"
 # Without the metrics of a whole search, which a variant does not have.
-METRICS = tuple(metric.name for metric in registry.METRICS if metric.source in ("search", "head"))
+METRICS = tuple(metric.name for metric in registry.METRICS if metric.source in ("search", "ranking", "head"))
 
 _PLAIN_VALUES: dict[Contrast, Any] = {
     "background": "raw",
@@ -64,6 +65,9 @@ class VariantConfig(StageConfig):
     precision: Precision = Field("float32", description="Arithmetic of the vectors of gallery and queries.")
     boosted: bool = Field(False, description="Use the hidden layer of the multi-task head as vectors.")
     dim: int = Field(0, ge=0, description="Number of principal components to keep; 0 keeps the vectors as they are.")
+    rerank_depth: int = Field(
+        0, ge=0, description="Candidates that `dim` dimensions find for all dimensions to rerank; 0 reranks nothing."
+    )
     mode: Mode = Field(
         "nearest", description="Rank all items by distance, or those of the query's likeliest classes first."
     )
@@ -83,6 +87,8 @@ class VariantConfig(StageConfig):
         if (self.mode == "classified") != bool(self.classifier):
             classifier = f"names classifier {self.classifier}" if self.classifier else "names no classifier"
             raise BadConfig(f"variant {self.name!r} has mode {self.mode} and {classifier}; give both or neither")
+        if self.rerank_depth and not (self.dim and self.mode == "nearest"):
+            raise BadConfig(f"variant {self.name!r} reranks, which needs a dim and mode nearest")
         return self
 
     def is_pair(self, other: VariantConfig, contrast: Contrast) -> bool:
@@ -145,6 +151,7 @@ class ComparisonConfig(StageConfig):
     reduce: ReduceConfig = Field(ReduceConfig(), description="The PCA; for variants with a dim.")
     classify: ClassifyConfig = Field(ClassifyConfig(), description="The classifier; for variants with mode classified.")
     evaluate: EvaluateConfig = Field(EvaluateConfig(), description="The queries that measure the variants.")
+    protocol: ProtocolConfig = Field(ProtocolConfig(), description="The split, the gallery and the seeds.")
 
     def variant(self, name: str) -> VariantConfig:
         """Return the variant of this name. Raises `BadConfig`."""
@@ -169,6 +176,21 @@ class ComparisonConfig(StageConfig):
             return tuple(TopologicalSorter(graph).static_order())
         except CycleError as error:
             raise BadConfig(f"models depend on each other: {' -> '.join(error.args[1])}") from error
+
+    def with_seed(self, step: int) -> Self:
+        """Return the comparison with each model and the head trained by other seeds, `step` higher."""
+        models = {}
+        for name, model in self.models.items():
+            kind, _, seed = model.weights.partition(":")
+            weights = f"random:{int(seed) + step}" if kind == "random" else model.weights
+            models[name] = model.model_copy(update={"seed": model.seed + step, "weights": weights})
+        head = self.head.model_copy(update={"seed": self.head.seed + step})
+        return self.model_copy(update={"models": models, "head": head})
+
+    def trained_variants(self) -> set[str]:
+        """Return the names of the variants that a model or a head trained here makes."""
+        boosted = {variant.name for variant in self.variants if variant.boosted}
+        return self.variants_needing(models=self.models, variants=boosted)
 
     def views(self) -> tuple[View, ...]:
         """Return every view of the pictures that a variant or a model uses."""

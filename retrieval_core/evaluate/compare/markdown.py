@@ -49,7 +49,7 @@ def _pairs(table: Table) -> list[str]:
             _name(row.against),
             f"`{metric}`",
             number(cell.reference),
-            number(cell.value),
+            _value(cell.model_copy(update={"deviation": None})),
             *_tested(cell),
         ]
         for row in table.rows
@@ -79,6 +79,7 @@ def _interval(test: PairedTest) -> str:
 
 def _value(cell: Cell, is_bold: bool = False) -> str:
     words = f"**{number(cell.value)}**" if is_bold else number(cell.value)
+    words += "" if cell.seed_deviation is None else f" ({number(cell.seed_deviation)})"
     return words if cell.deviation is None else f"{words} ± {number(cell.deviation)}"
 
 

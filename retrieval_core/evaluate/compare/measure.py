@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import NamedTuple
 
+import numpy as np
 import polars as pl
 from pydantic import Field
 
@@ -12,29 +13,42 @@ from retrieval_core.arrays import Float32, Int64
 from retrieval_core.artifacts.catalog_rows import load_items
 from retrieval_core.artifacts.growing_sets import indexable_items
 from retrieval_core.artifacts.manifests import Backbone, ClassSet, Fitted, Ref, Value, VectorSet
-from retrieval_core.artifacts.parts import load_classes
-from retrieval_core.config import EvaluateConfig
+from retrieval_core.artifacts.parts import load_classes, load_vectors
 from retrieval_core.errors import BadConfig
-from retrieval_core.evaluate.compare.config import VariantConfig
-from retrieval_core.evaluate.measure.exact_search import classified_topk, stored_gallery
-from retrieval_core.evaluate.measure.setup import Protocol, choose_protocol
+from retrieval_core.evaluate.compare.config import ComparisonConfig, VariantConfig
+from retrieval_core.evaluate.compare.protocol import comparison_protocol
+from retrieval_core.evaluate.measure.exact_search import StoredGallery, classified_topk, stored_gallery
+from retrieval_core.evaluate.measure.setup import Protocol
+from retrieval_core.index.topk import best_of, pair_scores
+from retrieval_core.metrics.full_ranking import full_ranking
 from retrieval_core.metrics.registry import is_measured_by
 from retrieval_core.metrics.relevance import MAX_CUTOFF
 from retrieval_core.metrics.retrieval import Scores, random_scores, score
 from retrieval_core.store.base import Store
 
 
+class Searched(Value):
+    """What a variant searches: its vectors, those that rerank, and the classes of mode classified."""
+
+    vectors: Ref
+    whole: Ref | None = None
+    classes: Ref | None = None
+
+
 class BuiltVariant(Value):
     """A variant with its artifacts and its costs.
 
-    `classes` is set for mode classified, `masks` for a cropped variant; `backbone` computed the vectors and holds the
-    scores of its training. `ms_per_picture` is the time of all networks that a query passes through: segmenter or
+    `classes` is set for mode classified, `whole` for a variant that reranks, `masks` for a cropped variant; `replicas`
+    are the variant as trained by other seeds. `backbone` computed the vectors and holds the scores of its training.
+    `ms_per_picture` is the time of all networks that a query passes through: segmenter or
     detector, backbone, classifier. `n_bytes_per_item` is the size of an item in an index.
     """
 
     spec: VariantConfig
     vectors: Ref
+    whole: Ref | None = None
     classes: Ref | None = None
+    replicas: tuple[Searched, ...] = ()
     masks: Ref | None = None
     backbone: Ref | None = None
     ms_per_picture: float = Field(gt=0)
@@ -54,7 +68,9 @@ class ComparisonInputs(Value):
 class ComparisonResults(NamedTuple):
     """The search results of every variant, by its name: `positions` in the gallery and cosine `similarities`, (q, 10).
 
-    `random` are the scores of a random ranking; `trained` the scores that a variant's backbone had in its training.
+    `random` are the expected scores of a random ranking; `trained` the scores that a variant's backbone had in its
+    training; `seed_deviations` the standard deviation of each metric over the seeds of a variant, whose `scores` are
+    the means over them.
     """
 
     variants: tuple[BuiltVariant, ...]
@@ -65,39 +81,67 @@ class ComparisonResults(NamedTuple):
     similarities: dict[str, Float32]
     random: Scores
     trained: dict[str, dict[str, float]]
+    seed_deviations: dict[str, dict[str, float]]
 
 
 def compare_variants(
-    store: Store, catalog: Ref, variants: Sequence[BuiltVariant], evaluate: EvaluateConfig, top_classes: int
+    store: Store, catalog: Ref, variants: Sequence[BuiltVariant], config: ComparisonConfig
 ) -> ComparisonResults:
     """Search and score every variant with the same queries, over the items for which all of them have a vector.
 
-    In mode classified, the items of a query's `top_classes` likeliest classes rank first. Raises `BadConfig` for such a
-    variant without classes.
+    In mode classified, the items of a query's likeliest classes rank first. Raises `BadConfig` for such a variant
+    without classes.
     """
     items = _shared_items(store, catalog, variants)
-    protocol = choose_protocol(items, evaluate)
-    hits = {variant.spec.name: _search(store, variant, items, protocol, top_classes) for variant in variants}
+    protocol = comparison_protocol(items, config.evaluate, config.protocol)
+    is_ranked = any(is_measured_by(metric, "ranking") for table in config.tables for metric in table.metrics)
+    search = _Search(store, items, protocol, config.classify.top_classes, is_ranked)
+    hits, scores, deviations = {}, {}, {}
+    for variant in variants:
+        name = variant.spec.name
+        runs = [search.run(variant.spec, searched) for searched in (_searched(variant), *variant.replicas)]
+        hits[name] = runs[0].similarities, runs[0].positions
+        scores[name], deviations[name] = _over_seeds([run.scores for run in runs])
     return ComparisonResults(
         variants=tuple(variants),
         items=items,
         protocol=protocol,
-        scores={name: score(positions, protocol.truth) for name, (_, positions) in hits.items()},
+        scores=scores,
         positions={name: positions for name, (_, positions) in hits.items()},
         similarities={name: similarities for name, (similarities, _) in hits.items()},
         random=random_scores(protocol.truth),
         trained={variant.spec.name: _trained_scores(store, variant.backbone) for variant in variants},
+        seed_deviations=deviations,
     )
 
 
+def _searched(variant: BuiltVariant) -> Searched:
+    return Searched(vectors=variant.vectors, whole=variant.whole, classes=variant.classes)
+
+
+def _over_seeds(scores: Sequence[Scores]) -> tuple[Scores, dict[str, float]]:
+    """Return the mean of each metric over the seeds, for single queries too, and its standard deviation over them."""
+    if len(scores) == 1:
+        return scores[0], {}
+    first, *_ = tables = [of_seed.per_query for of_seed in scores]
+    means = [pl.mean_horizontal([table[name] for table in tables]).alias(name) for name in first.columns]
+    per_query = first.select(*means)
+    values = {name: [of_seed.summary[name] for of_seed in scores] for name in scores[0].summary}
+    summary = {name: float(np.mean(of_seeds)) for name, of_seeds in values.items()}
+    return Scores(per_query, summary), {name: float(np.std(of_seeds, ddof=1)) for name, of_seeds in values.items()}
+
+
 def per_query_table(results: ComparisonResults) -> pl.DataFrame:
-    """Return one row for each variant and query: variant, item_id of the query, and a Float64 column a metric."""
+    """Return one row for each variant and query: variant, item_id of the query, and a Float64 column a metric.
+
+    A metric is null where the query or the variant leaves it undefined.
+    """
     item_ids = results.items["item_id"].gather(results.protocol.queries)
     tables = [
         scores.per_query.select(pl.lit(name).alias("variant"), item_ids.alias("item_id"), pl.all())
         for name, scores in results.scores.items()
     ]
-    return pl.concat(tables)
+    return pl.concat(tables, how="diagonal")
 
 
 def summary_table(results: ComparisonResults) -> pl.DataFrame:
@@ -129,23 +173,73 @@ def all_scores(results: ComparisonResults, name: str) -> dict[str, float]:
 def _shared_items(store: Store, catalog: Ref, variants: Sequence[BuiltVariant]) -> pl.DataFrame:
     """Return the catalogue's rows outside quarantine for whose picture every variant has a vector."""
     items = load_items(store, catalog.name)
-    for vectors in dict.fromkeys(variant.vectors for variant in variants):
+    vector_sets = [
+        ref for variant in variants for ref in (variant.vectors, *(seed.vectors for seed in variant.replicas))
+    ]
+    for vectors in dict.fromkeys(vector_sets):
         items = indexable_items(store, items, VectorSet.open(store, vectors))
     return items
 
 
-def _search(
-    store: Store, variant: BuiltVariant, items: pl.DataFrame, protocol: Protocol, top_classes: int
-) -> tuple[Float32, Int64]:
-    """Return (q, 10) cosines and positions in the gallery, the nearest first."""
-    gallery = stored_gallery(store, VectorSet.open(store, variant.vectors), items, protocol)
-    if variant.spec.mode == "nearest":
-        return gallery.nearest(MAX_CUTOFF)
-    if variant.classes is None:
-        raise BadConfig(f"variant {variant.spec.name!r} has mode classified, but no classes")
-    classes = load_classes(store, ClassSet.open(store, variant.classes), items["content_id"])
-    query_classes = classes[protocol.queries, :top_classes]
-    return classified_topk(gallery.queries(), gallery.blocks, query_classes, classes[protocol.gallery, 0], MAX_CUTOFF)
+class _Run(NamedTuple):
+    """(q, 10) cosines and positions in the gallery, the nearest first, and their scores."""
+
+    similarities: Float32
+    positions: Int64
+    scores: Scores
+
+
+class _Search(NamedTuple):
+    """The search of a comparison; `is_ranked` if the whole ranking is scored too."""
+
+    store: Store
+    items: pl.DataFrame
+    protocol: Protocol
+    top_classes: int
+    is_ranked: bool
+
+    def run(self, spec: VariantConfig, searched: Searched) -> _Run:
+        gallery = self._gallery(searched.vectors)
+        similarities, positions = self._without_own(*self._find(spec, searched, gallery))
+        is_ranked = self.is_ranked and spec.mode == "nearest" and not spec.rerank_depth
+        ranking = full_ranking(gallery.queries(), self._all(gallery), self.protocol.truth) if is_ranked else {}
+        return _Run(similarities, positions, score(positions, self.protocol.truth, ranking))
+
+    def _find(self, spec: VariantConfig, searched: Searched, gallery: StoredGallery) -> tuple[Float32, Int64]:
+        """Return (q, 11) cosines and positions, one more than is scored, as a query may find itself."""
+        n_found = MAX_CUTOFF + 1
+        if searched.whole is not None:
+            depth = max(spec.rerank_depth, n_found)
+            return self._reranked(gallery.nearest(depth)[1], self._gallery(searched.whole), n_found)
+        if spec.mode == "nearest":
+            return gallery.nearest(n_found)
+        if searched.classes is None:
+            raise BadConfig(f"variant {spec.name!r} has mode classified, but no classes")
+        classes = load_classes(self.store, ClassSet.open(self.store, searched.classes), self.items["content_id"])
+        query_classes = classes[self.protocol.queries, : self.top_classes]
+        item_classes = classes[self.protocol.gallery, 0]
+        return classified_topk(gallery.queries(), gallery.blocks, query_classes, item_classes, n_found)
+
+    def _reranked(self, candidates: Int64, whole: StoredGallery, k: int) -> tuple[Float32, Int64]:
+        """Return the k candidates, (q, depth) padded with -1, with the largest inner products of whole vectors."""
+        query, column = np.nonzero(candidates >= 0)
+        position = candidates[query, column]
+        scores = pair_scores(whole.queries(), query, self._all(whole), position)
+        return best_of(query, position, scores, len(candidates), k)
+
+    def _without_own(self, similarities: Float32, positions: Int64) -> tuple[Float32, Int64]:
+        """Return the first ten hits that are not the query itself."""
+        is_own = (positions == self.protocol.truth.own[:, None]) & (positions >= 0)
+        order = np.argsort(is_own, axis=1, kind="stable")[:, :MAX_CUTOFF]
+        kept = np.take_along_axis(positions, order, axis=1)
+        kept[np.take_along_axis(is_own, order, axis=1)] = -1
+        return np.take_along_axis(similarities, order, axis=1), kept
+
+    def _gallery(self, vectors: Ref) -> StoredGallery:
+        return stored_gallery(self.store, VectorSet.open(self.store, vectors), self.items, self.protocol)
+
+    def _all(self, gallery: StoredGallery) -> Float32:
+        return load_vectors(self.store, gallery.vectors, gallery.gallery_ids)
 
 
 def _trained_scores(store: Store, backbone: Ref | None) -> dict[str, float]:

@@ -64,6 +64,8 @@ def _listed(metrics: Sequence[str]) -> str:
 def why_undefined(name: str, protocol: Protocol) -> str:
     """Return why the metric `name` is undefined for every query, as a clause without a full stop."""
     metric = parse_metric(name).metric
+    if metric.source == "ranking" and protocol.truth.n_relevant is not None and protocol.truth.n_relevant.any():
+        return "only a search by one distance, not classified or reranked, ranks the whole gallery"
     if metric.source == "head":
         return "no variant's backbone was trained to predict labels (objective multilabel)"
     if not len(protocol.queries):

@@ -9,7 +9,13 @@ from retrieval_core.artifacts.manifests import Comparison, Fitted, Ref, fingerpr
 from retrieval_core.artifacts.parts import put_parts, table_bytes
 from retrieval_core.evaluate.compare.build import gather_facts
 from retrieval_core.evaluate.compare.config import ComparisonConfig
-from retrieval_core.evaluate.compare.measure import ComparisonInputs, compare_variants, per_query_table, summary_table
+from retrieval_core.evaluate.compare.measure import (
+    ComparisonInputs,
+    Searched,
+    compare_variants,
+    per_query_table,
+    summary_table,
+)
 from retrieval_core.evaluate.compare.render import render_comparison
 from retrieval_core.store.base import Store
 
@@ -17,20 +23,24 @@ from retrieval_core.store.base import Store
 def comparison_fingerprint(
     config: ComparisonConfig,
     catalog: Ref,
-    vectors: Sequence[Ref],
-    classes: Sequence[Ref | None],
+    searched: Sequence[Searched],
+    replicas: Mapping[str, Sequence[Searched]],
     models: Mapping[str, Fitted],
 ) -> str:
-    """Return the fingerprint of a comparison; `vectors` and `classes` are those of the variants, in their order."""
-    parents = [ref.name if ref else "" for ref in (catalog, *vectors, *classes)]
+    """Return the fingerprint of a comparison.
+
+    `searched` are those of the variants, in their order; `replicas` those of other seeds, by variant.
+    """
+    everything = [*searched, *(replica for of_variant in replicas.values() for replica in of_variant)]
+    refs = [catalog, *(getattr(entry, kind) for kind in ("vectors", "classes", "whole") for entry in everything)]
+    parents = [ref.name if ref else "" for ref in refs]
     parents += [model.ref.name for model in models.values()]
     return fingerprint("comparison", STAGE_VERSIONS["compare"], _question(config), parents)
 
 
 def seal_comparison(store: Store, name: str, inputs: ComparisonInputs, config: ComparisonConfig) -> Comparison:
     """Put the same queries to every variant, and seal the report and its tables under `name`."""
-    evaluate, top_classes = config.evaluate, config.classify.top_classes
-    results = compare_variants(store, inputs.catalog, inputs.variants, evaluate, top_classes)
+    results = compare_variants(store, inputs.catalog, inputs.variants, config)
     facts = gather_facts(store, inputs, results, config, name)
     files = {
         "facts.json": facts.json_bytes(),
@@ -41,11 +51,16 @@ def seal_comparison(store: Store, name: str, inputs: ComparisonInputs, config: C
     parts = put_parts(store, f"{Comparison.folder}/{name}", files)
     parents = {"catalog": inputs.catalog.name}
     parents |= {f"vectors/{variant.spec.name}": variant.vectors.name for variant in inputs.variants}
+    parents |= {
+        f"vectors/{variant.spec.name}/{step}": replica.vectors.name
+        for variant in inputs.variants
+        for step, replica in enumerate(variant.replicas, start=1)
+    }
     parents |= {f"model/{model}": fitted.ref.name for model, fitted in inputs.models.items()}
     return Comparison(fingerprint=name, config=_question(config), parents=parents, parts=parts).seal(store)
 
 
 def _question(config: ComparisonConfig) -> dict[str, object]:
     """The part of the config that the comparison depends on besides what was made for it."""
-    included = {"title", "about", "variants", "tables", "evaluate"}
+    included = {"title", "about", "variants", "tables", "evaluate", "protocol"}
     return config.model_dump(mode="json", include=included) | {"top_classes": config.classify.top_classes}

@@ -28,10 +28,14 @@ SIDES: dict[Contrast, tuple[str, str]] = {
 
 
 class Cell(Value):
-    """A metric of a variant, None if undefined; `reference` is its value for the variant it is compared with."""
+    """A metric of a variant, None if undefined; `reference` is its value for the variant it is compared with.
+
+    `deviation` is the standard deviation over queries, `seed_deviation` that over the seeds of a training.
+    """
 
     value: float | None = None
     deviation: float | None = None
+    seed_deviation: float | None = None
     reference: float | None = None
     test: PairedTest | None = None
 
@@ -131,6 +135,7 @@ def _cell(question: _Question, results: ComparisonResults, tests: Mapping[_Quest
     return _plain_cell(scores, question.metric).model_copy(
         update={
             "value": _value(results, question.variant, question.metric),
+            "seed_deviation": results.seed_deviations[question.variant].get(question.metric),
             "reference": reference,
             "test": tests.get(question),
         }
@@ -167,6 +172,11 @@ def _remarks(
         metric: any(row.cells[column].value is not None for row in rows) for column, metric in enumerate(table.metrics)
     }
     yield from why_missing([metric for metric in table.metrics if not is_defined[metric]], results)
+    if any(cell.seed_deviation is not None for row in rows for cell in row.cells):
+        yield (
+            "What is trained here was trained several times: a value is the mean over the seeds, with their standard "
+            "deviation in brackets, and tests compare the means of each query."
+        )
     of_training = [metric for metric in table.metrics if is_defined[metric] and is_measured_by(metric, "head")]
     if of_training:
         yield why_untested(of_training)

@@ -29,7 +29,9 @@ def drawn_shapes(n, seed, size_px=SIZE_PX):
 
 @pytest.fixture(scope="session")
 def config():
-    return MaskConfig(size_px=SIZE_PX, max_epochs=6, batch_size=4, learning_rate=2e-3, target_iou=0.85)
+    return MaskConfig(
+        encoder="resnet18", weights="random:0", size_px=SIZE_PX, max_epochs=6, batch_size=4, target_iou=0.85
+    )
 
 
 @pytest.fixture(scope="session")

@@ -13,7 +13,7 @@ from retrieval_core.mask.unet import build_unet, rebuild_unet
 
 SIZE_PX = 64
 BATCH_SIZE = 4
-CONFIG = MaskConfig(size_px=SIZE_PX, batch_size=BATCH_SIZE, learning_rate=2e-3)
+CONFIG = MaskConfig(encoder="resnet18", weights="random:0", size_px=SIZE_PX, batch_size=BATCH_SIZE)
 WHOLE = Epoch(SIZE_PX, 0.0, 1.0)
 
 

@@ -1,11 +1,13 @@
 """Training the segmenter on drawn shapes."""
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
 
-from retrieval_core.config import MaskConfig
+from retrieval_core.config import MaskConfig, NightlyConfig
 from retrieval_core.errors import BadConfig, CatalogInvalid, DimensionMismatch
 from retrieval_core.mask.apply import SegmenterEngine
 from retrieval_core.mask.quality import example_iou
@@ -145,3 +147,9 @@ def test_a_mask_is_squashed_like_its_picture_by_what_covers_most_of_each_pixel()
 def test_an_empty_and_a_full_mask_stay_so():
     for value in (False, True):
         assert (square_mask(np.full((37, 91), value), 64) == value).all()
+
+
+def test_the_recipe_of_an_earlier_report_is_a_config():
+    path = Path(__file__).parents[3] / "configs" / "segmenter" / "retrieval_report.toml"
+    recipe = NightlyConfig.load(path, []).mask
+    assert (recipe.encoder, recipe.weights, recipe.size_px) == ("resnet18", "pretrained", 224)

@@ -20,12 +20,13 @@ from retrieval_core.artifacts.parts import (
     unit_length,
     vectors_bytes,
 )
-from retrieval_core.config import EvaluateConfig
+from retrieval_core.config import ClassifyConfig, EvaluateConfig
 from retrieval_core.errors import BadConfig
 from retrieval_core.evaluate.compare.build import gather_facts
 from retrieval_core.evaluate.compare.compose import load_comparison
 from retrieval_core.evaluate.compare.config import ComparisonConfig, TableConfig, VariantConfig
 from retrieval_core.evaluate.compare.measure import BuiltVariant, ComparisonInputs, ComparisonResults, compare_variants
+from retrieval_core.evaluate.compare.protocol import ProtocolConfig
 from retrieval_core.evaluate.compare.schema import ComparisonFacts
 from retrieval_core.evaluate.compare.tables import build_tables
 from retrieval_core.images import thumbnail
@@ -111,9 +112,23 @@ class Shop:
         """A trained backbone."""
         return Backbone(fingerprint=name, card="resnet18", dim=16, size_px=64, **fields).seal(self.store).ref
 
-    def compare(self, *variants: BuiltVariant, queries: int = 500, top_classes: int = 1) -> ComparisonResults:
-        config = EvaluateConfig(queries=queries)
-        return compare_variants(self.store, self.catalog, variants, config, top_classes)
+    def compare(
+        self,
+        *variants: BuiltVariant,
+        queries: int = 500,
+        top_classes: int = 1,
+        metrics: tuple[str, ...] = ("precision@5",),
+        **protocol: Any,
+    ) -> ComparisonResults:
+        config = ComparisonConfig(
+            title="Shop",
+            variants=(VariantConfig(name="placeholder"),),
+            tables=(TableConfig(title="Table", metrics=metrics),),
+            evaluate=EvaluateConfig(queries=queries),
+            classify=ClassifyConfig(top_classes=top_classes),
+            protocol=ProtocolConfig(**protocol),
+        )
+        return compare_variants(self.store, self.catalog, variants, config)
 
     def inputs(self, *variants: BuiltVariant, **more: Any) -> ComparisonInputs:
         return ComparisonInputs(source="table:items.csv", catalog=self.catalog, variants=variants, **more)

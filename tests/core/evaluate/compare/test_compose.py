@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shlex
 from pathlib import Path
 
 import pytest
@@ -12,6 +11,7 @@ from retrieval_core.errors import BadConfig
 from retrieval_core.evaluate.compare.compose import load_comparison
 
 CONFIGS = sorted((Path(__file__).parents[4] / "configs" / "compare").glob("*.toml"))
+LITE = [path.parent / "lite" / path.name for path in CONFIGS]
 
 
 def test_a_variant_takes_the_defaults_and_the_keys_of_the_variant_it_is_like(path: Path) -> None:
@@ -64,13 +64,6 @@ def test_an_override_of_an_unknown_key_or_name_is_refused(path: Path, override: 
         load_comparison(path, [override])
 
 
-def offline(path: Path) -> list[str]:
-    """The overrides that a shipped config's first lines give for a machine without GPU and internet."""
-    comment = "".join(line.removeprefix("#") for line in path.read_text().splitlines() if line.startswith("#"))
-    words = shlex.split(comment[comment.index("--set") :])
-    return [word for word in words if word != "--set"]
-
-
 def test_each_prior_report_has_its_config() -> None:
     assert [path.stem for path in CONFIGS] == [
         "apparel_similarity", "boosted_representation", "general_similarity", "retrieval_report", "unicom_analysis",
@@ -78,17 +71,24 @@ def test_each_prior_report_has_its_config() -> None:
 
 
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
-def test_a_shipped_config_can_be_read_as_it_is_and_as_it_says_for_a_machine_offline(path: Path) -> None:
-    load_comparison(path, [])
-    config = load_comparison(path, offline(path))
-    assert config.crop.detector == "masks" or "crop" not in config.views()
-    for variant in config.variants:
-        assert variant.weights != "pretrained"
-        assert not variant.classifier or variant.classifier_weights != "pretrained"
-    assert all(model.weights != "pretrained" for model in config.models.values())
+def test_a_shipped_config_has_one_of_the_same_protocol_for_a_machine_without_a_hub(path: Path) -> None:
+    config, lite = load_comparison(path, []), load_comparison(path.parent / "lite" / path.name, [])
+    assert (lite.title, lite.protocol, lite.evaluate) == (config.title, config.protocol, config.evaluate)
+    assert lite.crop.detector == "masks" or "crop" not in lite.views()
+    for network in (*lite.variants, *lite.models.values()):
+        assert network.weights != "pretrained" or network.backbone.startswith("efficientnet_lite")
+    assert all(not variant.classifier or "lite" in variant.classifier for variant in lite.variants)
 
 
-@pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
+def test_a_file_has_the_tables_of_the_one_that_it_extends_but_its_own_in_their_place(path: Path) -> None:
+    other = path.parent / "other.toml"
+    other.write_text(f'extends = "{path.name}"\ntitle = "Other"\n[evaluate]\nqueries = 7\n')
+    config, extended = load_comparison(path, []), load_comparison(other, [])
+    assert (extended.title, extended.evaluate.queries) == ("Other", 7)
+    assert (extended.variants, extended.models) == (config.variants, config.models)
+
+
+@pytest.mark.parametrize("path", [*CONFIGS, *LITE], ids=lambda path: f"{path.parent.name}-{path.stem}")
 def test_every_variant_of_a_shipped_config_is_in_a_table(path: Path) -> None:
     config = load_comparison(path, [])
     shown = {variant.name for table in config.tables for variant in config.rows(table)}

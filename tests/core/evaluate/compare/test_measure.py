@@ -1,11 +1,14 @@
 """All variants are measured on the same queries and items, and their hits are those of a brute-force search."""
 
 import numpy as np
+import polars as pl
 import pytest
 from sklearn.neighbors import NearestNeighbors
 
+from retrieval_core.artifacts.parts import unit_length
 from retrieval_core.errors import BadConfig
-from retrieval_core.evaluate.compare.measure import per_query_table, summary_table
+from retrieval_core.evaluate.compare.config import VariantConfig
+from retrieval_core.evaluate.compare.measure import Searched, per_query_table, summary_table
 
 
 def test_each_variant_finds_what_brute_force_finds(shop) -> None:
@@ -74,3 +77,33 @@ def test_a_comparison_without_queries_or_gallery_does_not_fail(open_shop, querie
     assert results.scores["only"].summary == {}
     assert per_query_table(results).columns[:2] == ["variant", "item_id"]
     assert summary_table(results).is_empty()
+
+
+def test_few_dimensions_find_candidates_that_all_dimensions_rerank(shop) -> None:
+    vectors = shop.vectors(0.5)
+    few = unit_length(vectors[:, :3])
+    whole = shop.variant("whole", vectors)
+    reranked = shop.variant("reranked", few, whole=whole.vectors, dim=3, rerank_depth=15)
+    results = shop.compare(whole, reranked, metrics=("r_precision",))
+    queries, gallery = results.protocol.queries, results.protocol.gallery
+    for query, hits in zip(queries, results.positions["reranked"], strict=True):
+        candidates = np.argsort(-(few[gallery] @ few[query]), kind="stable")[:15]
+        expected = candidates[np.argsort(-(vectors[gallery[candidates]] @ vectors[query]), kind="stable")][:10]
+        assert np.array_equal(hits, expected)
+    assert "r_precision" in results.scores["whole"].summary
+    assert "r_precision" not in results.scores["reranked"].summary
+    by_variant = per_query_table(results).group_by("variant").agg(pl.col("r_precision").count())
+    assert dict(by_variant.iter_rows())["reranked"] == 0
+
+
+def test_a_variant_of_several_seeds_has_their_mean_and_their_deviation(shop) -> None:
+    seeds = [shop.variant(f"seed {seed}", shop.vectors(1.0, seed)) for seed in range(3)]
+    first, *others = seeds
+    replicas = tuple(Searched(vectors=variant.vectors) for variant in others)
+    results = shop.compare(*seeds, first.model_copy(update={"replicas": replicas, "spec": VariantConfig(name="all")}))
+    values = [results.scores[variant.spec.name].summary["precision@5"] for variant in seeds]
+    assert results.scores["all"].summary["precision@5"] == pytest.approx(np.mean(values))
+    assert results.seed_deviations["all"]["precision@5"] == pytest.approx(np.std(values, ddof=1))
+    assert results.seed_deviations["seed 0"] == {}
+    by_query = [results.scores[variant.spec.name].per_query["precision@5"].to_numpy() for variant in seeds]
+    np.testing.assert_allclose(results.scores["all"].per_query["precision@5"].to_numpy(), np.mean(by_query, axis=0))
