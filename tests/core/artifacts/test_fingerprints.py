@@ -10,7 +10,7 @@ from retrieval_core.config import CropConfig, EmbedConfig, HeadConfig, MaskConfi
 from retrieval_core.embed.backbones import backbone_fingerprint
 from retrieval_core.errors import WeightsInvalid
 
-# Of EmbedConfig(), and of vectors of backbone "b" raw and under masks "masks", since the first release.
+# Of the card resnet18, and of vectors of backbone "b" raw and under masks "masks", since the first release.
 BACKBONE = "b6c6a7089f1c05c5995601f1c01c67d4"
 RAW, MASKED = "b364212faa5199c923f9a5ab83ca6f8a", "acf5925636dddb4b6d79182eca55a61d"
 
@@ -34,7 +34,9 @@ def test_how_work_is_cut_does_not_change_what_it_makes() -> None:
     assert fingerprints.head_fingerprint(HeadConfig(refit_after_change=0.9), "c", "v") == fingerprints.head_fingerprint(
         HeadConfig(), "c", "v"
     )
-    assert backbone_fingerprint(EmbedConfig(batch_size=1)) == backbone_fingerprint(EmbedConfig())
+    assert backbone_fingerprint(EmbedConfig(backbone="resnet18", batch_size=1)) == backbone_fingerprint(
+        EmbedConfig(backbone="resnet18")
+    )
 
 
 def test_what_changes_the_output_changes_the_name() -> None:
@@ -43,8 +45,12 @@ def test_what_changes_the_output_changes_the_name() -> None:
     )
     assert fingerprints.mask_family(MaskConfig(min_area=0.1), "s") != fingerprints.mask_family(MaskConfig(), "s")
     assert fingerprints.vector_family("b", None) != fingerprints.vector_family("b", "masks")
-    assert backbone_fingerprint(EmbedConfig(size_px=64)) != backbone_fingerprint(EmbedConfig())
-    assert backbone_fingerprint(EmbedConfig(framing="squash")) != backbone_fingerprint(EmbedConfig())
+    assert backbone_fingerprint(EmbedConfig(backbone="resnet18", size_px=64)) != backbone_fingerprint(
+        EmbedConfig(backbone="resnet18")
+    )
+    assert backbone_fingerprint(EmbedConfig(backbone="resnet18", framing="squash")) != backbone_fingerprint(
+        EmbedConfig(backbone="resnet18")
+    )
 
 
 def test_the_default_bound_of_a_sample_keeps_the_names_of_models_from_before_there_was_one() -> None:
@@ -76,7 +82,7 @@ def test_precision_makes_another_family_of_every_view():
 
 
 def test_names_of_what_stores_hold_already_stay() -> None:
-    assert backbone_fingerprint(EmbedConfig()) == BACKBONE
+    assert backbone_fingerprint(EmbedConfig(backbone="resnet18")) == BACKBONE
     assert fingerprints.vector_family("b", None) == RAW
     assert fingerprints.vector_family("b", "masks", "masked") == MASKED
 
@@ -104,7 +110,9 @@ def test_classes_are_named_by_the_backbone_under_their_classifier() -> None:
 def test_weights_from_a_file_are_named_by_its_content(tmp_path: Path) -> None:
     for name, data in (("a.bin", b"one"), ("b.bin", b"one"), ("c.bin", b"two")):
         (tmp_path / name).write_bytes(data)
-    names = [backbone_fingerprint(EmbedConfig(weights=f"file:{tmp_path / name}.bin")) for name in "abc"]
+    names = [
+        backbone_fingerprint(EmbedConfig(backbone="resnet18", weights=f"file:{tmp_path / name}.bin")) for name in "abc"
+    ]
     assert names[0] == names[1] != names[2]
     with pytest.raises(WeightsInvalid, match="absent"):
-        backbone_fingerprint(EmbedConfig(weights=f"file:{tmp_path / 'absent'}"))
+        backbone_fingerprint(EmbedConfig(backbone="resnet18", weights=f"file:{tmp_path / 'absent'}"))
