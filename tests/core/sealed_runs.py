@@ -62,7 +62,7 @@ from retrieval_core.reduce.pca import PCA_FILE, apply_pca, fit_pca, load_pca, sa
 from retrieval_core.store.base import Store
 
 DIM, BOOSTED_DIM, REDUCED_DIM, SHARDS, SHARD_ROWS = 12, 8, 4, 2, 5
-CONFIG = NightlyConfig(embed=EmbedConfig(background="masked"))
+CONFIG = NightlyConfig(embed=EmbedConfig(backbone="resnet18", background="masked"))
 RECIPE = Recipe(key="Flat", nprobe=0, train_rows=0, why="", index_bytes=0, vector_bytes=0, memory_bytes=0)
 
 
