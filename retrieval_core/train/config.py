@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any, Literal, Self, TypeVar, get_args
 
-from pydantic import Field, ValidationError, model_validator
+from pydantic import Field, PositiveInt, ValidationError, model_validator
 
 from retrieval_core.config import Framing, StageConfig, View, first_line, nearest, parse_override, toml_table
 from retrieval_core.errors import BadConfig
@@ -14,7 +14,7 @@ Alike = Literal["auto", "product", "category", "labels"]
 Miner = Literal["all", "semihard", "hard"]
 
 
-SLICES: tuple[int, ...] = Field(
+SLICES: tuple[PositiveInt, ...] = Field(
     (),
     description="Train these numbers of leading dimensions to work alone too, so that reduce.method = truncate can "
     "take the place of a PCA.",
@@ -111,7 +111,7 @@ class FineTuning(Training):
         0.25, gt=0, le=1, description="Learning rate of the network relative to that of the new layers on top of it."
     )
     weight_decay: float = Field(0.05, ge=0, description="Weight decay of AdamW; biases and norms have none.")
-    slices: tuple[int, ...] = SLICES
+    slices: tuple[PositiveInt, ...] = SLICES
 
 
 class AttributesTraining(FineTuning):
@@ -125,7 +125,7 @@ class AttributesTraining(FineTuning):
 class MetricTraining(Training):
     """Base of the objectives that move similar pictures together: which pictures count as alike or unlike."""
 
-    slices: tuple[int, ...] = SLICES
+    slices: tuple[PositiveInt, ...] = SLICES
     alike: Alike = Field(
         "auto",
         description="Pictures are alike that show one product, have one category or share labels; "
