@@ -75,7 +75,7 @@ def as_zip_of_a_pickle(attack: Attack, path: Path) -> None:
 
 WAYS = (as_torch_file, as_old_torch_file, as_plain_pickle, as_class_of_a_network, as_zip_of_a_pickle)
 READERS: dict[str, Callable[[Path], Any]] = {
-    "backbone": lambda path: load_backbone(EmbedConfig(weights=f"file:{path}", size_px=64)),
+    "backbone": lambda path: load_backbone(EmbedConfig(backbone="resnet18", weights=f"file:{path}", size_px=64)),
     "segmenter": lambda path: build_unet(MaskConfig(weights=f"file:{path}")),
     "detector": lambda path: load_detector(CropConfig(detector="ssdlite320", weights=f"file:{path}")),
     "stored detector": lambda path: DetectorEngine("ssdlite320", path, "cpu", 1),
@@ -146,8 +146,8 @@ def test_a_checkpoint_that_would_run_a_program_is_not_gone_on_from(
 def test_a_checkpoint_that_was_cut_short_or_altered_is_not_gone_on_from(tmp_path: Path) -> None:
     _train(tmp_path)
     whole = (tmp_path / LAST).read_bytes()
-    weights = torch.load(tmp_path / LAST, weights_only=True)["best"]["embedder.network.0.weight"].numpy().tobytes()
-    place = whole.index(weights) + 3
+    weights = torch.load(tmp_path / LAST, weights_only=True)["best"]["embedder.network.0.weight"]
+    place = whole.index(bytes(weights.untyped_storage().tolist())) + 3
     altered = whole[:place] + bytes([whole[place] ^ 1]) + whole[place + 1 :]
     for damaged in (b"", whole[:100], whole[:-100], whole[: len(whole) // 2], altered):
         (tmp_path / LAST).write_bytes(damaged)
