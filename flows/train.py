@@ -141,23 +141,30 @@ def _train_backbone(
 ) -> BackboneSummary:
     preflight(check_before_training, settings, source, config, stages)
     clock = Clock()
+    teacher = None
     if isinstance(config, DistillTraining):
-        find_teacher(settings.open_store(), config.teacher)  # raises before the catalogue is read
+        teacher = find_teacher(settings.open_store(), config.teacher).ref
     with clock.stage("ingest"):
         catalog = snapshot_catalog(settings, source, stages.ingest).catalog
-    return _train_on(catalog, clock, source, settings, name, config, stages)
+    return _train_on(catalog, clock, source, settings, name, config, stages, teacher)
 
 
 def _train_on(
-    catalog: Ref, clock: Clock, source: str, settings: Settings, name: str, config: AnyTraining, stages: NightlyConfig
+    catalog: Ref,
+    clock: Clock,
+    source: str,
+    settings: Settings,
+    name: str,
+    config: AnyTraining,
+    stages: NightlyConfig,
+    teacher: Ref | None = None,
 ) -> BackboneSummary:
-    store, name = settings.open_store(), name or default_name(config)
-    teacher = find_teacher(store, config.teacher).ref if isinstance(config, DistillTraining) else None
+    name = name or default_name(config)
     with clock.stage("mask"):
         masks = _masks(settings, source, catalog, config, stages)
     with clock.stage("train"):
         fitted = train_backbone(settings, catalog, masks, config, name, stages.ingest, stages.crop.margin, teacher)
-    backbone = Backbone.open(store, fitted.ref)
+    backbone = Backbone.open(settings.open_store(), fitted.ref)
     return BackboneSummary(
         backbone=backbone.fingerprint,
         name=name,

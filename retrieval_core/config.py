@@ -129,7 +129,7 @@ class HeadConfig(StageConfig):
     min_count: int = Field(5, ge=1, description="A class or label seen less often than this is left out of training.")
     max_labels: int = Field(512, ge=0, description="How many of the most frequent labels are learned; 0: all.")
     max_rows: int = Field(
-        200_000, ge=10, description="Random labelled rows to train and validate the head on, a fifth held out at most."
+        200_000, ge=10, description="Random labelled rows to train and validate the head on, none of them held out."
     )
     seed: int = Field(0, ge=0, description="Seed of the head's start, of its rows and of its training.")
     refit_after_change: float = Field(

@@ -309,7 +309,11 @@ def inner_validation(items: pl.DataFrame, seed: int) -> Bool:
     Groups with a held-out row, or of more than that share of the training rows, are never set aside. At least one
     group is, the one with the lowest hash, if two or more could be.
     """
-    groups = linked_groups(items, seed)
+    return validation_rows(items, linked_groups(items, seed))
+
+
+def validation_rows(items: pl.DataFrame, groups: UInt64) -> Bool:
+    """Return the `inner_validation` of items whose `linked_groups` are known."""
     is_held_out = items["split"].is_in(HELD_OUT).fill_null(False).to_numpy()
     names, group, sizes = np.unique(groups, return_inverse=True, return_counts=True)
     has_held_out = np.bincount(group, is_held_out, len(names)) > 0

@@ -198,21 +198,13 @@ def _fit(
         for epoch in tqdm(
             range(1, length.epochs + 1), "epochs of the head", disable=not sys.stderr.isatty(), leave=False
         ):
-            net.train()
-            total = 0.0
-            for rows in torch.randperm(len(train.inputs)).split(length.batch_size):
-                loss = loss_of(net, train.take(rows.to(train.inputs.device)))
-                optimizer.zero_grad()
-                loss.backward()
-                optimizer.step()
-                learning_rate = float(schedule.get_last_lr()[0])
-                schedule.step()
-                total += float(loss.detach()) * len(rows)
+            train_loss, learning_rate = _train_epoch(net, schedule, loss_of, train, length.batch_size)
             net.eval()
             with torch.inference_mode():
                 val_loss = float(loss_of(net, val))
-            figures = {"train_loss": total / len(train.inputs), "val_loss": val_loss, "learning_rate": learning_rate}
-            history.append({"epoch": epoch, **figures})
+            history.append(
+                {"epoch": epoch, "train_loss": train_loss, "val_loss": val_loss, "learning_rate": learning_rate}
+            )
             if val_loss < best_loss:
                 best_loss, best_epoch, best_state = val_loss, epoch, copy.deepcopy(net.state_dict())
             if epoch - best_epoch >= config.patience:
@@ -244,6 +236,29 @@ def _task_slices(targets: Targets) -> Iterator[tuple[str, slice]]:
     for name, classes in targets.tasks.items():
         yield name, slice(start, start + len(classes))
         start += len(classes)
+
+
+def _train_epoch(
+    net: torch.nn.Sequential,
+    schedule: torch.optim.lr_scheduler.LambdaLR,
+    loss_of: _Loss,
+    train: _Rows,
+    batch_size: int,
+) -> tuple[float, float]:
+    """Take one step for each batch of the rows; return the mean loss and the last learning rate."""
+    import torch
+
+    net.train()
+    total = 0.0
+    for rows in torch.randperm(len(train.inputs)).split(batch_size):
+        loss = loss_of(net, train.take(rows.to(train.inputs.device)))
+        schedule.optimizer.zero_grad()
+        loss.backward()
+        schedule.optimizer.step()
+        learning_rate = float(schedule.get_last_lr()[0])
+        schedule.step()
+        total += float(loss.detach()) * len(rows)
+    return total / len(train.inputs), learning_rate
 
 
 class _Loss:

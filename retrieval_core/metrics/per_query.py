@@ -172,28 +172,15 @@ def label_iou(retrieval: Retrieval) -> Float64 | None:
     return _where(queries.labels.any(axis=1), iou.sum(axis=1) / n_found)
 
 
-def label_iou_chance(truth: Truth) -> Float64 | None:
-    """Return the mean label IoU of each query with the items that it can find."""
-    moments = _iou_moments(truth)
-    return None if moments is None else moments[0]
-
-
-def label_iou_chance_variance(truth: Truth) -> Float64 | None:
-    """Return the variance of a query's label IoU with five items that are drawn without replacement."""
-    moments, n_items = _iou_moments(truth), truth.n_items
-    if moments is None:
-        return None
-    n_drawn = np.minimum(n_items, N_NEIGHBOURS)
-    return moments[1] / n_drawn * (n_items - n_drawn) / np.maximum(n_items - 1, 1)
-
-
-def _iou_moments(truth: Truth) -> tuple[Float64, Float64] | None:
-    labels, gallery_labels = truth.queries.labels, truth.gallery.labels
-    if labels is None or gallery_labels is None or not (truth.n_items > 0).all():
+def label_iou_chance(truth: Truth) -> tuple[Float64, Float64] | None:
+    """Return the mean and the variance of a query's label IoU with five items that are drawn without replacement."""
+    labels, gallery_labels, n_items = truth.queries.labels, truth.gallery.labels, truth.n_items
+    if labels is None or gallery_labels is None or not (n_items > 0).all():
         return None
     mean, variance = chance.iou_moments(labels, gallery_labels, truth.own)
-    has_labels = labels.any(axis=1)
-    return _where(has_labels, mean), _where(has_labels, variance)
+    has_labels, n_drawn = labels.any(axis=1), np.minimum(n_items, N_NEIGHBOURS)
+    of_mean = variance / n_drawn * (n_items - n_drawn) / np.maximum(n_items - 1, 1)
+    return _where(has_labels, mean), _where(has_labels, of_mean)
 
 
 def _where(defined: npt.ArrayLike, values: npt.ArrayLike) -> Float64:

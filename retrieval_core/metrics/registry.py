@@ -38,9 +38,9 @@ class Metric:
     gate tests it and the report shows it first; one for each kind of truth, because Holm's correction pays for every
     metric tested. `by_category`: reported within categories too, as headlines are. `judged_by`: what a catalogue needs
     of its items to define the metric; any one of these is enough. `baseline`: the value of retrieval at random stands
-    beside it. `chance_variance` gives the variance of a query's value over random orders; with it, the metric is
-    reported with its standard deviation over queries (`deviation`). `words` explain it on the report's first page, ""
-    where it is not shown there.
+    beside it. `chance_moments` takes the place of `chance` where the metric is reported with its standard deviation
+    over queries (`deviation`): it gives the expectation and the variance of a query's value over random orders. `words`
+    explain it on the report's first page, "" where it is not shown there.
     """
 
     name: str
@@ -52,16 +52,16 @@ class Metric:
     by_category: bool = False
     judged_by: tuple[TruthKind, ...] = ()
     higher_is_better: bool = True
-    chance_variance: Callable[[Truth], Float64 | None] | None = None
+    chance_moments: Callable[[Truth], tuple[Float64, Float64] | None] | None = None
     words: str = ""
 
     @property
     def deviation(self) -> bool:
-        return self.chance_variance is not None
+        return self.chance_moments is not None
 
     @property
     def baseline(self) -> bool:
-        return self.chance is not None
+        return self.chance is not None or self.chance_moments is not None
 
     @property
     def needs_labels(self) -> bool:
@@ -222,10 +222,9 @@ METRICS: tuple[Metric, ...] = (
         "label_iou@5",
         "Shared labels over labels of either, averaged over the 5 nearest items; queries without labels are left out.",
         compute=per_query.label_iou,
-        chance=per_query.label_iou_chance,
         headline=True,
         judged_by=("labels",),
-        chance_variance=per_query.label_iou_chance_variance,
+        chance_moments=per_query.label_iou_chance,
         words="labels shared with the first 5 hits",
     ),
     ANN_RECALL,

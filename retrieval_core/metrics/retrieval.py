@@ -57,14 +57,16 @@ def random_scores(truth: Truth) -> Scores:
 
     A standard deviation counts how values vary over queries, and over the order.
     """
-    scores = summarise(
-        {metric.name: metric.chance(truth) for metric in METRICS if metric.chance}, truth.queries.n_items
-    )
+    expected: dict[str, Float64 | None] = {}
+    variances: dict[str, Float64] = {}
     for metric in METRICS:
-        variance = metric.chance_variance(truth) if metric.chance_variance else None
-        if variance is not None and metric.name in scores.summary:
-            name = metric.full_name("std")
-            scores.summary[name] = float(np.sqrt(scores.summary[name] ** 2 + np.nanmean(variance)))
+        if metric.chance:
+            expected[metric.name] = metric.chance(truth)
+        elif metric.chance_moments and (moments := metric.chance_moments(truth)):
+            expected[metric.name], variances[metric.full_name("std")] = moments
+    scores = summarise(expected, truth.queries.n_items)
+    for name in variances.keys() & scores.summary.keys():
+        scores.summary[name] = float(np.sqrt(scores.summary[name] ** 2 + np.nanmean(variances[name])))
     return scores
 
 

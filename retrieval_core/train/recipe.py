@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import polars as pl
 
-from retrieval_core.artifacts.catalog_rows import HELD_OUT, load_items
+from retrieval_core.artifacts.catalog_rows import load_items, without_held_out
 from retrieval_core.config import EmbedConfig
 from retrieval_core.embed.backbones import LoadedBackbone, backbone_preprocess
 from retrieval_core.errors import BadConfig
@@ -45,8 +45,7 @@ def choose_recipe(settings: Settings, catalog: str, base: RecipeConfig) -> Recip
     Raises `BadConfig` if the catalogue says nothing of its pictures that could be learned.
     """
     store = settings.open_store()
-    items = choose_items(load_items(store, catalog), AttributesTraining())
-    items = items.filter(~pl.col("split").is_in(HELD_OUT).fill_null(False))
+    items = without_held_out(choose_items(load_items(store, catalog), AttributesTraining()))
     recipe = suit(items, base)
     start = load_start(store, find_start(store, recipe.config), recipe.config)
     rate = pictures_per_s(start, recipe.config, settings.n_threads)

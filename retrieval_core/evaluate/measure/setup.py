@@ -11,7 +11,7 @@ import numpy as np
 import polars as pl
 
 from retrieval_core.arrays import Float32, Float64, Int64, UInt64
-from retrieval_core.artifacts.catalog_rows import HELD_OUT, inner_validation, linked_groups
+from retrieval_core.artifacts.catalog_rows import HELD_OUT, linked_groups, validation_rows
 from retrieval_core.artifacts.pictures import PictureReader
 from retrieval_core.config import EvaluateConfig
 from retrieval_core.evaluate.measure.row_vectors import RowVectors
@@ -86,7 +86,7 @@ def draw_validation(items: pl.DataFrame, n_queries: int, max_rows: int, seed: in
     # The low bits, because the inner validation depends on the high ones.
     is_drawn = (groups & 0xFFFFFFFF) < min(1, max_rows / max(len(items), 1)) * 2**32
     is_used = is_drawn & ~np.isin(groups, groups[is_held_out])
-    is_query = pl.Series(inner_validation(items, seed)[is_used])
+    is_query = pl.Series(validation_rows(items, groups)[is_used])
     items = items.filter(is_used)
     return Validation(items, draw_protocol(items, is_query, None, n_queries, seed))
 
