@@ -66,7 +66,7 @@ def seal_as_seen(catalogue: DrawnCatalogue, store_url: str) -> None:
     from retrieval_core.artifacts.catalog_rows import CATALOG_SCHEMA, LEDGER, QUARANTINE_SCHEMA, SEEN_ITEMS, row_id
     from retrieval_core.artifacts.manifests import Catalog, Ref, Release
     from retrieval_core.artifacts.parts import put_part, table_bytes
-    from retrieval_core.config import IngestConfig
+    from retrieval_core.config.stages import IngestConfig
     from retrieval_core.ingest.snapshot import take_snapshot
     from retrieval_core.ingest.sources.registry import open_source
     from retrieval_core.store.uris import open_store

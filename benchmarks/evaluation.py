@@ -73,7 +73,7 @@ def _evaluate(kind: str, n_queries: int, n_gallery: int, dim: int, n_labels: int
     """Evaluate in this process and return the figures."""
     import numpy as np
 
-    from retrieval_core.config import GateConfig
+    from retrieval_core.config.stages import GateConfig
     from retrieval_core.evaluate.gate.paired_comparison import compare
     from retrieval_core.metrics.exact_knn import exact_topk
     from retrieval_core.metrics.relevance import encode, find_truth

@@ -32,7 +32,7 @@ from benchmarks.measuring.interleaved_timing import Contender, interleaved, prin
 from benchmarks.measuring.process_usage import PeakMemory, resident_mb
 from benchmarks.synthetic_vectors import draw, draw_row_ids, draw_tune_queries, recall, train_positions
 from retrieval_core.arrays import Float32, Int64
-from retrieval_core.config import IndexConfig, ReduceConfig
+from retrieval_core.config.stages import IndexConfig, ReduceConfig
 from retrieval_core.index.build import build_shard, train_template
 from retrieval_core.index.lookup import ShardedIndex
 from retrieval_core.index.recipes import TRAIN_ITERATIONS, Recipe, choose_recipe, choose_shards, shard_of

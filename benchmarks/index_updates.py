@@ -24,7 +24,7 @@ import polars as pl
 
 from benchmarks.synthetic_vectors import draw, draw_row_ids, draw_tune_queries, recall, train_positions
 from retrieval_core.arrays import Float32, Int64
-from retrieval_core.config import IndexConfig
+from retrieval_core.config.stages import IndexConfig
 from retrieval_core.index.build import build_shard, train_template
 from retrieval_core.index.lookup import ShardedIndex
 from retrieval_core.index.plan import name_shard, rows_to_change, split_rows

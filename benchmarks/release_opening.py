@@ -110,7 +110,7 @@ def _make_release(folder: Path, n_rows: int, dim: int) -> dict[str, float]:
     from retrieval_core.artifacts import releases
     from retrieval_core.artifacts.manifests import Backbone, Catalog, Ref, Release
     from retrieval_core.artifacts.parts import put_part, table_bytes
-    from retrieval_core.config import NightlyConfig
+    from retrieval_core.config.stages import NightlyConfig
     from retrieval_core.store.uris import open_store
 
     all_vectors = draw(n_rows + 1_000, dim)
@@ -180,7 +180,7 @@ def _seal_index(store: Store, folder: Path, items: pl.DataFrame, vectors: Any) -
     """Build, tune and seal the index of these rows as a nightly run does."""
     from benchmarks.synthetic_vectors import draw_tune_queries, train_positions
     from retrieval_core.artifacts.manifests import IndexSet
-    from retrieval_core.config import IndexConfig
+    from retrieval_core.config.stages import IndexConfig
     from retrieval_core.index.build import build_shard, train_template
     from retrieval_core.index.lookup import ShardedIndex
     from retrieval_core.index.recipes import choose_recipe, choose_shards, shard_of

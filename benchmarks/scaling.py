@@ -31,7 +31,7 @@ from benchmarks.measuring.interleaved_timing import Seconds, interleaved, ratio
 from flows.pictures import Masking, mask_and_embed, snapshot_catalog
 from flows.run import RUNNER
 from retrieval_core.artifacts.manifests import Fitted, Ref, Value
-from retrieval_core.config import NightlyConfig
+from retrieval_core.config.stages import NightlyConfig
 from retrieval_core.settings import Settings
 from tasks.ingest import collect_truth_masks
 from tasks.mask import fit_segmenter

@@ -7,7 +7,7 @@ from collections.abc import Callable
 import numpy as np
 
 from retrieval_core.arrays import Float32, Int64
-from retrieval_core.config import IndexConfig
+from retrieval_core.config.stages import IndexConfig
 from retrieval_core.index.lookup import ShardedIndex
 from retrieval_core.index.recipes import Recipe
 from retrieval_core.index.tune import TuneQueries, tune_queries

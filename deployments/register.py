@@ -42,7 +42,8 @@ from deployments.cli.terminal import print_error, visible
 from deployments.environment import prepare_environment
 from deployments.shop import deployment_name, shop_name
 from deployments.triggers.change_events import catalog_id
-from retrieval_core.config import NightlyConfig, first_line, nearest, read_toml, toml_table
+from retrieval_core.config.stages import NightlyConfig
+from retrieval_core.config.text import first_line, nearest, read_toml, toml_table
 from retrieval_core.errors import BadConfig, VitrineError
 from retrieval_core.ingest.sources.registry import configured_spec
 from retrieval_core.train.config import load_training

@@ -16,7 +16,7 @@ from flows.summary import RunSummary, as_table
 from flows.ui_artifacts import shard_progress, show_report, show_table
 from retrieval_core.artifacts.manifests import Catalog, Value
 from retrieval_core.artifacts.shards import WorkPlan
-from retrieval_core.config import NightlyConfig
+from retrieval_core.config.stages import NightlyConfig
 from retrieval_core.errors import BadConfig
 from retrieval_core.ingest.selection import ItemSelection
 from retrieval_core.settings import Settings

@@ -31,7 +31,7 @@ from flows.summary import RunSummary
 from flows.ui_artifacts import show_run
 from retrieval_core.artifacts import releases
 from retrieval_core.artifacts.manifests import Release
-from retrieval_core.config import NightlyConfig
+from retrieval_core.config.stages import NightlyConfig
 from retrieval_core.errors import BadConfig
 from retrieval_core.ingest.catalog import IngestOutcome
 from retrieval_core.ingest.change import Change, merge_changes

@@ -13,7 +13,7 @@ from flows.run import RUNNER, Clock, holds_lease
 from flows.workbench import Workbench, stages_of
 from retrieval_core.artifacts.manifests import Comparison, Ref, Value, VectorSet
 from retrieval_core.artifacts.parts import read_table
-from retrieval_core.config import EmbedConfig
+from retrieval_core.config.stages import EmbedConfig
 from retrieval_core.evaluate.compare.config import ComparisonConfig, VariantConfig
 from retrieval_core.evaluate.compare.markdown import as_markdown
 from retrieval_core.evaluate.compare.measure import BuiltVariant, ComparisonInputs, Searched

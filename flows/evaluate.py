@@ -9,7 +9,7 @@ from flows.summary import as_table, metrics_table
 from flows.ui_artifacts import show_report, show_table
 from retrieval_core.artifacts.manifests import Report, Value
 from retrieval_core.artifacts.releases import PRODUCTION, find_baseline, find_release
-from retrieval_core.config import EvaluateConfig, GateConfig
+from retrieval_core.config.stages import EvaluateConfig, GateConfig
 from retrieval_core.evaluate.measure.golden_queries import check_golden
 from retrieval_core.settings import Settings
 from tasks.evaluate import evaluate_release

@@ -10,7 +10,7 @@ from flows.preflight import preflight, with_backbone
 from flows.run import DEFAULTS, RUNNER, holds_lease
 from flows.summary import RunSummary
 from flows.ui_artifacts import show_run
-from retrieval_core.config import NightlyConfig
+from retrieval_core.config.stages import NightlyConfig
 from retrieval_core.settings import Settings
 from tasks.preflight import check_before_run
 

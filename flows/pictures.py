@@ -7,7 +7,7 @@ from typing import Any
 
 from flows.shards import each_shard, in_shards
 from retrieval_core.artifacts.manifests import Fitted, Ref, Reject, Release, Value
-from retrieval_core.config import IngestConfig, NightlyConfig, View
+from retrieval_core.config.stages import IngestConfig, NightlyConfig, View
 from retrieval_core.embed.shards import PictureWork
 from retrieval_core.ingest.catalog import IngestOutcome, IngestPlan
 from retrieval_core.ingest.change import Change

@@ -15,7 +15,7 @@ from flows.summary import RunSummary, summarise_run
 from retrieval_core.artifacts import releases
 from retrieval_core.artifacts.manifests import Catalog, Fitted, Ref, Release, Report, Value
 from retrieval_core.artifacts.variants import Variant
-from retrieval_core.config import IndexConfig, NightlyConfig, View
+from retrieval_core.config.stages import IndexConfig, NightlyConfig, View
 from retrieval_core.errors import AliasConflict
 from retrieval_core.evaluate.run_outputs import CatalogFacts, RunOutputs
 from retrieval_core.index.versions import IndexPlan

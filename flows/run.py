@@ -20,7 +20,7 @@ from prefect.runtime import flow_run
 from prefect.states import AwaitingRetry, Cancelled, Crashed
 from prefect.task_runners import TaskRunner, ThreadPoolTaskRunner
 
-from retrieval_core.config import NightlyConfig
+from retrieval_core.config.stages import NightlyConfig
 from retrieval_core.store.leases import end_all, shared_lease
 from retrieval_core.store.signals import call_on_signal
 from tasks.stage import running_stage

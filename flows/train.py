@@ -10,7 +10,7 @@ from flows.pictures import choose_masking, mask_and_embed, snapshot_catalog
 from flows.preflight import preflight, with_backbone
 from flows.run import DEFAULTS, RUNNER, Clock, holds_lease
 from retrieval_core.artifacts.manifests import Backbone, Fitted, Head, Ref, Segmenter, Value
-from retrieval_core.config import EmbedConfig, NightlyConfig
+from retrieval_core.config.stages import EmbedConfig, NightlyConfig
 from retrieval_core.errors import BadConfig
 from retrieval_core.metrics.registry import MASK_IOU
 from retrieval_core.settings import Settings

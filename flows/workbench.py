@@ -11,7 +11,7 @@ from prefect.logging import get_run_logger
 from flows.pictures import Masking, mask_and_embed
 from flows.shards import each_shard
 from retrieval_core.artifacts.manifests import Fitted, Ref, VectorSet
-from retrieval_core.config import ClassifyConfig, EmbedConfig, NightlyConfig, Precision, View
+from retrieval_core.config.stages import ClassifyConfig, EmbedConfig, NightlyConfig, Precision, View
 from retrieval_core.errors import BadConfig
 from retrieval_core.evaluate.compare.config import ComparisonConfig, VariantConfig, model_of
 from retrieval_core.evaluate.compare.measure import Searched

@@ -13,7 +13,7 @@ from typing import Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from retrieval_core.config import first_line, nearest, toml_table
+from retrieval_core.config.text import first_line, nearest, toml_table
 from retrieval_core.errors import BadConfig
 from retrieval_core.store.base import Store
 from retrieval_core.store.format import check_readable

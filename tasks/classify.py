@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from retrieval_core.artifacts.manifests import ClassSet, Ref
 from retrieval_core.artifacts.shards import WorkPlan, WorkShard, seal_pictures
-from retrieval_core.config import ClassifyConfig, IngestConfig
+from retrieval_core.config.stages import ClassifyConfig, IngestConfig
 from retrieval_core.embed import export, shards
 from retrieval_core.settings import Settings
 from tasks.stage import stage

@@ -6,7 +6,7 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from retrieval_core.artifacts.manifests import Catalog, Ref
-from retrieval_core.config import Precision
+from retrieval_core.config.stages import Precision
 from retrieval_core.evaluate.compare import cost, seal
 from retrieval_core.evaluate.compare.config import ComparisonConfig
 from retrieval_core.evaluate.compare.measure import ComparisonInputs

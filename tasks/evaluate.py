@@ -5,7 +5,7 @@ from __future__ import annotations
 from prefect.logging import get_run_logger
 
 from retrieval_core.artifacts.manifests import Backbone, Ref, Release, Report, Value, VectorSet
-from retrieval_core.config import EvaluateConfig, GateConfig, NightlyConfig
+from retrieval_core.config.stages import EvaluateConfig, GateConfig, NightlyConfig
 from retrieval_core.evaluate import evaluation, variant_choice
 from retrieval_core.evaluate.run_outputs import RunOutputs
 from retrieval_core.evaluate.variant_choice import VariantChoice

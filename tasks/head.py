@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from retrieval_core.artifacts.manifests import Fitted, Head, Ref, VectorSet
-from retrieval_core.config import HeadConfig
+from retrieval_core.config.stages import HeadConfig
 from retrieval_core.head import fit
 from retrieval_core.settings import Settings
 from tasks.stage import stage

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from retrieval_core.artifacts.manifests import Ref, VectorSet
-from retrieval_core.config import IndexConfig
+from retrieval_core.config.stages import IndexConfig
 from retrieval_core.index import versions
 from retrieval_core.index.versions import IndexPlan, IndexShard
 from retrieval_core.settings import Settings

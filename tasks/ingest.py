@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from retrieval_core.artifacts.manifests import Catalog, Ref, Release
-from retrieval_core.config import IngestConfig
+from retrieval_core.config.stages import IngestConfig
 from retrieval_core.ingest import catalog as catalogs
 from retrieval_core.ingest import shards, truth_masks
 from retrieval_core.ingest.catalog import IngestOutcome, IngestPlan

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from retrieval_core.artifacts.manifests import Fitted, MaskSet, Ref
-from retrieval_core.config import CropConfig, IngestConfig, MaskConfig
+from retrieval_core.config.stages import CropConfig, IngestConfig, MaskConfig
 from retrieval_core.mask import fit
 from retrieval_core.settings import Settings
 from tasks.stage import stage

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from retrieval_core.artifacts.manifests import MaskSet, Ref, Reject
 from retrieval_core.artifacts.shards import WorkPlan, WorkShard, seal_pictures
-from retrieval_core.config import EmbedConfig, IngestConfig, View
+from retrieval_core.config.stages import EmbedConfig, IngestConfig, View
 from retrieval_core.embed import export, shards
 from retrieval_core.mask.masker import open_masker
 from retrieval_core.settings import Settings

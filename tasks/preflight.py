@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from retrieval_core.config import NightlyConfig, Precision
+from retrieval_core.config.stages import NightlyConfig, Precision
 from retrieval_core.embed.auto import decide_backbone
 from retrieval_core.embed.engine import check_precision
 from retrieval_core.evaluate.compare.config import ComparisonConfig

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from retrieval_core.artifacts.manifests import Ref, Report
-from retrieval_core.config import NightlyConfig
+from retrieval_core.config.stages import NightlyConfig
 from retrieval_core.evaluate import publish
 from retrieval_core.evaluate.publish import Publication
 from retrieval_core.evaluate.run_outputs import RunOutputs

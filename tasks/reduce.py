@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from retrieval_core.artifacts.manifests import Fitted, Reducer, Ref, VectorSet
-from retrieval_core.config import ReduceConfig
+from retrieval_core.config.stages import ReduceConfig
 from retrieval_core.reduce import fit
 from retrieval_core.settings import Settings
 from tasks.stage import stage

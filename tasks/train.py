@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from retrieval_core.artifacts.manifests import Fitted, MaskSet, Ref, VectorSet
-from retrieval_core.config import IngestConfig
+from retrieval_core.config.stages import IngestConfig
 from retrieval_core.settings import Settings
 from retrieval_core.train import job, recipe
 from retrieval_core.train.config import AnyTraining, RecipeConfig

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from retrieval_core.artifacts.manifests import Catalog
-from retrieval_core.config import IngestConfig
+from retrieval_core.config.stages import IngestConfig
 from retrieval_core.ingest.catalog import IngestOutcome, IngestPlan, plan_change, plan_source, seal_ingest
 from retrieval_core.ingest.change import Change
 from retrieval_core.ingest.shards import read_shard

@@ -39,7 +39,7 @@ from retrieval_core.arrays import Float32, UInt8
 from retrieval_core.artifacts.manifests import content_id
 from retrieval_core.artifacts.parts import vectors_bytes
 from retrieval_core.artifacts.pictures import Picture
-from retrieval_core.config import EmbedConfig, Precision
+from retrieval_core.config.stages import EmbedConfig, Precision
 from retrieval_core.embed.backbones import GRAPH_FILE, load_backbone, save_backbone
 from retrieval_core.embed.engine import Engine, check_precision, open_engine
 from retrieval_core.embed.extract import Masks, ViewToEmbed, extract

@@ -28,7 +28,7 @@ from retrieval_core.artifacts.catalog_rows import load_items
 from retrieval_core.artifacts.growing_sets import indexable_items
 from retrieval_core.artifacts.manifests import IndexSet, Reducer, VectorSet
 from retrieval_core.artifacts.parts import load_vectors
-from retrieval_core.config import IndexConfig
+from retrieval_core.config.stages import IndexConfig
 from retrieval_core.index import lookup
 from retrieval_core.index.lookup import RowSelection, ShardedIndex, open_index
 from retrieval_core.index.recipes import choose_recipe

@@ -116,7 +116,7 @@ def _average_precision(hits: Bool) -> Float64:
 
 
 def judge(challenger: pl.DataFrame, production: pl.DataFrame) -> Verdict:
-    from retrieval_core.config import GateConfig
+    from retrieval_core.config.stages import GateConfig
     from retrieval_core.evaluate.gate.decide import ReleaseFigures, decide
 
     return decide(ReleaseFigures(challenger, {}), ReleaseFigures(production, {}), GateConfig())

@@ -52,7 +52,7 @@ class RunsInARow:
 
     def run(self) -> Verdict:
         """Judge a new release, and publish it if the gate lets it through."""
-        from retrieval_core.config import GateConfig
+        from retrieval_core.config.stages import GateConfig
         from retrieval_core.evaluate.gate.anchor_comparison import AnchorFigures
         from retrieval_core.evaluate.gate.decide import ReleaseFigures, decide
 

@@ -27,7 +27,7 @@ from benchmarks.measuring.interleaved_timing import interleaved, ratio
 from retrieval_core.artifacts.manifests import content_id
 from retrieval_core.artifacts.parts import vectors_bytes
 from retrieval_core.artifacts.pictures import Picture
-from retrieval_core.config import EmbedConfig, Precision
+from retrieval_core.config.stages import EmbedConfig, Precision
 from retrieval_core.embed.backbones import load_backbone
 from retrieval_core.embed.engine import DEVICE_CALLS, DEVICE_ROWS, TorchEngine
 from retrieval_core.embed.extract import Masks, ViewToEmbed, extract

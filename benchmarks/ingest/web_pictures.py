@@ -21,7 +21,7 @@ from multiprocessing.connection import Connection
 import numpy as np
 import polars as pl
 
-from retrieval_core.config import IngestConfig
+from retrieval_core.config.stages import IngestConfig
 from retrieval_core.images import thumbnail
 from retrieval_core.ingest.snapshot import Snapshot, take_snapshot
 from retrieval_core.ingest.sources.base import conform

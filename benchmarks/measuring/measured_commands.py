@@ -64,7 +64,7 @@ def _with_span(function: Callable[..., Any], spans: list[Span]) -> Callable[...,
 def _update(source: str, store: str, names_and_pictures: str, *overrides: str) -> dict[str, Any]:
     from deployments.cli.prefect_server import start_prefect
     from flows.catalog_update import catalog_update
-    from retrieval_core.config import NightlyConfig
+    from retrieval_core.config.stages import NightlyConfig
     from retrieval_core.search.release import open_release
     from retrieval_core.settings import Settings
 
@@ -84,7 +84,7 @@ def _update(source: str, store: str, names_and_pictures: str, *overrides: str) -
 def _ingest(source: str, store: str) -> dict[str, Any]:
     from prefect.logging import disable_run_logger
 
-    from retrieval_core.config import IngestConfig
+    from retrieval_core.config.stages import IngestConfig
     from retrieval_core.ingest.catalog import plan_source, seal_ingest
     from retrieval_core.ingest.shards import read_shard
     from retrieval_core.settings import Settings

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     import polars as pl
 
     from retrieval_core.artifacts.manifests import Ref
-    from retrieval_core.config import NightlyConfig
+    from retrieval_core.config.stages import NightlyConfig
     from retrieval_core.settings import Settings
     from retrieval_core.store.base import Store
 
@@ -56,7 +56,7 @@ class DrawnRun:
 
     @property
     def config(self) -> NightlyConfig:
-        from retrieval_core.config import GateConfig, HeadConfig, NightlyConfig
+        from retrieval_core.config.stages import GateConfig, HeadConfig, NightlyConfig
 
         # A head of two epochs may lose against the plain vectors, which is not what is measured here.
         return NightlyConfig(head=HeadConfig(max_epochs=2, patience=1), gate=GateConfig(mode="off"))
@@ -79,7 +79,7 @@ class DrawnRun:
 
         from benchmarks.synthetic_vectors import draw
         from retrieval_core.artifacts.fingerprints import vector_family
-        from retrieval_core.config import EmbedConfig, IngestConfig
+        from retrieval_core.config.stages import EmbedConfig, IngestConfig
         from retrieval_core.embed.export import export_backbone
 
         picture = self.folder / "picture.jpg"

@@ -67,7 +67,8 @@ def check_config(path: Path | None, store: str | None = None) -> Settings:
 
     `store` wins over the file's. Raises `BadConfig`.
     """
-    from retrieval_core.config import NightlyConfig, read_toml, toml_table
+    from retrieval_core.config.stages import NightlyConfig
+    from retrieval_core.config.text import read_toml, toml_table
     from retrieval_core.settings import Settings
 
     if path and "variants" in read_toml(path):
@@ -103,7 +104,7 @@ def named_source(arguments: argparse.Namespace) -> str:
 
     Raises `BadConfig` if it is missing.
     """
-    from retrieval_core.config import read_toml, toml_table
+    from retrieval_core.config.text import read_toml, toml_table
     from retrieval_core.ingest.sources.registry import configured_spec
 
     source = arguments.source or (read_toml(arguments.config).get("source") if arguments.config else None)

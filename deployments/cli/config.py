@@ -53,7 +53,7 @@ def _config(arguments: argparse.Namespace) -> int:
 
 
 def _keys() -> Iterator[Key]:
-    from retrieval_core.config import stage_models
+    from retrieval_core.config.stages import stage_models
     from retrieval_core.settings import Settings
     from retrieval_core.train.config import CONFIG_BY_OBJECTIVE
 

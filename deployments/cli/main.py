@@ -37,7 +37,7 @@ class Parser(argparse.ArgumentParser):
     def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
         parsed, unknown = super().parse_known_args(args, namespace)
         if unknown:
-            from retrieval_core.config import nearest
+            from retrieval_core.config.text import nearest
 
             name = unknown[0].partition("=")[0]
             options = [option for option in self._option_string_actions if option.startswith("--")]
@@ -47,7 +47,7 @@ class Parser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
         """Print one line on stderr and exit with code 2."""
         if choice := _CHOICE.search(message):
-            from retrieval_core.config import nearest
+            from retrieval_core.config.text import nearest
 
             hint = nearest(choice["value"], re.findall(r"'([^']*)'", choice["choices"]))
             message = f"{message[: choice.start()]}unknown {choice['value']!r}{hint}"

@@ -83,7 +83,7 @@ def _demo(arguments: argparse.Namespace) -> int:
 def _run_nightly(arguments: argparse.Namespace, source: str, settings: Settings, overrides: list[str]) -> int:
     from flows.nightly import nightly
     from flows.preflight import checked_ahead
-    from retrieval_core.config import NightlyConfig
+    from retrieval_core.config.stages import NightlyConfig
     from tasks.preflight import check_before_run
 
     config = NightlyConfig.load(getattr(arguments, "config", None), overrides)
@@ -116,7 +116,7 @@ def _metrics(metrics: dict[str, float]) -> str:
 
 
 def _plan(arguments: argparse.Namespace) -> int:
-    from retrieval_core.config import NightlyConfig
+    from retrieval_core.config.stages import NightlyConfig
     from retrieval_core.maintenance.plan import forecast
 
     settings = open_settings(arguments)
@@ -129,7 +129,7 @@ def _plan(arguments: argparse.Namespace) -> int:
 def _backfill(arguments: argparse.Namespace) -> int:
     from flows.backfill import backfill
     from flows.preflight import checked_ahead
-    from retrieval_core.config import NightlyConfig
+    from retrieval_core.config.stages import NightlyConfig
     from retrieval_core.ingest.selection import ItemSelection
     from tasks.preflight import check_before_run
 

@@ -51,7 +51,7 @@ def add_commands(commands: Commands) -> None:
 def _train_backbone(arguments: argparse.Namespace) -> int:
     from flows.preflight import checked_ahead
     from flows.train import TRAININGS, train_auto
-    from retrieval_core.config import NightlyConfig
+    from retrieval_core.config.stages import NightlyConfig
     from retrieval_core.train.config import load_recipe, load_training
     from tasks.preflight import check_before_training
 
@@ -79,7 +79,7 @@ def _train_backbone(arguments: argparse.Namespace) -> int:
 
 def _train_segmenter(arguments: argparse.Namespace) -> int:
     from flows.train import train_segmenter
-    from retrieval_core.config import NightlyConfig
+    from retrieval_core.config.stages import NightlyConfig
     from retrieval_core.ingest.sources.registry import open_source
     from retrieval_core.store.base import check_conditions
 
@@ -98,7 +98,7 @@ def _train_segmenter(arguments: argparse.Namespace) -> int:
 def _train_head(arguments: argparse.Namespace) -> int:
     from flows.preflight import checked_ahead
     from flows.train import train_head
-    from retrieval_core.config import NightlyConfig
+    from retrieval_core.config.stages import NightlyConfig
     from tasks.preflight import check_before_run
 
     stages = NightlyConfig.load(arguments.config, arguments.set)

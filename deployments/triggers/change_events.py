@@ -9,7 +9,7 @@ from typing import Any
 from urllib.parse import unquote_plus
 
 from deployments.shop import shop_name
-from retrieval_core.config import nearest
+from retrieval_core.config.text import nearest
 from retrieval_core.errors import BadConfig
 from retrieval_core.ingest.change import Change
 from retrieval_core.ingest.sources.tables.table import TABLE_SUFFIXES

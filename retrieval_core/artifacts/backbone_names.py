@@ -6,7 +6,7 @@ import re
 
 from retrieval_core.artifacts import releases
 from retrieval_core.artifacts.manifests import MANIFEST, Backbone, Ref
-from retrieval_core.config import EmbedConfig
+from retrieval_core.config.stages import EmbedConfig
 from retrieval_core.errors import BadConfig
 from retrieval_core.store.base import Store
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from retrieval_core.artifacts.manifests import Ref, Release, fingerprint
-from retrieval_core.config import (
+from retrieval_core.config.stages import (
     CropConfig,
     HeadConfig,
     IndexConfig,

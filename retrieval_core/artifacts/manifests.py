@@ -17,7 +17,8 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from retrieval_core.artifacts.sealed import Sealed
 from retrieval_core.artifacts.variants import Reduced, RepresentationField, Variant, VariantField
-from retrieval_core.config import NightlyConfig, first_line
+from retrieval_core.config.stages import NightlyConfig
+from retrieval_core.config.text import first_line
 from retrieval_core.errors import BadConfig, NotFound, ShardCorrupt
 from retrieval_core.store.base import Store
 from retrieval_core.store.format import require_current

@@ -8,7 +8,7 @@ from typing import Annotated, get_args
 
 from pydantic import PlainSerializer, PlainValidator
 
-from retrieval_core.config import View
+from retrieval_core.config.stages import View
 
 _BOOSTED = "boosted"
 _REDUCED = re.compile(r"pca([1-9]\d*)")

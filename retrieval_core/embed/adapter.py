@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, ClassVar, Literal
 
 from retrieval_core.arrays import UInt8
 from retrieval_core.artifacts.fingerprints import weights_name
-from retrieval_core.config import EmbedConfig
+from retrieval_core.config.stages import EmbedConfig
 from retrieval_core.embed.cards import Card
 from retrieval_core.errors import BadConfig
 from retrieval_core.images import Preprocess

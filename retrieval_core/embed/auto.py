@@ -6,7 +6,7 @@ import logging
 
 from retrieval_core.artifacts import releases
 from retrieval_core.artifacts.backbone_names import find_backbone
-from retrieval_core.config import EmbedConfig
+from retrieval_core.config.stages import EmbedConfig
 from retrieval_core.embed.backbones import parse_weights
 from retrieval_core.embed.registry import adapter_of, get_card
 from retrieval_core.errors import WeightsUnavailable

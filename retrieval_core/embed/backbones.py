@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from retrieval_core.arrays import UInt8
 from retrieval_core.artifacts.fingerprints import STAGE_VERSIONS, weights_sha256
 from retrieval_core.artifacts.manifests import Value, fingerprint
-from retrieval_core.config import EmbedConfig
+from retrieval_core.config.stages import EmbedConfig
 from retrieval_core.embed.adapter import WeightsKind
 from retrieval_core.embed.cards import Card
 from retrieval_core.embed.registry import adapter_of, get_adapter, get_card

@@ -12,7 +12,7 @@ import numpy as np
 from retrieval_core.arrays import Float32, Int32, UInt8
 from retrieval_core.artifacts.parts import N_TOP_CLASSES
 from retrieval_core.artifacts.pictures import Picture
-from retrieval_core.config import ClassifyConfig, EmbedConfig
+from retrieval_core.config.stages import ClassifyConfig, EmbedConfig
 from retrieval_core.embed.backbones import LoadedBackbone, load_backbone, read_backbone, save_backbone
 from retrieval_core.embed.cards import Card
 from retrieval_core.embed.engine import Engine

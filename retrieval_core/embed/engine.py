@@ -18,7 +18,7 @@ import numpy as np
 
 from retrieval_core.arrays import Float32, UInt8
 from retrieval_core.artifacts.parts import unit_length
-from retrieval_core.config import Precision
+from retrieval_core.config.stages import Precision
 from retrieval_core.embed.backbones import (
     GRAPH_FILE,
     WEIGHTS_FILE,

@@ -12,7 +12,7 @@ from retrieval_core.artifacts.fingerprints import classifier_fingerprint
 from retrieval_core.artifacts.manifests import Backbone, Classifier, Ref
 from retrieval_core.artifacts.parts import put_part_files
 from retrieval_core.artifacts.pictures import PictureReader, read_picture, usable_pictures
-from retrieval_core.config import ClassifyConfig, EmbedConfig, IngestConfig
+from retrieval_core.config.stages import ClassifyConfig, EmbedConfig, IngestConfig
 from retrieval_core.embed.backbones import (
     backbone_fingerprint,
     backbone_preprocess,

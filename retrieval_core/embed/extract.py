@@ -15,7 +15,7 @@ from retrieval_core.arrays import Bool, Float32, UInt8
 from retrieval_core.artifacts.manifests import Reject
 from retrieval_core.artifacts.parts import MaskRow
 from retrieval_core.artifacts.pictures import Picture, read_picture
-from retrieval_core.config import View
+from retrieval_core.config.stages import View
 from retrieval_core.embed.engine import DEVICE_CALLS, Engine
 from retrieval_core.errors import ImageRefused, NotFound
 from retrieval_core.images import RGB, Preprocess, apply_mask, crop_to_mask, fit, prepare_for_many

@@ -5,7 +5,7 @@ from __future__ import annotations
 from retrieval_core.artifacts.backbone_names import named_backbone
 from retrieval_core.artifacts.fingerprints import classifier_fingerprint
 from retrieval_core.artifacts.manifests import Backbone, Classifier
-from retrieval_core.config import ClassifyConfig, EmbedConfig
+from retrieval_core.config.stages import ClassifyConfig, EmbedConfig
 from retrieval_core.embed.backbones import backbone_fingerprint, backbone_preprocess, load_backbone, parse_weights
 from retrieval_core.embed.classes import backbone_config, load_classifier
 from retrieval_core.store.base import Store

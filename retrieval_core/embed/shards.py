@@ -24,7 +24,15 @@ from retrieval_core.artifacts.shards import (
     shard_pictures,
 )
 from retrieval_core.artifacts.variants import Variant
-from retrieval_core.config import ClassifyConfig, CropConfig, EmbedConfig, IngestConfig, MaskConfig, Precision, View
+from retrieval_core.config.stages import (
+    ClassifyConfig,
+    CropConfig,
+    EmbedConfig,
+    IngestConfig,
+    MaskConfig,
+    Precision,
+    View,
+)
 from retrieval_core.embed.classes import ClassifierEngine, classify
 from retrieval_core.embed.engine import Engine, open_engine
 from retrieval_core.embed.extract import Masker, Masks, ViewToEmbed, extract

@@ -15,7 +15,7 @@ from retrieval_core.artifacts.fingerprints import STAGE_VERSIONS
 from retrieval_core.artifacts.growing_sets import indexable_items
 from retrieval_core.artifacts.manifests import IndexSet, Release, Report, VectorSet, fingerprint
 from retrieval_core.artifacts.parts import is_stored, put_parts, read_table
-from retrieval_core.config import EvaluateConfig, GateConfig, NightlyConfig
+from retrieval_core.config.stages import EvaluateConfig, GateConfig, NightlyConfig
 from retrieval_core.errors import NotFound, ShardCorrupt
 from retrieval_core.evaluate.analysis.analyse import QUERIES_FILE, analyse, tables
 from retrieval_core.evaluate.analysis.stage_losses import lost_most

@@ -11,7 +11,7 @@ from retrieval_core.artifacts import releases
 from retrieval_core.artifacts.catalog_rows import LEDGER
 from retrieval_core.artifacts.manifests import Reject, Release, Report, Value, VectorSet
 from retrieval_core.artifacts.parts import read_unsealed, table_bytes
-from retrieval_core.config import NightlyConfig
+from retrieval_core.config.stages import NightlyConfig
 from retrieval_core.evaluate.run_outputs import RunOutputs
 from retrieval_core.store.base import Store
 

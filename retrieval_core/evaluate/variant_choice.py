@@ -20,7 +20,7 @@ from retrieval_core.artifacts.fingerprints import STAGE_VERSIONS
 from retrieval_core.artifacts.growing_sets import indexable_items
 from retrieval_core.artifacts.manifests import Ref, Release, Report, Value, VectorSet, fingerprint
 from retrieval_core.artifacts.variants import Variant, VariantField, parse_variant
-from retrieval_core.config import NightlyConfig
+from retrieval_core.config.stages import NightlyConfig
 from retrieval_core.errors import BadConfig, NotFound, ShardCorrupt
 from retrieval_core.evaluate.measure.exact_search import stored_gallery
 from retrieval_core.evaluate.measure.setup import K, draw_validation

@@ -13,7 +13,7 @@ from retrieval_core.artifacts.fitted import FitQuestion, fit_or_reuse
 from retrieval_core.artifacts.growing_sets import derive_vectors, indexable_items
 from retrieval_core.artifacts.manifests import Fitted, Head, Ref, VectorSet
 from retrieval_core.artifacts.parts import load_vectors, put_part_files
-from retrieval_core.config import HeadConfig
+from retrieval_core.config.stages import HeadConfig
 from retrieval_core.head.apply import WEIGHTS_FILE, boost, load_head, save_head
 from retrieval_core.head.targets import build_targets
 from retrieval_core.head.train import train_head

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 
 from retrieval_core.arrays import Bool, Float32, Int64
-from retrieval_core.config import HeadConfig
+from retrieval_core.config.stages import HeadConfig
 from retrieval_core.errors import BadConfig, DimensionMismatch, ShardCorrupt
 from retrieval_core.head.apply import predict
 from retrieval_core.head.scores import best_threshold, example_metrics

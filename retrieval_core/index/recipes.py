@@ -15,7 +15,7 @@ from pydantic import Field
 
 from retrieval_core.arrays import Int64
 from retrieval_core.artifacts.manifests import Value
-from retrieval_core.config import IndexConfig
+from retrieval_core.config.stages import IndexConfig
 from retrieval_core.errors import BadConfig
 from retrieval_core.index.codes import inverted_lists
 

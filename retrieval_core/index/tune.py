@@ -14,7 +14,7 @@ import numpy as np
 
 from retrieval_core.arrays import Float32, Int64
 from retrieval_core.artifacts.manifests import TunePoint
-from retrieval_core.config import IndexConfig
+from retrieval_core.config.stages import IndexConfig
 from retrieval_core.errors import BadConfig
 from retrieval_core.index.recipes import choose_recipe, scan_bytes
 from retrieval_core.index.topk import exact_search

@@ -21,7 +21,7 @@ from retrieval_core.artifacts.fingerprints import STAGE_VERSIONS, reduced_family
 from retrieval_core.artifacts.growing_sets import indexable_items, sample_vectors
 from retrieval_core.artifacts.manifests import IndexSet, Part, Ref, Release, Value, VectorSet, fingerprint
 from retrieval_core.artifacts.parts import load_vectors, put_parts, stored_parts
-from retrieval_core.config import IndexConfig
+from retrieval_core.config.stages import IndexConfig
 from retrieval_core.errors import NotFound, ShardCorrupt
 from retrieval_core.index.build import build_shard, train_template
 from retrieval_core.index.lookup import open_index, shard_folders

@@ -33,7 +33,7 @@ from retrieval_core.artifacts.fingerprints import STAGE_VERSIONS
 from retrieval_core.artifacts.manifests import Catalog, Ref, Release, Value, fingerprint
 from retrieval_core.artifacts.parts import put_parts, read_table, table_bytes
 from retrieval_core.artifacts.pictures import kept_places, seal_kept
-from retrieval_core.config import IngestConfig
+from retrieval_core.config.stages import IngestConfig
 from retrieval_core.errors import NotFound
 from retrieval_core.ingest.change import Change, NamedItems, resolve_change
 from retrieval_core.ingest.delta import is_delta, named_items, require_whole, unpublished_note, without_base

@@ -14,7 +14,7 @@ from retrieval_core import images
 from retrieval_core.artifacts.catalog_rows import CATALOG_SCHEMA
 from retrieval_core.artifacts.manifests import content_id
 from retrieval_core.artifacts.pictures import PictureWriter
-from retrieval_core.config import IngestConfig
+from retrieval_core.config.stages import IngestConfig
 from retrieval_core.errors import BadConfig, ImageRefused, NotFound, Permanent, StoreUnavailable
 from retrieval_core.ingest.versions import PictureVersion
 from retrieval_core.picture_files.formats import suffix_of

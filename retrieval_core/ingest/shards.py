@@ -15,7 +15,7 @@ from retrieval_core.artifacts.manifests import Catalog, Value, fingerprint
 from retrieval_core.artifacts.parts import read_unsealed, table_bytes
 from retrieval_core.artifacts.pictures import PictureWriter
 from retrieval_core.artifacts.shards import log_progress, shard_name
-from retrieval_core.config import IngestConfig
+from retrieval_core.config.stages import IngestConfig
 from retrieval_core.errors import NotFound, ShardCorrupt
 from retrieval_core.ingest.reading import PICTURE_COLUMNS, READING_SCHEMA, read_pictures
 from retrieval_core.ingest.snapshot import unread

@@ -16,7 +16,7 @@ from retrieval_core.artifacts.catalog_rows import (
     product_unit,
     row_ids,
 )
-from retrieval_core.config import IngestConfig
+from retrieval_core.config.stages import IngestConfig
 from retrieval_core.errors import CatalogInvalid, SourceMissing, StoreUnavailable, TooManyRejects
 from retrieval_core.ingest.reading import READ_COLUMNS, read_pictures
 from retrieval_core.ingest.unchanged import with_previous_readings

@@ -24,7 +24,7 @@ import polars as pl
 from pydantic import Field
 
 from retrieval_core.artifacts.manifests import Value
-from retrieval_core.config import NightlyConfig
+from retrieval_core.config.stages import NightlyConfig
 from retrieval_core.errors import BadConfig
 from retrieval_core.index.recipes import choose_shards
 

@@ -8,7 +8,7 @@ import polars as pl
 from retrieval_core.artifacts import backbone_names, fingerprints, releases
 from retrieval_core.artifacts.catalog_rows import SEEN_ITEMS, load_items, read_last_seen, with_fields
 from retrieval_core.artifacts.manifests import IndexSet, Value
-from retrieval_core.config import ClassifyConfig, EmbedConfig, IndexConfig, NightlyConfig
+from retrieval_core.config.stages import ClassifyConfig, EmbedConfig, IndexConfig, NightlyConfig
 from retrieval_core.embed.auto import decide_backbone
 from retrieval_core.embed.backbones import CARD_FILE, backbone_preprocess, describe
 from retrieval_core.embed.cards import Card

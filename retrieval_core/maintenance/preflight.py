@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from retrieval_core.artifacts.fingerprints import detector_fingerprint
 from retrieval_core.artifacts.manifests import Detector
-from retrieval_core.config import NightlyConfig
+from retrieval_core.config.stages import NightlyConfig
 from retrieval_core.embed.preflight import check_backbone, check_classifier, check_weights
 from retrieval_core.ingest.sources.registry import open_source
 from retrieval_core.mask.detect import load_detector

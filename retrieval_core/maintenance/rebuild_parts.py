@@ -28,7 +28,7 @@ from retrieval_core.artifacts.catalog_rows import (
 from retrieval_core.artifacts.growing_sets import derived_bytes, derived_name, indexable_items, made_of
 from retrieval_core.artifacts.manifests import Head, IndexSet, Part, Release, VectorSet
 from retrieval_core.artifacts.parts import load_vectors, read_unsealed, table_bytes
-from retrieval_core.config import NightlyConfig
+from retrieval_core.config.stages import NightlyConfig
 from retrieval_core.errors import NotFound, ShardCorrupt
 from retrieval_core.head.apply import WEIGHTS_FILE, boost, load_head
 from retrieval_core.index.build import build_shard

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from retrieval_core.arrays import UInt8
-from retrieval_core.config import MaskConfig
+from retrieval_core.config.stages import MaskConfig
 from retrieval_core.errors import DimensionMismatch, WeightsInvalid
 from retrieval_core.images import RGB, Preprocess, fit
 from retrieval_core.mask.quality import Mask, distrust

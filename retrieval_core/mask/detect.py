@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 
 from retrieval_core.arrays import Float64
-from retrieval_core.config import CropConfig
+from retrieval_core.config.stages import CropConfig
 from retrieval_core.errors import BadConfig, WeightsInvalid, WeightsUnavailable
 from retrieval_core.images import RGB, shrink
 from retrieval_core.mask.quality import Mask

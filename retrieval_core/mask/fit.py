@@ -24,7 +24,7 @@ from retrieval_core.artifacts.manifests import Detector, Fitted, MaskSet, Ref, S
 from retrieval_core.artifacts.parts import put_part_files, read_masks, read_table
 from retrieval_core.artifacts.pictures import PictureReader, read_picture
 from retrieval_core.artifacts.shards import log_progress
-from retrieval_core.config import CropConfig, IngestConfig, MaskConfig
+from retrieval_core.config.stages import CropConfig, IngestConfig, MaskConfig
 from retrieval_core.images import fit
 from retrieval_core.mask import detect
 from retrieval_core.mask.apply import square_of

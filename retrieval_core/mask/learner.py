@@ -12,7 +12,7 @@ from segmentation_models_pytorch.losses import DiceLoss
 from torch import Tensor
 
 from retrieval_core.arrays import Int64, UInt8
-from retrieval_core.config import MaskConfig
+from retrieval_core.config.stages import MaskConfig
 from retrieval_core.mask.augment import augment
 from retrieval_core.mask.quality import Mask
 from retrieval_core.mask.schedule import Epoch

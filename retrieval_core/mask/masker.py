@@ -7,7 +7,7 @@ from functools import lru_cache, partial
 from threading import Lock
 
 from retrieval_core.artifacts.manifests import Detector, Ref, Segmenter
-from retrieval_core.config import CropConfig, MaskConfig
+from retrieval_core.config.stages import CropConfig, MaskConfig
 from retrieval_core.images import RGB
 from retrieval_core.mask.apply import SegmenterEngine, segment
 from retrieval_core.mask.detect import WEIGHTS_FILE, DetectorEngine, detect

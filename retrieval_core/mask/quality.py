@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from retrieval_core.arrays import Bool, Float64
-from retrieval_core.config import MaskConfig
+from retrieval_core.config.stages import MaskConfig
 from retrieval_core.errors import DimensionMismatch
 
 Mask = Bool

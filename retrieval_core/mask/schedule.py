@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-from retrieval_core.config import MaskConfig
+from retrieval_core.config.stages import MaskConfig
 
 HALF_SHARE = 0.7  # of the epochs, at half size, where an epoch costs a quarter
 SIDE_STEP_PX = 32  # an encoder halves the picture five times

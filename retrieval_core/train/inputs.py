@@ -12,7 +12,7 @@ from retrieval_core.artifacts import backbone_names, releases
 from retrieval_core.artifacts.fingerprints import STAGE_VERSIONS
 from retrieval_core.artifacts.manifests import MANIFEST, Backbone, Ref, VectorSet, fingerprint
 from retrieval_core.artifacts.parts import iter_vectors
-from retrieval_core.config import EmbedConfig
+from retrieval_core.config.stages import EmbedConfig
 from retrieval_core.embed.backbones import LoadedBackbone, backbone_fingerprint, load_backbone, read_backbone
 from retrieval_core.errors import BadConfig
 from retrieval_core.store.base import Store

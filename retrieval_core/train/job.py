@@ -17,7 +17,7 @@ from retrieval_core.artifacts.manifests import Backbone, Fitted, MaskSet, Vector
 from retrieval_core.artifacts.parts import put_part_files, read_masks
 from retrieval_core.artifacts.pictures import PictureReader
 from retrieval_core.artifacts.shards import log_progress
-from retrieval_core.config import IngestConfig
+from retrieval_core.config.stages import IngestConfig
 from retrieval_core.embed.extract import SquareLoader
 from retrieval_core.errors import WeightsInvalid
 from retrieval_core.images import Preprocess

@@ -10,7 +10,7 @@ import numpy as np
 import polars as pl
 
 from retrieval_core.artifacts.catalog_rows import load_items, without_held_out
-from retrieval_core.config import EmbedConfig
+from retrieval_core.config.stages import EmbedConfig
 from retrieval_core.embed.backbones import LoadedBackbone, backbone_preprocess
 from retrieval_core.errors import BadConfig
 from retrieval_core.head.targets import build_targets

@@ -25,7 +25,7 @@ from retrieval_core.artifacts.manifests import (
     content_id,
 )
 from retrieval_core.artifacts.parts import classes_bytes, put_part, put_parts, table_bytes
-from retrieval_core.config import EmbedConfig, NightlyConfig
+from retrieval_core.config.stages import EmbedConfig, NightlyConfig
 from retrieval_core.embed.backbones import backbone_preprocess, load_backbone, save_backbone
 from retrieval_core.embed.engine import open_engine
 from retrieval_core.images import decode, fit, thumbnail

@@ -52,7 +52,7 @@ from retrieval_core.artifacts.parts import (
     vectors_bytes,
 )
 from retrieval_core.artifacts.shards import Target, plan_pictures, put_shard, shard_pictures
-from retrieval_core.config import EmbedConfig, NightlyConfig
+from retrieval_core.config.stages import EmbedConfig, NightlyConfig
 from retrieval_core.head.apply import WEIGHTS_FILE, boost, load_head, save_head
 from retrieval_core.index.build import build_shard
 from retrieval_core.index.plan import TEMPLATE_FILE, TEMPLATES, name_shard, read_template, split_rows

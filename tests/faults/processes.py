@@ -153,7 +153,7 @@ def _run(order: Order) -> None:
 
     from flows.catalog_update import catalog_update
     from flows.nightly import nightly
-    from retrieval_core.config import NightlyConfig
+    from retrieval_core.config.stages import NightlyConfig
     from retrieval_core.settings import Settings
     from retrieval_core.store import leases
 

@@ -19,7 +19,7 @@ from prefect.logging import disable_run_logger
 from deployments.cli.main import main
 from retrieval_core.artifacts import releases
 from retrieval_core.artifacts.manifests import Head, IndexSet, Release, VectorSet
-from retrieval_core.config import IndexConfig
+from retrieval_core.config.stages import IndexConfig
 from retrieval_core.errors import NotFound, ShardCorrupt
 from retrieval_core.maintenance.inventory import Inventory
 from retrieval_core.maintenance.repair import repair

@@ -13,7 +13,7 @@ from flows.catalog_update import catalog_update
 from flows.nightly import nightly
 from flows.summary import RunSummary
 from retrieval_core.artifacts import catalog_rows, releases
-from retrieval_core.config import NightlyConfig
+from retrieval_core.config.stages import NightlyConfig
 from retrieval_core.errors import NotFound
 from retrieval_core.explain.explanation import explain
 from retrieval_core.ingest.sources import base

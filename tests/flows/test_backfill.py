@@ -14,7 +14,7 @@ from flows.nightly import nightly
 from retrieval_core.artifacts import releases
 from retrieval_core.artifacts.manifests import Catalog
 from retrieval_core.artifacts.shards import Target, WorkPlan, WorkShard
-from retrieval_core.config import NightlyConfig
+from retrieval_core.config.stages import NightlyConfig
 from retrieval_core.errors import BadConfig, NotFound
 from retrieval_core.maintenance.verify import verify
 from retrieval_core.search.release import open_release

@@ -19,7 +19,7 @@ from flows.nightly import nightly
 from flows.summary import RunSummary
 from retrieval_core.artifacts import releases
 from retrieval_core.artifacts.catalog_rows import load_items
-from retrieval_core.config import NightlyConfig
+from retrieval_core.config.stages import NightlyConfig
 from retrieval_core.errors import BadConfig, StoreUnavailable
 from retrieval_core.ingest.sources.registry import open_source
 from retrieval_core.maintenance.verify import verify

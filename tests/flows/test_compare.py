@@ -14,7 +14,7 @@ from deployments.cli.main import main
 from flows.compare import ComparisonSummary, compare
 from flows.nightly import nightly
 from retrieval_core.artifacts.backbone_names import find_backbone
-from retrieval_core.config import NightlyConfig
+from retrieval_core.config.stages import NightlyConfig
 from retrieval_core.errors import BadConfig, WeightsInvalid
 from retrieval_core.evaluate.compare.check import check_comparison
 from retrieval_core.evaluate.compare.compose import load_comparison

@@ -15,7 +15,7 @@ from retrieval_core.artifacts import releases
 from retrieval_core.artifacts.manifests import Report
 from retrieval_core.artifacts.parts import read_table
 from retrieval_core.artifacts.releases import find_baseline
-from retrieval_core.config import EvaluateConfig, NightlyConfig
+from retrieval_core.config.stages import EvaluateConfig, NightlyConfig
 from retrieval_core.errors import NotFound, ShardCorrupt
 from retrieval_core.evaluate.measure.measure import measure
 from retrieval_core.evaluate.reconstruct import reconstruct_outputs

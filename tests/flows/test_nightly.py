@@ -11,7 +11,7 @@ from PIL import Image
 
 from flows.nightly import RunSummary, nightly
 from retrieval_core.artifacts import releases
-from retrieval_core.config import NightlyConfig
+from retrieval_core.config.stages import NightlyConfig
 from retrieval_core.errors import BadConfig, NotFound, TooManyRejects
 from retrieval_core.ingest.sources.registry import open_source
 from retrieval_core.maintenance.plan import forecast

@@ -17,7 +17,7 @@ from retrieval_core.artifacts import releases
 from retrieval_core.artifacts.catalog_rows import load_items
 from retrieval_core.artifacts.manifests import Backbone, Classifier, ClassSet, Release, Report
 from retrieval_core.artifacts.parts import load_classes, put_parts
-from retrieval_core.config import NightlyConfig
+from retrieval_core.config.stages import NightlyConfig
 from retrieval_core.embed.classes import CLASSES_FILE, CLASSIFIER_FILE
 from retrieval_core.errors import BadConfig
 from retrieval_core.images import thumbnail

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from flows.nightly import nightly
-from retrieval_core.config import NightlyConfig
+from retrieval_core.config.stages import NightlyConfig
 from retrieval_core.images import thumbnail
 from retrieval_core.maintenance.verify import verify
 from retrieval_core.search.release import open_release

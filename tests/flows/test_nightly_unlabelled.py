@@ -15,7 +15,7 @@ from flows.summary import RunSummary
 from retrieval_core.artifacts.manifests import Report
 from retrieval_core.artifacts.parts import read_table
 from retrieval_core.artifacts.releases import get_release
-from retrieval_core.config import EvaluateConfig, NightlyConfig
+from retrieval_core.config.stages import EvaluateConfig, NightlyConfig
 from retrieval_core.errors import BadConfig
 from retrieval_core.settings import Settings
 

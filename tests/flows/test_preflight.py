@@ -12,7 +12,7 @@ from flows.catalog_update import catalog_update
 from flows.nightly import nightly
 from flows.preflight import checked_ahead, preflight
 from flows.train import TRAININGS, train_head
-from retrieval_core.config import NightlyConfig
+from retrieval_core.config.stages import NightlyConfig
 from retrieval_core.embed import engine
 from retrieval_core.errors import BadConfig, SourceMissing, VitrineError, WeightsInvalid, WeightsUnavailable
 from retrieval_core.evaluate.compare.config import ComparisonConfig

@@ -23,7 +23,7 @@ from flows.run import RUNNER
 from flows.shards import each_shard, in_shards
 from retrieval_core.artifacts.manifests import Ref
 from retrieval_core.artifacts.shards import Target, WorkPlan, WorkShard
-from retrieval_core.config import IndexConfig, NightlyConfig
+from retrieval_core.config.stages import IndexConfig, NightlyConfig
 from retrieval_core.errors import BadConfig, ImageRefused
 from retrieval_core.index.recipes import choose_recipe
 from retrieval_core.index.versions import IndexPlan

@@ -21,7 +21,7 @@ from flows.train import (
 )
 from retrieval_core.artifacts import backbone_names
 from retrieval_core.artifacts.manifests import MaskSet
-from retrieval_core.config import NightlyConfig
+from retrieval_core.config.stages import NightlyConfig
 from retrieval_core.embed import networks
 from retrieval_core.errors import BadConfig
 from retrieval_core.ingest.sources.registry import open_source

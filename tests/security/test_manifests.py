@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 
 from retrieval_core.artifacts.catalog_rows import SOURCE_SCHEMA, read_items
 from retrieval_core.artifacts.manifests import Catalog
-from retrieval_core.config import IngestConfig
+from retrieval_core.config.stages import IngestConfig
 from retrieval_core.errors import CatalogInvalid, SourceMissing
 from retrieval_core.images import thumbnail
 from retrieval_core.ingest.snapshot import take_snapshot

@@ -17,7 +17,7 @@ from PIL import Image
 
 from benchmarks.fuzz_pictures import FAILURES, Fuzzed, decode_files, mutated
 from benchmarks.picture_corpus import corpus
-from retrieval_core.config import IngestConfig
+from retrieval_core.config.stages import IngestConfig
 from retrieval_core.errors import ImageRefused
 from retrieval_core.images import decode
 from retrieval_core.ingest.snapshot import take_snapshot

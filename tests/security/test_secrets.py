@@ -13,7 +13,7 @@ import polars as pl
 import pytest
 
 from deployments.cli.main import main
-from retrieval_core.config import IngestConfig, NightlyConfig
+from retrieval_core.config.stages import IngestConfig, NightlyConfig
 from retrieval_core.errors import VitrineError
 from retrieval_core.images import thumbnail
 from retrieval_core.ingest.sources.registry import open_source

@@ -16,7 +16,7 @@ import pytest
 import torch
 from torch import nn
 
-from retrieval_core.config import ClassifyConfig, CropConfig, EmbedConfig, MaskConfig
+from retrieval_core.config.stages import ClassifyConfig, CropConfig, EmbedConfig, MaskConfig
 from retrieval_core.embed.backbones import load_backbone
 from retrieval_core.embed.classes import load_classifier
 from retrieval_core.embed.networks import ImageEmbedder

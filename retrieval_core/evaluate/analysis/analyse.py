@@ -10,7 +10,7 @@ import polars as pl
 from retrieval_core.artifacts import releases
 from retrieval_core.artifacts.manifests import IndexSet, Release
 from retrieval_core.artifacts.parts import table_bytes
-from retrieval_core.config import NightlyConfig
+from retrieval_core.config.stages import NightlyConfig
 from retrieval_core.errors import NotFound
 from retrieval_core.evaluate.analysis.drift import DriftFacts, find_drift
 from retrieval_core.evaluate.analysis.embedding_map import MapFacts, map_catalog

@@ -10,7 +10,7 @@ import polars as pl
 
 from retrieval_core.artifacts.catalog_rows import load_items
 from retrieval_core.artifacts.manifests import Fitted, Release, Value
-from retrieval_core.config import NightlyConfig
+from retrieval_core.config.stages import NightlyConfig
 from retrieval_core.evaluate.measure.setup import hash_rows
 from retrieval_core.evaluate.run_outputs import RunOutputs
 from retrieval_core.store.base import Store

@@ -11,7 +11,7 @@ from torch import nn
 from retrieval_core.arrays import Float32
 from retrieval_core.artifacts.catalog_rows import load_items
 from retrieval_core.artifacts.manifests import Ref, Value
-from retrieval_core.config import EmbedConfig
+from retrieval_core.config.stages import EmbedConfig
 from retrieval_core.embed.networks import ImageEmbedder
 from retrieval_core.embed.preflight import check_backbone, check_weights
 from retrieval_core.embed.registry import get_card

@@ -12,7 +12,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from retrieval_core.config import first_line, nearest, parse_override, read_toml
+from retrieval_core.config.text import first_line, nearest, parse_override, read_toml
 from retrieval_core.embed.registry import get_card
 from retrieval_core.errors import BadConfig
 from retrieval_core.evaluate.compare.config import CLASSIFIER_KEYS, ComparisonConfig, VariantConfig, model_of

@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import Field, model_validator
 
 from retrieval_core.artifacts.backbone_names import check_name
-from retrieval_core.config import (
+from retrieval_core.config.stages import (
     ClassifyConfig,
     CropConfig,
     EvaluateConfig,

@@ -13,7 +13,7 @@ import numpy as np
 from retrieval_core.arrays import UInt8
 from retrieval_core.artifacts.manifests import Backbone, Classifier, Detector, Ref, Segmenter
 from retrieval_core.artifacts.pictures import PictureReader, usable_pictures
-from retrieval_core.config import CropConfig, Precision
+from retrieval_core.config.stages import CropConfig, Precision
 from retrieval_core.embed.classes import ClassifierEngine
 from retrieval_core.embed.engine import open_engine
 from retrieval_core.errors import ImageRefused, NotFound

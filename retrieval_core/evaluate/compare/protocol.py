@@ -9,7 +9,7 @@ import polars as pl
 from pydantic import Field
 
 from retrieval_core.artifacts.catalog_rows import HELD_OUT, product_unit
-from retrieval_core.config import EvaluateConfig, StageConfig
+from retrieval_core.config.stages import EvaluateConfig, StageConfig
 from retrieval_core.evaluate.measure.setup import Protocol, choose_protocol, draw_protocol
 from retrieval_core.metrics.relevance import find_truth
 

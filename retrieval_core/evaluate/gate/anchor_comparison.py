@@ -11,7 +11,7 @@ import polars as pl
 from retrieval_core.artifacts.anchors import Anchor, anchor_of, describe_anchor, find_anchors, find_report
 from retrieval_core.artifacts.manifests import Release, Value
 from retrieval_core.artifacts.releases import get_release
-from retrieval_core.config import EvaluateConfig, GateConfig
+from retrieval_core.config.stages import EvaluateConfig, GateConfig
 from retrieval_core.errors import NotFound, ShardCorrupt
 from retrieval_core.evaluate.gate.catalog_losses import WAY_ON, short_name
 from retrieval_core.evaluate.gate.paired_comparison import Changes, MetricChange, compare

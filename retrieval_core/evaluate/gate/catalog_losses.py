@@ -10,7 +10,7 @@ from collections.abc import Collection, Iterator
 
 import polars as pl
 
-from retrieval_core.config import GateConfig
+from retrieval_core.config.stages import GateConfig
 
 # The columns of a catalogue that can be lost, and what is said of the items that lost it.
 LOSSES = {

@@ -9,7 +9,7 @@ from typing import Literal, NamedTuple
 import polars as pl
 
 from retrieval_core.artifacts.manifests import Value
-from retrieval_core.config import GateConfig
+from retrieval_core.config.stages import GateConfig
 from retrieval_core.evaluate.gate.anchor_comparison import AnchorFigures, compare_with_anchor, find_drift
 from retrieval_core.evaluate.gate.catalog_losses import find_catalog_losses, short_name
 from retrieval_core.evaluate.gate.paired_comparison import Changes, MetricChange, compare

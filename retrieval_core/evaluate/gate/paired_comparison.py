@@ -26,7 +26,7 @@ import polars as pl
 
 from retrieval_core.arrays import Bool, Float64, Int64, Text
 from retrieval_core.artifacts.manifests import Value
-from retrieval_core.config import GateConfig
+from retrieval_core.config.stages import GateConfig
 from retrieval_core.metrics.registry import is_headline
 from retrieval_core.metrics.significance import (
     ClusterSums,

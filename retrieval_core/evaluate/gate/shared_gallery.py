@@ -16,7 +16,7 @@ from retrieval_core.arrays import Float32, Int64
 from retrieval_core.artifacts import fingerprints
 from retrieval_core.artifacts.manifests import IndexSet, Ref, Release, VectorSet
 from retrieval_core.artifacts.parts import load_vectors
-from retrieval_core.config import EvaluateConfig
+from retrieval_core.config.stages import EvaluateConfig
 from retrieval_core.errors import NotFound
 from retrieval_core.evaluate.measure.indexed_rows import IndexedItems, open_indexed
 from retrieval_core.evaluate.measure.setup import (

@@ -9,7 +9,7 @@ import polars as pl
 from retrieval_core.artifacts.manifests import MaskSet, Value
 from retrieval_core.artifacts.parts import read_masks, read_table
 from retrieval_core.artifacts.pictures import PictureReader
-from retrieval_core.config import NightlyConfig
+from retrieval_core.config.stages import NightlyConfig
 from retrieval_core.errors import VitrineError
 from retrieval_core.evaluate.run_outputs import RunOutputs
 from retrieval_core.evaluate.thumbnails import Thumbnail, jpeg_base64

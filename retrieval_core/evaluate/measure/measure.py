@@ -12,7 +12,7 @@ from retrieval_core.artifacts.growing_sets import indexable_items
 from retrieval_core.artifacts.manifests import ClassSet, Head, IndexSet, Ref, Release, Segmenter, Value, VectorSet
 from retrieval_core.artifacts.parts import load_classes, load_vectors
 from retrieval_core.artifacts.pictures import PictureReader
-from retrieval_core.config import NightlyConfig
+from retrieval_core.config.stages import NightlyConfig
 from retrieval_core.evaluate.measure.confidence import MeasuredConfidence, measure_confidence
 from retrieval_core.evaluate.measure.exact_search import Link, chain_names, classified_topk, stored_gallery
 from retrieval_core.evaluate.measure.filtered import FilterFacts, measure_filters

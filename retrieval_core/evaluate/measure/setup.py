@@ -13,7 +13,7 @@ import polars as pl
 from retrieval_core.arrays import Float32, Float64, Int64, UInt64
 from retrieval_core.artifacts.catalog_rows import HELD_OUT, linked_groups, validation_rows
 from retrieval_core.artifacts.pictures import PictureReader
-from retrieval_core.config import EvaluateConfig
+from retrieval_core.config.stages import EvaluateConfig
 from retrieval_core.evaluate.measure.row_vectors import RowVectors
 from retrieval_core.evaluate.thumbnails import FROM_SOURCE
 from retrieval_core.index.lookup import RowSelection, ShardedIndex

@@ -16,7 +16,7 @@ import polars as pl
 from retrieval_core.artifacts.manifests import MaskSet, Ref, Value
 from retrieval_core.artifacts.parts import MaskRow, read_masks
 from retrieval_core.artifacts.pictures import PictureReader
-from retrieval_core.config import EvaluateConfig
+from retrieval_core.config.stages import EvaluateConfig
 from retrieval_core.errors import Permanent
 from retrieval_core.evaluate.measure.indexed_rows import sample_rows
 from retrieval_core.evaluate.measure.known_answer import (

@@ -13,7 +13,7 @@ from retrieval_core.arrays import Int64
 from retrieval_core.artifacts.catalog_rows import QUARANTINE_FILE
 from retrieval_core.artifacts.manifests import Backbone, Catalog, Head, IndexSet, Reducer, Reject, Segmenter, VectorSet
 from retrieval_core.artifacts.parts import read_table
-from retrieval_core.config import NightlyConfig
+from retrieval_core.config.stages import NightlyConfig
 from retrieval_core.evaluate.analysis.analyse import Analysis
 from retrieval_core.evaluate.analysis.embedding_map import map_cells
 from retrieval_core.evaluate.analysis.quality import rank_queries

@@ -7,7 +7,7 @@ import pytest
 from retrieval_core.artifacts import releases
 from retrieval_core.artifacts.backbone_names import find_backbone, named_backbone, point_backbone
 from retrieval_core.artifacts.manifests import Backbone
-from retrieval_core.config import EmbedConfig
+from retrieval_core.config.stages import EmbedConfig
 from retrieval_core.errors import BadConfig
 from retrieval_core.store.base import Store
 

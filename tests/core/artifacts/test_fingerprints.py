@@ -6,7 +6,7 @@ import pytest
 
 from retrieval_core.artifacts import fingerprints
 from retrieval_core.artifacts.manifests import fingerprint
-from retrieval_core.config import CropConfig, EmbedConfig, HeadConfig, MaskConfig
+from retrieval_core.config.stages import CropConfig, EmbedConfig, HeadConfig, MaskConfig
 from retrieval_core.embed.backbones import backbone_fingerprint
 from retrieval_core.errors import WeightsInvalid
 

@@ -12,7 +12,7 @@ from retrieval_core.artifacts.catalog_rows import changed_fraction
 from retrieval_core.artifacts.fitted import FitQuestion, fit_or_reuse, still_serves
 from retrieval_core.artifacts.manifests import Catalog, Reducer, Ref, Release
 from retrieval_core.artifacts.parts import put_part, table_bytes
-from retrieval_core.config import ReduceConfig
+from retrieval_core.config.stages import ReduceConfig
 from retrieval_core.store.base import Store
 from retrieval_core.store.uris import open_store
 

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from retrieval_core.artifacts.manifests import Head, VectorSet
 from retrieval_core.artifacts.variants import Reduced, Variant, parse_representation, parse_variant
-from retrieval_core.config import IndexConfig, View
+from retrieval_core.config.stages import IndexConfig, View
 
 VARIANTS = [Variant(view, boosted) for view in get_args(View) for boosted in (False, True)]
 SPELLINGS = ["raw", "boosted", "masked", "masked_boosted", "crop", "crop_boosted"]

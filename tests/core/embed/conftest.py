@@ -13,7 +13,7 @@ import timm
 import torch
 from torch import nn
 
-from retrieval_core.config import EmbedConfig
+from retrieval_core.config.stages import EmbedConfig
 from retrieval_core.embed.architectures import unicom
 from retrieval_core.embed.backbones import LoadedBackbone, load_backbone, save_backbone
 from retrieval_core.embed.cards import Card

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from retrieval_core.config import EmbedConfig
+from retrieval_core.config.stages import EmbedConfig
 from retrieval_core.embed.backbones import backbone_preprocess
 from retrieval_core.errors import BadConfig
 

@@ -9,7 +9,7 @@ import pytest
 
 from retrieval_core.artifacts import releases
 from retrieval_core.artifacts.manifests import Backbone
-from retrieval_core.config import EmbedConfig, NightlyConfig
+from retrieval_core.config.stages import EmbedConfig, NightlyConfig
 from retrieval_core.embed.auto import decide_backbone
 from retrieval_core.embed.registry import ADAPTERS
 from retrieval_core.errors import BadConfig, WeightsUnavailable

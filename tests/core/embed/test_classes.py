@@ -19,7 +19,7 @@ from torch import nn
 
 from retrieval_core.artifacts.manifests import content_id
 from retrieval_core.artifacts.pictures import Picture
-from retrieval_core.config import ClassifyConfig, EmbedConfig
+from retrieval_core.config.stages import ClassifyConfig, EmbedConfig
 from retrieval_core.embed.backbones import LoadedBackbone, load_backbone, read_backbone, save_backbone
 from retrieval_core.embed.classes import (
     CLASSES_FILE,

@@ -9,7 +9,7 @@ from safetensors.torch import save_file
 
 from retrieval_core.artifacts.manifests import Backbone, Catalog, Ref
 from retrieval_core.artifacts.parts import put_part, table_bytes
-from retrieval_core.config import ClassifyConfig, EmbedConfig, IngestConfig
+from retrieval_core.config.stages import ClassifyConfig, EmbedConfig, IngestConfig
 from retrieval_core.embed import export as module
 from retrieval_core.embed.backbones import load_backbone
 from retrieval_core.embed.export import export_backbone, export_classifier

@@ -7,7 +7,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from retrieval_core.config import EmbedConfig
+from retrieval_core.config.stages import EmbedConfig
 from retrieval_core.embed.backbones import backbone_fingerprint, load_backbone
 from retrieval_core.embed.hub import hub_path, revision_of
 from retrieval_core.errors import WeightsInvalid, WeightsUnavailable

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from retrieval_core.config import EmbedConfig
+from retrieval_core.config.stages import EmbedConfig
 from retrieval_core.embed.backbones import load_backbone
 from retrieval_core.embed.networks import ImageEmbedder
 from retrieval_core.embed.registry import CARDS

@@ -14,7 +14,7 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
-from retrieval_core.config import EmbedConfig
+from retrieval_core.config.stages import EmbedConfig
 from retrieval_core.embed import registry
 from retrieval_core.embed.adapters.timm import Timm
 from retrieval_core.embed.backbones import backbone_fingerprint, load_backbone, save_backbone

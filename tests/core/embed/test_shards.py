@@ -21,7 +21,7 @@ from retrieval_core.artifacts.parts import (
 )
 from retrieval_core.artifacts.pictures import Picture, read_picture
 from retrieval_core.artifacts.shards import seal_pictures
-from retrieval_core.config import ClassifyConfig, CropConfig, EmbedConfig, IngestConfig, MaskConfig
+from retrieval_core.config.stages import ClassifyConfig, CropConfig, EmbedConfig, IngestConfig, MaskConfig
 from retrieval_core.embed import extract
 from retrieval_core.embed import shards as module
 from retrieval_core.embed.extract import FoundMask, Masker

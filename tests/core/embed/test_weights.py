@@ -7,7 +7,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from retrieval_core.config import EmbedConfig
+from retrieval_core.config.stages import EmbedConfig
 from retrieval_core.embed.backbones import LoadedBackbone, load_backbone, read_backbone, save_backbone
 from retrieval_core.embed.engine import open_engine
 from retrieval_core.embed.networks import ImageEmbedder

@@ -12,7 +12,7 @@ import pytest
 
 from retrieval_core.artifacts import releases
 from retrieval_core.artifacts.manifests import MANIFEST, Fitted, IndexSet, MaskSet, Ref, Release, VectorSet
-from retrieval_core.config import EvaluateConfig
+from retrieval_core.config.stages import EvaluateConfig
 from retrieval_core.evaluate.analysis.analyse import Analysis, analyse
 from retrieval_core.evaluate.measure.indexed_rows import IndexedItems
 from retrieval_core.evaluate.measure.measure import Measured, measure

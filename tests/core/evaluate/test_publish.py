@@ -10,7 +10,7 @@ from retrieval_core.artifacts.catalog_rows import LEDGER, QUARANTINE_SCHEMA
 from retrieval_core.artifacts.manifests import Fitted, Ref, Reject, Release, Report, VectorSet
 from retrieval_core.artifacts.parts import read_unsealed, table_bytes
 from retrieval_core.artifacts.variants import Variant
-from retrieval_core.config import NightlyConfig
+from retrieval_core.config.stages import NightlyConfig
 from retrieval_core.errors import AliasConflict
 from retrieval_core.evaluate.publish import Publication, publish_release
 from retrieval_core.evaluate.run_outputs import CatalogFacts, RunOutputs

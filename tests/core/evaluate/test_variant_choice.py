@@ -12,7 +12,7 @@ from retrieval_core.artifacts.growing_sets import put_growing_part, seal_vectors
 from retrieval_core.artifacts.manifests import Catalog, Ref, Release, Report, VectorSet
 from retrieval_core.artifacts.parts import put_part, put_parts, table_bytes, unit_length, vectors_bytes
 from retrieval_core.artifacts.variants import Variant
-from retrieval_core.config import IndexConfig, NightlyConfig
+from retrieval_core.config.stages import IndexConfig, NightlyConfig
 from retrieval_core.errors import BadConfig
 from retrieval_core.evaluate import variant_choice
 from retrieval_core.evaluate.variant_choice import VariantChoice, cheapest_of_the_best, choose_variant

@@ -8,7 +8,7 @@ import pytest
 from retrieval_core.artifacts.catalog_rows import inner_validation
 from retrieval_core.artifacts.manifests import Head
 from retrieval_core.artifacts.parts import load_vectors
-from retrieval_core.config import HeadConfig
+from retrieval_core.config.stages import HeadConfig
 from retrieval_core.head.fit import boost_vectors, fit_head
 from retrieval_core.store.base import Store
 from retrieval_core.store.uris import open_store

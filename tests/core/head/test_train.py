@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from retrieval_core.arrays import Bool, Float32, Int64
-from retrieval_core.config import HeadConfig
+from retrieval_core.config.stages import HeadConfig
 from retrieval_core.errors import BadConfig, DimensionMismatch, ShardCorrupt
 from retrieval_core.head.apply import boost, predict
 from retrieval_core.head.targets import UNKNOWN, Targets

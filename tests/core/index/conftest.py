@@ -2,7 +2,7 @@ from pathlib import Path
 
 import numpy as np
 
-from retrieval_core.config import IndexConfig
+from retrieval_core.config.stages import IndexConfig
 from retrieval_core.index.build import build_shard, train_template
 from retrieval_core.index.lookup import ShardedIndex
 from retrieval_core.index.recipes import choose_recipe, shard_of

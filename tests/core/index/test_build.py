@@ -4,7 +4,7 @@ import faiss
 import numpy as np
 import pytest
 
-from retrieval_core.config import IndexConfig
+from retrieval_core.config.stages import IndexConfig
 from retrieval_core.errors import BadConfig, CatalogInvalid, DimensionMismatch, ShardCorrupt
 from retrieval_core.index.build import build_shard, train_template
 from retrieval_core.index.recipes import Recipe, choose_recipe

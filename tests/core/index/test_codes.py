@@ -7,7 +7,7 @@ import faiss
 import numpy as np
 import pytest
 
-from retrieval_core.config import IndexConfig
+from retrieval_core.config.stages import IndexConfig
 from retrieval_core.index.build import build_shard, open_template, train_template
 from retrieval_core.index.codes import add_rows, apply_transforms, encodes_rows_alone, inverted_lists
 from retrieval_core.index.recipes import choose_recipe

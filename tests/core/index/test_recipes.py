@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from retrieval_core.config import IndexConfig
+from retrieval_core.config.stages import IndexConfig
 from retrieval_core.errors import BadConfig
 from retrieval_core.index.build import build_shard, train_template
 from retrieval_core.index.recipes import Recipe, choose_recipe, choose_shards, scan_bytes, shard_of

@@ -8,7 +8,7 @@ from retrieval_core.artifacts import releases
 from retrieval_core.artifacts.fingerprints import reduced_family
 from retrieval_core.artifacts.manifests import IndexSet, Ref, Release, VectorSet
 from retrieval_core.artifacts.parts import load_vectors
-from retrieval_core.config import IndexConfig
+from retrieval_core.config.stages import IndexConfig
 from retrieval_core.index import versions
 from retrieval_core.index.lookup import open_index
 from retrieval_core.index.versions import (

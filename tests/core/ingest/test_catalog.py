@@ -12,7 +12,7 @@ from retrieval_core.artifacts.catalog_rows import LEDGER, SEEN_ITEMS, read_items
 from retrieval_core.artifacts.manifests import Catalog
 from retrieval_core.artifacts.parts import read_table, read_unsealed, table_bytes
 from retrieval_core.artifacts.releases import LATEST, PRODUCTION
-from retrieval_core.config import IngestConfig
+from retrieval_core.config.stages import IngestConfig
 from retrieval_core.errors import NotFound
 from retrieval_core.images import thumbnail
 from retrieval_core.ingest.catalog import IngestOutcome, seal_selection

@@ -10,7 +10,7 @@ from PIL import Image
 
 from retrieval_core.artifacts import catalog_rows
 from retrieval_core.artifacts.catalog_rows import row_id
-from retrieval_core.config import IngestConfig
+from retrieval_core.config.stages import IngestConfig
 from retrieval_core.errors import CatalogInvalid, SourceMissing, TooManyRejects
 from retrieval_core.ingest import unchanged as unchanged_module
 from retrieval_core.ingest.change import Change, read_item_ids, resolve_change

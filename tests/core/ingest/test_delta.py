@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from retrieval_core.artifacts.catalog_rows import read_items
 from retrieval_core.artifacts.manifests import Catalog, Ref, Release
 from retrieval_core.artifacts.releases import PRODUCTION, point_alias
-from retrieval_core.config import IngestConfig, NightlyConfig
+from retrieval_core.config.stages import IngestConfig, NightlyConfig
 from retrieval_core.errors import BadConfig
 from retrieval_core.images import thumbnail
 from retrieval_core.ingest.catalog import IngestOutcome, plan_change

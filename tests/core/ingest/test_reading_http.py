@@ -7,7 +7,7 @@ from itertools import repeat
 import polars as pl
 import pytest
 
-from retrieval_core.config import IngestConfig
+from retrieval_core.config.stages import IngestConfig
 from retrieval_core.errors import CatalogInvalid, Permanent, SourceMissing, StoreUnavailable
 from retrieval_core.ingest.change import read_item_ids
 from retrieval_core.ingest.snapshot import Snapshot, plan_snapshot, take_snapshot, unread

@@ -14,7 +14,7 @@ from PIL import Image
 from retrieval_core.artifacts.catalog_rows import read_items
 from retrieval_core.artifacts.manifests import Catalog, content_id
 from retrieval_core.artifacts.pictures import PictureReader, kept_places, usable_pictures
-from retrieval_core.config import IngestConfig
+from retrieval_core.config.stages import IngestConfig
 from retrieval_core.images import decode
 from retrieval_core.ingest import reading
 from retrieval_core.ingest.catalog import IngestOutcome, plan_source, seal_ingest

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from retrieval_core.config import IngestConfig
+from retrieval_core.config.stages import IngestConfig
 from retrieval_core.ingest.catalog import IngestOutcome
 from retrieval_core.settings import Settings
 from retrieval_core.store.traffic import Traffic

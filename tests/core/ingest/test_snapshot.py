@@ -17,7 +17,7 @@ from PIL import Image
 from retrieval_core.artifacts import catalog_rows
 from retrieval_core.artifacts.catalog_rows import CATALOG_SCHEMA, row_id
 from retrieval_core.artifacts.manifests import Reject, content_id
-from retrieval_core.config import IngestConfig
+from retrieval_core.config.stages import IngestConfig
 from retrieval_core.errors import BadConfig, CatalogInvalid, StoreUnavailable, TooManyRejects
 from retrieval_core.ingest import reading as reading_module
 from retrieval_core.ingest import snapshot as snapshot_module

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from retrieval_core.artifacts.manifests import Ref
-from retrieval_core.config import IngestConfig, MaskConfig
+from retrieval_core.config.stages import IngestConfig, MaskConfig
 from retrieval_core.images import thumbnail
 from retrieval_core.ingest.truth_masks import collect_truth_masks
 from retrieval_core.mask.fit import _training_data

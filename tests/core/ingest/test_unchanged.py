@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from retrieval_core.config import IngestConfig
+from retrieval_core.config.stages import IngestConfig
 from retrieval_core.ingest.snapshot import Snapshot, take_snapshot
 from retrieval_core.ingest.sources.tables.table import TableSource
 from tests.web_server import WebServer, etag

@@ -10,7 +10,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from retrieval_core.artifacts.catalog_rows import SOURCE_SCHEMA
-from retrieval_core.config import NightlyConfig
+from retrieval_core.config.stages import NightlyConfig
 from retrieval_core.errors import BadConfig
 from retrieval_core.maintenance.capacity import (
     HOUR_S,

@@ -11,7 +11,7 @@ import torch
 from retrieval_core.artifacts import backbone_names
 from retrieval_core.artifacts.manifests import Backbone
 from retrieval_core.artifacts.parts import put_parts
-from retrieval_core.config import EmbedConfig, NightlyConfig
+from retrieval_core.config.stages import EmbedConfig, NightlyConfig
 from retrieval_core.embed.backbones import load_backbone, save_backbone
 from retrieval_core.embed.networks import ImageEmbedder
 from retrieval_core.errors import BadConfig

@@ -12,7 +12,7 @@ import pytest
 from retrieval_core.artifacts import releases
 from retrieval_core.artifacts.manifests import Catalog, IndexSet
 from retrieval_core.artifacts.parts import put_part, table_bytes
-from retrieval_core.config import NightlyConfig
+from retrieval_core.config.stages import NightlyConfig
 from retrieval_core.images import thumbnail
 from retrieval_core.index.plan import template_key
 from retrieval_core.index.recipes import Recipe

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from retrieval_core.config import MaskConfig
+from retrieval_core.config.stages import MaskConfig
 from retrieval_core.mask.train import SegmentationData, save_segmenter, train_segmenter
 
 SIZE_PX = 64

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from retrieval_core.config import MaskConfig
+from retrieval_core.config.stages import MaskConfig
 from retrieval_core.errors import DimensionMismatch, WeightsInvalid
 from retrieval_core.images import apply_mask, fit
 from retrieval_core.mask.apply import SegmenterEngine, segment, square_of

@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from safetensors.torch import save_file
 
-from retrieval_core.config import CropConfig
+from retrieval_core.config.stages import CropConfig
 from retrieval_core.errors import BadConfig, WeightsInvalid, WeightsUnavailable
 from retrieval_core.images import crop_to_mask
 from retrieval_core.mask.detect import (

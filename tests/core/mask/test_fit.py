@@ -16,7 +16,7 @@ from retrieval_core.artifacts.catalog_rows import CATALOG_SCHEMA
 from retrieval_core.artifacts.growing_sets import put_growing_part, seal_view
 from retrieval_core.artifacts.manifests import Catalog, Detector, MaskSet, Ref, Release, Segmenter, content_id
 from retrieval_core.artifacts.parts import masks_bytes, put_part, table_bytes
-from retrieval_core.config import CropConfig, IngestConfig, MaskConfig
+from retrieval_core.config.stages import CropConfig, IngestConfig, MaskConfig
 from retrieval_core.images import thumbnail
 from retrieval_core.mask import fit as module
 from retrieval_core.mask.fit import export_detector, fit_segmenter

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from retrieval_core.config import MaskConfig
+from retrieval_core.config.stages import MaskConfig
 from retrieval_core.mask.learner import PREDICT_BATCH, WEIGHT_DECAY, Learner
 from retrieval_core.mask.schedule import Epoch
 from retrieval_core.mask.unet import build_unet, rebuild_unet

@@ -11,7 +11,7 @@ import pytest
 
 from retrieval_core.artifacts.manifests import Ref, Segmenter
 from retrieval_core.artifacts.parts import put_part_files
-from retrieval_core.config import CropConfig, MaskConfig
+from retrieval_core.config.stages import CropConfig, MaskConfig
 from retrieval_core.images import RGB
 from retrieval_core.mask import masker as module
 from retrieval_core.mask.detect import GRID_PX, Box

@@ -7,7 +7,7 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 from sklearn.metrics import jaccard_score
 
-from retrieval_core.config import MaskConfig
+from retrieval_core.config.stages import MaskConfig
 from retrieval_core.errors import DimensionMismatch
 from retrieval_core.mask.quality import distrust, example_iou
 

@@ -5,7 +5,7 @@ import itertools
 from hypothesis import given
 from hypothesis import strategies as st
 
-from retrieval_core.config import MaskConfig
+from retrieval_core.config.stages import MaskConfig
 from retrieval_core.mask.schedule import plan_phases
 
 configs = st.builds(MaskConfig, size_px=st.integers(2, 16).map(lambda sides: 32 * sides), max_epochs=st.integers(1, 60))

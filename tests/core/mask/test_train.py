@@ -7,7 +7,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from retrieval_core.config import MaskConfig, NightlyConfig
+from retrieval_core.config.stages import MaskConfig, NightlyConfig
 from retrieval_core.errors import BadConfig, CatalogInvalid, DimensionMismatch
 from retrieval_core.mask.apply import SegmenterEngine
 from retrieval_core.mask.quality import example_iou

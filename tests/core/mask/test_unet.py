@@ -7,7 +7,7 @@ import torch
 from safetensors.torch import save_file
 from torchvision.models import resnet18, resnet34
 
-from retrieval_core.config import MaskConfig
+from retrieval_core.config.stages import MaskConfig
 from retrieval_core.errors import BadConfig, WeightsInvalid, WeightsUnavailable
 from retrieval_core.mask import unet
 from retrieval_core.mask.unet import build_unet, rebuild_unet, to_images

@@ -8,7 +8,7 @@ import pytest
 from retrieval_core.artifacts.fingerprints import reducer_question
 from retrieval_core.artifacts.manifests import Reducer
 from retrieval_core.artifacts.parts import load_vectors
-from retrieval_core.config import ReduceConfig
+from retrieval_core.config.stages import ReduceConfig
 from retrieval_core.reduce.fit import fit_reducer, reduce_vectors
 from retrieval_core.store.base import Store
 from tests.core.sealed_vectors import seal_catalog, seal_set

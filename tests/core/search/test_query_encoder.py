@@ -12,7 +12,7 @@ import pytest
 
 from retrieval_core.artifacts.manifests import Backbone, Release
 from retrieval_core.artifacts.variants import parse_variant
-from retrieval_core.config import NightlyConfig
+from retrieval_core.config.stages import NightlyConfig
 from retrieval_core.errors import BadConfig, NotFound, ShardCorrupt
 from retrieval_core.head.apply import WEIGHTS_FILE, boost, load_head
 from retrieval_core.images import RGB, decode

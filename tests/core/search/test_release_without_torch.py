@@ -14,7 +14,7 @@ import pytest
 
 from retrieval_core.artifacts import releases
 from retrieval_core.artifacts.manifests import Release
-from retrieval_core.config import NightlyConfig
+from retrieval_core.config.stages import NightlyConfig
 from retrieval_core.head.apply import HIDDEN_KEYS, WEIGHTS_FILE, boost, load_head
 from retrieval_core.search.release import OpenRelease, Query
 from tests.core.sealed_models import MASK_PX, seal_head, seal_segmenter

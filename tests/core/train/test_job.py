@@ -10,7 +10,7 @@ import pytest
 
 from retrieval_core.artifacts import backbone_names
 from retrieval_core.artifacts.manifests import Backbone, Ref
-from retrieval_core.config import IngestConfig
+from retrieval_core.config.stages import IngestConfig
 from retrieval_core.embed import networks
 from retrieval_core.errors import BadConfig
 from retrieval_core.settings import Settings

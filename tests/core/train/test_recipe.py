@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from retrieval_core.config import IngestConfig
+from retrieval_core.config.stages import IngestConfig
 from retrieval_core.errors import BadConfig
 from retrieval_core.ingest.sources.base import conform
 from retrieval_core.settings import Settings

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from deployments.cli.command import check_config
 from deployments.cli.config import _keys, _template
-from retrieval_core.config import NightlyConfig, stage_models
+from retrieval_core.config.stages import NightlyConfig, stage_models
 from retrieval_core.errors import BadConfig
 from retrieval_core.settings import Settings
 from tests.deployments.cli.conftest import Done

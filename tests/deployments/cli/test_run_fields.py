@@ -18,7 +18,7 @@ from retrieval_core.artifacts import releases
 from retrieval_core.artifacts.catalog_rows import SEEN_ITEMS, FieldSet
 from retrieval_core.artifacts.manifests import Hit, Release
 from retrieval_core.artifacts.parts import read_unsealed
-from retrieval_core.config import NightlyConfig
+from retrieval_core.config.stages import NightlyConfig
 from retrieval_core.errors import BadConfig
 from retrieval_core.maintenance.backup import back_up
 from retrieval_core.maintenance.repair import repair

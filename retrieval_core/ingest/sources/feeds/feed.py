@@ -13,7 +13,7 @@ from typing import ClassVar
 
 import polars as pl
 
-from retrieval_core.config import nearest
+from retrieval_core.config.text import nearest
 from retrieval_core.errors import CatalogInvalid, NotFound, SourceMissing
 from retrieval_core.ingest.sources.feeds.pictures import PictureRows
 from retrieval_core.ingest.sources.files import absolute_uri, refuse_web_page

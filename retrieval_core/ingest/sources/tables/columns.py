@@ -13,7 +13,7 @@ from urllib.parse import parse_qsl, quote, unquote, urlencode
 import polars as pl
 
 from retrieval_core.artifacts.catalog_rows import SOURCE_SCHEMA
-from retrieval_core.config import nearest
+from retrieval_core.config.text import nearest
 from retrieval_core.errors import BadConfig, CatalogInvalid
 from retrieval_core.ingest.sources.tables.fields import FIELD_PREFIX, field_of
 from retrieval_core.store.uris import is_http, label_of

@@ -10,7 +10,7 @@ import pytest
 import timm
 import torch
 
-from retrieval_core.config import EmbedConfig
+from retrieval_core.config.stages import EmbedConfig
 from retrieval_core.embed.backbones import backbone_fingerprint, load_backbone
 from retrieval_core.embed.networks import ImageEmbedder
 from retrieval_core.embed.registry import adapter_of, get_card

@@ -12,7 +12,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from retrieval_core.config import EmbedConfig
+from retrieval_core.config.stages import EmbedConfig
 from retrieval_core.embed.adapters.open_clip import tokenize
 from retrieval_core.embed.backbones import backbone_fingerprint, load_backbone, read_backbone, save_backbone
 from retrieval_core.embed.cards import Card

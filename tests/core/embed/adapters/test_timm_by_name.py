@@ -7,7 +7,7 @@ import timm
 import torch
 from safetensors.torch import save_file
 
-from retrieval_core.config import EmbedConfig
+from retrieval_core.config.stages import EmbedConfig
 from retrieval_core.embed.backbones import load_backbone
 from retrieval_core.embed.registry import ADAPTERS, CARDS, get_adapter, get_card
 from retrieval_core.errors import BadConfig, WeightsInvalid

@@ -8,7 +8,7 @@ import torch
 from safetensors.torch import save_file
 
 from retrieval_core import state_dict
-from retrieval_core.config import EmbedConfig
+from retrieval_core.config.stages import EmbedConfig
 from retrieval_core.embed.architectures.unicom import SHAPES, Shape
 from retrieval_core.embed.backbones import load_backbone
 from retrieval_core.embed.registry import CARDS

@@ -5,7 +5,7 @@ import pytest
 import torch
 from sklearn.decomposition import PCA
 
-from retrieval_core.config import EmbedConfig
+from retrieval_core.config.stages import EmbedConfig
 from retrieval_core.embed.backbones import load_backbone
 from retrieval_core.errors import BadConfig
 

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from retrieval_core.config import EvaluateConfig
+from retrieval_core.config.stages import EvaluateConfig
 from retrieval_core.evaluate.analysis.quality import OTHERS, interval, measure_quality, rank_queries
 from retrieval_core.evaluate.measure.setup import choose_protocol
 

@@ -2,7 +2,7 @@
 
 import pytest
 
-from retrieval_core.config import EvaluateConfig, HeadConfig, NightlyConfig
+from retrieval_core.config.stages import EvaluateConfig, HeadConfig, NightlyConfig
 from retrieval_core.errors import NotFound
 from retrieval_core.evaluate.analysis.release_diff import diff_production
 from tests.core.sealed_runs import CONFIG, SealedRuns, fake_fingerprint

@@ -20,7 +20,7 @@ from retrieval_core.artifacts.parts import (
     unit_length,
     vectors_bytes,
 )
-from retrieval_core.config import ClassifyConfig, EvaluateConfig
+from retrieval_core.config.stages import ClassifyConfig, EvaluateConfig
 from retrieval_core.errors import BadConfig
 from retrieval_core.evaluate.compare.build import gather_facts
 from retrieval_core.evaluate.compare.compose import load_comparison

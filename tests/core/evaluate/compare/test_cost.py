@@ -10,7 +10,7 @@ import pytest
 from retrieval_core.artifacts.manifests import Artifact, Backbone, Detector
 from retrieval_core.artifacts.parts import put_parts
 from retrieval_core.artifacts.pictures import PictureReader
-from retrieval_core.config import CropConfig, EmbedConfig
+from retrieval_core.config.stages import CropConfig, EmbedConfig
 from retrieval_core.embed.backbones import load_backbone, save_backbone
 from retrieval_core.errors import NotFound
 from retrieval_core.evaluate.compare.cost import N_TIMED, decode_sample, ms_per_picture

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from retrieval_core.config import EvaluateConfig
+from retrieval_core.config.stages import EvaluateConfig
 from retrieval_core.evaluate.compare.protocol import ProtocolConfig, comparison_protocol, split_items
 
 ROWS = st.lists(

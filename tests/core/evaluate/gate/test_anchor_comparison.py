@@ -9,7 +9,7 @@ import polars as pl
 import pytest
 
 from benchmarks.gate.runs_in_a_row import RunsInARow
-from retrieval_core.config import GateConfig
+from retrieval_core.config.stages import GateConfig
 from retrieval_core.evaluate.gate.anchor_comparison import AnchorFigures, find_drift
 from retrieval_core.evaluate.gate.decide import ReleaseFigures, decide
 from retrieval_core.evaluate.gate.paired_comparison import Changes, MetricChange

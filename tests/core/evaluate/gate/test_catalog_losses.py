@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from retrieval_core.config import GateConfig
+from retrieval_core.config.stages import GateConfig
 from retrieval_core.evaluate.gate.catalog_losses import COLUMNS, find_catalog_losses
 
 N = 1040

@@ -6,7 +6,7 @@ import numpy as np
 import polars as pl
 import pytest
 
-from retrieval_core.config import GateConfig
+from retrieval_core.config.stages import GateConfig
 from retrieval_core.evaluate.gate.decide import ReleaseFigures, Verdict, decide
 from retrieval_core.evaluate.measure.filtered import FilterFacts
 from tests.core.evaluate.gate.query_tables import (

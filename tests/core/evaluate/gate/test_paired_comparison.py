@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from retrieval_core.config import GateConfig
+from retrieval_core.config.stages import GateConfig
 from retrieval_core.evaluate.gate.paired_comparison import MIN_DRAWS, Changes, MetricChange, compare
 from retrieval_core.metrics.significance import ENOUGH_EXTREMES
 from tests.core.evaluate.gate.query_tables import (

@@ -13,7 +13,7 @@ import pytest
 from retrieval_core.artifacts.catalog_rows import row_id
 from retrieval_core.artifacts.manifests import Release, VectorSet
 from retrieval_core.artifacts.parts import load_vectors
-from retrieval_core.config import EvaluateConfig
+from retrieval_core.config.stages import EvaluateConfig
 from retrieval_core.errors import NotFound
 from retrieval_core.evaluate.gate.shared_gallery import SharedGallery, search_shared_gallery
 from retrieval_core.evaluate.measure.setup import SearchSetup

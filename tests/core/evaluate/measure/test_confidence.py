@@ -14,7 +14,7 @@ from retrieval_core.artifacts.growing_sets import put_growing_part, seal_vectors
 from retrieval_core.artifacts.manifests import VectorSet
 from retrieval_core.artifacts.parts import unit_length, vectors_bytes
 from retrieval_core.artifacts.variants import Variant
-from retrieval_core.config import EvaluateConfig
+from retrieval_core.config.stages import EvaluateConfig
 from retrieval_core.evaluate.measure import confidence
 from retrieval_core.evaluate.measure.confidence import MeasuredConfidence, area_under_curve, measure_confidence
 from retrieval_core.evaluate.measure.setup import choose_protocol

@@ -7,7 +7,7 @@ import pytest
 
 from retrieval_core.artifacts.manifests import MaskSet
 from retrieval_core.artifacts.parts import masks_bytes, put_part
-from retrieval_core.config import EmbedConfig, MaskConfig, NightlyConfig
+from retrieval_core.config.stages import EmbedConfig, MaskConfig, NightlyConfig
 from retrieval_core.evaluate.measure.mask_quality import N_MASK_EXAMPLES, MaskFacts, measure_masks
 from retrieval_core.images import decode, thumbnail
 from retrieval_core.mask.quality import distrust

@@ -7,7 +7,7 @@ import polars as pl
 from hypothesis import given
 from hypothesis import strategies as st
 
-from retrieval_core.config import EvaluateConfig
+from retrieval_core.config.stages import EvaluateConfig
 from retrieval_core.evaluate.measure.setup import choose_protocol, gallery_depth, positions_in_gallery
 
 SCHEMA = {

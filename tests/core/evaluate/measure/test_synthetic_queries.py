@@ -11,7 +11,7 @@ from PIL import Image
 
 from retrieval_core.artifacts.manifests import Hit, content_id
 from retrieval_core.artifacts.parts import MaskRow
-from retrieval_core.config import EvaluateConfig, GateConfig
+from retrieval_core.config.stages import EvaluateConfig, GateConfig
 from retrieval_core.evaluate.gate.decide import ReleaseFigures, decide
 from retrieval_core.evaluate.measure.synthetic_queries import Synthetic, draw_items, search_synthetic
 

@@ -3,7 +3,7 @@
 import numpy as np
 import polars as pl
 
-from retrieval_core.config import EvaluateConfig
+from retrieval_core.config.stages import EvaluateConfig
 from retrieval_core.evaluate.measure.setup import Protocol, choose_protocol
 from retrieval_core.evaluate.report.image_grids import hit_marks
 

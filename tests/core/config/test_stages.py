@@ -1,10 +1,10 @@
-"""Configuration is read from TOML and overrides, and a mistake is one clear line."""
+"""A configuration is loaded from a file and overrides, and a mistake is one clear line."""
 
 from pathlib import Path
 
 import pytest
 
-from retrieval_core.config import NightlyConfig
+from retrieval_core.config.stages import NightlyConfig
 from retrieval_core.errors import BadConfig
 
 
@@ -19,25 +19,16 @@ def test_an_override_wins_over_the_file(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("override", "says"),
     [
-        ("embed.backbon=resnet18", "unknown config key embed.backbon"),
-        ("embeds.backbone=resnet18", "unknown config key embeds"),
+        ("embed.backbon=resnet18", "unknown config key embed.backbon; did you mean backbone?"),
+        ("embeds.backbone=resnet18", "unknown config key embeds; did you mean embed?"),
         ("embed.background=blue", "embed.background"),
         ("index.shards=-1", "index.shards"),
         ("reduce.dims=[]", "distinct positive"),
-        ("backbone", "stage.key=value"),
-        ("embed.backbone", "stage.key=value"),
     ],
 )
 def test_a_wrong_override_says_what_is_wrong(override: str, says: str) -> None:
-    with pytest.raises(BadConfig, match=says) as raised:
+    with pytest.raises(BadConfig) as raised:
         NightlyConfig.load(None, [override])
     assert raised.value.exit_code == 2
+    assert says in str(raised.value)
     assert "\n" not in str(raised.value)
-
-
-def test_a_missing_or_broken_file_is_named(tmp_path: Path) -> None:
-    with pytest.raises(BadConfig, match=r"absent\.toml"):
-        NightlyConfig.load(tmp_path / "absent.toml", [])
-    (tmp_path / "broken.toml").write_text("[embed")
-    with pytest.raises(BadConfig, match=r"broken\.toml"):
-        NightlyConfig.load(tmp_path / "broken.toml", [])

@@ -1,0 +1,1 @@
+"""The configuration of a run: what each stage makes, and how a person writes it."""
