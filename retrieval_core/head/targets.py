@@ -10,6 +10,7 @@ import polars as pl
 from retrieval_core.arrays import Bool, Float32, Int64
 
 UNKNOWN = -1
+CATEGORY = "category"
 LABELS = "labels"
 
 
@@ -64,7 +65,7 @@ def build_targets(items: pl.DataFrame, min_count: int, max_labels: int = 0) -> T
 def _attribute_values(items: pl.DataFrame) -> pl.DataFrame:
     """Return columns row, name, value, with at most one value per picture and attribute."""
     numbered = items.with_row_index("row")
-    category = numbered.select("row", pl.lit("category").alias("name"), pl.col("category").alias("value"))
+    category = numbered.select("row", pl.lit(CATEGORY).alias("name"), pl.col("category").alias("value"))
     attributes = numbered.select("row", "attributes").explode("attributes").unnest("attributes")
     return (
         pl.concat([category, attributes.select("row", "name", "value")])

@@ -14,7 +14,12 @@ from retrieval_core.errors import BadConfig
 Alike = Literal["auto", "product", "category", "labels"]
 Miner = Literal["all", "semihard", "hard"]
 
-
+# Fields that unrelated models share.
+KNOWN_PRODUCTS: bool = Field(
+    False,
+    description="Train on other pictures of held-out products, too; the evaluation then says how well known products "
+    "are found, not new ones.",
+)
 SLICES: tuple[PositiveInt, ...] = Field(
     (),
     description="Train these numbers of leading dimensions to work alone too, so that reduce.method = truncate can "
@@ -62,6 +67,7 @@ class Training(StageConfig):
         "these knew (WiSE-FT); 0 chooses it on the validation part.",
     )
     val_fraction: float = Field(0.1, gt=0, lt=1, description="Share of the training pictures used for validation.")
+    known_products: bool = KNOWN_PRODUCTS
     max_pictures: int = Field(100_000, ge=2, description="Train on a random sample of at most this many pictures.")
     seed: int = Field(0, ge=0, description="Seed of the new layers, of the split and of the order of the pictures.")
 
@@ -108,9 +114,6 @@ class FineTuning(Training):
     max_epochs: int = Field(8, ge=1, description="Number of epochs; with plateau the maximum.")
     batch_size: int = Field(64, ge=2, description="Pictures per training step.")
     learning_rate: float = Field(2e-3, gt=0, description="Learning rate of AdamW at the start, or after the warm-up.")
-    network_rate: float = Field(
-        0.25, gt=0, le=1, description="Learning rate of the network relative to that of the new layers on top of it."
-    )
     weight_decay: float = Field(0.05, ge=0, description="Weight decay of AdamW; biases and norms have none.")
     slices: tuple[PositiveInt, ...] = SLICES
 
@@ -120,6 +123,9 @@ class AttributesTraining(FineTuning):
 
     objective: Literal["attributes"] = Field("attributes", description="Always attributes.")
     min_count: int = Field(5, ge=1, description="Ignore values and labels that fewer pictures have.")
+    category_weight: float = Field(
+        3.0, gt=0, description="Weight of the category in the loss, beside each attribute and all labels with 1."
+    )
     label_smoothing: float = Field(0.1, ge=0, lt=1, description="Share of the target spread over all values of a task.")
 
 
@@ -238,6 +244,7 @@ class RecipeConfig(StageConfig):
     backbone: str = Field("efficientnet_lite0", description="Card of the network to train.")
     weights: str = Field("pretrained", description="Initial weights: pretrained, file:PATH or artifact:NAME[@ALIAS].")
     minutes: float = Field(60.0, gt=0, description="About how many minutes the training may take on this machine.")
+    known_products: bool = KNOWN_PRODUCTS
 
     @property
     def start(self) -> AttributesTraining:

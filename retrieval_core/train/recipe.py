@@ -57,10 +57,10 @@ def choose_recipe(settings: Settings, catalog: str, base: RecipeConfig) -> Recip
 
 def suit(items: pl.DataFrame, base: RecipeConfig) -> Recipe:
     """Return the objective, layers, size and framing for catalogue rows that are not held out."""
-    keys: dict[str, Any] = {"backbone": base.backbone, "weights": base.weights}
+    keys: dict[str, Any] = {"backbone": base.backbone, "weights": base.weights, "known_products": base.known_products}
     reasons = [] if base.weights.startswith("artifact:") else [_shape(items, keys)]
     if len(items) < MIN_PICTURES:
-        keys |= {"trained_layers": "projection", "embedding_dim": 512, "max_epochs": MAX_EPOCHS, "network_rate": 1.0}
+        keys |= {"trained_layers": "projection", "embedding_dim": 512, "max_epochs": MAX_EPOCHS}
         reasons.append(f"only a projection is trained, as {len(items)} pictures are fewer than {MIN_PICTURES}")
     by_product = items.filter(pl.col("product_id").is_not_null() & (pl.len().over("product_id") > 1))
     n_products = by_product["product_id"].n_unique()

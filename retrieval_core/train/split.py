@@ -42,15 +42,19 @@ def group_pictures(items: pl.DataFrame, small: UInt8) -> Int64:
     return np.array([root(row) for row in range(len(items))], np.int64)
 
 
-def split_pictures(items: pl.DataFrame, groups: Int64, val_fraction: float, seed: int) -> Split:
+def split_pictures(
+    items: pl.DataFrame, groups: Int64, val_fraction: float, seed: int, unseen: Int64 | None = None
+) -> Split:
     """Split the rows of a catalogue by whole groups, leaving out held-out rows (split val, query, test).
 
-    A group with a held-out picture is left out entirely, as its pictures are almost queries of the evaluation. Groups
-    are drawn by `seed` for validation while they fit into `val_fraction` of the pictures; if none fits, the smallest
-    is taken. Raises `BadConfig` if fewer than two groups remain.
+    A group with a held-out picture is left out entirely, as its pictures are almost queries of the evaluation;
+    `unseen`, (n,), groups the rows for this purpose, in place of `groups`. Groups are drawn by `seed` for validation
+    while they fit into `val_fraction` of the pictures; if none fits, the smallest is taken. Raises `BadConfig` if fewer
+    than two groups remain.
     """
     is_held_out = items["split"].is_in(HELD_OUT).to_numpy()
-    rows = np.flatnonzero(~np.isin(groups, groups[is_held_out]))
+    unseen = groups if unseen is None else unseen
+    rows = np.flatnonzero(~np.isin(unseen, unseen[is_held_out]))
     names, group, sizes = np.unique(groups[rows], return_inverse=True, return_counts=True)
     if len(names) < 2:
         raise BadConfig(
@@ -95,6 +99,9 @@ def choose_items(items: pl.DataFrame, config: Training) -> pl.DataFrame:
 def split_readable(items: pl.DataFrame, prepared: Prepared, config: Training) -> Split:
     """Split the pictures that could be read into rows to train and to validate on, as `split_pictures` does."""
     readable = items[prepared.positions]
-    groups = group_pictures(readable, thumbnails(prepared.pixels)[prepared.positions])
-    split = split_pictures(readable, groups, config.val_fraction, config.seed)
+    small = thumbnails(prepared.pixels)[prepared.positions]
+    groups = group_pictures(readable, small)
+    no_products = readable.with_columns(product_id=pl.lit(None, pl.String))
+    unseen = group_pictures(no_products, small) if config.known_products else groups
+    split = split_pictures(readable, groups, config.val_fraction, config.seed, unseen)
     return Split(prepared.positions[split.train], prepared.positions[split.val])

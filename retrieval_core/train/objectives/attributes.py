@@ -15,7 +15,7 @@ from torch.nn.functional import cross_entropy
 from retrieval_core.arrays import Bool, Int64
 from retrieval_core.embed.networks import ImageEmbedder
 from retrieval_core.errors import BadConfig
-from retrieval_core.head.targets import LABELS
+from retrieval_core.head.targets import CATEGORY, LABELS
 from retrieval_core.train.config import AttributesTraining
 from retrieval_core.train.objectives.base import LinearObjective, TrainingData, padded
 from retrieval_core.train.objectives.metric import nearest
@@ -23,7 +23,7 @@ from retrieval_core.train.objectives.relations import Relation, SameClass, Share
 
 
 class Attributes(LinearObjective):
-    """One softmax for the category, one for each attribute and one for all labels; their mean cross-entropy.
+    """One softmax for the category, one for each attribute and one for all labels; the weighted mean of their losses.
 
     A picture with several labels is to divide its probability equally among them, which taught more than one sigmoid
     per label in Mahajan et al., ECCV 2018. A picture does not count in the tasks where it has no target.
@@ -44,6 +44,8 @@ class Attributes(LinearObjective):
                 f"values on min_count={config.min_count} pictures each; lower min_count, or train rotation without any"
             )
         self._sizes = [len(names) for names in found.tasks.values()]
+        weights = [config.category_weight if name == CATEGORY else 1.0 for name in found.tasks]
+        self._weights = [weight / sum(weights) for weight in weights]
         super().__init__(embedder, sum(self._sizes), config.seed)
         self.slices, self._smoothing, self._seed = config.slices, config.label_smoothing, config.seed
         self._relations: dict[str, Relation] = {}
@@ -85,9 +87,9 @@ class Attributes(LinearObjective):
     def _compare(self, vectors: Tensor, targets: Tensor) -> Tensor:
         losses = []
         logits = self.classifier(padded(vectors, self.embedder.dim)).split(self._sizes, dim=1)
-        for task, target in zip(logits, targets.split(self._sizes, dim=1), strict=True):
+        for task, target, weight in zip(logits, targets.split(self._sizes, dim=1), self._weights, strict=True):
             n_values = target.sum(dim=1, keepdim=True)
             share, has_target = target / n_values.clamp(min=1), n_values[:, 0] > 0
             each = cross_entropy(task, share, reduction="none", label_smoothing=self._smoothing)
-            losses.append((each * has_target).sum() / has_target.sum().clamp(min=1))
-        return torch.stack(losses).mean()
+            losses.append(weight * (each * has_target).sum() / has_target.sum().clamp(min=1))
+        return torch.stack(losses).sum()

@@ -14,7 +14,7 @@ from retrieval_core.mask.quality import example_iou
 from retrieval_core.mask.train import ONNX_FILE, WEIGHTS_FILE, SegmentationData, square_mask, train_segmenter
 from retrieval_core.mask.unet import rebuild_unet
 
-BRIEF = MaskConfig(size_px=64, max_epochs=1, batch_size=4, learning_rate=2e-3)
+BRIEF = MaskConfig(encoder="resnet18", weights="random:0", size_px=64, max_epochs=1, batch_size=4, learning_rate=2e-3)
 
 
 def predict(trained, pixels):

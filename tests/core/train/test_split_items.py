@@ -72,6 +72,17 @@ def test_unreadable_pictures_are_on_neither_side_and_join_no_groups(tmp_path: Pa
     assert sorted([*split.train, *split.val]) == [0, 2]
 
 
+def test_other_pictures_of_held_out_products_train_only_as_known_products(tmp_path: Path) -> None:
+    items = catalog([("a", "test", "ok"), *((f"{n}", "train", "ok") for n in range(7))])
+    items = items.with_columns(product_id=pl.Series(list("aabbccdd")))
+    pictures = prepared(tmp_path, [*range(8)], 8)
+    pictures.pixels[5] = pictures.pixels[0]  # a copy of the held-out picture, sold as another product
+    unseen = split_readable(items, pictures, RotationTraining())
+    known = split_readable(items, pictures, RotationTraining(known_products=True))
+    assert sorted([*unseen.train, *unseen.val]) == [2, 3, 6, 7]
+    assert sorted([*known.train, *known.val]) == [1, 2, 3, 4, 6, 7]
+
+
 def test_too_few_readable_pictures_are_an_error(tmp_path: Path) -> None:
     items = catalog([(f"{n}", "train", "ok") for n in range(4)])
     with pytest.raises(BadConfig, match="1 of 1 pictures may be trained on"):

@@ -16,7 +16,7 @@ from retrieval_core.train.objectives.attributes import Attributes
 from retrieval_core.train.objectives.base import TrainingData
 from retrieval_core.train.split import Split
 
-CONFIG = AttributesTraining(max_epochs=8, batch_size=8, learning_rate=2e-2, network_rate=1.0, min_count=2)
+CONFIG = AttributesTraining(max_epochs=8, batch_size=8, learning_rate=2e-2, min_count=2)
 
 
 def catalogue(categories, colours=None, labels=None, split=None):
@@ -36,8 +36,10 @@ MIXED = catalogue(
 )
 
 
-def test_the_loss_is_the_mean_cross_entropy_of_the_tasks_that_pictures_have(tiny_embedder, coloured):
-    objective = Attributes(tiny_embedder(), MIXED, CONFIG.model_copy(update={"label_smoothing": 0.0}))
+def test_the_loss_is_the_weighted_cross_entropy_of_the_tasks_that_pictures_have(tiny_embedder, coloured):
+    objective = Attributes(
+        tiny_embedder(), MIXED, CONFIG.model_copy(update={"label_smoothing": 0.0, "category_weight": 2.0})
+    )
     pixels, rows = torch.from_numpy(coloured(np.arange(6) % 4)), torch.arange(6)
     with torch.no_grad():
         logits = objective.logits(pixels).double().numpy()
@@ -48,7 +50,7 @@ def test_the_loss_is_the_mean_cross_entropy_of_the_tasks_that_pictures_have(tiny
         np.mean([colour[0, 1], colour[2, 0], colour[3, 0], colour[4, 1]]),
         np.mean([labels[0].mean(), labels[1, 1], labels[2, 0], labels[4].mean()]),
     ]
-    assert float(loss) == pytest.approx(-np.mean(expected), rel=1e-5)
+    assert float(loss) == pytest.approx(-np.average(expected, weights=[2, 1, 1]), rel=1e-5)
 
 
 def test_pictures_that_have_nothing_and_held_out_ones_teach_nothing(tiny_embedder):
