@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import numpy as np
 
 from retrieval_core.arrays import Float32, Int64, UInt8
@@ -37,21 +39,30 @@ def thumbnails(pixels: UInt8) -> UInt8:
     return out
 
 
-def near_duplicates(small: UInt8) -> list[tuple[int, int]]:
-    """Return pairs of rows of `thumbnails`, (n, 24, 24, 3), that show the same picture.
+class Duplicates(NamedTuple):
+    """Pairs of rows that show one picture: `copies` differ in their encoding only, `alike` also in edges or tone."""
 
-    Of each row's ten nearest by colour, these are all that differ only in their encoding, and the one that correlates
-    best, if it correlates enough. Only one, because pictures of one kind, such as shirts on white, resemble each other
-    in long chains, and a chain would join all of them.
+    copies: list[tuple[int, int]]
+    alike: list[tuple[int, int]]
+
+
+def near_duplicates(small: UInt8) -> Duplicates:
+    """Return the pairs of rows of `thumbnails`, (n, 24, 24, 3), that show the same picture.
+
+    Each row is compared with its ten nearest by colour. Of those, only the one that correlates best, if it correlates
+    enough, is alike, because pictures of one kind, such as shirts on white, resemble each other in long chains.
     """
     if len(small) < 2:
-        return []
+        return Duplicates([], [])
     found, rms = _nearest_by_colour(small)
     rows, ranks = np.nonzero(rms <= SAME_PICTURE_RMS)
-    same = zip(rows, found[rows, ranks], strict=True)
     best, correlation = _best_correlated(small @ GREY, found)
-    alike = ((row, best[row]) for row in np.flatnonzero(correlation >= ALIKE_CORRELATION))
-    return [(int(a), int(b)) for a, b in (*same, *alike)]
+    alike = np.flatnonzero(correlation >= ALIKE_CORRELATION)
+    return Duplicates(_pairs(rows, found[rows, ranks]), _pairs(alike, best[alike]))
+
+
+def _pairs(rows: Int64, others: Int64) -> list[tuple[int, int]]:
+    return list(zip(rows.tolist(), others.tolist(), strict=True))
 
 
 def _nearest_by_colour(small: UInt8) -> tuple[Int64, Float32]:

@@ -7,10 +7,10 @@ from typing import NamedTuple
 import numpy as np
 import polars as pl
 
-from retrieval_core.arrays import Int64, UInt8
+from retrieval_core.arrays import Bool, Int64
 from retrieval_core.artifacts.catalog_rows import HELD_OUT
 from retrieval_core.errors import BadConfig
-from retrieval_core.metrics.picture_similarity import near_duplicates, thumbnails
+from retrieval_core.metrics.picture_similarity import Duplicates, near_duplicates, thumbnails
 from retrieval_core.train.config import Training
 from retrieval_core.train.pictures import Prepared
 
@@ -22,13 +22,54 @@ class Split(NamedTuple):
     val: Int64
 
 
-def group_pictures(items: pl.DataFrame, small: UInt8) -> Int64:
+def group_pictures(items: pl.DataFrame, duplicates: Duplicates) -> Int64:
     """Return the group of each row, (n,): rows of one product, one file or near-duplicate pictures share a group.
 
-    `items` has the columns product_id and content_id; `small` holds the `thumbnails` of its rows. A group is numbered
-    by its lowest row.
+    `items` has the columns product_id and content_id. A group is numbered by its lowest row.
     """
-    parent = np.arange(len(items))
+    same = _same_value(items, "product_id") + _same_value(items, "content_id")
+    return _joined(len(items), same + duplicates.copies + duplicates.alike)
+
+
+def almost_held_out(items: pl.DataFrame, duplicates: Duplicates, known_products: bool) -> Bool:
+    """Return which rows, (n,), may not be trained on: held-out ones (split val, query, test) and what is almost one.
+
+    That is a copy of a held-out picture, a picture that is alike to one of these, and, unless `known_products`, any
+    other picture of a held-out product. What resembles those in turn is no query, and is trained on.
+    """
+    is_held_out = items["split"].is_in(HELD_OUT).to_numpy()
+    copies = _joined(len(items), _same_value(items, "content_id") + duplicates.copies)
+    excluded = np.isin(copies, copies[is_held_out])
+    pairs = np.array(duplicates.alike, np.int64).reshape(-1, 2)
+    alike = pairs[excluded[pairs].any(axis=1)]
+    excluded[alike] = True
+    if not known_products:
+        products = items["product_id"].filter(is_held_out).drop_nulls().unique()
+        excluded |= items["product_id"].is_in(products.implode()).fill_null(value=False).to_numpy()
+    return excluded
+
+
+def split_pictures(excluded: Bool, groups: Int64, val_fraction: float, seed: int) -> Split:
+    """Split the rows of a catalogue that are not `excluded` by whole groups; both are (n,).
+
+    Groups are drawn by `seed` for validation while they fit into `val_fraction` of the pictures; if none fits, the
+    smallest is taken. Raises `BadConfig` if fewer than two groups remain.
+    """
+    rows = np.flatnonzero(~excluded)
+    names, group, sizes = np.unique(groups[rows], return_inverse=True, return_counts=True)
+    if len(names) < 2:
+        raise BadConfig(
+            f"{len(rows)} of {len(excluded)} pictures may be trained on, and they form {len(names)} groups of one "
+            "product or near-duplicates; at least two are needed, one to train and one to validate on"
+        )
+    order = np.random.default_rng(seed).permutation(len(names))
+    is_val = np.isin(group, _fitting_groups(order, sizes, val_fraction * len(rows)))
+    return Split(rows[~is_val], rows[is_val])
+
+
+def _joined(n_rows: int, pairs: list[tuple[int, int]]) -> Int64:
+    """Return the lowest row that each row is joined with by a chain of pairs, (n_rows,)."""
+    parent = np.arange(n_rows)
 
     def root(row: int) -> int:
         while parent[row] != row:
@@ -36,34 +77,10 @@ def group_pictures(items: pl.DataFrame, small: UInt8) -> Int64:
             row = parent[row]
         return row
 
-    for a, b in (*_same_value(items, "product_id"), *_same_value(items, "content_id"), *near_duplicates(small)):
+    for a, b in pairs:
         low, high = sorted((root(a), root(b)))
         parent[high] = low
-    return np.array([root(row) for row in range(len(items))], np.int64)
-
-
-def split_pictures(
-    items: pl.DataFrame, groups: Int64, val_fraction: float, seed: int, unseen: Int64 | None = None
-) -> Split:
-    """Split the rows of a catalogue by whole groups, leaving out held-out rows (split val, query, test).
-
-    A group with a held-out picture is left out entirely, as its pictures are almost queries of the evaluation;
-    `unseen`, (n,), groups the rows for this purpose, in place of `groups`. Groups are drawn by `seed` for validation
-    while they fit into `val_fraction` of the pictures; if none fits, the smallest is taken. Raises `BadConfig` if fewer
-    than two groups remain.
-    """
-    is_held_out = items["split"].is_in(HELD_OUT).to_numpy()
-    unseen = groups if unseen is None else unseen
-    rows = np.flatnonzero(~np.isin(unseen, unseen[is_held_out]))
-    names, group, sizes = np.unique(groups[rows], return_inverse=True, return_counts=True)
-    if len(names) < 2:
-        raise BadConfig(
-            f"{len(rows)} of {len(items)} pictures may be trained on, and they form {len(names)} groups of one product "
-            "or near-duplicates; at least two are needed, one to train and one to validate on"
-        )
-    order = np.random.default_rng(seed).permutation(len(names))
-    is_val = np.isin(group, _fitting_groups(order, sizes, val_fraction * len(rows)))
-    return Split(rows[~is_val], rows[is_val])
+    return np.array([root(row) for row in range(n_rows)], np.int64)
 
 
 def _fitting_groups(order: Int64, sizes: Int64, n_pictures: float) -> list[int]:
@@ -99,9 +116,7 @@ def choose_items(items: pl.DataFrame, config: Training) -> pl.DataFrame:
 def split_readable(items: pl.DataFrame, prepared: Prepared, config: Training) -> Split:
     """Split the pictures that could be read into rows to train and to validate on, as `split_pictures` does."""
     readable = items[prepared.positions]
-    small = thumbnails(prepared.pixels)[prepared.positions]
-    groups = group_pictures(readable, small)
-    no_products = readable.with_columns(product_id=pl.lit(None, pl.String))
-    unseen = group_pictures(no_products, small) if config.known_products else groups
-    split = split_pictures(readable, groups, config.val_fraction, config.seed, unseen)
+    duplicates = near_duplicates(thumbnails(prepared.pixels)[prepared.positions])
+    excluded = almost_held_out(readable, duplicates, config.known_products)
+    split = split_pictures(excluded, group_pictures(readable, duplicates), config.val_fraction, config.seed)
     return Split(prepared.positions[split.train], prepared.positions[split.val])

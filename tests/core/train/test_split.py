@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+from collections import Counter
 from typing import NamedTuple
 
 import numpy as np
@@ -16,8 +17,8 @@ from retrieval_core.arrays import Int64, UInt8
 from retrieval_core.artifacts.catalog_rows import HELD_OUT
 from retrieval_core.errors import BadConfig
 from retrieval_core.images import Preprocess, decode, fit
-from retrieval_core.metrics.picture_similarity import thumbnails
-from retrieval_core.train.split import group_pictures, split_pictures
+from retrieval_core.metrics.picture_similarity import Duplicates, near_duplicates, thumbnails
+from retrieval_core.train.split import almost_held_out, group_pictures, split_pictures
 
 HOW = Preprocess(size_px=32)
 
@@ -65,7 +66,7 @@ def catalog(rows: list[Row]) -> tuple[pl.DataFrame, UInt8]:
 
 def groups_of(rows: list[Row]) -> Int64:
     items, pixels = catalog(rows)
-    return group_pictures(items, thumbnails(pixels))
+    return group_pictures(items, near_duplicates(thumbnails(pixels)))
 
 
 def connected(rows: list[Row]) -> list[set[int]]:
@@ -97,31 +98,34 @@ ROWS = st.lists(
 @given(rows=ROWS, val_fraction=st.sampled_from([0.1, 0.3, 0.5, 0.9]), seed=st.integers(0, 5))
 def test_no_product_file_or_near_duplicate_is_on_both_sides_and_nothing_held_out_on_either(rows, val_fraction, seed):
     items, pixels = catalog(rows)
-    groups, together = group_pictures(items, thumbnails(pixels)), connected(rows)
+    duplicates, together = near_duplicates(thumbnails(pixels)), connected(rows)
+    groups, excluded = group_pictures(items, duplicates), almost_held_out(items, duplicates, known_products=False)
     assert groups.tolist() == [min(rows) for rows in together]
-    free = {n for n, rows_of in enumerate(together) if not any(rows[m].split in HELD_OUT for m in rows_of)}
-    sizes = {min(together[row]): len(together[row]) for row in free}
+    held_out = [row for row in rows if row.split in HELD_OUT]
+    products, scenes = {row.product for row in held_out} - {None}, {row.scene for row in held_out}
+    free = {n for n, row in enumerate(rows) if row.product not in products and row.scene not in scenes}
+    assert set(np.flatnonzero(~excluded).tolist()) == free
+    sizes = Counter(min(together[row]) for row in free)
     if len(sizes) < 2:
         with pytest.raises(BadConfig, match=f"{len(free)} of {len(rows)} pictures may be trained on"):
-            split_pictures(items, groups, val_fraction, seed)
+            split_pictures(excluded, groups, val_fraction, seed)
         return
-    split = split_pictures(items, groups, val_fraction, seed)
+    split = split_pictures(excluded, groups, val_fraction, seed)
     train, val = set(split.train.tolist()), set(split.val.tolist())
     assert train | val == free
     assert not train & val
     assert train
     assert val
-    assert all(together[row] <= (train if row in train else val) for row in free)
+    assert all(together[row] & free <= (train if row in train else val) for row in free)
     assert len(val) <= max(val_fraction * len(free), min(sizes.values()))
     assert sorted(split.train) == split.train.tolist()
     assert sorted(split.val) == split.val.tolist()
-    again = split_pictures(items, groups, val_fraction, seed)
+    again = split_pictures(excluded, groups, val_fraction, seed)
     assert again.train.tolist() == split.train.tolist()
 
 
 def test_another_seed_chooses_other_validation_pictures():
-    items = pl.DataFrame({"split": ["train"] * 50})
-    vals = {tuple(split_pictures(items, np.arange(50), 0.2, seed).val) for seed in range(4)}
+    vals = {tuple(split_pictures(np.zeros(50, bool), np.arange(50), 0.2, seed).val) for seed in range(4)}
     assert len(vals) == 4
     assert {len(val) for val in vals} == {10}
 
@@ -129,14 +133,14 @@ def test_another_seed_chooses_other_validation_pictures():
 def test_a_product_with_most_of_the_pictures_is_for_training():
     groups = np.array([0] * 90 + list(range(90, 100)))
     for seed in range(10):
-        split = split_pictures(pl.DataFrame({"split": ["train"] * 100}), groups, 0.1, seed)
+        split = split_pictures(np.zeros(100, bool), groups, 0.1, seed)
         assert len(split.val) == 10
         assert set(split.train) == set(range(90))
 
 
 def test_without_a_group_that_fits_the_smallest_is_for_validation():
     groups = np.array([0] * 5 + [5] * 3 + [8] * 4)
-    split = split_pictures(pl.DataFrame({"split": ["train"] * 12}), groups, 0.1, 0)
+    split = split_pictures(np.zeros(12, bool), groups, 0.1, 0)
     assert split.val.tolist() == [5, 6, 7]
 
 
@@ -158,14 +162,22 @@ def test_groups_are_joined_through_products_and_pictures():
 
 
 def test_a_near_duplicate_of_a_held_out_picture_is_not_trained_on():
-    rows = [Row(0, "png", None, "query"), Row(0, "q70", None, None), *(Row(n, "png", None, None) for n in (1, 2, 3))]
-    items, pixels = catalog(rows)
-    split = split_pictures(items, group_pictures(items, thumbnails(pixels)), 0.1, 0)
-    assert sorted([*split.train, *split.val]) == [2, 3, 4]
+    copies = [Row(0, "q70", None, None), Row(0, "q50", 7, None)]
+    others = [Row(1, "png", 7, None), *(Row(n, "png", None, None) for n in (2, 3))]
+    items, pixels = catalog([Row(0, "png", None, "query"), *copies, *others])
+    duplicates = near_duplicates(thumbnails(pixels))
+    assert almost_held_out(items, duplicates, known_products=False).tolist() == [True] * 3 + [False] * 3
+
+
+def test_what_only_resembles_an_excluded_picture_is_trained_on():
+    items = pl.DataFrame({"content_id": list("abcd"), "product_id": [None] * 4, "split": ["query"] + ["train"] * 3})
+    chain = Duplicates(copies=[(0, 1)], alike=[(2, 1), (2, 3), (3, 2)])
+    excluded = almost_held_out(items.cast({"product_id": pl.String}), chain, known_products=False)
+    assert excluded.tolist() == [True, True, True, False]
 
 
 def test_no_picture_at_all_is_refused():
     items = pl.DataFrame(schema={"content_id": pl.String, "product_id": pl.String, "split": pl.String})
-    groups = group_pictures(items, thumbnails(np.empty((0, 32, 32, 3), np.uint8)))
+    none = near_duplicates(thumbnails(np.empty((0, 32, 32, 3), np.uint8)))
     with pytest.raises(BadConfig, match="0 of 0 pictures may be trained on"):
-        split_pictures(items, groups, 0.1, 0)
+        split_pictures(almost_held_out(items, none, known_products=False), group_pictures(items, none), 0.1, 0)
