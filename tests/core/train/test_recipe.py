@@ -42,6 +42,12 @@ def test_where_most_products_have_one_picture_what_the_catalogue_says_is_learned
     assert "attributes, as the catalogue says category of its 4000 pictures" in recipe.reasons
 
 
+@pytest.mark.parametrize("known", [True, False])
+def test_a_recipe_passes_on_whether_products_are_known(known):
+    items = catalogue(product_id=lambda number: number // 3)
+    assert suit(items, BASE.model_copy(update={"known_products": known})).config.known_products is known
+
+
 def test_few_pictures_train_a_projection_only():
     recipe = suit(catalogue(200, category=lambda number: number % 5), BASE)
     assert (recipe.config.trained_layers, recipe.config.embedding_dim) == ("projection", 512)
