@@ -7,8 +7,8 @@ import json
 import os
 import threading
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Coroutine, Iterator
+from contextlib import contextmanager, suppress
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
@@ -24,6 +24,7 @@ from prefect.utilities.importtools import import_object
 from deployments.register import main
 from deployments.triggers.change_events import UPDATED, catalog_id
 from deployments.triggers.updates import PrefectUpdates
+from retrieval_core.errors import StoreUnavailable
 from retrieval_core.ingest.change import Change
 
 ROOT = Path(__file__).parents[2]
@@ -94,9 +95,17 @@ class Server:
         )
 
     def emit(self, *events: dict[str, Any]) -> None:
+        for event in events:
+            self.send(lambda updates, event=event: updates.report(event))
+
+    def send(self, message: Callable[[PrefectUpdates], Coroutine[Any, Any, None]]) -> None:
+        """Send what the triggers send, and like them again where a busy server answers 503; their client tries once."""
         with temporary_settings({PREFECT_API_URL: self.url}):
-            for event in events:
-                asyncio.run(PrefectUpdates().report(event))
+            for wait_s in (1, 2, 4, 8):
+                with suppress(StoreUnavailable):
+                    return asyncio.run(message(PrefectUpdates()))
+                time.sleep(wait_s)
+            asyncio.run(message(PrefectUpdates()))
 
 
 class Sink(NamedTuple):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
 import os
 import re
@@ -26,7 +25,6 @@ from prefect.states import AwaitingRetry, Completed, Crashed, Failed, Pending, R
 from deployments import automations as automations_module
 from deployments.automations import automations
 from deployments.triggers.change_events import refused_event
-from deployments.triggers.updates import PrefectUpdates
 from flows.maintenance import find_untold_runs, watch
 from flows.nightly import nightly
 from flows.ui_artifacts import HELD
@@ -246,8 +244,7 @@ def test_calls_that_came_while_prefect_was_down_start_their_update_once(told: To
     runs = [run for run in told.server.runs("catalog-update") if run["parameters"]["added"]]
     assert [name for run in runs for name in run["parameters"]["added"]] == ["a", "b", "c", "d"]
     key = runs[0]["idempotency_key"]
-    with temporary_settings({PREFECT_API_URL: told.server.url}):
-        asyncio.run(PrefectUpdates().start(Change(added=("again",)), key))
+    told.server.send(lambda updates: updates.start(Change(added=("again",)), key))
     assert len(told.server.runs("catalog-update")) == len(runs), "a key starts one update, also after a restart"
 
 
