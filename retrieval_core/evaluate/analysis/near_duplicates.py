@@ -156,7 +156,7 @@ def _alike(pictures: Sequence[Picture], max_pixels: int) -> set[tuple[str, str]]
     for loaded in in_batches(pictures, load, BATCH, THREADS):
         ids += loaded.content_ids
         shrunk.append(thumbnails(loaded.pixels))
-    return {(ids[a], ids[b]) for a, b in near_duplicates(np.concatenate(shrunk))}
+    return {(ids[a], ids[b]) for pairs in near_duplicates(np.concatenate(shrunk)) for a, b in pairs}
 
 
 def _table(setup: SearchSetup, pairs: _Pairs) -> pl.DataFrame:
