@@ -52,6 +52,17 @@ def pytest_unconfigure(config: pytest.Config) -> None:
         end_shared_server(Path(os.environ[SHARED_FOLDER]))
 
 
+@pytest.fixture(scope="session", autouse=True)
+def _no_wait_for_the_disk() -> Iterator[None]:
+    """Leave every write to the kernel: only a power failure loses it there, and waiting takes longer than most tests.
+
+    What is synced, and when, is tested by recording the calls (`tests/faults/interruptions/power_cuts.py`).
+    """
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(os, "fsync", lambda descriptor: None)
+        yield
+
+
 @pytest.fixture(scope="session")
 def api_url() -> str:
     """The API's URL of a Prefect server that the whole test run shares."""
