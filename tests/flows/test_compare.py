@@ -32,6 +32,8 @@ size_px = 64
 [evaluate]
 queries = 12
 [mask]
+encoder = "resnet18"
+weights = "random:0"
 size_px = 64
 max_epochs = 1
 [head]
@@ -193,6 +195,8 @@ def test_a_run_and_a_comparison_share_their_vectors(first: tuple[Shop, Compariso
         "embed.weights=random:0",
         "embed.size_px=64",
         "embed.background=both",
+        "mask.encoder=resnet18",
+        "mask.weights=random:0",
         "mask.size_px=64",
     ]
     config = NightlyConfig.load(None, [*settings, "mask.max_epochs=1", "head.max_epochs=1", "gate.mode=off"])

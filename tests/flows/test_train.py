@@ -46,6 +46,8 @@ NIGHT = NightlyConfig.load(
         "reduce.dims=[8]",
         "evaluate.queries=8",
         "evaluate.synthetic_queries=4",
+        "mask.encoder=resnet18",
+        "mask.weights=random:0",
         "mask.size_px=64",
         "mask.max_epochs=1",
     ],
