@@ -60,8 +60,9 @@ def compare(source: str, settings: Settings, config: ComparisonConfig) -> Compar
     preflight(check_before_comparison, settings, source, config)
     store, clock = settings.open_store(), Clock()
     with clock.stage("ingest"):
-        catalog = split_catalog(settings, snapshot_catalog(settings, source, config.ingest).catalog, config.protocol)
-        config = _without_unlearnable(settings, catalog, config)
+        ingested = snapshot_catalog(settings, source, config.ingest)
+        catalog, fields = split_catalog(settings, ingested.catalog, config.protocol), ingested.fields
+        config = _without_unlearnable(settings, catalog, fields, config)
     with clock.stage("backbones"):  # before the long work: bad weights fail here
         Workbench(settings, catalog, config, Masking()).prepare_published()
     with clock.stage("mask"):
@@ -70,11 +71,12 @@ def compare(source: str, settings: Settings, config: ComparisonConfig) -> Compar
             config = _without(
                 config, config.variants_needing_masks(), NO_MASKS if config.mask.enabled else "masking is off"
             )
-        bench = Workbench(settings, catalog, config, masking)
+        bench = Workbench(settings, catalog, config, masking, fields)
         for view in config.views():
             bench.masks(view)
     replicas = [
-        Workbench(settings, catalog, config.with_seed(step), masking) for step in range(1, config.protocol.seeds)
+        Workbench(settings, catalog, config.with_seed(step), masking, fields)
+        for step in range(1, config.protocol.seeds)
     ]
     with clock.stage("train"):
         for replica in replicas:  # first, so that a name means the model of the config's own seed in the end
@@ -122,9 +124,11 @@ def compare(source: str, settings: Settings, config: ComparisonConfig) -> Compar
     )
 
 
-def _without_unlearnable(settings: Settings, catalog: Ref, config: ComparisonConfig) -> ComparisonConfig:
+def _without_unlearnable(
+    settings: Settings, catalog: Ref, fields: Ref | None, config: ComparisonConfig
+) -> ComparisonConfig:
     """The comparison without the models that this catalogue cannot teach and the variants that need them."""
-    unlearnable = find_unlearnable(settings, catalog, config)
+    unlearnable = find_unlearnable(settings, catalog, fields, config)
     for reason in dict.fromkeys(unlearnable.models.values()):
         models = {name for name, other in unlearnable.models.items() if other == reason}
         config = _without(config, config.variants_needing(models=models), reason)

@@ -12,12 +12,14 @@ from flows.run import DEFAULTS, RUNNER, Clock, holds_lease
 from retrieval_core.artifacts.manifests import Backbone, Fitted, Head, Ref, Segmenter, Value
 from retrieval_core.config.stages import EmbedConfig, NightlyConfig
 from retrieval_core.errors import BadConfig
+from retrieval_core.ingest.catalog import IngestOutcome
 from retrieval_core.metrics.registry import MASK_IOU
 from retrieval_core.settings import Settings
 from retrieval_core.store.base import Store
 from retrieval_core.train.config import (
     AnyTraining,
     AttributesTraining,
+    CaptionsTraining,
     ClassifyTraining,
     ContrastiveTraining,
     DistillTraining,
@@ -28,7 +30,7 @@ from retrieval_core.train.config import (
     SupconTraining,
     TripletTraining,
 )
-from retrieval_core.train.inputs import find_teacher
+from retrieval_core.train.inputs import TrainingInputs, find_teacher
 from tasks.head import fit_head
 from tasks.ingest import collect_truth_masks
 from tasks.mask import fit_segmenter, prepare_detector
@@ -120,6 +122,9 @@ train_contrastive = _training_flow(
 train_supcon = _training_flow(
     SupconTraining(), "Train a backbone on each similar picture against all others of its batch."
 )
+train_captions = _training_flow(
+    CaptionsTraining(), "Train a backbone that reads texts to place each picture near its item's title."
+)
 train_distill = _training_flow(DistillTraining(), "Train a backbone towards the vectors of a teacher in the store.")
 
 RECIPE = RecipeConfig()
@@ -132,6 +137,7 @@ TRAININGS: dict[str, Flow[..., BackboneSummary]] = {
     "triplet": train_triplet,
     "contrastive": train_contrastive,
     "supcon": train_supcon,
+    "captions": train_captions,
     "distill": train_distill,
 }
 
@@ -145,12 +151,12 @@ def _train_backbone(
     if isinstance(config, DistillTraining):
         teacher = find_teacher(settings.open_store(), config.teacher).ref
     with clock.stage("ingest"):
-        catalog = snapshot_catalog(settings, source, stages.ingest).catalog
-    return _train_on(catalog, clock, source, settings, name, config, stages, teacher)
+        ingested = snapshot_catalog(settings, source, stages.ingest)
+    return _train_on(ingested, clock, source, settings, name, config, stages, teacher)
 
 
 def _train_on(
-    catalog: Ref,
+    ingested: IngestOutcome,
     clock: Clock,
     source: str,
     settings: Settings,
@@ -161,9 +167,16 @@ def _train_on(
 ) -> BackboneSummary:
     name = name or default_name(config)
     with clock.stage("mask"):
-        masks = _masks(settings, source, catalog, config, stages)
+        masks = _masks(settings, source, ingested.catalog, config, stages)
+    inputs = TrainingInputs(
+        catalog=ingested.catalog,
+        fields=ingested.fields,
+        masks=masks,
+        crop_margin=stages.crop.margin,
+        teacher=teacher,
+    )
     with clock.stage("train"):
-        fitted = train_backbone(settings, catalog, masks, config, name, stages.ingest, stages.crop.margin, teacher)
+        fitted = train_backbone(settings, inputs, config, name, stages.ingest)
     backbone = Backbone.open(settings.open_store(), fitted.ref)
     return BackboneSummary(
         backbone=backbone.fingerprint,
@@ -218,10 +231,10 @@ def train_auto(
     preflight(check_before_training, settings, source, config.start, stages)
     clock = Clock()
     with clock.stage("ingest"):
-        catalog = snapshot_catalog(settings, source, stages.ingest).catalog
+        ingested = snapshot_catalog(settings, source, stages.ingest)
     with clock.stage("recipe"):
-        training = choose_recipe(settings, catalog, config)
-    return _train_on(catalog, clock, source, settings, name, training, stages)
+        training = choose_recipe(settings, ingested.catalog, ingested.fields, config)
+    return _train_on(ingested, clock, source, settings, name, training, stages)
 
 
 @flow(name="train-segmenter", task_runner=RUNNER, validate_parameters=True)

@@ -17,7 +17,7 @@ from retrieval_core.evaluate.compare.config import ComparisonConfig, VariantConf
 from retrieval_core.evaluate.compare.measure import Searched
 from retrieval_core.settings import Settings
 from retrieval_core.train.config import AnyTraining, DistillTraining
-from retrieval_core.train.inputs import find_teacher
+from retrieval_core.train.inputs import TrainingInputs, find_teacher
 from tasks.classify import classify_shard, plan_classes, prepare_classifier, seal_class_set
 from tasks.compare import time_network
 from tasks.head import apply_head, fit_head
@@ -46,11 +46,15 @@ def once(make: Callable[Concatenate[Workbench, P], R]) -> Callable[Concatenate[W
 class Workbench:
     """Makes what the variants of `config` need of one catalogue, or finds it in the store.
 
-    `masking` holds the segmenter, if a variant needs its masks. `n_embedded` counts embedded pictures.
+    `masking` holds the segmenter, if a variant needs its masks; `fields` are those of the catalogue's items.
+    `n_embedded` counts embedded pictures.
     """
 
-    def __init__(self, settings: Settings, catalog: Ref, config: ComparisonConfig, masking: Masking) -> None:
+    def __init__(
+        self, settings: Settings, catalog: Ref, config: ComparisonConfig, masking: Masking, fields: Ref | None = None
+    ) -> None:
         self.settings, self.catalog, self.config, self.masking = settings, catalog, config, masking
+        self.fields = fields
         self.results: dict[tuple[object, ...], Any] = {}
         self.n_embedded = 0
 
@@ -108,16 +112,14 @@ class Workbench:
             config = config.model_copy(update={"weights": _artifact(self.model(start))})
         teacher = self.config.teachers.get(name)
         teacher_vectors = self.vectors(self.config.variant(teacher)) if teacher else self._named_teacher(config)
-        return train_backbone(
-            self.settings,
-            self.catalog,
-            self.masks(config.background),
-            config,
-            name,
-            self.config.ingest,
-            self.config.crop.margin,
-            teacher_vectors,
+        inputs = TrainingInputs(
+            catalog=self.catalog,
+            fields=self.fields,
+            masks=self.masks(config.background),
+            crop_margin=self.config.crop.margin,
+            teacher=teacher_vectors,
         )
+        return train_backbone(self.settings, inputs, config, name, self.config.ingest)
 
     def _named_teacher(self, config: AnyTraining) -> Ref | None:
         store = self.settings.open_store()

@@ -29,11 +29,11 @@ def split_catalog(settings: Settings, catalog: Ref, config: ProtocolConfig) -> R
 
 
 @stage("check what can be learned")
-def find_unlearnable(settings: Settings, catalog: Ref, config: ComparisonConfig) -> Unlearnable:
+def find_unlearnable(settings: Settings, catalog: Ref, fields: Ref | None, config: ComparisonConfig) -> Unlearnable:
     """Return what of the comparison cannot be trained on this catalogue."""
     from retrieval_core.evaluate.compare import check  # imports torch
 
-    return check.find_unlearnable(settings.open_store(), catalog, config)
+    return check.find_unlearnable(settings.open_store(), catalog, fields, config)
 
 
 @stage("time network")

@@ -11,7 +11,8 @@ from retrieval_core.ingest.sources.registry import open_source
 from retrieval_core.maintenance.preflight import check_run
 from retrieval_core.settings import Settings
 from retrieval_core.store.base import check_conditions
-from retrieval_core.train.config import AnyTraining
+from retrieval_core.train.captions import check_reads_text
+from retrieval_core.train.config import AnyTraining, CaptionsTraining
 from retrieval_core.train.inputs import start_config
 from tasks.stage import stage
 
@@ -29,7 +30,10 @@ def check_before_run(settings: Settings, source: str, config: NightlyConfig, is_
 @stage("check before training")
 def check_before_training(settings: Settings, source: str, config: AnyTraining, stages: NightlyConfig) -> None:
     """Check the source, the store, the weights that the training starts from, and the detector that `stages` uses."""
-    check_run(source, settings.open_store(), stages.model_copy(update={"embed": start_config(config)}))
+    store = settings.open_store()
+    check_run(source, store, stages.model_copy(update={"embed": start_config(config)}))
+    if isinstance(config, CaptionsTraining):
+        check_reads_text(store, config)
 
 
 @stage("check before comparison")

@@ -6,39 +6,33 @@ from retrieval_core.artifacts.manifests import Fitted, MaskSet, Ref, VectorSet
 from retrieval_core.config.stages import IngestConfig
 from retrieval_core.settings import Settings
 from retrieval_core.train import job, recipe
-from retrieval_core.train.config import AnyTraining, RecipeConfig
-from retrieval_core.train.inputs import find_start
+from retrieval_core.train.captions import read_captions
+from retrieval_core.train.config import AnyTraining, CaptionsTraining, RecipeConfig
+from retrieval_core.train.inputs import TrainingInputs, find_start
 from tasks.stage import stage
 
 
 @stage("train backbone")
 def train_backbone(
-    settings: Settings,
-    catalog: Ref,
-    masks: Ref | None,
-    config: AnyTraining,
-    name: str,
-    ingest: IngestConfig,
-    crop_margin: float,
-    teacher: Ref | None,
+    settings: Settings, inputs: TrainingInputs, config: AnyTraining, name: str, ingest: IngestConfig
 ) -> Fitted:
-    """Return the backbone that `config` makes of this catalogue, and point `name` at it.
-
-    `masks` show the pictures as `config.background` says, `crop_margin` wide around a crop; `teacher` is a vector set.
-    """
-    store = settings.open_store()
+    """Return the backbone that `config` makes of these inputs, and point `name` at it."""
+    store, masks, teacher = settings.open_store(), inputs.masks, inputs.teacher
     training = job.TrainingJob(
-        catalog=catalog.name,
+        catalog=inputs.catalog.name,
         masks=MaskSet.open(store, masks) if masks else None,
-        margin=crop_margin,
+        margin=inputs.crop_margin,
         teacher=VectorSet.open(store, teacher) if teacher else None,
         start=find_start(store, config),
         config=config,
+        captions=read_captions(store, inputs.fields, config.text_fields)
+        if isinstance(config, CaptionsTraining)
+        else None,
     )
     return job.train_backbone(settings, training, name, ingest)
 
 
 @stage("choose recipe")
-def choose_recipe(settings: Settings, catalog: Ref, config: RecipeConfig) -> AnyTraining:
+def choose_recipe(settings: Settings, catalog: Ref, fields: Ref | None, config: RecipeConfig) -> AnyTraining:
     """Return the training that suits this catalogue and fits into the time of `config`; its reasons are logged."""
-    return recipe.choose_recipe(settings, catalog.name, config).config
+    return recipe.choose_recipe(settings, catalog.name, fields, config).config

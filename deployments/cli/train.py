@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from flows.train import BackboneSummary, HeadSummary, SegmenterSummary
     from retrieval_core.train.config import AnyTraining
 
-OBJECTIVES = "multilabel, rotation, classify, attributes, margin, triplet, contrastive, supcon or distill"
+OBJECTIVES = "multilabel, rotation, classify, attributes, margin, triplet, contrastive, supcon, captions or distill"
 
 
 def add_commands(commands: Commands) -> None:

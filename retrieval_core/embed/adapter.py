@@ -87,8 +87,17 @@ class Adapter(ABC):
         """Return (n, dim) float32 vectors of any length for (n, 3, size, size) float32 normalised pixels."""
         return network(pixels)
 
-    def open_text_encoder(self, card: Card, state: Mapping[str, Tensor]) -> Callable[[Sequence[str]], Tensor]:
-        """Return a function from texts to (n, dim) float32 vectors, given the tensors of the saved network.
+    def open_text_encoder(
+        self, card: Card, state: Mapping[str, Tensor], device: str
+    ) -> Callable[[Sequence[str]], Tensor]:
+        """Return a function from texts to (n, dim) float32 vectors on `device`, given the tensors of the network.
+
+        Only called for cards with `has_text`.
+        """
+        raise NotImplementedError(f"the adapter of {self.library} reads no text")
+
+    def logit_scale(self, network: nn.Module) -> float:
+        """Return the factor of the cosines of pictures and texts in the loss that the network was trained by.
 
         Only called for cards with `has_text`.
         """

@@ -53,19 +53,17 @@ class Weights(Value):
 class LoadedBackbone(NamedTuple):
     """A backbone with its weights; `module` maps (n, size, size, 3) uint8 to (n, dim) float32 of any length.
 
-    `weights_sha256` and, of a file from the hub, `revision` say which published file the weights are; empty for others.
+    `has_text` says whether texts can be searched in these vectors: a projection that was trained on pictures alone, or
+    of which nothing is known, excludes it. `weights_sha256` and, of a file from the hub, `revision` say which published
+    file the weights are; empty for others.
     """
 
     card: Card
     preprocess: Preprocess
     module: ImageEmbedder
+    has_text: bool = False
     weights_sha256: str = ""
     revision: str = ""
-
-    @property
-    def has_text(self) -> bool:
-        """Whether texts can be searched in these vectors; a projection is trained on pictures alone and excludes it."""
-        return self.card.has_text and self.module.projection is None
 
 
 class Description(Value):
@@ -135,7 +133,8 @@ def load_backbone(config: EmbedConfig, sample: Callable[[], UInt8] | None = None
         if config.sha256:
             _check_sha256(path, config.sha256)
         projection = _fill(network, path, card)
-    return LoadedBackbone(card, preprocess, ImageEmbedder(card, network, projection), sha256, revision)
+    has_text = card.has_text and projection is None
+    return LoadedBackbone(card, preprocess, ImageEmbedder(card, network, projection), has_text, sha256, revision)
 
 
 def save_backbone(loaded: LoadedBackbone, folder: Path) -> None:
@@ -175,7 +174,7 @@ def read_backbone(folder: Path) -> LoadedBackbone:
     saved = describe(folder)
     network = build_network(saved.card, saved.preprocess.size_px, seed=0)
     projection = _fill(network, folder / WEIGHTS_FILE, saved.card)
-    return LoadedBackbone(saved.card, saved.preprocess, ImageEmbedder(saved.card, network, projection))
+    return LoadedBackbone(saved.card, saved.preprocess, ImageEmbedder(saved.card, network, projection), saved.has_text)
 
 
 def backbone_fingerprint(config: EmbedConfig) -> str:

@@ -6,34 +6,23 @@ from float32 and from each other.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from functools import cached_property, lru_cache
+from functools import cached_property
 from pathlib import Path
 from queue import SimpleQueue
 from threading import Lock
-from typing import TYPE_CHECKING, Protocol, Self
+from typing import Protocol, Self
 
 import numpy as np
 
 from retrieval_core.arrays import Float32, UInt8
 from retrieval_core.artifacts.parts import unit_length
 from retrieval_core.config.stages import Precision
-from retrieval_core.embed.backbones import (
-    GRAPH_FILE,
-    WEIGHTS_FILE,
-    Description,
-    LoadedBackbone,
-    describe,
-    read_backbone,
-)
+from retrieval_core.embed.backbones import GRAPH_FILE, Description, LoadedBackbone, describe, read_backbone
 from retrieval_core.embed.cards import Card
-from retrieval_core.embed.registry import adapter_of
 from retrieval_core.errors import BadConfig, DimensionMismatch, ShardCorrupt, WeightsInvalid
 from retrieval_core.images import Preprocess
-
-if TYPE_CHECKING:
-    from torch import Tensor
 
 # So few pictures stay in the processor's cache: with 32, MobileNetV3 takes a seventh longer.
 CPU_ROWS = 8
@@ -96,7 +85,7 @@ class CpuEngine:
         for start in range(0, len(pixels), CPU_ROWS):
             rows = slice(start, start + CPU_ROWS)
             vectors[rows] = forward(pixels[rows])
-        return _finite(vectors)
+        return finite(vectors)
 
     def embed(self, pixels: UInt8) -> Float32:
         return unit_length(self.outputs(pixels))
@@ -186,7 +175,7 @@ class TorchEngine:
         for start in range(0, len(pixels), DEVICE_ROWS):
             rows = slice(start, start + DEVICE_ROWS)
             vectors[rows] = self._forward(pixels[rows])
-        return _finite(vectors)
+        return finite(vectors)
 
     def embed(self, pixels: UInt8) -> Float32:
         return unit_length(self.outputs(pixels))
@@ -267,44 +256,6 @@ def _cuda_has_bfloat16() -> bool:
     return torch.cuda.is_bf16_supported(including_emulation=False)
 
 
-def embed_texts(folder: Path, texts: Sequence[str]) -> Float32:
-    """Return (len(texts), dim) float32 of unit length, in the space of the saved backbone's pictures.
-
-    A text longer than the model's context is cut. The text side stays loaded for the next call. Raises `BadConfig`
-    where the backbone has no text side, and where the libraries that read texts are not installed.
-    """
-    saved = describe(folder)
-    if not saved.has_text:
-        raise BadConfig(
-            f"this {saved.card.name} has no text side; search by picture or by item, or embed with clip_vit_b32"
-        )
-    if not texts:
-        return np.empty((0, saved.dim), np.float32)
-    try:
-        import torch
-
-        encode = _text_encoder(folder)
-    except ImportError as error:
-        raise BadConfig(
-            f"a text query for {saved.card.name} needs torch and {saved.card.library} ({error}); "
-            "pip install 'vitrine[train]', or search by picture or by item"
-        ) from error
-    with torch.inference_mode():
-        return unit_length(_finite(encode(texts).numpy()))
-
-
-@lru_cache(maxsize=1)
-def _text_encoder(folder: Path) -> Callable[[Sequence[str]], Tensor]:
-    import torch
-
-    from retrieval_core.embed.weights import read_weights
-
-    card = describe(folder).card
-    state = read_weights(folder / WEIGHTS_FILE, card).network
-    with torch.random.fork_rng(devices=[]):  # building a network draws random weights
-        return adapter_of(card).open_text_encoder(card, state)
-
-
 def _check_pixels(pixels: UInt8, size_px: int) -> None:
     if pixels.dtype != np.uint8 or pixels.ndim != 4 or pixels.shape[1:] != (size_px, size_px, 3):
         raise DimensionMismatch(
@@ -312,7 +263,7 @@ def _check_pixels(pixels: UInt8, size_px: int) -> None:
         )
 
 
-def _finite(vectors: Float32) -> Float32:
+def finite(vectors: Float32) -> Float32:
     """Return the rows unchanged. Raises `WeightsInvalid` where one has no finite length."""
     if not np.isfinite(np.linalg.norm(vectors, axis=1)).all():
         raise WeightsInvalid("the backbone returned vectors that are not finite; its weights are damaged")

@@ -221,6 +221,30 @@ class DistillTraining(Training):
     max_epochs: int = Field(10, ge=1, description="Maximum number of epochs.")
 
 
+class CaptionsTraining(FineTuning):
+    """Bring the picture of an item near its title and description, as a frozen text tower reads them (CLIP's loss)."""
+
+    objective: Literal["captions"] = Field("captions", description="Always captions.")
+    backbone: str = Field("clip_vit_b32", description="Card of the network to train; it must read texts.")
+    text_fields: tuple[str, ...] = Field(
+        ("title", "description"),
+        min_length=1,
+        description="Fields that make up the caption of an item, in this order; those that it lacks are left out.",
+    )
+    embedding_dim: int = Field(0, ge=0, le=0, description="Always 0: pictures keep the width of the texts' vectors.")
+    learning_rate: float = Field(1e-3, gt=0, description="Learning rate of AdamW at the start, or after the warm-up.")
+    network_rate: float = Field(
+        0.01, gt=0, le=1, description="Learning rate of the network relative to that of the new layers on top of it."
+    )
+    trained_share: float = Field(
+        0.0,
+        ge=0,
+        le=1,
+        description="Share of the trained weights in an average with the initial ones, which forgets less of what "
+        "these knew (WiSE-FT); 0 chooses it on the validation part.",
+    )
+
+
 AnyTraining = (
     MultilabelTraining
     | RotationTraining
@@ -230,6 +254,7 @@ AnyTraining = (
     | TripletTraining
     | ContrastiveTraining
     | SupconTraining
+    | CaptionsTraining
     | DistillTraining
 )
 

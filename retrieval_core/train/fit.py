@@ -80,8 +80,6 @@ def fit(
             "needed: give more pictures with labels, or another objective"
         )
     initial = network_weights(objective) if config.trained_share < 1 else {}
-    _prepare_layers(objective, config)
-    objective.to(memory_format=torch.channels_last)  # convolutions train up to twice as fast on a CPU
     loop, last = _Loop(objective, config), folder / LAST
     train_loader = DataLoader(
         _Views(pixels, training_view(preprocess, config.augment)),
@@ -94,6 +92,9 @@ def fit(
         sampler=[(row, 0) for row in val.tolist()],
         generator=torch.Generator(),
     )
+    before = _score(objective, val_loader, device) if objective.starts_trained else {}
+    _prepare_layers(objective, config)
+    objective.to(memory_format=torch.channels_last)  # convolutions train up to twice as fast on a CPU
     with torch.random.fork_rng(), _QuietLightning():
         trainer = lightning.Trainer(
             accelerator="gpu" if device.startswith("cuda") else "cpu",
@@ -111,9 +112,9 @@ def fit(
             loop, train_loader, val_loader, ckpt_path=_checked(last) if last.exists() else None, weights_only=True
         )
     objective.to("cpu").to(memory_format=torch.contiguous_format).eval().load_state_dict(loop.best)
-    metrics = loop.history[loop.best_epoch]
+    metrics = {**loop.history[loop.best_epoch], **{f"start_{name}": score for name, score in before.items()}}
     if initial:
-        score = partial(_score, objective, val_loader)
+        score = partial(_score, objective, val_loader, device)
         share = average_with_start(objective, initial, config.trained_share, lambda: score()[objective.watched])
         metrics = {**metrics, **score(), "trained_share": share}
     objective.finish()
@@ -122,9 +123,12 @@ def fit(
 
 
 @torch.no_grad()
-def _score(objective: Objective, val_loader: DataLoader[tuple[Tensor, int]]) -> dict[str, float]:
-    """Return the scores of an objective on the validation pictures."""
-    outputs, rows = zip(*((objective.outputs(pixels).float(), rows) for pixels, rows in val_loader), strict=True)
+def _score(objective: Objective, val_loader: DataLoader[tuple[Tensor, int]], device: str) -> dict[str, float]:
+    """Return the scores of an objective on the validation pictures; it is left on the CPU."""
+    objective.eval().to(device)
+    scored = ((objective.outputs(pixels.to(device)).float().cpu(), rows) for pixels, rows in val_loader)
+    outputs, rows = zip(*scored, strict=True)
+    objective.to("cpu")
     return objective.score(torch.cat(outputs), torch.cat(rows).numpy())
 
 

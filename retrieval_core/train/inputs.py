@@ -10,19 +10,32 @@ import numpy as np
 from retrieval_core.arrays import Float32
 from retrieval_core.artifacts import backbone_names, releases
 from retrieval_core.artifacts.fingerprints import STAGE_VERSIONS
-from retrieval_core.artifacts.manifests import MANIFEST, Backbone, Ref, VectorSet, fingerprint
+from retrieval_core.artifacts.manifests import MANIFEST, Backbone, Ref, Value, VectorSet, fingerprint
 from retrieval_core.artifacts.parts import iter_vectors
 from retrieval_core.config.stages import EmbedConfig
 from retrieval_core.embed.backbones import LoadedBackbone, backbone_fingerprint, load_backbone, read_backbone
 from retrieval_core.errors import BadConfig
 from retrieval_core.store.base import Store
-from retrieval_core.train.config import DistillTraining, Training
+from retrieval_core.train.config import CaptionsTraining, DistillTraining, Training
 
 if TYPE_CHECKING:
     from retrieval_core.embed.networks import ImageEmbedder
 
 TEACHER_ALIASES = (releases.PRODUCTION, releases.LATEST)
 N_LISTED = 10
+
+
+class TrainingInputs(Value):
+    """What a training learns from: a catalogue, the fields of its items, masks, and a teacher's vectors.
+
+    `masks` show the pictures as the config's background says, `crop_margin` wide around a crop; None for raw pictures.
+    """
+
+    catalog: Ref
+    fields: Ref | None = None
+    masks: Ref | None = None
+    crop_margin: float
+    teacher: Ref | None = None
 
 
 class Start(NamedTuple):
@@ -50,8 +63,9 @@ def find_start(store: Store, config: Training) -> Start:
 def load_start(store: Store, start: Start, config: Training, teacher_dim: int = 0) -> LoadedBackbone:
     """Load the backbone to train, with the projection that the config needs; `teacher_dim` is 0 without a teacher.
 
-    An artifact's projection is kept if it has the needed width; a new one is initialised from `config.seed`. Raises as
-    `load_backbone` and `read_backbone` do.
+    An artifact's projection is kept if it has the needed width; a new one is initialised from `config.seed`, or as the
+    identity for captions, whose texts lie in the space of the network's vectors. Raises as `load_backbone` and
+    `read_backbone` do.
     """
     if start.artifact:
         paths = [store.local_path(part.key, part.sha256) for part in start.artifact.parts]
@@ -69,11 +83,16 @@ def load_start(store: Store, start: Start, config: Training, teacher_dim: int = 
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(config.seed)
         projection = torch.nn.Linear(loaded.card.dim, dim)
+    if isinstance(config, CaptionsTraining):
+        torch.nn.init.eye_(projection.weight)
+        torch.nn.init.zeros_(projection.bias)
     return loaded._replace(module=ImageEmbedder(loaded.card, module.network, projection))
 
 
 def _projection_dim(config: Training, start: ImageEmbedder, teacher_dim: int) -> int:
     """Return the width of the projection to train; 0 keeps the start's embedding as it is."""
+    if isinstance(config, CaptionsTraining):
+        return start.dim if config.trained_layers == "projection" else 0
     if config.embedding_dim or not isinstance(config, DistillTraining):
         return config.embedding_dim
     fits = start.dim == teacher_dim and config.trained_layers == "all"

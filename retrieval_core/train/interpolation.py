@@ -10,15 +10,18 @@ from collections.abc import Callable, Mapping
 from torch import Tensor
 
 from retrieval_core.train.objectives.base import Objective
-from retrieval_core.train.optimiser import NETWORK
+from retrieval_core.train.optimiser import EMBEDDER, NETWORK
 
 SHARES = (0.25, 0.5, 0.75, 1.0)  # that a choice on the validation part tries
 
 
 def network_weights(objective: Objective) -> dict[str, Tensor]:
-    """Return a copy of the network's weights and running statistics, on the CPU."""
-    state = objective.state_dict()
-    return {name: value.detach().to("cpu", copy=True) for name, value in state.items() if name.startswith(NETWORK)}
+    """Return a copy of the network's weights and running statistics, on the CPU.
+
+    The projection's are among them if the objective `starts_trained`.
+    """
+    state, prefix = objective.state_dict(), EMBEDDER if objective.starts_trained else NETWORK
+    return {name: value.detach().to("cpu", copy=True) for name, value in state.items() if name.startswith(prefix)}
 
 
 def average_with_start(
@@ -26,8 +29,8 @@ def average_with_start(
 ) -> float:
     """Give the network `share` of its trained weights and the rest of the `start` weights; return the share.
 
-    A share of 0 takes the one of `SHARES` with the best `score()`, the largest among equals. The layers on top, which
-    have no initial weights worth keeping, stay as trained.
+    A share of 0 takes the one of `SHARES` with the best `score()`, the largest among equals. Layers on top that have no
+    initial weights worth keeping stay as trained.
     """
     trained = network_weights(objective)
 

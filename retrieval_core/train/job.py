@@ -23,6 +23,7 @@ from retrieval_core.errors import WeightsInvalid
 from retrieval_core.images import Preprocess
 from retrieval_core.settings import Settings
 from retrieval_core.store.base import Store
+from retrieval_core.train.captions import CaptionTexts, embed_captions
 from retrieval_core.train.config import AnyTraining
 from retrieval_core.train.inputs import Start, load_start, teacher_vectors, training_fingerprint, training_question
 from retrieval_core.train.pictures import Prepared, prepare_pictures, training_square
@@ -51,7 +52,10 @@ NOT_SCORES = ("epoch", "learning_rate", "seconds")
 
 
 class TrainingJob(NamedTuple):
-    """What a training learns from; `masks` show pictures as `config.background` says, with `margin` around a crop."""
+    """What a training learns from; `masks` show pictures as `config.background` says, with `margin` around a crop.
+
+    `captions` are those of the catalogue's items, None for an objective that does not learn from them.
+    """
 
     catalog: str
     masks: MaskSet | None
@@ -59,12 +63,14 @@ class TrainingJob(NamedTuple):
     teacher: VectorSet | None
     start: Start
     config: AnyTraining
+    captions: CaptionTexts | None = None
 
     @property
     def parents(self) -> dict[str, str]:
-        """The fingerprints of catalogue and start, and the families of masks and teacher if there are any."""
+        """The fingerprints of catalogue, start and captions, and the families of masks and teacher, as far as given."""
         families = {"masks": self.masks, "teacher": self.teacher}
         parents = {"catalog": self.catalog, "start": self.start.fingerprint}
+        parents |= {"captions": self.captions.fingerprint} if self.captions else {}
         return parents | {role: made.family for role, made in families.items() if made}
 
     @property
@@ -127,7 +133,9 @@ def _train(run: _Run, ingest: IngestConfig) -> Backbone:
     items = choose_items(load_items(store, run.job.catalog), config)
     start = load_start(store, run.job.start, config, teacher.dim if teacher else 0)
     guide = teacher_vectors(store, teacher, items["content_id"].to_list()) if teacher else None
-    objective = build_objective(config, start.module, TrainingData(items, guide))
+    texts = run.job.captions
+    captions = embed_captions(start, texts.of(items), run.settings.torch_device) if texts else None
+    objective = build_objective(config, start.module, TrainingData(items, guide, captions))
     run.scratch.mkdir(parents=True, exist_ok=True)
     began = time.perf_counter()
     prepared = _prepare(run, items, start.preprocess, ingest)

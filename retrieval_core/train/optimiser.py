@@ -13,7 +13,8 @@ from torch import nn
 from retrieval_core.train.config import Training
 
 WARM_UP = 0.05  # share of a training over which the rate of the cosine schedule rises
-NETWORK = "embedder.network."  # prefix of the parameters that the initial weights give
+EMBEDDER = "embedder."
+NETWORK = f"{EMBEDDER}network."  # prefix of the parameters that the initial weights give
 
 
 def build_optimiser(objective: nn.Module, config: Training) -> torch.optim.AdamW:

@@ -10,12 +10,14 @@ import numpy as np
 import polars as pl
 
 from retrieval_core.artifacts.catalog_rows import load_items, without_held_out
-from retrieval_core.config.stages import EmbedConfig
-from retrieval_core.embed.backbones import LoadedBackbone, backbone_preprocess
+from retrieval_core.artifacts.manifests import Ref
+from retrieval_core.embed.backbones import LoadedBackbone
+from retrieval_core.embed.registry import get_card
 from retrieval_core.errors import BadConfig
 from retrieval_core.head.targets import build_targets
 from retrieval_core.settings import Settings
-from retrieval_core.train.config import AnyTraining, AttributesTraining, MarginTraining, RecipeConfig
+from retrieval_core.train.captions import read_captions, reads_text
+from retrieval_core.train.config import AnyTraining, AttributesTraining, CaptionsTraining, MarginTraining, RecipeConfig
 from retrieval_core.train.inputs import find_start, load_start
 from retrieval_core.train.split import choose_items
 
@@ -23,6 +25,7 @@ log = logging.getLogger(__name__)
 
 MIN_PICTURES = 2_000  # with fewer, the network forgets more than it learns, and only a projection is trained
 MIN_PAIRED = 0.5  # share of the pictures whose product shows another one, for products to be told apart
+MIN_CAPTIONED = 0.5  # share of the pictures that have a caption, for captions to be learned
 MIN_VAL_PRODUCTS = 5
 MIN_SAMPLE = 1_000
 MAX_EPOCHS = 12
@@ -39,13 +42,15 @@ class Recipe(NamedTuple):
     reasons: tuple[str, ...]
 
 
-def choose_recipe(settings: Settings, catalog: str, base: RecipeConfig) -> Recipe:
+def choose_recipe(settings: Settings, catalog: str, fields: Ref | None, base: RecipeConfig) -> Recipe:
     """Return the training that suits a sealed catalogue and ends within about `base.minutes` on this machine.
 
-    Raises `BadConfig` if the catalogue says nothing of its pictures that could be learned.
+    `fields` are those of its items. Raises `BadConfig` if they say nothing of the pictures that could be learned.
     """
     store = settings.open_store()
     items = without_held_out(choose_items(load_items(store, catalog), AttributesTraining()))
+    if reads_text(store, base.start):
+        items = items.with_columns(read_captions(store, fields, CaptionsTraining().text_fields).of(items))
     recipe = suit(items, base)
     start = load_start(store, find_start(store, recipe.config), recipe.config)
     rate = pictures_per_s(start, recipe.config, settings.n_threads)
@@ -56,7 +61,10 @@ def choose_recipe(settings: Settings, catalog: str, base: RecipeConfig) -> Recip
 
 
 def suit(items: pl.DataFrame, base: RecipeConfig) -> Recipe:
-    """Return the objective, layers, size and framing for catalogue rows that are not held out."""
+    """Return the objective, layers, size and framing for catalogue rows that are not held out.
+
+    Their column `caption` is only looked at, and only needed, where the backbone reads texts.
+    """
     keys: dict[str, Any] = {"backbone": base.backbone, "weights": base.weights, "known_products": base.known_products}
     reasons = [] if base.weights.startswith("artifact:") else [_shape(items, keys)]
     if len(items) < MIN_PICTURES:
@@ -72,9 +80,14 @@ def suit(items: pl.DataFrame, base: RecipeConfig) -> Recipe:
     if tasks:
         reasons.append(f"attributes, as the catalogue says {', '.join(tasks)} of its {len(items)} pictures")
         return Recipe(AttributesTraining(**keys), tuple(reasons))
+    captions = items["caption"].drop_nulls() if "caption" in items.columns else items["item_id"].clear()
+    if captions.n_unique() > 1 and len(captions) >= MIN_CAPTIONED * len(items):
+        reasons.append(f"captions, as {len(captions)} of {len(items)} pictures have one and nothing else is said")
+        return Recipe(CaptionsTraining(**keys | {"embedding_dim": 0}), tuple(reasons))
     raise BadConfig(
         f"no recipe for {len(items)} pictures without products of several pictures, categories, attributes or labels; "
-        "add some, or train rotation, which needs none"
+        "add some, start from a backbone that reads texts (such as clip_vit_b32) if the items have titles, or train "
+        "rotation, which needs none"
     )
 
 
@@ -85,13 +98,14 @@ def _shape(items: pl.DataFrame, keys: dict[str, Any]) -> str:
         return "the card's size and framing, as no picture's size is known"
     longer_px, shorter_px = max(width, height), min(width, height)
     side_px = max(MIN_SIDE_PX, -int(-longer_px // SIDE_STEP_PX) * SIDE_STEP_PX)
-    card_px = backbone_preprocess(EmbedConfig(backbone=keys["backbone"])).size_px
-    if side_px < card_px:
+    card = get_card(keys["backbone"])
+    card_px = card.size_px
+    if side_px < card_px and card.resizable and not side_px % card.size_step_px:
         keys["size_px"] = side_px
     if longer_px > MAX_ASPECT * shorter_px:
         keys["framing"] = "squash"
     framing = "squashed, as a centre crop would cut them off" if "framing" in keys else "framed as the card says"
-    return f"{min(side_px, card_px)} px for pictures of {width:.0f} by {height:.0f} px, {framing}"
+    return f"{keys.get('size_px', card_px)} px for pictures of {width:.0f} by {height:.0f} px, {framing}"
 
 
 def pictures_per_s(start: LoadedBackbone, config: AnyTraining, n_threads: int) -> float:

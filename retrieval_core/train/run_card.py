@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from retrieval_core.artifacts.manifests import Value
 from retrieval_core.embed.backbones import LoadedBackbone, save_backbone
 from retrieval_core.embed.classes import CLASSES_FILE, CLASSIFIER_FILE
-from retrieval_core.train.config import Training
+from retrieval_core.train.config import CaptionsTraining, Training
 
 if TYPE_CHECKING:
     from retrieval_core.train.objectives.base import Objective
@@ -74,11 +74,12 @@ def device_name(device: str, threads: int) -> str:
 def trained_backbone(start: LoadedBackbone, objective: Objective, config: Training) -> LoadedBackbone:
     """Return the embedder of a trained objective as a backbone.
 
-    It can embed texts only if `start` can and its network stayed frozen: training on pictures moves it away from texts.
+    It can embed texts if it was trained towards them, or if `start` can and nothing under its vectors was trained:
+    training on pictures alone moves them away from texts.
     """
-    has_text = start.card.has_text and config.trained_layers == "projection"
-    card = start.card.model_copy(update={"has_text": has_text})
-    return LoadedBackbone(card, start.preprocess, objective.embedder)
+    is_start = config.trained_layers == "projection" and objective.embedder.projection is None
+    has_text = start.has_text and (is_start or isinstance(config, CaptionsTraining))
+    return LoadedBackbone(start.card, start.preprocess, objective.embedder, has_text)
 
 
 def save_trained(backbone: LoadedBackbone, objective: Objective, folder: Path) -> None:

@@ -12,6 +12,7 @@ import pytest
 from flows.nightly import nightly
 from flows.train import (
     train_auto,
+    train_captions,
     train_classify,
     train_distill,
     train_head,
@@ -25,15 +26,17 @@ from retrieval_core.config.stages import NightlyConfig
 from retrieval_core.embed import networks
 from retrieval_core.errors import BadConfig
 from retrieval_core.ingest.sources.registry import open_source
-from retrieval_core.search.release import open_release
+from retrieval_core.search.release import Query, open_release
 from retrieval_core.settings import Settings
 from retrieval_core.train.config import (
+    CaptionsTraining,
     ClassifyTraining,
     DistillTraining,
     RecipeConfig,
     RotationTraining,
     TripletTraining,
 )
+from tests.core.titled_shop import FEW_HELD_OUT, TITLES, TitledShop
 
 QUICK: dict[str, Any] = {"size_px": 32, "max_epochs": 1, "batch_size": 16, "val_fraction": 0.3}
 NIGHT = NightlyConfig.load(
@@ -169,3 +172,48 @@ def test_a_recipe_trains_what_suits_the_catalogue(trained: tuple[Shop, Any]) -> 
     config = RecipeConfig(backbone="resnet18", weights="random:0", minutes=1e-4)
     summary = train_auto(shop.source, shop.settings, "suited", config)
     assert (summary.objective, summary.name, summary.epochs) == ("margin", "suited", 1)
+
+
+# Titles
+
+
+@pytest.fixture(scope="module")
+def titled(prefect_server: None, tmp_path_factory: pytest.TempPathFactory) -> TitledShop:
+    return TitledShop(tmp_path_factory.mktemp("titled"))
+
+
+def test_a_trained_backbone_answers_texts_by_the_text_tower_that_it_started_with(titled: TitledShop) -> None:
+    summary = train_captions(
+        titled.source, titled.settings, "titled", titled.config(), NightlyConfig(ingest=FEW_HELD_OUT)
+    )
+    assert summary.objective == "captions"
+    assert summary.metrics["text_recall@5"] > summary.metrics["start_text_recall@5"]
+    backbone = backbone_names.find_backbone(titled.store, "titled")
+    assert (backbone.has_text, backbone.dim, set(backbone.parents)) == (True, 24, {"catalog", "start", "captions"})
+    keys = (
+        *(f"embed.backbone={titled.backbone}", "embed.weights=artifact:titled", "embed.background=raw"),
+        *("ingest.n_holdout=8", "head.enabled=false", "reduce.dims=[8]"),
+        *("evaluate.queries=8", "evaluate.synthetic_queries=4"),
+    )
+    nightly(titled.source, titled.settings, NightlyConfig.load(None, list(keys)))
+    release = open_release(titled.store, settings=titled.settings)
+    assert release.release.backbone.name == backbone.fingerprint
+    for title in TITLES:
+        hits = release.search(Query(texts=(title,)), k=5)
+        assert [hit.fields["title"] for hit in hits] == [title] * 5
+
+
+def test_a_recipe_learns_titles_where_the_catalogue_says_nothing_else(
+    titled: TitledShop, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(networks, "export_onnx", lambda module, size_px, path: path.write_bytes(b""))
+    config = RecipeConfig(backbone=titled.backbone, minutes=1e-4)
+    summary = train_auto(titled.source, titled.settings, "suited", config)
+    assert summary.objective == "captions"
+    with pytest.raises(BadConfig, match=r"no recipe for \d+ pictures"):
+        train_auto(titled.source, titled.settings, "none", RecipeConfig(backbone="resnet18", weights="random:0"))
+
+
+def test_a_backbone_without_texts_is_refused_before_the_source_is_read(titled: TitledShop) -> None:
+    with pytest.raises(BadConfig, match="this efficientnet_lite0 embeds no texts"):
+        train_captions(titled.source, titled.settings, "none", CaptionsTraining(backbone="efficientnet_lite0"))

@@ -158,7 +158,9 @@ class OpenClip(Adapter):
     def encode_image(self, network: Any, pixels: Tensor) -> Tensor:
         return network.encode_image(pixels)
 
-    def open_text_encoder(self, card: Card, state: Mapping[str, Tensor]) -> Callable[[Sequence[str]], Tensor]:
+    def open_text_encoder(
+        self, card: Card, state: Mapping[str, Tensor], device: str
+    ) -> Callable[[Sequence[str]], Tensor]:
         from torch import nn
 
         from retrieval_core.state_dict import fill
@@ -168,12 +170,15 @@ class OpenClip(Adapter):
         unused = ("visual.", *card.unused_keys)
         text_state = {key: tensor for key, tensor in state.items() if not key.startswith(unused)}
         fill(network, text_state, f"the saved {card.name}", f"the text side of a {card.model}")
-        network.eval()
+        network.eval().to(device)
 
         def encode(texts: Sequence[str]) -> Tensor:
-            return network.encode_text(tokenize(card, texts))
+            return network.encode_text(tokenize(card, texts).to(device))
 
         return encode
+
+    def logit_scale(self, network: Any) -> float:
+        return float(network.logit_scale.exp())
 
     def fingerprint_inputs(self, name: str, weights: str) -> tuple[str, str]:
         """Return `name` and `weights` as they enter the fingerprint; those of a folder by the content of its files."""

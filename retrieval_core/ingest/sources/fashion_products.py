@@ -31,7 +31,7 @@ BATCH_ROWS = 512  # pictures in memory at once while Parquet is read
 
 
 class FashionProductsSource(Maskless):
-    """Products: item_id = id, category = articleType, labels = words of the name, attributes = the rest but year.
+    """Products: category = articleType, labels = words of the name, which is the title, attributes = the rest but year.
 
     With `styles.csv`, local or on S3, the picture is `images/ID.jpg`; a product without a picture still has a row.
     Otherwise the first `rows()` unpacks the pictures of `*.parquet` or `data/*.parquet`, without re-encoding them.
@@ -61,6 +61,7 @@ class FashionProductsSource(Maskless):
             pl.col("articleType").alias("category"),
             pl.Series("labels", [_words(name or "") for name in products[NAME]], SOURCE_SCHEMA["labels"]),
             pl.Series("attributes", attributes, SOURCE_SCHEMA["attributes"]),
+            pl.Series("fields", [attributes_of({"title": name}) for name in products[NAME]], SOURCE_SCHEMA["fields"]),
         )
         rows = conform(frame, self.spec)
         self._layout.unpack()

@@ -19,17 +19,20 @@ from retrieval_core.arrays import Bool, Float32, Int64
 from retrieval_core.artifacts.catalog_rows import HELD_OUT
 from retrieval_core.embed.networks import ImageEmbedder
 from retrieval_core.head.targets import UNKNOWN, Targets, build_targets
+from retrieval_core.train.captions import CaptionVectors
 
 
 class TrainingData(NamedTuple):
     """The n catalogue rows of a training; rows that are held out for the evaluation are among them.
 
     `items` has the columns product_id, category, labels, attributes and split. `teacher` is (n, d) float32 of unit
-    length, NaN where the teacher has no vector of the picture; only the objective `distill` reads it.
+    length, NaN where the teacher has no vector of the picture; only the objective `distill` reads it. `captions` are
+    those of the n rows; only the objective `captions` reads them.
     """
 
     items: pl.DataFrame
     teacher: Float32 | None = None
+    captions: CaptionVectors | None = None
 
     @property
     def is_trainable(self) -> Bool:
@@ -63,11 +66,14 @@ class Objective(nn.Module, ABC):
 
     A subclass is built as `Subclass(embedder, data, config)` and raises `BadConfig` there when it cannot learn from the
     `TrainingData`, before any picture is read. `rows` always are row numbers of `data.items`. `watched` names the score
-    that decides when the learning rate falls, when training stops, and which epoch's weights are kept.
+    that decides when the learning rate falls, when training stops, and which epoch's weights are kept. An objective
+    that `starts_trained` has layers that the initial weights already fit: its scores before training are reported, and
+    an average with the initial weights includes a projection.
     """
 
     watched: ClassVar[str] = "val_loss"
     better: ClassVar[Literal["min", "max"]] = "min"
+    starts_trained: ClassVar[bool] = False
     slices: tuple[int, ...] = ()
 
     def __init__(self, embedder: ImageEmbedder) -> None:

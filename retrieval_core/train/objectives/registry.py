@@ -12,6 +12,7 @@ from retrieval_core.embed.networks import ImageEmbedder
 from retrieval_core.train.config import (
     AnyTraining,
     AttributesTraining,
+    CaptionsTraining,
     ClassifyTraining,
     ContrastiveTraining,
     DistillTraining,
@@ -23,6 +24,7 @@ from retrieval_core.train.config import (
 )
 from retrieval_core.train.objectives.attributes import Attributes
 from retrieval_core.train.objectives.base import Objective, TrainingData
+from retrieval_core.train.objectives.captions import Captions
 from retrieval_core.train.objectives.classify import Classify
 from retrieval_core.train.objectives.contrastive import Contrastive
 from retrieval_core.train.objectives.distill import Distill
@@ -41,6 +43,7 @@ OBJECTIVES: dict[type[AnyTraining], Callable[[ImageEmbedder, TrainingData, Any],
     TripletTraining: Triplet,
     ContrastiveTraining: Contrastive,
     SupconTraining: Supcon,
+    CaptionsTraining: Captions,
     DistillTraining: Distill,
 }
 

@@ -8,6 +8,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from retrieval_core.config.stages import EmbedConfig
+from retrieval_core.embed import networks
 from retrieval_core.embed.backbones import (
     Weights,
     backbone_fingerprint,
@@ -139,11 +140,22 @@ def test_absent_file_is_named(tmp_path, sha256):
 # Saving
 
 
-def test_texts_do_not_meet_vectors_behind_a_projection(clip_backbone, tmp_path):
+def test_texts_do_not_meet_vectors_behind_a_projection_of_which_nothing_is_known(clip_backbone, tmp_path):
+    assert clip_backbone.loaded.has_text
+    state = load_file(clip_backbone.folder / "weights.safetensors")
+    path = tmp_path / "projected.safetensors"
+    save_file(state | {"projection.weight": torch.eye(512)}, path)
+    assert not load_backbone(config_of(f"file:{path}", "clip_vit_b32", size_px=0)).has_text
+
+
+@pytest.mark.parametrize("has_text", [True, False])
+def test_a_saved_backbone_says_whether_texts_meet_its_vectors(has_text, clip_backbone, tmp_path, monkeypatch):
+    monkeypatch.setattr(networks, "export_onnx", lambda module, size_px, path: path.write_bytes(b""))
     loaded = clip_backbone.loaded
-    assert loaded.has_text
-    module = ImageEmbedder(loaded.card, loaded.module.network, torch.nn.Linear(512, 4))
-    assert not loaded._replace(module=module).has_text
+    module = ImageEmbedder(loaded.card, loaded.module.network, torch.nn.Linear(512, 512))
+    save_backbone(loaded._replace(module=module, has_text=has_text), tmp_path)
+    assert describe(tmp_path).has_text is has_text
+    assert read_backbone(tmp_path).has_text is has_text
 
 
 @pytest.mark.parametrize("text", [None, "{}", "no json"])

@@ -1,17 +1,15 @@
 from __future__ import annotations
 
 import shutil
-import sys
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
-import open_clip
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
 from retrieval_core.embed.backbones import read_backbone
-from retrieval_core.embed.engine import TorchEngine, _text_encoder, embed_texts, open_engine
+from retrieval_core.embed.engine import TorchEngine, open_engine
 from retrieval_core.errors import BadConfig, DimensionMismatch, ShardCorrupt, WeightsInvalid
 
 
@@ -86,29 +84,3 @@ def test_damaged_graph_is_refused(pixel_backbone, tmp_path):
     (tmp_path / "model.onnx").write_bytes(b"no graph")
     with pytest.raises(ShardCorrupt, match=r"model.onnx cannot be opened"):
         open_engine(tmp_path, "cpu", 1).embed(np.zeros((1, 16, 16, 3), np.uint8))
-
-
-def test_texts_are_embedded_as_open_clip_does(clip_backbone):
-    texts = ["a red dress", "blue jeans with a belt", "word " * 200]
-    network = clip_backbone.loaded.module.network
-    with torch.inference_mode():
-        expected = network.encode_text(open_clip.get_tokenizer("ViT-B-32-quickgelu")(texts), normalize=True).numpy()
-    vectors = embed_texts(clip_backbone.folder, texts)
-    np.testing.assert_allclose(vectors, expected, atol=1e-5)
-    np.testing.assert_allclose(embed_texts(clip_backbone.folder, texts[:1]), expected[:1], atol=1e-5)
-
-
-def test_missing_library_for_texts_says_what_to_install(clip_backbone, monkeypatch):
-    _text_encoder.cache_clear()
-    monkeypatch.setitem(sys.modules, "open_clip", None)
-    with pytest.raises(BadConfig, match=r"text query for clip_vit_b32 needs torch and open_clip.*vitrine\[train\]"):
-        embed_texts(clip_backbone.folder, ["a red dress"])
-
-
-def test_no_text_gives_no_vector(clip_backbone):
-    assert embed_texts(clip_backbone.folder, []).shape == (0, 512)
-
-
-def test_card_without_text_side_is_refused(pixel_backbone):
-    with pytest.raises(BadConfig, match="pca_pixels has no text side"):
-        embed_texts(pixel_backbone.folder, ["a red dress"])

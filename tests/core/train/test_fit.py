@@ -272,6 +272,20 @@ def test_weights_averaged_with_the_initial_ones_are_scored_anew(train, tiny_embe
     assert second.metrics["val_loss"] != first.metrics["val_loss"]
 
 
+def test_an_objective_that_starts_trained_is_scored_before_training_too(train, tiny_embedder, monkeypatch, tmp_path):
+    plain, scored = Rotation(tiny_embedder(), UNLABELLED, CONFIG), Rotation(tiny_embedder(), UNLABELLED, CONFIG)
+    folders = [tmp_path / name for name in ("plain", "scored")]
+    for folder in folders:
+        folder.mkdir()
+    expected = train(plain, CONFIG, folder=folders[0])
+    monkeypatch.setattr(Rotation, "starts_trained", True)
+    done = train(scored, CONFIG, folder=folders[1])
+    assert not any(name.startswith("start_") for name in expected.metrics)
+    assert {name for name in done.metrics if name.startswith("start_")} == {"start_val_loss", "start_accuracy"}
+    assert done.metrics["start_val_loss"] > done.metrics["val_loss"]
+    assert_same_weights(plain, scored)
+
+
 def test_batch_norms_learn_the_pictures_statistics(train, tiny_embedder):
     objective = Rotation(tiny_embedder(), UNLABELLED, CONFIG)
     train(objective)

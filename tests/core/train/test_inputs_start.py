@@ -16,8 +16,9 @@ from retrieval_core.embed.backbones import backbone_fingerprint, load_backbone, 
 from retrieval_core.errors import BadConfig, WeightsInvalid
 from retrieval_core.store.base import Store
 from retrieval_core.store.uris import open_store
-from retrieval_core.train.config import ClassifyTraining, DistillTraining, TripletTraining
+from retrieval_core.train.config import CaptionsTraining, ClassifyTraining, DistillTraining, TripletTraining
 from retrieval_core.train.inputs import find_start, load_start, start_config
+from tests.core.open_clip_folder import write_model
 
 SIZE = {"size_px": 32}
 PIXELS = torch.from_numpy(np.random.default_rng(0).integers(0, 256, (3, 32, 32, 3), dtype=np.uint8))
@@ -67,6 +68,14 @@ def test_a_new_projection_is_initialised_from_the_seed(local_store: Store) -> No
     assert first(PIXELS).shape == (3, 9)
     assert torch.equal(first.projection.weight, again.projection.weight)
     assert not torch.equal(first.projection.weight, other.projection.weight)
+
+
+@pytest.mark.parametrize("layers", ["all", "projection"])
+def test_captions_start_where_the_texts_lie(layers: Any, local_store: Store, tmp_path: Path) -> None:
+    config = CaptionsTraining(backbone=f"local-dir:{write_model(tmp_path)}", trained_layers=layers)
+    module = load_start(local_store, find_start(local_store, config), config).module
+    assert (module.projection is not None) is (layers == "projection")
+    torch.testing.assert_close(module(PIXELS), load_backbone(start_config(config)).module(PIXELS))
 
 
 def test_an_artifact_keeps_its_projection_if_it_has_the_needed_width(store: Store) -> None:

@@ -34,6 +34,18 @@ def test_the_network_is_averaged_and_new_layers_stay_as_trained(trained):
     assert (objective.classifier.weight == 2).all()
 
 
+def test_a_projection_that_starts_trained_is_averaged_too(tiny_embedder, monkeypatch):
+    monkeypatch.setattr(Rotation, "starts_trained", True)
+    objective = Rotation(tiny_embedder(dim=6), TrainingData(None), RotationTraining())
+    start = network_weights(objective)
+    with torch.no_grad():
+        objective.embedder.projection.weight += 2
+        objective.classifier.weight.fill_(2)
+    average_with_start(objective, start, 0.5, score=lambda: 0.0)
+    torch.testing.assert_close(objective.embedder.projection.weight, start["embedder.projection.weight"] + 1)
+    assert (objective.classifier.weight == 2).all()
+
+
 @pytest.mark.parametrize(("better", "best"), [("max", 0.5), ("min", 1.0)])
 def test_a_share_of_zero_takes_the_best_by_score(better, best, trained):
     objective, start = trained

@@ -14,7 +14,7 @@ from retrieval_core.config.stages import IngestConfig
 from retrieval_core.errors import BadConfig
 from retrieval_core.ingest.sources.base import conform
 from retrieval_core.settings import Settings
-from retrieval_core.train.config import AttributesTraining, MarginTraining, RecipeConfig
+from retrieval_core.train.config import AttributesTraining, CaptionsTraining, MarginTraining, RecipeConfig
 from retrieval_core.train.recipe import MAX_EPOCHS, MIN_PICTURES, MIN_SAMPLE, Recipe, bound, choose_recipe, suit
 from tests.ingesting import ingest_source
 
@@ -69,8 +69,26 @@ def test_a_backbone_of_the_store_keeps_its_size_and_framing():
     assert (config.size_px, config.framing) == (0, "card")
 
 
+def titled(n_items=200, n_titled=200, **columns):
+    items = catalogue(n_items, **columns)
+    titles = [f"title {row % 50}" if row < n_titled else None for row in range(n_items)]
+    return items.with_columns(pl.Series("caption", titles, pl.String))
+
+
+def test_titles_are_learned_where_nothing_else_is_said():
+    base = RecipeConfig(backbone="clip_vit_b32")
+    recipe = suit(titled(width=60, height=80), base)
+    assert isinstance(recipe.config, CaptionsTraining)
+    assert (recipe.config.trained_layers, recipe.config.embedding_dim) == ("projection", 0)
+    assert (recipe.config.size_px, recipe.config.framing) == (0, "squash"), "CLIP takes one size only"
+    assert "captions, as 200 of 200 pictures have one and nothing else is said" in recipe.reasons
+    assert isinstance(suit(titled(category=lambda number: number % 5), base).config, AttributesTraining)
+    with pytest.raises(BadConfig, match="no recipe for 200 pictures"):
+        suit(titled(n_titled=99), base)
+
+
 def test_a_catalogue_that_says_nothing_has_no_recipe():
-    with pytest.raises(BadConfig, match=r"no recipe for 4000 pictures .* rotation, which needs none"):
+    with pytest.raises(BadConfig, match=r"no recipe for 4000 pictures .*reads texts .*rotation, which needs none"):
         suit(catalogue(), BASE)
 
 
@@ -89,7 +107,7 @@ def test_a_recipe_says_what_it_picked_why_and_for_how_long(tmp_path: Path, caplo
     catalog = ingest_source(settings, source, IngestConfig(n_holdout=3)).catalog
     base = BASE.model_copy(update={"minutes": 1e-4})
     with caplog.at_level(logging.INFO):
-        recipe = choose_recipe(settings, catalog.name, base)
+        recipe = choose_recipe(settings, catalog.name, None, base)
     assert isinstance(recipe.config, MarginTraining)
     assert (recipe.config.size_px, recipe.config.max_epochs) == (64, 1)
     said = [record.getMessage() for record in caplog.records if record.getMessage().startswith("recipe: ")]

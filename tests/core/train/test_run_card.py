@@ -1,14 +1,23 @@
-"""The run card records the code, the libraries and the device of a training."""
+"""The run card records the code, the libraries and the device of a training; what it made may read texts or not."""
 
 from __future__ import annotations
 
 import subprocess
+from collections.abc import Callable
 from importlib.metadata import version
 from pathlib import Path
 
+import polars as pl
 import pytest
 
+from retrieval_core.embed.backbones import LoadedBackbone
+from retrieval_core.embed.networks import ImageEmbedder
+from retrieval_core.embed.registry import get_card
+from retrieval_core.images import Preprocess
 from retrieval_core.train import run_card
+from retrieval_core.train.config import CaptionsTraining, RotationTraining, Training
+from retrieval_core.train.objectives.base import TrainingData
+from retrieval_core.train.objectives.rotation import Rotation
 
 
 def git(folder: Path, *arguments: str) -> str:
@@ -50,3 +59,23 @@ def test_every_library_that_shapes_weights_is_installed_and_named() -> None:
 
 def test_the_cpu_is_named_with_its_threads() -> None:
     assert run_card.device_name("cpu", 3) == "cpu, 3 threads"
+
+
+@pytest.mark.parametrize(
+    ("config", "dim", "reads_text"),
+    [
+        (CaptionsTraining(), 0, True),
+        (CaptionsTraining(trained_layers="projection"), 16, True),
+        (RotationTraining(), 0, False),
+        (RotationTraining(trained_layers="projection"), 0, True),
+        (RotationTraining(trained_layers="projection"), 16, False),
+    ],
+    ids=["captions", "captions by a projection", "pictures", "a frozen network", "a projection by pictures"],
+)
+def test_texts_are_searched_in_vectors_that_stayed_or_that_learned_from_texts(
+    config: Training, dim: int, reads_text: bool, tiny_embedder: Callable[..., ImageEmbedder]
+) -> None:
+    objective = Rotation(tiny_embedder(dim=dim), TrainingData(pl.DataFrame()), RotationTraining())
+    start = LoadedBackbone(get_card("clip_vit_b32"), Preprocess(size_px=32), objective.embedder, has_text=True)
+    assert run_card.trained_backbone(start, objective, config).has_text is reads_text
+    assert not run_card.trained_backbone(start._replace(has_text=False), objective, config).has_text

@@ -3,7 +3,6 @@ from __future__ import annotations
 import json
 import shutil
 from pathlib import Path
-from typing import Any
 
 import huggingface_hub
 import numpy as np
@@ -16,30 +15,13 @@ from retrieval_core.config.stages import EmbedConfig
 from retrieval_core.embed.adapters.open_clip import tokenize
 from retrieval_core.embed.backbones import backbone_fingerprint, load_backbone, read_backbone, save_backbone
 from retrieval_core.embed.cards import Card
-from retrieval_core.embed.engine import TorchEngine, embed_texts, open_engine
+from retrieval_core.embed.engine import TorchEngine, open_engine
 from retrieval_core.embed.registry import CARDS, get_card
+from retrieval_core.embed.texts import embed_texts
 from retrieval_core.errors import BadConfig, WeightsInvalid, WeightsUnavailable
+from tests.core.open_clip_folder import CUT, MODEL, write_model
 
-MODEL: dict[str, Any] = {
-    "embed_dim": 24,
-    "vision_cfg": {"image_size": 32, "layers": 1, "width": 64, "head_width": 32, "patch_size": 16},
-    "text_cfg": {"context_length": 16, "vocab_size": 49408, "width": 32, "heads": 2, "layers": 1},
-}
-CUT = {"mean": [0.5, 0.4, 0.3], "std": [0.2, 0.3, 0.4], "interpolation": "bilinear", "resize_mode": "squash"}
 TEXTS = ["a red dress", "blue jeans", "word " * 40]
-
-
-def write_model(folder: Path, model: dict[str, Any] | None = None, **cut: Any) -> Path:
-    """An open_clip model's folder with random weights, as `push_to_hf_hub` writes one."""
-    model = model or MODEL
-    folder.mkdir(parents=True, exist_ok=True)
-    config = {"model_cfg": model, "preprocess_cfg": {**CUT, **cut}}
-    (folder / "open_clip_config.json").write_text(json.dumps(config))
-    torch.manual_seed(5)
-    build = open_clip.CustomTextCLIP if model.get("custom_text") else open_clip.CLIP
-    network = build(**{key: value for key, value in model.items() if key != "custom_text"})
-    save_file(network.state_dict(), folder / "open_clip_model.safetensors")
-    return folder
 
 
 @pytest.fixture(scope="module")

@@ -11,6 +11,7 @@ import pytest
 from retrieval_core.evaluate.compare.check import why_unlearnable
 from retrieval_core.train.config import (
     AnyTraining,
+    CaptionsTraining,
     ClassifyTraining,
     DistillTraining,
     MultilabelTraining,
@@ -85,3 +86,11 @@ def test_a_teacher_of_another_catalogue_is_refused() -> None:
     teacher = np.full((N, 12), np.nan, np.float32)
     assert f"0 of {N}" in why_unlearnable(config, catalogue(), teacher)
     assert why_unlearnable(config, catalogue(), np.eye(N, 12, dtype=np.float32) + 1) == ""
+
+
+def test_captions_are_looked_at_before_any_text_is_read() -> None:
+    config = CaptionsTraining()
+    assert f"of {N} pictures to train on 0 have a caption" in why_unlearnable(
+        config, catalogue(), captions=pl.Series([None] * N, dtype=pl.String)
+    )
+    assert why_unlearnable(config, catalogue(), captions=pl.Series([f"title {row}" for row in range(N)])) == ""

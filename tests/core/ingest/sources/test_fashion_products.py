@@ -64,6 +64,7 @@ class TestKaggle:
             "15970", f"{tmp_path}/images/15970.jpg", None, "Shirts", None, None,
             ["blue", "check", "men", "navy", "shirt", "turtle"],
         )  # fmt: skip
+        assert rows["fields"].to_list() == [[{"name": "title", "value": "Turtle Check Men Navy Blue Shirt"}]]
         assert attributes(rows) == [
             {
                 "gender": "Men", "masterCategory": "Apparel", "subCategory": "Topwear", "baseColour": "Navy Blue",
