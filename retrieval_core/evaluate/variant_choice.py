@@ -81,8 +81,9 @@ def choose_variant(
 
     A head is trained on pictures only, so boosted vectors of texts would not be near those of the pictures they
     describe: they are no choice where the backbone also `reads_text`. The variant of production stays while no other is
-    better beyond chance by `MIN_GAIN`. Without labels, or with too few validation queries, `auto` takes boosted vectors
-    of the whole pictures. The choice of production is returned while what was compared is the same.
+    better beyond chance by `MIN_GAIN`. Without labels, or with too few validation queries, it stays as well, and a
+    first release takes the cheapest: a head that was trained on few pictures may be much worse than none. The choice
+    of production is returned while what was compared is the same.
 
     Raises `BadConfig` when the run has not made the variant that the config names.
     """
@@ -90,9 +91,10 @@ def choose_variant(
     if config.index.variant != "auto":
         return _configured(config.index.variant, list(made))
     sets = {variant: made[variant] for variant in made if not (reads_text and variant.boosted)}
-    fallback = next((variant for variant in sets if variant.boosted), next(iter(sets)))
     if len(sets) == 1:
-        return VariantChoice(variant=fallback, why=f"{fallback} is the only variant at hand")
+        only = next(iter(sets))
+        return VariantChoice(variant=only, why=f"{only} is the only variant at hand")
+    costs = {variant: (variant.view != "raw", vector_set.dim) for variant, vector_set in sets.items()}
     question = fingerprint(
         "variant",
         STAGE_VERSIONS["evaluate"],
@@ -106,11 +108,12 @@ def choose_variant(
     evidence = _measure(store, catalog, sets, config.head.seed)
     n_products = len(np.unique(evidence.clusters))
     if n_products < MIN_PRODUCTS:
-        why = (
-            f"{fallback} by default: {n_products} validation queries can be judged, {MIN_PRODUCTS} are needed to choose"
+        current = release.variant if release and release.variant in sets else None
+        chosen = current or min(sets, key=lambda variant: (costs[variant], variant.boosted))
+        judged = f"{n_products} validation queries can be judged, {MIN_PRODUCTS} are needed to choose"
+        return VariantChoice(
+            variant=chosen, why=f"{chosen} {'stays' if current else 'by default'}: {judged}", question=question
         )
-        return VariantChoice(variant=fallback, why=why, question=question)
-    costs = {variant: (variant.view != "raw", vector_set.dim) for variant, vector_set in sets.items()}
     chosen = cheapest_of_the_best(evidence.values, evidence.clusters, costs, release.variant if release else None)
     stays = release is not None and chosen == release.variant
     return VariantChoice(

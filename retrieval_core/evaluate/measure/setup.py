@@ -48,16 +48,18 @@ def draw_protocol(
 ) -> Protocol:
     """Draw up to `n_queries` queries from the rows of `items` that `can_query`, a mask.
 
-    Without a mask `gallery` the gallery is every row that is not a query, and at most half of a product's files become
-    queries, so that the others can be found. A file is a query once, and no row with that file is in the gallery.
+    Without a mask `gallery` the gallery is every row that is not a query. If all files of a product may query, at most
+    half of them do, so that the others can be found. A file is a query once, and no row with it is in the gallery.
     """
     candidates = items.with_row_index("row").filter(can_query)
     shuffled = candidates.sample(fraction=1.0, shuffle=True, seed=seed)
     shuffled = shuffled.unique("content_id", keep="first", maintain_order=True)
     if gallery is None:
+        files = shuffled["content_id"].implode()
+        found = items.filter(~can_query, ~pl.col("content_id").is_in(files))["product_id"].drop_nulls().unique()
+        is_free = pl.col("product_id").is_null() | pl.col("product_id").is_in(found.implode())
         rank = pl.int_range(pl.len()).over("product_id")
-        max_queries = pl.max_horizontal(pl.len().over("product_id") // 2, 1)
-        shuffled = shuffled.filter(pl.col("product_id").is_null() | (rank < max_queries))
+        shuffled = shuffled.filter(is_free | (rank < pl.max_horizontal(pl.len().over("product_id") // 2, 1)))
     queries = np.sort(shuffled["row"].to_numpy().astype(np.int64)[:n_queries])
     in_gallery = ~items["content_id"].is_in(items["content_id"].gather(queries).to_list()).to_numpy()
     if gallery is not None:

@@ -140,17 +140,27 @@ def test_the_queries_of_the_report_do_not_decide(local_store: Store) -> None:
 
 
 @pytest.mark.parametrize(("n_items", "category"), [(60, True), (N_ITEMS, False)])
-def test_without_evidence_boosted_vectors_are_published_and_nothing_is_searched_again(
+def test_without_evidence_the_vectors_of_the_backbone_are_published_and_nothing_is_searched_again(
     local_store: Store, n_items: int, category: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     catalog = seal_catalog(local_store, n_items, category)
     sets = [seal_set(local_store, catalog, variant, 1.0) for variant in (RAW, MASKED, BOOSTED)]
     choice = choose_variant(local_store, catalog, sets, NightlyConfig(), reads_text=False)
-    assert (choice.variant, choice.scores) == (BOOSTED, ())
+    assert (choice.variant, choice.scores) == (RAW, ())
+    assert "raw by default: " in choice.why
     assert "validation queries can be judged, 10 are needed" in choice.why
     publish(local_store, choice)
     monkeypatch.setattr(variant_choice, "_measure", lambda *_: pytest.fail("measured again"))
     assert choose_variant(local_store, catalog, sets, NightlyConfig(), reads_text=False) == choice
+
+
+def test_without_evidence_the_variant_of_production_stays(local_store: Store) -> None:
+    catalog = seal_catalog(local_store, 60)
+    sets = [seal_set(local_store, catalog, variant, 1.0) for variant in (RAW, MASKED, BOOSTED)]
+    publish(local_store, VariantChoice(variant=BOOSTED, why="more was known then"))
+    choice = choose_variant(local_store, catalog, sets, NightlyConfig(), reads_text=False)
+    assert choice.variant == BOOSTED
+    assert choice.why.startswith("boosted stays: ")
 
 
 def test_boosted_vectors_are_no_choice_where_texts_are_to_find_pictures(local_store: Store) -> None:

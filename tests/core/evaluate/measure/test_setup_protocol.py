@@ -69,6 +69,18 @@ def test_at_most_half_of_a_held_out_product_queries(views_of: list[int]) -> None
     assert all(asked.count(f"p{n}") == max(views // 2, 1) for n, views in enumerate(views_of))
 
 
+@given(st.lists(st.integers(1, 6), min_size=1, max_size=8))
+def test_all_of_a_held_out_product_query_where_another_of_its_files_can_be_found(views_of: list[int]) -> None:
+    products = [f"p{n}" for n in range(len(views_of))]
+    held_out = [("query", product) for product, views in zip(products, views_of, strict=True) for _ in range(views)]
+    rows = [*held_out, *(("train", product) for product in products)]
+    assert choose_protocol(catalogue(rows), EvaluateConfig(queries=1000)).queries.tolist() == [*range(len(held_out))]
+    # The same file is no other file.
+    shared = pl.concat([catalogue(held_out), catalogue(held_out).with_columns(split=pl.lit("train"))])
+    asked = choose_protocol(shared, EvaluateConfig(queries=1000)).queries
+    assert len(asked) == sum(max(views // 2, 1) for views in views_of)
+
+
 def test_a_gallery_the_source_names_is_the_one_searched() -> None:
     items = catalogue([("train", "a"), ("query", "a"), ("query", "a"), ("gallery", "a"), ("gallery", "b")])
     protocol = choose_protocol(items, EvaluateConfig(queries=10))
