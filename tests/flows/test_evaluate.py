@@ -58,7 +58,8 @@ def house(prefect_server: None, tmp_path_factory: pytest.TempPathFactory) -> Hou
     folder = tmp_path_factory.mktemp("house")
     source = f"synthetic:{folder / 'catalog'}?products=16&views=4&size_px=64"
     settings = Settings.load(store=str(folder / "store"), threads=1)
-    older = nightly(source, settings, CONFIG)
+    boosted = CONFIG.model_copy(update={"index": CONFIG.index.model_copy(update={"variant": "boosted"})})
+    older = nightly(source, settings, boosted)
     raw = CONFIG.model_copy(
         update={
             "embed": CONFIG.embed.model_copy(update={"background": "raw"}),
@@ -108,7 +109,7 @@ def test_the_second_report_tells_what_changed_where_quality_went_and_what_to_fix
     told = json.loads(house.store.get(report.part("metrics.json").key))
     assert told["since"]["release"] == house.older.release
     changed = {change["key"] for change in told["since"]["config"]}
-    assert changed == {"embed.background", "head.enabled"}
+    assert changed == {"embed.background", "head.enabled", "index.variant"}
     assert [night["release"] for night in told["nights"]] == [house.older.release]
     assert told["losses"]["links"][0]["name"] == "raw"
     assert told["churn"]["by_model"] > 0

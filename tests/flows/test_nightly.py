@@ -243,9 +243,9 @@ def test_what_was_rolled_back_is_not_published_again_by_the_next_night(tmp_path:
 def test_a_masked_or_cropped_release_shows_its_queries_as_its_pictures(tmp_path: Path) -> None:
     shop = Shop(tmp_path)
     for background, n_masked in (("masked", ROWS), ("crop", 0)):  # the same masks serve both
-        run = shop.night(
-            CONFIG.model_copy(update={"embed": CONFIG.embed.model_copy(update={"background": background})})
-        )
+        embed = CONFIG.embed.model_copy(update={"background": background})
+        index = CONFIG.index.model_copy(update={"variant": f"{background}_boosted"})
+        run = shop.night(CONFIG.model_copy(update={"embed": embed, "index": index}))
         assert run.masked == n_masked
         assert not any(name.startswith(("raw/", "boosted/")) for name in run.metrics)
         release = open_release(shop.store)
