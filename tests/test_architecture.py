@@ -45,6 +45,7 @@ OWNERS = {
     "timm": ("retrieval_core/embed/",),
     "open_clip": ("retrieval_core/embed/",),
     "huggingface_hub": ("retrieval_core/embed/",),
+    "tokenizers": ("retrieval_core/embed/",),
     "onnxruntime": ("retrieval_core/embed/", "retrieval_core/mask/"),
     "torchvision.models.detection": ("retrieval_core/mask/",),
     "segmentation_models_pytorch": ("retrieval_core/mask/",),

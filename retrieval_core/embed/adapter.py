@@ -87,12 +87,19 @@ class Adapter(ABC):
         """Return (n, dim) float32 vectors of any length for (n, 3, size, size) float32 normalised pixels."""
         return network(pixels)
 
+    def tokenizer_files(self, card: Card) -> tuple[Path, ...]:
+        """Return local copies of the `TOKENIZER_FILES` that texts are read by; none where no such files are needed.
+
+        Raises `WeightsUnavailable`.
+        """
+        return ()
+
     def open_text_encoder(
-        self, card: Card, state: Mapping[str, Tensor], device: str
+        self, card: Card, state: Mapping[str, Tensor], tokenizer: Sequence[Path], device: str
     ) -> Callable[[Sequence[str]], Tensor]:
         """Return a function from texts to (n, dim) float32 vectors on `device`, given the tensors of the network.
 
-        Only called for cards with `has_text`.
+        `tokenizer` are the `tokenizer_files` that were kept with it, if any. Only called for cards with `has_text`.
         """
         raise NotImplementedError(f"the adapter of {self.library} reads no text")
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import logging
 import re
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
@@ -18,7 +19,8 @@ from retrieval_core.config.stages import EmbedConfig
 from retrieval_core.embed.adapter import WeightsKind
 from retrieval_core.embed.cards import Card
 from retrieval_core.embed.registry import adapter_of, get_adapter, get_card
-from retrieval_core.errors import BadConfig, ShardCorrupt, WeightsInvalid
+from retrieval_core.embed.text.tokenizer import kept_files
+from retrieval_core.errors import BadConfig, ShardCorrupt, WeightsInvalid, WeightsUnavailable
 from retrieval_core.images import Preprocess
 
 if TYPE_CHECKING:
@@ -55,7 +57,7 @@ class LoadedBackbone(NamedTuple):
 
     `has_text` says whether texts can be searched in these vectors: a projection that was trained on pictures alone, or
     of which nothing is known, excludes it. `weights_sha256` and, of a file from the hub, `revision` say which published
-    file the weights are; empty for others.
+    file the weights are; empty for others. `tokenizer` are the files that texts are read by, where such are needed.
     """
 
     card: Card
@@ -64,6 +66,7 @@ class LoadedBackbone(NamedTuple):
     has_text: bool = False
     weights_sha256: str = ""
     revision: str = ""
+    tokenizer: tuple[Path, ...] = ()
 
 
 class Description(Value):
@@ -134,11 +137,24 @@ def load_backbone(config: EmbedConfig, sample: Callable[[], UInt8] | None = None
             _check_sha256(path, config.sha256)
         projection = _fill(network, path, card)
     has_text = card.has_text and projection is None
-    return LoadedBackbone(card, preprocess, ImageEmbedder(card, network, projection), has_text, sha256, revision)
+    tokenizer = _tokenizer_files(card) if has_text and weights.kind != "random" else ()
+    module = ImageEmbedder(card, network, projection)
+    return LoadedBackbone(card, preprocess, module, has_text, sha256, revision, tokenizer)
+
+
+def _tokenizer_files(card: Card) -> tuple[Path, ...]:
+    """Return the files that texts are read by; without them pictures can be embedded all the same."""
+    try:
+        return adapter_of(card).tokenizer_files(card)
+    except WeightsUnavailable as error:
+        _log.warning("texts cannot be searched until the tokenizer can be fetched: %s", error)
+        return ()
 
 
 def save_backbone(loaded: LoadedBackbone, folder: Path) -> None:
     """Write `weights.safetensors` and `card.json`, from which it is rebuilt offline, and `model.onnx`, which runs it.
+
+    The files of its tokenizer, if it has any, are copied, so that texts are read offline too.
 
     Equal weights give equal bytes under the same library versions.
     """
@@ -152,6 +168,8 @@ def save_backbone(loaded: LoadedBackbone, folder: Path) -> None:
     export_onnx(module, preprocess.size_px, folder / GRAPH_FILE)
     description = Description(card=card, preprocess=preprocess, dim=module.dim, has_text=loaded.has_text)
     (folder / CARD_FILE).write_text(description.model_dump_json(indent=1), encoding="utf-8")
+    for path in loaded.tokenizer:
+        shutil.copyfile(path, folder / path.name)
 
 
 def describe(folder: Path) -> Description:
@@ -174,7 +192,8 @@ def read_backbone(folder: Path) -> LoadedBackbone:
     saved = describe(folder)
     network = build_network(saved.card, saved.preprocess.size_px, seed=0)
     projection = _fill(network, folder / WEIGHTS_FILE, saved.card)
-    return LoadedBackbone(saved.card, saved.preprocess, ImageEmbedder(saved.card, network, projection), saved.has_text)
+    module = ImageEmbedder(saved.card, network, projection)
+    return LoadedBackbone(saved.card, saved.preprocess, module, saved.has_text, tokenizer=kept_files(folder))
 
 
 def backbone_fingerprint(config: EmbedConfig) -> str:

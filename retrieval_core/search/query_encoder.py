@@ -13,7 +13,7 @@ from retrieval_core.arrays import Float32, Int32
 from retrieval_core.artifacts.manifests import Artifact, Backbone, Classifier, Detector, Head, Ref, Release, Segmenter
 from retrieval_core.embed.classes import ClassifierEngine
 from retrieval_core.embed.engine import Engine, open_engine
-from retrieval_core.embed.texts import embed_texts
+from retrieval_core.embed.text.encoder import embed_texts
 from retrieval_core.errors import BadConfig, ShardCorrupt
 from retrieval_core.head.apply import WEIGHTS_FILE, boost, load_head
 from retrieval_core.images import RGB, apply_mask, crop_to_mask, fit

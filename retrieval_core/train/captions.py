@@ -15,7 +15,7 @@ from retrieval_core.artifacts.manifests import Ref
 from retrieval_core.artifacts.parts import read_table
 from retrieval_core.artifacts.shards import log_progress
 from retrieval_core.embed.registry import adapter_of, get_card
-from retrieval_core.embed.texts import embed_with, loaded_encoder
+from retrieval_core.embed.text.encoder import embed_with, loaded_encoder
 from retrieval_core.errors import BadConfig
 from retrieval_core.filters import FIELD
 from retrieval_core.store.base import Store

@@ -79,7 +79,8 @@ def trained_backbone(start: LoadedBackbone, objective: Objective, config: Traini
     """
     is_start = config.trained_layers == "projection" and objective.embedder.projection is None
     has_text = start.has_text and (is_start or isinstance(config, CaptionsTraining))
-    return LoadedBackbone(start.card, start.preprocess, objective.embedder, has_text)
+    tokenizer = start.tokenizer if has_text else ()
+    return LoadedBackbone(start.card, start.preprocess, objective.embedder, has_text, tokenizer=tokenizer)
 
 
 def save_trained(backbone: LoadedBackbone, objective: Objective, folder: Path) -> None:

@@ -16,6 +16,14 @@ from pydantic import BaseModel, ValidationError
 from retrieval_core.artifacts.fingerprints import weights_sha256
 from retrieval_core.embed.adapter import Adapter
 from retrieval_core.embed.cards import CLIP_MEAN, CLIP_STD, HALF, Card, Channels
+from retrieval_core.embed.text.tokenizer import (
+    DEFAULT_CONTEXT,
+    TOKENIZER_FILES,
+    Tokenize,
+    can_open,
+    kept_files,
+    open_tokenizer,
+)
 from retrieval_core.errors import BadConfig, WeightsUnavailable
 
 if TYPE_CHECKING:
@@ -25,7 +33,6 @@ if TYPE_CHECKING:
 CONFIG_FILE = "open_clip_config.json"
 WEIGHTS_FILES = ("open_clip_model.safetensors", "open_clip_pytorch_model.bin")
 LOCAL, HUB, LISTED = "local-dir:", "hf-hub:", "open_clip:"
-DEFAULT_CONTEXT = 77  # tokens
 MODEL_LIST = "`python -c 'import open_clip; print(open_clip.list_pretrained())'` lists all"
 
 
@@ -133,7 +140,7 @@ class OpenClip(Adapter):
         """Return the network of both pictures and texts. Raises `BadConfig` where open_clip cannot build it."""
         import open_clip
 
-        config = copy.deepcopy(card.model_cfg or open_clip.get_model_config(card.model))
+        config = copy.deepcopy(_model_config(card))
         vision, text = config["vision_cfg"], config["text_cfg"]
         has_own_text_tower = config.pop("custom_text", False) or "hf_model_name" in text
         # The towers would otherwise download pretrained weights of their own.
@@ -158,8 +165,17 @@ class OpenClip(Adapter):
     def encode_image(self, network: Any, pixels: Tensor) -> Tensor:
         return network.encode_image(pixels)
 
+    def tokenizer_files(self, card: Card) -> tuple[Path, ...]:
+        text = _model_config(card)["text_cfg"]
+        repo = text.get("hf_tokenizer_name")
+        if not repo:
+            return ()
+        is_local = card.model.startswith(LOCAL)
+        files = kept_files(Path(card.model.removeprefix(LOCAL))) if is_local else _published_tokenizer(card, repo)
+        return files if files and can_open(files, text) else ()
+
     def open_text_encoder(
-        self, card: Card, state: Mapping[str, Tensor], device: str
+        self, card: Card, state: Mapping[str, Tensor], tokenizer: Sequence[Path], device: str
     ) -> Callable[[Sequence[str]], Tensor]:
         from torch import nn
 
@@ -171,9 +187,10 @@ class OpenClip(Adapter):
         text_state = {key: tensor for key, tensor in state.items() if not key.startswith(unused)}
         fill(network, text_state, f"the saved {card.name}", f"the text side of a {card.model}")
         network.eval().to(device)
+        tokenize = open_card_tokenizer(card, tokenizer or self.tokenizer_files(card))
 
         def encode(texts: Sequence[str]) -> Tensor:
-            return network.encode_text(tokenize(card, texts).to(device))
+            return network.encode_text(tokenize(texts).to(device))
 
         return encode
 
@@ -246,28 +263,61 @@ def _split_hub(address: str) -> tuple[str, str]:
     return f"{owner}/{name}" if name else "", file
 
 
-def tokenize(card: Card, texts: Sequence[str]) -> Tensor:
-    """Return (n, context) int64 token ids, each text cut to the network's context length.
+def open_card_tokenizer(card: Card, files: Sequence[Path]) -> Tokenize:
+    """Return the tokenizer of a card's texts, each cut to the network's context length.
 
-    Raises `BadConfig` where the tokenizer needs a library that is not installed, `WeightsUnavailable` where it needs
-    files that are not available.
+    `files` are its `TOKENIZER_FILES`, () where the tokenizer is part of open_clip or is opened by transformers. Raises
+    `BadConfig` where it needs a library that is not installed, `WeightsUnavailable` where it needs files that are not
+    available, `WeightsInvalid` for files that hold no tokenizer.
     """
     import open_clip
 
-    text = card.model_cfg.get("text_cfg", {})
+    text = _model_config(card)["text_cfg"]
     try:
+        if files:
+            return open_tokenizer(files, text)
+        tokenize: Any
         if card.model_cfg and not text.get("hf_tokenizer_name"):
             context, options = text.get("context_length", DEFAULT_CONTEXT), text.get("tokenizer_kwargs", {})
-            return open_clip.SimpleTokenizer(context_length=context, **options)(list(texts))
-        return open_clip.get_tokenizer(card.model)(list(texts))
+            tokenize = open_clip.SimpleTokenizer(context_length=context, **options)
+        else:
+            tokenize = open_clip.get_tokenizer(card.model)
     except ImportError as error:
+        library = "tokenizers" if files else "transformers"
         raise BadConfig(
             f"{card.name} reads texts by a tokenizer that is not installed ({error}); "
-            "pip install transformers, or search by picture"
+            f"pip install {library}, or search by picture"
         ) from error
     except (OSError, ValueError) as error:
         raise WeightsUnavailable(
             f"cannot open the tokenizer of {card.name}: {' '.join(str(error).split())[:200]}"
+        ) from error
+    return lambda texts: tokenize(list(texts))
+
+
+def _model_config(card: Card) -> dict[str, Any]:
+    """Return open_clip's description of a card's network."""
+    if card.model_cfg:
+        return card.model_cfg
+    import open_clip
+
+    config: dict[str, Any] = open_clip.get_model_config(card.model)
+    return config
+
+
+def _published_tokenizer(card: Card, repo: str) -> tuple[Path, ...]:
+    """Return the `TOKENIZER_FILES` of a repository of the hub, none where it lacks one. Raises `WeightsUnavailable`."""
+    from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError
+
+    from retrieval_core.embed.hub import hub_path
+
+    try:
+        return tuple(hub_path(repo, (name,)) for name in TOKENIZER_FILES)
+    except Exception as error:  # the hub's client fails in many ways; in each but one, the files are not available now
+        if isinstance(error, EntryNotFoundError) and not isinstance(error, LocalEntryNotFoundError):
+            return ()
+        raise WeightsUnavailable(
+            f"cannot fetch the tokenizer of {card.name} ({repo}): {' '.join(str(error).split())[:200]}"
         ) from error
 
 

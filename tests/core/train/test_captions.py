@@ -14,7 +14,7 @@ from retrieval_core.artifacts.parts import put_parts, table_bytes
 from retrieval_core.config.stages import EmbedConfig
 from retrieval_core.embed import networks
 from retrieval_core.embed.backbones import load_backbone, save_backbone
-from retrieval_core.embed.texts import embed_texts
+from retrieval_core.embed.text.encoder import embed_texts
 from retrieval_core.errors import BadConfig
 from retrieval_core.store.base import Store
 from retrieval_core.train import captions as module

@@ -11,7 +11,7 @@ import pytest
 from retrieval_core.artifacts.manifests import Backbone
 from retrieval_core.embed.backbones import load_backbone
 from retrieval_core.embed.engine import open_engine
-from retrieval_core.embed.texts import embed_texts, embed_with, loaded_encoder
+from retrieval_core.embed.text.encoder import embed_texts, embed_with, loaded_encoder
 from retrieval_core.images import decode, fit
 from retrieval_core.train import job
 from retrieval_core.train.captions import read_captions

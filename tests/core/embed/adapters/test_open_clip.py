@@ -12,12 +12,13 @@ import torch
 from safetensors.torch import save_file
 
 from retrieval_core.config.stages import EmbedConfig
-from retrieval_core.embed.adapters.open_clip import tokenize
+from retrieval_core.embed import hub
+from retrieval_core.embed.adapters.open_clip import open_card_tokenizer
 from retrieval_core.embed.backbones import backbone_fingerprint, load_backbone, read_backbone, save_backbone
 from retrieval_core.embed.cards import Card
 from retrieval_core.embed.engine import TorchEngine, open_engine
 from retrieval_core.embed.registry import CARDS, get_card
-from retrieval_core.embed.texts import embed_texts
+from retrieval_core.embed.text.encoder import embed_texts
 from retrieval_core.errors import BadConfig, WeightsInvalid, WeightsUnavailable
 from tests.core.open_clip_folder import CUT, MODEL, write_model
 
@@ -141,7 +142,7 @@ def test_tokenizer_that_cannot_be_had_is_told(error, expected, message, tmp_path
 
     monkeypatch.setattr(open_clip, "get_tokenizer", fail)
     with pytest.raises(expected, match=message):
-        tokenize(card, TEXTS)
+        open_card_tokenizer(card, ())
 
 
 # The hub
@@ -179,6 +180,36 @@ def test_model_of_the_hub_without_safetensors_is_fetched_as_the_torch_file(folde
     monkeypatch.setattr(huggingface_hub, "get_session", Session)
     monkeypatch.setattr(huggingface_hub, "hf_hub_download", download)
     assert load_backbone(EmbedConfig(backbone="hf-hub:shop/clip")).card.dim == 24
+
+
+@pytest.mark.parametrize(
+    ("error", "kept", "warned"),
+    [
+        (None, ["tokenizer.json", "tokenizer_config.json"], False),
+        (huggingface_hub.errors.EntryNotFoundError("tokenizer.json"), [], False),
+        (huggingface_hub.errors.LocalEntryNotFoundError("tokenizer.json"), [], True),
+        (OSError("Name or service not known"), [], True),
+    ],
+    ids=["published", "not published", "not cached", "no hub"],
+)
+def test_a_tokenizer_of_the_hub_is_had_with_the_weights_or_told_of(error, kept, warned, tmp_path, monkeypatch, caplog):
+    text = {**MODEL["text_cfg"], "hf_tokenizer_name": "shop/tokenizer"}
+    folder = write_model(tmp_path / "model", {**MODEL, "text_cfg": text})
+    for name, content in (("tokenizer.json", "{}"), ("tokenizer_config.json", '{"pad_token": "<pad>"}')):
+        (tmp_path / name).write_text(content)
+
+    def from_hub(repo: str, names: tuple[str, ...]) -> Path:
+        if repo == "shop/clip":
+            return folder / names[0]
+        assert repo == "shop/tokenizer"
+        if error:
+            raise error
+        return tmp_path / names[0]
+
+    monkeypatch.setattr(hub, "hub_path", from_hub)
+    loaded = load_backbone(EmbedConfig(backbone="hf-hub:shop/clip"))
+    assert [file.name for file in loaded.tokenizer] == kept
+    assert ("texts cannot be searched until the tokenizer can be fetched" in caplog.text) is warned
 
 
 def test_hub_that_cannot_be_reached_says_the_way_out(monkeypatch):

@@ -9,8 +9,8 @@ import open_clip
 import pytest
 import torch
 
-from retrieval_core.embed import texts as module
-from retrieval_core.embed.texts import embed_texts, embed_with, loaded_encoder
+from retrieval_core.embed.text import encoder as module
+from retrieval_core.embed.text.encoder import embed_texts, embed_with, loaded_encoder
 from retrieval_core.errors import BadConfig
 
 

@@ -15,6 +15,7 @@ from retrieval_core.embed.backbones import WEIGHTS_FILE, LoadedBackbone, describ
 from retrieval_core.embed.cards import Card
 from retrieval_core.embed.engine import finite
 from retrieval_core.embed.registry import adapter_of
+from retrieval_core.embed.text.tokenizer import kept_files
 from retrieval_core.errors import BadConfig
 
 if TYPE_CHECKING:
@@ -56,7 +57,7 @@ def embed_with(encode: TextEncoder, texts: Sequence[str]) -> Float32:
 
 def loaded_encoder(loaded: LoadedBackbone, device: str) -> TextEncoder:
     """Return the text side of a backbone that reads texts, a copy on `device`."""
-    return _open(loaded.card, loaded.module.network.state_dict(), device)
+    return _open(loaded.card, loaded.module.network.state_dict(), loaded.tokenizer, device)
 
 
 @lru_cache(maxsize=1)
@@ -64,11 +65,11 @@ def _saved_encoder(folder: Path) -> TextEncoder:
     from retrieval_core.embed.weights import read_weights
 
     card = describe(folder).card
-    return _open(card, read_weights(folder / WEIGHTS_FILE, card).network, "cpu")
+    return _open(card, read_weights(folder / WEIGHTS_FILE, card).network, kept_files(folder), "cpu")
 
 
-def _open(card: Card, state: Mapping[str, Tensor], device: str) -> TextEncoder:
+def _open(card: Card, state: Mapping[str, Tensor], tokenizer: Sequence[Path], device: str) -> TextEncoder:
     import torch
 
     with torch.random.fork_rng(devices=[]):  # building a network draws random weights
-        return adapter_of(card).open_text_encoder(card, state, device)
+        return adapter_of(card).open_text_encoder(card, state, tokenizer, device)
