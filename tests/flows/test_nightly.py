@@ -73,6 +73,13 @@ def first(prefect_server: None, tmp_path_factory: pytest.TempPathFactory) -> tup
     return shop, shop.night()
 
 
+@pytest.fixture
+def moved(first: tuple[Shop, RunSummary], tmp_path: Path) -> Shop:
+    """The shop after its first night, with catalogue and store in another folder, to be changed by one test."""
+    shutil.copytree(first[0].folder, tmp_path, dirs_exist_ok=True)
+    return Shop(tmp_path)
+
+
 def test_the_first_night_publishes_everything(first: tuple[Shop, RunSummary]) -> None:
     shop, run = first
     assert run.gate == "published"
@@ -138,22 +145,18 @@ def test_the_same_night_again_does_nothing(first: tuple[Shop, RunSummary], monke
     assert run.metrics == before.metrics
 
 
-def test_a_catalogue_that_moved_is_found_there_and_nothing_is_done_again(
-    first: tuple[Shop, RunSummary], tmp_path: Path
-) -> None:
-    shop, _ = first
-    shutil.copytree(shop.folder, tmp_path, dirs_exist_ok=True)
-    moved = Shop(tmp_path)
+def test_a_catalogue_that_moved_is_found_there_and_nothing_is_done_again(moved: Shop) -> None:
     plan = forecast(moved.source, moved.store, CONFIG)
     assert (plan.to_read, plan.moved, plan.gone, plan.refit) == (ROWS, ROWS, 0, False)
     run = moved.night()
     assert (run.catalog.changed, run.catalog.unchanged, run.catalog.moved) == (0, ROWS, ROWS)
     assert (run.masked, run.embedded, run.trained) == (0, 0, [])
-    assert all(hit.image_uri.startswith(str(tmp_path)) for hit in open_release(moved.store).search(moved.pictures[5]))
+    here = str(moved.folder)
+    assert all(hit.image_uri.startswith(here) for hit in open_release(moved.store).search(moved.pictures[5]))
 
 
-def test_what_changed_and_nothing_else_is_done(tmp_path: Path) -> None:
-    shop = Shop(tmp_path)
+def test_what_changed_and_nothing_else_is_done(moved: Shop) -> None:
+    shop = moved
     shop.night()
     pictures = shop.pictures
     removed, replaced, broken = pictures[:4], pictures[10:12], pictures[20:23]
@@ -185,19 +188,18 @@ def test_what_changed_and_nothing_else_is_done(tmp_path: Path) -> None:
     assert verify(shop.store).ok
 
 
-def test_too_many_bad_pictures_stop_the_night_and_leave_production_alone(tmp_path: Path) -> None:
-    shop = Shop(tmp_path)
-    before = shop.night()
-    for path in shop.pictures[:30]:
+def test_too_many_bad_pictures_stop_the_night_and_leave_production_alone(
+    first: tuple[Shop, RunSummary], moved: Shop
+) -> None:
+    for path in moved.pictures[:30]:
         path.write_bytes(b"not a picture")
     with pytest.raises(TooManyRejects, match="30 of 96"):
-        shop.night()
-    assert status(shop.store).production == before.release
+        moved.night()
+    assert status(moved.store).production == first[1].release
 
 
-def test_a_worse_night_is_held_and_production_stays(tmp_path: Path) -> None:
-    shop = Shop(tmp_path)
-    before = shop.night()
+def test_a_worse_night_is_held_and_production_stays(first: tuple[Shop, RunSummary], moved: Shop) -> None:
+    shop, before = moved, first[1]
     worse = CONFIG.model_copy(
         update={
             # Two components cannot tell 96 pictures apart, and without depth nothing reranks them.
@@ -240,13 +242,13 @@ def test_what_was_rolled_back_is_not_published_again_by_the_next_night(tmp_path:
     assert status(shop.store).production == before.release
 
 
-def test_a_masked_or_cropped_release_shows_its_queries_as_its_pictures(tmp_path: Path) -> None:
-    shop = Shop(tmp_path)
-    for background, n_masked in (("masked", ROWS), ("crop", 0)):  # the same masks serve both
+def test_a_masked_or_cropped_release_shows_its_queries_as_its_pictures(moved: Shop) -> None:
+    shop = moved
+    for background, n_embedded in (("masked", 0), ("crop", ROWS)):
         embed = CONFIG.embed.model_copy(update={"background": background})
         index = CONFIG.index.model_copy(update={"variant": f"{background}_boosted"})
         run = shop.night(CONFIG.model_copy(update={"embed": embed, "index": index}))
-        assert run.masked == n_masked
+        assert (run.masked, run.embedded) == (0, n_embedded), "the same masks serve both, and the night before"
         assert not any(name.startswith(("raw/", "boosted/")) for name in run.metrics)
         release = open_release(shop.store)
         assert str(release.release.variant) == f"{background}_boosted"
