@@ -34,7 +34,7 @@ BACKFILL_EPILOG = (
 )
 DEMO_PRODUCTS, DEMO_VIEWS = 260, 4
 # The weights of this backbone are installed, so that no hub is needed; the size and epochs of the U-Net keep it short.
-DEMO_CONFIG = ["embed.backbone=efficientnet_lite0", "mask.size_px=64", "mask.max_epochs=3"]
+DEMO_CONFIG = ["embed.backbone=efficientnet_lite0", "mask.size_px=64", "mask.max_epochs=1"]
 
 
 def add_commands(commands: Commands) -> None:
