@@ -10,12 +10,13 @@ from pathlib import Path
 from retrieval_core.ingest.sources.registry import open_source
 from retrieval_core.store.uris import open_store
 
-N_PARTS = 6
+N_PARTS = 12
+PARTS = "vectors/*/parts/*.parquet"
 COMMAND = [
-    "--set=embed.backbone=resnet18",
-    "--set=embed.weights=random:0",
-    "--set=embed.size_px=96",
-    "--set=embed.shard_rows=32",
+    "--set=embed.backbone=pca_pixels",
+    "--set=embed.weights=fit:0",
+    "--set=embed.size_px=16",
+    "--set=embed.shard_rows=4",
     "--set=embed.background=raw",
     "--set=evaluate.queries=10",
     "--set=evaluate.synthetic_queries=4",
@@ -30,7 +31,7 @@ def run(source: str, store: Path) -> list[str]:
 
 def parts(store: Path) -> dict[str, tuple[bytes, int]]:
     """Bytes and modification time of every vector part, by its place in the store."""
-    found = store.glob("vectors/*/parts/*.parquet")
+    found = store.glob(PARTS)
     return {str(path.relative_to(store)): (path.read_bytes(), path.stat().st_mtime_ns) for path in found}
 
 
@@ -46,20 +47,20 @@ def children(parent: int, name: str) -> set[int]:
 
 
 def test_completed_shards_are_not_computed_twice(tmp_path: Path) -> None:
-    source = f"synthetic:{tmp_path / 'catalog'}?products={N_PARTS * 8}&views=4&size_px=96"
+    source = f"synthetic:{tmp_path / 'catalog'}?products={N_PARTS}&views=4&size_px=64"
     open_source(source).rows()
     killed = tmp_path / "killed"
 
     with subprocess.Popen(run(source, killed), stderr=subprocess.DEVNULL) as process:
         deadline = time.monotonic() + 300
 
-        def wait_for_parts(n: int) -> None:
-            while len(parts(killed)) < n and process.poll() is None and time.monotonic() < deadline:
+        def wait_for(n: int, files: str) -> None:
+            while len([*killed.glob(files)]) < n and process.poll() is None and time.monotonic() < deadline:
                 time.sleep(0.002)
 
-        wait_for_parts(1)
+        wait_for(1, "catalogs/*/manifest.json")
         servers = children(process.pid, "prefect.server")
-        wait_for_parts(2)
+        wait_for(2, PARTS)
         process.kill()
     before = parts(killed)
     assert 2 <= len(before) < N_PARTS, "the run was to be killed half way through embedding"

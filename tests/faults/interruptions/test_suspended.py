@@ -162,9 +162,9 @@ def test_a_vacuum_that_wakes_beside_a_run_deletes_nothing_more(store: Store) -> 
 
 
 CONFIG = (
-    "embed.backbone=mobilenetv3",
-    "embed.weights=random:0",
-    "embed.size_px=64",
+    "embed.backbone=pca_pixels",
+    "embed.weights=fit:0",
+    "embed.size_px=16",
     "embed.background=raw",
     "embed.shard_rows=4",
     "head.enabled=false",
