@@ -62,7 +62,8 @@ def _open(folder: Path, n_queries: int) -> dict[str, float]:
     import faiss
     import numpy as np
 
-    from retrieval_core.search.release import Query, open_release
+    from retrieval_core.search.query import Query
+    from retrieval_core.search.release import open_release
 
     imported = time.perf_counter()
     before = resident_mb()

@@ -41,9 +41,10 @@ from retrieval_core.errors import (
 )
 
 if TYPE_CHECKING:
-    from retrieval_core.artifacts.manifests import Hit
+    from retrieval_core.search.hits import Hit
     from retrieval_core.search.live import LiveRelease
-    from retrieval_core.search.release import OpenRelease, Query, open_release
+    from retrieval_core.search.query import Query
+    from retrieval_core.search.release import OpenRelease, open_release
     from retrieval_core.settings import Settings
     from retrieval_core.store.base import Store
     from retrieval_core.store.uris import open_store
@@ -94,10 +95,10 @@ for _name, _value in TELEMETRY_OFF.items():
 sys.modules.setdefault("openvino_telemetry", None)  # type: ignore[arg-type]
 
 _MODULES = {
-    "Hit": "artifacts.manifests",
+    "Hit": "search.hits",
     "LiveRelease": "search.live",
     "OpenRelease": "search.release",
-    "Query": "search.release",
+    "Query": "search.query",
     "Settings": "settings",
     "Store": "store.base",
     "open_release": "search.release",

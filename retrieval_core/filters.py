@@ -24,7 +24,7 @@ from __future__ import annotations
 import difflib
 import operator
 import re
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -38,17 +38,15 @@ COLUMNS = ("item_id", "product_id", "category", "split")
 LABEL = "label"
 ATTRIBUTES = "attributes"
 FIELD = "field."  # begins the name of the column of a field, whose values are structs of the parts of a `FieldValue`
-SHOWN_FIELDS = ("title", "link")  # nearly every item has another one
-VALUE_COLUMNS = ["category", "split", "labels", ATTRIBUTES]
 EXAMPLE = "category=dress and colour in (red, blue)"
 MAX_CHARS = 4_000
 MAX_DEPTH = 50  # of parentheses and `not` inside each other
 MAX_NAMES = 40  # listed in a message
-MAX_VALUES = 50  # listed for one name
 
 _TOKEN = re.compile(
     r"""\s*(?:(?P<word>[\w\-./]+)|(?P<quoted>'(?:[^']|'')*'|"(?:[^"]|"")*")|(?P<sign>[!<>]=|[=<>(),]))"""
 )
+_BARE_WORD = re.compile(r"[\w\-./]+")
 _NUMBER = re.compile(r"[+-]?(?:[0-9]+\.?[0-9]*|\.[0-9]+)(?:[eE][+-]?[0-9]+)?")
 _KEYWORDS = frozenset({"and", "or", "not", "in"})
 _ORDER: Mapping[str, Callable[[pl.Expr, pl.Expr], pl.Expr]] = {
@@ -111,7 +109,7 @@ class Where:
         if self.open_names:
             existing = sorted({*attribute_names(items), *fields} - {*COLUMNS, LABEL})
             for name in sorted(self.open_names - set(existing)):
-                raise BadConfig(_unknown(name, [*COLUMNS, LABEL, *existing]))
+                raise unknown_name(name, [*COLUMNS, LABEL, *existing])
         return items.select(_expression(self.tree, frozenset(items.columns)).alias("is_match")).to_series()
 
 
@@ -121,22 +119,23 @@ def attribute_names(items: pl.DataFrame) -> list[str]:
     return sorted(set(names) - {*COLUMNS, LABEL})
 
 
-def commonest_values(items: pl.DataFrame) -> dict[str, list[str]]:
-    """Return every name that a filter of these items can use, with its most frequent values, the most frequent first.
-
-    `items` have the `VALUE_COLUMNS`. For the ids, which are different for nearly every item, no values are listed.
-    """
-    values = {name: items[name] for name in ("category", "split")} | {LABEL: _flat(items["labels"])}
-    attributes = _flat(items[ATTRIBUTES]).struct.unnest()
-    values |= {name: attributes.filter(pl.col("name") == name)["value"] for name in attribute_names(items)}
-    return {name: [] for name in COLUMNS} | {name: _commonest(column) for name, column in values.items()}
+def one_of_each(choices: Mapping[str, Sequence[str]]) -> str:
+    """Return the filter of the items that have, for each name, one of its values; "" for no names."""
+    return " and ".join(f"{written(name)} in ({', '.join(map(written, values))})" for name, values in choices.items())
 
 
-def commonest_texts(values: pl.Series) -> list[str]:
-    """Return the most frequent texts among the values of a field, which are no numbers or dates."""
-    parts = values.struct.unnest()
-    is_text = pl.col("number").is_null() & pl.col("moment").is_null()
-    return _commonest(parts.filter(is_text)["text"])
+def written(text: str) -> str:
+    """Return a name or a value as a filter spells it, in quotes where it has to be."""
+    is_bare = _BARE_WORD.fullmatch(text) and text.lower() not in _KEYWORDS
+    return text if is_bare else "'" + text.replace("'", "''") + "'"
+
+
+def unknown_name(name: str, names: Sequence[str]) -> BadConfig:
+    """Return the error for a name that the catalogue does not have; `names` are those that it has."""
+    nearest = difflib.get_close_matches(name, names, 1, 0.5)
+    hint = f"; did you mean {nearest[0]!r}?" if nearest else ""
+    listed = ", ".join(names[:MAX_NAMES]) + (f" and {len(names) - MAX_NAMES} more" if len(names) > MAX_NAMES else "")
+    return BadConfig(f"the filter asks for {name!r}, which the catalogue does not have; it has {listed}{hint}")
 
 
 def parse_where(text: str) -> Where:
@@ -148,11 +147,6 @@ def parse_where(text: str) -> Where:
 
 def _flat(lists: pl.Series) -> pl.Series:
     return lists.explode(empty_as_null=False, keep_nulls=False)
-
-
-def _commonest(values: pl.Series) -> list[str]:
-    counted = values.drop_nulls().rename("value").value_counts(name="n")
-    return counted.sort("n", "value", descending=[True, False])["value"].head(MAX_VALUES).to_list()
 
 
 class _Token(NamedTuple):
@@ -300,13 +294,6 @@ def _syntax_error(position: int, expected: str, seen: str) -> BadConfig:
     return BadConfig(
         f"cannot read the filter at character {position + 1}: expected {expected}, got {seen}; e.g. {EXAMPLE}"
     )
-
-
-def _unknown(name: str, names: list[str]) -> str:
-    nearest = difflib.get_close_matches(name, names, 1, 0.5)
-    hint = f"; did you mean {nearest[0]!r}?" if nearest else ""
-    listed = ", ".join(names[:MAX_NAMES]) + (f" and {len(names) - MAX_NAMES} more" if len(names) > MAX_NAMES else "")
-    return f"the filter asks for {name!r}, which the catalogue does not have; it has {listed}{hint}"
 
 
 def _names(node: _Node) -> Iterator[str]:

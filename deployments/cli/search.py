@@ -11,7 +11,7 @@ from deployments.cli.command import JSON, STORE, Commands, add_command, open_set
 from retrieval_core.errors import BadConfig
 
 if TYPE_CHECKING:
-    from retrieval_core.artifacts.manifests import Hit
+    from retrieval_core.search.hits import Hit
 
 QUERY_OPTIONS = (
     ("image", "FILE", "a picture: a file or s3:// URI"),
@@ -56,7 +56,8 @@ def _search(arguments: argparse.Namespace) -> int:
         raise BadConfig("nothing to search for: give --image, --text or --item")
     if arguments.mode != "nearest" and not arguments.image:
         raise BadConfig(f"--mode {arguments.mode} searches by picture; give --image, or leave --mode out")
-    from retrieval_core.search.release import Query, open_release
+    from retrieval_core.search.query import Query
+    from retrieval_core.search.release import open_release
 
     query = Query(
         images=tuple(arguments.image),

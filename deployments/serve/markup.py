@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime
 from html import escape
 from typing import NamedTuple
@@ -11,13 +11,13 @@ from urllib.parse import urlencode
 
 from deployments.serve.service import Answer, Example
 from retrieval_core.artifacts import releases
-from retrieval_core.artifacts.manifests import Hit, Release
+from retrieval_core.artifacts.manifests import Release
 from retrieval_core.fields.values import shown
+from retrieval_core.filters import written
+from retrieval_core.search.hits import Hit
 
 MAX_LABELS = 4  # of an item
 MAX_VALUES = 6  # of a column, offered as filters
-_BARE_WORD = re.compile(r"[\w\-./]+")
-_KEYWORDS = ("and", "or", "not", "in")
 
 # A click on an item or on a filter value reaches Python; with a modifier key an item's link opens like any other.
 ON_LOAD = """
@@ -79,9 +79,10 @@ def problem(message: str) -> str:
     return f'<p class="vi-problem" role="alert">{escape(message[:1].upper() + message[1:])}</p>'
 
 
-def hints(columns: Mapping[str, Sequence[str]]) -> str:
+def hints(columns: Mapping[str, Iterable[str]]) -> str:
     """Return the columns that a filter can name, with their commonest values as buttons."""
-    rows = "".join(_column(name, values[:MAX_VALUES]) for name, values in columns.items() if values)
+    offered = {name: list(values)[:MAX_VALUES] for name, values in columns.items()}
+    rows = "".join(_column(name, values) for name, values in offered.items() if values)
     return f'<dl class="vi-hints">{rows}</dl>' if rows else ""
 
 
@@ -91,14 +92,8 @@ def _column(name: str, values: Sequence[str]) -> str:
 
 
 def _filter_button(name: str, value: str) -> str:
-    where = f"{_filter_word(name)}={_filter_word(value)}"
+    where = f"{written(name)}={written(value)}"
     return f'<button type="button" data-where="{escape(where)}">{escape(value)}</button>'
-
-
-def _filter_word(text: str) -> str:
-    """Return a name or a value as a filter spells it, quoted if it has to be."""
-    is_bare = _BARE_WORD.fullmatch(text) and text.lower() not in _KEYWORDS
-    return text if is_bare else "'" + text.replace("'", "''") + "'"
 
 
 def _query(pictures: Sequence[tuple[str, str]], words: str) -> str:

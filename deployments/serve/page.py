@@ -18,7 +18,7 @@ from retrieval_core.artifacts import releases
 from retrieval_core.artifacts.manifests import Release
 from retrieval_core.errors import VitrineError
 from retrieval_core.images import decode
-from retrieval_core.search.release import MODES
+from retrieval_core.search.query import MODES
 
 NOTHING = "none"
 FORGET_ITEM = '() => history.replaceState(null, "", location.pathname)'  # the page's address may name an item
@@ -141,7 +141,7 @@ class SearchPage:
             return (gr.skip(),) * 4
         words = gr.update(visible=self._service.reads_text(release))
         mode = gr.update(visible=release.release.classes is not None)
-        return markup.hints(release.filter_values()), words, words, mode
+        return markup.hints(release.facets()), words, words, mode
 
     def _read_address(self, request: gr.Request) -> tuple[Any, ...]:
         """Return item, releases to choose from and filter as the page's address gives them."""

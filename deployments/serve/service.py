@@ -17,11 +17,13 @@ from pydantic import Field, ValidationError
 
 from retrieval_core.artifacts import releases
 from retrieval_core.artifacts.catalog_rows import Items
-from retrieval_core.artifacts.manifests import Backbone, Hit, Ref, Release, Value
+from retrieval_core.artifacts.manifests import Backbone, Ref, Release, Value
 from retrieval_core.errors import BadConfig, VitrineError
 from retrieval_core.images import RGB, decode, thumbnail
+from retrieval_core.search.hits import Hit
 from retrieval_core.search.live import LiveRelease
-from retrieval_core.search.release import Mode, OpenRelease, Query, open_release
+from retrieval_core.search.query import Mode, Query
+from retrieval_core.search.release import OpenRelease, open_release
 from retrieval_core.settings import Settings
 from retrieval_core.store.base import Store
 

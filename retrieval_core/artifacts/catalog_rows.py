@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from itertools import pairwise
 from typing import Any, Literal, Self
 
@@ -100,20 +100,29 @@ class _MappedRows:
     """Rows of mapped files by row id: 12 bytes of memory a row."""
 
     def __init__(self, store: Store, parts: Iterable[Part], columns: Sequence[str], row_ids: Int64) -> None:
-        self._batches = [batch for part in parts for batch in map_table(store, part, columns)]
-        self._starts = np.cumsum([0, *(batch.num_rows for batch in self._batches)])[:-1]
+        batches = [batch for part in parts for batch in map_table(store, part, columns)]
+        self._names, self._columns = columns, [batch.columns for batch in batches]
+        self._starts = np.cumsum([0, *(batch.num_rows for batch in batches)])[:-1]
         self._position = np.argsort(row_ids).astype(np.int32)
         self._row_ids = row_ids[self._position]
 
-    def find(self, row_ids: Int64) -> list[tuple[pa.RecordBatch, int] | None]:
-        """Return the batch of each row and its position there, None for a row that is absent."""
+    def read(self, row_ids: Int64, names: Collection[str] = ()) -> list[dict[str, Any] | None]:
+        """Return these columns of each row, all of them by default, and None for a row that is absent."""
+        wanted = [(number, name) for number, name in enumerate(self._names) if not names or name in names]
+        return [
+            {name: place[0][number][place[1]].as_py() for number, name in wanted} if place else None
+            for place in self._find(row_ids)
+        ]
+
+    def _find(self, row_ids: Int64) -> list[tuple[list[pa.Array], int] | None]:
+        """Return the columns of the batch that holds each row, and its position there."""
         if not len(self._row_ids):
             return [None] * len(row_ids)
         nearest = np.minimum(np.searchsorted(self._row_ids, row_ids), len(self._row_ids) - 1)
         position = self._position[nearest]
         batch = np.searchsorted(self._starts, position, side="right") - 1
         rows = zip(self._row_ids[nearest] == row_ids, batch, position - self._starts[batch], strict=True)
-        return [(self._batches[number], int(row)) if is_found else None for is_found, number, row in rows]
+        return [(self._columns[number], int(row)) if is_found else None for is_found, number, row in rows]
 
 
 class Items:
@@ -146,24 +155,21 @@ class Items:
 
     def rows(self, row_ids: Int64) -> list[dict[str, Any]]:
         """Return `HIT_COLUMNS` and content_id of these rows, in their order. Raises `NotFound`."""
-        rows = [batch.slice(row, 1).to_pylist()[0] for batch, row in self._find(row_ids)]
-        return [row | {"item_id": normal_name(row["item_id"])} for row in rows]
+        return [row | {"item_id": normal_name(row["item_id"])} for row in self._read(row_ids)]
 
     def fields(self, row_ids: Int64) -> list[dict[str, FieldValue]]:
         """Return the fields of these rows by name, in their order."""
         if self._field_part is None:
             return [{}] * len(row_ids)
-        found = self._fields.find(row_ids)
-        rows = [place[0].slice(place[1], 1).to_pylist()[0] if place else {} for place in found]
+        rows = [row or {} for row in self._fields.read(row_ids)]
         return [{name.removeprefix(FIELD): FieldValue(**value) for name, value in row.items() if value} for row in rows]
 
-    def products(self, row_ids: Int64) -> list[str | None]:
-        """Return the product of each of these rows, None for a row without one. Raises `NotFound`."""
-        column = HIT_COLUMNS.index("product_id")
-        return [batch.column(column)[row].as_py() for batch, row in self._find(row_ids)]
+    def values(self, name: str, row_ids: Int64) -> list[str | None]:
+        """Return one text of each of these rows, such as its `product_id` or `category`. Raises `NotFound`."""
+        return [row[name] for row in self._read(row_ids, (name,))]
 
-    def _find(self, row_ids: Int64) -> list[tuple[pa.RecordBatch, int]]:
-        found = [place for place in self._rows.find(row_ids) if place]
+    def _read(self, row_ids: Int64, names: Collection[str] = ()) -> list[dict[str, Any]]:
+        found = [row for row in self._rows.read(row_ids, names) if row]
         if len(found) < len(row_ids):
             raise NotFound(f"catalogue {self._catalog.fingerprint[:12]} lacks some of {len(row_ids)} requested rows")
         return found

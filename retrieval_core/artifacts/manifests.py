@@ -86,19 +86,6 @@ class Reject(Value):
     last_seen: str
 
 
-class Hit(Value):
-    """A search result: its cosine `score`, -1 to 1, and how likely its search found something relevant, 0 to 1."""
-
-    item_id: str
-    score: float
-    confidence: float | None = None
-    image_uri: str
-    product_id: str | None = None
-    category: str | None = None
-    labels: list[str] = []
-    fields: dict[str, str | int | float | dict[str, str | int | float]] = {}
-
-
 class Artifact(Sealed):
     """Base of everything that is sealed with a manifest.
 

@@ -13,7 +13,6 @@ from retrieval_core.artifacts.manifests import (
     Backbone,
     Catalog,
     Head,
-    Hit,
     IndexSet,
     Reducer,
     Reject,
@@ -30,7 +29,9 @@ from retrieval_core.evaluate.reconstruct import masks_of
 from retrieval_core.explain.history import CatalogRow, History, find_history, find_row
 from retrieval_core.item_ids.normal_form import spellings
 from retrieval_core.item_ids.suggestions import did_you_mean
-from retrieval_core.search.release import OpenRelease, Query
+from retrieval_core.search.hits import Hit
+from retrieval_core.search.query import Query
+from retrieval_core.search.release import OpenRelease
 from retrieval_core.settings import Settings
 from retrieval_core.store.base import Store
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import NamedTuple
 
-from retrieval_core.artifacts.manifests import Hit, Release
+from retrieval_core.artifacts.manifests import Release
 from retrieval_core.artifacts.pictures import PictureReader
 from retrieval_core.errors import VitrineError
 from retrieval_core.evaluate.report.render import environment
@@ -13,6 +13,7 @@ from retrieval_core.evaluate.thumbnails import Thumbnail, jpeg_base64
 from retrieval_core.explain.explanation import Explanation, mask_row
 from retrieval_core.explain.text import STATES, describe_event, describe_self_search, item_facts
 from retrieval_core.images import apply_mask, crop_to_mask, decode
+from retrieval_core.search.hits import Hit
 from retrieval_core.store.base import Store
 from retrieval_core.store.uris import read_uri
 

@@ -36,6 +36,7 @@ class LiveRelease:
     ) -> None:
         self._store, self._name, self._settings, self._check_s = store, name, settings, check_s
         self._current = self._open(name)
+        self.n_switches = 0  # how often another release became current
         self._closed = Event()
         self._thread = Thread(target=self._watch, name=f"watch {name}", daemon=True)
         self._thread.start()
@@ -64,7 +65,9 @@ class LiveRelease:
                 target = self._target()
                 if target == self._current.release.fingerprint or (target == broken and is_waiting):
                     continue
-                self._current = self._open(target)
+                opened = self._open(target)
+                self.n_switches += 1
+                self._current = opened
             except BaseException as error:  # of Rust libraries, too, whose panics are no `Exception`
                 if target == broken and is_waiting:
                     continue

@@ -9,7 +9,7 @@ from typing import TypeVar
 
 import numpy as np
 
-from retrieval_core.arrays import Float32, Int32
+from retrieval_core.arrays import Float32, Int32, UInt8
 from retrieval_core.artifacts.manifests import Artifact, Backbone, Classifier, Detector, Head, Ref, Release, Segmenter
 from retrieval_core.embed.classes import ClassifierEngine
 from retrieval_core.embed.engine import Engine, open_engine
@@ -63,8 +63,20 @@ class QueryEncoder:
 
     def embed_picture(self, image: RGB, whole: bool = False) -> Float32:
         """Return (dim,) unit-length float32 for an upright (h, w, 3) uint8 picture; `whole` skips mask and crop."""
-        view = image if whole else self.apply_view(image)
-        return self._boost(self._engine.embed(fit(view, self._engine.preprocess)[None]))[0]
+        return self.embed(self.fit_picture(image, whole)[None])[0]
+
+    def fit_picture(self, image: RGB, whole: bool = False) -> UInt8:
+        """Return the (size, size, 3) uint8 square of a picture that the backbone receives."""
+        return fit(image if whole else self.apply_view(image), self._engine.preprocess)
+
+    def embed(self, pixels: UInt8) -> Float32:
+        """Return (n, dim) unit-length float32 for (n, size, size, 3) uint8 squares of `fit_picture`."""
+        return self._boost(self._engine.embed(pixels))
+
+    @property
+    def batch_size(self) -> int:
+        """How many squares one forward pass takes."""
+        return self._engine.max_rows
 
     def embed_text(self, text: str) -> Float32:
         """Return (dim,) unit-length float32 for a text. Raises `BadConfig` where the backbone reads no text."""

@@ -9,27 +9,25 @@ hits = release.search(Query(images=("query.jpg",), texts=("in red",)), where="ca
 from __future__ import annotations
 
 import os
-from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, fields
 from functools import lru_cache, partial
 from threading import RLock
-from typing import Literal, NamedTuple, get_args
+from typing import NamedTuple
 
 import numpy as np
 import polars as pl
 from pydantic import ValidationError
 
-from retrieval_core.arrays import Bool, Float32, Int32, Int64
+from retrieval_core.arrays import Bool, Float32, Int32, Int64, UInt8
 from retrieval_core.artifacts import releases
 from retrieval_core.artifacts.catalog_rows import HIT_COLUMNS, Items, row_id
-from retrieval_core.artifacts.manifests import ClassSet, Hit, IndexSet, Reducer, Release, Report
+from retrieval_core.artifacts.manifests import ClassSet, IndexSet, Reducer, Release, Report
 from retrieval_core.artifacts.parts import load_classes
 from retrieval_core.artifacts.pictures import PictureReader
 from retrieval_core.errors import BadConfig, DimensionMismatch, NotFound, ShardCorrupt
 from retrieval_core.fields.values import as_json
-from retrieval_core.filters import FIELD, SHOWN_FIELDS, VALUE_COLUMNS, commonest_texts, commonest_values, parse_where
+from retrieval_core.filters import parse_where
 from retrieval_core.images import RGB, decode, prepare_for_many
 from retrieval_core.index.lookup import RowSelection, ShardedIndex, open_index
 from retrieval_core.index.shard_files import positions_of
@@ -37,44 +35,31 @@ from retrieval_core.item_ids.normal_form import normal_name, spellings
 from retrieval_core.item_ids.suggestions import did_you_mean
 from retrieval_core.reduce.pca import PCA_FILE, Pca, apply_pca, load_pca
 from retrieval_core.search.confidence import CONFIDENCE_FILE, DEPTH, N_HITS, Confidence, hit_features, mean_cosine
+from retrieval_core.search.duplicates import is_new_picture, is_new_product
+from retrieval_core.search.facets import Counts, count_facets
+from retrieval_core.search.hits import Hit, Item
+from retrieval_core.search.query import MODES, Image, Mode, Query
 from retrieval_core.search.query_encoder import QueryEncoder, opened_once, require
 from retrieval_core.settings import Settings
 from retrieval_core.store.base import Store
 from retrieval_core.store.uris import read_uri
 
-Image = str | os.PathLike[str] | bytes | RGB
-Mode = Literal["nearest", "classified"]
-MODES: tuple[Mode, ...] = get_args(Mode)
 Hits = tuple[Float32, Int64]  # (n,) scores, falling, and (n,) row ids
 
 UNLIKE_WEIGHT = 0.5  # of the pictures and texts a query should not resemble; the others count 1
-COLLAPSE_SIMILARITY = 0.98  # cosine of two pictures that show the same
 MIN_LENGTH = 1e-6  # of a query vector; below it its parts cancel each other
 RECENT_SELECTIONS = 8  # filters whose rows are kept
+RECENT_COUNTS = 64  # counts of values that are kept
+NO_ROWS: Int64 = np.empty(0, np.int64)
+KNOWN_DENSITIES = 100_000  # rows whose density is kept
 
 
-@dataclass(frozen=True, eq=False)
-class Query:
-    """What to search for: the mean of all pictures, texts and items, less half the mean of the `unlike` ones.
+class Ranking(NamedTuple):
+    """What a search found, best first, and how likely one of the first is relevant, None where that is unknown."""
 
-    A picture is a path, an `s3://` URI, a file's bytes, or an upright (h, w, 3) uint8 array. `whole` embeds pictures as
-    they are even where the release masks or crops them. Raises `BadConfig` for a single value in place of a tuple.
-    """
-
-    images: tuple[Image, ...] = ()
-    texts: tuple[str, ...] = ()
-    item_ids: tuple[str, ...] = ()
-    unlike_images: tuple[Image, ...] = ()
-    unlike_texts: tuple[str, ...] = ()
-    whole: bool = False
-
-    def __post_init__(self) -> None:
-        for field in fields(self):
-            value = getattr(self, field.name)
-            if field.name != "whole" and not isinstance(value, tuple):
-                raise BadConfig(f"a query's {field.name} must be a tuple, got a {type(value).__name__}; write (value,)")
-        if not (self.images or self.texts or self.item_ids):
-            raise BadConfig("a query needs a picture, a text or an item to be like")
+    scores: Float32  # (n,) cosines, falling
+    row_ids: Int64  # (n,)
+    confidence: float | None = None
 
 
 class _Selected(NamedTuple):
@@ -100,7 +85,7 @@ def open_release(store: Store | str, name: str = releases.PRODUCTION, settings: 
 class OpenRelease:
     """A release opened for searching from any number of threads.
 
-    Its index shards are memory-mapped; its models are loaded at their first use.
+    Its index shards are memory-mapped; the models of its `encoder` are loaded at their first use.
     """
 
     def __init__(self, store: Store, release: Release, settings: Settings) -> None:
@@ -110,15 +95,19 @@ class OpenRelease:
         self._config = release.nightly_config()
         self._index_set = IndexSet.open(store, release.index)
         self._index = open_index(store, self._index_set)
-        self._encoder = QueryEncoder(store, release, settings)
+        self.encoder = QueryEncoder(store, release, settings)
         self._items = Items.open(store, release.catalog, release.fields)
         self._pictures = PictureReader(store)
         self._recent = lru_cache(RECENT_SELECTIONS)(partial(_select, self._items, self._index))
+        self._counted = lru_cache(RECENT_COUNTS)(partial(_count, self._items, self._index, self._recent))
+        self._densities: dict[int, float] = {}
+        self._is_new_product = partial(is_new_product, self._items)
+        self._is_new_picture = partial(is_new_picture, self._items, self._index)
 
     def prepare(self) -> None:
         """Load everything that a search by picture needs, so that damage is found here and not in a search."""
         prepare_for_many()
-        vector = self._encoder.prepare()
+        vector = self.encoder.prepare()
         self.search_vectors(vector[None], 1)
         if self.release.classes:
             self._select_classes(np.empty(0, np.int32), None)
@@ -149,6 +138,27 @@ class OpenRelease:
         whose parts cancel each other, and a `min_confidence` where the confidence is not known.
         """
         query = query if isinstance(query, Query) else Query(images=(query,))
+        ranking = self.rank(
+            query, k, mode=mode, where=where, collapse=collapse, by_product=by_product, min_confidence=min_confidence
+        )
+        return self.describe(ranking)
+
+    def rank(
+        self,
+        query: Query,
+        k: int = 10,
+        *,
+        mode: Mode = "nearest",
+        where: str = "",
+        collapse: bool = False,
+        by_product: bool = False,
+        min_confidence: float = 0.0,
+        seen: Sequence[int] = (),
+    ) -> Ranking:
+        """Return the rows of what `search` returns; of a long list one page after the other.
+
+        `seen` are the row ids of the pages before, which are left out, as is what is not new beside them.
+        """
         if mode not in MODES:
             raise BadConfig(f"unknown search mode {mode!r}; expected {' or '.join(MODES)}")
         if mode == "classified" and not query.images:
@@ -157,22 +167,31 @@ class OpenRelease:
         pictures = [self._read(image) for image in query.images]
         item_rows = np.array([self._find(item_id) for item_id in query.item_ids], np.int64)
         vector = self._encode(query, pictures, item_rows)
-        nearest = partial(self._nearest, vector, selected)
-        if mode == "classified":
-            classes = np.concatenate([self._encoder.classify(picture) for picture in pictures])
-            of_classes = self._select_classes(classes, selected)
-            nearest = partial(self._classified, vector, of_classes, selected)
-        confidence = None if query.texts or query.unlike_texts else self._confidence(vector, selected, item_rows)
+        nearest = lru_cache(partial(self._nearest, vector, selected))  # the confidence often needs the same rows
+        confidence = None if query.texts or query.unlike_texts else self._confidence(nearest, item_rows)
         if min_confidence and confidence is None:
             raise BadConfig(
                 "the confidence of this search is unknown: it is learned for pictures and items, not for words, in a "
                 "catalogue with products or categories; search without a least confidence"
             )
         if confidence is not None and confidence < min_confidence:
-            return []
+            return Ranking(np.empty(0, np.float32), np.empty(0, np.int64), confidence)
+        if mode == "classified":
+            classes = np.concatenate([self.encoder.classify(picture) for picture in pictures])
+            nearest = lru_cache(partial(self._classified, vector, self._select_classes(classes, selected), selected))
         is_new = self._is_new_product if by_product else self._is_new_picture if collapse else None
-        hits = self._describe(*self._best(nearest, k, item_rows, is_new))
-        return [hit.model_copy(update={"confidence": confidence}) for hit in hits]
+        best = self._best(nearest, k, item_rows, is_new, np.asarray(seen, np.int64))
+        return Ranking(*best, confidence)
+
+    def describe(self, ranking: Ranking) -> list[Hit]:
+        """Return the items of a ranking as hits."""
+        scores, row_ids, confidence = ranking
+        rows = self._items.rows(row_ids)
+        fields = [{name: as_json(value) for name, value in row.items()} for row in self._items.fields(row_ids)]
+        return [
+            Hit(score=float(score), confidence=confidence, fields=values, **{name: row[name] for name in HIT_COLUMNS})
+            for score, values, row in zip(scores, fields, rows, strict=True)
+        ]
 
     def search_vector(self, vector: Float32, k: int = 10, *, where: str = "", collapse: bool = False) -> list[Hit]:
         """Return the k items nearest to a (dim,) unit-length float32 vector of the published variant, as `search` does.
@@ -180,8 +199,8 @@ class OpenRelease:
         Raises `DimensionMismatch`, and `BadConfig` for k below 1 or an invalid filter.
         """
         nearest = partial(self._nearest, vector, self._selected(where))
-        is_new = self._is_new_picture if collapse else None
-        return self._describe(*self._best(nearest, k, np.empty(0, np.int64), is_new))
+        best = self._best(nearest, k, NO_ROWS, self._is_new_picture if collapse else None)
+        return self.describe(Ranking(*best))
 
     def search_vectors(self, vectors: Float32, k: int, *, where: str = "") -> tuple[Float32, Int64]:
         """Return (q, k) scores and row ids for (q, dim) queries, padded with -inf and -1 where fewer fit."""
@@ -189,29 +208,41 @@ class OpenRelease:
 
     def apply_view(self, image: Image) -> RGB:
         """Return the (h, w, 3) uint8 view of a picture that the release embeds: raw, masked or cropped."""
-        return self._encoder.apply_view(self._read(image))
+        return self.encoder.apply_view(self._read(image))
+
+    def fit_picture(self, image: Image, whole: bool = False) -> UInt8:
+        """Return the (size, size, 3) uint8 square of a picture that `encoder.embed` takes. Raises as `search` does."""
+        return self.encoder.fit_picture(self._read(image), whole)
+
+    def item(self, item_id: str) -> Item:
+        """Return what a hit says of an item. Raises `NotFound`."""
+        (hit,) = self.describe(Ranking(np.ones(1, np.float32), np.array([self._find(item_id)], np.int64)))
+        return Item(**hit.model_dump(include=set(Item.model_fields)))
 
     def picture_bytes(self, item_id: str) -> bytes:
         """Return the file of an item's picture. Raises `NotFound` where the item or its picture does not exist."""
-        (row,) = self._items.rows(np.array([self._find(item_id)], np.int64))
-        return self._pictures.read(row)
+        return self._pictures.read(self._items.rows(np.array([self._find(item_id)], np.int64))[0])
+
+    def find_row(self, item_id: str) -> int | None:
+        """Return the row id of an item, None where a search cannot find it."""
+        for row in map(row_id, spellings(item_id)):
+            with suppress(NotFound):
+                self._index.vectors_of(np.array([row], np.int64))
+                return row
+        return None
 
     def shard_of(self, item_id: str) -> str:
         """Return the name of the index shard that holds an item. Raises `NotFound`."""
         row = np.array([self._find(item_id)], np.int64)
         return next(shard.folder.name for shard in self._index.shards if positions_of(shard.row_ids, row)[1].any())
 
-    def filter_values(self) -> dict[str, list[str]]:
-        """Return the columns that a filter can name, each with its commonest values first; ids have none listed."""
-        return {name: list(values) for name, values in self._commonest.items()}
+    def facets(self, names: Sequence[str] = (), where: str = "") -> Counts:
+        """Return the commonest values of these names, or of all that a filter knows, with their numbers of items.
 
-    @opened_once
-    def _commonest(self) -> dict[str, list[str]]:
-        shown = [name for name in self._items.field_names if name not in SHOWN_FIELDS]
-        values = self._items.columns(["row_id", *VALUE_COLUMNS], shown)
-        texts = {name: commonest_texts(values[FIELD + name]) for name in shown}
-        commonest = commonest_values(values)
-        return commonest | {name: texts.get(name, []) for name in self._items.field_names if name not in commonest}
+        Counted are the items that a search can find and that match the filter `where`. Names whose values differ for
+        nearly every item, such as ids, have none. Raises `BadConfig` for an unknown name and an invalid filter.
+        """
+        return self._counted(tuple(names), where.strip())
 
     def _read(self, image: Image) -> RGB:
         if isinstance(image, np.ndarray):
@@ -223,11 +254,9 @@ class OpenRelease:
 
     def _find(self, item_id: str) -> int:
         """Return the row id of an item. Raises `NotFound`, also for an item in quarantine."""
-        for spelling in spellings(item_id):
-            row = row_id(spelling)
-            with suppress(NotFound):
-                self._index.vectors_of(np.array([row], np.int64))
-                return row
+        row = self.find_row(item_id)
+        if row is not None:
+            return row
         ids = self._items.columns(["item_id"])["item_id"]
         is_unused = (ids == normal_name(item_id)).any()
         hint = ": its picture could not be used, as `vitrine explain` says" if is_unused else did_you_mean(item_id, ids)
@@ -235,12 +264,12 @@ class OpenRelease:
 
     def _encode(self, query: Query, pictures: list[RGB], item_rows: Int64) -> Float32:
         """Return the query's (dim,) unit-length float32 vector."""
-        embed = partial(self._encoder.embed_picture, whole=query.whole)
-        like = [*self._index.vectors_of(item_rows)]
+        embed = partial(self.encoder.embed_picture, whole=query.whole)
+        like = [*self._index.vectors_of(item_rows), *query.vectors]
         like += [embed(picture) for picture in pictures]
-        like += [self._encoder.embed_text(text) for text in query.texts]
-        unlike = [embed(self._read(image)) for image in query.unlike_images]
-        unlike += [self._encoder.embed_text(text) for text in query.unlike_texts]
+        like += [self.encoder.embed_text(text) for text in query.texts]
+        unlike = [*query.unlike_vectors, *(embed(self._read(image)) for image in query.unlike_images)]
+        unlike += [self.encoder.embed_text(text) for text in query.unlike_texts]
         if len(like) == 1 and not unlike:
             return like[0]
         vector = np.mean(like, axis=0)
@@ -252,36 +281,50 @@ class OpenRelease:
         return vector / length
 
     def _best(
-        self, nearest: Callable[[int], Hits], k: int, excluded: Int64, is_new: Callable[[Int64], Bool] | None
+        self,
+        nearest: Callable[[int], Hits],
+        k: int,
+        excluded: Int64,
+        is_new: Callable[[Int64], Bool] | None = None,
+        seen: Int64 = NO_ROWS,
     ) -> Hits:
-        """Return the first k rows of `nearest(n)` that are not excluded and `is_new`, with n doubled until k are."""
+        """Return the first k rows of `nearest(n)` that are not excluded or seen and `is_new`, n doubled until k are."""
         if k < 1:
             raise BadConfig(f"k is at least 1, got {k}")
-        n = k + len(excluded)
+        n = max(k, DEPTH) + len(excluded) + len(seen)
         while True:
             scores, row_ids = nearest(n)
-            keep = ~np.isin(row_ids, excluded)
+            keep = ~np.isin(row_ids, [*excluded, *seen])
             if is_new is not None:
-                keep[keep] = is_new(row_ids[keep])
+                keep[keep] = is_new(np.concatenate([seen, row_ids[keep]]))[len(seen) :]
             if keep.sum() >= k or len(row_ids) < n:
                 return scores[keep][:k], row_ids[keep][:k]
             n *= 2
 
-    def _confidence(self, vector: Float32, selected: _Selected | None, excluded: Int64) -> float | None:
+    def _confidence(self, nearest: Callable[[int], Hits], excluded: Int64) -> float | None:
         """Return how likely one of the first hits is relevant, None where the release has no model of that."""
         if self._confidence_model is None:
             return None
-        scores, row_ids = self._best(partial(self._nearest, vector, selected), DEPTH, excluded, None)
+        scores, row_ids = self._best(nearest, DEPTH, excluded)
         if not len(row_ids):
             return 0.0
-        neighbours = partial(self._nearest, self._index.vectors_of(row_ids[:1])[0], None)
-        around, _ = self._best(neighbours, DEPTH, row_ids[:1], None)
-        categories = [row["category"] for row in self._items.rows(row_ids[:N_HITS])]
+        categories = self._items.values("category", row_ids[:N_HITS])
         codes = [-1 if name is None else categories.index(name) for name in categories]
         padded = np.pad(codes, (0, N_HITS - len(codes)), constant_values=-1)
-        density = mean_cosine(around[None].astype(np.float64))
+        density = np.array([self._density(int(row_ids[0]))])
         features = hit_features(scores[None].astype(np.float64), density, padded[None])
         return float(self._confidence_model.probability(features)[0])
+
+    def _density(self, row: int) -> float:
+        """Return the mean cosine of a row with its nearest `DEPTH` others; measured once."""
+        density = self._densities.get(row)
+        if density is None:
+            rows = np.array([row], np.int64)
+            scores, _ = self._best(partial(self._nearest, self._index.vectors_of(rows)[0], None), DEPTH, rows)
+            if len(self._densities) >= KNOWN_DENSITIES:
+                self._densities.clear()
+            self._densities[row] = density = float(mean_cosine(scores[None].astype(np.float64))[0])
+        return density
 
     @opened_once
     def _confidence_model(self) -> Confidence | None:
@@ -290,34 +333,6 @@ class OpenRelease:
             return Confidence.model_validate_json(self._store.local_path(part.key, part.sha256).read_bytes())
         except (NotFound, ShardCorrupt, ValidationError):  # an older report, or a lost one: a search does without it
             return None
-
-    def _is_new_product(self, row_ids: Int64) -> Bool:
-        """Return, for each row, whether no earlier row is of the same product."""
-        products = self._items.products(row_ids)
-        first = {product: rank for rank, product in reversed([*enumerate(products)])}
-        return np.array([product is None or first[product] == rank for rank, product in enumerate(products)], bool)
-
-    def _is_new_picture(self, row_ids: Int64) -> Bool:
-        """Return, for each row, whether no earlier row is a near-identical picture of the same product."""
-        products = self._items.products(row_ids)
-        counts = Counter(product for product in products if product is not None)
-        repeated = [rank for rank, product in enumerate(products) if product is not None and counts[product] > 1]
-        keep = np.ones(len(row_ids), bool)
-        kept_vectors: dict[str | None, list[Float32]] = {}
-        for rank, vector in zip(repeated, self._index.vectors_of(row_ids[repeated]), strict=True):
-            earlier = kept_vectors.setdefault(products[rank], [])
-            keep[rank] = all(vector @ other < COLLAPSE_SIMILARITY for other in earlier)
-            if keep[rank]:
-                earlier.append(vector)
-        return keep
-
-    def _describe(self, scores: Float32, row_ids: Int64) -> list[Hit]:
-        rows = self._items.rows(row_ids)
-        fields = [{name: as_json(value) for name, value in row.items()} for row in self._items.fields(row_ids)]
-        return [
-            Hit(score=float(score), fields=values, **{name: row[name] for name in HIT_COLUMNS})
-            for score, values, row in zip(scores, fields, rows, strict=True)
-        ]
 
     def _nearest(self, vector: Float32, selected: _Selected | None, n: int) -> Hits:
         """Return the n nearest of the selected rows, or all of them where there are fewer."""
@@ -376,3 +391,10 @@ def _select(items: Items, index: ShardedIndex, where: str) -> _Selected:
     table = items.columns(["row_id", *parsed.columns], parsed.open_names)
     row_ids = np.sort(table["row_id"].filter(parsed.mask(table, items.field_names)).to_numpy())
     return _Selected(row_ids, index.select(row_ids))
+
+
+def _count(
+    items: Items, index: ShardedIndex, select: Callable[[str], _Selected], names: tuple[str, ...], where: str
+) -> Counts:
+    rows = index.row_ids()
+    return count_facets(items, rows[np.isin(rows, select(where).row_ids)] if where else rows, names)

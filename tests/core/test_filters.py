@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from retrieval_core.artifacts.catalog_rows import CATALOG_SCHEMA
 from retrieval_core.errors import BadConfig
-from retrieval_core.filters import MAX_CHARS, MAX_DEPTH, attribute_names, commonest_values, parse_where
+from retrieval_core.filters import MAX_CHARS, MAX_DEPTH, one_of_each, parse_where
 
 ORDER = {"<": operator.lt, "<=": operator.le, ">": operator.gt, ">=": operator.ge}
 VALUES = ["a", "B", "b", "a b", "it's", 'say "x"', "10", "9", "1e1", "-2.5", "in", "", "inf", "nan", "é/ü_1.x-y", "(,)"]
@@ -207,21 +207,13 @@ def test_case_and_spelling_of_values_count() -> None:
     assert parse_where("item_id<=7").mask(ids).to_list() == [True, True]
 
 
-def test_the_names_that_can_be_used_come_with_their_commonest_values() -> None:
-    pair = {"name": "colour", "value": "red"}
-    rows = [
-        {"category": "a", "labels": ["x", "y"], "attributes": [pair, {"name": "category", "value": "hidden"}]},
-        {"category": "b", "labels": ["y"], "attributes": [pair, {"name": "colour", "value": "blue"}]},
-        {"category": "b", "split": "train", "attributes": [{"name": "colour", "value": None}]},
-    ]
-    assert attribute_names(table(rows)) == ["colour"]
-    assert commonest_values(table(rows)) == {
-        "item_id": [],
-        "product_id": [],
-        "category": ["b", "a"],
-        "split": ["train"],
-        "label": ["y", "x"],
-        "colour": ["red", "blue"],
-    }
-    empty = commonest_values(table([]))
-    assert empty == {name: [] for name in ("item_id", "product_id", "category", "split", "label")}
+names_and_values = st.text(st.characters(codec="utf-8", exclude_characters="\0"), min_size=1, max_size=6)
+
+
+@given(st.dictionaries(names_and_values, st.lists(names_and_values, min_size=1, max_size=3), min_size=1, max_size=3))
+def test_choices_written_as_a_filter_are_read_as_they_were(choices: dict[str, list[str]]) -> None:
+    assert parse_where(one_of_each(choices)).names == set(choices)
+    assert (
+        one_of_each({"category": ["or", "it's"], "colour": ["red"]})
+        == "category in ('or', 'it''s') and colour in (red)"
+    )

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from retrieval_core.artifacts.catalog_rows import NAMED_VALUES, field_table
 from retrieval_core.errors import BadConfig
-from retrieval_core.filters import commonest_texts, parse_where
+from retrieval_core.filters import parse_where
 
 ORDER = {"<": operator.lt, "<=": operator.le, ">": operator.gt, ">=": operator.ge, "=": operator.eq}
 # What each text says: a number and its currency, a date, or nothing but itself.
@@ -122,11 +122,6 @@ def test_words_of_the_null_test_are_values_elsewhere() -> None:
     for text, says in [("category is", "null or not null, got the end"), ("category is not in", "expected null, got")]:
         with pytest.raises(BadConfig, match=says):
             parse_where(text)
-
-
-def test_the_commonest_texts_leave_out_numbers() -> None:
-    values = field_table(with_row_ids([{"season": "a"}, {"season": "b"}, {"season": "b"}, {"season": "3"}]))
-    assert commonest_texts(values["field.season"]) == ["b", "a"]
 
 
 def with_row_ids(fields: list[dict[str, str]]) -> pl.DataFrame:

@@ -19,7 +19,8 @@ from retrieval_core.explain.explanation import explain
 from retrieval_core.ingest.sources import base
 from retrieval_core.maintenance.plan import forecast
 from retrieval_core.maintenance.verify import verify
-from retrieval_core.search.release import Query, open_release
+from retrieval_core.search.query import Query
+from retrieval_core.search.release import open_release
 from retrieval_core.settings import Settings
 
 CATEGORIES, VIEWS = ("Été", "Größe", "Hüte"), 8

@@ -18,7 +18,8 @@ from retrieval_core.maintenance.plan import forecast
 from retrieval_core.maintenance.status import status
 from retrieval_core.maintenance.verify import verify
 from retrieval_core.metrics.registry import find_metric
-from retrieval_core.search.release import Query, open_release
+from retrieval_core.search.query import Query
+from retrieval_core.search.release import open_release
 from retrieval_core.settings import Settings
 
 PRODUCTS, VIEWS = 24, 4

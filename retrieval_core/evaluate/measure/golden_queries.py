@@ -33,7 +33,8 @@ from retrieval_core.evaluate.thumbnails import FROM_SOURCE, Thumbnail, item_pict
 from retrieval_core.images import decode
 from retrieval_core.item_ids.normal_form import normal_name
 from retrieval_core.metrics.registry import GOLDEN_HIT, GOLDEN_MRR, GOLDEN_RECALL
-from retrieval_core.search.release import OpenRelease, Query
+from retrieval_core.search.query import Query
+from retrieval_core.search.release import OpenRelease
 from retrieval_core.store.uris import folder_of, read_uri
 
 K, MAX_K = 10, 100

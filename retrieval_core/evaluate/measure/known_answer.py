@@ -10,9 +10,10 @@ from typing import NamedTuple
 
 import polars as pl
 
-from retrieval_core.artifacts.manifests import Hit, Value
+from retrieval_core.artifacts.manifests import Value
 from retrieval_core.artifacts.pictures import PictureReader
 from retrieval_core.evaluate.thumbnails import FROM_SOURCE, Thumbnail, item_picture
+from retrieval_core.search.hits import Hit
 
 MAX_PROBLEMS = 20  # in the report
 MAX_PROBLEM_CHARS = 300

@@ -77,7 +77,7 @@ def test_rows_come_in_the_order_they_are_named_in(store: Store) -> None:
     row_ids = np.array([row_id(name) for name in ("b", "c", "b")])
     assert [row["item_id"] for row in items.rows(row_ids)] == ["b", "c", "b"]
     assert set(items.rows(row_ids)[0]) == {*HIT_COLUMNS, "content_id"}
-    assert items.products(row_ids) == ["p", None, "p"]
+    assert items.values("product_id", row_ids) == ["p", None, "p"]
     assert items.rows(row_ids[:0]) == []
 
 

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from retrieval_core.artifacts.manifests import Hit, Release
+from retrieval_core.artifacts.manifests import Release
 from retrieval_core.artifacts.releases import get_release
 from retrieval_core.explain.explanation import Explanation, SelfSearch
 from retrieval_core.explain.page import read_pictures, render_page
+from retrieval_core.search.hits import Hit
 from tests.core.conftest import Shop
 from tests.core.explain.conftest import ITEM
 

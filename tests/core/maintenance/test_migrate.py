@@ -22,7 +22,8 @@ from retrieval_core.maintenance.repair import repair
 from retrieval_core.maintenance.vacuum import Policy, plan_vacuum
 from retrieval_core.maintenance.verify import verify
 from retrieval_core.maintenance.verify_objects import verify_all
-from retrieval_core.search.release import Query, open_release
+from retrieval_core.search.query import Query
+from retrieval_core.search.release import open_release
 from retrieval_core.settings import Settings
 from retrieval_core.store.base import Store
 from retrieval_core.store.format import FORMAT, read_format

@@ -86,6 +86,7 @@ def test_a_search_that_began_on_the_old_release_ends_on_it(shop: Any) -> None:
         assert {hit.item_id.split("-")[1] for hit in old.search(shop.picture("item-1-0"), 100)} == set("012345")
         releases.rollback(shop.store)
         until(lambda: serving(live) == "r1")
+        assert live.n_switches == 2
 
 
 @pytest.mark.parametrize("broken", ["indexes/shards/r2-0/vectors.arrow", "indexes/shards/r2-1/index.faiss"])

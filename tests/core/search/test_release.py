@@ -16,8 +16,10 @@ from retrieval_core.artifacts.releases import get_release
 from retrieval_core.errors import BadConfig, DimensionMismatch, ImageRefused, NotFound, ShardCorrupt
 from retrieval_core.filters import parse_where
 from retrieval_core.search import query_encoder
+from retrieval_core.search.duplicates import COLLAPSE_SIMILARITY
+from retrieval_core.search.query import Query
 from retrieval_core.search.query_encoder import QueryEncoder
-from retrieval_core.search.release import COLLAPSE_SIMILARITY, UNLIKE_WEIGHT, OpenRelease, Query
+from retrieval_core.search.release import UNLIKE_WEIGHT, OpenRelease
 
 ROWS = 36
 
@@ -249,7 +251,7 @@ def test_a_classified_search_looks_within_the_filter(
 
 
 def test_what_the_app_shows_is_what_the_release_holds(shop: Any, release: OpenRelease) -> None:
-    columns = release.filter_values()
+    columns = {name: [*counts] for name, counts in release.facets().items()}
     assert list(columns) == ["item_id", "product_id", "category", "split", "label", "colour", "year"]
     assert columns["item_id"] == columns["product_id"] == []
     assert columns["category"] == ["coat", "dress"]
@@ -279,7 +281,7 @@ def test_a_release_of_nothing_or_of_one_item_is_searched_like_any_other(
     shop.publish("none", products=[])
     empty, query = shop.open(), shop.picture("item-1-0")
     assert empty.search(query) == empty.search(query, where="split=train", collapse=True) == []
-    assert set(empty.filter_values()) == {"item_id", "product_id", "category", "split", "label"}
+    assert set(empty.facets()) == {"item_id", "product_id", "category", "split", "label"}
     with pytest.raises(NotFound):
         empty.search(Query(item_ids=("item-1-0",)))
     shop.publish("some", products=[3])
@@ -301,7 +303,7 @@ def test_eight_threads_get_the_answers_of_one(
     expected = [ask(alone, number) for number in range(8)]
     together = shop.open()  # its models are loaded by eight threads at once
     assert in_threads(8, lambda number: ask(together, number)) == expected
-    assert in_threads(8, lambda number: together.filter_values()) == [alone.filter_values()] * 8
+    assert in_threads(8, lambda number: together.facets()) == [alone.facets()] * 8
 
 
 def test_models_are_loaded_once_however_many_threads_ask(
@@ -345,3 +347,31 @@ def test_a_picture_that_the_store_keeps_outlives_its_source(new_shop: Callable[[
     assert release.picture_bytes("item-1-0") == data
     with pytest.raises(NotFound):
         release.picture_bytes("item-2-0")
+
+
+@pytest.mark.parametrize("options", [{}, {"by_product": True}, {"collapse": True}], ids=str)
+def test_pages_are_the_long_list_cut_and_repeat_nothing(release: OpenRelease, options: dict[str, bool]) -> None:
+    query = Query(item_ids=("item-1-0",))
+    seen: list[int] = []
+    pages = []
+    while len(page := release.rank(query, 4, seen=seen, **options).row_ids):
+        pages += [hit.item_id for hit in release.describe(release.rank(query, 4, seen=seen, **options))]
+        seen += page.tolist()
+    assert pages == names(release.search(query, 100, **options))
+
+
+def test_a_picture_that_is_embedded_already_is_searched_as_the_picture_is(shop: Any, release: OpenRelease) -> None:
+    first, second, other = (shop.picture(f"item-{number}-2") for number in (3, 4, 5))
+    pixels = np.stack([release.fit_picture(str(path)) for path in (first, second, other)])
+    vectors = release.encoder.embed(pixels)
+    alone = release.search(Query(images=(str(first), str(second)), unlike_images=(str(other),)), 5)
+    together = release.search(Query(vectors=(vectors[0], vectors[1]), unlike_vectors=(vectors[2],)), 5)
+    assert [hit.item_id for hit in together] == [hit.item_id for hit in alone]
+    assert [hit.score for hit in together] == pytest.approx([hit.score for hit in alone], abs=1e-5)
+
+
+def test_an_item_is_described_as_its_hit_is(release: OpenRelease) -> None:
+    hit = release.search(Query(item_ids=("item-3-0",)), 1, where="item_id='item-3-1'")[0]
+    assert release.item("item-3-1").model_dump() == hit.model_dump(exclude={"score", "confidence"})
+    with pytest.raises(NotFound, match="'nobody'"):
+        release.item("nobody")

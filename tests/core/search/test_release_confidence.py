@@ -15,7 +15,8 @@ from retrieval_core.artifacts.releases import get_release
 from retrieval_core.errors import BadConfig
 from retrieval_core.images import RGB
 from retrieval_core.search.confidence import CONFIDENCE_FILE, Confidence, hit_features
-from retrieval_core.search.release import OpenRelease, Query
+from retrieval_core.search.query import Query
+from retrieval_core.search.release import OpenRelease
 
 # Half for a first hit as near as its neighbours are to it.
 MODEL = Confidence(kind="product", mean=(0,) * 4, scale=(1,) * 4, weights=(20, 0, -20, 1), bias=0)

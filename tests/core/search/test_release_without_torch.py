@@ -16,7 +16,8 @@ from retrieval_core.artifacts import releases
 from retrieval_core.artifacts.manifests import Release
 from retrieval_core.config.stages import NightlyConfig
 from retrieval_core.head.apply import HIDDEN_KEYS, WEIGHTS_FILE, boost, load_head
-from retrieval_core.search.release import OpenRelease, Query
+from retrieval_core.search.query import Query
+from retrieval_core.search.release import OpenRelease
 from tests.core.sealed_models import MASK_PX, seal_head, seal_segmenter
 
 SEARCH = """
@@ -37,7 +38,8 @@ class Finder:
 
 sys.meta_path[:] = [Finder(finder) for finder in sys.meta_path]
 
-from retrieval_core.search.release import Query, open_release
+from retrieval_core.search.query import Query
+from retrieval_core.search.release import open_release
 
 release = open_release(sys.argv[1])
 release.prepare()

@@ -16,7 +16,7 @@ from flows.nightly import nightly
 from flows.summary import RunSummary
 from retrieval_core.artifacts import releases
 from retrieval_core.artifacts.catalog_rows import SEEN_ITEMS, FieldSet
-from retrieval_core.artifacts.manifests import Hit, Release
+from retrieval_core.artifacts.manifests import Release
 from retrieval_core.artifacts.parts import read_unsealed
 from retrieval_core.config.stages import NightlyConfig
 from retrieval_core.errors import BadConfig
@@ -24,7 +24,9 @@ from retrieval_core.maintenance.backup import back_up
 from retrieval_core.maintenance.repair import repair
 from retrieval_core.maintenance.vacuum import Policy, vacuum
 from retrieval_core.maintenance.verify import verify
-from retrieval_core.search.release import Query, open_release
+from retrieval_core.search.hits import Hit
+from retrieval_core.search.query import Query
+from retrieval_core.search.release import open_release
 from retrieval_core.settings import Settings
 from retrieval_core.store.uris import open_store
 
@@ -151,8 +153,8 @@ def test_what_filters_can_name_includes_fields(shop: Shop) -> None:
     shop.write("JPY")
     shop.feed.write_text(shop.feed.read_text().replace("\n", "\tin stock\n").replace("in stock", "availability", 1))
     shop.night()
-    values = open_release(shop.store).filter_values()
-    assert (values["availability"], values["title"], values["price"]) == (["in stock"], [], [])
+    values = open_release(shop.store).facets()
+    assert (list(values["availability"]), values["title"], values["price"]) == (["in stock"], {}, {})
     assert [*values][:4] == ["item_id", "product_id", "category", "split"]
 
 

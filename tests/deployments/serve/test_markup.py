@@ -8,7 +8,7 @@ from typing import Any
 
 from deployments.serve import markup
 from deployments.serve.service import Answer, Example, SearchService
-from retrieval_core.artifacts.manifests import Hit
+from retrieval_core.search.hits import Hit
 from retrieval_core.filters import parse_where
 from tests.deployments.conftest import FIRST, SECOND
 

@@ -11,7 +11,7 @@ import pytest
 
 from retrieval_core.errors import BadConfig
 from retrieval_core.evaluate.measure.golden_queries import Golden, check_golden, read_golden, search_golden
-from retrieval_core.search.release import Query
+from retrieval_core.search.query import Query
 
 MAX_PIXELS = 1_000_000
 

@@ -9,7 +9,6 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from retrieval_core.artifacts.manifests import Hit
 from retrieval_core.evaluate.measure.known_answer import (
     MAX_PROBLEM_CHARS,
     MAX_PROBLEMS,
@@ -23,6 +22,7 @@ from retrieval_core.evaluate.measure.known_answer import (
     show_missed,
 )
 from retrieval_core.evaluate.thumbnails import Thumbnail
+from retrieval_core.search.hits import Hit
 
 PICTURES = st.sampled_from(["p0", "p1", "p2", "p3", "p4"])
 ITEM_IDS = st.sampled_from([f"item-{n:05}" for n in range(12)])

@@ -9,11 +9,12 @@ import polars as pl
 import pytest
 from PIL import Image
 
-from retrieval_core.artifacts.manifests import Hit, content_id
+from retrieval_core.artifacts.manifests import content_id
 from retrieval_core.artifacts.parts import MaskRow
 from retrieval_core.config.stages import EvaluateConfig, GateConfig
 from retrieval_core.evaluate.gate.decide import ReleaseFigures, decide
 from retrieval_core.evaluate.measure.synthetic_queries import Synthetic, draw_items, search_synthetic
+from retrieval_core.search.hits import Hit
 
 N = 12
 CONFIG = EvaluateConfig(synthetic_queries=8)
