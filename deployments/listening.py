@@ -9,7 +9,7 @@ from typing import Any
 
 import h11
 import uvicorn
-from starlette.responses import PlainTextResponse
+from starlette.responses import PlainTextResponse, Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
@@ -17,6 +17,9 @@ REQUEST_S = 20.0  # for a request's head and body, and for a client that stops r
 MIN_BYTES_PER_S = 16_384  # extends REQUEST_S for large bodies
 MAX_INCOMPLETE = 64  # requests that have not arrived as a whole; the oldest makes room for a new one
 MAX_CONNECTIONS = 1_000  # further ones are answered 503
+
+
+Refuse = Callable[[int, str, dict[str, str]], Response]
 
 
 def bound_connections(config: uvicorn.Config) -> None:
@@ -28,11 +31,14 @@ def bound_connections(config: uvicorn.Config) -> None:
 class BoundedBodies:
     """ASGI middleware that answers 413 for a body over `max_bytes(path)` and 503 if all bodies are over `max_total`.
 
-    A body counts from its first byte until the app has answered.
+    A body counts from its first byte until the app has answered. `refuse` makes the response of a status and a reason.
     """
 
-    def __init__(self, app: ASGIApp, max_bytes: Callable[[str], int], max_total: int) -> None:
+    def __init__(
+        self, app: ASGIApp, max_bytes: Callable[[str], int], max_total: int, refuse: Refuse | None = None
+    ) -> None:
         self._app, self._max_bytes, self._max_total, self._total = app, max_bytes, max_total, 0
+        self._refuse = refuse or (lambda status, reason, headers: PlainTextResponse(reason, status, headers))
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -62,7 +68,7 @@ class BoundedBodies:
             await self._app(scope, receive_bounded, send_noting)
         except _Refused as refused:
             if not has_answered:
-                response = PlainTextResponse(refused.reason, refused.status, {"Connection": "close"})
+                response = self._refuse(refused.status, refused.reason, {"Connection": "close"})
                 await response(scope, receive, send)
         finally:
             self._total -= size

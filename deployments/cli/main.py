@@ -71,7 +71,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run one command and return its exit code; without arguments, those of the process, which then ends on signals."""
     escape_unprintable()
     arguments = build_parser().parse_args(argv)
-    if argv is None:
+    if argv is None and not hasattr(arguments, "ends_itself"):
         end_on_signals(arguments.advice)
         if hasattr(arguments, "verbose"):  # the command starts Prefect, and works for long
             HEARTBEAT.start()

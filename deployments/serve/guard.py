@@ -1,4 +1,4 @@
-"""Refuse requests before Gradio sees them: from other web pages, to other host names or URLs, and too many uploads."""
+"""Refuse requests of other web pages and to other host names, and of the page's Gradio some URLs and many uploads."""
 
 from __future__ import annotations
 
@@ -11,10 +11,11 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 from starlette.datastructures import Headers
-from starlette.responses import PlainTextResponse
+from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from deployments.serve.service import MAX_PICTURE_BYTES
+from deployments.serve.api.problems import refuse
+from deployments.serve.api.requests import MAX_PICTURE_BYTES
 
 # The page loads nothing from other hosts and sends nothing to them. Gradio needs inline scripts and `eval`.
 POLICY = (
@@ -30,9 +31,8 @@ HEADERS = (
 UPLOAD = "/gradio_api/upload"
 UPLOADS_KEPT_S = 3_600
 MAX_UPLOADS_BYTES, MAX_UPLOADS = 2_000_000_000, 20_000  # in the folder of uploads, pictures fetched by URL included
-MAX_BODY_BYTES = 28_000_000  # one picture of 20 MB in base64
+MAX_BODY_BYTES = 28_000_000  # of a search: one picture of 20 MB in base64, or several smaller ones
 MAX_BODIES_BYTES = 256_000_000  # of all requests being answered
-NOT_FOUND = PlainTextResponse("not found", status_code=404)
 
 
 def max_body_bytes(path: str) -> int:
@@ -41,15 +41,18 @@ def max_body_bytes(path: str) -> int:
 
 
 class Guard:
-    """ASGI middleware: adds `HEADERS` to every response and refuses what no visitor of the page sends.
+    """ASGI middleware: adds `HEADERS` to every response and refuses what no client of ours sends.
 
-    Refused are routes of Gradio that fetch a URL; host names other than localhost, `host` and `names`, which a web page
-    could have made point here; requests from pages of another origin; and uploads that fill the folder `uploads`.
+    Refused are host names other than localhost, `host` and `names`, which a web page could have made point here;
+    requests from pages of another origin that is not among `origins`; and, where the page is served, routes of Gradio
+    that fetch a URL and uploads that fill the folder `uploads`.
     """
 
-    def __init__(self, app: ASGIApp, host: str, names: Sequence[str], uploads: Path) -> None:
+    def __init__(
+        self, app: ASGIApp, host: str, names: Sequence[str], origins: Sequence[str] = (), uploads: Path | None = None
+    ) -> None:
         self._app, self._uploads, self._public = app, uploads, {name.lower() for name in names}
-        self._names = {"localhost", host.lower(), *self._public}
+        self._names, self._origins = {"localhost", host.lower(), *self._public}, set(origins)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "lifespan":
@@ -64,21 +67,20 @@ class Guard:
         app = await self._refusal(scope) or self._app
         await app(scope, receive, send_with_headers)
 
-    async def _refusal(self, scope: Scope) -> PlainTextResponse | None:
+    async def _refusal(self, scope: Scope) -> Response | None:
         path, headers = scope["path"], Headers(scope=scope)
-        if "://" in path or "proxy=" in path:
-            return NOT_FOUND
         host = headers.get("host", "")
         if not self._is_ours(host):
-            reason = f"this page is not served as {_host_name(host)!r}; allow it with --name when the app starts"
-            return PlainTextResponse(reason, status_code=421)
+            return refuse(421, f"this service is not {_host_name(host)!r}; allow it with --name when it starts")
         origin = headers.get("origin")
-        if origin is not None and not self._is_same_origin(origin, host):
-            return PlainTextResponse("pages of another origin may not use this one", status_code=403)
+        if origin is not None and origin not in self._origins and not self._is_same_origin(origin, host):
+            return refuse(403, "pages of this origin may not use the service; allow it with --allow-origin")
+        if self._uploads is None:
+            return None
+        if path.startswith("/gradio_api/") and ("://" in path or "proxy=" in path):
+            return refuse(404, "not found")
         if path == UPLOAD and await asyncio.to_thread(_is_full, self._uploads):
-            return PlainTextResponse(
-                "too many pictures were uploaded in the last hour; try again later", status_code=507
-            )
+            return refuse(507, "too many pictures were uploaded in the last hour; try again later")
         return None
 
     def _is_ours(self, host: str) -> bool:

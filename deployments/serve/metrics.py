@@ -1,29 +1,77 @@
-"""The state of the store, its last run and this machine's disks as metrics for Prometheus: `GET /metrics`."""
+"""Metrics for Prometheus: the state of the store, its last run and this machine's disks, and how searches are answered.
+
+Where several processes answer, each sees a share of the requests. They keep their counts in the files of the folder
+`PROMETHEUS_MULTIPROC_DIR`, from which any of them adds up the whole.
+"""
 
 from __future__ import annotations
 
 import logging
+import os
 import threading
 import time
 from collections.abc import Iterator
+from contextlib import AbstractContextManager
 
-from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, ProcessCollector, generate_latest
-from prometheus_client.core import GaugeMetricFamily
+from prometheus_client import (
+    CONTENT_TYPE_LATEST,
+    CollectorRegistry,
+    Counter,
+    Gauge,
+    Histogram,
+    ProcessCollector,
+    disable_created_metrics,
+    generate_latest,
+)
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
+from prometheus_client.multiprocess import MultiProcessCollector
 from prometheus_client.registry import Collector
 from starlette.responses import Response
 
 from retrieval_core.errors import VitrineError
 from retrieval_core.maintenance.health import Health, measure_health, watched_folders
+from retrieval_core.search.live import LiveRelease
 from retrieval_core.settings import Settings
 from retrieval_core.store.base import Store
 
 CACHED_S = 60.0  # a store with 100,000 documents of runs takes 1.4 s of CPU time to list
 
-log = logging.getLogger("vitrine.app")
+MULTIPROCESS = "PROMETHEUS_MULTIPROC_DIR"
+SECONDS = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 10.0)
+PICTURES = (1, 2, 4, 8, 16, 32)
+
+log = logging.getLogger("vitrine.serve")
+# They would be a second series beside each of a counter or histogram, which nobody reads.
+disable_created_metrics()  # type: ignore[no-untyped-call]
+
+
+class Measurements:
+    """What the service measures while it answers."""
+
+    def __init__(self, registry: CollectorRegistry | None) -> None:
+        text = "Time that a search spent in a stage: decode, embed (with the wait for a batch), search or describe."
+        self._stages = Histogram("vitrine_search_stage_seconds", text, ["stage"], buckets=SECONDS, registry=registry)
+        text = "Time to answer a request."
+        self._requests = Histogram("vitrine_request_seconds", text, ["route"], buckets=SECONDS, registry=registry)
+        text = "Answered requests."
+        self._answers = Counter("vitrine_requests", text, ["route", "status"], registry=registry)
+        text = "Pictures in a forward pass."
+        self.batch_pictures = Histogram("vitrine_batch_pictures", text, buckets=PICTURES, registry=registry)
+        text = "Pictures that are decoded or wait for their forward pass."
+        self.waiting_pictures = Gauge("vitrine_waiting_pictures", text, registry=registry, multiprocess_mode="livesum")
+
+    def stage(self, name: str) -> AbstractContextManager[object]:
+        """Measure a stage of a search."""
+        return self._stages.labels(name).time()
+
+    def observe_request(self, route: str, status: int, seconds: float) -> None:
+        """Count a request that was answered."""
+        self._requests.labels(route).observe(seconds)
+        self._answers.labels(route, str(status)).inc()
 
 
 class Exporter(Collector):
-    """Renders the metrics of a store, from a state that is at most `CACHED_S` old."""
+    """Renders the metrics; those of the store are at most `CACHED_S` old."""
 
     def __init__(self, store: Store, settings: Settings) -> None:
         self._store, self._folders = store, watched_folders(store, settings)
@@ -32,13 +80,28 @@ class Exporter(Collector):
         self._registry = CollectorRegistry(auto_describe=False)
         self._registry.register(self)
         ProcessCollector(registry=self._registry)
+        self.live: LiveRelease | None = None  # the release that searches are answered from
+        self.measurements = Measurements(None if MULTIPROCESS in os.environ else self._registry)
 
     def response(self) -> Response:
         """Return the metrics in Prometheus' text format. Reads the store."""
-        return Response(generate_latest(self._registry), media_type=CONTENT_TYPE_LATEST)
+        data = generate_latest(self._registry)
+        if MULTIPROCESS in os.environ:
+            of_all_processes = CollectorRegistry()
+            MultiProcessCollector(of_all_processes)  # type: ignore[no-untyped-call]
+            data += generate_latest(of_all_processes)
+        return Response(data, media_type=CONTENT_TYPE_LATEST)
 
-    def collect(self) -> Iterator[GaugeMetricFamily]:
+    def collect(self) -> Iterator[Metric]:
         """Yield the metrics; what is not known yet, such as the age before the first release, is absent."""
+        if self.live:
+            info = GaugeMetricFamily(
+                "vitrine_release", "The release that searches are answered from.", labels=["release"]
+            )
+            info.add_metric([self.live.current.release.fingerprint], 1.0)
+            switches = CounterMetricFamily("vitrine_release_switches", "Changes of the release since the start.")
+            switches.add_metric([], self.live.n_switches)
+            yield from (info, switches)
         health = self._measure()
         yield _gauge("store_up", "Whether the store can be read.", float(health is not None))
         if health is None:

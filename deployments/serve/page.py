@@ -10,10 +10,13 @@ from pathlib import Path
 from typing import Any
 
 import gradio as gr
+from pydantic import ValidationError
 
 from deployments.serve import markup
+from deployments.serve.api.problems import refused_values
+from deployments.serve.api.requests import MAX_K, MAX_PICTURE_BYTES, SearchRequest, Unlike
 from deployments.serve.fetching import fetch_picture
-from deployments.serve.service import MAX_K, MAX_PICTURE_BYTES, SearchRequest, SearchService
+from deployments.serve.service import SearchService
 from retrieval_core.artifacts import releases
 from retrieval_core.artifacts.manifests import Release
 from retrieval_core.errors import VitrineError
@@ -109,12 +112,12 @@ class SearchPage:
                 uris = self._service.thumbnails(release, [example.item_id for example in examples])
                 return header, markup.greeting(examples, uris, name)
             names = [name] if beside in (NOTHING, name) else [name, beside]
-            return header, markup.results([self._answer(request, each) for each in names], request.text)
+            return header, markup.results([self._answer(request, each) for each in names], "".join(request.texts))
         except VitrineError as error:
             return gr.skip(), markup.problem(str(error))
 
     def _answer(self, request: SearchRequest, name: str) -> markup.ShownAnswer:
-        answer = self._service.search(request, name)
+        answer = self._service.search(request.model_copy(update={"release": name}))
         uris = self._service.thumbnails(answer.release, [hit.item_id for hit in answer.hits])
         return markup.ShownAnswer(name, answer, uris, self._service.query_pictures(answer.release, request))
 
@@ -164,21 +167,27 @@ def _request(
     picture: Any, words: str, item: str, unlike_picture: Any, unlike_words: str, where: str, k: float, *options: Any
 ) -> SearchRequest:
     all_items, collapse, whole, mode = options
-    return SearchRequest.parse(
-        picture=_uploaded(picture),
-        text=(words or "").strip(),
-        item=item,
-        unlike_picture=_uploaded(unlike_picture),
-        unlike_text=(unlike_words or "").strip(),
-        where=where or "",
-        k=k,
-        all_items=all_items,
-        collapse=collapse,
-        whole=whole,
-        mode=mode,
-    )
+    try:
+        return SearchRequest(
+            images=_uploaded(picture),
+            texts=_typed(words),
+            item_ids=_typed(item),
+            unlike=Unlike(images=_uploaded(unlike_picture), texts=_typed(unlike_words)),
+            where=where or "",
+            k=k,
+            all_items=all_items,
+            collapse=collapse,
+            whole=whole,
+            mode=mode,
+        )
+    except ValidationError as error:
+        raise refused_values(error.errors(), SearchRequest) from error
 
 
-def _uploaded(payload: dict[str, Any] | None) -> bytes:
+def _typed(text: str | None) -> tuple[str, ...]:
+    return (text.strip(),) if text and text.strip() else ()
+
+
+def _uploaded(payload: dict[str, Any] | None) -> tuple[bytes, ...]:
     """Return the bytes of an uploaded file; Gradio has checked that its path is that of an upload."""
-    return Path(payload["path"]).read_bytes() if payload else b""
+    return (Path(payload["path"]).read_bytes(),) if payload else ()

@@ -1,8 +1,7 @@
-"""How the search page is: `/livez`, `/readyz` and `/metrics`, and a page that waits for the first release."""
+"""What answers until the store has its first release: a page that says what to do, and problems for programs."""
 
 from __future__ import annotations
 
-import asyncio
 import logging
 import socket
 import time
@@ -13,9 +12,9 @@ from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import HTMLResponse, PlainTextResponse, Response
 from starlette.routing import Route
-from starlette.types import ASGIApp, Receive, Scope, Send
 
 from deployments.listening import bound_connections
+from deployments.serve.api.problems import refuse
 from deployments.serve.metrics import Exporter
 from retrieval_core.artifacts import releases
 from retrieval_core.errors import VitrineError
@@ -44,34 +43,20 @@ PAGE = f"""<!doctype html>
 </html>
 """
 
-log = logging.getLogger("vitrine.app")
-
-
-class Health:
-    """ASGI middleware of an app that is ready: answers `/livez`, `/readyz`, `/metrics`; passes other requests on."""
-
-    def __init__(self, app: ASGIApp, exporter: Exporter) -> None:
-        self._app, self._exporter = app, exporter
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        app, path = self._app, scope["path"] if scope["type"] == "http" else ""
-        if path in ("/livez", "/readyz"):
-            app = PlainTextResponse("ok")
-        elif path == "/metrics":
-            app = await asyncio.to_thread(self._exporter.response)
-        await app(scope, receive, send)
+log = logging.getLogger("vitrine.serve")
 
 
 def wait_for_release(store: Store, host: str, port: int, exporter: Exporter, check_s: float = 2.0) -> None:
     """Answer on `http://host:port` with a page that says what to do, until the store has a production release.
 
-    `/livez` and `/metrics` are 200 meanwhile, everything else 503. Raises `OSError` if the address cannot be used.
+    `/livez` and `/metrics` are 200 meanwhile, everything else 503, for the HTTP API with a problem. Raises `OSError` if
+    the address cannot be used.
     """
     if _is_published(store):
         return
     log.warning("%s has no release yet; the page says so until the first run has published one", store.url)
     metrics = Route("/metrics", lambda request: exporter.response())
-    routes = [Route("/livez", _live), metrics, Route("/{path:path}", _wait)]
+    routes = [Route("/livez", _live), metrics, Route("/{path:path}", _wait, methods=["GET", "POST"])]
     config = uvicorn.Config(Starlette(routes=routes), log_level="warning", lifespan="off")
     bound_connections(config)
     server = uvicorn.Server(config)
@@ -100,4 +85,7 @@ async def _live(request: Request) -> Response:
 
 
 async def _wait(request: Request) -> Response:
-    return HTMLResponse(PAGE, 503, {"Retry-After": str(RETRY_AFTER_S)})
+    headers = {"Retry-After": str(RETRY_AFTER_S)}
+    if request.url.path.startswith("/v1/"):
+        return refuse(503, "nothing is published yet; `vitrine run` publishes the first release", headers)
+    return HTMLResponse(PAGE, 503, headers)

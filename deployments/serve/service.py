@@ -1,88 +1,43 @@
-"""What the page and the JSON API search with: releases opened by name, requests checked, pictures shrunk."""
+"""What the page and the HTTP API search with: releases opened by name, searches answered, pictures shrunk."""
 
 from __future__ import annotations
 
 import base64
 import re
 import time
+import uuid
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import lru_cache
-from typing import Any, NamedTuple, Self
+from typing import NamedTuple
 from weakref import WeakValueDictionary
 
 import numpy as np
 import polars as pl
-from pydantic import Field, ValidationError
 
+from deployments.serve.api.answers import SearchAnswer
+from deployments.serve.api.cursors import Cursor, write_cursor
+from deployments.serve.api.requests import SearchRequest
+from deployments.serve.metrics import Exporter
+from retrieval_core.arrays import Float32
 from retrieval_core.artifacts import releases
 from retrieval_core.artifacts.catalog_rows import Items
-from retrieval_core.artifacts.manifests import Backbone, Ref, Release, Value
-from retrieval_core.errors import BadConfig, VitrineError
+from retrieval_core.artifacts.manifests import Backbone, Ref, Release
+from retrieval_core.errors import BadConfig, NotFound, ShardCorrupt, VitrineError
+from retrieval_core.filters import one_of_each, parse_where
 from retrieval_core.images import RGB, decode, thumbnail
 from retrieval_core.search.hits import Hit
 from retrieval_core.search.live import LiveRelease
-from retrieval_core.search.query import Mode, Query
+from retrieval_core.search.query import Query
 from retrieval_core.search.release import OpenRelease, open_release
 from retrieval_core.settings import Settings
 from retrieval_core.store.base import Store
 
-MAX_K = 100
-MAX_PICTURE_BYTES = 20_000_000
-MAX_TEXT_CHARS = 1_000
 THUMBNAIL_PX, QUERY_PX = 320, 480
 N_CACHED_THUMBNAILS = 4_000  # of about 15 kB each
 N_OPEN_RELEASES = 3  # besides production
 N_EXAMPLES = 12
 N_LISTED_RELEASES = 50
-
-
-class SearchRequest(Value):
-    """What a visitor searches for; pictures are the bytes of a file, empty if none was given."""
-
-    picture: bytes = b""
-    text: str = Field("", max_length=MAX_TEXT_CHARS)
-    item: str = Field("", max_length=MAX_TEXT_CHARS)
-    unlike_picture: bytes = b""
-    unlike_text: str = Field("", max_length=MAX_TEXT_CHARS)
-    where: str = ""
-    k: int = Field(10, ge=1, le=MAX_K)
-    collapse: bool = False
-    all_items: bool = False
-    whole: bool = False
-    min_confidence: float = Field(0.0, ge=0, le=1)
-    mode: Mode = "nearest"
-
-    @classmethod
-    def parse(cls, **values: Any) -> Self:
-        """Check the values of a request. Raises `BadConfig` for a wrong type or a value out of bounds."""
-        try:
-            return cls.model_validate(values)
-        except ValidationError as error:
-            raise bad_value(error) from error
-
-    def query(self) -> Query:
-        """Return the query of this request. Raises `BadConfig` if there is nothing to look for."""
-        if self.is_empty:
-            raise BadConfig("nothing to look for: give a picture, words, or an item of the catalogue")
-        return Query(
-            images=(self.picture,) if self.picture else (),
-            texts=(self.text,) if self.text else (),
-            item_ids=(self.item,) if self.item else (),
-            unlike_images=(self.unlike_picture,) if self.unlike_picture else (),
-            unlike_texts=(self.unlike_text,) if self.unlike_text else (),
-            whole=self.whole,
-        )
-
-    @property
-    def is_empty(self) -> bool:
-        return not (self.picture or self.text or self.item)
-
-
-def bad_value(error: ValidationError) -> BadConfig:
-    """Return the error that names the first value at fault and what is wrong with it."""
-    problem = error.errors(include_url=False)[0]
-    return BadConfig(f"{'.'.join(map(str, problem['loc']))}: {problem['msg']}")
 
 
 class Example(NamedTuple):
@@ -100,18 +55,13 @@ class Answer(NamedTuple):
     hits: list[Hit]
     seconds: float
 
-    @property
-    def document(self) -> dict[str, Any]:
-        """The document that `vitrine search --json` prints."""
-        return {"release": self.release.release.fingerprint, "hits": [hit.model_dump() for hit in self.hits]}
-
 
 class SearchService:
     """Searches the releases of a store; may be used from many threads."""
 
-    def __init__(self, store: Store, settings: Settings) -> None:
-        self._store, self._settings = store, settings
-        self._production = LiveRelease(store, releases.PRODUCTION, settings)
+    def __init__(self, store: Store, settings: Settings, exporter: Exporter) -> None:
+        self._store, self._settings, self.measurements = store, settings, exporter.measurements
+        self._production = exporter.live = LiveRelease(store, releases.PRODUCTION, settings)
         self._open_release = lru_cache(N_OPEN_RELEASES)(lambda fingerprint: open_release(store, fingerprint, settings))
         self._pool = ThreadPoolExecutor(8, thread_name_prefix="thumbnails")
         # The cache outlives the releases: two of them with one catalogue show the same pictures.
@@ -128,30 +78,68 @@ class SearchService:
 
         Raises `NotFound`, and `BadConfig` for anything that cannot be a fingerprint.
         """
-        if name == releases.PRODUCTION:
-            return self._production.current
+        if production := self.production(name):
+            return production
         if not re.fullmatch("[0-9a-f]{4,32}", name):
             raise BadConfig(f"{name!r} names no release; expected production, or a fingerprint or the start of one")
-        return self._open_release(releases.get_release(self._store, name).fingerprint)
+        try:
+            return self._open_release(releases.get_release(self._store, name).fingerprint)
+        except NotFound as error:
+            raise NotFound(f"there is no release {name!r} any more, or there never was") from error
+
+    def production(self, name: str = releases.PRODUCTION) -> OpenRelease | None:
+        """Return the current production if that is its name or its fingerprint, without reading the store."""
+        current = self._production.current
+        return current if name in (releases.PRODUCTION, current.release.fingerprint) else None
 
     def list_releases(self) -> list[Release]:
         """Return the last releases, the newest first."""
         return releases.list_releases(self._store)[: -N_LISTED_RELEASES - 1 : -1]
 
-    def search(self, request: SearchRequest, name: str = releases.PRODUCTION) -> Answer:
-        """Search the release of this name. Raises what `OpenRelease.search` raises."""
-        release, query = self.open(name), request.query()
+    def search(self, request: SearchRequest) -> Answer:
+        """Search with the texts, items and files of pictures of a request. Raises what `OpenRelease.search` raises."""
+        release = self.open(request.release)
         started = time.perf_counter()
-        hits = release.search(
-            query,
-            request.k,
-            mode=request.mode,
-            where=request.where,
-            collapse=request.collapse,
-            by_product=not (request.all_items or request.collapse),
-            min_confidence=request.min_confidence,
-        )
+        hits = self.answer(release, request, query_of(request)).hits
         return Answer(release, hits, time.perf_counter() - started)
+
+    def answer(
+        self, release: OpenRelease, request: SearchRequest, query: Query, seen: Sequence[int] = ()
+    ) -> SearchAnswer:
+        """Search a release; `seen` are the rows of the pages before. Raises what `OpenRelease.search` raises."""
+        where = _where(request)
+        try:
+            with self.measurements.stage("search"):
+                ranking = release.rank(
+                    query,
+                    request.k,
+                    mode=request.mode,
+                    where=where,
+                    collapse=request.collapse,
+                    by_product=not (request.all_items or request.collapse),
+                    min_confidence=request.min_confidence,
+                    seen=seen,
+                )
+            with self.measurements.stage("describe"):
+                hits = [_with_fields(hit, request.fields) for hit in release.describe(ranking)]
+            facets = {name: release.facets([name], _where(request, name))[name] for name in request.facets}
+        except NotFound as error:
+            if self._store.url in str(error):
+                raise ShardCorrupt(f"release {release.release.fingerprint} is incomplete: {error}") from error
+            raise
+        name = release.release.fingerprint
+        cursor = Cursor(name, (*seen, *ranking.row_ids.tolist()))
+        return SearchAnswer(
+            query_id=uuid.uuid4().hex,
+            release=name,
+            hits=hits,
+            facets=facets if request.facets else None,
+            next_cursor=write_cursor(request, cursor) if len(hits) == request.k else None,
+        )
+
+    def check(self) -> None:
+        """Search production for a picture. Raises `VitrineError` where that fails."""
+        self._production.current.prepare()
 
     def reads_text(self, release: OpenRelease) -> bool:
         """Return whether a release can be searched by words."""
@@ -159,11 +147,13 @@ class SearchService:
 
     def query_pictures(self, release: OpenRelease, request: SearchRequest) -> list[tuple[str, str]]:
         """Return captions and `data:` URIs: the picture of the query and, if it differs, what the model sees of it."""
-        data = request.picture or (release.picture_bytes(request.item) if request.item else b"")
-        if not data:
+        if request.images:
+            caption, data = "your picture", request.images[0]
+        elif request.item_ids:
+            caption, data = f"item {request.item_ids[0]}", release.picture_bytes(request.item_ids[0])
+        else:
             return []
         picture = decode(data)
-        caption = f"item {request.item}" if request.item and not request.picture else "your picture"
         pictures = [(caption, picture_uri(picture))]
         view = picture if request.whole else release.apply_view(picture)
         if not np.array_equal(view, picture):
@@ -188,6 +178,38 @@ class SearchService:
     def examples(self, release: OpenRelease) -> list[Example]:
         """Return items of different products and of as many categories as possible, always the same ones."""
         return _examples(self._store, release.release.catalog)
+
+
+def query_of(
+    request: SearchRequest, vectors: Sequence[Float32] | None = None, unlike_vectors: Sequence[Float32] = ()
+) -> Query:
+    """Return the query of a request, with the vectors of its pictures where they are embedded already."""
+    is_embedded = vectors is not None
+    return Query(
+        images=() if is_embedded else request.images,
+        texts=request.texts,
+        item_ids=request.item_ids,
+        unlike_images=() if is_embedded else request.unlike.images,
+        unlike_texts=request.unlike.texts,
+        vectors=tuple(vectors or ()),
+        unlike_vectors=tuple(unlike_vectors),
+        whole=request.whole,
+    )
+
+
+def _where(request: SearchRequest, without: str = "") -> str:
+    """Return the filter of a request: `where`, and one of the values of every name of `filters` but `without`."""
+    chosen = one_of_each({name: values for name, values in request.filters.items() if name != without})
+    if request.where.strip() and chosen:
+        parse_where(request.where)  # an error names a position in what the client wrote
+        return f"({request.where}) and {chosen}"
+    return request.where or chosen
+
+
+def _with_fields(hit: Hit, names: Sequence[str] | None) -> Hit:
+    if names is None:
+        return hit
+    return hit.model_copy(update={"fields": {name: value for name, value in hit.fields.items() if name in names}})
 
 
 def picture_uri(image: RGB, max_side_px: int = QUERY_PX) -> str:

@@ -183,7 +183,7 @@ def test_a_service_waits_for_what_it_needs() -> None:
 SECRETS = {
     "POSTGRES_PASSWORD": {"database", "server"},
     "PREFECT_LOGIN": {"server", "setup", "worker", "triggers", "shard-worker"},
-    "AWS_SECRET_ACCESS_KEY": {"store", "setup", "worker", "app", "shard-worker"},
+    "AWS_SECRET_ACCESS_KEY": {"store", "setup", "worker", "app", "api", "shard-worker"},
     "VITRINE_TRIGGER_TOKEN": {"triggers"},
 }
 

@@ -80,13 +80,15 @@ def test_a_search_reaches_no_other_host_and_writes_nothing(published: Path, prog
 def test_the_page_answers_to_the_name_by_which_browsers_reach_its_reports(
     tmp_path: Path, vitrine: Callable[..., Done], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    served: list[list[str]] = []
-    monkeypatch.setattr("deployments.serve.app.serve", lambda *arguments: served.append(arguments[-1]))
+    served: list[tuple[str, ...]] = []
+    monkeypatch.setattr(
+        "deployments.serve.server.serve", lambda settings, options, workers: served.append(options.names)
+    )
     monkeypatch.setenv("VITRINE_REPORT_URL", "https://search.shop.example/reports")
     assert vitrine("app", "--store=store", "--name=other.example", cwd=tmp_path).code == 0
     monkeypatch.delenv("VITRINE_REPORT_URL")
     assert vitrine("app", "--store=store", cwd=tmp_path).code == 0
-    assert served == [["other.example", "search.shop.example"], []]
+    assert served == [("other.example", "search.shop.example"), ()]
 
 
 N = 6

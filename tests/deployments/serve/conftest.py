@@ -1,44 +1,70 @@
-"""The search app over the shop's releases, started in this process."""
+"""The search service over the shop's releases, started in this process."""
 
 from __future__ import annotations
 
-import socket
+import os
 from collections.abc import Iterator
-from contextlib import closing
 from pathlib import Path
 from typing import Any
 
 import pytest
-from gradio_client import Client
+import uvicorn
+from fastapi import FastAPI
+from starlette.testclient import TestClient
 
-from deployments.serve.app import build_app, launch, pages_beside
+from deployments.listening import bound_connections
+from deployments.serve.app import ServeOptions, build_app
 from deployments.serve.metrics import Exporter
 from deployments.serve.service import SearchService
+from tests.deployments.test_listening import running
+
+PUBLIC = "search.example"
 
 
 @pytest.fixture(scope="module")
 def service(shop: Any) -> Iterator[SearchService]:
-    with closing(SearchService(shop.store, shop.settings)) as service:
-        yield service
+    service = SearchService(shop.store, shop.settings, Exporter(shop.store, shop.settings))
+    yield service
+    service.close()
 
 
 @pytest.fixture(scope="module")
-def uploads(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tmp_path_factory.mktemp("uploads")
+def client(shop: Any) -> Iterator[TestClient]:
+    """A client of the HTTP API alone, without a network."""
+    with TestClient(build_app(shop.settings, ServeOptions()), base_url="http://localhost") as client:
+        yield client
 
 
 @pytest.fixture(scope="module")
-def url(service: SearchService, shop: Any, uploads: Path) -> Iterator[str]:
-    """Where the app answers."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    app = build_app(service, uploads)
-    launch(app, pages_beside(shop.store, Exporter(shop.store, shop.settings)), "127.0.0.1", port, ["search.example"])
-    yield f"http://127.0.0.1:{port}"
-    app.close()
+def app(shop: Any) -> FastAPI:
+    """The service with its page."""
+    return build_app(shop.settings, ServeOptions(names=(PUBLIC,), has_page=True))
 
 
 @pytest.fixture(scope="module")
-def client(url: str) -> Client:
-    return Client(url, verbose=False)
+def url(app: FastAPI) -> Iterator[str]:
+    """Where the service with its page answers."""
+    with listening(app) as url:
+        yield url
+
+
+class listening:  # noqa: N801 (a context manager)
+    """Serve an app on loopback in a thread; its value is the URL."""
+
+    def __init__(self, app: Any) -> None:
+        config = uvicorn.Config(app, port=0, log_level="critical")
+        bound_connections(config)
+        self._running = running(uvicorn.Server(config))
+
+    def __enter__(self) -> str:
+        return f"http://127.0.0.1:{self._running.__enter__()}"
+
+    def __exit__(self, *error: Any) -> None:
+        self._running.__exit__(*error)
+
+
+@pytest.fixture(scope="module")
+def uploads(url: str) -> Path:
+    """The folder of uploaded files of the page."""
+
+    return Path(os.environ["GRADIO_TEMP_DIR"])

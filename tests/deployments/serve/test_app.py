@@ -3,39 +3,52 @@
 from __future__ import annotations
 
 import json
+import uuid
 from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
-from gradio_client import Client
-from gradio_client.exceptions import AppError
 
 from deployments.cli.main import main
 from retrieval_core.artifacts import releases
 
 
-@pytest.mark.parametrize(
-    ("path", "says"),
-    [("http://127.0.0.1:1/a.jpg", "uploaded"), ("HTTPS://a.example/a.jpg", "uploaded"), ("/etc/passwd", None)],
-)
-def test_a_field_for_an_upload_takes_no_address_and_no_file_of_the_machine(
-    path: str, says: str | None, url: str
-) -> None:
+@pytest.mark.parametrize("path", ["http://127.0.0.1:1/a.jpg", "HTTPS://a.example/a.jpg", "/etc/passwd", "picture"])
+def test_a_field_for_an_upload_takes_no_address_and_no_file_of_the_machine(path: str, url: str, shop: Any) -> None:
     search = search_of(httpx.get(f"{url}/config").json())
-    file = {"path": path, "meta": {"_type": "gradio.FileData"}}
-    data = [file, "", None, None, "", "", 3, False, False, "nearest", releases.PRODUCTION, "none"]
-    body = {"data": data, "fn_index": search, "session_hash": f"s{len(path)}"}
-    httpx.post(f"{url}/gradio_api/queue/join", json=body).raise_for_status()
-    told = last_message(url, str(body["session_hash"]))
+    path = str(shop.picture("item-1-0")) if path == "picture" else path
+    told = asked(url, search, {"path": path, "meta": {"_type": "gradio.FileData"}}, "")
     assert told["success"] is False
-    assert says is None or says in told["output"]["error"]
+    assert "uploaded" in told["output"]["error"]
 
 
-def test_a_field_for_words_fetches_nothing_either(client: Client) -> None:
-    file: Any = {"path": "http://127.0.0.1:1/a.jpg", "meta": {"_type": "gradio.FileData"}}
-    with pytest.raises(AppError, match="uploaded"):
-        client.predict(text=file, api_name="/search")
+def test_a_picture_that_was_uploaded_is_searched(url: str, shop: Any) -> None:
+    search = search_of(httpx.get(f"{url}/config").json())
+    upload = httpx.post(f"{url}/gradio_api/upload", files={"files": shop.picture("item-1-0").read_bytes()})
+    told = asked(url, search, {"path": upload.json()[0], "meta": {"_type": "gradio.FileData"}}, "")
+    assert told["success"] is True
+    assert "item-1-0" in told["output"]["data"][1]
+
+
+def asked(url: str, search: int, picture: Any, words: Any) -> dict[str, Any]:
+    """What the search with the fields of the markup ends with."""
+    data = [picture, words, "", None, "", "", 3, False, False, False, "nearest", releases.PRODUCTION, "none"]
+    body = {"data": data, "fn_index": search, "session_hash": uuid.uuid4().hex}
+    httpx.post(f"{url}/gradio_api/queue/join", json=body).raise_for_status()
+    return last_message(url, str(body["session_hash"]))
+
+
+def test_a_field_for_words_fetches_nothing_either(url: str) -> None:
+    search = search_of(httpx.get(f"{url}/config").json())
+    file = {"path": "http://127.0.0.1:1/a.jpg", "meta": {"_type": "gradio.FileData"}}
+    assert "uploaded" in asked(url, search, None, file)["output"]["error"]
+
+
+def test_the_page_has_no_api_of_its_own(url: str) -> None:
+    info = httpx.get(f"{url}/gradio_api/info").json()
+    assert info["named_endpoints"] == {}
+    assert httpx.post(f"{url}/v1/search", json={"item_ids": ["item-1-0"], "k": 2}).json()["hits"]
 
 
 def test_no_file_of_the_machine_is_served_and_no_other_server_is_asked(url: str, shop: Any) -> None:
@@ -72,7 +85,7 @@ def test_a_port_that_cannot_be_had_is_one_clear_line(
     port: str, url: str, shop: Any, capsys: pytest.CaptureFixture[str]
 ) -> None:
     number = url.rpartition(":")[2] if port == "taken" else port
-    assert main(["app", "--store", shop.settings.store, f"--port={number}"]) == 2
+    assert main(["serve", "--store", shop.settings.store, f"--port={number}"]) == 2
     assert f"cannot listen on 127.0.0.1:{number}" in capsys.readouterr().err
 
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-import socket
 import sys
 import threading
 from collections.abc import Iterator
@@ -15,10 +13,9 @@ import httpx
 import pytest
 
 from deployments.environment import prepare_environment
-from deployments.serve.app import build_app, launch, pages_beside
-from deployments.serve.metrics import Exporter
-from deployments.serve.service import SearchService
+from deployments.serve.app import ServeOptions, build_app
 from tests.deployments.cli.observer import LOOPBACK
+from tests.deployments.serve.conftest import listening
 
 NAME = "search.example"
 DEAD_PORT = 9
@@ -53,13 +50,8 @@ def outside() -> set[str]:
 
 
 @pytest.fixture(scope="module")
-def proxied(
-    place: Place, outside: set[str], service: SearchService, shop: Any, tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[str]:
+def proxied(place: Place, outside: set[str], shop: Any) -> Iterator[str]:
     """The URL of a proxy in front of an app that was started in an environment that names dead proxies to go out by."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
     with pytest.MonkeyPatch.context() as patch:
         for name in ("http_proxy", "https_proxy", "HTTP_PROXY", "HTTPS_PROXY"):
             patch.setenv(name, f"http://{DEAD}")
@@ -68,14 +60,12 @@ def proxied(
             patch.delenv(name, raising=False)
         patch.setenv("GRADIO_ROOT_PATH", place.path)
         prepare_environment()
-        app = build_app(service, tmp_path_factory.mktemp("uploads"))
-        launch(app, pages_beside(shop.store, Exporter(shop.store, shop.settings)), "127.0.0.1", port, [NAME])
-        proxy = ThreadingHTTPServer(("127.0.0.1", 0), handler(place, f"http://127.0.0.1:{port}"))
-        threading.Thread(target=proxy.serve_forever).start()
-        yield f"http://127.0.0.1:{proxy.server_port}{place.path}"
-        proxy.shutdown()
-        proxy.server_close()
-        app.close()
+        with listening(build_app(shop.settings, ServeOptions(names=(NAME,), has_page=True))) as backend:
+            proxy = ThreadingHTTPServer(("127.0.0.1", 0), handler(place, backend))
+            threading.Thread(target=proxy.serve_forever).start()
+            yield f"http://127.0.0.1:{proxy.server_port}{place.path}"
+            proxy.shutdown()
+            proxy.server_close()
 
 
 def handler(place: Place, backend: str) -> type[BaseHTTPRequestHandler]:
@@ -124,10 +114,8 @@ def test_a_visitor_uploads_and_searches(proxied: str, browser: httpx.Client, sho
     picture: Path = shop.picture("item-3-0")
     uploaded = browser.post(f"{proxied}/gradio_api/upload", files={"files": picture.read_bytes()})
     assert uploaded.status_code == 200
-    call = browser.post(f"{proxied}/gradio_api/call/v2/search", json={"item": "item-1-0", "k": 3})
-    events = browser.get(f"{proxied}/gradio_api/call/search/{call.json()['event_id']}").text
-    (hits,) = json.loads(events.rpartition("data: ")[2])
-    assert len(hits["hits"]) == 3
+    answer = browser.post(f"{proxied}/v1/search", json={"item_ids": ["item-1-0"], "k": 3})
+    assert len(answer.json()["hits"]) == 3
 
 
 @pytest.mark.parametrize("origin", ["https://attacker.example", f"https://{NAME}.attacker.example", "null"])

@@ -28,7 +28,7 @@ def test_a_page_of_another_origin_gets_nothing(origin: str, host: str, url: str)
     answers = [
         httpx.get(url, headers=headers),
         httpx.post(f"{url}{UPLOAD}", files=PICTURE, headers=headers),
-        httpx.post(f"{url}/gradio_api/call/v2/search", json={"item": "item-1-0"}, headers=headers),
+        httpx.post(f"{url}/v1/search", json={"item_ids": ["item-1-0"]}, headers=headers),
         httpx.options(url, headers={**headers, "Access-Control-Request-Method": "POST"}),
     ]
     assert {answer.status_code for answer in answers} == {403}
@@ -60,7 +60,7 @@ def test_a_body_is_bounded(url: str) -> None:
         for _ in range(31):
             yield b" " * 1_000_000
 
-    for path in (UPLOAD, "/gradio_api/call/v2/search", "/gradio_api/queue/join"):
+    for path in (UPLOAD, "/v1/search", "/gradio_api/queue/join"):
         headers = {"Content-Type": "multipart/form-data; boundary=a" if path == UPLOAD else "application/json"}
         lines = [f"POST {path} HTTP/1.1", "Host: localhost", f"Content-Type: {headers['Content-Type']}"]
         with socket.create_connection(("127.0.0.1", int(url.rpartition(":")[2])), timeout=10) as client:
@@ -142,9 +142,7 @@ def test_values_of_a_failed_search_are_not_logged(
         body = {"data": data, "fn_index": number, "session_hash": f"bad{n}{BAD_DATA.index(picture)}"}
         if httpx.post(f"{url}/gradio_api/queue/join", json=body).status_code == 200:
             last_message(url, body["session_hash"])
-    for values in ({"image": picture}, {"image": [picture], "k": SECRET_TEXT}, [picture]):
-        event = httpx.post(f"{url}/gradio_api/call/v2/search", json=values)
-        if event.status_code == 200:
-            httpx.get(f"{url}/gradio_api/call/search/{event.json()['event_id']}")
+    for values in ({"images": picture}, {"images": [picture], "k": SECRET_TEXT}, {SECRET_TEXT: picture}, [picture]):
+        assert httpx.post(f"{url}/v1/search", json=values).status_code == 422
     logged: Any = capfd.readouterr()
     assert "secret" not in caplog.text + logged.out + logged.err

@@ -8,8 +8,8 @@ from typing import Any
 
 from deployments.serve import markup
 from deployments.serve.service import Answer, Example, SearchService
-from retrieval_core.search.hits import Hit
 from retrieval_core.filters import parse_where
+from retrieval_core.search.hits import Hit
 from tests.deployments.conftest import FIRST, SECOND
 
 HOSTILE = """"><script>window.hacked=1</script><img src=x onerror=window.hacked=1>' ${window.hacked=1} {{hacked}} `"""

@@ -14,9 +14,18 @@ from prometheus_client.parser import text_string_to_metric_families
 from deployments.serve import metrics as metrics_module
 from deployments.serve.metrics import Exporter
 from retrieval_core.errors import StoreUnavailable
-from tests.deployments.conftest import FIRST
+from tests.deployments.conftest import FIRST, SECOND
 
 NEVER_RUN = {"vitrine_store_up", "vitrine_disk_free_bytes", "vitrine_disk_size_bytes"}
+OF_SEARCHES = {
+    "vitrine_search_stage_seconds",
+    "vitrine_request_seconds",
+    "vitrine_requests",
+    "vitrine_batch_pictures",
+    "vitrine_waiting_pictures",
+    "vitrine_release",
+    "vitrine_release_switches",
+}
 OF_A_RUN = {
     "vitrine_production_age_seconds",
     "vitrine_last_run_timestamp_seconds",
@@ -29,9 +38,11 @@ OF_A_RUN = {
 
 
 def samples(text: str) -> dict[str, list[tuple[dict[str, str], float]]]:
-    """The samples of our own metrics by name, each with its labels."""
+    """The samples of the store's metrics by name, each with its labels."""
     families = [family for family in text_string_to_metric_families(text) if family.name.startswith("vitrine_")]
-    assert all(family.type == "gauge" and family.documentation.endswith(".") for family in families)
+    assert all(family.documentation.endswith(".") for family in families)
+    families = [family for family in families if family.name not in OF_SEARCHES]
+    assert all(family.type == "gauge" for family in families)
     return {family.name: [(sample.labels, sample.value) for sample in family.samples] for family in families}
 
 
@@ -79,9 +90,23 @@ def _raise() -> None:
     raise StoreUnavailable("the network is down")
 
 
-def test_the_search_page_answers_prometheus(url: str) -> None:
+def test_the_service_measures_what_it_answers(url: str, shop: Any) -> None:
+    picture = {"image": shop.picture("item-1-0").read_bytes()}
+    assert httpx.post(f"{url}/v1/search", files=picture).status_code == 200
+    assert httpx.post(f"{url}/v1/search", json={"item_ids": ["nobody"]}).status_code == 404
     response = httpx.get(f"{url}/metrics")
     assert response.headers["content-type"].startswith("text/plain; version=")
     assert samples(response.text)["vitrine_store_up"] == [({}, 1.0)]
     assert "process_resident_memory_bytes" in response.text
+    families = {family.name: family for family in text_string_to_metric_families(response.text)}
+    assert families.keys() >= OF_SEARCHES
+    counts = {
+        sample.labels["stage"]: sample.value
+        for sample in families["vitrine_search_stage_seconds"].samples
+        if sample.name.endswith("_count")
+    }
+    assert counts.keys() == {"decode", "embed", "search", "describe"}
+    answered = {tuple(sample.labels.values()): sample.value for sample in families["vitrine_requests"].samples}
+    assert answered["/v1/search", "404"] == 1
+    assert families["vitrine_release"].samples[0].labels == {"release": SECOND}
     assert httpx.get(f"{url}/metrics", headers={"host": "other.example"}).status_code == 421

@@ -33,11 +33,13 @@ def test_a_page_says_what_to_do_until_there_is_a_release(new_shop: Callable[[Pat
     until(lambda: answers(url), "the page's start")
     assert httpx.get(f"{url}/livez").status_code == 200
     assert "vitrine_store_up 1.0" in httpx.get(f"{url}/metrics").text
-    for path in ("/", "/readyz", "/gradio_api/call/search"):
+    for path in ("/", "/readyz", "/v1/search"):
         response = httpx.get(url + path)
         assert (response.status_code, response.headers["retry-after"]) == (503, "10")
         assert "vitrine run" in response.text
+        assert httpx.post(url + path).status_code == 503
         assert str(tmp_path) not in response.text, "a visitor need not know where the store is"
+    assert httpx.post(f"{url}/v1/search", json={}).headers["content-type"] == "application/problem+json"
 
     shop.publish(FIRST)
 

@@ -8,7 +8,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from deployments.serve.service import SearchRequest, SearchService
+from deployments.serve.api.requests import SearchRequest
+from deployments.serve.service import SearchService
 from retrieval_core.errors import BadConfig, NotFound
 from tests.deployments.conftest import FIRST, SECOND
 
@@ -49,11 +50,11 @@ def test_a_picture_that_cannot_be_read_leaves_a_gap_and_no_error(service: Search
 def test_what_was_searched_is_shown_where_it_differs_from_the_picture(service: SearchService, shop: Any) -> None:
     data = shop.picture("item-1-0").read_bytes()
     masked: Any = SimpleNamespace(apply_view=lambda picture: np.zeros_like(picture), picture_bytes=lambda item_id: data)
-    captions = [caption for caption, _ in service.query_pictures(masked, SearchRequest(picture=data))]
+    captions = [caption for caption, _ in service.query_pictures(masked, SearchRequest(images=(data,)))]
     assert captions == ["your picture", "as it was searched"]
-    assert len(service.query_pictures(masked, SearchRequest(picture=data, whole=True))) == 1
-    assert service.query_pictures(masked, SearchRequest(item="item-1-0"))[0][0] == "item item-1-0"
-    assert service.query_pictures(masked, SearchRequest(text="red")) == []
-    assert len(service.query_pictures(service.open(), SearchRequest(picture=data))) == 1, (
+    assert len(service.query_pictures(masked, SearchRequest(images=(data,), whole=True))) == 1
+    assert service.query_pictures(masked, SearchRequest(item_ids=("item-1-0",)))[0][0] == "item item-1-0"
+    assert service.query_pictures(masked, SearchRequest(texts=("red",))) == []
+    assert len(service.query_pictures(service.open(), SearchRequest(images=(data,)))) == 1, (
         "a raw release shows the picture itself"
     )

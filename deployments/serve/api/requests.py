@@ -1,0 +1,139 @@
+"""What a client asks: the parameters of the HTTP API with their bounds. A parameter that is not here is refused."""
+
+from __future__ import annotations
+
+import base64
+import binascii
+from typing import Annotated, Any
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PlainSerializer, WithJsonSchema
+
+from retrieval_core.artifacts import releases
+from retrieval_core.filters import MAX_CHARS
+from retrieval_core.search.query import Mode
+
+MAX_K = 100
+MAX_PICTURE_BYTES = 20_000_000
+MAX_PICTURES = 8  # of one kind in a search
+MAX_ITEMS = 32
+MAX_TEXT_CHARS = 1_000
+MAX_URL_CHARS = 4_000
+MAX_SEARCHES = 50  # of a batch
+MAX_NAMES, MAX_VALUES = 20, 50  # of a filter by values, and of each name
+MAX_CURSOR_CHARS = 16_000
+
+
+def _picture(value: Any) -> Any:
+    """Return the bytes of base64, with or without `data:...;base64,` before it."""
+    if not isinstance(value, str):
+        return value
+    try:
+        return base64.b64decode(value.rpartition("base64,")[2], validate=True)
+    except (binascii.Error, ValueError):
+        raise ValueError("the picture is not base64") from None
+
+
+Picture = Annotated[
+    bytes,
+    Field(min_length=1, max_length=MAX_PICTURE_BYTES),
+    BeforeValidator(_picture),
+    PlainSerializer(lambda data: base64.b64encode(data).decode(), return_type=str, when_used="json"),
+    WithJsonSchema({"type": "string", "contentEncoding": "base64"}),
+]
+Pictures = Annotated[tuple[Picture, ...], Field(max_length=MAX_PICTURES)]
+Text = Annotated[str, Field(min_length=1, max_length=MAX_TEXT_CHARS)]
+Texts = Annotated[tuple[Text, ...], Field(max_length=MAX_PICTURES)]
+Url = Annotated[str, Field(min_length=1, max_length=MAX_URL_CHARS)]
+Urls = Annotated[tuple[Url, ...], Field(max_length=MAX_PICTURES)]
+Names = Annotated[tuple[Text, ...], Field(max_length=MAX_NAMES)]
+Choices = Annotated[
+    dict[Text, Annotated[tuple[Text, ...], Field(min_length=1, max_length=MAX_VALUES)]], Field(max_length=MAX_NAMES)
+]
+ReleaseName = Annotated[str, Field(max_length=64, examples=[releases.PRODUCTION])]
+
+
+class Parameters(BaseModel):
+    """Base of the parameters of a request."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class Unlike(Parameters):
+    """What hits should not resemble."""
+
+    texts: Texts = ()
+    images: Pictures = ()
+    image_urls: Urls = ()
+
+
+class RankParameters(Parameters):
+    """Which items to return, and what of them."""
+
+    where: str = Field("", max_length=MAX_CHARS, description="A filter.", examples=["category=dress and price < 30"])
+    k: int = Field(10, ge=1, le=MAX_K, description="Number of hits.")
+    all_items: bool = Field(False, description="Every item that is found; without it, the best of each product.")
+    collapse: bool = Field(False, description="Every item, but of near-identical pictures of a product only the best.")
+    min_confidence: float = Field(
+        0.0, ge=0, le=1, description="No hits where it is less likely than this that one of the first five is relevant."
+    )
+    release: ReleaseName = Field(releases.PRODUCTION, description="`production`, or a release's fingerprint.")
+    fields: Names | None = Field(None, description="The fields of a hit to return; all by default.")
+    cursor: str = Field("", max_length=MAX_CURSOR_CHARS, description="`next_cursor` of the page before.")
+
+
+class SearchRequest(RankParameters):
+    """A search for what all pictures, texts and items have in common."""
+
+    texts: Texts = Field((), description="Words, if the backbone of the release reads text.")
+    item_ids: Annotated[tuple[Text, ...], Field(max_length=MAX_ITEMS)] = Field(
+        (), description="Items of the catalogue; they are not among their own hits."
+    )
+    images: Pictures = Field((), description="Files of pictures in base64, with or without `data:…;base64,`.")
+    image_urls: Urls = Field((), description="Addresses of pictures on the public internet.")
+    unlike: Unlike = Unlike()
+    filters: Choices = Field(
+        {}, description="Items that have one of the values of every name.", examples=[{"colour": ["red", "blue"]}]
+    )
+    facets: Names = Field((), description="Names whose values are counted among the items that match the filter.")
+    mode: Mode = Field("nearest", description="`classified` searches first among the likeliest classes of a picture.")
+    whole: bool = Field(False, description="Neither mask nor crop the pictures, even if the release does so.")
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether there is nothing to look for."""
+        return not (self.texts or self.item_ids or self.images or self.image_urls)
+
+
+class SimilarRequest(RankParameters):
+    """A search for items like one."""
+
+
+class FacetsRequest(Parameters):
+    """Which values to count."""
+
+    names: Names = Field((), description="All names that a filter knows by default.")
+    where: str = Field("", max_length=MAX_CHARS, description="Count only items that match this filter.")
+    release: ReleaseName = releases.PRODUCTION
+
+
+class ItemRequest(Parameters):
+    """In which release to look for an item."""
+
+    release: ReleaseName = releases.PRODUCTION
+
+
+class NoParameters(Parameters):
+    """A request without parameters."""
+
+
+class BatchRequest(Parameters):
+    """Several searches, each answered on its own."""
+
+    searches: Annotated[tuple[SearchRequest, ...], Field(min_length=1, max_length=MAX_SEARCHES)]
+
+
+EXAMPLES: dict[str, Any] = {
+    "by item": {"value": {"item_ids": ["p0003-v1"], "where": "category=sweater", "k": 5}},
+    "by picture": {"value": {"images": ["/9j/4AAQSkZJRgABAQ…"], "filters": {"colour": ["red", "blue"]}, "k": 12}},
+    "by words and picture": {"value": {"texts": ["with long sleeves"], "image_urls": ["https://shop.example/a.jpg"]}},
+}
