@@ -76,6 +76,7 @@ bench: setup .venv-autofaiss ## measure speed and memory
 	$(BIN)/python -m benchmarks.filters
 	$(BIN)/python -m benchmarks.index_updates
 	$(BIN)/python -m benchmarks.release_opening
+	$(BIN)/python -m benchmarks.serving
 	$(BIN)/python -m benchmarks.item_ids
 	$(BIN)/python -m benchmarks.fuzz_pictures
 	$(BIN)/python -m benchmarks.evaluation

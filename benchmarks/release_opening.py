@@ -16,19 +16,11 @@ import sys
 import time
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from benchmarks.measuring.process_usage import resident_mb
 
-if TYPE_CHECKING:
-    import polars as pl
-
-    from retrieval_core.artifacts.manifests import IndexSet, Part
-    from retrieval_core.store.base import Store
-
 K = 10
-BATCH_ROWS = 100_000  # items written at a time
-CATEGORIES = ("dress", "coat", "shirt", "shoe", "bag", "hat", "skirt", "scarf")
 OPEN = "--open"  # hidden: run by the fresh process
 
 
@@ -107,123 +99,28 @@ def _make_release(folder: Path, n_rows: int, dim: int) -> dict[str, float]:
     """Publish a release of `n_rows` items in `folder`/store and write its queries beside it; return its sizes."""
     import numpy as np
 
-    from benchmarks.synthetic_vectors import draw
-    from retrieval_core.artifacts import releases
-    from retrieval_core.artifacts.manifests import Backbone, Catalog, Ref, Release
-    from retrieval_core.artifacts.parts import put_part, table_bytes
-    from retrieval_core.config.stages import NightlyConfig
+    from benchmarks.measuring.drawn_release import publish_drawn
+    from retrieval_core.artifacts.manifests import Backbone
     from retrieval_core.store.uris import open_store
 
-    all_vectors = draw(n_rows + 1_000, dim)
-    vectors, queries = all_vectors[:n_rows], all_vectors[n_rows:]
     store = open_store(str(folder / "store"))
-    items = _items(n_rows)
-    part = put_part(store, f"{Catalog.folder}/bench/items.parquet", table_bytes(items), n_rows)
-    catalog = Catalog(fingerprint="bench", parts=(part,)).seal(store)
-    index = _seal_index(store, folder, items, vectors)
-    nowhere = Ref(kind="Report", key="reports/none")
-    Release(
-        fingerprint="bench",
-        config=NightlyConfig().model_dump(mode="json"),
-        catalog=catalog.ref,
-        backbone=Backbone(fingerprint="none", card="resnet18", dim=dim, size_px=224).seal(store).ref,
-        vectors=nowhere,
-        index=index.ref,
-        report=nowhere,
-        variant="raw",
-        gate="published",
-        counts={"rows": n_rows},
-    ).seal(store)
-    releases.point_alias(store, releases.PRODUCTION, "bench")
-    np.save(folder / "queries.npy", queries)
-    item_ids = items["item_id"].sample(len(queries), seed=0).to_list()
-    (folder / "queries.json").write_text(json.dumps(item_ids), encoding="utf-8")
+    backbone = Backbone(fingerprint="none", card="resnet18", dim=dim, size_px=224).seal(store).ref
+    drawn = publish_drawn(store, folder, n_rows, dim, backbone)
+    np.save(folder / "queries.npy", drawn.queries)
+    (folder / "queries.json").write_text(json.dumps(drawn.item_ids), encoding="utf-8")
+    index = drawn.index_set
     by_file = {"index.faiss": 0.0, "vectors.arrow": 0.0}
     for shard_part in index.parts:
         by_file[shard_part.key.rsplit("/", 1)[-1]] += shard_part.n_bytes / 1e6
     return {
         "index_mb": by_file["index.faiss"],
         "vectors_mb": by_file["vectors.arrow"],
-        "items_mb": part.n_bytes / 1e6,
+        "items_mb": drawn.n_item_bytes / 1e6,
         "promised_mb": index.config["memory_bytes"] / 1e6,
         "shards": len(index.parts) // 2,
         "nprobe": index.nprobe,
         "rerank_depth": index.rerank_depth,
     }
-
-
-def _items(n_rows: int) -> pl.DataFrame:
-    """Return the rows of a catalogue: five views of each product, with a category, two labels and two attributes."""
-    import polars as pl
-
-    from retrieval_core.artifacts.catalog_rows import CATALOG_SCHEMA, row_id
-
-    def row(number: int) -> dict[str, Any]:
-        item_id, product = f"sku-{number:07}", number // 5
-        return {
-            "item_id": item_id,
-            "image_uri": f"s3://shop/pictures/{item_id}.jpg",
-            "product_id": f"product-{product}",
-            "category": CATEGORIES[product % len(CATEGORIES)],
-            "split": "train",
-            "labels": ["new" if product % 3 else "old", f"season-{product % 4}"],
-            "attributes": [{"name": "colour", "value": "red"}, {"name": "year", "value": str(2000 + product % 20)}],
-            "row_id": row_id(item_id),
-            "content_id": f"{number:032x}",
-            "status": "ok",
-        }
-
-    batches = (range(start, min(start + BATCH_ROWS, n_rows)) for start in range(0, n_rows, BATCH_ROWS))
-    return pl.concat([pl.DataFrame([row(number) for number in batch], schema=CATALOG_SCHEMA) for batch in batches])
-
-
-def _seal_index(store: Store, folder: Path, items: pl.DataFrame, vectors: Any) -> IndexSet:
-    """Build, tune and seal the index of these rows as a nightly run does."""
-    from benchmarks.synthetic_vectors import draw_tune_queries, train_positions
-    from retrieval_core.artifacts.manifests import IndexSet
-    from retrieval_core.config.stages import IndexConfig
-    from retrieval_core.index.build import build_shard, train_template
-    from retrieval_core.index.lookup import ShardedIndex
-    from retrieval_core.index.recipes import choose_recipe, choose_shards, shard_of
-    from retrieval_core.index.tune import tune_search
-
-    config, (n_rows, dim) = IndexConfig(), vectors.shape
-    recipe = choose_recipe(n_rows, dim, dim, config)
-    template = train_template(vectors[train_positions(n_rows, recipe, config.seed)], recipe, config.seed)
-    row_ids = items["row_id"].to_numpy()
-    n_shards = choose_shards(n_rows, config)
-    shard = shard_of(row_ids, n_shards)
-    folders = [folder / "built" / f"{number}" for number in range(n_shards)]
-    for number, path in enumerate(folders):
-        rows = shard == number
-        build_shard(template, row_ids[rows], vectors[rows], vectors[rows], path)
-    index = ShardedIndex.open(folders, dim, dim, recipe.nprobe)
-    tuned = tune_search(index, draw_tune_queries(index, row_ids, config), config)
-    return IndexSet(
-        fingerprint="bench",
-        config=recipe.model_dump(),
-        parts=tuple(part for path in folders for part in _move_to_store(store, path)),
-        counts={"rows": n_rows, "shards": n_shards},
-        recipe=recipe.key,
-        dim=dim,
-        candidate_dim=dim,
-        nprobe=tuned.nprobe,
-        rerank_depth=tuned.rerank_depth,
-        family="bench",
-        template="bench",
-    ).seal(store)
-
-
-def _move_to_store(store: Store, folder: Path) -> tuple[Part, ...]:
-    """Move both files of a shard into the store and return their parts."""
-    from retrieval_core.artifacts.manifests import IndexSet
-    from retrieval_core.artifacts.parts import put_parts
-
-    files = {name: folder / name for name in ("index.faiss", "vectors.arrow")}
-    parts = put_parts(store, f"{IndexSet.folder}/shards/{folder.name}", files)
-    for path in files.values():
-        path.unlink()
-    return parts
 
 
 def _print(result: dict[str, Any], n_opens: int) -> None:
