@@ -32,7 +32,8 @@ def exported(api_url: str, new_shop: Any, tmp_path_factory: pytest.TempPathFacto
     response = httpx.get(f"{api_url}/metrics", auth=tuple(LOGIN.split(":", 1)))
     assert response.status_code == 200
     families = [family for text in (ours, response.text) for family in text_string_to_metric_families(text)]
-    return {f"{family.name}_total" if family.type == "counter" else family.name for family in families}
+    suffix = {"counter": "_total", "histogram": "_bucket"}
+    return {family.name + suffix.get(family.type, "") for family in families}
 
 
 def metrics_of(expression: str) -> set[str]:
