@@ -19,7 +19,7 @@ from fastapi import FastAPI
 from uvicorn.config import STARTUP_FAILURE
 from uvicorn.supervisors import Multiprocess
 
-from deployments.listening import bound_connections
+from deployments.listening import bound_connections, listen
 from deployments.serve.api.access import read_tokens
 from deployments.serve.api.logs import log_json_lines
 from deployments.serve.app import ServeOptions, build_app
@@ -52,8 +52,7 @@ def serve(settings: Settings, options: ServeOptions, workers: int = 1) -> None:
     with _ended_by_signals():
         with _naming_address(options):
             wait_for_release(store, options.host, options.port, Exporter(store, settings))
-            family = socket.AF_INET6 if ":" in options.host else socket.AF_INET
-            listener = socket.create_server((options.host, options.port), family=family, backlog=2048)
+            listener = listen(options.host, options.port)
         with listener, tempfile.TemporaryDirectory(prefix="vitrine-metrics-") as folder:
             log.info("the search service listens on http://%s:%s", options.host, options.port)
             if workers > 1:

@@ -18,7 +18,7 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from deployments import listening
-from deployments.listening import MAX_INCOMPLETE, BoundedBodies, bound_connections
+from deployments.listening import MAX_INCOMPLETE, BoundedBodies, bound_connections, listen
 
 HEAD = b"POST / HTTP/1.1\r\nHost: localhost\r\n"
 HALF_SENT = [
@@ -186,3 +186,10 @@ def test_bodies_are_bounded_one_by_one_and_together(app: Any) -> None:
         first.join()
         assert statuses == [200]
         assert httpx.post(url, content=b"a" * 900).status_code == 200, "the bodies answered count no longer"
+
+
+def test_the_connections_of_a_listener_send_small_answers_at_once() -> None:
+    with listen("127.0.0.1", 0) as listener, socket.create_connection(listener.getsockname()):
+        connection, _ = listener.accept()
+        with connection:
+            assert connection.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)
