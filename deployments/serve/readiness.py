@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import socket
 import time
 from threading import Thread
 
@@ -13,7 +12,7 @@ from starlette.requests import Request
 from starlette.responses import HTMLResponse, PlainTextResponse, Response
 from starlette.routing import Route
 
-from deployments.listening import bound_connections
+from deployments.listening import bound_connections, listen
 from deployments.serve.api.problems import refuse
 from deployments.serve.metrics import Exporter
 from retrieval_core.artifacts import releases
@@ -60,8 +59,7 @@ def wait_for_release(store: Store, host: str, port: int, exporter: Exporter, che
     config = uvicorn.Config(Starlette(routes=routes), log_level="warning", lifespan="off")
     bound_connections(config)
     server = uvicorn.Server(config)
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    with socket.create_server((host, port), family=family) as listener:
+    with listen(host, port) as listener:
         thread = Thread(target=server.run, kwargs={"sockets": [listener]}, daemon=True)
         thread.start()
         try:
