@@ -63,7 +63,7 @@ def source_options(key: str = "STAGE.KEY") -> argparse.ArgumentParser:
 
 
 def check_config(path: Path | None, store: str | None = None) -> Settings:
-    """Check every table and key of a `vitrine.toml`, or of a comparison, which has variants; return its settings.
+    """Check every table and key of a `vitrine.toml`, or of a comparison; return its settings.
 
     `store` wins over the file's. Raises `BadConfig`.
     """
@@ -71,7 +71,7 @@ def check_config(path: Path | None, store: str | None = None) -> Settings:
     from retrieval_core.config.text import read_toml, toml_table
     from retrieval_core.settings import Settings
 
-    if path and "variants" in read_toml(path):
+    if path and {"variants", "extends"} & read_toml(path).keys():  # a comparison has them, or those of another one
         from retrieval_core.evaluate.compare.compose import load_comparison
 
         load_comparison(path, [])

@@ -36,6 +36,9 @@ def one_edit_away(name: str) -> st.SearchStrategy[str]:
     return st.one_of(removed, swapped, added, replaced, upper).filter(lambda edited: edited not in ("", name))
 
 
+SHIPPED = sorted((Path(__file__).parents[3] / "configs").rglob("*.toml"))
+
+
 def write(folder: Path, text: str, has_bom: bool = False) -> Path:
     path = folder / "edited.toml"
     path.write_bytes(b"\xef\xbb\xbf" * has_bom + text.encode())
@@ -124,6 +127,11 @@ def test_a_file_with_a_mistake_is_one_line_that_names_it(
         done = vitrine(*command, cwd=tmp_path)
         assert (done.code, done.out, done.err.count("\n")) == (2, "", 1)
         assert says in done.err
+
+
+@pytest.mark.parametrize("path", SHIPPED, ids=lambda path: "/".join(path.parts[-2:]))
+def test_every_shipped_file_is_accepted(path: Path) -> None:
+    check_config(path)
 
 
 def test_the_printed_keys_are_a_file_that_sets_every_default(vitrine: Callable[..., Done], tmp_path: Path) -> None:
