@@ -17,9 +17,11 @@
     │   ├── AliasConflict         another process moved the alias first
     │   ├── LeaseLost             the process was suspended or cut off, and another one took over the store
     │   ├── StoreBusy             a run, a vacuum or a repair is using the store
-    │   └── StoreNotWritable      the store refuses writes
+    │   ├── StoreNotWritable      the store refuses writes
+    │   └── TargetRefused         the database that a release is exported to refuses what it is sent
     └── Transient                 a retry may help; tasks retry only these
         ├── StoreUnavailable      the store does not answer
+        ├── TargetUnavailable     the database that a release is exported to does not answer
         ├── WeightsUnavailable    the weights hub does not answer
         └── ServerUnavailable     Prefect's server does not answer or does not start
 
@@ -107,12 +109,20 @@ class StoreNotWritable(Permanent):
     """The store refuses writes."""
 
 
+class TargetRefused(Permanent):
+    """The database that a release is exported to refuses what it is sent, or holds something unexpected."""
+
+
 class Transient(VitrineError):
     """A retry may help; tasks retry this kind and no other."""
 
 
 class StoreUnavailable(Transient):
     """The store does not answer, or answers with a server error."""
+
+
+class TargetUnavailable(Transient):
+    """The database that a release is exported to does not answer, or is overloaded."""
 
 
 class WeightsUnavailable(Transient):

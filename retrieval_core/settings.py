@@ -26,7 +26,7 @@ PREFIX = "VITRINE_"
 # What is no setting: variables of the deployments, and those that Kubernetes sets where a service is called vitrine.
 OTHER_VARIABLES = re.compile(
     r"(home|shop|source|config|schedule|timezone|pictures|trigger_token|spool|notify"
-    r"|fetch_(allow|connections|rate|max_age)|sql_url"
+    r"|fetch_(allow|connections|rate|max_age)|sql_url|export_(url|token)"
     r"|(\w+_)?(service_(host|port\w*)|port(_\d+_\w+)?))"
 )
 

@@ -21,7 +21,7 @@ FLOORS = (
     ("deployments",),
     ("flows",),
     ("tasks", "explain", "retrieval_core"),
-    ("evaluate", "maintenance"),
+    ("evaluate", "maintenance", "export"),
     ("search", "train"),
     ("ingest", "mask", "embed", "metrics"),
     ("head", "reduce", "index"),

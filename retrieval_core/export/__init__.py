@@ -1,0 +1,1 @@
+"""Copy a published release into a database that the shop searches in."""

@@ -1,0 +1,1 @@
+"""The databases that a release can be exported to, one file each."""
