@@ -22,6 +22,7 @@ from pydantic import BaseModel, ValidationError
 
 from deployments.serve.api.answers import (
     BatchAnswer,
+    EventsAnswer,
     FacetsAnswer,
     Problem,
     ReleaseAnswer,
@@ -29,7 +30,7 @@ from deployments.serve.api.answers import (
     SearchAnswer,
 )
 from deployments.serve.api.problems import Refused
-from deployments.serve.api.requests import BatchRequest, FacetsRequest, SearchRequest
+from deployments.serve.api.requests import BatchRequest, EventsRequest, FacetsRequest, SearchRequest, ShopperEvent
 from retrieval_core.artifacts import releases
 from retrieval_core.search.hits import Item
 
@@ -78,6 +79,10 @@ class Client:
     def releases(self) -> list[ReleaseAnswer]:
         """Return the last releases, the newest first."""
         return self._get("/v1/releases", {}, ReleasesAnswer).releases
+
+    def report(self, events: Sequence[ShopperEvent]) -> int:
+        """Tell what shoppers did with hits; return how many events were taken."""
+        return self._post("/v1/events", EventsRequest(events=tuple(events)), EventsAnswer).accepted
 
     def _get(self, path: str, parameters: dict[str, Any], model: type[Answer]) -> Answer:
         return _read(self._http.get(path, params=parameters), model)

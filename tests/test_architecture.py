@@ -23,7 +23,7 @@ FLOORS = (
     ("tasks", "explain", "retrieval_core"),
     ("evaluate", "maintenance", "export"),
     ("search", "train"),
-    ("ingest", "mask", "embed", "metrics"),
+    ("ingest", "mask", "embed", "metrics", "feedback"),
     ("head", "reduce", "index"),
     ("artifacts", "settings"),
     ("store", "config", "filters", "images", "state_dict"),

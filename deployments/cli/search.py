@@ -67,6 +67,10 @@ def _add_serve_options(serve: argparse.ArgumentParser) -> None:
     text = "requests a second of one token, or without tokens of one address; 0, the default: any number"
     serve.add_argument("--rate", type=float, default=0.0, metavar="N", help=text)
     serve.add_argument("--workers", type=int, default=1, metavar="N", help="processes that answer; default: 1")
+    text = "record neither searches nor what shoppers choose; by default both are, in the store"
+    serve.add_argument("--no-feedback", action="store_true", help=text)
+    text = "keep the pictures of queries in the store for so many days; 0, the default: not at all"
+    serve.add_argument("--keep-query-pictures", type=float, default=0.0, metavar="DAYS", help=text)
 
 
 def _search(arguments: argparse.Namespace) -> int:
@@ -113,6 +117,8 @@ def _line(hit: Hit) -> str:
 def _serve(arguments: argparse.Namespace) -> int:
     if arguments.workers < 1 or arguments.rate < 0:
         raise BadConfig("--workers is at least 1 and --rate at least 0")
+    if arguments.keep_query_pictures < 0 or (arguments.keep_query_pictures and arguments.no_feedback):
+        raise BadConfig("--keep-query-pictures is at least 0, and goes without --no-feedback")
     for origin in arguments.allow_origin:
         if not re.fullmatch(r"https?://[^/\s]+", origin):
             raise BadConfig(f"--allow-origin {origin!r} is no origin; expected one like https://shop.example")
@@ -134,6 +140,8 @@ def _serve(arguments: argparse.Namespace) -> int:
         token_file=arguments.token_file,
         rate=arguments.rate,
         has_page=arguments.ui,
+        records=not arguments.no_feedback,
+        picture_days=arguments.keep_query_pictures,
     )
     serve(settings, options, arguments.workers)
     return 0

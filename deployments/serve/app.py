@@ -18,11 +18,13 @@ from starlette.middleware.cors import CORSMiddleware
 
 from deployments.listening import BoundedBodies
 from deployments.serve.api.access import Access, TokenFile
+from deployments.serve.api.events import add_events
 from deployments.serve.api.logs import Observed
 from deployments.serve.api.parsing import body_schemas
 from deployments.serve.api.problems import handle, refuse
 from deployments.serve.api.routes import add_api, add_watch
 from deployments.serve.api.searches import Searches
+from deployments.serve.feedback import Recorder
 from deployments.serve.guard import MAX_BODIES_BYTES, Guard, max_body_bytes
 from deployments.serve.metrics import Exporter
 from deployments.serve.report_pages import ReportPages
@@ -45,6 +47,8 @@ class ServeOptions(NamedTuple):
     token_file: Path | None = None
     rate: float = 0.0  # requests a second of one token; 0: any
     has_page: bool = False
+    records: bool = True  # searches and events, in the store
+    picture_days: float = 0.0  # for which pictures of queries are kept; 0: not at all
 
 
 def build_app(settings: Settings, options: ServeOptions) -> FastAPI:
@@ -54,7 +58,10 @@ def build_app(settings: Settings, options: ServeOptions) -> FastAPI:
     tokens = TokenFile(options.token_file) if options.token_file else None
     with ExitStack() as opened:
         service = opened.enter_context(closing(SearchService(store, settings, exporter)))
-        searches = opened.enter_context(closing(Searches(service)))
+        recorder = None
+        if options.records:
+            recorder = opened.enter_context(closing(Recorder(store, exporter.measurements, options.picture_days)))
+        searches = opened.enter_context(closing(Searches(service, recorder)))
         uploads = None
         if options.has_page:
             uploads = Path(opened.enter_context(tempfile.TemporaryDirectory(prefix="vitrine-uploads-")))
@@ -86,6 +93,7 @@ def build_app(settings: Settings, options: ServeOptions) -> FastAPI:
         )
     add_watch(app, service, exporter)
     add_api(app, service, searches)
+    add_events(app, recorder)
     app.openapi = _with_schemas(app.openapi)  # type: ignore[method-assign]
     if uploads:
         from deployments.serve.page_mount import mount_page

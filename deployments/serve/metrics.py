@@ -59,6 +59,12 @@ class Measurements:
         self.batch_pictures = Histogram("vitrine_batch_pictures", text, buckets=PICTURES, registry=registry)
         text = "Pictures that are decoded or wait for their forward pass."
         self.waiting_pictures = Gauge("vitrine_waiting_pictures", text, registry=registry, multiprocess_mode="livesum")
+        text = "Events of shoppers that were taken: click, add_to_basket, purchase or not_what_i_meant."
+        self.events = Counter("vitrine_events", text, ["event"], registry=registry)
+        text = "Searches that were not recorded, as too many waited or the store takes none."
+        self.unrecorded = Counter("vitrine_unrecorded_searches", text, registry=registry)
+        text = "Searches and events that wait to be written to the store."
+        self.waiting_rows = Gauge("vitrine_waiting_feedback", text, registry=registry, multiprocess_mode="livesum")
 
     def stage(self, name: str) -> AbstractContextManager[object]:
         """Measure a stage of a search."""

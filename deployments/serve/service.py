@@ -107,7 +107,7 @@ class SearchService:
         self, release: OpenRelease, request: SearchRequest, query: Query, seen: Sequence[int] = ()
     ) -> SearchAnswer:
         """Search a release; `seen` are the rows of the pages before. Raises what `OpenRelease.search` raises."""
-        where = _where(request)
+        where = filter_of(request)
         try:
             with self.measurements.stage("search"):
                 ranking = release.rank(
@@ -122,7 +122,7 @@ class SearchService:
                 )
             with self.measurements.stage("describe"):
                 hits = [_with_fields(hit, request.fields) for hit in release.describe(ranking)]
-            facets = {name: release.facets([name], _where(request, name))[name] for name in request.facets}
+            facets = {name: release.facets([name], filter_of(request, name))[name] for name in request.facets}
         except NotFound as error:
             if self._store.url in str(error):
                 raise ShardCorrupt(f"release {release.release.fingerprint} is incomplete: {error}") from error
@@ -197,7 +197,7 @@ def query_of(
     )
 
 
-def _where(request: SearchRequest, without: str = "") -> str:
+def filter_of(request: SearchRequest, without: str = "") -> str:
     """Return the filter of a request: `where`, and one of the values of every name of `filters` but `without`."""
     chosen = one_of_each({name: values for name, values in request.filters.items() if name != without})
     if request.where.strip() and chosen:

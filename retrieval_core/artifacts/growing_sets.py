@@ -39,7 +39,7 @@ log = logging.getLogger(__name__)
 
 View = TypeVar("View", MaskSet, ClassSet)
 
-_PART = re.compile(r".+/parts/(?P<name>[^/-]+)-(?P<sha256>[0-9a-f]{64})\.(?:parquet|tar)")
+_PART = re.compile(r".+/parts/(?P<name>[^/-]+)-(?P<sha256>[0-9a-f]{64})\.(?:parquet|tar|jpg)")
 
 
 class StoredPart(NamedTuple):

@@ -22,6 +22,7 @@ from retrieval_core.artifacts.growing_sets import named_sha256
 from retrieval_core.artifacts.manifests import MANIFEST, Artifact, Backbone, Part, Ref, Release, Value
 from retrieval_core.artifacts.parts import name_of_content, read_unsealed
 from retrieval_core.errors import BadConfig, NotFound, ShardCorrupt, StoreNotWritable
+from retrieval_core.feedback import log as feedback
 from retrieval_core.index.plan import TEMPLATE_FILE, TEMPLATES
 from retrieval_core.maintenance.inventory import ALL_KINDS, Inventory, release_refs, searched_refs
 from retrieval_core.store import leases
@@ -260,7 +261,8 @@ class _StoreCopy:
 
     def _prune(self, pool: ThreadPoolExecutor) -> int:
         """Remove what the source has no more, documents before what they name."""
-        keys = [key for key in Inventory(self.target).entries if key not in self.sizes and key not in self.whole]
+        removable = [*Inventory(self.target).entries, *self.target.list(f"{feedback.FOLDER}/")]
+        keys = [key for key in removable if key not in self.sizes and key not in self.whole]
         for rank in range(3):
             self._each(pool, self.target.delete, [key for key in keys if _removal_rank(key) == rank])
         return len(keys)

@@ -2,9 +2,10 @@
 
 Kept are the artifacts that aliases point at, the latest releases of their histories, production's anchor, young
 releases, and everything that these need; recent writes and everything they may build on, since a killed run may be
-resumed; and the last checkpoint of every unfinished training. Documents of runs are kept for a year. A vacuum waits for
-the runs that are active, and new ones wait for it. Releases are deleted before their artifacts, and manifests before
-parts. So nothing ever exists in part, and what a killed vacuum leaves over the next one finds and deletes.
+resumed; and the last checkpoint of every unfinished training. Documents of runs, searches and events are kept for a
+year, pictures of queries for as long as their names say. A vacuum waits for the runs that are active, and new ones wait
+for it. Releases are deleted before their artifacts, and manifests before parts. So nothing ever exists in part, and
+what a killed vacuum leaves over the next one finds and deletes.
 """
 
 from __future__ import annotations
@@ -35,6 +36,7 @@ from retrieval_core.artifacts.manifests import (
     VectorSet,
 )
 from retrieval_core.errors import NotFound, ShardCorrupt
+from retrieval_core.feedback.log import expired_parts
 from retrieval_core.index.plan import TEMPLATES, template_key
 from retrieval_core.maintenance.inventory import FITTED, GROWING, Family, Inventory, release_key
 from retrieval_core.store import leases
@@ -114,6 +116,7 @@ def plan_vacuum(store: Store, policy: Policy, now_s: float) -> VacuumPlan:
     marks.add_young(now_s - policy.safe_hours * HOUR_S)
     entries = [entry for key, entry in inventory.entries.items() if not marks.covers(key)]
     entries += _old_runs(store, now_s - RUNS_DAYS * DAY_S)
+    entries += expired_parts(store, datetime.fromtimestamp(now_s, UTC))
     keys = [entry.key for entry in entries]
     return VacuumPlan(
         keys=tuple(sorted(keys, key=_rank)),

@@ -18,7 +18,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from deployments import listening as bounds
-from deployments.serve.api.requests import SearchRequest
+from deployments.serve.api.requests import SearchRequest, ShopperEvent
 from deployments.serve.app import ServeOptions, build_app
 from tests.core.conftest import new_shop, pixels_backbone
 from tests.deployments.serve.conftest import listening
@@ -60,7 +60,7 @@ def target(new_shop: Callable[[Path], Any], tmp_path_factory: pytest.TempPathFac
     shop.publish("a" * 32)
     file = tmp_path_factory.mktemp("tokens") / "tokens"
     hashed = {name: hashlib.sha256(token.encode()).hexdigest() for name, token in (("shop", TOKEN), ("prom", NOSY))}
-    file.write_text(f"shop read {hashed['shop']}\nprom metrics {hashed['prom']}\n")
+    file.write_text(f"shop read,events {hashed['shop']}\nprom metrics {hashed['prom']}\n")
     app = build_app(shop.settings, ServeOptions(token_file=file, origins=(ORIGIN,)))
     with listening(app) as url:
         yield Target(url, paths_of(app))
@@ -88,7 +88,7 @@ def resident_mb() -> float:
 def test_the_routes_are_those_that_are_attacked_here(target: Target) -> None:
     assert target.routes.keys() == {
         "/livez", "/readyz", "/metrics", "/v1/openapi.json", "/v1/search", "/v1/search/batch", "/v1/facets",
-        "/v1/releases", "/v1/items/item-1-0", "/v1/items/item-1-0/similar",
+        "/v1/releases", "/v1/items/item-1-0", "/v1/items/item-1-0/similar", "/v1/events",
     }  # fmt: skip
 
 
@@ -258,6 +258,27 @@ def test_no_parameters_whatever_make_it_fail(stranger: httpx.Client, body: dict[
     parameters = {name: str(value) for name, value in body.items()}
     response = stranger.get("/v1/items/item-1-0/similar", params=parameters, headers=allowed())
     assert response.status_code == 200 or refused(response), response.text
+
+
+@settings(max_examples=100)
+@given(
+    event=st.dictionaries(st.sampled_from(list(ShopperEvent.model_fields)) | st.text(max_size=8), values, max_size=5)
+)
+def test_no_events_whatever_make_it_fail(stranger: httpx.Client, event: dict[str, Any]) -> None:
+    for body in (event, {"events": [event, event]}):
+        response = stranger.post("/v1/events", json=body, headers=allowed())
+        assert response.status_code == 202 or refused(response), response.text
+
+
+@pytest.mark.parametrize("item_id", ["../../etc/passwd", "a\u0000b", "\u202e", "x" * 1_000])
+def test_what_is_recorded_of_a_stranger_are_rows_and_no_addresses(
+    item_id: str, target: Target, stranger: httpx.Client
+) -> None:
+    event = {"event": "click", "query_id": "f" * 32, "item_id": item_id}
+    headers = allowed(**{"User-Agent": "Browser of Jane", "X-Request-Id": "jane", "X-Forwarded-For": "203.0.113.7"})
+    assert stranger.post("/v1/events", json=event, headers=headers).status_code == 202
+    assert stranger.post("/v1/events", json={"events": [event] * 501}, headers=headers).status_code == 422
+    assert "x" * 1_001 not in stranger.post("/v1/events", json=event | {"item_id": "x" * 1_001}, headers=headers).text
 
 
 def test_after_all_of_this_it_answers(stranger: httpx.Client) -> None:

@@ -20,8 +20,9 @@ from deployments.serve.api.problems import refuse
 from retrieval_core.errors import BadConfig
 
 OPEN = ("/livez", "/readyz")  # for probes, which carry no token
-READ, METRICS = "read", "metrics"
-SCOPES = (READ, METRICS)
+READ, EVENTS, METRICS = "read", "events", "metrics"
+SCOPES = (READ, EVENTS, METRICS)
+SCOPE_OF = {"/metrics": METRICS, "/v1/events": EVENTS}  # by path; of every other one READ
 MAX_BUCKETS = 10_000  # clients whose rate is remembered
 _LINE = re.compile(r"(?P<name>[\w.-]{1,64})\s+(?P<scopes>[a-z,]+)\s+(?P<sha256>[0-9a-f]{64})")
 
@@ -56,7 +57,7 @@ def _token(path: Path, number: int, line: str) -> Token:
     match = _LINE.fullmatch(line)
     scopes = frozenset(match["scopes"].split(",")) if match else frozenset()
     if match is None or not scopes <= set(SCOPES):
-        expected = f"NAME, then {' or '.join(SCOPES)} or both with a comma, then 64 hexadecimal digits"
+        expected = f"NAME, then some of {', '.join(SCOPES)} with commas, then 64 hexadecimal digits"
         raise BadConfig(f"line {number} of the token file {path} is no token; expected {expected}")
     return Token(match["name"], scopes, match["sha256"])
 
@@ -132,7 +133,7 @@ class Access:
                 reason = "send a token that the service knows: Authorization: Bearer TOKEN"
                 await refuse(401, reason, {"WWW-Authenticate": "Bearer"})(scope, receive, send)
                 return
-            wanted = METRICS if scope["path"] == "/metrics" else READ
+            wanted = SCOPE_OF.get(scope["path"], READ)
             if wanted not in token.scopes:
                 await refuse(403, f"the token is not one for {wanted}")(scope, receive, send)
                 return

@@ -60,3 +60,9 @@ class BatchAnswer(BaseModel):
     """The answers of a batch in its order; a search that has none has a problem in its place."""
 
     answers: list[SearchAnswer | Problem]
+
+
+class EventsAnswer(BaseModel):
+    """How many events were taken; they are in the store within seconds."""
+
+    accepted: int

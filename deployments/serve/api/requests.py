@@ -6,9 +6,10 @@ import base64
 import binascii
 from typing import Annotated, Any
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PlainSerializer, WithJsonSchema
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PlainSerializer, WithJsonSchema, model_validator
 
 from retrieval_core.artifacts import releases
+from retrieval_core.feedback.log import Choice
 from retrieval_core.filters import MAX_CHARS
 from retrieval_core.search.query import Mode
 
@@ -21,6 +22,8 @@ MAX_URL_CHARS = 4_000
 MAX_SEARCHES = 50  # of a batch
 MAX_NAMES, MAX_VALUES = 20, 50  # of a filter by values, and of each name
 MAX_CURSOR_CHARS = 16_000
+MAX_EVENTS = 500  # of a request
+MAX_POSITION = 2_000
 
 
 def _picture(value: Any) -> Any:
@@ -130,6 +133,31 @@ class BatchRequest(Parameters):
     """Several searches, each answered on its own."""
 
     searches: Annotated[tuple[SearchRequest, ...], Field(min_length=1, max_length=MAX_SEARCHES)]
+
+
+class ShopperEvent(Parameters):
+    """What a shopper did with a hit."""
+
+    event: Choice = Field(description="`not_what_i_meant`: the hit is wrong.")
+    query_id: str = Field(pattern="^[0-9a-f]{32}$", description="`query_id` of the answer with the hit.")
+    item_id: Text = Field(description="The hit.")
+    position: int | None = Field(
+        None,
+        ge=1,
+        le=MAX_POSITION,
+        description="Where the hit was shown, from 1 on, if not in the order of the answer.",
+    )
+
+
+class EventsRequest(Parameters):
+    """Events in one request; a single one may also be sent as it is."""
+
+    events: Annotated[tuple[ShopperEvent, ...], Field(min_length=1, max_length=MAX_EVENTS)]
+
+    @model_validator(mode="before")
+    @classmethod
+    def _wrap_a_single_event(cls, value: Any) -> Any:
+        return {"events": [value]} if isinstance(value, dict) and "event" in value else value
 
 
 EXAMPLES: dict[str, Any] = {

@@ -13,8 +13,9 @@ from deployments.serve.api.batching import PictureBatches
 from deployments.serve.api.cursors import Cursor, read_cursor
 from deployments.serve.api.problems import Refused, TooBusy, problem_of, refusal_of
 from deployments.serve.api.requests import MAX_PICTURE_BYTES, SearchRequest
+from deployments.serve.feedback import Recorder
 from deployments.serve.fetching import fetch_picture
-from deployments.serve.service import SearchService, query_of
+from deployments.serve.service import SearchService, filter_of, query_of
 from retrieval_core.errors import BadConfig, NotFound
 from retrieval_core.search.query import Query
 from retrieval_core.search.release import OpenRelease
@@ -31,10 +32,10 @@ T = TypeVar("T")
 
 
 class Searches:
-    """Answers requests for searches; belongs to one event loop."""
+    """Answers requests for searches, and records them if there is a recorder; belongs to one event loop."""
 
-    def __init__(self, service: SearchService) -> None:
-        self._service = service
+    def __init__(self, service: SearchService, recorder: Recorder | None = None) -> None:
+        self._service, self._recorder = service, recorder
         self._batches = PictureBatches(service.measurements)
         self._threads = ThreadPoolExecutor(SEARCH_THREADS, thread_name_prefix="search")
         self._fetchers = ThreadPoolExecutor(FETCH_THREADS, thread_name_prefix="fetch")
@@ -86,10 +87,14 @@ class Searches:
             raise BadConfig("nothing to look for: give texts, item_ids, images or image_urls")
         cursor = read_cursor(request) if request.cursor else Cursor(request.release)
         release = await self._open(cursor, is_page=bool(request.cursor))
-        query = await self._query(release, request)
+        query, pictures = await self._query(release, request)
         if len(cursor.seen) <= QUICK_SEEN and self._is_quick(release, request, query):
-            return self._service.answer(release, request, query, cursor.seen)
-        return await self._run(self._service.answer, release, request, query, cursor.seen)
+            answer = self._service.answer(release, request, query, cursor.seen)
+        else:
+            answer = await self._run(self._service.answer, release, request, query, cursor.seen)
+        if self._recorder:
+            self._recorder.add_search(request, answer, filter_of(request), len(cursor.seen), pictures)
+        return answer
 
     async def _open(self, cursor: Cursor, is_page: bool) -> OpenRelease:
         """Return the release to search, without a thread where it is production."""
@@ -103,24 +108,25 @@ class Searches:
                 raise
             raise Refused(410, "cursor: its release is gone; search again without a cursor") from error
 
-    async def _query(self, release: OpenRelease, request: SearchRequest) -> Query:
+    async def _query(self, release: OpenRelease, request: SearchRequest) -> tuple[Query, Sequence[bytes]]:
+        """Return the query of a request, and the files of the pictures that it is for."""
         unlike = request.unlike
         if not (request.images or request.image_urls or unlike.images or unlike.image_urls):
-            return query_of(request)
+            return query_of(request), ()
         return await self._picture_query(release, request)
 
-    async def _picture_query(self, release: OpenRelease, request: SearchRequest) -> Query:
+    async def _picture_query(self, release: OpenRelease, request: SearchRequest) -> tuple[Query, Sequence[bytes]]:
         like, unlike = await asyncio.gather(
             self._files(request.images, request.image_urls),
             self._files(request.unlike.images, request.unlike.image_urls),
         )
         if request.mode != "nearest":  # needs the pictures themselves
             images = request.unlike.model_copy(update={"images": unlike})
-            return query_of(request.model_copy(update={"images": like, "unlike": images}))
+            return query_of(request.model_copy(update={"images": like, "unlike": images})), like
         vectors = await asyncio.gather(
             *(self._batches.embed(release, data, request.whole) for data in (*like, *unlike))
         )
-        return query_of(request, vectors[: len(like)], vectors[len(like) :])
+        return query_of(request, vectors[: len(like)], vectors[len(like) :]), like
 
     async def _files(self, images: Sequence[bytes], urls: Sequence[str]) -> tuple[bytes, ...]:
         """Return the files of pictures, those at addresses fetched."""

@@ -8,6 +8,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator
 from contextlib import suppress
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
@@ -17,6 +18,7 @@ from hypothesis import strategies as st
 from retrieval_core.artifacts import releases
 from retrieval_core.artifacts.manifests import MANIFEST
 from retrieval_core.errors import BadConfig, NotFound, ShardCorrupt, StoreBusy, StoreNotWritable, TooNew
+from retrieval_core.feedback.log import Event, kept_pictures, put_events, put_picture, read_log
 from retrieval_core.maintenance import backup
 from retrieval_core.maintenance.backup import Copied, back_up, restore
 from retrieval_core.maintenance.damage import damage_to_search
@@ -295,6 +297,25 @@ def test_a_backup_keeps_what_a_vacuum_removed_until_it_is_pruned(local_store: St
 
     assert contents(target) == objects(local_store) | {"notes/of-the-team.txt": b"not ours"}
     opened(target)
+
+
+def test_a_picture_of_a_query_goes_from_the_store_after_its_days_and_from_the_backup_when_pruned(
+    local_store: Store, target: Store
+) -> None:
+    SealedRuns(local_store).seal(ITEMS)
+    now = datetime.now(UTC)
+    put_picture(local_store, b"jpeg", 3, now)
+    put_events(local_store, [Event("0" * 32, now, "item-1", "click")])
+    copied = back_up(local_store, target)
+    (kept,) = kept_pictures(target).values()
+    assert (copied.ok, target.get(kept)) == (True, b"jpeg")
+    vacuum(local_store, Policy(), time.time() + 2 * DAY_S)
+    assert kept_pictures(local_store)
+    vacuum(local_store, Policy(), time.time() + 6 * DAY_S)
+    assert not kept_pictures(local_store)
+    back_up(local_store, target, prune=True)
+    assert not kept_pictures(target)
+    assert len(read_log(target, now - timedelta(days=1)).events) == 1
 
 
 def test_no_vacuum_runs_beside_a_backup(tmp_path: Path, target: Store) -> None:

@@ -25,6 +25,9 @@ OF_SEARCHES = {
     "vitrine_waiting_pictures",
     "vitrine_release",
     "vitrine_release_switches",
+    "vitrine_events",
+    "vitrine_unrecorded_searches",
+    "vitrine_waiting_feedback",
 }
 OF_A_RUN = {
     "vitrine_production_age_seconds",

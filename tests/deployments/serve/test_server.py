@@ -14,6 +14,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from datetime import UTC, datetime, timedelta
 from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -23,6 +24,7 @@ import httpx
 import pytest
 
 from deployments.cli.main import main
+from retrieval_core.feedback.log import read_log
 from tests.deployments.conftest import FIRST, SECOND
 from tests.faults.servers import free_port, until
 
@@ -83,6 +85,20 @@ def test_a_signal_lets_the_searches_in_progress_end(serve: Callable[..., Any], s
         assert client.recv(100).startswith(b"HTTP/1.1 200")
         assert served.process.wait(60) == 128 + signal.SIGTERM
     assert "traceback" not in served.log.read_text().lower()
+
+
+def test_a_signal_loses_no_feedback(serve: Callable[..., Any], shop: Any) -> None:
+    with serve("--workers=2") as served:
+        answers = [httpx.post(f"{served.url}/v1/search", json=ITEM).json() for _ in range(20)]
+        for answer in answers:
+            event = {"event": "click", "query_id": answer["query_id"], "item_id": answer["hits"][0]["item_id"]}
+            assert httpx.post(f"{served.url}/v1/events", json=event).status_code == 202
+        served.process.send_signal(signal.SIGTERM)
+        served.process.wait(60)
+    log = read_log(shop.store, datetime.now(UTC) - timedelta(days=1))
+    asked = {answer["query_id"] for answer in answers}
+    assert asked <= set(log.searches["query_id"])
+    assert asked <= set(log.events["query_id"])
 
 
 def _listens(url: str) -> bool:
@@ -155,6 +171,7 @@ def _runs(pid: int) -> bool:
         (["--ui", "--workers=2"], "leave out --ui"),
         (["--workers=0"], "--workers is at least 1"),
         (["--rate=-1"], "--rate at least 0"),
+        (["--keep-query-pictures=3", "--no-feedback"], "goes without --no-feedback"),
     ],
     ids=str,
 )
@@ -173,9 +190,9 @@ def blocks(language: str) -> list[str]:
 def test_the_commands_of_the_docs_are_answered(serve: Callable[..., Any], shop: Any, tmp_path: Path) -> None:
     (tmp_path / "query.jpg").write_bytes(shop.picture("item-3-0").read_bytes())
     token = "t0ken"
-    (tmp_path / "tokens").write_text(f"shop read,metrics {hashlib.sha256(token.encode()).hexdigest()}\n")
+    (tmp_path / "tokens").write_text(f"shop read,events,metrics {hashlib.sha256(token.encode()).hexdigest()}\n")
     lines = [line for block in blocks("sh") for line in block.splitlines() if line.startswith("curl ")]
-    assert len(lines) == 4
+    assert len(lines) == 5
     with serve(f"--token-file={tmp_path / 'tokens'}") as served:
         for line in lines:
             command = line.replace("http://127.0.0.1:7860", served.url)
@@ -186,7 +203,8 @@ def test_the_commands_of_the_docs_are_answered(serve: Callable[..., Any], shop: 
                 ["bash", "-c", command], cwd=tmp_path, capture_output=True, text=True, env=environment
             )
             assert done.returncode == 0, done.stderr
-            expected = '"status":422' if "colour" in line else '"releases":' if "releases" in line else '"hits":[{'
+            answers = {"colour": '"status":422', "releases": '"releases":', "events": '"accepted":1'}
+            expected = next((answers[name] for name in answers if name in line), '"hits":[{')
             assert expected in done.stdout, done.stdout
 
 

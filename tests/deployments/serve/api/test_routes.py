@@ -214,7 +214,7 @@ def test_openapi_describes_every_route_with_examples(client: TestClient) -> None
     document = client.get("/v1/openapi.json").json()
     assert set(document["paths"]) == {
         "/v1/search", "/v1/search/batch", "/v1/items/{item_id}", "/v1/items/{item_id}/similar", "/v1/facets",
-        "/v1/releases",
+        "/v1/releases", "/v1/events",
     }  # fmt: skip
     body = document["paths"]["/v1/search"]["post"]["requestBody"]["content"]
     assert set(body) == {"application/json", "multipart/form-data"}
