@@ -28,9 +28,17 @@ from deployments.serve.api.answers import (
     ReleaseAnswer,
     ReleasesAnswer,
     SearchAnswer,
+    ViewAnswer,
 )
 from deployments.serve.api.problems import Refused
-from deployments.serve.api.requests import BatchRequest, EventsRequest, FacetsRequest, SearchRequest, ShopperEvent
+from deployments.serve.api.requests import (
+    BatchRequest,
+    EventsRequest,
+    FacetsRequest,
+    SearchRequest,
+    ShopperEvent,
+    ViewRequest,
+)
 from retrieval_core.artifacts import releases
 from retrieval_core.search.hits import Item
 
@@ -71,10 +79,14 @@ class Client:
         """Return what hits say of an item."""
         return self._get(f"/v1/items/{quote(item_id)}", {"release": release}, Item)
 
+    def view(self, request: ViewRequest | None = None, **parameters: Any) -> ViewAnswer:
+        """Return what a search makes of one picture and where the product is, by a request or its parameters."""
+        return self._post("/v1/view", request or ViewRequest(**parameters), ViewAnswer)
+
     def facets(self, names: Sequence[str] = (), where: str = "", release: str = releases.PRODUCTION) -> FacetsAnswer:
         """Return the values of these names, or of all, with the numbers of items that match a filter."""
         request = FacetsRequest(names=tuple(names), where=where, release=release)
-        return self._get("/v1/facets", request.model_dump(), FacetsAnswer)
+        return self._get("/v1/facets", request.model_dump(exclude={"filters"}), FacetsAnswer)
 
     def releases(self) -> list[ReleaseAnswer]:
         """Return the last releases, the newest first."""

@@ -42,14 +42,12 @@ def bound_connections(config: uvicorn.Config) -> None:
 
 
 class BoundedBodies:
-    """ASGI middleware that answers 413 for a body over `max_bytes(path)` and 503 if all bodies are over `max_total`.
+    """ASGI middleware that answers 413 for a body over `max_bytes` and 503 if all bodies together are over `max_total`.
 
     A body counts from its first byte until the app has answered. `refuse` makes the response of a status and a reason.
     """
 
-    def __init__(
-        self, app: ASGIApp, max_bytes: Callable[[str], int], max_total: int, refuse: Refuse | None = None
-    ) -> None:
+    def __init__(self, app: ASGIApp, max_bytes: int, max_total: int, refuse: Refuse | None = None) -> None:
         self._app, self._max_bytes, self._max_total, self._total = app, max_bytes, max_total, 0
         self._refuse = refuse or (lambda status, reason, headers: PlainTextResponse(reason, status, headers))
 
@@ -57,7 +55,7 @@ class BoundedBodies:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        max_bytes, size, has_answered = self._max_bytes(scope["path"]), 0, False
+        max_bytes, size, has_answered = self._max_bytes, 0, False
 
         async def receive_bounded() -> Message:
             nonlocal size

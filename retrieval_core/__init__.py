@@ -88,7 +88,6 @@ __all__ = [
 # Each library reads its variable when it is imported, so this package has to be imported first.
 TELEMETRY_OFF = {
     "DO_NOT_TRACK": "1",
-    "GRADIO_ANALYTICS_ENABLED": "False",
     "HF_HUB_DISABLE_TELEMETRY": "1",
     "ORT_DISABLE_TELEMETRY": "1",
     "PREFECT_SERVER_ANALYTICS_ENABLED": "false",

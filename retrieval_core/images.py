@@ -31,6 +31,7 @@ MAX_ASPECT = 4  # of the part of a picture that `fit` resizes before its centre 
 WHITE = (255, 255, 255)
 
 RGB = UInt8
+Box = tuple[float, float, float, float]  # left, top, right, bottom as shares of a picture's sides
 Result = TypeVar("Result")
 Interpolation = Literal["bicubic", "bilinear"]
 
@@ -143,6 +144,23 @@ def crop_to_mask(image: RGB, mask: Bool, margin: float) -> RGB:
         return image
     rows = _widened(np.flatnonzero(mask.any(axis=1)), mask.shape[0], image.shape[0], margin)
     columns = _widened(np.flatnonzero(mask.any(axis=0)), mask.shape[1], image.shape[1], margin)
+    return np.ascontiguousarray(image[rows, columns])
+
+
+def box_around(mask: Bool, margin: float) -> Box | None:
+    """Return the box that `crop_to_mask` cuts out, at the resolution of the mask; None for an empty mask."""
+    if not mask.any():
+        return None
+    height, width = mask.shape
+    rows = _widened(np.flatnonzero(mask.any(axis=1)), height, height, margin)
+    columns = _widened(np.flatnonzero(mask.any(axis=0)), width, width, margin)
+    return columns.start / width, rows.start / height, columns.stop / width, rows.stop / height
+
+
+def cut(image: RGB, box: Box) -> RGB:
+    """Return a copy of the part of an (h, w, 3) uint8 picture in a box, at least one pixel."""
+    (height, width), (left, top, right, bottom) = image.shape[:2], box
+    rows, columns = _pixels(top, bottom, height), _pixels(left, right, width)
     return np.ascontiguousarray(image[rows, columns])
 
 
@@ -261,6 +279,11 @@ def _widened(covered: npt.NDArray[np.intp], n_cells: int, n_pixels: int, margin:
     # Round outwards to whole pixels, but ignore rounding errors.
     low, high = math.floor((first - extra) * scale + 1e-6), math.ceil((last + extra) * scale - 1e-6)
     return slice(max(low, 0), min(high, n_pixels))
+
+
+def _pixels(start: float, stop: float, n_pixels: int) -> slice:
+    first = min(int(start * n_pixels), n_pixels - 1)
+    return slice(first, max(first + 1, round(stop * n_pixels)))
 
 
 def _limit_aspect(image: RGB) -> RGB:

@@ -39,7 +39,6 @@ OWNERS = {
     "faiss": ("retrieval_core/index/", "retrieval_core/metrics/"),
     "prefect": ("flows/", "tasks/", "deployments/"),
     "prefect_dask": ("flows/",),
-    "gradio": ("deployments/serve/",),
     "fastapi": ("deployments/serve/",),
     "httpcore": ("retrieval_core/store/",),
     "timm": ("retrieval_core/embed/",),
@@ -208,7 +207,7 @@ import contextlib, io, sys
 from deployments.cli.main import main
 with contextlib.redirect_stdout(io.StringIO()), contextlib.suppress(SystemExit):
     main(["--help"])
-print([name for name in ("torch", "faiss", "prefect", "polars", "boto3", "gradio") if name in sys.modules])
+print([name for name in ("torch", "faiss", "prefect", "polars", "boto3", "fastapi") if name in sys.modules])
 """
     result = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
     assert result.stdout.strip() == "[]"

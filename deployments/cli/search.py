@@ -50,7 +50,7 @@ def add_commands(commands: Commands) -> None:
         serve.set_defaults(extra="serve", ends_itself=True)
         _add_serve_options(serve)
         if name == "serve":
-            serve.add_argument("--ui", action="store_true", help="serve the search page, too; it has no login")
+            serve.add_argument("--ui", action="store_true", help="serve the search page, too")
         else:
             serve.set_defaults(ui=True)
 

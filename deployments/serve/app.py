@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import AsyncIterator, Callable
 from contextlib import ExitStack, asynccontextmanager, closing
 from functools import partial
@@ -25,9 +24,9 @@ from deployments.serve.api.problems import handle, refuse
 from deployments.serve.api.routes import add_api, add_watch
 from deployments.serve.api.searches import Searches
 from deployments.serve.feedback import Recorder
-from deployments.serve.guard import MAX_BODIES_BYTES, Guard, max_body_bytes
+from deployments.serve.guard import MAX_BODIES_BYTES, MAX_BODY_BYTES, Guard
 from deployments.serve.metrics import Exporter
-from deployments.serve.report_pages import ReportPages
+from deployments.serve.page import add_page
 from deployments.serve.service import SearchService
 from retrieval_core.errors import VitrineError
 from retrieval_core.settings import Settings
@@ -62,13 +61,10 @@ def build_app(settings: Settings, options: ServeOptions) -> FastAPI:
         if options.records:
             recorder = opened.enter_context(closing(Recorder(store, exporter.measurements, options.picture_days)))
         searches = opened.enter_context(closing(Searches(service, recorder)))
-        uploads = None
-        if options.has_page:
-            uploads = Path(opened.enter_context(tempfile.TemporaryDirectory(prefix="vitrine-uploads-")))
         middleware: list[Middleware] = [
             Middleware(Observed, measurements=exporter.measurements),
-            Middleware(BoundedBodies, max_bytes=max_body_bytes, max_total=MAX_BODIES_BYTES, refuse=refuse),
-            Middleware(Guard, host=options.host, names=options.names, origins=options.origins, uploads=uploads),
+            Middleware(BoundedBodies, max_bytes=MAX_BODY_BYTES, max_total=MAX_BODIES_BYTES, refuse=refuse),
+            Middleware(Guard, host=options.host, names=options.names, origins=options.origins),
             Middleware(
                 CORSMiddleware,
                 allow_origins=options.origins,
@@ -76,10 +72,8 @@ def build_app(settings: Settings, options: ServeOptions) -> FastAPI:
                 allow_headers=["Authorization", "Content-Type", "X-Request-Id"],
                 expose_headers=["Retry-After", "X-Request-Id"],
             ),
-            Middleware(Access, tokens=tokens, rate=options.rate, has_page=options.has_page),
+            Middleware(Access, tokens=tokens, rate=options.rate),
         ]
-        if options.has_page:
-            middleware.append(Middleware(ReportPages, store=store))
         app = FastAPI(
             title="Vitrine",
             version="1",
@@ -95,10 +89,8 @@ def build_app(settings: Settings, options: ServeOptions) -> FastAPI:
     add_api(app, service, searches)
     add_events(app, recorder)
     app.openapi = _with_schemas(app.openapi)  # type: ignore[method-assign]
-    if uploads:
-        from deployments.serve.page_mount import mount_page
-
-        mount_page(app, service, uploads, options.host, options.port)
+    if options.has_page:
+        add_page(app, store)
     return app
 
 

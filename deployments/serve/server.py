@@ -11,7 +11,6 @@ import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
-from importlib import import_module
 from types import FrameType
 
 import uvicorn
@@ -38,12 +37,8 @@ def serve(settings: Settings, options: ServeOptions, workers: int = 1) -> None:
     """Answer until SIGTERM or Ctrl-C, then finish the searches in progress.
 
     Until something is published, a page says so. With several `workers`, processes share the port and the mapped index.
-    Raises `BadConfig` if the address cannot be used, for a bad token file, and for a page with several workers.
+    Raises `BadConfig` if the address cannot be used, and for a bad token file.
     """
-    if options.has_page and workers > 1:
-        raise BadConfig("the page keeps its visitors' state in one process; leave out --ui, or --workers")
-    if options.has_page:
-        import_module("deployments.serve.page_mount")  # a missing library is told before anything waits
     if options.token_file:
         read_tokens(options.token_file)
     elif options.host not in LOOPBACK:

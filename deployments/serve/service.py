@@ -1,59 +1,42 @@
-"""What the page and the HTTP API search with: releases opened by name, searches answered, pictures shrunk."""
+"""What the HTTP API answers with: releases opened by name, searches, counts of values, and pictures made small."""
 
 from __future__ import annotations
 
 import base64
 import re
-import time
 import uuid
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 from functools import lru_cache
-from typing import NamedTuple
 from weakref import WeakValueDictionary
 
-import numpy as np
-import polars as pl
-
-from deployments.serve.api.answers import SearchAnswer
+from deployments.serve.api.answers import (
+    FacetsAnswer,
+    ItemsAnswer,
+    ReleaseAnswer,
+    ReleaseDetails,
+    SearchAnswer,
+    ViewAnswer,
+)
 from deployments.serve.api.cursors import Cursor, write_cursor
-from deployments.serve.api.requests import SearchRequest
+from deployments.serve.api.requests import FacetsRequest, ItemsRequest, PictureRequest, SearchRequest, ViewRequest
 from deployments.serve.metrics import Exporter
 from retrieval_core.arrays import Float32
 from retrieval_core.artifacts import releases
-from retrieval_core.artifacts.catalog_rows import Items
-from retrieval_core.artifacts.manifests import Backbone, Ref, Release
-from retrieval_core.errors import BadConfig, NotFound, ShardCorrupt, VitrineError
+from retrieval_core.artifacts.manifests import Backbone, Release
+from retrieval_core.errors import BadConfig, NotFound, ShardCorrupt
 from retrieval_core.filters import one_of_each, parse_where
-from retrieval_core.images import RGB, decode, thumbnail
+from retrieval_core.images import RGB, cut, thumbnail
 from retrieval_core.search.hits import Hit
 from retrieval_core.search.live import LiveRelease
-from retrieval_core.search.query import Query
+from retrieval_core.search.query import MODES, Mode, Query
 from retrieval_core.search.release import OpenRelease, open_release
 from retrieval_core.settings import Settings
 from retrieval_core.store.base import Store
 
-THUMBNAIL_PX, QUERY_PX = 320, 480
-N_CACHED_THUMBNAILS = 4_000  # of about 15 kB each
+THUMBNAIL_PX = 480  # larger pictures are not cached
+N_CACHED_THUMBNAILS = 4_000  # of about 20 kB each
 N_OPEN_RELEASES = 3  # besides production
-N_EXAMPLES = 12
 N_LISTED_RELEASES = 50
-
-
-class Example(NamedTuple):
-    """An item that the page offers to start from."""
-
-    item_id: str
-    category: str | None
-    image_uri: str
-
-
-class Answer(NamedTuple):
-    """The hits of one release and how long the search took."""
-
-    release: OpenRelease
-    hits: list[Hit]
-    seconds: float
 
 
 class SearchService:
@@ -63,15 +46,13 @@ class SearchService:
         self._store, self._settings, self.measurements = store, settings, exporter.measurements
         self._production = exporter.live = LiveRelease(store, releases.PRODUCTION, settings)
         self._open_release = lru_cache(N_OPEN_RELEASES)(lambda fingerprint: open_release(store, fingerprint, settings))
-        self._pool = ThreadPoolExecutor(8, thread_name_prefix="thumbnails")
         # The cache outlives the releases: two of them with one catalogue show the same pictures.
         self._shown: WeakValueDictionary[str, OpenRelease] = WeakValueDictionary()
-        self._cached_thumbnail = lru_cache(N_CACHED_THUMBNAILS)(self._read_thumbnail)
+        self._thumbnail = lru_cache(N_CACHED_THUMBNAILS)(self._read_thumbnail)
 
     def close(self) -> None:
-        """Stop following production and release the threads."""
+        """Stop following production."""
         self._production.close()
-        self._pool.shutdown()
 
     def open(self, name: str = releases.PRODUCTION) -> OpenRelease:
         """Return the current production, or the release whose fingerprint begins with `name`.
@@ -96,13 +77,6 @@ class SearchService:
         """Return the last releases, the newest first."""
         return releases.list_releases(self._store)[: -N_LISTED_RELEASES - 1 : -1]
 
-    def search(self, request: SearchRequest) -> Answer:
-        """Search with the texts, items and files of pictures of a request. Raises what `OpenRelease.search` raises."""
-        release = self.open(request.release)
-        started = time.perf_counter()
-        hits = self.answer(release, request, query_of(request)).hits
-        return Answer(release, hits, time.perf_counter() - started)
-
     def answer(
         self, release: OpenRelease, request: SearchRequest, query: Query, seen: Sequence[int] = ()
     ) -> SearchAnswer:
@@ -122,7 +96,7 @@ class SearchService:
                 )
             with self.measurements.stage("describe"):
                 hits = [_with_fields(hit, request.fields) for hit in release.describe(ranking)]
-            facets = {name: release.facets([name], filter_of(request, name))[name] for name in request.facets}
+            facets = {name: self._counts_of(release, request, name) for name in request.facets}
         except NotFound as error:
             if self._store.url in str(error):
                 raise ShardCorrupt(f"release {release.release.fingerprint} is incomplete: {error}") from error
@@ -137,47 +111,70 @@ class SearchService:
             next_cursor=write_cursor(request, cursor) if len(hits) == request.k else None,
         )
 
+    def _counts_of(self, release: OpenRelease, request: SearchRequest | FacetsRequest, name: str) -> dict[str, int]:
+        """Return the counts of the values of one name, among the items that match everything chosen of the others."""
+        return release.facets([name], filter_of(request, name))[name]
+
     def check(self) -> None:
         """Search production for a picture. Raises `VitrineError` where that fails."""
         self._production.current.prepare()
 
-    def reads_text(self, release: OpenRelease) -> bool:
-        """Return whether a release can be searched by words."""
-        return Backbone.open(self._store, release.release.backbone).has_text
+    def facets(self, request: FacetsRequest) -> FacetsAnswer:
+        """Count values. Raises what `OpenRelease.facets` raises."""
+        release = self.open(request.release)
+        counts = release.facets(request.names, filter_of(request))
+        chosen = {name: self._counts_of(release, request, name) for name in counts if name in request.filters}
+        return FacetsAnswer(release=release.release.fingerprint, facets=counts | chosen)
 
-    def query_pictures(self, release: OpenRelease, request: SearchRequest) -> list[tuple[str, str]]:
-        """Return captions and `data:` URIs: the picture of the query and, if it differs, what the model sees of it."""
-        if request.images:
-            caption, data = "your picture", request.images[0]
-        elif request.item_ids:
-            caption, data = f"item {request.item_ids[0]}", release.picture_bytes(request.item_ids[0])
-        else:
-            return []
-        picture = decode(data)
-        pictures = [(caption, picture_uri(picture))]
-        view = picture if request.whole else release.apply_view(picture)
-        if not np.array_equal(view, picture):
-            pictures.append(("as it was searched", picture_uri(view)))
-        return pictures
+    def details(self, name: str) -> ReleaseDetails:
+        """Return what a release is and what it can be searched by."""
+        release = self.open(name).release
+        modes: list[Mode] = [mode for mode in MODES if mode != "classified" or release.classes]
+        reads_text = Backbone.open(self._store, release.backbone).has_text
+        return ReleaseDetails(**self.listed(release).model_dump(), reads_text=reads_text, modes=modes)
 
-    def thumbnails(self, release: OpenRelease, item_ids: Sequence[str]) -> list[str]:
-        """Return a `data:` URI for the picture of each item of a release, "" for one that cannot be read."""
+    def listed(self, release: Release) -> ReleaseAnswer:
+        """Return a release as a list of releases shows it."""
+        return ReleaseAnswer(
+            release=release.fingerprint,
+            created=release.created,
+            gate=release.gate,
+            rows=release.counts["rows"],
+            is_production=self.production(release.fingerprint) is not None,
+        )
+
+    def items(self, request: ItemsRequest) -> ItemsAnswer:
+        """Return items to start from. Raises what `OpenRelease.sample` raises."""
+        release = self.open(request.release)
+        items = release.sample(request.k, filter_of(request))
+        return ItemsAnswer(release=release.release.fingerprint, items=items)
+
+    def picture(self, request: PictureRequest, item_id: str) -> bytes:
+        """Return an item's picture as a JPEG. Raises `NotFound`, `ImageRefused`."""
+        release = self.open(request.release)
+        if request.side_px > THUMBNAIL_PX:
+            return _jpeg(release, item_id, request.side_px)
         catalog = release.release.catalog.name
         self._shown[catalog] = release
-        return list(self._pool.map(lambda item_id: self._thumbnail(catalog, item_id), item_ids))
+        return self._thumbnail(catalog, item_id, request.side_px)
 
-    def _read_thumbnail(self, catalog: str, item_id: str) -> str:
-        return picture_uri(decode(self._shown[catalog].picture_bytes(item_id)), THUMBNAIL_PX)
+    def _read_thumbnail(self, catalog: str, item_id: str, side_px: int) -> bytes:
+        return _jpeg(self._shown[catalog], item_id, side_px)
 
-    def _thumbnail(self, catalog: str, item_id: str) -> str:
-        try:
-            return self._cached_thumbnail(catalog, item_id)
-        except VitrineError:
-            return ""
+    def view(self, request: ViewRequest, release: OpenRelease, data: bytes | None) -> ViewAnswer:
+        """Return what a search makes of a picture, the file `data` or that of the request's item.
 
-    def examples(self, release: OpenRelease) -> list[Example]:
-        """Return items of different products and of as many categories as possible, always the same ones."""
-        return _examples(self._store, release.release.catalog)
+        Raises `ImageRefused`, `NotFound`.
+        """
+        picture = release.read_picture(data or release.picture_bytes(request.item_ids[0]))
+        part = cut(picture, request.box) if request.box else picture
+        view = part if is_whole(request, release) else release.apply_view(part)
+        return ViewAnswer(
+            release=release.release.fingerprint,
+            picture=_uri(picture, request.side_px),
+            view=None if view is picture else _uri(view, request.side_px),
+            box=release.encoder.product_box(picture),
+        )
 
 
 def query_of(
@@ -197,7 +194,12 @@ def query_of(
     )
 
 
-def filter_of(request: SearchRequest, without: str = "") -> str:
+def is_whole(request: SearchRequest | ViewRequest, release: OpenRelease) -> bool:
+    """Return whether pictures stay as they are: as asked, or where a release that crops them is given the box."""
+    return request.whole or (request.box is not None and release.release.variant.view == "crop")
+
+
+def filter_of(request: SearchRequest | FacetsRequest | ItemsRequest, without: str = "") -> str:
     """Return the filter of a request: `where`, and one of the values of every name of `filters` but `without`."""
     chosen = one_of_each({name: values for name, values in request.filters.items() if name != without})
     if request.where.strip() and chosen:
@@ -212,18 +214,9 @@ def _with_fields(hit: Hit, names: Sequence[str] | None) -> Hit:
     return hit.model_copy(update={"fields": {name: value for name, value in hit.fields.items() if name in names}})
 
 
-def picture_uri(image: RGB, max_side_px: int = QUERY_PX) -> str:
-    """Return an (h, w, 3) uint8 picture as a `data:` URI of a JPEG with sides of at most `max_side_px`."""
-    return "data:image/jpeg;base64," + base64.b64encode(thumbnail(image, max_side_px)).decode()
+def _uri(image: RGB, side_px: int) -> str:
+    return "data:image/jpeg;base64," + base64.b64encode(thumbnail(image, side_px)).decode()
 
 
-@lru_cache(8)
-def _examples(store: Store, catalog: Ref) -> list[Example]:
-    columns = ["item_id", "category", "image_uri"]
-    items = Items.open(store, catalog).columns([*columns, "product_id", "status"])
-    product = pl.coalesce("product_id", "item_id")
-    usable = items.filter(pl.col("status") == "ok").sort("item_id")
-    one_per_product = usable.unique(product, keep="first", maintain_order=True)
-    rank = pl.col("item_id").cum_count().over("category")  # the first of each category, then the second, ...
-    ordered = one_per_product.with_columns(rank=rank).sort("rank", "category", "item_id", nulls_last=True)
-    return [Example(*row) for row in ordered.head(N_EXAMPLES).select(columns).iter_rows()]
+def _jpeg(release: OpenRelease, item_id: str, side_px: int) -> bytes:
+    return thumbnail(release.read_picture(release.picture_bytes(item_id)), side_px)

@@ -16,7 +16,7 @@ from retrieval_core.embed.engine import Engine, open_engine
 from retrieval_core.embed.text.encoder import embed_texts
 from retrieval_core.errors import BadConfig, ShardCorrupt
 from retrieval_core.head.apply import WEIGHTS_FILE, boost, load_head
-from retrieval_core.images import RGB, apply_mask, crop_to_mask, fit
+from retrieval_core.images import RGB, Box, apply_mask, box_around, crop_to_mask, fit
 from retrieval_core.mask import detect
 from retrieval_core.mask.apply import SegmenterEngine, segment
 from retrieval_core.mask.quality import Mask
@@ -55,11 +55,20 @@ class QueryEncoder:
 
     def apply_view(self, image: RGB) -> RGB:
         """Return the view that the release embeds of an upright (h, w, 3) uint8 picture: raw, masked or cropped."""
-        mask = self._mask(image)
+        mask = None if self._release.variant.view == "raw" else self._mask(image)
         if mask is None:
             return image
         is_crop = self._release.variant.view == "crop"
         return crop_to_mask(image, mask, self._config.crop.margin) if is_crop else apply_mask(image, mask)
+
+    def product_box(self, image: RGB) -> Box | None:
+        """Return the box around the product in an upright (h, w, 3) uint8 picture, also where the view is raw.
+
+        None where no mask or box is trusted, and for a release without a segmenter or detector.
+        """
+        can_find = self._release.detector or self._release.segmenter
+        mask = self._mask(image) if can_find else None
+        return None if mask is None else box_around(mask, self._config.crop.margin)
 
     def embed_picture(self, image: RGB, whole: bool = False) -> Float32:
         """Return (dim,) unit-length float32 for an upright (h, w, 3) uint8 picture; `whole` skips mask and crop."""
@@ -102,9 +111,7 @@ class QueryEncoder:
         return boost(self._head_weights, vectors) if self._head_weights else vectors
 
     def _mask(self, image: RGB) -> Mask | None:
-        """Return where the product is; None for a release of raw pictures and where no mask or box is trusted."""
-        if self._release.variant.view == "raw":
-            return None
+        """Return where the product is; None where no mask or box is trusted."""
         if self._release.detector:
             mask, reason = detect.detect(self._detector, self._config.crop, image)
         else:

@@ -27,9 +27,8 @@ from retrieval_core.artifacts.parts import load_classes
 from retrieval_core.artifacts.pictures import PictureReader
 from retrieval_core.errors import BadConfig, DimensionMismatch, NotFound, ShardCorrupt
 from retrieval_core.fields.values import as_json
-from retrieval_core.filters import parse_where
 from retrieval_core.images import RGB, decode, prepare_for_many
-from retrieval_core.index.lookup import RowSelection, ShardedIndex, open_index
+from retrieval_core.index.lookup import ShardedIndex, open_index
 from retrieval_core.index.shard_files import positions_of
 from retrieval_core.item_ids.normal_form import normal_name, spellings
 from retrieval_core.item_ids.suggestions import did_you_mean
@@ -40,6 +39,7 @@ from retrieval_core.search.facets import Counts, count_facets
 from retrieval_core.search.hits import Hit, Item
 from retrieval_core.search.query import MODES, Image, Mode, Query
 from retrieval_core.search.query_encoder import QueryEncoder, opened_once, require
+from retrieval_core.search.selection import Selected, sample, select
 from retrieval_core.settings import Settings
 from retrieval_core.store.base import Store
 from retrieval_core.store.uris import read_uri
@@ -60,13 +60,6 @@ class Ranking(NamedTuple):
     scores: Float32  # (n,) cosines, falling
     row_ids: Int64  # (n,)
     confidence: float | None = None
-
-
-class _Selected(NamedTuple):
-    """Rows of the catalogue, ascending, and the index's selection of those that it holds."""
-
-    row_ids: Int64
-    only: RowSelection
 
 
 def open_release(store: Store | str, name: str = releases.PRODUCTION, settings: Settings | None = None) -> OpenRelease:
@@ -98,7 +91,7 @@ class OpenRelease:
         self.encoder = QueryEncoder(store, release, settings)
         self._items = Items.open(store, release.catalog, release.fields)
         self._pictures = PictureReader(store)
-        self._recent = lru_cache(RECENT_SELECTIONS)(partial(_select, self._items, self._index))
+        self._recent = lru_cache(RECENT_SELECTIONS)(partial(select, self._items, self._index))
         self._counted = lru_cache(RECENT_COUNTS)(partial(_count, self._items, self._index, self._recent))
         self._densities: dict[int, float] = {}
         self._is_new_product = partial(is_new_product, self._items)
@@ -164,7 +157,7 @@ class OpenRelease:
         if mode == "classified" and not query.images:
             raise BadConfig("mode classified searches among the classes of a picture; add one to the query")
         selected = self._selected(where)
-        pictures = [self._read(image) for image in query.images]
+        pictures = [self.read_picture(image) for image in query.images]
         item_rows = np.array([self._find(item_id) for item_id in query.item_ids], np.int64)
         vector = self._encode(query, pictures, item_rows)
         nearest = lru_cache(partial(self._nearest, vector, selected))  # the confidence often needs the same rows
@@ -208,16 +201,24 @@ class OpenRelease:
 
     def apply_view(self, image: Image) -> RGB:
         """Return the (h, w, 3) uint8 view of a picture that the release embeds: raw, masked or cropped."""
-        return self.encoder.apply_view(self._read(image))
+        return self.encoder.apply_view(self.read_picture(image))
 
     def fit_picture(self, image: Image, whole: bool = False) -> UInt8:
         """Return the (size, size, 3) uint8 square of a picture that `encoder.embed` takes. Raises as `search` does."""
-        return self.encoder.fit_picture(self._read(image), whole)
+        return self.encoder.fit_picture(self.read_picture(image), whole)
 
     def item(self, item_id: str) -> Item:
         """Return what a hit says of an item. Raises `NotFound`."""
-        (hit,) = self.describe(Ranking(np.ones(1, np.float32), np.array([self._find(item_id)], np.int64)))
-        return Item(**hit.model_dump(include=set(Item.model_fields)))
+        return self._describe_items(np.array([self._find(item_id)], np.int64))[0]
+
+    def sample(self, k: int = 10, where: str = "") -> list[Item]:
+        """Return up to k items that match a filter, of different products and as many categories as possible.
+
+        They are always the same ones. Raises `BadConfig` for an invalid filter.
+        """
+        row_ids, selected = self._index.row_ids(), self._selected(where)
+        matching = row_ids[np.isin(row_ids, selected.row_ids)] if selected else row_ids
+        return self._describe_items(sample(self._items, matching, k))
 
     def picture_bytes(self, item_id: str) -> bytes:
         """Return the file of an item's picture. Raises `NotFound` where the item or its picture does not exist."""
@@ -244,13 +245,18 @@ class OpenRelease:
         """
         return self._counted(tuple(names), where.strip())
 
-    def _read(self, image: Image) -> RGB:
+    def read_picture(self, image: Image) -> RGB:
+        """Return the upright (h, w, 3) uint8 pixels of a picture. Raises as `search` does."""
         if isinstance(image, np.ndarray):
             if image.ndim != 3 or image.shape[2] != 3 or image.dtype != np.uint8:
                 raise BadConfig(f"a picture must be (h, w, 3) uint8, got {image.shape} {image.dtype}")
             return image
         data = image if isinstance(image, bytes) else read_uri(os.fspath(image))
         return decode(data, max_pixels=self._config.ingest.max_pixels)
+
+    def _describe_items(self, row_ids: Int64) -> list[Item]:
+        hits = self.describe(Ranking(np.ones(len(row_ids), np.float32), row_ids))
+        return [Item(**hit.model_dump(include=set(Item.model_fields))) for hit in hits]
 
     def _find(self, item_id: str) -> int:
         """Return the row id of an item. Raises `NotFound`, also for an item in quarantine."""
@@ -268,7 +274,7 @@ class OpenRelease:
         like = [*self._index.vectors_of(item_rows), *query.vectors]
         like += [embed(picture) for picture in pictures]
         like += [self.encoder.embed_text(text) for text in query.texts]
-        unlike = [*query.unlike_vectors, *(embed(self._read(image)) for image in query.unlike_images)]
+        unlike = [*query.unlike_vectors, *(embed(self.read_picture(image)) for image in query.unlike_images)]
         unlike += [self.encoder.embed_text(text) for text in query.unlike_texts]
         if len(like) == 1 and not unlike:
             return like[0]
@@ -334,21 +340,21 @@ class OpenRelease:
         except (NotFound, ShardCorrupt, ValidationError):  # an older report, or a lost one: a search does without it
             return None
 
-    def _nearest(self, vector: Float32, selected: _Selected | None, n: int) -> Hits:
+    def _nearest(self, vector: Float32, selected: Selected | None, n: int) -> Hits:
         """Return the n nearest of the selected rows, or all of them where there are fewer."""
         n_rows = selected.only.n_rows if selected else self._index.n_rows
         scores, row_ids = self._search(np.atleast_2d(vector), max(1, min(n, n_rows)), selected)
         is_hit = row_ids[0] >= 0
         return scores[0][is_hit], row_ids[0][is_hit]
 
-    def _classified(self, vector: Float32, of_classes: _Selected, selected: _Selected | None, n: int) -> Hits:
+    def _classified(self, vector: Float32, of_classes: Selected, selected: Selected | None, n: int) -> Hits:
         """Return the n nearest rows: those of the query's classes first, then the other selected ones."""
         first_scores, first = self._nearest(vector, of_classes, n)
         scores, row_ids = self._nearest(vector, selected, n)
         is_other = ~np.isin(row_ids, of_classes.row_ids)
         return np.concatenate([first_scores, scores[is_other]])[:n], np.concatenate([first, row_ids[is_other]])[:n]
 
-    def _search(self, vectors: Float32, k: int, selected: _Selected | None) -> tuple[Float32, Int64]:
+    def _search(self, vectors: Float32, k: int, selected: Selected | None) -> tuple[Float32, Int64]:
         if vectors.ndim != 2 or vectors.shape[1] != self._index_set.dim:
             raise DimensionMismatch(
                 f"the query has {vectors.shape[-1]} dimensions, the index {self._index_set.dim}: "
@@ -362,15 +368,15 @@ class OpenRelease:
             return vectors
         return apply_pca(self._pca, vectors, self._index_set.candidate_dim, self._config.reduce.whiten)
 
-    def _selected(self, where: str) -> _Selected | None:
+    def _selected(self, where: str) -> Selected | None:
         return self._recent(where.strip()) if where.strip() else None
 
-    def _select_classes(self, classes: Int32, selected: _Selected | None) -> _Selected:
+    def _select_classes(self, classes: Int32, selected: Selected | None) -> Selected:
         row_ids, likeliest = self._likeliest_classes
         of_classes = row_ids[np.isin(likeliest, classes[classes >= 0])]
         if selected:
             of_classes = np.intersect1d(of_classes, selected.row_ids, assume_unique=True)
-        return _Selected(of_classes, self._index.select(of_classes))
+        return Selected(of_classes, self._index.select(of_classes))
 
     @opened_once
     def _likeliest_classes(self) -> tuple[Int64, Int32]:
@@ -386,15 +392,8 @@ class OpenRelease:
         return load_pca(self._store.local_path(part.key, part.sha256))
 
 
-def _select(items: Items, index: ShardedIndex, where: str) -> _Selected:
-    parsed = parse_where(where)
-    table = items.columns(["row_id", *parsed.columns], parsed.open_names)
-    row_ids = np.sort(table["row_id"].filter(parsed.mask(table, items.field_names)).to_numpy())
-    return _Selected(row_ids, index.select(row_ids))
-
-
 def _count(
-    items: Items, index: ShardedIndex, select: Callable[[str], _Selected], names: tuple[str, ...], where: str
+    items: Items, index: ShardedIndex, select: Callable[[str], Selected], names: tuple[str, ...], where: str
 ) -> Counts:
     rows = index.row_ids()
     return count_facets(items, rows[np.isin(rows, select(where).row_ids)] if where else rows, names)

@@ -22,7 +22,18 @@ from PIL import ExifTags, Image, ImageOps
 from pydantic import ValidationError
 
 from retrieval_core.errors import ImageRefused
-from retrieval_core.images import Preprocess, apply_mask, crop_to_mask, decode, fit, prepare_for_many, shrink, thumbnail
+from retrieval_core.images import (
+    Preprocess,
+    apply_mask,
+    box_around,
+    crop_to_mask,
+    cut,
+    decode,
+    fit,
+    prepare_for_many,
+    shrink,
+    thumbnail,
+)
 
 RUBBISH_EXIF = b"Exif\x00\x00II*\x00\x08\x00\x00\x00\x09\x00rubbish"
 # The module silences Pillow's warnings on metadata, but pytest puts its own filters first.
@@ -248,8 +259,8 @@ class TestRefusals:
     def test_no_cut_raises_anything_else(self, fmt: str) -> None:
         data = encoded(picture(40, 30), fmt)
         cuts = sorted({*range(0, min(len(data), 80)), *range(0, len(data), max(1, len(data) // 60))})
-        for cut in cuts:
-            _decoded_or_refused(data[:cut])
+        for end in cuts:
+            _decoded_or_refused(data[:end])
 
     @pytest.mark.parametrize("fmt", FORMATS)
     @settings(max_examples=40)
@@ -439,6 +450,7 @@ class TestCrop:
         mask[6:16, 10] = mask[8, 10:30] = True
         assert np.array_equal(crop_to_mask(picture(), mask, 0), picture()[6:16, 10:30])
         assert np.array_equal(crop_to_mask(picture(), mask, 0.1), picture()[5:17, 8:32])
+        assert np.array_equal(cut(picture(), box_around(mask, 0.1)), picture()[5:17, 8:32])
 
     def test_a_margin_ends_where_the_picture_does(self) -> None:
         mask = np.zeros((24, 36), np.bool_)
@@ -452,6 +464,10 @@ class TestCrop:
 
     def test_an_empty_mask_leaves_the_picture_whole(self) -> None:
         assert np.array_equal(crop_to_mask(picture(), np.zeros((5, 5), np.bool_), 0.1), picture())
+        assert box_around(np.zeros((5, 5), np.bool_), 0.1) is None
+
+    def test_the_smallest_box_holds_a_pixel(self) -> None:
+        assert cut(picture(24, 36), (0.999, 0, 1, 0.001)).shape == (1, 1, 3)
 
     @given(
         st.tuples(st.integers(1, 60), st.integers(1, 60)),

@@ -33,6 +33,7 @@ def test_it_searches_and_pages_and_describes(client: Client, shop: Any) -> None:
     following = client.search(request.model_copy(update={"cursor": answer.next_cursor}))
     assert not {hit.item_id for hit in following.hits} & {hit.item_id for hit in answer.hits}
     assert client.item("item-3-0").category == "dress"
+    assert client.view(images=[picture], side_px=32).picture.startswith("data:image/jpeg")
     assert client.facets(["category"], "colour=red").facets["category"]["coat"]
     assert [each.release for each in client.releases()] == [SECOND, FIRST]
 

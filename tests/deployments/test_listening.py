@@ -170,7 +170,7 @@ def test_bodies_are_bounded_one_by_one_and_together(app: Any) -> None:
         entered.set()
         release.wait(20)
 
-    with served(BoundedBodies(app, lambda path: 1_000, 1_500)) as port:
+    with served(BoundedBodies(app, 1_000, 1_500)) as port:
         url = f"http://127.0.0.1:{port}/"
         assert httpx.post(url, content=b"a" * 1_000).status_code == 200
         assert httpx.post(url, content=b"a" * 1_001).status_code == 413

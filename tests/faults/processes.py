@@ -27,7 +27,7 @@ WORK_POOL = Path(__file__).parents[2] / "deployments" / "work_pool.json"
 IMPORTED = (
     "__main__", "flows.nightly", "flows.catalog_update", "retrieval_core.search.release",
     "retrieval_core.ingest.sources.tables.table", "faiss", "jinja2", "onnx", "onnxruntime", "onnxscript",
-    "pandas", "prefect.engine", "prefect.flow_engine", "prefect.task_engine", "prefect.telemetry.run_telemetry",
+    "prefect.engine", "prefect.flow_engine", "prefect.task_engine", "prefect.telemetry.run_telemetry",
     "pyarrow.parquet", "pyarrow.dataset", "scipy", "segmentation_models_pytorch", "timm", "torch",
     "torchvision.transforms.v2",
 )  # fmt: skip

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import base64
+import binascii
 import hashlib
 import hmac
 import logging
@@ -113,25 +115,25 @@ class Rates:
 class Access:
     """ASGI middleware that answers 401 without a token, 403 for one of another scope, 429 for too many requests.
 
-    Without a token file every client may ask, and the rate is that of its address. The page, if there is one, asks for
-    no token: a proxy in front of it has a login.
+    Without a token file every client may ask, and the rate is that of its address. Browsers ask their user for a token
+    as a password and send it with everything that the page loads.
     """
 
-    def __init__(self, app: ASGIApp, tokens: TokenFile | None, rate: float, has_page: bool) -> None:
-        self._app, self._tokens, self._has_page = app, tokens, has_page
+    def __init__(self, app: ASGIApp, tokens: TokenFile | None, rate: float) -> None:
+        self._app, self._tokens = app, tokens
         self._rates = Rates(rate) if rate else None
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] == "lifespan" or self._is_open(scope["path"]):
+        if scope["type"] == "lifespan" or scope["path"] in OPEN:
             await self._app(scope, receive, send)
             return
         client = (scope.get("client") or ("",))[0]
         if self._tokens:
-            scheme, _, sent = Headers(scope=scope).get("authorization", "").partition(" ")
-            token = self._tokens.find(sent.strip()) if scheme.lower() == "bearer" else None
+            token = self._tokens.find(_sent_token(Headers(scope=scope).get("authorization", "")))
             if token is None:
                 reason = "send a token that the service knows: Authorization: Bearer TOKEN"
-                await refuse(401, reason, {"WWW-Authenticate": "Bearer"})(scope, receive, send)
+                scheme = "Bearer" if scope["path"].startswith("/v1/") else 'Basic realm="Vitrine"'
+                await refuse(401, reason, {"WWW-Authenticate": scheme})(scope, receive, send)
                 return
             wanted = SCOPE_OF.get(scope["path"], READ)
             if wanted not in token.scopes:
@@ -145,8 +147,16 @@ class Access:
             return
         await self._app(scope, receive, send)
 
-    def _is_open(self, path: str) -> bool:
-        return path in OPEN or (self._has_page and not path.startswith(("/v1/", "/metrics")))
+
+def _sent_token(authorization: str) -> str:
+    """Return the token of a header, "" if there is none; in one of a browser's user it is the password."""
+    scheme, _, sent = authorization.partition(" ")
+    if scheme.lower() == "bearer":
+        return sent.strip()
+    try:
+        return base64.b64decode(sent, validate=True).decode().partition(":")[2] if scheme.lower() == "basic" else ""
+    except (binascii.Error, UnicodeDecodeError):
+        return ""
 
 
 def _retry_after(wait_s: float) -> Mapping[str, str]:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from retrieval_core.search.hits import Hit
+from retrieval_core.images import Box
+from retrieval_core.search.hits import Hit, Item
+from retrieval_core.search.query import Mode
 
 
 class SearchAnswer(BaseModel):
@@ -17,6 +19,24 @@ class SearchAnswer(BaseModel):
         None, description="For each name of `facets` its commonest values, each with its number of items."
     )
     next_cursor: str | None = Field(None, description="Send it with the same search to get the next page.")
+
+
+class ItemsAnswer(BaseModel):
+    """Items of different products and as many categories as possible, always the same ones."""
+
+    release: str
+    items: list[Item]
+
+
+class ViewAnswer(BaseModel):
+    """A picture as it was sent, as the model of a release sees it, and where the product is."""
+
+    release: str
+    picture: str = Field(description="`data:` URI of a JPEG, upright.")
+    view: str | None = Field(description="The same of the masked or cropped picture, null where it is the picture.")
+    box: Box | None = Field(
+        description="The box around the product, which a search takes as `box`; null where it is not known."
+    )
 
 
 class FacetsAnswer(BaseModel):
@@ -34,6 +54,13 @@ class ReleaseAnswer(BaseModel):
     gate: str = Field(description="`published` or `held`.")
     rows: int
     is_production: bool
+
+
+class ReleaseDetails(ReleaseAnswer):
+    """A release of the store and what it can be searched by."""
+
+    reads_text: bool
+    modes: list[Mode]
 
 
 class ReleasesAnswer(BaseModel):

@@ -18,6 +18,7 @@ import numpy as np
 from deployments.serve.api.problems import TooBusy
 from deployments.serve.metrics import Measurements
 from retrieval_core.arrays import Float32, UInt8
+from retrieval_core.search.query import Image
 from retrieval_core.search.release import OpenRelease
 
 MAX_WAITING = 64  # pictures that are decoded or wait for their forward pass; further ones are refused
@@ -47,8 +48,8 @@ class PictureBatches:
         self._decoders.shutdown()
         self._forward.shutdown()
 
-    async def embed(self, release: OpenRelease, data: bytes, whole: bool) -> Float32:
-        """Return the (dim,) vector of a picture's file as a search in this release uses it.
+    async def embed(self, release: OpenRelease, picture: Image, whole: bool) -> Float32:
+        """Return the (dim,) vector of a picture as a search in this release uses it.
 
         Raises `TooBusy` where too many pictures wait, and what `OpenRelease.fit_picture` raises.
         """
@@ -57,18 +58,18 @@ class PictureBatches:
         self._n_waiting += 1
         self._measurements.waiting_pictures.set(self._n_waiting)
         try:
-            return await self._embed(release, await self._decode(release, data, whole))
+            return await self._embed(release, await self._decode(release, picture, whole))
         finally:
             self._n_waiting -= 1
             self._measurements.waiting_pictures.set(self._n_waiting)
 
-    async def _decode(self, release: OpenRelease, data: bytes, whole: bool) -> UInt8:
+    async def _decode(self, release: OpenRelease, picture: Image, whole: bool) -> UInt8:
         self._n_decoding += 1
         self._decoded.clear()
         try:
             with self._measurements.stage("decode"):
                 return await asyncio.get_running_loop().run_in_executor(
-                    self._decoders, release.fit_picture, data, whole
+                    self._decoders, release.fit_picture, picture, whole
                 )
         finally:
             self._n_decoding -= 1

@@ -4,13 +4,23 @@ from __future__ import annotations
 
 import base64
 import binascii
-from typing import Annotated, Any
+from typing import Annotated, Any, Self
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PlainSerializer, WithJsonSchema, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    PlainSerializer,
+    WithJsonSchema,
+    model_validator,
+)
 
 from retrieval_core.artifacts import releases
 from retrieval_core.feedback.log import Choice
 from retrieval_core.filters import MAX_CHARS
+from retrieval_core.images import Box
 from retrieval_core.search.query import Mode
 
 MAX_K = 100
@@ -24,6 +34,7 @@ MAX_NAMES, MAX_VALUES = 20, 50  # of a filter by values, and of each name
 MAX_CURSOR_CHARS = 16_000
 MAX_EVENTS = 500  # of a request
 MAX_POSITION = 2_000
+MIN_PICTURE_PX, MAX_PICTURE_PX = 16, 1_600  # of a side of a picture in an answer
 
 
 def _picture(value: Any) -> Any:
@@ -53,6 +64,26 @@ Choices = Annotated[
     dict[Text, Annotated[tuple[Text, ...], Field(min_length=1, max_length=MAX_VALUES)]], Field(max_length=MAX_NAMES)
 ]
 ReleaseName = Annotated[str, Field(max_length=64, examples=[releases.PRODUCTION])]
+
+
+def _ordered(box: Box) -> Box:
+    left, top, right, bottom = box
+    if not (0 <= left < right <= 1 and 0 <= top < bottom <= 1):
+        raise ValueError("the box is left, top, right and bottom, each from 0 to 1 and ascending; this one is not")
+    return box
+
+
+PictureBox = Annotated[Box, AfterValidator(_ordered)]
+WHOLE: Any = Field(False, description="Neither mask nor crop the pictures, even if the release does so.")
+BOX: Any = Field(
+    None,
+    description="The part of the one picture to search with: left, top, right and bottom as shares of its sides.",
+    examples=[[0.1, 0, 0.9, 0.5]],
+)
+FILTERS: Any = Field(
+    {}, description="Items that have one of the values of every name.", examples=[{"colour": ["red", "blue"]}]
+)
+SIDE_PX: Any = Field(320, ge=MIN_PICTURE_PX, le=MAX_PICTURE_PX, description="The longer side of the picture at most.")
 
 
 class Parameters(BaseModel):
@@ -94,12 +125,17 @@ class SearchRequest(RankParameters):
     images: Pictures = Field((), description="Files of pictures in base64, with or without `data:…;base64,`.")
     image_urls: Urls = Field((), description="Addresses of pictures on the public internet.")
     unlike: Unlike = Unlike()
-    filters: Choices = Field(
-        {}, description="Items that have one of the values of every name.", examples=[{"colour": ["red", "blue"]}]
-    )
+    filters: Choices = FILTERS
     facets: Names = Field((), description="Names whose values are counted among the items that match the filter.")
     mode: Mode = Field("nearest", description="`classified` searches first among the likeliest classes of a picture.")
-    whole: bool = Field(False, description="Neither mask nor crop the pictures, even if the release does so.")
+    whole: bool = WHOLE
+    box: PictureBox | None = BOX
+
+    @model_validator(mode="after")
+    def _has_what_the_box_is_of(self) -> Self:
+        if self.box and len(self.images) + len(self.image_urls) != 1:
+            raise ValueError("box: it is a part of one picture, so give one image or image_url")
+        return self
 
     @property
     def is_empty(self) -> bool:
@@ -116,6 +152,16 @@ class FacetsRequest(Parameters):
 
     names: Names = Field((), description="All names that a filter knows by default.")
     where: str = Field("", max_length=MAX_CHARS, description="Count only items that match this filter.")
+    filters: Choices = FILTERS
+    release: ReleaseName = releases.PRODUCTION
+
+
+class ItemsRequest(Parameters):
+    """Which items to return without a search."""
+
+    k: int = Field(10, ge=1, le=MAX_K, description="Number of items.")
+    where: str = Field("", max_length=MAX_CHARS, description="Only items that match this filter.")
+    filters: Choices = FILTERS
     release: ReleaseName = releases.PRODUCTION
 
 
@@ -123,6 +169,30 @@ class ItemRequest(Parameters):
     """In which release to look for an item."""
 
     release: ReleaseName = releases.PRODUCTION
+
+
+class PictureRequest(ItemRequest):
+    """How large the picture of an item is to be."""
+
+    side_px: int = SIDE_PX
+
+
+class ViewRequest(Parameters):
+    """One picture, to see what a search makes of it: `images`, `image_urls` or `item_ids`."""
+
+    images: Annotated[Pictures, Field(max_length=1)] = ()
+    image_urls: Annotated[Urls, Field(max_length=1)] = ()
+    item_ids: Annotated[tuple[Text, ...], Field(max_length=1)] = ()
+    whole: bool = WHOLE
+    box: PictureBox | None = BOX
+    release: ReleaseName = releases.PRODUCTION
+    side_px: int = SIDE_PX
+
+    @model_validator(mode="after")
+    def _has_one_picture(self) -> Self:
+        if len(self.images) + len(self.image_urls) + len(self.item_ids) != 1:
+            raise ValueError("give one picture: images, image_urls or item_ids")
+        return self
 
 
 class NoParameters(Parameters):

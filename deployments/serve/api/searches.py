@@ -8,21 +8,22 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from typing import TypeVar
 
-from deployments.serve.api.answers import Problem, SearchAnswer
+from deployments.serve.api.answers import Problem, SearchAnswer, ViewAnswer
 from deployments.serve.api.batching import PictureBatches
 from deployments.serve.api.cursors import Cursor, read_cursor
 from deployments.serve.api.problems import Refused, TooBusy, problem_of, refusal_of
-from deployments.serve.api.requests import MAX_PICTURE_BYTES, SearchRequest
-from deployments.serve.feedback import Recorder
+from deployments.serve.api.requests import MAX_PICTURE_BYTES, PictureRequest, SearchRequest, ViewRequest
+from deployments.serve.feedback import PICTURE_PX, Recorder
 from deployments.serve.fetching import fetch_picture
-from deployments.serve.service import SearchService, filter_of, query_of
+from deployments.serve.service import SearchService, filter_of, is_whole, query_of
 from retrieval_core.errors import BadConfig, NotFound
-from retrieval_core.search.query import Query
+from retrieval_core.images import RGB, Box, cut, thumbnail
+from retrieval_core.search.query import Image, Query
 from retrieval_core.search.release import OpenRelease
 
 MAX_SEARCHES = 128  # in progress; further ones are refused
 SEARCH_S = 20.0  # for a search, with the pictures that it fetches
-SEARCH_THREADS, FETCH_THREADS = 4, 16
+SEARCH_THREADS, FETCH_THREADS, PICTURE_THREADS = 4, 16, 8
 BATCH_SEARCHES = 8  # of one batch at the same time
 # A search by items or vectors takes about a millisecond of a processor in a release of this size, so it runs where it
 # was asked for. Anything that may take longer goes to a thread and keeps nobody waiting.
@@ -39,12 +40,13 @@ class Searches:
         self._batches = PictureBatches(service.measurements)
         self._threads = ThreadPoolExecutor(SEARCH_THREADS, thread_name_prefix="search")
         self._fetchers = ThreadPoolExecutor(FETCH_THREADS, thread_name_prefix="fetch")
+        self._pictures = ThreadPoolExecutor(PICTURE_THREADS, thread_name_prefix="pictures")  # the store may be slow
         self._n_searches = 0
 
     def close(self) -> None:
         """End the threads."""
         self._batches.close()
-        for pool in (self._threads, self._fetchers):
+        for pool in (self._threads, self._fetchers, self._pictures):
             pool.shutdown(cancel_futures=True)
 
     async def in_thread(self, work: Callable[..., T], *values: object) -> T:
@@ -56,6 +58,19 @@ class Searches:
         """Answer a search. Raises `VitrineError`, `TimeoutError`."""
         async with self._bounded():
             return await self._search(request)
+
+    async def picture(self, request: PictureRequest, item_id: str) -> bytes:
+        """Return an item's picture as a JPEG. Raises `VitrineError`, `TimeoutError`."""
+        async with self._bounded():
+            loop = asyncio.get_running_loop()
+            return await loop.run_in_executor(self._pictures, self._service.picture, request, item_id)
+
+    async def view(self, request: ViewRequest) -> ViewAnswer:
+        """Return what a search makes of a picture. Raises `VitrineError`, `TimeoutError`."""
+        async with self._bounded():
+            release = await self._open(Cursor(request.release))
+            files = await self._files(request.images, request.image_urls)
+            return await self._run(self._service.view, request, release, files[0] if files else None)
 
     async def search_each(self, requests: Sequence[SearchRequest]) -> list[SearchAnswer | Problem]:
         """Answer several searches, each with a problem where it fails."""
@@ -96,7 +111,7 @@ class Searches:
             self._recorder.add_search(request, answer, filter_of(request), len(cursor.seen), pictures)
         return answer
 
-    async def _open(self, cursor: Cursor, is_page: bool) -> OpenRelease:
+    async def _open(self, cursor: Cursor, is_page: bool = False) -> OpenRelease:
         """Return the release to search, without a thread where it is production."""
         production = self._service.production(cursor.release)
         if production:
@@ -116,17 +131,23 @@ class Searches:
         return await self._picture_query(release, request)
 
     async def _picture_query(self, release: OpenRelease, request: SearchRequest) -> tuple[Query, Sequence[bytes]]:
-        like, unlike = await asyncio.gather(
+        files, unlike = await asyncio.gather(
             self._files(request.images, request.image_urls),
             self._files(request.unlike.images, request.unlike.image_urls),
         )
+        is_cropped = is_whole(request, release)
+        like: tuple[Image, ...] = files
+        if request.box:
+            part = await self._run(_cut, release, files[0], request.box)
+            like, files = (part,), (await self._run(thumbnail, part, PICTURE_PX),)
         if request.mode != "nearest":  # needs the pictures themselves
             images = request.unlike.model_copy(update={"images": unlike})
-            return query_of(request.model_copy(update={"images": like, "unlike": images})), like
+            return query_of(request.model_copy(update={"images": like, "unlike": images, "whole": is_cropped})), files
         vectors = await asyncio.gather(
-            *(self._batches.embed(release, data, request.whole) for data in (*like, *unlike))
+            *(self._batches.embed(release, picture, is_cropped) for picture in like),
+            *(self._batches.embed(release, picture, request.whole) for picture in unlike),
         )
-        return query_of(request, vectors[: len(like)], vectors[len(like) :]), like
+        return query_of(request, vectors[: len(like)], vectors[len(like) :]), files
 
     async def _files(self, images: Sequence[bytes], urls: Sequence[str]) -> tuple[bytes, ...]:
         """Return the files of pictures, those at addresses fetched."""
@@ -147,6 +168,10 @@ class Searches:
 
     async def _run(self, work: Callable[..., T], *values: object) -> T:
         return await asyncio.get_running_loop().run_in_executor(self._threads, work, *values)
+
+
+def _cut(release: OpenRelease, data: bytes, box: Box) -> RGB:
+    return cut(release.read_picture(data), box)
 
 
 def _fetch(url: str) -> bytes:

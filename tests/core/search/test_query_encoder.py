@@ -92,6 +92,17 @@ def test_a_release_of_crops_keeps_the_product_and_the_margin_of_its_config(new_e
     assert np.array_equal(new_encoder("crop").apply_view(image), image[around, around])
 
 
+@pytest.mark.parametrize("variant", ["raw", "masked", "crop"])
+def test_the_box_around_the_product_is_that_of_a_crop_in_every_release_with_a_segmenter(
+    new_encoder: NewEncoder, variant: str
+) -> None:
+    low, high = (PRODUCT.start - MARGIN_PX) / 64, (PRODUCT.stop + MARGIN_PX) / 64
+    encoder = new_encoder(variant)
+    assert encoder.product_box(bright_square()) == pytest.approx((low, low, high, high), abs=1 / MASK_PX)
+    assert encoder.product_box(np.full((64, 64, 3), 40, np.uint8)) is None, "no mask is trusted"
+    assert new_encoder(variant, segmenter=None).product_box(bright_square()) is None
+
+
 @pytest.mark.parametrize("variant", ["masked", "crop"])
 @pytest.mark.parametrize("product", [slice(30, 34), slice(1, 64)], ids=["too small", "too large"])
 def test_a_picture_whose_mask_is_not_trusted_is_shown_raw(

@@ -24,7 +24,7 @@ SEARCH = """
 import json, sys
 
 ABSENT = {"torch", "torchvision", "timm", "open_clip", "lightning", "pytorch_lightning", "segmentation_models_pytorch"}
-ABSENT |= {"prefect", "gradio"}
+ABSENT |= {"prefect", "fastapi"}
 
 class Finder:
     def __init__(self, finder):

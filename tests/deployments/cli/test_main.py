@@ -112,7 +112,7 @@ def test_the_version_is_that_of_the_package(capsys: pytest.CaptureFixture[str]) 
     ("library", "command", "extra"),
     [
         ("prefect", ["run", "--source=folder:photos", "--store=s"], "run"),
-        ("gradio", ["app", "--store=s"], "serve"),
+        ("prometheus_client", ["app", "--store=s"], "serve"),
         ("polars", ["search", "--store=s", "--item=a"], "train"),
     ],
 )

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -61,10 +59,3 @@ class listening:  # noqa: N801 (a context manager)
 
     def __exit__(self, *error: Any) -> None:
         self._running.__exit__(*error)
-
-
-@pytest.fixture(scope="module")
-def uploads(url: str) -> Path:
-    """The folder of uploaded files of the page."""
-
-    return Path(os.environ["GRADIO_TEMP_DIR"])

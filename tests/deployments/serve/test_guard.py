@@ -2,23 +2,17 @@
 
 from __future__ import annotations
 
-import os
 import socket
-import time
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
 
-from deployments.serve import guard
-from tests.deployments.serve.test_app import last_message, search_of
 from tests.deployments.test_listening import closes_the_oldest
 
 ATTACKER = "https://attacker.example"
-PICTURE = {"files": ("a.png", b"marker-of-a-picture" * 10, "image/png")}
-UPLOAD = "/gradio_api/upload"
+PICTURE = {"image": ("a.png", b"marker-of-a-picture" * 10, "image/png")}
 
 
 @pytest.mark.parametrize("host", ["", "search.example"])
@@ -27,7 +21,7 @@ def test_a_page_of_another_origin_gets_nothing(origin: str, host: str, url: str)
     headers = {"Origin": origin, **({"Host": host} if host else {})}
     answers = [
         httpx.get(url, headers=headers),
-        httpx.post(f"{url}{UPLOAD}", files=PICTURE, headers=headers),
+        httpx.post(f"{url}/v1/view", files=PICTURE, headers=headers),
         httpx.post(f"{url}/v1/search", json={"item_ids": ["item-1-0"]}, headers=headers),
         httpx.options(url, headers={**headers, "Access-Control-Request-Method": "POST"}),
     ]
@@ -52,7 +46,8 @@ def test_a_name_that_was_made_to_point_here_gets_nothing(host: str, url: str) ->
     ],
 )
 def test_the_page_answers_itself(host: str, origin: str, url: str) -> None:
-    assert httpx.post(f"{url}{UPLOAD}", files=PICTURE, headers={"Host": host, "Origin": origin}).status_code == 200
+    answer = httpx.post(f"{url}/v1/search", json={"item_ids": ["item-1-0"]}, headers={"Host": host, "Origin": origin})
+    assert answer.status_code == 200
 
 
 def test_a_body_is_bounded(url: str) -> None:
@@ -60,8 +55,8 @@ def test_a_body_is_bounded(url: str) -> None:
         for _ in range(31):
             yield b" " * 1_000_000
 
-    for path in (UPLOAD, "/v1/search", "/gradio_api/queue/join"):
-        headers = {"Content-Type": "multipart/form-data; boundary=a" if path == UPLOAD else "application/json"}
+    for path in ("/v1/search", "/v1/view", "/v1/search/batch"):
+        headers = {"Content-Type": "multipart/form-data; boundary=a" if path == "/v1/view" else "application/json"}
         lines = [f"POST {path} HTTP/1.1", "Host: localhost", f"Content-Type: {headers['Content-Type']}"]
         with socket.create_connection(("127.0.0.1", int(url.rpartition(":")[2])), timeout=10) as client:
             client.sendall("\r\n".join([*lines, "Content-Length: 400000000", "", "{"]).encode())
@@ -74,29 +69,12 @@ def test_slow_clients_do_not_keep_others_out(url: str) -> None:
     assert closes_the_oldest(int(url.rpartition(":")[2]))
 
 
-def test_uploads_are_bounded_together_and_old_ones_make_room(
-    url: str, uploads: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def upload(name: str) -> int:
-        return httpx.post(f"{url}{UPLOAD}", files={"files": (name, os.urandom(1_000))}).status_code
-
-    monkeypatch.setattr(guard, "MAX_UPLOADS", sum(path.is_file() for path in uploads.rglob("*")) + 2)
-    assert [upload(name) for name in "abc"] == [200, 200, 507]
-    oldest = min((path for path in uploads.rglob("*") if path.is_file()), key=lambda path: path.stat().st_mtime)
-    os.utime(oldest, (0, time.time() - guard.UPLOADS_KEPT_S - 1))
-    assert upload("d") == 200
-    assert not oldest.exists()
-    monkeypatch.setattr(guard, "MAX_UPLOADS", 10_000)
-    monkeypatch.setattr(guard, "MAX_UPLOADS_BYTES", guard.MAX_PICTURE_BYTES + 1_500)
-    assert upload("e") == 507
-
-
 BOUNDARY = b"--b\r\n"
-PART = b'Content-Disposition: form-data; name="files"; filename="a"\r\n\r\n'
+PART = b'Content-Disposition: form-data; name="image"; filename="a"\r\n\r\n'
 SECRET = b"secret-bytes-of-a-customer"
 BROKEN: dict[str, bytes] = {
     "no boundary": SECRET,
-    "no file": BOUNDARY + b'Content-Disposition: form-data; name="files"\r\n\r\n' + SECRET + b"\r\n--b--\r\n",
+    "no file": BOUNDARY + b'Content-Disposition: form-data; name="image"\r\n\r\n' + SECRET + b"\r\n--b--\r\n",
     "no name": BOUNDARY + b"Content-Disposition: form-data\r\n\r\n" + SECRET + b"\r\n--b--\r\n",
     "bad header": BOUNDARY + SECRET + b"\xff\r\n\r\n" + PART,
     "cut": BOUNDARY + PART + SECRET,
@@ -113,36 +91,20 @@ def test_bytes_of_a_failed_upload_are_not_logged(
     kind: str, url: str, capfd: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
 ) -> None:
     headers = {"Content-Type": "multipart/form-data; boundary=b"}
-    assert httpx.post(f"{url}{UPLOAD}", content=BROKEN[kind], headers=headers).status_code < 600
+    assert 400 <= httpx.post(f"{url}/v1/search", content=BROKEN[kind], headers=headers).status_code < 500
     logged: Any = capfd.readouterr()
     assert "secret" not in caplog.text + logged.out + logged.err
 
 
 SECRET_TEXT = SECRET.decode()
-BAD_DATA: list[Any] = [
-    {"path": 5, "orig_name": SECRET_TEXT, "meta": {"_type": "gradio.FileData"}},
-    {"path": SECRET_TEXT, "meta": {"_type": "gradio.FileData"}},
-    {"path": SECRET_TEXT},
-    {"url": SECRET_TEXT, "meta": {"_type": "gradio.FileData"}},
-    SECRET_TEXT,
-    [SECRET_TEXT],
-    5,
-]
 
 
-@pytest.mark.parametrize("picture", BAD_DATA, ids=range(len(BAD_DATA)))
+@pytest.mark.parametrize("picture", [{"path": SECRET_TEXT}, SECRET_TEXT, [SECRET_TEXT], 5], ids=str)
 def test_values_of_a_failed_search_are_not_logged(
     picture: Any, url: str, capfd: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
 ) -> None:
-    config = httpx.get(f"{url}/config").json()
-    number = search_of(config)
-    for n, data in enumerate(
-        ([picture, "", None, None, "", "", 3, False, False, "nearest", "production", "none"], [picture])
-    ):
-        body = {"data": data, "fn_index": number, "session_hash": f"bad{n}{BAD_DATA.index(picture)}"}
-        if httpx.post(f"{url}/gradio_api/queue/join", json=body).status_code == 200:
-            last_message(url, body["session_hash"])
     for values in ({"images": picture}, {"images": [picture], "k": SECRET_TEXT}, {SECRET_TEXT: picture}, [picture]):
-        assert httpx.post(f"{url}/v1/search", json=values).status_code == 422
+        for path in ("/v1/search", "/v1/view"):
+            assert httpx.post(url + path, json=values).status_code == 422
     logged: Any = capfd.readouterr()
     assert "secret" not in caplog.text + logged.out + logged.err

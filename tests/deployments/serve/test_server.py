@@ -168,7 +168,6 @@ def _runs(pid: int) -> bool:
         (["--token-file=absent"], "absent cannot be read"),
         (["--allow-origin=shop.example"], "is no origin"),
         (["--allow-origin=https://shop.example/"], "is no origin"),
-        (["--ui", "--workers=2"], "leave out --ui"),
         (["--workers=0"], "--workers is at least 1"),
         (["--rate=-1"], "--rate at least 0"),
         (["--keep-query-pictures=3", "--no-feedback"], "goes without --no-feedback"),

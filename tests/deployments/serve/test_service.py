@@ -1,4 +1,4 @@
-"""What is asked of releases between a visitor's request and the page."""
+"""What is asked of releases between a request and its answer."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from deployments.serve.api.requests import SearchRequest
-from deployments.serve.service import SearchService
+from deployments.serve.api.requests import SearchRequest, ViewRequest
+from deployments.serve.service import SearchService, is_whole
 from retrieval_core.errors import BadConfig, NotFound
 from tests.deployments.conftest import FIRST, SECOND
 
@@ -25,36 +25,27 @@ def test_releases_are_opened_by_name_and_by_nothing_else(service: SearchService)
             service.open(name)
 
 
-def test_the_page_of_a_release_starts_with_items_of_every_category(service: SearchService) -> None:
-    examples = service.examples(service.open())
-    assert {example.category for example in examples} == {"coat", "dress"}
-    assert len({example.item_id for example in examples}) == len(examples) >= 10
-    assert service.thumbnails(service.open(), [example.item_id for example in examples])[0].startswith(
-        "data:image/jpeg"
-    )
+def test_a_box_is_what_a_release_of_crops_would_find(service: SearchService) -> None:
+    def of_view(view: str) -> Any:
+        return SimpleNamespace(release=SimpleNamespace(variant=SimpleNamespace(view=view)))
+
+    with_box = SearchRequest(images=(b"a",), box=(0, 0, 0.5, 0.5))
+    assert is_whole(with_box, of_view("crop")), "the box is the crop"
+    assert not is_whole(with_box, of_view("masked")), "within the box the background is still masked"
+    assert not is_whole(SearchRequest(images=(b"a",)), of_view("crop"))
 
 
-def test_a_picture_that_cannot_be_read_leaves_a_gap_and_no_error(service: SearchService) -> None:
-    class Broken:
-        release = SimpleNamespace(catalog=SimpleNamespace(name="broken"))
-
-        def picture_bytes(self, item_id: str) -> bytes:
-            if item_id == "gone":
-                raise NotFound("the file is gone")
-            return b"\xff\xd8\xff"
-
-    broken: Any = Broken()
-    assert service.thumbnails(broken, ["gone", "damaged"]) == ["", ""]
-
-
-def test_what_was_searched_is_shown_where_it_differs_from_the_picture(service: SearchService, shop: Any) -> None:
+def test_a_view_is_shown_where_it_differs_from_the_picture(service: SearchService, shop: Any) -> None:
     data = shop.picture("item-1-0").read_bytes()
-    masked: Any = SimpleNamespace(apply_view=lambda picture: np.zeros_like(picture), picture_bytes=lambda item_id: data)
-    captions = [caption for caption, _ in service.query_pictures(masked, SearchRequest(images=(data,)))]
-    assert captions == ["your picture", "as it was searched"]
-    assert len(service.query_pictures(masked, SearchRequest(images=(data,), whole=True))) == 1
-    assert service.query_pictures(masked, SearchRequest(item_ids=("item-1-0",)))[0][0] == "item item-1-0"
-    assert service.query_pictures(masked, SearchRequest(texts=("red",))) == []
-    assert len(service.query_pictures(service.open(), SearchRequest(images=(data,)))) == 1, (
-        "a raw release shows the picture itself"
+    raw = service.open()
+    assert service.view(ViewRequest(images=(data,)), raw, data).view is None
+    masked: Any = SimpleNamespace(
+        release=raw.release,
+        read_picture=raw.read_picture,
+        apply_view=np.zeros_like,
+        encoder=SimpleNamespace(product_box=lambda picture: (0.1, 0.2, 0.3, 0.4)),
     )
+    answer = service.view(ViewRequest(images=(data,)), masked, data)
+    assert answer.view != answer.picture
+    assert answer.box == (0.1, 0.2, 0.3, 0.4)
+    assert service.view(ViewRequest(images=(data,), whole=True), masked, data).view is None

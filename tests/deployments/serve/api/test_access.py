@@ -55,11 +55,23 @@ def test_a_token_opens_what_its_scope_says(file: Path, serving: Callable[..., An
             refused = client.post("/v1/search", json=SEARCH, headers=headers)
             assert (refused.status_code, refused.headers["www-authenticate"]) == (401, "Bearer")
         assert client.post("/v1/search", json=SEARCH, headers=bearer("s3cret")).status_code == 200
+        assert client.post("/v1/search", json=SEARCH, auth=("anyone", "s3cret")).status_code == 200
         assert client.post("/v1/search", json=SEARCH, headers=bearer("m")).status_code == 403
         assert client.get("/metrics", headers=bearer("s3cret")).status_code == 403
         assert client.get("/metrics", headers=bearer("m")).status_code == 200
         assert client.get("/readyz").status_code == client.get("/livez").status_code == 200
         assert client.get("/v1/openapi.json").status_code == client.get("/nothing").status_code == 401
+
+
+def test_a_browser_asks_for_a_token_before_it_shows_the_page_or_a_report(
+    file: Path, serving: Callable[..., Any]
+) -> None:
+    with serving(token_file=file, has_page=True) as client:
+        for path in ("/", "/page.js", "/reports/production"):
+            refused = client.get(path)
+            assert (refused.status_code, refused.headers["www-authenticate"]) == (401, 'Basic realm="Vitrine"')
+            assert client.get(path, auth=("anyone", "wrong")).status_code == 401
+            assert client.get(path, auth=("anyone", "s3cret")).status_code == 200
 
 
 def test_a_changed_file_counts_at_once_and_a_broken_one_changes_nothing(file: Path) -> None:

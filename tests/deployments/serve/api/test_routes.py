@@ -158,6 +158,8 @@ def test_a_batch_answers_each_search_on_its_own(client: TestClient) -> None:
         ({"item_ids": ["item-1-0"], "release": "../x"}, 422, "names no release"),
         ({"item_ids": ["item-1-0"], "release": "cccc"}, 404, "no release 'cccc'"),
         ({"item_ids": ["item-1-0"], "min_confidence": 0.5}, 422, "confidence of this search is unknown"),
+        ({"item_ids": ["item-1-0"], "box": [0, 0, 1, 1]}, 422, "box: it is a part of one picture"),
+        ({"images": ["aGVsbG8="], "box": [0.5, 0, 0.5, 1]}, 422, "left, top, right and bottom"),
         ({"item_id": ["item-1-0"]}, 422, "unknown parameter 'item_id'; did you mean item_ids?"),
         ({"item_ids": ["item-1-0"], "unlike": {"text": ["x"]}}, 422, "unknown parameter 'text'; did you mean texts?"),
     ],
@@ -213,8 +215,8 @@ def test_unknown_parameters_of_an_address_are_refused_by_name(client: TestClient
 def test_openapi_describes_every_route_with_examples(client: TestClient) -> None:
     document = client.get("/v1/openapi.json").json()
     assert set(document["paths"]) == {
-        "/v1/search", "/v1/search/batch", "/v1/items/{item_id}", "/v1/items/{item_id}/similar", "/v1/facets",
-        "/v1/releases", "/v1/events",
+        "/v1/search", "/v1/search/batch", "/v1/view", "/v1/items", "/v1/items/{item_id}", "/v1/items/{item_id}/similar",
+        "/v1/items/{item_id}/picture", "/v1/facets", "/v1/releases", "/v1/releases/{name}", "/v1/events",
     }  # fmt: skip
     body = document["paths"]["/v1/search"]["post"]["requestBody"]["content"]
     assert set(body) == {"application/json", "multipart/form-data"}

@@ -6,7 +6,6 @@ from typing import Any
 
 import httpx
 
-from deployments.serve import markup
 from retrieval_core.artifacts import releases
 from retrieval_core.artifacts.manifests import Report
 from tests.deployments.conftest import FIRST, SECOND
@@ -16,12 +15,12 @@ def test_a_release_s_report_is_a_page_that_may_fetch_nothing(url: str, shop: Any
     answer = httpx.get(f"{url}/reports/production")
     assert (answer.status_code, answer.text) == (200, f"<p>the report of {SECOND}</p>")
     assert httpx.get(f"{url}/reports/{FIRST[:8]}").text == f"<p>the report of {FIRST}</p>"
-    assert any(policy.startswith("default-src 'none'") for policy in answer.headers.get_list("content-security-policy"))
+    (policy,) = answer.headers.get_list("content-security-policy")
+    assert policy.startswith("default-src 'none'; img-src data:;")
     alone = Report(fingerprint="c" * 32, gate="held", gate_reason="", parts=reported(shop, FIRST).parts).seal(
         shop.store
     )
     assert httpx.get(f"{url}/reports/{alone.fingerprint}").text == f"<p>the report of {FIRST}</p>"
-    assert f'href="/reports/{SECOND}"' in markup.header(shop.open().release)
     for name in ("nobody", "..%2f..%2fcatalogs", "f" * 32, "", "production/../../aliases/production"):
         answer = httpx.get(f"{url}/reports/{name}")
         assert answer.status_code == 404
