@@ -285,6 +285,15 @@ def load_items(store: Store, catalog_fingerprint: str, columns: list[str] | None
     return read_items(store, catalog, columns)
 
 
+def read_titles(store: Store, fields: Ref | None, items: pl.DataFrame) -> pl.Series:
+    """Return the titles of these items, null for an item without one. Raises `NotFound`, `ShardCorrupt`."""
+    part, column = FieldSet.open(store, fields).part(FIELDS_FILE) if fields else None, FIELD + "title"
+    if part is None or "title" not in field_names(store, part):
+        return pl.Series("title", [None] * len(items), pl.String)
+    titles = read_table(store, part, ["row_id", column]).select("row_id", title=pl.col(column).struct.field("text"))
+    return items.select("row_id").join(titles, on="row_id", how="left", maintain_order="left")["title"]
+
+
 def without_held_out(items: pl.DataFrame) -> pl.DataFrame:
     """Return the items whose picture no held-out item shows, in their order: those that a model may be trained on."""
     held_out = items.filter(pl.col("split").is_in(HELD_OUT))["content_id"]

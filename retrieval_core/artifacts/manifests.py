@@ -331,7 +331,7 @@ class IndexSet(Artifact):
 
 
 class Report(Artifact):
-    """An evaluation: `report.html`, `metrics.json`, the tables metrics, queries, categories, near_duplicates, fixes.
+    """An evaluation: `report.html`, `metrics.json`, and tables of metrics, queries, categories, duplicates and fixes.
 
     `gate_causes` speak against publishing; a held release without causes only waits for a person to promote it.
     `lost_most` is the step of the chain that loses most, "" where no step loses more than chance explains. `anchor` is

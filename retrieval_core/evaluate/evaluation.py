@@ -43,7 +43,7 @@ PICTURES: dict[str, Any] = {
     "worst": True,
     "album": True,
     "masks": {"examples": True},
-    "duplicates": {"pairs": True},
+    "duplicates": {"pairs": True, "groups": {"__all__": {"pictures": True}}},
     "golden": {"missed": True},
     "synthetic": {"missed": True},
 }

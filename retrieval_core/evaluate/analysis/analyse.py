@@ -8,6 +8,7 @@ from typing import NamedTuple
 import polars as pl
 
 from retrieval_core.artifacts import releases
+from retrieval_core.artifacts.catalog_rows import read_titles
 from retrieval_core.artifacts.manifests import IndexSet, Release
 from retrieval_core.artifacts.parts import table_bytes
 from retrieval_core.config.stages import NightlyConfig
@@ -70,7 +71,7 @@ def analyse(
         losses=find_losses(setup, measured.links, measured.published.scores.per_query, seed),
         churn=find_churn(previous, current, seed),
         duplicates=duplicates,
-        hygiene=find_hygiene(setup, duplicates.pairs, seed),
+        hygiene=find_hygiene(setup, duplicates, read_titles(store, outputs.fields, setup.items), seed),
         drift=find_drift(previous, current, seed),
         map=map_catalog(current, seed),
         costs=collect_costs(store, outputs, past),
@@ -95,7 +96,7 @@ def _diff(store: Store, release: Release, outputs: RunOutputs, config: NightlyCo
 
 
 def tables(measured: Measured, analysis: Analysis) -> dict[str, bytes]:
-    """Return the tables of a report by file name: metrics, queries, categories, near-duplicates and fixes."""
+    """Return the tables of a report by file name: metrics, queries, categories, near-duplicates, groups and fixes."""
     fact_schema = {
         "name": pl.String, "value": pl.Float64, "n_queries": pl.Int64, "low": pl.Float64, "high": pl.Float64,
     }  # fmt: skip
@@ -117,6 +118,7 @@ def tables(measured: Measured, analysis: Analysis) -> dict[str, bytes]:
         QUERIES_FILE: table_bytes(pl.concat([measured.per_query, measured.unlabelled.per_query], how="diagonal")),
         "categories.parquet": table_bytes(by_category),
         "near_duplicates.parquet": table_bytes(analysis.duplicates.pairs),
+        "product_groups.parquet": table_bytes(analysis.duplicates.groups),
         "fixes.parquet": table_bytes(analysis.hygiene.fixes),
         "fixes.csv": csv_bytes(analysis.hygiene.fixes),
     }

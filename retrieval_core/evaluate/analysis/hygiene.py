@@ -1,7 +1,8 @@
-"""Catalogue hygiene: which items a person should look at and repair, the most certain first.
+"""Catalogue hygiene: which items a person should look at and repair, kind by kind, the most certain first.
 
-Three kinds of problem, each with its own evidence: neighbours that disagree with a category or a label
-(`mislabelled.py`), one picture under two products (`near_duplicates.py`), and orphans, far from every other item.
+Each kind of problem has its own evidence: neighbours that disagree with a category or a label (`mislabelled.py`), one
+picture under two products and variants of one product under several (`near_duplicates.py`), and orphans, far from
+every other item.
 """
 
 from __future__ import annotations
@@ -15,17 +16,29 @@ import polars as pl
 from retrieval_core.arrays import Bool, Float64, Int64
 from retrieval_core.artifacts.catalog_rows import product_unit
 from retrieval_core.artifacts.manifests import Value
-from retrieval_core.evaluate.analysis.mislabelled import MIN_MEMBERS, NO_CODE, Suspects, suspect_codes, suspect_labels
+from retrieval_core.evaluate.analysis.mislabelled import (
+    MIN_MEMBERS,
+    NO_CODE,
+    PlantedErrors,
+    Suspects,
+    plant_errors,
+    suspect_codes,
+    suspect_labels,
+)
+from retrieval_core.evaluate.analysis.near_duplicates import NearDuplicates
 from retrieval_core.evaluate.measure.indexed_rows import sample_rows
 from retrieval_core.evaluate.measure.known_answer import rows_of
 from retrieval_core.evaluate.measure.setup import MAX_ASKED, SearchSetup, positions_in_gallery
 
-ProblemKind = Literal["category", "label", "near_duplicate", "orphan"]
+# In the order of the list: what is most often right comes first.
+ProblemKind = Literal["category", "near_duplicate", "one_product", "label", "orphan"]
 
 K = 10
 ASKED_AT_ONCE = 4_096
 N_HITS = 3 * K + 1  # to leave ten after the item itself and other pictures of its product are dropped
 N_SHOWN = 8  # examples of each problem
+N_NAMED = 5  # of the other items of a group
+NAME_WORDS = 0.9  # share of labels in the items' names from which labels are words of names
 MAX_Z = 3.5
 MIN_FOR_ORPHANS = 20  # the median of fewer distances is unreliable
 
@@ -55,7 +68,8 @@ class HygieneFacts(Value):
     """`counts` of each problem among the `n_asked` of `n_rows` items that were examined, and examples of each.
 
     An item is an orphan if its nearest item is at `orphan_distance` or farther; `median_distance` is the usual distance
-    to the nearest. `not_looked_for` gives the reason for each problem that could not be examined.
+    to the nearest. `not_looked_for` gives the reason for each problem that could not be examined. `planted` says how
+    far the suspicions of a kind can be trusted, where errors could be planted.
     """
 
     n_rows: int
@@ -65,10 +79,11 @@ class HygieneFacts(Value):
     median_distance: float | None = None
     orphan_distance: float | None = None
     not_looked_for: dict[ProblemKind, str] = {}
+    planted: dict[ProblemKind, PlantedErrors] = {}
 
 
 class Hygiene(NamedTuple):
-    """The fix list (`FIX_SCHEMA`), the most certain first, and the facts of the report."""
+    """The fix list (`FIX_SCHEMA`), kind by kind, the most certain first, and the facts of the report."""
 
     fixes: pl.DataFrame
     facts: HygieneFacts
@@ -103,19 +118,22 @@ class _Fix(NamedTuple):
     beside: tuple[int, ...]
 
 
-def find_hygiene(setup: SearchSetup, duplicates: pl.DataFrame, seed: int) -> Hygiene:
-    """Build the fix list of a catalogue; `duplicates` are the `pairs` that `find_near_duplicates` confirmed.
+def find_hygiene(setup: SearchSetup, duplicates: NearDuplicates, titles: pl.Series, seed: int) -> Hygiene:
+    """Build the fix list of a catalogue; `titles` are the names of its items, null where one has none.
 
     Neighbours are those that the published search finds. `score`, 0 to 1, says how certain a row is: the probability
-    that the suggestion fits better; 1 for a confirmed pair; 0.5 for an orphan at the threshold and more beyond it.
+    that the suggestion fits better; 1 for a confirmed pair or group; 0.5 for an orphan at the threshold and more beyond
+    it.
     """
     item_ids = setup.items["item_id"]
     reasons: dict[ProblemKind, str] = {}
     neighbours = _neighbours(setup, seed)
-    fixes = [*_category_fixes(setup, neighbours, reasons), *_label_fixes(setup, neighbours, reasons)]
+    fixes = [*_category_fixes(setup, neighbours, reasons), *_label_fixes(setup, neighbours, titles, reasons)]
     orphans = _orphans(neighbours, reasons)
-    fixes += [*_duplicate_fixes(setup.items, duplicates), *orphans.fixes]
-    fixes.sort(key=lambda fix: (-fix.score, fix.problem, item_ids[fix.row]))
+    fixes += [*_duplicate_fixes(setup.items, duplicates.pairs), *_group_fixes(setup.items, duplicates.groups)]
+    fixes += orphans.fixes
+    order = get_args(ProblemKind).index
+    fixes.sort(key=lambda fix: (order(fix.problem), -fix.score, item_ids[fix.row]))
     facts = HygieneFacts(
         n_rows=len(item_ids),
         n_asked=len(neighbours.rows),
@@ -124,6 +142,7 @@ def find_hygiene(setup: SearchSetup, duplicates: pl.DataFrame, seed: int) -> Hyg
         median_distance=orphans.median,
         orphan_distance=orphans.threshold,
         not_looked_for=reasons,
+        planted=_planted(setup, neighbours, seed),
     )
     rows: list[tuple[Any, ...]] = [(item_ids[fix.row], *fix[1:5]) for fix in fixes]
     return Hygiene(pl.DataFrame(rows, schema=FIX_SCHEMA, orient="row"), facts)
@@ -191,11 +210,23 @@ def _category_fixes(setup: SearchSetup, neighbours: _Neighbours, reasons: dict[P
         )
 
 
-def _label_fixes(setup: SearchSetup, neighbours: _Neighbours, reasons: dict[ProblemKind, str]) -> Iterator[_Fix]:
-    """Yield the most certain label fix of each item."""
+def _planted(setup: SearchSetup, neighbours: _Neighbours, seed: int) -> dict[ProblemKind, PlantedErrors]:
+    codes = setup.protocol.judgements.category
+    planted = plant_errors(codes, neighbours.rows, neighbours.nearest, seed) if codes is not None else None
+    return {"category": planted} if planted else {}
+
+
+def _label_fixes(
+    setup: SearchSetup, neighbours: _Neighbours, titles: pl.Series, reasons: dict[ProblemKind, str]
+) -> Iterator[_Fix]:
+    """Yield the most certain label fix of each item; a word of an item's own name is not called wrong."""
     judged = setup.protocol.judgements
     if judged.labels is None:
         reasons["label"] = "No item has a label."
+        return
+    named = _labels_in_titles(setup.items, titles)
+    if len(named) >= NAME_WORDS * judged.labels.sum():
+        reasons["label"] = "Labels are the words of the items' names, of which a picture need not show each."
         return
     query_of = np.full(judged.n_items + 1, -1, np.int64)
     query_of[neighbours.rows] = np.arange(len(neighbours.rows))
@@ -208,6 +239,8 @@ def _label_fixes(setup: SearchSetup, neighbours: _Neighbours, reasons: dict[Prob
     for name, suspects in zip(judged.label_names, suspect_labels(judged.labels[neighbours.rows], nearest), strict=True):
         for query, suspect in _each(suspects):
             row = int(neighbours.rows[query])
+            if not suspect.suggested and (row, name) in named:
+                continue
             n_with = suspect.n_suggested if suspect.suggested else suspect.n_agree
             fix = _Fix(
                 row,
@@ -219,6 +252,17 @@ def _label_fixes(setup: SearchSetup, neighbours: _Neighbours, reasons: dict[Prob
             )
             best[row] = max(best.get(row, fix), fix, key=lambda candidate: candidate.score)
     yield from best.values()
+
+
+def _labels_in_titles(items: pl.DataFrame, titles: pl.Series) -> set[tuple[int, str]]:
+    """Return the row and the label for each label that is a word of its item's title."""
+    labels = items.select("labels").with_row_index("row").with_columns(title=" " + titles.str.to_lowercase() + " ")
+    labels = labels.filter(pl.col("title").is_not_null()).explode("labels").drop_nulls("labels")
+    words = pl.col("title").str.replace_all(r"[^\pL\pN]+", " ")
+    label = pl.concat_str(
+        pl.lit(" "), pl.col("labels").str.to_lowercase().str.replace_all(r"[^\pL\pN]+", " "), pl.lit(" ")
+    )
+    return set(labels.filter(words.str.contains(label, literal=True)).select("row", "labels").iter_rows())
 
 
 class _Suspect(NamedTuple):
@@ -250,6 +294,25 @@ def _duplicate_fixes(items: pl.DataFrame, pairs: pl.DataFrame) -> Iterator[_Fix]
             1.0,
             (row_of[other],),
         )
+
+
+def _group_fixes(items: pl.DataFrame, groups: pl.DataFrame) -> Iterator[_Fix]:
+    row_of = rows_of(items, groups["item_id"])
+    for (proposed,), group in groups.group_by("proposed_product_id", maintain_order=True):
+        members = group["item_id"].to_list()
+        for item_id, product_id, _ in group.iter_rows():
+            if product_id == proposed:
+                continue
+            others = [other for other in members if other != item_id]
+            more = f" and {len(others) - N_NAMED} more" if len(others) > N_NAMED else ""
+            yield _Fix(
+                row_of[item_id],
+                "one_product",
+                f"shows the design of {', '.join(others[:N_NAMED])}{more} in another colour",
+                f"product_id {proposed} for all {len(members)} of them, as variants of one product",
+                1.0,
+                tuple(row_of[other] for other in others[:K]),
+            )
 
 
 def _orphans(neighbours: _Neighbours, reasons: dict[ProblemKind, str]) -> _Orphans:

@@ -27,6 +27,7 @@ from typing import NamedTuple
 import numpy as np
 
 from retrieval_core.arrays import Bool, Float64, Int64, UInt8
+from retrieval_core.artifacts.manifests import Value
 from retrieval_core.metrics.relevance import row_blocks
 
 PRIOR = 0.033
@@ -34,6 +35,7 @@ MIN_MEMBERS = 5  # fewer say nothing about the usual neighbours of a category or
 SMOOTHING = 0.5  # neighbours added to each cell of Q, so that a pair that was never seen is not impossible
 MIN_PROBABILITY = 0.5  # from which a person should look
 NO_CODE = -1
+PLANTED_SHARE, MIN_PLANTED = 0.02, 10  # of the items
 MAX_CODES = 2_000  # bounds the size of Q
 MAX_LOG_ODDS = 700.0  # the exponential of more overflows a float64
 
@@ -67,38 +69,140 @@ def suspect_codes(given: Int64, neighbour_codes: Int64) -> Suspects:
     if len(usable) < 2 or not len(judged):
         return _no_suspects()
     codes = np.searchsorted(usable, given[judged])
-    counts = _count_codes(neighbour_codes[judged], usable)
-    habits = _habits(codes, counts)
-    effect = _design_effect(codes, counts)
-    blocks = [
-        _best_alternative(codes[rows], counts[rows].astype(np.float64), effect[rows], habits)
-        for rows in row_blocks(len(judged), counts.shape[1])
-    ]
-    best, probability = (np.concatenate(parts) for parts in zip(*blocks, strict=True))
-    suspect = np.flatnonzero(probability >= MIN_PROBABILITY)
-    given_code, suggested = codes[suspect], best[suspect]
-    return Suspects(
-        rows=judged[suspect],
-        suggested=usable[suggested],
-        probability=probability[suspect],
-        n_agree=counts[suspect, given_code].astype(np.int64),
-        n_suggested=counts[suspect, suggested].astype(np.int64),
-        n_neighbours=counts[suspect].sum(axis=1, dtype=np.int64),
-        typical=habits.own_share[given_code],
-    )
+    judgement = _judge(codes, _count_codes(neighbour_codes[judged], usable), np.ones(len(judged)))
+    suspect = np.flatnonzero(judgement.probability >= MIN_PROBABILITY)
+    return _suspects(judgement, suspect, judged[suspect])._replace(suggested=usable[judgement.best[suspect]])
 
 
 def suspect_labels(given: Bool, neighbours: Int64) -> list[Suspects]:
     """Return, for each label of (n, l) bool `given`, the items that seem to have it wrongly or to lack it.
 
-    `neighbours` are (n, k) rows of `given`, -1 for none. The codes are 1 for an item with the label, 0 without.
+    `neighbours` are (n, k) rows of `given`, -1 for none. The codes are 1 for an item with the label, 0 without. This is
+    `suspect_codes` for one label after another: with two codes, items with equally many neighbours, and equally many
+    with the label, are judged alike, so that each such kind is judged once.
     """
-    suspects = []
-    absent = neighbours < 0
-    for column in range(given.shape[1]):
-        label = given[:, column].astype(np.int64)
-        suspects.append(suspect_codes(label, np.where(absent, NO_CODE, label[neighbours])))
-    return suspects
+    from scipy.sparse import csc_array, csr_array
+
+    size = (neighbours >= 0).sum(axis=1)
+    judged = np.flatnonzero(size > 0)
+    if not len(judged):
+        return [_no_suspects()] * given.shape[1]
+    item, rank = np.nonzero(neighbours >= 0)
+    linked = csr_array((np.ones(len(item), np.int64), (item, neighbours[item, rank])), (len(given), len(given)))
+    labels = csc_array(given, dtype=np.int64)
+    n_with = csc_array(linked @ labels)
+    members = np.diff(labels.indptr)
+    usable = (members >= MIN_MEMBERS) & (len(given) - members >= MIN_MEMBERS)
+    kinds = _LabelKinds(size, np.bincount(size, minlength=neighbours.shape[1] + 1))
+    return [
+        kinds.suspects(
+            labels.indices[slice(*labels.indptr[column : column + 2])],
+            n_with.indices[slice(*n_with.indptr[column : column + 2])],
+            n_with.data[slice(*n_with.indptr[column : column + 2])],
+        )
+        if usable[column]
+        else _no_suspects()
+        for column in range(given.shape[1])
+    ]
+
+
+class _LabelKinds(NamedTuple):
+    """(n,) how many neighbours each item has, and how many items have 0, 1, … neighbours."""
+
+    size: Int64
+    n_of_size: Int64
+
+    def suspects(self, holders: Int64, near: Int64, n_near: Int64) -> Suspects:
+        """Return the suspects of a label: it is held by `holders`, and by `n_near` neighbours of the items `near`."""
+        n_sizes = len(self.n_of_size)
+        rows = np.union1d(holders, near)
+        rows = rows[self.size[rows] > 0]
+        n_with = np.zeros(len(self.size), np.int64)
+        n_with[near] = n_near
+        holds = np.isin(rows, holders, assume_unique=True)
+        number = (holds * n_sizes + n_with[rows]) * n_sizes + self.size[rows]
+        n_of_kind = np.bincount(number, minlength=2 * n_sizes * n_sizes)
+        # All other items are without the label, and so are their neighbours.
+        n_of_kind[:n_sizes] += self.n_of_size - np.bincount(self.size[rows], minlength=n_sizes)
+        n_of_kind[0] = 0
+        kinds = np.flatnonzero(n_of_kind)
+        size, n_with_label = kinds % n_sizes, kinds // n_sizes % n_sizes
+        counts = np.stack([size - n_with_label, n_with_label, np.zeros_like(size)], axis=1).astype(np.uint8)
+        judgement = _judge(kinds // n_sizes**2, counts, n_of_kind[kinds].astype(np.float64))
+        kind = np.searchsorted(kinds, number)
+        suspect = np.flatnonzero(judgement.probability[kind] >= MIN_PROBABILITY)
+        return _suspects(judgement, kind[suspect], rows[suspect])
+
+
+class PlantedErrors(Value):
+    """What became of `n_planted` codes that were replaced by wrong ones: the share `found` of them, and the share of
+    the suspicions that arose by it that was `confirmed`, that is, doubts a planted code.
+    """
+
+    n_planted: int
+    found: float
+    confirmed: float
+
+
+def plant_errors(codes: Int64, rows: Int64, neighbours: Int64, seed: int) -> PlantedErrors | None:
+    """Measure `suspect_codes` on errors that are planted in some of the codes, which stay as they are.
+
+    `codes` (n,) are those of all items, `neighbours` (q, k) the rows that are nearest to the (q,) `rows`, -1 for none.
+    A planted code is the code of another item, drawn at random. None where fewer than `MIN_PLANTED` can be planted.
+    """
+    usable = np.flatnonzero(np.isin(codes[rows], _usable(codes[rows])))
+    n_planted = round(PLANTED_SHARE * len(usable))
+    rng = np.random.default_rng(seed)
+    places, donors = rng.permutation(usable)[:n_planted], rng.permutation(usable)[:n_planted]
+    is_wrong = codes[rows[places]] != codes[rows[donors]]
+    places, donors = places[is_wrong], donors[is_wrong]
+    if len(places) < MIN_PLANTED:
+        return None
+    wrong = codes.copy()
+    wrong[rows[places]] = codes[rows[donors]]
+    doubted, doubted_before = (
+        suspect_codes(given[rows], np.append(given, NO_CODE)[neighbours]).rows for given in (wrong, codes)
+    )
+    arisen = np.setdiff1d(doubted, np.setdiff1d(doubted_before, places))
+    n_found = np.isin(places, arisen).sum()
+    return PlantedErrors(n_planted=len(places), found=n_found / len(places), confirmed=n_found / max(len(arisen), 1))
+
+
+class _Judgement(NamedTuple):
+    """(n,) codes with their (n, c + 1) counts of neighbours, the best alternative to each, and its probability."""
+
+    codes: Int64
+    counts: Counts
+    best: Int64
+    probability: Float64
+    own_share: Float64
+
+
+def _judge(codes: Int64, counts: Counts, weights: Float64) -> _Judgement:
+    """Judge (n,) codes by the codes of their neighbours; each row stands for (n,) `weights` items."""
+    habits = _habits(codes, counts, weights)
+    effect = _design_effect(codes, counts, weights)
+    blocks = [
+        _best_alternative(codes[rows], counts[rows].astype(np.float64), effect[rows], habits)
+        for rows in row_blocks(len(codes), counts.shape[1])
+    ]
+    best, probability = (np.concatenate(parts) for parts in zip(*blocks, strict=True))
+    return _Judgement(codes, counts, best, probability, habits.own_share)
+
+
+def _suspects(judgement: _Judgement, suspect: Int64, rows: Int64) -> Suspects:
+    """Return the (s,) judged rows `suspect` as suspects, whose rows in the input are `rows`."""
+    given, suggested, counts = judgement.codes[suspect], judgement.best[suspect], judgement.counts[suspect]
+    each = np.arange(len(suspect))
+    return Suspects(
+        rows=rows,
+        suggested=suggested,
+        probability=judgement.probability[suspect],
+        n_agree=counts[each, given].astype(np.int64),
+        n_suggested=counts[each, suggested].astype(np.int64),
+        n_neighbours=counts.sum(axis=1, dtype=np.int64),
+        typical=judgement.own_share[given],
+    )
 
 
 class _Habits(NamedTuple):
@@ -117,33 +221,35 @@ def _usable(given: Int64) -> Int64:
 
 def _count_codes(codes: Int64, usable: Int64) -> Counts:
     """Return (n, c + 1) how often each usable code is among each row's codes; the last column counts all others."""
-    counts = np.zeros((len(codes), len(usable) + 1), np.uint8)
     row, column = np.nonzero(codes >= 0)
     values = codes[row, column]
     position = np.minimum(np.searchsorted(usable, values), len(usable) - 1)
-    np.add.at(counts, (row, np.where(usable[position] == values, position, len(usable))), 1)
-    return counts
+    cell = row * (len(usable) + 1) + np.where(usable[position] == values, position, len(usable))
+    return np.bincount(cell, minlength=len(codes) * (len(usable) + 1)).reshape(len(codes), -1).astype(np.uint8)
 
 
-def _habits(codes: Int64, counts: Counts) -> _Habits:
-    total = np.stack([counts[codes == code].sum(axis=0, dtype=np.float64) for code in range(counts.shape[1] - 1)])
+def _habits(codes: Int64, counts: Counts, weights: Float64) -> _Habits:
+    total = np.stack(
+        [weights[codes == code] @ counts[codes == code].astype(np.float64) for code in range(counts.shape[1] - 1)]
+    )
     smooth = total + SMOOTHING
     own_share = np.diag(total) / np.maximum(total.sum(axis=1), 1)
     return _Habits(np.log(smooth / smooth.sum(axis=1, keepdims=True)), own_share)
 
 
-def _design_effect(codes: Int64, counts: Counts) -> Float64:
+def _design_effect(codes: Int64, counts: Counts, weights: Float64) -> Float64:
     """Return (n,) Kish's design effect: how much more the neighbours' agreement varies than that of independent ones.
 
     Wrong labels would add to the variation, so only items that most neighbours agree with are used.
     """
     n_agree, size = counts[np.arange(len(codes)), codes], counts.sum(axis=1, dtype=np.int64)
     trusted = np.flatnonzero(n_agree >= counts.max(axis=1))
-    share, code, m = n_agree[trusted] / size[trusted], codes[trusted], size[trusted]
-    mean = (np.bincount(code, share) / np.maximum(np.bincount(code), 1))[code]
-    spread = mean * (1 - mean)
+    share, code, m, weight = n_agree[trusted] / size[trusted], codes[trusted], size[trusted], weights[trusted]
+    n_of_code = np.maximum(np.bincount(code, weight, counts.shape[1]), 1)
+    mean = (np.bincount(code, weight * share, counts.shape[1]) / n_of_code)[code]
+    spread = weight * mean * (1 - mean)
     expected, independent = spread.sum(), (spread / m).sum()
-    excess = ((share - mean) ** 2).sum() - independent
+    excess = (weight * (share - mean) ** 2).sum() - independent
     rho = excess / (expected - independent) if expected > independent else 0.0
     return np.asarray(1 + (size - 1) * np.clip(rho, 0.0, 1.0))
 

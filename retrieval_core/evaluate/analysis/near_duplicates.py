@@ -1,15 +1,14 @@
-"""Near-duplicates across products: one picture under two product numbers, or under none.
+"""Near-duplicates across products: one picture under two product numbers, and one product under several.
 
-Vectors nominate pairs and pixels decide. No single cosine identifies a duplicate: of ten known pairs among 1,550 street
-photographs, the cosines were 0.99 and more under some backbones and 0.2 to 0.8 under others, and under the former
-unlike pictures reach 0.99 too. But nine of the ten are among each other's five nearest (mean over 94 sets of vectors),
-and much nearer than the fifth: ranked by that ratio, the first hundred pairs contain eight of the ten; ranked by
-cosine, six.
+Vectors nominate pairs and pixels decide (`metrics/same_picture.py`). No single cosine identifies a duplicate: of ten
+known pairs among 1,550 street photographs, the cosines were 0.99 and more under some backbones and 0.2 to 0.8 under
+others, and under the former unlike pictures reach 0.99 too. But nine of the ten are among each other's five nearest
+(mean over 94 sets of vectors), and much nearer than the fifth: ranked by that ratio, the first hundred pairs contain
+eight of the ten; ranked by cosine, six.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -17,24 +16,25 @@ import polars as pl
 
 from retrieval_core.arrays import Int64
 from retrieval_core.artifacts.manifests import Value
-from retrieval_core.artifacts.pictures import Picture
 from retrieval_core.embed.extract import SquareLoader, in_batches
 from retrieval_core.evaluate.measure.known_answer import rows_of
 from retrieval_core.evaluate.measure.setup import MAX_ASKED, SearchSetup, hash_rows, positions_in_gallery
 from retrieval_core.evaluate.thumbnails import Thumbnail, item_picture
 from retrieval_core.images import Preprocess
-from retrieval_core.metrics.picture_similarity import near_duplicates, thumbnails
+from retrieval_core.metrics.same_picture import SIDE_PX, Likeness, compare_pictures, shrink
 
 N_NEIGHBOURS = 5
 ASKED_AT_ONCE = 4_096
 MAX_COMPARED = 1_000  # pairs whose pictures are compared, in order of rank
 N_SHOWN = 12
+N_GROUPS_SHOWN, N_OF_GROUP_SHOWN = 8, 6
 SQUARE = Preprocess(size_px=96, crop="squash")
 THREADS = 4
 MIN_DISTANCE = 1e-6  # a smaller distance is rounding
 BATCH = 32
 
 COLUMNS = ("item_id", "other_item_id", "product_id", "other_product_id", "similarity")
+GROUP_SCHEMA = {"item_id": pl.String(), "product_id": pl.String(), "proposed_product_id": pl.String()}
 
 
 class DuplicatePair(Value):
@@ -46,11 +46,20 @@ class DuplicatePair(Value):
     pictures: tuple[Thumbnail, Thumbnail]
 
 
+class ProductGroup(Value):
+    """Items that show one design in several colours, and the product id proposed for all; some of their pictures."""
+
+    product_id: str
+    items: tuple[str, ...]
+    pictures: tuple[Thumbnail, ...] = ()
+
+
 class DuplicateFacts(Value):
     """Pictures that several products share: `n_pairs` were confirmed among the `n_compared` pairs that were compared.
 
     `n_asked` of the `n_rows` rows searched the index and gave `n_near` pairs of neighbours; those with the highest rank
-    were compared. `pairs` are the most similar of the confirmed ones.
+    were compared. `pairs` are the most similar of the confirmed ones. `n_grouped` items are in the `n_groups` groups of
+    variants of one product, of which `groups` are the largest.
     """
 
     n_rows: int = 0
@@ -59,12 +68,19 @@ class DuplicateFacts(Value):
     n_compared: int = 0
     n_pairs: int = 0
     pairs: tuple[DuplicatePair, ...] = ()
+    n_groups: int = 0
+    n_grouped: int = 0
+    groups: tuple[ProductGroup, ...] = ()
 
 
 class NearDuplicates(NamedTuple):
-    """The confirmed `pairs` (`COLUMNS`), the most similar first, and the facts of the report."""
+    """The confirmed `pairs` (`COLUMNS`), the most similar first, the variants of one product, and the report's facts.
+
+    `groups` (`GROUP_SCHEMA`) has a row for each item of a group, the largest group first.
+    """
 
     pairs: pl.DataFrame
+    groups: pl.DataFrame
     facts: DuplicateFacts
 
 
@@ -79,7 +95,7 @@ class _Pairs(NamedTuple):
 
 
 def find_near_duplicates(setup: SearchSetup, max_pixels: int, seed: int) -> NearDuplicates:
-    """Find pairs of items that show the same picture and are not known to be one product.
+    """Find items that show the same picture, or one design in several colours, and are not known to be one product.
 
     Each query row searches the index for its five nearest. Of the pairs this gives, the `MAX_COMPARED` with the highest
     rank are compared by their pictures; pairs with identical files need no comparison.
@@ -89,9 +105,10 @@ def find_near_duplicates(setup: SearchSetup, max_pixels: int, seed: int) -> Near
     content = setup.items["content_id"].to_numpy()
     is_same_file = content[nearest.first] == content[nearest.second]
     compared = nearest.take(np.flatnonzero(~is_same_file)[:MAX_COMPARED])
-    alike = compared.take(np.flatnonzero(_same_picture(setup, compared, max_pixels)))
-    confirmed = _Pairs(*map(np.concatenate, zip(nearest.take(np.flatnonzero(is_same_file)), alike, strict=True)))
-    pairs = _table(setup, confirmed)
+    likeness = _compare(setup, compared, max_pixels)
+    same = _joined(nearest.take(np.flatnonzero(is_same_file)), compared.take(np.flatnonzero(likeness.is_same)))
+    recoloured = _of_one_category(setup.items, compared.take(np.flatnonzero(likeness.is_recoloured)))
+    pairs, groups = _table(setup, same), group_variants(setup.items, recoloured, same)
     facts = DuplicateFacts(
         n_rows=len(setup.items),
         n_asked=len(queries),
@@ -99,8 +116,11 @@ def find_near_duplicates(setup: SearchSetup, max_pixels: int, seed: int) -> Near
         n_compared=int(is_same_file.sum()) + len(compared.first),
         n_pairs=len(pairs),
         pairs=_first_pairs(setup, pairs),
+        n_groups=groups["proposed_product_id"].n_unique(),
+        n_grouped=len(groups),
+        groups=_first_groups(setup, groups),
     )
-    return NearDuplicates(pairs, facts)
+    return NearDuplicates(pairs, groups, facts)
 
 
 def _query_rows(items: pl.DataFrame, seed: int) -> Int64:
@@ -138,25 +158,59 @@ def _across_products(items: pl.DataFrame, pairs: _Pairs) -> _Pairs:
     return pairs.take(np.flatnonzero(~same.to_numpy()))
 
 
-def _same_picture(setup: SearchSetup, pairs: _Pairs, max_pixels: int) -> list[bool]:
-    """Return for each pair whether its pictures are the same; False if one of them can no longer be read."""
+def _joined(pairs: _Pairs, more: _Pairs) -> _Pairs:
+    return _Pairs(*map(np.concatenate, zip(pairs, more, strict=True)))
+
+
+def _of_one_category(items: pl.DataFrame, pairs: _Pairs) -> _Pairs:
+    category = items["category"]
+    is_equal = category.gather(pairs.first).eq_missing(category.gather(pairs.second))
+    return pairs.take(np.flatnonzero(is_equal.to_numpy()))
+
+
+def _compare(setup: SearchSetup, pairs: _Pairs, max_pixels: int) -> Likeness:
+    """Compare the pictures of each pair; those that can no longer be read are like no other."""
     items, content = setup.items, setup.items["content_id"]
     ids = list(zip(content.gather(pairs.first), content.gather(pairs.second), strict=True))
-    compared = sorted({key for pair in ids for key in pair})
-    pictures = items.filter(pl.col("content_id").is_in(compared)).unique("content_id", keep="first").sort("content_id")
-    alike = _alike(setup.pictures.locate(pictures), max_pixels)
-    return [(a, b) in alike or (b, a) in alike for a, b in ids]
-
-
-def _alike(pictures: Sequence[Picture], max_pixels: int) -> set[tuple[str, str]]:
-    """Return the pairs of content ids of `pictures` that show the same picture."""
+    wanted = sorted({content_id for pair in ids for content_id in pair})
+    pictures = items.filter(pl.col("content_id").is_in(wanted)).unique("content_id", keep="first").sort("content_id")
+    row_of: dict[str, int] = {}
+    shrunk = [np.empty((0, SIDE_PX, SIDE_PX, 3), np.float32)]
     load = SquareLoader(None, "raw", 0.0, SQUARE, max_pixels)
-    ids: list[str] = []
-    shrunk = [np.empty((0, 24, 24, 3), np.uint8)]
-    for loaded in in_batches(pictures, load, BATCH, THREADS):
-        ids += loaded.content_ids
-        shrunk.append(thumbnails(loaded.pixels))
-    return {(ids[a], ids[b]) for pairs in near_duplicates(np.concatenate(shrunk)) for a, b in pairs}
+    for loaded in in_batches(setup.pictures.locate(pictures), load, BATCH, THREADS):
+        row_of |= {content_id: len(row_of) + row for row, content_id in enumerate(loaded.content_ids)}
+        shrunk.append(shrink(loaded.pixels))
+    rows = np.array([[row_of.get(content_id, -1) for content_id in pair] for pair in ids], np.int64).reshape(-1, 2)
+    readable = np.flatnonzero((rows >= 0).all(axis=1))
+    small = np.concatenate(shrunk)
+    found = compare_pictures(small[rows[readable, 0]], small[rows[readable, 1]])
+    likeness = Likeness(np.zeros(len(ids), bool), np.zeros(len(ids), bool))
+    for everyone, some in zip(likeness, found, strict=True):
+        everyone[readable] = some
+    return likeness
+
+
+def group_variants(items: pl.DataFrame, recoloured: _Pairs, same: _Pairs) -> pl.DataFrame:
+    """Return the groups (`GROUP_SCHEMA`) that chains of pairs form, those with a recoloured pair, the largest first.
+
+    The proposed id is the lowest product id in a group, or the lowest item id where no item names a product.
+    """
+    from scipy.sparse import coo_array
+    from scipy.sparse.csgraph import connected_components
+
+    linked = _joined(recoloured, same)
+    shape = (len(items), len(items))
+    graph = coo_array((np.ones(len(linked.first)), (linked.first, linked.second)), shape)
+    group = connected_components(graph, directed=False)[1]
+    rows = np.flatnonzero(np.isin(group, group[recoloured.first]))
+    members = items.select("item_id", "product_id")[rows].with_columns(group=pl.Series(group[rows]))
+    proposed = pl.coalesce(pl.col("product_id").min(), pl.col("item_id").min()).over("group")
+    return (
+        members.with_columns(proposed_product_id=proposed, size=pl.len().over("group"))
+        .sort("size", "group", "item_id", descending=[True, False, False])
+        .select(*GROUP_SCHEMA)
+        .cast(GROUP_SCHEMA)  # type: ignore[arg-type]
+    )
 
 
 def _table(setup: SearchSetup, pairs: _Pairs) -> pl.DataFrame:
@@ -185,4 +239,20 @@ def _first_pairs(setup: SearchSetup, pairs: pl.DataFrame) -> tuple[DuplicatePair
             ),
         )
         for item, other, product, other_product, similarity in shown.iter_rows()
+    )
+
+
+def _first_groups(setup: SearchSetup, groups: pl.DataFrame) -> tuple[ProductGroup, ...]:
+    names = groups["proposed_product_id"].unique(maintain_order=True).head(N_GROUPS_SHOWN)
+    members = {name: groups.filter(pl.col("proposed_product_id") == name)["item_id"].to_list() for name in names}
+    row_of = rows_of(setup.items, [item for items in members.values() for item in items[:N_OF_GROUP_SHOWN]])
+    return tuple(
+        ProductGroup(
+            product_id=name,
+            items=tuple(items),
+            pictures=tuple(
+                item_picture(setup.items, row_of[item], pictures=setup.pictures) for item in items[:N_OF_GROUP_SHOWN]
+            ),
+        )
+        for name, items in members.items()
     )

@@ -27,8 +27,9 @@ MAX_CATEGORY_ROWS = 12  # the others are folded away
 MAX_FIXES_SHOWN = 4  # of each problem
 PROBLEM_WORDS = {
     "category": "Category that the neighbours contradict",
-    "label": "Label that the neighbours contradict",
     "near_duplicate": "One picture under two products",
+    "one_product": "Variants of one product under several",
+    "label": "Label that the neighbours contradict",
     "orphan": "Nothing near it",
 }
 GONE_WORDS = {

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from retrieval_core.evaluate.analysis.hygiene import FIX_SCHEMA, N_SHOWN, HygieneFacts, csv_bytes, find_hygiene
-from retrieval_core.evaluate.analysis.near_duplicates import COLUMNS
+from retrieval_core.evaluate.analysis.near_duplicates import COLUMNS, GROUP_SCHEMA, DuplicateFacts, NearDuplicates
 
 N, DIM = 300, 16
 KINDS = ["dress", "shoe", "hat"]
@@ -31,11 +31,13 @@ def shelves(n: int = N, spread: float = 0.4) -> tuple[np.ndarray, list[str]]:
 def clean(catalog_items, open_bench):
     """`clean(vectors, **columns)` is what hygiene finds in such a catalogue."""
 
-    def find(vectors, pairs=NO_PAIRS, labels=None, **columns):
+    def find(vectors, pairs=NO_PAIRS, labels=None, groups=(), titles=None, **columns):
         items = catalog_items(len(vectors), **columns)
         if labels is not None:
             items = items.with_columns(pl.Series("labels", labels, pl.List(pl.String)))
-        return find_hygiene(open_bench(items, vectors), pairs, seed=0)
+        duplicates = NearDuplicates(pairs, pl.DataFrame(groups, GROUP_SCHEMA, orient="row"), DuplicateFacts())
+        names = pl.Series("title", titles or [None] * len(items), pl.String)
+        return find_hygiene(open_bench(items, vectors), duplicates, names, seed=0)
 
     return find
 
@@ -130,15 +132,57 @@ def test_an_orphan_is_found_and_the_threshold_is_stated(clean):
     assert set(orphans["item_id"]) == far
 
 
-def test_pairs_join_the_list_and_the_most_certain_come_first(clean):
+def test_words_of_a_name_are_no_labels_to_judge(clean):
+    vectors, kinds = shelves()
+    labels = [["acme", kind, f"model{i}"] for i, kind in enumerate(kinds)]
+    labels[30] = ["acme", "hat", "model30"]  # a dress
+    titles = [f"Acme {kind.title()}, Model{i}" for i, kind in enumerate(kinds)]
+    titles[30] = "Acme Hat: model30"
+    found = clean(vectors, labels=labels, titles=titles)
+    assert of(found, "label").is_empty()
+    assert "words of the items' names" in found.facts.not_looked_for["label"]
+
+
+def test_a_label_that_stands_in_the_name_of_its_item_is_not_to_be_removed(clean):
+    vectors, kinds = shelves()
+    labels = [[kind, "cotton"] for kind in kinds]
+    labels[61] = ["shoe", "cotton", "hat"]
+    titles = [None] * N
+    assert of(clean(vectors, labels=labels, titles=titles), "label")["item_id"].to_list() == ["item-00061"]
+    titles[61] = "Hat Trick"
+    assert of(clean(vectors, labels=labels, titles=titles), "label").is_empty()
+
+
+def test_variants_of_one_product_are_given_its_product_id(clean):
+    vectors, _ = shelves()
+    groups = [("item-00001", None, "p-2"), ("item-00002", "p-2", "p-2"), ("item-00003", "p-3", "p-2")]
+    found = of(clean(vectors, groups=groups), "one_product")
+    assert found["item_id"].to_list() == ["item-00001", "item-00003"]
+    assert set(found["suggestion"]) == {"product_id p-2 for all 3 of them, as variants of one product"}
+    assert found["evidence"][0] == "shows the design of item-00002, item-00003 in another colour"
+
+
+def test_the_share_of_suspicions_that_is_right_is_measured_on_planted_errors(clean):
+    vectors, kinds = shelves(1200, spread=0.2)
+    planted = clean(vectors, category=kinds).facts.planted["category"]
+    assert planted.n_planted >= 10
+    assert planted.found > 0.8
+    assert planted.confirmed > 0.9
+    drawn = np.random.default_rng(1).permutation(kinds).tolist()
+    assert clean(vectors, category=drawn).facts.planted["category"].found < 0.2
+    assert clean(vectors[:60], category=kinds[:60]).facts.planted == {}
+
+
+def test_pairs_join_the_list_and_the_most_certain_of_a_kind_come_first(clean):
     vectors, kinds = shelves()
     kinds[31] = "hat"
     pairs = pl.DataFrame([("item-00001", "item-00002", "p-1", None, 0.98)], schema=NO_PAIRS.schema, orient="row")
     found = clean(vectors, pairs, category=kinds)
-    first = found.fixes.row(0, named=True)
-    assert (first["item_id"], first["problem"], first["score"]) == ("item-00001", "near_duplicate", 1.0)
+    assert found.fixes["problem"].unique(maintain_order=True)[:2].to_list() == ["category", "near_duplicate"]
+    first = of(found, "near_duplicate").row(0, named=True)
+    assert (first["item_id"], first["score"]) == ("item-00001", 1.0)
     assert "item-00002 (cosine 0.980), which belongs to no product; it to product p-1" in first["evidence"]
-    assert found.fixes["score"].is_sorted(descending=True)
+    assert all(kind["score"].is_sorted(descending=True) for kind in found.fixes.partition_by("problem"))
     assert found.facts.counts["near_duplicate"] == 1
     assert sum(found.facts.counts.values()) == len(found.fixes)
     assert found.facts.examples[

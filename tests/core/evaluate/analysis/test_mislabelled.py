@@ -2,6 +2,8 @@
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from retrieval_core.evaluate.analysis.mislabelled import MIN_MEMBERS, suspect_codes, suspect_labels
 
@@ -47,6 +49,20 @@ def test_a_missing_and_a_superfluous_label_are_told_apart():
     assert (first.rows.tolist(), first.suggested.tolist()) == ([0], [1])
     assert (second.rows.tolist(), second.suggested.tolist()) == ([0], [0])
     assert first.probability[0] == pytest.approx(second.probability[0])
+
+
+@given(st.integers(0, 2**32 - 1), st.integers(15, 80), st.integers(1, 6), st.integers(1, 10))
+def test_labels_are_judged_as_codes_of_one_label_after_another(seed, n, n_labels, k):
+    rng = np.random.default_rng(seed)
+    kind = rng.integers(0, 4, n)
+    held = (rng.random((n, n_labels)) < 0.1) ^ (kind[:, None] == np.arange(n_labels))
+    neighbours = np.stack([rng.permutation(n)[np.argsort(kind[rng.permutation(n)] != own)][:k] for own in kind])
+    neighbours[rng.random(neighbours.shape) < 0.1] = -1
+    for column, suspects in enumerate(suspect_labels(held, neighbours)):
+        codes = held[:, column].astype(np.int64)
+        expected = suspect_codes(codes, np.where(neighbours < 0, -1, codes[neighbours]))
+        for found, wanted in zip(suspects, expected, strict=True):
+            np.testing.assert_allclose(found, wanted)
 
 
 def test_codes_without_neighbours_have_no_suspects():

@@ -100,7 +100,7 @@ def test_the_most_frequent_mistakes_are_named_with_the_size_of_their_row():
 
 def test_problems_are_listed_even_if_none_was_found_or_looked_for():
     sections = {section.name: section for section in tables.problems(analysed().hygiene)}
-    assert list(sections) == ["category", "label", "near_duplicate", "orphan"]
+    assert list(sections) == ["category", "near_duplicate", "one_product", "label", "orphan"]
     assert (sections["category"].n_items, len(sections["category"].examples)) == (2, 1)
     assert sections["label"].not_looked_for == "No item has a label."
 
