@@ -31,7 +31,7 @@ OF_RUN = "{{ deployment.name }}, run {{ flow_run.name }}: {{ flow_run.state.mess
 OF_LATE = (
     "{{ deployment.name }}, run {{ flow_run.name }}, due at {{ flow_run.expected_start_time }}\n{{ flow_run|ui_url }}"
 )
-OF_RELEASE = "{{ event.payload.reason }}\n{{ event.payload.report }}"
+OF_RELEASE = "{{ event.payload.summary }}\n{{ event.payload.report }}"
 OF_EVENT = "{{ event.payload.reason }}"
 
 Outcome = Literal["created", "changed", "unchanged"]

@@ -13,6 +13,7 @@ from flows.ui_artifacts import show_run
 from retrieval_core.config.stages import NightlyConfig
 from retrieval_core.settings import Settings
 from tasks.preflight import check_before_run
+from tasks.publish import send_first_screen
 
 
 @flow(name="nightly", task_runner=RUNNER, validate_parameters=True)
@@ -29,4 +30,5 @@ def nightly(source: str, settings: Settings, config: NightlyConfig = DEFAULTS) -
     config = with_backbone(settings, config)
     summary = publish_catalog(source, settings, config, lambda _: snapshot_catalog(settings, source, config.ingest))
     show_run("nightly", summary, "What the run did")
+    send_first_screen(settings, summary.release, summary.screen, summary.link or summary.report)
     return summary

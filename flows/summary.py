@@ -9,9 +9,11 @@ from typing import Literal
 from retrieval_core.artifacts.anchors import find_report
 from retrieval_core.artifacts.manifests import Head, Release, Report, Value
 from retrieval_core.evaluate.publish import Publication
-from retrieval_core.evaluate.run_outputs import RunOutputs
+from retrieval_core.evaluate.report.sentences import SUMMARY_FILE, FirstScreen, overruled_screen, unchanged_screen
+from retrieval_core.evaluate.run_outputs import CatalogFacts, RunOutputs
 from retrieval_core.metrics.registry import UNLABELLED, find_metric
 from retrieval_core.settings import Settings
+from retrieval_core.store.base import Store
 from retrieval_core.store.traffic import Traffic
 
 
@@ -30,14 +32,16 @@ class CatalogSummary(Value):
 class RunSummary(Value):
     """What a run did: the document of `vitrine run --json`.
 
-    `notes` say how the source was read and what was passed over; `fetched` is what reading it over the network took.
-    `variant` says which representation is searched, and why. `production` holds the metrics of the release that was
-    production before; `report` is a file, `link` its URL if a browser can reach it, else "".
+    `screen` is the first screen of its report, in sentences. `notes` say how the source was read and what was passed
+    over; `fetched` is what reading it over the network took. `variant` says which representation is searched, and why.
+    `production` holds the metrics of the release that was production before; `report` is a file, `link` its URL if a
+    browser can reach it, else "".
     """
 
     release: str
     gate: Literal["published", "held"]
     reason: str
+    screen: FirstScreen = FirstScreen(tone="good", title="")
     catalog: CatalogSummary
     notes: list[str] = []
     fetched: Traffic = Traffic()
@@ -59,10 +63,10 @@ class RunSummary(Value):
         catalog = self.catalog.model_dump()
         work = [("masked", self.masked), ("embedded", self.embedded), ("classified", self.classified)]
         rows = [
+            (self.gate, self.screen.title),
+            *((answer.question, answer.text) for answer in self.screen.answers),
             ("release", self.release),
-            (self.gate, self.reason),
-            *((f"cause {number}", cause) for number, cause in enumerate(self.causes, start=1) if len(self.causes) > 1),
-            ("where quality is lost", self.lost_most or "in no step beyond chance"),
+            ("the gate's words", self.reason),
             *((name, f"{n:,}") for name, n in work if n),
             *(("source", note) for note in self.notes),
             *([("fetched", _traffic_text(self.fetched))] if self.fetched.requests else []),
@@ -103,6 +107,7 @@ def summarise_run(
         release=publication.release,
         gate=publication.gate,
         reason=publication.reason,
+        screen=_screen(store, report, publication, production, facts),
         catalog=CatalogSummary(**{name: getattr(facts, name) for name in CatalogSummary.model_fields}),
         notes=list(facts.notes),
         masked=outputs.n_masked,
@@ -118,6 +123,18 @@ def summarise_run(
         report=str(store.local_path(report.part("report.html").key)),
         link=settings.report_link(publication.release),
     )
+
+
+def _screen(
+    store: Store, report: Report, publication: Publication, production: Release | None, catalog: CatalogFacts
+) -> FirstScreen:
+    """Return the first screen of the run's report, as far as it is still true of what was published."""
+    part = report.part(SUMMARY_FILE)
+    screen = FirstScreen.model_validate_json(store.local_path(part.key, part.sha256).read_bytes())
+    if publication.gate != report.gate:
+        screen = overruled_screen(screen, publication.gate, publication.reason)
+    is_searched_as_before = production is not None and production.report == report.ref
+    return unchanged_screen(screen, catalog) if is_searched_as_before and publication.gate == "published" else screen
 
 
 def metrics_table(metrics: Mapping[str, float], baseline: Mapping[str, float], baseline_name: str) -> str:

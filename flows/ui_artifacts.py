@@ -72,7 +72,12 @@ def show_run(name: str, run: RunSummary, description: str) -> None:
     emit_event(
         PUBLISHED if run.gate == "published" else HELD,
         resource={"prefect.resource.id": f"vitrine.release.{run.release}", "prefect.resource.name": run.release},
-        payload={"reason": run.reason, "causes": run.causes, "report": run.link or run.report},
+        payload={
+            "reason": run.reason,
+            "causes": run.causes,
+            "report": run.link or run.report,
+            "summary": "\n".join(run.screen.as_lines()),
+        },
     )
     show_table(f"{name}-summary", run.as_markdown(), description)
     show_report(name, run.link)

@@ -25,7 +25,7 @@ GPU_DRIVERS = ("nvidia*", "nvhost*", "dxg", "kfd")
 PREFIX = "VITRINE_"
 # What is no setting: variables of the deployments, and those that Kubernetes sets where a service is called vitrine.
 OTHER_VARIABLES = re.compile(
-    r"(home|shop|source|config|schedule|timezone|pictures|trigger_token|spool|notify"
+    r"(home|shop|source|config|schedule|timezone|pictures|trigger_token|spool|notify|report_to"
     r"|fetch_(allow|connections|rate|max_age)|sql_url|export_(url|token)"
     r"|(\w+_)?(service_(host|port\w*)|port(_\d+_\w+)?))"
 )
@@ -118,6 +118,12 @@ class Settings(BaseModel):
     def report_link(self, name: str) -> str:
         """Return the address of the report of a release, or of a report by its own fingerprint; "" without one."""
         return f"{self.report_url.rstrip('/')}/{name}" if self.report_url else ""
+
+    @property
+    def app_url(self) -> str:
+        """Address of the search page, below which the reports lie; "" where nobody said where reports are shown."""
+        base, below, rest = self.report_url.rstrip("/").rpartition("/reports")
+        return base if below and not rest else ""
 
     def open_store(self) -> Store:
         """Return the store. Raises `BadConfig` if none is configured, `TooNew` if a newer version wrote it."""

@@ -26,7 +26,6 @@ if TYPE_CHECKING:
     from retrieval_core.settings import Settings
 
 EXIT_HELD = 3
-CHANGES = ("added", "changed", "removed", "unchanged", "moved", "refreshed")
 THROUGH = ("mask", "embed", "release")
 BACKFILL_EPILOG = (
     "Run the same command again to resume a backfill that was stopped. A backfill of all items makes a release that "
@@ -95,24 +94,13 @@ def _run_nightly(arguments: argparse.Namespace, source: str, settings: Settings,
 
 
 def _run_lines(run: RunSummary) -> list[str]:
+    """Return the first screen of the report, and where to go on from there: at most ten lines."""
+    seconds = run.seconds.get("total", 0.0)
     return [
-        f"release    {run.release[:12]}  {run.gate}: {run.reason}",
-        f"catalogue  {run.catalog.rows} rows, {run.catalog.quarantined} quarantined",
-        "changes    " + ", ".join(f"{getattr(run.catalog, name)} {name}" for name in CHANGES) + ", since production",
-        f"work       {run.masked} masked, {run.embedded} embedded",
-        f"trained    {', '.join(run.trained) or 'nothing'}",
-        f"variant    {run.variant}",
-        _seconds_line(run.seconds),
-        f"metrics    {_metrics(run.metrics)}",
-        f"report     {run.report}",
+        *run.screen.as_lines(),
+        f"release {run.release[:12]} in {seconds:.1f} s",
+        f"report  {run.link or run.report}",
     ]
-
-
-def _metrics(metrics: dict[str, float]) -> str:
-    """Return the metrics of all queries in one line, each with the value of a random search where it has one."""
-    names = [name for name in metrics if "/" not in name and not name.endswith("_random")]
-    at_random = {name: f" (random {metrics[f'{name}_random']:.3f})" for name in names if f"{name}_random" in metrics}
-    return ", ".join(f"{name} {metrics[name]:.3f}{at_random.get(name, '')}" for name in names)
 
 
 def _plan(arguments: argparse.Namespace) -> int:
@@ -156,11 +144,7 @@ def _backfill_lines(backfill: BackfillSummary) -> list[str]:
     return [
         f"items      {backfill.items} of {backfill.rows}, through {backfill.through}",
         f"work       {backfill.masked} masked, {backfill.embedded} embedded",
-        _seconds_line(backfill.seconds),
+        "seconds    " + ", ".join(f"{stage} {value:.1f}" for stage, value in backfill.seconds.items()),
         f"outcome    {backfill.outcome}",
         *([f"report     {backfill.release.report}"] if backfill.release else []),
     ]
-
-
-def _seconds_line(seconds: dict[str, float]) -> str:
-    return "seconds    " + ", ".join(f"{stage} {value:.1f}" for stage, value in seconds.items())

@@ -6,9 +6,10 @@ import asyncio
 import re
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 from fastapi import FastAPI
-from starlette.responses import HTMLResponse, PlainTextResponse, Response
+from starlette.responses import PlainTextResponse, RedirectResponse, Response
 from starlette.staticfiles import StaticFiles
 
 from retrieval_core.artifacts import releases
@@ -17,6 +18,8 @@ from retrieval_core.errors import NotFound, VitrineError
 from retrieval_core.store.base import Store
 
 FILES = Path(__file__).with_name("static")
+REPORT = "report.html"
+MEDIA_TYPES = {"": "text/html", REPORT: "text/html", "fixes.html": "text/html", "fixes.csv": "text/csv"}
 # A report contains its pictures, style and script, so text of a catalogue cannot make the browser fetch or send.
 REPORT_POLICY = (
     "default-src 'none'; img-src data:; style-src 'unsafe-inline'; script-src 'unsafe-inline'; form-action 'none'"
@@ -24,7 +27,10 @@ REPORT_POLICY = (
 
 
 def add_page(app: FastAPI, store: Store) -> None:
-    """Serve the page at the root of an app, and the reports of a store at `/reports/production` and `/reports/NAME`."""
+    """Serve the page at the root of an app, and the reports of a store at `/reports/production/` and `/reports/NAME/`.
+
+    The fix lists of a report lie below it: `/reports/NAME/fixes.html` and `fixes.csv`.
+    """
 
     @app.get("/reports/{name:path}", include_in_schema=False)
     async def report(name: str) -> Response:
@@ -42,15 +48,20 @@ class _PageFiles(StaticFiles):
         return response
 
 
-def _report_response(store: Store, name: str) -> Response:
+def _report_response(store: Store, path: str) -> Response:
+    name, below, file = path.partition("/")
+    if name and not below:  # so that the page's links to its fix lists lead below it
+        return RedirectResponse(f"{quote(name)}/")
+    if file not in MEDIA_TYPES:
+        return PlainTextResponse(f"no file {file[:64]!r} beside a report", status_code=404)
     try:
-        part = _find_report(store, name).part("report.html")
-        page = store.local_path(part.key, part.sha256).read_bytes()
+        part = _find_report(store, name).part(file or REPORT)
+        content = store.local_path(part.key, part.sha256).read_bytes()
     except NotFound as error:
         return PlainTextResponse(str(error), status_code=404)
     except VitrineError as error:
         return PlainTextResponse(str(error), status_code=503)
-    return HTMLResponse(page, headers={"content-security-policy": REPORT_POLICY})
+    return Response(content, headers={"content-security-policy": REPORT_POLICY}, media_type=MEDIA_TYPES[file])
 
 
 def _find_report(store: Store, name: str) -> Report:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import logging
+import time
+from base64 import b64decode
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -17,7 +19,7 @@ from retrieval_core.artifacts.manifests import IndexSet, Release, Report, Vector
 from retrieval_core.artifacts.parts import is_stored, put_parts, read_table
 from retrieval_core.config.stages import EvaluateConfig, GateConfig, NightlyConfig
 from retrieval_core.errors import NotFound, ShardCorrupt
-from retrieval_core.evaluate.analysis.analyse import QUERIES_FILE, analyse, tables
+from retrieval_core.evaluate.analysis.analyse import QUERIES_FILE, Analysis, analyse, tables
 from retrieval_core.evaluate.analysis.stage_losses import lost_most
 from retrieval_core.evaluate.gate.anchor_comparison import anchor_facts, search_anchor
 from retrieval_core.evaluate.gate.catalog_losses import COLUMNS
@@ -27,8 +29,10 @@ from retrieval_core.evaluate.measure.golden_queries import read_golden
 from retrieval_core.evaluate.measure.measure import Measured, measure
 from retrieval_core.evaluate.reconstruct import reconstruct_outputs
 from retrieval_core.evaluate.report.build import gather_facts
-from retrieval_core.evaluate.report.render import render
+from retrieval_core.evaluate.report.fix_list import csv_of, entries
+from retrieval_core.evaluate.report.render import render, render_fix_list
 from retrieval_core.evaluate.report.schema import ReportFacts
+from retrieval_core.evaluate.report.sentences import PICTURE_FILES, SUMMARY_FILE, first_screen, pictures_of
 from retrieval_core.evaluate.run_outputs import RunOutputs
 from retrieval_core.item_ids.normal_form import with_normal_names
 from retrieval_core.metrics.registry import UNLABELLED, find_metric, is_measured_by
@@ -137,7 +141,7 @@ def _question(outputs: RunOutputs, config: NightlyConfig) -> dict[str, object]:
 
 def _report(settings: Settings, outputs: RunOutputs, config: NightlyConfig, baseline: _Baseline | None) -> Report:
     """Return the report of a run against the baseline: the existing one, or a new one."""
-    store, question = settings.open_store(), _question(outputs, config)
+    store, question, started = settings.open_store(), _question(outputs, config), time.perf_counter()
     if outputs.catalog_facts.declared_removals:
         question["declared_removals"] = list(outputs.catalog_facts.declared_removals)
     if baseline:
@@ -156,12 +160,15 @@ def _report(settings: Settings, outputs: RunOutputs, config: NightlyConfig, base
     anchor = search_anchor(store, baseline.release, measured.setup, config.evaluate, n_removed) if baseline else None
     verdict = decide(challenger, production, config.gate, anchor)
     analysis = analyse(store, outputs, measured, config, baseline.release.fingerprint if baseline else None)
-    facts = gather_facts(store, outputs, measured, analysis, verdict, config, name)
+    facts = gather_facts(store, outputs, measured, analysis, verdict, config, name, settings.app_url)
     if shared:
         facts = facts.model_copy(update={"n_shared_gallery": shared.n_gallery})
     if anchor:
         facts = facts.model_copy(update={"anchor": anchor_facts(store, anchor, verdict.since_anchor)})
-    files = tables(measured, analysis)
+    if outputs.seconds:
+        seconds = outputs.seconds | {"evaluate": round(time.perf_counter() - started, 3)}
+        facts = facts.model_copy(update={"seconds": seconds})
+    files = tables(measured, analysis) | _fix_lists(facts, analysis)
     if measured.confidence.model:
         files[CONFIDENCE_FILE] = measured.confidence.model.model_dump_json().encode()
     report = _put_files(store, question, facts, files)
@@ -251,10 +258,17 @@ def _found_items(store: Store, release: Release) -> pl.DataFrame | None:
         return None
 
 
+def _fix_lists(facts: ReportFacts, analysis: Analysis) -> dict[str, bytes]:
+    listed = entries(facts, analysis.hygiene.fixes)
+    return {"fixes.csv": csv_of(listed, facts), "fixes.html": render_fix_list(facts, listed).encode()}
+
+
 def _put_files(store: Store, question: dict[str, object], facts: ReportFacts, more: dict[str, bytes]) -> Report:
     files = {
         "metrics.json": facts.model_dump_json(indent=1, exclude=PICTURES).encode(),
         **more,
+        **{name: b64decode(shown.jpeg) for name, shown in zip(PICTURE_FILES, pictures_of(facts), strict=False)},
+        SUMMARY_FILE: first_screen(facts).model_dump_json(indent=1).encode(),
         "report.html": render(facts).encode(),
     }
     return Report(

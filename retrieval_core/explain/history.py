@@ -12,11 +12,9 @@ from retrieval_core.artifacts.catalog_rows import COMPARED_COLUMNS
 from retrieval_core.artifacts.manifests import Catalog, Ref, Release, Value
 from retrieval_core.artifacts.parts import read_rows
 from retrieval_core.errors import NotFound
+from retrieval_core.evaluate.analysis.release_diff import column_words, value_text
 from retrieval_core.item_ids.normal_form import with_normal_names
 from retrieval_core.store.base import Store
-
-COLUMN_WORDS = {"content_id": "picture", "mask_id": "mask", "product_id": "product", "image_uri": "address"}
-SHORT = 12  # digits of a fingerprint or content id, where people read it
 
 
 class CatalogRow(Value):
@@ -107,16 +105,7 @@ def _event(release: Release, before: dict[str, Any] | None, now: dict[str, Any] 
     if now is None:
         return ItemEvent(**origin, what="left")
     differing = [name for name in COMPARED_COLUMNS if before[name] != now[name]]
-    details = [f"{COLUMN_WORDS.get(name, name)} {_text(name, before)} → {_text(name, now)}" for name in differing]
+    details = [
+        f"{column_words(name)} {value_text(name, before[name])} → {value_text(name, now[name])}" for name in differing
+    ]
     return ItemEvent(**origin, what="changed", detail="; ".join(details)) if details else None
-
-
-def _text(name: str, row: dict[str, Any]) -> str:
-    value = row[name]
-    if name in ("content_id", "mask_id"):
-        value = value and value[:SHORT]
-    elif name == "attributes":
-        value = ", ".join(f"{attribute['name']} {attribute['value']}" for attribute in value or ())
-    elif name == "labels":
-        value = ", ".join(value or ())
-    return str(value or "none")

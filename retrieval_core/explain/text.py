@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from retrieval_core.evaluate.analysis.release_diff import SHORT
 from retrieval_core.explain.explanation import Explanation, MaskUse, SelfSearch
-from retrieval_core.explain.history import SHORT, ItemEvent
+from retrieval_core.explain.history import ItemEvent
 
 STATES = {
     "indexed": "in the index",

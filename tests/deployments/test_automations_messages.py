@@ -103,7 +103,9 @@ def be_late(server: Server) -> None:
 def hold(server: Server) -> None:
     release = {"prefect.resource.id": "vitrine.release.1", "prefect.resource.name": "1"}
     payload = {
-        "reason": "recall@1 fell from 0.912 to 0.840, more than the 0.01 that the gate allows.",
+        "summary": "Held back: search got worse\n"
+        "Was it published?  No. Shoppers still search the release of 28 November, 02:41.\n"
+        'Likeliest cause    Somebody changed embed.weights from "pretrained" to "random:0".',
         "report": "http://127.0.0.1:7860/reports/1",
     }
     server.emit({"event": HELD, "resource": release, "related": [TAG], "payload": payload})

@@ -22,6 +22,7 @@ from flows.summary import CatalogSummary, RunSummary, as_table, slug
 from flows.ui_artifacts import Progress, show_run
 from retrieval_core.artifacts.shards import Target, WorkPlan, WorkShard
 from retrieval_core.errors import Transient
+from retrieval_core.evaluate.report.sentences import Answer, FirstScreen
 from retrieval_core.settings import Settings
 from tasks.stage import stage
 
@@ -30,6 +31,11 @@ RUN = RunSummary(
     release="0" * 32,
     gate="held",
     reason="Held: recall@1 fell | <b>badly</b>\nindeed.",
+    screen=FirstScreen(
+        tone="held",
+        title="Held back: search got worse",
+        answers=(Answer(question="Was it published?", text="No. Shoppers still search another one.", about="verdict"),),
+    ),
     catalog=CatalogSummary(rows=12_000, added=3, changed=2, removed=1, unchanged=11_995, quarantined=0),
     masked=0,
     embedded=5,
@@ -79,7 +85,8 @@ def test_automations_learn_how_a_run_ended(monkeypatch: pytest.MonkeyPatch) -> N
     wear()
     ((event, payload),) = events
     assert event == ui_artifacts.HELD
-    assert payload == {"reason": RUN.reason, "causes": [], "report": RUN.link}
+    summary = "\n".join(RUN.screen.as_lines())
+    assert payload == {"reason": RUN.reason, "causes": [], "report": RUN.link, "summary": summary}
 
 
 class Ui:
@@ -135,7 +142,9 @@ def test_a_server_that_does_not_answer_costs_the_artifact_and_not_the_run(
 
 def test_the_summary_says_what_happened_in_tables() -> None:
     text = RUN.as_markdown()
-    assert "| held | Held: recall@1 fell \\| &lt;b>badly&lt;/b> indeed. |" in text
+    assert "| held | Held back: search got worse |" in text
+    assert "| Was it published? | No. Shoppers still search another one. |" in text
+    assert "| the gate's words | Held: recall@1 fell \\| &lt;b>badly&lt;/b> indeed. |" in text
     assert "| rows | added | changed | removed | unchanged | quarantined |" in text
     assert "| 12,000 | 3 | 2 | 1 | 11,995 | 0 |" in text
     assert "| ingest | 1.2 |" in text
@@ -163,12 +172,3 @@ def test_a_report_is_linked_where_its_address_is_known() -> None:
     assert Settings().report_link("abc") == ""
     with pytest.raises(ValueError, match="pattern"):
         Settings(report_url="javascript:alert(1)")
-
-
-def test_a_summary_names_the_causes_and_where_quality_is_lost() -> None:
-    run = RUN.model_copy(update={"causes": ["recall@1 fell", "too slow"], "lost_most": "head loses 0.031 of recall@1"})
-    text = run.as_markdown()
-    assert "| cause 1 | recall@1 fell |" in text
-    assert "| cause 2 | too slow |" in text
-    assert "| where quality is lost | head loses 0.031 of recall@1 |" in text
-    assert "cause 1" not in RUN.as_markdown()

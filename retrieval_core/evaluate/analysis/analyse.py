@@ -15,7 +15,7 @@ from retrieval_core.config.stages import NightlyConfig
 from retrieval_core.errors import NotFound
 from retrieval_core.evaluate.analysis.drift import DriftFacts, find_drift
 from retrieval_core.evaluate.analysis.embedding_map import MapFacts, map_catalog
-from retrieval_core.evaluate.analysis.hygiene import Hygiene, csv_bytes, find_hygiene
+from retrieval_core.evaluate.analysis.hygiene import Hygiene, find_hygiene
 from retrieval_core.evaluate.analysis.near_duplicates import NearDuplicates, find_near_duplicates
 from retrieval_core.evaluate.analysis.neighbour_churn import ChurnFacts, find_churn
 from retrieval_core.evaluate.analysis.quality import QualityFacts, measure_quality
@@ -120,5 +120,4 @@ def tables(measured: Measured, analysis: Analysis) -> dict[str, bytes]:
         "near_duplicates.parquet": table_bytes(analysis.duplicates.pairs),
         "product_groups.parquet": table_bytes(analysis.duplicates.groups),
         "fixes.parquet": table_bytes(analysis.hygiene.fixes),
-        "fixes.csv": csv_bytes(analysis.hygiene.fixes),
     }

@@ -67,8 +67,9 @@ def collect_costs(store: Store, outputs: RunOutputs, past: Sequence[PastRun]) ->
     stages_before = _stages_of(store, last.release) if last else {}
     seconds_before = dict(last.seconds) if last else {}
     n_bytes = _bytes_by_stage(store, outputs)
-    # Evaluate and publish are missing: they are not over when the report is written.
-    names = [name for name in dict.fromkeys([*outputs.seconds, *n_bytes]) if name != "total"]
+    # Evaluate and publish are not over when the report is written: they have only the seconds of the run before.
+    late = ("evaluate", "publish") if outputs.seconds else ()
+    names = list(dict.fromkeys([*outputs.seconds, *n_bytes, *late]))
     stages = [
         StageCost(
             stage=name,

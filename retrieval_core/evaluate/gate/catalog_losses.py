@@ -26,6 +26,7 @@ WAY_ON = (
     "repair the source and run again, or name what is removed on purpose in `removed` of a catalog-update, or `vitrine "
     "promote RELEASE --anyway --why 'TEXT'`"
 )
+BOUND = ", more than "
 N_CATEGORIES_NAMED = 3
 MAX_NAME_CHARS = 60
 
@@ -47,7 +48,7 @@ def find_catalog_losses(
         n_lost, n_items = int(marked[column].sum()), marked[column].count()
         if n_lost > config.max_removed_fraction * n_items:
             renamed = _renamed(production, challenger) if column == "item_id" else ""
-            yield f"{n_lost:,} of {n_items:,} items {words}{renamed}, {_bound(config)}: {WAY_ON}"
+            yield f"{n_lost:,} of {n_items:,} items {words}{renamed}{_bound(config)}: {WAY_ON}"
         elif column != "category":
             yield from _losses_by_category(marked.filter(is_large), column, config)
 
@@ -83,7 +84,7 @@ def _losses_by_category(marked: pl.DataFrame, column: str, config: GateConfig) -
     losses = counts.filter(pl.col("n_lost") > config.max_removed_fraction * pl.col("n_items"))
     worst = losses.sort("n_lost", "of", descending=[True, False])
     for category, n_lost, n_items in worst.head(N_CATEGORIES_NAMED).rows():
-        yield f"{n_lost:,} of {n_items:,} items of category {short_name(category)} {LOSSES[column]}, {_bound(config)}"
+        yield f"{n_lost:,} of {n_items:,} items of category {short_name(category)} {LOSSES[column]}{_bound(config)}"
     if len(worst) > N_CATEGORIES_NAMED:
         yield f"so it is in {len(worst) - N_CATEGORIES_NAMED} more categories"
 
@@ -95,7 +96,12 @@ def _renamed(production: pl.DataFrame, challenger: pl.DataFrame) -> str:
 
 
 def _bound(config: GateConfig) -> str:
-    return f"more than {config.max_removed_fraction:g} of them (gate.max_removed_fraction)"
+    return f"{BOUND}{config.max_removed_fraction:g} of them (gate.max_removed_fraction)"
+
+
+def what_was_lost(cause: str) -> str:
+    """Return what a cause of `find_catalog_losses` says was lost, without the bound and the advice."""
+    return cause.rpartition(BOUND)[0] or cause
 
 
 def short_name(name: str) -> str:

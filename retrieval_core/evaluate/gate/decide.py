@@ -18,6 +18,10 @@ from retrieval_core.metrics.registry import ANN_RECALL, UNLABELLED, is_headline,
 
 N_LOSSES_NAMED = 3  # losses within categories that the reason names
 
+# What a cause is about: lost items or what is said of them, too few queries to compare, rows that do not add up,
+# unreadable pictures, distrusted masks, the index, a loss of quality since production, or since the anchor.
+CauseKind = Literal["catalogue", "queries", "rows", "pictures", "masks", "index", "search", "drift"]
+
 
 class ReleaseFigures(NamedTuple):
     """What the gate knows of a release: its search, its rows and its index.
@@ -52,7 +56,7 @@ class ReleaseFigures(NamedTuple):
 
 
 class Verdict(Value):
-    """The decision and its reason in one sentence; `causes` speak against publishing.
+    """The decision and its reason in one sentence; `causes` speak against publishing, each of its kind in `kinds`.
 
     `rows` are the metrics that both releases have, `categories` the tested ones within each category, `since_anchor`
     both kinds against an anchor that is not production. `is_anchor` says that the challenger is clearly better than the
@@ -62,6 +66,7 @@ class Verdict(Value):
     gate: Literal["published", "held"]
     reason: str
     causes: tuple[str, ...] = ()
+    kinds: tuple[CauseKind, ...] = ()
     rows: tuple[MetricChange, ...] = ()
     categories: tuple[MetricChange, ...] = ()
     since_anchor: tuple[MetricChange, ...] = ()
@@ -94,29 +99,36 @@ def decide(
         alpha = config.alpha * (1 - anchor.alpha_share if anchor else 1)
         changes = compare(challenger.per_query, production.per_query, config.model_copy(update={"alpha": alpha}))
     since_anchor = compare_with_anchor(anchor, config) if anchor else ()
+    found: dict[CauseKind, Iterable[str]] = {
+        "catalogue": _catalog_losses(production, challenger, config) if production else (),
+        "queries": _too_few_queries(production, changes, config) if production else (),
+        "rows": _row_faults(challenger),
+        "pictures": _quarantine_faults(challenger, config),
+        "masks": _mask_faults(challenger, config),
+        "index": _index_faults(challenger, production, config),
+        "search": _losses(changes),
+        "drift": find_drift(anchor, changes, since_anchor, challenger.n_indexed, config) if anchor else (),
+    }
+    causes = [(kind, cause) for kind, of_kind in found.items() for cause in of_kind]
     others = _other_changes(challenger.metrics, production.metrics, changes) if production else ()
     verdict = Verdict(
         gate="published",
         reason=_all_clear(changes, production is None, challenger.n_shared_gallery)
         + _anchor_words(anchor, since_anchor),
-        causes=(
-            *(_lost_since(production, challenger, changes, config) if production else ()),
-            *_faults(challenger, production, config),
-            *_losses(changes),
-            *(find_drift(anchor, changes, since_anchor, challenger.n_indexed, config) if anchor else ()),
-        ),
+        causes=tuple(cause for _, cause in causes),
+        kinds=tuple(kind for kind, _ in causes),
         rows=(*changes.overall, *others),
         categories=changes.by_category,
         since_anchor=since_anchor,
         is_anchor=not production or _is_clearly_better(since_anchor or changes.overall, config),
     )
-    if not verdict.causes:
+    if not causes:
         waits = f"Waits to be promoted: {verdict.reason[0].lower()}{verdict.reason[1:]}"
         return verdict.model_copy(update={"gate": "held", "reason": waits}) if config.mode == "hold" else verdict
-    causes = f"{'; '.join(verdict.causes)}.{_note(anchor)}"
+    joined = f"{'; '.join(verdict.causes)}.{_note(anchor)}"
     if config.mode == "warn":
-        return verdict.model_copy(update={"reason": f"Published with a warning: {causes}"})
-    return verdict.model_copy(update={"gate": "held", "reason": f"Held: {causes}"})
+        return verdict.model_copy(update={"reason": f"Published with a warning: {joined}"})
+    return verdict.model_copy(update={"gate": "held", "reason": f"Held: {joined}"})
 
 
 def _is_clearly_better(rows: Iterable[MetricChange], config: GateConfig) -> bool:
@@ -148,11 +160,13 @@ def _other_changes(
             yield MetricChange(name=name, production=before, candidate=value, difference=value - before)
 
 
-def _lost_since(
-    production: ReleaseFigures, challenger: ReleaseFigures, changes: Changes, config: GateConfig
-) -> Iterator[str]:
-    if production.items is not None and challenger.items is not None:
-        yield from find_catalog_losses(production.items, challenger.items, config, challenger.declared_removals)
+def _catalog_losses(production: ReleaseFigures, challenger: ReleaseFigures, config: GateConfig) -> Iterable[str]:
+    if production.items is None or challenger.items is None:
+        return ()
+    return find_catalog_losses(production.items, challenger.items, config, challenger.declared_removals)
+
+
+def _too_few_queries(production: ReleaseFigures, changes: Changes, config: GateConfig) -> Iterator[str]:
     needed = config.min_queries
     n_compared = {row.name: row.n_queries for row in _tested(changes)}
     lost = [
@@ -189,12 +203,15 @@ def _too_few_products(tested: Sequence[MetricChange], config: GateConfig) -> Ite
         )
 
 
-def _faults(challenger: ReleaseFigures, production: ReleaseFigures | None, config: GateConfig) -> Iterator[str]:
+def _row_faults(challenger: ReleaseFigures) -> Iterator[str]:
     if not challenger.reconciled:
         yield (
             f"the {challenger.n_rows:,} rows of the catalogue are not the {challenger.n_indexed:,} indexed ones plus "
             f"the {challenger.n_quarantined:,} quarantined ones: run again, and report a bug if it persists"
         )
+
+
+def _quarantine_faults(challenger: ReleaseFigures, config: GateConfig) -> Iterator[str]:
     rate = challenger.n_quarantined / max(challenger.n_rows, 1)
     if rate > config.max_quarantine_rate:
         yield (
@@ -202,13 +219,15 @@ def _faults(challenger: ReleaseFigures, production: ReleaseFigures | None, confi
             f"{config.max_quarantine_rate:.4g} of them (gate.max_quarantine_rate): repair the pictures that the "
             "quarantine ledger names"
         )
+
+
+def _mask_faults(challenger: ReleaseFigures, config: GateConfig) -> Iterator[str]:
     if challenger.mask_fallback_rate > config.max_mask_fallback_rate:
         yield (
             f"{challenger.mask_fallback_rate:.1%} of the masks are distrusted, more than "
             f"{config.max_mask_fallback_rate:.4g} of them (gate.max_mask_fallback_rate): train the segmenter longer or "
             "on more masks, or publish vectors of the whole pictures (index.variant)"
         )
-    yield from _index_faults(challenger, production, config)
 
 
 def _index_faults(challenger: ReleaseFigures, production: ReleaseFigures | None, config: GateConfig) -> Iterator[str]:

@@ -19,12 +19,13 @@ from retrieval_core.evaluate.analysis.embedding_map import map_cells
 from retrieval_core.evaluate.analysis.quality import rank_queries
 from retrieval_core.evaluate.gate.decide import Verdict
 from retrieval_core.evaluate.measure.measure import Measured
+from retrieval_core.evaluate.report.fix_list import read_shop_words
 from retrieval_core.evaluate.report.image_grids import album, grids_of, query_grids
 from retrieval_core.evaluate.report.schema import IndexFacts, QueryGrid, ReportFacts, TrainingFacts
 from retrieval_core.evaluate.run_outputs import RunOutputs
 from retrieval_core.evaluate.thumbnails import Thumbnail
 from retrieval_core.index.shard_files import INDEX_FILE, VECTORS_FILE
-from retrieval_core.metrics.registry import HEADLINES, MASK_IOU, definitions
+from retrieval_core.metrics.registry import MASK_IOU, definitions
 from retrieval_core.store.base import Store
 
 N_GRIDS = 4
@@ -43,8 +44,9 @@ def gather_facts(
     verdict: Verdict,
     config: NightlyConfig,
     name: str,
+    app_url: str = "",
 ) -> ReportFacts:
-    """Gather everything that the report of fingerprint `name` says."""
+    """Gather everything that the report of fingerprint `name` says; `app_url` is where the search page is."""
     best, worst = _best_and_worst(measured, config.evaluate.seed)
     positions, scores = measured.published.positions, measured.published.similarities
     quarantine, against = _quarantine(store, outputs), analysis.against
@@ -55,6 +57,7 @@ def gather_facts(
         gate=verdict.gate,
         reason=verdict.reason,
         causes=verdict.causes,
+        kinds=verdict.kinds,
         changes=verdict.rows,
         category_changes=verdict.categories,
         catalog=outputs.catalog_facts,
@@ -91,7 +94,16 @@ def gather_facts(
         map=analysis.map,
         costs=analysis.costs,
         album=_album(measured, analysis, quarantine),
+        shop=read_shop_words(store, outputs.fields, _named_items(analysis, quarantine)),
+        app_url=f"{app_url}/?item=" if app_url else "",
     )
+
+
+def _named_items(analysis: Analysis, quarantine: Sequence[Reject]) -> set[str]:
+    """Return the items of which a person is told to do or to look at something."""
+    item_ids = {reject.item_id for reject in quarantine} | set(analysis.hygiene.fixes["item_id"])
+    item_ids |= {change.item_id for change in analysis.diff.facts.named} if analysis.diff else set()
+    return item_ids | set(analysis.duplicates.pairs["item_id"]) | set(analysis.duplicates.pairs["other_item_id"])
 
 
 def _best_and_worst(measured: Measured, seed: int) -> tuple[tuple[QueryGrid, ...], tuple[QueryGrid, ...]]:
@@ -101,24 +113,15 @@ def _best_and_worst(measured: Measured, seed: int) -> tuple[tuple[QueryGrid, ...
     ranked = rank_queries(measured.per_query, row_ids, seed)
     n_best = min(N_BEST, len(ranked) // 2)
     n_worst = min(N_WORST, len(ranked) - n_best)
-    columns = [name for name in HEADLINES if name in measured.per_query.columns]
 
     def grids(queries: Int64) -> tuple[QueryGrid, ...]:
-        rows = measured.per_query.select(columns)[queries].to_dicts()
-        return tuple(
-            grid.model_copy(update={"metrics": {name: value for name, value in row.items() if value is not None}})
-            for grid, row in zip(
-                grids_of(
-                    measured.items,
-                    protocol,
-                    published.positions,
-                    published.similarities,
-                    queries,
-                    measured.setup.pictures,
-                ),
-                rows,
-                strict=True,
-            )
+        return grids_of(
+            measured.items,
+            protocol,
+            published.positions,
+            published.similarities,
+            queries,
+            measured.setup.pictures,
         )
 
     return grids(ranked[:n_best]), grids(ranked[::-1][:n_worst])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from datetime import datetime
 
 MINUS = "\N{MINUS SIGN}"
@@ -28,6 +29,16 @@ def percent(share: float) -> str:
     if text == "0" and share > 0:
         return "under 0.1%"
     return "over 99.9%" if text == "100" and share < 1 else f"{text}%"
+
+
+def counted(n: int, one: str, many: str = "") -> str:
+    """Write a count with its noun: 1 item, 1,234 items; `many` is the plural where it is not `one` with an s."""
+    return f"{n:,} {one if n == 1 else many or f'{one}s'}"
+
+
+def listed(parts: Sequence[str]) -> str:
+    """Join parts as a sentence does: a, b and c."""
+    return " and ".join(filter(None, [", ".join(parts[:-1]), *parts[-1:]]))
 
 
 def p_value(p: float | None) -> str:

@@ -1,4 +1,4 @@
-"""Render the facts of a run as one HTML page, which first answers whether the release may be published.
+"""Render the facts of a run as one HTML page, which first answers a reader's questions in sentences.
 
 The page is self-contained: it loads no script, font or picture, and its content security policy prevents a catalogue
 row from loading any.
@@ -7,6 +7,8 @@ row from loading any.
 from __future__ import annotations
 
 import math
+import re
+from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
 from typing import NamedTuple
@@ -15,14 +17,17 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
 from retrieval_core.evaluate.analysis.embedding_map import MAP_COLUMNS, map_cells
-from retrieval_core.evaluate.analysis.run_history import N_RUNS, n_held_in_a_row
+from retrieval_core.evaluate.analysis.run_history import N_RUNS
 from retrieval_core.evaluate.analysis.stage_losses import search_loss
+from retrieval_core.evaluate.gate.paired_comparison import MetricChange
 from retrieval_core.evaluate.measure.setup import K
-from retrieval_core.evaluate.report import charts, tables
+from retrieval_core.evaluate.report import charts, fix_list, tables
 from retrieval_core.evaluate.report.catalog_map import catalog_map, map_mark
 from retrieval_core.evaluate.report.curves import search_setting, training_charts, tuning_charts
+from retrieval_core.evaluate.report.fix_list import FixEntry
 from retrieval_core.evaluate.report.formatting import (
     NOTHING,
+    counted,
     day,
     duration,
     moment,
@@ -34,16 +39,8 @@ from retrieval_core.evaluate.report.formatting import (
     size,
 )
 from retrieval_core.evaluate.report.schema import ReportFacts
+from retrieval_core.evaluate.report.sentences import first_screen
 from retrieval_core.metrics.registry import METRICS, Metric
-
-SHOWN_CAUSES = 4  # the others are folded away
-
-
-class Banner(NamedTuple):
-    """The verdict as a heading; `tone` is good, warning or held."""
-
-    tone: str
-    title: str
 
 
 class Tile(NamedTuple):
@@ -52,12 +49,29 @@ class Tile(NamedTuple):
     name: str
     meaning: str
     value: str
-    deviation: str = ""
     interval: str = ""
     baseline: str = ""
     change: str = ""
     trend: str = ""
     spark: Markup = Markup()
+
+
+class PrintedFix(NamedTuple):
+    """An entry of the printed fix list, with its picture if the page has it."""
+
+    item_id: str
+    title: str
+    suggestion: str
+    evidence: str
+    link: str
+    jpeg: str
+
+    @classmethod
+    def of(cls, facts: ReportFacts, entry: FixEntry) -> PrintedFix:
+        title, shop, search = fix_list.words(facts, entry.item_id)
+        picture = facts.album.get(entry.item_id)
+        jpeg = picture.jpeg if picture else ""
+        return cls(entry.item_id, title, entry.suggestion, entry.evidence, shop or search, jpeg)
 
 
 def render(facts: ReportFacts) -> str:
@@ -72,10 +86,8 @@ def render(facts: ReportFacts) -> str:
         .get_template("report.html")
         .render(
             facts=facts,
-            banner=_banner(facts),
-            held_before=n_held_in_a_row(facts.nights),
-            quality=_quality_tiles(facts),
-            parts=_part_tiles(facts),
+            screen=first_screen(facts),
+            tiles_of_search=_quality_tiles(facts),
             comparison=tables.compare_with_production(facts),
             representations=columns,
             rows=tables.metric_rows(columns, facts),
@@ -85,7 +97,9 @@ def render(facts: ReportFacts) -> str:
             chains=tables.chain_plots(facts.losses),
             search_loss=search_loss(facts.losses) if facts.losses else None,
             churn_plot=tables.churn_plot(facts.churn),
-            problems=tables.problems(facts.hygiene) if facts.hygiene else [],
+            regained=tables.regained(facts.losses),
+            groups=fix_list.groups(facts),
+            not_looked_for=fix_list.not_looked_for(facts),
             drifts=tables.drift_plots(facts.drift.catalog) if facts.drift else [],
             constants=[drift for drift in facts.drift.catalog if drift.is_constant] if facts.drift else [],
             map_cells=[cell for cell in map_cells(facts.map) if cell[0] in facts.album] if facts.map else [],
@@ -96,7 +110,7 @@ def render(facts: ReportFacts) -> str:
             margin=0.98 / math.sqrt(facts.n_queries) if facts.n_queries else 0.0,
             training=[(model, training_charts(model.name, model.history)) for model in facts.training],
             tuning=tuning_charts(facts.index),
-            total_s=facts.seconds.get("total", sum(facts.seconds.values())),
+            total_s=sum(facts.seconds.values()),
             ledger=facts.quarantine[: tables.MAX_QUARANTINE_ROWS],
             frequent=tables.frequent_reasons(facts.quarantine),
             figures=tables.figures(facts),
@@ -117,6 +131,8 @@ def environment() -> Environment:
     )
     templates.filters |= {
         "number": number,
+        "counted": counted,
+        "prose": prose,
         "signed": signed,
         "percent": percent,
         "p_value": p_value,
@@ -135,17 +151,29 @@ def environment() -> Environment:
     }
     templates.globals |= {"trend": tables.trend, "NOTHING": NOTHING, "K": K}
     templates.globals |= {"GONE": tables.GONE_WORDS, "CAME": tables.CAME_WORDS, "MAX_ROWS": tables.MAX_CATEGORY_ROWS}
-    templates.globals |= {"SHOWN_CAUSES": SHOWN_CAUSES}
+    templates.globals |= {"SHOWN": fix_list.N_SHOWN, "words_of": fix_list.words}
     return templates
 
 
-def _banner(facts: ReportFacts) -> Banner:
-    if facts.gate != "published":
-        return Banner("held", "Held back")
-    # In mode `warn` the gate publishes what it would have held, and its reason begins with these words.
-    if facts.reason.startswith("Published with a warning") or any(change.blocks for change in facts.changes):
-        return Banner("warning", "Published with a warning")
-    return Banner("good", "Published")
+def prose(text: str) -> Markup:
+    """Write a text with its first sentence in bold and what stands in backticks as code."""
+    first, stop, rest = text.partition(". ")
+    marked = Markup("<strong>{}{}</strong> {}").format(first, stop.strip(), rest)
+    return Markup(re.sub(r"`([^`]+)`", r"<code>\1</code>", marked))
+
+
+def render_fix_list(facts: ReportFacts, entries: Sequence[FixEntry]) -> str:
+    """Return the fix list as an HTML document to print; all of it up to `fix_list.N_PRINTED` entries."""
+    shown = [
+        (
+            fix_list.HEADINGS[action],
+            [PrintedFix.of(facts, entry) for entry in entries[: fix_list.N_PRINTED] if entry.action == action],
+        )
+        for action in fix_list.ACTIONS
+    ]
+    template = environment().get_template("fix_list.html")
+    n_shown = min(len(entries), fix_list.N_PRINTED)
+    return template.render(facts=facts, n=len(entries), n_shown=n_shown, groups=[group for group in shown if group[1]])
 
 
 def _quality_tiles(facts: ReportFacts) -> list[Tile]:
@@ -154,29 +182,17 @@ def _quality_tiles(facts: ReportFacts) -> list[Tile]:
     ]
 
 
-def _part_tiles(facts: ReportFacts) -> list[Tile]:
-    parts = [metric for metric in METRICS if metric.words and not metric.headline]
-    tiles = [_tile(metric, facts) for metric in parts if metric.name in facts.metrics]
-    if facts.index.latency_ms_p50 > 0:
-        p50, p95 = facts.index.latency_ms_p50, facts.index.latency_ms_p95
-        tiles.append(Tile("query latency", f"median of single queries; 95% within {p95:.3g} ms", f"{p50:.3g} ms"))
-    return tiles
-
-
 def _tile(metric: Metric, facts: ReportFacts) -> Tile:
     name, value = metric.name, facts.metrics[metric.name]
-    deviation, random, random_deviation = (
-        facts.metrics.get(metric.full_name(statistic)) for statistic in ("std", "random", "random_std")
-    )
+    random = facts.metrics.get(metric.full_name("random"))
     change = next((change for change in facts.changes if change.name == name), None)
     return Tile(
         name=name,
         meaning=metric.words,
         value=number(value),
-        deviation="" if deviation is None else number(deviation),
         interval=_interval(name, facts),
-        baseline=_against_random(value, random, random_deviation),
-        change="" if change is None else signed(change.difference),
+        baseline=_against_random(value, random),
+        change="" if change is None else _since_production(change),
         trend="" if change is None else tables.trend(change),
         spark=_spark(name, facts),
     )
@@ -196,14 +212,20 @@ def _interval(name: str, facts: ReportFacts) -> str:
     return f"{number(fact.low)} to {number(fact.high)}"
 
 
-def _against_random(value: float, random: float | None, deviation: float | None) -> str:
+def _since_production(change: MetricChange) -> str:
+    """Say how a metric changed, on the searches that both releases answered."""
+    if change.difference == 0:
+        return "the same where both answered"
+    effect = {"better": "better", "worse": "worse", "same": "within chance", "tiny": "negligible", "": ""}
+    moved = f"{number(change.production)} to {number(change.candidate)} where both answered"
+    return f"{moved}, {effect[tables.trend(change)]}".rstrip(", ")
+
+
+def _against_random(value: float, random: float | None) -> str:
     if random is None:
         return ""
-    baseline = number(random) + (
-        "" if deviation is None else f"\N{NO-BREAK SPACE}\N{PLUS-MINUS SIGN}\N{NO-BREAK SPACE}{number(deviation)}"
-    )
     if value <= random:
-        return f"no better than random ({baseline})"
+        return f"no better than by chance ({number(random)})"
     if random <= 0 or value / random >= 100:
-        return f"over 100 times random ({baseline})" if random > 0 else f"random {baseline}"
-    return f"{value / random:.1f} times random ({baseline})"
+        return f"over 100 times as good as chance ({number(random)})" if random > 0 else f"by chance {number(random)}"
+    return f"{value / random:.1f} times as good as chance ({number(random)})"

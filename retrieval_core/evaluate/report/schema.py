@@ -14,6 +14,7 @@ from retrieval_core.evaluate.analysis.run_history import PastRun
 from retrieval_core.evaluate.analysis.stage_costs import CostFacts
 from retrieval_core.evaluate.analysis.stage_losses import LossFacts
 from retrieval_core.evaluate.gate.anchor_comparison import AnchorFacts
+from retrieval_core.evaluate.gate.decide import CauseKind
 from retrieval_core.evaluate.gate.paired_comparison import MetricChange
 from retrieval_core.evaluate.measure.confidence import ConfidenceFacts
 from retrieval_core.evaluate.measure.filtered import FilterFacts
@@ -75,17 +76,25 @@ class IndexFacts(Value):
 
 
 class QueryGrid(Value):
-    """A query and the hits of the published search; `metrics` are the headline metrics of this query alone."""
+    """A query and the hits of the published search; `note` says what they are judged by."""
 
     query: Thumbnail
     hits: tuple[Thumbnail, ...]
     note: str = ""
-    metrics: dict[str, float] = {}
+
+
+class ItemWords(Value):
+    """What a shop calls an item, and the address of its page there; "" where it says nothing."""
+
+    title: str = ""
+    link: str = ""
 
 
 class ReportFacts(Value):
     """A whole report.
 
+    `causes` speak against publishing, each of its kind in `kinds`. `shop` holds what the shop says of the items that
+    the page names; `app_url` is where the search page shows an item, before its id, "" if nobody said where it is.
     `nights` are the runs before this one, the latest last; `production_since` is when production was sealed. `best` and
     `worst` are the queries with the best and the worst answers, the extreme ones first; `grids` are sampled at random.
     `album` holds the thumbnails of the items that other facts name. None means that an analysis did not run.
@@ -97,6 +106,7 @@ class ReportFacts(Value):
     gate: str
     reason: str
     causes: tuple[str, ...] = ()
+    kinds: tuple[CauseKind, ...] = ()
     changes: tuple[MetricChange, ...]
     category_changes: tuple[MetricChange, ...] = ()
     anchor: AnchorFacts | None = None
@@ -133,6 +143,8 @@ class ReportFacts(Value):
     map: MapFacts | None = None
     costs: CostFacts = CostFacts()
     album: dict[str, Thumbnail] = {}
+    shop: dict[str, ItemWords] = {}
+    app_url: str = ""
 
 
 MaskFacts.model_rebuild()

@@ -11,7 +11,6 @@ from markupsafe import Markup
 from retrieval_core.artifacts.manifests import Reject
 from retrieval_core.evaluate.analysis.drift import Drift
 from retrieval_core.evaluate.analysis.embedding_map import MapFacts
-from retrieval_core.evaluate.analysis.hygiene import FixExample, HygieneFacts
 from retrieval_core.evaluate.analysis.neighbour_churn import ChurnFacts
 from retrieval_core.evaluate.analysis.quality import CategoryFacts, Confusion, MetricFacts
 from retrieval_core.evaluate.analysis.stage_losses import LossFacts
@@ -24,14 +23,6 @@ from retrieval_core.metrics.registry import HEADLINES, Statistic, find_metric
 PUBLISHED = "published"
 MAX_QUARANTINE_ROWS = 50
 MAX_CATEGORY_ROWS = 12  # the others are folded away
-MAX_FIXES_SHOWN = 4  # of each problem
-PROBLEM_WORDS = {
-    "category": "Category that the neighbours contradict",
-    "near_duplicate": "One picture under two products",
-    "one_product": "Variants of one product under several",
-    "label": "Label that the neighbours contradict",
-    "orphan": "Nothing near it",
-}
 GONE_WORDS = {
     "removed": "were removed from the catalogue",
     "changed": "show another picture",
@@ -86,16 +77,6 @@ class CategoryTable(NamedTuple):
 
     columns: list[str]
     rows: list[tuple[CategoryFacts, list[MetricFacts | None]]]
-
-
-class ProblemSection(NamedTuple):
-    """One kind of problem: how many items have it, the first examples, and why it could not be looked for, if so."""
-
-    name: str
-    words: str
-    n_items: int
-    examples: list[FixExample]
-    not_looked_for: str
 
 
 def compare_with_production(facts: ReportFacts) -> ProductionComparison:
@@ -233,26 +214,19 @@ def chain_plots(losses: LossFacts | None) -> list[tuple[str, Markup]]:
     return [(name, plot) for name, plot in plots if plot]
 
 
+def regained(losses: LossFacts | None) -> list[str]:
+    """Return the steps of the search whose losses beyond chance reranking wins back."""
+    if losses is None or losses.lost_most:
+        return []
+    return [link.step for link in losses.links if any(change.is_loss for change in link.changes)]
+
+
 def churn_plot(churn: ChurnFacts | None) -> Markup:
     """Draw the number of items by how many of their ten nearest changed; "" if nothing was compared."""
     if churn is None or not churn.histogram:
         return Markup()
     labels = [f"{number}" for number in range(len(churn.histogram))]
     return charts.columns("Items by changed neighbours", churn.histogram, labels, "of the ten nearest that changed")
-
-
-def problems(hygiene: HygieneFacts) -> list[ProblemSection]:
-    """Return each kind of problem with its first examples."""
-    return [
-        ProblemSection(
-            name,
-            words,
-            hygiene.counts.get(name, 0),  # type: ignore[call-overload]
-            [example for example in hygiene.examples if example.problem == name][:MAX_FIXES_SHOWN],
-            hygiene.not_looked_for.get(name, ""),  # type: ignore[call-overload]
-        )
-        for name, words in PROBLEM_WORDS.items()
-    ]
 
 
 def drift_plots(drifts: Sequence[Drift]) -> list[tuple[Drift, Markup]]:

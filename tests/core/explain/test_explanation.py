@@ -65,7 +65,7 @@ def test_a_quarantined_item_has_its_reason_and_number_of_tries(
     item = explained(ITEM, "r2")
     assert (item.state, item.neighbours, item.shard) == ("quarantined", (), "")
     assert [(reject.reason, reject.attempts) for reject in item.quarantine] == [("not a picture", 3)]
-    assert "status ok → quarantined" in item.history.events[-1].detail
+    assert "state can be read → cannot be read" in item.history.events[-1].detail
 
 
 def test_an_item_that_only_the_ledger_of_the_store_knows_is_quarantined(

@@ -13,7 +13,14 @@ from retrieval_core.evaluate.analysis.hygiene import FixExample, HygieneFacts
 from retrieval_core.evaluate.analysis.near_duplicates import DuplicateFacts, DuplicatePair
 from retrieval_core.evaluate.analysis.neighbour_churn import ChurnFacts, MovedItem
 from retrieval_core.evaluate.analysis.quality import CategoryFacts, Confusion, MetricFacts, QualityFacts
-from retrieval_core.evaluate.analysis.release_diff import ConfigChange, ItemChange, ModelChange, ReleaseDiffFacts
+from retrieval_core.evaluate.analysis.release_diff import (
+    ConfigChange,
+    GoneCategory,
+    ItemChange,
+    ModelChange,
+    ReleaseDiffFacts,
+    ValueChange,
+)
 from retrieval_core.evaluate.analysis.run_history import PastRun
 from retrieval_core.evaluate.analysis.stage_costs import CostFacts, Prediction, StageCost
 from retrieval_core.evaluate.analysis.stage_losses import LinkFacts, LossFacts, StepChange
@@ -152,6 +159,8 @@ def full(**changes) -> ReportFacts:
         "production": "77ac01dc8b8630e5",
         "gate": "held",
         "reason": "Held: recall@1 fell from 0.728 to 0.694 on 500 shared queries.",
+        "causes": ("recall@1 fell from 0.728 to 0.694 on 500 shared queries",),
+        "kinds": ("search",),
         "changes": (
             change(p_holm=0.0021, blocks=True),
             change("map@5", 0.003, -0.01, 0.016, p_holm=0.44),
@@ -290,17 +299,24 @@ def analysed(**changes) -> ReportFacts:
                 n_queries=301, asked=("dress", "hat"), found=("dress", "hat"), counts=((290, 10), (1, 0))
             ),
         ),
-        "worst": (
-            QueryGrid(query=picture("query-bad"), hits=(picture(score=0.9, mark=False),), metrics={"recall@1": 0.0}),
-        ),
+        "worst": (QueryGrid(query=picture("query-bad"), hits=(picture(score=0.9, mark=False),), note="same product"),),
         "best": (QueryGrid(query=picture("query-good"), hits=(picture(score=0.9, mark=True),)),),
         "since": ReleaseDiffFacts(
             release="77ac01dc8b8630e5",
             created="2026-11-18T03:10:00+00:00",
             counts={"added": 12, "changed": 3, "removed": 15},
+            values={"price": 3, "picture": 1},
+            gone=(GoneCategory(category="dress", n_gone=13, n_before=310),),
             named=(
                 ItemChange(item_id="new-1", what="added"),
-                ItemChange(item_id="other-1", what="changed", differs=("picture", "category")),
+                ItemChange(
+                    item_id="other-1",
+                    what="changed",
+                    differs=(
+                        ValueChange(what="picture", before="a" * 12, now="b" * 12),
+                        ValueChange(what="price", before="19.00 EUR", now="15.20 EUR"),
+                    ),
+                ),
                 ItemChange(item_id="gone-1", what="removed"),
             ),
             models=(ModelChange(role="heads", before="a" * 32, now="b" * 32),),

@@ -4,8 +4,10 @@ import pytest
 
 from retrieval_core.evaluate.report.formatting import (
     MINUS,
+    counted,
     day,
     duration,
+    listed,
     moment,
     number,
     p_value,
@@ -45,3 +47,12 @@ from retrieval_core.evaluate.report.formatting import (
 )
 def test_numbers_are_written_for_people(shown, expected):
     assert shown == expected
+
+
+def test_counts_have_the_noun_of_their_number():
+    assert [counted(n, "item") for n in (0, 1, 1234)] == ["0 items", "1 item", "1,234 items"]
+    assert counted(2, "search", "searches") == "2 searches"
+
+
+def test_a_list_reads_as_in_a_sentence():
+    assert [listed(parts) for parts in ([], ["a"], ["a", "b"], ["a", "b", "c"])] == ["", "a", "a and b", "a, b and c"]

@@ -6,24 +6,24 @@ import pytest
 
 from retrieval_core.artifacts.manifests import Reject
 from retrieval_core.evaluate.analysis.near_duplicates import DuplicateFacts
+from retrieval_core.evaluate.analysis.stage_losses import LinkFacts, LossFacts
 from retrieval_core.evaluate.measure.index_quality import CurvePoint
 from retrieval_core.evaluate.measure.mask_quality import MaskFacts
 from retrieval_core.evaluate.measure.measure import VariantFacts
-from retrieval_core.evaluate.report.formatting import MINUS, number
+from retrieval_core.evaluate.report.formatting import number
 from retrieval_core.evaluate.report.render import render
 from retrieval_core.evaluate.report.schema import QueryGrid, ReportFacts, TrainingFacts
 from retrieval_core.evaluate.thumbnails import Thumbnail
 from retrieval_core.metrics.registry import definitions
-from tests.core.evaluate.report.sample_facts import ATTACK, FILTERED, change, duplicate, full, minimal, picture
+from tests.core.evaluate.report.sample_facts import ATTACK, FILTERED, change, duplicate, full, minimal, picture, step
 
 
-def test_the_first_sentence_is_the_verdict(read_page):
-    assert "Published First release: there is no production" in read_page(render(minimal())).text
-    held = read_page(render(full())).text
-    assert "Held back Held: recall@1 fell from 0.728 to 0.694 on 500 shared queries." in held
-    assert "Production 77ac01dc8b86 stays in place" in held
-    warned = full(gate="published", reason="Published with a warning: recall@1 fell.")
-    assert "Published with a warning Published with a warning: recall@1 fell." in read_page(render(warned)).text
+def test_the_first_screen_answers_in_sentences_that_lead_on(read_page):
+    page = read_page(render(full()))
+    assert "Held back: search got worse Was it published? No. Shoppers still search another one." in page.text
+    assert "Is search as good? No. In 500 test searches that both releases answered," in page.text
+    assert {"#quality", "#changed", "#unreadable", "#fixes"} <= {link["href"] for link in page.all("a")}
+    assert "Published: the first release Was it published? Yes." in read_page(render(minimal())).text
 
 
 @pytest.mark.parametrize("facts", [minimal(), full()], ids=["minimal", "full"])
@@ -35,7 +35,7 @@ def test_the_page_is_valid_and_self_contained(read_page, facts: ReportFacts):
     for _, attributes in page.tags:
         assert not [name for name in attributes if name.startswith("on")]
         for name in ("src", "href", "srcset", "action", "data"):
-            assert (attributes.get(name) or "#").startswith(("#", "data:image/jpeg;base64,"))
+            assert (attributes.get(name) or "#").startswith(("#", "data:image/jpeg;base64,", "fixes."))
     assert "http://" not in html
     assert "https://" not in html
     assert not re.search(r"url\(|@import", html)
@@ -52,20 +52,19 @@ def test_the_page_can_be_read_without_seeing_it(read_page, facts: ReportFacts):
     assert all("aria-label" in svg or svg.get("aria-hidden") == "true" for svg in page.all("svg"))
     assert all("scope" in cell for cell in page.all("th"))
     assert len(page.all("caption")) == len(page.all("table"))
-    links = {(link["href"] or "")[1:] for link in page.all("a")}
-    assert links <= {attributes.get("id") for _, attributes in page.tags}
+    links = {link["href"] for link in page.all("a")} - {"fixes.csv", "fixes.html"}
+    assert links <= {f"#{attributes.get('id')}" for _, attributes in page.tags}
 
 
 def test_missing_facts_are_explained(read_page):
     text = read_page(render(minimal())).text
     for sentence in (
         "First run: nothing is in production yet",
-        "the quality of this release is unknown",
-        "No picture was held out to query with",
+        "Not known: no picture was held out to search with.",
         "No masks in this run",
         "No model was fitted",
         "No stage was timed",
-        "The ledger is empty",
+        "Every picture of the catalogue could be read",
     ):
         assert sentence in text
     assert "No metric is defined: the catalogue names no products" in read_page(render(minimal(n_queries=3))).text
@@ -103,19 +102,20 @@ def test_the_best_representation_of_a_metric_is_marked_and_equal_ones_are_not(re
 
 def test_a_figure_stands_against_random_and_against_production(read_page):
     text = read_page(render(full())).text
-    assert "6.9 times random (0.100)" in text
-    assert f"{MINUS}0.034 to production, worse" in text
-    assert "+0.003 to production, within chance" in text
+    assert "6.9 times as good as chance (0.100)" in text
+    assert "0.728 to 0.694 where both answered, worse" in text
+    assert "0.728 to 0.731 where both answered, within chance" in text
+    same = full(changes=(change(difference=0.0, low=0.0, high=0.0, p_holm=1.0),), causes=(), kinds=(), gate="published")
+    assert "the same where both answered" in read_page(render(same)).text
     worse_than_random = full(metrics={"recall@1": 0.1, "recall@1_random": 0.2})
-    assert "no better than random (0.200)" in read_page(render(worse_than_random)).text
+    assert "no better than by chance (0.200)" in read_page(render(worse_than_random)).text
 
 
 def test_without_a_gallery_the_page_says_that_there_is_nothing_to_find(read_page):
     text = read_page(render(minimal(n_queries=3, n_gallery=0))).text
-    assert "Not measured: every picture is a query and none is left to be found" in text
+    assert "Not known: every picture is searched with and none is left to be found." in text
     assert "Name a gallery in the source, or lower evaluate.queries" in text
-    assert "There was nothing to find, so there are no hits" in text
-    assert "Not measured" not in read_page(render(minimal(n_queries=3, n_gallery=1))).text
+    assert "none is left" not in read_page(render(minimal(n_queries=3, n_gallery=1))).text
 
 
 def test_a_search_of_a_part_of_the_gallery_names_the_part(read_page):
@@ -133,8 +133,7 @@ def test_the_metric_that_blocks_is_named_in_its_row(read_page):
 
 def test_the_rows_add_up_in_sight_or_the_page_says_so(read_page):
     text = read_page(render(full())).text
-    assert "1,550 rows = 1,490 indexed + 60 quarantined" in text
-    assert "1,550 rows = 12 added + 3 changed + 1,535 unchanged" in text
+    assert "1,550 rows = 1,490 searchable + 60 unreadable" in text
     assert "do not add up" not in text
     lost = full().catalog.model_copy(update={"indexed": 1489})
     assert "The rows do not add up" in read_page(render(full(catalog=lost))).text
@@ -176,7 +175,7 @@ def test_a_long_ledger_is_cut_and_says_how_much(read_page):
     text = read_page(render(full())).text
     assert "bad-49" in text
     assert "bad-50" not in text
-    assert "the first 50 rows, 10 more are in metrics.json" in text
+    assert "The first 50 of 60 are shown; all are in the fix list" in text
     assert "truncated (60)" in text
 
 
@@ -224,31 +223,15 @@ def test_recall_under_filters_is_a_table_and_no_representation(read_page):
     assert "where50" not in page.text
 
 
-def test_duplicates_are_counted_and_the_first_are_shown(read_page):
-    text = read_page(render(full())).text
-    assert "14 pairs of items show the same picture without being known as one product" in text
-    assert "1,000 of 1,490 items, a fixed random sample, were searched" in text
-    assert "of 40 pairs of neighbours, the 30 likeliest were compared by their pictures" in text
-    assert "The 12 most similar are shown" in text
-    assert "sku-3 , product p-1 sku-3-again , product unknown cosine 0.993" in text
-
-
-@pytest.mark.parametrize(
-    ("facts", "expected"),
-    [
-        (DuplicateFacts(), "Nothing is indexed"),
-        (
-            DuplicateFacts(n_rows=9, n_asked=9),
-            "Every item was searched for its nearest; no neighbours belong to different products",
-        ),
-        (
-            DuplicateFacts(n_rows=9, n_asked=9, n_near=2, n_compared=2),
-            "the 2 pairs of neighbours were compared by their pictures, and show different things",
-        ),
-    ],
-)
-def test_a_page_without_duplicates_says_so(read_page, facts, expected):
-    assert expected in read_page(render(full(duplicates=facts))).text
+def test_a_loss_that_reranking_wins_back_is_not_denied(read_page):
+    links = (
+        LinkFacts(name="masked", step="", metrics={"recall@1": 0.8}),
+        LinkFacts(name="pca64", step="PCA", metrics={"recall@1": 0.7}, changes=(step(-0.1, -0.14, -0.06, 0.001),)),
+        LinkFacts(name="reranked", step="rerank", metrics={"recall@1": 0.8}, changes=(step(0.1, 0.06, 0.14, 1.0),)),
+    )
+    text = read_page(render(full(losses=LossFacts(n_queries=500, links=links)))).text
+    assert "PCA loses more than chance explains, and reranking wins it back" in text
+    assert "No step loses" not in text
 
 
 def test_a_catalogue_row_never_becomes_markup(read_page):
@@ -257,6 +240,8 @@ def test_a_catalogue_row_never_becomes_markup(read_page):
         production=ATTACK,
         gate="held",
         reason=ATTACK,
+        causes=(ATTACK, ATTACK),
+        kinds=("index", "search"),
         created=ATTACK,
         catalog=plain.catalog.model_copy(update={"source": ATTACK}),
         changes=(change(ATTACK, blocks=True),),

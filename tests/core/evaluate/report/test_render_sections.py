@@ -2,21 +2,29 @@
 
 import re
 
+import polars as pl
 import pytest
 
 from retrieval_core.artifacts.manifests import Reject
 from retrieval_core.evaluate.analysis.drift import DriftFacts
 from retrieval_core.evaluate.analysis.embedding_map import MapFacts, MapPoint
-from retrieval_core.evaluate.analysis.hygiene import FixExample, HygieneFacts
+from retrieval_core.evaluate.analysis.hygiene import FIX_SCHEMA, FixExample, HygieneFacts
 from retrieval_core.evaluate.analysis.neighbour_churn import ChurnFacts, MovedItem
 from retrieval_core.evaluate.analysis.quality import CategoryFacts, Confusion, QualityFacts
-from retrieval_core.evaluate.analysis.release_diff import ConfigChange, ItemChange, ReleaseDiffFacts
+from retrieval_core.evaluate.analysis.release_diff import (
+    ConfigChange,
+    GoneCategory,
+    ItemChange,
+    ReleaseDiffFacts,
+    ValueChange,
+)
 from retrieval_core.evaluate.analysis.stage_costs import CostFacts
 from retrieval_core.evaluate.analysis.stage_losses import LossFacts
 from retrieval_core.evaluate.measure.confidence import ConfidenceBin, ConfidenceFacts
-from retrieval_core.evaluate.report.formatting import MINUS, NOTHING
-from retrieval_core.evaluate.report.render import render
-from retrieval_core.evaluate.report.schema import QueryGrid, ReportFacts
+from retrieval_core.evaluate.report.fix_list import entries
+from retrieval_core.evaluate.report.formatting import MINUS
+from retrieval_core.evaluate.report.render import render, render_fix_list
+from retrieval_core.evaluate.report.schema import ItemWords, QueryGrid, ReportFacts
 from retrieval_core.evaluate.thumbnails import Thumbnail
 from tests.core.evaluate.report.sample_facts import ATTACK, analysed, drift, full, metric, minimal, picture
 
@@ -26,11 +34,10 @@ def text_of(read_page, facts: ReportFacts) -> str:
 
 
 def test_the_page_says_why_and_since_when_a_release_is_held(read_page):
-    facts = analysed(causes=("recall@1 fell", "too many rows are quarantined"))
+    facts = analysed(causes=("recall@1 fell", "too many rows are quarantined"), kinds=("search", "pictures"))
     page = read_page(render(facts))
     assert "Held, for 2 reasons: recall@1 fell too many rows are quarantined" in page.text
-    assert "Searches still use production 77ac01dc8b86 of 18 November, 03:10" in page.text
-    assert "Held 3 runs in a row" in page.text
+    assert "Shoppers still search the release of 18 November, 03:10. Held 3 runs in a row." in page.text
     sparks = [svg["aria-label"] for svg in page.all("svg") if "runs: from" in (svg.get("aria-label") or "")]
     assert sparks == [
         "recall@1 over the last 12 runs: from 0.710 to 0.694, lowest 0.694, highest 0.720",
@@ -55,14 +62,16 @@ def test_the_confidence_of_searches_is_shown_beside_what_came_true(read_page):
 
 
 def test_a_headline_figure_has_its_interval(read_page):
-    assert "0.694 95% interval 0.652 to 0.733" in text_of(read_page, analysed())
+    assert "0.694 0.728 to 0.694 where both answered, worse 95% interval 0.652 to 0.733" in text_of(
+        read_page, analysed()
+    )
 
 
 def test_what_changed_is_counted_shown_and_named(read_page):
     page = read_page(render(analysed()))
-    assert "Against production 77ac01dc8b86 : 12 items added, 3 changed, 15 removed" in page.text
-    assert "other-1 picture, category" in page.text
-    assert "No picture can be read of gone-1" in page.text
+    assert "12 items new, 15 gone, 3 with another price and 1 with another picture." in page.text
+    assert "other-1 picture another one price 19.00 EUR → 15.20 EUR" in page.text
+    assert "gone-1: dress, the picture cannot be read" in [span.get("aria-label") for span in page.all("span")]
     assert f"heads {'a' * 12} {'b' * 12}" in page.text
     assert "head.max_epochs 60 1" in page.text
     assert "new-1: dress" in [image.get("alt") for image in page.all("img")]
@@ -70,11 +79,14 @@ def test_what_changed_is_counted_shown_and_named(read_page):
 
 def test_a_catalogue_that_is_the_same_says_so(read_page):
     same = analysed().since.model_copy(
-        update={"counts": dict.fromkeys(("added", "changed", "removed"), 0), "named": (), "models": (), "config": ()}
-    )
+        update={
+            "counts": dict.fromkeys(("added", "changed", "removed"), 0),
+            "values": {}, "named": (), "models": (), "config": (),
+        }
+    )  # fmt: skip
     text = text_of(read_page, analysed(since=same))
-    assert "no item was added, changed or removed" in text
-    assert "The same models as in production, and the same configuration" in text
+    assert "No item came, went or changed." in text
+    assert "Models and settings" not in text
 
 
 def test_a_category_of_one_query_claims_no_interval(read_page):
@@ -91,8 +103,8 @@ def test_confusion_names_the_most_frequent_mistakes_with_their_counts(read_page)
 
 def test_the_worst_query_is_shown_with_its_figures(read_page):
     text = text_of(read_page, analysed())
-    assert "query-bad 0 of 1; recall@1 0.000" in text
-    assert "The 1 answered best" in text
+    assert "query-bad 0 of 1 hits: same product" in text
+    assert "The 1 that went best" in text
 
 
 def test_queries_that_need_no_labels_have_intervals(read_page):
@@ -130,10 +142,31 @@ def test_churn_is_split_and_the_neighbours_before_and_after_are_shown(read_page)
 
 def test_the_fix_list_is_named_counted_and_shown(read_page):
     text = text_of(read_page, analysed())
-    assert "17 rows that a person should look at are in fixes.csv and fixes.parquet" in text
-    assert "category shoe instead of hat : 9 of 10 neighbours are shoe, 0 are hat" in text
-    assert f"Label that the neighbours contradict {NOTHING} Not looked for. No item has a label." in text
-    assert "usually at a distance of 0.300; orphans are at 0.700 or more" in text
+    assert "77 things to look at. First the category or label of 2 items" in text
+    assert "category shoe instead of hat , 93% sure: 9 of 10 neighbours are shoe, 0 are hat" in text
+    assert "Not looked for: wrong labels (No item has a label)." in text
+
+
+def test_an_item_is_linked_in_the_search_page_and_in_the_shop(read_page):
+    shop = {"wrong-1": ItemWords(title="A hat", link="https://shop.example/hat")}
+    page = read_page(render(analysed(shop=shop, app_url="https://vitrine.example/?item=")))
+    links = [link["href"] for link in page.all("a")]
+    assert {"https://vitrine.example/?item=wrong-1", "https://shop.example/hat"} <= set(links)
+    assert "wrong-1 A hat" in page.text
+    assert all(link["rel"] == "noreferrer" for link in page.all("a") if link["href"].startswith("https:"))
+
+
+def test_the_printed_list_holds_every_entry_by_what_a_person_does(read_page):
+    facts = analysed()
+    fixes = pl.DataFrame(
+        [("wrong-1", "category", "9 of 10 neighbours are shoe", ATTACK, 0.93)], schema=FIX_SCHEMA, orient="row"
+    )
+    html = render_fix_list(facts, entries(facts, fixes))
+    page = read_page(html)
+    assert "61 entries" in page.text
+    assert page.text.index("Correct the category or label") < page.text.index("Replace the picture")
+    assert "bad-59" in page.text
+    assert "<script" not in html
 
 
 def test_costs_are_compared_with_the_run_before_and_with_the_plan(read_page):
@@ -166,12 +199,12 @@ def test_the_map_says_that_it_samples_and_how_far_to_trust_it(read_page):
     ("changes", "expected"),
     [
         ({"production": None, "since": None, "churn": None}, "First run: there is no earlier release to compare"),
-        ({"since": None}, "was removed from the store, so the items that changed since cannot be listed"),
+        ({"since": None}, "was removed from the store, so what changed since cannot be listed"),
         ({"churn": None}, "so its neighbours cannot be compared"),
         ({"churn": ChurnFacts(n_shared=0, n_unchanged=0, missing="Nothing in common.")}, "Nothing in common."),
         ({"losses": LossFacts(n_queries=0, missing="No picture is held out.")}, "No picture is held out."),
         ({"quality": QualityFacts()}, "No query has a category"),
-        ({"worst": (), "best": ()}, "No query can be judged"),
+        ({"worst": (), "best": ()}, "No search can be judged"),
         ({"drift": DriftFacts(n_rows=1, missing="Fewer than two items.")}, "Fewer than two items."),
         (
             {"drift": DriftFacts(n_rows=9, n_sampled=9, catalog=(drift(psi=None, p_holm=None, then=()),),
@@ -179,7 +212,7 @@ def test_the_map_says_that_it_samples_and_how_far_to_trust_it(read_page):
             "Another space. The distributions of this run are shown alone",
         ),
         ({"map": MapFacts(n_rows=2, missing="A map wants three items.")}, "A map wants three items."),
-        ({"hygiene": HygieneFacts(n_rows=0, n_asked=0)}, "there is nothing to fix"),
+        ({"hygiene": HygieneFacts(n_rows=0, n_asked=0)}, "there is nothing to compare an item with"),
         ({"costs": CostFacts(), "seconds": {}}, "No stage was timed"),
     ],
 )  # fmt: skip
@@ -190,10 +223,10 @@ def test_a_section_without_facts_says_why(read_page, changes, expected):
 def test_the_first_run_of_an_unlabelled_catalogue_is_a_useful_page(read_page):
     page = read_page(render(minimal()))
     for sentence in (
-        "all 3 rows are new",
+        "Everything is new: 3 items.",
         "there is no earlier release",
         "The chain was not measured",
-        "There were no queries",
+        "There were no searches",
     ):
         assert sentence in page.text
 
@@ -210,7 +243,8 @@ def test_the_page_stays_self_contained_and_readable_without_sight(read_page, fac
     assert len(page.all("caption")) == len(page.all("table"))
     ids = [attributes["id"] for _, attributes in page.tags if "id" in attributes]
     assert len(ids) == len(set(ids))
-    assert {(link["href"] or "")[1:] for link in page.all("a")} <= set(ids)
+    links = {link["href"] for link in page.all("a")} - {"fixes.csv", "fixes.html"}
+    assert links <= {f"#{name}" for name in ids}
 
 
 def test_text_from_the_analyses_never_becomes_markup(read_page):
@@ -219,11 +253,18 @@ def test_text_from_the_analyses_never_becomes_markup(read_page):
     facts = analysed(
         album={ATTACK: shown, "gone-1": Thumbnail(item_id=ATTACK, caption=ATTACK, jpeg="")},
         causes=(ATTACK, ATTACK),
+        kinds=("catalogue", "search"),
         since=ReleaseDiffFacts(
             release=ATTACK,
             created=ATTACK,
             counts={"added": 1, "changed": 0, "removed": 0},
-            named=(ItemChange(item_id=ATTACK, what="added", differs=(ATTACK,)),),
+            values={ATTACK: 1},
+            gone=(GoneCategory(category=ATTACK, n_gone=1, n_before=1),),
+            named=(
+                ItemChange(
+                    item_id=ATTACK, what="added", differs=(ValueChange(what=ATTACK, before=ATTACK, now=ATTACK),)
+                ),
+            ),
             config=(ConfigChange(key=ATTACK, before=ATTACK, now=ATTACK),),
         ),
         quality=QualityFacts(
@@ -231,7 +272,7 @@ def test_text_from_the_analyses_never_becomes_markup(read_page):
             categories=(CategoryFacts(category=ATTACK, n_queries=1, metrics=(metric(ATTACK),)),),
             confusion=Confusion(n_queries=1, asked=(ATTACK,), found=(ATTACK, "x"), counts=((0, 1),)),
         ),
-        worst=(QueryGrid(query=shown, hits=(shown,), note=ATTACK, metrics={ATTACK: 0.1}),),
+        worst=(QueryGrid(query=shown, hits=(shown,), note=ATTACK),),
         churn=plain.churn.model_copy(
             update={"moved": (MovedItem(item_id=ATTACK, churn=1, by_model=0, before=(ATTACK,), after=(ATTACK,)),)}
         ),
@@ -257,7 +298,7 @@ def test_text_from_the_analyses_never_becomes_markup(read_page):
     assert all((image["src"] or "").startswith("data:image/jpeg;base64,") for image in page.all("img"))
 
 
-def test_a_large_catalogue_with_two_hundred_thumbnails_stays_under_five_megabytes():
+def test_a_large_catalogue_with_many_thumbnails_stays_under_five_megabytes():
     album = {f"item-{i}": picture(f"item-{i}") for i in range(60)}
     names = list(album)
     moved = tuple(
@@ -278,7 +319,7 @@ def test_a_large_catalogue_with_two_hundred_thumbnails_stays_under_five_megabyte
         map=analysed().map.model_copy(update={"points": points, "categories": tuple("abcdefgh")}),
     )
     html = render(facts)
-    assert html.count("data:image/jpeg;base64,") > 200
+    assert html.count("data:image/jpeg;base64,") > 190
     assert len(html.encode()) < 5_000_000
 
 
@@ -287,5 +328,5 @@ def test_the_same_facts_give_the_same_page_after_a_round_trip():
 
 
 def test_a_published_run_does_not_mention_holding(read_page):
-    text = text_of(read_page, full(gate="published", reason="No loss.", changes=(), causes=()))
-    assert "Held" not in text
+    text = text_of(read_page, full(gate="published", reason="No loss.", changes=(), causes=(), kinds=()))
+    assert "Held" not in text.partition("What the words mean Published, held back")[0]

@@ -9,13 +9,23 @@ from tests.core.evaluate.report.sample_facts import analysed, full, minimal
 def test_the_document_keeps_its_keys():
     document = json.loads(analysed().model_dump_json())
     assert set(document) == {
-        "report", "production", "production_since", "created", "gate", "reason", "causes", "changes", "anchor",
+        "report", "production", "production_since", "created", "gate", "reason", "causes", "kinds", "changes", "anchor",
         "category_changes", "n_shared_gallery", "catalog", "metrics", "definitions", "n_queries", "n_gallery",
         "variants", "choice", "training", "masks", "index", "duplicates", "seconds", "quarantine", "grids", "backbone",
         "weights", "quality", "best", "worst", "nights", "since", "losses", "churn", "golden", "synthetic",
-        "confidence", "hygiene", "drift", "map", "costs", "album",
+        "confidence", "hygiene", "drift", "map", "costs", "album", "shop", "app_url",
     }  # fmt: skip
-    assert set(document["since"]) == {"release", "created", "counts", "named", "models", "config"}
+    assert set(document["since"]) == {
+        "release",
+        "created",
+        "counts",
+        "values",
+        "gone",
+        "n_newly_unreadable",
+        "named",
+        "models",
+        "config",
+    }
     assert set(document["nights"][0]) == {"ended", "release", "gate", "metrics", "seconds", "embedded"}
     assert set(document["churn"]) >= {"n_shared", "n_asked", "by_catalogue", "by_model", "left", "entered", "moved"}
     assert set(document["drift"]["catalog"][0]) == {

@@ -98,13 +98,6 @@ def test_the_most_frequent_mistakes_are_named_with_the_size_of_their_row():
     assert tables.confused(None) == []
 
 
-def test_problems_are_listed_even_if_none_was_found_or_looked_for():
-    sections = {section.name: section for section in tables.problems(analysed().hygiene)}
-    assert list(sections) == ["category", "near_duplicate", "one_product", "label", "orphan"]
-    assert (sections["category"].n_items, len(sections["category"].examples)) == (2, 1)
-    assert sections["label"].not_looked_for == "No item has a label."
-
-
 def test_a_distribution_that_is_the_same_for_every_item_is_not_plotted():
     assert [row.name for row, _ in tables.drift_plots((drift("component 1"), CONSTANT))] == ["component 1"]
 
