@@ -1,4 +1,4 @@
-"""What people and schedules do to a store between runs: promote, roll back, verify, watch, vacuum."""
+"""What people and schedules do to a store between runs: promote, roll back, verify, judge feedback, watch, vacuum."""
 
 from __future__ import annotations
 
@@ -18,18 +18,29 @@ from prefect.client.schemas.objects import StateType
 from prefect.logging import get_run_logger
 from prefect.runtime import flow_run
 
-from flows.run import RUNNER, interruptible_run
+from flows.run import RUNNER, holds_lease, interruptible_run
 from flows.summary import as_table
 from flows.ui_artifacts import emit_warning, show_table
 from retrieval_core.errors import BadConfig, ShardCorrupt
+from retrieval_core.feedback.grades import Evidence
+from retrieval_core.feedback.judgements import JudgedFeedback
 from retrieval_core.maintenance.health import HealthWarning, Limits
 from retrieval_core.maintenance.vacuum import Policy
 from retrieval_core.maintenance.verify import Verification
 from retrieval_core.settings import Settings
-from tasks.maintenance import Swept, promote_release, roll_back_release, vacuum_store, verify_store, watch_store
+from tasks.maintenance import (
+    Swept,
+    judge_store_feedback,
+    promote_release,
+    roll_back_release,
+    vacuum_store,
+    verify_store,
+    watch_store,
+)
 
 LIMITS = Limits()
 POLICY = Policy()
+EVIDENCE = Evidence()
 SCHEDULED_TAG = "auto-scheduled"
 UNTOLD_S = (1_200.0, 43_200.0)  # ago: Prefect may take 15 minutes after a restart; each is found once in 12 hours
 N_NAMED = 3  # damaged objects in the message of a run; its table has all
@@ -103,6 +114,21 @@ def vacuum(settings: Settings, policy: Policy = POLICY, dry_run: bool = True, wa
     rows = [(name, ", ".join(value) if isinstance(value, tuple) else str(value)) for name, value in swept]
     show_table("vacuum-summary", as_table(("", ""), rows), "What was removed, or would be")
     return swept
+
+
+@flow(name="feedback", task_runner=RUNNER, validate_parameters=True)
+@holds_lease
+def feedback(settings: Settings, evidence: Evidence = EVIDENCE) -> JudgedFeedback:
+    """Turn what shoppers chose into golden queries with grades, which judge the releases of the next runs.
+
+    Args:
+        settings: where the store is; an empty field is as the worker's environment says.
+        evidence: how much feedback a judgement needs.
+    """
+    judged = judge_store_feedback(settings, evidence)
+    rows = [(name, str(value)) for name, value in judged]
+    show_table("feedback-summary", as_table(("", ""), rows), "What shoppers chose, and what it gave")
+    return judged
 
 
 @flow(name="watch", task_runner=RUNNER, validate_parameters=True)

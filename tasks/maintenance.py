@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
+from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
 
@@ -13,6 +14,8 @@ from retrieval_core.artifacts.manifests import Value
 from retrieval_core.artifacts.releases import Promotion
 from retrieval_core.artifacts.shards import log_progress
 from retrieval_core.errors import VitrineError
+from retrieval_core.feedback.grades import Evidence
+from retrieval_core.feedback.judgements import JudgedFeedback, judge_feedback
 from retrieval_core.maintenance.damage import promote_checked, roll_back_checked
 from retrieval_core.maintenance.health import HealthWarning, Limits, find_warnings, measure_health, watched_folders
 from retrieval_core.maintenance.vacuum import Policy, Vacuumed, plan_vacuum, vacuum
@@ -45,6 +48,12 @@ def promote_release(settings: Settings, release: str, by: str, why: str, anyway:
 def roll_back_release(settings: Settings) -> str:
     """Point production at the release before it and return that one's fingerprint."""
     return roll_back_checked(settings.open_store()).release
+
+
+@stage("judge feedback")
+def judge_store_feedback(settings: Settings, evidence: Evidence) -> JudgedFeedback:
+    """Turn the log of feedback into judgements, which the next run measures with."""
+    return judge_feedback(settings.open_store(), evidence, datetime.now(UTC))
 
 
 @stage("verify")

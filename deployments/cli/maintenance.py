@@ -1,4 +1,4 @@
-"""The commands that look after a store: `vitrine status`, `verify`, `repair`, `vacuum`, `promote` and `rollback`."""
+"""The commands that look after a store: `vitrine status`, `verify`, `vacuum`, `feedback`, `promote` and the like."""
 
 from __future__ import annotations
 
@@ -36,6 +36,9 @@ def add_commands(commands: Commands) -> None:
     text = "wait so long for active runs to end; new runs wait meanwhile"
     vacuum.add_argument("--wait", type=float, default=0.0, metavar="MINUTES", help=text)
     vacuum.add_argument("--dry-run", action="store_true", help="print what would be removed, and remove nothing")
+    text = "turn what shoppers chose into golden queries with grades, which judge the releases of the next runs"
+    feedback = add_command(commands, "feedback", _feedback, text, JSON, STORE)
+    feedback.add_argument("--days", type=float, default=90.0, help="judge the feedback of so many days")
     text = "rebuild what `vitrine verify` finds damaged, or say why it cannot be rebuilt"
     repair = add_command(commands, "repair", _repair, text, JSON, STORE)
     repair.add_argument("--source", help="KIND:URI, to read a damaged catalogue again")
@@ -115,6 +118,30 @@ def _vacuum(arguments: argparse.Namespace) -> int:
         *([f"stopped  {done.stopped}"] if done.stopped else []),
     ]
     print_answer(arguments, document, lines)
+    return 0
+
+
+def _feedback(arguments: argparse.Namespace) -> int:
+    from datetime import UTC, datetime
+
+    from retrieval_core.feedback.grades import Evidence
+    from retrieval_core.feedback.judgements import judge_feedback
+    from retrieval_core.store.leases import shared_lease
+
+    if not arguments.days > 0:
+        raise BadConfig(f"--days is {arguments.days:g}; expected more than 0")
+    store = open_settings(arguments).open_store()
+    with shared_lease(store, "the judgement of feedback"):
+        judged = judge_feedback(store, Evidence(days=arguments.days), datetime.now(UTC))
+    how = (
+        f"learned from {judged.eta_choices:,} choices" if judged.eta_choices else "assumed: too few choices to learn it"
+    )
+    lines = [
+        f"feedback    {judged.n_searches:,} searches, {judged.n_events:,} events, {judged.n_uncounted:,} not counted",
+        f"attention   falls with 1 / position^{judged.eta:.2f}, {how}",
+        f"judgements  {judged.judgements[:12]}: {judged.n_golden:,} golden queries, {judged.n_training:,} to train on",
+    ]
+    print_answer(arguments, judged, lines)
     return 0
 
 

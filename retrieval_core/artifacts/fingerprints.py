@@ -34,6 +34,7 @@ STAGE_VERSIONS = {
     "evaluate": 9,
     "compare": 3,
     "publish": 1,
+    "judge": 1,
 }
 
 _POLICY = {"shard_rows", "refit_after_change", "enabled"}

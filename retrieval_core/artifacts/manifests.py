@@ -275,6 +275,13 @@ class Comparison(Artifact):
     kind: Literal["Comparison"] = "Comparison"
 
 
+class JudgementSet(Artifact):
+    """What feedback says of questions: parts `golden.csv`, which judges releases, and `training.csv`, alike."""
+
+    folder = "judgements"
+    kind: Literal["JudgementSet"] = "JudgementSet"
+
+
 class Head(Artifact):
     """A trained multi-task head: part `weights.safetensors`; its hidden layer is the boosted vector."""
 

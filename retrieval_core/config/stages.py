@@ -201,6 +201,7 @@ class EvaluateConfig(StageConfig):
     golden: str = Field(
         "", description="A CSV of golden queries, s3:// or a path from the working folder; empty: there are none."
     )
+    feedback: bool = Field(True, description="Also measure with what shoppers chose, as the flow feedback judged it.")
     synthetic_queries: int = Field(
         100, ge=0, le=10_000, description="Items whose pictures are changed in four ways and must find them; 0: none."
     )

@@ -26,6 +26,7 @@ from retrieval_core.evaluate.gate.catalog_losses import COLUMNS
 from retrieval_core.evaluate.gate.decide import ReleaseFigures, decide
 from retrieval_core.evaluate.gate.shared_gallery import SharedGallery, search_shared_gallery
 from retrieval_core.evaluate.measure.golden_queries import read_golden
+from retrieval_core.evaluate.measure.graded_queries import choose_graded, read_feedback, search_graded
 from retrieval_core.evaluate.measure.measure import Measured, measure
 from retrieval_core.evaluate.reconstruct import reconstruct_outputs
 from retrieval_core.evaluate.report.build import gather_facts
@@ -35,8 +36,9 @@ from retrieval_core.evaluate.report.schema import ReportFacts
 from retrieval_core.evaluate.report.sentences import PICTURE_FILES, SUMMARY_FILE, first_screen, pictures_of
 from retrieval_core.evaluate.run_outputs import RunOutputs
 from retrieval_core.item_ids.normal_form import with_normal_names
-from retrieval_core.metrics.registry import UNLABELLED, find_metric, is_measured_by
+from retrieval_core.metrics.registry import GOLDEN_NDCG, UNLABELLED, find_metric, is_measured_by
 from retrieval_core.search.confidence import CONFIDENCE_FILE
+from retrieval_core.search.release import open_release
 from retrieval_core.settings import Settings
 from retrieval_core.store.base import Store
 
@@ -80,7 +82,7 @@ def evaluate_run(settings: Settings, outputs: RunOutputs, config: NightlyConfig)
     store = settings.open_store()
     production = releases.read_release(store, releases.PRODUCTION)
     baseline = _whole_report(store, production) if production else None
-    if baseline and _question(outputs, config) == {
+    if baseline and _question(store, outputs, config) == {
         key: baseline.config[key] for key in baseline.config.keys() - JUDGED
     }:
         return baseline
@@ -108,7 +110,7 @@ def evaluate_release(
     baseline_report = None
     if baseline:
         baseline_report = Report.open(store, baseline.report)
-        if any(baseline_report.config.get(name) != value for name, value in _measuring(evaluate).items()):
+        if any(baseline_report.config.get(name) != value for name, value in _measuring(store, evaluate).items()):
             config = baseline.nightly_config().model_copy(update=stages)
             baseline_report = _report(settings, reconstruct_outputs(store, baseline), config, None)
     config, outputs = sealed.nightly_config().model_copy(update=stages), reconstruct_outputs(store, sealed)
@@ -117,19 +119,20 @@ def evaluate_release(
     return Evaluated(report, baseline_report)
 
 
-def _measuring(evaluate: EvaluateConfig) -> dict[str, object]:
-    """Return what is measured; golden queries enter by the content of their file, which changes under its name."""
+def _measuring(store: Store, evaluate: EvaluateConfig) -> dict[str, object]:
+    """Return what is measured; golden queries enter by the content of their files, which changes under a name."""
     return {
         "version": STAGE_VERSIONS["evaluate"],
         "evaluate": evaluate.model_dump(),
         "golden": read_golden(evaluate.golden).digest,
+        "feedback": read_feedback(store, evaluate).digest,
     }
 
 
-def _question(outputs: RunOutputs, config: NightlyConfig) -> dict[str, object]:
+def _question(store: Store, outputs: RunOutputs, config: NightlyConfig) -> dict[str, object]:
     """Return what the fingerprint of a report depends on."""
     question: dict[str, object] = {
-        **_measuring(config.evaluate),
+        **_measuring(store, config.evaluate),
         "gate": config.gate.model_dump(),
         "index": outputs.index.name,
         "variants": [ref.name for ref in outputs.variants],
@@ -141,7 +144,8 @@ def _question(outputs: RunOutputs, config: NightlyConfig) -> dict[str, object]:
 
 def _report(settings: Settings, outputs: RunOutputs, config: NightlyConfig, baseline: _Baseline | None) -> Report:
     """Return the report of a run against the baseline: the existing one, or a new one."""
-    store, question, started = settings.open_store(), _question(outputs, config), time.perf_counter()
+    store, started = settings.open_store(), time.perf_counter()
+    question = _question(store, outputs, config)
     if outputs.catalog_facts.declared_removals:
         question["declared_removals"] = list(outputs.catalog_facts.declared_removals)
     if baseline:
@@ -155,7 +159,10 @@ def _report(settings: Settings, outputs: RunOutputs, config: NightlyConfig, base
     measured = measure(store, outputs, config, settings)
     shared = _shared_gallery(store, outputs, measured, baseline, config.evaluate) if baseline else None
     challenger = _challenger(store, outputs, measured, shared)
-    production = _production(store, baseline, shared) if baseline else None
+    production = None
+    if baseline:
+        graded = _search_graded(settings, baseline.release, measured, config)
+        production = _production(store, baseline, shared, graded)
     n_removed = len(outputs.catalog_facts.declared_removals)
     anchor = search_anchor(store, baseline.release, measured.setup, config.evaluate, n_removed) if baseline else None
     verdict = decide(challenger, production, config.gate, anchor)
@@ -226,8 +233,32 @@ def _is_compared(name: str) -> bool:
     return known.metric.needs_labels and known.metric.higher_is_better
 
 
-def _production(store: Store, baseline: _Baseline, shared: SharedGallery | None) -> ReleaseFigures:
-    """Return the figures of production, without those of its index where that was removed."""
+def _search_graded(
+    settings: Settings, release: Release, measured: Measured, config: NightlyConfig
+) -> pl.DataFrame | None:
+    """Search production with the graded queries of the challenger: its own run may not have known these.
+
+    None where there are none, or production cannot be searched.
+    """
+    store = settings.open_store()
+    queries, items = choose_graded(store, config.evaluate, measured.setup.items), _found_items(store, release)
+    if not queries or items is None:
+        return None
+    try:
+        opened = open_release(store, release.fingerprint, settings)
+        return search_graded(opened, items, queries, config.ingest.max_pixels)
+    except (NotFound, ShardCorrupt) as error:
+        log.warning("release %s cannot be asked what shoppers chose: %s", release.fingerprint, error)
+        return None
+
+
+def _production(
+    store: Store, baseline: _Baseline, shared: SharedGallery | None, graded: pl.DataFrame | None
+) -> ReleaseFigures:
+    """Return the figures of production, without those of its index where that was removed.
+
+    `graded` takes the place of what its own run measured with graded queries.
+    """
     release, report = baseline
     index = IndexSet.find(store, release.index.name)
     per_query = pl.DataFrame({"item_id": []})
@@ -238,6 +269,8 @@ def _production(store: Store, baseline: _Baseline, shared: SharedGallery | None)
         unlabelled = [name for name in per_query.columns if is_measured_by(name, *UNLABELLED)]
         queries = per_query.select("item_id", *unlabelled).filter(pl.any_horizontal(pl.col(unlabelled).is_not_null()))
         per_query = pl.concat([shared.baseline, queries], how="diagonal")
+    if graded is not None:
+        per_query = pl.concat([per_query.drop(GOLDEN_NDCG.name, strict=False), graded], how="diagonal_relaxed")
     return ReleaseFigures(
         per_query=per_query,
         metrics=report.metrics if report else {},

@@ -26,6 +26,7 @@ from retrieval_core.artifacts.manifests import (
     GrowingSet,
     Head,
     IndexSet,
+    JudgementSet,
     MaskSet,
     PictureSet,
     Reducer,
@@ -43,7 +44,7 @@ GROWING: tuple[type[GrowingSet], ...] = (PictureSet, MaskSet, VectorSet, ClassSe
 FITTED: tuple[type[Artifact], ...] = (Backbone, Segmenter, Detector, Classifier, Head, Reducer)
 _SEALED: tuple[type[Artifact], ...] = (Release, Catalog, FieldSet, IndexSet, Report, *FITTED, *GROWING)
 _KINDS: dict[str, type[Artifact]] = {kind.folder: kind for kind in _SEALED}
-ALL_KINDS = _KINDS | {Comparison.folder: Comparison}  # comparisons are never removed
+ALL_KINDS = _KINDS | {kind.folder: kind for kind in (Comparison, JudgementSet)}  # these two are never removed
 _FINGERPRINT = "[0-9a-f]{32}"
 # The objects that runs write and can write again. Other files stay, even in folders of these names.
 _REPRODUCIBLE = re.compile(

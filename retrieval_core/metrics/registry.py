@@ -93,7 +93,9 @@ ANN_RECALL = Metric(
     "index",
     words="exact neighbours that the index finds",
 )
-GOLDEN_HIT = Metric("golden/hit@1", "Share of the golden queries whose first hit is expected.", "golden", headline=True)
+GOLDEN_HIT = Metric(
+    "golden/hit@1", "Share of the golden queries without grades whose first hit is expected.", "golden", headline=True
+)
 GOLDEN_RECALL = Metric(
     "golden/recall@10",
     "Expected pictures among the first 10 hits (or the query's own k), over as many as could be there, averaged over "
@@ -105,6 +107,14 @@ GOLDEN_MRR = Metric(
     "1 / the rank of the first expected hit, 0 where none is among the first 10 (or the query's own k), averaged over "
     "golden queries.",
     "golden",
+)
+GOLDEN_NDCG = Metric(
+    "golden/ndcg@10",
+    "nDCG of the first 10 judged hits, averaged over golden queries with grades: those of the run's file, and what "
+    "shoppers chose of earlier hits. A grade from 0 to 3 gains 2^grade - 1; hits without a grade are passed over.",
+    "golden",
+    headline=True,
+    words="what shoppers chose comes first, first 10",
 )
 SYNTHETIC_RECALL = Metric(
     "synthetic/recall@1",
@@ -231,6 +241,7 @@ METRICS: tuple[Metric, ...] = (
     GOLDEN_HIT,
     GOLDEN_RECALL,
     GOLDEN_MRR,
+    GOLDEN_NDCG,
     SYNTHETIC_RECALL,
     *SYNTHETIC_RECALL_OF.values(),
     MASK_IOU,

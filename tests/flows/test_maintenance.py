@@ -2,22 +2,28 @@
 
 from __future__ import annotations
 
+import json
 import os
 import tarfile
 from collections.abc import Callable
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from deployments.cli.main import main
 from flows import ui_artifacts
-from flows.maintenance import promote, rollback, vacuum, verify, watch
+from flows.maintenance import feedback, promote, rollback, vacuum, verify, watch
 from retrieval_core.artifacts.releases import PRODUCTION, read_alias
 from retrieval_core.errors import BadConfig, NotFound, ShardCorrupt
+from retrieval_core.feedback.judgements import last_judgements
+from retrieval_core.feedback.log import put_events, put_searches
 from retrieval_core.maintenance.health import Limits
 from retrieval_core.maintenance.vacuum import Policy
 from retrieval_core.settings import Settings
 from tests.core import conftest
+from tests.core.feedback.drawn_log import event, search
 
 pytestmark = pytest.mark.usefixtures("prefect_server")
 new_shop, pixels_backbone = conftest.new_shop, conftest.pixels_backbone
@@ -112,3 +118,20 @@ def test_the_certificate_of_the_reports_is_watched_unless_others_are_named(
     assert "cannot be read" in reason
     watch(settings, calm, urls=("https://127.0.0.2:9",))
     assert [resource for _, resource, _ in events[1:]] == ["vitrine.warning.certificate.127.0.0.2:9"]
+
+
+def test_what_shoppers_chose_becomes_judgements(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    settings = Settings.load(store=str(tmp_path / "store"))
+    store, now = settings.open_store(), datetime.now(UTC)
+    put_searches(store, [search(str(number), at=now) for number in range(20)])
+    put_events(store, [event(str(number), "b", at=now) for number in range(20)])
+    judged = feedback(settings)
+    found = last_judgements(store)
+    assert found is not None
+    assert (found.fingerprint, judged.n_golden + judged.n_training) == (judged.judgements, 1)
+    assert main(["feedback", "--store", settings.store, "--json"]) == 0
+    again = json.loads(capsys.readouterr().out)
+    assert (again["n_searches"], again["n_golden"]) == (20, judged.n_golden)
+    assert main(["feedback", "--store", settings.store]) == 0
+    assert "1 / position^1.00, assumed" in capsys.readouterr().out
+    assert main(["feedback", "--store", settings.store, "--days=0"]) == 2

@@ -1,9 +1,11 @@
 """Golden queries: a CSV of queries with the items that a search is expected to find, searched in every run.
 
 Columns: `query`, an item id or the URI of a picture; `expected`, item ids joined by `|`, to which further rows of the
-same query add; `k`, the number of hits that count, 10 if empty; `note`, a free text. A relative URI is resolved against
-the folder of the file and must stay below it. Neither an item nor another with its file is among its own hits. No
-labels are needed.
+same query add; `k`, the number of hits that count, 10 if empty; `note`, a free text; `grades`, for each expected item 0
+(wrong) to 3 (the best), joined by `|` too. A relative URI is resolved against the folder of the file and must stay
+below it. Neither an item nor another with its file is among its own hits. No labels are needed.
+
+A query with grades may also be words, after `text:`; it is measured in `graded_queries.py`, and not here.
 """
 
 from __future__ import annotations
@@ -11,7 +13,7 @@ from __future__ import annotations
 import csv
 import io
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -30,7 +32,7 @@ from retrieval_core.evaluate.measure.known_answer import (
     show_missed,
 )
 from retrieval_core.evaluate.thumbnails import FROM_SOURCE, Thumbnail, item_picture, jpeg_base64
-from retrieval_core.images import decode
+from retrieval_core.images import RGB, decode
 from retrieval_core.item_ids.normal_form import normal_name
 from retrieval_core.metrics.registry import GOLDEN_HIT, GOLDEN_MRR, GOLDEN_RECALL
 from retrieval_core.search.query import Query
@@ -38,7 +40,8 @@ from retrieval_core.search.release import OpenRelease
 from retrieval_core.store.uris import folder_of, read_uri
 
 K, MAX_K = 10, 100
-COLUMNS = ("query", "expected", "k", "note")
+COLUMNS = ("query", "expected", "k", "note", "grades")
+GRADES = ("0", "1", "2", "3")
 REQUIRED = ("query", "expected")
 HIT, RECALL, RANK = GOLDEN_HIT.name, GOLDEN_RECALL.name, GOLDEN_MRR.name
 
@@ -65,12 +68,16 @@ class GoldenFacts(Value):
 
 
 class GoldenQuery(NamedTuple):
-    """A query; `expected` are distinct item ids in the order of the file, and only the first `k` hits count."""
+    """A query; `expected` are distinct item ids in the order of the file, and only the first `k` hits count.
+
+    `grades` are those of the expected items, empty where the file gives none.
+    """
 
     query: str
     expected: tuple[str, ...]
     k: int
     note: str
+    grades: tuple[int, ...] = ()
 
 
 class GoldenFile(NamedTuple):
@@ -87,7 +94,9 @@ class GoldenFile(NamedTuple):
 
 
 class _Row(NamedTuple):
-    expected: list[str]
+    """`expected` holds the grade of each item, None where there is none."""
+
+    expected: dict[str, int | None]
     k: int
     note: str
 
@@ -124,7 +133,7 @@ def read_golden(uri: str) -> GoldenFile:
         data = read_uri(uri)
     except Permanent as error:
         return GoldenFile(uri, missing=f"{uri} cannot be read: {error}")
-    return _parse(uri, data)._replace(digest=content_id(data))
+    return parse_golden(uri, data)
 
 
 def search_golden(
@@ -140,6 +149,7 @@ def search_golden(
     A row's item_id also names what the query was judged by, so that the gate only compares the same question.
     """
     problems = list(golden.problems)
+    golden = golden._replace(queries=tuple(query for query in golden.queries if not query.grades))
     item_ids = {name for query in golden.queries for name in (normal_name(query.query), *query.expected)}
     contents = contents_of(items, item_ids)
     answered: list[tuple[GoldenQuery, Answer]] = []
@@ -158,7 +168,7 @@ def search_golden(
             hits = [hit for hit in found if hit.item_id not in same][: query.k]
         else:
             try:
-                picture = decode(read_uri(_address(golden.uri, query.query)), max_pixels=max_pixels)
+                picture = picture_of(golden.uri, query.query, max_pixels)
             except Permanent as error:
                 problems.append(f"query {query.query}: no such item, and no picture that can be read: {error}")
                 continue
@@ -232,6 +242,11 @@ def _expected_contents(query: GoldenQuery, contents: dict[str, str], problems: l
     return expected
 
 
+def picture_of(file: str, uri: str, max_pixels: int) -> RGB:
+    """Return the picture of a query in a file. Raises `Permanent` where it cannot be read, `StoreUnavailable`."""
+    return decode(read_uri(_address(file, uri)), max_pixels=max_pixels)
+
+
 def _address(file: str, uri: str) -> str:
     """Return the address of a query's picture. Raises `BadConfig` for one that the file must not name."""
     is_remote = "://" in file
@@ -247,8 +262,12 @@ def _address(file: str, uri: str) -> str:
     return f"{folder}/{uri}"
 
 
+def parse_golden(uri: str, data: bytes) -> GoldenFile:
+    """Return the queries in the bytes of the file at `uri`, or why there are none."""
+    return _parse(uri, data)._replace(digest=content_id(data))
+
+
 def _parse(uri: str, data: bytes) -> GoldenFile:
-    """Return the queries in a file's bytes, or why there are none."""
     try:
         rows = list(csv.reader(io.StringIO(data.decode("utf-8-sig"), newline=""), strict=True))
     except (UnicodeDecodeError, csv.Error) as error:
@@ -275,7 +294,7 @@ def _merge_rows(header: Sequence[str], rows: Sequence[Sequence[str]], problems: 
         cell = {name: text.strip() for name, text in zip(header, cells, strict=False)}
         if not any(cell.values()):
             continue
-        expected = [name for text in cell.get("expected", "").split("|") if (name := normal_name(text))]
+        expected = _expected(cell, number, problems)
         query = normal_name(cell.get("query", ""))
         if not query or not expected:
             problems.append(f"row {number}: has no {'query' if expected else 'expected items'}; left out")
@@ -284,12 +303,29 @@ def _merge_rows(header: Sequence[str], rows: Sequence[Sequence[str]], problems: 
         rows_of.setdefault(query, []).append(row)
         spelled.setdefault(query, cell["query"])
     for query, same in rows_of.items():
+        grades: dict[str, int | None] = {}
+        for name, grade in (pair for row in same for pair in row.expected.items()):
+            grades.setdefault(name, grade)
+        known = [grade for grade in grades.values() if grade is not None]
         yield GoldenQuery(
             spelled[query],
-            expected=tuple(dict.fromkeys(name for row in same for name in row.expected)),
+            expected=tuple(grades),
             k=next((row.k for row in same if row.k), K),
             note=next((row.note for row in same if row.note), ""),
+            grades=tuple(known) if len(known) == len(grades) else (),
         )
+
+
+def _expected(cell: Mapping[str, str], number: int, problems: list[str]) -> dict[str, int | None]:
+    """Return the expected items of a row with their grades; none where a grade is missing or wrong."""
+    names = [normal_name(text) for text in cell.get("expected", "").split("|")]
+    grades = [text.strip() for text in cell.get("grades", "").split("|")]
+    if grades == [""]:
+        return {name: None for name in names if name}
+    if len(grades) != len(names) or not set(grades) <= set(GRADES):
+        problems.append(f"row {number}: grades are {cell['grades']!r}, expected one of 0 to 3 for each expected item")
+        return {}
+    return {name: int(grade) for name, grade in zip(names, grades, strict=True) if name}
 
 
 def _depth(text: str, number: int, problems: list[str]) -> int:

@@ -17,6 +17,7 @@ from retrieval_core.evaluate.measure.confidence import MeasuredConfidence, measu
 from retrieval_core.evaluate.measure.exact_search import Link, chain_names, classified_topk, stored_gallery
 from retrieval_core.evaluate.measure.filtered import FilterFacts, measure_filters
 from retrieval_core.evaluate.measure.golden_queries import GoldenFacts, read_golden, search_golden
+from retrieval_core.evaluate.measure.graded_queries import choose_graded, search_graded
 from retrieval_core.evaluate.measure.index_quality import CurvePoint, IndexQuality, measure_index, time_curve
 from retrieval_core.evaluate.measure.indexed_rows import sample_rows
 from retrieval_core.evaluate.measure.mask_quality import MaskFacts, measure_masks
@@ -30,7 +31,7 @@ from retrieval_core.evaluate.measure.synthetic_queries import (
 )
 from retrieval_core.evaluate.run_outputs import RunOutputs
 from retrieval_core.index.lookup import open_index
-from retrieval_core.metrics.registry import ANN_RECALL, MASK_FALLBACK_RATE, MASK_IOU, is_measured_by
+from retrieval_core.metrics.registry import ANN_RECALL, GOLDEN_NDCG, MASK_FALLBACK_RATE, MASK_IOU, is_measured_by
 from retrieval_core.metrics.retrieval import Scores, random_baseline, score
 from retrieval_core.search.release import OpenRelease
 from retrieval_core.settings import Settings
@@ -205,11 +206,13 @@ def measure_unlabelled(
     """Search the release that the run would publish as a user does, from a picture to its hits among `items`."""
     release, max_pixels = open_challenger(store, outputs, config, settings), config.ingest.max_pixels
     golden = search_golden(release, items, read_golden(config.evaluate.golden), max_pixels, PictureReader(store))
+    graded = search_graded(release, items, choose_graded(store, config.evaluate, items), max_pixels)
+    mean = {GOLDEN_NDCG.name: float(graded[GOLDEN_NDCG.name].to_numpy().mean())} if len(graded) else {}
     masks = read_item_masks(store, outputs.masks, draw_items(items, config.evaluate))
     synthetic = search_synthetic(release, items, masks, config.evaluate, max_pixels, PictureReader(store))
     return Unlabelled(
-        metrics=golden.metrics | synthetic.metrics,
-        per_query=pl.concat([golden.per_query, synthetic.per_query], how="diagonal"),
+        metrics=golden.metrics | mean | synthetic.metrics,
+        per_query=pl.concat([golden.per_query, *([graded] if mean else []), synthetic.per_query], how="diagonal"),
         golden=golden.facts,
         synthetic=synthetic.facts,
     )

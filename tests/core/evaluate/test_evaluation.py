@@ -1,6 +1,7 @@
 """A run or a release is evaluated once for each question, and its report holds what was measured and the verdict."""
 
 import json
+from datetime import UTC, datetime
 
 import polars as pl
 import pytest
@@ -12,7 +13,11 @@ from retrieval_core.evaluate.evaluation import evaluate_release, evaluate_run
 from retrieval_core.evaluate.measure import measure
 from retrieval_core.evaluate.measure.filtered import FilterFacts
 from retrieval_core.evaluate.publish import publish_release
+from retrieval_core.feedback.grades import Evidence
+from retrieval_core.feedback.judgements import judge_feedback
+from retrieval_core.feedback.log import put_events, put_searches
 from retrieval_core.settings import Settings
+from tests.core.feedback.drawn_log import event, search
 from tests.core.sealed_runs import CONFIG
 
 FILES = {
@@ -244,3 +249,34 @@ def test_production_whose_report_was_lost_is_searched_again(
     assert report.gate == "published"
     assert "8 queries shared with production" in report.gate_reason
     assert report.fingerprint != production.report.name
+
+
+def judge_shoppers(store) -> int:
+    """Shoppers choose one item wherever they see it; return how many golden queries that gives."""
+    now = datetime.now(UTC)
+    for number in range(12):
+        query, shown = f"item-{number:02}", [f"item-{number + step:02}" for step in (3, 6, 9)]
+        names = [f"{query}/{each}" for each in range(20)]
+        put_searches(store, [search(name, shown, item_ids=(query,), at=now) for name in names])
+        put_events(store, [event(name, shown[1], at=now) for name in names])
+    return judge_feedback(store, Evidence(), datetime.now(UTC)).n_golden
+
+
+def test_what_shoppers_chose_judges_the_next_run_though_production_was_measured_without(
+    local_store, settings, labelled_run, publish
+):
+    production = publish(labelled_run())
+    assert "golden/ndcg@10" not in Report.open(local_store, production.report).metrics
+    n_golden = judge_shoppers(local_store)
+    assert n_golden > 2
+    for outputs in (labelled_run(), labelled_run(27)):
+        report = evaluate_run(settings, outputs, CONFIG)
+        assert report.ref != production.report, "it is another question now"
+        facts = json.loads(local_store.get(report.part("metrics.json").key))
+        (change,) = (row for row in facts["changes"] if row["name"] == "golden/ndcg@10")
+        assert change["n_queries"] == n_golden
+        assert change["low"] <= change["difference"] <= change["high"]
+        assert change["p_holm"] is not None
+        assert 0 < report.metrics["golden/ndcg@10"] <= 1
+    without = CONFIG.model_copy(update={"evaluate": CONFIG.evaluate.model_copy(update={"feedback": False})})
+    assert "golden/ndcg@10" not in evaluate_run(settings, labelled_run(), without).metrics

@@ -73,7 +73,7 @@ def test_the_report_has_words_for_every_headline_that_needs_labels() -> None:
 
 def test_the_gate_tests_one_metric_for_each_kind_of_truth() -> None:
     tested = [name for name in NAMES if is_headline(name)]
-    assert tested == [*HEADLINES, "golden/hit@1", "synthetic/recall@1"]
+    assert tested == [*HEADLINES, "golden/hit@1", "golden/ndcg@10", "synthetic/recall@1"]
     assert not is_headline("masked/recall@1")
     assert not is_headline("recall@1_random")
     assert (*HEADLINES, "precision@5") == BY_CATEGORY
