@@ -166,7 +166,7 @@ function column(answer) {
   answer.list = element("ol", {class: "grid"}, ...answer.items.map((item, number) => cardOf(answer, item, number)));
   const confidence = answer.items[0]?.confidence;
   const isUnsure = confidence !== null && confidence !== undefined && confidence < UNSURE;
-  const unsure = `There may be nothing like it: it is ${Math.round(100 * confidence)}% likely that one of the first five fits.`;
+  const unsure = `There may be nothing like it: it is only ${Math.round(100 * confidence)}% likely that one of the first five fits.`;
   const hasFilter = Object.keys(entry.asked.filters).length || entry.asked.where;
   const none = `No item fits${hasFilter ? " the filters" : ""}.`;
   return element("section", {class: "answer"},
@@ -193,9 +193,11 @@ function cardOf(answer, item, number) {
 function markRanks() {
   const [left, right] = entry.answers;
   if (!right?.list || !left.items) return;
-  const ranks = new Map(left.items.map((item, number) => [item.item_id, number + 1]));
+  // Where a hit stands for its product, the releases may show different pictures of it.
+  const nameOf = (item) => (entry.asked.show ? "" : item.product_id) || item.item_id;
+  const ranks = new Map(left.items.map((item, number) => [nameOf(item), number + 1]));
   right.items.forEach((item, number) => {
-    right.list.children[number].querySelector(".moved").replaceWith(rankMark(number + 1, ranks.get(item.item_id)));
+    right.list.children[number].querySelector(".moved").replaceWith(rankMark(number + 1, ranks.get(nameOf(item))));
   });
 }
 
@@ -255,7 +257,7 @@ async function listReleases() {
   const production = ["production", "production, as it moves"];
   fillSelect(byId("in-release"), [["", production[1]], ...named]);
   fillSelect(byId("beside"), [["", "none"], production, ...named]);
-  fillFields();
+  selectAsked(); // and leave alone what is being typed
 }
 
 function fillSelect(select, choices) {
@@ -268,6 +270,11 @@ function select(id, value) {
   field.value = value;
 }
 
+function selectAsked() {
+  SELECTS.forEach((id) => select(id, entry.asked[id]));
+  select("in-release", entry.asked.release);
+}
+
 function fillFields() {
   const {asked} = entry;
   byId("text").value = asked.text;
@@ -276,8 +283,7 @@ function fillFields() {
   byId("whole").checked = Boolean(asked.whole);
   byId("forget-unlike").hidden = !asked.unlikePicture;
   if (!asked.unlikePicture) byId("unlike-picture").value = "";
-  SELECTS.forEach((id) => select(id, asked[id]));
-  select("in-release", asked.release);
+  selectAsked();
   const set = ["where", "unlike", "unlikePicture", "show", "k", "mode", "release", "beside", "whole"].filter((name) => asked[name]);
   byId("n-options").textContent = set.length ? `${set.length} set` : "";
   const what = asked.item || asked.text || asked.pictureName || asked.image;
