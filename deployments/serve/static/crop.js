@@ -3,7 +3,7 @@
 import {element} from "./dom.js";
 
 const LEAST = 0.04; // of a side
-const STEP = 0.02;
+const STEPS = {ArrowLeft: [-0.02, 0], ArrowRight: [0.02, 0], ArrowUp: [0, -0.02], ArrowDown: [0, 0.02]};
 const SETTLES_MS = 500; // after a key
 const WHOLE = [0, 0, 1, 1];
 
@@ -78,14 +78,14 @@ export class Crop {
   }
 
   #step(event, corner) {
-    const [x, y] = {ArrowLeft: [-STEP, 0], ArrowRight: [STEP, 0], ArrowUp: [0, -STEP], ArrowDown: [0, STEP]}[event.key] || [];
-    if (x === undefined) return;
+    const step = STEPS[event.key];
+    if (!step) return;
     event.preventDefault();
     const box = [...this.#box];
-    const [least, most] = corner ? [[box[0] + LEAST, box[1] + LEAST], [1, 1]] : [[0, 0], [box[2] - LEAST, box[3] - LEAST]];
-    [x, y].forEach((change, axis) => {
+    step.forEach((change, axis) => {
+      const [least, most] = corner ? [box[axis] + LEAST, 1] : [0, box[2 + axis] - LEAST];
       const side = 2 * corner + axis;
-      box[side] = Math.min(most[axis], Math.max(least[axis], box[side] + change));
+      box[side] = Math.min(most, Math.max(least, box[side] + change));
     });
     this.isProposed = false;
     this.#place(box);

@@ -28,10 +28,15 @@ function group(name, counts, chosen, toggle) {
   const isLong = values.length > N_SHOWN + 1 && !expanded.has(name);
   const listed = isLong ? values.filter((value, number) => number < N_SHOWN || chosen.includes(value)) : values;
   const chips = listed.map((value) => element("button", {
-    type: "button", class: "chip", "data-value": `${name}\n${value}`, "aria-pressed": String(chosen.includes(value)), tabIndex: -1,
+    type: "button",
+    class: "chip",
+    "data-value": `${name}\n${value}`,
+    "aria-pressed": String(chosen.includes(value)),
+    tabIndex: -1,
     onclick: () => toggle(name, value),
   }, element("span", {}, value), " ", element("span", {class: "count"}, (counts[value] || 0).toLocaleString("en"))));
-  const made = element("section", {class: "facet"}, element("h3", {}, name), element("div", {role: "group", "aria-label": name}, ...chips));
+  const choices = element("div", {role: "group", "aria-label": name}, ...chips);
+  const made = element("section", {class: "facet"}, element("h3", {}, name), choices);
   if (isLong) {
     const showAll = () => {
       expanded.add(name);
@@ -39,9 +44,15 @@ function group(name, counts, chosen, toggle) {
       made.replaceWith(whole);
       focusChip(whole.querySelectorAll(".chip")[listed.length]);
     };
-    made.lastChild.append(element("button", {
-      type: "button", class: "chip others", tabIndex: -1, "data-value": `${name}\n`, "aria-label": `${values.length - listed.length} more of ${name}`, onclick: showAll,
-    }, `${values.length - listed.length} more`));
+    const text = `${values.length - listed.length} more`;
+    choices.append(element("button", {
+      type: "button",
+      class: "chip others",
+      "data-value": `${name}\n`,
+      "aria-label": `${text} of ${name}`,
+      tabIndex: -1,
+      onclick: showAll,
+    }, text));
   }
   return made;
 }
@@ -57,10 +68,14 @@ function focusChip(chip) {
 // All values are one stop of the Tab key: left and right go from value to value, up and down from name to name.
 byId("facets").addEventListener("keydown", (event) => {
   const chips = allChips(), firsts = chips.filter((chip) => !chip.previousElementSibling);
-  const number = chips.indexOf(document.activeElement), nameNumber = firsts.indexOf(document.activeElement.parentElement?.firstChild);
+  const number = chips.indexOf(event.target), nameNumber = firsts.indexOf(event.target.parentElement.firstChild);
   const next = {
-    ArrowRight: chips[number + 1], ArrowLeft: chips[number - 1], ArrowDown: firsts[nameNumber + 1], ArrowUp: firsts[nameNumber - 1],
-    Home: chips[0], End: chips.at(-1),
+    ArrowRight: chips[number + 1],
+    ArrowLeft: chips[number - 1],
+    ArrowDown: firsts[nameNumber + 1],
+    ArrowUp: firsts[nameNumber - 1],
+    Home: chips[0],
+    End: chips.at(-1),
   }[event.key];
   if (!next) return;
   event.preventDefault();

@@ -18,7 +18,9 @@ export function readAddress() {
 export function addressOf(asked) {
   const parameters = new URLSearchParams();
   for (const name of NAMES) if (asked[name]) parameters.set(name, asked[name]);
-  for (const [name, values] of Object.entries(asked.filters)) values.forEach((value) => parameters.append(FILTER + name, value));
+  for (const [name, values] of Object.entries(asked.filters)) {
+    for (const value of values) parameters.append(FILTER + name, value);
+  }
   return `./${parameters.size ? "?" : ""}${parameters}`;
 }
 

@@ -20,20 +20,22 @@ export function card(item, release, search, mark, enlarge) {
   const picture = element("img", {alt: "", loading: "lazy", src: pictureAddress(item.item_id, release, CARD_PX)});
   picture.addEventListener("error", () => picture.replaceWith(element("i", {}, "picture unavailable")));
   const labels = item.labels.filter((label) => label !== item.category).slice(0, MAX_LABELS);
-  const about = [field(item, "price") && element("b", {}, field(item, "price")), field(item, "title") && item.category];
+  const price = field(item, "price") && element("b", {}, field(item, "price"));
+  const offer = [price, field(item, "title") && item.category].filter(Boolean);
   return element("li", {class: "card", "data-item": item.item_id},
     element("button", {type: "button", class: "picture", "aria-label": `Larger: ${what}`, onclick: enlarge}, picture),
     mark,
     element("div", {class: "about"},
       element("p", {class: "name"}, element("b", {title: name}, name), scored(item)),
-      about.some(Boolean) ? element("p", {class: "offer"}, ...about.filter(Boolean).flatMap((part) => [part, " "])) : null,
+      offer.length ? element("p", {class: "offer"}, ...offer.flatMap((part) => [part, " "])) : null,
       element("p", {class: "id", title: item.item_id}, item.item_id),
       labels.length ? element("ul", {class: "labels"}, ...labels.map((label) => element("li", {}, label))) : null,
       element("p", {class: "actions"}, ...actions(item, what, search))));
 }
 
 function scored(item) {
-  return scoreOf(item) && element("span", {class: "score"}, element("span", {class: "only-read"}, "score "), scoreOf(item));
+  const label = element("span", {class: "only-read"}, "score ");
+  return scoreOf(item) && element("span", {class: "score"}, label, scoreOf(item));
 }
 
 function actions(item, what, search) {
@@ -50,6 +52,19 @@ export function rankMark(rank, leftRank) {
   const moved = leftRank - rank;
   const text = moved ? `${moved > 0 ? "↑" : "↓"}${Math.abs(moved)}` : "=";
   return element("span", {class: "moved", title: `number ${leftRank} on the left`}, text);
+}
+
+function factsOf(item) {
+  const others = Object.keys(item.fields).filter((name) => !["title", "link"].includes(name));
+  const facts = [
+    ["item", item.item_id],
+    ["product", item.product_id],
+    ["category", item.category],
+    ["labels", item.labels.join(", ")],
+    ...others.map((name) => [name, field(item, name)]),
+    ["score", scoreOf(item) && `${scoreOf(item)}, the cosine with the query: at most 1`],
+  ];
+  return facts.filter(([, value]) => value);
 }
 
 // The dialog that shows one of the hits of an answer, and leads to the one before and after it.
@@ -85,15 +100,10 @@ export class Larger {
     picture.src = pictureAddress(item.item_id, this.release, LARGER_PX);
     picture.alt = name;
     byId("larger-name").textContent = name;
-    const facts = {
-      item: item.item_id, product: item.product_id, category: item.category, labels: item.labels.join(", "),
-      ...Object.fromEntries(Object.keys(item.fields).filter((key) => !["title", "link"].includes(key)).map((key) => [key, field(item, key)])),
-      score: scoreOf(item) && `${scoreOf(item)}, the cosine with the query: at most 1`,
-    };
-    const rows = Object.entries(facts).filter(([, value]) => value);
-    this.dialog.querySelector(".facts").replaceChildren(element("dl", {},
-      ...rows.map(([key, value]) => element("div", {}, element("dt", {}, key), element("dd", {}, value)))));
-    this.dialog.querySelector(".actions").replaceChildren(...actions(item, `${name}, ${item.item_id}`, this.searchOf(item)).filter(Boolean));
+    const rows = factsOf(item).map(([key, value]) => element("div", {}, element("dt", {}, key), element("dd", {}, value)));
+    this.dialog.querySelector(".facts").replaceChildren(element("dl", {}, ...rows));
+    const links = actions(item, `${name}, ${item.item_id}`, this.searchOf(item));
+    this.dialog.querySelector(".actions").replaceChildren(...links.filter(Boolean));
     byId("previous").disabled = this.number === 0;
     byId("next").disabled = this.number === this.items.length - 1;
   }

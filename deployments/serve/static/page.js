@@ -15,6 +15,7 @@ const SENT_BYTES = 1_500_000; // smaller files are sent as they are
 const UNSURE = 0.5; // below this confidence there may be nothing alike
 const OF_A_QUERY = {item: "", image: "", text: "", picture: null, pictureName: "", box: ""};
 const SELECTS = ["show", "k", "mode", "beside"];
+const OPTIONS = [...SELECTS, "where", "unlike", "unlikePicture", "release", "whole"];
 const WIDE = matchMedia("(min-width: 800px)");
 
 const entries = new Entries();
@@ -151,42 +152,51 @@ async function answer(name, signal) {
 
 function showAnswers() {
   const {answers, asked, lostPicture} = entry;
-  const lost = lostPicture && isEmpty(asked) ? note("The picture is not kept when the page is loaded again: choose it again.") : null;
-  byId("results").replaceChildren(...[lost, ...answers.map(column)].filter(Boolean));
+  const lost = "The picture is not kept when the page is loaded again: choose it again.";
+  const notes = lostPicture && isEmpty(asked) ? [note(lost)] : [];
+  byId("results").replaceChildren(...notes, ...answers.map(column));
   byId("results").classList.toggle("is-beside", answers.length > 1);
   markRanks();
   const n = answers[0].items?.length ?? 0;
   byId("status").textContent = answers[0].problem ? "" : answers[0].isStart ? `${n} items to start from` : `${n} hits`;
 }
 
+const problem = (text) => element("p", {class: "problem", role: "alert"}, text);
 const note = (text) => element("p", {class: "note"}, text);
 
 function column(answer) {
-  if (answer.problem) return element("section", {class: "answer"}, element("p", {class: "problem", role: "alert"}, answer.problem));
+  if (answer.problem) return element("section", {class: "answer"}, problem(answer.problem));
   answer.list = element("ol", {class: "grid"}, ...answer.items.map((item, number) => cardOf(answer, item, number)));
   const confidence = answer.items[0]?.confidence;
   const isUnsure = confidence !== null && confidence !== undefined && confidence < UNSURE;
-  const unsure = `There may be nothing like it: it is only ${Math.round(100 * confidence)}% likely that one of the first five fits.`;
+  const likely = `only ${Math.round(100 * confidence)}% likely that one of the first five fits`;
   const hasFilter = Object.keys(entry.asked.filters).length || entry.asked.where;
   const none = `No item fits${hasFilter ? " the filters" : ""}.`;
   return element("section", {class: "answer"},
     element("h2", {class: "line"}, ...lineOf(answer)),
-    isUnsure ? note(unsure) : null,
+    isUnsure ? note(`There may be nothing like it: it is ${likely}.`) : null,
     answer.items.length ? answer.list : note(none),
-    answer.cursor ? element("button", {type: "button", class: "button more-hits", onclick: (event) => more(answer, event.target)}, "Show more") : null);
+    answer.cursor ? moreButton(answer) : null);
+}
+
+function moreButton(answer) {
+  const onclick = (event) => more(answer, event.target);
+  return element("button", {type: "button", class: "button more-hits", onclick}, "Show more");
 }
 
 function lineOf({isStart, items, cursor, name, release, milliseconds}) {
   if (isStart) return ["Drop a picture, paste one, or start from one of these"];
   const where = `${name ? "" : "production "}${release.slice(0, 8)}`;
   const n = element("b", {}, String(items.length));
-  return [n, ` ${cursor ? "nearest" : items.length === 1 ? "hit" : "hits"} · ${where} · ${Math.round(milliseconds)} ms`];
+  const what = cursor ? "nearest" : items.length === 1 ? "hit" : "hits";
+  return [n, ` ${what} · ${where} · ${Math.round(milliseconds)} ms`];
 }
 
 function cardOf(answer, item, number) {
   const searchOf = ({item_id: itemId}) => addressOf(likeItem(itemId));
   const mark = answer === entry.answers[1] ? element("span", {class: "moved"}) : null;
-  return card(item, answer.release, searchOf(item), mark, () => larger.open(answer.items, number, answer.release, searchOf));
+  const enlarge = () => larger.open(answer.items, number, answer.release, searchOf);
+  return card(item, answer.release, searchOf(item), mark, enlarge);
 }
 
 // Tell of each hit on the right how its rank differs from that on the left.
@@ -217,7 +227,7 @@ async function more(answer, button) {
     if (!cursor) button.remove();
   } catch (error) {
     if (error.name === "AbortError") return;
-    button.replaceWith(element("p", {class: "problem", role: "alert"}, error.message));
+    button.replaceWith(problem(error.message));
   } finally {
     button.disabled = false;
   }
@@ -241,7 +251,8 @@ async function loadRelease(signal) {
   document.body.classList.toggle("reads-text", readsText);
   document.body.classList.toggle("has-classes", modes.includes("classified"));
   byId("text").placeholder = readsText ? "red dress, or https://…" : "https://… of a picture";
-  document.querySelector("label[for=text]").textContent = readsText ? "Words, or the address of a picture" : "Address of a picture";
+  const label = readsText ? "Words, or the address of a picture" : "Address of a picture";
+  document.querySelector("label[for=text]").textContent = label;
   releaseTold = release;
   await listReleases();
 }
@@ -284,7 +295,7 @@ function fillFields() {
   byId("forget-unlike").hidden = !asked.unlikePicture;
   if (!asked.unlikePicture) byId("unlike-picture").value = "";
   selectAsked();
-  const set = ["where", "unlike", "unlikePicture", "show", "k", "mode", "release", "beside", "whole"].filter((name) => asked[name]);
+  const set = OPTIONS.filter((name) => asked[name]);
   byId("n-options").textContent = set.length ? `${set.length} set` : "";
   const what = asked.item || asked.text || asked.pictureName || asked.image;
   document.title = what ? `${what} · Vitrine` : "Vitrine";
@@ -297,7 +308,9 @@ function showQueryPicture() {
   byId("query-name").textContent = asked.item || asked.pictureName || asked.image;
   byId("query-name").title = byId("query-name").textContent;
   if (byId("query").hidden) return;
-  if (asked.picture && !pictureUrls.has(asked.picture)) pictureUrls.set(asked.picture, URL.createObjectURL(asked.picture));
+  if (asked.picture && !pictureUrls.has(asked.picture)) {
+    pictureUrls.set(asked.picture, URL.createObjectURL(asked.picture));
+  }
   const ofItem = asked.item && api.pictureAddress(asked.item, releaseShown(), QUERY_PX);
   const source = pictureUrls.get(asked.picture) || fetchedPictures.get(asked.image) || ofItem;
   if (!source) crop.picture.removeAttribute("src");

@@ -250,6 +250,25 @@ def test_a_part_of_the_picture_is_searched_with(tab: Page, url: str, shop: Shop,
     assert "box" not in tab.url
 
 
+def test_a_picture_is_moved_away_from_and_let_go_and_a_part_of_an_item_is_searched_with(
+    tab: Page, url: str, shop: Shop
+) -> None:
+    tab.goto(f"{url}/?item=item-1-0")
+    shown(tab)
+    before = ids(tab)
+    open_options(tab)
+    tab.set_input_files("#unlike-picture", shop.picture("item-2-0"))
+    expect(tab.locator("#n-options")).to_have_text("1 set")
+    shown(tab)
+    assert ids(tab) != before
+    tab.locator("#options").get_by_role("button", name="Remove").click()
+    expect(tab.locator("#n-options")).to_have_text("")
+    shown(tab)
+    assert ids(tab) == before
+    tab.get_by_role("button", name="Bottom right corner").press("ArrowLeft")
+    expect(tab.locator("#query-name")).to_have_text("part of item-1-0")
+
+
 def test_a_hit_is_seen_larger_and_more_hits_are_loaded(tab: Page, url: str) -> None:
     tab.goto(f"{url}/?item=item-1-0&show=all")
     tab.get_by_role("button", name=re.compile("^Larger: ")).nth(1).click()
