@@ -37,6 +37,8 @@ OWNERS = {
     "pyarrow.parquet": ("retrieval_core/artifacts/", "retrieval_core/ingest/sources/tables/parquet.py"),
     "PIL": ("retrieval_core/images.py", "retrieval_core/picture_files/", "retrieval_core/ingest/"),
     "faiss": ("retrieval_core/index/", "retrieval_core/metrics/"),
+    "lancedb": ("retrieval_core/export/",),
+    "qdrant_client": ("retrieval_core/export/",),
     "psycopg": ("retrieval_core/export/",),
     "prefect": ("flows/", "tasks/", "deployments/"),
     "prefect_dask": ("flows/",),

@@ -38,7 +38,7 @@ def add_commands(commands: Commands) -> None:
 
 
 def _add_export_options(export: argparse.ArgumentParser) -> None:
-    kinds = ("pgvector", "parquet")
+    kinds = ("qdrant", "opensearch", "pgvector", "lancedb", "parquet")
     export.add_argument("--to", required=True, choices=kinds, help="the kind of database")
     text = "its address, without a password; default: VITRINE_EXPORT_URL, which may have one"
     export.add_argument("--url", default="", help=text)

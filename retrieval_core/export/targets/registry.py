@@ -10,8 +10,11 @@ from retrieval_core.errors import BadConfig
 from retrieval_core.export.target import NAME, Address, Target
 
 KINDS = {
+    "lancedb": "a folder or s3://bucket/prefix",
+    "opensearch": "https://search.example:9200",
     "parquet": "a folder or s3://bucket/prefix",
     "pgvector": "postgresql://user@db.example/shop",
+    "qdrant": "https://qdrant.example:6333",
 }
 URL, TOKEN = "VITRINE_EXPORT_URL", "VITRINE_EXPORT_TOKEN"
 

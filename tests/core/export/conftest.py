@@ -13,13 +13,14 @@ from retrieval_core.export.export import Exported, How, export
 from retrieval_core.export.target import Address, Target
 from retrieval_core.export.targets.registry import open_target
 from retrieval_core.store.uris import open_store
+from tests.core.export.opensearch_server import OpenSearchServer
 from tests.core.sealed_runs import SealedRuns
 from tests.faults.servers import Postgres, has_postgres
 
 ITEMS = tuple(f"item-{number}" for number in range(30))
 PASSWORD = "hunter2"
-ADDRESSES = {"pgvector": "database"}  # the fixtures of those that are servers
-KINDS = ("parquet", "pgvector")
+ADDRESSES = {"opensearch": "opensearch", "pgvector": "database"}  # the fixtures of those that are servers
+KINDS = ("parquet", "lancedb", "opensearch", "pgvector", "qdrant")
 
 
 @pytest.fixture
@@ -100,6 +101,20 @@ def database(postgres: str) -> str:
     with psycopg.connect(as_administrator(postgres), autocommit=True) as connection:
         connection.execute("CREATE EXTENSION vector")
     return postgres.replace("prefect@", f"shop:{PASSWORD}@").replace("/postgres", "/shop")
+
+
+@pytest.fixture
+def opensearch_server() -> Iterator[OpenSearchServer]:
+    """A server that knows OpenSearch's requests."""
+    server = OpenSearchServer()
+    yield server
+    server.close()
+
+
+@pytest.fixture
+def opensearch(opensearch_server: OpenSearchServer) -> str:
+    """The URL of the server, with user and password."""
+    return opensearch_server.url
 
 
 @pytest.fixture(params=KINDS)
