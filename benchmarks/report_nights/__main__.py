@@ -73,6 +73,7 @@ def photograph(browser: Browser, name: str, page: Path, to: Path) -> None:
         opened.goto(page.as_uri())
         opened.screenshot(path=to / f"report-{name}-{view.name}.png")
         if view is LIGHT:
+            opened.emulate_media(media="print")
             print(f"{len(PDF_PAGE.findall(opened.pdf(format='A4')))} pages printed")
         opened.close()
 

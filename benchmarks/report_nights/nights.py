@@ -6,7 +6,7 @@ import csv
 import os
 import shutil
 from collections.abc import Callable, Iterator
-from contextlib import redirect_stdout
+from contextlib import chdir, redirect_stdout
 from io import StringIO
 from pathlib import Path
 from typing import NamedTuple
@@ -96,8 +96,8 @@ def make(night: Night, work: Path) -> Made:
     write_shop(work, night.change)
     sets = [part for override in (*CONFIG, *night.overrides) for part in ("--set", override)]
     os.environ["VITRINE_REPORT_URL"] = REPORT_URL
-    with redirect_stdout(StringIO()) as printed:
-        code = main(["run", "--source", f"table:{work / 'shop/items.csv'}", "--store", str(folder / "store"), *sets])
+    with redirect_stdout(StringIO()) as printed, chdir(work):
+        code = main(["run", "--source", "table:shop/items.csv", "--store", f"{night.name}/store", *sets])
     if code not in (0, HELD):
         raise SystemExit(code)
     pages = (folder / "store/reports").glob("*/*/report.html")

@@ -11,7 +11,7 @@ from retrieval_core.errors import VitrineError
 from retrieval_core.evaluate.report.render import environment
 from retrieval_core.evaluate.thumbnails import Thumbnail, jpeg_base64
 from retrieval_core.explain.explanation import Explanation, mask_row
-from retrieval_core.explain.text import STATES, describe_event, describe_self_search, item_facts
+from retrieval_core.explain.text import NEAREST, STATES, describe_event, describe_self_search, item_facts
 from retrieval_core.images import apply_mask, crop_to_mask, decode
 from retrieval_core.search.hits import Hit
 from retrieval_core.store.base import Store
@@ -38,6 +38,7 @@ def render_page(explanation: Explanation, pictures: Pictures) -> str:
         .render(
             item=explanation,
             pictures=pictures,
+            nearest=NEAREST,
             state=STATES[explanation.state],
             tone="good" if explanation.state == "indexed" else "held",
             facts=item_facts(explanation),

@@ -15,6 +15,7 @@ STATES = {
     "absent": "not in this release",
 }
 NONE = "none"
+NEAREST = "of all pictures, those of its own product included"
 
 
 def text_lines(explanation: Explanation) -> list[str]:
@@ -27,9 +28,11 @@ def text_lines(explanation: Explanation) -> list[str]:
     ]
     if explanation.itself:
         lines.append(_line("itself", describe_self_search(explanation.itself)))
-    for place, hit in enumerate(explanation.neighbours, 1):
+    if explanation.neighbours:
+        lines.append(_line("nearest", NEAREST))
+    for hit in explanation.neighbours:
         words = ", ".join(filter(None, [hit.category, *hit.labels]))
-        lines.append(_line("nearest" if place == 1 else "", f"{hit.score:6.3f}  {hit.item_id:<24} {words}".rstrip()))
+        lines.append(_line("", f"{hit.score:6.3f}  {hit.item_id:<24} {words}".rstrip()))
     lines += [
         _line("to fix", f"{problem.problem}: {problem.evidence}. {problem.suggestion}")
         for problem in explanation.problems

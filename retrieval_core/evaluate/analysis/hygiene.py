@@ -202,8 +202,8 @@ def _category_fixes(setup: SearchSetup, neighbours: _Neighbours, reasons: dict[P
         yield _Fix(
             row,
             "category",
-            f"{suspect.n_suggested} of {suspect.n_neighbours} neighbours are {suggested}, {suspect.n_agree} are "
-            f"{names[row]}; of {names[row]} usually {suspect.typical:.0%} of the neighbours are",
+            f"{suspect.n_suggested} of its {suspect.n_neighbours} nearest pictures of other products are {suggested}, "
+            f"{suspect.n_agree} are {names[row]}; of {names[row]} usually {suspect.typical:.0%} are",
             f"category {suggested} instead of {names[row]}",
             suspect.probability,
             _beside(neighbours.nearest[query]),
@@ -245,7 +245,7 @@ def _label_fixes(
             fix = _Fix(
                 row,
                 "label",
-                f"{n_with} of {suspect.n_neighbours} neighbours have the label {name}",
+                f"{n_with} of its {suspect.n_neighbours} nearest pictures of other products have the label {name}",
                 f"{'add' if suspect.suggested else 'remove'} the label {name}",
                 suspect.probability,
                 _beside(neighbours.nearest[query]),

@@ -159,7 +159,7 @@ def prose(text: str) -> Markup:
     """Write a text with its first sentence in bold and what stands in backticks as code."""
     first, stop, rest = text.partition(". ")
     marked = Markup("<strong>{}{}</strong> {}").format(first, stop.strip(), rest)
-    return Markup(re.sub(r"`([^`]+)`", r"<code>\1</code>", marked))
+    return Markup(re.sub(r"`([^`]+)`", r"<code>\1</code>", str(marked)))
 
 
 def render_fix_list(facts: ReportFacts, entries: Sequence[FixEntry]) -> str:

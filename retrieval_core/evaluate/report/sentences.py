@@ -35,7 +35,7 @@ LIKELIEST_FIRST: tuple[CauseKind, ...] = (
 IN_SHORT: dict[CauseKind, str] = {
     "rows": "the items do not add up",
     "catalogue": "the catalogue lost too much",
-    "pictures": "too many pictures cannot be read",
+    "pictures": "too many unreadable pictures",
     "search": "search got worse",
     "drift": "search got worse over several runs",
     "masks": "too many backgrounds could not be removed",
@@ -48,7 +48,8 @@ SHARES = {  # metrics that are a share of searches
     "synthetic/recall@1": "a picture changed on purpose found its item in",
 }
 FITTED_ALWAYS = ("heads", "reducer")  # models that are fitted anew whenever their pictures change
-UNTOLD = ("address", "state")  # worth a word only where nothing else changed
+MOVED = "address"  # worth a word only where nothing else changed
+READABLE = "state"
 FIX_WORDS: dict[Action, tuple[str, str]] = {  # with the noun that is counted
     "relabel": ("the category or label of {}", "item"),
     "replace": ("{} that cannot be read", "picture"),
@@ -253,15 +254,18 @@ def _changes(facts: ReportFacts) -> str:
         return f"Everything is new: {counted(facts.catalog.rows, 'item')}."
     if since is None:
         return "Not known: the catalogue of the release before was removed from the store."
-    counts, values = since.counts, {what: n for what, n in since.values.items() if what not in UNTOLD} or since.values
-    parts = [
-        *([f"{counted(counts['added'], 'item')} new"] if counts["added"] else []),
-        *([f"{counts['removed']:,} gone"] if counts["removed"] else []),
-        *(f"{n:,} with another {what}" for what, n in list(values.items())[:N_VALUES]),
-    ]
+    counts, values = since.counts, {what: n for what, n in since.values.items() if what != MOVED} or since.values
+    told = {"new": counts["added"], "gone": counts["removed"]}
+    told |= {_other(what): n for what, n in list(values.items())[:N_VALUES]}
+    happened = [(n, words) for words, n in told.items() if n]
+    parts = [f"{f'{n:,}' if place else counted(n, 'item')} {words}" for place, (n, words) in enumerate(happened)]
     more = len(values) - N_VALUES
     items = listed(parts) + (f", and {counted(more, 'more thing')} changed" if more > 0 else "")
     return " ".join([f"{items}." if parts else "No item came, went or changed.", *_new_models(facts)])
+
+
+def _other(what: str) -> str:
+    return "that became readable or unreadable" if what == READABLE else f"with another {what}"
 
 
 def _new_models(facts: ReportFacts) -> Iterator[str]:

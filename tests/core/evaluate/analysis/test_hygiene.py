@@ -54,7 +54,7 @@ def test_a_planted_wrong_category_is_found_first_with_the_right_suggestion(clean
     first = found.fixes.row(0, named=True)
     assert (first["item_id"], first["problem"]) == ("item-00031", "category")
     assert first["suggestion"] == "category shoe instead of hat"
-    assert "10 of 10 neighbours are shoe, 0 are hat" in first["evidence"]
+    assert "10 of its 10 nearest pictures of other products are shoe, 0 are hat" in first["evidence"]
     assert first["score"] > 0.5
     assert len(of(found, "category")) == 1
     (example,) = [example for example in found.facts.examples if example.problem == "category"]
@@ -99,7 +99,7 @@ def test_a_missing_and_a_wrong_label_are_found_with_a_suggestion(clean):
         "item-00030": "add the label dress",
         "item-00061": "remove the label hat",
     }
-    assert "10 of 10 neighbours have the label dress" in found["evidence"].to_list()
+    assert "10 of its 10 nearest pictures of other products have the label dress" in found["evidence"].to_list()
 
 
 def test_an_item_without_any_label_is_not_said_to_lack_one(clean):

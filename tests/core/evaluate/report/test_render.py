@@ -11,7 +11,7 @@ from retrieval_core.evaluate.measure.index_quality import CurvePoint
 from retrieval_core.evaluate.measure.mask_quality import MaskFacts
 from retrieval_core.evaluate.measure.measure import VariantFacts
 from retrieval_core.evaluate.report.formatting import number
-from retrieval_core.evaluate.report.render import render
+from retrieval_core.evaluate.report.render import prose, render
 from retrieval_core.evaluate.report.schema import QueryGrid, ReportFacts, TrainingFacts
 from retrieval_core.evaluate.thumbnails import Thumbnail
 from retrieval_core.metrics.registry import definitions
@@ -54,6 +54,13 @@ def test_the_page_can_be_read_without_seeing_it(read_page, facts: ReportFacts):
     assert len(page.all("caption")) == len(page.all("table"))
     links = {link["href"] for link in page.all("a")} - {"fixes.csv", "fixes.html"}
     assert links <= {f"#{attributes.get('id')}" for _, attributes in page.tags}
+
+
+def test_a_command_is_shown_as_code_and_a_catalogue_s_text_as_text():
+    assert str(prose("Undo <b>. Run `vitrine plan` first.")) == (
+        "<strong>Undo &lt;b&gt;.</strong> Run <code>vitrine plan</code> first."
+    )
+    assert str(prose("Nothing.")).strip() == "<strong>Nothing.</strong>"
 
 
 def test_missing_facts_are_explained(read_page):

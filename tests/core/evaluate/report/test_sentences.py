@@ -119,9 +119,9 @@ def test_one_of_a_thing_is_singular_and_many_have_separators():
 def test_nothing_that_changed_is_said_and_pictures_that_moved_only_if_nothing_else_did():
     assert answer(full(**PASSED, since=diff()), "What changed") == "No item came, went or changed."
     moved = diff(values={"address": 9})
-    assert answer(full(**PASSED, since=moved), "What changed") == "9 with another address."
+    assert answer(full(**PASSED, since=moved), "What changed") == "9 items with another address."
     both = diff(values={"address": 9, "price": 2})
-    assert answer(full(**PASSED, since=both), "What changed") == "2 with another price."
+    assert answer(full(**PASSED, since=both), "What changed") == "2 items with another price."
 
 
 def test_a_change_of_a_model_or_a_setting_is_named_unless_it_is_blamed():
