@@ -42,7 +42,7 @@ VIEWS = {  # of each night
         View("phone", (390, 844)),
         View("print", A4_PX, medium="print"),
     ),
-    "loss": (LIGHT, View("phone", (390, 844), "dark")),
+    "loss": (LIGHT,),
     "shrunk": (LIGHT,),
     "unreadable": (LIGHT,),
 }
