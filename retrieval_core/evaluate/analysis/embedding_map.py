@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import importlib.util
+
 import numpy as np
 import polars as pl
 
@@ -14,6 +16,9 @@ from retrieval_core.reduce.pca import fit_pca, project
 MAX_POINTS = 2_000
 MAX_CATEGORIES = 8  # colours that the eye can tell apart
 K = 10
+PERPLEXITY, N_STEPS = 30, 500  # of t-SNE
+START_SPREAD = 1e-4  # of the principal components that t-SNE starts from (Kobak and Berens, 2019)
+MIN_SPREAD = 1e-6  # less is rounding
 DECIMALS = 4
 MAP_COLUMNS, MAP_ROWS = 8, 5
 OTHER = -1
@@ -29,32 +34,34 @@ class MapPoint(Value):
 
 
 class MapFacts(Value):
-    """Up to `MAX_POINTS` of `n_rows` items, on the first two principal components of their vectors.
+    """Up to `MAX_POINTS` of `n_rows` items, their vectors brought into a plane by t-SNE, or by PCA.
 
-    `explained` is the share of the variance on those components. `kept` is the share of the points' ten nearest in the
-    full dimension that are also among their ten nearest on the map, `kept_by_chance` the share that a random map would
-    keep: together they say how far the map can be trusted. `categories` are the most frequent ones, in falling order.
-    `missing` says why there is no map.
+    `explained` is the share of the variance on the two principal components, None for t-SNE, which has none. `kept` is
+    the share of the points' ten nearest in the full dimension that are also among their ten nearest on the map,
+    `kept_by_chance` the share that a random map would keep: together they say how far the map can be trusted.
+    `categories` are the most frequent ones, in falling order. `missing` says why there is no map.
     """
 
     n_rows: int
     points: tuple[MapPoint, ...] = ()
     categories: tuple[str, ...] = ()
-    explained: float = 0.0
+    explained: float | None = None
     kept: float = 0.0
     kept_by_chance: float = 0.0
     missing: str = ""
 
 
 def map_catalog(release: IndexedItems, seed: int) -> MapFacts:
-    """Project a release's vectors onto a plane; above `MAX_POINTS` items, sample that many by their hash."""
+    """Bring a release's vectors into a plane; above `MAX_POINTS` items, sample that many by their hash.
+
+    By t-SNE where scikit-learn is installed (the group `map`): it keeps more of the nearest, for three seconds.
+    """
     sample = release.sample(MAX_POINTS, seed)
     n_rows = len(release.items)
     if len(sample) < 3 or release.index.dim < 2:
         return MapFacts(n_rows=n_rows, missing="A map needs at least three items, and vectors of two dimensions.")
     vectors = release.index.vectors_of(sample)
-    pca = fit_pca([vectors], 2)
-    plane = project(pca, vectors, 2)
+    plane, explained = _plane(vectors, seed)
     items = pl.DataFrame({"row_id": sample}).join(release.items, on="row_id", how="left", maintain_order="left")
     counts = items["category"].drop_nulls().value_counts().sort(["count", "category"], descending=[True, False])
     categories = tuple(counts["category"].head(MAX_CATEGORIES))
@@ -68,10 +75,24 @@ def map_catalog(release: IndexedItems, seed: int) -> MapFacts:
             for (item_id, category), (x, y) in zip(names, coordinates, strict=True)
         ),
         categories=categories,
-        explained=pca.explained_variance(2),
+        explained=explained,
         kept=_kept_neighbours(vectors, plane),
         kept_by_chance=min(K, len(sample) - 1) / (len(sample) - 1),
     )
+
+
+def _plane(vectors: Float32, seed: int) -> tuple[Float32, float | None]:
+    """Return (n, 2) coordinates, and the share of the variance on them if they are principal components."""
+    pca = fit_pca([vectors], 2)
+    plane = project(pca, vectors, 2)
+    spread = float(plane[:, 0].std())
+    if importlib.util.find_spec("sklearn") is None or spread < MIN_SPREAD:  # t-SNE crashes on equal vectors
+        return plane, pca.explained_variance(2)
+    from sklearn.manifold import TSNE
+
+    perplexity = min(PERPLEXITY, (len(vectors) - 1) / 3)
+    start = (plane / spread * START_SPREAD).astype(np.float32)
+    return TSNE(2, perplexity=perplexity, init=start, random_state=seed, max_iter=N_STEPS).fit_transform(vectors), None
 
 
 def map_cells(facts: MapFacts) -> list[tuple[str, int, int]]:

@@ -1,5 +1,7 @@
 """The map keeps neighbours that lie in a plane, says how far it can be trusted, and stays small."""
 
+import importlib.util
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -27,6 +29,24 @@ def facts_at(coordinates) -> MapFacts:
     )
 
 
+@pytest.fixture
+def without_sklearn(monkeypatch):
+    """As where the group `map` is not installed."""
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+
+
+def test_groups_lie_together_and_more_of_the_nearest_are_kept_than_by_components(
+    catalog_items, draw_vectors, index_items, monkeypatch
+):
+    items = index_items(catalog_items(300), draw_vectors(300, 32))
+    by_tsne = map_catalog(items, seed=0)
+    assert by_tsne.explained is None
+    assert by_tsne == map_catalog(items, seed=0)
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    assert by_tsne.kept > 1.5 * map_catalog(items, seed=0).kept
+
+
+@pytest.mark.usefixtures("without_sklearn")
 def test_vectors_of_a_plane_are_kept_to_the_last_neighbour(catalog_items, index_items):
     plane = np.random.default_rng(0).standard_normal((300, 2))
     turn, _ = np.linalg.qr(np.random.default_rng(1).standard_normal((12, 12)))
@@ -39,6 +59,7 @@ def test_vectors_of_a_plane_are_kept_to_the_last_neighbour(catalog_items, index_
     assert len({point.item_id for point in ordered}) == 300
 
 
+@pytest.mark.usefixtures("without_sklearn")
 def test_vectors_of_many_dimensions_say_that_the_map_keeps_little(catalog_items, index_items):
     drawn = np.random.default_rng(0).standard_normal((500, 64)).astype(np.float32)
     facts = map_catalog(index_items(catalog_items(500), drawn / np.linalg.norm(drawn, axis=1, keepdims=True)), seed=0)
