@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -86,3 +87,12 @@ def test_a_held_release_and_a_wrong_call_end_in_exit_code_2(vitrine: Callable[..
         assert (done.code, says in done.err) == (2, True)
     releases.point_alias(runs.store, releases.PRODUCTION, "e" * 32)
     assert vitrine(*export, "--url=files", cwd=tmp_path).code == 0
+
+
+def test_a_missing_library_of_a_database_is_named_with_its_extra(
+    vitrine: Callable[..., Done], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    SealedRuns(open_store(str(tmp_path / "store"))).seal(ITEMS)
+    monkeypatch.setitem(sys.modules, "lancedb", None)
+    done = vitrine("export", "--store=store", "--to=lancedb", "--url=lance", cwd=tmp_path)
+    assert (done.code, "pip install 'vitrine[lancedb]'" in done.err) == (2, True)
