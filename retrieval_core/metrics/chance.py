@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from retrieval_core.arrays import Bool, Float64, Int64
-from retrieval_core.metrics.relevance import iou_matrix, row_blocks
+from retrieval_core.metrics.relevance import row_blocks
 
 
 def hit_probability(n_items: Int64, n_relevant: Int64, k: int) -> Float64:
@@ -49,18 +49,21 @@ def expected_map_at_r(n_items: Int64, n_relevant: Int64) -> Float64:
 def iou_moments(query_labels: Bool, gallery_labels: Bool, own: Int64) -> tuple[Float64, Float64]:
     """Return the mean and the variance, (q,) each, of a query's label IoU with the gallery items but `own`, or -1.
 
-    The labels are (q, m) and (n, m); every query has at least one item to be compared with.
+    The labels are (q, m) and (n, m); every query has at least one item to be compared with. Only pairs that share a
+    label are looked at, as all others have an IoU of 0.
     """
+    from scipy.sparse import csc_array, csr_array
+
+    n_of_query, n_of_item = query_labels.sum(axis=1), gallery_labels.sum(axis=1)
+    gallery = csr_array(csc_array(gallery_labels, dtype=np.float32).T)
     total, squares = np.zeros(len(query_labels)), np.zeros(len(query_labels))
-    for items in row_blocks(len(gallery_labels), gallery_labels.shape[1]):
-        labels = gallery_labels[items].astype(np.float32)
-        for rows in row_blocks(len(query_labels), len(labels)):
-            iou = iou_matrix(query_labels[rows].astype(np.float32), labels)
-            position = own[rows] - items.start
-            inside = np.flatnonzero((position >= 0) & (position < len(labels)))
-            iou[inside, position[inside]] = 0
-            total[rows] += iou.sum(axis=1, dtype=np.float64)
-            squares[rows] += np.einsum("ij,ij->i", iou, iou, dtype=np.float64)
+    for rows in row_blocks(len(query_labels), len(gallery_labels)):
+        shared = csr_array(csr_array(query_labels[rows], dtype=np.float32) @ gallery)
+        row, item = np.repeat(np.arange(shared.shape[0]), np.diff(shared.indptr)), shared.indices
+        iou = shared.data / (n_of_query[rows][row] + n_of_item[item] - shared.data)
+        iou[item == own[rows][row]] = 0
+        total[rows] = np.bincount(row, iou, shared.shape[0])
+        squares[rows] = np.bincount(row, iou * iou, shared.shape[0])
     n_items = len(gallery_labels) - (own >= 0)
     mean = total / n_items
     return mean, np.maximum(squares / n_items - mean**2, 0)

@@ -93,14 +93,15 @@ def measure_confidence(
 
 
 def _examples(store: Store, vectors: VectorSet, items: pl.DataFrame, protocol: Protocol, kind: str) -> Examples:
-    """Search each query that something is relevant to, with and without what is relevant."""
+    """Search up to `MAX_QUERIES` queries that something is relevant to, with and without what is relevant."""
     codes, known = getattr(protocol.judgements, kind), getattr(protocol.truth, f"n_same_{kind}")
     if codes is None or known is None or not (known > 0).any():
         return Examples(np.empty((0, 4)), np.empty(0))
-    query_codes = codes[protocol.queries][known > 0]
+    asked = _spread(np.flatnonzero(known > 0), MAX_QUERIES)
+    query_codes = codes[protocol.queries][asked]
     gallery_codes, category = codes[protocol.gallery], protocol.judgements.category
     gallery = stored_gallery(store, vectors, items, protocol)
-    queries = gallery.queries()[known > 0]
+    queries = gallery._replace(query_ids=gallery.query_ids.gather(asked)).queries()
     scores, positions = _search_twice(queries, gallery.blocks(), query_codes, gallery_codes)
     has_hit = positions[:, 0] >= 0
     is_relevant = (np.append(gallery_codes, -1)[positions[:, :N_HITS]] == np.tile(query_codes, 2)[:, None]).any(axis=1)
@@ -111,6 +112,11 @@ def _examples(store: Store, vectors: VectorSet, items: pl.DataFrame, protocol: P
         categories = np.append(category[protocol.gallery], -1)[positions[:, :N_HITS]]
     density = _density(gallery, positions[:, 0])
     return Examples(hit_features(scores.astype(np.float64), density, categories), is_relevant[has_hit].astype(float))
+
+
+def _spread(rows: Int64, n: int) -> Int64:
+    """Return up to `n` of these rows, evenly spread over them."""
+    return rows if len(rows) <= n else rows[np.linspace(0, len(rows) - 1, n).astype(np.int64)]
 
 
 def _search_twice(queries: Float32, blocks: Blocks, query_codes: Int64, gallery_codes: Int64) -> tuple[Float32, Int64]:
