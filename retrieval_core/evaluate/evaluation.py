@@ -156,7 +156,8 @@ def _report(settings: Settings, outputs: RunOutputs, config: NightlyConfig, base
     known = Report.find(store, name)
     if known:
         return known
-    measured = measure(store, outputs, config, settings)
+    earlier = baseline.report if baseline else None
+    measured = measure(store, outputs, config, settings, earlier)
     shared = _shared_gallery(store, outputs, measured, baseline, config.evaluate) if baseline else None
     challenger = _challenger(store, outputs, measured, shared)
     production = None
@@ -166,7 +167,8 @@ def _report(settings: Settings, outputs: RunOutputs, config: NightlyConfig, base
     n_removed = len(outputs.catalog_facts.declared_removals)
     anchor = search_anchor(store, baseline.release, measured.setup, config.evaluate, n_removed) if baseline else None
     verdict = decide(challenger, production, config.gate, anchor)
-    analysis = analyse(store, outputs, measured, config, baseline.release.fingerprint if baseline else None)
+    against = baseline.release.fingerprint if baseline else None
+    analysis = analyse(store, outputs, measured, config, against, earlier)
     facts = gather_facts(store, outputs, measured, analysis, verdict, config, name, settings.app_url)
     if shared:
         facts = facts.model_copy(update={"n_shared_gallery": shared.n_gallery})

@@ -9,14 +9,19 @@ import polars as pl
 
 from retrieval_core.artifacts import releases
 from retrieval_core.artifacts.catalog_rows import read_titles
-from retrieval_core.artifacts.manifests import IndexSet, Release
+from retrieval_core.artifacts.manifests import IndexSet, Release, Report
 from retrieval_core.artifacts.parts import table_bytes
 from retrieval_core.config.stages import NightlyConfig
 from retrieval_core.errors import NotFound
 from retrieval_core.evaluate.analysis.drift import DriftFacts, find_drift
 from retrieval_core.evaluate.analysis.embedding_map import MapFacts, map_catalog
 from retrieval_core.evaluate.analysis.hygiene import Hygiene, find_hygiene
-from retrieval_core.evaluate.analysis.near_duplicates import NearDuplicates, find_near_duplicates
+from retrieval_core.evaluate.analysis.near_duplicates import (
+    COMPARED_FILE,
+    NearDuplicates,
+    find_near_duplicates,
+    read_compared,
+)
 from retrieval_core.evaluate.analysis.neighbour_churn import ChurnFacts, find_churn
 from retrieval_core.evaluate.analysis.quality import QualityFacts, measure_quality
 from retrieval_core.evaluate.analysis.release_diff import ReleaseDiff, diff_production
@@ -25,6 +30,7 @@ from retrieval_core.evaluate.analysis.stage_costs import CostFacts, collect_cost
 from retrieval_core.evaluate.analysis.stage_losses import LossFacts, find_losses
 from retrieval_core.evaluate.measure.indexed_rows import IndexedItems, open_indexed
 from retrieval_core.evaluate.measure.measure import Measured
+from retrieval_core.evaluate.measure.picture_search import SYNTHETIC_FILE
 from retrieval_core.evaluate.run_outputs import RunOutputs
 from retrieval_core.store.base import Store
 
@@ -54,15 +60,20 @@ class Analysis(NamedTuple):
 
 
 def analyse(
-    store: Store, outputs: RunOutputs, measured: Measured, config: NightlyConfig, against: str | None
+    store: Store,
+    outputs: RunOutputs,
+    measured: Measured,
+    config: NightlyConfig,
+    against: str | None,
+    earlier: Report | None = None,
 ) -> Analysis:
-    """Run every analysis; `against` is the fingerprint of the release to compare with."""
+    """Run every analysis; `against` is the release to compare with, `earlier` a report whose work is not done again."""
     setup, seed = measured.setup, config.evaluate.seed
     release = releases.get_release(store, against) if against else None
     current = IndexedItems(setup.items, setup.index, IndexSet.open(store, outputs.index).family)
     previous = _open_indexed(store, release) if release else None
     past = past_runs(store, outputs.sealed)
-    duplicates = find_near_duplicates(setup, config.ingest.max_pixels, seed)
+    duplicates = find_near_duplicates(setup, config.ingest.max_pixels, seed, read_compared(store, earlier))
     first = measured.published.positions[:, 0]
     return Analysis(
         against=release,
@@ -96,7 +107,9 @@ def _diff(store: Store, release: Release, outputs: RunOutputs, config: NightlyCo
 
 
 def tables(measured: Measured, analysis: Analysis) -> dict[str, bytes]:
-    """Return the tables of a report by file name: metrics, queries, categories, near-duplicates, groups and fixes."""
+    """Return the tables of a report by file name: metrics, queries, categories, near-duplicates, groups, fixes, and
+    what the next run reuses.
+    """
     fact_schema = {
         "name": pl.String, "value": pl.Float64, "n_queries": pl.Int64, "low": pl.Float64, "high": pl.Float64,
     }  # fmt: skip
@@ -118,6 +131,8 @@ def tables(measured: Measured, analysis: Analysis) -> dict[str, bytes]:
         QUERIES_FILE: table_bytes(pl.concat([measured.per_query, measured.unlabelled.per_query], how="diagonal")),
         "categories.parquet": table_bytes(by_category),
         "near_duplicates.parquet": table_bytes(analysis.duplicates.pairs),
+        COMPARED_FILE: table_bytes(analysis.duplicates.compared),
+        SYNTHETIC_FILE: table_bytes(measured.unlabelled.vectors),
         "product_groups.parquet": table_bytes(analysis.duplicates.groups),
         "fixes.parquet": table_bytes(analysis.hygiene.fixes),
     }

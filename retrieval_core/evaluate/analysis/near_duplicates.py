@@ -15,14 +15,25 @@ import numpy as np
 import polars as pl
 
 from retrieval_core.arrays import Int64
-from retrieval_core.artifacts.manifests import Value
+from retrieval_core.artifacts.fingerprints import STAGE_VERSIONS
+from retrieval_core.artifacts.manifests import Report, Value
+from retrieval_core.artifacts.parts import is_stored, read_table
 from retrieval_core.embed.extract import SquareLoader, in_batches
 from retrieval_core.evaluate.measure.known_answer import rows_of
 from retrieval_core.evaluate.measure.setup import MAX_ASKED, SearchSetup, hash_rows, positions_in_gallery
 from retrieval_core.evaluate.thumbnails import Thumbnail, item_picture
 from retrieval_core.images import Preprocess
 from retrieval_core.metrics.same_picture import SIDE_PX, Likeness, compare_pictures, shrink
+from retrieval_core.store.base import Store
 
+COMPARED_FILE = "compared_pictures.parquet"  # what the next run need not compare again
+COMPARED_SCHEMA = {
+    "version": pl.Int64(),
+    "content_id": pl.String(),
+    "other_content_id": pl.String(),
+    "is_same": pl.Boolean(),
+    "is_recoloured": pl.Boolean(),
+}
 N_NEIGHBOURS = 5
 ASKED_AT_ONCE = 4_096
 MAX_COMPARED = 1_000  # pairs whose pictures are compared, in order of rank
@@ -35,6 +46,9 @@ BATCH = 32
 
 COLUMNS = ("item_id", "other_item_id", "product_id", "other_product_id", "similarity")
 GROUP_SCHEMA = {"item_id": pl.String(), "product_id": pl.String(), "proposed_product_id": pl.String()}
+
+
+NOTHING_COMPARED = pl.DataFrame(schema=COMPARED_SCHEMA)
 
 
 class DuplicatePair(Value):
@@ -76,12 +90,14 @@ class DuplicateFacts(Value):
 class NearDuplicates(NamedTuple):
     """The confirmed `pairs` (`COLUMNS`), the most similar first, the variants of one product, and the report's facts.
 
-    `groups` (`GROUP_SCHEMA`) has a row for each item of a group, the largest group first.
+    `groups` (`GROUP_SCHEMA`) has a row for each item of a group, the largest group first. `compared`
+    (`COMPARED_SCHEMA`) are the pictures that were compared, and what was found, for the next run.
     """
 
     pairs: pl.DataFrame
     groups: pl.DataFrame
     facts: DuplicateFacts
+    compared: pl.DataFrame = NOTHING_COMPARED
 
 
 class _Pairs(NamedTuple):
@@ -94,18 +110,28 @@ class _Pairs(NamedTuple):
         return _Pairs(self.first[rows], self.second[rows])
 
 
-def find_near_duplicates(setup: SearchSetup, max_pixels: int, seed: int) -> NearDuplicates:
+def read_compared(store: Store, earlier: Report | None) -> pl.DataFrame:
+    """Return what an earlier report compared (`COMPARED_SCHEMA`); nothing where it has none or it is lost."""
+    part = next((part for part in earlier.parts if part.key.endswith(f"/{COMPARED_FILE}")), None) if earlier else None
+    return read_table(store, part) if part and is_stored(store, part) else NOTHING_COMPARED
+
+
+def find_near_duplicates(
+    setup: SearchSetup, max_pixels: int, seed: int, known: pl.DataFrame = NOTHING_COMPARED
+) -> NearDuplicates:
     """Find items that show the same picture, or one design in several colours, and are not known to be one product.
 
     Each query row searches the index for its five nearest. Of the pairs this gives, the `MAX_COMPARED` with the highest
-    rank are compared by their pictures; pairs with identical files need no comparison.
+    rank are compared by their pictures; pairs with identical files need no comparison, nor do pictures that are
+    `known` (`COMPARED_SCHEMA`) from an earlier run.
     """
     queries = _query_rows(setup.items, seed)
     nearest = _across_products(setup.items, _nearest_pairs(setup, queries))
     content = setup.items["content_id"].to_numpy()
     is_same_file = content[nearest.first] == content[nearest.second]
     compared = nearest.take(np.flatnonzero(~is_same_file)[:MAX_COMPARED])
-    likeness = _compare(setup, compared, max_pixels)
+    verdicts = _compare(setup, compared, max_pixels, known)
+    likeness = Likeness(*(verdicts[name].fill_null(False).to_numpy() for name in Likeness._fields))
     same = _joined(nearest.take(np.flatnonzero(is_same_file)), compared.take(np.flatnonzero(likeness.is_same)))
     recoloured = _of_one_category(setup.items, compared.take(np.flatnonzero(likeness.is_recoloured)))
     pairs, groups = _table(setup, same), group_variants(setup.items, recoloured, same)
@@ -120,7 +146,7 @@ def find_near_duplicates(setup: SearchSetup, max_pixels: int, seed: int) -> Near
         n_grouped=len(groups),
         groups=_first_groups(setup, groups),
     )
-    return NearDuplicates(pairs, groups, facts)
+    return NearDuplicates(pairs, groups, facts, verdicts.drop_nulls().unique(maintain_order=True))
 
 
 def _query_rows(items: pl.DataFrame, seed: int) -> Int64:
@@ -168,26 +194,36 @@ def _of_one_category(items: pl.DataFrame, pairs: _Pairs) -> _Pairs:
     return pairs.take(np.flatnonzero(is_equal.to_numpy()))
 
 
-def _compare(setup: SearchSetup, pairs: _Pairs, max_pixels: int) -> Likeness:
-    """Compare the pictures of each pair; those that can no longer be read are like no other."""
-    items, content = setup.items, setup.items["content_id"]
-    ids = list(zip(content.gather(pairs.first), content.gather(pairs.second), strict=True))
-    wanted = sorted({content_id for pair in ids for content_id in pair})
+def _compare(setup: SearchSetup, pairs: _Pairs, max_pixels: int, known: pl.DataFrame) -> pl.DataFrame:
+    """Return what is found of each pair (`COMPARED_SCHEMA`), null where a picture can no longer be read."""
+    content = setup.items["content_id"]
+    keys = list(COMPARED_SCHEMA)[:3]
+    first, second = content.gather(pairs.first), content.gather(pairs.second)
+    asked = pl.DataFrame(
+        {keys[0]: [STAGE_VERSIONS["evaluate"]] * len(first), keys[1]: first, keys[2]: second},
+        schema={name: COMPARED_SCHEMA[name] for name in keys},
+    )
+    new = asked.join(known, on=keys, how="anti").unique(maintain_order=True)
+    found = pl.concat([known, _compare_new(setup, new, max_pixels)])
+    return asked.join(found, on=keys, how="left", maintain_order="left")
+
+
+def _compare_new(setup: SearchSetup, pairs: pl.DataFrame, max_pixels: int) -> pl.DataFrame:
+    items = setup.items
+    wanted = pl.concat([pairs["content_id"], pairs["other_content_id"]]).unique().implode()
     pictures = items.filter(pl.col("content_id").is_in(wanted)).unique("content_id", keep="first").sort("content_id")
-    row_of: dict[str, int] = {}
+    names: list[str] = []
     shrunk = [np.empty((0, SIDE_PX, SIDE_PX, 3), np.float32)]
     load = SquareLoader(None, "raw", 0.0, SQUARE, max_pixels)
     for loaded in in_batches(setup.pictures.locate(pictures), load, BATCH, THREADS):
-        row_of |= {content_id: len(row_of) + row for row, content_id in enumerate(loaded.content_ids)}
+        names += loaded.content_ids
         shrunk.append(shrink(loaded.pixels))
-    rows = np.array([[row_of.get(content_id, -1) for content_id in pair] for pair in ids], np.int64).reshape(-1, 2)
-    readable = np.flatnonzero((rows >= 0).all(axis=1))
+    readable = pairs.filter(pl.col("content_id").is_in(names), pl.col("other_content_id").is_in(names))
+    row_of = {name: row for row, name in enumerate(names)}
     small = np.concatenate(shrunk)
-    found = compare_pictures(small[rows[readable, 0]], small[rows[readable, 1]])
-    likeness = Likeness(np.zeros(len(ids), bool), np.zeros(len(ids), bool))
-    for everyone, some in zip(likeness, found, strict=True):
-        everyone[readable] = some
-    return likeness
+    sides = (small[[row_of[name] for name in readable[key]]] for key in ("content_id", "other_content_id"))
+    likeness = compare_pictures(*sides)
+    return readable.with_columns(is_same=pl.Series(likeness.is_same), is_recoloured=pl.Series(likeness.is_recoloured))
 
 
 def group_variants(items: pl.DataFrame, recoloured: _Pairs, same: _Pairs) -> pl.DataFrame:

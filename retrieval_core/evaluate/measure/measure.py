@@ -9,7 +9,17 @@ import polars as pl
 
 from retrieval_core.artifacts.catalog_rows import load_items
 from retrieval_core.artifacts.growing_sets import indexable_items
-from retrieval_core.artifacts.manifests import ClassSet, Head, IndexSet, Ref, Release, Segmenter, Value, VectorSet
+from retrieval_core.artifacts.manifests import (
+    ClassSet,
+    Head,
+    IndexSet,
+    Ref,
+    Release,
+    Report,
+    Segmenter,
+    Value,
+    VectorSet,
+)
 from retrieval_core.artifacts.parts import load_classes, load_vectors
 from retrieval_core.artifacts.pictures import PictureReader
 from retrieval_core.config.stages import NightlyConfig
@@ -21,6 +31,7 @@ from retrieval_core.evaluate.measure.graded_queries import choose_graded, search
 from retrieval_core.evaluate.measure.index_quality import CurvePoint, IndexQuality, measure_index, time_curve
 from retrieval_core.evaluate.measure.indexed_rows import sample_rows
 from retrieval_core.evaluate.measure.mask_quality import MaskFacts, measure_masks
+from retrieval_core.evaluate.measure.picture_search import PictureSearch, read_known
 from retrieval_core.evaluate.measure.row_vectors import StoredVectors
 from retrieval_core.evaluate.measure.setup import MAX_ASKED, K, Protocol, SearchSetup, choose_protocol, cluster_names
 from retrieval_core.evaluate.measure.synthetic_queries import (
@@ -81,11 +92,18 @@ class Measured(NamedTuple):
         return self.setup.protocol
 
 
-def measure(store: Store, outputs: RunOutputs, config: NightlyConfig, settings: Settings | None = None) -> Measured:
+def measure(
+    store: Store,
+    outputs: RunOutputs,
+    config: NightlyConfig,
+    settings: Settings | None = None,
+    earlier: Report | None = None,
+) -> Measured:
     """Measure every variant under exact search, and the published index, on the same held-out queries.
 
     Where every picture is a query the gallery is empty, and there are no metrics of the search. `settings` give the
-    device and the threads for embedding golden and synthetic queries; the default is the environment.
+    device and the threads for embedding golden and synthetic queries; the default is the environment. What a report
+    has embedded `earlier` is not embedded again.
     """
     vectors, index_set = VectorSet.open(store, outputs.vectors), IndexSet.open(store, outputs.index)
     setup = _open_setup(store, outputs, index_set, config)
@@ -111,7 +129,7 @@ def measure(store: Store, outputs: RunOutputs, config: NightlyConfig, settings: 
         metrics[MASK_IOU.name] = Segmenter.open(store, outputs.segmenter.ref).val_iou
     if outputs.masks:
         metrics[MASK_FALLBACK_RATE.name] = masks.fallback_rate
-    unlabelled = measure_unlabelled(store, outputs, setup.items, config, settings or Settings.load())
+    unlabelled = measure_unlabelled(store, outputs, setup.items, config, settings or Settings.load(), earlier)
     metrics |= unlabelled.metrics
     for outcome in outputs.heads:
         metrics |= _head_metrics(Head.open(store, outcome.ref), vectors.parents.get("head"))
@@ -192,16 +210,25 @@ UNSEALED = "challenger"
 
 
 class Unlabelled(NamedTuple):
-    """Metrics by name, a row (item_id, cluster, metrics) a golden query or drawn item, and the facts of the report."""
+    """Metrics by name, a row (item_id, cluster, metrics) a golden query or drawn item, and the facts of the report.
+
+    `vectors` are those of the synthetic queries, for the next run.
+    """
 
     metrics: dict[str, float]
     per_query: pl.DataFrame
     golden: GoldenFacts
     synthetic: SyntheticFacts
+    vectors: pl.DataFrame
 
 
 def measure_unlabelled(
-    store: Store, outputs: RunOutputs, items: pl.DataFrame, config: NightlyConfig, settings: Settings
+    store: Store,
+    outputs: RunOutputs,
+    items: pl.DataFrame,
+    config: NightlyConfig,
+    settings: Settings,
+    earlier: Report | None,
 ) -> Unlabelled:
     """Search the release that the run would publish as a user does, from a picture to its hits among `items`."""
     release, max_pixels = open_challenger(store, outputs, config, settings), config.ingest.max_pixels
@@ -209,12 +236,14 @@ def measure_unlabelled(
     graded = search_graded(release, items, choose_graded(store, config.evaluate, items), max_pixels)
     mean = {GOLDEN_NDCG.name: float(graded[GOLDEN_NDCG.name].to_numpy().mean())} if len(graded) else {}
     masks = read_item_masks(store, outputs.masks, draw_items(items, config.evaluate))
-    synthetic = search_synthetic(release, items, masks, config.evaluate, max_pixels, PictureReader(store))
+    searched = PictureSearch(release, read_known(store, earlier))
+    synthetic = search_synthetic(searched, items, masks, config.evaluate, max_pixels, PictureReader(store))
     return Unlabelled(
         metrics=golden.metrics | mean | synthetic.metrics,
         per_query=pl.concat([golden.per_query, *([graded] if mean else []), synthetic.per_query], how="diagonal"),
         golden=golden.facts,
         synthetic=synthetic.facts,
+        vectors=searched.vectors(),
     )
 
 

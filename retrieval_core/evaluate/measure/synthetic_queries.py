@@ -28,12 +28,12 @@ from retrieval_core.evaluate.measure.known_answer import (
     hit_ids,
     show_missed,
 )
+from retrieval_core.evaluate.measure.picture_search import PictureSearch
 from retrieval_core.evaluate.measure.setup import cluster_names
 from retrieval_core.evaluate.thumbnails import FROM_SOURCE, Thumbnail, jpeg_base64
 from retrieval_core.images import RGB, decode
 from retrieval_core.metrics.distortions import DISTORTIONS, Distortion
 from retrieval_core.metrics.registry import SYNTHETIC_RECALL, SYNTHETIC_RECALL_OF
-from retrieval_core.search.release import OpenRelease
 from retrieval_core.store.base import Store
 
 PREFIX = "synthetic"
@@ -105,7 +105,7 @@ def read_item_masks(store: Store, masks: Ref | None, items: pl.DataFrame) -> dic
 
 
 def search_synthetic(
-    release: OpenRelease,
+    release: PictureSearch,
     items: pl.DataFrame,
     masks: Mapping[str, MaskRow],
     config: EvaluateConfig,
@@ -195,9 +195,9 @@ def _queries(
                 yield _Query(item, distortion, distorted)
 
 
-def _search(release: OpenRelease, query: _Query) -> _Searched:
+def _search(release: PictureSearch, query: _Query) -> _Searched:
     item = query.item
-    hits = release.search(query.picture, k=K)
+    hits = release.search(query.picture, K)
     name = f"{PREFIX}/{item['content_id']}/{item['item_id']}"
     answer = Answer(name, frozenset({item["content_id"]}), tuple(hits), K)
     is_hit = bool(hits) and hits[0].item_id == item["item_id"]

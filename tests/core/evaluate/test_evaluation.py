@@ -22,8 +22,8 @@ from tests.core.sealed_runs import CONFIG
 
 FILES = {
     "metrics.json", "report.html", "metrics.parquet", "queries.parquet", "categories.parquet",
-    "near_duplicates.parquet", "product_groups.parquet", "fixes.parquet", "fixes.csv",
-    "fixes.html", "summary.json",
+    "near_duplicates.parquet", "compared_pictures.parquet", "synthetic_vectors.parquet",
+    "product_groups.parquet", "fixes.parquet", "fixes.csv", "fixes.html", "summary.json",
 }  # fmt: skip
 OTHER_SEED = CONFIG.evaluate.model_copy(update={"queries": 4, "seed": 3})
 

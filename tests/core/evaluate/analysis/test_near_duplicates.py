@@ -8,7 +8,7 @@ from PIL import Image
 
 from retrieval_core.artifacts.manifests import content_id
 from retrieval_core.evaluate.analysis import near_duplicates
-from retrieval_core.evaluate.analysis.near_duplicates import COLUMNS, find_near_duplicates
+from retrieval_core.evaluate.analysis.near_duplicates import COLUMNS, NOTHING_COMPARED, find_near_duplicates
 
 N = 40
 MAX_PIXELS = 1_000_000
@@ -40,7 +40,7 @@ class Shop:
         moved = self.vectors[a] + shift * self.vectors[b]
         self.vectors[b] = moved / np.linalg.norm(moved)
 
-    def find(self, catalog_items, open_bench, gone: tuple[int, ...] = ()):
+    def find(self, catalog_items, open_bench, gone: tuple[int, ...] = (), known=NOTHING_COMPARED):
         paths = [self.path(i) for i in range(N)]
         items = catalog_items(
             N,
@@ -51,7 +51,7 @@ class Shop:
         )
         for i in gone:
             self.path(i).unlink()
-        return find_near_duplicates(open_bench(items, self.vectors), MAX_PIXELS, seed=0)
+        return find_near_duplicates(open_bench(items, self.vectors), MAX_PIXELS, 0, known)
 
 
 @pytest.fixture
@@ -65,7 +65,7 @@ def test_a_picture_encoded_again_under_another_product_is_found(shop, catalog_it
     again = Image.open(shop.path(3)).resize((90, 112))
     again.save(shop.path(20), "JPEG", quality=60)
     shop.near(3, 20)
-    pairs, *_, facts = shop.find(catalog_items, open_bench)
+    pairs, _, facts, _ = shop.find(catalog_items, open_bench)
     assert pairs.columns == list(COLUMNS)
     assert pairs.drop("similarity").rows() == [("item-00003", "item-00020", "p-3", "p-20")]
     assert pairs["similarity"][0] == pytest.approx(float(shop.vectors[3] @ shop.vectors[20]))
@@ -80,7 +80,7 @@ def test_the_same_file_twice_is_found_where_no_product_is_known(shop, catalog_it
     shop.path(9).write_bytes(shop.path(8).read_bytes())
     shop.near(8, 9, 0.0)
     shop.products[8] = shop.products[9] = None
-    pairs, *_, facts = shop.find(catalog_items, open_bench, gone=(8, 9))
+    pairs, _, facts, _ = shop.find(catalog_items, open_bench, gone=(8, 9))
     assert pairs.drop("similarity").rows() == [("item-00008", "item-00009", None, None)]
     assert facts.pairs[0].similarity == pytest.approx(1)
     assert facts.pairs[0].pictures[0].jpeg == ""
@@ -90,13 +90,13 @@ def test_views_of_one_product_are_no_duplicates_across_products(shop, catalog_it
     shop.path(9).write_bytes(shop.path(8).read_bytes())
     shop.near(8, 9)
     shop.products[9] = shop.products[8]
-    pairs, *_, facts = shop.find(catalog_items, open_bench)
+    pairs, _, facts, _ = shop.find(catalog_items, open_bench)
     assert (len(pairs), facts.n_pairs, facts.pairs) == (0, 0, ())
 
 
 def test_near_vectors_of_unlike_pictures_are_compared_and_rejected(shop, catalog_items, open_bench):
     shop.near(3, 20)
-    pairs, *_, facts = shop.find(catalog_items, open_bench)
+    pairs, _, facts, _ = shop.find(catalog_items, open_bench)
     assert (len(pairs), facts.n_pairs) == (0, 0)
     assert facts.n_compared > N
 
@@ -104,7 +104,7 @@ def test_near_vectors_of_unlike_pictures_are_compared_and_rejected(shop, catalog
 def test_a_picture_that_cannot_be_read_is_not_taken_for_another(shop, catalog_items, open_bench):
     Image.open(shop.path(3)).save(shop.path(20), "JPEG", quality=60)
     shop.near(3, 20)
-    pairs, *_, facts = shop.find(catalog_items, open_bench, gone=(20,))
+    pairs, _, facts, _ = shop.find(catalog_items, open_bench, gone=(20,))
     assert (len(pairs), facts.n_pairs) == (0, 0)
 
 
@@ -115,14 +115,14 @@ def test_the_highest_ranked_pairs_are_compared_and_equal_files_always(shop, cata
         shop.near(a, b, shift)
     shop.path(30).write_bytes(shop.path(11).read_bytes())
     shop.near(11, 30, 0.8)
-    pairs, *_, facts = shop.find(catalog_items, open_bench)
+    pairs, _, facts, _ = shop.find(catalog_items, open_bench)
     assert pairs["item_id"].to_list() == ["item-00005", "item-00011"]
     assert facts.n_compared == 2
 
 
 def test_a_fixed_sample_of_a_large_catalogue_is_searched(shop, catalog_items, open_bench, monkeypatch):
     monkeypatch.setattr(near_duplicates, "MAX_ASKED", 10)
-    *_, facts = shop.find(catalog_items, open_bench)
+    facts = shop.find(catalog_items, open_bench).facts
     assert (facts.n_rows, facts.n_asked) == (N, 10)
     assert 0 < facts.n_near <= 50
     assert shop.find(catalog_items, open_bench).facts == facts
@@ -131,7 +131,7 @@ def test_a_fixed_sample_of_a_large_catalogue_is_searched(shop, catalog_items, op
 def test_distant_duplicates_are_found_where_all_else_is_farther(shop, catalog_items, open_bench):
     Image.open(shop.path(3)).save(shop.path(20), "JPEG", quality=60)
     shop.near(3, 20, 0.8)
-    pairs, _, _ = shop.find(catalog_items, open_bench)
+    pairs, *_ = shop.find(catalog_items, open_bench)
     assert pairs["other_item_id"].to_list() == ["item-00020"]
     assert pairs["similarity"][0] < 0.9
 
@@ -159,7 +159,7 @@ def test_one_design_in_two_colours_is_a_group_and_no_pair(shop, catalog_items, o
     shop.near(3, 20)
     shop.near(3, 31)
     shop.products[31] = None
-    pairs, groups, facts = shop.find(catalog_items, open_bench)
+    pairs, groups, facts, _ = shop.find(catalog_items, open_bench)
     assert len(pairs) == 0
     assert groups.rows() == [
         ("item-00003", "p-3", "p-20"),
@@ -180,6 +180,31 @@ def test_designs_of_two_categories_are_no_variants(shop, catalog_items, open_ben
     assert shop.find(catalog_items, open_bench).facts.n_groups == 0
 
 
+def test_pictures_that_were_compared_before_give_the_same_without_being_compared(
+    shop, catalog_items, open_bench, monkeypatch
+):
+    Image.open(shop.path(5)).save(shop.path(21), "JPEG", quality=80)
+    shop.near(5, 21)
+    for i, order in ((3, (0, 1, 2)), (20, (1, 0, 2))):
+        Image.fromarray(recoloured(product(3), order)).save(shop.path(i))
+    shop.near(3, 20)
+    before = shop.find(catalog_items, open_bench)
+    assert (before.facts.n_pairs, before.facts.n_groups) == (1, 1)
+    Image.open(shop.path(5)).rotate(180).save(shop.path(21), "JPEG", quality=80)
+    Image.open(shop.path(7)).save(shop.path(22), "JPEG", quality=80)
+    shop.near(7, 22)
+    n_compared: list[int] = []
+    compare = near_duplicates.compare_pictures
+    monkeypatch.setattr(near_duplicates, "compare_pictures", lambda a, b: n_compared.append(len(a)) or compare(a, b))
+    after = shop.find(catalog_items, open_bench, known=before.compared)
+    from_scratch = shop.find(catalog_items, open_bench)
+    assert 0 < n_compared[0] < n_compared[1] / 2
+    assert after.facts == from_scratch.facts
+    assert after.pairs.equals(from_scratch.pairs)
+    assert after.groups.equals(from_scratch.groups)
+    assert after.compared.equals(from_scratch.compared)
+
+
 def test_an_empty_catalogue_has_no_duplicates(catalog_items, open_bench):
-    pairs, _, facts = find_near_duplicates(open_bench(catalog_items(0), np.empty((0, 8), np.float32)), MAX_PIXELS, 0)
+    pairs, _, facts, _ = find_near_duplicates(open_bench(catalog_items(0), np.empty((0, 8), np.float32)), MAX_PIXELS, 0)
     assert (pairs.columns, len(pairs), facts.n_asked) == (list(COLUMNS), 0, 0)
