@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from retrieval_core.artifacts.manifests import Fitted, MaskSet, Ref, VectorSet
 from retrieval_core.config.stages import IngestConfig
+from retrieval_core.feedback.judgements import chosen_groups
 from retrieval_core.settings import Settings
 from retrieval_core.train import job, recipe
 from retrieval_core.train.captions import read_captions
-from retrieval_core.train.config import AnyTraining, CaptionsTraining, RecipeConfig
+from retrieval_core.train.config import AnyTraining, CaptionsTraining, MetricTraining, RecipeConfig
 from retrieval_core.train.inputs import TrainingInputs, find_start
 from tasks.stage import stage
 
@@ -28,6 +29,7 @@ def train_backbone(
         captions=read_captions(store, inputs.fields, config.text_fields)
         if isinstance(config, CaptionsTraining)
         else None,
+        chosen=chosen_groups(store) if isinstance(config, MetricTraining) and config.alike == "chosen" else None,
     )
     return job.train_backbone(settings, training, name, ingest)
 

@@ -10,17 +10,22 @@ import csv
 import io
 from collections.abc import Iterable
 from datetime import datetime, timedelta
+from typing import NamedTuple
+
+import polars as pl
 
 from retrieval_core.artifacts.fingerprints import STAGE_VERSIONS
 from retrieval_core.artifacts.manifests import MANIFEST, JudgementSet, Ref, Value, fingerprint
 from retrieval_core.artifacts.parts import put_parts
-from retrieval_core.errors import ShardCorrupt
+from retrieval_core.errors import BadConfig, ShardCorrupt
 from retrieval_core.feedback.grades import Evidence, Judged, find_impressions, grade, split_questions
 from retrieval_core.feedback.log import kept_pictures, merge_parts, read_log
 from retrieval_core.feedback.propensity import estimate_bias
 from retrieval_core.store.base import Store
 
 GOLDEN_FILE, TRAINING_FILE = "golden.csv", "training.csv"
+ALIKE_GRADE = 2
+CHOSEN_SCHEMA = {"item_id": pl.String, "chosen": pl.String}
 COLUMNS = ("query", "expected", "grades", "note")
 
 
@@ -40,6 +45,13 @@ class JudgedFeedback(Value):
     n_golden: int
     n_training: int
     n_merged: int
+
+
+class ChosenGroups(NamedTuple):
+    """Items that shoppers chose for each other, a table of item_id and `chosen`, the group; and its fingerprint."""
+
+    table: pl.DataFrame
+    fingerprint: str
 
 
 def judge_feedback(store: Store, evidence: Evidence, now: datetime) -> JudgedFeedback:
@@ -91,6 +103,26 @@ def last_judgements(store: Store) -> JudgementSet | None:
             except ShardCorrupt:  # `vitrine verify --all` finds it
                 continue
     return max(made, key=lambda each: str(each.config["until"]), default=None)
+
+
+def chosen_groups(store: Store) -> ChosenGroups:
+    """Return which items shoppers chose for each other, from the questions that are to train on.
+
+    A question about an item and its hits of grade `ALIKE_GRADE` or more are a group. An item belongs to the group of
+    the question that was asked most often, so that groups do not grow together. Raises `BadConfig` without judgements.
+    """
+    judgements = last_judgements(store)
+    if judgements is None:
+        raise BadConfig(f"{store.url} does not say what shoppers chose; `vitrine feedback` judges what was recorded")
+    part = judgements.part(TRAINING_FILE)
+    lines = store.local_path(part.key, part.sha256).read_text(encoding="utf-8").splitlines()
+    group_of: dict[str, str] = {}
+    for row in csv.DictReader(lines):
+        pairs = zip(row["expected"].split("|"), row["grades"].split("|"), strict=True)
+        chosen = [item_id for item_id, given in pairs if int(given) >= ALIKE_GRADE and item_id not in group_of]
+        if chosen and row["query"] not in group_of:
+            group_of |= dict.fromkeys([row["query"], *chosen], row["query"])
+    return ChosenGroups(pl.DataFrame(list(group_of.items()), CHOSEN_SCHEMA, orient="row"), part.sha256[:32])
 
 
 def _csv(questions: Iterable[Judged], addresses: dict[str, str]) -> bytes:

@@ -11,7 +11,7 @@ from retrieval_core.config.stages import Framing, StageConfig, View
 from retrieval_core.config.text import first_line, nearest, parse_override, toml_table
 from retrieval_core.errors import BadConfig
 
-Alike = Literal["auto", "product", "category", "labels"]
+Alike = Literal["auto", "product", "category", "labels", "chosen"]
 Miner = Literal["all", "semihard", "hard"]
 
 # Fields that unrelated models share.
@@ -135,8 +135,8 @@ class MetricTraining(Training):
     slices: tuple[PositiveInt, ...] = SLICES
     alike: Alike = Field(
         "auto",
-        description="Pictures are alike that show one product, have one category or share labels; "
-        "auto takes the first of these that the catalogue has.",
+        description="Pictures are alike that show one product, have one category or share labels, or that shoppers "
+        "chose for each other; auto takes the first that the catalogue has of the first three.",
     )
     alike_iou: float = Field(
         0.5, gt=0, le=1, description="With labels: pictures whose label IoU is at least this are alike."

@@ -20,6 +20,7 @@ from retrieval_core.artifacts.shards import log_progress
 from retrieval_core.config.stages import IngestConfig
 from retrieval_core.embed.extract import SquareLoader
 from retrieval_core.errors import WeightsInvalid
+from retrieval_core.feedback.judgements import ChosenGroups
 from retrieval_core.images import Preprocess
 from retrieval_core.settings import Settings
 from retrieval_core.store.base import Store
@@ -54,7 +55,8 @@ NOT_SCORES = ("epoch", "learning_rate", "seconds")
 class TrainingJob(NamedTuple):
     """What a training learns from; `masks` show pictures as `config.background` says, with `margin` around a crop.
 
-    `captions` are those of the catalogue's items, None for an objective that does not learn from them.
+    `captions` are those of the catalogue's items, and `chosen` what shoppers chose for each other, each None for an
+    objective that does not learn from it.
     """
 
     catalog: str
@@ -64,13 +66,15 @@ class TrainingJob(NamedTuple):
     start: Start
     config: AnyTraining
     captions: CaptionTexts | None = None
+    chosen: ChosenGroups | None = None
 
     @property
     def parents(self) -> dict[str, str]:
-        """The fingerprints of catalogue, start and captions, and the families of masks and teacher, as far as given."""
+        """The fingerprints of catalogue, start, captions and choices, and families of masks and teacher, if given."""
         families = {"masks": self.masks, "teacher": self.teacher}
         parents = {"catalog": self.catalog, "start": self.start.fingerprint}
         parents |= {"captions": self.captions.fingerprint} if self.captions else {}
+        parents |= {"chosen": self.chosen.fingerprint} if self.chosen else {}
         return parents | {role: made.family for role, made in families.items() if made}
 
     @property
@@ -131,6 +135,8 @@ def _train(run: _Run, ingest: IngestConfig) -> Backbone:
     store, config, teacher = run.store, run.job.config, run.job.teacher
     torch.set_num_threads(run.settings.n_threads)
     items = choose_items(load_items(store, run.job.catalog), config)
+    if run.job.chosen:
+        items = items.join(run.job.chosen.table, on="item_id", how="left", maintain_order="left")
     start = load_start(store, run.job.start, config, teacher.dim if teacher else 0)
     guide = teacher_vectors(store, teacher, items["content_id"].to_list()) if teacher else None
     texts = run.job.captions

@@ -25,9 +25,11 @@ class Split(NamedTuple):
 def group_pictures(items: pl.DataFrame, duplicates: Duplicates) -> Int64:
     """Return the group of each row, (n,): rows of one product, one file or near-duplicate pictures share a group.
 
-    `items` has the columns product_id and content_id. A group is numbered by its lowest row.
+    So do rows that shoppers chose for each other, if `items` has the column chosen beside product_id and content_id. A
+    group is numbered by its lowest row.
     """
-    same = _same_value(items, "product_id") + _same_value(items, "content_id")
+    columns = [name for name in ("product_id", "content_id", "chosen") if name in items.columns]
+    same = [pair for name in columns for pair in _same_value(items, name)]
     return _joined(len(items), same + duplicates.copies + duplicates.alike)
 
 

@@ -62,6 +62,8 @@ def relate(data: TrainingData, config: MetricTraining) -> Relation:
     unlike. Raises `BadConfig` if there is none.
     """
     judgements, rows = encode(data.items), np.flatnonzero(data.is_trainable)
+    if config.alike == "chosen":
+        return _by_choice(data, rows)
     kinds: tuple[Kind, ...] = ("product", "category", "labels") if config.alike == "auto" else (config.alike,)
     problems = []
     for kind in kinds:
@@ -73,6 +75,20 @@ def relate(data: TrainingData, config: MetricTraining) -> Relation:
         f"{len(rows)} pictures may be trained on, but alike={config.alike} compares none of them: "
         f"{'; '.join(problems)}. Give the catalogue products, categories or labels, or set alike to one that it has"
     )
+
+
+def _by_choice(data: TrainingData, rows: Int64) -> SameClass:
+    """Return the relation by what shoppers chose for each other. Raises `BadConfig` where that compares nothing."""
+    codes = np.full(len(data.items), -1, np.int64)
+    if "chosen" in data.items.columns:
+        codes = data.items["chosen"].rank("dense").fill_null(0).to_numpy().astype(np.int64) - 1
+    relation = SameClass(codes)
+    if not len(relation.partnered(rows)):
+        raise BadConfig(
+            f"of {len(rows)} pictures that may be trained on, shoppers chose too few for each other (alike=chosen): "
+            "two groups are needed at least; `vitrine feedback` makes them of what `vitrine serve` recorded"
+        )
+    return relation
 
 
 def _by_class(judgements: Judgements, rows: Int64, kind: Literal["product", "category"]) -> SameClass | str:

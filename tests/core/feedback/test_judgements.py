@@ -10,8 +10,15 @@ import numpy as np
 import pytest
 
 from retrieval_core.artifacts.manifests import MANIFEST
+from retrieval_core.errors import BadConfig
 from retrieval_core.feedback.grades import Evidence
-from retrieval_core.feedback.judgements import GOLDEN_FILE, TRAINING_FILE, judge_feedback, last_judgements
+from retrieval_core.feedback.judgements import (
+    GOLDEN_FILE,
+    TRAINING_FILE,
+    chosen_groups,
+    judge_feedback,
+    last_judgements,
+)
 from retrieval_core.feedback.log import Event, Search, put_events, put_picture, put_searches
 from retrieval_core.maintenance.verify_objects import verify_all
 from retrieval_core.store.base import Store
@@ -76,3 +83,20 @@ def test_a_picture_is_named_by_its_address_while_it_is_kept(store: Store) -> Non
     judge_feedback(store, Evidence(), NOW + timedelta(minutes=1))
     (row,) = rows(store, GOLDEN_FILE) + rows(store, TRAINING_FILE)
     assert Path(row["query"]).read_bytes() == b"jpeg"
+
+
+def test_items_that_shoppers_chose_for_each_other_are_groups_that_do_not_grow_together(store: Store) -> None:
+    with pytest.raises(BadConfig, match="vitrine feedback"):
+        chosen_groups(store)
+    chosen = {f"q{number}": f"d{number // 2}" for number in range(40)}  # two questions choose the same item
+    for query, item_id in chosen.items():
+        names = [f"{query}/{number}" for number in range(20)]
+        put_searches(store, [search(name, (item_id, "other"), item_ids=(query,)) for name in names])
+        put_events(store, [event(name, item_id) for name in names])
+    judged = judge_feedback(store, Evidence(), NOW + timedelta(minutes=1))
+    groups = dict(chosen_groups(store).table.rows())
+    trained = {row["query"]: row["expected"].split("|")[0] for row in rows(store, TRAINING_FILE)}
+    assert judged.n_training == len(trained) > 5
+    assert set(groups.values()) == {min(q for q, d in trained.items() if d == item_id) for item_id in trained.values()}
+    assert all(groups[trained[query]] == query for query in set(groups.values()))
+    assert "other" not in groups

@@ -6,17 +6,26 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+import polars as pl
 import pytest
 
 from retrieval_core.artifacts import backbone_names
+from retrieval_core.artifacts.catalog_rows import HELD_OUT, load_items
 from retrieval_core.artifacts.manifests import Backbone, Ref
 from retrieval_core.config.stages import IngestConfig
 from retrieval_core.embed import networks
 from retrieval_core.errors import BadConfig
+from retrieval_core.feedback.judgements import ChosenGroups
 from retrieval_core.settings import Settings
 from retrieval_core.store.local import LocalStore
 from retrieval_core.train import job
-from retrieval_core.train.config import AnyTraining, ClassifyTraining, DistillTraining, RotationTraining
+from retrieval_core.train.config import (
+    AnyTraining,
+    ClassifyTraining,
+    ContrastiveTraining,
+    DistillTraining,
+    RotationTraining,
+)
 from retrieval_core.train.inputs import find_start
 from tests.ingesting import ingest_source
 
@@ -40,11 +49,16 @@ class Shop:
         return ingest_source(settings, self.source, IngestConfig()).catalog
 
     def train(
-        self, config: AnyTraining, settings: Settings | None = None, catalog: Ref | None = None, name: str = "mine"
+        self,
+        config: AnyTraining,
+        settings: Settings | None = None,
+        catalog: Ref | None = None,
+        name: str = "mine",
+        chosen: ChosenGroups | None = None,
     ) -> Backbone:
         settings = settings or self.settings
         store, catalog = settings.open_store(), catalog or self.ingest(settings)
-        training = job.TrainingJob(catalog.name, None, 0.1, None, find_start(store, config), config)
+        training = job.TrainingJob(catalog.name, None, 0.1, None, find_start(store, config), config, None, chosen)
         return Backbone.open(store, job.train_backbone(settings, training, name, IngestConfig()).ref)
 
     def weights(self, backbone: Backbone, store: str = "store") -> bytes:
@@ -132,3 +146,16 @@ def test_a_training_that_cannot_work_is_refused_before_any_picture_is_read(
     monkeypatch.delattr(job, "prepare_pictures")
     with pytest.raises(BadConfig, match=says):
         shop.train(config, catalog=catalog, name=name)
+
+
+def test_a_training_learns_what_shoppers_chose_for_each_other(tmp_path: Path) -> None:
+    shop = Shop(tmp_path)
+    catalog = shop.ingest(shop.settings)
+    items = load_items(shop.store, catalog.name).filter(~pl.col("split").is_in(HELD_OUT))
+    groups = items.select("item_id", chosen="product_id")
+    config = ContrastiveTraining(**QUICK, backbone="resnet18", alike="chosen")
+    first, other = (shop.train(config, catalog=catalog, chosen=ChosenGroups(groups, name * 32)) for name in ("a", "b"))
+    assert first.fingerprint != other.fingerprint, "other choices are another training"
+    assert 0 < first.counts["train"] + first.counts["val"] <= len(groups)
+    with pytest.raises(BadConfig, match="vitrine feedback"):
+        shop.train(config, catalog=catalog)

@@ -232,3 +232,15 @@ def test_a_catalogue_in_which_nothing_can_be_compared_is_refused_with_what_it_la
         kind(catalogue(**columns), **changes)
     assert "3 pictures may be trained on" in str(refused.value)
     assert "set alike to" in str(refused.value)
+
+
+def test_pictures_are_alike_that_shoppers_chose_for_each_other():
+    items = catalogue(product_id=list("aabbcc")).with_columns(chosen=pl.Series(["x", None, "x", "y", None, "y"]))
+    relation = relate(TrainingData(items), MetricTraining(alike="chosen"))
+    assert relation.partnered(np.arange(6)).tolist() == [0, 2, 3, 5]
+    pairs = relation.pairs(np.arange(6))
+    assert np.argwhere(np.triu(pairs.alike)).tolist() == [[0, 2], [3, 5]]
+    assert not pairs.unlike[1].any(), "nobody said anything of it"
+    for unknown in (items.drop("chosen"), items.with_columns(chosen=pl.lit("x"))):
+        with pytest.raises(BadConfig, match="vitrine feedback"):
+            relate(TrainingData(unknown), MetricTraining(alike="chosen"))
