@@ -10,6 +10,7 @@ from pydantic import Field, PositiveInt, ValidationError, model_validator
 from retrieval_core.config.stages import Framing, StageConfig, View
 from retrieval_core.config.text import first_line, nearest, parse_override, toml_table
 from retrieval_core.errors import BadConfig
+from retrieval_core.metrics.distortions import MAX_GAIN
 
 Alike = Literal["auto", "product", "category", "labels", "chosen"]
 Miner = Literal["all", "semihard", "hard"]
@@ -25,6 +26,16 @@ SLICES: tuple[PositiveInt, ...] = Field(
     description="Train these numbers of leading dimensions to work alone too, so that reduce.method = truncate can "
     "take the place of a PCA.",
 )
+
+
+def _light_gain(default: float) -> Any:
+    return Field(
+        default,
+        ge=1,
+        le=4,
+        description="With augment: every second picture is seen in another light, each of its colour channels "
+        "multiplied by at most this gain or its inverse; 1 leaves colours as they are.",
+    )
 
 
 class Training(StageConfig):
@@ -44,6 +55,7 @@ class Training(StageConfig):
         "all", description="Train the whole network, or only the layers on top of a frozen one."
     )
     augment: bool = Field(True, description="Train on random crops and mirror images.")
+    light_gain: float = _light_gain(1.0)
     max_epochs: int = Field(30, ge=1, description="Maximum number of epochs.")
     schedule: Literal["plateau", "cosine"] = Field(
         "plateau",
@@ -115,6 +127,7 @@ class FineTuning(Training):
     batch_size: int = Field(64, ge=2, description="Pictures per training step.")
     learning_rate: float = Field(2e-3, gt=0, description="Learning rate of AdamW at the start, or after the warm-up.")
     weight_decay: float = Field(0.05, ge=0, description="Weight decay of AdamW; biases and norms have none.")
+    light_gain: float = _light_gain(MAX_GAIN)
     slices: tuple[PositiveInt, ...] = SLICES
 
 

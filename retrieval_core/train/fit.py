@@ -82,7 +82,7 @@ def fit(
     initial = network_weights(objective) if config.trained_share < 1 else {}
     loop, last = _Loop(objective, config), folder / LAST
     train_loader = DataLoader(
-        _Views(pixels, training_view(preprocess, config.augment)),
+        _Views(pixels, training_view(preprocess, config.augment, config.light_gain)),
         batch_sampler=_BatchSampler(loop, train, config),
         generator=torch.Generator(),  # a loader may draw at any time, so not from the global generator
     )

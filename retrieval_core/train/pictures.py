@@ -1,9 +1,10 @@
-"""The pictures of a training: decoded once into one array on disk, then viewed through random crops and mirroring."""
+"""The pictures of a training: decoded once into one array on disk, then seen in random crops, mirrors and lights."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
 
 CROP_ROOM = 8 / 7  # prepared squares are this much larger than the network's if its own crop leaves no room
 MIN_CROP_AREA = 0.5
+LIGHT_SHARE = 0.5  # of the training pictures that are seen in another light; the others keep true colours
 CHUNK = 64
 
 
@@ -77,11 +79,11 @@ def prepare_pictures(
     return Prepared(pixels, np.array(readable, np.int64), rejects)
 
 
-def training_view(preprocess: Preprocess, augment: bool) -> Callable[[Tensor], Tensor]:
+def training_view(preprocess: Preprocess, augment: bool, light_gain: float = 1.0) -> Callable[[Tensor], Tensor]:
     """Return the function from a (3, side, side) uint8 prepared picture to the (3, size, size) uint8 to train on.
 
-    It draws crops of at least half the area and mirror images from torch's global generator; without `augment` it is
-    `validation_view`.
+    It draws crops of at least half the area, mirror images and changes of light by up to `light_gain` from torch's
+    global generator; without `augment` it is `validation_view`.
     """
     from torchvision.transforms import v2
 
@@ -93,7 +95,22 @@ def training_view(preprocess: Preprocess, augment: bool) -> Callable[[Tensor], T
         interpolation=v2.InterpolationMode(preprocess.interpolation),
         antialias=True,
     )
-    return v2.Compose([crop, v2.RandomHorizontalFlip()])
+    steps = [crop, v2.RandomHorizontalFlip()]
+    if light_gain > 1:
+        steps.append(v2.RandomApply([v2.Lambda(partial(change_light, max_gain=light_gain))], LIGHT_SHARE))
+    return v2.Compose(steps)
+
+
+def change_light(pixels: Tensor, max_gain: float) -> Tensor:
+    """Multiply each channel of a (3, h, w) uint8 picture by a gain of 1 / `max_gain` to `max_gain`.
+
+    The gains are drawn from torch's global generator, uniform on a log scale. They are the von Kries model of a change
+    of light, as in `metrics.distortions.shift_colour`.
+    """
+    import torch
+
+    gains = max_gain ** (2 * torch.rand(3, 1, 1) - 1)
+    return (pixels * gains).round_().clamp_(0, 255).to(torch.uint8)
 
 
 def validation_view(preprocess: Preprocess) -> Callable[[Tensor], Tensor]:

@@ -16,7 +16,13 @@ from retrieval_core.artifacts.manifests import content_id
 from retrieval_core.artifacts.pictures import Picture
 from retrieval_core.embed.extract import SquareLoader
 from retrieval_core.images import Preprocess, decode, fit
-from retrieval_core.train.pictures import prepare_pictures, training_square, training_view, validation_view
+from retrieval_core.train.pictures import (
+    change_light,
+    prepare_pictures,
+    training_square,
+    training_view,
+    validation_view,
+)
 
 MAX_PIXELS = 10_000
 
@@ -139,6 +145,30 @@ def test_training_views_are_random_crops_and_mirror_images(preprocess):
         [np.abs(one.astype(int) - side).mean() for one in views] for side in (centre, centre[:, ::-1])
     )
     assert {a < b for a, b in zip(straight, mirrored, strict=True)} == {True, False}
+
+
+def test_about_every_second_training_view_is_seen_in_another_light():
+    preprocess = Preprocess(size_px=28, crop="squash")
+    square = np.full((28, 28, 3), (60, 90, 120), np.uint8)
+    view = training_view(preprocess, augment=True, light_gain=1.25)
+    torch.manual_seed(0)
+    views = np.array([seen(view, square) for _ in range(200)])
+    assert (views == views[:, :1, :1]).all()  # a channel has one gain in the whole picture
+    gains = views[:, 0, 0] / square[0, 0]
+    is_changed = (views[:, 0, 0] != square[0, 0]).any(axis=1)
+    assert 70 < is_changed.sum() < 130
+    assert (gains > 1 / 1.27).all()
+    assert (gains < 1.27).all()
+    assert np.abs(np.corrcoef(np.log(gains[is_changed]).T) - np.eye(3)).max() < 0.4  # of each channel by itself
+
+
+def test_a_light_too_bright_for_a_byte_stays_white():
+    white = torch.full((3, 4, 4), 250, dtype=torch.uint8)
+    torch.manual_seed(1)
+    lit = torch.stack([change_light(white, 2.0) for _ in range(20)])
+    assert lit.max() == 255
+    assert lit.min() >= 125
+    assert lit.dtype == torch.uint8
 
 
 def test_without_augmentation_a_training_view_is_the_validation_view():
