@@ -42,11 +42,10 @@ def send_first_screen(settings: Settings, release: str, screen: FirstScreen, lin
     if not addresses:
         return
     report = Report.open(store, get_release(store, release).report)
-    parts = {part.key.rsplit("/", 1)[-1]: part for part in report.parts}
     pictures = [
-        AttachMemory(store.local_path(parts[name].key, parts[name].sha256).read_bytes(), name, "image/jpeg")  # type: ignore[no-untyped-call]
+        AttachMemory(store.local_path(part.key, part.sha256).read_bytes(), name, "image/jpeg")  # type: ignore[no-untyped-call]
         for name in PICTURE_FILES
-        if name in parts
+        if (part := report.find_part(name))
     ]
     title, *lines = screen.as_lines()
     asset = apprise.AppriseAsset(app_id="Vitrine", app_desc="Vitrine's nightly report", app_url="")

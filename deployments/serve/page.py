@@ -1,4 +1,4 @@
-"""The search page, three files that call the HTTP API from the browser, and the reports beside it."""
+"""The search page, files in `static/` that call the HTTP API from the browser, and the reports beside it."""
 
 from __future__ import annotations
 

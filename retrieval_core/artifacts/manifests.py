@@ -113,10 +113,14 @@ class Artifact(Sealed):
 
     def part(self, name: str) -> Part:
         """Return the part whose key ends in `/name`. Raises `NotFound`."""
-        for part in self.parts:
-            if part.key.rsplit("/", 1)[-1] == name:
-                return part
-        raise NotFound(f"{self.kind} {self.fingerprint} has no part {name!r}")
+        part = self.find_part(name)
+        if part is None:
+            raise NotFound(f"{self.kind} {self.fingerprint} has no part {name!r}")
+        return part
+
+    def find_part(self, name: str) -> Part | None:
+        """Return the part whose key ends in `/name`, None where there is none."""
+        return next((part for part in self.parts if part.key.rsplit("/", 1)[-1] == name), None)
 
     @property
     def n_bytes(self) -> int:

@@ -22,7 +22,7 @@ import pyarrow.parquet as pq
 
 from retrieval_core.arrays import Bool, Float32, Int32, Int64
 from retrieval_core.artifacts.compaction import Pieces
-from retrieval_core.artifacts.manifests import ClassSet, MaskSet, Part, Value, VectorSet
+from retrieval_core.artifacts.manifests import Artifact, ClassSet, MaskSet, Part, Value, VectorSet
 from retrieval_core.artifacts.missing_ids import MissingIds
 from retrieval_core.errors import DimensionMismatch, NotFound, ShardCorrupt
 from retrieval_core.store.base import Store
@@ -67,6 +67,12 @@ def is_stored(store: Store, part: Part) -> bool:
         return store.exists(part.key) and bool(store.local_path(part.key, part.sha256))
     except (NotFound, ShardCorrupt):
         return False
+
+
+def read_kept(store: Store, artifact: Artifact | None, name: str, schema: Mapping[str, pl.DataType]) -> pl.DataFrame:
+    """Return the table that an artifact keeps as the part `name`; no rows of `schema` where it has none or lost it."""
+    part = artifact.find_part(name) if artifact else None
+    return read_table(store, part) if part and is_stored(store, part) else pl.DataFrame(schema=schema)
 
 
 def put_parts(

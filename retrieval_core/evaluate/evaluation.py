@@ -26,7 +26,7 @@ from retrieval_core.evaluate.gate.catalog_losses import COLUMNS
 from retrieval_core.evaluate.gate.decide import ReleaseFigures, decide
 from retrieval_core.evaluate.gate.shared_gallery import SharedGallery, search_shared_gallery
 from retrieval_core.evaluate.measure.golden_queries import read_golden
-from retrieval_core.evaluate.measure.graded_queries import choose_graded, read_feedback, search_graded
+from retrieval_core.evaluate.measure.graded_queries import read_feedback, search_graded
 from retrieval_core.evaluate.measure.measure import Measured, measure
 from retrieval_core.evaluate.reconstruct import reconstruct_outputs
 from retrieval_core.evaluate.report.build import gather_facts
@@ -162,8 +162,9 @@ def _report(settings: Settings, outputs: RunOutputs, config: NightlyConfig, base
     challenger = _challenger(store, outputs, measured, shared)
     production = None
     if baseline:
-        graded = _search_graded(settings, baseline.release, measured, config)
-        production = _production(store, baseline, shared, graded)
+        items = _found_items(store, baseline.release)
+        graded = _search_graded(settings, baseline.release, items, measured, config)
+        production = _production(store, baseline, items, shared, graded)
     n_removed = len(outputs.catalog_facts.declared_removals)
     anchor = search_anchor(store, baseline.release, measured.setup, config.evaluate, n_removed) if baseline else None
     verdict = decide(challenger, production, config.gate, anchor)
@@ -236,28 +237,30 @@ def _is_compared(name: str) -> bool:
 
 
 def _search_graded(
-    settings: Settings, release: Release, measured: Measured, config: NightlyConfig
+    settings: Settings, release: Release, items: pl.DataFrame | None, measured: Measured, config: NightlyConfig
 ) -> pl.DataFrame | None:
-    """Search production with the graded queries of the challenger: its own run may not have known these.
+    """Search production, which finds `items`, with the challenger's graded queries: its own run may not know these.
 
     None where there are none, or production cannot be searched.
     """
-    store = settings.open_store()
-    queries, items = choose_graded(store, config.evaluate, measured.setup.items), _found_items(store, release)
-    if not queries or items is None:
+    if not measured.unlabelled.graded or items is None:
         return None
     try:
-        opened = open_release(store, release.fingerprint, settings)
-        return search_graded(opened, items, queries, config.ingest.max_pixels)
+        opened = open_release(settings.open_store(), release.fingerprint, settings)
+        return search_graded(opened, items, measured.unlabelled.graded, config.ingest.max_pixels)
     except (NotFound, ShardCorrupt) as error:
         log.warning("release %s cannot be asked what shoppers chose: %s", release.fingerprint, error)
         return None
 
 
 def _production(
-    store: Store, baseline: _Baseline, shared: SharedGallery | None, graded: pl.DataFrame | None
+    store: Store,
+    baseline: _Baseline,
+    items: pl.DataFrame | None,
+    shared: SharedGallery | None,
+    graded: pl.DataFrame | None,
 ) -> ReleaseFigures:
-    """Return the figures of production, without those of its index where that was removed.
+    """Return the figures of production, which finds `items`, without those of its index where that was removed.
 
     `graded` takes the place of what its own run measured with graded queries.
     """
@@ -277,7 +280,7 @@ def _production(
         per_query=per_query,
         metrics=report.metrics if report else {},
         n_queries=n_queries,
-        items=_found_items(store, release),
+        items=items,
         n_indexed=index.counts["rows"] if index else 0,
         index_bytes=index.n_bytes if index else 0,
     )

@@ -278,14 +278,13 @@ def _search_itself(opened: OpenRelease, item_id: str, picture: _Picture) -> Self
 def _problems(store: Store, release: Release, names: Sequence[str]) -> Iterator[ReportedProblem]:
     """Yield the problems in the release's report; a pair of near-duplicates is listed once there, but concerns both."""
     report = Report.find(store, release.report.name)
-    parts = {part.key.rsplit("/", 1)[-1]: part for part in report.parts} if report else {}
-    if "fixes.parquet" in parts:
+    if report and (fixes := report.find_part("fixes.parquet")):
         of_item = pl.col("item_id").is_in(names) & (pl.col("problem") != "near_duplicate")
-        for row in read_rows(store, parts["fixes.parquet"], of_item).iter_rows(named=True):
+        for row in read_rows(store, fixes, of_item).iter_rows(named=True):
             yield ReportedProblem(**{name: row[name] for name in ReportedProblem.model_fields})
-    if "near_duplicates.parquet" in parts:
+    if report and (pairs := report.find_part("near_duplicates.parquet")):
         of_item = pl.col("item_id").is_in(names) | pl.col("other_item_id").is_in(names)
-        for row in read_rows(store, parts["near_duplicates.parquet"], of_item).iter_rows(named=True):
+        for row in read_rows(store, pairs, of_item).iter_rows(named=True):
             twin = row["other_item_id"] if row["item_id"] in names else row["item_id"]
             yield _near_duplicate(names[0], twin, row["similarity"])
 

@@ -21,7 +21,7 @@ from typing import Literal, NamedTuple, get_args
 
 import polars as pl
 
-from retrieval_core.artifacts.growing_sets import named_sha256, parts_prefix, put_growing_part
+from retrieval_core.artifacts.growing_sets import made_of, named_sha256, parts_prefix, put_growing_part
 from retrieval_core.artifacts.parts import put_part, table_bytes
 from retrieval_core.errors import NotFound, ShardCorrupt
 from retrieval_core.store.base import Entry, Store
@@ -64,7 +64,7 @@ SCHEMAS: dict[Kind, dict[str, pl.DataType]] = {
 }
 _SAME: dict[Kind, list[str]] = {"searches": ["query_id"], "events": ["query_id", "item_id", "event"]}
 _NAME_FORMAT, _DAY_FORMAT = "%Y%m%dT%H%M%S%f", "%Y%m%d"
-_PART = re.compile(rf"{FOLDER}/(?P<kind>\w+)/parts/(?P<name>\d{{8}}[T\d]*)-[0-9a-f]{{64}}\.(?:parquet|jpg)")
+_PART = re.compile(rf"{FOLDER}/\w+/parts/\d{{8}}[T\d]*-[0-9a-f]{{64}}\.(?:parquet|jpg)")
 
 
 class Search(NamedTuple):
@@ -143,7 +143,7 @@ def merge_parts(store: Store, now: datetime) -> int:
     """
     n_merged = 0
     for kind in SCHEMAS:
-        for day, keys in groupby(list(_keys(store, kind)), lambda key: _name(key)[:8]):
+        for day, keys in groupby(list(_keys(store, kind)), lambda key: made_of(key)[:8]):
             tables = _tables(store, kind, list(keys))
             if len(tables) > 1 and day < f"{now:{_DAY_FORMAT}}":
                 merged = _put(store, kind, _joined(kind, tables.values()))
@@ -158,7 +158,7 @@ def expired_parts(store: Store, now: datetime) -> list[Entry]:
     oldest = f"{now - timedelta(days=KEPT_DAYS):{_NAME_FORMAT}}"
     today = f"{now:{_DAY_FORMAT}}"
     entries = (entry for entry in store.entries(f"{FOLDER}/") if _PART.fullmatch(entry.key))
-    return [entry for entry in entries if _name(entry.key) < (today if is_picture(entry.key) else oldest)]
+    return [entry for entry in entries if made_of(entry.key) < (today if is_picture(entry.key) else oldest)]
 
 
 def is_picture(key: str) -> bool:
@@ -176,7 +176,7 @@ def _put(store: Store, kind: Kind, table: pl.DataFrame) -> str:
 def _read(store: Store, kind: Kind, since: datetime) -> pl.DataFrame:
     # A part is named after its first row, and a merged one holds a day.
     first = f"{since - timedelta(days=1):{_NAME_FORMAT}}"
-    keys = [key for key in _keys(store, kind) if _name(key) >= first]
+    keys = [key for key in _keys(store, kind) if made_of(key) >= first]
     return _joined(kind, _tables(store, kind, keys).values()).filter(pl.col("at") >= since)
 
 
@@ -206,8 +206,3 @@ def _tables(store: Store, kind: Kind, keys: Sequence[str]) -> dict[str, pl.DataF
 def _keys(store: Store, kind: Kind) -> Iterator[str]:
     """Yield the keys of the parts of a kind, the oldest first."""
     return (key for key in store.list(parts_prefix(FOLDER, kind)) if _PART.fullmatch(key))
-
-
-def _name(key: str) -> str:
-    match = _PART.fullmatch(key)
-    return match["name"] if match else ""

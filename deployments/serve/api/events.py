@@ -9,9 +9,9 @@ from fastapi import FastAPI
 from starlette.requests import Request
 from starlette.responses import Response
 
-from deployments.serve.api.answers import EventsAnswer, Problem
+from deployments.serve.api.answers import EventsAnswer
 from deployments.serve.api.parsing import read_json
-from deployments.serve.api.problems import Refused
+from deployments.serve.api.problems import Refused, described
 from deployments.serve.api.requests import EventsRequest, ShopperEvent
 from deployments.serve.feedback import Recorder
 from retrieval_core.feedback.log import Event
@@ -21,10 +21,8 @@ EXAMPLE = {"event": "click", "query_id": "5a3c29d0f1b24c5e9a7b6d8e0f112233", "it
 
 def add_events(app: FastAPI, recorder: Recorder | None) -> None:
     """Add the route; without a recorder it says that nothing is recorded."""
-    problem = {"model": Problem, "description": "A problem", "content": {"application/problem+json": {}}}
-    responses: dict[int | str, dict[str, Any]] = {202: {"model": EventsAnswer}, "4XX": problem, "5XX": problem}
 
-    @app.post("/v1/events", status_code=202, response_class=Response, responses=responses, openapi_extra=_body())
+    @app.post("/v1/events", status_code=202, openapi_extra=_body(), **described({202: {"model": EventsAnswer}}))
     async def events(request: Request) -> Response:
         """Tell what shoppers did with hits: one event, or several as `{"events": […]}`."""
         sent = await read_json(request, EventsRequest)

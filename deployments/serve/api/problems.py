@@ -122,6 +122,12 @@ def refuse(status: int, reason: str, headers: Mapping[str, str] | None = None) -
     return problem_response(Refused(status, reason, headers))
 
 
+def described(answers: Mapping[int, dict[str, Any]]) -> dict[str, Any]:
+    """Return how OpenAPI describes a route that answers one of these, by status, or a problem."""
+    problem = {"model": Problem, "description": "A problem", "content": {"application/problem+json": {}}}
+    return {"response_class": Response, "responses": {**answers, "4XX": problem, "5XX": problem}}
+
+
 async def handle(request: Request, error: Exception) -> Response:
     """Answer a request that ended with an error, as FastAPI's exception handler."""
     return problem_response(error)

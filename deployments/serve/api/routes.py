@@ -15,14 +15,13 @@ from deployments.serve.api.answers import (
     BatchAnswer,
     FacetsAnswer,
     ItemsAnswer,
-    Problem,
     ReleaseDetails,
     ReleasesAnswer,
     SearchAnswer,
     ViewAnswer,
 )
 from deployments.serve.api.parsing import batch_body, picture_body, query_parameters, read_body, read_json, read_query
-from deployments.serve.api.problems import refuse
+from deployments.serve.api.problems import described, refuse
 from deployments.serve.api.requests import (
     EXAMPLES,
     BatchRequest,
@@ -150,8 +149,5 @@ def _json(answer: BaseModel) -> Response:
 
 
 def _answers(model: type[BaseModel] | None) -> dict[str, Any]:
-    """Return how OpenAPI describes what a route answers."""
-    problem = {"model": Problem, "description": "A problem", "content": {"application/problem+json": {}}}
-    picture = {"description": "A picture", "content": {"image/jpeg": {}}}
-    answer = {"model": model} if model else picture
-    return {"response_class": Response, "responses": {200: answer, "4XX": problem, "5XX": problem}}
+    """Return how OpenAPI describes what a route answers, None for a picture."""
+    return described({200: {"model": model} if model else {"description": "A picture", "content": {"image/jpeg": {}}}})

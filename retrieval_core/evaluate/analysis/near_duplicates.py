@@ -17,7 +17,7 @@ import polars as pl
 from retrieval_core.arrays import Int64
 from retrieval_core.artifacts.fingerprints import STAGE_VERSIONS
 from retrieval_core.artifacts.manifests import Report, Value
-from retrieval_core.artifacts.parts import is_stored, read_table
+from retrieval_core.artifacts.parts import read_kept
 from retrieval_core.embed.extract import SquareLoader, in_batches
 from retrieval_core.evaluate.measure.known_answer import rows_of
 from retrieval_core.evaluate.measure.setup import MAX_ASKED, SearchSetup, hash_rows, positions_in_gallery
@@ -112,8 +112,7 @@ class _Pairs(NamedTuple):
 
 def read_compared(store: Store, earlier: Report | None) -> pl.DataFrame:
     """Return what an earlier report compared (`COMPARED_SCHEMA`); nothing where it has none or it is lost."""
-    part = next((part for part in earlier.parts if part.key.endswith(f"/{COMPARED_FILE}")), None) if earlier else None
-    return read_table(store, part) if part and is_stored(store, part) else NOTHING_COMPARED
+    return read_kept(store, earlier, COMPARED_FILE, COMPARED_SCHEMA)
 
 
 def find_near_duplicates(

@@ -27,7 +27,7 @@ from retrieval_core.evaluate.measure.confidence import MeasuredConfidence, measu
 from retrieval_core.evaluate.measure.exact_search import Link, chain_names, classified_topk, stored_gallery
 from retrieval_core.evaluate.measure.filtered import FilterFacts, measure_filters
 from retrieval_core.evaluate.measure.golden_queries import GoldenFacts, read_golden, search_golden
-from retrieval_core.evaluate.measure.graded_queries import choose_graded, search_graded
+from retrieval_core.evaluate.measure.graded_queries import GradedQuery, choose_graded, search_graded
 from retrieval_core.evaluate.measure.index_quality import CurvePoint, IndexQuality, measure_index, time_curve
 from retrieval_core.evaluate.measure.indexed_rows import sample_rows
 from retrieval_core.evaluate.measure.mask_quality import MaskFacts, measure_masks
@@ -212,11 +212,13 @@ UNSEALED = "challenger"
 class Unlabelled(NamedTuple):
     """Metrics by name, a row (item_id, cluster, metrics) a golden query or drawn item, and the facts of the report.
 
-    `vectors` are those of the synthetic queries, for the next run.
+    `graded` are the graded queries, which production is asked, too; `vectors` are those of the synthetic queries, for
+    the next run.
     """
 
     metrics: dict[str, float]
     per_query: pl.DataFrame
+    graded: list[GradedQuery]
     golden: GoldenFacts
     synthetic: SyntheticFacts
     vectors: pl.DataFrame
@@ -233,7 +235,8 @@ def measure_unlabelled(
     """Search the release that the run would publish as a user does, from a picture to its hits among `items`."""
     release, max_pixels = open_challenger(store, outputs, config, settings), config.ingest.max_pixels
     golden = search_golden(release, items, read_golden(config.evaluate.golden), max_pixels, PictureReader(store))
-    graded = search_graded(release, items, choose_graded(store, config.evaluate, items), max_pixels)
+    queries = choose_graded(store, config.evaluate, items)
+    graded = search_graded(release, items, queries, max_pixels)
     mean = {GOLDEN_NDCG.name: float(graded[GOLDEN_NDCG.name].to_numpy().mean())} if len(graded) else {}
     masks = read_item_masks(store, outputs.masks, draw_items(items, config.evaluate))
     searched = PictureSearch(release, read_known(store, earlier))
@@ -241,6 +244,7 @@ def measure_unlabelled(
     return Unlabelled(
         metrics=golden.metrics | mean | synthetic.metrics,
         per_query=pl.concat([golden.per_query, *([graded] if mean else []), synthetic.per_query], how="diagonal"),
+        graded=queries,
         golden=golden.facts,
         synthetic=synthetic.facts,
         vectors=searched.vectors(),

@@ -8,7 +8,7 @@ import polars as pl
 from retrieval_core.arrays import Float32
 from retrieval_core.artifacts.fingerprints import STAGE_VERSIONS
 from retrieval_core.artifacts.manifests import Report, content_id, fingerprint
-from retrieval_core.artifacts.parts import is_stored, read_table
+from retrieval_core.artifacts.parts import read_kept
 from retrieval_core.images import RGB
 from retrieval_core.search.hits import Hit
 from retrieval_core.search.release import OpenRelease
@@ -57,5 +57,4 @@ def encoder_name(release: OpenRelease) -> str:
 
 def read_known(store: Store, earlier: Report | None) -> pl.DataFrame:
     """Return the vectors (`SCHEMA`) that an earlier report kept; none where it has none or they are lost."""
-    part = next((part for part in earlier.parts if part.key.endswith(f"/{SYNTHETIC_FILE}")), None) if earlier else None
-    return read_table(store, part) if part and is_stored(store, part) else pl.DataFrame(schema=SCHEMA)
+    return read_kept(store, earlier, SYNTHETIC_FILE, SCHEMA)

@@ -22,15 +22,9 @@ from retrieval_core.feedback.judgements import (
 from retrieval_core.feedback.log import Event, Search, put_events, put_picture, put_searches
 from retrieval_core.maintenance.verify_objects import verify_all
 from retrieval_core.store.base import Store
-from retrieval_core.store.uris import open_store
 from tests.core.damage import flip
 from tests.core.feedback.drawn_log import NOW, days_ago, event, search
 from tests.core.feedback.simulated_shoppers import choose, draw_catalogue, rank
-
-
-@pytest.fixture
-def store(tmp_path: Path) -> Store:
-    return open_store(str(tmp_path / "store"))
 
 
 def rows(store: Store, name: str) -> list[dict[str, str]]:

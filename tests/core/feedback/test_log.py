@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -25,11 +23,6 @@ from retrieval_core.store.local import LocalStore
 from retrieval_core.store.uris import open_store
 from tests.core.damage import flip
 from tests.core.feedback.drawn_log import NOW, days_ago, event, search
-
-
-@pytest.fixture
-def store(tmp_path: Path) -> Store:
-    return open_store(str(tmp_path / "store"))
 
 
 def keys(store: Store) -> list[str]:

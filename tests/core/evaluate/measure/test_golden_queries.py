@@ -17,13 +17,6 @@ MAX_PIXELS = 1_000_000
 
 
 @pytest.fixture
-def shop(new_shop, tmp_path: Path):
-    made = new_shop(tmp_path)
-    made.publish()
-    return made
-
-
-@pytest.fixture
 def ask(shop, tmp_path: Path) -> Callable[..., Golden]:
     """Writes a file of golden queries beside the shop's pictures, and asks them of its production."""
 

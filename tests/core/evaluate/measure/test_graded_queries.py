@@ -23,13 +23,6 @@ NDCG = "golden/ndcg@10"
 
 
 @pytest.fixture
-def shop(new_shop, tmp_path: Path):
-    made = new_shop(tmp_path)
-    made.publish()
-    return made
-
-
-@pytest.fixture
 def ask(shop, tmp_path: Path) -> Callable[..., pl.DataFrame]:
     """Writes a file of golden queries beside the shop's pictures, and asks those with grades of its production."""
 
