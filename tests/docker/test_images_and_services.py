@@ -224,6 +224,7 @@ def test_the_volumes_named_are_declared() -> None:
 def test_settings_are_spelled_as_vitrine_reads_them(name: str) -> None:
     known = {f"VITRINE_{field.upper()}" for field in Settings.model_fields}
     elsewhere = {"VITRINE_SOURCE", "VITRINE_HOME", "VITRINE_TRIGGER_TOKEN", "VITRINE_SPOOL", "VITRINE_NOTIFY"}
+    elsewhere |= {"VITRINE_REPORT_TO"}
     elsewhere |= {"VITRINE_SHOP", "VITRINE_CONFIG", "VITRINE_SCHEDULE", "VITRINE_TIMEZONE"}
     elsewhere |= {"VITRINE_FETCH_ALLOW", "VITRINE_FETCH_CONNECTIONS", "VITRINE_FETCH_RATE"}
     elsewhere |= {"VITRINE_FETCH_MAX_AGE", "VITRINE_SQL_URL"}

@@ -61,8 +61,8 @@ N_FIRST, N_DRAWN, N_CHANGED = 20, 30, 3
 # Everything is compared that a search, a later run or a question about quality depends on.
 # Not compared: what a run printed, and its plans of what was missing.
 OWN_NOTES = ("/runs/", "/plans/")
-# Not compared: the page drawn from metrics.json, which shows times.
-DRAWN = "report.html"
+# Not compared: the pages drawn from metrics.json, which show times.
+DRAWN = ("report.html", "fixes.html")
 # Not compared in metrics.json: times, speed, and how the work was divided between this run and the killed one.
 OF_THIS_RUN = {
     "created",
@@ -162,7 +162,7 @@ def embedded(store: Path) -> int:
 
 def comparable(store: Path) -> dict[str, Any]:
     """Return what is compared of every object: its contents without times and notes of the run."""
-    keys = [key for key in files(store) if not any(note in f"/{key}" for note in OWN_NOTES) and DRAWN not in key]
+    keys = [key for key in files(store) if not any(note in f"/{key}" for note in OWN_NOTES) and not key.endswith(DRAWN)]
     return {_without_content(key): _comparable(store / key) for key in keys}
 
 
@@ -184,7 +184,7 @@ def _timeless(value: Any) -> Any:
         return [_timeless(each) for each in value]
     if not isinstance(value, dict):
         return value
-    if value.get("key", "").endswith((DRAWN, "quarantine.parquet", "metrics.json")):  # its bytes differ
+    if value.get("key", "").endswith((*DRAWN, "quarantine.parquet", "metrics.json")):  # its bytes differ
         return {"key": _without_content(value["key"])}
     if "key" in value:
         value = value | {"key": _without_content(value["key"])}

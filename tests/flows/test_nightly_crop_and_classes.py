@@ -210,6 +210,6 @@ def test_a_catalogue_of_queries_alone_is_published_and_said_to_be_unmeasured(tmp
     assert run.metrics["ann_recall@10"] == 1.0
     assert not {"recall@1", "raw/recall@1"} & set(run.metrics)
     report = Path(run.report).read_text()
-    assert "every picture is a query and none is left to be found" in report
-    assert "There was nothing to find" in report
+    assert "Not known: every picture is searched with and none is left to be found." in report
+    assert "Name a gallery in the source, or lower <code>evaluate.queries</code>" in report
     assert shop.open().search(shop.picture(3), k=1)[0].item_id == "item-3"
