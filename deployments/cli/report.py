@@ -7,8 +7,11 @@ from pathlib import Path
 
 from deployments.cli.command import JSON, STORE, Commands, add_command, open_settings, print_answer
 from deployments.cli.terminal import one_line
+from retrieval_core.artifacts.manifests import Report
 from retrieval_core.errors import BadConfig
+from retrieval_core.store.base import Store
 
+PAGE, FIX_LISTS = "report.html", ("fixes.html", "fixes.csv")
 RELEASE = "a release's name, the start of it, production or latest; default: production"
 
 
@@ -19,7 +22,8 @@ def add_commands(commands: Commands) -> None:
     report.add_argument("--release", default="production", metavar="NAME", help=RELEASE)
     text = "another release, or none; default: production, or for production the release before it"
     report.add_argument("--against", default="", metavar="NAME", help=text)
-    report.add_argument("--out", type=Path, metavar="FILE", help="write a copy of the page there")
+    text = "copy the page to this file, or with its fix lists into this folder"
+    report.add_argument("--out", type=Path, metavar="PATH", help=text)
     text = "show an item's picture, mask, lineage, neighbours, problems and history"
     explain = add_command(commands, "explain", _explain, text, JSON, STORE)
     text = "an item of the catalogue, or one that was removed from it"
@@ -42,9 +46,8 @@ def _report(arguments: argparse.Namespace) -> int:
     check_golden(config.evaluate.golden)
     with shared_lease(store, "vitrine report"):
         report = evaluate_release(settings, release, baseline, config.evaluate, config.gate).report
-    page = report.part("report.html")
-    if arguments.out:
-        _write(arguments.out, store.local_path(page.key, page.sha256).read_bytes())
+    page = report.part(PAGE)
+    copies = _copy_pages(store, report, arguments.out) if arguments.out else []
     against = f"against {baseline.fingerprint[:12]}" if baseline else "without a baseline"
     document = {
         "release": release.fingerprint,
@@ -59,10 +62,22 @@ def _report(arguments: argparse.Namespace) -> int:
         f"{report.gate:<10} {release.fingerprint[:12]} {against}",
         f"reason     {one_line(report.gate_reason)}",
         f"page       {document['page']}",
-        *([f"copy       {arguments.out}"] if arguments.out else []),
+        *[f"copy       {copy}" for copy in copies],
     ]
     print_answer(arguments, document, lines)
     return 0
+
+
+def _copy_pages(store: Store, report: Report, out: Path) -> list[Path]:
+    """Copy the page to the file `out`, or the page and the fix lists that it links to into the folder `out`."""
+    if out.is_dir():
+        parts = {out / name: report.find_part(name) for name in (PAGE, *FIX_LISTS)}
+    else:
+        parts = {out: report.part(PAGE)}
+    copies = {path: part for path, part in parts.items() if part}  # an older report has no fix lists
+    for path, part in copies.items():
+        _write(path, store.local_path(part.key, part.sha256).read_bytes())
+    return list(copies)
 
 
 def _explain(arguments: argparse.Namespace) -> int:

@@ -127,6 +127,8 @@ def get_release(store: Store, name: str) -> Release:
     matches = [known for known in release_names(store) if name and known.startswith(name)]
     if len(matches) > 1:
         raise BadConfig(f"release {name!r} is ambiguous: {', '.join(matches)}")
+    if not matches and name == PRODUCTION:
+        raise NotFound(f"nothing is published in {store.url}; `vitrine run` publishes the first release")
     if not matches:
         raise NotFound(f"no release {name!r} in {store.url}; `vitrine status` lists them")
     return Release.open(store, Ref(kind="Release", key=f"{Release.folder}/{matches[0]}"))

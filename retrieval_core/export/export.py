@@ -10,7 +10,7 @@ import numpy as np
 from retrieval_core.arrays import Int64
 from retrieval_core.artifacts import releases
 from retrieval_core.artifacts.manifests import Release, Value
-from retrieval_core.errors import AliasConflict, BadConfig, NotFound
+from retrieval_core.errors import AliasConflict, BadConfig
 from retrieval_core.export.rows import ReleaseRows
 from retrieval_core.export.target import Target
 from retrieval_core.export.verification import Held, Verification, verify
@@ -69,10 +69,8 @@ def find_exportable(store: Store, name: str = releases.PRODUCTION) -> Release:
 
     Raises `NotFound` where there is none, `BadConfig` where the gate held it back.
     """
-    alias = releases.read_alias(store, releases.PRODUCTION)
-    if alias is None and name == releases.PRODUCTION:
-        raise NotFound(f"nothing is published in {store.url}; `vitrine run` publishes the first release")
     release = releases.find_release(store, name)
+    alias = releases.read_alias(store, releases.PRODUCTION)
     was_production = alias is not None and release.fingerprint in (alias.release, *alias.history)
     if release.gate == "held" and not was_production:
         short = release.fingerprint[:12]

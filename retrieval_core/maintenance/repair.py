@@ -42,7 +42,7 @@ def repair(store: Store, source: str | None = None) -> Repair:
     """
     require_current(store, mark=False)
     if not any(store.exists(alias_key(name)) for name in (PRODUCTION, LATEST)):
-        raise NotFound(f"nothing is published in {store.url}; `vitrine run` makes the first release")
+        raise NotFound(f"nothing is published in {store.url}; `vitrine run` publishes the first release")
     with leases.exclusive_lease(store, "a repair"):
         findings = tuple(dict.fromkeys(_repair_all(store, source)))
     return Repair(ok=all(finding.action != "refused" for finding in findings), findings=findings)

@@ -13,7 +13,7 @@ from retrieval_core.artifacts.catalog_rows import load_items
 from retrieval_core.artifacts.growing_sets import indexable_items
 from retrieval_core.artifacts.manifests import Artifact, Catalog, IndexSet, Part, Release, Value, VectorSet
 from retrieval_core.artifacts.parts import describe_part, load_vectors
-from retrieval_core.errors import NotFound, ShardCorrupt, VitrineError
+from retrieval_core.errors import ShardCorrupt, VitrineError
 from retrieval_core.index.lookup import ShardedIndex, open_index, shard_folders
 from retrieval_core.index.recipes import shard_of
 from retrieval_core.index.shard_files import indexed_row_ids, shard_row_ids
@@ -70,10 +70,7 @@ class _Production:
 
 def verify(store: Store) -> Verification:
     """Prove production intact, from manifests to recall. Raises `NotFound` if nothing is published."""
-    release = releases.read_release(store, releases.PRODUCTION)
-    if release is None:
-        raise NotFound(f"nothing is published in {store.url}; `vitrine run` makes the first release")
-    production = _Production(store, release)
+    production = _Production(store, releases.find_release(store, releases.PRODUCTION))
     proofs: dict[str, Callable[[_Production], str]] = {
         "manifests": _prove_manifests,
         "checksums": _prove_checksums,

@@ -69,10 +69,8 @@ def open_release(store: Store | str, name: str = releases.PRODUCTION, settings: 
     """
     settings = settings or Settings.load()
     opened = Settings.load(store=store).open_store() if isinstance(store, str) else store
-    release = releases.read_release(opened, name)
-    if release is None and name == releases.PRODUCTION:
-        raise NotFound(f"nothing is published in {opened.url}; `vitrine run` publishes the first release")
-    return OpenRelease(opened, release or releases.get_release(opened, name), settings)
+    release = releases.read_release(opened, name) or releases.get_release(opened, name)
+    return OpenRelease(opened, release, settings)
 
 
 class OpenRelease:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from pathlib import Path
 from typing import Any
@@ -101,6 +102,20 @@ def test_report_of_the_first_release_is_the_one_that_its_night_wrote(
     out = capsys.readouterr().out
     assert out.startswith(f"published  {run['release'][:12]} without a baseline\nreason     ")
     assert copy.read_bytes() == Path(run["report"]).read_bytes()
+
+
+def test_a_report_copied_into_a_folder_has_the_lists_that_it_links_to(
+    published: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(published)
+    run = json.loads((published / "run.json").read_text())
+    assert main(["report", "--store=store", f"--out={tmp_path}"]) == 0
+    copies = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
+    assert set(copies) == {"report.html", "fixes.html", "fixes.csv"}
+    assert capsys.readouterr().out.count("\ncopy ") == len(copies)
+    assert copies == {name: (Path(run["report"]).parent / name).read_bytes() for name in copies}
+    links = set(re.findall(r'href="([^"#:]+)"', copies["report.html"].decode()))
+    assert links <= set(copies), "no link of the page leads nowhere"
 
 
 def test_report_of_a_pair_is_made_without_a_server_and_a_held_verdict_is_an_answer(
