@@ -20,7 +20,7 @@ from flows.shards import check_runner
 from retrieval_core.errors import BadConfig
 from retrieval_core.settings import Settings
 
-DOCS = (Path(__file__).parents[2] / "docs" / "scaling.md").read_text()
+DOCS = (Path(__file__).parents[3] / "docs" / "scaling.md").read_text()
 BLOCKS = re.findall(r"```sh\n(.*?)```", DOCS, re.DOTALL)
 
 MAKE_KEY = next(block for block in BLOCKS if "openssl req" in block)

@@ -1,8 +1,4 @@
-"""Runs a task over the shards of a plan: one after the other on this machine, or on a Dask cluster.
-
-One shard fills the cores of a machine already. Only the work on shards leaves the flow's process, so the settings of
-the run choose the runner here; a runner in the flow's decorator would be chosen before any settings are given.
-"""
+"""Runs the shards of a plan on the workers of a Dask cluster."""
 
 from __future__ import annotations
 
@@ -17,9 +13,7 @@ from prefect.settings import get_current_settings
 from prefect.utilities.callables import get_call_parameters
 
 from flows.run import Runner
-from flows.ui_artifacts import Progress, shard_progress
-from retrieval_core.artifacts.manifests import Value
-from retrieval_core.artifacts.shards import WorkPlan
+from flows.ui_artifacts import Progress
 from retrieval_core.errors import BadConfig
 from retrieval_core.settings import Settings
 from retrieval_core.store.s3 import LOOPBACK
@@ -36,20 +30,13 @@ class _DaskFuture(Protocol):
     def wrapped_future(self) -> Any: ...
 
 
-def each_shard(work: Task[..., R], settings: Settings, plan: WorkPlan, *shared: object) -> list[R]:
-    """Run `work(settings, shard, *shared)` for each shard of a plan and return the results in order."""
-    return in_shards(work, settings, plan.split(), *shared)
+def run_on_cluster(
+    work: Task[..., R], settings: Settings, calls: Sequence[tuple[Any, ...]], progress: Progress
+) -> list[R]:
+    """Run `work(*call)` for each of the calls on the cluster and return the results in order.
 
-
-def in_shards(work: Task[..., R], settings: Settings, shards: Sequence[Value], *shared: object) -> list[R]:
-    """Run `work(settings, shard, *shared)` for each of these shards and return the results in order.
-
-    Raises `BadConfig` when the cluster that the settings name cannot be reached.
+    Raises what the task raises, and `BadConfig` when the cluster cannot be reached.
     """
-    calls = [(settings, shard, *shared) for shard in shards]
-    progress = shard_progress(work, calls)
-    if settings.runner == "local" or not calls:
-        return [_counted(future, progress) for future in [work.submit(*call) for call in calls]]
     with _cluster(settings.dask_address) as runner:
         futures = [runner.submit(work, get_call_parameters(work.fn, call, {})) for call in calls]
         for future in as_completed(futures):
@@ -58,17 +45,10 @@ def in_shards(work: Task[..., R], settings: Settings, shards: Sequence[Value], *
         return [future.result() for future in futures]
 
 
-def check_runner(settings: Settings) -> None:
-    """Check before a run that its shards can run. Raises `BadConfig` when the cluster cannot be reached."""
-    if settings.runner == "dask":
-        with _cluster(settings.dask_address):
-            pass
-
-
-def _counted(future: PrefectFuture[R], progress: Progress) -> R:
-    result = future.result()
-    progress.advance()
-    return result
+def check_cluster(settings: Settings) -> None:
+    """Check that the cluster can be reached. Raises `BadConfig` otherwise."""
+    with _cluster(settings.dask_address):
+        pass
 
 
 @contextmanager

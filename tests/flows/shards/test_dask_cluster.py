@@ -17,10 +17,9 @@ from prefect.settings import PREFECT_API_URL, temporary_settings
 
 from benchmarks.dask_cluster import ROOT, DaskCluster
 from deployments.cli.main import main
-from flows import shards
 from flows.nightly import nightly
 from flows.run import RUNNER
-from flows.shards import each_shard, in_shards
+from flows.shards import dask_cluster, each_shard, in_shards
 from retrieval_core.artifacts.manifests import Ref
 from retrieval_core.artifacts.shards import Target, WorkPlan, WorkShard
 from retrieval_core.config.stages import IndexConfig, NightlyConfig
@@ -165,7 +164,7 @@ def test_an_error_on_a_worker_is_the_error_of_the_run(cluster: DaskCluster, tmp_
 
 
 def test_a_cluster_that_is_not_there_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(shards, "CONNECT_TIMEOUT_S", 0.5)
+    monkeypatch.setattr(dask_cluster, "CONNECT_TIMEOUT_S", 0.5)
     settings = Settings.load(store=str(tmp_path), runner="dask", dask_address="tcp://127.0.0.1:9")
     with pytest.raises(BadConfig, match=r"tcp://127\.0\.0\.1:9.*VITRINE_RUNNER=local"):
         note_shards(settings, 0)
@@ -178,7 +177,7 @@ def test_nothing_is_read_for_a_run_whose_shards_nobody_can_make(
 ) -> None:
     source = f"synthetic:{tmp_path / 'catalog'}?products=2&views=1&size_px=64"
     comparison = ROOT / "configs" / "compare" / "retrieval_report.toml"
-    monkeypatch.setattr(shards, "CONNECT_TIMEOUT_S", 0.5)
+    monkeypatch.setattr(dask_cluster, "CONNECT_TIMEOUT_S", 0.5)
     monkeypatch.setenv("VITRINE_RUNNER", "dask")
     monkeypatch.setenv("VITRINE_DASK_ADDRESS", "tcp://127.0.0.1:9")
     arguments = [command, f"--source={source}", f"--store={tmp_path / 'store'}"]

@@ -1,0 +1,50 @@
+"""Chooses what runs a task over the shards of a plan: this machine, one after the other, or a Dask cluster.
+
+One shard fills the cores of a machine already. Only the work on shards leaves the flow's process, so the settings of
+the run choose the engine here; a runner in the flow's decorator would be chosen before any settings are given.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TypeVar
+
+from prefect import Task
+from prefect.futures import PrefectFuture
+
+from flows.shards.dask_cluster import check_cluster, run_on_cluster
+from flows.ui_artifacts import Progress, shard_progress
+from retrieval_core.artifacts.manifests import Value
+from retrieval_core.artifacts.shards import WorkPlan
+from retrieval_core.settings import Settings
+
+R = TypeVar("R")
+
+
+def each_shard(work: Task[..., R], settings: Settings, plan: WorkPlan, *shared: object) -> list[R]:
+    """Run `work(settings, shard, *shared)` for each shard of a plan and return the results in order."""
+    return in_shards(work, settings, plan.split(), *shared)
+
+
+def in_shards(work: Task[..., R], settings: Settings, shards: Sequence[Value], *shared: object) -> list[R]:
+    """Run `work(settings, shard, *shared)` for each of these shards and return the results in order.
+
+    Raises what the task raises, and `BadConfig` when the cluster that the settings name cannot be reached.
+    """
+    calls = [(settings, shard, *shared) for shard in shards]
+    progress = shard_progress(work, calls)
+    if settings.runner == "dask" and calls:
+        return run_on_cluster(work, settings, calls, progress)
+    return [_counted(future, progress) for future in [work.submit(*call) for call in calls]]
+
+
+def check_runner(settings: Settings) -> None:
+    """Check before a run that its shards can run. Raises `BadConfig` when the cluster cannot be reached."""
+    if settings.runner == "dask":
+        check_cluster(settings)
+
+
+def _counted(future: PrefectFuture[R], progress: Progress) -> R:
+    result = future.result()
+    progress.advance()
+    return result
