@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 
 from fastapi import FastAPI
 from fastapi.exceptions import RequestValidationError
+from fastapi.telemetry import TelemetryConfig
 from pydantic import ValidationError
 from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
@@ -18,7 +19,7 @@ from starlette.middleware.cors import CORSMiddleware
 from deployments.listening import BoundedBodies
 from deployments.serve.api.access import Access, TokenFile
 from deployments.serve.api.events import add_events
-from deployments.serve.api.logs import Observed
+from deployments.serve.api.logs import QUIET, Observed
 from deployments.serve.api.parsing import body_schemas
 from deployments.serve.api.problems import handle, refuse
 from deployments.serve.api.routes import add_api, add_watch
@@ -33,6 +34,14 @@ from retrieval_core.settings import Settings
 
 DESCRIPTION = "Search a product catalogue by picture, text and item. docs/serving.md leads from a store to an endpoint."
 
+# FastAPI sends traces where OTEL_EXPORTER_OTLP_ENDPOINT names a collector; metrics are for Prometheus, logs for stderr.
+TRACES: TelemetryConfig = {
+    "auto_configure": True,
+    "metrics": False,
+    "logs": False,
+    "operation_spans": False,
+    "exclude": lambda scope: scope["path"] in QUIET,
+}
 HANDLED = (VitrineError, TimeoutError, ValidationError, HTTPException, RequestValidationError)
 
 
@@ -79,6 +88,7 @@ def build_app(settings: Settings, options: ServeOptions) -> FastAPI:
             version="1",
             description=DESCRIPTION,
             openapi_url="/v1/openapi.json",
+            telemetry=TRACES,
             docs_url=None,  # its page would load scripts from another host
             redoc_url=None,
             lifespan=partial(_closing, opened.pop_all()),

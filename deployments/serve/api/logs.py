@@ -11,6 +11,7 @@ import uuid
 from datetime import UTC, datetime
 from typing import Any
 
+from opentelemetry import trace
 from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
@@ -48,7 +49,8 @@ def log_json_lines() -> None:
 class Observed:
     """ASGI middleware that gives every request an id, measures it, logs it, and answers 500 for what nobody caught.
 
-    `X-Request-Id` is the client's if it is well-formed, else a new one. Neither query strings nor bodies are logged.
+    `X-Request-Id` is the client's if it is well-formed, else a new one. Neither query strings nor bodies are logged or
+    traced.
     """
 
     def __init__(self, app: ASGIApp, measurements: Measurements) -> None:
@@ -67,6 +69,7 @@ class Observed:
             nonlocal status
             if message["type"] == "http.response.start":
                 status = message["status"]
+                state["trace_id"] = _trace_request(scope, request_id, state)
                 headers = [*message.get("headers", ()), (b"x-request-id", request_id.encode())]
                 message = {**message, "headers": headers}
             await send(message)
@@ -89,6 +92,16 @@ def _route(scope: Scope) -> str:
     return str(getattr(scope.get("route"), "path", "")) or "other"
 
 
+def _trace_request(scope: Scope, request_id: str, state: dict[str, Any]) -> str:
+    """Add to the trace of a request what its log line says; return the trace's id, "" where nothing is traced."""
+    span = trace.get_current_span()
+    if not span.is_recording():
+        return ""
+    span.set_attributes({"vitrine.request_id": request_id, "vitrine.release": state.get("release", "")})
+    span.set_attributes({"url.path": _route(scope), "url.query": ""})  # FastAPI has put there what was asked
+    return trace.format_trace_id(span.get_span_context().trace_id)
+
+
 def _log_request(scope: Scope, request_id: str, status: int, seconds: float, state: dict[str, Any]) -> None:
     fields = {
         "request_id": request_id,
@@ -98,5 +111,5 @@ def _log_request(scope: Scope, request_id: str, status: int, seconds: float, sta
         "ms": round(1000 * seconds, 1),
         "address": (scope.get("client") or ("",))[0],
     }
-    fields |= {name: state[name] for name in ("client_name", "query_id", "release") if name in state}
+    fields |= {name: state[name] for name in ("client_name", "query_id", "release", "trace_id") if state.get(name)}
     access.info("%s %s %s", scope["method"], fields["path"], status, extra={"fields": fields})

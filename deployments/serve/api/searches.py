@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import AsyncIterator, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
+from contextvars import copy_context
 from typing import TypeVar
 
 from deployments.serve.api.answers import Problem, SearchAnswer, ViewAnswer
@@ -167,7 +168,8 @@ class Searches:
         )
 
     async def _run(self, work: Callable[..., T], *values: object) -> T:
-        return await asyncio.get_running_loop().run_in_executor(self._threads, work, *values)
+        context = copy_context()  # in which a stage is traced as one of this request
+        return await asyncio.get_running_loop().run_in_executor(self._threads, context.run, work, *values)
 
 
 def _cut(release: OpenRelease, data: bytes, box: Box) -> RGB:

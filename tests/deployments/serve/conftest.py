@@ -1,10 +1,15 @@
-"""The search service over the shop's releases, started in this process."""
+"""The search service over the shop's releases, started in this process or as one of its own."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from typing import Any
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, NamedTuple
 
+import httpx
 import pytest
 import uvicorn
 from fastapi import FastAPI
@@ -15,6 +20,7 @@ from deployments.serve.app import ServeOptions, build_app
 from deployments.serve.metrics import Exporter
 from deployments.serve.service import SearchService
 from tests.deployments.test_listening import running
+from tests.faults.servers import free_port, until
 
 PUBLIC = "search.example"
 
@@ -59,3 +65,40 @@ class listening:  # noqa: N801 (a context manager)
 
     def __exit__(self, *error: Any) -> None:
         self._running.__exit__(*error)
+
+
+class Served(NamedTuple):
+    """A running service, and where its log is written."""
+
+    process: subprocess.Popen[bytes]
+    url: str
+    log: Path
+
+
+@pytest.fixture
+def serve(shop: Any, tmp_path: Path) -> Callable[..., Any]:
+    """`serve(*options)` runs `vitrine serve` over the shop's store for the time of a `with`."""
+
+    @contextmanager
+    def serving(*options: str) -> Iterator[Served]:
+        port, log = free_port(), tmp_path / "log"
+        command = [sys.executable, "-m", "deployments.cli.main", "serve", f"--store={shop.settings.store}"]
+        with log.open("wb") as file:
+            process = subprocess.Popen([*command, f"--port={port}", *options], stderr=file)
+        served = Served(process, f"http://127.0.0.1:{port}", log)
+        try:
+            until(lambda: process.poll() is not None or _answers(served.url), "the start of the service")
+            assert process.poll() is None, log.read_text()
+            yield served
+        finally:
+            process.terminate()
+            process.wait(60)
+
+    return serving
+
+
+def _answers(url: str) -> bool:
+    try:
+        return httpx.get(f"{url}/readyz").status_code == 200
+    except httpx.TransportError:
+        return False

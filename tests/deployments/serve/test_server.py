@@ -9,16 +9,14 @@ import shutil
 import signal
 import socket
 import subprocess
-import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import httpx
 import pytest
@@ -26,48 +24,11 @@ import pytest
 from deployments.cli.main import main
 from retrieval_core.feedback.log import read_log
 from tests.deployments.conftest import FIRST, SECOND
-from tests.faults.servers import free_port, until
+from tests.faults.servers import until
 
 DOCS = (Path(__file__).parents[3] / "docs" / "serving.md").read_text()
 CHROMIUM = shutil.which("chromium")
 ITEM: dict[str, Any] = {"item_ids": ["item-1-0"], "k": 3}
-
-
-class Served(NamedTuple):
-    """A running service, and where its log is written."""
-
-    process: subprocess.Popen[bytes]
-    url: str
-    log: Path
-
-
-@pytest.fixture
-def serve(shop: Any, tmp_path: Path) -> Callable[..., Any]:
-    """`serve(*options)` runs `vitrine serve` over the shop's store for the time of a `with`."""
-
-    @contextmanager
-    def running(*options: str) -> Iterator[Served]:
-        port, log = free_port(), tmp_path / "log"
-        command = [sys.executable, "-m", "deployments.cli.main", "serve", f"--store={shop.settings.store}"]
-        with log.open("wb") as file:
-            process = subprocess.Popen([*command, f"--port={port}", *options], stderr=file)
-        served = Served(process, f"http://127.0.0.1:{port}", log)
-        try:
-            until(lambda: process.poll() is not None or _answers(served.url), "the start of the service")
-            assert process.poll() is None, log.read_text()
-            yield served
-        finally:
-            process.terminate()
-            process.wait(60)
-
-    return running
-
-
-def _answers(url: str) -> bool:
-    try:
-        return httpx.get(f"{url}/readyz").status_code == 200
-    except httpx.TransportError:
-        return False
 
 
 def test_a_signal_lets_the_searches_in_progress_end(serve: Callable[..., Any], shop: Any) -> None:
