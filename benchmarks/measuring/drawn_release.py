@@ -2,26 +2,31 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import numpy as np
 import polars as pl
 
 from benchmarks.synthetic_vectors import draw, draw_tune_queries, train_positions
 from retrieval_core.arrays import Float32
 from retrieval_core.artifacts import releases
 from retrieval_core.artifacts.catalog_rows import CATALOG_SCHEMA, row_id
-from retrieval_core.artifacts.manifests import Catalog, IndexSet, Part, Ref, Release
+from retrieval_core.artifacts.manifests import Catalog, IndexSet, Part, Reducer, Ref, Release
 from retrieval_core.artifacts.parts import put_part, put_parts, table_bytes
-from retrieval_core.config.stages import IndexConfig, NightlyConfig
+from retrieval_core.config.stages import IndexConfig, NightlyConfig, ReduceConfig
 from retrieval_core.index.build import build_shard, train_template
 from retrieval_core.index.lookup import ShardedIndex
 from retrieval_core.index.recipes import choose_recipe, choose_shards, shard_of
-from retrieval_core.index.tune import tune_search
+from retrieval_core.index.tune import choose_candidate_dim, tune_search
+from retrieval_core.reduce.pca import PCA_FILE, Pca, apply_pca, fit_pca, save_pca
 from retrieval_core.store.base import Store
 
 N_QUERIES = 1_000
 BATCH_ROWS = 100_000  # items written at a time
+SAMPLE_ROWS = 20_000  # to fit the reducer and to choose its dimension
+REDUCED_DIMS = ReduceConfig().dims
 CATEGORIES = ("dress", "coat", "shirt", "shoe", "bag", "hat", "skirt", "scarf")
 
 
@@ -40,7 +45,10 @@ def publish_drawn(store: Store, folder: Path, n_rows: int, dim: int, backbone: R
     drawn = draw(n_rows + N_QUERIES, dim)
     items = _items(n_rows)
     part = put_part(store, f"{Catalog.folder}/bench/items.parquet", table_bytes(items), n_rows)
-    index = _seal_index(store, folder, items, drawn[:n_rows])
+    pca = fit_pca([drawn[: min(n_rows, SAMPLE_ROWS)]], max(REDUCED_DIMS))
+    index = _seal_index(store, folder, items, drawn[:n_rows], pca)
+    save_pca(pca, folder / PCA_FILE)
+    reducer_parts = put_parts(store, f"{Reducer.folder}/bench", {PCA_FILE: folder / PCA_FILE})
     nowhere = Ref(kind="Report", key="reports/none")
     release = Release(
         fingerprint="bench",
@@ -48,6 +56,7 @@ def publish_drawn(store: Store, folder: Path, n_rows: int, dim: int, backbone: R
         catalog=Catalog(fingerprint="bench", parts=(part,)).seal(store).ref,
         backbone=backbone,
         vectors=nowhere,
+        reducer=Reducer(fingerprint="bench", parts=reducer_parts, input_dim=dim, dims=REDUCED_DIMS).seal(store).ref,
         index=index.ref,
         report=nowhere,
         variant="raw",
@@ -81,20 +90,24 @@ def _items(n_rows: int) -> pl.DataFrame:
     return pl.concat([pl.DataFrame([row(number) for number in batch], schema=CATALOG_SCHEMA) for batch in batches])
 
 
-def _seal_index(store: Store, folder: Path, items: pl.DataFrame, vectors: Any) -> IndexSet:
+def _seal_index(store: Store, folder: Path, items: pl.DataFrame, vectors: Float32, pca: Pca) -> IndexSet:
     """Build, tune and seal the index of these rows as a nightly run does."""
     config, (n_rows, dim) = IndexConfig(), vectors.shape
-    recipe = choose_recipe(n_rows, dim, dim, config)
-    template = train_template(vectors[train_positions(n_rows, recipe, config.seed)], recipe, config.seed)
+    sample = vectors[:SAMPLE_ROWS]
+    by_dim = {dim: sample} | {narrow: apply_pca(pca, sample, narrow) for narrow in REDUCED_DIMS if narrow < dim}
+    candidate_dim = choose_candidate_dim(by_dim, np.arange(min(config.tune_queries, len(sample))), n_rows, config)
+    reduced = partial(apply_pca, pca, dim=candidate_dim) if candidate_dim < dim else lambda full: full
+    recipe = choose_recipe(n_rows, candidate_dim, dim, config)
+    template = train_template(reduced(vectors[train_positions(n_rows, recipe, config.seed)]), recipe, config.seed)
     row_ids = items["row_id"].to_numpy()
     n_shards = choose_shards(n_rows, config)
     shard = shard_of(row_ids, n_shards)
     folders = [folder / "built" / f"{number}" for number in range(n_shards)]
     for number, path in enumerate(folders):
         rows = shard == number
-        build_shard(template, row_ids[rows], vectors[rows], vectors[rows], path)
-    index = ShardedIndex.open(folders, dim, dim, recipe.nprobe)
-    tuned = tune_search(index, draw_tune_queries(index, row_ids, config), config)
+        build_shard(template, row_ids[rows], reduced(vectors[rows]), vectors[rows], path)
+    index = ShardedIndex.open(folders, dim, candidate_dim, recipe.nprobe)
+    tuned = tune_search(index, draw_tune_queries(index, row_ids, config, reduced), config)
     return IndexSet(
         fingerprint="bench",
         config=recipe.model_dump(),
@@ -102,7 +115,7 @@ def _seal_index(store: Store, folder: Path, items: pl.DataFrame, vectors: Any) -
         counts={"rows": n_rows, "shards": n_shards},
         recipe=recipe.key,
         dim=dim,
-        candidate_dim=dim,
+        candidate_dim=candidate_dim,
         nprobe=tuned.nprobe,
         rerank_depth=tuned.rerank_depth,
         family="bench",
