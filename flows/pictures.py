@@ -1,4 +1,4 @@
-"""Read the pictures of a source; choose what masks them; mask them and embed their views in one pass."""
+"""From the pictures of a source to vectors: read, mask and embed the pictures; boost and reduce their vectors."""
 
 from __future__ import annotations
 
@@ -7,14 +7,16 @@ from typing import Any
 
 from flows.shards import each_shard, in_shards
 from retrieval_core.artifacts.manifests import Fitted, Ref, Reject, Release, Value
-from retrieval_core.config.stages import IngestConfig, NightlyConfig, View
+from retrieval_core.config.stages import IngestConfig, NightlyConfig, ReduceConfig, View
 from retrieval_core.embed.shards import PictureWork
 from retrieval_core.ingest.catalog import IngestOutcome, IngestPlan
 from retrieval_core.ingest.change import Change
 from retrieval_core.settings import Settings
+from tasks.head import boost_shard, plan_boosting, seal_boosted
 from tasks.ingest import collect_truth_masks, plan_change, plan_source, read_shard, seal_catalog
 from tasks.mask import fit_segmenter
 from tasks.pictures import mask_and_embed_shard, plan_pictures, seal_mask_set, seal_vector_set
+from tasks.reduce import plan_reducing, reduce_shard, seal_reduced
 
 RunShards = Callable[..., list[Any]]  # `each_shard`, or a function with the same parameters
 
@@ -102,3 +104,17 @@ def mask_and_embed(
         n_embedded={view: sum(outcome.n_embedded[view] for outcome in outcomes) for view in work.vectors},
         rejects=tuple(reject for outcome in outcomes for reject in outcome.rejects),
     )
+
+
+def boost(settings: Settings, vectors: Ref, head: Ref) -> Ref:
+    """Boost a set of vectors with a head."""
+    plan = plan_boosting(settings, vectors, head)
+    in_shards(boost_shard, settings, plan.shards, head)
+    return seal_boosted(settings, plan)
+
+
+def reduce(settings: Settings, vectors: Ref, reducer: Ref, config: ReduceConfig) -> list[Ref]:
+    """Reduce a set of vectors to each of the reducer's dimensions."""
+    plan = plan_reducing(settings, vectors, reducer)
+    in_shards(reduce_shard, settings, plan.shards, reducer, config)
+    return seal_reduced(settings, plan)

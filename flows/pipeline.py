@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 from prefect.logging import get_run_logger
 
-from flows.pictures import choose_masking, mask_and_embed
+from flows.pictures import boost, choose_masking, mask_and_embed, reduce
 from flows.run import Clock
 from flows.shards import each_shard, in_shards
 from flows.summary import RunSummary, summarise_run
@@ -23,12 +23,12 @@ from retrieval_core.ingest.catalog import IngestOutcome
 from retrieval_core.settings import Settings
 from tasks.classify import classify_shard, plan_classes, prepare_classifier, seal_class_set
 from tasks.evaluate import choose_variant, evaluate_run
-from tasks.head import apply_head, fit_head
+from tasks.head import fit_head
 from tasks.index import build_index_shard, plan_index, seal_index
 from tasks.mask import prepare_detector
 from tasks.pictures import prepare_backbone, rejected_items
 from tasks.publish import publish_release
-from tasks.reduce import apply_reducer, fit_reducer
+from tasks.reduce import fit_reducer
 
 MAX_TRIES = 3
 
@@ -98,7 +98,7 @@ def _publish_catalog(
         choice = choose_variant(settings, catalog, list(vectors.values()), backbone, config)
         published = vectors[choice.variant]
         reducer = fit_reducer(settings, catalog, published, config.reduce)
-        reduced = apply_reducer(settings, published, reducer.ref, config.reduce)
+        reduced = reduce(settings, published, reducer.ref, config.reduce)
     with clock.stage("index"):
         plan = plan_index(settings, catalog, published, reduced, config.index)
         index = _index(settings, plan, config.index)
@@ -155,7 +155,7 @@ def _boost(settings: Settings, catalog: Ref, embedded: Mapping[View, Ref], confi
         head = fit_head(settings, catalog, plain, config.head)
         if head:
             heads.append(head)
-            vectors[Variant(view, boosted=True)] = apply_head(settings, plain, head.ref)
+            vectors[Variant(view, boosted=True)] = boost(settings, plain, head.ref)
     return Boosting(heads=tuple(heads), vectors=vectors)
 
 

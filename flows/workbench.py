@@ -8,7 +8,7 @@ from typing import Any, Concatenate, ParamSpec, TypeVar, cast
 
 from prefect.logging import get_run_logger
 
-from flows.pictures import Masking, mask_and_embed
+from flows.pictures import Masking, boost, mask_and_embed, reduce
 from flows.shards import each_shard
 from retrieval_core.artifacts.manifests import Fitted, Ref, VectorSet
 from retrieval_core.config.stages import ClassifyConfig, EmbedConfig, NightlyConfig, Precision, View
@@ -20,10 +20,10 @@ from retrieval_core.train.config import AnyTraining, DistillTraining
 from retrieval_core.train.inputs import TrainingInputs, find_teacher
 from tasks.classify import classify_shard, plan_classes, prepare_classifier, seal_class_set
 from tasks.compare import time_network
-from tasks.head import apply_head, fit_head
+from tasks.head import fit_head
 from tasks.mask import prepare_detector
 from tasks.pictures import prepare_backbone
-from tasks.reduce import apply_reducer, fit_reducer
+from tasks.reduce import fit_reducer
 from tasks.train import train_backbone
 
 P = ParamSpec("P")
@@ -168,7 +168,7 @@ class Workbench:
         head = fit_head(self.settings, self.catalog, vectors, self.config.head)
         if head is None:
             raise BadConfig("the catalogue has nothing that a head could learn from, so no vectors can be boosted")
-        return apply_head(self.settings, vectors, head.ref)
+        return boost(self.settings, vectors, head.ref)
 
     @once
     def _reduced(self, vectors: Ref, dim: int) -> Ref:
@@ -178,7 +178,7 @@ class Workbench:
         # A PCA for each dim: one for all would change, and with it a teacher's vectors, whenever a variant is added.
         config = self.config.reduce.model_copy(update={"dims": (dim,)})
         reducer = fit_reducer(self.settings, self.catalog, vectors, config)
-        (reduced,) = apply_reducer(self.settings, vectors, reducer.ref, config)
+        (reduced,) = reduce(self.settings, vectors, reducer.ref, config)
         return reduced
 
     def classifier(self, variant: VariantConfig) -> Ref | None:

@@ -143,23 +143,33 @@ class DrawnRun:
 
     def _head(self) -> None:
         from retrieval_core.artifacts.manifests import Head, VectorSet
-        from retrieval_core.head.fit import boost_vectors, fit_head
+        from retrieval_core.artifacts.shards import seal_derived
+        from retrieval_core.head.fit import boost_shard, fit_head, plan_boosting
 
         raw = VectorSet.open(self.store, self._ref("raw"))
-        head = fit_head(self.store, self._ref("catalog"), raw, self.config.head)
-        if head is None:
+        fitted = fit_head(self.store, self._ref("catalog"), raw, self.config.head)
+        if fitted is None:
             raise RuntimeError("the drawn labels train no head")
-        boosted = boost_vectors(self.store, raw, Head.open(self.store, head.ref))
-        self._save(heads=[head.model_dump()], published=boosted.ref.model_dump())
+        head = Head.open(self.store, fitted.ref)
+        plan = plan_boosting(self.store, raw, head)
+        for shard in plan.shards:
+            boost_shard(self.store, shard, head)
+        (boosted,) = seal_derived(self.store, plan)
+        self._save(heads=[fitted.model_dump()], published=boosted.ref.model_dump())
 
     def _reduce(self) -> None:
         from retrieval_core.artifacts.manifests import Reducer, VectorSet
-        from retrieval_core.reduce.fit import fit_reducer, reduce_vectors
+        from retrieval_core.artifacts.shards import seal_derived
+        from retrieval_core.reduce.fit import fit_reducer, plan_reducing, reduce_shard
 
         vectors, config = VectorSet.open(self.store, self._ref("published")), self.config.reduce
-        reducer = fit_reducer(self.store, self._ref("catalog"), vectors, config)
-        reduced = reduce_vectors(self.store, vectors, Reducer.open(self.store, reducer.ref), config)
-        self._save(reducer=reducer.model_dump(), reduced=[vectors.ref.model_dump() for vectors in reduced])
+        fitted = fit_reducer(self.store, self._ref("catalog"), vectors, config)
+        reducer = Reducer.open(self.store, fitted.ref)
+        plan = plan_reducing(self.store, vectors, reducer)
+        for shard in plan.shards:
+            reduce_shard(self.store, shard, reducer, config)
+        reduced = [reduced.ref.model_dump() for reduced in seal_derived(self.store, plan)]
+        self._save(reducer=fitted.model_dump(), reduced=reduced)
 
     def _index(self) -> None:
         from retrieval_core.artifacts.manifests import Ref, VectorSet

@@ -31,13 +31,14 @@ from retrieval_core.artifacts.parts import (
     read_vectors,
     vectors_bytes,
 )
-from retrieval_core.artifacts.variants import Reduced, Variant
+from retrieval_core.artifacts.variants import Variant
 from retrieval_core.errors import ShardCorrupt
-from retrieval_core.store.base import Entry, Store
+from retrieval_core.store.base import Store
 
 log = logging.getLogger(__name__)
 
 View = TypeVar("View", MaskSet, ClassSet)
+Transform = Callable[[Float32], Float32]  # (n, dim of the source) to (n, dim)
 
 _PART = re.compile(r".+/parts/(?P<name>[^/-]+)-(?P<sha256>[0-9a-f]{64})\.(?:parquet|tar|jpg)")
 
@@ -129,60 +130,19 @@ def seal_view(store: Store, kind: type[View], family: str, catalog_fingerprint: 
     ).seal(store)
 
 
-def derive_vectors(
-    store: Store,
-    source: VectorSet,
-    family: str,
-    variant: Variant | Reduced,
-    dim: int,
-    transform: Callable[[Float32], Float32],
-    made_by: dict[str, str] | None = None,
-) -> VectorSet:
-    """Apply `transform`, (n, source.dim) to (n, dim), to each part of `source`; parts that exist are kept.
-
-    `made_by` names the fitted model among the parents of the set.
-    """
-    prefix = parts_prefix(VectorSet.folder, family)
-    derived = {made_of(entry.key): entry for entry in store.entries(prefix)}
-    parts = [_derive_part(store, part, family, derived.get(derived_name(part)), transform) for part in source.parts]
-    return VectorSet(
-        fingerprint=view_fingerprint(family, source.parents["catalog"], parts),
-        family=family,
-        variant=variant,
-        dim=dim,
-        parts=tuple(parts),
-        parents={"catalog": source.parents["catalog"], "vectors": source.fingerprint, **(made_by or {})},
-        counts=source.counts,
-    ).seal(store)
-
-
 def derived_name(source: Part) -> str:
     """Return the name of the part that is derived from another."""
     return short_name(source.sha256)
 
 
-def _derive_part(
-    store: Store, source: Part, family: str, existing: Entry | None, transform: Callable[[Float32], Float32]
-) -> Part:
-    """Return the part of `family` that is derived from `source`: the existing one if it is intact."""
-    sha256 = named_sha256(existing.key) if existing else None
-    if existing and sha256:
-        try:
-            store.local_path(existing.key, sha256)
-            return Part(key=existing.key, sha256=sha256, n_rows=source.n_rows, n_bytes=existing.size_bytes)
-        except ShardCorrupt as error:
-            log.warning("%s; it is made again", error)
-    data = derived_bytes(store.local_path(source.key, source.sha256), transform)
-    return put_growing_part(store, VectorSet.folder, family, derived_name(source), data, source.n_rows)
-
-
-def derived_bytes(source: Path, transform: Callable[[Float32], Float32]) -> bytes:
-    """Return the part that `transform` makes of a local vector part.
+def derived_bytes(source: Path, transforms: Iterable[Transform]) -> Iterator[bytes]:
+    """Yield the part that each of `transforms` makes of a local vector part, which is read once.
 
     A merged part is transformed piece by piece: the last bits of a matrix product depend on the size of the batch.
     """
     (ids, vectors), pieces = read_vectors(source), pieces_of(source)
-    return vectors_bytes(ids, transform_by_piece(transform, vectors, pieces), pieces)
+    for transform in transforms:
+        yield vectors_bytes(ids, transform_by_piece(transform, vectors, pieces), pieces)
 
 
 def indexable_items(store: Store, items: pl.DataFrame, vectors: VectorSet) -> pl.DataFrame:

@@ -1,4 +1,4 @@
-"""Work on the pictures of a catalogue in shards: plan the shards that are missing, read one, store what it gives.
+"""Work in shards, on the pictures of a catalogue or on the parts of a set of vectors: plan what is missing, make it.
 
 Every stage of this kind has three steps, `plan_x` -> `x_shard` for each shard -> `seal_x`. A shard that was stored
 before its run was killed is not planned again.
@@ -9,20 +9,35 @@ from __future__ import annotations
 import hashlib
 import logging
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import NamedTuple
 
 import polars as pl
 
-from retrieval_core.artifacts.growing_sets import View, put_growing_part, seal_view, stored_parts_of
-from retrieval_core.artifacts.manifests import Ref, Value, fingerprint
+from retrieval_core.artifacts.growing_sets import (
+    Transform,
+    View,
+    derived_bytes,
+    derived_name,
+    made_of,
+    named_sha256,
+    parts_prefix,
+    put_growing_part,
+    seal_view,
+    stored_parts_of,
+    view_fingerprint,
+)
+from retrieval_core.artifacts.manifests import Part, Ref, Value, VectorSet, fingerprint
 from retrieval_core.artifacts.parts import read_unsealed, table_bytes
 from retrieval_core.artifacts.pictures import Picture, usable_pictures, with_local_files, with_places
+from retrieval_core.artifacts.variants import RepresentationField
+from retrieval_core.errors import NotFound, ShardCorrupt
 from retrieval_core.store.base import Store
 
 log = logging.getLogger(__name__)
 
 PROGRESS_EVERY_S = 10.0
+PART_SHARD_ROWS = 65_536  # whose vectors take seconds to derive, while Prefect takes up to 0.1 s for a shard
 
 
 class ShardPlan(Value):
@@ -172,6 +187,125 @@ def put_shard(
         name = shard.names[shard.targets.index(target)]
         put_growing_part(store, target.folder, target.family, name, encode(), len(content_ids))
     return len(content_ids)
+
+
+class DerivedSet(Value):
+    """A set of vectors to derive from another: `dim` is its width, `made_by` names a model among its parents."""
+
+    family: str
+    variant: RepresentationField
+    dim: int
+    made_by: dict[str, str] = {}
+
+
+class PartShard(Value):
+    """One shard of a derivation: it derives the same `sets` from each of these parts of the set `source`.
+
+    `parts` are their positions in the source's manifest, so that a shard is small however many parts there are.
+    """
+
+    source: Ref
+    sets: tuple[DerivedSet, ...]
+    parts: tuple[int, ...]
+    number: int
+    n_shards: int
+
+
+class DerivationPlan(Value):
+    """The `sets` to derive from `source`, and the shards that make what is missing of them."""
+
+    source: Ref
+    sets: tuple[DerivedSet, ...]
+    shards: tuple[PartShard, ...]
+
+
+def plan_derivation(
+    store: Store, source: VectorSet, sets: Sequence[DerivedSet], shard_rows: int = PART_SHARD_ROWS
+) -> DerivationPlan:
+    """Plan the shards that derive `sets` from those parts of `source` whose derived parts are absent or damaged.
+
+    Parts that lack the same sets share a shard of at most `shard_rows` rows, unless one part alone has more.
+    """
+    stored = [_derived_parts(store, source, wanted) for wanted in sets]
+    by_lack: dict[tuple[int, ...], list[int]] = {}
+    for number in range(len(source.parts)):
+        lacking = tuple(n for n, parts in enumerate(stored) if number not in parts)
+        by_lack.setdefault(lacking, []).append(number)
+    work = [
+        (tuple(sets[n] for n in lacking), group)
+        for lacking, numbers in by_lack.items()
+        for group in _groups(numbers, source.parts, shard_rows)
+        if lacking
+    ]
+    shards = tuple(
+        PartShard(source=source.ref, sets=lacking, parts=group, number=number, n_shards=len(work))
+        for number, (lacking, group) in enumerate(work)
+    )
+    return DerivationPlan(source=source.ref, sets=tuple(sets), shards=shards)
+
+
+def _derived_parts(store: Store, source: VectorSet, wanted: DerivedSet) -> dict[int, Part]:
+    """Return the intact parts of a derived set, by the position of what they derive from; others are made again."""
+    positions = {derived_name(part): number for number, part in enumerate(source.parts)}
+    found: dict[int, Part] = {}
+    for entry in store.entries(parts_prefix(VectorSet.folder, wanted.family)):
+        number, sha256 = positions.get(made_of(entry.key)), named_sha256(entry.key)
+        if number is None or sha256 is None:
+            continue
+        try:
+            store.local_path(entry.key, sha256)
+        except ShardCorrupt as error:
+            log.warning("%s; it is made again", error)
+            continue
+        n_rows = source.parts[number].n_rows
+        found[number] = Part(key=entry.key, sha256=sha256, n_rows=n_rows, n_bytes=entry.size_bytes)
+    return found
+
+
+def _groups(numbers: Iterable[int], parts: Sequence[Part], shard_rows: int) -> Iterator[tuple[int, ...]]:
+    group: list[int] = []
+    n_rows = 0
+    for number in numbers:
+        if group and n_rows + parts[number].n_rows > shard_rows:
+            yield tuple(group)
+            group, n_rows = [], 0
+        group.append(number)
+        n_rows += parts[number].n_rows
+    if group:
+        yield tuple(group)
+
+
+def derive_shard(store: Store, shard: PartShard, transform_of: Callable[[DerivedSet], Transform]) -> None:
+    """Store what the parts of one shard of a plan become in each of its sets by `transform_of` the set."""
+    source = VectorSet.open(store, shard.source)
+    transforms = [transform_of(wanted) for wanted in shard.sets]
+    for part in (source.parts[number] for number in shard.parts):
+        derived = derived_bytes(store.local_path(part.key, part.sha256), transforms)
+        for wanted, data in zip(shard.sets, derived, strict=True):
+            put_growing_part(store, VectorSet.folder, wanted.family, derived_name(part), data, part.n_rows)
+
+
+def seal_derived(store: Store, plan: DerivationPlan) -> list[VectorSet]:
+    """Seal the sets of a plan whose shards are made, in its order. Raises `NotFound` where a part is absent."""
+    source = VectorSet.open(store, plan.source)
+    return [_seal_derived(store, source, wanted) for wanted in plan.sets]
+
+
+def _seal_derived(store: Store, source: VectorSet, wanted: DerivedSet) -> VectorSet:
+    catalog, found = source.parents["catalog"], _derived_parts(store, source, wanted)
+    absent = [part.key for number, part in enumerate(source.parts) if number not in found]
+    if absent:
+        raise NotFound(f"{store.url} has nothing of {wanted.variant} that is derived from {absent[0]}; run again")
+    parts = tuple(found[number] for number in range(len(source.parts)))
+    return VectorSet(
+        fingerprint=view_fingerprint(wanted.family, catalog, parts),
+        family=wanted.family,
+        variant=wanted.variant,
+        dim=wanted.dim,
+        parts=parts,
+        parents={"catalog": catalog, "vectors": source.fingerprint, **wanted.made_by},
+        counts=source.counts,
+    ).seal(store)
 
 
 def log_progress(name: str, total: int) -> Callable[[int], None]:

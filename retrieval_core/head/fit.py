@@ -1,4 +1,4 @@
-"""Fit the head of a vector set, or reuse an earlier one, and boost the set with it."""
+"""Fit the head of a vector set, or reuse an earlier one, and boost the set with it in shards."""
 
 from __future__ import annotations
 
@@ -10,9 +10,10 @@ import polars as pl
 from retrieval_core.artifacts.catalog_rows import bounded_sample, inner_validation, load_items, without_held_out
 from retrieval_core.artifacts.fingerprints import boosted_family, head_fingerprint, head_question
 from retrieval_core.artifacts.fitted import FitQuestion, fit_or_reuse
-from retrieval_core.artifacts.growing_sets import derive_vectors, indexable_items
+from retrieval_core.artifacts.growing_sets import indexable_items
 from retrieval_core.artifacts.manifests import Fitted, Head, Ref, VectorSet
 from retrieval_core.artifacts.parts import load_vectors, put_part_files
+from retrieval_core.artifacts.shards import DerivationPlan, DerivedSet, PartShard, derive_shard, plan_derivation
 from retrieval_core.config.stages import HeadConfig
 from retrieval_core.head.apply import WEIGHTS_FILE, boost, load_head, save_head
 from retrieval_core.head.targets import build_targets
@@ -36,14 +37,22 @@ def fit_head(store: Store, catalog: Ref, vectors: VectorSet, config: HeadConfig)
     return fit_or_reuse(store, Head, question, lambda: _fit(store, question, vectors, config))
 
 
-def boost_vectors(store: Store, vectors: VectorSet, head: Head) -> VectorSet:
-    """Return the boosted vectors of a set; parts that were boosted before are kept."""
+def plan_boosting(store: Store, vectors: VectorSet, head: Head) -> DerivationPlan:
+    """Plan the shards that boost those vectors of a set that were not boosted by this head before."""
+    boosted = DerivedSet(
+        family=boosted_family(head.fingerprint, vectors.family),
+        variant=head.variant.boost(),
+        dim=head.dim,
+        made_by={"head": head.fingerprint},
+    )
+    return plan_derivation(store, vectors, [boosted])
+
+
+def boost_shard(store: Store, shard: PartShard, head: Head) -> None:
+    """Boost the parts of one shard of a plan."""
     part = head.part(WEIGHTS_FILE)
     weights = load_head(store.local_path(part.key, part.sha256))
-    family = boosted_family(head.fingerprint, vectors.family)
-    made_by = {"head": head.fingerprint}
-    variant = head.variant.boost()
-    return derive_vectors(store, vectors, family, variant, head.dim, partial(boost, weights), made_by)
+    derive_shard(store, shard, lambda _: partial(boost, weights))
 
 
 def _learnable_items(store: Store, catalog: str, vectors: VectorSet, config: HeadConfig) -> pl.DataFrame:

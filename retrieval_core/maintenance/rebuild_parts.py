@@ -13,7 +13,6 @@ from pathlib import Path
 
 import polars as pl
 
-from retrieval_core.arrays import Float32
 from retrieval_core.artifacts import fingerprints
 from retrieval_core.artifacts.catalog_rows import (
     FIELDS_FILE,
@@ -25,7 +24,7 @@ from retrieval_core.artifacts.catalog_rows import (
     load_items,
     with_fields,
 )
-from retrieval_core.artifacts.growing_sets import derived_bytes, derived_name, indexable_items, made_of
+from retrieval_core.artifacts.growing_sets import Transform, derived_bytes, derived_name, indexable_items, made_of
 from retrieval_core.artifacts.manifests import Head, IndexSet, Part, Release, VectorSet
 from retrieval_core.artifacts.parts import load_vectors, read_unsealed, table_bytes
 from retrieval_core.config.stages import NightlyConfig
@@ -95,16 +94,14 @@ def rebuild_derived_part(inventory: Inventory, release: Release, view: VectorSet
     source_part = next((other for other in source.parts if derived_name(other) == made_of(part.key)), None)
     if source_part is None:
         raise NotFound(f"{source.key} lists no part that {part.key} is made of")
-    data = derived_bytes(store.local_path(source_part.key, source_part.sha256), transform)
+    (data,) = derived_bytes(store.local_path(source_part.key, source_part.sha256), [transform])
     if hashlib.sha256(data).hexdigest() != part.sha256:
         raise ShardCorrupt(f"rebuilt from {source_part.key} it differs from what was sealed")
     store.put(part.key, data)
     return source_part.key
 
 
-def _transform(
-    inventory: Inventory, release: Release, view: VectorSet, source: VectorSet
-) -> Callable[[Float32], Float32]:
+def _transform(inventory: Inventory, release: Release, view: VectorSet, source: VectorSet) -> Transform:
     """Return the function that makes the vectors of a view from those of its source. Raises `NotFound`."""
     store = inventory.store
     if "head" in view.parents:

@@ -1,4 +1,4 @@
-"""Fit the PCA of a vector set on a random sample of it, or reuse an earlier one, and reduce the set with it."""
+"""Fit the PCA of a vector set on a random sample of it, or reuse an earlier one, and reduce the set in shards."""
 
 from __future__ import annotations
 
@@ -7,9 +7,10 @@ from functools import partial
 
 from retrieval_core.artifacts.fingerprints import reduced_family, reducer_fingerprint, reducer_question
 from retrieval_core.artifacts.fitted import FitQuestion, fit_or_reuse
-from retrieval_core.artifacts.growing_sets import derive_vectors, sample_vectors
+from retrieval_core.artifacts.growing_sets import sample_vectors
 from retrieval_core.artifacts.manifests import Fitted, Reducer, Ref, VectorSet
 from retrieval_core.artifacts.parts import put_part_files
+from retrieval_core.artifacts.shards import DerivationPlan, DerivedSet, PartShard, derive_shard, plan_derivation
 from retrieval_core.artifacts.variants import Reduced
 from retrieval_core.config.stages import ReduceConfig
 from retrieval_core.reduce.pca import PCA_FILE, apply_pca, fit_pca, fit_truncation, load_pca, save_pca
@@ -29,16 +30,20 @@ def fit_reducer(store: Store, catalog: Ref, vectors: VectorSet, config: ReduceCo
     return fit_or_reuse(store, Reducer, question, lambda: _fit(store, question, vectors, config))
 
 
-def reduce_vectors(store: Store, vectors: VectorSet, reducer: Reducer, config: ReduceConfig) -> list[VectorSet]:
-    """Return a set reduced to each of the reducer's dimensions, of unit length; parts reduced before are kept."""
+def plan_reducing(store: Store, vectors: VectorSet, reducer: Reducer) -> DerivationPlan:
+    """Plan the shards that reduce a set to each of the reducer's dimensions, where it was not reduced before."""
+    reduced = [
+        DerivedSet(family=reduced_family(reducer.fingerprint, vectors.family, dim), variant=Reduced(dim), dim=dim)
+        for dim in reducer.dims
+    ]
+    return plan_derivation(store, vectors, reduced)
+
+
+def reduce_shard(store: Store, shard: PartShard, reducer: Reducer, config: ReduceConfig) -> None:
+    """Reduce the parts of one shard of a plan to vectors of unit length."""
     part = reducer.part(PCA_FILE)
     pca = load_pca(store.local_path(part.key, part.sha256))
-    reduced = []
-    for dim in reducer.dims:
-        family = reduced_family(reducer.fingerprint, vectors.family, dim)
-        project = partial(apply_pca, pca, dim=dim, whiten=config.whiten)
-        reduced.append(derive_vectors(store, vectors, family, Reduced(dim), dim, project))
-    return reduced
+    derive_shard(store, shard, lambda reduced: partial(apply_pca, pca, dim=reduced.dim, whiten=config.whiten))
 
 
 def _fit(store: Store, question: FitQuestion, vectors: VectorSet, config: ReduceConfig) -> Reducer:

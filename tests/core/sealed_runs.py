@@ -21,13 +21,7 @@ from retrieval_core.artifacts.catalog_rows import (
     row_id,
     with_fields,
 )
-from retrieval_core.artifacts.growing_sets import (
-    derive_vectors,
-    indexable_items,
-    sample_vectors,
-    seal_vectors,
-    seal_view,
-)
+from retrieval_core.artifacts.growing_sets import indexable_items, sample_vectors, seal_vectors, seal_view
 from retrieval_core.artifacts.manifests import (
     Backbone,
     Catalog,
@@ -51,7 +45,7 @@ from retrieval_core.artifacts.parts import (
     table_bytes,
     vectors_bytes,
 )
-from retrieval_core.artifacts.shards import Target, plan_pictures, put_shard, shard_pictures
+from retrieval_core.artifacts.shards import DerivedSet, Target, plan_pictures, put_shard, shard_pictures
 from retrieval_core.config.stages import EmbedConfig, NightlyConfig
 from retrieval_core.head.apply import WEIGHTS_FILE, boost, load_head, save_head
 from retrieval_core.index.build import build_shard
@@ -60,6 +54,7 @@ from retrieval_core.index.recipes import Recipe
 from retrieval_core.index.versions import SHARD_FILES, train_on_sample
 from retrieval_core.reduce.pca import PCA_FILE, apply_pca, fit_pca, load_pca, save_pca
 from retrieval_core.store.base import Store
+from tests.core.sealed_vectors import derive
 
 DIM, BOOSTED_DIM, REDUCED_DIM, SHARDS, SHARD_ROWS = 12, 8, 4, 2, 5
 CONFIG = NightlyConfig(embed=EmbedConfig(backbone="resnet18", background="masked"))
@@ -172,11 +167,10 @@ class SealedRuns:
                 dim=BOOSTED_DIM,
             ).seal(self.store)
         family = fingerprints.boosted_family(head.fingerprint, raw.family)
-        made_by = {"head": head.fingerprint}
-        vectors = derive_vectors(
-            self.store, raw, family, "masked_boosted", BOOSTED_DIM, lambda rows: boost(weights, rows), made_by
+        boosted = DerivedSet(
+            family=family, variant="masked_boosted", dim=BOOSTED_DIM, made_by={"head": head.fingerprint}
         )
-        return head.ref, vectors
+        return head.ref, derive(self.store, raw, boosted, lambda rows: boost(weights, rows))
 
     def _reduce(self, catalog: Ref, boosted: VectorSet) -> tuple[Ref, VectorSet]:
         name = fake_fingerprint(boosted.family)
@@ -193,10 +187,8 @@ class SealedRuns:
         part = reducer.part(PCA_FILE)
         pca = load_pca(self.store.local_path(part.key, part.sha256))
         family = fingerprints.reduced_family(name, boosted.family, REDUCED_DIM)
-        vectors = derive_vectors(
-            self.store, boosted, family, "pca4", REDUCED_DIM, lambda rows: apply_pca(pca, rows, REDUCED_DIM)
-        )
-        return reducer.ref, vectors
+        reduced = DerivedSet(family=family, variant="pca4", dim=REDUCED_DIM)
+        return reducer.ref, derive(self.store, boosted, reduced, lambda rows: apply_pca(pca, rows, REDUCED_DIM))
 
     def _seal_index(self, items: pl.DataFrame, catalog: Ref, full: VectorSet, reduced: VectorSet) -> IndexSet:
         question = fingerprints.template_fingerprint(self.recipe.key, CONFIG.index, reduced.family)

@@ -6,9 +6,10 @@ import numpy as np
 import polars as pl
 
 from retrieval_core.artifacts.catalog_rows import CATALOG_SCHEMA, row_id
-from retrieval_core.artifacts.growing_sets import put_growing_part, seal_vectors
+from retrieval_core.artifacts.growing_sets import Transform, put_growing_part, seal_vectors
 from retrieval_core.artifacts.manifests import Catalog, Ref, VectorSet
 from retrieval_core.artifacts.parts import put_part, table_bytes, unit_length, vectors_bytes
+from retrieval_core.artifacts.shards import DerivedSet, derive_shard, plan_derivation, seal_derived
 from retrieval_core.artifacts.variants import Variant
 from retrieval_core.store.base import Store
 
@@ -51,3 +52,11 @@ def seal_set(store: Store, catalog: Ref, numbers: range, dim: int = 8) -> Vector
             data = vectors_bytes([f"c{n}"], unit_length(vector))
             put_growing_part(store, VectorSet.folder, FAMILY, name, data, 1)
     return seal_vectors(store, FAMILY, Variant(), dim, catalog.name, [f"c{n}" for n in numbers])
+
+
+def derive(store: Store, source: VectorSet, wanted: DerivedSet, transform: Transform) -> VectorSet:
+    """Derive one set from another, in shards as a run does."""
+    plan = plan_derivation(store, source, [wanted])
+    for shard in plan.shards:
+        derive_shard(store, shard, lambda _: transform)
+    return seal_derived(store, plan)[0]

@@ -15,13 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from retrieval_core.artifacts.compaction import FAN_IN, FULL_BYTES, FULL_ROWS, FULL_TIER, Pieces, plan_merges
-from retrieval_core.artifacts.growing_sets import (
-    derive_vectors,
-    put_growing_part,
-    seal_vectors,
-    seal_view,
-    stored_parts_of,
-)
+from retrieval_core.artifacts.growing_sets import put_growing_part, seal_vectors, seal_view, stored_parts_of
 from retrieval_core.artifacts.manifests import ClassSet, MaskSet, Part, VectorSet
 from retrieval_core.artifacts.parts import (
     N_TOP_CLASSES,
@@ -32,9 +26,10 @@ from retrieval_core.artifacts.parts import (
     read_masks,
     vectors_bytes,
 )
-from retrieval_core.artifacts.shards import plan_shards
+from retrieval_core.artifacts.shards import DerivedSet, plan_shards
 from retrieval_core.store.base import Store
 from retrieval_core.store.uris import open_store
+from tests.core.sealed_vectors import derive
 
 FAMILY, DIM = "family", 5
 PARTS = f"vectors/{FAMILY}/parts/"
@@ -78,8 +73,8 @@ def project(vectors: np.ndarray) -> np.ndarray:
     return vectors @ WEIGHTS + np.float32(len(vectors))
 
 
-def derive(store: Store, view: VectorSet) -> VectorSet:
-    return derive_vectors(store, view, "derived", "boosted", 7, project, {"head": "h"})
+def boost(store: Store, view: VectorSet) -> VectorSet:
+    return derive(store, view, DerivedSet(family="derived", variant="boosted", dim=7), project)
 
 
 def most_parts(n_rows: int) -> int:
@@ -173,8 +168,9 @@ def test_a_set_derived_from_merged_parts_keeps_its_bits_and_so_does_one_derived_
     for number in range(20):
         added = [f"{number}-{k}" for k in range(1 + number % 3)]
         wanted += added
-        derived = derive(store, update(store, wanted))
-        twice = derive_vectors(store, derived, "twice", "pca7", 7, lambda rows: rows * np.float32(len(rows)))
+        derived = boost(store, update(store, wanted))
+        reduced = DerivedSet(family="twice", variant="pca7", dim=7)
+        twice = derive(store, derived, reduced, lambda rows: rows * np.float32(len(rows)))
         for content_id, row, again in zip(
             wanted, load_vectors(store, derived, wanted), load_vectors(store, twice, wanted), strict=True
         ):

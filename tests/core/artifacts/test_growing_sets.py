@@ -6,15 +6,9 @@ import numpy as np
 import polars as pl
 import pytest
 
-from retrieval_core.artifacts.growing_sets import (
-    derive_vectors,
-    indexable_items,
-    put_growing_part,
-    sample_vectors,
-    seal_vectors,
-)
+from retrieval_core.artifacts.growing_sets import indexable_items, put_growing_part, sample_vectors, seal_vectors
 from retrieval_core.artifacts.manifests import VectorSet
-from retrieval_core.artifacts.parts import load_vectors, vectors_bytes
+from retrieval_core.artifacts.parts import vectors_bytes
 from retrieval_core.store.base import Store
 from retrieval_core.store.uris import open_store
 
@@ -42,24 +36,6 @@ def test_a_view_leaves_out_parts_nobody_wants(store: Store) -> None:
     view = seal_vectors(store, FAMILY, "raw", 3, "cat", ["b", "never embedded"])
     assert len(view.parts) == 1
     assert view.counts == {"rows": 1}
-
-
-def test_a_derived_set_transforms_only_new_parts(store: Store) -> None:
-    calls = []
-
-    def double(rows: np.ndarray) -> np.ndarray:
-        calls.append(len(rows))
-        return 2 * rows
-
-    embed(store, "a", "b")
-    first = seal_vectors(store, FAMILY, "raw", 3, "first", ["a", "b"])
-    derive_vectors(store, first, "doubled", "boosted", 3, double, {"head": "h"})
-    embed(store, "c")
-    second = seal_vectors(store, FAMILY, "raw", 3, "second", ["a", "b", "c"])
-    derived = derive_vectors(store, second, "doubled", "boosted", 3, double, {"head": "h"})
-    assert calls == [2, 1]
-    assert np.array_equal(load_vectors(store, derived, ["c", "a"]), 2 * np.stack([vector_of("c"), vector_of("a")]))
-    assert derived.parents == {"catalog": "second", "vectors": second.fingerprint, "head": "h"}
 
 
 def test_a_sample_is_random_rows_of_every_part_without_repetition(store: Store) -> None:

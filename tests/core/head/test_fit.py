@@ -8,8 +8,9 @@ import pytest
 from retrieval_core.artifacts.catalog_rows import inner_validation
 from retrieval_core.artifacts.manifests import Head
 from retrieval_core.artifacts.parts import load_vectors
+from retrieval_core.artifacts.shards import seal_derived
 from retrieval_core.config.stages import HeadConfig
-from retrieval_core.head.fit import boost_vectors, fit_head
+from retrieval_core.head.fit import boost_shard, fit_head, plan_boosting
 from retrieval_core.store.base import Store
 from retrieval_core.store.uris import open_store
 from tests.core.sealed_vectors import items, seal_catalog, seal_set
@@ -39,7 +40,11 @@ def test_boosted_vectors_are_of_unit_length_and_tell_their_head(local_store: Sto
     vectors = seal_set(local_store, catalog, NUMBERS)
     fitted = fit_head(local_store, catalog, vectors, CONFIG)
     assert fitted is not None
-    boosted = boost_vectors(local_store, vectors, Head.open(local_store, fitted.ref))
+    head = Head.open(local_store, fitted.ref)
+    plan = plan_boosting(local_store, vectors, head)
+    for shard in plan.shards:
+        boost_shard(local_store, shard, head)
+    (boosted,) = seal_derived(local_store, plan)
     rows = load_vectors(local_store, boosted, [f"c{n}" for n in NUMBERS])
     assert rows.shape == (100, 16)
     assert np.allclose(np.linalg.norm(rows, axis=1), 1, atol=1e-5)

@@ -6,14 +6,22 @@ import numpy as np
 import pytest
 
 from retrieval_core.artifacts.fingerprints import reducer_question
-from retrieval_core.artifacts.manifests import Reducer
+from retrieval_core.artifacts.manifests import Reducer, VectorSet
 from retrieval_core.artifacts.parts import load_vectors
+from retrieval_core.artifacts.shards import seal_derived
 from retrieval_core.config.stages import ReduceConfig
-from retrieval_core.reduce.fit import fit_reducer, reduce_vectors
+from retrieval_core.reduce.fit import fit_reducer, plan_reducing, reduce_shard
 from retrieval_core.store.base import Store
 from tests.core.sealed_vectors import seal_catalog, seal_set
 
 NUMBERS = range(40)
+
+
+def reduce_all(store: Store, vectors: VectorSet, reducer: Reducer, config: ReduceConfig) -> list[VectorSet]:
+    plan = plan_reducing(store, vectors, reducer)
+    for shard in plan.shards:
+        reduce_shard(store, shard, reducer, config)
+    return seal_derived(store, plan)
 
 
 def test_a_reducer_is_fitted_and_sealed_once(local_store: Store) -> None:
@@ -34,7 +42,7 @@ def test_reduced_vectors_are_of_unit_length_in_each_dimension(local_store: Store
     vectors = seal_set(local_store, catalog, NUMBERS)
     config = ReduceConfig(dims=(4, 2))
     reducer = Reducer.open(local_store, fit_reducer(local_store, catalog, vectors, config).ref)
-    reduced = reduce_vectors(local_store, vectors, reducer, config)
+    reduced = reduce_all(local_store, vectors, reducer, config)
     assert [(str(made.variant), made.dim) for made in reduced] == [("pca4", 4), ("pca2", 2)]
     for made in reduced:
         rows = load_vectors(local_store, made, [f"c{n}" for n in NUMBERS])
@@ -51,7 +59,7 @@ def test_vectors_are_cut_off_where_the_backbone_was_trained_for_it(local_store: 
     assert 0 < reducer.explained_variance["2"] < reducer.explained_variance["4"] < 1
     ids = [f"c{number}" for number in NUMBERS]
     whole = load_vectors(local_store, vectors, ids)
-    for made in reduce_vectors(local_store, vectors, reducer, config):
+    for made in reduce_all(local_store, vectors, reducer, config):
         leading = whole[:, : made.dim]
         expected = leading / np.linalg.norm(leading, axis=1, keepdims=True)
         np.testing.assert_allclose(load_vectors(local_store, made, ids), expected, atol=1e-6)

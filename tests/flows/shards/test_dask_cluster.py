@@ -22,6 +22,7 @@ from flows.run import RUNNER
 from flows.shards import dask_cluster, each_shard, in_shards
 from retrieval_core.artifacts.manifests import Ref
 from retrieval_core.artifacts.shards import Target, WorkPlan, WorkShard
+from retrieval_core.artifacts.variants import Reduced, Variant
 from retrieval_core.config.stages import IndexConfig, NightlyConfig
 from retrieval_core.errors import BadConfig, ImageRefused
 from retrieval_core.index.recipes import choose_recipe
@@ -45,7 +46,8 @@ CONFIG = NightlyConfig.load(
         "mask.size_px=64",
         "mask.max_epochs=1",
         "mask.shard_rows=8",
-        "head.enabled=false",
+        "head.max_epochs=1",
+        "head.min_count=2",
         "reduce.dims=[8]",
         "index.shards=2",
         "evaluate.queries=4",
@@ -121,6 +123,9 @@ def test_two_workers_make_the_bytes_that_one_machine_makes(
     assert files(tmp_path / "together") == files(tmp_path / "alone")
     assert len(files(tmp_path / "together")) > 3 * 48 / 8
     assert verify(together.open_store()).ok
+
+    derived = {wanted.variant for asked in messages.asked for wanted in getattr(asked["shard"], "sets", ())}
+    assert derived == {Variant("raw", boosted=True), Variant("masked", boosted=True), Reduced(8)}
 
     sizes = [len(pickle.dumps(asked)) for asked in messages.asked]
     sizes += [len(pickle.dumps(future.result())) for future in messages.answered]
