@@ -1,0 +1,205 @@
+"""Peak memory and time of what the flow's machine does with the rows of a catalogue, each step in its own process.
+
+    python -m benchmarks.memory.catalogue [--rows 1000000] [--limit-mb 2000] [--folder DIR]
+
+The rows are of a Parquet table whose pictures are never read: instead of the shards, `read` writes what they would have
+read. The first night lists everything. In the second one, whose table tells by `version` which rows changed, one in a
+hundred did. `own` is memory that no file backs. Exits with 1 where a step exceeds the limit.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+import tempfile
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from benchmarks.measuring.process_usage import run_measured
+
+if TYPE_CHECKING:
+    import polars as pl
+
+    from retrieval_core.artifacts.manifests import Ref
+    from retrieval_core.ingest.catalog import IngestPlan
+    from retrieval_core.store.base import Store
+
+NIGHTS = ("first", "second")
+STEPS = ("draw", "list", "plan", "read", "seal", "embed", "plan pictures", "seal vectors", "plan index")
+NOT_MEASURED = {"draw", "read", "embed"}
+STEP = "--step"  # hidden: run by the fresh process
+CHANGED_EVERY, VIEWS, N_CATEGORIES, N_COLOURS = 100, 5, 50, 12
+DIM, PART_ROWS, SHARD_ROWS = 8, 8_192, 8_192
+
+
+class Nights:
+    """The steps of two nights over `n_rows` rows; what one passes to the next lies in `folder`."""
+
+    def __init__(self, folder: Path, n_rows: int, night: str) -> None:
+        self.folder, self.n_rows, self.night = folder, n_rows, night
+
+    def run(self, step: str) -> None:
+        getattr(self, f"_{step.replace(' ', '_')}")()
+
+    @property
+    def store(self) -> Store:
+        from retrieval_core.store.uris import open_store
+
+        return open_store(str(self.folder / "store"))
+
+    @property
+    def source(self) -> str:
+        return f"table:{self.folder / f'{self.night}.parquet'}?version=updated_at"
+
+    def _draw(self) -> None:
+        import polars as pl
+
+        number = pl.col("number")
+        changed = (number % CHANGED_EVERY == 0) & (self.night == "second")
+        product = number // VIEWS
+        pl.DataFrame({"number": range(self.n_rows)}).select(
+            item_id=pl.format("sku-{}", number.cast(pl.String).str.zfill(9)),
+            image_uri=pl.format("s3://shop-pictures/catalogue/{}/front.jpg", number),
+            product_id=pl.format("product-{}", product),
+            category=pl.format("category-{}", product % N_CATEGORIES),
+            attr_colour=pl.format("colour-{}", product % N_COLOURS),
+            title=pl.format("Product {}", product),
+            price=pl.format("{}.00 EUR", product % 200),
+            updated_at=pl.when(changed).then(pl.lit("2025-02-02")).otherwise(pl.lit("2025-01-01")),
+        ).write_parquet(self.folder / f"{self.night}.parquet")
+
+    def _list(self) -> None:
+        from retrieval_core.ingest.sources.registry import open_source
+
+        open_source(self.source).rows()
+
+    def _plan(self) -> None:
+        from retrieval_core.config.stages import IngestConfig
+        from retrieval_core.ingest.catalog import plan_source
+
+        plan = plan_source(self.store, self.source, IngestConfig(keep="none", shard_rows=SHARD_ROWS))
+        self._save(plan=plan.model_dump())
+
+    def _read(self) -> None:
+        """Write what the shards of the plan would have read."""
+        import polars as pl
+
+        from retrieval_core.artifacts.parts import read_unsealed, table_bytes
+        from retrieval_core.ingest.reading import READING_SCHEMA
+        from retrieval_core.ingest.shards import ITEMS
+
+        plan = self._plan_made()
+        planned = read_unsealed(self.store, f"{plan.reading.folder}/{ITEMS}")
+        for shard in plan.split():
+            items = planned.filter(pl.col("shard") == shard.number)
+            digest = pl.format("{}{}", "item_id", pl.lit(self.night)).hash().cast(pl.String).str.zfill(20)
+            read = {
+                "item_id": pl.col("item_id"),
+                "content_id": pl.format("{}000000000000", digest),
+                "height": pl.lit(500),
+                "width": pl.lit(500),
+                "size_bytes": pl.lit(50_000),
+                "version": pl.format("\nrow {}", "row_version"),
+                "is_unavailable": pl.lit(False),
+            }
+            columns = [read.get(name, pl.lit(None)).cast(kind).alias(name) for name, kind in READING_SCHEMA.items()]
+            self.store.put(shard.key, table_bytes(items.select(columns)))
+
+    def _seal(self) -> None:
+        from retrieval_core.config.stages import IngestConfig
+        from retrieval_core.ingest.catalog import seal_ingest
+        from retrieval_core.store.traffic import Traffic
+
+        outcome = seal_ingest(self.store, self._plan_made(), IngestConfig(keep="none"), Traffic())
+        counts = {name: getattr(outcome.diff, name) for name in ("added", "changed", "unchanged")}
+        self._save(catalog=outcome.catalog.model_dump(), counts=counts)
+
+    def _embed(self) -> None:
+        """Store random vectors of the pictures that have none, as the shards of a run would."""
+        import numpy as np
+
+        from retrieval_core.artifacts.parts import vectors_bytes
+        from retrieval_core.artifacts.shards import put_shard, read_shard
+
+        plan = self._work()
+        for shard in plan.split():
+            ids = [picture.content_id for picture in read_shard(self.store, shard).pictures]
+            vectors = np.random.default_rng(shard.number).normal(size=(len(ids), DIM)).astype(np.float32)
+            data = vectors_bytes(ids, vectors)
+            put_shard(self.store, shard, plan.targets[0], ids, lambda data=data: data)  # type: ignore[misc]
+
+    def _plan_pictures(self) -> None:
+        self._work()
+
+    def _work(self) -> Any:
+        from retrieval_core.artifacts.shards import Target, plan_pictures
+
+        return plan_pictures(self.store, [Target(folder="vectors", family="drawn")], self._catalog(), PART_ROWS)
+
+    def _seal_vectors(self) -> None:
+        from retrieval_core.artifacts.growing_sets import seal_vectors
+        from retrieval_core.artifacts.pictures import usable_pictures
+        from retrieval_core.artifacts.variants import Variant
+
+        catalog = self._catalog()
+        ids = usable_pictures(self.store, catalog)["content_id"]
+        vectors = seal_vectors(self.store, "drawn", Variant(), DIM, catalog.name, ids)
+        self._save(vectors=vectors.ref.model_dump())
+
+    def _plan_index(self) -> None:
+        from retrieval_core.artifacts.manifests import Ref, VectorSet
+        from retrieval_core.config.stages import IndexConfig
+        from retrieval_core.index.versions import plan_index
+
+        vectors = VectorSet.open(self.store, Ref.model_validate(self._load("vectors")))
+        plan_index(self.store, self._catalog(), vectors, [], IndexConfig())
+
+    def _plan_made(self) -> IngestPlan:
+        from retrieval_core.ingest.catalog import IngestPlan
+
+        return IngestPlan.model_validate(self._load("plan"))
+
+    def _catalog(self) -> Ref:
+        from retrieval_core.artifacts.manifests import Ref
+
+        return Ref.model_validate(self._load("catalog"))
+
+    def _save(self, **values: Any) -> None:
+        path = self.folder / "state.json"
+        state = json.loads(path.read_text()) if path.exists() else {}
+        path.write_text(json.dumps(state | values))
+
+    def _load(self, name: str) -> Any:
+        return json.loads((self.folder / "state.json").read_text())[name]
+
+
+def main() -> int:
+    if STEP in sys.argv:
+        night, step, rows, folder = sys.argv[2:]
+        Nights(Path(folder), int(rows), night).run(step)
+        return 0
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks.memory.catalogue", description=(__doc__ or "").split("\n")[0]
+    )
+    parser.add_argument("--rows", type=int, default=1_000_000)
+    parser.add_argument("--limit-mb", type=float, default=2_000, metavar="MB", help="largest own memory of a step")
+    parser.add_argument("--folder", type=Path, help="where the store is written: 1 kB a row")
+    arguments = parser.parse_args()
+    peaks = []
+    with tempfile.TemporaryDirectory(dir=arguments.folder, prefix="vitrine-rows-") as folder:
+        print(f"{arguments.rows:,} rows", flush=True)
+        for night in NIGHTS:
+            for step in STEPS:
+                command = [sys.executable, "-m", "benchmarks.memory.catalogue", STEP, night, step]
+                usage = run_measured([*command, str(arguments.rows), folder])
+                if step not in NOT_MEASURED:
+                    peaks.append(usage.peak_own_mb)
+                    print(
+                        f"  {night:6} {step:14} {usage.peak_own_mb:7,.0f} MB own, {usage.cpu_s:7.1f} s of CPU", flush=True
+                    )
+    return int(max(peaks) > arguments.limit_mb)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
