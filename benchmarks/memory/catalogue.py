@@ -19,8 +19,6 @@ from typing import TYPE_CHECKING, Any
 from benchmarks.measuring.process_usage import run_measured
 
 if TYPE_CHECKING:
-    import polars as pl
-
     from retrieval_core.artifacts.manifests import Ref
     from retrieval_core.ingest.catalog import IngestPlan
     from retrieval_core.store.base import Store
@@ -196,7 +194,8 @@ def main() -> int:
                 if step not in NOT_MEASURED:
                     peaks.append(usage.peak_own_mb)
                     print(
-                        f"  {night:6} {step:14} {usage.peak_own_mb:7,.0f} MB own, {usage.cpu_s:7.1f} s of CPU", flush=True
+                        f"  {night:6} {step:14} {usage.peak_own_mb:7,.0f} MB own, {usage.cpu_s:7.1f} s of CPU",
+                        flush=True,
                     )
     return int(max(peaks) > arguments.limit_mb)
 
