@@ -88,9 +88,13 @@ def joined_blocks(blocks: Blocks) -> Iterator[tuple[Int64, Float32]]:
 def _join(blocks: list[tuple[Int64, Float32]]) -> tuple[Int64, Float32]:
     if len(blocks) == 1:
         return blocks[0]
-    ids, vectors = (np.concatenate(arrays) for arrays in zip(*blocks, strict=True))
+    ids = np.concatenate([ids for ids, _ in blocks])
     order = np.argsort(ids)
-    return ids[order], vectors[order]
+    places = np.split(np.argsort(order), np.cumsum([len(ids) for ids, _ in blocks])[:-1])
+    vectors = np.empty((len(ids), blocks[0][1].shape[1]), np.float32)
+    for place, (_, of_block) in zip(places, blocks, strict=True):
+        vectors[place] = of_block
+    return ids[order], vectors
 
 
 def _positions(ascending: Int64, ids: Int64) -> Int64:

@@ -28,7 +28,7 @@ from retrieval_core.evaluate.analysis.release_diff import ReleaseDiff, diff_prod
 from retrieval_core.evaluate.analysis.run_history import PastRun, past_runs
 from retrieval_core.evaluate.analysis.stage_costs import CostFacts, collect_costs
 from retrieval_core.evaluate.analysis.stage_losses import LossFacts, find_losses
-from retrieval_core.evaluate.measure.indexed_rows import IndexedItems, open_indexed
+from retrieval_core.evaluate.measure.indexed_rows import IndexedItems, ReleasePair, open_indexed
 from retrieval_core.evaluate.measure.measure import Measured
 from retrieval_core.evaluate.measure.picture_search import SYNTHETIC_FILE
 from retrieval_core.evaluate.run_outputs import RunOutputs
@@ -71,7 +71,7 @@ def analyse(
     setup, seed = measured.setup, config.evaluate.seed
     release = releases.get_release(store, against) if against else None
     current = IndexedItems(setup.items, setup.index, IndexSet.open(store, outputs.index).family)
-    previous = _open_indexed(store, release) if release else None
+    pair = ReleasePair(_open_indexed(store, release) if release else None, current)
     past = past_runs(store, outputs.sealed)
     duplicates = find_near_duplicates(setup, config.ingest.max_pixels, seed, read_compared(store, earlier))
     first = measured.published.positions[:, 0]
@@ -80,10 +80,10 @@ def analyse(
         quality=measure_quality(measured.per_query, measured.unlabelled.per_query, setup.protocol, setup.items, first),
         diff=_diff(store, release, outputs, config) if release else None,
         losses=find_losses(setup, measured.links, measured.published.scores.per_query, seed),
-        churn=find_churn(previous, current, seed),
+        churn=find_churn(pair, seed),
         duplicates=duplicates,
         hygiene=find_hygiene(setup, duplicates, read_titles(store, outputs.fields, setup.items), seed),
-        drift=find_drift(previous, current, seed),
+        drift=find_drift(pair, seed),
         map=map_catalog(current, seed),
         costs=collect_costs(store, outputs, past),
         past=past,

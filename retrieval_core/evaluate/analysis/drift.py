@@ -11,7 +11,7 @@ thresholds follow Siddiqi, "Credit Risk Scorecards", Wiley 2006: below 0.1 no sh
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Literal, NamedTuple
 
 import numpy as np
@@ -20,7 +20,7 @@ import polars as pl
 from retrieval_core.arrays import Float32, Float64, Int64
 from retrieval_core.artifacts.manifests import Value
 from retrieval_core.errors import BadConfig
-from retrieval_core.evaluate.measure.indexed_rows import IndexedItems, sample_rows
+from retrieval_core.evaluate.measure.indexed_rows import IndexedItems, ReleasePair, sample_rows
 from retrieval_core.metrics.significance import holm
 from retrieval_core.reduce.pca import Pca, fit_pca, project
 
@@ -34,6 +34,7 @@ DECIMALS = 5  # a float32 cosine has no meaning beyond these
 PSI_SOME, PSI_LARGE = 0.1, 0.25
 ALPHA = 0.05
 
+Nearest = Callable[[Int64, int], tuple[Float32, Int64]]
 Shift = Literal["none", "some", "large"]
 
 
@@ -95,11 +96,12 @@ class _Pair(NamedTuple):
     after: Float64
 
 
-def find_drift(previous: IndexedItems | None, current: IndexedItems, seed: int) -> DriftFacts:
+def find_drift(pair: ReleasePair, seed: int) -> DriftFacts:
     """Compare the vectors of two releases, or describe the current ones alone if the two are not comparable.
 
     Rows are sampled by their hash, so that an item that both releases have is in both samples or in neither.
     """
+    previous, current = pair.previous, pair.current
     sample = current.sample(MAX_SAMPLED, seed)
     if len(sample) < 2:
         return DriftFacts(n_rows=len(current.items), missing="Fewer than two items have a vector.")
@@ -107,15 +109,15 @@ def find_drift(previous: IndexedItems | None, current: IndexedItems, seed: int) 
     base = current if previous is None or incomparable else previous
     base_sample = base.sample(MAX_SAMPLED, seed)
     pca = _fit(base, base_sample)
-    after = _measures(current, sample, pca)
+    after = _measures(current, sample, pair.now, pca)
     if incomparable:
         alone = tuple(_without_comparison(name, values) for name, values in after.items())
         return DriftFacts(n_rows=len(current.items), n_sampled=len(sample), catalog=alone, incomparable=incomparable)
-    before = _measures(base, base_sample, pca)
+    before = _measures(base, base_sample, pair.before, pca)
     arrived = _arrived(base.items, current.items)
     pairs = [_Pair(name, before[name], values) for name, values in after.items()]
     if len(arrived) >= MIN_ARRIVED:
-        of_arrived = _measures(current, sample_rows(arrived, MAX_SAMPLED, seed), pca)
+        of_arrived = _measures(current, sample_rows(arrived, MAX_SAMPLED, seed), pair.now, pca)
         pairs += [_Pair(name, before[name], values) for name, values in of_arrived.items()]
     drifts = compare_distributions(pairs)
     return DriftFacts(
@@ -153,10 +155,10 @@ def _fit(release: IndexedItems, sample: Int64) -> Pca:
     return fit_pca([vectors], min(N_COMPONENTS, vectors.shape[1]))
 
 
-def _measures(release: IndexedItems, sample: Int64, pca: Pca) -> dict[str, Float64]:
+def _measures(release: IndexedItems, sample: Int64, nearest: Nearest, pca: Pca) -> dict[str, Float64]:
     """Return (n,) float64 values of the sampled rows for each distribution, by its name."""
     vectors = release.index.vectors_of(sample)
-    scores, _ = release.nearest(sample, 1)
+    scores, _ = nearest(sample, 1)
     coordinates = project(pca, vectors, len(pca.components))
     measures = {
         "norm": np.linalg.norm(vectors.astype(np.float64), axis=1),

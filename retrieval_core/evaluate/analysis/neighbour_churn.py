@@ -14,7 +14,7 @@ import polars as pl
 
 from retrieval_core.arrays import Bool, Float64, Int64
 from retrieval_core.artifacts.manifests import Value
-from retrieval_core.evaluate.measure.indexed_rows import IndexedItems, sample_rows
+from retrieval_core.evaluate.measure.indexed_rows import IndexedItems, ReleasePair, sample_rows
 from retrieval_core.evaluate.measure.setup import K, cluster_codes, hash_rows
 from retrieval_core.metrics.significance import paired_interval
 
@@ -80,11 +80,12 @@ class _Change(NamedTuple):
     churn: Float64
 
 
-def find_churn(previous: IndexedItems | None, current: IndexedItems, seed: int) -> ChurnFacts | None:
+def find_churn(pair: ReleasePair, seed: int) -> ChurnFacts | None:
     """Compare the ten nearest of the items that both releases have; None without a previous release.
 
     The releases may differ in width and model. Above `MAX_ASKED` shared items, that many are sampled by their hash.
     """
+    previous, current = pair.previous, pair.current
     if previous is None:
         return None
     shared = _shared(previous.items, current.items)
@@ -92,7 +93,7 @@ def find_churn(previous: IndexedItems | None, current: IndexedItems, seed: int) 
     counts = {"n_shared": len(shared.rows), "n_unchanged": len(shared.unchanged), "n_asked": len(queries)}
     if not len(queries):
         return ChurnFacts(**counts, missing="The two releases have no item in common.")
-    change = _compare(previous, current, queries)
+    change = _change(pair.before(queries, K)[1], pair.now(queries, K)[1])
     if np.isnan(change.churn).all():
         return ChurnFacts(**counts, missing="No item has a neighbour: the releases hold one item each.")
     by_model = _churn_by_model(previous, current, queries, shared.unchanged, change.churn)
@@ -123,9 +124,7 @@ def _shared(previous: pl.DataFrame, current: pl.DataFrame) -> _Shared:
     return _Shared(both["row_id"].sort().to_numpy(), unchanged["row_id"].sort().to_numpy())
 
 
-def _compare(previous: IndexedItems, current: IndexedItems, queries: Int64, among: Int64 | None = None) -> _Change:
-    _, before = previous.nearest(queries, K, among)
-    _, after = current.nearest(queries, K, among)
+def _change(before: Int64, after: Int64) -> _Change:
     same = (before[:, :, None] == after[:, None, :]) & (before >= 0)[:, :, None]
     size = np.maximum((before >= 0).sum(axis=1), (after >= 0).sum(axis=1))
     n_kept = same.any(axis=2).sum(axis=1)
@@ -141,7 +140,8 @@ def _churn_by_model(
     is_unchanged = np.isin(queries, unchanged)
     if previous.family == current.family or not is_unchanged.any():
         return by_model
-    among_unchanged = _compare(previous, current, queries[is_unchanged], unchanged).churn
+    nearest = [release.nearest(queries[is_unchanged], K, unchanged)[1] for release in (previous, current)]
+    among_unchanged = _change(*nearest).churn
     by_model[is_unchanged] = np.fmin(np.nan_to_num(among_unchanged), churn[is_unchanged])
     return by_model
 

@@ -13,11 +13,11 @@ from retrieval_core.arrays import Float32, Int64
 from retrieval_core.artifacts.catalog_rows import load_items
 from retrieval_core.artifacts.growing_sets import indexable_items
 from retrieval_core.artifacts.manifests import Backbone, ClassSet, Fitted, Ref, Value, VectorSet
-from retrieval_core.artifacts.parts import load_classes, load_vectors
+from retrieval_core.artifacts.parts import load_classes
 from retrieval_core.errors import BadConfig
 from retrieval_core.evaluate.compare.config import ComparisonConfig, VariantConfig
 from retrieval_core.evaluate.compare.protocol import comparison_protocol
-from retrieval_core.evaluate.measure.exact_search import StoredGallery, classified_topk, stored_gallery
+from retrieval_core.evaluate.measure.exact_search import Gallery, classified_topk, stored_gallery
 from retrieval_core.evaluate.measure.setup import Protocol
 from retrieval_core.index.topk import best_of, pair_scores
 from retrieval_core.metrics.full_ranking import full_ranking
@@ -205,7 +205,7 @@ class _Search(NamedTuple):
         ranking = full_ranking(gallery.queries(), self._all(gallery), self.protocol.truth) if is_ranked else {}
         return _Run(similarities, positions, score(positions, self.protocol.truth, ranking))
 
-    def _find(self, spec: VariantConfig, searched: Searched, gallery: StoredGallery) -> tuple[Float32, Int64]:
+    def _find(self, spec: VariantConfig, searched: Searched, gallery: Gallery) -> tuple[Float32, Int64]:
         """Return (q, 11) cosines and positions, one more than is scored, as a query may find itself."""
         n_found = MAX_CUTOFF + 1
         if searched.whole is not None:
@@ -220,7 +220,7 @@ class _Search(NamedTuple):
         item_classes = classes[self.protocol.gallery, 0]
         return classified_topk(gallery.queries(), gallery.blocks, query_classes, item_classes, n_found)
 
-    def _reranked(self, candidates: Int64, whole: StoredGallery, k: int) -> tuple[Float32, Int64]:
+    def _reranked(self, candidates: Int64, whole: Gallery, k: int) -> tuple[Float32, Int64]:
         """Return the k candidates, (q, depth) padded with -1, with the largest inner products of whole vectors."""
         query, column = np.nonzero(candidates >= 0)
         position = candidates[query, column]
@@ -235,11 +235,11 @@ class _Search(NamedTuple):
         kept[np.take_along_axis(is_own, order, axis=1)] = -1
         return np.take_along_axis(similarities, order, axis=1), kept
 
-    def _gallery(self, vectors: Ref) -> StoredGallery:
+    def _gallery(self, vectors: Ref) -> Gallery:
         return stored_gallery(self.store, VectorSet.open(self.store, vectors), self.items, self.protocol)
 
-    def _all(self, gallery: StoredGallery) -> Float32:
-        return load_vectors(self.store, gallery.vectors, gallery.gallery_ids)
+    def _all(self, gallery: Gallery) -> Float32:
+        return gallery.load(gallery.gallery_ids)
 
 
 def _trained_scores(store: Store, backbone: Ref | None) -> dict[str, float]:

@@ -12,10 +12,10 @@ import numpy as np
 import polars as pl
 
 from retrieval_core.arrays import Float32, Float64, Int64
-from retrieval_core.artifacts.manifests import Value, VectorSet
-from retrieval_core.artifacts.parts import load_vectors
-from retrieval_core.evaluate.measure.exact_search import StoredGallery, stored_gallery
+from retrieval_core.artifacts.manifests import Value
+from retrieval_core.evaluate.measure.exact_search import Gallery, indexed_gallery
 from retrieval_core.evaluate.measure.setup import Protocol, draw_validation
+from retrieval_core.index.lookup import ShardedIndex
 from retrieval_core.metrics.exact_knn import Blocks, exact_topk_of_blocks, joined_blocks, merge_topk
 from retrieval_core.search.confidence import (
     DEPTH,
@@ -26,7 +26,6 @@ from retrieval_core.search.confidence import (
     hit_features,
     mean_cosine,
 )
-from retrieval_core.store.base import Store
 
 MAX_QUERIES = 500
 MIN_QUERIES = 30
@@ -75,24 +74,23 @@ class MeasuredConfidence(NamedTuple):
     facts: ConfidenceFacts
 
 
-def measure_confidence(
-    store: Store, vectors: VectorSet, items: pl.DataFrame, protocol: Protocol, seed: int
-) -> MeasuredConfidence:
-    """Learn the confidence of searches in `vectors` on validation rows, and check it with the queries of `protocol`.
+def measure_confidence(index: ShardedIndex, items: pl.DataFrame, protocol: Protocol, seed: int) -> MeasuredConfidence:
+    """Learn the confidence of searches in the full vectors of an index on validation rows; check it on the queries.
 
-    Relevant is the same product where enough validation queries have another picture of theirs, else the same category.
+    `items` are in the index, `protocol` says which of them are the queries of the report, and their gallery. Relevant
+    is the same product where enough validation queries have another picture of theirs, else the same category.
     """
     validation = draw_validation(items, MAX_QUERIES, len(items), seed)
     for kind in KINDS:
-        learned = _examples(store, vectors, validation.items, validation.protocol, kind)
+        learned = _examples(index, validation.items, validation.protocol, kind)
         if len(learned.is_relevant) >= 2 * MIN_QUERIES:
             model = fit_confidence(*learned, kind)
-            return MeasuredConfidence(model, _check(model, learned, _examples(store, vectors, items, protocol, kind)))
+            return MeasuredConfidence(model, _check(model, learned, _examples(index, items, protocol, kind)))
     missing = f"Fewer than {MIN_QUERIES} validation queries have a product or a category that others share."
     return MeasuredConfidence(None, ConfidenceFacts(missing=missing))
 
 
-def _examples(store: Store, vectors: VectorSet, items: pl.DataFrame, protocol: Protocol, kind: str) -> Examples:
+def _examples(index: ShardedIndex, items: pl.DataFrame, protocol: Protocol, kind: str) -> Examples:
     """Search up to `MAX_QUERIES` queries that something is relevant to, with and without what is relevant."""
     codes, known = getattr(protocol.judgements, kind), getattr(protocol.truth, f"n_same_{kind}")
     if codes is None or known is None or not (known > 0).any():
@@ -100,7 +98,7 @@ def _examples(store: Store, vectors: VectorSet, items: pl.DataFrame, protocol: P
     asked = _spread(np.flatnonzero(known > 0), MAX_QUERIES)
     query_codes = codes[protocol.queries][asked]
     gallery_codes, category = codes[protocol.gallery], protocol.judgements.category
-    gallery = stored_gallery(store, vectors, items, protocol)
+    gallery = indexed_gallery(index, items, protocol)
     queries = gallery._replace(query_ids=gallery.query_ids.gather(asked)).queries()
     scores, positions = _search_twice(queries, gallery.blocks(), query_codes, gallery_codes)
     has_hit = positions[:, 0] >= 0
@@ -142,10 +140,10 @@ def _largest(scores: Float32, positions: Int64) -> tuple[Float32, Int64]:
     return largest, np.where(np.isfinite(largest), positions[columns], -1)
 
 
-def _density(gallery: StoredGallery, positions: Int64) -> Float64:
+def _density(gallery: Gallery, positions: Int64) -> Float64:
     """Return the mean cosine of each of these items with its nearest `DEPTH` others, (n,)."""
     unique, which = np.unique(positions, return_inverse=True)
-    vectors = load_vectors(gallery.store, gallery.vectors, gallery.gallery_ids.gather(unique))
+    vectors = gallery.load(gallery.gallery_ids.gather(unique))
     scores, _ = exact_topk_of_blocks(vectors, gallery.blocks(), DEPTH, exclude=unique)
     return mean_cosine(scores.astype(np.float64))[which]
 

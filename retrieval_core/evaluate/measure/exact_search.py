@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection
+from functools import partial
 from typing import Literal, NamedTuple
 
 import numpy as np
@@ -14,6 +15,8 @@ from retrieval_core.artifacts.parts import load_vectors, vectors_by_part
 from retrieval_core.artifacts.variants import Reduced, Variant
 from retrieval_core.errors import DimensionMismatch
 from retrieval_core.evaluate.measure.setup import Protocol
+from retrieval_core.index.lookup import ShardedIndex
+from retrieval_core.index.shard_files import positions_of
 from retrieval_core.metrics.exact_knn import Blocks, exact_topk_of_blocks, joined_blocks, merge_topk
 from retrieval_core.store.base import Store
 
@@ -47,31 +50,57 @@ def chain_names(variant: Variant, candidates: Variant | Reduced, available: Coll
     return [(name, step if number else "") for number, (name, step) in enumerate(present)]
 
 
-class StoredGallery(NamedTuple):
-    """A vector set in which the items with `query_ids` search among those with `gallery_ids`, both content ids."""
+class Gallery(NamedTuple):
+    """Vectors in which the items with `query_ids` search among those with `gallery_ids`.
 
-    store: Store
-    vectors: VectorSet
+    `load(ids)` returns the (n, dim) vectors of n ids in their order, `read(ids)` yields the same in blocks, by position
+    in `ids`.
+    """
+
     query_ids: pl.Series
     gallery_ids: pl.Series
+    load: Callable[[pl.Series], Float32]
+    read: Callable[[pl.Series], Blocks]
 
     def queries(self) -> Float32:
-        """Load the (q, dim) vectors of the queries. Raises `ShardCorrupt` where the set lacks one."""
-        return load_vectors(self.store, self.vectors, self.query_ids)
+        """Load the (q, dim) vectors of the queries."""
+        return self.load(self.query_ids)
 
     def blocks(self) -> Blocks:
-        """Read the vectors of the gallery by their positions. Raises `ShardCorrupt` where the set lacks one."""
-        return vectors_by_part(self.store, self.vectors, self.gallery_ids)
+        """Read the vectors of the gallery by their positions in it."""
+        return self.read(self.gallery_ids)
 
     def nearest(self, k: int) -> tuple[Float32, Int64]:
         """Return (q, k) inner products and positions in the gallery, as `exact_topk` does."""
         return exact_topk_of_blocks(self.queries(), self.blocks(), k)
 
 
-def stored_gallery(store: Store, vectors: VectorSet, items: pl.DataFrame, protocol: Protocol) -> StoredGallery:
-    """Return the queries and the gallery of a protocol in a vector set."""
+def stored_gallery(store: Store, vectors: VectorSet, items: pl.DataFrame, protocol: Protocol) -> Gallery:
+    """Return the queries and the gallery of a protocol in a vector set, which raises `ShardCorrupt`."""
     content = items["content_id"]
-    return StoredGallery(store, vectors, content.gather(protocol.queries), content.gather(protocol.gallery))
+    load, read = partial(load_vectors, store, vectors), partial(vectors_by_part, store, vectors)
+    return Gallery(content.gather(protocol.queries), content.gather(protocol.gallery), load, read)
+
+
+def indexed_gallery(index: ShardedIndex, items: pl.DataFrame, protocol: Protocol) -> Gallery:
+    """Return the queries and the gallery of a protocol in the vectors of an index, which are mapped, not decoded."""
+    row_ids = items["row_id"]
+    return Gallery(
+        row_ids.gather(protocol.queries),
+        row_ids.gather(protocol.gallery),
+        load=lambda ids: index.vectors_of(ids.to_numpy()),
+        read=lambda ids: blocks_of_rows(index, ids.to_numpy()),
+    )
+
+
+def blocks_of_rows(index: ShardedIndex, row_ids: Int64) -> Blocks:
+    """Yield the vectors of those of (n,) `row_ids` that are in the index: (m,) ascending positions, and (m, dim)."""
+    order = np.argsort(row_ids)
+    for rows, vectors in index.blocks():
+        place, is_wanted = positions_of(row_ids[order], rows)
+        positions = order[place[is_wanted]]
+        ascending = np.argsort(positions)
+        yield positions[ascending], vectors[np.flatnonzero(is_wanted)[ascending]]
 
 
 def classified_topk(

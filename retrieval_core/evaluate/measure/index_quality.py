@@ -10,6 +10,7 @@ import numpy as np
 
 from retrieval_core.arrays import Float32, Float64, Int64
 from retrieval_core.artifacts.manifests import TunePoint
+from retrieval_core.evaluate.measure.exact_search import blocks_of_rows, indexed_gallery
 from retrieval_core.evaluate.measure.setup import K, SearchSetup, gallery_depth, positions_in_gallery, single_query_ms
 from retrieval_core.metrics.exact_knn import exact_topk_of_blocks
 from retrieval_core.metrics.ranking import ann_recall
@@ -30,7 +31,8 @@ class IndexQuality(NamedTuple):
     """The hits of q queries in the published index.
 
     `positions` (q, 10) in the gallery, -1 where there is none, and `similarities` (q, 10), their cosines; `scores` are
-    the metrics of these hits. `latency_ms` has up to 100 single queries. `recall` (q,) compares with exact search.
+    the metrics of these hits. `latency_ms` has up to 100 single queries. `recall` (q,) compares with exact search,
+    which finds `nearest` (q, 10) in the gallery.
     """
 
     positions: Int64
@@ -38,13 +40,17 @@ class IndexQuality(NamedTuple):
     scores: Scores
     latency_ms: Float64
     recall: Float64
+    nearest: Int64
 
 
 def measure_index(setup: SearchSetup) -> IndexQuality:
     """Search for every query in the gallery; time single queries; compare with exact search over all rows."""
     protocol, row_ids = setup.protocol, setup.items["row_id"].to_numpy()
     queries = setup.vectors[protocol.queries]
-    exact, _ = exact_topk_of_blocks(queries, setup.index.blocks(), K)
+    inside, nearest = indexed_gallery(setup.index, setup.items, protocol).nearest(K)
+    others = np.delete(row_ids, protocol.gallery)
+    outside, _ = exact_topk_of_blocks(queries, blocks_of_rows(setup.index, others), K)
+    exact = np.sort(np.concatenate([inside, outside], axis=1), axis=1)[:, : -K - 1 : -1]
     found, _ = setup.find(protocol.queries)
     k = gallery_depth(len(row_ids), len(protocol.gallery), K)
     _, hits = setup.find(protocol.queries, k)
@@ -53,7 +59,8 @@ def measure_index(setup: SearchSetup) -> IndexQuality:
     similarities = np.full(positions.shape, -np.inf, np.float32)
     similarities[query, slot] = np.vecdot(queries[query], setup.vectors[protocol.gallery[positions[query, slot]]])
     latency_ms = single_query_ms(setup.find, protocol.queries[:N_TIMED_QUERIES])
-    return IndexQuality(positions, similarities, score(positions, protocol.truth), latency_ms, ann_recall(exact, found))
+    scores, recall = score(positions, protocol.truth), ann_recall(exact, found)
+    return IndexQuality(positions, similarities, scores, latency_ms, recall, nearest)
 
 
 def time_curve(setup: SearchSetup, curve: Sequence[TunePoint], published: tuple[int, int]) -> tuple[CurvePoint, ...]:

@@ -1,8 +1,8 @@
-"""The items of a release and their exact neighbours among the rows of its index, to compare two releases."""
+"""The items of a release and their exact neighbours among the rows of its index; two releases to compare."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -14,9 +14,11 @@ from retrieval_core.artifacts.manifests import IndexSet, Release
 from retrieval_core.evaluate.measure.setup import hash_rows
 from retrieval_core.index.lookup import ShardedIndex, open_index
 from retrieval_core.index.shard_files import positions_of
-from retrieval_core.metrics.exact_knn import Blocks, exact_topk_of_blocks
+from retrieval_core.metrics.exact_knn import Blocks, exact_topk_of_blocks, merge_topk
 from retrieval_core.store.base import Store
 
+MAX_NEAREST = 10
+COMPARED_ROWS = 4_096  # vectors compared at a time
 COLUMNS = ["item_id", "row_id", "content_id", "category"]
 
 
@@ -44,6 +46,69 @@ class IndexedItems:
         """
         blocks = self.index.blocks() if among is None else _only(self.index.blocks(), np.sort(among))
         return exact_topk_of_blocks(self.index.vectors_of(row_ids), blocks, k, exclude=row_ids)
+
+
+class ReleasePair:
+    """A release and the one before it, if any, whose exact neighbours are found together.
+
+    Rows that have one vector in both are compared once for both, and each row is asked once: a pair is cheap to ask
+    again, and where little changed, hardly dearer than one release.
+    """
+
+    def __init__(self, previous: IndexedItems | None, current: IndexedItems) -> None:
+        self.previous, self.current = previous, current
+        self._kept = _equal_rows(previous, current) if previous else np.empty(0, np.int64)
+        self._among_kept = _Remembered(lambda rows: current.nearest(rows, MAX_NEAREST, self._kept))
+        self._now = _Remembered(lambda rows: self._nearest(current, rows))
+        self._before = _Remembered(lambda rows: self._nearest(previous or current, rows))
+
+    def now(self, row_ids: Int64, k: int) -> tuple[Float32, Int64]:
+        """Return what `IndexedItems.nearest` does in the current release, for unique rows and k up to `MAX_NEAREST`."""
+        return self._now.first(row_ids, k)
+
+    def before(self, row_ids: Int64, k: int) -> tuple[Float32, Int64]:
+        """Return the same of the release before; of the current one where there is none."""
+        return self._before.first(row_ids, k)
+
+    def _nearest(self, release: IndexedItems, row_ids: Int64) -> tuple[Float32, Int64]:
+        is_kept = np.isin(row_ids, self._kept)
+        if not is_kept.any():
+            return release.nearest(row_ids, MAX_NEAREST)
+        kept, others = row_ids[is_kept], np.setdiff1d(release.index.row_ids(), self._kept)
+        nearest = merge_topk(self._among_kept.first(kept, MAX_NEAREST), release.nearest(kept, MAX_NEAREST, others))
+        rest = release.nearest(row_ids[~is_kept], MAX_NEAREST)
+        order = np.argsort(np.concatenate([np.flatnonzero(is_kept), np.flatnonzero(~is_kept)]))
+        scores, found = (np.concatenate(parts)[order] for parts in zip(nearest, rest, strict=True))
+        return scores, found
+
+
+class _Remembered:
+    """The nearest of rows, as `find(row_ids)` returns them, found once for each row."""
+
+    def __init__(self, find: Callable[[Int64], tuple[Float32, Int64]]) -> None:
+        self._find = find
+        self._rows = np.empty(0, np.int64)
+        self._found = np.empty((0, MAX_NEAREST), np.float32), np.empty((0, MAX_NEAREST), np.int64)
+
+    def first(self, row_ids: Int64, k: int) -> tuple[Float32, Int64]:
+        new = np.setdiff1d(row_ids, self._rows)
+        if len(new):
+            self._rows = np.concatenate([self._rows, new])
+            order = np.argsort(self._rows)
+            scores, found = (np.concatenate(parts)[order] for parts in zip(self._found, self._find(new), strict=True))
+            self._rows, self._found = self._rows[order], (scores, found)
+        place = np.searchsorted(self._rows, row_ids)
+        return self._found[0][place, :k], self._found[1][place, :k]
+
+
+def _equal_rows(previous: IndexedItems, current: IndexedItems) -> Int64:
+    """Return the rows that have the same vector in both releases, ascending."""
+    if previous.index.dim != current.index.dim:
+        return np.empty(0, np.int64)
+    shared = np.intersect1d(previous.index.row_ids(), current.index.row_ids())
+    parts = np.array_split(shared, len(shared) // COMPARED_ROWS + 1)
+    equal = [(previous.index.vectors_of(rows) == current.index.vectors_of(rows)).all(axis=1) for rows in parts]
+    return shared[np.concatenate(equal)]
 
 
 def open_indexed(store: Store, release: Release) -> IndexedItems:

@@ -7,6 +7,7 @@ from typing import NamedTuple
 import numpy as np
 import polars as pl
 
+from retrieval_core.arrays import Int64
 from retrieval_core.artifacts.catalog_rows import load_items
 from retrieval_core.artifacts.growing_sets import indexable_items
 from retrieval_core.artifacts.manifests import (
@@ -24,7 +25,13 @@ from retrieval_core.artifacts.parts import load_classes, load_vectors
 from retrieval_core.artifacts.pictures import PictureReader
 from retrieval_core.config.stages import NightlyConfig
 from retrieval_core.evaluate.measure.confidence import MeasuredConfidence, measure_confidence
-from retrieval_core.evaluate.measure.exact_search import Link, chain_names, classified_topk, stored_gallery
+from retrieval_core.evaluate.measure.exact_search import (
+    Link,
+    chain_names,
+    classified_topk,
+    indexed_gallery,
+    stored_gallery,
+)
 from retrieval_core.evaluate.measure.filtered import FilterFacts, measure_filters
 from retrieval_core.evaluate.measure.golden_queries import GoldenFacts, read_golden, search_golden
 from retrieval_core.evaluate.measure.graded_queries import GradedQuery, choose_graded, search_graded
@@ -107,17 +114,16 @@ def measure(
     """
     vectors, index_set = VectorSet.open(store, outputs.vectors), IndexSet.open(store, outputs.index)
     setup = _open_setup(store, outputs, index_set, config)
+    published = measure_index(setup)
+    nearest = {outputs.vectors.key: published.nearest}
     searched = {
         variant.name: (variant, scores)
-        for variant, scores in (_measure_variant(store, ref, setup) for ref in outputs.variants)
+        for variant, scores in (_measure_variant(store, ref, setup, nearest.get(ref.key)) for ref in outputs.variants)
     }
     variants = [variant for variant, _ in searched.values()]
     chain = chain_names(vectors.full_variant(), VectorSet.open(store, outputs.candidates).variant, searched)
     if outputs.classes:
-        variants.append(
-            _measure_classified(store, outputs.classes, outputs.vectors, setup, config.classify.top_classes)
-        )
-    published = measure_index(setup)
+        variants.append(_measure_classified(store, outputs.classes, setup, config.classify.top_classes))
     filters = measure_filters(setup, config.evaluate.seed)
     prefixed = {f"{variant.name}/{name}": value for variant in variants for name, value in variant.metrics.items()}
     metrics = published.scores.summary | prefixed | random_baseline(setup.protocol.truth)
@@ -144,7 +150,7 @@ def measure(
         filters=filters,
         masks=masks,
         unlabelled=unlabelled,
-        confidence=measure_confidence(store, vectors, setup.items, setup.protocol, config.head.seed),
+        confidence=measure_confidence(setup.index, setup.items, setup.protocol, config.head.seed),
     )
 
 
@@ -183,19 +189,22 @@ def _head_metrics(head: Head, published: str | None) -> dict[str, float]:
     return prefixed | scores if head.fingerprint == published else prefixed
 
 
-def _measure_variant(store: Store, ref: Ref, setup: SearchSetup) -> tuple[VariantFacts, Scores]:
-    """Measure one variant under exact search of the gallery."""
+def _measure_variant(
+    store: Store, ref: Ref, setup: SearchSetup, positions: Int64 | None
+) -> tuple[VariantFacts, Scores]:
+    """Measure one variant under exact search of the gallery, which found `positions` if that was done before."""
     vector_set = VectorSet.open(store, ref)
-    _, positions = stored_gallery(store, vector_set, setup.items, setup.protocol).nearest(K)
+    if positions is None:
+        _, positions = stored_gallery(store, vector_set, setup.items, setup.protocol).nearest(K)
     scores = score(positions, setup.protocol.truth)
     return VariantFacts(name=str(vector_set.variant), dim=vector_set.dim, metrics=scores.summary), scores
 
 
-def _measure_classified(store: Store, classes: Ref, vectors: Ref, setup: SearchSetup, top_classes: int) -> VariantFacts:
+def _measure_classified(store: Store, classes: Ref, setup: SearchSetup, top_classes: int) -> VariantFacts:
     """Measure the published vectors under exact search among the items of a query's likeliest classes first."""
     protocol = setup.protocol
     named = load_classes(store, ClassSet.open(store, classes), setup.items["content_id"])
-    gallery = stored_gallery(store, VectorSet.open(store, vectors), setup.items, protocol)
+    gallery = indexed_gallery(setup.index, setup.items, protocol)
     query_classes, gallery_class = named[protocol.queries, :top_classes], named[protocol.gallery, 0]
     _, positions = classified_topk(gallery.queries(), gallery.blocks, query_classes, gallery_class, K)
     return VariantFacts(

@@ -17,6 +17,7 @@ from retrieval_core.evaluate.analysis.drift import (
     find_drift,
     stability_index,
 )
+from retrieval_core.evaluate.measure.indexed_rows import ReleasePair
 
 N = 900
 
@@ -40,7 +41,7 @@ def named(drifts) -> dict:
 def test_equal_catalogues_have_not_drifted(catalog_items, index_items):
     items = catalog_items(2 * N)
     then, now = index_items(items[:N], shelf(N, 1)), index_items(items[N:], shelf(N, 2))
-    facts = find_drift(then, now, seed=0)
+    facts = find_drift(ReleasePair(then, now), seed=0)
     assert list(named(facts.catalog)) == [
         "norm", "distance to the nearest", "component 1", "component 2", "component 3",
     ]  # fmt: skip
@@ -53,7 +54,7 @@ def test_norms_that_doubled_are_flagged(catalog_items, index_items):
     items = catalog_items(N)
     lengths = np.random.default_rng(1).uniform(1, 2, (N, 1)).astype(np.float32)
     then = index_items(items, shelf(N, 1) * lengths)
-    facts = find_drift(then, index_items(items, 2 * shelf(N, 1) * lengths), seed=0)
+    facts = find_drift(ReleasePair(then, index_items(items, 2 * shelf(N, 1) * lengths)), seed=0)
     norm = named(facts.catalog)["norm"]
     assert norm.shift == "large"
     assert norm.ks > 0.9
@@ -62,7 +63,7 @@ def test_norms_that_doubled_are_flagged(catalog_items, index_items):
 
 def test_vectors_that_turned_are_flagged_by_their_components_and_not_by_their_norm(catalog_items, index_items):
     items = catalog_items(N)
-    facts = find_drift(index_items(items, shelf(N, 1)), index_items(items, shelf(N, 2, centre=3)), seed=0)
+    facts = find_drift(ReleasePair(index_items(items, shelf(N, 1)), index_items(items, shelf(N, 2, centre=3))), seed=0)
     shift = {drift.name: drift.shift for drift in facts.catalog}
     assert shift["norm"] == "none"
     assert "large" in {shift[f"component {i}"] for i in (1, 2, 3)}
@@ -71,14 +72,14 @@ def test_vectors_that_turned_are_flagged_by_their_components_and_not_by_their_no
 def test_vectors_that_move_together_are_flagged_by_their_distances(catalog_items, index_items):
     items, drawn = catalog_items(N), np.random.default_rng(1).standard_normal((N, 10))
     huddled = unit(drawn[np.arange(N) // 3] + 0.01 * drawn)
-    facts = find_drift(index_items(items, unit(drawn)), index_items(items, huddled), seed=0)
+    facts = find_drift(ReleasePair(index_items(items, unit(drawn)), index_items(items, huddled)), seed=0)
     assert named(facts.catalog)["distance to the nearest"].shift == "large"
 
 
 def test_arrivals_of_another_kind_are_flagged_though_the_catalogue_hardly_drifted(catalog_items, index_items):
     items = catalog_items(N + 30)
     old, new = shelf(N, 1), shelf(30, 2, centre=6)
-    facts = find_drift(index_items(items[:N], old), index_items(items, np.concatenate([old, new])), seed=0)
+    facts = find_drift(ReleasePair(index_items(items[:N], old), index_items(items, np.concatenate([old, new]))), seed=0)
     assert facts.n_arrived == 30
     assert {drift.shift for drift in facts.catalog} == {"none"}
     assert "large" in {drift.shift for drift in facts.arrived}
@@ -88,14 +89,15 @@ def test_a_changed_picture_arrives_and_few_arrivals_say_nothing(catalog_items, i
     items, vectors = catalog_items(N), shelf(N, 1)
     pictures = ["f" * 32 if i < 5 else name for i, name in enumerate(items["content_id"])]
     now = index_items(items.with_columns(pl.Series("content_id", pictures)), vectors)
-    facts = find_drift(index_items(items, vectors), now, seed=0)
+    facts = find_drift(ReleasePair(index_items(items, vectors), now), seed=0)
     assert facts.n_arrived == 5
     assert facts.arrived == ()
 
 
 def test_vectors_of_another_space_are_not_compared(catalog_items, index_items):
     items = catalog_items(N)
-    facts = find_drift(index_items(items, shelf(N, 1)), index_items(items, shelf(N, 2, 9)[:, :4], "g"), seed=0)
+    then, now = index_items(items, shelf(N, 1)), index_items(items, shelf(N, 2, 9)[:, :4], "g")
+    facts = find_drift(ReleasePair(then, now), seed=0)
     assert "another space" in facts.incomparable
     assert facts.drifted == ()
     assert all((drift.then, drift.psi, drift.shift) == ((), None, "none") for drift in facts.catalog)
@@ -103,7 +105,7 @@ def test_vectors_of_another_space_are_not_compared(catalog_items, index_items):
 
 
 def test_a_first_run_shows_its_distributions_alone(catalog_items, index_items):
-    facts = find_drift(None, index_items(catalog_items(N), shelf(N, 1)), seed=0)
+    facts = find_drift(ReleasePair(None, index_items(catalog_items(N), shelf(N, 1))), seed=0)
     assert "no release" in facts.incomparable
     assert len(facts.catalog) == 5
 
@@ -111,14 +113,14 @@ def test_a_first_run_shows_its_distributions_alone(catalog_items, index_items):
 @pytest.mark.parametrize("n", [0, 1])
 def test_too_few_items_have_no_distribution(catalog_items, index_items, n):
     few, many = index_items(catalog_items(n), shelf(n, 1)), index_items(catalog_items(50), shelf(50, 1))
-    assert "Fewer than two" in find_drift(many, few, seed=0).missing
-    assert "fewer than two" in find_drift(few, many, seed=0).incomparable
+    assert "Fewer than two" in find_drift(ReleasePair(many, few), seed=0).missing
+    assert "fewer than two" in find_drift(ReleasePair(few, many), seed=0).incomparable
 
 
 def test_a_single_dimension_and_equal_vectors_do_not_crash(catalog_items, index_items):
     items = catalog_items(30)
     flat = index_items(items, np.ones((30, 1), np.float32))
-    facts = find_drift(flat, flat, seed=0)
+    facts = find_drift(ReleasePair(flat, flat), seed=0)
     assert [drift.psi for drift in facts.catalog] == [0, 0, 0]
     assert {drift.shift for drift in facts.catalog} == {"none"}
 
@@ -127,10 +129,10 @@ def test_a_large_catalogue_is_sampled_alike_and_gives_the_same_facts(catalog_ite
     n = MAX_SAMPLED + 300
     items, vectors = catalog_items(n), shelf(n, 1)
     side = index_items(items, vectors)
-    facts = find_drift(side, index_items(items, vectors), seed=0)
+    facts = find_drift(ReleasePair(side, index_items(items, vectors)), seed=0)
     assert (facts.n_rows, facts.n_sampled) == (n, MAX_SAMPLED)
     assert all((drift.ks, drift.psi) == (0, 0) for drift in facts.catalog)
-    assert facts == find_drift(side, side, seed=0)
+    assert facts == find_drift(ReleasePair(side, side), seed=0)
     text = facts.model_dump_json()
     assert DriftFacts.model_validate_json(text) == facts
     json.loads(text, parse_constant=lambda name: pytest.fail(f"{name} is no JSON"))

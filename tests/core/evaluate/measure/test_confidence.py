@@ -10,17 +10,15 @@ import pytest
 from sklearn.metrics import brier_score_loss, roc_auc_score
 
 from retrieval_core.arrays import Float32
-from retrieval_core.artifacts.growing_sets import put_growing_part, seal_vectors
-from retrieval_core.artifacts.manifests import VectorSet
-from retrieval_core.artifacts.parts import unit_length, vectors_bytes
-from retrieval_core.artifacts.variants import Variant
+from retrieval_core.artifacts.parts import unit_length
 from retrieval_core.config.stages import EvaluateConfig
 from retrieval_core.evaluate.measure import confidence
 from retrieval_core.evaluate.measure.confidence import MeasuredConfidence, area_under_curve, measure_confidence
+from retrieval_core.evaluate.measure.indexed_rows import IndexedItems
 from retrieval_core.evaluate.measure.setup import choose_protocol
-from retrieval_core.store.base import Store
 
 N, DIM, N_PRODUCTS = 2400, 32, 600
+Measure = Callable[[pl.DataFrame, Float32], MeasuredConfidence]
 
 
 def draw_shop() -> tuple[np.ndarray, Float32]:
@@ -39,15 +37,15 @@ def draw_shop() -> tuple[np.ndarray, Float32]:
     return product, unit_length(pictures.astype(np.float32))
 
 
-def seal(store: Store, vectors: Float32) -> VectorSet:
-    ids = [f"{n:032x}" for n in range(len(vectors))]
-    put_growing_part(store, VectorSet.folder, "drawn", "all", vectors_bytes(ids, vectors), len(ids))
-    return seal_vectors(store, "drawn", Variant(), vectors.shape[1], "catalog", ids)
+@pytest.fixture
+def measured(index_items: Callable[..., IndexedItems]) -> Measure:
+    """`measured(items, vectors)` is the confidence that is learned on a catalogue of items with these vectors."""
 
+    def make(items: pl.DataFrame, vectors: Float32) -> MeasuredConfidence:
+        protocol = choose_protocol(items, EvaluateConfig())
+        return measure_confidence(index_items(items, vectors).index, items, protocol, 0)
 
-def measured(store: Store, items: pl.DataFrame, vectors: Float32) -> MeasuredConfidence:
-    protocol = choose_protocol(items, EvaluateConfig())
-    return measure_confidence(store, seal(store, vectors), items, protocol, 0)
+    return make
 
 
 @pytest.fixture
@@ -62,10 +60,10 @@ def shop_items(catalog_items: Callable[..., pl.DataFrame]) -> Callable[..., pl.D
 
 
 def test_confidence_beats_a_flat_cosine_and_is_calibrated(
-    local_store: Store, shop_items: Callable[..., pl.DataFrame]
+    measured: Measure, shop_items: Callable[..., pl.DataFrame]
 ) -> None:
     product, vectors = draw_shop()
-    model, facts = measured(local_store, shop_items(product), vectors)
+    model, facts = measured(shop_items(product), vectors)
     assert model is not None
     assert (model.kind, facts.n_checked) == ("product", 480)
     assert facts.auc > facts.cosine_auc + 0.1
@@ -76,12 +74,12 @@ def test_confidence_beats_a_flat_cosine_and_is_calibrated(
 
 
 def test_what_is_relevant_is_missing_in_half_of_the_searches(
-    local_store: Store, shop_items: Callable[..., pl.DataFrame]
+    index_items: Callable[..., IndexedItems], shop_items: Callable[..., pl.DataFrame]
 ) -> None:
     product, vectors = draw_shop()
     items = shop_items(product)
     protocol = choose_protocol(items, EvaluateConfig(queries=40))
-    examples = confidence._examples(local_store, seal(local_store, vectors), items, protocol, "product")
+    examples = confidence._examples(index_items(items, vectors).index, items, protocol, "product")
     cosines = vectors[protocol.queries] @ vectors[protocol.gallery].T
     same = product[protocol.queries][:, None] == product[protocol.gallery]
     without = np.where(same, -np.inf, cosines)
@@ -99,20 +97,20 @@ def test_what_is_relevant_is_missing_in_half_of_the_searches(
 
 
 def test_categories_are_learned_from_where_there_are_no_products(
-    local_store: Store, catalog_items: Callable[..., pl.DataFrame]
+    measured: Measure, catalog_items: Callable[..., pl.DataFrame]
 ) -> None:
     _, vectors = draw_shop()
     items = catalog_items(N, category=[f"c{n % 12}" for n in range(N)])
-    model, facts = measured(local_store, items, vectors)
+    model, facts = measured(items, vectors)
     assert model is not None
     assert model.kind == facts.kind == "category"
 
 
 def test_a_catalogue_without_products_and_categories_has_no_confidence(
-    local_store: Store, catalog_items: Callable[..., pl.DataFrame]
+    measured: Measure, catalog_items: Callable[..., pl.DataFrame]
 ) -> None:
     _, vectors = draw_shop()
-    model, facts = measured(local_store, catalog_items(N), vectors)
+    model, facts = measured(catalog_items(N), vectors)
     assert model is None
     assert facts.missing.startswith("Fewer than 30 validation queries")
 

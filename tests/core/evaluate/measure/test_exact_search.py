@@ -1,9 +1,13 @@
-"""The chain leads from plain vectors to the published ones, by the steps that were taken."""
+"""The chain leads from plain vectors to the published ones; an index gives the exact neighbours that its vectors do."""
 
+from types import SimpleNamespace
+
+import numpy as np
 import pytest
 
 from retrieval_core.artifacts.variants import parse_representation, parse_variant
-from retrieval_core.evaluate.measure.exact_search import chain_names
+from retrieval_core.evaluate.measure.exact_search import chain_names, indexed_gallery
+from retrieval_core.metrics.exact_knn import exact_topk
 
 
 @pytest.mark.parametrize(
@@ -20,3 +24,12 @@ from retrieval_core.evaluate.measure.exact_search import chain_names
 )  # fmt: skip
 def test_the_chain_names_the_steps_to_what_is_published(variant, candidates, available, chain):
     assert chain_names(parse_variant(variant), parse_representation(candidates), available) == chain
+
+
+def test_a_gallery_in_an_index_gives_the_neighbours_of_its_vectors(catalog_items, draw_vectors, index_items):
+    items, vectors = catalog_items(400), draw_vectors(400)
+    vectors[200:300] = vectors[:100]  # pictures that several items share, whose order goes by their rows
+    queries, gallery = np.arange(0, 100, 3), np.arange(50, 400, 2)
+    protocol = SimpleNamespace(queries=queries, gallery=gallery)
+    found = indexed_gallery(index_items(items, vectors).index, items, protocol).nearest(10)
+    np.testing.assert_array_equal(found, exact_topk(vectors[queries], vectors[gallery], 10))

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from retrieval_core.errors import NotFound
-from retrieval_core.evaluate.measure.indexed_rows import open_indexed, sample_rows
+from retrieval_core.evaluate.measure.indexed_rows import ReleasePair, open_indexed, sample_rows
 from retrieval_core.index import lookup
 from retrieval_core.metrics import exact_knn
 from retrieval_core.store.uris import open_store
@@ -29,6 +29,41 @@ def test_neighbours_are_those_of_a_plain_product(
         assert found[place, : len(order)].tolist() == row_ids[order].tolist()
         assert scores[place, : len(order)] == pytest.approx(exact[order], abs=1e-6)
         assert (found[place, len(order) :] == -1).all()
+
+
+@pytest.mark.parametrize("n_other", [0, 20, 150])
+def test_a_pair_finds_in_each_release_what_is_found_there_alone(catalog_items, draw_vectors, index_items, n_other):
+    items, vectors = catalog_items(150), draw_vectors(150)
+    vectors[40:60] = vectors[100:120]  # ties
+    changed = vectors.copy()
+    changed[:n_other] = draw_vectors(300)[150 : 150 + n_other]
+    previous, current = index_items(items[:140], vectors[:140]), index_items(items[5:], changed[5:])
+    pair = ReleasePair(previous, current)
+    for start, k in ((30, 10), (0, 1), (10, 10)):
+        before, now = (side.items["row_id"].to_numpy()[start:100:3] for side in (previous, current))
+        for found, expected in (
+            (pair.before(before, k), previous.nearest(before, k)),
+            (pair.now(now, k), current.nearest(now, k)),
+        ):
+            np.testing.assert_array_equal(found[0], expected[0])
+            np.testing.assert_array_equal(found[1], expected[1])
+
+
+def test_rows_that_two_releases_share_are_compared_once(monkeypatch, catalog_items, draw_vectors, index_items):
+    items, vectors = catalog_items(200), draw_vectors(200)
+    asked = items["row_id"].to_numpy()[20:100]
+    pair = ReleasePair(index_items(items[:190], vectors[:190]), index_items(items[10:], vectors[10:]))
+    n_compared, search = [0], exact_knn.exact_search
+
+    def counted(queries, gallery, n):
+        n_compared[0] += len(queries) * len(gallery)
+        return search(queries, gallery, n)
+
+    monkeypatch.setattr(exact_knn, "exact_search", counted)
+    for _ in range(2):
+        pair.before(asked, 10)
+        pair.now(asked, 1)
+    assert n_compared == [80 * 200]
 
 
 def test_a_sample_is_stable_when_others_come_and_go():
