@@ -14,7 +14,7 @@ from retrieval_core.artifacts.parts import table_bytes
 from retrieval_core.config.stages import NightlyConfig
 from retrieval_core.errors import NotFound
 from retrieval_core.evaluate.analysis.drift import DriftFacts, find_drift
-from retrieval_core.evaluate.analysis.embedding_map import MapFacts, map_catalog
+from retrieval_core.evaluate.analysis.embedding_map import EarlierMap, MapFacts, map_catalog, read_map
 from retrieval_core.evaluate.analysis.hygiene import Hygiene, find_hygiene
 from retrieval_core.evaluate.analysis.near_duplicates import (
     COMPARED_FILE,
@@ -31,6 +31,7 @@ from retrieval_core.evaluate.analysis.stage_losses import LossFacts, find_losses
 from retrieval_core.evaluate.measure.indexed_rows import IndexedItems, ReleasePair, open_indexed
 from retrieval_core.evaluate.measure.measure import Measured
 from retrieval_core.evaluate.measure.picture_search import SYNTHETIC_FILE
+from retrieval_core.evaluate.measure.setup import find_neighbours
 from retrieval_core.evaluate.run_outputs import RunOutputs
 from retrieval_core.store.base import Store
 
@@ -73,7 +74,9 @@ def analyse(
     current = IndexedItems(setup.items, setup.index, IndexSet.open(store, outputs.index).family)
     pair = ReleasePair(_open_indexed(store, release) if release else None, current)
     past = past_runs(store, outputs.sealed)
-    duplicates = find_near_duplicates(setup, config.ingest.max_pixels, seed, read_compared(store, earlier))
+    neighbours = find_neighbours(setup, seed)
+    duplicates = find_near_duplicates(setup, neighbours, config.ingest.max_pixels, read_compared(store, earlier))
+    earlier_map = read_map(store, earlier)
     first = measured.published.positions[:, 0]
     return Analysis(
         against=release,
@@ -82,9 +85,9 @@ def analyse(
         losses=find_losses(setup, measured.links, measured.published.scores.per_query, seed),
         churn=find_churn(pair, seed),
         duplicates=duplicates,
-        hygiene=find_hygiene(setup, duplicates, read_titles(store, outputs.fields, setup.items), seed),
+        hygiene=find_hygiene(setup, neighbours, duplicates, read_titles(store, outputs.fields, setup.items), seed),
         drift=find_drift(pair, seed),
-        map=map_catalog(current, seed),
+        map=map_catalog(current, seed, EarlierMap(earlier_map, pair.unchanged) if earlier_map else None),
         costs=collect_costs(store, outputs, past),
         past=past,
     )

@@ -3,24 +3,32 @@
 from __future__ import annotations
 
 import importlib.util
+import json
+from typing import NamedTuple
 
 import numpy as np
 import polars as pl
 
-from retrieval_core.arrays import Float32
-from retrieval_core.artifacts.manifests import Value
+from retrieval_core.arrays import Float32, Int64
+from retrieval_core.artifacts.manifests import Report, Value
+from retrieval_core.artifacts.parts import is_stored
 from retrieval_core.evaluate.measure.indexed_rows import IndexedItems
 from retrieval_core.metrics.exact_knn import exact_topk
 from retrieval_core.reduce.pca import fit_pca, project
+from retrieval_core.store.base import Store
 
 MAX_POINTS = 2_000
 MAX_CATEGORIES = 8  # colours that the eye can tell apart
 K = 10
 PERPLEXITY, N_STEPS = 30, 500  # of t-SNE
+ANGLE = 0.9  # of t-SNE: 0.5 keeps no more of the nearest, and takes a third longer
 START_SPREAD = 1e-4  # of the principal components that t-SNE starts from (Kobak and Berens, 2019)
 MIN_SPREAD = 1e-6  # less is rounding
 DECIMALS = 4
+MAX_PLACED = 0.2  # share of points that came to a map after it was drawn, above which it is drawn again
+N_BESIDE = 3  # a point that comes to a map is put in the middle of so many
 MAP_COLUMNS, MAP_ROWS = 8, 5
+POINT_SCHEMA = {"item_id": pl.String(), "x": pl.Float64(), "y": pl.Float64()}
 OTHER = -1
 
 
@@ -39,7 +47,8 @@ class MapFacts(Value):
     `explained` is the share of the variance on the two principal components, None for t-SNE, which has none. `kept` is
     the share of the points' ten nearest in the full dimension that are also among their ten nearest on the map,
     `kept_by_chance` the share that a random map would keep: together they say how far the map can be trusted.
-    `categories` are the most frequent ones, in falling order. `missing` says why there is no map.
+    `categories` are the most frequent ones, in falling order. `n_placed` counts the points that came to the map since
+    it was drawn, over all runs. `missing` says why there is no map.
     """
 
     n_rows: int
@@ -48,21 +57,40 @@ class MapFacts(Value):
     explained: float | None = None
     kept: float = 0.0
     kept_by_chance: float = 0.0
+    n_placed: int = 0
     missing: str = ""
 
 
-def map_catalog(release: IndexedItems, seed: int) -> MapFacts:
+class EarlierMap(NamedTuple):
+    """The map of an earlier release, and the rows whose vectors are the same there, ascending."""
+
+    facts: MapFacts
+    unchanged: Int64
+
+
+def read_map(store: Store, earlier: Report | None) -> MapFacts | None:
+    """Return the map of an earlier report, None where it is lost or older than maps."""
+    part = earlier.find_part("metrics.json") if earlier else None
+    if part is None or not is_stored(store, part):
+        return None
+    facts = json.loads(store.local_path(part.key, part.sha256).read_bytes()).get("map")
+    return MapFacts.model_validate(facts) if facts else None
+
+
+def map_catalog(release: IndexedItems, seed: int, earlier: EarlierMap | None = None) -> MapFacts:
     """Bring a release's vectors into a plane; above `MAX_POINTS` items, sample that many by their hash.
 
-    By t-SNE where scikit-learn is installed (the group `map`): it keeps more of the nearest, for three seconds.
+    By t-SNE where scikit-learn is installed (the group `map`): it keeps more of the nearest, for a few seconds. Where
+    little changed since an `earlier` map, its points stay where they are, so that a reader finds them again, and new
+    ones are put among those that they are most like.
     """
     sample = release.sample(MAX_POINTS, seed)
     n_rows = len(release.items)
     if len(sample) < 3 or release.index.dim < 2:
         return MapFacts(n_rows=n_rows, missing="A map needs at least three items, and vectors of two dimensions.")
     vectors = release.index.vectors_of(sample)
-    plane, explained = _plane(vectors, seed)
     items = pl.DataFrame({"row_id": sample}).join(release.items, on="row_id", how="left", maintain_order="left")
+    plane, explained, n_placed = (earlier and _kept_plane(vectors, items, earlier)) or (*_plane(vectors, seed), 0)
     counts = items["category"].drop_nulls().value_counts().sort(["count", "category"], descending=[True, False])
     categories = tuple(counts["category"].head(MAX_CATEGORIES))
     number_of = {name: number for number, name in enumerate(categories)}
@@ -78,7 +106,27 @@ def map_catalog(release: IndexedItems, seed: int) -> MapFacts:
         explained=explained,
         kept=_kept_neighbours(vectors, plane),
         kept_by_chance=min(K, len(sample) - 1) / (len(sample) - 1),
+        n_placed=n_placed,
     )
+
+
+def _kept_plane(vectors: Float32, items: pl.DataFrame, earlier: EarlierMap) -> tuple[Float32, float | None, int] | None:
+    """Return (n, 2) coordinates on an earlier map of t-SNE, and how many points came to it; None to draw another."""
+    facts, unchanged = earlier
+    points = pl.DataFrame([(p.item_id, p.x, p.y) for p in facts.points], schema=POINT_SCHEMA, orient="row")
+    plane = items.join(points, on="item_id", how="left", maintain_order="left").select("x", "y").to_numpy()
+    is_new = np.isnan(plane[:, 0]) | ~np.isin(items["row_id"].to_numpy(), unchanged)
+    n_placed = facts.n_placed + int(is_new.sum())
+    if facts.explained is not None or not _has_tsne() or n_placed > MAX_PLACED * len(items):
+        return None
+    mapped = plane[~is_new]
+    _, nearest = exact_topk(vectors[is_new], vectors[~is_new], min(N_BESIDE, len(mapped)))
+    plane[is_new] = mapped[nearest].mean(axis=1)
+    return plane.astype(np.float32), None, n_placed
+
+
+def _has_tsne() -> bool:
+    return importlib.util.find_spec("sklearn") is not None
 
 
 def _plane(vectors: Float32, seed: int) -> tuple[Float32, float | None]:
@@ -86,13 +134,14 @@ def _plane(vectors: Float32, seed: int) -> tuple[Float32, float | None]:
     pca = fit_pca([vectors], 2)
     plane = project(pca, vectors, 2)
     spread = float(plane[:, 0].std())
-    if importlib.util.find_spec("sklearn") is None or spread < MIN_SPREAD:  # t-SNE crashes on equal vectors
+    if not _has_tsne() or spread < MIN_SPREAD:  # t-SNE crashes on equal vectors
         return plane, pca.explained_variance(2)
     from sklearn.manifold import TSNE
 
     perplexity = min(PERPLEXITY, (len(vectors) - 1) / 3)
     start = (plane / spread * START_SPREAD).astype(np.float32)
-    return TSNE(2, perplexity=perplexity, init=start, random_state=seed, max_iter=N_STEPS).fit_transform(vectors), None
+    tsne = TSNE(2, perplexity=perplexity, init=start, random_state=seed, max_iter=N_STEPS, angle=ANGLE)
+    return tsne.fit_transform(vectors), None
 
 
 def map_cells(facts: MapFacts) -> list[tuple[str, int, int]]:

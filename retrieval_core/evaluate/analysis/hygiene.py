@@ -26,16 +26,13 @@ from retrieval_core.evaluate.analysis.mislabelled import (
     suspect_labels,
 )
 from retrieval_core.evaluate.analysis.near_duplicates import NearDuplicates
-from retrieval_core.evaluate.measure.indexed_rows import sample_rows
 from retrieval_core.evaluate.measure.known_answer import rows_of
-from retrieval_core.evaluate.measure.setup import MAX_ASKED, SearchSetup, positions_in_gallery
+from retrieval_core.evaluate.measure.setup import Neighbours, SearchSetup
 
 # In the order of the list: what is most often right comes first.
 ProblemKind = Literal["category", "near_duplicate", "one_product", "label", "orphan"]
 
 K = 10
-ASKED_AT_ONCE = 4_096
-N_HITS = 3 * K + 1  # to leave ten after the item itself and other pictures of its product are dropped
 N_SHOWN = 8  # examples of each problem
 N_NAMED = 5  # of the other items of a group
 NAME_WORDS = 0.9  # share of labels in the items' names from which labels are words of names
@@ -118,16 +115,18 @@ class _Fix(NamedTuple):
     beside: tuple[int, ...]
 
 
-def find_hygiene(setup: SearchSetup, duplicates: NearDuplicates, titles: pl.Series, seed: int) -> Hygiene:
+def find_hygiene(
+    setup: SearchSetup, found: Neighbours, duplicates: NearDuplicates, titles: pl.Series, seed: int
+) -> Hygiene:
     """Build the fix list of a catalogue; `titles` are the names of its items, null where one has none.
 
-    Neighbours are those that the published search finds. `score`, 0 to 1, says how certain a row is: the probability
+    Items are judged by the neighbours `found`. `score`, 0 to 1, says how certain a row is: the probability
     that the suggestion fits better; 1 for a confirmed pair or group; 0.5 for an orphan at the threshold and more beyond
     it.
     """
     item_ids = setup.items["item_id"]
     reasons: dict[ProblemKind, str] = {}
-    neighbours = _neighbours(setup, seed)
+    neighbours = _neighbours(setup.items, found)
     fixes = [*_category_fixes(setup, neighbours, reasons), *_label_fixes(setup, neighbours, titles, reasons)]
     orphans = _orphans(neighbours, reasons)
     fixes += [*_duplicate_fixes(setup.items, duplicates.pairs), *_group_fixes(setup.items, duplicates.groups)]
@@ -157,24 +156,13 @@ def csv_bytes(fixes: pl.DataFrame) -> bytes:
     return fixes.with_columns(texts).write_csv(quote_style="non_numeric", include_bom=True).encode()
 
 
-def _neighbours(setup: SearchSetup, seed: int) -> _Neighbours:
-    row_ids = setup.items["row_id"].to_numpy()
-    queries = np.flatnonzero(np.isin(row_ids, sample_rows(row_ids, MAX_ASKED, seed)))
-    units = setup.items.select(product_unit().rank("dense").cast(pl.Int64)).to_series().to_numpy()
-    nearest = np.full((len(queries), K), -1, np.int64)
-    distance = np.full(len(queries), np.nan)
-    depth = min(N_HITS if setup.items["product_id"].is_not_null().any() else K + 1, len(row_ids))
-    rerank_depth = max(1, setup.rerank_depth * K // max(depth, 1))  # reranks as many rows as a search for ten
-    for start in range(0, len(queries), ASKED_AT_ONCE):
-        rows = queries[start : start + ASKED_AT_ONCE]
-        scores, hits = setup.find(rows, depth, rerank_depth=rerank_depth)
-        positions = positions_in_gallery(hits, row_ids, depth)
-        is_other = (positions >= 0) & (positions != rows[:, None])
-        best = np.where(is_other, scores, -np.inf).max(axis=1, initial=-np.inf)
-        block = slice(start, start + len(rows))
-        distance[block] = np.where(np.isfinite(best), np.maximum(1 - best.astype(np.float64), 0), np.nan)
-        nearest[block] = _first(positions, is_other & (units[positions] != units[rows][:, None]))
-    return _Neighbours(queries, nearest, distance)
+def _neighbours(items: pl.DataFrame, found: Neighbours) -> _Neighbours:
+    rows, positions, scores = found
+    units = items.select(product_unit().rank("dense").cast(pl.Int64)).to_series().to_numpy()
+    is_other = (positions >= 0) & (positions != rows[:, None])
+    best = np.where(is_other, scores, -np.inf).max(axis=1, initial=-np.inf)
+    distance = np.where(np.isfinite(best), np.maximum(1 - best.astype(np.float64), 0), np.nan)
+    return _Neighbours(rows, _first(positions, is_other & (units[positions] != units[rows][:, None])), distance)
 
 
 def _first(positions: Int64, eligible: Bool) -> Int64:

@@ -20,7 +20,7 @@ from retrieval_core.artifacts.manifests import Report, Value
 from retrieval_core.artifacts.parts import read_kept
 from retrieval_core.embed.extract import SquareLoader, in_batches
 from retrieval_core.evaluate.measure.known_answer import rows_of
-from retrieval_core.evaluate.measure.setup import MAX_ASKED, SearchSetup, hash_rows, positions_in_gallery
+from retrieval_core.evaluate.measure.setup import Neighbours, SearchSetup
 from retrieval_core.evaluate.thumbnails import Thumbnail, item_picture
 from retrieval_core.images import Preprocess
 from retrieval_core.metrics.same_picture import SIDE_PX, Likeness, compare_pictures, shrink
@@ -35,7 +35,6 @@ COMPARED_SCHEMA = {
     "is_recoloured": pl.Boolean(),
 }
 N_NEIGHBOURS = 5
-ASKED_AT_ONCE = 4_096
 MAX_COMPARED = 1_000  # pairs whose pictures are compared, in order of rank
 N_SHOWN = 12
 N_GROUPS_SHOWN, N_OF_GROUP_SHOWN = 8, 6
@@ -116,16 +115,15 @@ def read_compared(store: Store, earlier: Report | None) -> pl.DataFrame:
 
 
 def find_near_duplicates(
-    setup: SearchSetup, max_pixels: int, seed: int, known: pl.DataFrame = NOTHING_COMPARED
+    setup: SearchSetup, neighbours: Neighbours, max_pixels: int, known: pl.DataFrame = NOTHING_COMPARED
 ) -> NearDuplicates:
     """Find items that show the same picture, or one design in several colours, and are not known to be one product.
 
-    Each query row searches the index for its five nearest. Of the pairs this gives, the `MAX_COMPARED` with the highest
+    The five nearest of each row in `neighbours` give pairs, of which the `MAX_COMPARED` with the highest
     rank are compared by their pictures; pairs with identical files need no comparison, nor do pictures that are
     `known` (`COMPARED_SCHEMA`) from an earlier run.
     """
-    queries = _query_rows(setup.items, seed)
-    nearest = _across_products(setup.items, _nearest_pairs(setup, queries))
+    nearest = _across_products(setup.items, _nearest_pairs(neighbours))
     content = setup.items["content_id"].to_numpy()
     is_same_file = content[nearest.first] == content[nearest.second]
     compared = nearest.take(np.flatnonzero(~is_same_file)[:MAX_COMPARED])
@@ -136,7 +134,7 @@ def find_near_duplicates(
     pairs, groups = _table(setup, same), group_variants(setup.items, recoloured, same)
     facts = DuplicateFacts(
         n_rows=len(setup.items),
-        n_asked=len(queries),
+        n_asked=len(neighbours.rows),
         n_near=len(nearest.first),
         n_compared=int(is_same_file.sum()) + len(compared.first),
         n_pairs=len(pairs),
@@ -148,29 +146,18 @@ def find_near_duplicates(
     return NearDuplicates(pairs, groups, facts, verdicts.drop_nulls().unique(maintain_order=True))
 
 
-def _query_rows(items: pl.DataFrame, seed: int) -> Int64:
-    """Return the positions of the rows that search the index, ascending."""
-    hashes = hash_rows(items["row_id"].to_numpy(), seed)
-    return np.sort(np.argsort(hashes, kind="stable")[:MAX_ASKED])
-
-
-def _nearest_pairs(setup: SearchSetup, queries: Int64) -> _Pairs:
+def _nearest_pairs(neighbours: Neighbours) -> _Pairs:
     """Return every pair in which one is among the five nearest of the other.
 
-    They are ranked by their distance relative to the distance of the query's fifth neighbour, the smallest ratio first.
+    They are ranked by their distance relative to the distance of the row's fifth neighbour, the smallest ratio first.
     """
-    row_ids = setup.items["row_id"].to_numpy()
-    pairs_by_block, ratios_by_block = [np.empty((0, 2), np.int64)], [np.empty(0, np.float32)]
-    for start in range(0, len(queries), ASKED_AT_ONCE):
-        rows = queries[start : start + ASKED_AT_ONCE]
-        scores, hits = setup.find(rows, N_NEIGHBOURS + 1)
-        positions = positions_in_gallery(hits, row_ids, N_NEIGHBOURS + 1)
-        distance = np.maximum(1 - scores, 0)
-        query, slot = np.nonzero((positions >= 0) & (positions != rows[:, None]))
-        farthest = np.where(positions >= 0, distance, 0).max(axis=1)
-        pairs_by_block.append(np.sort(np.stack([rows[query], positions[query, slot]], axis=1), axis=1))
-        ratios_by_block.append(distance[query, slot] / np.maximum(farthest[query], MIN_DISTANCE))
-    pairs, ratios = np.concatenate(pairs_by_block), np.concatenate(ratios_by_block)
+    rows = neighbours.rows
+    positions, scores = (found[:, : N_NEIGHBOURS + 1] for found in neighbours[1:])
+    distance = np.maximum(1 - scores, 0)
+    row, slot = np.nonzero((positions >= 0) & (positions != rows[:, None]))
+    farthest = np.where(positions >= 0, distance, 0).max(axis=1, initial=0)
+    pairs = np.sort(np.stack([rows[row], positions[row, slot]], axis=1), axis=1)
+    ratios = distance[row, slot] / np.maximum(farthest[row], MIN_DISTANCE)
     ranked = pairs[np.lexsort((pairs[:, 1], pairs[:, 0], ratios))]
     _, first_seen = np.unique(ranked, axis=0, return_index=True)
     unique = ranked[np.sort(first_seen)]

@@ -51,14 +51,14 @@ class IndexedItems:
 class ReleasePair:
     """A release and the one before it, if any, whose exact neighbours are found together.
 
-    Rows that have one vector in both are compared once for both, and each row is asked once: a pair is cheap to ask
-    again, and where little changed, hardly dearer than one release.
+    The rows `unchanged`, ascending, have one vector in both and are compared once for both; each row is asked once. So
+    a pair is cheap to ask again, and where little changed, hardly dearer than one release.
     """
 
     def __init__(self, previous: IndexedItems | None, current: IndexedItems) -> None:
         self.previous, self.current = previous, current
-        self._kept = _equal_rows(previous, current) if previous else np.empty(0, np.int64)
-        self._among_kept = _Remembered(lambda rows: current.nearest(rows, MAX_NEAREST, self._kept))
+        self.unchanged = _equal_rows(previous, current) if previous else np.empty(0, np.int64)
+        self._among_kept = _Remembered(lambda rows: current.nearest(rows, MAX_NEAREST, self.unchanged))
         self._now = _Remembered(lambda rows: self._nearest(current, rows))
         self._before = _Remembered(lambda rows: self._nearest(previous or current, rows))
 
@@ -71,15 +71,14 @@ class ReleasePair:
         return self._before.first(row_ids, k)
 
     def _nearest(self, release: IndexedItems, row_ids: Int64) -> tuple[Float32, Int64]:
-        is_kept = np.isin(row_ids, self._kept)
+        is_kept = np.isin(row_ids, self.unchanged)
         if not is_kept.any():
             return release.nearest(row_ids, MAX_NEAREST)
-        kept, others = row_ids[is_kept], np.setdiff1d(release.index.row_ids(), self._kept)
+        kept, others = row_ids[is_kept], np.setdiff1d(release.index.row_ids(), self.unchanged)
         nearest = merge_topk(self._among_kept.first(kept, MAX_NEAREST), release.nearest(kept, MAX_NEAREST, others))
         rest = release.nearest(row_ids[~is_kept], MAX_NEAREST)
         order = np.argsort(np.concatenate([np.flatnonzero(is_kept), np.flatnonzero(~is_kept)]))
-        scores, found = (np.concatenate(parts)[order] for parts in zip(nearest, rest, strict=True))
-        return scores, found
+        return np.concatenate([nearest[0], rest[0]])[order], np.concatenate([nearest[1], rest[1]])[order]
 
 
 class _Remembered:
@@ -88,17 +87,20 @@ class _Remembered:
     def __init__(self, find: Callable[[Int64], tuple[Float32, Int64]]) -> None:
         self._find = find
         self._rows = np.empty(0, np.int64)
-        self._found = np.empty((0, MAX_NEAREST), np.float32), np.empty((0, MAX_NEAREST), np.int64)
+        self._scores = np.empty((0, MAX_NEAREST), np.float32)
+        self._ids = np.empty((0, MAX_NEAREST), np.int64)
 
     def first(self, row_ids: Int64, k: int) -> tuple[Float32, Int64]:
         new = np.setdiff1d(row_ids, self._rows)
         if len(new):
-            self._rows = np.concatenate([self._rows, new])
-            order = np.argsort(self._rows)
-            scores, found = (np.concatenate(parts)[order] for parts in zip(self._found, self._find(new), strict=True))
-            self._rows, self._found = self._rows[order], (scores, found)
+            scores, found = self._find(new)
+            rows = np.concatenate([self._rows, new])
+            order = np.argsort(rows)
+            self._rows = rows[order]
+            self._scores = np.concatenate([self._scores, scores])[order]
+            self._ids = np.concatenate([self._ids, found])[order]
         place = np.searchsorted(self._rows, row_ids)
-        return self._found[0][place, :k], self._found[1][place, :k]
+        return self._scores[place, :k], self._ids[place, :k]
 
 
 def _equal_rows(previous: IndexedItems, current: IndexedItems) -> Int64:

@@ -129,6 +129,8 @@ def positions_in_gallery(row_ids: Int64, gallery_row_ids: Int64, k: int) -> Int6
 
 
 K = 10
+N_HITS = 3 * K + 1  # leave ten of a row's neighbours after itself and other pictures of its product are dropped
+ASKED_AT_ONCE = 4_096
 MAX_ASKED = 10_000  # rows that search the index in an analysis; in a larger catalogue those with the lowest hashes
 SPLITMIX64_INCREMENT = 0x9E3779B97F4A7C15  # 2^64 over the golden ratio
 
@@ -151,6 +153,31 @@ class SearchSetup:
         """Search for q rows of `items`; return (q, k) scores and row ids. Depths of 0 are those that are published."""
         depth = rerank_depth or self.rerank_depth
         return self.index.search(self.vectors[rows], self.candidates[rows], k, depth, nprobe=nprobe, only=only)
+
+
+class Neighbours(NamedTuple):
+    """What the published search finds for q `rows` of the items, ascending, each by its own vectors.
+
+    `positions` (q, k) are the rows of the items that are found, nearest first and mostly the row itself among them, -1
+    where there are fewer; `scores` (q, k) are their cosines, -inf there.
+    """
+
+    rows: Int64
+    positions: Int64
+    scores: Float32
+
+
+def find_neighbours(setup: SearchSetup, seed: int) -> Neighbours:
+    """Search for up to `MAX_ASKED` rows, drawn by their hashes, reranking as many rows as a search for ten."""
+    items, row_ids = setup.items, setup.items["row_id"].to_numpy()
+    rows = np.sort(np.argsort(hash_rows(row_ids, seed), kind="stable")[:MAX_ASKED])
+    k = min(N_HITS if items["product_id"].is_not_null().any() else K + 1, len(items))
+    scores, positions = np.empty((len(rows), k), np.float32), np.empty((len(rows), k), np.int64)
+    for start in range(0, len(rows), ASKED_AT_ONCE):
+        block = slice(start, start + ASKED_AT_ONCE)
+        scores[block], hits = setup.find(rows[block], k, rerank_depth=max(1, setup.rerank_depth * K // k))
+        positions[block] = positions_in_gallery(hits, row_ids, k)
+    return Neighbours(rows, positions, scores)
 
 
 def single_query_ms(find: Callable[[Int64], object], rows: Int64) -> Float64:

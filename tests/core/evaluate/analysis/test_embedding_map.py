@@ -12,6 +12,7 @@ from retrieval_core.evaluate.analysis.embedding_map import (
     MAP_ROWS,
     MAX_CATEGORIES,
     MAX_POINTS,
+    EarlierMap,
     MapFacts,
     MapPoint,
     map_catalog,
@@ -101,6 +102,33 @@ def test_a_large_catalogue_gives_a_bounded_map_and_always_the_same(catalog_items
     assert text == map_catalog(side, seed=0).model_dump_json()
     assert len(text) < 200_000
     assert MapFacts.model_validate_json(text) == facts
+
+
+def test_a_map_stays_while_little_changes_and_new_points_come_between_the_nearest(
+    catalog_items, draw_vectors, index_items
+):
+    items, vectors = catalog_items(200), draw_vectors(200)
+    drawn = map_catalog(index_items(items[:190], vectors[:190]), seed=0)
+    later, unchanged = index_items(items, vectors), items["row_id"][5:190].sort().to_numpy()
+    facts = map_catalog(later, 0, EarlierMap(drawn, unchanged))
+    then, now = ({point.item_id: (point.x, point.y) for point in side.points} for side in (drawn, facts))
+    names = items["item_id"].to_list()
+    assert [now[name] for name in names[5:190]] == [then[name] for name in names[5:190]]
+    nearest = 5 + np.argsort(-(vectors[5:190] @ vectors[195]))[:3]
+    assert now[names[195]] == pytest.approx(np.mean([then[names[row]] for row in nearest], axis=0), abs=1e-3)
+    assert (drawn.n_placed, facts.n_placed, len(facts.points)) == (0, 15, 200)
+    assert facts.explained is None
+    assert facts.kept > 0.8 * drawn.kept
+    again = map_catalog(later, 0, EarlierMap(facts, unchanged))
+    assert again.n_placed == 30
+    assert map_catalog(later, 0, EarlierMap(again, unchanged)) == map_catalog(later, seed=0)  # too many came to it
+
+
+def test_a_map_of_components_is_drawn_again(catalog_items, draw_vectors, index_items, without_sklearn):
+    items, vectors = catalog_items(60), draw_vectors(60)
+    side = index_items(items, vectors)
+    drawn = map_catalog(side, seed=0)
+    assert map_catalog(side, 0, EarlierMap(drawn, items["row_id"].sort().to_numpy())) == drawn
 
 
 @given(points)

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from retrieval_core.evaluate.analysis.hygiene import FIX_SCHEMA, N_SHOWN, HygieneFacts, csv_bytes, find_hygiene
 from retrieval_core.evaluate.analysis.near_duplicates import COLUMNS, GROUP_SCHEMA, DuplicateFacts, NearDuplicates
+from retrieval_core.evaluate.measure.setup import find_neighbours
 
 N, DIM = 300, 16
 KINDS = ["dress", "shoe", "hat"]
@@ -37,7 +38,8 @@ def clean(catalog_items, open_bench):
             items = items.with_columns(pl.Series("labels", labels, pl.List(pl.String)))
         duplicates = NearDuplicates(pairs, pl.DataFrame(groups, GROUP_SCHEMA, orient="row"), DuplicateFacts())
         names = pl.Series("title", titles or [None] * len(items), pl.String)
-        return find_hygiene(open_bench(items, vectors), duplicates, names, seed=0)
+        bench = open_bench(items, vectors)
+        return find_hygiene(bench, find_neighbours(bench, 0), duplicates, names, seed=0)
 
     return find
 

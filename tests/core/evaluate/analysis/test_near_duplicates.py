@@ -9,6 +9,8 @@ from PIL import Image
 from retrieval_core.artifacts.manifests import content_id
 from retrieval_core.evaluate.analysis import near_duplicates
 from retrieval_core.evaluate.analysis.near_duplicates import COLUMNS, NOTHING_COMPARED, find_near_duplicates
+from retrieval_core.evaluate.measure import setup
+from retrieval_core.evaluate.measure.setup import find_neighbours
 
 N = 40
 MAX_PIXELS = 1_000_000
@@ -51,7 +53,8 @@ class Shop:
         )
         for i in gone:
             self.path(i).unlink()
-        return find_near_duplicates(open_bench(items, self.vectors), MAX_PIXELS, 0, known)
+        bench = open_bench(items, self.vectors)
+        return find_near_duplicates(bench, find_neighbours(bench, 0), MAX_PIXELS, known)
 
 
 @pytest.fixture
@@ -121,7 +124,7 @@ def test_the_highest_ranked_pairs_are_compared_and_equal_files_always(shop, cata
 
 
 def test_a_fixed_sample_of_a_large_catalogue_is_searched(shop, catalog_items, open_bench, monkeypatch):
-    monkeypatch.setattr(near_duplicates, "MAX_ASKED", 10)
+    monkeypatch.setattr(setup, "MAX_ASKED", 10)
     facts = shop.find(catalog_items, open_bench).facts
     assert (facts.n_rows, facts.n_asked) == (N, 10)
     assert 0 < facts.n_near <= 50
@@ -206,5 +209,6 @@ def test_pictures_that_were_compared_before_give_the_same_without_being_compared
 
 
 def test_an_empty_catalogue_has_no_duplicates(catalog_items, open_bench):
-    pairs, _, facts, _ = find_near_duplicates(open_bench(catalog_items(0), np.empty((0, 8), np.float32)), MAX_PIXELS, 0)
+    bench = open_bench(catalog_items(0), np.empty((0, 8), np.float32))
+    pairs, _, facts, _ = find_near_duplicates(bench, find_neighbours(bench, 0), MAX_PIXELS)
     assert (pairs.columns, len(pairs), facts.n_asked) == (list(COLUMNS), 0, 0)
