@@ -17,6 +17,7 @@ from prefect.events.actions import ActionTypes, ChangeFlowRunState, DoNothing, S
 from prefect.events.schemas.automations import AutomationCore, EventTrigger, Posture
 from prefect.exceptions import ObjectNotFound
 
+from deployments.shop import shards_tag
 from deployments.triggers.change_events import REFUSED, UPDATED, catalog_id
 from flows.ui_artifacts import HELD, RELEASES, WARNINGS
 from retrieval_core.errors import BadConfig
@@ -88,7 +89,7 @@ def automations(shop: str, block_id: UUID | None = None) -> tuple[AutomationCore
                 after={"prefect.flow-run.heartbeat"},
                 expect={"prefect.flow-run.heartbeat", *(f"prefect.flow-run.{state}" for state in ENDED)},
                 match=RUN,
-                match_related=tagged,
+                match_related={"prefect.resource.id": [f"prefect.tag.{tag}" for tag in (shop, shards_tag(shop))]},
                 for_each={"prefect.resource.id"},
                 posture=Posture.Proactive,
                 threshold=1,

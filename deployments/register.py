@@ -1,4 +1,4 @@
-"""Register a shop on Prefect's server: its work pool, its deployments, and the automations that notify its operator.
+"""Register a shop on Prefect's server: its work pools, its deployments, and the automations that notify its operator.
 
     python -m deployments.register --notify https://hooks.slack.com/services/...
 
@@ -8,12 +8,11 @@ can be repeated at any time. What a person changed on Prefect's pages stays: wha
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import re
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from importlib import import_module
 from pathlib import Path
@@ -24,7 +23,6 @@ import httpx
 import yaml
 from prefect import Flow
 from prefect.client.orchestration import SyncPrefectClient, get_client
-from prefect.client.schemas.actions import WorkPoolCreate, WorkPoolUpdate
 from prefect.client.schemas.filters import DeploymentFilter, DeploymentFilterTags
 from prefect.client.schemas.objects import ConcurrencyLimitConfig
 from prefect.client.schemas.responses import DeploymentResponse
@@ -32,7 +30,7 @@ from prefect.client.schemas.schedules import CronSchedule
 from prefect.deployments.runner import RunnerDeployment
 from prefect.events.schemas.automations import AutomationCore
 from prefect.events.schemas.deployment_triggers import DeploymentEventTrigger
-from prefect.exceptions import ObjectAlreadyExists, ObjectNotFound, ParameterTypeError, SignatureMismatchError
+from prefect.exceptions import ObjectNotFound, ParameterTypeError, SignatureMismatchError
 from prefect.runner.storage import LocalStorage
 from pydantic import ValidationError
 
@@ -40,17 +38,20 @@ from deployments.automations import apply, automations, notification_block
 from deployments.cli.prefect_server import check_server_is_named
 from deployments.cli.terminal import print_error, visible
 from deployments.environment import prepare_environment
-from deployments.shop import deployment_name, shop_name
+from deployments.pools import PROCESSES, pool_kind, register_pool
+from deployments.shop import deployment_name, shards_tag, shop_name
 from deployments.triggers.change_events import catalog_id
+from flows.shards.make_shards import make_shards
 from retrieval_core.config.stages import NightlyConfig
 from retrieval_core.config.text import first_line, nearest, read_toml, toml_table
 from retrieval_core.errors import BadConfig, VitrineError
 from retrieval_core.ingest.sources.registry import configured_spec
+from retrieval_core.settings import Settings
 from retrieval_core.train.config import load_training
 
 ROOT = Path(__file__).parents[1]
 DEFINITIONS = ROOT / "deployments" / "prefect.yaml"
-POOL_TEMPLATE = ROOT / "deployments" / "work_pool.json"
+MAKE_SHARDS = "flows/shards/make_shards.py:make_shards"
 NOTIFY, SOURCE, CONFIG = "VITRINE_NOTIFY", "VITRINE_SOURCE", "VITRINE_CONFIG"
 SCHEDULE, TIMEZONE = "VITRINE_SCHEDULE", "VITRINE_TIMEZONE"
 SCHEDULED = "nightly"  # the deployment that VITRINE_SCHEDULE is about
@@ -151,31 +152,38 @@ def schedule_text(schedule: CronSchedule) -> str:
     return f"Runs every {day} at {int(hour):02}:{int(minute):02}, {schedule.timezone}."
 
 
-def register(client: SyncPrefectClient, shop: str, notify: str = "") -> Iterator[Outcome]:
-    """Create or change the shop's pool, deployments and automations, and remove its deployments of former versions.
+def register(
+    client: SyncPrefectClient, shop: str, notify: str = "", templates: Path | None = None
+) -> Iterator[Outcome]:
+    """Create or change the shop's pools, deployments and automations, and remove its deployments of former versions.
 
-    `notify` is as `notification_block` takes it. Yields what was done as soon as it is done. Raises `BadConfig`.
+    `notify` is as `notification_block` takes it, `templates` as `pool_kind`. Yields what was done as soon as it is
+    done. Raises `BadConfig`.
     """
     definitions = define(shop)
+    shard_pools = {pool: pool_kind(pool, templates) for pool in Settings.load().pools.names()}
+    if shop in shard_pools:
+        raise BadConfig(
+            f"VITRINE_POOLS names {shop}, the pool of the flows, which would wait for shards that wait for them; name "
+            "another one"
+        )
     block_id = notification_block(client, shop, notify) if notify else None
-    yield _register_pool(client, shop)
+    register_pool(client, shop, PROCESSES)
+    yield Outcome("registered", f"work pool {shop}")
     starters = []
     for definition in definitions:
         deployment_id = _register_deployment(client, shop, definition)
         starters += [_starter(shop, deployment_id, trigger) for trigger in definition.get("triggers", ())]
         yield Outcome("registered", definition["name"])
-    yield from _remove_undefined(client, shop, {definition["entrypoint"] for definition in definitions})
+    entrypoints = {definition["entrypoint"] for definition in definitions}
+    yield from _remove_unless(client, shop, lambda deployment: deployment.entrypoint in entrypoints)
+    for pool, kind in shard_pools.items():
+        register_pool(client, pool, kind)
+        register_shards(client, shop, pool)
+        yield Outcome("registered", f"work pool {pool}")
+    yield from _remove_unless(client, shards_tag(shop), lambda deployment: deployment.name in shard_pools)
     for name, done in apply(client, [*starters, *automations(shop, block_id)]).items():
         yield Outcome(done, name)
-
-
-def _register_pool(client: SyncPrefectClient, shop: str) -> Outcome:
-    template = json.loads(POOL_TEMPLATE.read_text())
-    try:
-        client.create_work_pool(WorkPoolCreate(name=shop, type="process", base_job_template=template))
-    except ObjectAlreadyExists:  # of an earlier registration, or a worker that just started made it
-        client.update_work_pool(shop, WorkPoolUpdate(base_job_template=template))
-    return Outcome("registered", f"work pool {shop}")
 
 
 class _WorkerFolder(LocalStorage):
@@ -233,11 +241,27 @@ def _starter(shop: str, deployment_id: UUID, trigger: dict[str, Any]) -> Automat
     return starter.as_automation().model_copy(update={"owner_resource": None})
 
 
-def _remove_undefined(client: SyncPrefectClient, shop: str, entrypoints: set[str]) -> Iterator[Outcome]:
-    """Delete the shop's deployments of flows that no definition names; a copy that a person made of one stays."""
-    tagged = DeploymentFilter(tags=DeploymentFilterTags(all_=[shop]))
+def register_shards(client: SyncPrefectClient, shop: str, pool: str) -> None:
+    """Register the flow that makes shards in a pool; only the runs that wait for them are told of."""
+    deployment = RunnerDeployment.from_flow(
+        make_shards,
+        pool,
+        description=f"Makes shards of other runs on the workers of the pool {pool}.",
+        tags=[shards_tag(shop)],
+        work_pool_name=pool,
+    )
+    deployment.entrypoint = MAKE_SHARDS
+    deployment.storage = _WorkerFolder(str(ROOT))
+    deployment.apply()
+
+
+def _remove_unless(
+    client: SyncPrefectClient, tag: str, is_defined: Callable[[DeploymentResponse], bool]
+) -> Iterator[Outcome]:
+    """Delete the deployments with a tag that are no more defined; a copy that a person made of one stays."""
+    tagged = DeploymentFilter(tags=DeploymentFilterTags(all_=[tag]))
     for deployment in client.read_deployments(deployment_filter=tagged):
-        if deployment.entrypoint not in entrypoints:
+        if not is_defined(deployment):
             client.delete_deployment(deployment.id)
             yield Outcome("removed", deployment.name)
 
@@ -258,6 +282,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--notify", metavar="URL", default=os.environ.get(NOTIFY, ""), help=text)
     text = f"wait so long for Prefect's server, which may be starting ({WAIT_S})"
     parser.add_argument("--wait", metavar="SECONDS", type=float, default=WAIT_S, help=text)
+    text = "templates of the jobs that pools of VITRINE_POOLS make, as POOL.TYPE.json; without one, processes"
+    parser.add_argument("--pool-templates", metavar="FOLDER", type=Path, help=text)
     arguments = parser.parse_args(argv)
     prepare_environment()
     try:
@@ -265,7 +291,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         shop = shop_name()
         with get_client(sync_client=True) as client:
             _wait_for_server(client, arguments.wait)
-            for done, name in register(client, shop, arguments.notify):
+            for done, name in register(client, shop, arguments.notify, arguments.pool_templates):
                 print(f"{done:<10} {name}")
     except (httpx.TransportError, httpx.HTTPStatusError) as error:
         problem = "refuses" if isinstance(error, httpx.HTTPStatusError) else "does not answer"

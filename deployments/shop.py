@@ -30,3 +30,8 @@ def shop_name() -> str:
 def deployment_name(shop: str, name: str) -> str:
     """Return the name of a shop's deployment: `nightly` of the default shop, `acme-nightly` of the shop acme."""
     return name if shop == DEFAULT else f"{shop}-{name}"
+
+
+def shards_tag(shop: str) -> str:
+    """Return the tag of the deployments that make shards for a shop's runs, of whose end these runs tell."""
+    return f"{shop}-shards"

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import argparse
 import asyncio
-import json
 import os
 import signal
 import sys
@@ -26,11 +25,11 @@ from prefect.workers.process import ProcessWorker, ProcessWorkerResult
 from deployments.cli.prefect_server import check_server_is_named
 from deployments.cli.terminal import print_error
 from deployments.environment import prepare_environment
+from deployments.pools import PROCESSES
 from deployments.shop import shop_name
 from flows.run import RESCHEDULE
 from retrieval_core.errors import VitrineError
 
-POOL_TEMPLATE = Path(__file__).with_name("work_pool.json")
 POLL_S = 0.2
 IDLE_S = 1.0  # without a run until none is on its way any more
 
@@ -38,8 +37,8 @@ IDLE_S = 1.0  # without a run until none is on its way any more
 class StoppableWorker(ProcessWorker, ABC):  # Prefect does not register an ABC in place of its own worker
     """A worker that takes no more runs once it is to stop, and tells those that it has to end."""
 
-    def __init__(self, work_pool_name: str) -> None:
-        super().__init__(work_pool_name=work_pool_name, base_job_template=json.loads(POOL_TEMPLATE.read_text()))
+    def __init__(self, work_pool_name: str, limit: int | None) -> None:
+        super().__init__(work_pool_name=work_pool_name, base_job_template=PROCESSES.template, limit=limit)
         self._is_stopping, self._n_runs = False, 0
 
     async def get_and_submit_flow_runs(self) -> list[FlowRun]:
@@ -66,9 +65,9 @@ class StoppableWorker(ProcessWorker, ABC):  # Prefect does not register an ABC i
             idle_s = 0.0 if self._n_runs else idle_s + POLL_S
 
 
-async def work(pool: str, has_healthcheck: bool) -> None:
-    """Take runs from the pool until the process gets SIGTERM or SIGINT."""
-    worker, is_stopping = StoppableWorker(pool), asyncio.Event()
+async def work(pool: str, has_healthcheck: bool, limit: int | None = None) -> None:
+    """Take runs from the pool, at most `limit` at a time, until the process gets SIGTERM or SIGINT."""
+    worker, is_stopping = StoppableWorker(pool, limit), asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, is_stopping.set)
     working = asyncio.create_task(worker.start(with_healthcheck=has_healthcheck))
@@ -102,11 +101,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--pool", metavar="NAME", help="the work pool; by default the shop's")
     text = "answer /health on port 8080, as PREFECT_WORKER_WEBSERVER_PORT says"
     parser.add_argument("--with-healthcheck", action="store_true", help=text)
+    text = "make at most so many runs at a time; 1 where each fills the machine, as runs of make-shards do"
+    parser.add_argument("--limit", metavar="N", type=int, help=text)
     arguments = parser.parse_args(argv)
     prepare_environment()
     try:
         check_server_is_named()
-        asyncio.run(work(arguments.pool or shop_name(), arguments.with_healthcheck))
+        asyncio.run(work(arguments.pool or shop_name(), arguments.with_healthcheck, arguments.limit))
     except VitrineError as error:
         return print_error(error)
     return 0

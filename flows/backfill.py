@@ -11,7 +11,7 @@ from flows.pictures import RunShards, choose_masking, mask_and_embed, snapshot_c
 from flows.pipeline import publish_catalog
 from flows.preflight import preflight, with_backbone
 from flows.run import DEFAULTS, RUNNER, Clock, holds_lease
-from flows.shards import each_shard, in_shards
+from flows.shards.engines import each_shard, in_shards
 from flows.summary import RunSummary, as_table
 from flows.ui_artifacts import shard_progress, show_report, show_table
 from retrieval_core.artifacts.manifests import Catalog, Value

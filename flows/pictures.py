@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from flows.shards import each_shard, in_shards
+from flows.shards.engines import each_shard, in_shards
 from retrieval_core.artifacts.manifests import Fitted, Ref, Reject, Release, Value
 from retrieval_core.config.stages import IngestConfig, NightlyConfig, ReduceConfig, View
 from retrieval_core.embed.shards import PictureWork

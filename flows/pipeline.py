@@ -10,7 +10,7 @@ from prefect.logging import get_run_logger
 
 from flows.pictures import boost, choose_masking, mask_and_embed, reduce
 from flows.run import Clock
-from flows.shards import each_shard, in_shards
+from flows.shards.engines import each_shard, in_shards
 from flows.summary import RunSummary, summarise_run
 from retrieval_core.artifacts import releases
 from retrieval_core.artifacts.manifests import Catalog, Fitted, Ref, Release, Report, Value

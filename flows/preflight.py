@@ -12,7 +12,7 @@ from typing import Concatenate, ParamSpec
 
 from prefect import Task
 
-from flows.shards import check_runner
+from flows.shards.engines import check_runner
 from retrieval_core.config.stages import NightlyConfig
 from retrieval_core.embed.auto import decide_backbone
 from retrieval_core.settings import Settings

@@ -9,7 +9,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from contextvars import Context, copy_context
+from contextvars import Context, ContextVar, copy_context
 from functools import wraps
 from typing import Any, ParamSpec, TypeVar, cast
 
@@ -36,6 +36,7 @@ RESCHEDULE = signal.SIGUSR1  # what a worker that is stopped sends to its runs
 REPORT_S = 10.0  # for Prefect's server to answer
 _REASONS = {RESCHEDULE: "Its worker was stopped; the next worker resumes it."}
 
+LEASE: ContextVar[str] = ContextVar("lease")  # key of the lease that the run of this context holds on its store
 _active: dict[str, Context] = {}  # the runs of this process by id, each with the context that has its Prefect client
 _is_ending = threading.Event()
 
@@ -47,8 +48,12 @@ def holds_lease(run: Callable[P, R]) -> Callable[P, R]:
     @wraps(run)
     def with_lease(*args: P.args, **kwargs: P.kwargs) -> R:
         settings = signature.bind(*args, **kwargs).arguments["settings"]
-        with interruptible_run(), shared_lease(settings.open_store(), holder):
-            return run(*args, **kwargs)
+        with interruptible_run(), shared_lease(settings.open_store(), holder) as lease:
+            token = LEASE.set(lease)
+            try:
+                return run(*args, **kwargs)
+            finally:
+                LEASE.reset(token)
 
     # Prefect would resolve the annotations in this module instead of the run's.
     with_lease.__signature__ = inspect.signature(run, eval_str=True)  # type: ignore[attr-defined]

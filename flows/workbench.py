@@ -9,7 +9,7 @@ from typing import Any, Concatenate, ParamSpec, TypeVar, cast
 from prefect.logging import get_run_logger
 
 from flows.pictures import Masking, boost, mask_and_embed, reduce
-from flows.shards import each_shard
+from flows.shards.engines import each_shard
 from retrieval_core.artifacts.manifests import Fitted, Ref, VectorSet
 from retrieval_core.config.stages import ClassifyConfig, EmbedConfig, NightlyConfig, Precision, View
 from retrieval_core.errors import BadConfig

@@ -37,6 +37,44 @@ def _leave_empty(schema: dict[str, Any]) -> None:
         field.pop("default", None)
 
 
+class Pools(BaseModel):
+    """The Prefect work pool that makes the shards of each stage; a stage without one has the default.
+
+    `local` is no pool: the run makes these shards itself. As text, in a variable of the environment:
+    `embed=gpu,index=cpu,default=local`.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid", json_schema_extra=_leave_empty)
+
+    default: str = Field("", description="Pool of the stages that name none; local: the run itself.")
+    ingest: str = Field("", description="Pool that reads and checks new pictures.")
+    embed: str = Field("", description="Pool that masks and embeds pictures; one of machines with a GPU pays here.")
+    classify: str = Field("", description="Pool that classifies pictures.")
+    head: str = Field("", description="Pool that boosts vectors.")
+    reduce: str = Field("", description="Pool that reduces vectors to few dimensions.")
+    index: str = Field("", description="Pool that builds the shards of the index.")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _parse(cls, pools: Any) -> Any:
+        if not isinstance(pools, str):
+            return pools
+        pairs = [pair.partition("=") for pair in pools.split(",")]
+        names = {stage.strip(): pool.strip() for stage, _, pool in pairs}
+        if "" in {*names, *names.values()} or len(names) < len(pairs):
+            raise ValueError("expected STAGE=POOL for each stage once, with commas between: embed=gpu,default=cpu")
+        return names
+
+    def of(self, stage: str) -> str | None:
+        """Return the pool of a stage; None where the run makes its shards itself."""
+        pool: str = getattr(self, stage) or self.default
+        return None if pool == "local" else pool
+
+    def names(self) -> list[str]:
+        """Return the pools that are used, each once, in alphabetical order."""
+        return sorted({pool for stage in type(self).model_fields if (pool := self.of(stage))})
+
+
 class Settings(BaseModel):
     """The operator's settings; an argument wins over the environment, the environment over the file.
 
@@ -53,8 +91,10 @@ class Settings(BaseModel):
     )
     device: Literal["auto", "cpu", "cuda"] = Field("auto", description="auto uses CUDA if it is available.")
     threads: int = Field(0, ge=0, description="CPU threads of one task; 0 uses every core.")
-    runner: Literal["local", "dask"] = Field(
-        "local", description="What makes the shards: this machine, one by one, or the workers of a Dask cluster."
+    runner: Literal["local", "dask", "pools"] = Field(
+        "local",
+        description="What makes the shards: this machine, one by one, the workers of a Dask cluster, or those of "
+        "Prefect's work pools.",
     )
     dask_address: str = Field(
         "tls://127.0.0.1:8786", description="Address of the Dask cluster's scheduler, if that is the runner."
@@ -64,6 +104,7 @@ class Settings(BaseModel):
         pattern=r"^(https?://\S+)?$",
         description="Address at which the search app shows reports, for example https://host/reports; empty: none.",
     )
+    pools: Pools = Field(Pools(), description="The work pools that make the shards, if they are the runner.")
 
     @model_validator(mode="before")
     @classmethod
@@ -78,8 +119,16 @@ class Settings(BaseModel):
                 raise BadConfig(f"unknown environment variable {name}{hint}")
         if not isinstance(values, dict):
             return values
-        given = {key: value for key, value in values.items() if value not in ("", None) or key not in cls.model_fields}
+        given = {
+            key: value for key, value in values.items() if value not in ("", None, {}) or key not in cls.model_fields
+        }
         return {key: text for key, text in environment.items() if text} | given
+
+    @model_validator(mode="after")
+    def _has_a_pool_for_each_stage(self) -> Self:
+        if not self.pools.default and (self.runner == "pools" or self.pools != Pools()):
+            raise ValueError("pools names no default; expected for example VITRINE_POOLS=embed=gpu,default=cpu")
+        return self
 
     @classmethod
     def load(cls, toml: Path | None = None, **arguments: object) -> Self:

@@ -54,15 +54,16 @@ def _config(arguments: argparse.Namespace) -> int:
 
 def _keys() -> Iterator[Key]:
     from retrieval_core.config.stages import stage_models
-    from retrieval_core.settings import Settings
+    from retrieval_core.settings import Pools, Settings
     from retrieval_core.train.config import CONFIG_BY_OBJECTIVE
 
     trainings = {f"train.{objective}": model for objective, model in CONFIG_BY_OBJECTIVE.items()}
-    models: dict[str, type[BaseModel]] = {"settings": Settings} | stage_models() | trainings
+    settings: dict[str, type[BaseModel]] = {"settings": Settings, "settings.pools": Pools}
+    models = settings | stage_models() | trainings
     for table, model in models.items():
         defaults = model.model_construct().model_dump(mode="json")
         for name, field in model.model_fields.items():
-            if name != "objective":
+            if name != "objective" and f"{table}.{name}" not in models:
                 yield Key(table, name, defaults[name], field.description or "", _bounds(field))
 
 

@@ -1,4 +1,4 @@
-"""Chooses what runs a task over the shards of a plan: this machine, one after the other, or a Dask cluster.
+"""Chooses what runs a task over the shards of a plan: this machine, one after the other, a Dask cluster, or work pools.
 
 One shard fills the cores of a machine already. Only the work on shards leaves the flow's process, so the settings of
 the run choose the engine here; a runner in the flow's decorator would be chosen before any settings are given.
@@ -13,6 +13,7 @@ from prefect import Task
 from prefect.futures import PrefectFuture
 
 from flows.shards.dask_cluster import check_cluster, run_on_cluster
+from flows.shards.work_pools import check_pools, pool_of, run_in_pool
 from flows.ui_artifacts import Progress, shard_progress
 from retrieval_core.artifacts.manifests import Value
 from retrieval_core.artifacts.shards import WorkPlan
@@ -29,19 +30,23 @@ def each_shard(work: Task[..., R], settings: Settings, plan: WorkPlan, *shared: 
 def in_shards(work: Task[..., R], settings: Settings, shards: Sequence[Value], *shared: object) -> list[R]:
     """Run `work(settings, shard, *shared)` for each of these shards and return the results in order.
 
-    Raises what the task raises, and `BadConfig` when the cluster that the settings name cannot be reached.
+    Raises what the task raises, and `BadConfig` when the cluster or the pools that the settings name are not there.
     """
     calls = [(settings, shard, *shared) for shard in shards]
     progress = shard_progress(work, calls)
     if settings.runner == "dask" and calls:
         return run_on_cluster(work, settings, calls, progress)
+    if calls and (pool := pool_of(work, settings)):
+        return run_in_pool(pool, work, settings, calls, progress)
     return [_counted(future, progress) for future in [work.submit(*call) for call in calls]]
 
 
 def check_runner(settings: Settings) -> None:
-    """Check before a run that its shards can run. Raises `BadConfig` when the cluster cannot be reached."""
+    """Check before a run that its shards can run. Raises `BadConfig`, or `ServerUnavailable`."""
     if settings.runner == "dask":
         check_cluster(settings)
+    elif settings.runner == "pools":
+        check_pools(settings)
 
 
 def _counted(future: PrefectFuture[R], progress: Progress) -> R:

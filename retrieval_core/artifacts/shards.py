@@ -38,6 +38,7 @@ log = logging.getLogger(__name__)
 
 PROGRESS_EVERY_S = 10.0
 PART_SHARD_ROWS = 65_536  # whose vectors take seconds to derive, while Prefect takes up to 0.1 s for a shard
+ORDERS = "orders"  # folder of the shards that a run lets others make, one folder a call, and of what came of them
 
 
 class ShardPlan(Value):

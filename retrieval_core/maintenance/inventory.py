@@ -37,6 +37,7 @@ from retrieval_core.artifacts.manifests import (
     VectorSet,
 )
 from retrieval_core.artifacts.pictures import KEPT
+from retrieval_core.artifacts.shards import ORDERS
 from retrieval_core.errors import NotFound
 from retrieval_core.store.base import PROBES, Entry, Store
 
@@ -50,7 +51,7 @@ _FINGERPRINT = "[0-9a-f]{32}"
 _REPRODUCIBLE = re.compile(
     rf"(?:{'|'.join(sorted(_KINDS))})/{_FINGERPRINT}/.+"
     rf"|{PIECES}.+|indexes/shards/{_FINGERPRINT}/.+|indexes/templates/{_FINGERPRINT}-{_FINGERPRINT}/.+"
-    rf"|{PROBES}.*"
+    rf"|{ORDERS}/{_FINGERPRINT}/plans/.+|{PROBES}.*"
 )
 
 Family = tuple[str, str]  # folder and fingerprint

@@ -46,14 +46,23 @@ _active: WeakSet[_Lease] = WeakSet()  # of this process
 
 
 @contextmanager
-def shared_lease(store: Store, holder: str) -> Iterator[None]:
+def shared_lease(store: Store, holder: str, within: str = "") -> Iterator[str]:
     """Hold a lease beside other runs, so that nothing is removed meanwhile; first wait for an exclusive one to end.
 
-    Raises `BadConfig` for a store that ignores conditions, and `LeaseLost` if another process revoked the lease.
+    Yields the key of the lease. `within` is that of a run which this work is part of: an exclusive lease waits for that
+    run, so the work must not wait. Raises `BadConfig` for a store that ignores conditions, and `LeaseLost` if another
+    process revoked the lease, or the run `within` has ended.
     """
     check_conditions(store)
-    with _take_shared(store, holder) as lease, lease.guarding():
-        yield
+    with _take_part(store, holder, within) if within else _take_shared(store, holder) as lease, lease.guarding():
+        yield lease.key
+
+
+def is_held(store: Store, key: str) -> bool:
+    """Return whether a lease is still renewed, as far as can be seen without waiting: it may just have been lost."""
+    renewed_s = {entry.key: entry.modified_s for entry in store.entries(FOLDER)}
+    is_there = key in renewed_s and abs(max(renewed_s.values()) - renewed_s[key]) < EXPIRES_S
+    return is_there and not has_ended(_facts(store, key))
 
 
 @contextmanager
@@ -88,6 +97,15 @@ def _take_shared(store: Store, holder: str) -> _Lease:
                 time.sleep(POLL_S)
 
 
+def _take_part(store: Store, holder: str, within: str) -> _Lease:
+    lease = _Lease(store, _SHARED, holder)
+    with lease.ending_on_error():
+        # Written before this look: whoever takes the other lease away looks again, and finds this one.
+        if not is_held(store, within):
+            raise LeaseLost(f"{holder} has nothing to do any more: the run that it is part of has ended")
+    return lease
+
+
 def _take_exclusive(store: Store, holder: str, wait_s: float) -> _Lease:
     deadline_s = _clock_s() + wait_s
     while True:
@@ -119,13 +137,13 @@ class _Lease:
         began = datetime.now(UTC).isoformat(timespec="seconds")
         facts = {"what": holder, "host": socket.gethostname(), "began": began, **this_process()}
         self._store, self._holder, self._data = store, holder, json.dumps(facts).encode()
-        self._key = f"{kind}{uuid.uuid4().hex}"
+        self.key = f"{kind}{uuid.uuid4().hex}"
         self._ended, self._lock = threading.Event(), threading.Lock()
         self._renewed_s = _clock_s()
         _active.add(self)
         with self._lock:
             self._check_not_ended()
-            store.put(self._key, self._data)
+            store.put(self.key, self._data)
         threading.Thread(target=self._renew_regularly, name="lease", daemon=True).start()
 
     def __enter__(self) -> _Lease:
@@ -137,7 +155,7 @@ class _Lease:
     def end(self) -> None:
         self._ended.set()
         with self._lock, suppress(VitrineError):  # it expires by itself
-            self._store.delete(self._key)
+            self._store.delete(self.key)
         _active.discard(self)
 
     @contextmanager
@@ -184,10 +202,10 @@ class _Lease:
     def others(self, kind: str) -> list[str]:
         """Return the leases of a kind that others hold; revoke those that are over, and wait for their holders."""
         renewed_s = {entry.key: entry.modified_s for entry in self._store.entries(FOLDER)}
-        now_s = renewed_s.get(self._key) or max(renewed_s.values(), default=0.0)
+        now_s = renewed_s.get(self.key) or max(renewed_s.values(), default=0.0)
         # One that is far in the future was renewed before a clock was set back.
         is_expired = {key: abs(now_s - at_s) >= EXPIRES_S for key, at_s in renewed_s.items()}
-        others = [key for key in renewed_s if key.startswith((kind, _WAITING)) and key != self._key]
+        others = [key for key in renewed_s if key.startswith((kind, _WAITING)) and key != self.key]
         revoked = [key for key in others if is_expired[key] or has_ended(_facts(self._store, key))]
         for key in revoked:
             log.warning("%s revokes a lease that is over: %s", self._holder, _describe(self._store, key))
@@ -195,7 +213,7 @@ class _Lease:
         if revoked:
             time.sleep(SETTLE_S)
             return self.others(kind)  # some servers let a lease be renewed at the moment of its deletion
-        return [key for key in renewed_s if key.startswith(kind) and key != self._key]
+        return [key for key in renewed_s if key.startswith(kind) and key != self.key]
 
     def _renew_regularly(self) -> None:
         while not self._ended.wait(RENEW_S):
@@ -208,8 +226,8 @@ class _Lease:
 
     def _renew(self) -> None:
         started_s = _clock_s()
-        is_renewed = self._store.compare_and_swap(self._key, self._data, self._data)
-        if not is_renewed and not self._store.exists(self._key):  # a busy server may refuse a swap for other reasons
+        is_renewed = self._store.compare_and_swap(self.key, self._data, self._data)
+        if not is_renewed and not self._store.exists(self.key):  # a busy server may refuse a swap for other reasons
             self._renewed_s = -math.inf
             raise LeaseLost(
                 f"{self._holder} was suspended, or cut off from {self._store.url}, for so long that another process "

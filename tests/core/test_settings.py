@@ -34,6 +34,38 @@ def test_an_empty_field_is_as_the_environment_says(empty: dict[str, Any], monkey
     assert Settings.model_validate(empty | {"threads": 0}).threads == 0, "a zero is a number"
 
 
+def test_pools_are_text_in_the_environment_and_a_table_in_a_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "vitrine.toml"
+    path.write_text(
+        '[settings]\nrunner = "pools"\n[settings.pools]\ndefault = "cpu"\nindex = "large"\nhead = "local"\n'
+    )
+    settings = Settings.load(path)
+    assert [settings.pools.of(stage) for stage in ("embed", "index", "head")] == ["cpu", "large", None]
+    assert settings.pools.names() == ["cpu", "large"]
+    monkeypatch.setenv("VITRINE_POOLS", "embed=gpu, default = cpu")
+    for read in (Settings.load(path), Settings(), Settings.model_validate({"pools": {}})):
+        assert [read.pools.of(stage) for stage in ("embed", "index")] == ["gpu", "cpu"]
+    assert len({Settings(), Settings()}) == 1, "sessions are kept by their settings"
+
+
+@pytest.mark.parametrize(
+    ("pools", "says"),
+    [
+        ("embed=gpu", "pools names no default"),
+        ("embed", "expected STAGE=POOL"),
+        ("embed=gpu,embed=cpu,default=cpu", "each stage once"),
+        ("embed=,default=cpu", "expected STAGE=POOL"),
+        ("indx=cpu,default=cpu", r"unknown config key settings\.pools\.indx; did you mean index"),
+        ("", "pools names no default"),
+    ],
+)
+def test_pools_that_leave_a_stage_without_one_are_refused(pools: str, says: str) -> None:
+    with pytest.raises(BadConfig, match=says):
+        Settings.load(runner="pools", pools=pools)
+
+
 def test_a_form_has_no_defaults_to_send() -> None:
     assert not [name for name, field in Settings.model_json_schema()["properties"].items() if "default" in field]
 

@@ -2,22 +2,25 @@
 
 from __future__ import annotations
 
+import json
 import threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
 import pytest
+from prefect.client.orchestration import get_client
 from prefect.client.schemas.schedules import CronSchedule
+from prefect.exceptions import ObjectNotFound
 from prefect.settings import PREFECT_API_URL, temporary_settings
 
-from deployments.register import define, main, schedule_text
+from deployments.register import define, main, register, schedule_text
 from retrieval_core.errors import BadConfig
 
 
 @pytest.fixture(autouse=True)
 def environment(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in ("SHOP", "CONFIG", "SCHEDULE", "TIMEZONE", "NOTIFY"):
+    for name in ("SHOP", "CONFIG", "SCHEDULE", "TIMEZONE", "NOTIFY", "POOLS"):
         monkeypatch.delenv(f"VITRINE_{name}", raising=False)
     monkeypatch.setenv("VITRINE_SOURCE", "folder:photos")
 
@@ -114,6 +117,40 @@ def test_without_a_source_nothing_is_registered(monkeypatch: pytest.MonkeyPatch)
 )
 def test_a_schedule_is_said_in_words(cron: str, text: str) -> None:
     assert schedule_text(CronSchedule(cron=cron, timezone="UTC")) == text
+
+
+def test_no_flow_waits_for_shards_in_its_own_pool(api_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("VITRINE_POOLS", "embed=gpu,default=vitrine")
+    with (
+        temporary_settings({PREFECT_API_URL: api_url}),
+        get_client(sync_client=True) as client,
+        pytest.raises(BadConfig, match="VITRINE_POOLS names vitrine"),
+    ):
+        list(register(client, "vitrine"))
+
+
+def test_each_pool_has_the_flow_that_makes_shards_until_it_is_named_no_more(
+    api_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    job = {"job_configuration": {"job_manifest": {}}, "variables": {"additionalProperties": False, "properties": {}}}
+    (tmp_path / "pictures.kubernetes.json").write_text(json.dumps(job))
+    monkeypatch.setenv("VITRINE_SHOP", "pooled")
+    with temporary_settings({PREFECT_API_URL: api_url}), get_client(sync_client=True) as client:
+        for pools in ("embed=pictures,default=rest", "default=rest"):
+            monkeypatch.setenv("VITRINE_POOLS", pools)
+            assert main(["--pool-templates", str(tmp_path)]) == 0
+            printed = capsys.readouterr().out
+            deployment = client.read_deployment_by_name("make-shards/rest")
+            assert (deployment.tags, deployment.work_pool_name) == (["pooled-shards"], "rest")
+            types = [client.read_work_pool(name).type for name in ("pictures", "rest")]
+            assert types == ["kubernetes", "process"]
+            assert client.read_work_pool("pictures").base_job_template == job
+        assert "removed    pictures" in printed
+        with pytest.raises(ObjectNotFound):
+            client.read_deployment_by_name("make-shards/pictures")
+        monkeypatch.setenv("VITRINE_POOLS", "default=pictures")
+        assert main([]) == 2
+    assert "pictures is of type kubernetes, expected process" in capsys.readouterr().err
 
 
 def test_without_a_server_nothing_is_registered(capsys: pytest.CaptureFixture[str]) -> None:

@@ -17,7 +17,7 @@ from prefect.logging import disable_run_logger
 
 from flows import ui_artifacts
 from flows.run import RUNNER, Clock
-from flows.shards import each_shard
+from flows.shards.engines import each_shard
 from flows.summary import CatalogSummary, RunSummary, as_table, slug
 from flows.ui_artifacts import Progress, show_run
 from retrieval_core.artifacts.shards import Target, WorkPlan, WorkShard

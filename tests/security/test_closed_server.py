@@ -15,7 +15,7 @@ import websockets
 import yaml
 from prefect.workers.process import ProcessJobConfiguration
 
-from deployments.register import POOL_TEMPLATE
+from deployments.pools import PROCESSES
 from tests.faults.servers import CLOSED, LOGIN
 
 ROOT = Path(__file__).parents[2]
@@ -100,4 +100,4 @@ def test_the_guide_and_the_services_ship_what_is_attacked_here() -> None:
         assert guide[name] == by_default == CLOSED[name]
     assert guide["PREFECT_SERVER_API_AUTH_STRING"] == guide["PREFECT_API_AUTH_STRING"] == "$PREFECT_LOGIN"
     assert SERVER["environment"]["PREFECT_SERVER_API_AUTH_STRING"].startswith("${PREFECT_LOGIN:?")
-    assert POOL_TEMPLATE.samefile(POOL_FILE)
+    assert ("process", json.loads(POOL_FILE.read_text())) == PROCESSES

@@ -14,10 +14,10 @@ from typing import Any
 
 import pytest
 
-from retrieval_core.errors import StoreBusy
+from retrieval_core.errors import LeaseLost, StoreBusy
 from retrieval_core.store import leases
 from retrieval_core.store.base import Store
-from retrieval_core.store.leases import exclusive_lease, shared_lease
+from retrieval_core.store.leases import exclusive_lease, is_held, shared_lease
 
 pytestmark = pytest.mark.usefixtures("aws_environment")
 ROOT = Path(__file__).parents[3]
@@ -150,6 +150,48 @@ def test_the_wait_of_a_vacuum_is_bounded_and_the_runs_that_waited_for_it_start(
         assert began.wait(60)
     for thread in threads:
         thread.join(60)
+
+
+def test_a_part_of_a_run_starts_beside_a_vacuum_that_waits_for_the_run(
+    local_store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(leases, "POLL_S", 0.02)
+    alone = threading.Event()
+
+    def vacuum() -> None:
+        with exclusive_lease(local_store, "a vacuum", wait_s=60):
+            alone.set()
+
+    waiting = threading.Thread(target=vacuum)
+    with shared_lease(local_store, "the nightly") as nightly:
+        waiting.start()
+        until(lambda: len(lease_keys(local_store)) == 2)
+        part = shared_lease(local_store, "its shards", within=nightly)
+        part.__enter__()
+    assert not alone.wait(0.3), "the part may still write"
+    part.__exit__(None, None, None)
+    assert alone.wait(60)
+    waiting.join(60)
+
+
+@pytest.mark.parametrize("end", ["its end", "its death", "its silence"])
+def test_a_part_of_a_run_that_has_ended_does_not_start(end: str, local_store: Store) -> None:
+    if end == "its death":
+        kill_holder(local_store, "shared_lease")
+        (key,) = lease_keys(local_store)
+    else:
+        with shared_lease(local_store, "the nightly") as key:
+            assert is_held(local_store, key)
+            if end == "its silence":
+                expire(local_store, key)
+                local_store.put(f"{leases.FOLDER}run-of-another", b"{}")
+                assert not is_held(local_store, key)
+    with (
+        pytest.raises(LeaseLost, match="the run that it is part of has ended"),
+        shared_lease(local_store, "its shards", within=key),
+    ):
+        pytest.fail("nobody waits for them")
+    assert len(lease_keys(local_store)) == (end != "its end")
 
 
 def test_of_vacuums_and_repairs_that_wait_at_once_each_gets_its_turn(

@@ -15,11 +15,12 @@ import pytest
 from prefect import Task, flow
 from prefect.settings import PREFECT_API_URL, temporary_settings
 
-from benchmarks.dask_cluster import ROOT, DaskCluster
+from benchmarks.scaling.dask_cluster import ROOT, DaskCluster
 from deployments.cli.main import main
 from flows.nightly import nightly
 from flows.run import RUNNER
-from flows.shards import dask_cluster, each_shard, in_shards
+from flows.shards import dask_cluster
+from flows.shards.engines import each_shard, in_shards
 from retrieval_core.artifacts.manifests import Ref
 from retrieval_core.artifacts.shards import Target, WorkPlan, WorkShard
 from retrieval_core.artifacts.variants import Reduced, Variant

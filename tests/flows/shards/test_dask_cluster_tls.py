@@ -16,7 +16,7 @@ import pytest
 from dask.config import collect_env, global_config, merge
 from distributed import Client, Scheduler, Worker
 
-from flows.shards import check_runner
+from flows.shards.engines import check_runner
 from retrieval_core.errors import BadConfig
 from retrieval_core.settings import Settings
 

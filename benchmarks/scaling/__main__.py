@@ -26,8 +26,8 @@ from distributed import Client
 from prefect import flow
 from prefect.testing.utilities import prefect_test_harness
 
-from benchmarks.dask_cluster import START_TIMEOUT_S, DaskCluster
 from benchmarks.measuring.interleaved_timing import Seconds, interleaved, ratio
+from benchmarks.scaling.dask_cluster import START_TIMEOUT_S, DaskCluster
 from flows.pictures import Masking, mask_and_embed, snapshot_catalog
 from flows.run import RUNNER
 from retrieval_core.artifacts.manifests import Fitted, Ref, Value

@@ -12,7 +12,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parents[2]
 START_TIMEOUT_S = 60.0
 
 
