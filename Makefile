@@ -98,7 +98,7 @@ bench: setup .venv-autofaiss ## measure speed and memory
 lock: ## pin every dependency anew; needs `uv` on the path
 	uv pip compile --universal --python-version 3.11 --generate-hashes --all-extras --no-header --no-annotate \
 		--quiet pyproject.toml --output-file requirements.lock
-	uv pip compile --universal --python-version 3.11 --generate-hashes --extra run --extra serve --extra traces --extra dask --no-header --no-annotate \
+	uv pip compile --universal --python-version 3.11 --generate-hashes --extra run --extra serve --extra traces --extra dask --extra kubernetes --no-header --no-annotate \
 		--quiet --constraint requirements.lock pyproject.toml --output-file docker/requirements.lock
 
 clean: ## remove what setup, test and docs made

