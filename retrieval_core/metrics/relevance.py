@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import cached_property
 from typing import NamedTuple, Self
 
 import numpy as np
@@ -122,13 +123,13 @@ class BestGains(NamedTuple):
     n_more_tied: Int64
 
 
-class Truth(NamedTuple):
+@dataclass(frozen=True, eq=False)
+class Truth:
     """What is relevant to q queries in a gallery of n items; computed once for all vector sets that are measured.
 
     own: (q,) the position of each query itself in the gallery, which it never finds, -1 where it is not there.
     n_same_product, n_same_category: (q,) relevant gallery items, 0 where the query's own code is unknown.
     query_profiles (q,), gallery_profiles (n,): codes of category and attributes together, -1 where none is known.
-    best_gains, best_shares: the best items by either gain; None where the catalogue has neither labels nor attributes.
     """
 
     queries: Judgements
@@ -138,8 +139,16 @@ class Truth(NamedTuple):
     n_same_category: Int64 | None
     query_profiles: Int64
     gallery_profiles: Int64
-    best_gains: BestGains | None = None
-    best_shares: BestGains | None = None
+
+    @cached_property
+    def best_gains(self) -> BestGains | None:
+        """The best items by label IoU; None where the catalogue has neither labels nor attributes."""
+        return _best_gains(self, iou_matrix)
+
+    @cached_property
+    def best_shares(self) -> BestGains | None:
+        """The best items by the share of the query's labels, or None likewise."""
+        return _best_gains(self, share_matrix)
 
     @property
     def n_relevant(self) -> Int64 | None:
@@ -163,7 +172,7 @@ def find_truth(queries: Judgements, gallery: Judgements, own: Int64 | None = Non
         )
     query_profiles, gallery_profiles = _profiles(queries, gallery)
     own = np.full(queries.n_items, -1, np.int64) if own is None else own
-    truth = Truth(
+    return Truth(
         queries,
         gallery,
         own,
@@ -172,9 +181,6 @@ def find_truth(queries: Judgements, gallery: Judgements, own: Int64 | None = Non
         query_profiles=query_profiles,
         gallery_profiles=gallery_profiles,
     )
-    if queries.labels is None and queries.attributes is None:
-        return truth
-    return truth._replace(best_gains=_best_gains(truth, iou_matrix), best_shares=_best_gains(truth, share_matrix))
 
 
 def same_code(query_codes: Int64, gallery_codes: Int64, positions: Int64) -> Bool:
@@ -215,8 +221,10 @@ def neighbour_gain(truth: Truth, positions: Int64, shares: bool = False) -> Floa
     return (equal * _neighbour_labels(truth.queries, truth.gallery, positions, compare)).astype(np.float32)
 
 
-def _best_gains(truth: Truth, compare: Callable[[Float32, Float32], Float32]) -> BestGains:
+def _best_gains(truth: Truth, compare: Callable[[Float32, Float32], Float32]) -> BestGains | None:
     queries, gallery = truth.queries, truth.gallery
+    if queries.labels is None and queries.attributes is None:
+        return None
     best = np.zeros((queries.n_items, MAX_CUTOFF), np.float32)
     n_more_tied = np.zeros(queries.n_items, np.int64)
     known = truth.gallery_profiles[truth.gallery_profiles >= 0]
