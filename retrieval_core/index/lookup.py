@@ -18,7 +18,7 @@ import numpy as np
 from retrieval_core.arrays import Bool, Float32, Float64, Int32, Int64
 from retrieval_core.artifacts.manifests import IndexSet
 from retrieval_core.errors import BadConfig, DimensionMismatch, NotFound, ShardCorrupt
-from retrieval_core.index.shard import Probe, Shard, open_shard, search_parameters
+from retrieval_core.index.shard import Probe, Shard, open_shard, require_one_template, search_parameters
 from retrieval_core.index.shard_files import positions_of
 from retrieval_core.index.topk import (
     CandidateSource,
@@ -103,7 +103,7 @@ class ShardedIndex:
         if nprobe < 0:
             raise BadConfig(f"nprobe is a number of inverted lists, 0 or more, got {nprobe}")
         shards = [open_shard(folder, dim, candidate_dim, nprobe) for folder in folders]
-        _require_one_template(shards)
+        require_one_template(shards)
         return cls(shards, dim, candidate_dim)
 
     def search(
@@ -160,18 +160,13 @@ class ShardedIndex:
 
         `candidate_queries` is (q, candidate_dim) float32, unit length.
         """
-        queries = _checked_queries(candidate_queries, self.candidate_dim, "candidate queries")
-        scores = np.full((len(queries), k), -np.inf, np.float32)
-        row_ids = np.full((len(queries), k), -1, np.int64)
-        depth = min(k, self.n_rows)
-        for block in query_blocks(len(queries) if depth else 0, 2 * depth + len(self.shards)):
-            n_queries = len(queries[block])
-            sources = self._sources(queries[block], self._probe(queries[block], self._lists_to_visit(0, self.n_rows)))
-            candidates = search_sources(list(sources.values()), n_queries, depth)
-            query, column = kept_candidates(candidates.scores, candidates.ids, depth)
-            kept = candidates.ids[query, column], candidates.scores[query, column]
-            scores[block], row_ids[block] = best_of(query, *kept, n_queries, k)
-        return scores, row_ids
+        n_queries, depth = len(candidate_queries), min(k, self.n_rows)
+        return best_of(*self._kept(candidate_queries, depth, 0), n_queries, k)
+
+    def reranked(self, candidate_queries: Float32, depth: int, nprobe: int) -> tuple[Int64, Int64]:
+        """Return what a search reranks of the best `depth` candidates: (p,) numbers of queries, and row ids."""
+        query, row_ids, _ = self._kept(candidate_queries, min(depth, self.n_rows), nprobe)
+        return query, row_ids
 
     def exact(self, queries: Float32, k: int) -> tuple[Float32, Int64]:
         """Return what `search` returns, but compare every row in the full dimension, so that no hit is missed."""
@@ -255,6 +250,20 @@ class ShardedIndex:
             scores[is_open], row_ids[is_open] = self._compare(rest, only)
         return scores, row_ids
 
+    def _kept(self, candidate_queries: Float32, depth: int, nprobe: int) -> tuple[Int64, Int64, Float32]:
+        """Return the best `depth` candidates of each query, and those that tie: (p,) queries, row ids and scores."""
+        queries = _checked_queries(candidate_queries, self.candidate_dim, "candidate queries")
+        nothing = np.empty(0, np.int64), np.empty(0, np.int64), np.empty(0, np.float32)
+        parts = [nothing]
+        for block in query_blocks(len(queries) if depth else 0, 2 * depth + len(self.shards)):
+            probe = self._probe(queries[block], self._lists_to_visit(nprobe, self.n_rows))
+            sources = list(self._sources(queries[block], probe).values())
+            found = search_sources(sources, len(queries[block]), depth)
+            query, column = kept_candidates(found.scores, found.ids, depth)
+            parts.append((block.start + query, found.ids[query, column], found.scores[query, column]))
+        numbers, row_ids, scores = zip(*parts, strict=True)
+        return np.concatenate(numbers), np.concatenate(row_ids), np.concatenate(scores)
+
     def _rerank(self, batch: _QueryBlock, depth: int, probe: Probe | None, only: RowSelection | None = None) -> _Ranked:
         """Score the best `depth` candidates of each query in the full dimension."""
         sources = self._sources(batch.candidate_queries, probe, only)
@@ -335,19 +344,6 @@ class _Ranked(NamedTuple):
     row_ids: Int64
     scores: Float32
     is_near: Bool
-
-
-def _require_one_template(shards: Sequence[Shard]) -> None:
-    # Compare the number of lists and the first centroid, which training on other rows always moves.
-    first: Float32 | None = None
-    for shard in shards:
-        if shard.lists is not None:
-            template = np.append(shard.lists.quantizer.reconstruct(0), np.float32(shard.lists.nlist))
-            first = template if first is None else first
-            if not np.array_equal(template, first):
-                raise ShardCorrupt(
-                    f"{shard.folder} was made from another template than the shards before it; build the index again"
-                )
 
 
 def _present_positions(ascending: Int64, row_ids: Int64) -> Int64:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -123,6 +123,20 @@ def open_shard(folder: Path, dim: int, candidate_dim: int, nprobe: int) -> Shard
         )
     _set_nprobe(index, nprobe)
     return Shard(folder, index, inverted_lists(index), row_ids, vectors, n_index_bytes)
+
+
+def require_one_template(shards: Sequence[Shard]) -> None:
+    """Raise `ShardCorrupt` for shards of several templates."""
+    # Compare the number of lists and the first centroid, which training on other rows always moves.
+    first: Float32 | None = None
+    for shard in shards:
+        if shard.lists is not None:
+            template = np.append(shard.lists.quantizer.reconstruct(0), np.float32(shard.lists.nlist))
+            first = template if first is None else first
+            if not np.array_equal(template, first):
+                raise ShardCorrupt(
+                    f"{shard.folder} was made from another template than the shards before it; build the index again"
+                )
 
 
 def _set_nprobe(index: Any, nprobe: int) -> None:

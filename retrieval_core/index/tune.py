@@ -33,21 +33,17 @@ class TunableIndex(Protocol):
 
     def query_bytes(self, nprobe: int, rerank_depth: int, k: int = N_NEAREST) -> int: ...
 
-    def search(
-        self, queries: Float32, candidate_queries: Float32, k: int, rerank_depth: int, *, nprobe: int = 0
-    ) -> tuple[Float32, Int64]: ...
+    def reranked(self, candidate_queries: Float32, depth: int, nprobe: int) -> tuple[Int64, Int64]: ...
 
 
 class TuneQueries(NamedTuple):
-    """Rows of the index as queries: `vectors` (q, dim) and `candidates` (q, candidate_dim) float32, unit length.
+    """Rows of the index as queries: their `candidates` (q, candidate_dim) float32, unit length.
 
-    `row_ids` (q,) int64 are their own ids. `truth` (q, 9) int64 are the ids of the nearest other rows by exact search
-    in the full dimension, ties by the lower id, padded with -1 where there are fewer.
+    `truth` (q, 9) int64 are the ids of the nearest other rows by exact search in the full dimension, ties by the lower
+    id, padded with -1 where there are fewer.
     """
 
-    vectors: Float32
     candidates: Float32
-    row_ids: Int64
     truth: Int64
 
 
@@ -75,9 +71,8 @@ class TuneResult(NamedTuple):
 
 def tune_queries(index: ExactIndex, row_ids: Int64, candidates: Float32) -> TuneQueries:
     """Return rows of the index as queries, given their `candidates` (q, candidate_dim) float32. Raises `NotFound`."""
-    vectors = index.vectors_of(row_ids)
-    _, nearest = index.exact(vectors, N_NEAREST)
-    return TuneQueries(vectors, candidates, row_ids, _others(nearest, row_ids))
+    _, nearest = index.exact(index.vectors_of(row_ids), N_NEAREST)
+    return TuneQueries(candidates, _others(nearest, row_ids))
 
 
 def tune_search(index: TunableIndex, queries: TuneQueries, config: IndexConfig) -> TuneResult:
@@ -146,9 +141,12 @@ class _Trials:
 
     def __call__(self, nprobe: int, depth: int) -> TunePoint:
         if (nprobe, depth) not in self.points:
-            vectors, candidates, row_ids, truth = self.queries
-            _, hits = self.index.search(vectors, candidates, N_NEAREST, depth, nprobe=nprobe)
-            recall = _recall(_others(hits, row_ids), truth)
+            # A search finds those of the true neighbours that it reranks, as no other row is nearer.
+            query, row_ids = self.index.reranked(self.queries.candidates, N_NEAREST * depth, nprobe)
+            truth = self.queries.truth
+            n_true = np.count_nonzero(truth >= 0)
+            n_found = np.count_nonzero((truth[query] == row_ids[:, None]).any(axis=1))
+            recall = n_found / n_true if n_true else 1.0
             n_bytes = self.index.query_bytes(nprobe, depth, N_NEAREST)
             self.points[nprobe, depth] = TunePoint(
                 nprobe=nprobe, rerank_depth=depth, recall=recall, query_bytes=n_bytes
