@@ -128,16 +128,15 @@ class DrawnRun:
         from retrieval_core.artifacts.growing_sets import put_growing_part, seal_vectors
         from retrieval_core.artifacts.manifests import VectorSet
         from retrieval_core.artifacts.parts import vectors_bytes
-        from retrieval_core.artifacts.shards import plan_shards
+        from retrieval_core.artifacts.shards import shard_name
         from retrieval_core.artifacts.variants import Variant
 
         family = self._load("family")
-        start = 0
-        for plan in plan_shards((items if new is None else new)["content_id"], (), PART_ROWS):
-            rows = vectors[start : start + len(plan.content_ids)]
-            start += len(rows)
-            data = vectors_bytes(plan.content_ids, rows)
-            put_growing_part(self.store, VectorSet.folder, family, plan.name, data, len(rows))
+        ids = (items if new is None else new)["content_id"].to_list()
+        for start in range(0, len(ids), PART_ROWS):
+            part = ids[start : start + PART_ROWS]
+            data = vectors_bytes(part, vectors[start : start + PART_ROWS])
+            put_growing_part(self.store, VectorSet.folder, family, shard_name(part), data, len(part))
         raw = seal_vectors(self.store, family, Variant(), DIM, catalog.name, items["content_id"])
         self._save(raw=raw.ref.model_dump(), published=raw.ref.model_dump())
 

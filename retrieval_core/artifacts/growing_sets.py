@@ -26,7 +26,6 @@ from retrieval_core.artifacts.parts import (
     encode_part,
     put_part,
     read_id_column,
-    read_ids,
     read_masks,
     read_vectors,
     vectors_bytes,
@@ -47,7 +46,7 @@ class StoredPart(NamedTuple):
     """A part of a family and the content ids of its rows."""
 
     part: Part
-    content_ids: list[str]
+    content_ids: pl.Series
 
 
 def put_growing_part(store: Store, folder: str, family: str, name: str, data: bytes, n_rows: int) -> Part:
@@ -83,7 +82,7 @@ def stored_parts_of(store: Store, folder: str, family: str) -> list[StoredPart]:
             continue
         try:
             path = store.local_path(entry.key, sha256)
-            ids, pieces = read_ids(path), pieces_of(path)
+            ids, pieces = read_id_column(path), pieces_of(path)
         except ShardCorrupt as error:
             log.warning("%s; it is made again", error)
             continue
@@ -98,7 +97,7 @@ def stored_masks(store: Store, family: str, content_ids: Collection[str]) -> dic
     """Return those masks of these content ids that a family has, sealed or not. Raises `ShardCorrupt`."""
     if not content_ids:
         return {}
-    parts, _ = _cover(stored_parts_of(store, MaskSet.folder, family), set(content_ids))
+    parts, _ = _cover(stored_parts_of(store, MaskSet.folder, family), _column(content_ids))
     return read_masks(store, MaskSet(fingerprint=family, family=family, parts=parts), content_ids)
 
 
@@ -106,7 +105,7 @@ def seal_vectors(
     store: Store, family: str, variant: Variant, dim: int, catalog_fingerprint: str, wanted: Iterable[str]
 ) -> VectorSet:
     """Seal the view of a family that covers as many of the `wanted` content ids as exist."""
-    parts, n_rows = parts_covering(store, VectorSet, family, set(wanted))
+    parts, n_rows = parts_covering(store, VectorSet, family, _column(wanted))
     return VectorSet(
         fingerprint=view_fingerprint(family, catalog_fingerprint, parts),
         family=family,
@@ -120,7 +119,7 @@ def seal_vectors(
 
 def seal_view(store: Store, kind: type[View], family: str, catalog_fingerprint: str, wanted: Iterable[str]) -> View:
     """Seal the view of a family of masks or classes that covers as many of the `wanted` content ids as exist."""
-    parts, n_rows = parts_covering(store, kind, family, set(wanted))
+    parts, n_rows = parts_covering(store, kind, family, _column(wanted))
     return kind(
         fingerprint=view_fingerprint(family, catalog_fingerprint, parts),
         family=family,
@@ -171,7 +170,9 @@ def view_fingerprint(family: str, catalog_fingerprint: str, parts: Iterable[Part
     return fingerprint("view", 1, [part.key for part in parts], [family, catalog_fingerprint])
 
 
-def parts_covering(store: Store, kind: type[GrowingSet], family: str, wanted: set[str]) -> tuple[tuple[Part, ...], int]:
+def parts_covering(
+    store: Store, kind: type[GrowingSet], family: str, wanted: pl.Series
+) -> tuple[tuple[Part, ...], int]:
     """Return the parts of a family that cover `wanted`, and how many ids they cover; small parts are merged first."""
     parts, n_rows = _cover(stored_parts_of(store, kind.folder, family), wanted)
     merges = plan_merges(parts)
@@ -181,15 +182,15 @@ def parts_covering(store: Store, kind: type[GrowingSet], family: str, wanted: se
     return _cover(stored_parts_of(store, kind.folder, family), wanted) if merges else (parts, n_rows)
 
 
-def _cover(stored: Iterable[StoredPart], wanted: set[str]) -> tuple[tuple[Part, ...], int]:
-    parts: list[Part] = []
-    found: set[str] = set()
-    for part, content_ids in stored:
-        useful = wanted.intersection(content_ids) - found
-        if useful:
-            parts.append(part)
-            found |= useful
-    return tuple(parts), len(found)
+def _cover(stored: Iterable[StoredPart], wanted: pl.Series) -> tuple[tuple[Part, ...], int]:
+    missing = MissingIds(wanted.unique())
+    parts = [part for part, content_ids in stored if len(missing.take(content_ids)[0])]
+    return tuple(parts), int((~missing.is_missing).sum())
+
+
+def _column(content_ids: Iterable[str]) -> pl.Series:
+    given = content_ids if isinstance(content_ids, pl.Series) else list(content_ids)
+    return pl.Series("content_id", given, pl.String)
 
 
 def parts_prefix(folder: str, family: str) -> str:

@@ -7,6 +7,7 @@ by its key alone.
 from __future__ import annotations
 
 import hashlib
+import io
 import logging
 import mmap
 import tempfile
@@ -44,6 +45,7 @@ _ENCODINGS: dict[str, dict[str, Any]] = {
     "offset": {"compression": "zstd", "write_statistics": False},
 }
 MAPPED_BATCH = 65_536
+ROW_GROUP = 1 << 20
 CHECKSUM, NO_CHECKSUM = b"vitrine.sha256", b"0" * 64
 SMALLEST = np.finfo(np.float32).tiny  # keeps a zero vector from becoming NaN when divided by its length
 N_TOP_CLASSES = 5  # classes stored for a picture, the likeliest first
@@ -140,12 +142,16 @@ def is_named_after(parts: Iterable[Part], folder: str) -> bool:
 
 def table_bytes(frame: pl.DataFrame) -> bytes:
     """Encode a table as Parquet with its own checksum in the metadata; equal tables give equal bytes."""
-    table = frame.to_arrow().replace_schema_metadata({CHECKSUM: NO_CHECKSUM})
-    sink = pa.BufferOutputStream()
-    pq.write_table(table, sink, compression="zstd")
-    data = sink.getvalue().to_pybytes()
-    position = _checksum_position(data)
-    return data[: position.start] + hashlib.sha256(data).hexdigest().encode() + data[position.stop :]
+    sink = io.BytesIO()
+    schema = frame.head(0).to_arrow().schema.with_metadata({CHECKSUM: NO_CHECKSUM})
+    with pq.ParquetWriter(sink, schema, compression="zstd") as writer:
+        for rows in frame.iter_slices(ROW_GROUP) if len(frame) else [frame]:  # Arrow gets a copy of one slice at a time
+            writer.write_table(rows.to_arrow().cast(schema), row_group_size=ROW_GROUP)
+    position = _checksum_position(sink.getvalue())
+    digest = hashlib.sha256(sink.getbuffer()).hexdigest()
+    sink.seek(position.start)
+    sink.write(digest.encode())
+    return sink.getvalue()
 
 
 def read_unsealed(store: Store, key: str, where: pl.Expr | None = None) -> pl.DataFrame:

@@ -67,8 +67,8 @@ class Picture(Value):
 
 def usable_pictures(store: Store, catalog: Ref) -> pl.DataFrame:
     """Return content_id, image_uri and item_id of every catalogue row that is not in quarantine."""
-    items = load_items(store, catalog.name)
-    return items.filter(pl.col("status") == "ok").select("content_id", "image_uri", "item_id")
+    columns = ["content_id", "image_uri", "item_id"]
+    return load_items(store, catalog.name, [*columns, "status"]).filter(pl.col("status") == "ok").select(columns)
 
 
 def with_places(store: Store, pictures: pl.DataFrame) -> pl.DataFrame:
@@ -251,8 +251,7 @@ class PictureWriter:
 
 def seal_kept(store: Store, catalog: Ref) -> PictureSet:
     """Seal the kept pictures of a catalogue as one set: the parts that say where each is, and the files they name."""
-    wanted = set(usable_pictures(store, catalog)["content_id"])
-    parts, n_rows = parts_covering(store, PictureSet, KEPT, wanted)
+    parts, n_rows = parts_covering(store, PictureSet, KEPT, usable_pictures(store, catalog)["content_id"])
     tables = [read_table(store, part, ["file"])["file"] for part in parts]
     counts = pl.concat([pl.Series("file", [], pl.String), *tables]).value_counts(sort=False)
     n_pictures = dict(counts.rows())

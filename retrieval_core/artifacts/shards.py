@@ -28,6 +28,7 @@ from retrieval_core.artifacts.growing_sets import (
     view_fingerprint,
 )
 from retrieval_core.artifacts.manifests import Part, Ref, Value, VectorSet, fingerprint
+from retrieval_core.artifacts.missing_ids import MissingIds
 from retrieval_core.artifacts.parts import read_unsealed, table_bytes
 from retrieval_core.artifacts.pictures import Picture, usable_pictures, with_local_files, with_places
 from retrieval_core.artifacts.variants import RepresentationField
@@ -39,25 +40,6 @@ log = logging.getLogger(__name__)
 PROGRESS_EVERY_S = 10.0
 PART_SHARD_ROWS = 65_536  # whose vectors take seconds to derive, while Prefect takes up to 0.1 s for a shard
 ORDERS = "orders"  # folder of the shards that a run lets others make, one folder a call, and of what came of them
-
-
-class ShardPlan(Value):
-    """The ordered content ids of one shard, and the name of its part, which is derived from them."""
-
-    name: str
-    content_ids: tuple[str, ...]
-
-
-def plan_shards(wanted: Iterable[str], present: Iterable[str], shard_rows: int) -> list[ShardPlan]:
-    """Divide the `wanted` ids that are not `present` into shards of `shard_rows` ids; the last one may be shorter.
-
-    Because the order of ids is kept and only the last shard is short, planning again after some shards were made gives
-    the remaining ones under the same names.
-    """
-    stored = set(present)
-    missing = [key for key in dict.fromkeys(wanted) if key not in stored]
-    chunks = (tuple(missing[i : i + shard_rows]) for i in range(0, len(missing), shard_rows))
-    return [ShardPlan(name=shard_name(chunk), content_ids=chunk) for chunk in chunks]
 
 
 def shard_name(ids: Iterable[str]) -> str:
@@ -135,33 +117,33 @@ def plan_work(store: Store, targets: Sequence[Target], pictures: pl.DataFrame, s
     several items with the same picture, one is kept. Pictures whose bytes lie in one file are neighbours. The plan's
     table lies beside the last target and names in `missing_in` the targets that lack a picture, by position.
     """
-    stored = [_stored_ids(store, target) for target in targets]
     by = ["file"] if "file" in pictures.columns else []
     one_each = pictures.sort("content_id", "item_id").unique("content_id", keep="first").sort(*by, "content_id")
-    shards = plan_shards(one_each["content_id"], set.intersection(*stored), shard_rows) if stored else []
-    if not shards:
+    lacks = [_is_missing(store, target, one_each["content_id"]) for target in targets]
+    flags = [pl.when(is_missing).then(pl.lit(n, pl.Int32)) for n, is_missing in enumerate(lacks)]
+    missing_in = pl.concat_list(flags).list.drop_nulls() if flags else pl.lit([], pl.List(pl.Int32))
+    missing = one_each.with_columns(missing_in=missing_in).filter(pl.col("missing_in").list.len() > 0)
+    if missing.is_empty():
         return WorkPlan(targets=tuple(targets))
-    shard_of = pl.DataFrame(
-        [
-            (number, key, [n for n, ids in enumerate(stored) if key not in ids])
-            for number, shard in enumerate(shards)
-            for key in shard.content_ids
-        ],
-        schema={"shard": pl.Int32, "content_id": pl.String, "missing_in": pl.List(pl.Int32)},
-        orient="row",
-    )
-    plan = shard_of.join(one_each, on="content_id", how="left").sort("shard", "content_id")
     names = tuple(
-        tuple(shard_name([key for key in shard.content_ids if key not in ids]) for ids in stored) for shard in shards
+        tuple(
+            shard_name(shard.filter(pl.col("missing_in").list.contains(n))["content_id"]) for n in range(len(targets))
+        )
+        for shard in missing.iter_slices(shard_rows)
     )
+    plan = missing.with_columns(shard=pl.int_range(pl.len(), dtype=pl.Int32) // shard_rows).sort("shard", "content_id")
     name = fingerprint("plan", 2, names, [target.family for target in targets])
     key = f"{targets[-1].folder}/{targets[-1].family}/plans/{name}.parquet"
     store.put(key, table_bytes(plan))
     return WorkPlan(targets=tuple(targets), key=key, shards=names, n_missing=len(plan))
 
 
-def _stored_ids(store: Store, target: Target) -> set[str]:
-    return {key for part in stored_parts_of(store, target.folder, target.family) for key in part.content_ids}
+def _is_missing(store: Store, target: Target, content_ids: pl.Series) -> pl.Series:
+    """Return which of these pictures no stored part of a target has."""
+    missing = MissingIds(content_ids)
+    for part in stored_parts_of(store, target.folder, target.family):
+        missing.take(part.content_ids)
+    return pl.Series(missing.is_missing)
 
 
 def read_shard(store: Store, shard: WorkShard) -> ShardWork:

@@ -36,7 +36,14 @@ from retrieval_core.artifacts.pictures import kept_places, seal_kept
 from retrieval_core.config.stages import IngestConfig
 from retrieval_core.errors import NotFound
 from retrieval_core.ingest.change import Change, NamedItems, resolve_change
-from retrieval_core.ingest.delta import is_delta, named_items, require_whole, unpublished_note, without_base
+from retrieval_core.ingest.delta import (
+    is_delta,
+    lists_deletions,
+    named_items,
+    require_whole,
+    unpublished_note,
+    without_base,
+)
 from retrieval_core.ingest.diff import CatalogDiff, diff_catalogs
 from retrieval_core.ingest.selection import WHOLE_CATALOG, ItemSelection, items_changed_in, select_items
 from retrieval_core.ingest.shards import ReadingPlan, ReadingShard, collect_readings, plan_reading, planned_items
@@ -128,14 +135,21 @@ def plan_source(store: Store, source: str, config: IngestConfig) -> IngestPlan:
         if production is None:
             raise without_base(opened.spec)
         return _plan_delta(store, opened, rows, production, config)
+    removed: tuple[str, ...] = ()
+    if production and lists_deletions(opened):
+        last = load_items(store, production.catalog.name, ["item_id", "product_id"])
+        removed = named_items(opened, rows, last).removed
+    listed = IngestPlan(
+        reading=ReadingPlan(folder="", n_shards=0),
+        declared_removals=removed,
+        notes=opened.notes,
+        n_passed_over=opened.n_passed_over,
+    )
+    del opened  # which holds its file's table beside the rows
     seen = _last_seen(store)
     planned = plan_snapshot(rows, seen.items if seen else None, is_kept(store, config))
     reading = plan_reading(store, planned, seen.quarantine if seen else None, config)
-    last = load_items(store, production.catalog.name, ["item_id", "product_id"]) if production else None
-    removed = named_items(opened, rows, last).removed if last is not None else ()
-    return IngestPlan(
-        reading=reading, declared_removals=removed, notes=opened.notes, n_passed_over=opened.n_passed_over
-    )
+    return listed.model_copy(update={"reading": reading})
 
 
 def _plan_delta(store: Store, opened: Source, rows: pl.DataFrame, base: Release, config: IngestConfig) -> IngestPlan:

@@ -19,6 +19,11 @@ def is_delta(source: Source) -> bool:
     return isinstance(source, TableSource) and source.is_delta
 
 
+def lists_deletions(source: Source) -> bool:
+    """Return whether a source marks items as deleted."""
+    return isinstance(source, TableSource) and bool(source.deleted_ids)
+
+
 def require_whole(source: Source) -> None:
     """Raise `BadConfig` for a source that lists only what changed."""
     if is_delta(source):

@@ -6,8 +6,6 @@ what was last seen of it are the same, and reads those that are missing.
 
 from __future__ import annotations
 
-import hashlib
-
 import polars as pl
 
 from retrieval_core.artifacts.fingerprints import STAGE_VERSIONS
@@ -18,7 +16,7 @@ from retrieval_core.artifacts.shards import log_progress, shard_name
 from retrieval_core.config.stages import IngestConfig
 from retrieval_core.errors import NotFound, ShardCorrupt
 from retrieval_core.ingest.reading import PICTURE_COLUMNS, READING_SCHEMA, read_pictures
-from retrieval_core.ingest.snapshot import unread
+from retrieval_core.ingest.snapshot import table_digest, unread
 from retrieval_core.settings import Settings
 from retrieval_core.store.base import Store
 from retrieval_core.store.traffic import Traffic, counted_traffic
@@ -73,7 +71,7 @@ def plan_reading(store: Store, planned: pl.DataFrame, ledger: pl.DataFrame | Non
     number = pl.int_range(pl.len(), dtype=pl.Int32) // config.shard_rows
     pictures = items.select(PICTURE_COLUMNS).unique(maintain_order=True).with_columns(shard=number)
     items = items.join(pictures, on=PICTURE_COLUMNS, how="left", nulls_equal=True, maintain_order="left")
-    states = [hashlib.sha256(table_bytes(table) if table is not None else b"").hexdigest() for table in (items, ledger)]
+    states = [table_digest(table) if table is not None else "" for table in (items, ledger)]
     question = [config.keep, config.keep_px, config.keep_quality, config.max_pixels]
     folder = f"{Catalog.folder}/{fingerprint('reading', STAGE_VERSIONS['ingest'], question, states)}/plans"
     shard_of = items.select("item_id", "shard")

@@ -21,6 +21,8 @@ from retrieval_core.ingest.versions import PictureVersion
 from retrieval_core.store.base import UriStat
 from retrieval_core.store.uris import stat_uri
 
+ASKED_ROWS = 65_536  # pictures that are Python objects at a time
+
 
 class _Picture(NamedTuple):
     """A picture of the source; what its source tells of its file; and its size and version when it was last read."""
@@ -68,14 +70,12 @@ def with_previous_readings(items: pl.DataFrame, previous: pl.DataFrame | None) -
         .agg(pl.first("size_bytes", "version"), pl.col("row_version").drop_nulls().unique().sort().str.join("|"))
         .join(_known_pictures(previous), on=PICTURE_COLUMNS, how="left", nulls_equal=True, maintain_order="left")
     )
-    asked = pictures.select(*_Picture._fields).rows()
-    stats = list(in_threads(lambda picture: _stat(_Picture(*picture)), asked, has_remote(items)))
+    waits, stats = has_remote(items), [pl.DataFrame(schema=_STAT_SCHEMA)]
+    for asked in pictures.select(*_Picture._fields).iter_slices(ASKED_ROWS):
+        answers = in_threads(lambda picture: _stat(_Picture(*picture)), asked.rows(), waits)
+        stats.append(pl.DataFrame(list(answers), schema=_STAT_SCHEMA, orient="row"))
     told = pl.concat(
-        [
-            pictures.select(*PICTURE_COLUMNS, "row_version", *READ_COLUMNS),
-            pl.DataFrame(stats, schema=_STAT_SCHEMA, orient="row"),
-        ],
-        how="horizontal",
+        [pictures.select(*PICTURE_COLUMNS, "row_version", *READ_COLUMNS), pl.concat(stats)], how="horizontal"
     )
     told = told.with_columns(pl.when("is_unchanged").then(pl.col(READ_COLUMNS))).drop("is_unchanged")
     others = items.drop(*VERSION_SCHEMA, strict=False)

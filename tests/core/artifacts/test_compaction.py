@@ -26,7 +26,7 @@ from retrieval_core.artifacts.parts import (
     read_masks,
     vectors_bytes,
 )
-from retrieval_core.artifacts.shards import DerivedSet, plan_shards
+from retrieval_core.artifacts.shards import DerivedSet, shard_name
 from retrieval_core.store.base import Store
 from retrieval_core.store.uris import open_store
 from tests.core.sealed_vectors import derive
@@ -52,10 +52,10 @@ def vectors_of(content_ids: Iterable[str]) -> np.ndarray:
 
 def embed(store: Store, wanted: Iterable[str], shard_rows: int = 512) -> None:
     """Store the vectors of the ids that the store lacks, as a run does."""
-    present = [content_id for part in stored_parts_of(store, "vectors", FAMILY) for content_id in part.content_ids]
-    for plan in plan_shards(wanted, present, shard_rows):
-        data = vectors_bytes(plan.content_ids, vectors_of(plan.content_ids))
-        put_growing_part(store, "vectors", FAMILY, plan.name, data, len(plan.content_ids))
+    present = {content_id for part in stored_parts_of(store, "vectors", FAMILY) for content_id in part.content_ids}
+    missing = [content_id for content_id in dict.fromkeys(wanted) if content_id not in present]
+    for ids in (missing[start : start + shard_rows] for start in range(0, len(missing), shard_rows)):
+        put_growing_part(store, "vectors", FAMILY, shard_name(ids), vectors_bytes(ids, vectors_of(ids)), len(ids))
 
 
 def seal(store: Store, wanted: Iterable[str]) -> VectorSet:

@@ -21,7 +21,6 @@ from retrieval_core.artifacts.shards import (
     WorkPlan,
     log_progress,
     plan_pictures,
-    plan_shards,
     plan_work,
     put_shard,
     read_shard,
@@ -36,31 +35,6 @@ FAMILY = "fam"
 MASKS, VECTORS = (Target(folder=folder, family=FAMILY) for folder in ("masks", "vectors"))
 
 
-ids = st.lists(st.text("abcdef0123456789", min_size=1, max_size=6), max_size=60)
-
-
-@given(wanted=ids, present=ids, shard_rows=st.integers(1, 10))
-def test_a_plan_covers_what_is_missing_once_within_bounds(
-    wanted: list[str], present: list[str], shard_rows: int
-) -> None:
-    shards = plan_shards(wanted, present, shard_rows)
-    planned = [key for shard in shards for key in shard.content_ids]
-    assert planned == [key for key in dict.fromkeys(wanted) if key not in present]
-    assert all(len(shard.content_ids) == shard_rows for shard in shards[:-1])
-    assert all(1 <= len(shard.content_ids) <= shard_rows for shard in shards)
-    assert len({shard.name for shard in shards}) == len(shards)
-
-
-@given(wanted=ids, shard_rows=st.integers(1, 5), data=st.data())
-def test_planning_again_after_a_crash_names_the_remaining_shards_alike(
-    wanted: list[str], shard_rows: int, data: st.DataObject
-) -> None:
-    undisturbed = plan_shards(wanted, [], shard_rows)
-    done = [shard for shard in undisturbed if data.draw(st.booleans())]
-    remaining = plan_shards(wanted, [key for shard in done for key in shard.content_ids], shard_rows)
-    assert remaining == [shard for shard in undisturbed if shard not in done]
-
-
 @pytest.fixture
 def store(tmp_path: Path) -> Store:
     return open_store(str(tmp_path))
@@ -68,7 +42,7 @@ def store(tmp_path: Path) -> Store:
 
 def pictures(*content_ids: str) -> pl.DataFrame:
     rows = [(key, f"/pictures/{key}.jpg", f"item-{key}") for key in content_ids]
-    return pl.DataFrame(rows, schema=["content_id", "image_uri", "item_id"], orient="row")
+    return pl.DataFrame(rows, schema=dict.fromkeys(["content_id", "image_uri", "item_id"], pl.String), orient="row")
 
 
 def vector_of(content_id: str) -> np.ndarray:
@@ -84,6 +58,37 @@ def embed(store: Store, plan: WorkPlan, numbers: list[int] | None = None) -> Non
             assert put_shard(
                 store, shard, VECTORS, names, lambda ids=names, rows=vectors: vectors_bytes(ids, rows)
             ) == len(names)
+
+
+ids = st.lists(st.text("abcdef", min_size=1, max_size=3), unique=True, max_size=12)
+
+
+@given(wanted=ids, present=ids, shard_rows=st.integers(1, 5))
+@settings(max_examples=30, deadline=None)
+def test_a_plan_covers_what_is_missing_once_within_bounds(
+    wanted: list[str], present: list[str], shard_rows: int, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    store = open_store(str(tmp_path_factory.mktemp("store")))
+    embed(store, plan_work(store, [VECTORS], pictures(*present), shard_rows=20))
+    plan = plan_work(store, [VECTORS], pictures(*wanted), shard_rows)
+    planned = [[picture.content_id for picture in shard_pictures(store, shard)] for shard in plan.split()]
+    assert [key for shard in planned for key in shard] == sorted(set(wanted) - set(present))
+    assert [len(shard) for shard in planned[:-1]] == [shard_rows] * (len(planned) - 1)
+    assert all(1 <= len(shard) <= shard_rows for shard in planned)
+    assert len(set(plan.shards)) == len(planned)
+
+
+@given(wanted=ids, shard_rows=st.integers(1, 5), data=st.data())
+@settings(max_examples=30, deadline=None)
+def test_planning_again_after_a_crash_names_the_remaining_shards_alike(
+    wanted: list[str], shard_rows: int, data: st.DataObject, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    store = open_store(str(tmp_path_factory.mktemp("store")))
+    undisturbed = plan_work(store, [VECTORS], pictures(*wanted), shard_rows)
+    done = [shard.number for shard in undisturbed.split() if data.draw(st.booleans())]
+    embed(store, undisturbed, done)
+    remaining = plan_work(store, [VECTORS], pictures(*wanted), shard_rows)
+    assert remaining.shards == tuple(names for n, names in enumerate(undisturbed.shards) if n not in done)
 
 
 def test_a_second_run_plans_only_what_is_new(store: Store) -> None:

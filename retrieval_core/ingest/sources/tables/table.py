@@ -23,7 +23,7 @@ from retrieval_core.ingest.sources.labels import (
     value_text,
 )
 from retrieval_core.ingest.sources.listing import counted
-from retrieval_core.ingest.sources.tables.cells import as_lists, read_lists, single_values, text_column
+from retrieval_core.ingest.sources.tables.cells import SLICE_ROWS, as_lists, read_lists, single_values, text_column
 from retrieval_core.ingest.sources.tables.columns import (
     ATTRIBUTE_PREFIXES,
     ROW_VERSION,
@@ -87,7 +87,7 @@ class TableSource:
         self._uri = absolute_uri(file)
         self.is_delta = is_delta(self._columns.options.get("mode", ""), self.spec)
         self._table = self._read()
-        self._deleted_ids = self._drop_deleted()
+        self.deleted_ids = self._drop_deleted()
         self._fields, notes = self._checked_fields(self._all_fields())
         self.notes += notes
 
@@ -100,7 +100,7 @@ class TableSource:
     def named(self) -> Named:
         """Return the ids of the table's rows."""
         has_further_pictures = self.has_picture_lists or len(self._columns.pictures) > 1
-        return Named.of(self._text("item_id").drop_nulls(), self._deleted_ids, has_further_pictures)
+        return Named.of(self._text("item_id").drop_nulls(), self.deleted_ids, has_further_pictures)
 
     def read_mask(self, mask_uri: str) -> Bool:
         brightness = images.decode(read_uri(mask_uri)).max(axis=2)
@@ -185,29 +185,19 @@ class TableSource:
 
     def _named_values(self, name: str, columns: Mapping[str, str]) -> pl.Series:
         """Merge a column of mappings and columns of single values; of two values with one name the last counts."""
-        cells = pl.DataFrame({"row": pl.int_range(self._table.height, eager=True), "cell": self._mapping_cells(name)})
-        from_cells = cells.explode("cell").select("row", pl.col("cell").struct.field("name", "value"))
-        every = pl.concat([from_cells.drop_nulls("name"), *(self._named_column(*pair) for pair in columns.items())])
-        last = every.unique(["row", "name"], keep="last", maintain_order=True).sort("row", "name")
-        trimmed = last.with_columns(pl.col("name", "value").str.strip_chars())
-        given = trimmed.filter(pl.col("name") != "", pl.col("value") != "")
-        return as_lists(given["row"], given.select("name", "value").to_struct(), self._table.height).alias(name)
+        cells = self._mapping_cells(name)
+        values = pl.DataFrame([self._single_values(column).alias(column) for column in columns])
+        merged = [
+            _merged(cells.slice(start, SLICE_ROWS), values.slice(start, SLICE_ROWS), columns)
+            for start in range(0, len(cells), SLICE_ROWS)
+        ]
+        return pl.concat([self._empty(name).clear(), *merged]).alias(name)
 
-    def _named_column(self, column: str, name: str) -> pl.DataFrame:
-        """Return row, name and value for each value of a column that is not null."""
+    def _single_values(self, column: str) -> pl.Series:
         try:
-            values = single_values(self._table[column])
+            return single_values(self._table[column])
         except ValueError as error:
             raise CatalogInvalid(f"{self.spec}: column {column} is {error}; expected single values") from error
-        return (
-            pl.DataFrame({"value": values})
-            .select(
-                pl.int_range(pl.len(), dtype=pl.Int64).alias("row"),
-                pl.lit(name).alias("name"),
-                "value",
-            )
-            .drop_nulls("value")
-        )
 
     def _mapping_cells(self, name: str) -> pl.Series:
         if name not in self._table.columns:
@@ -268,6 +258,20 @@ class TableSource:
             raise CatalogInvalid(
                 f"{self.spec}: item {item_id[:80]!r} has {name} {label_of(uri)[:200]!r}; expected {expected}"
             )
+
+
+def _merged(cells: pl.Series, values: pl.DataFrame, names: Mapping[str, str]) -> pl.Series:
+    """Merge lists of names and values with columns of values, whose `names` are given, into lists sorted by name."""
+    rows = pl.int_range(len(cells), dtype=pl.Int64, eager=True).alias("row")
+    pairs = pl.DataFrame([rows, cells.alias("cell")]).explode("cell")
+    given = [pairs.select("row", pl.col("cell").struct.field("name", "value")).drop_nulls("name")]
+    for column, name in names.items():
+        value = pl.DataFrame([rows, values[column].alias("value")])
+        given.append(value.select("row", pl.lit(name).alias("name"), "value").drop_nulls("value"))
+    last = pl.concat(given).unique(["row", "name"], keep="last", maintain_order=True).sort("row", "name")
+    trimmed = last.with_columns(pl.col("name", "value").str.strip_chars())
+    kept = trimmed.filter(pl.col("name") != "", pl.col("value") != "")
+    return as_lists(kept["row"], kept.select("name", "value").to_struct(), len(cells))
 
 
 def read_table(uri: str, spec: str, columns: Columns = UNNAMED) -> DelimitedTable:
