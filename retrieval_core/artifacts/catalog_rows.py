@@ -261,12 +261,12 @@ def read_with_fields(store: Store, catalog: Catalog, fields: Ref | None) -> pl.D
     return with_fields(read_items(store, catalog), values)
 
 
-def read_last_seen(store: Store, key: str) -> pl.DataFrame:
+def read_last_seen(store: Store, key: str, columns: Sequence[str] | None = None) -> pl.DataFrame:
     """Read one of the tables that the next run starts from, `SEEN_ITEMS` or `LEDGER`, its names in normal form.
 
-    Raises `NotFound`, `ShardCorrupt`.
+    All columns are read, or these. Raises `NotFound`, `ShardCorrupt`.
     """
-    return with_normal_names(read_unsealed(store, key))
+    return with_normal_names(read_unsealed(store, key, columns=columns))
 
 
 def with_fields(items: pl.DataFrame, fields: pl.DataFrame | None = None) -> pl.DataFrame:

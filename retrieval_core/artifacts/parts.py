@@ -154,8 +154,10 @@ def table_bytes(frame: pl.DataFrame) -> bytes:
     return sink.getvalue()
 
 
-def read_unsealed(store: Store, key: str, where: pl.Expr | None = None) -> pl.DataFrame:
-    """Read a table of `table_bytes` that no manifest lists: all rows, or those that pass `where`.
+def read_unsealed(
+    store: Store, key: str, where: pl.Expr | None = None, columns: Sequence[str] | None = None
+) -> pl.DataFrame:
+    """Read a table of `table_bytes` that no manifest lists: all rows, or those that pass `where`; all columns or these.
 
     Raises `NotFound`, and `ShardCorrupt` where the bytes do not match their checksum: polars can abort the process on
     damaged files.
@@ -173,7 +175,9 @@ def read_unsealed(store: Store, key: str, where: pl.Expr | None = None) -> pl.Da
     if not is_whole:
         raise ShardCorrupt(f"{store.url}/{key} is not what was written; `vitrine repair` restores it")
     table = pl.scan_parquet(path)
-    return (table if where is None else table.filter(where)).collect()
+    if where is not None:
+        table = table.filter(where)
+    return (table if columns is None else table.select(columns)).collect()
 
 
 def _checksum_position(data: bytes | mmap.mmap) -> slice:

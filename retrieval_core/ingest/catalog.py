@@ -6,7 +6,7 @@ The store also keeps every item as it was last read, and the quarantine ledger; 
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 from functools import wraps
 from typing import ParamSpec
@@ -48,6 +48,7 @@ from retrieval_core.ingest.diff import CatalogDiff, diff_catalogs
 from retrieval_core.ingest.selection import WHOLE_CATALOG, ItemSelection, items_changed_in, select_items
 from retrieval_core.ingest.shards import ReadingPlan, ReadingShard, collect_readings, plan_reading, planned_items
 from retrieval_core.ingest.snapshot import (
+    SPLIT_COLUMNS,
     Snapshot,
     catalog_fingerprint,
     complete_snapshot,
@@ -58,6 +59,7 @@ from retrieval_core.ingest.snapshot import (
 )
 from retrieval_core.ingest.sources.base import Source
 from retrieval_core.ingest.sources.registry import open_source
+from retrieval_core.ingest.unchanged import PREVIOUS_COLUMNS
 from retrieval_core.item_ids.normal_form import with_normal_names
 from retrieval_core.store.base import Store
 from retrieval_core.store.traffic import Traffic, counted_traffic
@@ -146,7 +148,7 @@ def plan_source(store: Store, source: str, config: IngestConfig) -> IngestPlan:
         n_passed_over=opened.n_passed_over,
     )
     del opened  # which holds its file's table beside the rows
-    seen = _last_seen(store)
+    seen = _last_seen(store, PREVIOUS_COLUMNS)
     planned = plan_snapshot(rows, seen.items if seen else None, is_kept(store, config))
     reading = plan_reading(store, planned, seen.quarantine if seen else None, config)
     return listed.model_copy(update={"reading": reading})
@@ -201,18 +203,16 @@ def seal_ingest(store: Store, plan: IngestPlan, config: IngestConfig, fetched: T
     The difference is to the catalogue that was changed, and of a whole source to production's. Raises as
     `complete_snapshot` does.
     """
-    planned, readings = planned_items(store, plan.reading), collect_readings(store, plan.reading)
-    seal = _seal_change if plan.base else _seal_source
-    catalog, items, diff = seal(store, plan, planned, readings, config)
-    shared = shared_picture_notes(items)
+    catalog, snapshot, diff = (_seal_change if plan.base else _seal_source)(store, plan, config)
+    shared = shared_picture_notes(snapshot.items)
     for note in shared:
         log.warning(note)
     seal_kept(store, catalog.ref)
     return IngestOutcome(
         catalog=catalog.ref,
-        fields=_seal_fields(store, items),
+        fields=_seal_fields(store, snapshot.items),
         diff=diff,
-        n_read=len(readings),
+        n_read=snapshot.n_read,
         declared_removals=plan.declared_removals,
         notes=(*plan.notes, *shared),
         n_passed_over=plan.n_passed_over,
@@ -220,35 +220,40 @@ def seal_ingest(store: Store, plan: IngestPlan, config: IngestConfig, fetched: T
     )
 
 
-def _seal_source(
-    store: Store, plan: IngestPlan, planned: pl.DataFrame, readings: pl.DataFrame, config: IngestConfig
-) -> tuple[Catalog, pl.DataFrame, CatalogDiff]:
+def _seal_source(store: Store, plan: IngestPlan, config: IngestConfig) -> tuple[Catalog, Snapshot, CatalogDiff]:
     production = releases.read_release(store, releases.PRODUCTION)
-    published = None
-    if production:
-        published = read_with_fields(store, Catalog.open(store, production.catalog), production.fields)
-    seen = _last_seen(store)
-    snapshot = complete_snapshot(planned, readings, seen, earlier_splits(seen, published), config, _now())
+    splits = load_items(store, production.catalog.name, SPLIT_COLUMNS) if production else None
+    seen = _last_seen(store, SPLIT_COLUMNS)
+    snapshot = _complete(store, plan, seen, earlier_splits(seen, splits), config)
     catalog = _seal(store, snapshot)
     store.put(LEDGER, table_bytes(snapshot.quarantine))
     store.put(SEEN_ITEMS, table_bytes(snapshot.items))
     _log_quarantine(snapshot.quarantine)
-    return catalog, snapshot.items, diff_catalogs(published, snapshot.items)
+    published = None
+    if production:
+        published = read_with_fields(store, Catalog.open(store, production.catalog), production.fields)
+    return catalog, snapshot, diff_catalogs(published, snapshot.items)
 
 
-def _seal_change(
-    store: Store, plan: IngestPlan, planned: pl.DataFrame, readings: pl.DataFrame, config: IngestConfig
-) -> tuple[Catalog, pl.DataFrame, CatalogDiff]:
+def _complete(
+    store: Store, plan: IngestPlan, previous: Snapshot | None, splits: pl.DataFrame | None, config: IngestConfig
+) -> Snapshot:
+    """Return the snapshot of a plan whose shards were read."""
+    planned, readings = planned_items(store, plan.reading), collect_readings(store, plan.reading)
+    return complete_snapshot(planned, readings, previous, splits, config, _now())
+
+
+def _seal_change(store: Store, plan: IngestPlan, config: IngestConfig) -> tuple[Catalog, Snapshot, CatalogDiff]:
     """Seal the catalogue `plan.base` with the items that the change names."""
     base = Catalog.open(store, Ref(kind="Catalog", key=f"{Catalog.folder}/{plan.base}"))
     last = _snapshot_of(store, base, plan.base_fields)
-    snapshot = complete_snapshot(planned, readings, last, last.items, config, _now())
+    snapshot = _complete(store, plan, last, last.items, config)
     is_named = pl.col("item_id").is_in(list(plan.named))
     _log_quarantine(snapshot.quarantine.filter(is_named))
     seen = _last_seen(store) or last
     store.put(LEDGER, table_bytes(_replaced(seen.quarantine, snapshot.quarantine, is_named)))
     store.put(SEEN_ITEMS, table_bytes(_replaced(seen.items, snapshot.items, is_named)))
-    return _seal(store, snapshot), snapshot.items, diff_catalogs(last.items, snapshot.items)
+    return _seal(store, snapshot), snapshot, diff_catalogs(last.items, snapshot.items)
 
 
 def is_kept(store: Store, config: IngestConfig) -> Callable[[pl.Series], pl.Series] | None:
@@ -330,12 +335,13 @@ def _snapshot_of(store: Store, catalog: Catalog, fields: Ref | None = None) -> S
     return Snapshot(items.with_columns(row_ids(items["item_id"])), with_normal_names(quarantine), 0)
 
 
-def _last_seen(store: Store) -> Snapshot | None:
+def _last_seen(store: Store, columns: Sequence[str] | None = None) -> Snapshot | None:
+    """Return every item as it was last read, with these columns or all; None for a store without an earlier run."""
     try:
-        items, quarantine = (read_last_seen(store, key) for key in (SEEN_ITEMS, LEDGER))
+        items, quarantine = read_last_seen(store, SEEN_ITEMS, columns), read_last_seen(store, LEDGER)
     except NotFound:
         return None
-    return Snapshot(with_fields(items), quarantine, 0)
+    return Snapshot(items if columns else with_fields(items), quarantine, 0)
 
 
 def _replaced(table: pl.DataFrame, current: pl.DataFrame, is_named: pl.Expr) -> pl.DataFrame:

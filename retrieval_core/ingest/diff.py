@@ -37,22 +37,30 @@ def diff_catalogs(previous: pl.DataFrame | None, current: pl.DataFrame) -> Catal
     file that was touched but holds the same bytes has not. Fields are compared where both tables have them.
     """
     before = pl.DataFrame(schema=CATALOG_SCHEMA) if previous is None else previous
-    given = [*COMPARED_COLUMNS, *(["fields"] if "fields" in before.columns and "fields" in current.columns else [])]
-    both = current.select(given).join(before.select(given), on="item_id", suffix="_before")
+    fields = ["fields"] if "fields" in before.columns and "fields" in current.columns else []
+    given = [*COMPARED_COLUMNS, *fields]
     compared = [name for name in COMPARED_COLUMNS if name not in ("item_id", *ADDRESSES)]
     is_moved, is_other = _differs(ADDRESSES), _differs(compared)
     # Without a reading, nothing shows that a picture at another address is the same.
     is_changed = is_other | (is_moved & pl.col("content_id").is_null())
-    changed = _ids(both.filter(is_changed))
-    added = _ids(current.join(before, on="item_id", how="anti"))
-    removed = _ids(before.join(current, on="item_id", how="anti"))
+    both = (  # streamed: neither table is copied
+        current.lazy()
+        .select(given)
+        .join(before.lazy().select(given), on="item_id", suffix="_before")
+        .select("item_id", is_changed=is_changed, is_moved=is_moved, is_refreshed=_differs(fields))
+        .collect(engine="streaming")
+    )
+    ids, ids_before = current.select("item_id"), before.select("item_id")
+    changed = _ids(both.filter("is_changed"))
+    added = _ids(ids.join(ids_before, on="item_id", how="anti"))
+    removed = _ids(ids_before.join(ids, on="item_id", how="anti"))
     return CatalogDiff(
         added=len(added),
         changed=len(changed),
         removed=len(removed),
         unchanged=len(both) - len(changed),
-        moved=both.filter(is_moved & ~is_changed).height,
-        refreshed=both.filter(_differs(["fields"]) & ~is_changed).height if "fields" in given else 0,
+        moved=both.filter(pl.col("is_moved") & ~pl.col("is_changed")).height,
+        refreshed=both.filter(pl.col("is_refreshed") & ~pl.col("is_changed")).height,
         added_ids=added,
         changed_ids=changed,
         removed_ids=removed,
@@ -60,7 +68,7 @@ def diff_catalogs(previous: pl.DataFrame | None, current: pl.DataFrame) -> Catal
 
 
 def _differs(columns: Iterable[str]) -> pl.Expr:
-    return pl.any_horizontal(pl.col(name).ne_missing(pl.col(f"{name}_before")) for name in columns)
+    return pl.any_horizontal(pl.lit(False), *(pl.col(name).ne_missing(pl.col(f"{name}_before")) for name in columns))
 
 
 def _ids(items: pl.DataFrame) -> tuple[str, ...]:

@@ -21,6 +21,7 @@ from retrieval_core.ingest.versions import PictureVersion
 from retrieval_core.store.base import UriStat
 from retrieval_core.store.uris import stat_uri
 
+PREVIOUS_COLUMNS = ["item_id", *PICTURE_COLUMNS, *READ_COLUMNS, "size_bytes", "version", "status"]  # of a snapshot
 ASKED_ROWS = 65_536  # pictures that are Python objects at a time
 
 
