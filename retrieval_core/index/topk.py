@@ -131,8 +131,8 @@ def pair_scores(queries: Float32, query: Int64, vectors: Float32, row: Int64) ->
     scores = np.empty(len(query), np.float32)
     n = max(1, GATHER_BYTES // (4 * queries.shape[1]))
     order = np.argsort(query, kind="stable")  # a query at a time need not be copied beside each of its rows
-    numbers, starts = np.unique(query[order], return_index=True)
-    for number, start, end in zip(numbers.tolist(), starts.tolist(), [*starts[1:].tolist(), len(order)], strict=True):
+    numbers, starts, sizes = np.unique(query[order], return_index=True, return_counts=True)
+    for number, start, end in zip(numbers.tolist(), starts.tolist(), (starts + sizes).tolist(), strict=True):
         for first in range(start, end, n):
             pairs = order[first : min(first + n, end)]
             scores[pairs] = np.vecdot(vectors[row[pairs]], queries[number])

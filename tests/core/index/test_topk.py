@@ -96,6 +96,16 @@ def test_one_query_scores_as_many_do() -> None:
         np.testing.assert_array_equal(alone, pair_scores(queries, np.full(300, number), vectors, row))
 
 
+@pytest.mark.parametrize("n_pairs", [0, 1, 500])
+def test_pairs_in_any_order_are_scored_as_alone(n_pairs: int) -> None:
+    rng = np.random.default_rng(5)
+    queries, vectors = (rng.standard_normal((n, 24)).astype(np.float32) for n in (30, 70))
+    query, row = rng.integers(0, 30, n_pairs), rng.integers(0, 70, n_pairs)
+    scores = pair_scores(queries, query, vectors, row)
+    assert scores.tolist() == [np.vecdot(vectors[r], queries[q]) for q, r in zip(query, row, strict=True)]
+    assert scores.dtype == np.float32
+
+
 @pytest.mark.parametrize("n_queries", [MATRIX_QUERIES - 1, MATRIX_QUERIES, 70])
 def test_an_exact_search_finds_the_nearest_of_any_number_of_queries_and_restores_faiss(
     n_queries: int, in_threads: Callable[[int, Callable[[int], Any]], list[Any]]
