@@ -191,17 +191,11 @@ def same_code(query_codes: Int64, gallery_codes: Int64, positions: Int64) -> Boo
 
 def neighbour_iou(queries: Judgements, gallery: Judgements, positions: Int64) -> Float64:
     """Return the label IoU of each query with the gallery items at `positions`, (q, k); 0 at position -1."""
-    return _neighbour_labels(queries, gallery, positions, label_iou)
-
-
-def _neighbour_labels(
-    queries: Judgements, gallery: Judgements, positions: Int64, compare: Callable[[Bool, Bool], Float64]
-) -> Float64:
     values = np.zeros(positions.shape, np.float64)
     if queries.labels is None or gallery.labels is None or not gallery.n_items:
         return values
     for rows in row_blocks(len(positions), positions.shape[1] * queries.labels.shape[1]):
-        values[rows] = compare(queries.labels[rows], gallery.labels[positions[rows]])
+        values[rows] = label_iou(queries.labels[rows], gallery.labels[positions[rows]])
     return np.where(positions >= 0, values, 0.0)
 
 
@@ -214,11 +208,16 @@ def neighbour_gain(truth: Truth, positions: Int64, shares: bool = False) -> Floa
     has them, gains nothing.
     """
     equal = same_code(truth.query_profiles, truth.gallery_profiles, positions)
-    if truth.queries.labels is None:
-        return equal.astype(np.float32)
+    gains, labels, gallery_labels = equal.astype(np.float32), truth.queries.labels, truth.gallery.labels
+    if labels is None or gallery_labels is None:
+        return gains
     compare = label_share if shares else label_iou
-    # float64 quotients rounded to float32 are the float32 quotients of `_best_gains`, so ties stay exact.
-    return (equal * _neighbour_labels(truth.queries, truth.gallery, positions, compare)).astype(np.float32)
+    query, slot = np.nonzero(equal)
+    for block in row_blocks(len(query), labels.shape[1]):
+        at = query[block], slot[block]
+        # float64 quotients rounded to float32 are the float32 quotients of `_best_gains`, so ties stay exact.
+        gains[at] = compare(labels[at[0]], gallery_labels[positions[at]][:, None])[:, 0]
+    return gains
 
 
 def _best_gains(truth: Truth, compare: Callable[[Float32, Float32], Float32]) -> BestGains | None:

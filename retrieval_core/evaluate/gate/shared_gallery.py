@@ -7,6 +7,8 @@ from that, too, so that there are as many as there can be.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
 from typing import NamedTuple
 
 import numpy as np
@@ -27,7 +29,6 @@ from retrieval_core.evaluate.measure.setup import (
     gallery_depth,
     positions_in_gallery,
 )
-from retrieval_core.index.lookup import ShardedIndex
 from retrieval_core.metrics.relevance import Truth
 from retrieval_core.metrics.retrieval import score
 from retrieval_core.store.base import Store
@@ -56,8 +57,11 @@ def search_shared_gallery(store: Store, release: Release, setup: SearchSetup, co
     gallery = shared[protocol.gallery]
     gallery_ids, baseline_ids = (gallery[name].to_numpy() for name in ("row_id", "baseline_row_id"))
     depth = IndexSet.open(store, release.index).rerank_depth
-    new_hits = _hits(setup.index, setup.vectors[queries], setup.candidates[queries], setup.rerank_depth, gallery_ids)
-    old_hits = _hits(baseline.index, *_query_vectors(store, release, baseline, query_items), depth, baseline_ids)
+    vectors = _query_vectors(store, release, baseline, query_items)
+    new_hits = _hits(setup.index.n_rows, gallery_ids, len(queries), partial(setup.hits, queries))
+    old_hits = _hits(
+        baseline.index.n_rows, baseline_ids, len(queries), lambda k: baseline.index.search(*vectors, k, depth)[1]
+    )
     return SharedGallery(
         _score(new_hits, protocol.truth, query_items),
         _score(old_hits, protocol.truth, query_items),
@@ -82,12 +86,11 @@ def _query_vectors(
     return full, load_vectors(store, reduced, queries["content_id"].to_list())
 
 
-def _hits(index: ShardedIndex, queries: Float32, candidates: Float32, rerank_depth: int, gallery_ids: Int64) -> Int64:
-    """Return (q, 10) positions in `gallery_ids` of the first hits among them, padded with -1."""
+def _hits(n_rows: int, gallery_ids: Int64, n_queries: int, search: Callable[[int], Int64]) -> Int64:
+    """Return (q, 10) positions in `gallery_ids` of the first of them in the (q, k) row ids of `search(k)`, else -1."""
     if not len(gallery_ids):
-        return np.full((len(queries), K), -1, np.int64)
-    k = gallery_depth(index.n_rows, len(gallery_ids), K)
-    return positions_in_gallery(index.search(queries, candidates, k, rerank_depth)[1], gallery_ids, K)
+        return np.full((n_queries, K), -1, np.int64)
+    return positions_in_gallery(search(gallery_depth(n_rows, len(gallery_ids), K)), gallery_ids, K)
 
 
 def _score(positions: Int64, truth: Truth, queries: pl.DataFrame) -> pl.DataFrame:

@@ -53,7 +53,7 @@ def measure_index(setup: SearchSetup) -> IndexQuality:
     exact = np.sort(np.concatenate([inside, outside], axis=1), axis=1)[:, : -K - 1 : -1]
     found, _ = setup.find(protocol.queries)
     k = gallery_depth(len(row_ids), len(protocol.gallery), K)
-    _, hits = setup.find(protocol.queries, k)
+    hits = setup.hits(protocol.queries, k)
     positions = positions_in_gallery(hits, row_ids[protocol.gallery], K)
     query, slot = np.nonzero(positions >= 0)
     similarities = np.full(positions.shape, -np.inf, np.float32)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -11,7 +11,7 @@ import polars as pl
 from retrieval_core.arrays import Float32, Int64
 from retrieval_core.artifacts.catalog_rows import load_items
 from retrieval_core.artifacts.manifests import IndexSet, Release
-from retrieval_core.evaluate.measure.setup import hash_rows
+from retrieval_core.evaluate.measure.setup import Remembered, hash_rows
 from retrieval_core.index.lookup import ShardedIndex, open_index
 from retrieval_core.index.shard_files import positions_of
 from retrieval_core.metrics.exact_knn import Blocks, exact_topk_of_blocks, merge_topk
@@ -58,9 +58,9 @@ class ReleasePair:
     def __init__(self, previous: IndexedItems | None, current: IndexedItems) -> None:
         self.previous, self.current = previous, current
         self.unchanged = _equal_rows(previous, current) if previous else np.empty(0, np.int64)
-        self._among_kept = _Remembered(lambda rows: current.nearest(rows, MAX_NEAREST, self.unchanged))
-        self._now = _Remembered(lambda rows: self._nearest(current, rows))
-        self._before = _Remembered(lambda rows: self._nearest(previous or current, rows))
+        self._among_kept = Remembered(lambda rows: current.nearest(rows, MAX_NEAREST, self.unchanged), MAX_NEAREST)
+        self._now = Remembered(lambda rows: self._nearest(current, rows), MAX_NEAREST)
+        self._before = Remembered(lambda rows: self._nearest(previous or current, rows), MAX_NEAREST)
 
     def now(self, row_ids: Int64, k: int) -> tuple[Float32, Int64]:
         """Return what `IndexedItems.nearest` does in the current release, for unique rows and k up to `MAX_NEAREST`."""
@@ -79,28 +79,6 @@ class ReleasePair:
         rest = release.nearest(row_ids[~is_kept], MAX_NEAREST)
         order = np.argsort(np.concatenate([np.flatnonzero(is_kept), np.flatnonzero(~is_kept)]))
         return np.concatenate([nearest[0], rest[0]])[order], np.concatenate([nearest[1], rest[1]])[order]
-
-
-class _Remembered:
-    """The nearest of rows, as `find(row_ids)` returns them, found once for each row."""
-
-    def __init__(self, find: Callable[[Int64], tuple[Float32, Int64]]) -> None:
-        self._find = find
-        self._rows = np.empty(0, np.int64)
-        self._scores = np.empty((0, MAX_NEAREST), np.float32)
-        self._ids = np.empty((0, MAX_NEAREST), np.int64)
-
-    def first(self, row_ids: Int64, k: int) -> tuple[Float32, Int64]:
-        new = np.setdiff1d(row_ids, self._rows)
-        if len(new):
-            scores, found = self._find(new)
-            rows = np.concatenate([self._rows, new])
-            order = np.argsort(rows)
-            self._rows = rows[order]
-            self._scores = np.concatenate([self._scores, scores])[order]
-            self._ids = np.concatenate([self._ids, found])[order]
-        place = np.searchsorted(self._rows, row_ids)
-        return self._scores[place, :k], self._ids[place, :k]
 
 
 def _equal_rows(previous: IndexedItems, current: IndexedItems) -> Int64:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import NamedTuple
 
 import numpy as np
@@ -107,9 +107,11 @@ def cluster_codes(items: pl.DataFrame) -> Int64:
 def gallery_depth(n_rows: int, n_gallery: int, k: int) -> int:
     """Return how many hits to ask of an index for so that `k` of the gallery remain; at least 1, at most `n_rows`.
 
-    Queries and other rows are in the index too: of uniformly mixed hits this leaves twice as many as needed.
+    Queries and other rows are in the index too: of uniformly mixed hits this leaves twice as many as needed, or a few
+    more, so that galleries of about one size are searched alike.
     """
-    return max(min(n_rows, k + 2 * k * n_rows // max(n_gallery, 1)), 1)
+    depth = k + 2 * k * n_rows // max(n_gallery, 1)
+    return max(min(n_rows, -(-depth // k) * k), 1)
 
 
 def positions_in_gallery(row_ids: Int64, gallery_row_ids: Int64, k: int) -> Int64:
@@ -135,6 +137,27 @@ MAX_ASKED = 10_000  # rows that search the index in an analysis; in a larger cat
 SPLITMIX64_INCREMENT = 0x9E3779B97F4A7C15  # 2^64 over the golden ratio
 
 
+class Remembered:
+    """The `k` nearest of rows, as `find(rows)` returns their (q, k) scores and ids; each row is asked once."""
+
+    def __init__(self, find: Callable[[Int64], tuple[Float32, Int64]], k: int) -> None:
+        self._find = find
+        self._rows = np.empty(0, np.int64)
+        self._scores, self._ids = np.empty((0, k), np.float32), np.empty((0, k), np.int64)
+
+    def first(self, rows: Int64, k: int) -> tuple[Float32, Int64]:
+        """Return the first (q, k) scores and ids of each of these rows."""
+        new = np.setdiff1d(rows, self._rows)
+        if len(new):
+            scores, ids = self._find(new)
+            order = np.argsort(np.concatenate([self._rows, new]))
+            self._rows = np.concatenate([self._rows, new])[order]
+            self._scores = np.concatenate([self._scores, scores])[order]
+            self._ids = np.concatenate([self._ids, ids])[order]
+        place = np.searchsorted(self._rows, rows)
+        return self._scores[place, :k], self._ids[place, :k]
+
+
 @dataclass(frozen=True, eq=False)
 class SearchSetup:
     """An index with what it was built from: `vectors` (dim) and `candidates` (candidate_dim) of all `items`."""
@@ -146,6 +169,12 @@ class SearchSetup:
     index: ShardedIndex
     rerank_depth: int
     pictures: PictureReader = FROM_SOURCE
+    _found: dict[int, Remembered] = field(default_factory=dict, init=False, repr=False)
+
+    def hits(self, rows: Int64, k: int) -> Int64:
+        """Return the (q, k) row ids that `find` returns; what was asked before is not searched again."""
+        found = self._found.setdefault(k, Remembered(lambda asked: self.find(asked, k), k))
+        return found.first(rows, k)[1]
 
     def find(
         self, rows: Int64, k: int = K, *, nprobe: int = 0, rerank_depth: int = 0, only: RowSelection | None = None

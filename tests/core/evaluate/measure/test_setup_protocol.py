@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 from retrieval_core.config.stages import EvaluateConfig
 from retrieval_core.evaluate.measure.setup import choose_protocol, gallery_depth, positions_in_gallery
+from retrieval_core.index.lookup import ShardedIndex
 
 SCHEMA = {
     "item_id": pl.String,
@@ -103,6 +104,20 @@ def test_enough_hits_are_asked_for_to_leave_k_of_the_gallery(n_rows: int, share:
     assert 1 <= depth <= n_rows
     assert depth == n_rows or depth * n_gallery >= k * n_rows
     assert gallery_depth(0, 0, k) == 1
+
+
+def test_rows_that_were_asked_before_are_not_searched_again(monkeypatch, catalog_items, draw_vectors, open_bench):
+    bench, rows = open_bench(catalog_items(60), draw_vectors(60)), np.arange(40)
+    expected, asked, search = bench.find(rows, 10)[1], [], ShardedIndex.search
+
+    def counted(self, queries, *args, **options):
+        asked.append(len(queries))
+        return search(self, queries, *args, **options)
+
+    monkeypatch.setattr(ShardedIndex, "search", counted)
+    for some in (rows[10:20], rows, rows[::-1]):
+        np.testing.assert_array_equal(bench.hits(some, 10), expected[some])
+    assert asked == [10, 30]
 
 
 def test_nobody_held_out_means_no_queries() -> None:
