@@ -22,7 +22,7 @@ from retrieval_core.artifacts.manifests import Ref, Release, Report, Value, Vect
 from retrieval_core.artifacts.variants import Variant, VariantField, parse_variant
 from retrieval_core.config.stages import NightlyConfig
 from retrieval_core.errors import BadConfig, NotFound, ShardCorrupt
-from retrieval_core.evaluate.measure.exact_search import stored_gallery
+from retrieval_core.evaluate.measure.exact_search import stored_nearest
 from retrieval_core.evaluate.measure.setup import K, draw_validation
 from retrieval_core.metrics.registry import HEADLINES
 from retrieval_core.metrics.retrieval import score
@@ -171,7 +171,7 @@ def _measure(store: Store, catalog: Ref, sets: Mapping[Variant, VectorSet], seed
     items, protocol = draw_validation(items, MAX_QUERIES, MAX_ROWS, seed)
     values, metrics = {}, {}
     for variant, vector_set in sets.items():
-        _, positions = stored_gallery(store, vector_set, items, protocol).nearest(K)
+        _, positions = stored_nearest(store, vector_set, items, protocol, K)
         scores = score(positions, protocol.truth)
         names = [name for name in HEADLINES if name in scores.summary]
         means = scores.per_query.with_columns(mean=pl.mean_horizontal(names) if names else pl.lit(np.nan))

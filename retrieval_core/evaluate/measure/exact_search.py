@@ -17,9 +17,10 @@ from retrieval_core.errors import DimensionMismatch
 from retrieval_core.evaluate.measure.setup import Protocol
 from retrieval_core.index.lookup import ShardedIndex
 from retrieval_core.index.shard_files import positions_of
-from retrieval_core.metrics.exact_knn import Blocks, exact_topk_of_blocks, joined_blocks, merge_topk
+from retrieval_core.metrics.exact_knn import Blocks, exact_topk, exact_topk_of_blocks, joined_blocks, merge_topk
 from retrieval_core.store.base import Store
 
+WHOLE_BYTES = 256 * 2**20
 Step = Literal["", "mask", "crop", "head", "PCA", "ANN", "rerank"]
 
 
@@ -80,6 +81,18 @@ def stored_gallery(store: Store, vectors: VectorSet, items: pl.DataFrame, protoc
     content = items["content_id"]
     load, read = partial(load_vectors, store, vectors), partial(vectors_by_part, store, vectors)
     return Gallery(content.gather(protocol.queries), content.gather(protocol.gallery), load, read)
+
+
+def stored_nearest(
+    store: Store, vectors: VectorSet, items: pl.DataFrame, protocol: Protocol, k: int
+) -> tuple[Float32, Int64]:
+    """Return what `Gallery.nearest` does in a vector set, whose parts are decoded once if all fit `WHOLE_BYTES`."""
+    gallery = stored_gallery(store, vectors, items, protocol)
+    n_queries, ids = len(gallery.query_ids), pl.concat([gallery.query_ids, gallery.gallery_ids])
+    if 4 * vectors.dim * len(ids) > WHOLE_BYTES:
+        return gallery.nearest(k)
+    whole = gallery.load(ids)
+    return exact_topk(whole[:n_queries], whole[n_queries:], k)
 
 
 def indexed_gallery(index: ShardedIndex, items: pl.DataFrame, protocol: Protocol) -> Gallery:

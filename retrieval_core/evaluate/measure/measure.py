@@ -30,7 +30,7 @@ from retrieval_core.evaluate.measure.exact_search import (
     chain_names,
     classified_topk,
     indexed_gallery,
-    stored_gallery,
+    stored_nearest,
 )
 from retrieval_core.evaluate.measure.filtered import FilterFacts, measure_filters
 from retrieval_core.evaluate.measure.golden_queries import GoldenFacts, read_golden, search_golden
@@ -195,7 +195,7 @@ def _measure_variant(
     """Measure one variant under exact search of the gallery, which found `positions` if that was done before."""
     vector_set = VectorSet.open(store, ref)
     if positions is None:
-        _, positions = stored_gallery(store, vector_set, setup.items, setup.protocol).nearest(K)
+        _, positions = stored_nearest(store, vector_set, setup.items, setup.protocol, K)
     scores = score(positions, setup.protocol.truth)
     return VariantFacts(name=str(vector_set.variant), dim=vector_set.dim, metrics=scores.summary), scores
 
