@@ -52,17 +52,20 @@ class FashionProductsSource(Maskless):
         products = self._layout.products()
         if unusable := [id_ for id_ in products["id"] if id_ and not ID.fullmatch(id_)]:
             raise CatalogInvalid(f"{self.spec}: id {unusable[0]!r} cannot name a picture; expected letters and digits")
-        attributes = [
-            attributes_of(row) for row in products.select(pl.col(ATTRIBUTES).replace(UNKNOWN, None)).to_dicts()
+        named = products.with_columns(pl.col(ATTRIBUTES).replace(UNKNOWN, None)).to_dicts()
+        told = [
+            {
+                "labels": _words(product[NAME] or ""),
+                "attributes": attributes_of({name: product[name] for name in ATTRIBUTES}),
+                "fields": attributes_of({"title": product[NAME]}),
+            }
+            for product in named
         ]
         frame = products.select(
             pl.col("id").alias("item_id"),
             (self._layout.pictures + "/" + pl.col("id") + ".jpg").alias("image_uri"),
             pl.col("articleType").alias("category"),
-            pl.Series("labels", [_words(name or "") for name in products[NAME]], SOURCE_SCHEMA["labels"]),
-            pl.Series("attributes", attributes, SOURCE_SCHEMA["attributes"]),
-            pl.Series("fields", [attributes_of({"title": name}) for name in products[NAME]], SOURCE_SCHEMA["fields"]),
-        )
+        ).hstack(pl.DataFrame(told, {name: SOURCE_SCHEMA[name] for name in ("labels", "attributes", "fields")}))
         rows = conform(frame, self.spec)
         self._layout.unpack()
         return rows
