@@ -110,8 +110,8 @@ def gallery_depth(n_rows: int, n_gallery: int, k: int) -> int:
     Queries and other rows are in the index too: of uniformly mixed hits this leaves twice as many as needed, or a few
     more, so that galleries of about one size are searched alike.
     """
-    depth = k + 2 * k * n_rows // max(n_gallery, 1)
-    return max(min(n_rows, -(-depth // k) * k), 1)
+    depth, step = k + 2 * k * n_rows // max(n_gallery, 1), max(k // 2, 1)
+    return max(min(n_rows, -(-depth // step) * step), 1)
 
 
 def positions_in_gallery(row_ids: Int64, gallery_row_ids: Int64, k: int) -> Int64:
