@@ -48,16 +48,22 @@ def holds_lease(run: Callable[P, R]) -> Callable[P, R]:
     @wraps(run)
     def with_lease(*args: P.args, **kwargs: P.kwargs) -> R:
         settings = signature.bind(*args, **kwargs).arguments["settings"]
-        with interruptible_run(), shared_lease(settings.open_store(), holder) as lease:
-            token = LEASE.set(lease)
-            try:
-                return run(*args, **kwargs)
-            finally:
-                LEASE.reset(token)
+        with interruptible_run(), shared_lease(settings.open_store(), holder) as lease, _lease_of_context(lease):
+            return run(*args, **kwargs)
 
     # Prefect would resolve the annotations in this module instead of the run's.
     with_lease.__signature__ = inspect.signature(run, eval_str=True)  # type: ignore[attr-defined]
     return with_lease
+
+
+@contextmanager
+def _lease_of_context(key: str) -> Iterator[None]:
+    """Set `LEASE`; a flow that named it itself could not be sent to Dask, which cannot pickle it."""
+    token = LEASE.set(key)
+    try:
+        yield
+    finally:
+        LEASE.reset(token)
 
 
 def report_interruption(number: signal.Signals) -> None:

@@ -1,9 +1,12 @@
-"""The masks and vectors of a run on Dask clusters of one worker, of two, and of two of which one is killed.
+"""The masks and vectors of a run by each engine: this machine, two Dask workers, two workers of a pool; and one lost.
 
     python -m benchmarks.scaling [--products 200] [--size-px 256] [--shard-rows 50] [--rounds 3] [--json FILE]
+        [--engines local dask dask-lost pool pool-lost]
 
-Each run starts with a store that holds the catalogue, the U-Net and the backbone, and with workers of one thread that
-have imported what they need. A worker is killed when half of the parts are stored. All runs must store the same bytes.
+Each run starts with a store that holds the catalogue, the U-Net and the backbone. This machine uses all of its cores in
+one process; workers are processes of one thread. Those of Dask have imported what they need before; a pool starts a
+process for each range, which is part of its time. A worker is killed when half of the parts are stored. All runs must
+store the same bytes. The Prefect server is that of `PREFECT_API_URL`, else one with SQLite, which is slower.
 """
 
 from __future__ import annotations
@@ -15,8 +18,8 @@ import os
 import shutil
 import statistics
 import threading
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, nullcontext
 from importlib import import_module
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -24,12 +27,14 @@ from typing import Any, NamedTuple, cast
 
 from distributed import Client
 from prefect import flow
+from prefect.settings import get_current_settings
 from prefect.testing.utilities import prefect_test_harness
 
 from benchmarks.measuring.interleaved_timing import Seconds, interleaved, ratio
 from benchmarks.scaling.dask_cluster import START_TIMEOUT_S, DaskCluster
+from benchmarks.scaling.pool_workers import PoolWorkers
 from flows.pictures import Masking, mask_and_embed, snapshot_catalog
-from flows.run import RUNNER
+from flows.run import RUNNER, holds_lease
 from retrieval_core.artifacts.manifests import Fitted, Ref, Value
 from retrieval_core.config.stages import NightlyConfig
 from retrieval_core.settings import Settings
@@ -39,7 +44,15 @@ from tasks.pictures import prepare_backbone
 
 VIEWS = 4  # pictures of one product
 PARTS_OF_A_SHARD = 3  # masks, raw vectors, masked vectors
-ONE, TWO, KILLED = "1 worker", "2 workers", "2, one killed half way"
+LOCAL = "local"
+ENGINES = {
+    LOCAL: "this machine, all cores",
+    "dask": "Dask, 2 workers",
+    "dask-lost": "Dask, one of 2 lost half way",
+    "pool": "pool, 2 workers",
+    "pool-lost": "pool, one of 2 lost half way",
+}
+N_WORKERS = 2
 STAGES = ("tasks.pictures", "onnxruntime", "torch")
 
 
@@ -62,17 +75,15 @@ class Bench(NamedTuple):
     def prepare(self) -> Prepared:
         return prepare(self.source, Settings(store=str(self.folder / "prepared")), self.config)
 
-    def run(self, name: str, cluster: DaskCluster, prepared: Prepared) -> None:
-        """Mask and embed on a cluster, in a fresh copy of the prepared store."""
-        settings = Settings(store=str(self._copy_store(name)), threads=1, runner="dask", dask_address=cluster.address)
-        mask_and_embed_all(settings, prepared, self.config)
+    def run(self, name: str, prepared: Prepared, **engine: Any) -> None:
+        """Mask and embed in a fresh copy of the prepared store, on the engine of these settings."""
+        mask_and_embed_all(Settings(store=str(self._copy_store(name)), **engine), prepared, self.config)
 
-    def run_and_kill(self, name: str, cluster: DaskCluster, prepared: Prepared) -> None:
-        """Do the same, and kill one worker when half of the parts are stored."""
+    def run_and_lose(self, name: str, prepared: Prepared, lose: Callable[[], None], **engine: Any) -> None:
+        """Do the same, and call `lose` when half of the parts are stored."""
         store = self._copy_store(name)
-        settings = Settings(store=str(store), threads=1, runner="dask", dask_address=cluster.address)
-        with _when(lambda: len(_parts(store)) >= self.n_parts // 2, cluster.workers[0].kill):
-            mask_and_embed_all(settings, prepared, self.config)
+        with _when(lambda: len(_parts(store)) >= self.n_parts // 2, lose):
+            mask_and_embed_all(Settings(store=str(store), **engine), prepared, self.config)
 
     def digests(self, name: str) -> dict[str, str]:
         """Return the SHA-256 of every part that a run stored."""
@@ -97,6 +108,7 @@ def prepare(source: str, settings: Settings, config: NightlyConfig) -> Prepared:
 
 
 @flow(name="mask and embed", task_runner=RUNNER)
+@holds_lease
 def mask_and_embed_all(settings: Settings, prepared: Prepared, config: NightlyConfig) -> None:
     """Run the stages that workers take part in, with their planning and sealing."""
     masking = Masking(segmenter=prepared.segmenter)
@@ -109,9 +121,14 @@ def main() -> None:
     parser.add_argument("--size-px", type=int, default=256, help="of the pictures drawn")
     parser.add_argument("--shard-rows", type=int, default=50)
     parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument(
+        "--engines", nargs="+", choices=ENGINES, default=[*ENGINES], help="beside local, which is always"
+    )
     parser.add_argument("--json", type=Path, metavar="FILE", help="also write the figures to this file")
     arguments = parser.parse_args()
-    with TemporaryDirectory() as name, prefect_test_harness(server_startup_timeout=120):
+    has_server = bool(get_current_settings().api.url)
+    server = nullcontext() if has_server else prefect_test_harness(server_startup_timeout=120)
+    with TemporaryDirectory() as name, server:
         result = _measure(arguments, Path(name))
     if arguments.json:
         arguments.json.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
@@ -124,25 +141,32 @@ def _measure(arguments: argparse.Namespace, folder: Path) -> dict[str, Any]:
         "embed.weights=random:0",
         f"embed.shard_rows={arguments.shard_rows}",
         "mask.max_epochs=1",
+        "mask.max_pictures=40",
     ]
     source = f"synthetic:{folder / 'catalog'}?products={arguments.products}&views={VIEWS}&size_px={arguments.size_px}"
     n_shards = -(-n_pictures // arguments.shard_rows)
     bench = Bench(folder, source, NightlyConfig.load(None, sets), PARTS_OF_A_SHARD * n_shards)
     prepared = bench.prepare()
-    with ExitStack() as clusters:
-        one, two = (clusters.enter_context(DaskCluster(folder / name)) for name in ("one", "two"))
-        seconds: Seconds = {name: [] for name in (ONE, TWO, KILLED)}
+    seconds: Seconds = {ENGINES[name]: [] for name in ENGINES if name in (LOCAL, *arguments.engines)}
+    with DaskCluster(folder / "dask") as cluster, PoolWorkers(folder / "pool", "bench") as pool:
+        dask = {"threads": 1, "runner": "dask", "dask_address": cluster.address}
+        pools = {"runner": "pools", "pools": f"default={pool.pool}"}
+        contenders = {
+            "local": lambda: bench.run("local", prepared),
+            "dask": lambda: bench.run("dask", prepared, **dask),
+            "dask-lost": lambda: bench.run_and_lose("dask-lost", prepared, cluster.workers[0].kill, **dask),
+            "pool": lambda: bench.run("pool", prepared, **pools),
+            "pool-lost": lambda: bench.run_and_lose("pool-lost", prepared, pool.lose_worker, **pools),
+        }
+        chosen = {name: contenders[name] for name in ENGINES if ENGINES[name] in seconds}
         for _ in range(arguments.rounds):
-            _warm(one, 1)
-            _warm(two, 2)  # one of them was killed in the previous round
-            contenders = {
-                ONE: lambda: bench.run(ONE, one, prepared),
-                TWO: lambda: bench.run(TWO, two, prepared),
-                KILLED: lambda: bench.run_and_kill(KILLED, two, prepared),
-            }
-            for name, taken in interleaved(contenders, rounds=1).items():
-                seconds[name] += taken
-            _compare(bench)
+            if "dask" in str(arguments.engines):
+                _warm(cluster, N_WORKERS)  # one of them was killed in the previous round
+            if "pool" in str(arguments.engines):
+                pool.start_workers(N_WORKERS)
+            for name, taken in interleaved(chosen, rounds=1).items():
+                seconds[ENGINES[name]] += taken
+            _compare(bench, [*chosen])
     _print(seconds, n_pictures, n_shards)
     return {"pictures": n_pictures, "shards": n_shards, "cores": os.cpu_count(), "seconds": seconds}
 
@@ -188,22 +212,24 @@ def _parts(store: Path) -> list[Path]:
     return [part for part in store.glob("*/*/parts/*.parquet") if part.stat().st_nlink == 1]
 
 
-def _compare(bench: Bench) -> None:
+def _compare(bench: Bench, names: Sequence[str]) -> None:
     """Raise `RuntimeError` if the runs did not store the same bytes."""
-    expected = bench.digests(ONE)
-    if len(expected) != bench.n_parts or any(bench.digests(name) != expected for name in (TWO, KILLED)):
-        raise RuntimeError(f"expected the same {bench.n_parts} parts of every run")
+    expected = bench.digests(LOCAL)
+    differing = [name for name in names if bench.digests(name) != expected]
+    if len(expected) < bench.n_parts or differing:  # sealing adds those that it merges small ones into
+        raise RuntimeError(f"expected {bench.n_parts} parts and the same in every run, got others of {differing}")
 
 
 def _print(seconds: Seconds, n_pictures: int, n_shards: int) -> None:
+    local = ENGINES[LOCAL]
     print(f"{n_pictures:,} pictures masked, and embedded raw and masked, in {n_shards} shards; {os.cpu_count()} cores")
-    print(f"\n| {'':22} | seconds | pictures/s | x 1 worker | by round         |")
-    print(f"|{'-' * 24}|{'-' * 8}:|{'-' * 11}:|{'-' * 11}:|{'-' * 18}|")
+    print(f"\n| {'engine':28} | seconds | pictures/s | x the time of this machine | by round         |")
+    print(f"|{'-' * 30}|{'-' * 8}:|{'-' * 11}:|{'-' * 27}:|{'-' * 18}|")
     for name, taken in seconds.items():
         middle = statistics.median(taken)
-        rounds = " ".join(f"{one / this:.2f}" for one, this in zip(seconds[ONE], taken, strict=True))
-        print(f"| {name:22} | {middle:7.1f} | {n_pictures / middle:10.1f} ", end="")
-        print(f"| {ratio(seconds, ONE, name):10.2f} | {rounds:16} |")
+        rounds = " ".join(f"{this / one:.2f}" for one, this in zip(seconds[local], taken, strict=True))
+        print(f"| {name:28} | {middle:7.1f} | {n_pictures / middle:10.1f} ", end="")
+        print(f"| {ratio(seconds, name, local):26.2f} | {rounds:16} |")
 
 
 if __name__ == "__main__":

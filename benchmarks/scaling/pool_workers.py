@@ -21,6 +21,7 @@ from deployments.register import register_shards
 
 ROOT = Path(__file__).parents[2]
 START_TIMEOUT_S = 60.0
+TELL_S = 2.0  # for a worker to tell Prefect that its run has crashed
 
 
 class PoolWorkers:
@@ -58,6 +59,14 @@ class PoolWorkers:
             with suppress(OSError):
                 pids += map(int, tasks.read_text().split())
         return pids
+
+    def lose_worker(self) -> None:
+        """End a run of a worker, then the worker: it tells Prefect before, as the automation `zombie` later would."""
+        worker = next(worker for worker in self.workers if self.runs_of(worker))
+        for pid in self.runs_of(worker):
+            os.kill(pid, signal.SIGKILL)
+        time.sleep(TELL_S)
+        self.kill(worker)
 
     def kill(self, worker: subprocess.Popen[bytes]) -> None:
         """End a worker and its runs at once, as the loss of its machine would."""

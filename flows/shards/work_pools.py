@@ -43,7 +43,7 @@ from retrieval_core.store.base import Store
 
 R = TypeVar("R")
 
-RANGES_PER_SLOT = 3  # runs that a pool makes at the same time have slots: the fastest then makes more ranges
+RANGES_PER_SLOT = 2  # runs that a pool makes at the same time have slots: the faster then makes more ranges
 MAX_RANGE = 16  # shards
 MAX_DEATHS = 4  # of runs at the same shard
 POLL_S = 2.0

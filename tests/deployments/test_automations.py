@@ -8,6 +8,7 @@ from uuid import UUID, uuid4
 
 import pytest
 from prefect.events.schemas.automations import Automation, AutomationCore
+from prefect.events.schemas.events import RelatedResource
 from prefect.exceptions import ObjectNotFound
 
 from deployments.automations import apply, automations, notification_block
@@ -46,6 +47,17 @@ def test_every_automation_has_its_own_name_with_the_shop_s() -> None:
     names = [automation.name for automation in automations("acme")]
     assert len(set(names)) == len(names) == 10
     assert all(name.startswith("acme: ") for name in names)
+
+
+def test_a_lost_machine_ends_the_runs_of_its_pool_and_nobody_is_told_of_them() -> None:
+    run = {"prefect.resource.id": "prefect.tag.acme-shards", "prefect.resource.role": "tag"}
+    related = RelatedResource.model_validate(run)
+    covering = [
+        automation.name
+        for automation in automations("acme")
+        if automation.trigger.match_related and cast(Any, automation.trigger).match_related.matches(related)
+    ]
+    assert covering == ["acme: zombie"]
 
 
 def test_an_automation_is_created_left_or_changed_by_its_name() -> None:
