@@ -21,7 +21,7 @@ from retrieval_core.ingest.snapshot import plan_snapshot, unread
 from retrieval_core.ingest.sources.base import Source
 from retrieval_core.ingest.sources.listing import counted
 from retrieval_core.ingest.sources.registry import open_source
-from retrieval_core.maintenance.capacity import CatalogueSize, stage_bytes
+from retrieval_core.maintenance.capacity.memory import CatalogueSize, stage_bytes
 from retrieval_core.maintenance.status import last_run
 from retrieval_core.store.base import Store
 

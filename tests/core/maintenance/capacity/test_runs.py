@@ -2,28 +2,24 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
-import polars as pl
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from retrieval_core.artifacts.catalog_rows import SOURCE_SCHEMA
-from retrieval_core.config.stages import NightlyConfig
 from retrieval_core.errors import BadConfig
-from retrieval_core.maintenance.capacity import (
+from retrieval_core.maintenance.capacity.__main__ import main
+from retrieval_core.maintenance.capacity.runs import (
     HOUR_S,
     MEASURED,
-    CatalogueSize,
     Costs,
-    Estimate,
+    Prices,
     StageCost,
-    as_markdown,
     estimate,
     machines_for,
-    main,
-    stage_bytes,
+    night_of,
     stage_costs,
 )
 
@@ -151,63 +147,44 @@ def test_impossible_numbers_are_refused(n_pictures: int, n_machines: int) -> Non
         estimate(MEASURED, n_pictures, n_machines)
 
 
-def test_the_table_has_a_row_for_each_size_and_number_of_machines(capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["--pictures", "1000", "1000000", "--machines", "1", "16"]) == 0
-    rows = capsys.readouterr().out.splitlines()[2:]
-    assert [row.split(" | ")[:2] for row in rows] == [
+def test_the_tables_have_a_row_for_each_size(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["--pictures", "1000", "1000000", "--machines", "1", "16", "--machine-hour", "2"]) == 0
+    runs, searching = (table.splitlines() for table in capsys.readouterr().out.split("\n\n"))
+    assert [row.split(" | ")[:2] for row in runs[2:]] == [
         ["| 1,000", "1"],
         ["| 1,000", "16"],
         ["| 1,000,000", "1"],
         ["| 1,000,000", "16"],
     ]
-    columns = len(Estimate.model_fields)
-    assert {line.count("|") - 1 for line in as_markdown([]).splitlines()} == {columns}
+    assert [row.split(" | ")[0] for row in searching[2:]] == ["| 1,000", "| 1,000,000"]
+    for table in (runs, searching):
+        assert len({line.count("|") for line in table}) == 1
+    assert main(["--pictures", "1", "--machine-hour", "-1"]) == 2
+
+
+@unhurried
+@given(costs, pictures, machines)
+def test_machines_are_paid_for_the_hours_in_which_they_work(costs: Costs, n: int, n_machines: int) -> None:
+    alone, together = estimate(costs, n, 1), estimate(costs, n, n_machines)
+    assert together.machine_hours == pytest.approx(alone.machine_hours)
+    assert alone.machine_hours == pytest.approx(alone.hours)
+    prices = Prices(machine_hour=3, gb_month=2, thousand_requests=1)
+    night = night_of(costs, alone)
+    assert prices.of(alone) == pytest.approx(3 * alone.hours + (alone.gets + alone.puts) / 1000)
+    assert prices.of_month(night) == pytest.approx(30 * prices.of(night) + 2 * night.kept_bytes / 1e9)
+
+
+@unhurried
+@given(costs, pictures, machines)
+def test_a_night_trains_nothing_and_makes_what_changed(costs: Costs, n: int, n_machines: int) -> None:
+    first = estimate(costs, n, n_machines)
+    night = night_of(costs, first)
+    assert night.flow_hours == pytest.approx(n * sum(stage.flow_s for stage in costs.stages) / HOUR_S)
+    assert night.hours <= first.hours * (1 + 1e-9)
+    assert night.n_shards == math.ceil(math.ceil(n / 100) / costs.shard_rows)
 
 
 def test_the_measured_costs_reproduce_the_run_they_come_from() -> None:
     made = estimate(MEASURED, 1_550, 1)
     assert made.hours * HOUR_S == pytest.approx(452.5, rel=0.01)
     assert made.flow_hours < made.hours
-
-
-CONFIG = NightlyConfig()
-
-
-def size(n_rows: int, dim: int = 512, n_labels: int = 200) -> CatalogueSize:
-    return CatalogueSize(n_rows=n_rows, n_masked=n_rows, n_labels=n_labels, table_bytes=130 * n_rows, dim=dim)
-
-
-def test_the_size_of_a_catalogue_is_read_from_its_rows() -> None:
-    rows = [
-        {"item_id": "a", "mask_uri": "a.png", "labels": ["red", "new"]},
-        {"item_id": "b", "mask_uri": None, "labels": ["red"]},
-        {"item_id": "c", "mask_uri": None, "labels": []},
-    ]
-    read = CatalogueSize.of(pl.DataFrame(rows, schema=SOURCE_SCHEMA), dim=64)
-    assert (read.n_rows, read.n_masked, read.n_labels, read.dim) == (3, 1, 2, 64)
-    assert read.table_bytes > 0
-
-
-def test_ten_times_the_rows_take_far_less_than_ten_times_the_memory() -> None:
-    small, large = (stage_bytes(size(n), CONFIG, n // 62_500) for n in (1_000_000, 10_000_000))
-    vectors = 4 * 512 * 10_000_000
-    assert all(small[stage] < large[stage] < vectors for stage in small)
-    assert all(large[stage] < 10 * small[stage] for stage in small)
-
-
-def test_bounds_of_training_bound_its_memory() -> None:
-    tight = NightlyConfig.model_validate({"head": {"max_rows": 1_000}, "mask": {"max_pictures": 100}})
-    for stage in ("head", "mask"):
-        assert stage_bytes(size(500_000), tight, 8)[stage] < stage_bytes(size(500_000), CONFIG, 8)[stage]
-    few = stage_bytes(size(1_000), CONFIG, 1)
-    assert few["head"] == stage_bytes(size(1_000), tight, 1)["head"]
-
-
-@pytest.mark.parametrize("stage", ["head", "reduce", "index", "evaluate"])
-def test_wider_vectors_take_more(stage: str) -> None:
-    narrow, wide = (stage_bytes(size(300_000, dim), CONFIG, 4)[stage] for dim in (512, 1_024))
-    assert narrow < wide
-
-
-def test_more_shards_make_each_smaller() -> None:
-    assert stage_bytes(size(10_000_000), CONFIG, 256)["index"] < stage_bytes(size(10_000_000), CONFIG, 1)["index"]

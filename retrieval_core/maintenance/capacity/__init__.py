@@ -1,0 +1,1 @@
+"""What a catalogue takes: hours, memory, storage, requests and money, of its runs and of searching it."""
