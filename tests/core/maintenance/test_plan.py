@@ -54,7 +54,7 @@ def test_a_plan_says_what_the_last_run_chose_to_publish(source: str, local_store
 def test_a_plan_says_the_memory_of_each_stage(source: str, local_store: Store) -> None:
     seen = plan(source, local_store)
     assert seen.stage_bytes.keys() == {"ingest", "mask", "head", "reduce", "index", "evaluate"}
-    assert "GB of memory at most, without mapped files: mask 1.0, head 0.6" in seen.as_text()
+    assert "GB of memory at most, without mapped files: ingest 0.2, mask 1.0, head 0.6" in seen.as_text()
 
 
 def test_a_plan_knows_the_width_of_a_backbone_in_the_store(source: str, local_store: Store, tmp_path: Path) -> None:
