@@ -61,14 +61,14 @@ class Costs(Value):
 MASKING_S, BOOSTING_S, REDUCING_S = 0.012, 27e-6, 14e-6
 MEASURED = Costs(
     stages=(
-        StageCost(name="ingest", flow_s=49e-6, shard_s=2.6 / 1550),
+        StageCost(name="ingest", flow_s=36e-6, shard_s=2.6 / 1550),
         StageCost(name="backbone", once_s=6.0),
         StageCost(name="mask", once_s=384.6 - 1550 * MASKING_S),
-        StageCost(name="embed", flow_s=12e-6, shard_s=MASKING_S + 56.8 / 1550),
+        StageCost(name="embed", flow_s=15e-6, shard_s=MASKING_S + 56.8 / 1550),
         StageCost(name="head", once_s=1.3, shard_s=2 * BOOSTING_S),
         StageCost(name="reduce", once_s=0.2, shard_s=REDUCING_S),
-        StageCost(name="index", flow_s=6e-6, shard_s=0.2 / 1550),
-        StageCost(name="evaluate", flow_s=0.9 / 1550),
+        StageCost(name="index", flow_s=4e-6, shard_s=0.2 / 1550),
+        StageCost(name="evaluate", once_s=20.0, flow_s=342e-6),
     ),
     bytes_per_picture=14_000.0,
     gets_per_picture=1.0,

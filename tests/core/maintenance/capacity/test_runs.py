@@ -186,5 +186,5 @@ def test_a_night_trains_nothing_and_makes_what_changed(costs: Costs, n: int, n_m
 
 def test_the_measured_costs_reproduce_the_run_they_come_from() -> None:
     made = estimate(MEASURED, 1_550, 1)
-    assert made.hours * HOUR_S == pytest.approx(452.5, rel=0.01)
+    assert made.hours * HOUR_S == pytest.approx(452.5, rel=0.05)
     assert made.flow_hours < made.hours
