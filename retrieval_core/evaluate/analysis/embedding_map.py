@@ -114,7 +114,7 @@ def _kept_plane(vectors: Float32, items: pl.DataFrame, earlier: EarlierMap) -> t
     """Return (n, 2) coordinates on an earlier map of t-SNE, and how many points came to it; None to draw another."""
     facts, unchanged = earlier
     points = pl.DataFrame([(p.item_id, p.x, p.y) for p in facts.points], schema=POINT_SCHEMA, orient="row")
-    plane = items.join(points, on="item_id", how="left", maintain_order="left").select("x", "y").to_numpy()
+    plane = items.join(points, on="item_id", how="left", maintain_order="left").select("x", "y").to_numpy(writable=True)
     is_new = np.isnan(plane[:, 0]) | ~np.isin(items["row_id"].to_numpy(), unchanged)
     n_placed = facts.n_placed + int(is_new.sum())
     if facts.explained is not None or not _has_tsne() or n_placed > MAX_PLACED * len(items):

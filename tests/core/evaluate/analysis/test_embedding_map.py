@@ -124,6 +124,20 @@ def test_a_map_stays_while_little_changes_and_new_points_come_between_the_neares
     assert map_catalog(later, 0, EarlierMap(again, unchanged)) == map_catalog(later, seed=0)  # too many came to it
 
 
+# Of 16 items, polars lends the coordinates as one array, which must not be written to.
+@pytest.mark.parametrize("n_changed", [0, 3])
+@pytest.mark.parametrize("n", [16, 60])
+def test_a_map_of_the_same_items_moves_only_those_whose_pictures_changed(
+    catalog_items, draw_vectors, index_items, n, n_changed
+):
+    items, vectors = catalog_items(n), draw_vectors(n)
+    side = index_items(items, vectors)
+    drawn = map_catalog(side, seed=0)
+    facts = map_catalog(side, 0, EarlierMap(drawn, items["row_id"][n_changed:].sort().to_numpy()))
+    moved = {before.item_id for before, after in zip(drawn.points, facts.points, strict=True) if before != after}
+    assert moved == set(items["item_id"][:n_changed])
+
+
 def test_a_map_of_components_is_drawn_again(catalog_items, draw_vectors, index_items, without_sklearn):
     items, vectors = catalog_items(60), draw_vectors(60)
     side = index_items(items, vectors)
