@@ -148,7 +148,7 @@ def _measure(arguments: argparse.Namespace, folder: Path) -> dict[str, Any]:
     bench = Bench(folder, source, NightlyConfig.load(None, sets), PARTS_OF_A_SHARD * n_shards)
     prepared = bench.prepare()
     seconds: Seconds = {ENGINES[name]: [] for name in ENGINES if name in (LOCAL, *arguments.engines)}
-    with DaskCluster(folder / "dask") as cluster, PoolWorkers(folder / "pool", "bench") as pool:
+    with DaskCluster(folder / "cluster") as cluster, PoolWorkers(folder / "workers", "bench") as pool:
         dask = {"threads": 1, "runner": "dask", "dask_address": cluster.address}
         pools = {"runner": "pools", "pools": f"default={pool.pool}"}
         contenders = {
