@@ -157,6 +157,19 @@ def test_a_whole_catalogue_declares_the_rows_that_it_marks_as_deleted(store: Sto
     assert outcome.diff.removed_ids == ("1/2", "2", "2/2", "3", "3/2")
 
 
+def test_the_next_night_of_a_feed_declares_the_products_that_it_marks_as_deleted(store: Store, shop: Path) -> None:
+    def write_feed(*rows: str) -> str:
+        lines = ["id\timage_link\tproduct_type\tgone", *rows]
+        (shop / "feed.tsv").write_text("\n".join(lines) + "\n")
+        return f"merchant:{shop / 'feed.tsv'}?deleted=gone"
+
+    publish(store, ingest_source(store, write_feed("1\ta.jpg\tcoat\t", "2\tb.jpg\tcoat\t")).catalog)
+    unchanged = ingest_source(store, write_feed("1\ta.jpg\tcoat\t", "2\tb.jpg\tcoat\t"))
+    assert (unchanged.declared_removals, unchanged.diff.removed_ids) == ((), ())
+    outcome = ingest_source(store, write_feed("1\ta.jpg\tcoat\t", "2\tb.jpg\tcoat\t1"))
+    assert outcome.declared_removals == outcome.diff.removed_ids == ("2",)
+
+
 PRODUCTS = st.dictionaries(
     st.sampled_from("1234567"),
     st.tuples(st.lists(st.sampled_from(PICTURES), min_size=1, max_size=2, unique=True).map(tuple),

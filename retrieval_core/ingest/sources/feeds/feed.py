@@ -70,7 +70,8 @@ class FeedSource(TableSource):
         self.n_passed_over = rows.n_passed_over
         counts = f"{counted(rows.n_products, 'product')} with {counted(len(frame), 'picture')}"
         self.notes = (f"{counts}, from {notes[0]}", *notes[1:], *rows.passed_over_notes(), *field_notes)
-        self._named = Named.of(rows.ids, rows.deleted_ids, has_further_pictures=True)
+        self.deleted_ids = rows.deleted_ids
+        self._named = Named.of(rows.ids, self.deleted_ids, has_further_pictures=True)
         if frame.is_empty() and not self.is_delta:
             raise SourceMissing(f"{self.spec} has no product with a picture ({'; '.join(self.notes)})")
         return frame
