@@ -10,13 +10,13 @@ hundred did. `own` is memory that no file backs. Exits with 1 where a step excee
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from benchmarks.measuring.process_usage import run_measured
+from benchmarks.memory.steps import Steps
 
 if TYPE_CHECKING:
     from retrieval_core.artifacts.manifests import Ref
@@ -31,11 +31,12 @@ CHANGED_EVERY, VIEWS, N_CATEGORIES, N_COLOURS = 100, 5, 50, 12
 DIM, PART_ROWS, SHARD_ROWS = 8, 8_192, 8_192
 
 
-class Nights:
-    """The steps of two nights over `n_rows` rows; what one passes to the next lies in `folder`."""
+class Nights(Steps):
+    """The steps of two nights."""
 
     def __init__(self, folder: Path, n_rows: int, night: str) -> None:
-        self.folder, self.n_rows, self.night = folder, n_rows, night
+        super().__init__(folder, n_rows)
+        self.night = night
 
     def run(self, step: str) -> None:
         getattr(self, f"_{step.replace(' ', '_')}")()
@@ -162,14 +163,6 @@ class Nights:
         from retrieval_core.artifacts.manifests import Ref
 
         return Ref.model_validate(self._load("catalog"))
-
-    def _save(self, **values: Any) -> None:
-        path = self.folder / "state.json"
-        state = json.loads(path.read_text()) if path.exists() else {}
-        path.write_text(json.dumps(state | values))
-
-    def _load(self, name: str) -> Any:
-        return json.loads((self.folder / "state.json").read_text())[name]
 
 
 def main() -> int:

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import hashlib
-import json
 from collections.abc import Callable
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+from benchmarks.memory.steps import Steps
 
 if TYPE_CHECKING:
     import numpy as np
@@ -25,11 +25,8 @@ N_CATEGORIES, N_LABELS, N_COLOURS = 50, 200, 12
 REPLACED_EVERY = 100
 
 
-class DrawnRun:
-    """Runs the stages, and keeps in `folder` what each passes to the next; a run without a head is of raw vectors."""
-
-    def __init__(self, folder: Path, n_rows: int) -> None:
-        self.folder, self.n_rows = folder, n_rows
+class DrawnRun(Steps):
+    """Runs the stages; a run without a head is of raw vectors."""
 
     def run(self, stage: str) -> None:
         stages: dict[str, Callable[[], None]] = {
@@ -60,14 +57,6 @@ class DrawnRun:
 
         # A head of two epochs may lose against the plain vectors, which is not what is measured here.
         return NightlyConfig(head=HeadConfig(max_epochs=2, patience=1), gate=GateConfig(mode="off"))
-
-    def _save(self, **values: Any) -> None:
-        path = self.folder / "state.json"
-        state = json.loads(path.read_text()) if path.exists() else {}
-        path.write_text(json.dumps(state | values))
-
-    def _load(self, name: str) -> Any:
-        return json.loads((self.folder / "state.json").read_text())[name]
 
     def _ref(self, name: str) -> Ref:
         from retrieval_core.artifacts.manifests import Ref

@@ -17,9 +17,8 @@ import json
 import os
 import shutil
 import statistics
-import threading
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from importlib import import_module
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -33,6 +32,7 @@ from prefect.testing.utilities import prefect_test_harness
 from benchmarks.measuring.interleaved_timing import Seconds, interleaved, ratio
 from benchmarks.scaling.dask_cluster import START_TIMEOUT_S, DaskCluster
 from benchmarks.scaling.pool_workers import PoolWorkers
+from benchmarks.scaling.watching import once
 from flows.pictures import Masking, mask_and_embed, snapshot_catalog
 from flows.run import RUNNER, holds_lease
 from retrieval_core.artifacts.manifests import Fitted, Ref, Value
@@ -82,7 +82,7 @@ class Bench(NamedTuple):
     def run_and_lose(self, name: str, prepared: Prepared, lose: Callable[[], None], **engine: Any) -> None:
         """Do the same, and call `lose` when half of the parts are stored."""
         store = self._copy_store(name)
-        with _when(lambda: len(_parts(store)) >= self.n_parts // 2, lose):
+        with once(lambda: len(_parts(store)) >= self.n_parts // 2, lose):
             mask_and_embed_all(Settings(store=str(store), **engine), prepared, self.config)
 
     def digests(self, name: str) -> dict[str, str]:
@@ -160,9 +160,9 @@ def _measure(arguments: argparse.Namespace, folder: Path) -> dict[str, Any]:
         }
         chosen = {name: contenders[name] for name in ENGINES if ENGINES[name] in seconds}
         for _ in range(arguments.rounds):
-            if "dask" in str(arguments.engines):
+            if {"dask", "dask-lost"} & chosen.keys():
                 _warm(cluster, N_WORKERS)  # one of them was killed in the previous round
-            if "pool" in str(arguments.engines):
+            if {"pool", "pool-lost"} & chosen.keys():
                 pool.start_workers(N_WORKERS)
             for name, taken in interleaved(chosen, rounds=1).items():
                 seconds[ENGINES[name]] += taken
@@ -182,29 +182,6 @@ def _warm(cluster: DaskCluster, n_workers: int) -> None:
 def _import_stages() -> None:
     for name in STAGES:
         import_module(name)
-
-
-@contextmanager
-def _when(is_due: Callable[[], bool], act: Callable[[], None]) -> Iterator[None]:
-    """Call `act` once within the block, as soon as `is_due()`. Raises `RuntimeError` if that never happened."""
-    over, acted = threading.Event(), threading.Event()
-
-    def watch() -> None:
-        while not over.wait(0.05):
-            if is_due():
-                act()
-                acted.set()
-                return
-
-    watcher = threading.Thread(target=watch)
-    watcher.start()
-    try:
-        yield
-    finally:
-        over.set()
-        watcher.join()
-    if not acted.is_set():
-        raise RuntimeError("no worker was killed: the run was over too soon; give more --products")
 
 
 def _parts(store: Path) -> list[Path]:

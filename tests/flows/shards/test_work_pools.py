@@ -18,6 +18,7 @@ from prefect.settings import PREFECT_API_URL, temporary_settings
 from prefect.states import Pending
 
 from benchmarks.scaling.pool_workers import PoolWorkers
+from benchmarks.scaling.watching import once
 from deployments.cli.main import main
 from flows.nightly import nightly
 from flows.run import RUNNER, holds_lease
@@ -118,26 +119,6 @@ def runs_of_pool(pool: str) -> list[FlowRun]:
         question = {"deployments": {"id": {"any_": [str(deployment.id)]}}, "sort": "EXPECTED_START_TIME_ASC"}
         answer = client.request("POST", "/flow_runs/filter", json=question)
     return [FlowRun.model_validate(run) for run in answer.json()]
-
-
-@contextmanager
-def once(happened: Callable[[], bool], act: Callable[[], None]) -> Iterator[None]:
-    """Call `act` once within the block, as soon as `happened()`."""
-    over, acted = threading.Event(), threading.Event()
-
-    def watch() -> None:
-        while not over.wait(0.02):
-            if happened():
-                act()
-                acted.set()
-                return
-
-    watcher = threading.Thread(target=watch)
-    watcher.start()
-    yield
-    over.set()
-    watcher.join()
-    assert acted.is_set()
 
 
 def test_two_workers_make_the_bytes_of_one_machine_though_one_is_lost(cpu: PoolWorkers, tmp_path: Path) -> None:
