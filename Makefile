@@ -72,6 +72,7 @@ bench: setup .venv-autofaiss ## measure speed and memory
 	$(BIN)/python -m benchmarks.embedding
 	$(BIN)/python -m benchmarks.embedding.backbone_costs
 	$(BIN)/python -m benchmarks.embedding.training
+	$(BIN)/python -m benchmarks.embedding.margin_steps
 	$(BIN)/python -m benchmarks.index
 	$(BIN)/python -m benchmarks.filters
 	$(BIN)/python -m benchmarks.index_updates

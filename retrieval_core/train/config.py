@@ -172,6 +172,12 @@ class MarginTraining(FineTuning, MetricTraining):
     )
     margin: float = Field(0.3, ge=0, lt=1.5, description="By how much the right class has to win.")
     scale: float = Field(32.0, gt=0, description="Factor of the cosines; a larger one sharpens the probabilities.")
+    sampled_classes: int = Field(
+        10_000,
+        ge=0,
+        description="Compare a batch with at most this many classes: its own and a random sample of the others, drawn "
+        "for each step (Partial FC), which bounds the cost of a step; 0 compares with all.",
+    )
 
 
 class TripletTraining(MetricTraining):

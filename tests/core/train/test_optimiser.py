@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from retrieval_core.train.config import RotationTraining
 from retrieval_core.train.objectives.base import LinearObjective
-from retrieval_core.train.optimiser import WARM_UP, build_optimiser, cosine_factor, set_rates
+from retrieval_core.train.optimiser import WARM_UP, RowwiseAdamW, build_optimiser, cosine_factor, set_rates
 
 
 class Plain(LinearObjective):
@@ -41,6 +41,26 @@ def test_frozen_parameters_are_left_out(tiny_embedder):
     parameters = [p for group in build_optimiser(objective, RotationTraining()).param_groups for p in group["params"]]
     assert {id(p) for p in parameters} >= {id(p) for p in objective.embedder.projection.parameters()}
     assert all(p.requires_grad for p in parameters)
+
+
+def test_rows_of_a_sparse_gradient_are_updated_as_adamw_does_and_no_others():
+    settings, generator = {"lr": 0.1, "weight_decay": 0.5}, torch.Generator().manual_seed(0)
+    start, rows = torch.randn(6, 3, generator=generator), torch.tensor([1, 4, 5])
+    table, alone = torch.nn.Parameter(start.clone()), torch.nn.Parameter(start[rows])
+    optimiser, expected = RowwiseAdamW([table], **settings), torch.optim.AdamW([alone], **settings)
+    for step in range(3):
+        gradient = torch.randn(3, 3, generator=generator)
+        table.grad = torch.sparse_coo_tensor(rows[None], gradient, table.shape, check_invariants=True)
+        alone.grad = gradient
+        if step == 1:  # as after a checkpoint
+            optimiser, saved = RowwiseAdamW([table], **settings), optimiser.state_dict()
+            optimiser.load_state_dict(saved)
+        optimiser.step()
+        expected.step()
+    assert torch.equal(table[rows], alone)
+    assert torch.equal(optimiser.state[table]["exp_avg_sq"][rows], expected.state[alone]["exp_avg_sq"])
+    left_out = torch.tensor([0, 2, 3])
+    assert torch.equal(table[left_out], start[left_out])
 
 
 @given(st.floats(0, 1), st.floats(0, 1))
