@@ -1,6 +1,6 @@
 """Embedding end to end compared with the bare engine and with a plain loop.
 
-    python -m benchmarks.embedding [--backbone resnet18] [--pictures 400] [--rounds 3] [--json FILE]
+    python -m benchmarks.embedding [--backbone resnet18] [--pictures 400] [--photos DIR] [--rounds 3] [--json FILE]
 
 Every round measures these methods in turn, on the same pictures and all cores, the first two also in bfloat16 where the
 CPU computes in it:
@@ -8,6 +8,9 @@ CPU computes in it:
 - bare engine: forward passes alone, on squares in memory, with the fastest of several settings of ONNX Runtime;
 - end to end: from JPEG files to the bytes of a Parquet part, as in a nightly run;
 - plain loop: torch's DataLoader with Pillow and timm's own transform, timm's eager model, with the fastest setting.
+
+Where the CPU computes in bfloat16, its vectors are compared with those of float32, on the pictures or on `--photos`:
+their cosine, and how many of the ten nearest a float32 query finds among them are the same.
 
 Rates are medians over the rounds; ratios are taken within a round, so that other load affects both sides.
 """
@@ -25,7 +28,7 @@ import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, get_args
 
 import numpy as np
 import onnxruntime
@@ -45,10 +48,12 @@ from retrieval_core.embed.engine import Engine, check_precision, open_engine
 from retrieval_core.embed.extract import Masks, ViewToEmbed, extract
 from retrieval_core.embed.registry import get_card
 from retrieval_core.errors import BadConfig
-from retrieval_core.images import DEFAULT_MAX_PIXELS, RGB, decode, fit
+from retrieval_core.images import DEFAULT_MAX_PIXELS, RGB, Preprocess, decode, fit
+from retrieval_core.metrics.exact_knn import exact_topk
 
 WIDTH_PX, HEIGHT_PX, JPEG_QUALITY = 550, 832, 82
 BATCH_SIZE = 32
+N_NEAREST = 10
 TRIAL_PICTURES = 96  # that choose the fastest setting
 # aims: end to end over bare engine, end to end over plain loop, bare engine in bfloat16 over float32
 TARGETS: dict[str, tuple[float, float | None, float | None]] = {
@@ -90,21 +95,26 @@ def main() -> None:
     parser.add_argument("--pictures", type=int, default=400)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--json", type=Path, help="also write the figures to this file")
+    parser.add_argument(
+        "--photos", type=Path, help="a folder whose JPEGs show how near bfloat16 is, as drawn ones cannot"
+    )
     args = parser.parse_args()
     with tempfile.TemporaryDirectory() as scratch:
         pictures = draw_pictures(Path(scratch), args.pictures)
-        results = [measure(name, pictures, args.rounds) for name in args.backbone]
+        photos = sorted(args.photos.rglob("*.jpg"))[: args.pictures] if args.photos else []
+        results = [measure(name, pictures, args.rounds, photos) for name in args.backbone]
     if args.json:
         args.json.write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
 
 
-def measure(backbone: str, pictures: Sequence[Picture], rounds: int) -> dict[str, Any]:
+def measure(backbone: str, pictures: Sequence[Picture], rounds: int, photos: Sequence[Path]) -> dict[str, Any]:
     """Measure one backbone, print its table and return its figures."""
+    weights = "pretrained" if get_card(backbone).library == "efficientnet_lite" else "random:0"
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch)
-        loaded = load_backbone(EmbedConfig(backbone=backbone, weights="random:0"))
+        loaded = load_backbone(EmbedConfig(backbone=backbone, weights=weights))
         save_backbone(loaded, folder)
-        squares = np.stack([fit(decode(Path(item.image_uri).read_bytes()), loaded.preprocess) for item in pictures])
+        squares = read_squares([Path(item.image_uri) for item in pictures], loaded.preprocess)
         methods = [
             fastest(bare_methods(folder, squares), len(pictures)),
             end_to_end(folder, pictures),
@@ -118,7 +128,31 @@ def measure(backbone: str, pictures: Sequence[Picture], rounds: int) -> dict[str
         for method in methods:
             method.run(min(BATCH_SIZE, len(pictures)))
         timings = [[timed(method, len(pictures)) for method in methods] for _ in range(rounds)]
-    return report(backbone, pictures, methods, timings)
+        figures = report(backbone, pictures, methods, timings)
+        if has_bfloat16():
+            compared = read_squares(photos, loaded.preprocess) if photos else squares
+            figures["agreement"] = agreement(folder, compared, weights)
+    return figures
+
+
+def read_squares(paths: Sequence[Path], preprocess: Preprocess) -> UInt8:
+    return np.stack([fit(decode(path.read_bytes()), preprocess) for path in paths])
+
+
+def agreement(folder: Path, squares: UInt8, weights: str) -> dict[str, float]:
+    """Print and return how near bfloat16 vectors are to those of float32, and the overlap of their ten nearest."""
+    exact, rounded = (
+        open_engine(folder, "cpu", cores(), precision).embed(squares) for precision in get_args(Precision)
+    )
+    cosines, rows = (exact * rounded).sum(axis=1), np.arange(len(squares))
+    found = [exact_topk(exact, gallery, N_NEAREST, exclude=rows)[1] for gallery in (exact, rounded)]
+    overlap = np.mean([len(np.intersect1d(*pair)) / N_NEAREST for pair in zip(*found, strict=True)])
+    figures = {"mean_cosine": float(cosines.mean()), "min_cosine": float(cosines.min()), "overlap@10": float(overlap)}
+    print(
+        f"bfloat16 against float32, {weights} weights, {len(squares)} pictures: cosine {figures['mean_cosine']:.5f} on "
+        f"average, {figures['min_cosine']:.5f} at least; {overlap:.3f} of the ten nearest are the same"
+    )
+    return figures
 
 
 def bare_methods(folder: Path, squares: UInt8) -> list[Method]:
