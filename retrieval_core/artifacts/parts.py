@@ -74,7 +74,11 @@ def is_stored(store: Store, part: Part) -> bool:
 def read_kept(store: Store, artifact: Artifact | None, name: str, schema: Mapping[str, pl.DataType]) -> pl.DataFrame:
     """Return the table that an artifact keeps as the part `name`; no rows of `schema` where it has none or lost it."""
     part = artifact.find_part(name) if artifact else None
-    return read_table(store, part) if part and is_stored(store, part) else pl.DataFrame(schema=schema)
+    if part and is_stored(store, part):
+        return read_table(store, part)
+    if part:
+        log.warning("%s is lost or damaged; what it kept is computed again", part.key)
+    return pl.DataFrame(schema=schema)
 
 
 def put_parts(

@@ -15,14 +15,14 @@ import polars as pl
 
 from retrieval_core.arrays import Float64, Int64
 from retrieval_core.artifacts import releases
-from retrieval_core.artifacts.catalog_rows import load_items
+from retrieval_core.artifacts.catalog_rows import changed_fraction, load_items
 from retrieval_core.artifacts.fingerprints import STAGE_VERSIONS
 from retrieval_core.artifacts.growing_sets import indexable_items
 from retrieval_core.artifacts.manifests import Ref, Release, Report, Value, VectorSet, fingerprint
 from retrieval_core.artifacts.variants import Variant, VariantField, parse_variant
 from retrieval_core.config.stages import NightlyConfig
 from retrieval_core.errors import BadConfig, NotFound, ShardCorrupt
-from retrieval_core.evaluate.measure.exact_search import stored_nearest
+from retrieval_core.evaluate.measure.exact_search import stored_gallery
 from retrieval_core.evaluate.measure.setup import K, draw_validation
 from retrieval_core.metrics.registry import HEADLINES
 from retrieval_core.metrics.retrieval import score
@@ -53,12 +53,13 @@ class VariantChoice(Value):
     """The variant that a run publishes, and why, as a sentence.
 
     `scores` are of all variants it was chosen from, over `n_queries`; there are none where these were too few to judge.
-    `question` is the fingerprint of what was compared, "" where nothing was to choose.
+    `question` is the fingerprint of what was compared, on a `catalog`; both are "" where nothing was to choose.
     """
 
     variant: VariantField
     why: str
     question: str = ""
+    catalog: str = ""
     n_queries: int = 0
     scores: tuple[VariantScore, ...] = ()
 
@@ -83,7 +84,8 @@ def choose_variant(
     describe: they are no choice where the backbone also `reads_text`. The variant of production stays while no other is
     better beyond chance by `MIN_GAIN`. Without labels, or with too few validation queries, it stays as well, and a
     first release takes the cheapest: a head that was trained on few pictures may be much worse than none. The choice
-    of production is returned while what was compared is the same.
+    of production is returned while models and config are the same, and no more of the items than would train the head
+    again have changed since it was made.
 
     Raises `BadConfig` when the run has not made the variant that the config names.
     """
@@ -99,11 +101,11 @@ def choose_variant(
         "variant",
         STAGE_VERSIONS["evaluate"],
         [config.head.seed, MAX_QUERIES, MAX_ROWS],
-        [catalog.name, *(vector_set.fingerprint for vector_set in sets.values())],
+        [vector_set.family for vector_set in sets.values()],
     )
     release = releases.read_reference(store)
     earlier = read_choice(store, release) if release else None
-    if earlier and earlier.question == question:
+    if earlier and earlier.question == question and _still_holds(store, earlier, catalog.name, config):
         return earlier
     evidence = _measure(store, catalog, sets, config.head.seed)
     n_products = len(np.unique(evidence.clusters))
@@ -112,7 +114,10 @@ def choose_variant(
         chosen = current or min(sets, key=lambda variant: (costs[variant], variant.boosted))
         judged = f"{n_products} validation queries can be judged, {MIN_PRODUCTS} are needed to choose"
         return VariantChoice(
-            variant=chosen, why=f"{chosen} {'stays' if current else 'by default'}: {judged}", question=question
+            variant=chosen,
+            why=f"{chosen} {'stays' if current else 'by default'}: {judged}",
+            question=question,
+            catalog=catalog.name,
         )
     chosen = cheapest_of_the_best(evidence.values, evidence.clusters, costs, release.variant if release else None)
     stays = release is not None and chosen == release.variant
@@ -120,6 +125,7 @@ def choose_variant(
         variant=chosen,
         why=_reason(chosen, evidence, stays),
         question=question,
+        catalog=catalog.name,
         n_queries=len(evidence.clusters),
         scores=tuple(_score(variant, chosen, evidence) for variant in sets),
     )
@@ -133,6 +139,19 @@ def read_choice(store: Store, release: Release) -> VariantChoice | None:
         return VariantChoice.model_validate(choice) if choice else None
     except (NotFound, ShardCorrupt, ValueError):
         return None
+
+
+def _still_holds(store: Store, earlier: VariantChoice, catalog: str, config: NightlyConfig) -> bool:
+    """Return whether a choice was made on about this catalogue; without evidence, on this very one."""
+    if earlier.catalog == catalog:
+        return True
+    columns = ["item_id", "content_id"]
+    try:
+        then = load_items(store, earlier.catalog, columns)
+    except NotFound:
+        return False
+    changed = changed_fraction(then, load_items(store, catalog, columns))
+    return bool(earlier.scores) and changed <= config.head.refit_after_change
 
 
 def cheapest_of_the_best(
@@ -171,7 +190,7 @@ def _measure(store: Store, catalog: Ref, sets: Mapping[Variant, VectorSet], seed
     items, protocol = draw_validation(items, MAX_QUERIES, MAX_ROWS, seed)
     values, metrics = {}, {}
     for variant, vector_set in sets.items():
-        _, positions = stored_nearest(store, vector_set, items, protocol, K)
+        _, positions = stored_gallery(store, vector_set, items, protocol.queries, protocol.gallery).nearest(K)
         scores = score(positions, protocol.truth)
         names = [name for name in HEADLINES if name in scores.summary]
         means = scores.per_query.with_columns(mean=pl.mean_horizontal(names) if names else pl.lit(np.nan))

@@ -205,6 +205,8 @@ class ShardedIndex:
         missing = np.ones(len(row_ids), bool)
         for shard in self.shards:
             position, is_present = positions_of(shard.row_ids, row_ids)
+            if is_present.all():  # one shard has all: nothing need be copied twice
+                return np.asarray(shard.vectors[position])
             vectors[is_present] = shard.vectors[position[is_present]]
             missing &= ~is_present
         if missing.any():

@@ -104,7 +104,7 @@ def plan_index(
     current = IndexSet.open(store, release.index) if release else None
     rows = _indexable_rows(store, catalog, vectors)
     sets = (vectors, *reduced)
-    candidates = previous_candidates(release, current, catalog.name, sets, config) if release and current else None
+    candidates = previous_candidates(release, current, sets, config) if release and current else None
     candidates = candidates or _choose_candidates(store, sets, rows, config, current)
     recipe = choose_recipe(len(rows), candidates.dim, vectors.dim, config)
     log.info("index: %s", recipe.why)
@@ -188,21 +188,20 @@ def quantizer_serves(current: IndexSet, config: IndexConfig) -> bool:
 
 
 def previous_candidates(
-    release: Release, current: IndexSet, catalog: str, sets: Sequence[VectorSet], config: IndexConfig
+    release: Release, current: IndexSet, sets: Sequence[VectorSet], config: IndexConfig
 ) -> VectorSet | None:
-    """Return which of `sets` the index `current` of a release searches candidates in, if the choice would be the same.
+    """Return those of `sets` in as many dimensions as the index `current` of a release searches, while that serves.
 
-    `sets` are the full vectors and what they are reduced to. Return None when catalogue, vectors, reducer or config
-    differ, so that the choice has to be measured.
+    `sets` are the full vectors and what they are reduced to. Return None when vectors, reducer or config are others, or
+    the index does not reach its recall, so that the choice has to be measured. A reducer is fitted again once much of
+    the catalogue has changed.
     """
     full, *reduced = sets
-    same_rows = {"catalog": catalog, "vectors": full.fingerprint}.items() <= current.parents.items()
-    same_reducer = release.reducer is not None and all(
-        vectors.family == reduced_family(release.reducer.name, full.family, vectors.dim) for vectors in reduced
-    )
-    if same_rows and same_reducer and release.config["index"] == config.model_dump(mode="json"):
-        return next((vectors for vectors in sets if vectors.fingerprint == current.parents["candidates"]), None)
-    return None
+    reducer = release.reducer.name if release.reducer else ""
+    families = [full.family, *(reduced_family(reducer, full.family, vectors.dim) for vectors in reduced)]
+    same_models = current.family == full.family and [vectors.family for vectors in sets] == families
+    serves = release.config["index"] == config.model_dump(mode="json") and current.recall >= config.recall_target
+    return next((vectors for vectors in sets if vectors.dim == current.candidate_dim and same_models and serves), None)
 
 
 def _indexable_rows(store: Store, catalog: Ref, vectors: VectorSet) -> pl.DataFrame:

@@ -72,7 +72,7 @@ def analyse(
     setup, seed = measured.setup, config.evaluate.seed
     release = releases.get_release(store, against) if against else None
     current = IndexedItems(setup.items, setup.index, IndexSet.open(store, outputs.index).family)
-    pair = ReleasePair(_open_indexed(store, release) if release else None, current)
+    pair = ReleasePair(_open_indexed(store, release) if release else None, current, setup.kept)
     past = past_runs(store, outputs.sealed)
     neighbours = find_neighbours(setup, seed)
     duplicates = find_near_duplicates(setup, neighbours, config.ingest.max_pixels, read_compared(store, earlier))
@@ -136,6 +136,7 @@ def tables(measured: Measured, analysis: Analysis) -> dict[str, bytes]:
         "near_duplicates.parquet": table_bytes(analysis.duplicates.pairs),
         COMPARED_FILE: table_bytes(analysis.duplicates.compared),
         SYNTHETIC_FILE: table_bytes(measured.unlabelled.vectors),
+        **measured.setup.kept.tables(),
         "product_groups.parquet": table_bytes(analysis.duplicates.groups),
         "fixes.parquet": table_bytes(analysis.hygiene.fixes),
     }

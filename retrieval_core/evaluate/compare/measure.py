@@ -236,7 +236,10 @@ class _Search(NamedTuple):
         return np.take_along_axis(similarities, order, axis=1), kept
 
     def _gallery(self, vectors: Ref) -> Gallery:
-        return stored_gallery(self.store, VectorSet.open(self.store, vectors), self.items, self.protocol)
+        protocol = self.protocol
+        return stored_gallery(
+            self.store, VectorSet.open(self.store, vectors), self.items, protocol.queries, protocol.gallery
+        )
 
     def _all(self, gallery: Gallery) -> Float32:
         return gallery.load(gallery.gallery_ids)

@@ -26,6 +26,7 @@ from retrieval_core.evaluate.measure.setup import (
     SearchSetup,
     choose_protocol,
     cluster_names,
+    depth_as_for_ten,
     gallery_depth,
     positions_in_gallery,
 )
@@ -60,7 +61,10 @@ def search_shared_gallery(store: Store, release: Release, setup: SearchSetup, co
     vectors = _query_vectors(store, release, baseline, query_items)
     new_hits = _hits(setup.index.n_rows, gallery_ids, len(queries), partial(setup.hits, queries))
     old_hits = _hits(
-        baseline.index.n_rows, baseline_ids, len(queries), lambda k: baseline.index.search(*vectors, k, depth)[1]
+        baseline.index.n_rows,
+        baseline_ids,
+        len(queries),
+        lambda k: baseline.index.search(*vectors, k, depth_as_for_ten(depth, k))[1],
     )
     return SharedGallery(
         _score(new_hits, protocol.truth, query_items),

@@ -13,10 +13,11 @@ import polars as pl
 
 from retrieval_core.arrays import Float32, Float64, Int64
 from retrieval_core.artifacts.manifests import Value
-from retrieval_core.evaluate.measure.exact_search import Gallery, indexed_gallery
-from retrieval_core.evaluate.measure.setup import Protocol, draw_validation
-from retrieval_core.index.lookup import ShardedIndex
-from retrieval_core.metrics.exact_knn import Blocks, exact_topk_of_blocks, joined_blocks, merge_topk
+from retrieval_core.evaluate.measure.exact_search import Gallery, indexed_gallery, item_names
+from retrieval_core.evaluate.measure.kept_searches import KeptSearches
+from retrieval_core.evaluate.measure.setup import SearchSetup, Validation, draw_validation
+from retrieval_core.index.topk import best_of, kept_candidates, pair_scores
+from retrieval_core.metrics.exact_knn import joined_blocks, merge_topk
 from retrieval_core.search.confidence import (
     DEPTH,
     N_HITS,
@@ -30,7 +31,7 @@ from retrieval_core.search.confidence import (
 MAX_QUERIES = 500
 MIN_QUERIES = 30
 N_BINS = 10
-KINDS: tuple[RelevanceKind, ...] = ("product", "category")
+COLUMN_OF: dict[RelevanceKind, str] = {"product": "product_id", "category": "category"}
 
 
 class ConfidenceBin(Value):
@@ -74,33 +75,40 @@ class MeasuredConfidence(NamedTuple):
     facts: ConfidenceFacts
 
 
-def measure_confidence(index: ShardedIndex, items: pl.DataFrame, protocol: Protocol, seed: int) -> MeasuredConfidence:
+def measure_confidence(setup: SearchSetup, seed: int) -> MeasuredConfidence:
     """Learn the confidence of searches in the full vectors of an index on validation rows; check it on the queries.
 
-    `items` are in the index, `protocol` says which of them are the queries of the report, and their gallery. Relevant
-    is the same product where enough validation queries have another picture of theirs, else the same category.
+    Relevant is the same product where enough validation queries have another picture of theirs, else the same category.
     """
-    validation = draw_validation(items, MAX_QUERIES, len(items), seed)
-    for kind in KINDS:
-        learned = _examples(index, validation.items, validation.protocol, kind)
+    validation = draw_validation(setup.items, MAX_QUERIES, len(setup.items), seed)
+    held_out = Validation(setup.items, setup.protocol)
+    for kind in COLUMN_OF:
+        learned = _examples(setup, validation, "validation", kind)
         if len(learned.is_relevant) >= 2 * MIN_QUERIES:
             model = fit_confidence(*learned, kind)
-            return MeasuredConfidence(model, _check(model, learned, _examples(index, items, protocol, kind)))
+            return MeasuredConfidence(model, _check(model, learned, _examples(setup, held_out, "gallery", kind)))
     missing = f"Fewer than {MIN_QUERIES} validation queries have a product or a category that others share."
     return MeasuredConfidence(None, ConfidenceFacts(missing=missing))
 
 
-def _examples(index: ShardedIndex, items: pl.DataFrame, protocol: Protocol, kind: str) -> Examples:
-    """Search up to `MAX_QUERIES` queries that something is relevant to, with and without what is relevant."""
+def _examples(setup: SearchSetup, searched: Validation, name: str, kind: RelevanceKind) -> Examples:
+    """Search up to `MAX_QUERIES` queries that something is relevant to, with and without what is relevant.
+
+    `name` says what the gallery is to which the exact searches of the setup are kept.
+    """
+    items, protocol = searched
     codes, known = getattr(protocol.judgements, kind), getattr(protocol.truth, f"n_same_{kind}")
     if codes is None or known is None or not (known > 0).any():
         return Examples(np.empty((0, 4)), np.empty(0))
-    asked = _spread(np.flatnonzero(known > 0), MAX_QUERIES)
-    query_codes = codes[protocol.queries][asked]
-    gallery_codes, category = codes[protocol.gallery], protocol.judgements.category
-    gallery = indexed_gallery(index, items, protocol)
-    queries = gallery._replace(query_ids=gallery.query_ids.gather(asked)).queries()
-    scores, positions = _search_twice(queries, gallery.blocks(), query_codes, gallery_codes)
+    asked = protocol.queries[_spread(np.flatnonzero(known > 0), MAX_QUERIES)]
+    query_codes, gallery_codes, category = codes[asked], codes[protocol.gallery], protocol.judgements.category
+    gallery = indexed_gallery(setup.index, setup.family, items, asked, protocol.gallery)
+    names = item_names(items, COLUMN_OF[kind])
+    coded = gallery._replace(query_names=names[asked], gallery_names=names[protocol.gallery])
+    every = setup.kept.nearest(name, gallery, DEPTH)
+    other = _nearest_others(setup.kept, f"{name} of another {kind}", coded, query_codes, gallery_codes)
+    scores: Float32 = np.concatenate([every[0], other[0]])
+    positions: Int64 = np.concatenate([every[1], other[1]])
     has_hit = positions[:, 0] >= 0
     is_relevant = (np.append(gallery_codes, -1)[positions[:, :N_HITS]] == np.tile(query_codes, 2)[:, None]).any(axis=1)
     is_relevant[len(query_codes) :] = False
@@ -108,7 +116,10 @@ def _examples(index: ShardedIndex, items: pl.DataFrame, protocol: Protocol, kind
     categories = np.full((len(positions), N_HITS), -1, np.int64)
     if category is not None:
         categories = np.append(category[protocol.gallery], -1)[positions[:, :N_HITS]]
-    density = _density(gallery, positions[:, 0])
+    hits, which = np.unique(positions[:, 0], return_inverse=True)
+    around = indexed_gallery(setup.index, setup.family, items, protocol.gallery[hits], protocol.gallery)
+    nearest_hits, _ = setup.kept.nearest(f"{name} by its items", around, DEPTH, own=hits)
+    density = mean_cosine(nearest_hits.astype(np.float64))[which]
     return Examples(hit_features(scores.astype(np.float64), density, categories), is_relevant[has_hit].astype(float))
 
 
@@ -117,35 +128,29 @@ def _spread(rows: Int64, n: int) -> Int64:
     return rows if len(rows) <= n else rows[np.linspace(0, len(rows) - 1, n).astype(np.int64)]
 
 
-def _search_twice(queries: Float32, blocks: Blocks, query_codes: Int64, gallery_codes: Int64) -> tuple[Float32, Int64]:
-    """Return (2q, DEPTH) scores and positions: the nearest items of each query, then the nearest of another code.
+def _nearest_others(
+    kept: KeptSearches, name: str, gallery: Gallery, query_codes: Int64, gallery_codes: Int64
+) -> tuple[Float32, Int64]:
+    """Return the (q, DEPTH) scores and positions of what is nearest in the gallery and has another code.
 
-    Scores fall and are padded with -inf, positions with -1.
+    The codes, (q,) and (n,), must be part of the names in the gallery.
     """
-    empty = np.full((len(queries), DEPTH), -np.inf, np.float32), np.full((len(queries), DEPTH), -1, np.int64)
-    every, other = empty, empty
-    for positions, vectors in joined_blocks(blocks):
-        scores: Float32 = queries @ vectors.T
-        every = merge_topk(every, _largest(scores, positions))
-        scores[query_codes[:, None] == gallery_codes[positions]] = -np.inf
-        other = merge_topk(other, _largest(scores, positions))
-    return np.concatenate([every[0], other[0]]), np.concatenate([every[1], other[1]])
 
+    def search(some: Int64, rows: Int64, depth: int) -> tuple[Float32, Int64]:
+        part = gallery.only(some, rows)
+        queries = part.queries()
+        hits = np.full((len(some), depth), -np.inf, np.float32), np.full((len(some), depth), -1, np.int64)
+        for positions, vectors in joined_blocks(part.blocks()):
+            rough: Float32 = queries @ vectors.T
+            rough[query_codes[some][:, None] == gallery_codes[rows[positions]]] = -np.inf
+            query, column = kept_candidates(rough, np.broadcast_to(positions, rough.shape), depth)
+            is_other = np.isfinite(rough[query, column])
+            query, column = query[is_other], column[is_other]
+            scores = pair_scores(queries, query, vectors, column)
+            hits = merge_topk(hits, best_of(query, rows[positions[column]], scores, len(some), depth))
+        return hits
 
-def _largest(scores: Float32, positions: Int64) -> tuple[Float32, Int64]:
-    """Return the `DEPTH` largest scores of each row, in any order, and their positions, -1 for a score of -inf."""
-    first = max(scores.shape[1] - DEPTH, 0)
-    columns = np.argpartition(scores, first, axis=1)[:, first:]
-    largest = np.take_along_axis(scores, columns, axis=1)
-    return largest, np.where(np.isfinite(largest), positions[columns], -1)
-
-
-def _density(gallery: Gallery, positions: Int64) -> Float64:
-    """Return the mean cosine of each of these items with its nearest `DEPTH` others, (n,)."""
-    unique, which = np.unique(positions, return_inverse=True)
-    vectors = gallery.load(gallery.gallery_ids.gather(unique))
-    scores, _ = exact_topk_of_blocks(vectors, gallery.blocks(), DEPTH, exclude=unique)
-    return mean_cosine(scores.astype(np.float64))[which]
+    return kept.find(f"{name} {gallery.family}", gallery.query_names, gallery.gallery_names, DEPTH, search)
 
 
 def _check(model: Confidence, learned: Examples, checked: Examples) -> ConfidenceFacts:

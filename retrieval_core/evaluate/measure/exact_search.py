@@ -14,7 +14,6 @@ from retrieval_core.artifacts.manifests import VectorSet
 from retrieval_core.artifacts.parts import load_vectors, vectors_by_part
 from retrieval_core.artifacts.variants import Reduced, Variant
 from retrieval_core.errors import DimensionMismatch
-from retrieval_core.evaluate.measure.setup import Protocol
 from retrieval_core.index.lookup import ShardedIndex
 from retrieval_core.index.shard_files import positions_of
 from retrieval_core.metrics.exact_knn import Blocks, exact_topk, exact_topk_of_blocks, joined_blocks, merge_topk
@@ -52,14 +51,18 @@ def chain_names(variant: Variant, candidates: Variant | Reduced, available: Coll
 
 
 class Gallery(NamedTuple):
-    """Vectors in which the items with `query_ids` search among those with `gallery_ids`.
+    """Vectors of one `family` and `dim`, in which the items with `query_ids` search among those with `gallery_ids`.
 
-    `load(ids)` returns the (n, dim) vectors of n ids in their order, `read(ids)` yields the same in blocks, by position
-    in `ids`.
+    `query_names` and `gallery_names` are their `item_names`. `load(ids)` returns the (n, dim) vectors of n ids in their
+    order, `read(ids)` yields the same in blocks, by position in `ids`.
     """
 
+    family: str
+    dim: int
     query_ids: pl.Series
     gallery_ids: pl.Series
+    query_names: Int64
+    gallery_names: Int64
     load: Callable[[pl.Series], Float32]
     read: Callable[[pl.Series], Blocks]
 
@@ -71,36 +74,57 @@ class Gallery(NamedTuple):
         """Read the vectors of the gallery by their positions in it."""
         return self.read(self.gallery_ids)
 
+    def only(self, queries: Int64, gallery: Int64) -> Gallery:
+        """Return the same with these of its queries and of its gallery alone."""
+        return self._replace(
+            query_ids=self.query_ids.gather(queries),
+            gallery_ids=self.gallery_ids.gather(gallery),
+            query_names=self.query_names[queries],
+            gallery_names=self.gallery_names[gallery],
+        )
+
     def nearest(self, k: int) -> tuple[Float32, Int64]:
-        """Return (q, k) inner products and positions in the gallery, as `exact_topk` does."""
-        return exact_topk_of_blocks(self.queries(), self.blocks(), k)
+        """Return (q, k) inner products and positions in the gallery, as `exact_topk` does.
+
+        Vectors are read once if all fit `WHOLE_BYTES`.
+        """
+        n_queries, ids = len(self.query_ids), pl.concat([self.query_ids, self.gallery_ids])
+        if 4 * self.dim * len(ids) > WHOLE_BYTES:
+            return exact_topk_of_blocks(self.queries(), self.blocks(), k)
+        whole = self.load(ids)
+        return exact_topk(whole[:n_queries], whole[n_queries:], k)
 
 
-def stored_gallery(store: Store, vectors: VectorSet, items: pl.DataFrame, protocol: Protocol) -> Gallery:
-    """Return the queries and the gallery of a protocol in a vector set, which raises `ShardCorrupt`."""
-    content = items["content_id"]
-    load, read = partial(load_vectors, store, vectors), partial(vectors_by_part, store, vectors)
-    return Gallery(content.gather(protocol.queries), content.gather(protocol.gallery), load, read)
+def item_names(items: pl.DataFrame, *more: str) -> Int64:
+    """Return a number from 0 for each item, (n,), which names its vector within a family, and its values of `more`."""
+    return items.select(pl.struct("item_id", "content_id", *more).hash() // 2).to_series().cast(pl.Int64).to_numpy()
 
 
-def stored_nearest(
-    store: Store, vectors: VectorSet, items: pl.DataFrame, protocol: Protocol, k: int
-) -> tuple[Float32, Int64]:
-    """Return what `Gallery.nearest` does in a vector set, whose parts are decoded once if all fit `WHOLE_BYTES`."""
-    gallery = stored_gallery(store, vectors, items, protocol)
-    n_queries, ids = len(gallery.query_ids), pl.concat([gallery.query_ids, gallery.gallery_ids])
-    if 4 * vectors.dim * len(ids) > WHOLE_BYTES:
-        return gallery.nearest(k)
-    whole = gallery.load(ids)
-    return exact_topk(whole[:n_queries], whole[n_queries:], k)
-
-
-def indexed_gallery(index: ShardedIndex, items: pl.DataFrame, protocol: Protocol) -> Gallery:
-    """Return the queries and the gallery of a protocol in the vectors of an index, which are mapped, not decoded."""
-    row_ids = items["row_id"]
+def stored_gallery(store: Store, vectors: VectorSet, items: pl.DataFrame, queries: Int64, gallery: Int64) -> Gallery:
+    """Return rows of items as queries and as gallery in a vector set, which raises `ShardCorrupt`."""
+    query_items, gallery_items = items[queries], items[gallery]
     return Gallery(
-        row_ids.gather(protocol.queries),
-        row_ids.gather(protocol.gallery),
+        vectors.family,
+        vectors.dim,
+        query_items["content_id"],
+        gallery_items["content_id"],
+        item_names(query_items),
+        item_names(gallery_items),
+        load=partial(load_vectors, store, vectors),
+        read=partial(vectors_by_part, store, vectors),
+    )
+
+
+def indexed_gallery(index: ShardedIndex, family: str, items: pl.DataFrame, queries: Int64, gallery: Int64) -> Gallery:
+    """Return rows of items as queries and as gallery in an index, whose vectors, of a family, are mapped."""
+    query_items, gallery_items = items[queries], items[gallery]
+    return Gallery(
+        family,
+        index.dim,
+        query_items["row_id"],
+        gallery_items["row_id"],
+        item_names(query_items),
+        item_names(gallery_items),
         load=lambda ids: index.vectors_of(ids.to_numpy()),
         read=lambda ids: blocks_of_rows(index, ids.to_numpy()),
     )

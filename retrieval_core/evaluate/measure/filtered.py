@@ -9,10 +9,9 @@ from typing import Literal, NamedTuple
 import numpy as np
 import polars as pl
 
-from retrieval_core.arrays import Float32, Int64
+from retrieval_core.arrays import Int64
 from retrieval_core.artifacts.manifests import Value
 from retrieval_core.evaluate.measure.setup import K, SearchSetup, hash_rows, single_query_ms
-from retrieval_core.metrics.exact_knn import exact_topk
 from retrieval_core.metrics.ranking import ann_recall
 
 PERCENTS = (50.0, 10.0, 1.0, 0.1)
@@ -21,11 +20,10 @@ N_CATEGORIES = 20  # the most frequent ones, each measured alone
 N_CATEGORY_QUERIES = 200  # spread over all queries; most of them are of another category
 N_QUERIES = 500  # at most, that search in each other filter: a recall is known within 0.01 then
 N_TIMED = 30
-BLOCK_ROWS = 100_000  # rows of a selection copied at a time
 
 
 class FilterFacts(Value):
-    """Recall@10 within a selection of `n_rows`, all of which are compared exactly or first sought by the index (`how`).
+    """Recall@10 within a selection of `n_rows`, which the index seeks first, or 1 where all are compared (`how`).
 
     `name` is the scope of its metric, `meaning` describes the selection. Of several selections `recall` is the mean and
     `n_rows` the total.
@@ -111,22 +109,15 @@ def _summarised(by_category: list[FilterFacts]) -> tuple[FilterFacts, FilterFact
 def _measure(setup: SearchSetup, chosen: Filter, queries: Int64, n_timed: int) -> FilterFacts:
     selection = setup.index.select(setup.items["row_id"].to_numpy()[chosen.rows])
     find = partial(setup.find, only=selection)
-    scores, _ = find(queries)
+    recall = 1.0
+    if not selection.is_exact:
+        exact, _ = setup.exact(f"{chosen.name} {chosen.meaning}", queries, chosen.rows)
+        recall = float(ann_recall(exact, find(queries)[0]).mean())
     return FilterFacts(
         name=chosen.name,
         meaning=chosen.meaning,
         n_rows=len(chosen.rows),
-        recall=float(ann_recall(_exact_scores(setup, chosen.rows, queries), scores).mean()),
+        recall=recall,
         latency_ms_p50=float(np.median(single_query_ms(find, queries[:n_timed]))),
         how="exact" if selection.is_exact else "selector",
     )
-
-
-def _exact_scores(setup: SearchSetup, rows: Int64, query_rows: Int64) -> Float32:
-    """Return the scores of each query's exact nearest among `rows`, (q, 10), falling."""
-    queries = setup.vectors[query_rows]
-    best = np.full((len(queries), K), -np.inf, np.float32)
-    for start in range(0, len(rows), BLOCK_ROWS):
-        scores, _ = exact_topk(queries, setup.vectors[rows[start : start + BLOCK_ROWS]], K)
-        best = np.sort(np.concatenate([best, scores], axis=1), axis=1)[:, : -K - 1 : -1]
-    return best

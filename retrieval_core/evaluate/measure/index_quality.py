@@ -10,9 +10,7 @@ import numpy as np
 
 from retrieval_core.arrays import Float32, Float64, Int64
 from retrieval_core.artifacts.manifests import TunePoint
-from retrieval_core.evaluate.measure.exact_search import blocks_of_rows, indexed_gallery
 from retrieval_core.evaluate.measure.setup import K, SearchSetup, gallery_depth, positions_in_gallery, single_query_ms
-from retrieval_core.metrics.exact_knn import exact_topk_of_blocks
 from retrieval_core.metrics.ranking import ann_recall
 from retrieval_core.metrics.retrieval import Scores, score
 
@@ -47,9 +45,8 @@ def measure_index(setup: SearchSetup) -> IndexQuality:
     """Search for every query in the gallery; time single queries; compare with exact search over all rows."""
     protocol, row_ids = setup.protocol, setup.items["row_id"].to_numpy()
     queries = setup.vectors[protocol.queries]
-    inside, nearest = indexed_gallery(setup.index, setup.items, protocol).nearest(K)
-    others = np.delete(row_ids, protocol.gallery)
-    outside, _ = exact_topk_of_blocks(queries, blocks_of_rows(setup.index, others), K)
+    inside, nearest = setup.exact("gallery", protocol.queries, protocol.gallery)
+    outside, _ = setup.exact("others", protocol.queries, np.delete(np.arange(len(row_ids)), protocol.gallery))
     exact = np.sort(np.concatenate([inside, outside], axis=1), axis=1)[:, : -K - 1 : -1]
     found, _ = setup.find(protocol.queries)
     k = gallery_depth(len(row_ids), len(protocol.gallery), K)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 import polars as pl
@@ -11,14 +12,15 @@ import polars as pl
 from retrieval_core.arrays import Float32, Int64
 from retrieval_core.artifacts.catalog_rows import load_items
 from retrieval_core.artifacts.manifests import IndexSet, Release
-from retrieval_core.evaluate.measure.setup import Remembered, hash_rows
+from retrieval_core.evaluate.measure.exact_search import indexed_gallery
+from retrieval_core.evaluate.measure.kept_searches import KeptSearches
+from retrieval_core.evaluate.measure.setup import hash_rows
 from retrieval_core.index.lookup import ShardedIndex, open_index
 from retrieval_core.index.shard_files import positions_of
-from retrieval_core.metrics.exact_knn import Blocks, exact_topk_of_blocks, merge_topk
+from retrieval_core.metrics.exact_knn import Blocks, exact_topk_of_blocks
 from retrieval_core.store.base import Store
 
 MAX_NEAREST = 10
-COMPARED_ROWS = 4_096  # vectors compared at a time
 COLUMNS = ["item_id", "row_id", "content_id", "category"]
 
 
@@ -32,6 +34,11 @@ class IndexedItems:
     items: pl.DataFrame
     index: ShardedIndex
     family: str
+
+    @cached_property
+    def by_row_id(self) -> pl.DataFrame:
+        """The items in the order of their row ids, by which ties of neighbours go."""
+        return self.items.sort("row_id")
 
     def sample(self, n: int, seed: int) -> Int64:
         """Draw up to n row ids, ascending, by the hash of each id, so that two releases draw the same items."""
@@ -49,46 +56,41 @@ class IndexedItems:
 
 
 class ReleasePair:
-    """A release and the one before it, if any, whose exact neighbours are found together.
+    """A release and the one before it, if any, and the exact neighbours of rows in both.
 
-    The rows `unchanged`, ascending, have one vector in both and are compared once for both; each row is asked once. So
-    a pair is cheap to ask again, and where little changed, hardly dearer than one release.
+    The rows `unchanged`, ascending, have one vector in both. `kept` are the searches of the current release, which
+    start from those of the previous one.
     """
 
-    def __init__(self, previous: IndexedItems | None, current: IndexedItems) -> None:
+    def __init__(self, previous: IndexedItems | None, current: IndexedItems, kept: KeptSearches | None = None) -> None:
         self.previous, self.current = previous, current
         self.unchanged = _equal_rows(previous, current) if previous else np.empty(0, np.int64)
-        self._among_kept = Remembered(lambda rows: current.nearest(rows, MAX_NEAREST, self.unchanged), MAX_NEAREST)
-        self._now = Remembered(lambda rows: self._nearest(current, rows), MAX_NEAREST)
-        self._before = Remembered(lambda rows: self._nearest(previous or current, rows), MAX_NEAREST)
+        self._now = kept or KeptSearches()
+        self._before = KeptSearches(self._now.earlier)
 
     def now(self, row_ids: Int64, k: int) -> tuple[Float32, Int64]:
         """Return what `IndexedItems.nearest` does in the current release, for unique rows and k up to `MAX_NEAREST`."""
-        return self._now.first(row_ids, k)
+        return _nearest(self._now, self.current, row_ids, k)
 
     def before(self, row_ids: Int64, k: int) -> tuple[Float32, Int64]:
         """Return the same of the release before; of the current one where there is none."""
-        return self._before.first(row_ids, k)
+        return _nearest(self._before, self.previous or self.current, row_ids, k)
 
-    def _nearest(self, release: IndexedItems, row_ids: Int64) -> tuple[Float32, Int64]:
-        is_kept = np.isin(row_ids, self.unchanged)
-        if not is_kept.any():
-            return release.nearest(row_ids, MAX_NEAREST)
-        kept, others = row_ids[is_kept], np.setdiff1d(release.index.row_ids(), self.unchanged)
-        nearest = merge_topk(self._among_kept.first(kept, MAX_NEAREST), release.nearest(kept, MAX_NEAREST, others))
-        rest = release.nearest(row_ids[~is_kept], MAX_NEAREST)
-        order = np.argsort(np.concatenate([np.flatnonzero(is_kept), np.flatnonzero(~is_kept)]))
-        return np.concatenate([nearest[0], rest[0]])[order], np.concatenate([nearest[1], rest[1]])[order]
+
+def _nearest(searches: KeptSearches, release: IndexedItems, row_ids: Int64, k: int) -> tuple[Float32, Int64]:
+    items = release.by_row_id
+    rows = positions_of(items["row_id"].to_numpy(), row_ids)[0]
+    gallery = indexed_gallery(release.index, release.family, items, rows, np.arange(len(items)))
+    scores, positions = searches.nearest("every row", gallery, MAX_NEAREST, own=rows)
+    return scores[:, :k], np.append(items["row_id"].to_numpy(), -1)[positions[:, :k]]
 
 
 def _equal_rows(previous: IndexedItems, current: IndexedItems) -> Int64:
     """Return the rows that have the same vector in both releases, ascending."""
-    if previous.index.dim != current.index.dim:
+    if previous.family != current.family:
         return np.empty(0, np.int64)
-    shared = np.intersect1d(previous.index.row_ids(), current.index.row_ids())
-    parts = np.array_split(shared, len(shared) // COMPARED_ROWS + 1)
-    equal = [(previous.index.vectors_of(rows) == current.index.vectors_of(rows)).all(axis=1) for rows in parts]
-    return shared[np.concatenate(equal)]
+    shared = previous.items.join(current.items, on=["row_id", "content_id"], how="semi")
+    return shared["row_id"].sort().to_numpy()
 
 
 def open_indexed(store: Store, release: Release) -> IndexedItems:

@@ -30,13 +30,14 @@ from retrieval_core.evaluate.measure.exact_search import (
     chain_names,
     classified_topk,
     indexed_gallery,
-    stored_nearest,
+    stored_gallery,
 )
 from retrieval_core.evaluate.measure.filtered import FilterFacts, measure_filters
 from retrieval_core.evaluate.measure.golden_queries import GoldenFacts, read_golden, search_golden
 from retrieval_core.evaluate.measure.graded_queries import GradedQuery, choose_graded, search_graded
 from retrieval_core.evaluate.measure.index_quality import CurvePoint, IndexQuality, measure_index, time_curve
 from retrieval_core.evaluate.measure.indexed_rows import sample_rows
+from retrieval_core.evaluate.measure.kept_searches import KeptSearches, read_searches
 from retrieval_core.evaluate.measure.mask_quality import MaskFacts, measure_masks
 from retrieval_core.evaluate.measure.picture_search import PictureSearch, read_known
 from retrieval_core.evaluate.measure.row_vectors import StoredVectors
@@ -110,10 +111,10 @@ def measure(
 
     Where every picture is a query the gallery is empty, and there are no metrics of the search. `settings` give the
     device and the threads for embedding golden and synthetic queries; the default is the environment. What a report
-    has embedded `earlier` is not embedded again.
+    has embedded and compared `earlier` is not embedded and compared again.
     """
     vectors, index_set = VectorSet.open(store, outputs.vectors), IndexSet.open(store, outputs.index)
-    setup = _open_setup(store, outputs, index_set, config)
+    setup = _open_setup(store, outputs, index_set, config, read_searches(store, earlier))
     published = measure_index(setup)
     nearest = {outputs.vectors.key: published.nearest}
     searched = {
@@ -150,11 +151,13 @@ def measure(
         filters=filters,
         masks=masks,
         unlabelled=unlabelled,
-        confidence=measure_confidence(setup.index, setup.items, setup.protocol, config.head.seed),
+        confidence=measure_confidence(setup, config.head.seed),
     )
 
 
-def _open_setup(store: Store, outputs: RunOutputs, index_set: IndexSet, config: NightlyConfig) -> SearchSetup:
+def _open_setup(
+    store: Store, outputs: RunOutputs, index_set: IndexSet, config: NightlyConfig, searches: KeptSearches
+) -> SearchSetup:
     items = load_items(store, outputs.catalog.name)
     items = indexable_items(store, items, VectorSet.open(store, outputs.vectors))
     protocol, index = choose_protocol(items, config.evaluate), open_index(store, index_set)
@@ -173,6 +176,8 @@ def _open_setup(store: Store, outputs: RunOutputs, index_set: IndexSet, config: 
         index=index,
         rerank_depth=index_set.rerank_depth,
         pictures=PictureReader(store),
+        family=index_set.family,
+        kept=searches,
     )
 
 
@@ -195,7 +200,8 @@ def _measure_variant(
     """Measure one variant under exact search of the gallery, which found `positions` if that was done before."""
     vector_set = VectorSet.open(store, ref)
     if positions is None:
-        _, positions = stored_nearest(store, vector_set, setup.items, setup.protocol, K)
+        gallery = stored_gallery(store, vector_set, setup.items, setup.protocol.queries, setup.protocol.gallery)
+        _, positions = setup.kept.nearest("gallery", gallery, K)
     scores = score(positions, setup.protocol.truth)
     return VariantFacts(name=str(vector_set.variant), dim=vector_set.dim, metrics=scores.summary), scores
 
@@ -204,7 +210,7 @@ def _measure_classified(store: Store, classes: Ref, setup: SearchSetup, top_clas
     """Measure the published vectors under exact search among the items of a query's likeliest classes first."""
     protocol = setup.protocol
     named = load_classes(store, ClassSet.open(store, classes), setup.items["content_id"])
-    gallery = indexed_gallery(setup.index, setup.items, protocol)
+    gallery = indexed_gallery(setup.index, setup.family, setup.items, protocol.queries, protocol.gallery)
     query_classes, gallery_class = named[protocol.queries, :top_classes], named[protocol.gallery, 0]
     _, positions = classified_topk(gallery.queries(), gallery.blocks, query_classes, gallery_class, K)
     return VariantFacts(

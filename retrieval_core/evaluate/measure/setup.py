@@ -14,6 +14,8 @@ from retrieval_core.arrays import Float32, Float64, Int64, UInt64
 from retrieval_core.artifacts.catalog_rows import HELD_OUT, linked_groups, validation_rows
 from retrieval_core.artifacts.pictures import PictureReader
 from retrieval_core.config.stages import EvaluateConfig
+from retrieval_core.evaluate.measure.exact_search import indexed_gallery
+from retrieval_core.evaluate.measure.kept_searches import KeptSearches
 from retrieval_core.evaluate.measure.row_vectors import RowVectors
 from retrieval_core.evaluate.thumbnails import FROM_SOURCE
 from retrieval_core.index.lookup import RowSelection, ShardedIndex
@@ -50,9 +52,10 @@ def draw_protocol(
 
     Without a mask `gallery` the gallery is every row that is not a query. If all files of a product may query, at most
     half of them do, so that the others can be found. A file is a query once, and no row with it is in the gallery.
+    Files are drawn by their hashes, so that most queries stay when others come and go.
     """
     candidates = items.with_row_index("row").filter(can_query)
-    shuffled = candidates.sample(fraction=1.0, shuffle=True, seed=seed)
+    shuffled = candidates.sort(pl.col("content_id").hash(seed), maintain_order=True)
     shuffled = shuffled.unique("content_id", keep="first", maintain_order=True)
     if gallery is None:
         files = shuffled["content_id"].implode()
@@ -114,6 +117,11 @@ def gallery_depth(n_rows: int, n_gallery: int, k: int) -> int:
     return max(min(n_rows, -(-depth // step) * step), 1)
 
 
+def depth_as_for_ten(rerank_depth: int, k: int) -> int:
+    """Return the depth at which a search for `k` reranks about as many candidates as one for ten at `rerank_depth`."""
+    return max(1, -(-rerank_depth * K // k))
+
+
 def positions_in_gallery(row_ids: Int64, gallery_row_ids: Int64, k: int) -> Int64:
     """Keep the first k hits of each query that lie in the gallery.
 
@@ -160,7 +168,10 @@ class Remembered:
 
 @dataclass(frozen=True, eq=False)
 class SearchSetup:
-    """An index with what it was built from: `vectors` (dim) and `candidates` (candidate_dim) of all `items`."""
+    """An index with what it was built from: `vectors` (dim) and `candidates` (candidate_dim) of all `items`.
+
+    `family` is that of the vectors; `kept` remembers the exact searches.
+    """
 
     items: pl.DataFrame
     protocol: Protocol
@@ -169,11 +180,14 @@ class SearchSetup:
     index: ShardedIndex
     rerank_depth: int
     pictures: PictureReader = FROM_SOURCE
+    family: str = ""
+    kept: KeptSearches = field(default_factory=KeptSearches)
     _found: dict[int, Remembered] = field(default_factory=dict, init=False, repr=False)
 
     def hits(self, rows: Int64, k: int) -> Int64:
-        """Return the (q, k) row ids that `find` returns; what was asked before is not searched again."""
-        found = self._found.setdefault(k, Remembered(lambda asked: self.find(asked, k), k))
+        """Return the (q, k) row ids found, reranking as a search for ten; what was asked is not searched again."""
+        depth = depth_as_for_ten(self.rerank_depth, k)
+        found = self._found.setdefault(k, Remembered(lambda asked: self.find(asked, k, rerank_depth=depth), k))
         return found.first(rows, k)[1]
 
     def find(
@@ -182,6 +196,13 @@ class SearchSetup:
         """Search for q rows of `items`; return (q, k) scores and row ids. Depths of 0 are those that are published."""
         depth = rerank_depth or self.rerank_depth
         return self.index.search(self.vectors[rows], self.candidates[rows], k, depth, nprobe=nprobe, only=only)
+
+    def exact(self, name: str, queries: Int64, gallery: Int64) -> tuple[Float32, Int64]:
+        """Return the (q, 10) scores and positions in `gallery` of the nearest, by exact search among rows of `items`.
+
+        `name` says what the gallery is.
+        """
+        return self.kept.nearest(name, indexed_gallery(self.index, self.family, self.items, queries, gallery), K)
 
 
 class Neighbours(NamedTuple):
@@ -204,7 +225,7 @@ def find_neighbours(setup: SearchSetup, seed: int) -> Neighbours:
     scores, positions = np.empty((len(rows), k), np.float32), np.empty((len(rows), k), np.int64)
     for start in range(0, len(rows), ASKED_AT_ONCE):
         block = slice(start, start + ASKED_AT_ONCE)
-        scores[block], hits = setup.find(rows[block], k, rerank_depth=max(1, setup.rerank_depth * K // k))
+        scores[block], hits = setup.find(rows[block], k, rerank_depth=depth_as_for_ten(setup.rerank_depth, k))
         positions[block] = positions_in_gallery(hits, row_ids, k)
     return Neighbours(rows, positions, scores)
 

@@ -16,13 +16,15 @@ from retrieval_core.evaluate.publish import publish_release
 from retrieval_core.feedback.grades import Evidence
 from retrieval_core.feedback.judgements import judge_feedback
 from retrieval_core.feedback.log import put_events, put_searches
+from retrieval_core.metrics import exact_knn
 from retrieval_core.settings import Settings
 from tests.core.feedback.drawn_log import event, search
 from tests.core.sealed_runs import CONFIG
 
 FILES = {
     "metrics.json", "report.html", "metrics.parquet", "queries.parquet", "categories.parquet",
-    "near_duplicates.parquet", "compared_pictures.parquet", "synthetic_vectors.parquet",
+    "near_duplicates.parquet", "compared_pictures.parquet", "synthetic_vectors.parquet", "searched_rows.parquet",
+    "neighbours.parquet",
     "product_groups.parquet", "fixes.parquet", "fixes.csv", "fixes.html", "summary.json",
 }  # fmt: skip
 OTHER_SEED = CONFIG.evaluate.model_copy(update={"queries": 4, "seed": 3})
@@ -103,6 +105,35 @@ def test_a_run_is_judged_against_production_among_the_items_of_both(local_store,
     assert facts["production"] == production.fingerprint
     assert facts["n_shared_gallery"] == 16
     assert {"recall@1", "ann_recall@10"} <= {change["name"] for change in facts["changes"]}
+
+
+@pytest.mark.parametrize("lost", ["searched_rows.parquet", "neighbours.parquet"])
+@pytest.mark.parametrize("how", ["deleted", "damaged"])
+def test_neighbours_that_production_kept_are_not_sought_again_and_sought_again_where_they_are_lost(
+    local_store, settings, labelled_run, publish, monkeypatch, caplog, lost, how
+):
+    n_compared, search = [0], exact_knn.exact_search
+
+    def counted(queries, gallery, n):
+        n_compared[-1] += len(queries) * len(gallery)
+        return search(queries, gallery, n)
+
+    monkeypatch.setattr(exact_knn, "exact_search", counted)
+    kept = Report.open(local_store, publish(labelled_run()).report).part(lost)
+    outputs, found = labelled_run(27), []
+    for is_lost in (False, True):
+        n_compared.append(0)
+        if is_lost and how == "deleted":
+            local_store.delete(kept.key)
+        elif is_lost:
+            local_store.put(kept.key, b"damaged")
+        report = evaluate_run(settings, outputs, CONFIG)
+        assert (f"{kept.key} is lost or damaged" in caplog.text) is is_lost
+        found.append((report.metrics, report.gate_reason, read_table(local_store, report.part("queries.parquet"))))
+        local_store.delete(f"{report.key}/manifest.json")
+    assert found[0][:2] == found[1][:2]
+    assert found[0][2].equals(found[1][2])
+    assert n_compared[1] < n_compared[2]
 
 
 def test_a_run_whose_index_misses_neighbours_under_a_filter_is_held(settings, labelled_run, monkeypatch):

@@ -114,7 +114,7 @@ def publish(store: Store, choice: VariantChoice) -> None:
     releases.point_alias(store, releases.PRODUCTION, release.fingerprint)
 
 
-def test_auto_publishes_the_better_variant_and_keeps_the_choice_while_nothing_changes(
+def test_auto_publishes_the_better_variant_and_keeps_the_choice_while_little_changes(
     local_store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     catalog = seal_catalog(local_store)
@@ -126,8 +126,14 @@ def test_auto_publishes_the_better_variant_and_keeps_the_choice_while_nothing_ch
     assert raw.high < 0 < raw.score < masked.score
     assert 40 < choice.n_queries < 120  # a tenth of the 800 training rows
     publish(local_store, choice)
+    measure = variant_choice._measure
     monkeypatch.setattr(variant_choice, "_measure", lambda *_: pytest.fail("measured again"))
-    assert choose_variant(local_store, catalog, sets, NightlyConfig(), reads_text=False) == choice
+    little_less, much_less = seal_catalog(local_store, N_ITEMS - 90), seal_catalog(local_store, N_ITEMS - 270)
+    for same in (catalog, little_less):
+        assert choose_variant(local_store, same, sets, NightlyConfig(), reads_text=False) == choice
+    monkeypatch.setattr(variant_choice, "_measure", measure)
+    again = choose_variant(local_store, much_less, sets, NightlyConfig(), reads_text=False)
+    assert (again.variant, again.catalog) == (MASKED, much_less.name)
 
 
 def test_the_queries_of_the_report_do_not_decide(local_store: Store) -> None:

@@ -131,32 +131,31 @@ def published(reducer: str = "r", **config: object) -> Release:
     )  # fmt: skip
 
 
-def current(**parents: str) -> IndexSet:
-    of = {"catalog": "c", "vectors": "32-of-c", "candidates": "8-of-c"}
+def current(dim: int = 8, family: str = "v", recall: float = 1.0) -> IndexSet:
     return IndexSet(
-        fingerprint="i", recipe="Flat", dim=32, candidate_dim=8, rerank_depth=1, family="v", template="t",
-        parents=of | parents,
+        fingerprint="i", recipe="Flat", dim=32, candidate_dim=dim, rerank_depth=1, family=family, template="t",
+        recall=recall,
     )  # fmt: skip
 
 
-def test_candidates_are_kept_when_all_they_were_chosen_from_is_the_same() -> None:
-    assert previous_candidates(published(), current(), "c", SETS, IndexConfig()) == SETS[2]
-    assert previous_candidates(published(), current(candidates="32-of-c"), "c", SETS, IndexConfig()) == SETS[0]
+def test_candidates_keep_their_dimensions_while_models_and_config_are_the_same_and_the_recall_is_reached() -> None:
+    assert previous_candidates(published(), current(), SETS, IndexConfig()) == SETS[2]
+    assert previous_candidates(published(), current(32), SETS, IndexConfig()) == SETS[0]
 
 
 @pytest.mark.parametrize(
-    ("release", "index", "catalog", "sets", "config"),
+    ("release", "index", "sets", "config"),
     [
-        (published(), current(), "other", SETS, IndexConfig()),
-        (published(), current(vectors="others"), "c", SETS, IndexConfig()),
-        (published(), current(candidates="gone"), "c", SETS, IndexConfig()),
-        (published("other"), current(), "c", SETS, IndexConfig()),
-        (published(), current(), "c", SETS, IndexConfig(recall_target=0.9)),
-        (published(recall_target=0.9), current(), "c", SETS, IndexConfig()),
-        (published().model_copy(update={"reducer": None}), current(), "c", SETS, IndexConfig()),
+        (published(), current(family="w"), SETS, IndexConfig()),
+        (published(), current(12), SETS, IndexConfig()),
+        (published(), current(recall=0.98), SETS, IndexConfig()),
+        (published("other"), current(), SETS, IndexConfig()),
+        (published(), current(), SETS, IndexConfig(recall_target=0.9)),
+        (published(recall_target=0.9), current(), SETS, IndexConfig()),
+        (published().model_copy(update={"reducer": None}), current(), SETS, IndexConfig()),
     ],
 )
 def test_candidates_are_chosen_anew_when_anything_differs(
-    release: Release, index: IndexSet, catalog: str, sets: tuple[VectorSet, ...], config: IndexConfig
+    release: Release, index: IndexSet, sets: tuple[VectorSet, ...], config: IndexConfig
 ) -> None:
-    assert previous_candidates(release, index, catalog, sets, config) is None
+    assert previous_candidates(release, index, sets, config) is None

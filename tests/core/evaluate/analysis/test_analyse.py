@@ -42,8 +42,8 @@ def test_the_tables_hold_every_metric_and_the_fix_list(analyse_run):
     files = tables(measured, analysis)
     assert set(files) == {
         "metrics.parquet", "queries.parquet", "categories.parquet",
-        "near_duplicates.parquet", "compared_pictures.parquet", "synthetic_vectors.parquet",
-        "product_groups.parquet", "fixes.parquet",
+        "near_duplicates.parquet", "compared_pictures.parquet", "synthetic_vectors.parquet", "searched_rows.parquet",
+        "neighbours.parquet", "product_groups.parquet", "fixes.parquet",
     }  # fmt: skip
     metrics = pl.read_parquet(io.BytesIO(files["metrics.parquet"]))
     assert metrics.columns == ["metric", "value", "n_queries", "low", "high"]

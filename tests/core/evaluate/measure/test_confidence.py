@@ -15,7 +15,7 @@ from retrieval_core.config.stages import EvaluateConfig
 from retrieval_core.evaluate.measure import confidence
 from retrieval_core.evaluate.measure.confidence import MeasuredConfidence, area_under_curve, measure_confidence
 from retrieval_core.evaluate.measure.indexed_rows import IndexedItems
-from retrieval_core.evaluate.measure.setup import choose_protocol
+from retrieval_core.evaluate.measure.setup import SearchSetup, Validation, choose_protocol
 
 N, DIM, N_PRODUCTS = 2400, 32, 600
 Measure = Callable[[pl.DataFrame, Float32], MeasuredConfidence]
@@ -42,8 +42,8 @@ def measured(index_items: Callable[..., IndexedItems]) -> Measure:
     """`measured(items, vectors)` is the confidence that is learned on a catalogue of items with these vectors."""
 
     def make(items: pl.DataFrame, vectors: Float32) -> MeasuredConfidence:
-        protocol = choose_protocol(items, EvaluateConfig())
-        return measure_confidence(index_items(items, vectors).index, items, protocol, 0)
+        protocol, index = choose_protocol(items, EvaluateConfig()), index_items(items, vectors).index
+        return measure_confidence(SearchSetup(items, protocol, vectors, vectors, index, 1), 0)
 
     return make
 
@@ -79,7 +79,8 @@ def test_what_is_relevant_is_missing_in_half_of_the_searches(
     product, vectors = draw_shop()
     items = shop_items(product)
     protocol = choose_protocol(items, EvaluateConfig(queries=40))
-    examples = confidence._examples(index_items(items, vectors).index, items, protocol, "product")
+    setup = SearchSetup(items, protocol, vectors, vectors, index_items(items, vectors).index, 1)
+    examples = confidence._examples(setup, Validation(items, protocol), "gallery", "product")
     cosines = vectors[protocol.queries] @ vectors[protocol.gallery].T
     same = product[protocol.queries][:, None] == product[protocol.gallery]
     without = np.where(same, -np.inf, cosines)
