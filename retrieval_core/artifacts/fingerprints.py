@@ -27,7 +27,7 @@ STAGE_VERSIONS = {
     "ingest": 1,
     "mask": 1,
     "embed": 1,
-    "head": 3,
+    "head": 4,
     "reduce": 1,
     "index": 2,
     "train": 2,

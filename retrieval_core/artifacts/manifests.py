@@ -287,7 +287,7 @@ class JudgementSet(Artifact):
 
 
 class Head(Artifact):
-    """A trained multi-task head: part `weights.safetensors`; its hidden layer is the boosted vector."""
+    """A trained multi-task head: part `weights.safetensors`; it makes `dim` boosted dimensions of `input_dim`."""
 
     folder = "heads"
     kind: Literal["Head"] = "Head"

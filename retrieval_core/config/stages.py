@@ -119,7 +119,18 @@ class EmbedConfig(StageConfig):
 
 class HeadConfig(StageConfig):
     enabled: bool = Field(True, description="Train the multi-task head where the catalogue has labels.")
-    hidden_dim: int = Field(0, ge=0, description="Width of the boosted vectors; 0 takes the input's width.")
+    boosting: Literal["classes", "hidden"] = Field(
+        "classes",
+        description="What a boosted vector is: the embedding beside the predicted classes, or the hidden layer.",
+    )
+    classes_weight: float = Field(
+        0.2,
+        gt=0,
+        le=10,
+        description="With classes: their weight beside that of the embedding, 1. More of it finds items that share more "
+        "attributes, but are wrong together where the class was not recognised.",
+    )
+    hidden_dim: int = Field(0, ge=0, description="Width of the hidden layer; 0 takes the input's width.")
     max_epochs: int = Field(60, ge=1, description="Upper bound of epochs; a large catalogue takes fewer.")
     patience: int = Field(8, ge=1, description="Epochs without a better validation loss before training stops.")
     batch_size: int = Field(256, ge=2, description="Vectors in one step; a small catalogue takes fewer.")

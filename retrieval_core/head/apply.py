@@ -18,15 +18,38 @@ Weights = Mapping[str, Float32]
 
 HALF = np.float32(0.5)
 WEIGHTS_FILE = "weights.safetensors"
+SCALE = "scale."  # and a task's name: how long its part of a boosted vector is beside the embedding
 HIDDEN_KEYS = ("mean", "std", "hidden.weight", "hidden.bias")
 
 
 def boost(weights: Weights, vectors: Float32) -> Float32:
-    """Return boosted vectors (n, dim) float32 of unit length from embeddings (n, d): the hidden ReLU activations.
+    """Return boosted vectors (n, dim) float32 of unit length from embeddings (n, d).
 
-    A vector that activates no unit stays zero. Raises `DimensionMismatch` when `d` is not the head's input width.
+    They are the embedding, beside the square roots of the probabilities that the head predicts, scaled for each task.
+    So the product of two is their cosine plus, for each task, its weight times the Bhattacharyya coefficient of the
+    predicted classes: 1 where they are equal, 0 where they share none. A head without scales boosts by its hidden ReLU
+    activations alone, where a vector that activates no unit stays zero.
+
+    Raises `DimensionMismatch` when `d` is not the head's input width.
     """
-    return unit_length(_hidden(weights, vectors))
+    tasks = _scaled_tasks(weights)
+    if not tasks:
+        return unit_length(_hidden(weights, vectors))
+    probabilities = predict(weights, vectors)
+    roots = (weights[SCALE + task] * unit_length(np.sqrt(probabilities[task])) for task in tasks)
+    return unit_length(np.concatenate([unit_length(vectors), *roots], axis=1, dtype=np.float32))
+
+
+def boosted_dim(weights: Weights) -> int:
+    """Return the width of the vectors that `boost` makes."""
+    tasks = _scaled_tasks(weights)
+    if not tasks:
+        return len(weights["hidden.bias"])
+    return len(weights["mean"]) + sum(len(weights[f"task.{task}.bias"]) for task in tasks)
+
+
+def _scaled_tasks(weights: Weights) -> list[str]:
+    return sorted(key.removeprefix(SCALE) for key in weights if key.startswith(SCALE))
 
 
 def predict(weights: Weights, vectors: Float32) -> dict[str, Float32]:

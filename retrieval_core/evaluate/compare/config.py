@@ -63,7 +63,7 @@ class VariantConfig(StageConfig):
     size_px: int = Field(0, ge=0, le=1024, description="Side of the backbone's square input; 0 takes the card's size.")
     framing: Framing = Field("card", description="How a picture becomes a square: cropped to its centre, or squashed.")
     precision: Precision = Field("float32", description="Arithmetic of the vectors of gallery and queries.")
-    boosted: bool = Field(False, description="Use the hidden layer of the multi-task head as vectors.")
+    boosted: bool = Field(False, description="Boost the vectors with the multi-task head.")
     dim: int = Field(0, ge=0, description="Number of principal components to keep; 0 keeps the vectors as they are.")
     rerank_depth: int = Field(
         0, ge=0, description="Candidates that `dim` dimensions find for all dimensions to rerank; 0 reranks nothing."
@@ -313,6 +313,8 @@ class ComparisonConfig(StageConfig):
 
     def _width(self, variant: VariantConfig) -> int:
         """Return the width of the vectors before they are reduced; 0 if the config does not determine it."""
+        if variant.boosted and self.head.boosting == "classes":
+            return 0
         if variant.boosted and self.head.hidden_dim:
             return self.head.hidden_dim
         weights = variant.weights

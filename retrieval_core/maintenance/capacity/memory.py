@@ -50,16 +50,18 @@ def stage_bytes(size: CatalogueSize, config: NightlyConfig, n_shards: int) -> di
     """Return the most bytes that each stage takes in a process of its own, without the pages of mapped files."""
     n_headed, n_pictures = min(size.n_rows, config.head.max_rows), min(size.n_masked, config.mask.max_pictures)
     table = size.table_bytes + ROW_BYTES * size.n_rows
-    reduced = sum(dim for dim in config.reduce.dims if dim < size.dim)
-    compared = 4 * min(size.n_rows, DIM_ROWS) * (size.dim + reduced)
-    of_shard = SHARD_COPIES * 4 * size.n_rows // n_shards * (size.dim + max(config.reduce.dims))
+    n_learned = min(size.n_labels, config.head.max_labels or size.n_labels)
+    boosted_dim = size.dim + (n_learned if config.head.boosting == "classes" else 0)
+    reduced = sum(dim for dim in config.reduce.dims if dim < boosted_dim)
+    compared = 4 * min(size.n_rows, DIM_ROWS) * (boosted_dim + reduced)
+    of_shard = SHARD_COPIES * 4 * size.n_rows // n_shards * (boosted_dim + max(config.reduce.dims))
     grows = {
         "ingest": MORE_COPIES * table,
         "mask": ACTIVATION_BYTES * config.mask.batch_size * config.mask.size_px**2 + MASK_BYTES * n_pictures,
         "head": 4 * n_headed * (HEAD_COPIES * size.dim + LABEL_COPIES * size.n_labels),
-        "reduce": BLOCK_BYTES * size.dim,
+        "reduce": BLOCK_BYTES * boosted_dim,
         "index": max(compared, of_shard),
-        "evaluate": BLOCK_BYTES * size.dim + LABEL_COPIES * size.n_rows * size.n_labels,
+        "evaluate": BLOCK_BYTES * boosted_dim + LABEL_COPIES * size.n_rows * size.n_labels,
     }
     return {stage: round(PROCESS_BYTES[stage] + TABLE_COPIES * table + n_bytes) for stage, n_bytes in grows.items()}
 

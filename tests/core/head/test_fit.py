@@ -29,7 +29,7 @@ def test_a_head_is_fitted_and_sealed_once(local_store: Store) -> None:
     assert head.tasks == {"category": ["coat", "dress"]}
     assert head.metrics["accuracy/category"] == 1.0
     assert head.counts == {"rows": 80, "validation": int(inner_validation(items(NUMBERS), CONFIG.seed).sum())}
-    assert (head.input_dim, head.dim, head.parents["vectors"]) == (8, 16, vectors.family)
+    assert (head.input_dim, head.dim, head.parents["vectors"]) == (8, 10, vectors.family)
     again = fit_head(local_store, catalog, vectors, CONFIG)
     assert again is not None
     assert (again.ref, again.trained) == (fitted.ref, False)
@@ -46,7 +46,7 @@ def test_boosted_vectors_are_of_unit_length_and_tell_their_head(local_store: Sto
         boost_shard(local_store, shard, head)
     (boosted,) = seal_derived(local_store, plan)
     rows = load_vectors(local_store, boosted, [f"c{n}" for n in NUMBERS])
-    assert rows.shape == (100, 16)
+    assert rows.shape == (100, 8 + 2)
     assert np.allclose(np.linalg.norm(rows, axis=1), 1, atol=1e-5)
     similarity = rows @ rows.T
     assert similarity[1::2, 1::2].mean() > similarity[1::2, ::2].mean() + 0.2

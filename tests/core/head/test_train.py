@@ -62,9 +62,10 @@ def known_labels(planted: Planted) -> Float32:
 
 
 @pytest.mark.parametrize("seed", [0, 1])
-def test_boosted_neighbours_share_more_labels_than_raw_ones(seed: int) -> None:
+@pytest.mark.parametrize(("boosting", "gain"), [("classes", 1.2), ("hidden", 2)])
+def test_boosted_neighbours_share_more_labels_than_raw_ones(boosting: str, gain: float, seed: int) -> None:
     gallery, query = plant(seed=seed), plant(100, seed=100 + seed)
-    head = train(gallery)
+    head = train(gallery, CONFIG.model_copy(update={"boosting": boosting}))
     raw = label_iou_at_5(query.vectors, gallery.vectors, known_labels(query), known_labels(gallery))
     boosted = label_iou_at_5(
         boost(head.weights, query.vectors),
@@ -72,7 +73,7 @@ def test_boosted_neighbours_share_more_labels_than_raw_ones(seed: int) -> None:
         known_labels(query),
         known_labels(gallery),
     )
-    assert boosted > 1.3 * raw
+    assert boosted > gain * raw
 
 
 def test_an_attribute_that_cannot_be_learned_does_not_drown_the_labels() -> None:
@@ -157,12 +158,12 @@ def test_the_learning_rate_rises_and_then_falls_to_nearly_nothing() -> None:
     rates = [row["learning_rate"] for row in train(plant(), config).history]
     highest = int(np.argmax(rates))
     assert 0 < highest < 10
-    assert rates[highest] == pytest.approx(config.learning_rate, rel=0.05)
+    assert rates[highest] == pytest.approx(config.learning_rate, rel=0.1)
     assert rates[highest:] == sorted(rates[highest:], reverse=True)
     assert rates[-1] < 1e-3 * config.learning_rate
 
 
-@pytest.mark.parametrize(("n_rows", "expected"), [(60, 60), (8_000, 32), (30_000, 10)])
+@pytest.mark.parametrize(("n_rows", "expected"), [(60, 50), (8_000, 7), (30_000, 3)])
 def test_a_large_catalogue_is_learned_in_fewer_epochs(n_rows: int, expected: int) -> None:
     rng = np.random.default_rng(0)
     targets = Targets({"coin": ["head", "tail"]}, {"coin": rng.integers(0, 2, n_rows)}, None)
@@ -183,10 +184,16 @@ def test_hundreds_of_labels_do_not_outvote_an_attribute() -> None:
     assert accuracy > 0.8
 
 
-@pytest.mark.parametrize(("hidden_dim", "expected"), [(0, 32), (12, 12)])
-def test_the_boosted_width_is_the_hidden_layer_s(hidden_dim: int, expected: int) -> None:
+@pytest.mark.parametrize(
+    ("boosting", "hidden_dim", "expected"),
+    [("classes", 0, 32 + 5 + 8), ("classes", 12, 32 + 5 + 8), ("hidden", 0, 32), ("hidden", 12, 12)],
+)
+def test_the_boosted_width_is_of_embedding_and_classes_or_of_the_hidden_layer(
+    boosting: str, hidden_dim: int, expected: int
+) -> None:
     planted = plant(60)
-    head = train(planted, CONFIG.model_copy(update={"hidden_dim": hidden_dim, "max_epochs": 2}))
+    config = {"boosting": boosting, "hidden_dim": hidden_dim, "max_epochs": 2}
+    head = train(planted, CONFIG.model_copy(update=config))
     assert head.dim == expected
     assert boost(head.weights, planted.vectors).shape == (60, expected)
     assert all(weight.dtype == np.float32 for weight in head.weights.values())
@@ -290,3 +297,20 @@ def test_rows_that_do_not_match_are_refused() -> None:
         train_head(planted.vectors[:, 0], targets, nothing(20), CONFIG)
     with pytest.raises(DimensionMismatch):
         train_head(planted.vectors, targets._replace(multi=targets.multi[:5]), nothing(20), CONFIG)
+
+
+def test_a_category_weighs_three_times_as_much_in_boosted_vectors_as_another_task() -> None:
+    planted = plant(60)
+    targets = planted.targets()
+    tasks = {"category": targets.tasks["colour"], "colour": targets.tasks["colour"], "labels": targets.tasks["labels"]}
+    single = dict.fromkeys(("category", "colour"), planted.colour)
+    head = train_head(
+        planted.vectors,
+        Targets(tasks, single, targets.multi),
+        nothing(60),
+        CONFIG.model_copy(update={"max_epochs": 2, "classes_weight": 0.4}),
+    )
+    weights = {key.removeprefix("scale."): float(value[0]) ** 2 for key, value in head.weights.items() if "scale" in key}
+    assert weights["category"] == pytest.approx(3 * weights["colour"])
+    assert weights["labels"] == pytest.approx(weights["colour"])
+    assert sum(weights.values()) == pytest.approx(0.4)
