@@ -127,7 +127,7 @@ class HeadConfig(StageConfig):
         0.2,
         gt=0,
         le=10,
-        description="With classes: their weight beside that of the embedding, 1. More of it finds items that share more "
+        description="With classes: their weight beside that of the embedding, 1. More finds items that share more "
         "attributes, but are wrong together where the class was not recognised.",
     )
     hidden_dim: int = Field(0, ge=0, description="Width of the hidden layer; 0 takes the input's width.")

@@ -310,7 +310,9 @@ def test_a_category_weighs_three_times_as_much_in_boosted_vectors_as_another_tas
         nothing(60),
         CONFIG.model_copy(update={"max_epochs": 2, "classes_weight": 0.4}),
     )
-    weights = {key.removeprefix("scale."): float(value[0]) ** 2 for key, value in head.weights.items() if "scale" in key}
+    weights = {
+        key.removeprefix("scale."): float(value[0]) ** 2 for key, value in head.weights.items() if "scale" in key
+    }
     assert weights["category"] == pytest.approx(3 * weights["colour"])
     assert weights["labels"] == pytest.approx(weights["colour"])
     assert sum(weights.values()) == pytest.approx(0.4)
