@@ -14,6 +14,7 @@ import xxhash
 
 from retrieval_core.arrays import Bool, Int64, UInt64
 from retrieval_core.artifacts.manifests import Artifact, Catalog, Part, Ref
+from retrieval_core.artifacts.mapped_rows import KeyIndex, batches_at, in_batches, mapped, rows_or_null
 from retrieval_core.artifacts.parts import is_stored, map_table, read_table, read_unsealed, table_bytes
 from retrieval_core.errors import NotFound
 from retrieval_core.fields.values import TEXT_FIELDS, FieldValue, parse_value
@@ -93,7 +94,7 @@ def row_id(item_id: str) -> int:
 
 def row_ids(item_ids: pl.Series) -> pl.Series:
     """Return the row id of each item as the column row_id."""
-    return pl.Series("row_id", [row_id(item_id) for item_id in item_ids], pl.Int64)
+    return pl.Series("row_id", np.fromiter(map(row_id, item_ids), np.int64, len(item_ids)))
 
 
 class _MappedRows:
@@ -176,10 +177,27 @@ class Items:
 
 
 def field_table(items: pl.DataFrame) -> pl.DataFrame:
-    """Return row_id and a column `field.NAME` of values for each field of items, without the items that have none."""
-    pairs = items.filter(pl.col("fields").list.len() > 0).select("row_id", "fields").explode("fields").unnest("fields")
-    wide = pairs.pivot("name", index="row_id", values="value", aggregate_function="first").sort("row_id")
-    names = sorted(set(wide.columns) - {"row_id"})
+    """Return row_id and a column `field.NAME` of values for each field of items, without the items that have none.
+
+    The rows are mapped, in the order of their ids.
+    """
+    given = items.select("row_id", "fields")
+    has_fields = np.concatenate([batch["fields"].list.len().to_numpy() > 0 for batch in in_batches(given)])
+    rows = np.flatnonzero(has_fields)
+    rows = rows[np.argsort(given["row_id"].to_numpy()[rows])]
+    named = [_pairs(batch).select(pl.col("name").unique()) for batch in in_batches(given)]
+    names = pl.concat(named)["name"].unique().sort().to_list()
+    return mapped(_field_values(batch, names) for batch in batches_at(given, rows))
+
+
+def _pairs(items: pl.DataFrame) -> pl.DataFrame:
+    return items.filter(pl.col("fields").list.len() > 0).explode("fields").unnest("fields")
+
+
+def _field_values(items: pl.DataFrame, names: Sequence[str]) -> pl.DataFrame:
+    wide = _pairs(items).pivot("name", index="row_id", values="value", aggregate_function="first").sort("row_id")
+    absent = [pl.lit(None, pl.String).alias(name) for name in names if name not in wide.columns]
+    wide = wide.with_columns(absent)
     return wide.select("row_id", *(_values(wide[name]) for name in names))
 
 
@@ -199,7 +217,10 @@ def field_names(store: Store, part: Part) -> list[str]:
 
 
 def read_fields(store: Store, fields: FieldSet) -> pl.DataFrame:
-    """Return row_id and the column `fields` of a catalogue's items, as a source says them. Raises `ShardCorrupt`."""
+    """Return row_id and the column `fields` of a catalogue's items, as a source says them; mapped.
+
+    Raises `ShardCorrupt`.
+    """
     table = read_table(store, fields.part(FIELDS_FILE))
     pairs = [
         pl.struct(name=pl.lit(name.removeprefix(FIELD)), value=pl.col(name).struct.field("text"))
@@ -207,7 +228,8 @@ def read_fields(store: Store, fields: FieldSet) -> pl.DataFrame:
         if name != "row_id"
     ]
     has_value = pl.element().struct.field("value").is_not_null()
-    return table.select("row_id", pl.concat_list(pairs).list.eval(pl.element().filter(has_value)).alias("fields"))
+    given = pl.concat_list(pairs).list.eval(pl.element().filter(has_value)).alias("fields")
+    return mapped(batch.select("row_id", given) for batch in in_batches(table))
 
 
 def changed_fraction(previous: pl.DataFrame, current: pl.DataFrame) -> float:
@@ -248,11 +270,14 @@ def _put_piece(store: Store, piece: pl.DataFrame) -> Part:
 
 
 def read_items(store: Store, catalog: Catalog, columns: list[str] | None = None) -> pl.DataFrame:
-    """Read the items of a catalogue, with all columns or these, their names in normal form. Raises `ShardCorrupt`.
+    """Read the items of a catalogue, mapped, with all columns or these, their names in normal form.
+
+    Raises `ShardCorrupt`.
 
     An older version stored names as the source spelled them; the row ids of its items are those in its index.
     """
-    return with_normal_names(pl.concat([read_table(store, part, columns) for part in catalog.item_parts]))
+    pieces = (read_table(store, part, columns) for part in catalog.item_parts)
+    return with_normal_names(mapped(batch for piece in pieces for batch in in_batches(piece)))
 
 
 def read_with_fields(store: Store, catalog: Catalog, fields: Ref | None) -> pl.DataFrame:
@@ -270,9 +295,16 @@ def read_last_seen(store: Store, key: str, columns: Sequence[str] | None = None)
 
 
 def with_fields(items: pl.DataFrame, fields: pl.DataFrame | None = None) -> pl.DataFrame:
-    """Return items in `CATALOG_SCHEMA`: with the fields of a table (row_id, fields), empty where it has none."""
-    if fields is not None:
-        items = items.drop("fields", strict=False).join(fields, on="row_id", how="left", maintain_order="left")
+    """Return items in `CATALOG_SCHEMA`, mapped, with the fields of a table (row_id, fields) or none."""
+    if fields is None:
+        return mapped(map(_with_lists, in_batches(items)))
+    items, rows = items.drop("fields", strict=False), KeyIndex(fields.select("row_id"))
+    found = (rows.first(batch.select("row_id")) for batch in in_batches(items))
+    theirs = (rows_or_null(fields.select("fields"), positions) for positions in found)
+    return mapped(_with_lists(batch.hstack(given)) for batch, given in zip(in_batches(items), theirs, strict=True))
+
+
+def _with_lists(items: pl.DataFrame) -> pl.DataFrame:
     given = pl.col("fields") if "fields" in items.columns else pl.lit(None, NAMED_VALUES)
     return items.with_columns(given.fill_null(pl.lit([], NAMED_VALUES)).alias("fields")).select(*CATALOG_SCHEMA)
 

@@ -20,7 +20,7 @@ import polars as pl
 from retrieval_core.arrays import Float32
 from retrieval_core.artifacts.compaction import merge_tables, pieces_of, plan_merges, short_name, transform_by_piece
 from retrieval_core.artifacts.manifests import ClassSet, GrowingSet, MaskSet, Part, VectorSet, fingerprint
-from retrieval_core.artifacts.missing_ids import MissingIds
+from retrieval_core.artifacts.mapped_rows import MissingIds
 from retrieval_core.artifacts.parts import (
     MaskRow,
     encode_part,

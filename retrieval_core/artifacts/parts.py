@@ -7,12 +7,12 @@ by its key alone.
 from __future__ import annotations
 
 import hashlib
-import io
 import logging
 import mmap
 import tempfile
 import zlib
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +24,14 @@ import pyarrow.parquet as pq
 from retrieval_core.arrays import Bool, Float32, Int32, Int64
 from retrieval_core.artifacts.compaction import Pieces
 from retrieval_core.artifacts.manifests import Artifact, ClassSet, MaskSet, Part, Value, VectorSet
-from retrieval_core.artifacts.missing_ids import MissingIds
+from retrieval_core.artifacts.mapped_rows import (
+    MissingIds,
+    from_arrow,
+    map_arrow,
+    mapped,
+    mapped_group,
+    parquet_batches,
+)
 from retrieval_core.errors import DimensionMismatch, NotFound, ShardCorrupt
 from retrieval_core.store.base import Store
 from retrieval_core.store.files import file_sha256
@@ -44,7 +51,6 @@ _ENCODINGS: dict[str, dict[str, Any]] = {
     "classes": {"compression": "zstd"},
     "offset": {"compression": "zstd", "write_statistics": False},
 }
-MAPPED_BATCH = 65_536
 ROW_GROUP = 1 << 20
 CHECKSUM, NO_CHECKSUM = b"vitrine.sha256", b"0" * 64
 SMALLEST = np.finfo(np.float32).tiny  # keeps a zero vector from becoming NaN when divided by its length
@@ -146,25 +152,36 @@ def is_named_after(parts: Iterable[Part], folder: str) -> bool:
 
 def table_bytes(frame: pl.DataFrame) -> bytes:
     """Encode a table as Parquet with its own checksum in the metadata; equal tables give equal bytes."""
-    sink = io.BytesIO()
+    with table_file(frame) as path:
+        return path.read_bytes()
+
+
+def put_table(store: Store, key: str, frame: pl.DataFrame) -> None:
+    """Store a table as `table_bytes` encodes it, without holding it in memory."""
+    with table_file(frame) as path:
+        store.put_file(key, path)
+
+
+@contextmanager
+def table_file(frame: pl.DataFrame) -> Iterator[Path]:
+    """Give a local file with what `table_bytes` returns, which is deleted at the end of the block."""
     schema = frame.head(0).to_arrow().schema.with_metadata({CHECKSUM: NO_CHECKSUM})
-    with pq.ParquetWriter(sink, schema, compression="zstd") as writer:
-        for rows in frame.iter_slices(ROW_GROUP) if len(frame) else [frame]:  # Arrow gets a copy of one slice at a time
-            writer.write_table(rows.to_arrow().cast(schema), row_group_size=ROW_GROUP)
-    position = _checksum_position(sink.getvalue())
-    digest = hashlib.sha256(sink.getbuffer()).hexdigest()
-    sink.seek(position.start)
-    sink.write(digest.encode())
-    return sink.getvalue()
+    with tempfile.NamedTemporaryFile(prefix="vitrine-table-", suffix=".parquet") as file:
+        with pq.ParquetWriter(file.name, schema, compression="zstd") as writer:
+            for rows in frame.iter_slices(ROW_GROUP) if len(frame) else [frame]:
+                writer.write_table(mapped_group(rows, schema), row_group_size=ROW_GROUP)
+        with mmap.mmap(file.fileno(), 0) as data:
+            data[_checksum_position(data)] = hashlib.sha256(data).hexdigest().encode()
+        yield Path(file.name)
 
 
 def read_unsealed(
     store: Store, key: str, where: pl.Expr | None = None, columns: Sequence[str] | None = None
 ) -> pl.DataFrame:
-    """Read a table of `table_bytes` that no manifest lists: all rows, or those that pass `where`; all columns or these.
+    """Read a table of `table_bytes` that no manifest lists: all rows, mapped, or those that pass `where`.
 
-    Raises `NotFound`, and `ShardCorrupt` where the bytes do not match their checksum: polars can abort the process on
-    damaged files.
+    All columns are read, or these. Raises `NotFound`, and `ShardCorrupt` where the bytes do not match their checksum:
+    polars can abort the process on damaged files.
     """
     path = store.local_path(key)
     try:
@@ -178,10 +195,10 @@ def read_unsealed(
         is_whole = False
     if not is_whole:
         raise ShardCorrupt(f"{store.url}/{key} is not what was written; `vitrine repair` restores it")
-    table = pl.scan_parquet(path)
     if where is not None:
-        table = table.filter(where)
-    return (table if columns is None else table.select(columns)).collect()
+        table = pl.scan_parquet(path).filter(where)
+        return (table if columns is None else table.select(columns)).collect()
+    return mapped(map(from_arrow, parquet_batches(path, columns)))
 
 
 def _checksum_position(data: bytes | mmap.mmap) -> slice:
@@ -194,10 +211,10 @@ def _checksum_position(data: bytes | mmap.mmap) -> slice:
 
 
 def read_table(store: Store, part: Part, columns: list[str] | None = None) -> pl.DataFrame:
-    """Read a table part. Raises `ShardCorrupt` where the file is not what was sealed."""
+    """Read a table part, mapped where it is large. Raises `ShardCorrupt` where the file is not what was sealed."""
     try:
-        return pl.read_parquet(store.local_path(part.key, part.sha256), columns=columns)
-    except (pl.exceptions.PolarsError, OSError) as error:
+        return mapped(map(from_arrow, parquet_batches(store.local_path(part.key, part.sha256), columns)))
+    except (pl.exceptions.PolarsError, pa.ArrowException, OSError, KeyError) as error:
         raise ShardCorrupt(f"{part.key}: {error}") from error
 
 
@@ -214,25 +231,10 @@ def map_table(store: Store, part: Part, columns: Sequence[str]) -> list[pa.Recor
 
     Raises `ShardCorrupt` where the file is not what was sealed.
     """
-    path = store.local_path(part.key, part.sha256)
     try:
-        with tempfile.TemporaryDirectory(prefix="vitrine-table-") as folder:
-            copy = Path(folder) / "table.arrow"
-            _write_uncompressed(path, columns, copy)
-            reader = pa.ipc.open_file(pa.memory_map(str(copy)))
-            return [reader.get_batch(number) for number in range(reader.num_record_batches)]
+        return map_arrow(parquet_batches(store.local_path(part.key, part.sha256), columns)).to_batches()
     except (pa.ArrowException, OSError, KeyError) as error:
         raise ShardCorrupt(f"{part.key}: {error}") from error
-
-
-def _write_uncompressed(path: Path, columns: Sequence[str], copy: Path) -> None:
-    with pq.ParquetFile(path) as source:
-        schema = pa.schema([source.schema_arrow.field(name) for name in columns])
-        with pa.OSFile(str(copy), "wb") as sink, pa.ipc.new_file(sink, schema) as writer:
-            # With more threads, pyarrow holds on to about 100 MB of decoded batches.
-            for batch in source.iter_batches(MAPPED_BATCH, columns=columns, use_threads=False):
-                writer.write_batch(batch.select(columns))
-    pa.default_memory_pool().release_unused()
 
 
 def vectors_bytes(content_ids: Sequence[str], vectors: Float32, pieces: Pieces | None = None) -> bytes:

@@ -29,6 +29,7 @@ from retrieval_core.artifacts.growing_sets import (
     view_fingerprint,
 )
 from retrieval_core.artifacts.manifests import Part, PictureSet, Ref, Value, content_id, fingerprint
+from retrieval_core.artifacts.mapped_rows import batches_at, first_with_key, in_batches, mapped
 from retrieval_core.artifacts.parts import encode_part, read_table
 from retrieval_core.errors import ImageRefused, NotFound, Permanent
 from retrieval_core.images import RGB, decode
@@ -77,11 +78,13 @@ def with_places(store: Store, pictures: pl.DataFrame) -> pl.DataFrame:
 
 
 def kept_places(store: Store) -> pl.DataFrame:
-    """Return where each picture is kept (`PLACE_SCHEMA`, one row a picture)."""
+    """Return where each picture is kept (`PLACE_SCHEMA`, one row a picture), mapped."""
     files = {entry.key for entry in store.entries(_PARTS)}
     places = [read_table(store, stored.part) for stored in stored_parts_of(store, PictureSet.folder, KEPT)]
     table = pl.concat([pl.DataFrame(schema=PLACE_SCHEMA), *places])
-    return table.filter(pl.col("file").is_in(list(files))).unique("content_id", keep="first", maintain_order=True)
+    present = mapped(batch.filter(pl.col("file").is_in(list(files))) for batch in in_batches(table))
+    first = first_with_key(present.select("content_id"))
+    return mapped(batches_at(present, np.flatnonzero(first == np.arange(len(first)))))
 
 
 def with_local_files(store: Store, pictures: Iterable[Picture]) -> list[Picture]:

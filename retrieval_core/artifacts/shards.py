@@ -28,7 +28,7 @@ from retrieval_core.artifacts.growing_sets import (
     view_fingerprint,
 )
 from retrieval_core.artifacts.manifests import Part, Ref, Value, VectorSet, fingerprint
-from retrieval_core.artifacts.missing_ids import MissingIds
+from retrieval_core.artifacts.mapped_rows import MissingIds
 from retrieval_core.artifacts.parts import read_unsealed, table_bytes
 from retrieval_core.artifacts.pictures import Picture, usable_pictures, with_local_files, with_places
 from retrieval_core.artifacts.variants import RepresentationField

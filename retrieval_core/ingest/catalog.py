@@ -11,6 +11,7 @@ from datetime import UTC, datetime
 from functools import wraps
 from typing import ParamSpec
 
+import numpy as np
 import polars as pl
 
 from retrieval_core.artifacts import releases
@@ -31,7 +32,8 @@ from retrieval_core.artifacts.catalog_rows import (
 )
 from retrieval_core.artifacts.fingerprints import STAGE_VERSIONS
 from retrieval_core.artifacts.manifests import Catalog, Ref, Release, Value, fingerprint
-from retrieval_core.artifacts.parts import put_parts, read_table, table_bytes
+from retrieval_core.artifacts.mapped_rows import KeyIndex, in_batches, rows_at
+from retrieval_core.artifacts.parts import put_parts, put_table, read_table, table_bytes, table_file
 from retrieval_core.artifacts.pictures import kept_places, seal_kept
 from retrieval_core.config.stages import IngestConfig
 from retrieval_core.errors import NotFound
@@ -52,10 +54,10 @@ from retrieval_core.ingest.snapshot import (
     Snapshot,
     catalog_fingerprint,
     complete_snapshot,
+    digest,
     earlier_splits,
     plan_snapshot,
     plan_update,
-    table_digest,
 )
 from retrieval_core.ingest.sources.base import Source
 from retrieval_core.ingest.sources.registry import open_source
@@ -227,7 +229,7 @@ def _seal_source(store: Store, plan: IngestPlan, config: IngestConfig) -> tuple[
     snapshot = _complete(store, plan, seen, earlier_splits(seen, splits), config)
     catalog = _seal(store, snapshot)
     store.put(LEDGER, table_bytes(snapshot.quarantine))
-    store.put(SEEN_ITEMS, table_bytes(snapshot.items))
+    put_table(store, SEEN_ITEMS, snapshot.items)
     _log_quarantine(snapshot.quarantine)
     published = None
     if production:
@@ -252,7 +254,7 @@ def _seal_change(store: Store, plan: IngestPlan, config: IngestConfig) -> tuple[
     _log_quarantine(snapshot.quarantine.filter(is_named))
     seen = _last_seen(store) or last
     store.put(LEDGER, table_bytes(_replaced(seen.quarantine, snapshot.quarantine, is_named)))
-    store.put(SEEN_ITEMS, table_bytes(_replaced(seen.items, snapshot.items, is_named)))
+    put_table(store, SEEN_ITEMS, _replaced(seen.items, snapshot.items, is_named))
     return _seal(store, snapshot), snapshot, diff_catalogs(last.items, snapshot.items)
 
 
@@ -260,8 +262,8 @@ def is_kept(store: Store, config: IngestConfig) -> Callable[[pl.Series], pl.Seri
     """Return which of given content ids the store keeps; None where it keeps no pictures."""
     if config.keep == "none":
         return None
-    kept = kept_places(store)["content_id"]
-    return lambda content_ids: content_ids.is_in(kept.implode())
+    kept = KeyIndex(kept_places(store).select("content_id"))
+    return lambda content_ids: pl.Series(kept.first(content_ids.to_frame()) >= 0)
 
 
 def seal_selection(store: Store, catalog: Catalog, selection: ItemSelection, fields: Ref | None = None) -> Catalog:
@@ -294,7 +296,7 @@ def _seal(store: Store, snapshot: Snapshot, parents: dict[str, str] | None = Non
     existing = Catalog.find(store, name)
     if existing:
         return existing
-    n_quarantined = snapshot.items.filter(pl.col("status") == "quarantined").height
+    n_quarantined = int((snapshot.items["status"] == "quarantined").sum())
     return Catalog(
         fingerprint=name,
         parents=parents,
@@ -320,12 +322,13 @@ def _seal_fields(store: Store, items: pl.DataFrame) -> Ref | None:
     table = field_table(items)
     if table.is_empty():
         return None
-    name = fingerprint("fields", STAGE_VERSIONS["ingest"], table_digest(table), [])
+    name = fingerprint("fields", STAGE_VERSIONS["ingest"], digest(in_batches(table)), [])
     existing = FieldSet.find(store, name)
     if existing:
         return existing.ref
     folder = f"{FieldSet.folder}/{name}"
-    parts = put_parts(store, folder, {FIELDS_FILE: table_bytes(table)}, {FIELDS_FILE: len(table)})
+    with table_file(table) as path:
+        parts = put_parts(store, folder, {FIELDS_FILE: path}, {FIELDS_FILE: len(table)})
     return FieldSet(fingerprint=name, parts=parts, counts={"rows": len(table)}).seal(store).ref
 
 
@@ -351,7 +354,12 @@ def _replaced(table: pl.DataFrame, current: pl.DataFrame, is_named: pl.Expr) -> 
 
 def shared_picture_notes(items: pl.DataFrame) -> tuple[str, ...]:
     """Return a line for each picture that so many products share that it shows none of them, such as a placeholder."""
-    shown = items.drop_nulls("content_id").with_columns(unit=product_unit())
+    # At most 1 / MIN_SHARING_FRACTION pictures, found by their hashes, are shared by so many.
+    hashes = np.concatenate([batch["content_id"].hash().to_numpy() for batch in in_batches(items)])
+    values, counts = np.unique(hashes, return_counts=True)
+    is_often = np.isin(hashes, values[counts > MIN_SHARING_FRACTION * len(items)])
+    often = rows_at(items.select("item_id", "image_uri", "product_id", "content_id"), np.flatnonzero(is_often))
+    shown = often.drop_nulls("content_id").with_columns(unit=product_unit())
     shared = (
         shown.group_by("content_id")
         .agg(

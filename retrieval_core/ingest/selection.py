@@ -17,7 +17,7 @@ from retrieval_core.artifacts.manifests import MANIFEST, Catalog, Ref, Value
 from retrieval_core.errors import BadConfig, NotFound
 from retrieval_core.filters import FIELD, parse_where
 from retrieval_core.ingest.change import MAX_LISTED
-from retrieval_core.ingest.diff import diff_catalogs
+from retrieval_core.ingest.diff import differing_items
 from retrieval_core.item_ids.normal_form import Names
 from retrieval_core.item_ids.suggestions import did_you_mean
 from retrieval_core.store.base import Store
@@ -100,8 +100,7 @@ def items_changed(before: pl.DataFrame | None, within: Iterable[pl.DataFrame]) -
     """Return the ids of the items that a table of `within` added to `before` or changed (`COMPARED_COLUMNS`)."""
     changed: set[str] = set()
     for items in within:
-        diff = diff_catalogs(before, items)
-        changed |= {*diff.added_ids, *diff.changed_ids}
+        changed |= {*differing_items(before, items).filter(pl.col("fate") != "removed")["item_id"]}
     return changed
 
 

@@ -6,17 +6,21 @@ what was last seen of it are the same, and reads those that are missing.
 
 from __future__ import annotations
 
+from itertools import chain
+
+import numpy as np
 import polars as pl
 
 from retrieval_core.artifacts.fingerprints import STAGE_VERSIONS
 from retrieval_core.artifacts.manifests import Catalog, Value, fingerprint
-from retrieval_core.artifacts.parts import read_unsealed, table_bytes
+from retrieval_core.artifacts.mapped_rows import batches_at, beside, first_with_key, in_batches, mapped, rows_at
+from retrieval_core.artifacts.parts import put_table, read_unsealed, table_bytes
 from retrieval_core.artifacts.pictures import PictureWriter
 from retrieval_core.artifacts.shards import log_progress, shard_name
 from retrieval_core.config.stages import IngestConfig
 from retrieval_core.errors import NotFound, ShardCorrupt
 from retrieval_core.ingest.reading import PICTURE_COLUMNS, READING_SCHEMA, read_pictures
-from retrieval_core.ingest.snapshot import table_digest, unread
+from retrieval_core.ingest.snapshot import digest, unread_rows
 from retrieval_core.settings import Settings
 from retrieval_core.store.base import Store
 from retrieval_core.store.traffic import Traffic, counted_traffic
@@ -67,21 +71,22 @@ def plan_reading(store: Store, planned: pl.DataFrame, ledger: pl.DataFrame | Non
 
     The `ledger` of the quarantine counts the attempts at each picture, so that every run reads a bad picture again.
     """
-    items = unread(planned)
-    number = pl.int_range(pl.len(), dtype=pl.Int32) // config.shard_rows
-    pictures = items.select(PICTURE_COLUMNS).unique(maintain_order=True).with_columns(shard=number)
-    items = items.join(pictures, on=PICTURE_COLUMNS, how="left", nulls_equal=True, maintain_order="left")
-    states = [table_digest(table) if table is not None else "" for table in (items, ledger)]
+    rows = unread_rows(planned)
+    first = first_with_key(mapped(batches_at(planned.select(PICTURE_COLUMNS), rows)))
+    number = np.cumsum(first == np.arange(len(first))) - 1
+    shard_of = np.full(len(planned), -1, np.int32)
+    shard_of[rows] = (number // config.shard_rows)[first]
+    planned = beside(planned, pl.DataFrame({"shard": pl.Series(shard_of).replace(-1, None)}))
+    states = [digest(batches_at(planned, rows)), digest(in_batches(ledger)) if ledger is not None else ""]
     question = [config.keep, config.keep_px, config.keep_quality, config.max_pixels]
     folder = f"{Catalog.folder}/{fingerprint('reading', STAGE_VERSIONS['ingest'], question, states)}/plans"
-    shard_of = items.select("item_id", "shard")
-    store.put(f"{folder}/{ITEMS}", table_bytes(planned.join(shard_of, "item_id", how="left", maintain_order="left")))
-    plan = ReadingPlan(folder=folder, n_shards=-(-len(pictures) // config.shard_rows))
-    done = (shard.number for shard in plan.shards() if _is_read(store, shard, items))
+    put_table(store, f"{folder}/{ITEMS}", planned)
+    plan = ReadingPlan(folder=folder, n_shards=-(-int(number.max(initial=-1) + 1) // config.shard_rows))
+    done = (shard.number for shard in plan.shards() if _is_read(store, shard, planned))
     return plan.model_copy(update={"done": tuple(done)})
 
 
-def _is_read(store: Store, shard: ReadingShard, items: pl.DataFrame) -> bool:
+def _is_read(store: Store, shard: ReadingShard, planned: pl.DataFrame) -> bool:
     """Return whether a shard was read without a fault, and its pictures have versions, so that they did not change.
 
     A picture that could not be read may be repaired by now.
@@ -90,8 +95,9 @@ def _is_read(store: Store, shard: ReadingShard, items: pl.DataFrame) -> bool:
         readings = read_unsealed(store, shard.key)
     except (NotFound, ShardCorrupt):
         return False
-    planned = items.filter(pl.col("shard") == shard.number).select("item_id", planned_version="version")
-    both = planned.join(readings, on="item_id", how="left")
+    rows = (planned["shard"] == shard.number).arg_true().to_numpy().astype(np.int64)
+    items = rows_at(planned.select("item_id", planned_version="version"), rows)
+    both = items.join(readings, on="item_id", how="left")
     is_sure = pl.col("read_reason").is_null() & pl.coalesce("version", "planned_version").is_not_null()
     return bool(both.select(is_sure.all()).item())
 
@@ -109,11 +115,11 @@ def read_shard(settings: Settings, shard: ReadingShard, config: IngestConfig) ->
 
 
 def planned_items(store: Store, plan: ReadingPlan) -> pl.DataFrame:
-    """Return the items of a plan."""
+    """Return the items of a plan, mapped."""
     return read_unsealed(store, f"{plan.folder}/{ITEMS}").drop("shard")
 
 
 def collect_readings(store: Store, plan: ReadingPlan) -> pl.DataFrame:
-    """Return what all shards of a plan have read (`READING_SCHEMA`)."""
-    readings = [read_unsealed(store, shard.key) for shard in plan.shards()]
-    return pl.concat([pl.DataFrame(schema=READING_SCHEMA), *readings])
+    """Return what all shards of a plan have read (`READING_SCHEMA`), mapped."""
+    readings = (read_unsealed(store, shard.key) for shard in plan.shards())
+    return mapped(chain([pl.DataFrame(schema=READING_SCHEMA)], readings))

@@ -3,18 +3,31 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Iterable
 from typing import NamedTuple
 
+import numpy as np
 import polars as pl
 import xxhash
 
+from retrieval_core.arrays import Int64, UInt8, UInt64
 from retrieval_core.artifacts.catalog_rows import (
     CATALOG_SCHEMA,
     COMPARED_COLUMNS,
     QUARANTINE_SCHEMA,
+    SPLITS,
     product_unit,
     row_ids,
+)
+from retrieval_core.artifacts.mapped_rows import (
+    KeyIndex,
+    batches_at,
+    beside,
+    first_with_key,
+    in_batches,
+    mapped,
+    rows_or_null,
+    sorted_by,
 )
 from retrieval_core.config.stages import IngestConfig
 from retrieval_core.errors import CatalogInvalid, SourceMissing, StoreUnavailable, TooManyRejects
@@ -24,7 +37,7 @@ from retrieval_core.ingest.unchanged import with_previous_readings
 MAX_UNAVAILABLE_FRACTION = 0.5  # of the pictures, which then are not bad: the source is down
 SPLIT_COLUMNS = ["item_id", "product_id", "split"]  # what keeps the split of an item
 MAX_HOLDOUT_SHARE = 1 / 3
-FINGERPRINT_ROWS = 100_000  # serialised at a time
+NO_SPLIT = 255
 
 _IS_UNREAD = pl.col("status").is_null() & pl.col("content_id").is_null() & pl.col("reason").is_null()
 
@@ -81,13 +94,10 @@ def plan_snapshot(
     server that tells no version is read each time. Where the source's version of a row did not change, nor did its
     picture. Raises `CatalogInvalid` when two ids share a row_id, and `StoreUnavailable` where S3 does not answer.
     """
-    ordered = rows.with_columns(row_ids(rows["item_id"])).sort("item_id")
+    ordered = sorted_by(rows, "item_id")
+    ordered = beside(ordered, row_ids(ordered["item_id"]).to_frame())
     _check_row_ids(ordered)
-    items = with_previous_readings(ordered, previous)
-    if is_kept is not None:
-        lacks = pl.Series(~is_kept(items["content_id"]))
-        items = items.with_columns(pl.when(~lacks).then(name).alias(name) for name in READ_COLUMNS)
-    return items.with_columns(status=pl.lit(None, pl.String))
+    return with_previous_readings(ordered, previous, is_kept)
 
 
 def plan_update(
@@ -117,6 +127,12 @@ def unread(planned: pl.DataFrame) -> pl.DataFrame:
     return planned.filter(_IS_UNREAD)
 
 
+def unread_rows(planned: pl.DataFrame) -> Int64:
+    """Return the positions of the planned items whose pictures have to be read."""
+    is_unread = (batch.select(_IS_UNREAD).to_series().to_numpy() for batch in in_batches(planned))
+    return np.flatnonzero(np.concatenate([*is_unread]))
+
+
 def read_here(
     planned: pl.DataFrame, max_pixels: int, progress: Callable[[int, int], None] | None = None
 ) -> pl.DataFrame:
@@ -142,15 +158,29 @@ def complete_snapshot(
     `config.max_reject_fraction`, and `StoreUnavailable` where the servers of more of the pictures do not answer,
     because an outage must not quarantine a catalogue.
     """
-    is_settled = pl.col("status").is_not_null()
-    settled, items = planned.filter(is_settled), _with_readings(planned.filter(~is_settled), readings)
-    _check_servers(items, config.max_reject_fraction)
     ledger = previous.quarantine if previous is not None else pl.DataFrame(schema=QUARANTINE_SCHEMA)
-    quarantine = pl.concat([ledger.join(settled, on="item_id", how="semi"), _quarantine(items, ledger, now)])
-    items = pl.concat([settled.select(*CATALOG_SCHEMA), items.select(*CATALOG_SCHEMA)]).sort("item_id")
-    quarantine = quarantine.sort("item_id")
+    read, split_of = KeyIndex(readings.select("item_id")), _Splits(planned, splits, config)
+    bad: list[pl.DataFrame] = []
+    kept = [ledger.clear()]
+    n_tried = 0
+
+    def completed(batch: pl.DataFrame) -> pl.DataFrame:
+        nonlocal n_tried
+        is_settled = pl.col("status").is_not_null()
+        settled, tried = batch.filter(is_settled), batch.filter(~is_settled)
+        items = _with_readings(tried, rows_or_null(readings, read.first(tried.select("item_id"))))
+        n_tried += len(items)
+        bad.append(items.filter(status="quarantined"))
+        kept.append(ledger.join(settled, on="item_id", how="semi"))
+        both = pl.concat([settled.select(*CATALOG_SCHEMA), items.select(*CATALOG_SCHEMA)]).sort("item_id")
+        return both.with_columns(split_of(both))
+
+    items = mapped(map(completed, in_batches(planned)))
+    refused = pl.concat(bad)
+    _check_servers(refused, n_tried, config.max_reject_fraction)
+    quarantine = pl.concat([*kept, _quarantine(refused, ledger, now)]).sort("item_id")
     _check_rejects(quarantine, len(items), config.max_reject_fraction)
-    return Snapshot(_with_splits(items, splits, config).select(*CATALOG_SCHEMA), quarantine, len(readings))
+    return Snapshot(items, quarantine, len(readings))
 
 
 def earlier_splits(previous: Snapshot | None, published: pl.DataFrame | None) -> pl.DataFrame | None:
@@ -159,37 +189,39 @@ def earlier_splits(previous: Snapshot | None, published: pl.DataFrame | None) ->
     The previous snapshot may be of a broken source that was never published.
     """
     earlier = [table for table in (published, previous.items if previous else None) if table is not None]
-    splits = [table.select(SPLIT_COLUMNS) for table in earlier]
-    return pl.concat(splits).unique("item_id", keep="first", maintain_order=True) if splits else None
+    if not earlier:
+        return None
+    splits = pl.concat([table.select(SPLIT_COLUMNS) for table in earlier])
+    first = first_with_key(splits.select("item_id"))
+    return mapped(batches_at(splits, np.flatnonzero(first == np.arange(len(first)))))
 
 
 def catalog_fingerprint(items: pl.DataFrame) -> str:
     """Return 32 hex digits of the SHA-256 of the items' `COMPARED_COLUMNS`, whatever the order of the rows."""
-    return table_digest(items.select(COMPARED_COLUMNS).sort("item_id"))
+    return digest(in_batches(sorted_by(items.select(COMPARED_COLUMNS), "item_id")))
 
 
-def table_digest(table: pl.DataFrame) -> str:
-    """Return 32 hex digits of the SHA-256 of a table as JSON Lines."""
-    digest = hashlib.sha256()
-    for chunk in table.iter_slices(FINGERPRINT_ROWS):
-        digest.update(chunk.write_ndjson().encode())
-    return digest.hexdigest()[:32]
+def digest(batches: Iterable[pl.DataFrame]) -> str:
+    """Return 32 hex digits of the SHA-256 of a table as JSON Lines, given its rows in batches."""
+    sha256 = hashlib.sha256()
+    for batch in batches:
+        sha256.update(batch.write_ndjson().encode())
+    return sha256.hexdigest()[:32]
 
 
 def _check_row_ids(items: pl.DataFrame) -> None:
-    shared = items.filter(pl.col("row_id").is_duplicated()).sort("row_id")
+    ascending = np.sort(items["row_id"].to_numpy())
+    shared = ascending[1:][ascending[1:] == ascending[:-1]]
     if len(shared):
-        first, second = shared["item_id"][:2]
-        raise CatalogInvalid(
-            f"item_ids {first!r} and {second!r} share row_id {shared['row_id'][0]}; rename one of them"
-        )
+        first, second = items.filter(row_id=int(shared[0]))["item_id"][:2]
+        raise CatalogInvalid(f"item_ids {first!r} and {second!r} share row_id {shared[0]}; rename one of them")
 
 
 def _with_readings(items: pl.DataFrame, readings: pl.DataFrame) -> pl.DataFrame:
-    """Fill in the readings and the status of each item; `refused_id` is the content_id of a quarantined picture."""
-    joined = items.join(readings, on="item_id", how="left", suffix="_read", maintain_order="left")
+    """Fill in the reading of each item, and its status; `refused_id` is the content_id of a quarantined picture."""
+    joined = items.hstack(readings.drop("item_id").rename(lambda name: f"{name}_read"))
     filled = joined.with_columns(
-        pl.coalesce("reason", "read_reason").alias("reason"),
+        pl.coalesce("reason", "read_reason_read").alias("reason"),
         pl.any_horizontal("is_unavailable", "is_unavailable_read").alias("is_unavailable"),
         *(pl.coalesce(f"{name}_read", name).alias(name) for name in (*READ_COLUMNS, "size_bytes", "version")),
     )
@@ -201,8 +233,7 @@ def _with_readings(items: pl.DataFrame, readings: pl.DataFrame) -> pl.DataFrame:
     )
 
 
-def _quarantine(items: pl.DataFrame, ledger: pl.DataFrame, now: str) -> pl.DataFrame:
-    bad = items.filter(pl.col("status") == "quarantined")
+def _quarantine(bad: pl.DataFrame, ledger: pl.DataFrame, now: str) -> pl.DataFrame:
     before = ledger.select("item_id", pl.col("attempts").alias("attempts_before"))
     rows = bad.join(before, on="item_id", how="left", maintain_order="left").with_columns(
         pl.col("refused_id").alias("content_id"),
@@ -212,13 +243,13 @@ def _quarantine(items: pl.DataFrame, ledger: pl.DataFrame, now: str) -> pl.DataF
     return rows.select(pl.col(name).cast(dtype) for name, dtype in QUARANTINE_SCHEMA.items())
 
 
-def _check_servers(items: pl.DataFrame, max_fraction: float) -> None:
+def _check_servers(refused: pl.DataFrame, n_items: int, max_fraction: float) -> None:
     """Raise `StoreUnavailable` where the web servers of too many pictures do not answer."""
-    unavailable = items.filter("is_unavailable")
-    if len(unavailable) > min(max_fraction, MAX_UNAVAILABLE_FRACTION) * len(items):
+    unavailable = refused.filter("is_unavailable")
+    if len(unavailable) > min(max_fraction, MAX_UNAVAILABLE_FRACTION) * n_items:
         item_id, reason = unavailable.select("item_id", "reason").row(0)
         raise StoreUnavailable(
-            f"{len(unavailable)} of {len(items)} pictures cannot be fetched now, for example {item_id}: {reason}. "
+            f"{len(unavailable)} of {n_items} pictures cannot be fetched now, for example {item_id}: {reason}. "
             "Production stays as it is; check their servers, then try again"
         )
 
@@ -234,33 +265,70 @@ def _check_rejects(quarantine: pl.DataFrame, n_rows: int, max_fraction: float) -
     )
 
 
-def _with_splits(items: pl.DataFrame, earlier: pl.DataFrame | None, config: IngestConfig) -> pl.DataFrame:
-    """Fill every null split, with the same split for all such rows of a product.
+class _Splits:
+    """The split of each item of a catalogue: of all rows of a product for which the source gives none, the same.
 
     In this order, a product gets the split that the source gives its other rows, the split that it had before, or one
     drawn by hash. If rows of the same rank disagree it gets "train": a picture that a model may have seen cannot test
-    the model.
+    the model. A product is known by the hash of its name.
     """
-    items = items.with_columns(product_unit().alias("unit"))
-    open_items = items.filter(pl.col("split").is_null())
-    claims = [items.filter(pl.col("split").is_not_null()).select("unit", "split", rank=pl.lit(0))]
-    if earlier is not None:
-        before = earlier.with_columns(product_unit().alias("unit"))
-        same_item = open_items.select("item_id", "unit").join(before.select("item_id", "split"), on="item_id")
-        claims.append(same_item.select("unit", "split", rank=pl.lit(1)))
-        claims.append(before.select("unit", "split", rank=pl.lit(2)))
-    settled = (
-        pl.concat(claims)
-        .filter(pl.col("rank") == pl.col("rank").min().over("unit"))
-        .group_by("unit")
-        .agg(pl.when(pl.col("split").n_unique() == 1).then(pl.col("split").first()).otherwise(pl.lit("train")))
-    )
-    units = open_items.select("unit").unique(maintain_order=True).join(settled, on="unit", how="left")
-    share = min(config.n_holdout / len(items), MAX_HOLDOUT_SHARE)
-    splits = [_draw(unit, share, config.seed) if split is None else split for unit, split in units.rows()]
-    filled = units.select("unit", pl.Series("unit_split", splits, pl.String))
-    joined = items.join(filled, on="unit", how="left", maintain_order="left")
-    return joined.with_columns(pl.coalesce("split", "unit_split").alias("split"))
+
+    def __init__(self, items: pl.DataFrame, earlier: pl.DataFrame | None, config: IngestConfig) -> None:
+        self._share, self._seed = min(config.n_holdout / len(items), MAX_HOLDOUT_SHARE), config.seed
+        units, given = _units(items), _codes(items)
+        self._units, self._codes = _agreed(units, given)
+        if earlier is None:
+            return
+        units_before, before = _units(earlier), _codes(earlier)
+        index = KeyIndex(earlier.select("item_id"))
+        at = np.concatenate([index.first(batch.select("item_id")) for batch in in_batches(items)])
+        is_same = (given == NO_SPLIT) & (at >= 0)
+        for claims in ((units[is_same], before[at[is_same]]), (units_before, before)):
+            self._add(*_agreed(*claims))
+
+    def _add(self, units: UInt64, codes: UInt8) -> None:
+        """Add the splits of products that have none yet."""
+        is_new = ~np.isin(units, self._units)
+        units, codes = np.append(self._units, units[is_new]), np.append(self._codes, codes[is_new])
+        order = np.argsort(units)
+        self._units, self._codes = units[order], codes[order]
+
+    def __call__(self, items: pl.DataFrame) -> pl.Series:
+        """Return the split of each of some items."""
+        units = _units(items)
+        at = np.searchsorted(self._units, units)
+        codes = np.append(self._codes, np.uint8(NO_SPLIT))[at]
+        codes[np.append(self._units, np.uint64(0))[at] != units] = NO_SPLIT
+        known = pl.Series(codes).replace_strict(range(len(SPLITS)), SPLITS, default=None, return_dtype=pl.String)
+        filled = items.select(split=pl.coalesce("split", known), unit=product_unit())
+        names = filled.filter(pl.col("split").is_null())["unit"].unique()
+        draws = pl.Series([_draw(name, self._share, self._seed) for name in names], dtype=pl.String)
+        drawn = pl.col("unit").replace_strict(names, draws, default=None, return_dtype=pl.String)
+        return filled.select(split=pl.coalesce("split", drawn)).to_series()
+
+
+def _units(items: pl.DataFrame) -> UInt64:
+    """Return the hash of what each item's pictures belong to, (n,)."""
+    return np.concatenate([batch.select(product_unit().hash()).to_series().to_numpy() for batch in in_batches(items)])
+
+
+def _codes(items: pl.DataFrame) -> UInt8:
+    """Return the position in `SPLITS` of each item's split, (n,), `NO_SPLIT` where it has none."""
+    codes = pl.col("split").replace_strict(SPLITS, range(len(SPLITS)), default=NO_SPLIT, return_dtype=pl.UInt8)
+    return np.concatenate([batch.select(codes).to_series().to_numpy() for batch in in_batches(items)])
+
+
+def _agreed(units: UInt64, codes: UInt8) -> tuple[UInt64, UInt8]:
+    """Return each unit that has a split, ascending, and the code of the split that its rows agree on, else "train"."""
+    has_split = codes != NO_SPLIT
+    units, codes = units[has_split], codes[has_split]
+    order = np.argsort(units)
+    units, codes = units[order], codes[order]
+    starts = np.flatnonzero(np.r_[True, units[1:] != units[:-1]][: len(units)])
+    if not len(starts):
+        return units, codes
+    low, high = np.minimum.reduceat(codes, starts), np.maximum.reduceat(codes, starts)
+    return units[starts], np.where(low == high, low, np.uint8(SPLITS.index("train")))
 
 
 def _draw(unit: str, share: float, seed: int) -> str:

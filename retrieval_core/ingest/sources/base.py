@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Protocol
 
+import numpy as np
 import polars as pl
 
 from retrieval_core.arrays import Bool
 from retrieval_core.artifacts.catalog_rows import SOURCE_SCHEMA, SPLITS, VERSION_SCHEMA
+from retrieval_core.artifacts.mapped_rows import first_with_key, in_batches, mapped, rows_at, sorted_by
 from retrieval_core.errors import CatalogInvalid, NotFound, SourceMissing
 from retrieval_core.item_ids.normal_form import NORMAL_COLUMNS, normal_names
 
@@ -15,6 +18,7 @@ NAME_COLUMNS = ("item_id", "image_uri", "mask_uri")
 MAX_ITEM_ID_BYTES = 1024  # the limit that S3 sets for a key
 # Control characters, line and paragraph separators, and characters that turn the direction of text: with one of them, a
 # name in a log or on a page can look like another name.
+_GIVEN_ID = "given_id"  # as it is spelled in the source
 DECEPTIVE = r"[\p{Cc}\u{61C}\u{200E}\u{200F}\u{2028}-\u{202E}\u{2066}-\u{2069}]"
 
 
@@ -51,7 +55,7 @@ class Maskless:
 
 
 def conform(frame: pl.DataFrame, spec: str) -> pl.DataFrame:
-    """Return the rows of the source `spec` in `SOURCE_SCHEMA`, checked and sorted by item_id.
+    """Return the rows of the source `spec` in `SOURCE_SCHEMA`, checked and sorted by item_id, mapped.
 
     Columns that `frame` lacks become null, lists empty; "" becomes null; columns but those of `VERSION_SCHEMA` are
     dropped.
@@ -60,18 +64,28 @@ def conform(frame: pl.DataFrame, spec: str) -> pl.DataFrame:
     """
     if frame.is_empty():
         raise SourceMissing(f"{spec} is empty; expected at least one picture")
+    return conform_batches(in_batches(frame), spec)
+
+
+def conform_batches(frames: Iterable[pl.DataFrame], spec: str) -> pl.DataFrame:
+    """Return what `conform` does of the rows of several frames, given one after the other."""
+    rows = mapped(map(_in_schema, frames))
+    _check(rows.drop(_GIVEN_ID), spec, rows[_GIVEN_ID])
+    return sorted_by(rows.drop(_GIVEN_ID), "item_id")
+
+
+def _in_schema(frame: pl.DataFrame) -> pl.DataFrame:
     columns = [
         (pl.col(name) if name in frame.columns else pl.lit(None)).cast(dtype).alias(name)
         for name, dtype in SOURCE_SCHEMA.items()
     ] + [pl.col(name).cast(dtype) for name, dtype in VERSION_SCHEMA.items() if name in frame.columns]
     given = frame.select(columns)
     normal = given.with_columns(normal_names(given[name]) for name in NORMAL_COLUMNS)
-    rows = normal.with_columns(
+    return normal.with_columns(
+        given["item_id"].alias(_GIVEN_ID),
         pl.col(pl.String).replace("", None),
         *(pl.col(name).fill_null(pl.lit([], SOURCE_SCHEMA[name])) for name in ("labels", "attributes", "fields")),
     )
-    _check(rows, spec, given["item_id"])
-    return rows.sort("item_id")
 
 
 def _check(rows: pl.DataFrame, spec: str, given_ids: pl.Series) -> None:
@@ -94,7 +108,9 @@ def _check(rows: pl.DataFrame, spec: str, given_ids: pl.Series) -> None:
             f"{spec}: item_id {too_long[0][:80]!r}… has {len(too_long[0].encode())} bytes; expected at most "
             f"{MAX_ITEM_ID_BYTES}"
         )
-    repeated = rows.filter(pl.col("item_id").is_duplicated())["item_id"].unique().sort()
+    ids = rows.select("item_id")
+    earlier = first_with_key(ids)
+    repeated = rows_at(ids, np.flatnonzero(earlier != np.arange(len(ids))))["item_id"].unique().sort()
     if len(repeated):
         spelled = given_ids.filter(rows["item_id"] == repeated[0]).unique().sort().to_list()
         twins = f", spelled {' and '.join(ascii(text[:80]) for text in spelled)}; rename one" * (len(spelled) > 1)

@@ -17,8 +17,9 @@ MASK_BYTES = 3_000  # a compressed mask and its facts
 HEAD_COPIES = 3  # of the head's vectors: as loaded, standardised, and one of either for the training rows
 LABEL_COPIES = 2  # of the matrix of labels: of all rows, and of those of the gallery or of the training
 SHARD_COPIES = 2  # of the vectors of an index shard: as loaded, and in the order of the shard
-TABLE_COPIES = 3  # of the catalogue's rows while they are read, sorted and filtered
-MORE_COPIES = 2  # while they are compared with what was last seen of them (`python -m benchmarks.memory.catalogue`)
+TABLE_COPIES = 3  # of the catalogue's rows while they are read, sorted and filtered; of ingest, files hold them
+BATCH_BYTES, IN_BATCHES = 2_000, 100_000  # of a row in a batch, and how many rows batches and their copies have
+INGEST_ROW_BYTES = 100  # hashes and positions, by which rows are found (`python -m benchmarks.memory.catalogue`)
 TYPICAL_ROW_BYTES = 130  # of a row of a source in memory
 ROW_BYTES = 150  # columns that ingest adds to a row, and the hash that finds its vector
 DIM_ROWS = 200_000  # that decide in how many dimensions candidates are searched
@@ -56,14 +57,16 @@ def stage_bytes(size: CatalogueSize, config: NightlyConfig, n_shards: int) -> di
     compared = 4 * min(size.n_rows, DIM_ROWS) * (boosted_dim + reduced)
     of_shard = SHARD_COPIES * 4 * size.n_rows // n_shards * (boosted_dim + max(config.reduce.dims))
     grows = {
-        "ingest": MORE_COPIES * table,
         "mask": ACTIVATION_BYTES * config.mask.batch_size * config.mask.size_px**2 + MASK_BYTES * n_pictures,
         "head": 4 * n_headed * (HEAD_COPIES * size.dim + LABEL_COPIES * size.n_labels),
         "reduce": BLOCK_BYTES * boosted_dim,
         "index": max(compared, of_shard),
         "evaluate": BLOCK_BYTES * boosted_dim + LABEL_COPIES * size.n_rows * size.n_labels,
     }
-    return {stage: round(PROCESS_BYTES[stage] + TABLE_COPIES * table + n_bytes) for stage, n_bytes in grows.items()}
+    over_rows = {stage: TABLE_COPIES * table + n_bytes for stage, n_bytes in grows.items()}
+    of_batches = BATCH_BYTES * min(size.n_rows, IN_BATCHES)
+    over_rows = {"ingest": of_batches + INGEST_ROW_BYTES * size.n_rows, **over_rows}
+    return {stage: round(PROCESS_BYTES[stage] + n_bytes) for stage, n_bytes in over_rows.items()}
 
 
 def run_bytes(n_pictures: int) -> int:

@@ -14,13 +14,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from retrieval_core.artifacts import catalog_rows
+from retrieval_core.artifacts import catalog_rows, mapped_rows
 from retrieval_core.artifacts.catalog_rows import CATALOG_SCHEMA, row_id
 from retrieval_core.artifacts.manifests import Reject, content_id
 from retrieval_core.config.stages import IngestConfig
 from retrieval_core.errors import BadConfig, CatalogInvalid, StoreUnavailable, TooManyRejects
 from retrieval_core.ingest import reading as reading_module
-from retrieval_core.ingest import snapshot as snapshot_module
 from retrieval_core.ingest import unchanged as unchanged_module
 from retrieval_core.ingest.snapshot import Snapshot, catalog_fingerprint, take_snapshot
 from retrieval_core.ingest.sources.base import conform
@@ -441,7 +440,7 @@ class TestFingerprint:
     ) -> None:
         items = snapshot(shop).items
         whole = catalog_fingerprint(items)
-        monkeypatch.setattr(snapshot_module, "FINGERPRINT_ROWS", 3)
+        monkeypatch.setattr(mapped_rows, "BATCH_ROWS", 3)
         assert catalog_fingerprint(items) == whole
 
     def test_a_label_list_is_not_its_concatenation(self, shop: Path) -> None:

@@ -9,7 +9,7 @@ import zlib
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import ClassVar
+from typing import ClassVar, Self
 
 import polars as pl
 
@@ -52,6 +52,9 @@ class FeedSource(TableSource):
     def _is_empty(self) -> bool:
         return self._pictures.is_empty()
 
+    def _batches(self) -> Iterator[Self]:
+        yield self
+
     def _frame(self) -> pl.DataFrame:
         return self._pictures
 
@@ -65,7 +68,7 @@ class FeedSource(TableSource):
         except ValueError as error:
             raise CatalogInvalid(f"{self.spec} cannot be read: {str(error)[:400]}") from error
         frame = rows.frame()
-        fields, field_notes = self._checked_fields(frame["fields"])
+        fields, field_notes = self._checked_fields([frame["fields"]])
         frame = frame.with_columns(fields)
         self.n_passed_over = rows.n_passed_over
         counts = f"{counted(rows.n_products, 'product')} with {counted(len(frame), 'picture')}"

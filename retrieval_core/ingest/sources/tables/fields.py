@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterable, Sequence
 
+import numpy as np
 import polars as pl
 
 from retrieval_core.artifacts.catalog_rows import NAMED_VALUES
+from retrieval_core.artifacts.mapped_rows import batches_at, in_batches, mapped
 from retrieval_core.fields.values import FIELDS, TEXT_FIELDS, FieldValue, parse_value
 from retrieval_core.ingest.sources.listing import counted
 from retrieval_core.ingest.sources.tables.cells import as_lists
@@ -32,49 +34,61 @@ def field_columns(columns: Sequence[str], mapped: Collection[str]) -> dict[str, 
     return plain | {name: name.removeprefix(FIELD_PREFIX) for name in columns if name.startswith(FIELD_PREFIX)}
 
 
-def checked_fields(fields: pl.Series) -> tuple[pl.Series, tuple[str, ...]]:
-    """Return the fields of rows, each value one line of at most `MAX_CHARS`, and notes on how values are read.
+def checked_fields(batches: Iterable[pl.Series]) -> tuple[pl.Series, tuple[str, ...]]:
+    """Return the fields of rows, given in batches, mapped; and notes on how their values are read.
 
-    A longer text is cut, a longer web address left out, as a part of it leads elsewhere. Raises `ValueError` for more
-    than `MAX_FIELDS`.
+    A value is one line of at most `MAX_CHARS`. A longer text is cut, a longer web address left out, as a part of it
+    leads elsewhere. Raises `ValueError` for more than `MAX_FIELDS`.
     """
-    row = pl.int_range(len(fields), dtype=pl.UInt32, eager=True)
-    pairs = pl.DataFrame({"row": row, "pair": fields}).filter(pl.col("pair").list.len() > 0).explode("pair")
-    pairs = pairs.unnest("pair").with_columns(pl.col("value").str.replace_all(r"[\p{Cc}\s]+", " ").str.strip_chars())
-    if (n_names := pairs["name"].n_unique()) > MAX_FIELDS:
-        raise ValueError(f"{n_names} fields; expected at most {MAX_FIELDS}, so name fewer")
-    is_long = pl.col("value").str.len_chars() > MAX_CHARS
-    long, is_address = pairs.filter(is_long), pl.col("value").str.contains(ADDRESS)
-    cut = pl.when(is_long).then(pl.col("value").str.head(MAX_CHARS - 1) + "…").otherwise("value")
-    kept = pairs.filter(pl.col("value") != "", ~(is_long & is_address)).with_columns(value=cut)
-    notes = [
-        *_long_notes(long.filter(~is_address), f"cut to {MAX_CHARS:,} characters"),
-        *_long_notes(long.filter(is_address), f"of more than {MAX_CHARS:,} characters left out"),
+    names, n_values, n_long = set[str](), Counter[str](), Counter[tuple[bool, str]]()
+
+    def checked(batch: pl.Series) -> pl.DataFrame:
+        pairs = _pairs(batch.to_frame("fields").with_row_index("row")).with_columns(
+            pl.col("value").str.replace_all(r"[\p{Cc}\s]+", " ").str.strip_chars()
+        )
+        is_long, is_address = pl.col("value").str.len_chars() > MAX_CHARS, pl.col("value").str.contains(ADDRESS)
+        cut = pl.when(is_long).then(pl.col("value").str.head(MAX_CHARS - 1) + "…").otherwise("value")
+        kept = pairs.filter(pl.col("value") != "", ~(is_long & is_address)).with_columns(value=cut)
+        names.update(pairs["name"])
+        n_values.update(dict(kept["name"].value_counts().iter_rows()))
+        n_long.update(pairs.filter(is_long).select(is_address, "name").iter_rows())
+        lists = as_lists(kept["row"], kept.select("name", "value").to_struct(), len(batch)).cast(NAMED_VALUES)
+        return lists.to_frame("fields")
+
+    lists = mapped(map(checked, batches))
+    if len(names) > MAX_FIELDS:
+        raise ValueError(f"{len(names)} fields; expected at most {MAX_FIELDS}, so name fewer")
+    fates = {False: f"cut to {MAX_CHARS:,} characters", True: f"of more than {MAX_CHARS:,} characters left out"}
+    long = [
+        f"field {name}: {counted(n, 'value')} {fates[is_address]}" for (is_address, name), n in sorted(n_long.items())
     ]
-    kinds = [
-        _kinds(str(name), group["value"]) for (name,), group in kept.sort("name").group_by("name", maintain_order=True)
-    ]
-    lists = as_lists(kept["row"], kept.select("name", "value").to_struct(), len(fields)).cast(NAMED_VALUES)
-    return lists.alias("fields"), (*([f"fields: {'; '.join(kinds)}"] if kinds else []), *notes)
+    kinds = [f"{name}: {_kinds(lists, name, n_values[name])}" for name in sorted(n_values)]
+    return lists.to_series(), (*([f"fields: {'; '.join(kinds)}"] if kinds else []), *long)
 
 
-def _long_notes(long: pl.DataFrame, fate: str) -> Iterator[str]:
-    for name, n_values in long.group_by("name").len().sort("name").rows():
-        yield f"field {name}: {counted(n_values, 'value')} {fate}"
+def _pairs(fields: pl.DataFrame) -> pl.DataFrame:
+    """Return a row for each pair of name and value in the lists `fields` of rows."""
+    return fields.filter(pl.col("fields").list.len() > 0).explode("fields").unnest("fields")
 
 
-def _kinds(name: str, values: pl.Series) -> str:
-    """Return how the values of a field are read: "price: 98 in EUR, 2 as text such as 'on request'"."""
+def _kinds(fields: pl.DataFrame, name: str, n_values: int) -> str:
+    """Return how the values of a field are read: "98 in EUR, 2 as text such as 'on request'"."""
     if name in TEXT_FIELDS:
-        return f"{name}: {len(values):,} {TEXT}"
-    counts, example = Counter[str](), ""
-    distinct = values.rename("text").value_counts(name="n").sort("n", "text", descending=[True, False])
-    for text, n_values in distinct.rows():
+        return f"{n_values:,} {TEXT}"
+    values = mapped(_pairs(batch).filter(name=name).select("value") for batch in in_batches(fields))
+    hashes = np.concatenate([batch["value"].hash().to_numpy() for batch in in_batches(values)])
+    _, first, counts = np.unique(hashes, return_index=True, return_counts=True)
+    n_of_kind, commonest = Counter[str](), dict[str, tuple[int, str]]()
+    distinct = (text for batch in batches_at(values, first) for text in batch["value"])
+    for text, n in zip(distinct, counts.tolist(), strict=True):
         kind = _kind(parse_value(text))
-        counts[kind] += n_values
-        example = example or (text[:40] if kind == TEXT else "")
-    told = [f"{n:,} {kind}" + f" such as {example!r}" * (kind == TEXT) for kind, n in counts.items()]
-    return f"{name}: {', '.join(told)}"
+        n_of_kind[kind] += n
+        commonest[kind] = min(commonest.get(kind, (-n, text)), (-n, text))
+    told = [
+        f"{n_of_kind[kind]:,} {kind}" + f" such as {commonest[kind][1][:40]!r}" * (kind == TEXT)
+        for kind in sorted(commonest, key=commonest.__getitem__)
+    ]
+    return ", ".join(told)
 
 
 def _kind(value: FieldValue) -> str:

@@ -11,6 +11,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from retrieval_core.artifacts.mapped_rows import in_batches, map_arrow, mapped, parquet_batches
 from retrieval_core.ingest.sources.tables.columns import UNNAMED, Columns, header_names
 
 FIRST_DAY, END_DAY = -719_162, 2_932_897  # the years 1 to 9999, which Python has, as days since 1970-01-01
@@ -19,7 +20,7 @@ PER_DAY = {"s": 86_400, "ms": 86_400 * 10**3, "us": 86_400 * 10**6, "ns": 86_400
 
 
 def read_parquet(data: bytes, columns: Columns = UNNAMED) -> pl.DataFrame:
-    """Return the table in a Parquet file; columns that are not used are null, whatever they hold.
+    """Return the table in a Parquet file, mapped; columns that are not used are null, whatever they hold.
 
     Dictionaries become their values, UUIDs and JSON text, 32-bit floats the decimal numbers that they were written as,
     and a column of NaN alone is null. Raises `ValueError`, which names the column and its type, for values that cannot
@@ -29,17 +30,28 @@ def read_parquet(data: bytes, columns: Columns = UNNAMED) -> pl.DataFrame:
     file = pq.ParquetFile(io.BytesIO(data), coerce_int96_timestamp_unit="us")
     headers = file.schema_arrow.names
     names = columns.names(headers)
-    table = file.read([header for header, name in zip(headers, names, strict=True) if columns.is_used(name)])
-    series = {name: pl.repeat(None, table.num_rows, dtype=pl.Null, eager=True) for name in names}
-    for field, column in zip(table.schema, table.columns, strict=True):
-        (name,) = header_names([field.name])
-        if extension := (field.metadata or {}).get(EXTENSION):  # its meaning is not in the values, as of pandas.period
-            raise ValueError(f"column {name} is {extension.decode()}, which is unknown here; save it as text")
-        try:
-            series[name] = _as_series(column)
-        except (pa.ArrowException, pl.exceptions.PolarsError, NotImplementedError) as error:
-            raise ValueError(f"column {name} is {column.type}: {str(error).splitlines()[0]}") from error
+    nulls = pl.repeat(None, file.metadata.num_rows, dtype=pl.Null, eager=True)
+    series = dict.fromkeys(names, nulls)
+    used = (header for header, name in zip(headers, names, strict=True) if columns.is_used(name))
+    for table in (_read_column(file, header) for header in dict.fromkeys(used)):
+        for field, column in zip(table.schema, table.columns, strict=True):
+            (name,) = header_names([field.name])
+            if extension := (field.metadata or {}).get(EXTENSION):  # its meaning is not in the values: pandas.period
+                raise ValueError(f"column {name} is {extension.decode()}, which is unknown here; save it as text")
+            try:
+                read = _as_series(column).to_frame(name)
+            except (pa.ArrowException, pl.exceptions.PolarsError, NotImplementedError) as error:
+                raise ValueError(f"column {name} is {column.type}: {str(error).splitlines()[0]}") from error
+            series[name] = mapped(in_batches(read)).to_series()
     return pl.DataFrame(series)
+
+
+def _read_column(file: pq.ParquetFile, header: str) -> pa.Table:
+    """Return a column, or those of one name; one alone is mapped, unless its values lie in a dictionary, each once."""
+    places = file.schema_arrow.get_all_field_indices(header)
+    if len(places) > 1 or "dictionary" in str(file.schema_arrow.field(places[0]).type):
+        return file.read([header])
+    return map_arrow(parquet_batches(file, [header]))
 
 
 def _as_series(column: pa.ChunkedArray) -> pl.Series:

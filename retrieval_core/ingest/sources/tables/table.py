@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import gzip
 import io
-from collections.abc import Callable, Mapping
-from typing import Any, BinaryIO, ClassVar, cast
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from copy import copy
+from typing import Any, BinaryIO, ClassVar, Self, cast
 
+import numpy as np
 import polars as pl
 
 from retrieval_core import images
 from retrieval_core.arrays import Bool
 from retrieval_core.artifacts.catalog_rows import SOURCE_SCHEMA
+from retrieval_core.artifacts.mapped_rows import batches_at, in_batches, mapped
 from retrieval_core.errors import CatalogInvalid, NotFound, SourceMissing
-from retrieval_core.ingest.sources.base import conform
+from retrieval_core.ingest.sources.base import conform_batches
 from retrieval_core.ingest.sources.files import absolute_uri, refuse_web_page
 from retrieval_core.ingest.sources.labels import (
     attributes_of,
@@ -23,7 +26,7 @@ from retrieval_core.ingest.sources.labels import (
     value_text,
 )
 from retrieval_core.ingest.sources.listing import counted
-from retrieval_core.ingest.sources.tables.cells import SLICE_ROWS, as_lists, read_lists, single_values, text_column
+from retrieval_core.ingest.sources.tables.cells import as_lists, read_lists, single_values, text_column
 from retrieval_core.ingest.sources.tables.columns import (
     ATTRIBUTE_PREFIXES,
     ROW_VERSION,
@@ -88,14 +91,17 @@ class TableSource:
         self.is_delta = is_delta(self._columns.options.get("mode", ""), self.spec)
         self._table = self._read()
         self.deleted_ids = self._drop_deleted()
-        self._fields, notes = self._checked_fields(self._all_fields())
+        self._fields, columns = pl.Series(), self._field_columns()
+        given = (part._named_values("fields", columns) for part in self._batches())
+        self._fields, notes = self._checked_fields(given)
         self.notes += notes
 
     def rows(self) -> pl.DataFrame:
         if self.is_delta and self._is_empty():
             return pl.DataFrame(schema=SOURCE_SCHEMA)
-        rows = conform(self._frame(), self.spec)
-        return rows.with_columns(self._resolved(rows, name) for name in URI_COLUMNS)
+        rows = conform_batches((part._frame() for part in self._batches()), self.spec)
+        uris = mapped(pl.DataFrame([self._resolved(batch, name) for name in URI_COLUMNS]) for batch in in_batches(rows))
+        return rows.with_columns(uris)
 
     def named(self) -> Named:
         """Return the ids of the table's rows."""
@@ -106,6 +112,15 @@ class TableSource:
         brightness = images.decode(read_uri(mask_uri)).max(axis=2)
         # Compare with half the brightest value, so that masks of 0 and 1 are read like masks of 0 and 255.
         return brightness > brightness.max() // 2
+
+    def _batches(self) -> Iterator[Self]:
+        """Yield this source with a batch of its rows each."""
+        start = 0
+        for table in in_batches(self._table):
+            part = copy(self)
+            part._table, part._fields = table, self._fields[start : start + len(table)]
+            yield part
+            start += len(table)
 
     def _frame(self) -> pl.DataFrame:
         """Return a row for each picture, with the columns of a catalogue that the table has."""
@@ -143,7 +158,7 @@ class TableSource:
             raise CatalogInvalid(
                 f"{self.spec}: item {both[0][:80]!r} has a row that is marked as deleted and one that is not"
             )
-        self._table = self._table.filter(~marks)
+        self._table = mapped(batches_at(self._table, np.flatnonzero(~marks.to_numpy())))
         self.notes += (f"{counted(len(deleted_ids), 'row')} marked as deleted",) * bool(len(deleted_ids))
         return deleted_ids.drop_nulls().to_list()
 
@@ -171,13 +186,14 @@ class TableSource:
         prefixed = {name: name.removeprefix(prefix) for name in self._table.columns if (prefix := _prefix_of(name))}
         return self._named_values("attributes", prefixed)
 
-    def _all_fields(self) -> pl.Series:
+    def _field_columns(self) -> dict[str, str]:
+        """Return the names of the fields by the table's columns."""
         columns = field_columns(self._table.columns, self._columns.of)
         nested = [name for name in columns if field_of(name) and self._table[name].dtype.is_nested()]
         self.notes += (f"not used: {', '.join(nested)}, with several values in a cell",) * bool(nested)
-        return self._named_values("fields", {name: columns[name] for name in columns if name not in nested})
+        return {name: columns[name] for name in columns if name not in nested}
 
-    def _checked_fields(self, fields: pl.Series) -> tuple[pl.Series, tuple[str, ...]]:
+    def _checked_fields(self, fields: Iterable[pl.Series]) -> tuple[pl.Series, tuple[str, ...]]:
         try:
             return checked_fields(fields)
         except ValueError as error:
@@ -187,11 +203,7 @@ class TableSource:
         """Merge a column of mappings and columns of single values; of two values with one name the last counts."""
         cells = self._mapping_cells(name)
         values = pl.DataFrame([self._single_values(column).alias(column) for column in columns])
-        merged = [
-            _merged(cells.slice(start, SLICE_ROWS), values.slice(start, SLICE_ROWS), columns)
-            for start in range(0, len(cells), SLICE_ROWS)
-        ]
-        return pl.concat([self._empty(name).clear(), *merged]).alias(name)
+        return pl.concat([self._empty(name).clear(), _merged(cells, values, columns)]).alias(name)
 
     def _single_values(self, column: str) -> pl.Series:
         try:

@@ -34,6 +34,11 @@ def test_ten_times_the_rows_take_far_less_than_ten_times_the_memory() -> None:
     assert all(large[stage] < 10 * small[stage] for stage in small)
 
 
+@pytest.mark.parametrize(("n_rows", "measured_mb"), [(1_000_000, 420), (3_000_000, 594)])
+def test_ingest_takes_at_most_what_is_foreseen_and_not_far_less(n_rows: int, measured_mb: int) -> None:
+    assert measured_mb < stage_bytes(size(n_rows), CONFIG, 16)["ingest"] / 1e6 < 1.25 * measured_mb
+
+
 def test_bounds_of_training_bound_its_memory() -> None:
     tight = NightlyConfig.model_validate({"head": {"max_rows": 1_000}, "mask": {"max_pictures": 100}})
     for stage in ("head", "mask"):
