@@ -10,7 +10,8 @@ CPU computes in it:
 - plain loop: torch's DataLoader with Pillow and timm's own transform, timm's eager model, with the fastest setting.
 
 Where the CPU computes in bfloat16, its vectors are compared with those of float32, on the pictures or on `--photos`:
-their cosine, and how many of the ten nearest a float32 query finds among them are the same.
+their cosine, and how many of the ten nearest a float32 query finds among them are the same. With `--photos`, int8 is
+calibrated on 200 more of them, and its forward passes are measured and its vectors compared, too.
 
 Rates are medians over the rounds; ratios are taken within a round, so that other load affects both sides.
 """
@@ -28,7 +29,7 @@ import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any, NamedTuple, get_args
+from typing import Any, NamedTuple
 
 import numpy as np
 import onnxruntime
@@ -45,7 +46,9 @@ from retrieval_core.artifacts.pictures import Picture
 from retrieval_core.config.stages import EmbedConfig, Precision
 from retrieval_core.embed.backbones import GRAPH_FILE, load_backbone, save_backbone
 from retrieval_core.embed.engine import Engine, check_precision, open_engine
+from retrieval_core.embed.export import CALIBRATION_ROWS
 from retrieval_core.embed.extract import Masks, ViewToEmbed, extract
+from retrieval_core.embed.int8 import calibrate
 from retrieval_core.embed.registry import get_card
 from retrieval_core.errors import BadConfig
 from retrieval_core.images import DEFAULT_MAX_PIXELS, RGB, Preprocess, decode, fit
@@ -96,12 +99,12 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--json", type=Path, help="also write the figures to this file")
     parser.add_argument(
-        "--photos", type=Path, help="a folder whose JPEGs show how near bfloat16 is, as drawn ones cannot"
+        "--photos", type=Path, help="a folder whose JPEGs show how near bfloat16 and int8 are, as drawn ones cannot"
     )
     args = parser.parse_args()
     with tempfile.TemporaryDirectory() as scratch:
         pictures = draw_pictures(Path(scratch), args.pictures)
-        photos = sorted(args.photos.rglob("*.jpg"))[: args.pictures] if args.photos else []
+        photos = sorted(args.photos.rglob("*.jpg"))[: args.pictures + CALIBRATION_ROWS] if args.photos else []
         results = [measure(name, pictures, args.rounds, photos) for name in args.backbone]
     if args.json:
         args.json.write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
@@ -125,13 +128,19 @@ def measure(backbone: str, pictures: Sequence[Picture], rounds: int, photos: Seq
                 streams(open_engine(folder, "cpu", cores(), "bfloat16"), squares, " in bfloat16"),
                 end_to_end(folder, pictures, "bfloat16"),
             ]
+            n_compared = max(len(photos) - CALIBRATION_ROWS, 0)
+            has_int8 = n_compared > 0 and is_calibrated(folder, read_squares(photos[n_compared:], loaded.preprocess))
+            if has_int8:
+                methods.append(streams(open_engine(folder, "cpu", cores(), "int8"), squares, " in int8"))
         for method in methods:
             method.run(min(BATCH_SIZE, len(pictures)))
         timings = [[timed(method, len(pictures)) for method in methods] for _ in range(rounds)]
         figures = report(backbone, pictures, methods, timings)
         if has_bfloat16():
-            compared = read_squares(photos, loaded.preprocess) if photos else squares
-            figures["agreement"] = agreement(folder, compared, weights)
+            compared = read_squares(photos[:n_compared], loaded.preprocess) if n_compared else squares
+            figures["agreement"] = agreement(folder, compared, weights, "bfloat16")
+            if has_int8:
+                figures["int8_agreement"] = agreement(folder, compared, weights, "int8")
     return figures
 
 
@@ -139,18 +148,26 @@ def read_squares(paths: Sequence[Path], preprocess: Preprocess) -> UInt8:
     return np.stack([fit(decode(path.read_bytes()), preprocess) for path in paths])
 
 
-def agreement(folder: Path, squares: UInt8, weights: str) -> dict[str, float]:
-    """Print and return how near bfloat16 vectors are to those of float32, and the overlap of their ten nearest."""
-    exact, rounded = (
-        open_engine(folder, "cpu", cores(), precision).embed(squares) for precision in get_args(Precision)
-    )
+def is_calibrated(folder: Path, squares: UInt8) -> bool:
+    """Calibrate a backbone for int8; print why it cannot be and return False where that is so."""
+    try:
+        calibrate(folder, squares)
+    except BadConfig as error:
+        print(error)
+        return False
+    return True
+
+
+def agreement(folder: Path, squares: UInt8, weights: str, precision: Precision) -> dict[str, float]:
+    """Print and return how near a precision's vectors are to those of float32, and the overlap of their ten nearest."""
+    exact, rounded = (open_engine(folder, "cpu", cores(), side).embed(squares) for side in ("float32", precision))
     cosines, rows = (exact * rounded).sum(axis=1), np.arange(len(squares))
     found = [exact_topk(exact, gallery, N_NEAREST, exclude=rows)[1] for gallery in (exact, rounded)]
     overlap = np.mean([len(np.intersect1d(*pair)) / N_NEAREST for pair in zip(*found, strict=True)])
     figures = {"mean_cosine": float(cosines.mean()), "min_cosine": float(cosines.min()), "overlap@10": float(overlap)}
     print(
-        f"bfloat16 against float32, {weights} weights, {len(squares)} pictures: cosine {figures['mean_cosine']:.5f} on "
-        f"average, {figures['min_cosine']:.5f} at least; {overlap:.3f} of the ten nearest are the same"
+        f"{precision} against float32, {weights} weights, {len(squares)} pictures: cosine {figures['mean_cosine']:.5f} "
+        f"on average, {figures['min_cosine']:.5f} at least; {overlap:.3f} of the ten nearest are the same"
     )
     return figures
 
@@ -276,6 +293,9 @@ def report(
     print(f"          and {of_plain:.2f} times the plain loop{aim(least[1])}")
     if in_bfloat16:
         print(f"bfloat16 is {in_bfloat16[0]:.2f} times float32 bare{aim(least[2])}, {in_bfloat16[1]:.2f} end to end")
+    int8_of_bfloat16 = rate_ratio(5, 3) if len(methods) > 5 else None
+    if int8_of_bfloat16:
+        print(f"int8 is {int8_of_bfloat16:.2f} times bfloat16 bare")
     return {
         "backbone": backbone,
         "cores": cores(),
@@ -286,6 +306,7 @@ def report(
         "end_to_end_of_bare": of_bare,
         "end_to_end_of_plain": of_plain,
         "bfloat16_of_float32": in_bfloat16,
+        "int8_of_bfloat16": int8_of_bfloat16,
     }
 
 

@@ -232,6 +232,7 @@ class Segmenter(Artifact):
 class Backbone(Artifact):
     """An embedder: parts `weights.safetensors`, `model.onnx` and `card.json`, which describes both.
 
+    One calibrated for int8 also has `model-int8.onnx`, and the backbone that it was in `parents`.
     A backbone trained by Vitrine has an `objective`, `parents` (catalog, start, masks, teacher), a training `history`
     and the part `run_card.json`; one trained to classify also has `classifier.safetensors`.
     """

@@ -17,7 +17,7 @@ from retrieval_core.errors import BadConfig
 
 Background = Literal["raw", "masked", "both", "crop"]
 Framing = Literal["card", "center", "squash"]
-Precision = Literal["float32", "bfloat16"]
+Precision = Literal["float32", "bfloat16", "int8"]
 View = Literal["raw", "masked", "crop"]
 
 

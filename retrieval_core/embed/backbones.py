@@ -42,6 +42,7 @@ _VALUE_PATTERN = {"pretrained": "", "random": "[0-9]{1,9}", "file": ".+", "artif
 
 WEIGHTS_FILE = "weights.safetensors"
 GRAPH_FILE = "model.onnx"
+INT8_FILE = "model-int8.onnx"  # of a backbone that was calibrated for int8
 CARD_FILE = "card.json"
 
 
@@ -207,6 +208,11 @@ def backbone_fingerprint(config: EmbedConfig) -> str:
         weights = config.sha256.strip().lower()
     framing = [config.framing] if config.framing != "card" else []
     return fingerprint("backbone", STAGE_VERSIONS["embed"], [backbone, weights, config.size_px, *framing], [])
+
+
+def int8_fingerprint(backbone: str) -> str:
+    """Return the fingerprint of a backbone that is calibrated for int8, by that of the backbone."""
+    return fingerprint("backbone", STAGE_VERSIONS["embed"], {"precision": "int8"}, [backbone])
 
 
 def _fill(network: nn.Module, path: Path, card: Card) -> nn.Linear | None:

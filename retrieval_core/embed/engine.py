@@ -1,7 +1,7 @@
 """Run a saved backbone: ONNX Runtime or OpenVINO on the CPU, torch on CUDA.
 
 In float32 their vectors are equal to 1e-4. In bfloat16, with 8 bits of mantissa, they are at a cosine of about 0.999
-from float32 and from each other.
+from float32 and from each other. int8 is for the CPU and for backbones that were calibrated for it.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ import numpy as np
 from retrieval_core.arrays import Float32, UInt8
 from retrieval_core.artifacts.parts import unit_length
 from retrieval_core.config.stages import Precision
-from retrieval_core.embed.backbones import GRAPH_FILE, Description, LoadedBackbone, describe, read_backbone
+from retrieval_core.embed.backbones import GRAPH_FILE, INT8_FILE, Description, LoadedBackbone, describe, read_backbone
 from retrieval_core.embed.cards import Card
 from retrieval_core.errors import BadConfig, DimensionMismatch, ShardCorrupt, WeightsInvalid
 from retrieval_core.images import Preprocess
@@ -61,9 +61,9 @@ class Engine(Protocol):
 
 
 class CpuEngine:
-    """A saved graph on the CPU: float32 by ONNX Runtime, bfloat16 by OpenVINO.
+    """A saved graph on the CPU: float32 by ONNX Runtime; bfloat16, and the rest of an int8 graph, by OpenVINO.
 
-    `callers` threads may call it at the same time, each call with `threads` threads. In bfloat16 the bytes of a
+    `callers` threads may call it at the same time, each call with `threads` threads. Below float32 the bytes of a
     picture's vector depend on neither, nor on the other pictures of a batch.
     """
 
@@ -99,9 +99,10 @@ class CpuEngine:
 
     @cached_property
     def _forward(self) -> Forward:
-        graph, size_px = self._folder / GRAPH_FILE, self.preprocess.size_px
+        size_px = self.preprocess.size_px
         if self._precision == "float32":
-            return _by_onnx_runtime(graph, self._threads)
+            return _by_onnx_runtime(self._folder / GRAPH_FILE, self._threads)
+        graph = self._folder / (INT8_FILE if self._precision == "int8" else GRAPH_FILE)
         return _by_openvino(graph, self._threads, self._callers, np.zeros((1, size_px, size_px, 3), np.uint8))
 
 
@@ -229,14 +230,16 @@ def open_engine(folder: Path, device: str, threads: int, precision: Precision = 
 def check_precision(device: str, precision: Precision) -> None:
     """Check that a device, `cpu` or `cuda`, of this machine computes in a precision. Raises `BadConfig`.
 
-    float32 instead would be stored as if it were bfloat16, and a catalogue's vectors depend on the machine.
+    float32 instead would be stored as if it were that, and a catalogue's vectors depend on the machine.
     """
     if device != "cpu" and not device.startswith("cuda"):
         raise BadConfig(f"unknown device {device!r}; expected cpu or cuda")
-    if precision == "bfloat16" and not (_cpu_has_bfloat16() if device == "cpu" else _cuda_has_bfloat16()):
+    if precision == "int8" and device != "cpu":
+        raise BadConfig(f"int8 is computed on a CPU, not on {device}; set embed.precision to bfloat16 or float32")
+    if precision != "float32" and not (_cpu_has_bfloat16() if device == "cpu" else _cuda_has_bfloat16()):
         raise BadConfig(
-            f"this machine's {device} does not compute in bfloat16 (a CPU needs AVX512 or AMX, a GPU Ampere or newer); "
-            "set embed.precision to float32, or run where it does"
+            f"this machine's {device} does not compute in bfloat16, which {precision} needs (a CPU needs AVX512 or "
+            "AMX, a GPU Ampere or newer); set embed.precision to float32, or run where it does"
         )
 
 
@@ -245,7 +248,7 @@ def _cpu_has_bfloat16() -> bool:
         import openvino
     except ImportError as error:
         raise BadConfig(
-            f"embed.precision bfloat16 needs OpenVINO ({error}); pip install openvino, or set it to float32"
+            f"embed.precision bfloat16 or int8 needs OpenVINO ({error}); pip install openvino, or set it to float32"
         ) from error
     return "BF16" in openvino.Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -16,34 +17,48 @@ from retrieval_core.config.stages import ClassifyConfig, EmbedConfig, IngestConf
 from retrieval_core.embed.backbones import (
     backbone_fingerprint,
     backbone_preprocess,
+    describe,
+    int8_fingerprint,
     load_backbone,
     parse_weights,
     save_backbone,
 )
 from retrieval_core.embed.classes import backbone_config, load_classifier, save_classifier
+from retrieval_core.embed.int8 import calibrate
 from retrieval_core.errors import BadConfig, WeightsInvalid
-from retrieval_core.images import RGB, fit
+from retrieval_core.images import RGB, Preprocess, fit
 from retrieval_core.store.base import Store
 
 log = logging.getLogger(__name__)
 
 PIXEL_SAMPLE_ROWS = 2_000
+CALIBRATION_ROWS = 200
 
 
 def export_backbone(store: Store, catalog: Ref, config: EmbedConfig, ingest: IngestConfig) -> Backbone:
     """Return the frozen backbone as an artifact: the one of the store that the config names, else a published one.
 
-    A backbone that is fitted on pixels is fitted on a random sample of the catalogue's pictures.
+    A backbone that is fitted on pixels, or calibrated for int8, is so on a random sample of the catalogue's pictures.
+    Later nights take it as it is, although the catalogue has changed.
     """
     named = named_backbone(store, config)
-    if named:
+    name = named.fingerprint if named else backbone_fingerprint(config)
+    if config.precision != "int8":
+        return named or Backbone.find(store, name) or _export(store, catalog, config, ingest, name)
+    if named and named.config.get("precision") == "int8":
         return named
-    name = backbone_fingerprint(config)
-    existing = Backbone.find(store, name)
+    int8_name = int8_fingerprint(name)
+    existing = Backbone.find(store, int8_name)
     if existing:
         return existing
+    exact = named or Backbone.find(store, name) or _export(store, catalog, config, ingest, name)
+    return _calibrated(store, catalog, exact, ingest, int8_name)
+
+
+def _export(store: Store, catalog: Ref, config: EmbedConfig, ingest: IngestConfig, name: str) -> Backbone:
+    """Load the frozen backbone that the config names and seal it as `name`."""
     log.info("exporting %s with weights %s", config.backbone, config.weights)
-    loaded = load_backbone(config, lambda: _pixel_sample(store, catalog, config, ingest))
+    loaded = load_backbone(config, lambda: _fit_sample(store, catalog, config, ingest))
     published = {"sha256": loaded.weights_sha256, "revision": loaded.revision} if loaded.weights_sha256 else {}
     if published and not config.sha256:
         _check_unchanged(store, config.backbone, loaded.weights_sha256)
@@ -56,6 +71,24 @@ def export_backbone(store: Store, catalog: Ref, config: EmbedConfig, ingest: Ing
         size_px=loaded.preprocess.size_px,
         has_text=loaded.has_text,
     ).seal(store)
+
+
+def _calibrated(store: Store, catalog: Ref, exact: Backbone, ingest: IngestConfig, name: str) -> Backbone:
+    """Seal a copy of a backbone that was calibrated for int8 as `name`."""
+
+    def save(folder: Path) -> None:
+        shutil.copytree(exact.local_folder(store), folder, dirs_exist_ok=True)
+        pixels = _pixel_sample(store, catalog, describe(folder).preprocess, ingest, CALIBRATION_ROWS, seed=0)
+        log.info("int8 is at a cosine of %.4f from float32 on %d pictures", calibrate(folder, pixels), len(pixels))
+
+    log.info("calibrating %s %s for int8", exact.card, exact.fingerprint[:12])
+    update = {
+        "fingerprint": name,
+        "config": {**exact.config, "precision": "int8"},
+        "parents": {**exact.parents, "exact": exact.fingerprint},
+        "parts": put_part_files(store, f"{Backbone.folder}/{name}", save),
+    }
+    return exact.model_copy(update=update).seal(store)
 
 
 def export_classifier(store: Store, config: ClassifyConfig) -> Classifier:
@@ -94,14 +127,18 @@ def _check_unchanged(store: Store, card: str, sha256: str) -> None:
             )
 
 
-def _pixel_sample(store: Store, catalog: Ref, config: EmbedConfig, ingest: IngestConfig) -> RGB:
-    pictures = usable_pictures(store, catalog).sort("item_id")
+def _fit_sample(store: Store, catalog: Ref, config: EmbedConfig, ingest: IngestConfig) -> RGB:
     seed = int(parse_weights(config.weights).value or 0)
-    sample = pictures.sample(min(len(pictures), PIXEL_SAMPLE_ROWS), seed=seed, shuffle=False)
-    preprocess = backbone_preprocess(config)
+    return _pixel_sample(store, catalog, backbone_preprocess(config), ingest, PIXEL_SAMPLE_ROWS, seed)
+
+
+def _pixel_sample(
+    store: Store, catalog: Ref, preprocess: Preprocess, ingest: IngestConfig, n_rows: int, seed: int
+) -> RGB:
+    pictures = usable_pictures(store, catalog).sort("item_id")
+    sample = pictures.sample(min(len(pictures), n_rows), seed=seed, shuffle=False)
     located = PictureReader(store).locate(sample)
-    pixels = [fit(read_picture(picture, ingest.max_pixels), preprocess) for picture in located]
-    return np.stack(pixels)
+    return np.stack([fit(read_picture(picture, ingest.max_pixels), preprocess) for picture in located])
 
 
 def _trained_classifier(store: Store, trained: Backbone) -> Path:

@@ -6,7 +6,13 @@ from retrieval_core.artifacts.backbone_names import named_backbone
 from retrieval_core.artifacts.fingerprints import classifier_fingerprint
 from retrieval_core.artifacts.manifests import Backbone, Classifier
 from retrieval_core.config.stages import ClassifyConfig, EmbedConfig
-from retrieval_core.embed.backbones import backbone_fingerprint, backbone_preprocess, load_backbone, parse_weights
+from retrieval_core.embed.backbones import (
+    backbone_fingerprint,
+    backbone_preprocess,
+    int8_fingerprint,
+    load_backbone,
+    parse_weights,
+)
 from retrieval_core.embed.classes import backbone_config, load_classifier
 from retrieval_core.store.base import Store
 
@@ -31,7 +37,8 @@ def check_weights(store: Store, config: EmbedConfig) -> None:
     """
     fingerprint = check_backbone(store, config)
     is_published = parse_weights(config.weights).kind in ("file", "pretrained")
-    if is_published and Backbone.find(store, fingerprint) is None:
+    known = [fingerprint, int8_fingerprint(fingerprint)] if config.precision == "int8" else [fingerprint]
+    if is_published and not any(Backbone.find(store, name) for name in known):
         load_backbone(config)
 
 

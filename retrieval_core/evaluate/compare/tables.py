@@ -23,7 +23,7 @@ SIDES: dict[Contrast, tuple[str, str]] = {
     "boosted": ("plain", "boosted"),
     "dim": ("all dimensions", "reduced"),
     "mode": ("nearest", "classified"),
-    "precision": ("float32", "bfloat16"),
+    "precision": ("float32", "bfloat16 or int8"),
 }
 
 

@@ -71,10 +71,10 @@ def test_precision_makes_another_family_of_every_view():
     families = [
         fingerprints.vector_family("b", masks, view, 0.1, precision)
         for masks, view in ((None, "raw"), ("m", "masked"), ("m", "crop"))
-        for precision in ("float32", "bfloat16")
+        for precision in ("float32", "bfloat16", "int8")
     ]
-    assert len(set(families)) == 6
-    assert families[::2] == [
+    assert len(set(families)) == 9
+    assert families[::3] == [
         fingerprints.vector_family("b", None),
         fingerprints.vector_family("b", "m"),
         fingerprints.vector_family("b", "m", "crop", 0.1),

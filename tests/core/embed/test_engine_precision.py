@@ -62,13 +62,17 @@ def test_machine_without_bfloat16_refuses_it_and_takes_float32(pixel_backbone, m
     for device in ("cpu", "cuda"):
         with pytest.raises(BadConfig, match=rf"this machine's {device} does not compute in bfloat16.*to float32"):
             open_engine(pixel_backbone.folder, device, 1, "bfloat16")
+    with pytest.raises(BadConfig, match=r"does not compute in bfloat16, which int8 needs"):
+        check_precision("cpu", "int8")
+    with pytest.raises(BadConfig, match=r"int8 is computed on a CPU, not on cuda; set embed.precision to bfloat16"):
+        check_precision("cuda", "int8")
     check_precision("cuda", "float32")
     assert open_engine(pixel_backbone.folder, "cpu", 1).embed(pixel_backbone.pixels(1)).any()
 
 
 def test_missing_library_says_what_to_install(monkeypatch):
     monkeypatch.setitem(sys.modules, "openvino", None)
-    with pytest.raises(BadConfig, match=r"bfloat16 needs OpenVINO.*pip install openvino, or set it to float32"):
+    with pytest.raises(BadConfig, match=r"bfloat16 or int8 needs OpenVINO.*pip install openvino, or set it to float32"):
         check_precision("cpu", "bfloat16")
 
 

@@ -7,11 +7,13 @@ from pathlib import Path
 import pytest
 from safetensors.torch import save_file
 
+from retrieval_core.arrays import UInt8
 from retrieval_core.artifacts.manifests import Backbone, Catalog, Ref
 from retrieval_core.artifacts.parts import put_part, table_bytes
 from retrieval_core.config.stages import ClassifyConfig, EmbedConfig, IngestConfig
 from retrieval_core.embed import export as module
-from retrieval_core.embed.backbones import load_backbone
+from retrieval_core.embed import preflight
+from retrieval_core.embed.backbones import INT8_FILE, backbone_fingerprint, int8_fingerprint, load_backbone
 from retrieval_core.embed.export import export_backbone, export_classifier
 from retrieval_core.embed.registry import ADAPTERS
 from retrieval_core.errors import BadConfig, WeightsInvalid
@@ -52,6 +54,46 @@ def test_a_backbone_of_the_store_is_taken_as_it_is(catalog: Ref, local_store: St
     weights = seal_backbone(local_store, "triplet", {})
     config = EmbedConfig(backbone="resnet18", weights=weights)
     assert export_backbone(local_store, catalog, config, INGEST).objective == "triplet"
+
+
+def test_int8_is_calibrated_once_beside_the_exact_backbone(
+    catalog: Ref, local_store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen = []
+
+    def calibrate(folder: Path, pixels: UInt8) -> float:
+        seen.append(pixels)
+        (folder / INT8_FILE).write_bytes(b"scales")
+        return 1.0
+
+    monkeypatch.setattr(module, "calibrate", calibrate)
+    exact = export_backbone(local_store, catalog, FITTED, INGEST)
+    config = FITTED.model_copy(update={"precision": "int8"})
+    backbone = export_backbone(local_store, catalog, config, INGEST)
+    assert backbone.fingerprint != exact.fingerprint
+    assert (backbone.parents, backbone.config["precision"]) == ({"exact": exact.fingerprint}, "int8")
+    files, exact_files = (
+        {part.key.rsplit("/", 1)[1]: part.sha256 for part in sealed.parts} for sealed in (backbone, exact)
+    )
+    assert files.pop(INT8_FILE)
+    assert files == exact_files
+    by_name = EmbedConfig(backbone="pca_pixels", weights=f"artifact:{exact.fingerprint}", precision="int8")
+    itself = by_name.model_copy(update={"weights": f"artifact:{backbone.fingerprint}"})
+    for again in (config, by_name, itself):
+        assert export_backbone(local_store, catalog, again, INGEST) == Backbone.open(local_store, backbone.ref)
+    assert [pixels.shape[1:] for pixels in seen] == [(16, 16, 3)]
+
+
+def test_a_night_in_int8_needs_no_hub_once_the_store_has_the_calibrated_backbone(
+    local_store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delattr(preflight, "load_backbone")  # without it, loading raises NameError
+    config = EmbedConfig(backbone="resnet18", precision="int8")
+    with pytest.raises(NameError):
+        preflight.check_weights(local_store, config)
+    name = int8_fingerprint(backbone_fingerprint(config))
+    Backbone(fingerprint=name, card="resnet18", dim=512, size_px=224).seal(local_store)
+    preflight.check_weights(local_store, config)
 
 
 @pytest.mark.parametrize(
