@@ -17,6 +17,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from retrieval_core.arrays import Bool, Int64
+from retrieval_core.store.files import write_errors
 
 BATCH_ROWS = 1 << 15  # in memory at a time
 
@@ -37,13 +38,16 @@ def mapped(batches: Iterable[pl.DataFrame]) -> pl.DataFrame:
 
 
 def map_arrow(tables: Iterable[pa.Table]) -> pa.Table:
-    """Return the rows of Arrow tables, at least one, as `mapped` does."""
+    """Return the rows of Arrow tables, at least one, as `mapped` does.
+
+    Raises `StoreNotWritable` where there is no room for the temporary file.
+    """
     remaining = iter(tables)
     first, second = next(remaining), next(remaining, None)
     if second is None:
         return first
     with tempfile.NamedTemporaryFile(prefix="vitrine-rows-", suffix=".arrow") as file:
-        with pa.ipc.new_file(file.name, first.schema) as writer:
+        with write_errors(Path(file.name)), pa.ipc.new_file(file.name, first.schema) as writer:
             for table in chain([first, second], remaining):
                 writer.write_table(table)
         return pa.ipc.open_file(pa.memory_map(file.name)).read_all()

@@ -34,7 +34,7 @@ from retrieval_core.artifacts.mapped_rows import (
 )
 from retrieval_core.errors import DimensionMismatch, NotFound, ShardCorrupt
 from retrieval_core.store.base import Store
-from retrieval_core.store.files import file_sha256
+from retrieval_core.store.files import file_sha256, write_errors
 
 log = logging.getLogger(__name__)
 
@@ -167,7 +167,7 @@ def table_file(frame: pl.DataFrame) -> Iterator[Path]:
     """Give a local file with what `table_bytes` returns, which is deleted at the end of the block."""
     schema = frame.head(0).to_arrow().schema.with_metadata({CHECKSUM: NO_CHECKSUM})
     with tempfile.NamedTemporaryFile(prefix="vitrine-table-", suffix=".parquet") as file:
-        with pq.ParquetWriter(file.name, schema, compression="zstd") as writer:
+        with write_errors(Path(file.name)), pq.ParquetWriter(file.name, schema, compression="zstd") as writer:
             for rows in frame.iter_slices(ROW_GROUP) if len(frame) else [frame]:
                 writer.write_table(mapped_group(rows, schema), row_group_size=ROW_GROUP)
         with mmap.mmap(file.fileno(), 0) as data:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import resource
 from pathlib import Path
 
 import numpy as np
@@ -24,6 +25,7 @@ from retrieval_core.artifacts.mapped_rows import (
     sorted_by,
 )
 from retrieval_core.artifacts.parts import put_table, read_unsealed, table_bytes
+from retrieval_core.errors import StoreNotWritable
 from retrieval_core.store.base import Store
 
 SCHEMA = {
@@ -132,3 +134,14 @@ def test_a_large_table_is_read_as_it_was_stored(local_store: Store) -> None:
     put_table(local_store, "ingest/items.parquet", table)
     assert read_unsealed(local_store, "ingest/items.parquet").equals(table)
     assert read_unsealed(local_store, "ingest/items.parquet", columns=["names"]).equals(table.select("names"))
+
+
+def test_a_full_disk_is_told_with_the_file_that_has_no_room() -> None:
+    batch = pl.DataFrame({"text": [f"{n:0100d}" for n in range(100)]})
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (4_096, before[1]))
+    try:
+        with pytest.raises(StoreNotWritable, match="cannot write .*vitrine-rows-"):
+            mapped([batch, batch])
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
