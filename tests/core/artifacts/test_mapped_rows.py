@@ -141,7 +141,7 @@ def test_a_full_disk_is_told_with_the_file_that_has_no_room() -> None:
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (4_096, before[1]))
     try:
-        with pytest.raises(StoreNotWritable, match="cannot write .*vitrine-rows-"):
+        with pytest.raises(StoreNotWritable, match=r"cannot write .*vitrine-rows-"):
             mapped([batch, batch])
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
