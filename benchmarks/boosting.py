@@ -23,7 +23,7 @@ from retrieval_core.config.stages import HeadConfig
 from retrieval_core.evaluate.reconstruct import reconstruct_outputs
 from retrieval_core.head.apply import boost
 from retrieval_core.head.targets import build_targets
-from retrieval_core.head.train import train_head
+from retrieval_core.head.train import class_scales, train_head
 from retrieval_core.metrics.exact_knn import exact_topk
 from retrieval_core.metrics.relevance import encode, find_truth
 from retrieval_core.metrics.retrieval import score
@@ -63,10 +63,10 @@ def main() -> None:
     print(f"| | {' | '.join(METRICS)} |\n|{'---|' * (1 + len(METRICS))}")
     show("raw", raw)
     targets = build_targets(items, HeadConfig().min_count, HeadConfig().max_labels)
-    configs = {"hidden layer": HeadConfig(boosting="hidden")}
-    configs |= {f"classes, {weight:g}": HeadConfig(classes_weight=weight) for weight in arguments.weights}
-    for name, config in configs.items():
-        show(name, boost(train_head(raw, targets, is_query, config).weights, raw))
+    weights = train_head(raw, targets, is_query, HeadConfig(boosting="hidden")).weights
+    show("hidden layer", boost(weights, raw))
+    for weight in arguments.weights:
+        show(f"classes, {weight:g}", boost(weights | class_scales(list(targets.tasks), weight), raw))
 
 
 if __name__ == "__main__":

@@ -185,17 +185,18 @@ def field_table(items: pl.DataFrame) -> pl.DataFrame:
     has_fields = np.concatenate([batch["fields"].list.len().to_numpy() > 0 for batch in in_batches(given)])
     rows = np.flatnonzero(has_fields)
     rows = rows[np.argsort(given["row_id"].to_numpy()[rows])]
-    named = [_pairs(batch).select(pl.col("name").unique()) for batch in in_batches(given)]
+    named = [field_pairs(batch).select(pl.col("name").unique()) for batch in in_batches(given)]
     names = pl.concat(named)["name"].unique().sort().to_list()
     return mapped(_field_values(batch, names) for batch in batches_at(given, rows))
 
 
-def _pairs(items: pl.DataFrame) -> pl.DataFrame:
+def field_pairs(items: pl.DataFrame) -> pl.DataFrame:
+    """Return a row for each pair of name and value in the lists `fields` of items, with their other columns."""
     return items.filter(pl.col("fields").list.len() > 0).explode("fields").unnest("fields")
 
 
 def _field_values(items: pl.DataFrame, names: Sequence[str]) -> pl.DataFrame:
-    wide = _pairs(items).pivot("name", index="row_id", values="value", aggregate_function="first").sort("row_id")
+    wide = field_pairs(items).pivot("name", index="row_id", values="value", aggregate_function="first").sort("row_id")
     absent = [pl.lit(None, pl.String).alias(name) for name in names if name not in wide.columns]
     wide = wide.with_columns(absent)
     return wide.select("row_id", *(_values(wide[name]) for name in names))

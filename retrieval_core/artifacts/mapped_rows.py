@@ -194,6 +194,12 @@ def first_with_key(keys: pl.DataFrame) -> Int64:
     return np.concatenate([index.first(batch) for batch in in_batches(keys)])
 
 
+def unique_by(table: pl.DataFrame, column: str) -> pl.DataFrame:
+    """Return the first row of each value of a column, in their order, mapped."""
+    first = first_with_key(table.select(column))
+    return mapped(batches_at(table, np.flatnonzero(first == np.arange(len(first)))))
+
+
 def _hashes(keys: pl.DataFrame) -> np.ndarray[tuple[int], np.dtype[np.uint64]]:
     return np.concatenate([batch.hash_rows().to_numpy() for batch in in_batches(keys)])
 

@@ -29,7 +29,7 @@ from retrieval_core.artifacts.growing_sets import (
     view_fingerprint,
 )
 from retrieval_core.artifacts.manifests import Part, PictureSet, Ref, Value, content_id, fingerprint
-from retrieval_core.artifacts.mapped_rows import batches_at, first_with_key, in_batches, mapped
+from retrieval_core.artifacts.mapped_rows import in_batches, mapped, unique_by
 from retrieval_core.artifacts.parts import encode_part, read_table
 from retrieval_core.errors import ImageRefused, NotFound, Permanent
 from retrieval_core.images import RGB, decode
@@ -83,8 +83,7 @@ def kept_places(store: Store) -> pl.DataFrame:
     places = [read_table(store, stored.part) for stored in stored_parts_of(store, PictureSet.folder, KEPT)]
     table = pl.concat([pl.DataFrame(schema=PLACE_SCHEMA), *places])
     present = mapped(batch.filter(pl.col("file").is_in(list(files))) for batch in in_batches(table))
-    first = first_with_key(present.select("content_id"))
-    return mapped(batches_at(present, np.flatnonzero(first == np.arange(len(first)))))
+    return unique_by(present, "content_id")
 
 
 def with_local_files(store: Store, pictures: Iterable[Picture]) -> list[Picture]:

@@ -25,7 +25,10 @@ if TYPE_CHECKING:
 
 VAL_FRACTION = 0.1
 STD_COLUMNS = 64
-MIN_EPOCHS, MIN_STEPS = 3, 200  # a large catalogue is learned in so few epochs, a small one in more, and then by heart
+MIN_EPOCHS, MIN_STEPS = (
+    3,
+    200,
+)  # a large catalogue is learned in so few epochs, a small one in more; with many more, by heart
 STEPS_PER_EPOCH, MIN_BATCH_SIZE = 16, 16  # of a small catalogue, whose batches are smaller than `batch_size`
 WARM_UP = 0.1  # share of the training in which the learning rate rises
 # Directions with less than about this share of the average variance are noise, and are not scaled up to full variance.
@@ -108,12 +111,12 @@ def train_head(
     weights = {"mean": mean, "std": std, **_export(net, targets)}
     weights["hidden.weight"] = weights["hidden.weight"] @ mixing.T
     if config.boosting == "classes":
-        weights |= _scales(list(targets.tasks), config.classes_weight)
+        weights |= class_scales(list(targets.tasks), config.classes_weight)
     metrics = _validate(predict(weights, vectors[val]), targets.take(val))
     return TrainedHead(weights, boosted_dim(weights), metrics, history)
 
 
-def _scales(tasks: list[str], classes_weight: float) -> dict[str, Float32]:
+def class_scales(tasks: list[str], classes_weight: float) -> dict[str, Float32]:
     """Return the length of each task's part of a boosted vector, the root of its weight, as `boost` reads it."""
     weights = {task: CATEGORY_WEIGHT if task == CATEGORY else 1.0 for task in tasks}
     factor = classes_weight / sum(weights.values())

@@ -21,13 +21,12 @@ from retrieval_core.artifacts.catalog_rows import (
 )
 from retrieval_core.artifacts.mapped_rows import (
     KeyIndex,
-    batches_at,
     beside,
-    first_with_key,
     in_batches,
     mapped,
     rows_or_null,
     sorted_by,
+    unique_by,
 )
 from retrieval_core.config.stages import IngestConfig
 from retrieval_core.errors import CatalogInvalid, SourceMissing, StoreUnavailable, TooManyRejects
@@ -191,9 +190,7 @@ def earlier_splits(previous: Snapshot | None, published: pl.DataFrame | None) ->
     earlier = [table for table in (published, previous.items if previous else None) if table is not None]
     if not earlier:
         return None
-    splits = pl.concat([table.select(SPLIT_COLUMNS) for table in earlier])
-    first = first_with_key(splits.select("item_id"))
-    return mapped(batches_at(splits, np.flatnonzero(first == np.arange(len(first)))))
+    return unique_by(pl.concat([table.select(SPLIT_COLUMNS) for table in earlier]), "item_id")
 
 
 def catalog_fingerprint(items: pl.DataFrame) -> str:

@@ -16,9 +16,9 @@ from retrieval_core.item_ids.normal_form import NORMAL_COLUMNS, normal_names
 
 NAME_COLUMNS = ("item_id", "image_uri", "mask_uri")
 MAX_ITEM_ID_BYTES = 1024  # the limit that S3 sets for a key
+_GIVEN_ID = "given_id"  # as it is spelled in the source
 # Control characters, line and paragraph separators, and characters that turn the direction of text: with one of them, a
 # name in a log or on a page can look like another name.
-_GIVEN_ID = "given_id"  # as it is spelled in the source
 DECEPTIVE = r"[\p{Cc}\u{61C}\u{200E}\u{200F}\u{2028}-\u{202E}\u{2066}-\u{2069}]"
 
 

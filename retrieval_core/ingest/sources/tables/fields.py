@@ -9,7 +9,7 @@ from collections.abc import Collection, Iterable, Sequence
 import numpy as np
 import polars as pl
 
-from retrieval_core.artifacts.catalog_rows import NAMED_VALUES
+from retrieval_core.artifacts.catalog_rows import NAMED_VALUES, field_pairs
 from retrieval_core.artifacts.mapped_rows import batches_at, in_batches, mapped
 from retrieval_core.fields.values import FIELDS, TEXT_FIELDS, FieldValue, parse_value
 from retrieval_core.ingest.sources.listing import counted
@@ -43,7 +43,7 @@ def checked_fields(batches: Iterable[pl.Series]) -> tuple[pl.Series, tuple[str, 
     names, n_values, n_long = set[str](), Counter[str](), Counter[tuple[bool, str]]()
 
     def checked(batch: pl.Series) -> pl.DataFrame:
-        pairs = _pairs(batch.to_frame("fields").with_row_index("row")).with_columns(
+        pairs = field_pairs(batch.to_frame("fields").with_row_index("row")).with_columns(
             pl.col("value").str.replace_all(r"[\p{Cc}\s]+", " ").str.strip_chars()
         )
         is_long, is_address = pl.col("value").str.len_chars() > MAX_CHARS, pl.col("value").str.contains(ADDRESS)
@@ -66,16 +66,11 @@ def checked_fields(batches: Iterable[pl.Series]) -> tuple[pl.Series, tuple[str, 
     return lists.to_series(), (*([f"fields: {'; '.join(kinds)}"] if kinds else []), *long)
 
 
-def _pairs(fields: pl.DataFrame) -> pl.DataFrame:
-    """Return a row for each pair of name and value in the lists `fields` of rows."""
-    return fields.filter(pl.col("fields").list.len() > 0).explode("fields").unnest("fields")
-
-
 def _kinds(fields: pl.DataFrame, name: str, n_values: int) -> str:
     """Return how the values of a field are read: "98 in EUR, 2 as text such as 'on request'"."""
     if name in TEXT_FIELDS:
         return f"{n_values:,} {TEXT}"
-    values = mapped(_pairs(batch).filter(name=name).select("value") for batch in in_batches(fields))
+    values = mapped(field_pairs(batch).filter(name=name).select("value") for batch in in_batches(fields))
     hashes = np.concatenate([batch["value"].hash().to_numpy() for batch in in_batches(values)])
     _, first, counts = np.unique(hashes, return_index=True, return_counts=True)
     n_of_kind, commonest = Counter[str](), dict[str, tuple[int, str]]()
