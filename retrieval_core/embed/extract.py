@@ -25,6 +25,7 @@ Cut = TypeVar("Cut")
 Result = TypeVar("Result")
 
 READ_ROWS = 8  # pictures that a thread reads at once for a device, whose batches gather many of them
+MANY = 300  # pictures whose resizing without torch takes about as long as importing torch
 AHEAD = 4  # batches for each thread that may be ready before an earlier one is
 
 # (h, w) bool, True on the product, to be stretched over the picture; and why it is not trusted, "" where it is.
@@ -99,7 +100,6 @@ def extract(
     at a time. `on_batch` is called with the number of pictures of each batch. Raises `StoreUnavailable`.
     """
     views = [view._replace(engine=view.engine.for_worker()) for view in views]
-    prepare_for_many()
 
     def cut(batch: Sequence[Picture]) -> _Cut:
         return _cut_batch(batch, masks, views, max_pixels)
@@ -234,6 +234,8 @@ def in_batches(
 
     The batches do not depend on the number of threads, each of which holds one batch in memory.
     """
+    if len(pictures) >= MANY:
+        prepare_for_many()
     batches = [pictures[start : start + n_rows] for start in range(0, len(pictures), n_rows)]
     with closing(_in_order(batches, work, threads, AHEAD * threads)) as results:
         for batch, result in zip(batches, results, strict=True):
@@ -279,7 +281,6 @@ class SquareLoader:
     ) -> None:
         self._masks, self._view, self._margin = Masks(stored=masks or {}), view, margin
         self._preprocess, self._max_pixels = preprocess, max_pixels
-        prepare_for_many()
 
     def __call__(self, batch: Sequence[Picture]) -> Loaded:
         size_px = self._preprocess.size_px

@@ -16,9 +16,10 @@ from retrieval_core.artifacts import pictures as pictures_module
 from retrieval_core.artifacts.manifests import Reject, content_id
 from retrieval_core.artifacts.parts import MaskRow, vectors_bytes
 from retrieval_core.artifacts.pictures import Picture
+from retrieval_core.embed import extract as extract_module
 from retrieval_core.embed.backbones import read_backbone
 from retrieval_core.embed.engine import TorchEngine, open_engine
-from retrieval_core.embed.extract import Masks, ViewToEmbed, extract
+from retrieval_core.embed.extract import MANY, Masks, ViewToEmbed, extract, in_batches
 from retrieval_core.embed.registry import CARDS
 from retrieval_core.errors import StoreUnavailable
 from retrieval_core.images import Preprocess, apply_mask, crop_to_mask, decode, fit
@@ -280,3 +281,13 @@ def test_outage_of_the_store_ends_the_work_and_rejects_nobody(tmp_path, monkeypa
     with pytest.raises(StoreUnavailable):
         run([picture(tmp_path, number) for number in range(200)], batch_size=1)
     assert len(read) < 200, "what was not begun is not begun after the failure"
+
+
+def test_only_many_pictures_are_worth_importing_torch(monkeypatch):
+    prepared = []
+    monkeypatch.setattr(extract_module, "prepare_for_many", lambda: prepared.append(True))
+    few = [Picture(content_id=f"{number:032x}", image_uri="", item_id="") for number in range(MANY - 1)]
+    assert sum(in_batches(few, len, 8, 2)) == MANY - 1
+    assert not prepared
+    assert sum(in_batches([*few, few[0]], len, 8, 2)) == MANY
+    assert prepared
