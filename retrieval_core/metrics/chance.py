@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import numpy as np
 
-from retrieval_core.arrays import Bool, Float64, Int64
+from retrieval_core.arrays import Float64, Int64
 from retrieval_core.metrics.relevance import row_blocks
+
+if TYPE_CHECKING:
+    from scipy.sparse import csr_array
 
 
 def hit_probability(n_items: Int64, n_relevant: Int64, k: int) -> Float64:
@@ -46,24 +51,23 @@ def expected_map_at_r(n_items: Int64, n_relevant: Int64) -> Float64:
     return (harmonic * (1 - others) + n_relevant * others) / n_items
 
 
-def iou_moments(query_labels: Bool, gallery_labels: Bool, own: Int64) -> tuple[Float64, Float64]:
+def iou_moments(query_labels: csr_array, gallery_labels: csr_array, own: Int64) -> tuple[Float64, Float64]:
     """Return the mean and the variance, (q,) each, of a query's label IoU with the gallery items but `own`, or -1.
 
     The labels are (q, m) and (n, m); every query has at least one item to be compared with. Only pairs that share a
     label are looked at, as all others have an IoU of 0.
     """
-    from scipy.sparse import csc_array, csr_array
-
+    n_queries, n_gallery = query_labels.shape[0], gallery_labels.shape[0]
     n_of_query, n_of_item = query_labels.sum(axis=1), gallery_labels.sum(axis=1)
-    gallery = csr_array(csc_array(gallery_labels, dtype=np.float32).T)
-    total, squares = np.zeros(len(query_labels)), np.zeros(len(query_labels))
-    for rows in row_blocks(len(query_labels), len(gallery_labels)):
-        shared = csr_array(csr_array(query_labels[rows], dtype=np.float32) @ gallery)
+    queries, gallery = query_labels.astype(np.float32), gallery_labels.astype(np.float32).T.tocsr()
+    total, squares = np.zeros(n_queries), np.zeros(n_queries)
+    for rows in row_blocks(n_queries, n_gallery):
+        shared = queries[rows] @ gallery
         row, item = np.repeat(np.arange(shared.shape[0]), np.diff(shared.indptr)), shared.indices
         iou = shared.data / (n_of_query[rows][row] + n_of_item[item] - shared.data)
         iou[item == own[rows][row]] = 0
         total[rows] = np.bincount(row, iou, shared.shape[0])
         squares[rows] = np.bincount(row, iou * iou, shared.shape[0])
-    n_items = len(gallery_labels) - (own >= 0)
+    n_items = n_gallery - (own >= 0)
     mean = total / n_items
     return mean, np.maximum(squares / n_items - mean**2, 0)

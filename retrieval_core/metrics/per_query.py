@@ -15,7 +15,7 @@ import numpy.typing as npt
 from retrieval_core.arrays import Bool, Float32, Float64, Int64
 from retrieval_core.metrics import chance
 from retrieval_core.metrics.ranking import average_precision, graded_average_precision
-from retrieval_core.metrics.relevance import MAX_CUTOFF, BestGains, Truth, neighbour_gain, neighbour_iou, same_code
+from retrieval_core.metrics.relevance import MAX_CUTOFF, BestGains, Truth, is_labelled, neighbour_gain, neighbour_iou, same_code
 
 N_NEIGHBOURS = 5
 
@@ -169,7 +169,7 @@ def label_iou(retrieval: Retrieval) -> Float64 | None:
         return None
     iou = neighbour_iou(queries, gallery, retrieval.positions[:, :N_NEIGHBOURS])
     n_found = np.clip(retrieval.truth.n_items, 1, N_NEIGHBOURS)
-    return _where(queries.labels.any(axis=1), iou.sum(axis=1) / n_found)
+    return _where(is_labelled(queries.labels), iou.sum(axis=1) / n_found)
 
 
 def label_iou_chance(truth: Truth) -> tuple[Float64, Float64] | None:
@@ -178,7 +178,7 @@ def label_iou_chance(truth: Truth) -> tuple[Float64, Float64] | None:
     if labels is None or gallery_labels is None or not (n_items > 0).all():
         return None
     mean, variance = chance.iou_moments(labels, gallery_labels, truth.own)
-    has_labels, n_drawn = labels.any(axis=1), np.minimum(n_items, N_NEIGHBOURS)
+    has_labels, n_drawn = is_labelled(labels), np.minimum(n_items, N_NEIGHBOURS)
     of_mean = variance / n_drawn * (n_items - n_drawn) / np.maximum(n_items - 1, 1)
     return _where(has_labels, mean), _where(has_labels, of_mean)
 

@@ -9,14 +9,18 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
-from typing import NamedTuple, Self
+from typing import TYPE_CHECKING, NamedTuple, Self
 
 import numpy as np
 import numpy.typing as npt
 import polars as pl
 
 from retrieval_core.arrays import Bool, Float32, Float64, Int64
+from retrieval_core.artifacts.mapped_rows import BATCH_ROWS
 from retrieval_core.errors import DimensionMismatch
+
+if TYPE_CHECKING:
+    from scipy.sparse import csr_array
 
 MAX_CUTOFF = 10
 BLOCK_PAIRS = 4_000_000
@@ -26,14 +30,14 @@ BLOCK_PAIRS = 4_000_000
 class Judgements:
     """What the catalogue says of `n_items` items; a field is None where it says nothing of the kind about any item.
 
-    product, category: (n,) codes, -1 unknown. labels: (n, n_labels). attributes: (n, n_attributes) codes, -1 unknown.
-    Codes can be compared only between items that were encoded together.
+    product, category: (n,) codes, -1 unknown. labels: (n, n_labels) bool, sparse. attributes: (n, n_attributes) codes,
+    -1 unknown. Codes can be compared only between items that were encoded together.
     """
 
     n_items: int
     product: Int64 | None = None
     category: Int64 | None = None
-    labels: Bool | None = None
+    labels: csr_array | None = None
     label_names: tuple[str, ...] = ()
     attributes: Int64 | None = None
     attribute_names: tuple[str, ...] = ()
@@ -79,13 +83,20 @@ def _known(codes: Int64) -> Int64 | None:
     return codes if (codes >= 0).any() else None
 
 
-def _encode_labels(labels: pl.Series) -> tuple[Bool | None, tuple[str, ...]]:
-    pairs = pl.DataFrame({"row": np.arange(len(labels)), "label": labels}).explode("label").drop_nulls()
-    if pairs.is_empty():
+def _encode_labels(labels: pl.Series) -> tuple[csr_array | None, tuple[str, ...]]:
+    from scipy.sparse import csr_array
+
+    batches = [labels[start : start + BATCH_ROWS] for start in range(0, len(labels), BATCH_ROWS)]
+    found = pl.concat([pl.Series([], dtype=pl.String), *(batch.explode().unique() for batch in batches)])
+    names = found.drop_nulls().unique().sort()
+    if names.is_empty():
         return None, ()
-    names = pairs["label"].unique().sort().to_list()
-    matrix = np.zeros((len(labels), len(names)), np.bool_)
-    matrix[pairs["row"].to_numpy(), _codes(pairs["label"])] = True
+    codes = [batch.explode().drop_nulls().cast(pl.Enum(names)).to_physical().to_numpy() for batch in batches]
+    sizes = [batch.list.drop_nulls().list.len().fill_null(0).to_numpy() for batch in batches]
+    columns = np.concatenate(codes).astype(np.int32)
+    starts = np.concatenate([[0], *sizes]).cumsum()
+    matrix = csr_array((np.ones(len(columns), np.bool_), columns, starts), (len(labels), len(names)))
+    matrix.sum_duplicates()
     return matrix, tuple(names)
 
 
@@ -100,20 +111,23 @@ def _encode_attributes(attributes: pl.Series) -> tuple[Int64 | None, tuple[str, 
     return matrix if names else None, tuple(names)
 
 
-def label_iou(query_labels: Bool, neighbour_labels: Bool) -> Float64:
-    """Return shared labels over labels of either, (q, k) in 0 to 1, for (q, n_labels) and (q, k, n_labels).
+def is_labelled(labels: csr_array) -> Bool:
+    """Return which rows of (n, n_labels) have a label, (n,)."""
+    return np.asarray(np.diff(labels.indptr) > 0)
+
+
+def label_iou(labels: csr_array, others: csr_array) -> Float64:
+    """Return shared labels over labels of either, (n,) in 0 to 1, for each pair of rows of two (n, n_labels).
 
     It is 0 for two items without labels.
     """
-    shared = (query_labels[:, None] & neighbour_labels).sum(axis=2)
-    either = (query_labels[:, None] | neighbour_labels).sum(axis=2)
-    return shared / np.maximum(either, 1)
+    shared = labels.multiply(others).sum(axis=1)
+    return shared / np.maximum(labels.sum(axis=1) + others.sum(axis=1) - shared, 1)
 
 
-def label_share(query_labels: Bool, neighbour_labels: Bool) -> Float64:
-    """Return the share of the query's labels that each neighbour has; shapes as in `label_iou`."""
-    shared = (query_labels[:, None] & neighbour_labels).sum(axis=2)
-    return shared / np.maximum(query_labels.sum(axis=1), 1)[:, None]
+def label_share(labels: csr_array, others: csr_array) -> Float64:
+    """Return the share of the first's labels that the second has; shapes as in `label_iou`."""
+    return labels.multiply(others).sum(axis=1) / np.maximum(labels.sum(axis=1), 1)
 
 
 class BestGains(NamedTuple):
@@ -192,11 +206,11 @@ def same_code(query_codes: Int64, gallery_codes: Int64, positions: Int64) -> Boo
 def neighbour_iou(queries: Judgements, gallery: Judgements, positions: Int64) -> Float64:
     """Return the label IoU of each query with the gallery items at `positions`, (q, k); 0 at position -1."""
     values = np.zeros(positions.shape, np.float64)
-    if queries.labels is None or gallery.labels is None or not gallery.n_items:
+    if queries.labels is None or gallery.labels is None:
         return values
-    for rows in row_blocks(len(positions), positions.shape[1] * queries.labels.shape[1]):
-        values[rows] = label_iou(queries.labels[rows], gallery.labels[positions[rows]])
-    return np.where(positions >= 0, values, 0.0)
+    query, slot = np.nonzero(positions >= 0)
+    values[query, slot] = label_iou(queries.labels[query], gallery.labels[positions[query, slot]])
+    return values
 
 
 def neighbour_gain(truth: Truth, positions: Int64, shares: bool = False) -> Float32:
@@ -213,14 +227,12 @@ def neighbour_gain(truth: Truth, positions: Int64, shares: bool = False) -> Floa
         return gains
     compare = label_share if shares else label_iou
     query, slot = np.nonzero(equal)
-    for block in row_blocks(len(query), labels.shape[1]):
-        at = query[block], slot[block]
-        # float64 quotients rounded to float32 are the float32 quotients of `_best_gains`, so ties stay exact.
-        gains[at] = compare(labels[at[0]], gallery_labels[positions[at]][:, None])[:, 0]
+    # float64 quotients rounded to float32 are the float32 quotients of `_best_gains`, so ties stay exact.
+    gains[query, slot] = compare(labels[query], gallery_labels[positions[query, slot]])
     return gains
 
 
-def _best_gains(truth: Truth, compare: Callable[[Float32, Float32], Float32]) -> BestGains | None:
+def _best_gains(truth: Truth, compare: Callable[[csr_array, ByLabel], Float32]) -> BestGains | None:
     queries, gallery = truth.queries, truth.gallery
     if queries.labels is None and queries.attributes is None:
         return None
@@ -230,13 +242,13 @@ def _best_gains(truth: Truth, compare: Callable[[Float32, Float32], Float32]) ->
     for profile in np.intersect1d(truth.query_profiles, known):
         members = np.flatnonzero(truth.gallery_profiles == profile)
         query_rows = np.flatnonzero(truth.query_profiles == profile)
-        labels = None if gallery.labels is None else gallery.labels[members].astype(np.float32)
+        labels = None if gallery.labels is None else ByLabel.of(gallery.labels[members])
         for block in row_blocks(len(query_rows), len(members)):
             rows = query_rows[block]
             if queries.labels is None or labels is None:
                 gains = np.ones((len(rows), len(members)), np.float32)
             else:
-                gains = compare(queries.labels[rows].astype(np.float32), labels)
+                gains = compare(queries.labels[rows], labels)
             gains[members == truth.own[rows, None]] = -1
             width = min(MAX_CUTOFF, len(members))
             best[rows, :width] = np.maximum(_largest(gains, width), 0)
@@ -255,19 +267,40 @@ def _largest(values: Float32, k: int) -> Float32:
     return largest
 
 
-def share_matrix(query_labels: Float32, gallery_labels: Float32) -> Float32:
-    """Return the share of each query's labels that each item has, (q, n)."""
-    shared = query_labels @ gallery_labels.T
-    return np.divide(shared, np.maximum(query_labels.sum(axis=1), 1)[:, None], out=shared)
+class ByLabel(NamedTuple):
+    """The labels of n items as (n_labels, n) float32, sparse, and how many each item has, (n,)."""
+
+    items: csr_array
+    n_labels: Float32
+
+    @classmethod
+    def of(cls, labels: csr_array) -> Self:
+        """Return (n, n_labels) bool labels by label."""
+        return cls(labels.astype(np.float32).T.tocsr(), _n_labels(labels))
+
+    def shared(self, labels: csr_array) -> Float32:
+        """Return how many of (q, n_labels) bool labels each item has, (q, n); float32 counts them exactly."""
+        counts: Float32 = (labels.astype(np.float32) @ self.items).toarray()
+        return counts
 
 
-def iou_matrix(query_labels: Float32, gallery_labels: Float32) -> Float32:
-    """Return the label IoU of all pairs, (q, n); counts are small whole numbers, so the matrix product is exact."""
-    shared = query_labels @ gallery_labels.T
-    either = query_labels.sum(axis=1)[:, None] + gallery_labels.sum(axis=1)
+def share_matrix(labels: csr_array, gallery: ByLabel) -> Float32:
+    """Return the share of each query's `labels` that each item of the gallery has, (q, n)."""
+    shared = gallery.shared(labels)
+    return np.divide(shared, np.maximum(_n_labels(labels), 1)[:, None], out=shared)
+
+
+def iou_matrix(labels: csr_array, gallery: ByLabel) -> Float32:
+    """Return the label IoU of each query, of `labels`, and each item of the gallery, (q, n)."""
+    shared = gallery.shared(labels)
+    either = _n_labels(labels)[:, None] + gallery.n_labels
     either -= shared
     np.maximum(either, 1, out=either)
     return np.divide(shared, either, out=shared)
+
+
+def _n_labels(labels: csr_array) -> Float32:
+    return np.diff(labels.indptr).astype(np.float32)
 
 
 def _profiles(queries: Judgements, gallery: Judgements) -> tuple[Int64, Int64]:

@@ -28,6 +28,7 @@ from retrieval_core.evaluate.analysis.mislabelled import (
 from retrieval_core.evaluate.analysis.near_duplicates import NearDuplicates
 from retrieval_core.evaluate.measure.known_answer import rows_of
 from retrieval_core.evaluate.measure.setup import Neighbours, SearchSetup
+from retrieval_core.metrics.relevance import is_labelled
 
 # In the order of the list: what is most often right comes first.
 ProblemKind = Literal["category", "near_duplicate", "one_product", "label", "orphan"]
@@ -213,18 +214,19 @@ def _label_fixes(
         reasons["label"] = "No item has a label."
         return
     named = _labels_in_titles(setup.items, titles)
-    if len(named) >= NAME_WORDS * judged.labels.sum():
+    if len(named) >= NAME_WORDS * judged.labels.nnz:
         reasons["label"] = "Labels are the words of the items' names, of which a picture need not show each."
         return
     query_of = np.full(judged.n_items + 1, -1, np.int64)
     query_of[neighbours.rows] = np.arange(len(neighbours.rows))
     # An item without any label is no evidence against the labels it lacks.
-    is_labelled = judged.labels[neighbours.rows].any(axis=1)
+    labels = judged.labels[neighbours.rows]
+    has_labels = is_labelled(labels)
     nearest = query_of[neighbours.nearest]
-    nearest[~np.append(is_labelled, False)[nearest]] = -1
-    nearest[~is_labelled] = -1
+    nearest[~np.append(has_labels, False)[nearest]] = -1
+    nearest[~has_labels] = -1
     best: dict[int, _Fix] = {}
-    for name, suspects in zip(judged.label_names, suspect_labels(judged.labels[neighbours.rows], nearest), strict=True):
+    for name, suspects in zip(judged.label_names, suspect_labels(labels, nearest), strict=True):
         for query, suspect in _each(suspects):
             row = int(neighbours.rows[query])
             if not suspect.suggested and (row, name) in named:

@@ -22,13 +22,16 @@ category holds at least the share of its neighbours that it holds, on average, a
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
-from retrieval_core.arrays import Bool, Float64, Int64, UInt8
+from retrieval_core.arrays import Float64, Int64, UInt8
 from retrieval_core.artifacts.manifests import Value
 from retrieval_core.metrics.relevance import row_blocks
+
+if TYPE_CHECKING:
+    from scipy.sparse import csr_array
 
 PRIOR = 0.033
 MIN_MEMBERS = 5  # fewer say nothing about the usual neighbours of a category or label
@@ -74,8 +77,8 @@ def suspect_codes(given: Int64, neighbour_codes: Int64) -> Suspects:
     return _suspects(judgement, suspect, judged[suspect])._replace(suggested=usable[judgement.best[suspect]])
 
 
-def suspect_labels(given: Bool, neighbours: Int64) -> list[Suspects]:
-    """Return, for each label of (n, l) bool `given`, the items that seem to have it wrongly or to lack it.
+def suspect_labels(given: csr_array, neighbours: Int64) -> list[Suspects]:
+    """Return, for each label of (n, l) sparse bool `given`, the items that seem to have it wrongly or to lack it.
 
     `neighbours` are (n, k) rows of `given`, -1 for none. The codes are 1 for an item with the label, 0 without. This is
     `suspect_codes` for one label after another: with two codes, items with equally many neighbours, and equally many
@@ -87,12 +90,13 @@ def suspect_labels(given: Bool, neighbours: Int64) -> list[Suspects]:
     judged = np.flatnonzero(size > 0)
     if not len(judged):
         return [_no_suspects()] * given.shape[1]
+    n_rows = given.shape[0]
     item, rank = np.nonzero(neighbours >= 0)
-    linked = csr_array((np.ones(len(item), np.int64), (item, neighbours[item, rank])), (len(given), len(given)))
+    linked = csr_array((np.ones(len(item), np.int64), (item, neighbours[item, rank])), (n_rows, n_rows))
     labels = csc_array(given, dtype=np.int64)
     n_with = csc_array(linked @ labels)
     members = np.diff(labels.indptr)
-    usable = (members >= MIN_MEMBERS) & (len(given) - members >= MIN_MEMBERS)
+    usable = (members >= MIN_MEMBERS) & (n_rows - members >= MIN_MEMBERS)
     kinds = _LabelKinds(size, np.bincount(size, minlength=neighbours.shape[1] + 1))
     return [
         kinds.suspects(

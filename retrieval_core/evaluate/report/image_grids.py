@@ -15,7 +15,7 @@ from retrieval_core.artifacts.pictures import PictureReader
 from retrieval_core.evaluate.measure.setup import Protocol
 from retrieval_core.evaluate.report.schema import QueryGrid
 from retrieval_core.evaluate.thumbnails import FROM_SOURCE, Thumbnail, item_picture
-from retrieval_core.metrics.relevance import neighbour_iou, same_code
+from retrieval_core.metrics.relevance import is_labelled, neighbour_iou, same_code
 
 N_HITS = 5
 THREADS = 4  # to decode, or to wait for the network
@@ -90,7 +90,7 @@ def hit_marks(protocol: Protocol, positions: Int64) -> Marks:
             return Marks(same_code(query_codes, gallery_codes, positions), known, name)
     query_labels, gallery_labels = truth.queries.labels, truth.gallery.labels
     if query_labels is not None and gallery_labels is not None:
-        known = np.asarray(query_labels.any(axis=1))[:, None] & np.asarray(gallery_labels.any(axis=1))[positions]
+        known = is_labelled(query_labels)[:, None] & is_labelled(gallery_labels)[positions]
         is_alike = neighbour_iou(truth.queries, truth.gallery, positions) >= MIN_LABEL_IOU
         return Marks(is_alike, known, "half of the labels or more")
     none = np.zeros(positions.shape, np.bool_)

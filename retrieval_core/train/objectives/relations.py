@@ -3,15 +3,27 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from typing import Literal, NamedTuple
+from typing import TYPE_CHECKING, Literal, NamedTuple
 
 import numpy as np
 
-from retrieval_core.arrays import Bool, Float32, Float64, Int64
+from retrieval_core.arrays import Bool, Float64, Int64
 from retrieval_core.errors import BadConfig
-from retrieval_core.metrics.relevance import Judgements, encode, iou_matrix, label_iou, row_blocks, same_code
+from retrieval_core.metrics.relevance import (
+    ByLabel,
+    Judgements,
+    encode,
+    iou_matrix,
+    is_labelled,
+    label_iou,
+    row_blocks,
+    same_code,
+)
 from retrieval_core.train.config import MetricTraining
 from retrieval_core.train.objectives.base import TrainingData
+
+if TYPE_CHECKING:
+    from scipy.sparse import csr_array
 
 Kind = Literal["product", "category", "labels"]
 
@@ -106,7 +118,7 @@ def _by_class(judgements: Judgements, rows: Int64, kind: Literal["product", "cat
 
 def _by_labels(judgements: Judgements, rows: Int64, config: MetricTraining) -> SharedLabels | str:
     """Return the relation by labels, or why `rows` cannot be compared by it."""
-    if judgements.labels is None or not judgements.labels[rows].any():
+    if judgements.labels is None or not is_labelled(judgements.labels[rows]).any():
         return "no picture has labels"
     relation = SharedLabels(judgements.labels, config.alike_iou, config.unlike_iou)
     if not relation.has_unlike(rows):
@@ -163,25 +175,27 @@ class SameClass(Relation):
 
 
 class SharedLabels(Relation):
-    """Rows of (n, L) bool `labels` are alike if their IoU is at least `alike_iou`, and unlike if below `unlike_iou`.
+    """Rows of (n, L) sparse bool `labels` are alike if their IoU is at least `alike_iou`, and unlike if below `unlike_iou`.
 
     Rows without labels are unlabelled, so neither alike nor unlike to any. Rows with the same set of labels are counted
     together: memory and time depend on the number of distinct label sets.
     """
 
-    def __init__(self, labels: Bool, alike_iou: float, unlike_iou: float) -> None:
+    def __init__(self, labels: csr_array, alike_iou: float, unlike_iou: float) -> None:
         self._labels, self._alike_iou, self._unlike_iou = labels, alike_iou, unlike_iou
-        is_labelled = labels.any(axis=1)
-        sets, numbers = np.unique(labels[is_labelled], axis=0, return_inverse=True)
-        self._sets: Float32 = sets.astype(np.float32)
-        self._set_of = np.full(len(labels), -1, np.int64)
-        self._set_of[is_labelled] = numbers.reshape(-1)
+        has_labels = is_labelled(labels)
+        sets, numbers = np.unique(labels[has_labels].toarray(), axis=0, return_inverse=True)
+        self._sets: csr_array = type(labels)(sets)
+        self._by_label = ByLabel.of(self._sets)
+        self._set_of = np.full(labels.shape[0], -1, np.int64)
+        self._set_of[has_labels] = numbers.reshape(-1)
 
     def has_unlike(self, rows: Int64) -> bool:
         """Return whether any two of `rows` are unlike."""
         numbers = np.unique(self._set_of[rows][self._set_of[rows] >= 0])
         sets = self._sets[numbers]
-        ious = (iou_matrix(sets[block], sets) for block in row_blocks(len(sets), len(sets)))
+        by_label = ByLabel.of(sets)
+        ious = (iou_matrix(sets[block], by_label) for block in row_blocks(len(numbers), len(numbers)))
         return any(bool((iou < self._unlike_iou).any()) for iou in ious)
 
     def partnered(self, rows: Int64) -> Int64:
@@ -196,10 +210,10 @@ class SharedLabels(Relation):
         return labelled[has_partner[self._set_of[labelled]]]
 
     def pairs(self, rows: Int64) -> Pairs:
-        labels = self._labels[rows].astype(np.float32)
-        is_labelled = labels.sum(axis=1) > 0
-        is_known = is_labelled[:, None] & is_labelled
-        iou = iou_matrix(labels, labels)
+        labels = self._labels[rows]
+        has_labels = is_labelled(labels)
+        is_known = has_labels[:, None] & has_labels
+        iou = iou_matrix(labels, ByLabel.of(labels))
         is_other = rows[:, None] != rows
         return Pairs(is_known & is_other & (iou >= self._alike_iou), is_known & (iou < self._unlike_iou))
 
@@ -213,11 +227,11 @@ class SharedLabels(Relation):
 
     def relevance(self, rows: Int64, positions: Int64) -> Float64:
         """Return the mean label IoU with the hits."""
-        labels, is_hit = self._labels[rows], positions >= 0
-        total = np.empty(len(rows), np.float64)
-        for block in row_blocks(len(rows), positions.shape[1] * labels.shape[1]):
-            total[block] = (label_iou(labels[block], labels[positions[block]]) * is_hit[block]).sum(axis=1)
-        return total / np.maximum(is_hit.sum(axis=1), 1)
+        labels = self._labels[rows]
+        is_hit, iou = positions >= 0, np.zeros(positions.shape)
+        row, slot = np.nonzero(is_hit)
+        iou[row, slot] = label_iou(labels[row], labels[positions[row, slot]])
+        return np.asarray(iou.sum(axis=1) / np.maximum(is_hit.sum(axis=1), 1))
 
     def _draw_partners(self, anchors: Int64, rng: np.random.Generator) -> Int64:
         """Return (n,) rows of `anchors`, each alike to the anchor at the same position but not the same row."""
@@ -240,9 +254,9 @@ class SharedLabels(Relation):
 
     def _n_alike(self, numbers: Int64, counts: Int64) -> Int64:
         """Return (m, n_sets): how many of the `counts` rows of each set are alike to a row of set `numbers`."""
-        n_alike = (iou_matrix(self._sets[numbers], self._sets) >= self._alike_iou) * counts
+        n_alike = (iou_matrix(self._sets[numbers], self._by_label) >= self._alike_iou) * counts
         n_alike[np.arange(len(numbers)), numbers] -= 1  # the row itself
         return n_alike
 
     def _counts(self, rows: Int64) -> Int64:
-        return np.bincount(self._set_of[rows], minlength=len(self._sets))
+        return np.bincount(self._set_of[rows], minlength=self._sets.shape[0])

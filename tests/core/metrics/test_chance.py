@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scipy.sparse import csr_array
 
 from retrieval_core.metrics import chance
 from retrieval_core.metrics.ranking import average_precision
@@ -24,7 +25,7 @@ def every_order(draw) -> tuple[Truth, np.ndarray, Truth]:
         n,
         product=rng.integers(-1, 3, n),
         category=rng.integers(-1, 2, n) if draw(st.booleans()) else None,
-        labels=rng.random((n, 3)) < 0.4 if draw(st.booleans()) else None,
+        labels=csr_array(rng.random((n, 3)) < 0.4) if draw(st.booleans()) else None,
         attributes=rng.integers(0, 2, (n, 1)) if draw(st.booleans()) else None,
     )
     gallery = judged.take(np.arange(n_queries, n))
@@ -60,7 +61,8 @@ def test_the_expected_map_at_r_is_the_mean_over_all_orders(n_items, data) -> Non
 
 def test_moments_of_label_iou_do_not_depend_on_blocks(monkeypatch) -> None:
     rng = np.random.default_rng(0)
-    labels, gallery, own = rng.random((7, 5)) < 0.4, rng.random((40, 5)) < 0.4, rng.integers(-1, 40, 7)
+    labels, gallery = csr_array(rng.random((7, 5)) < 0.4), csr_array(rng.random((40, 5)) < 0.4)
+    own = rng.integers(-1, 40, 7)
     whole = chance.iou_moments(labels, gallery, own)
     monkeypatch.setattr("retrieval_core.metrics.relevance.BLOCK_PAIRS", 60)
     np.testing.assert_allclose(chance.iou_moments(labels, gallery, own), whole)

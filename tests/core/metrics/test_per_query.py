@@ -9,6 +9,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scipy.sparse import csr_array
 from pytorch_metric_learning.distances import LpDistance
 from pytorch_metric_learning.utils.accuracy_calculator import AccuracyCalculator
 from pytorch_metric_learning.utils.inference import CustomKNN
@@ -39,7 +40,7 @@ def searches(draw):
         n,
         product=rng.integers(-1, 2 * N_CODES, n) if draw(st.booleans()) else None,
         category=rng.integers(-1, N_CODES, n) if draw(st.booleans()) else None,
-        labels=rng.random((n, 4)) < 0.3 if draw(st.booleans()) else None,
+        labels=csr_array(rng.random((n, 4)) < 0.3) if draw(st.booleans()) else None,
         attributes=rng.integers(-1, 2, (n, 2)) if draw(st.booleans()) else None,
     )
     positions = np.full((n_queries, 12), -1)
@@ -106,7 +107,7 @@ def plain_gain(queries: Judgements, q: int, gallery: Judgements, g: int) -> floa
 
 
 def plain_iou(queries: Judgements, q: int, gallery: Judgements, g: int) -> float:
-    mine, other = set(np.flatnonzero(queries.labels[q])), set(np.flatnonzero(gallery.labels[g]))
+    mine, other = set(queries.labels[[q]].indices.tolist()), set(gallery.labels[[g]].indices.tolist())
     return len(mine & other) / len(mine | other) if mine | other else 0.0
 
 
@@ -130,7 +131,7 @@ def plain_share(queries: Judgements, q: int, gallery: Judgements, g: int) -> flo
     equal = plain_gain(replace(queries, labels=None), q, replace(gallery, labels=None), g)
     if queries.labels is None:
         return equal
-    mine, other = set(np.flatnonzero(queries.labels[q])), set(np.flatnonzero(gallery.labels[g]))
+    mine, other = set(queries.labels[[q]].indices.tolist()), set(gallery.labels[[g]].indices.tolist())
     return equal * len(mine & other) / len(mine) if mine else 0.0
 
 
@@ -177,7 +178,7 @@ def test_label_iou_averages_the_five_nearest(search):
         return
     expected = [
         sum(plain_iou(queries, q, gallery, g) for g in row[:5] if g >= 0) / min(5, gallery.n_items)
-        if queries.labels[q].any()
+        if queries.labels[[q]].nnz
         else None
         for q, row in enumerate(positions)
     ]
@@ -243,7 +244,7 @@ def test_a_query_whose_product_has_no_gallery_item_is_left_out():
 
 
 def test_map_falls_back_to_labels_where_there_are_no_categories():
-    labels = np.array([[1, 1], [1, 1], [1, 0], [0, 0]], bool)
+    labels = csr_array(np.array([[1, 1], [1, 1], [1, 0], [0, 0]], bool))
     judged = Judgements(4, labels=labels, label_names=("a", "b"))
     queries, gallery = judged.take(np.array([0])), judged.take(np.array([1, 2, 3]))
     scores = retrieval_metrics(np.array([[1, 0, 2] + [-1] * 7]), queries, gallery)

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from scipy.sparse import csr_array
 
 from retrieval_core.artifacts.variants import Variant
 from retrieval_core.metrics.registry import (
@@ -57,7 +58,7 @@ def test_a_metric_is_defined_where_the_catalogue_has_any_of_what_judges_it(metri
     known = {
         "products": {"product": codes},
         "categories": {"category": codes},
-        "labels": {"labels": np.ones((3, 1), np.bool_), "label_names": ("hat",)},
+        "labels": {"labels": csr_array(np.ones((3, 1), np.bool_)), "label_names": ("hat",)},
         "attributes": {"attributes": codes[:, None], "attribute_names": ("colour",)},
     }
     items = Judgements(3, **{name: value for kind in kinds for name, value in known[kind].items()})

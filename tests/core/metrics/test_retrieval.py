@@ -5,6 +5,7 @@ import re
 import numpy as np
 import polars as pl
 import pytest
+from scipy.sparse import csr_array
 
 from retrieval_core.errors import DimensionMismatch
 from retrieval_core.metrics.relevance import Judgements, find_truth
@@ -15,7 +16,7 @@ from retrieval_core.metrics.retrieval import random_baseline, score
 def test_without_queries_or_gallery_there_are_no_scores_but_a_table_to_add_ids_to(n_queries, n_gallery):
     def some(n: int) -> Judgements:
         zeros = np.zeros(n, np.int64)
-        return Judgements(n, zeros, zeros, np.ones((n, 1), bool), ("x",), zeros[:, None], ("y",))
+        return Judgements(n, zeros, zeros, csr_array(np.ones((n, 1), bool)), ("x",), zeros[:, None], ("y",))
 
     scores = score(np.full((n_queries, 10), -1), find_truth(some(n_queries), some(n_gallery)))
     assert scores.summary == {}
@@ -43,7 +44,7 @@ def test_positions_that_do_not_fit_are_refused(positions, message):
 
 
 def test_a_random_baseline_bears_the_names_of_baselines() -> None:
-    judged = Judgements(6, np.array([0, 1, 1, 1, 0, 2]), labels=np.ones((6, 1), np.bool_), label_names=("hat",))
+    judged = Judgements(6, np.array([0, 1, 1, 1, 0, 2]), labels=csr_array(np.ones((6, 1), np.bool_)), label_names=("hat",))
     baseline = random_baseline(find_truth(judged.take(np.arange(2)), judged.take(np.arange(2, 6))))
     assert baseline["label_iou@5_random"] == 1
     assert baseline["label_iou@5_random_std"] == 0

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from scipy.sparse import csr_array
 
 from retrieval_core.evaluate.analysis.mislabelled import MIN_MEMBERS, suspect_codes, suspect_labels
 
@@ -45,7 +46,7 @@ def test_a_missing_and_a_superfluous_label_are_told_apart():
     given = np.repeat([[True, False], [False, True]], 30, axis=0)
     neighbours = np.stack([(np.arange(60) // 30) * 30 + (np.arange(60) + shift) % 30 for shift in range(1, 11)], axis=1)
     given[0] = [False, True]
-    first, second = suspect_labels(given, neighbours)
+    first, second = suspect_labels(csr_array(given), neighbours)
     assert (first.rows.tolist(), first.suggested.tolist()) == ([0], [1])
     assert (second.rows.tolist(), second.suggested.tolist()) == ([0], [0])
     assert first.probability[0] == pytest.approx(second.probability[0])
@@ -58,7 +59,7 @@ def test_labels_are_judged_as_codes_of_one_label_after_another(seed, n, n_labels
     held = (rng.random((n, n_labels)) < 0.1) ^ (kind[:, None] == np.arange(n_labels))
     neighbours = np.stack([rng.permutation(n)[np.argsort(kind[rng.permutation(n)] != own)][:k] for own in kind])
     neighbours[rng.random(neighbours.shape) < 0.1] = -1
-    for column, suspects in enumerate(suspect_labels(held, neighbours)):
+    for column, suspects in enumerate(suspect_labels(csr_array(held), neighbours)):
         codes = held[:, column].astype(np.int64)
         expected = suspect_codes(codes, np.where(neighbours < 0, -1, codes[neighbours]))
         for found, wanted in zip(suspects, expected, strict=True):
@@ -69,4 +70,4 @@ def test_codes_without_neighbours_have_no_suspects():
     empty = suspect_codes(np.zeros(0, np.int64), np.zeros((0, 10), np.int64))
     lonely = suspect_codes(np.arange(20) % 2, np.full((20, 10), -1))
     assert len(empty.rows) == len(lonely.rows) == 0
-    assert suspect_labels(np.zeros((0, 3), bool), np.zeros((0, 10), np.int64))[0].rows.tolist() == []
+    assert suspect_labels(csr_array(np.zeros((0, 3), bool)), np.zeros((0, 10), np.int64))[0].rows.tolist() == []

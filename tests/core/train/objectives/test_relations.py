@@ -11,6 +11,7 @@ import polars as pl
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from scipy.sparse import csr_array
 
 from retrieval_core.errors import BadConfig
 from retrieval_core.ingest.sources.base import conform
@@ -32,7 +33,7 @@ def catalogue(**columns):
 
 
 def matrix(sets):
-    return np.array([[name in labels for name in NAMES] for labels in sets], np.bool_)
+    return csr_array(np.array([[name in labels for name in NAMES] for labels in sets], np.bool_))
 
 
 def iou(some, others):
