@@ -2,9 +2,11 @@
 
     python -m benchmarks.memory.catalogue [--rows 1000000] [--limit-mb 2000] [--folder DIR]
 
-The rows are of a Parquet table whose pictures are never read: instead of the shards, `read` writes what they would have
-read. The first night lists everything. In the second one, whose table tells by `version` which rows changed, one in a
-hundred did. `own` is memory that no file backs. Exits with 1 where a step exceeds the limit.
+The rows are of a Parquet table whose pictures do not exist: instead of the shards, `read` writes what they would have
+read, and `embed` draws vectors of eight dimensions, so that the rows alone decide what a step takes. Each has three of
+1,000 labels. The first night lists everything. In the second one, whose table tells by `version` which rows changed, one
+in a hundred did, and the evaluation compares with the first. `own` is memory that no file backs. Exits with 1 where a
+step exceeds the limit.
 """
 
 from __future__ import annotations
@@ -14,24 +16,28 @@ import sys
 import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from unittest.mock import patch
 
 from benchmarks.measuring.process_usage import run_measured
-from benchmarks.memory.steps import Steps
+from benchmarks.memory.drawn_run import N_QUERIES, DrawnRun
+from retrieval_core.errors import NotFound
 
 if TYPE_CHECKING:
     from retrieval_core.artifacts.manifests import Ref
+    from retrieval_core.config.stages import NightlyConfig
     from retrieval_core.ingest.catalog import IngestPlan
-    from retrieval_core.store.base import Store
 
 NIGHTS = ("first", "second")
-STEPS = ("draw", "list", "plan", "read", "seal", "embed", "plan pictures", "seal vectors", "plan index")
+STEPS = (
+    "draw", "list", "plan", "read", "seal", "embed", "plan pictures", "seal vectors", "reduce", "index", "evaluate"
+)  # fmt: skip
 NOT_MEASURED = {"draw", "read", "embed"}
 STEP = "--step"  # hidden: run by the fresh process
-CHANGED_EVERY, VIEWS, N_CATEGORIES, N_COLOURS = 100, 5, 50, 12
+CHANGED_EVERY, VIEWS, N_CATEGORIES, N_COLOURS, N_LABELS = 100, 5, 50, 12, 1_000
 DIM, PART_ROWS, SHARD_ROWS = 8, 8_192, 8_192
 
 
-class Nights(Steps):
+class Nights(DrawnRun):
     """The steps of two nights."""
 
     def __init__(self, folder: Path, n_rows: int, night: str) -> None:
@@ -42,10 +48,12 @@ class Nights(Steps):
         getattr(self, f"_{step.replace(' ', '_')}")()
 
     @property
-    def store(self) -> Store:
-        from retrieval_core.store.uris import open_store
+    def config(self) -> NightlyConfig:
+        """As of a drawn run, for short vectors, and without the queries that are made of pictures."""
+        from retrieval_core.config.stages import EvaluateConfig, ReduceConfig
 
-        return open_store(str(self.folder / "store"))
+        own = {"evaluate": EvaluateConfig(synthetic_queries=0), "reduce": ReduceConfig(dims=(DIM // 2,))}
+        return super().config.model_copy(update=own)
 
     @property
     def source(self) -> str:
@@ -62,6 +70,8 @@ class Nights(Steps):
             image_uri=pl.format("s3://shop-pictures/catalogue/{}/front.jpg", number),
             product_id=pl.format("product-{}", product),
             category=pl.format("category-{}", product % N_CATEGORIES),
+            labels=pl.concat_str(*(pl.format("label-{}", product * step % N_LABELS) for step in (7, 13, 31)), separator="|"),
+            split=pl.when(number < N_QUERIES * VIEWS).then(pl.lit("query")).otherwise(pl.lit("train")),
             attr_colour=pl.format("colour-{}", product % N_COLOURS),
             title=pl.format("Product {}", product),
             price=pl.format("{}.00 EUR", product % 200),
@@ -78,7 +88,7 @@ class Nights(Steps):
         from retrieval_core.ingest.catalog import plan_source
 
         plan = plan_source(self.store, self.source, IngestConfig(keep="none", shard_rows=SHARD_ROWS))
-        self._save(plan=plan.model_dump())
+        self._save(reading=plan.model_dump())
 
     def _read(self) -> None:
         """Write what the shards of the plan would have read."""
@@ -121,6 +131,7 @@ class Nights(Steps):
         from retrieval_core.artifacts.parts import vectors_bytes
         from retrieval_core.artifacts.shards import put_shard, read_shard
 
+        self._export_backbone(self._catalog())
         plan = self._work()
         for shard in plan.split():
             ids = [picture.content_id for picture in read_shard(self.store, shard).pictures]
@@ -134,7 +145,7 @@ class Nights(Steps):
     def _work(self) -> Any:
         from retrieval_core.artifacts.shards import Target, plan_pictures
 
-        return plan_pictures(self.store, [Target(folder="vectors", family="drawn")], self._catalog(), PART_ROWS)
+        return plan_pictures(self.store, [Target(folder="vectors", family=self._load("family"))], self._catalog(), PART_ROWS)
 
     def _seal_vectors(self) -> None:
         from retrieval_core.artifacts.growing_sets import seal_vectors
@@ -143,26 +154,22 @@ class Nights(Steps):
 
         catalog = self._catalog()
         ids = usable_pictures(self.store, catalog)["content_id"]
-        vectors = seal_vectors(self.store, "drawn", Variant(), DIM, catalog.name, ids)
-        self._save(vectors=vectors.ref.model_dump())
+        vectors = seal_vectors(self.store, self._load("family"), Variant(), DIM, catalog.name, ids)
+        ref = vectors.ref.model_dump()
+        self._save(raw=ref, published=ref, heads=[])
 
-    def _plan_index(self) -> None:
-        from retrieval_core.artifacts.manifests import Ref, VectorSet
-        from retrieval_core.config.stages import IndexConfig
-        from retrieval_core.index.versions import plan_index
-
-        vectors = VectorSet.open(self.store, Ref.model_validate(self._load("vectors")))
-        plan_index(self.store, self._catalog(), vectors, [], IndexConfig())
+    def _evaluate(self) -> None:
+        missing = NotFound("the rows of this benchmark have no pictures")
+        with patch("retrieval_core.artifacts.pictures.read_uri", side_effect=missing):
+            super()._evaluate()
 
     def _plan_made(self) -> IngestPlan:
         from retrieval_core.ingest.catalog import IngestPlan
 
-        return IngestPlan.model_validate(self._load("plan"))
+        return IngestPlan.model_validate(self._load("reading"))
 
     def _catalog(self) -> Ref:
-        from retrieval_core.artifacts.manifests import Ref
-
-        return Ref.model_validate(self._load("catalog"))
+        return self._ref("catalog")
 
 
 def main() -> int:

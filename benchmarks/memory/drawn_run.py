@@ -67,19 +67,23 @@ class DrawnRun(Steps):
         from PIL import Image
 
         from benchmarks.synthetic_vectors import draw
-        from retrieval_core.artifacts.fingerprints import vector_family
-        from retrieval_core.config.stages import EmbedConfig, IngestConfig
-        from retrieval_core.embed.export import export_backbone
 
         picture = self.folder / "picture.jpg"
         Image.linear_gradient("L").convert("RGB").resize((64, 64)).save(picture)
         items = _items(range(self.n_rows), str(picture))
         catalog = self._seal_catalog("first", items)
+        self._export_backbone(catalog)
+        self._seal_vectors(catalog, items, draw(self.n_rows, DIM))
+
+    def _export_backbone(self, catalog: Ref) -> None:
+        from retrieval_core.artifacts.fingerprints import vector_family
+        from retrieval_core.config.stages import EmbedConfig, IngestConfig
+        from retrieval_core.embed.export import export_backbone
+
         embed = EmbedConfig(backbone="resnet18", weights="random:0", background="raw")
         backbone = export_backbone(self.store, catalog, embed, IngestConfig())
         family = vector_family(backbone.fingerprint, None)
         self._save(backbone=backbone.ref.model_dump(), family=family, heads=[])
-        self._seal_vectors(catalog, items, draw(self.n_rows, DIM))
 
     def _update(self) -> None:
         """Replace one in a hundred items, and derive from the vectors what the models of the first run make of them."""
