@@ -4,9 +4,9 @@
 
 The rows are of a Parquet table whose pictures do not exist: instead of the shards, `read` writes what they would have
 read, and `embed` draws vectors of eight dimensions, so that the rows alone decide what a step takes. Each has three of
-1,000 labels. The first night lists everything. In the second one, whose table tells by `version` which rows changed, one
-in a hundred did, and the evaluation compares with the first. `own` is memory that no file backs. Exits with 1 where a
-step exceeds the limit.
+1,000 labels. The first night lists everything. In the second one, whose table tells by `version` which rows changed,
+one in a hundred did, and the evaluation compares with the first. `own` is memory that no file backs. Exits with 1 where
+a step exceeds the limit.
 """
 
 from __future__ import annotations
@@ -70,7 +70,9 @@ class Nights(DrawnRun):
             image_uri=pl.format("s3://shop-pictures/catalogue/{}/front.jpg", number),
             product_id=pl.format("product-{}", product),
             category=pl.format("category-{}", product % N_CATEGORIES),
-            labels=pl.concat_str(*(pl.format("label-{}", product * step % N_LABELS) for step in (7, 13, 31)), separator="|"),
+            labels=pl.concat_str(
+                *(pl.format("label-{}", product * step % N_LABELS) for step in (7, 13, 31)), separator="|"
+            ),
             split=pl.when(number < N_QUERIES * VIEWS).then(pl.lit("query")).otherwise(pl.lit("train")),
             attr_colour=pl.format("colour-{}", product % N_COLOURS),
             title=pl.format("Product {}", product),
@@ -145,7 +147,9 @@ class Nights(DrawnRun):
     def _work(self) -> Any:
         from retrieval_core.artifacts.shards import Target, plan_pictures
 
-        return plan_pictures(self.store, [Target(folder="vectors", family=self._load("family"))], self._catalog(), PART_ROWS)
+        return plan_pictures(
+            self.store, [Target(folder="vectors", family=self._load("family"))], self._catalog(), PART_ROWS
+        )
 
     def _seal_vectors(self) -> None:
         from retrieval_core.artifacts.growing_sets import seal_vectors

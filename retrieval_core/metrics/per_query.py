@@ -15,7 +15,15 @@ import numpy.typing as npt
 from retrieval_core.arrays import Bool, Float32, Float64, Int64
 from retrieval_core.metrics import chance
 from retrieval_core.metrics.ranking import average_precision, graded_average_precision
-from retrieval_core.metrics.relevance import MAX_CUTOFF, BestGains, Truth, is_labelled, neighbour_gain, neighbour_iou, same_code
+from retrieval_core.metrics.relevance import (
+    MAX_CUTOFF,
+    BestGains,
+    Truth,
+    is_labelled,
+    neighbour_gain,
+    neighbour_iou,
+    same_code,
+)
 
 N_NEIGHBOURS = 5
 

@@ -175,7 +175,7 @@ class SameClass(Relation):
 
 
 class SharedLabels(Relation):
-    """Rows of (n, L) sparse bool `labels` are alike if their IoU is at least `alike_iou`, and unlike if below `unlike_iou`.
+    """Rows of (n, L) sparse `labels` are alike if their IoU is at least `alike_iou`, and unlike if below `unlike_iou`.
 
     Rows without labels are unlabelled, so neither alike nor unlike to any. Rows with the same set of labels are counted
     together: memory and time depend on the number of distinct label sets.

@@ -44,7 +44,9 @@ def test_positions_that_do_not_fit_are_refused(positions, message):
 
 
 def test_a_random_baseline_bears_the_names_of_baselines() -> None:
-    judged = Judgements(6, np.array([0, 1, 1, 1, 0, 2]), labels=csr_array(np.ones((6, 1), np.bool_)), label_names=("hat",))
+    judged = Judgements(
+        6, np.array([0, 1, 1, 1, 0, 2]), labels=csr_array(np.ones((6, 1), np.bool_)), label_names=("hat",)
+    )
     baseline = random_baseline(find_truth(judged.take(np.arange(2)), judged.take(np.arange(2, 6))))
     assert baseline["label_iou@5_random"] == 1
     assert baseline["label_iou@5_random_std"] == 0
