@@ -73,7 +73,7 @@ class DrawnRun(Steps):
         items = _items(range(self.n_rows), str(picture))
         catalog = self._seal_catalog("first", items)
         self._export_backbone(catalog)
-        self._seal_vectors(catalog, items, draw(self.n_rows, DIM))
+        self._put_vectors(catalog, items, draw(self.n_rows, DIM))
 
     def _export_backbone(self, catalog: Ref) -> None:
         from retrieval_core.artifacts.fingerprints import vector_family
@@ -93,7 +93,7 @@ class DrawnRun(Steps):
         items = _items(numbers, str(self.folder / "picture.jpg"))
         new = items.filter(items["item_id"] >= _item_id(self.n_rows))
         catalog = self._seal_catalog("second", items)
-        self._seal_vectors(catalog, items, draw(len(new), DIM, seed=1), new)
+        self._put_vectors(catalog, items, draw(len(new), DIM, seed=1), new)
         if self._load("heads"):
             self._head()
         self._reduce()
@@ -114,7 +114,7 @@ class DrawnRun(Steps):
         self._save(catalog=catalog.model_dump())
         return catalog
 
-    def _seal_vectors(
+    def _put_vectors(
         self, catalog: Ref, items: pl.DataFrame, vectors: np.ndarray[Any, Any], new: pl.DataFrame | None = None
     ) -> None:
         """Write the vectors of the `new` items, or of all, as parts, and seal the view of all items."""
