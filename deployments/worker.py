@@ -20,7 +20,8 @@ from pathlib import Path
 from typing import Any
 
 from prefect.client.schemas.objects import FlowRun
-from prefect.workers.process import ProcessWorker, ProcessWorkerResult
+from prefect.utilities.processutils import command_to_string
+from prefect.workers.process import ProcessJobConfiguration, ProcessWorker, ProcessWorkerResult
 
 from deployments.cli.prefect_server import check_server_is_named
 from deployments.cli.terminal import print_error
@@ -32,10 +33,22 @@ from retrieval_core.errors import VitrineError
 
 POLL_S = 0.2
 IDLE_S = 1.0  # without a run until none is on its way any more
+# In a session of its own: Ctrl-C and signals to the worker's group reach the worker alone, which tells its runs.
+ENGINE = "import os, runpy; os.setsid(); runpy.run_module('prefect.engine', run_name='__main__', alter_sys=True)"
+
+
+class EngineProcess(ProcessJobConfiguration):
+    """A run starts as the process that runs its flow; Prefect's default starts another one before, for 2 s of CPU."""
+
+    def prepare_for_flow_run(self, *args: Any, **kwargs: Any) -> None:
+        self.command = command_to_string([sys.executable, "-c", ENGINE])
+        super().prepare_for_flow_run(*args, **kwargs)
 
 
 class StoppableWorker(ProcessWorker, ABC):  # Prefect does not register an ABC in place of its own worker
     """A worker that takes no more runs once it is to stop, and tells those that it has to end."""
+
+    job_configuration = EngineProcess
 
     def __init__(self, work_pool_name: str, limit: int | None) -> None:
         super().__init__(work_pool_name=work_pool_name, base_job_template=PROCESSES.template, limit=limit)

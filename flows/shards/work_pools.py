@@ -46,7 +46,8 @@ R = TypeVar("R")
 RANGES_PER_SLOT = 2  # runs that a pool makes at the same time have slots: the faster then makes more ranges
 MAX_RANGE = 16  # shards
 MAX_DEATHS = 4  # of runs at the same shard
-POLL_S = 2.0
+POLLS_S = (0.2, 2.0)  # between two looks at the runs: the longer nothing has ended, the fewer
+POLL_SHARE = 0.05  # of the time since a range ended
 PATIENCE_S = 600.0  # without any worker, or until a run that a worker took has started
 
 
@@ -125,10 +126,13 @@ class _Ranges:
 
         Ranges whose run died are submitted again. Raises `Permanent` and `ServerUnavailable`.
         """
+        waiting_since_s = time.monotonic()
         while self._orders:
-            time.sleep(POLL_S)
+            shortest_s, longest_s = POLLS_S
+            time.sleep(min(longest_s, max(shortest_s, POLL_SHARE * (time.monotonic() - waiting_since_s))))
             self._check_worker()
             for run in self._ended():
+                waiting_since_s = time.monotonic()
                 order = self._orders.pop(run.id)
                 outcomes = order.outcomes(self._store)
                 missing = set(range(len(order.shards))) - outcomes.keys()

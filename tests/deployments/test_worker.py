@@ -33,7 +33,7 @@ POOL = "stopping"
 def wait_the_first_time(settings: Settings) -> None:
     started = Path(settings.store) / "started"
     if not started.exists():
-        started.touch()
+        started.write_text(f"{os.getpid()} {os.getsid(0)}")
         time.sleep(PATIENCE_S)
 
 
@@ -52,6 +52,8 @@ async def stop_and_start(store: Path) -> None:
         run = await client.create_flow_run_from_deployment(deployment, parameters=parameters)
         with anyio.fail_after(PATIENCE_S):
             await working_until(has_started(store))
+            pid, session = (store / "started").read_text().split()
+            assert pid == session, "Ctrl-C in the terminal of a worker reaches the worker alone"
             state = await read_state(client, run.id)
             assert (state.name, state.message) == (
                 "AwaitingRetry",

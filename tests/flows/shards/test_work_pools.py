@@ -68,7 +68,6 @@ pytestmark = pytest.mark.usefixtures("prefect_server")
 def _few_ranges(monkeypatch: pytest.MonkeyPatch) -> None:
     """One a worker: the process of each takes seconds to start."""
     monkeypatch.setattr(work_pools, "RANGES_PER_SLOT", 1)
-    monkeypatch.setattr(work_pools, "POLL_S", 0.5)
 
 
 @pytest.fixture(scope="module")
