@@ -19,6 +19,8 @@ from retrieval_core.index.topk import best_of
 
 RESERVE = 22  # neighbours kept beyond those asked for: when 1% of the gallery changes a night, few lists run short
 
+FEW = 4  # rows that came since and are looked for first in each list
+
 # (rows of queries, rows of the gallery, k) to (q, k) scores and rows of the gallery, as `exact_topk` returns them.
 Search = Callable[[Int64, Int64, int], tuple[Float32, Int64]]
 
@@ -50,6 +52,12 @@ class _Lists(NamedTuple):
     rows: Int64
     floors: Float32
 
+    def widened(self, m: int) -> _Lists:
+        """Return the same lists padded to m columns, as a copy."""
+        pad = ((0, 0), (0, m - self.rows.shape[1]))
+        scores = np.pad(self.scores, pad, constant_values=-np.inf)
+        return _Lists(scores, np.pad(self.rows, pad, constant_values=-1), self.floors.copy())
+
 
 def nearest_since(
     earlier: KeptSearch, queries: Int64, gallery: Int64, k: int, search: Search
@@ -65,13 +73,13 @@ def nearest_since(
     lists = _brought_forward(earlier, position[known], ascending, order)
     new = np.sort(order[~positions_of(earlier.gallery, ascending)[1]])
     if len(known) and len(new):
-        lists = _merged(lists, _searched(search, known, new, k))
+        lists = _with_new(lists, search, known, new, len(gallery), k + RESERVE)
     lists = _cut(lists, k + RESERVE)
     is_whole = (lists.rows[:, k - 1] >= 0) | np.isneginf(lists.floors)
     scores, rows = np.full((len(queries), k), -np.inf, np.float32), np.full((len(queries), k), -1, np.int64)
     scores[known], rows[known] = lists.scores[:, :k], lists.rows[:, :k]
     rest = np.sort(np.concatenate([np.flatnonzero(~is_known), known[~is_whole]]))
-    again = _searched(search, rest, everything, k)
+    again = _searched(search, rest, everything, k + RESERVE)
     scores[rest], rows[rest] = again.scores[:, :k], again.rows[:, :k]
     again = _cut(again, k + RESERVE)
     names: Int64 = np.concatenate([queries[rest], queries[known[is_whole]]])
@@ -87,9 +95,23 @@ def nearest_since(
     return scores, rows, kept
 
 
-def _searched(search: Search, queries: Int64, gallery: Int64, k: int) -> _Lists:
-    """Return the lists of a search that is deep enough to be kept."""
-    depth = k + RESERVE
+def _with_new(lists: _Lists, search: Search, queries: Int64, new: Int64, n_gallery: int, depth: int) -> _Lists:
+    """Return the lists of queries with the `new` ones of the `n_gallery` rows; some rows may be below the floors.
+
+    While few rows are new, hardly a list gains more than a few, and only such lists are searched to their full depth.
+    """
+    few = FEW if depth * len(new) < n_gallery else depth
+    found = _searched(search, queries, new, few)
+    if few < depth:
+        short = np.flatnonzero(found.floors > lists.floors)
+        deep = _searched(search, queries[short], new, depth)
+        found = found.widened(depth)
+        found.scores[short], found.rows[short], found.floors[short] = deep
+    return _merged(lists, found)
+
+
+def _searched(search: Search, queries: Int64, gallery: Int64, depth: int) -> _Lists:
+    """Return lists of up to `depth` rows, complete above the last of them."""
     if not len(queries):
         return _Lists(np.empty((0, depth), np.float32), np.empty((0, depth), np.int64), np.empty(0, np.float32))
     scores, rows = search(queries, gallery, depth)

@@ -15,6 +15,7 @@ from retrieval_core.artifacts.parts import unit_length
 from retrieval_core.errors import BadConfig, DimensionMismatch, ShardCorrupt
 
 CHUNK_ROWS = 8192
+FEW = 100  # times as many dimensions as components are found by Lanczos' method in a fraction of the time
 PCA_FILE = "pca.safetensors"
 # A component below this share of the largest variance holds rounding noise, which whitening must not scale up.
 NEGLIGIBLE_VARIANCE = 1e-10
@@ -41,14 +42,15 @@ class Pca(NamedTuple):
 def fit_pca(batches: Iterable[Float32], max_dim: int) -> Pca:
     """Fit the first `max_dim` principal components of all rows of `batches`, each (n, d) float32; n may vary or be 0.
 
-    Sums and outer products are kept in float64 and decomposed by `eigh`; the entry of largest magnitude of each
-    component is positive. With fewer rows than dimensions the last components have variance 0 and complete the basis.
+    Sums and outer products are kept in float64 and decomposed by `eigh`, or by Lanczos' method for few of many
+    components; the entry of largest magnitude of each is positive. With fewer rows than dimensions the last components
+    have variance 0 and complete the basis.
 
     Raises `BadConfig` without rows or when `max_dim` is not in 1..d, `DimensionMismatch` when widths differ,
     `ShardCorrupt` for values that are not finite.
     """
     mean, covariance = _moments_of(batches, max_dim)
-    eigenvalues, eigenvectors = np.linalg.eigh(covariance)  # ascending
+    eigenvalues, eigenvectors = _decomposed(covariance, max_dim)  # ascending
     components = eigenvectors[:, ::-1][:, :max_dim].T
     largest = np.abs(components).argmax(axis=1)
     signs = np.where(components[np.arange(max_dim), largest] < 0, -1.0, 1.0)
@@ -58,6 +60,15 @@ def fit_pca(batches: Iterable[Float32], max_dim: int) -> Pca:
         variances=eigenvalues[::-1][:max_dim].clip(min=0.0),
         total_variance=float(np.trace(covariance).clip(min=0.0)),
     )
+
+
+def _decomposed(covariance: Float64, n: int) -> tuple[Float64, Float64]:
+    """Return the (d,) eigenvalues, ascending, and (d, d) eigenvectors; the `n` largest alone where d is far more."""
+    if len(covariance) < FEW * n or not covariance.any():
+        return np.linalg.eigh(covariance)
+    from scipy.sparse.linalg import eigsh
+
+    return eigsh(covariance, n, v0=np.random.default_rng(0).standard_normal(len(covariance)))
 
 
 def fit_truncation(batches: Iterable[Float32], max_dim: int) -> Pca:

@@ -20,9 +20,11 @@ class Counted:
 
     def __init__(self, vectors: np.ndarray, queries: np.ndarray, gallery: np.ndarray) -> None:
         self.queries, self.gallery, self.n_pairs = vectors[queries], vectors[gallery], 0
+        self.depths: list[tuple[int, int]] = []
 
     def __call__(self, rows: np.ndarray, places: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
         self.n_pairs += len(rows) * len(places)
+        self.depths.append((len(rows), k))
         return exact_topk_of_blocks(self.queries[rows], [(places, self.gallery[places])], k)
 
 
@@ -43,14 +45,15 @@ def draw_vectors(is_whole: bool, seed: int, n: int = N_NAMES) -> np.ndarray:
     ),
     k=st.integers(1, 6),
     reserve=st.integers(0, 8),
+    few=st.integers(1, 4),
     is_whole=st.booleans(),
     seed=st.integers(0, 2**32 - 1),
 )
 def test_any_history_gives_the_neighbours_of_a_full_search(
-    runs: list[tuple[list[int], list[int]]], k: int, reserve: int, is_whole: bool, seed: int
+    runs: list[tuple[list[int], list[int]]], k: int, reserve: int, few: int, is_whole: bool, seed: int
 ) -> None:
     vectors, kept = draw_vectors(is_whole, seed), NOTHING_KEPT
-    with mock.patch.object(kept_knn, "RESERVE", reserve):
+    with mock.patch.multiple(kept_knn, RESERVE=reserve, FEW=few):
         for drawn_queries, drawn_gallery in runs:
             queries, gallery = np.array(drawn_queries, np.int64), np.array(drawn_gallery, np.int64)
             scores, rows, kept = nearest_since(kept, queries, gallery, k, Counted(vectors, queries, gallery))
@@ -80,6 +83,18 @@ def test_only_new_rows_are_compared_while_few_left(searched: tuple[np.ndarray, K
     search = Counted(vectors, np.arange(100), gallery)
     nearest_since(kept, np.arange(100), gallery, 10, search)
     assert search.n_pairs == 100 * 20
+
+
+def test_only_a_list_that_many_new_rows_enter_is_searched_deeply(searched: tuple[np.ndarray, KeptSearch]) -> None:
+    vectors, kept = searched
+    vectors[1_000:1_006] = vectors[7]
+    gallery = np.r_[100:1_006]
+    search = Counted(vectors, np.arange(100), gallery)
+    scores, _, _ = nearest_since(kept, np.arange(100), gallery, 10, search)
+    (first, (n_deep, depth)) = search.depths
+    assert (first, depth) == ((100, kept_knn.FEW), 10 + kept_knn.RESERVE)
+    assert 1 <= n_deep < 5
+    assert (scores[7, :6] > 0.999).all()
 
 
 def test_a_new_query_and_a_list_that_ran_short_are_searched_in_the_whole_gallery(

@@ -29,13 +29,23 @@ def covariance_kept(pca: Pca) -> Float64:
     return components.T @ (pca.variances[:, None] * components)
 
 
-def test_agrees_with_scikit_learn() -> None:
-    vectors = draw()
+@pytest.mark.parametrize("dim", [12, 600])  # of many dimensions, few components are found in another way
+def test_agrees_with_scikit_learn(dim: int) -> None:
+    vectors = draw(dim=dim)
     ours, theirs = fit_pca([vectors], 5), decomposition.PCA(5, svd_solver="full").fit(vectors.astype(np.float64))
     np.testing.assert_allclose(ours.mean, theirs.mean_, atol=1e-6)
     np.testing.assert_allclose(ours.variances, theirs.explained_variance_, rtol=1e-6)
     np.testing.assert_allclose(np.abs(np.sum(ours.components * theirs.components_, axis=1)), 1, atol=1e-6)
     assert ours.explained_variance(3) == pytest.approx(theirs.explained_variance_ratio_[:3].sum())
+
+
+def test_few_components_of_many_dimensions_are_those_of_constant_and_of_short_data() -> None:
+    assert fit_pca([np.full((5, 300), 0.1, np.float32)], 2).explained_variance(2) == 1
+    line = np.outer(np.arange(4, dtype=np.float32), np.eye(1, 300, dtype=np.float32))
+    pca = fit_pca([line], 3)
+    np.testing.assert_allclose(pca.variances, [5 / 3, 0, 0], atol=1e-9)
+    np.testing.assert_allclose(pca.components @ pca.components.T, np.eye(3), atol=1e-6)
+    np.testing.assert_allclose(pca.components[0], np.eye(1, 300)[0], atol=1e-6)
 
 
 @pytest.mark.parametrize("whiten", [False, True])

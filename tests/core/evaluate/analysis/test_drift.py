@@ -15,6 +15,7 @@ from retrieval_core.evaluate.analysis.drift import (
     DriftFacts,
     compare_distributions,
     find_drift,
+    kolmogorov_smirnov,
     stability_index,
 )
 from retrieval_core.evaluate.measure.indexed_rows import ReleasePair
@@ -150,6 +151,17 @@ def test_figures_agree_with_their_definitions(seed, n, m, levels):
     assert len(drift.edges) == len(drift.now) + 1
     assert drift.psi >= 0
     assert stability_index(then, then) == 0
+
+
+@pytest.mark.parametrize(("n", "m"), [(30, 2_000), (20, 60), (150, 150), (2_000, 2_000)])
+@pytest.mark.parametrize("shift", [0.0, 0.1, 0.4])
+def test_the_p_is_about_the_exact_one_and_not_below_it(n, m, shift):
+    rng = np.random.default_rng(n)
+    then, now = rng.standard_normal(n), rng.standard_normal(m) + shift
+    ks, p = kolmogorov_smirnov(then, now)
+    exact = ks_2samp(then, now, method="exact")
+    assert ks == pytest.approx(exact.statistic)
+    assert 0.98 * exact.pvalue < p < 1.5 * exact.pvalue + 1e-6
 
 
 def test_the_stability_index_is_the_textbook_sum():
