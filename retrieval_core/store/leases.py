@@ -43,6 +43,8 @@ SETTLE_S = 3.0  # more than FRESH_S and the time of a write
 POLL_S = 2.0
 
 _active: WeakSet[_Lease] = WeakSet()  # of this process
+_active_lock = threading.Lock()
+_is_ending = threading.Event()  # this process takes no lease any more
 
 
 @contextmanager
@@ -78,8 +80,11 @@ def exclusive_lease(store: Store, holder: str, wait_s: float = 0.0) -> Iterator[
 
 
 def end_all() -> None:
-    """End every lease of this process before it is ended from outside; writes that need one raise `LeaseLost`."""
-    for lease in list(_active):
+    """End every lease of this process, which is about to end; writes that need one, and new ones, raise `LeaseLost`."""
+    with _active_lock:
+        _is_ending.set()
+        active = list(_active)
+    for lease in active:
         lease.end()
 
 
@@ -140,7 +145,10 @@ class _Lease:
         self.key = f"{kind}{uuid.uuid4().hex}"
         self._ended, self._lock = threading.Event(), threading.Lock()
         self._renewed_s = _clock_s()
-        _active.add(self)
+        with _active_lock:
+            if _is_ending.is_set():
+                self._ended.set()
+            _active.add(self)
         with self._lock:
             self._check_not_ended()
             store.put(self.key, self._data)
@@ -156,7 +164,8 @@ class _Lease:
         self._ended.set()
         with self._lock, suppress(VitrineError):  # it expires by itself
             self._store.delete(self.key)
-        _active.discard(self)
+        with _active_lock:
+            _active.discard(self)
 
     @contextmanager
     def ending_on_error(self) -> Iterator[None]:

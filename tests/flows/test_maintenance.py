@@ -5,11 +5,13 @@ from __future__ import annotations
 import json
 import os
 import tarfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
+from uuid import uuid4
 
+import prefect
 import pytest
 
 from deployments.cli.main import main
@@ -89,6 +91,14 @@ def events(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, str, str]]:
     return events
 
 
+@pytest.fixture
+def _alone() -> Iterator[None]:
+    """Tag the runs of a test: a watch looks for failed runs with its own tags, and other tests share the server."""
+    with prefect.tags(uuid4().hex):
+        yield
+
+
+@pytest.mark.usefixtures("_alone")
 def test_a_watch_is_silent_until_something_needs_attention(shop: Any, events: list[tuple[str, str, str]]) -> None:
     calm = Limits(disk_percent=0, disk_gb=0)
     assert watch(shop.settings, calm) == ()
@@ -100,6 +110,7 @@ def test_a_watch_is_silent_until_something_needs_attention(shop: Any, events: li
     assert (shop.store.url in reason, "GB free" in reason) == (True, True)
 
 
+@pytest.mark.usefixtures("_alone")
 def test_a_store_that_cannot_be_read_is_a_warning_and_no_failure(shop: Any, events: list[tuple[str, str, str]]) -> None:
     (Path(shop.store.url) / "releases" / SECOND / "manifest.json").unlink()
     watch(shop.settings, Limits(disk_percent=0, disk_gb=0))
@@ -107,6 +118,7 @@ def test_a_store_that_cannot_be_read_is_a_warning_and_no_failure(shop: Any, even
     assert (event, SECOND in reason) == ("vitrine.warning.store", True)
 
 
+@pytest.mark.usefixtures("_alone")
 def test_the_certificate_of_the_reports_is_watched_unless_others_are_named(
     shop: Any, events: list[tuple[str, str, str]]
 ) -> None:

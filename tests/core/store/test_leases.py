@@ -77,6 +77,17 @@ def test_a_lease_ends_with_its_block_even_if_that_fails(local_store: Store) -> N
     assert lease_keys(local_store) == []
 
 
+def test_a_process_that_is_ending_takes_no_lease(local_store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(leases, "_is_ending", threading.Event())
+    with shared_lease(local_store, "a run"):
+        leases.end_all()
+        assert lease_keys(local_store) == []
+        for lease in (shared_lease, exclusive_lease):
+            with pytest.raises(LeaseLost, match="a later one is ending"), lease(local_store, "a later one"):
+                pytest.fail("a lease was taken")
+        assert lease_keys(local_store) == []
+
+
 def test_the_lease_of_a_slow_run_does_not_expire(local_store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(leases, "RENEW_S", 0.05)
     monkeypatch.setattr(leases, "EXPIRES_S", 3.0)
