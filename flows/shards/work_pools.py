@@ -34,7 +34,7 @@ from prefect.settings import get_current_settings
 from prefect.states import Cancelling, Crashed
 
 from flows.run import LEASE
-from flows.shards.make_shards import NAME, TASKS
+from flows.shards.make_shards import NAME, TAKEN_OVER, TASKS
 from flows.shards.orders import Order, Outcome, delete_orders, write_orders
 from flows.ui_artifacts import Progress
 from retrieval_core.errors import BadConfig, Permanent, ServerUnavailable
@@ -105,12 +105,12 @@ def run_in_pool(
 
 
 class _Ranges:
-    """The ranges of a stage that are not made yet, each with the run of the pool's deployment that makes it."""
+    """The ranges of a stage that are not made yet, by the runs of the pool's deployment that make them."""
 
     def __init__(self, client: SyncPrefectClient, pool: WorkPool, store: Store, settings: Settings) -> None:
         self._client, self._pool, self._store = client, pool, store
         self._settings = {"store": store.url, "s3_endpoint_url": settings.s3_endpoint_url}
-        self._orders: dict[UUID, Order] = {}
+        self._orders: dict[UUID, list[Order]] = {}
         self._deaths = Counter[tuple[str, int]]()
         self._had_worker_s = time.monotonic()
 
@@ -119,7 +119,7 @@ class _Ranges:
         parameters = {"settings": self._settings, "order": order.key}
         name = f"{NAME}/{self._pool.name}"
         run = cast(FlowRun, run_deployment(name, parameters=parameters, flow_run_name=order.title, timeout=0))
-        self._orders[run.id] = order
+        self._orders[run.id] = [order]
 
     def made(self) -> Iterator[tuple[Order, dict[int, Outcome]]]:
         """Yield each range as soon as it is made, or a shard failed, with what came of its shards.
@@ -133,17 +133,21 @@ class _Ranges:
             self._check_worker()
             for run in self._ended():
                 waiting_since_s = time.monotonic()
-                order = self._orders.pop(run.id)
-                outcomes = order.outcomes(self._store)
-                missing = set(range(len(order.shards))) - outcomes.keys()
-                if missing and not any(outcome.error for outcome in outcomes.values()):
-                    self._count_death(run, order, min(missing))
-                    self.submit(order)
-                else:
-                    yield order, outcomes
+                orders = self._orders.pop(run.id)
+                if run.state_name == TAKEN_OVER and run.state and (maker := UUID(run.state.message)) in self._orders:
+                    self._orders[maker] += orders
+                    continue
+                for order in orders:
+                    outcomes = order.outcomes(self._store)
+                    missing = set(range(len(order.shards))) - outcomes.keys()
+                    if missing and not any(outcome.error for outcome in outcomes.values()):
+                        self._count_death(run, order, min(missing))
+                        self.submit(order)
+                    else:
+                        yield order, outcomes
 
     def _ended(self) -> list[FlowRun]:
-        """Return the runs that have ended, after those that never started have been ended."""
+        """Return the runs that have ended, those taken over first; those that never started are ended before."""
         types = [*TERMINAL_STATES, StateType.PENDING]
         of_ranges = FlowRunFilter(
             id=FlowRunFilterId(any_=list(self._orders)),
@@ -155,7 +159,7 @@ class _Ranges:
                 ended.append(run)
             elif run.state and datetime.now(UTC) - run.state.timestamp > timedelta(seconds=PATIENCE_S):
                 self._client.set_flow_run_state(run.id, Crashed(message="Its worker never started it."), force=True)
-        return ended
+        return sorted(ended, key=lambda run: run.state_name != TAKEN_OVER)
 
     def _count_death(self, run: FlowRun, order: Order, number: int) -> None:
         """Note that a run ended without an outcome of the shard in its hands. Raises `Permanent` after `MAX_DEATHS`."""

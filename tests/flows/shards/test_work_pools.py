@@ -147,6 +147,20 @@ def test_results_come_back_in_the_order_of_the_shards(settings: Settings, tmp_pa
     assert made(tmp_path) == [0, 1, 2, 2, 3, 4, 5], "what was made before the process died is not made again"
 
 
+def test_a_process_takes_over_the_ranges_that_wait_and_its_death_costs_only_the_shard_in_its_hands(
+    settings: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(work_pools, "RANGES_PER_SLOT", 3)
+    n_before = len(runs_of_pool("noted"))
+    results = note_shards(settings, Wishes(deadly=2))
+    assert [noted.number for noted in results] == list(range(N_SHARDS))
+    assert sorted(made(tmp_path)) == [0, 1, 2, 2, 3, 4, 5]
+    pids = [line.split()[1] for line in (tmp_path / "made").read_text().splitlines()]
+    assert len(set(pids[:3])) == 1, "the process of the first range died in the second"
+    states = [run.state_name for run in runs_of_pool("noted")[n_before:]]
+    assert set(states) == {"Crashed", "TakenOver", "Completed"}
+
+
 def test_a_shard_that_fails_fails_the_run_with_its_message_and_cancels_the_other_ranges(
     settings: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
