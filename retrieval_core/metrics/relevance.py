@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
 MAX_CUTOFF = 10
 BLOCK_PAIRS = 4_000_000
+GROUP_ROWS = 500  # of the gallery, in profiles that are compared at once
 
 
 @dataclass(frozen=True, eq=False)
@@ -238,22 +239,36 @@ def _best_gains(truth: Truth, compare: Callable[[csr_array, ByLabel], Float32]) 
         return None
     best = np.zeros((queries.n_items, MAX_CUTOFF), np.float32)
     n_more_tied = np.zeros(queries.n_items, np.int64)
-    known = truth.gallery_profiles[truth.gallery_profiles >= 0]
-    for profile in np.intersect1d(truth.query_profiles, known):
-        members = np.flatnonzero(truth.gallery_profiles == profile)
-        query_rows = np.flatnonzero(truth.query_profiles == profile)
+    for asked, members in _profile_groups(truth.query_profiles, truth.gallery_profiles):
         labels = None if gallery.labels is None else ByLabel.of(gallery.labels[members])
-        for block in row_blocks(len(query_rows), len(members)):
-            rows = query_rows[block]
+        for block in row_blocks(len(asked), len(members)):
+            rows = asked[block]
             if queries.labels is None or labels is None:
                 gains = np.ones((len(rows), len(members)), np.float32)
             else:
                 gains = compare(queries.labels[rows], labels)
+            gains[truth.query_profiles[rows, None] != truth.gallery_profiles[members]] = -1
             gains[members == truth.own[rows, None]] = -1
             width = min(MAX_CUTOFF, len(members))
             best[rows, :width] = np.maximum(_largest(gains, width), 0)
             n_more_tied[rows] = (gains == best[rows, -1:]).sum(axis=1)
     return BestGains(best, n_more_tied)
+
+
+def _profile_groups(queries: Int64, gallery: Int64) -> Iterator[tuple[Int64, Int64]]:
+    """Yield the rows of queries and of the gallery that share a profile, for a few small profiles at a time, or one.
+
+    `queries` (q,) and `gallery` (n,) are their profiles, -1 for none.
+    """
+    shared = np.intersect1d(queries, gallery[gallery >= 0])
+    ordered = [np.argsort(profiles, kind="stable") for profiles in (queries, gallery)]
+    asked, members = (
+        rows[np.isin(profiles[rows], shared)] for rows, profiles in zip(ordered, (queries, gallery), strict=True)
+    )
+    number = np.searchsorted(shared, gallery[members])
+    group = np.cumsum(np.bincount(number, minlength=len(shared))) // GROUP_ROWS
+    for each in np.unique(group):
+        yield asked[group[np.searchsorted(shared, queries[asked])] == each], members[group[number] == each]
 
 
 def _largest(values: Float32, k: int) -> Float32:

@@ -1,5 +1,7 @@
 """What counts as a match, against the definitions read aloud in plain Python."""
 
+from unittest import mock
+
 import numpy as np
 import polars as pl
 import pytest
@@ -145,8 +147,13 @@ def catalogues(draw):
     return draw(st.lists(st.fixed_dictionaries({kind: some[kind] for kind in sorted(kinds)}), min_size=2, max_size=30))
 
 
-@given(catalogues(), st.integers(1, 5))
-def test_the_best_gains_are_the_largest_of_all_pairs(rows, n_queries):
+@given(catalogues(), st.integers(1, 5), st.integers(1, 20))
+def test_the_best_gains_are_the_largest_of_all_pairs(rows, n_queries, group_rows):
+    with mock.patch("retrieval_core.metrics.relevance.GROUP_ROWS", group_rows):
+        check_best_gains(rows, n_queries)
+
+
+def check_best_gains(rows, n_queries):
     truth = find_truth(*split(encode(items(*rows)), n_queries))
     if truth.best_gains is None:
         assert truth.queries.labels is None
@@ -187,6 +194,7 @@ def test_blocks_do_not_change_the_truth(monkeypatch):
     positions = rng.integers(-1, 60, (30, 10))
     iou, best = neighbour_iou(whole.queries, whole.gallery, positions), whole.best_gains
     monkeypatch.setattr("retrieval_core.metrics.relevance.BLOCK_PAIRS", 100)
+    monkeypatch.setattr("retrieval_core.metrics.relevance.GROUP_ROWS", 10)
     for blocked, at_once in zip(find_truth(*split(judged, 30)).best_gains, best, strict=True):
         assert np.array_equal(blocked, at_once)
     assert np.array_equal(neighbour_iou(whole.queries, whole.gallery, positions), iou)
