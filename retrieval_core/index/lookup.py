@@ -111,7 +111,7 @@ class ShardedIndex:
         queries: Float32,
         candidate_queries: Float32,
         k: int,
-        rerank_depth: int,
+        rerank_depth: float,
         *,
         nprobe: int = 0,
         only: RowSelection | None = None,
@@ -146,7 +146,7 @@ class ShardedIndex:
         scores = np.full((len(queries), k), -np.inf, np.float32)
         row_ids = np.full((len(queries), k), -1, np.int64)
         n_allowed = only.n_rows if only else self.n_rows
-        depth = min(k * rerank_depth, n_allowed)
+        depth = min(round(k * rerank_depth), n_allowed)
         visited = self._lists_to_visit(nprobe, n_allowed)
         per_query = max(2 * MORE_CANDIDATES * depth, self.n_lists) if only else 2 * depth
         for block in query_blocks(len(queries) if depth else 0, per_query + len(self.shards)):

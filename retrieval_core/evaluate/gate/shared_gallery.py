@@ -8,7 +8,6 @@ from that, too, so that there are as many as there can be.
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import partial
 from typing import NamedTuple
 
 import numpy as np
@@ -59,7 +58,7 @@ def search_shared_gallery(store: Store, release: Release, setup: SearchSetup, co
     gallery_ids, baseline_ids = (gallery[name].to_numpy() for name in ("row_id", "baseline_row_id"))
     depth = IndexSet.open(store, release.index).rerank_depth
     vectors = _query_vectors(store, release, baseline, query_items)
-    new_hits = _hits(setup.index.n_rows, gallery_ids, len(queries), partial(setup.hits, queries))
+    new_hits = _hits(setup.index.n_rows, gallery_ids, len(queries), lambda k: setup.hits(queries, k)[1])
     old_hits = _hits(
         baseline.index.n_rows,
         baseline_ids,

@@ -48,15 +48,14 @@ def measure_index(setup: SearchSetup) -> IndexQuality:
     inside, nearest = setup.exact("gallery", protocol.queries, protocol.gallery)
     outside, _ = setup.exact("others", protocol.queries, np.delete(np.arange(len(row_ids)), protocol.gallery))
     exact = np.sort(np.concatenate([inside, outside], axis=1), axis=1)[:, : -K - 1 : -1]
-    found, _ = setup.find(protocol.queries)
     k = gallery_depth(len(row_ids), len(protocol.gallery), K)
-    hits = setup.hits(protocol.queries, k)
+    found, hits = setup.hits(protocol.queries, max(k, K))
     positions = positions_in_gallery(hits, row_ids[protocol.gallery], K)
     query, slot = np.nonzero(positions >= 0)
     similarities = np.full(positions.shape, -np.inf, np.float32)
     similarities[query, slot] = np.vecdot(queries[query], setup.vectors[protocol.gallery[positions[query, slot]]])
     latency_ms = single_query_ms(setup.find, protocol.queries[:N_TIMED_QUERIES])
-    scores, recall = score(positions, protocol.truth), ann_recall(exact, found)
+    scores, recall = score(positions, protocol.truth), ann_recall(exact, found[:, :K])
     return IndexQuality(positions, similarities, scores, latency_ms, recall, nearest)
 
 

@@ -117,9 +117,9 @@ def gallery_depth(n_rows: int, n_gallery: int, k: int) -> int:
     return max(min(n_rows, -(-depth // step) * step), 1)
 
 
-def depth_as_for_ten(rerank_depth: int, k: int) -> int:
-    """Return the depth at which a search for `k` reranks about as many candidates as one for ten at `rerank_depth`."""
-    return max(1, -(-rerank_depth * K // k))
+def depth_as_for_ten(rerank_depth: int, k: int) -> float:
+    """Return the depth at which a search for `k` reranks as many candidates as one for ten at `rerank_depth`, or k."""
+    return max(1.0, rerank_depth * K / k)
 
 
 def positions_in_gallery(row_ids: Int64, gallery_row_ids: Int64, k: int) -> Int64:
@@ -184,14 +184,17 @@ class SearchSetup:
     kept: KeptSearches = field(default_factory=KeptSearches)
     _found: dict[int, Remembered] = field(default_factory=dict, init=False, repr=False)
 
-    def hits(self, rows: Int64, k: int) -> Int64:
-        """Return the (q, k) row ids found, reranking as a search for ten; what was asked is not searched again."""
+    def hits(self, rows: Int64, k: int) -> tuple[Float32, Int64]:
+        """Return the (q, k) scores and row ids found among the candidates of a search for ten, whose hits come first.
+
+        What was asked is not searched again.
+        """
         depth = depth_as_for_ten(self.rerank_depth, k)
         found = self._found.setdefault(k, Remembered(lambda asked: self.find(asked, k, rerank_depth=depth), k))
-        return found.first(rows, k)[1]
+        return found.first(rows, k)
 
     def find(
-        self, rows: Int64, k: int = K, *, nprobe: int = 0, rerank_depth: int = 0, only: RowSelection | None = None
+        self, rows: Int64, k: int = K, *, nprobe: int = 0, rerank_depth: float = 0, only: RowSelection | None = None
     ) -> tuple[Float32, Int64]:
         """Search for q rows of `items`; return (q, k) scores and row ids. Depths of 0 are those that are published."""
         depth = rerank_depth or self.rerank_depth
