@@ -31,7 +31,7 @@ from retrieval_core.evaluate.analysis.stage_losses import LossFacts, find_losses
 from retrieval_core.evaluate.measure.indexed_rows import IndexedItems, ReleasePair, open_indexed
 from retrieval_core.evaluate.measure.measure import Measured
 from retrieval_core.evaluate.measure.picture_search import SYNTHETIC_FILE
-from retrieval_core.evaluate.measure.setup import find_neighbours
+from retrieval_core.evaluate.measure.setup import HITS_FILE, find_neighbours
 from retrieval_core.evaluate.run_outputs import RunOutputs
 from retrieval_core.store.base import Store
 
@@ -136,6 +136,7 @@ def tables(measured: Measured, analysis: Analysis) -> dict[str, bytes]:
         "near_duplicates.parquet": table_bytes(analysis.duplicates.pairs),
         COMPARED_FILE: table_bytes(analysis.duplicates.compared),
         SYNTHETIC_FILE: table_bytes(measured.unlabelled.vectors),
+        HITS_FILE: table_bytes(measured.setup.asked()),
         **measured.setup.kept.tables(),
         "product_groups.parquet": table_bytes(analysis.duplicates.groups),
         "fixes.parquet": table_bytes(analysis.hygiene.fixes),

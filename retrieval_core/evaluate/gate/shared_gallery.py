@@ -15,12 +15,17 @@ import polars as pl
 
 from retrieval_core.arrays import Float32, Int64
 from retrieval_core.artifacts import fingerprints
+from retrieval_core.artifacts.anchors import find_report
+from retrieval_core.artifacts.fingerprints import STAGE_VERSIONS
 from retrieval_core.artifacts.manifests import IndexSet, Ref, Release, VectorSet
-from retrieval_core.artifacts.parts import load_vectors
+from retrieval_core.artifacts.parts import load_vectors, read_kept
 from retrieval_core.config.stages import EvaluateConfig
 from retrieval_core.errors import NotFound
+from retrieval_core.evaluate.measure.exact_search import item_names
 from retrieval_core.evaluate.measure.indexed_rows import IndexedItems, open_indexed
 from retrieval_core.evaluate.measure.setup import (
+    HITS_FILE,
+    HITS_SCHEMA,
     K,
     SearchSetup,
     choose_protocol,
@@ -29,6 +34,7 @@ from retrieval_core.evaluate.measure.setup import (
     gallery_depth,
     positions_in_gallery,
 )
+from retrieval_core.index.shard_files import positions_of
 from retrieval_core.metrics.relevance import Truth
 from retrieval_core.metrics.retrieval import score
 from retrieval_core.store.base import Store
@@ -56,20 +62,30 @@ def search_shared_gallery(store: Store, release: Release, setup: SearchSetup, co
     query_items, queries = shared[protocol.queries], positions[protocol.queries]
     gallery = shared[protocol.gallery]
     gallery_ids, baseline_ids = (gallery[name].to_numpy() for name in ("row_id", "baseline_row_id"))
-    depth = IndexSet.open(store, release.index).rerank_depth
-    vectors = _query_vectors(store, release, baseline, query_items)
     new_hits = _hits(setup.index.n_rows, gallery_ids, len(queries), lambda k: setup.hits(queries, k)[1])
     old_hits = _hits(
-        baseline.index.n_rows,
-        baseline_ids,
-        len(queries),
-        lambda k: baseline.index.search(*vectors, k, depth_as_for_ten(depth, k))[1],
+        baseline.index.n_rows, baseline_ids, len(queries), lambda k: _ask(store, release, baseline, query_items, k)
     )
     return SharedGallery(
         _score(new_hits, protocol.truth, query_items),
         _score(old_hits, protocol.truth, query_items),
         n_gallery=len(gallery_ids),
     )
+
+
+def _ask(store: Store, release: Release, baseline: IndexedItems, queries: pl.DataFrame, k: int) -> Int64:
+    """Return the (q, k) row ids that a baseline finds for queries; what its own run has asked, its report has kept."""
+    kept = read_kept(store, find_report(store, release), HITS_FILE, HITS_SCHEMA)
+    kept = kept.filter(version=STAGE_VERSIONS["evaluate"], k=k).sort("name")
+    found = np.array(kept["found"].to_list(), np.int64).reshape(-1, k)
+    place, is_kept = positions_of(kept["name"].to_numpy(), item_names(queries))
+    hits = np.empty((len(queries), k), np.int64)
+    hits[is_kept] = found[place[is_kept]]
+    new, depth = np.flatnonzero(~is_kept), IndexSet.open(store, release.index).rerank_depth
+    if len(new):
+        vectors = _query_vectors(store, release, baseline, queries[new])
+        hits[new] = baseline.index.search(*vectors, k, depth_as_for_ten(depth, k))[1]
+    return hits
 
 
 def _query_vectors(

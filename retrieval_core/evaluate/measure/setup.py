@@ -12,9 +12,10 @@ import polars as pl
 
 from retrieval_core.arrays import Float32, Float64, Int64, UInt64
 from retrieval_core.artifacts.catalog_rows import HELD_OUT, linked_groups, validation_rows
+from retrieval_core.artifacts.fingerprints import STAGE_VERSIONS
 from retrieval_core.artifacts.pictures import PictureReader
 from retrieval_core.config.stages import EvaluateConfig
-from retrieval_core.evaluate.measure.exact_search import indexed_gallery
+from retrieval_core.evaluate.measure.exact_search import indexed_gallery, item_names
 from retrieval_core.evaluate.measure.kept_searches import KeptSearches
 from retrieval_core.evaluate.measure.row_vectors import RowVectors
 from retrieval_core.evaluate.thumbnails import FROM_SOURCE
@@ -145,6 +146,10 @@ MAX_ASKED = 10_000  # rows that search the index in an analysis; in a larger cat
 SPLITMIX64_INCREMENT = 0x9E3779B97F4A7C15  # 2^64 over the golden ratio
 
 
+HITS_FILE = "hits.parquet"  # what a later run need not ask of this release's index again
+HITS_SCHEMA = {"version": pl.Int64(), "k": pl.Int64(), "name": pl.Int64(), "found": pl.List(pl.Int64())}
+
+
 class Remembered:
     """The `k` nearest of rows, as `find(rows)` returns their (q, k) scores and ids; each row is asked once."""
 
@@ -164,6 +169,10 @@ class Remembered:
             self._ids = np.concatenate([self._ids, ids])[order]
         place = np.searchsorted(self._rows, rows)
         return self._scores[place, :k], self._ids[place, :k]
+
+    def all(self) -> tuple[Int64, Int64]:
+        """Return all (q,) rows that were asked, ascending, and the (q, k) ids of their nearest."""
+        return self._rows, self._ids
 
 
 @dataclass(frozen=True, eq=False)
@@ -192,6 +201,20 @@ class SearchSetup:
         depth = depth_as_for_ten(self.rerank_depth, k)
         found = self._found.setdefault(k, Remembered(lambda asked: self.find(asked, k, rerank_depth=depth), k))
         return found.first(rows, k)
+
+    def asked(self) -> pl.DataFrame:
+        """Return what `hits` has found (`HITS_SCHEMA`), for later runs that compare with this release."""
+        tables = [pl.DataFrame(schema=HITS_SCHEMA)]
+        for k, found in self._found.items():
+            rows, ids = found.all()
+            columns = [
+                [STAGE_VERSIONS["evaluate"]] * len(rows),
+                [k] * len(rows),
+                item_names(self.items[rows]),
+                ids.tolist(),
+            ]
+            tables.append(pl.DataFrame(columns, HITS_SCHEMA, orient="col"))
+        return pl.concat(tables)
 
     def find(
         self, rows: Int64, k: int = K, *, nprobe: int = 0, rerank_depth: float = 0, only: RowSelection | None = None

@@ -10,6 +10,7 @@ from retrieval_core.artifacts import releases
 from retrieval_core.artifacts.manifests import Release, Report
 from retrieval_core.artifacts.parts import read_table
 from retrieval_core.evaluate.evaluation import evaluate_release, evaluate_run
+from retrieval_core.evaluate.gate import shared_gallery
 from retrieval_core.evaluate.measure import measure
 from retrieval_core.evaluate.measure.filtered import FilterFacts
 from retrieval_core.evaluate.publish import publish_release
@@ -24,7 +25,7 @@ from tests.core.sealed_runs import CONFIG
 FILES = {
     "metrics.json", "report.html", "metrics.parquet", "queries.parquet", "categories.parquet",
     "near_duplicates.parquet", "compared_pictures.parquet", "synthetic_vectors.parquet", "searched_rows.parquet",
-    "neighbours.parquet",
+    "neighbours.parquet", "hits.parquet",
     "product_groups.parquet", "fixes.parquet", "fixes.csv", "fixes.html", "summary.json",
 }  # fmt: skip
 OTHER_SEED = CONFIG.evaluate.model_copy(update={"queries": 4, "seed": 3})
@@ -134,6 +135,30 @@ def test_neighbours_that_production_kept_are_not_sought_again_and_sought_again_w
     assert found[0][:2] == found[1][:2]
     assert found[0][2].equals(found[1][2])
     assert n_compared[1] < n_compared[2]
+
+
+@pytest.mark.parametrize("is_lost", [False, True])
+def test_what_production_has_asked_its_index_is_asked_again_only_where_it_is_lost(
+    local_store, settings, labelled_run, publish, monkeypatch, is_lost
+):
+    outputs = labelled_run()
+    production = publish(outputs)
+    kept = Report.open(local_store, production.report).part("hits.parquet")
+    if is_lost:
+        local_store.delete(kept.key)
+    asked, query_vectors = [], shared_gallery._query_vectors
+
+    def counted(store, release, baseline, queries):
+        asked.append(len(queries))
+        return query_vectors(store, release, baseline, queries)
+
+    monkeypatch.setattr(shared_gallery, "_query_vectors", counted)
+    report = evaluate_run(settings, labelled_run(27), CONFIG)
+    assert asked == ([8] if is_lost else [])
+    figures = read_table(local_store, Report.open(local_store, production.report).part("queries.parquet"))
+    changes = json.loads(local_store.get(report.part("metrics.json").key))["changes"]
+    found = next(change["production"] for change in changes if change["name"] == "recall@1")
+    assert found == pytest.approx(figures["recall@1"].mean())
 
 
 def test_a_run_whose_index_misses_neighbours_under_a_filter_is_held(settings, labelled_run, monkeypatch):

@@ -43,7 +43,7 @@ def test_the_tables_hold_every_metric_and_the_fix_list(analyse_run):
     assert set(files) == {
         "metrics.parquet", "queries.parquet", "categories.parquet",
         "near_duplicates.parquet", "compared_pictures.parquet", "synthetic_vectors.parquet", "searched_rows.parquet",
-        "neighbours.parquet", "product_groups.parquet", "fixes.parquet",
+        "neighbours.parquet", "hits.parquet", "product_groups.parquet", "fixes.parquet",
     }  # fmt: skip
     metrics = pl.read_parquet(io.BytesIO(files["metrics.parquet"]))
     assert metrics.columns == ["metric", "value", "n_queries", "low", "high"]
