@@ -1,9 +1,12 @@
 """Filters are stable samples and real categories; recall inside them is that of an independent count."""
 
+from dataclasses import replace
+
 import numpy as np
 import polars as pl
 import pytest
 
+from retrieval_core.evaluate.measure import filtered
 from retrieval_core.evaluate.measure.filtered import choose_filters, measure_filters
 
 
@@ -111,3 +114,25 @@ def test_a_catalogue_of_one_category_beside_unnamed_items_has_no_worst(catalog_i
 
 def test_nothing_is_measured_without_queries(catalog_items, open_bench, draw_vectors):
     assert measure_filters(open_bench(catalog_items(300, split=[None] * 300), draw_vectors(300)), seed=0) == ()
+
+
+@pytest.mark.parametrize(("is_sure", "batches"), [(True, [10]), (False, [10, 30])])
+def test_a_recall_that_is_unsure_after_the_first_queries_is_measured_on_more(
+    monkeypatch, catalog_items, open_bench, draw_vectors, is_sure, batches
+):
+    monkeypatch.setattr(filtered, "N_FIRST", 10)
+    monkeypatch.setattr(filtered, "choose_filters", lambda items, seed: choose_filters(items, seed)[:1])
+    bench = open_bench(catalog_items(3_000), draw_vectors(3_000), key="IVF32,Flat", candidate_dim=8, nprobe=1)
+    bench = replace(bench, protocol=bench.protocol._replace(queries=bench.protocol.queries[:40]))
+    asked, search = [], bench.index.search
+
+    def counted(queries, *args, **kwargs):
+        asked.append(len(queries))
+        scores, found = search(queries, *args, **kwargs)
+        scores[1::2] = scores[1::2] if is_sure else -np.inf
+        return scores, found
+
+    monkeypatch.setattr(bench.index, "search", counted)
+    (half,) = measure_filters(bench, 0)
+    assert [n for n in asked if n > 1] == batches
+    assert half.recall == pytest.approx(1.0 if is_sure else 0.5, abs=0.02)
