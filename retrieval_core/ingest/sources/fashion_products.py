@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import re
 import string
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from functools import partial
 from pathlib import Path
 
@@ -15,7 +15,7 @@ from retrieval_core.artifacts.catalog_rows import SOURCE_SCHEMA
 from retrieval_core.errors import BadConfig, CatalogInvalid, SourceMissing
 from retrieval_core.ingest.sources.base import Maskless, conform
 from retrieval_core.ingest.sources.files import dataset_root, first_present, read_lines
-from retrieval_core.ingest.sources.labels import attributes_of, normalise_labels
+from retrieval_core.ingest.sources.labels import normalise_labels
 from retrieval_core.ingest.sources.listing import is_left_behind
 from retrieval_core.ingest.sources.unpack import Packed, PackedFolder
 
@@ -52,23 +52,28 @@ class FashionProductsSource(Maskless):
         products = self._layout.products()
         if unusable := [id_ for id_ in products["id"] if id_ and not ID.fullmatch(id_)]:
             raise CatalogInvalid(f"{self.spec}: id {unusable[0]!r} cannot name a picture; expected letters and digits")
-        named = products.with_columns(pl.col(ATTRIBUTES).replace(UNKNOWN, None)).to_dicts()
-        told = [
-            {
-                "labels": _words(product[NAME] or ""),
-                "attributes": attributes_of({name: product[name] for name in ATTRIBUTES}),
-                "fields": attributes_of({"title": product[NAME]}),
-            }
-            for product in named
-        ]
-        frame = products.select(
+        labels = pl.Series("labels", [_words(name or "") for name in products[NAME]], SOURCE_SCHEMA["labels"])
+        known = products.with_columns(pl.col(ATTRIBUTES).replace(UNKNOWN, None), labels)
+        frame = known.select(
             pl.col("id").alias("item_id"),
             (self._layout.pictures + "/" + pl.col("id") + ".jpg").alias("image_uri"),
             pl.col("articleType").alias("category"),
-        ).hstack(pl.DataFrame(told, {name: SOURCE_SCHEMA[name] for name in ("labels", "attributes", "fields")}))
+            "labels",
+            attributes=_named({name: name for name in ATTRIBUTES}),
+            fields=_named({"title": NAME}),
+        )
         rows = conform(frame, self.spec)
         self._layout.unpack()
         return rows
+
+
+def _named(columns: Mapping[str, str]) -> pl.Expr:
+    """Return a list of names and values of each row, sorted by name, of text columns by name, without empty values."""
+    pairs = []
+    for name, column in sorted(columns.items()):
+        value = pl.col(column).str.strip_chars()
+        pairs.append(pl.when(value != "").then(pl.struct(pl.lit(name).alias("name"), value.alias("value"))))
+    return pl.concat_list(pairs).list.drop_nulls()
 
 
 def _words(name: str) -> list[str]:
