@@ -21,7 +21,7 @@ from deployments.register import register_shards
 
 ROOT = Path(__file__).parents[2]
 START_TIMEOUT_S = 60.0
-TELL_S = 2.0  # for a worker to tell Prefect that its run has crashed
+END_TIMEOUT_S = 60.0
 
 
 class PoolWorkers:
@@ -61,12 +61,15 @@ class PoolWorkers:
         return pids
 
     def lose_worker(self) -> None:
-        """End a run of a worker, then the worker: it tells Prefect before, as the automation `zombie` later would."""
+        """End a run of a worker, and the worker, which tells Prefect of it, as the automation `zombie` later would.
+
+        It takes no other run meanwhile: one that is lost before it starts is missed after `PATIENCE_S` only.
+        """
         worker = next(worker for worker in self.workers if self.runs_of(worker))
         for pid in self.runs_of(worker):
             os.kill(pid, signal.SIGKILL)
-        time.sleep(TELL_S)
-        self.kill(worker)
+        worker.terminate()
+        worker.wait(END_TIMEOUT_S)
 
     def kill(self, worker: subprocess.Popen[bytes]) -> None:
         """End a worker and its runs at once, as the loss of its machine would."""
