@@ -22,7 +22,7 @@ from retrieval_core.search.query import Query
 from retrieval_core.search.release import open_release
 from retrieval_core.settings import Settings
 
-PRODUCTS, VIEWS = 24, 4
+PRODUCTS, VIEWS = 16, 4
 ROWS = PRODUCTS * VIEWS
 CONFIG = NightlyConfig.load(
     None,
@@ -194,7 +194,7 @@ def test_too_many_bad_pictures_stop_the_night_and_leave_production_alone(
 ) -> None:
     for path in moved.pictures[:30]:
         path.write_bytes(b"not a picture")
-    with pytest.raises(TooManyRejects, match="30 of 96"):
+    with pytest.raises(TooManyRejects, match=f"30 of {ROWS}"):
         moved.night()
     assert status(moved.store).production == first[1].release
 
@@ -203,7 +203,7 @@ def test_a_worse_night_is_held_and_production_stays(first: tuple[Shop, RunSummar
     shop, before = moved, first[1]
     worse = CONFIG.model_copy(
         update={
-            # Two components cannot tell 96 pictures apart, and without depth nothing reranks them.
+            # Two components cannot tell 64 pictures apart, and without depth nothing reranks them.
             "index": CONFIG.index.model_copy(update={"candidate_dim": 2, "rerank_depth": 1}),
             "reduce": CONFIG.reduce.model_copy(update={"dims": (2,)}),
             # So few queries would hold any release.
@@ -229,8 +229,8 @@ def test_a_worse_night_is_held_and_production_stays(first: tuple[Shop, RunSummar
     assert again.gate == "published", "another question to the gate makes another release"
 
 
-def test_what_was_rolled_back_is_not_published_again_by_the_next_night(tmp_path: Path) -> None:
-    shop = Shop(tmp_path)
+def test_what_was_rolled_back_is_not_published_again_by_the_next_night(moved: Shop) -> None:
+    shop = moved
     config = CONFIG.model_copy(update={"embed": CONFIG.embed.model_copy(update={"background": "raw"})})
     before = shop.night(config)
     other = config.model_copy(update={"reduce": CONFIG.reduce.model_copy(update={"dims": (12,)})})
@@ -259,17 +259,15 @@ def test_a_masked_or_cropped_release_shows_its_queries_as_its_pictures(moved: Sh
             assert best.score == pytest.approx(1, abs=0.01)
 
 
-def test_a_catalogue_without_masks_or_labels_is_still_published(tmp_path: Path) -> None:
-    drawn = Shop(tmp_path / "drawn")
-    open_source(drawn.source).rows()
-    shop = Shop(tmp_path)
+def test_a_catalogue_without_masks_or_labels_is_still_published(first: tuple[Shop, RunSummary], tmp_path: Path) -> None:
+    shop, pictures = Shop(tmp_path), first[0].pictures[:20]
     (tmp_path / "photos").mkdir()
-    for path in drawn.pictures[:20]:
+    for path in pictures:
         shutil.copy(path, tmp_path / "photos")
     shop.source = f"folder:{tmp_path / 'photos'}"
     run = shop.night()
     assert (run.gate, run.masked, run.trained) == ("published", 0, ["reducer"])
-    assert len(open_release(shop.store).search(drawn.pictures[0], k=5)) == 5
+    assert len(open_release(shop.store).search(pictures[0], k=5)) == 5
 
 
 def test_what_is_new_on_sale_does_not_make_the_search_worse(tmp_path: Path) -> None:
