@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import fcntl
+import os
+import shutil
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -12,6 +15,7 @@ import pytest
 
 from deployments.cli.main import main
 from retrieval_core.images import thumbnail
+from tests.conftest import SHARED_FOLDER
 from tests.deployments.cli.observer import observe
 
 QUICK = [
@@ -47,9 +51,31 @@ def vitrine(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str])
 
 
 @pytest.fixture(scope="session")
-def published(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Twelve pictures of two categories, one of them broken, and a published release of them."""
+def original() -> Path:
+    """Twelve pictures of two categories, one of them broken, and a published release of them, to be read only.
+
+    One worker of the test run makes it for all.
+    """
+    folder = Path(os.environ[SHARED_FOLDER]) / "published"
+    with folder.with_suffix(".lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not (folder / "run.json").exists():
+            shutil.rmtree(folder, ignore_errors=True)
+            publish(folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def published(original: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The worker's own copy of the pictures and the release."""
     folder = tmp_path_factory.mktemp("night") / "shop"
+    shutil.copytree(original, folder)
+    run = folder / "run.json"
+    run.write_text(run.read_text().replace(str(original), str(folder)))
+    return folder
+
+
+def publish(folder: Path) -> None:
     rng = np.random.default_rng(0)
     for category in ("red", "blue"):
         (folder / "photos" / category).mkdir(parents=True)
@@ -65,6 +91,5 @@ def published(tmp_path_factory: pytest.TempPathFactory) -> Path:
     done, hosts, files = observe(command, folder, "store")
     assert done.returncode == 0, done.stderr
     assert (hosts, files) == (set(), set())  # nothing leaves the machine, and only the store is written
-    (folder / "run.json").write_text(done.stdout)
     (folder / "run.log").write_text(done.stderr)
-    return folder
+    (folder / "run.json").write_text(done.stdout)

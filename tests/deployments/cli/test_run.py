@@ -42,14 +42,14 @@ def test_a_failure_is_printed_once(published: Path, api_url: str) -> None:
     assert done.stderr.splitlines()[-1].startswith("vitrine: 1 of 12 pictures")
 
 
-def test_plan_says_what_a_run_would_do(published: Path, vitrine: Callable[..., Done]) -> None:
-    done = vitrine("plan", "--source=folder:photos", "--store=store", "--json", *QUICK, cwd=published)
+def test_plan_says_what_a_run_would_do(original: Path, vitrine: Callable[..., Done]) -> None:
+    done = vitrine("plan", "--source=folder:photos", "--store=store", "--json", *QUICK, cwd=original)
     plan = json.loads(done.out)
     assert (plan["rows"], plan["to_read"], plan["gone"], plan["refit"]) == (12, 1, 0, False)
     assert plan["recipe"] == "Flat"
-    fresh = json.loads(vitrine("plan", "--source=folder:photos", "--store=new", "--json", *QUICK, cwd=published).out)
+    fresh = json.loads(vitrine("plan", "--source=folder:photos", "--store=new", "--json", *QUICK, cwd=original).out)
     assert (fresh["to_read"], fresh["refit"]) == (12, True)
-    assert not (published / "new").exists(), "a plan writes nothing"
+    assert not (original / "new").exists(), "a plan writes nothing"
 
 
 @pytest.mark.usefixtures("prefect_server")
