@@ -14,6 +14,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
+from functools import cache
 from importlib import import_module
 from pathlib import Path
 from typing import Any, NamedTuple, cast
@@ -97,7 +98,7 @@ def define(shop: str) -> list[dict[str, Any]]:
         return parameters | {key: value for key, value in config.items() if key in parameters}
 
     definitions = []
-    stock = yaml.safe_load(DEFINITIONS.read_text())["deployments"]
+    stock = _stock()["deployments"]
     for name in given.keys() - (names := [definition["name"] for definition in stock]):
         raise BadConfig(f"{path}: no deployment {name}{nearest(name, names)}")
     for definition in stock:
@@ -116,6 +117,12 @@ def define(shop: str) -> list[dict[str, Any]]:
         }
         definitions.append(definition | changed)
     return definitions
+
+
+@cache
+def _stock() -> dict[str, Any]:
+    """Return prefect.yaml, whose anchors take long to read."""
+    return cast(dict[str, Any], yaml.safe_load(DEFINITIONS.read_text()))
 
 
 def _flow(entrypoint: str) -> Flow[..., Any]:
@@ -191,7 +198,7 @@ class _WorkerFolder(LocalStorage):
 
     def to_pull_step(self) -> dict[str, Any]:
         """Return the step of prefect.yaml."""
-        (step,) = yaml.safe_load(DEFINITIONS.read_text())["pull"]
+        (step,) = _stock()["pull"]
         return dict(step)
 
 

@@ -25,7 +25,7 @@ from retrieval_core.artifacts.releases import read_alias
 from retrieval_core.ingest.change import Change
 from retrieval_core.settings import Settings
 from retrieval_core.store.uris import open_store
-from tests.deployments.registered import FILE, POOL_FILE, Server, flow_of, listening, updated_event, wait_for
+from tests.deployments.registered import FILE, POOL_FILE, Server, Sink, flow_of, listening, updated_event, wait_for
 from tests.faults.servers import LOGIN
 
 POOL = json.loads(POOL_FILE.read_text())
@@ -94,8 +94,14 @@ def test_the_event_fits_the_flow_it_starts() -> None:
 
 
 @pytest.fixture(scope="module")
-def server(api_url: str) -> Server:
-    return Server(api_url)
+def sink() -> Iterator[Sink]:
+    with listening() as sink:
+        yield sink
+
+
+@pytest.fixture(scope="module")
+def server(api_url: str, sink: Sink) -> Server:
+    return Server(api_url, "--notify", sink.url)
 
 
 def test_a_server_takes_every_deployment_and_schedules_the_night(server: Server) -> None:
@@ -130,11 +136,9 @@ def test_an_event_starts_an_update_of_what_it_names(server: Server) -> None:
 
 
 @pytest.fixture(scope="module")
-def texts(server: Server) -> Iterator[list[str]]:
+def texts(server: Server, sink: Sink) -> list[str]:
     """What the operator of the default shop is told."""
-    with listening() as sink:
-        server.register("--notify", sink.url)
-        yield sink.texts
+    return sink.texts
 
 
 @pytest.fixture(scope="module")
