@@ -5,6 +5,7 @@ from __future__ import annotations
 from prefect import flow
 
 from flows.run import RUNNER, Clock, holds_lease
+from flows.shards.engines import others_for
 from flows.summary import as_table, metrics_table
 from flows.ui_artifacts import show_report, show_table
 from retrieval_core.artifacts.manifests import Report, Value
@@ -12,7 +13,7 @@ from retrieval_core.artifacts.releases import PRODUCTION, find_baseline, find_re
 from retrieval_core.config.stages import EvaluateConfig, GateConfig
 from retrieval_core.evaluate.measure.golden_queries import check_golden
 from retrieval_core.settings import Settings
-from tasks.evaluate import evaluate_release
+from tasks.evaluate import evaluate_release, search_shard
 
 EVALUATE, GATE = EvaluateConfig(), GateConfig()  # defaults, as in flows.run
 
@@ -73,7 +74,8 @@ def evaluate(
     evaluated = find_release(store, release)
     baseline = find_baseline(store, evaluated, against)
     with clock.stage("evaluate"):
-        judged = evaluate_release(settings, evaluated.ref, baseline.ref if baseline else None, config, gate)
+        compared_with, machines = baseline.ref if baseline else None, others_for(search_shard, settings)
+        judged = evaluate_release(settings, evaluated.ref, compared_with, config, gate, machines)
     report = Report.open(store, judged.report)
     summary = EvaluationSummary(
         release=evaluated.fingerprint,

@@ -10,7 +10,7 @@ from prefect.logging import get_run_logger
 
 from flows.pictures import boost, choose_masking, mask_and_embed, reduce
 from flows.run import Clock
-from flows.shards.engines import each_shard, in_shards
+from flows.shards.engines import each_shard, in_shards, others_for
 from flows.summary import RunSummary, summarise_run
 from retrieval_core.artifacts import releases
 from retrieval_core.artifacts.manifests import Catalog, Fitted, Ref, Release, Report, Value
@@ -22,7 +22,7 @@ from retrieval_core.index.versions import IndexPlan
 from retrieval_core.ingest.catalog import IngestOutcome
 from retrieval_core.settings import Settings
 from tasks.classify import classify_shard, plan_classes, prepare_classifier, seal_class_set
-from tasks.evaluate import choose_variant, evaluate_run
+from tasks.evaluate import choose_variant, evaluate_run, search_shard
 from tasks.head import fit_head
 from tasks.index import build_index_shard, plan_index, seal_index
 from tasks.mask import prepare_detector
@@ -131,7 +131,7 @@ def _publish_catalog(
         },
     )
     with clock.stage("evaluate"):
-        report = evaluate_run(settings, outputs, config)
+        report = evaluate_run(settings, outputs, config, others_for(search_shard, settings))
     with clock.stage("publish"):
         publication = publish_release(settings, outputs, report, production.fingerprint if production else None, config)
     summary = summarise_run(settings, outputs, Report.open(store, report), publication, production, clock.total())

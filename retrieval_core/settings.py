@@ -53,6 +53,7 @@ class Pools(BaseModel):
     head: str = Field("", description="Pool that boosts vectors.")
     reduce: str = Field("", description="Pool that reduces vectors to few dimensions.")
     index: str = Field("", description="Pool that builds the shards of the index.")
+    evaluate: str = Field("", description="Pool that searches large catalogues exactly, to measure the index by.")
 
     @model_validator(mode="before")
     @classmethod

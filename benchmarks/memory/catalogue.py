@@ -162,10 +162,10 @@ class Nights(DrawnRun):
         ref = vectors.ref.model_dump()
         self._save(raw=ref, published=ref, heads=[])
 
-    def _evaluate(self) -> None:
+    def _evaluate(self, in_shards: bool = False) -> None:
         missing = NotFound("the rows of this benchmark have no pictures")
         with patch("retrieval_core.artifacts.pictures.read_uri", side_effect=missing):
-            super()._evaluate()
+            super()._evaluate(in_shards)
 
     def _plan_made(self) -> IngestPlan:
         from retrieval_core.ingest.catalog import IngestPlan

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Sequence
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from benchmarks.memory.steps import Steps
@@ -14,6 +16,7 @@ if TYPE_CHECKING:
 
     from retrieval_core.artifacts.manifests import Ref
     from retrieval_core.config.stages import NightlyConfig
+    from retrieval_core.evaluate.search_shards import Machines
     from retrieval_core.settings import Settings
     from retrieval_core.store.base import Store
 
@@ -23,6 +26,7 @@ N_QUERIES = 500
 VIEWS = 5  # pictures of one product
 N_CATEGORIES, N_LABELS, N_COLOURS = 50, 200, 12
 REPLACED_EVERY = 100
+MIN_QUERIES = 27  # in shards: as many as a search among 10 million rows needs to be long enough
 
 
 class DrawnRun(Steps):
@@ -35,9 +39,11 @@ class DrawnRun(Steps):
             "reduce": self._reduce,
             "index": self._index,
             "evaluate": self._evaluate,
+            "evaluate in shards": partial(self._evaluate, in_shards=True),
             "update": self._update,
             "index the update": self._index,
             "evaluate the update": self._evaluate,
+            "evaluate the update in shards": partial(self._evaluate, in_shards=True),
         }
         stages[stage]()
 
@@ -175,7 +181,7 @@ class DrawnRun(Steps):
         index = seal_index(self.store, plan, self.config.index)
         self._save(index=index.ref.model_dump(), plan=plan.model_dump())
 
-    def _evaluate(self) -> None:
+    def _evaluate(self, in_shards: bool = False) -> None:
         from retrieval_core.artifacts import releases
         from retrieval_core.artifacts.manifests import Fitted, Ref
         from retrieval_core.evaluate.evaluation import evaluate_run
@@ -210,8 +216,20 @@ class DrawnRun(Steps):
             seconds={},
         )
         production = releases.read_release(self.store, releases.PRODUCTION)
-        report = evaluate_run(self.settings, outputs, self.config)
+        report = evaluate_run(self.settings, outputs, self.config, self._machines() if in_shards else None)
         publish_release(self.store, outputs, report, production.fingerprint if production else None, self.config)
+
+    def _machines(self) -> Machines:
+        """Make the shards of every exact search in this process, as a worker does; print the seconds of CPU of each."""
+        from retrieval_core.evaluate.search_shards import Machines, SearchShard, search_shard
+
+        def run(shards: Sequence[SearchShard]) -> None:
+            started = time.process_time()
+            for shard in shards:
+                search_shard(self.store, shard)
+            print(time.process_time() - started)
+
+        return Machines(run, min_pairs=MIN_QUERIES * self.n_rows)
 
 
 def _items(numbers: Any, picture: str) -> pl.DataFrame:

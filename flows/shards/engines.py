@@ -7,7 +7,8 @@ the run choose the engine here; a runner in the flow's decorator would be chosen
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TypeVar
+from contextvars import copy_context
+from typing import Any, TypeVar
 
 from prefect import Task
 from prefect.futures import PrefectFuture
@@ -17,6 +18,7 @@ from flows.shards.work_pools import check_pools, pool_of, run_in_pool
 from flows.ui_artifacts import Progress, shard_progress
 from retrieval_core.artifacts.manifests import Value
 from retrieval_core.artifacts.shards import WorkPlan
+from retrieval_core.evaluate.search_shards import Machines
 from retrieval_core.settings import Settings
 
 R = TypeVar("R")
@@ -39,6 +41,18 @@ def in_shards(work: Task[..., R], settings: Settings, shards: Sequence[Value], *
     if calls and (pool := pool_of(work, settings)):
         return run_in_pool(pool, work, settings, calls, progress)
     return [_counted(future, progress) for future in [work.submit(*call) for call in calls]]
+
+
+def others_for(work: Task[..., Any], settings: Settings) -> Machines | None:
+    """Return the other machines that make the shards of a task; None where the run makes them itself.
+
+    Another task may ask for these shards: they are tasks of the flow that calls this, so that nothing of the task that
+    asks is sent with each of them.
+    """
+    if settings.runner == "local" or (settings.runner == "pools" and not pool_of(work, settings)):
+        return None
+    of_flow = copy_context()
+    return Machines(lambda shards: of_flow.run(in_shards, work, settings, shards))
 
 
 def check_runner(settings: Settings) -> None:

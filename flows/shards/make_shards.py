@@ -24,6 +24,7 @@ from retrieval_core.settings import Settings
 from retrieval_core.store.base import Store
 from retrieval_core.store.leases import is_held, shared_lease
 from tasks.classify import classify_shard
+from tasks.evaluate import search_shard
 from tasks.head import boost_shard
 from tasks.index import build_index_shard
 from tasks.ingest import read_shard
@@ -41,6 +42,7 @@ TASKS: dict[str, Task[..., Any]] = {
     "head": boost_shard,
     "reduce": reduce_shard,
     "index": build_index_shard,
+    "evaluate": search_shard,
 }
 
 

@@ -217,7 +217,7 @@ def plan_derivation(
     work = [
         (tuple(sets[n] for n in lacking), group)
         for lacking, numbers in by_lack.items()
-        for group in _groups(numbers, source.parts, shard_rows)
+        for group in group_parts(numbers, source.parts, shard_rows)
         if lacking
     ]
     shards = tuple(
@@ -245,7 +245,8 @@ def _derived_parts(store: Store, source: VectorSet, wanted: DerivedSet) -> dict[
     return found
 
 
-def _groups(numbers: Iterable[int], parts: Sequence[Part], shard_rows: int) -> Iterator[tuple[int, ...]]:
+def group_parts(numbers: Iterable[int], parts: Sequence[Part], shard_rows: int) -> Iterator[tuple[int, ...]]:
+    """Yield these positions of `parts` in groups of at most `shard_rows` rows, unless one part alone has more."""
     group: list[int] = []
     n_rows = 0
     for number in numbers:

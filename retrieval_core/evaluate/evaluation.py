@@ -35,6 +35,7 @@ from retrieval_core.evaluate.report.render import render, render_fix_list
 from retrieval_core.evaluate.report.schema import ReportFacts
 from retrieval_core.evaluate.report.sentences import PICTURE_FILES, SUMMARY_FILE, first_screen, pictures_of
 from retrieval_core.evaluate.run_outputs import RunOutputs
+from retrieval_core.evaluate.search_shards import Machines
 from retrieval_core.item_ids.normal_form import with_normal_names
 from retrieval_core.metrics.registry import GOLDEN_NDCG, UNLABELLED, find_metric, is_measured_by
 from retrieval_core.search.confidence import CONFIDENCE_FILE
@@ -74,10 +75,13 @@ class _Baseline(NamedTuple):
     report: Report | None
 
 
-def evaluate_run(settings: Settings, outputs: RunOutputs, config: NightlyConfig) -> Report:
+def evaluate_run(
+    settings: Settings, outputs: RunOutputs, config: NightlyConfig, machines: Machines | None = None
+) -> Report:
     """Evaluate a run against production; a run evaluated before against the same production keeps its report.
 
-    Where the report of production was lost, production is searched again for what can be compared.
+    Where the report of production was lost, production is searched again for what can be compared. `machines` make
+    shards of large exact searches, which this process makes without them.
     """
     store = settings.open_store()
     production = releases.read_release(store, releases.PRODUCTION)
@@ -86,7 +90,7 @@ def evaluate_run(settings: Settings, outputs: RunOutputs, config: NightlyConfig)
         key: baseline.config[key] for key in baseline.config.keys() - JUDGED
     }:
         return baseline
-    return _report(settings, outputs, config, _Baseline(production, baseline) if production else None)
+    return _report(settings, outputs, config, _Baseline(production, baseline) if production else None, machines)
 
 
 def _whole_report(store: Store, release: Release) -> Report | None:
@@ -99,9 +103,14 @@ def _whole_report(store: Store, release: Release) -> Report | None:
 
 
 def evaluate_release(
-    settings: Settings, sealed: Release, baseline: Release | None, evaluate: EvaluateConfig, gate: GateConfig
+    settings: Settings,
+    sealed: Release,
+    baseline: Release | None,
+    evaluate: EvaluateConfig,
+    gate: GateConfig,
+    machines: Machines | None = None,
 ) -> Evaluated:
-    """Evaluate a sealed release against a baseline, both measured as `evaluate` says.
+    """Evaluate a sealed release against a baseline, both measured as `evaluate` says, as `evaluate_run` does.
 
     What was evaluated before in the same way keeps its report. Raises `NotFound` where a part of a release was
     removed, `ShardCorrupt` where one is damaged.
@@ -112,10 +121,10 @@ def evaluate_release(
         baseline_report = Report.open(store, baseline.report)
         if any(baseline_report.config.get(name) != value for name, value in _measuring(store, evaluate).items()):
             config = baseline.nightly_config().model_copy(update=stages)
-            baseline_report = _report(settings, reconstruct_outputs(store, baseline), config, None)
+            baseline_report = _report(settings, reconstruct_outputs(store, baseline), config, None, machines)
     config, outputs = sealed.nightly_config().model_copy(update=stages), reconstruct_outputs(store, sealed)
     compared = _Baseline(baseline, baseline_report) if baseline and baseline_report else None
-    report = _report(settings, outputs, config, compared)
+    report = _report(settings, outputs, config, compared, machines)
     return Evaluated(report, baseline_report)
 
 
@@ -142,7 +151,13 @@ def _question(store: Store, outputs: RunOutputs, config: NightlyConfig) -> dict[
     return question
 
 
-def _report(settings: Settings, outputs: RunOutputs, config: NightlyConfig, baseline: _Baseline | None) -> Report:
+def _report(
+    settings: Settings,
+    outputs: RunOutputs,
+    config: NightlyConfig,
+    baseline: _Baseline | None,
+    machines: Machines | None,
+) -> Report:
     """Return the report of a run against the baseline: the existing one, or a new one."""
     store, started = settings.open_store(), time.perf_counter()
     question = _question(store, outputs, config)
@@ -157,7 +172,7 @@ def _report(settings: Settings, outputs: RunOutputs, config: NightlyConfig, base
     if known:
         return known
     earlier = baseline.report if baseline else None
-    measured = measure(store, outputs, config, settings, earlier)
+    measured = measure(store, outputs, config, settings, earlier, machines)
     shared = _shared_gallery(store, outputs, measured, baseline, config.evaluate) if baseline else None
     challenger = _challenger(store, outputs, measured, shared)
     production = None

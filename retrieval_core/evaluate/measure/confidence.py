@@ -13,11 +13,8 @@ import polars as pl
 
 from retrieval_core.arrays import Float32, Float64, Int64
 from retrieval_core.artifacts.manifests import Value
-from retrieval_core.evaluate.measure.exact_search import Gallery, indexed_gallery, item_names
-from retrieval_core.evaluate.measure.kept_searches import KeptSearches
+from retrieval_core.evaluate.measure.exact_search import indexed_gallery, item_names
 from retrieval_core.evaluate.measure.setup import SearchSetup, Validation, draw_validation
-from retrieval_core.index.topk import best_of, kept_candidates, pair_scores
-from retrieval_core.metrics.exact_knn import joined_blocks, merge_topk
 from retrieval_core.search.confidence import (
     DEPTH,
     N_HITS,
@@ -104,9 +101,11 @@ def _examples(setup: SearchSetup, searched: Validation, name: str, kind: Relevan
     query_codes, gallery_codes, category = codes[asked], codes[protocol.gallery], protocol.judgements.category
     gallery = indexed_gallery(setup.index, setup.family, items, asked, protocol.gallery)
     names = item_names(items, COLUMN_OF[kind])
-    coded = gallery._replace(query_names=names[asked], gallery_names=names[protocol.gallery])
+    coded = gallery._replace(
+        query_names=names[asked], gallery_names=names[protocol.gallery], codes=(query_codes, gallery_codes)
+    )
     every = setup.kept.nearest(name, gallery, DEPTH)
-    other = _nearest_others(setup.kept, f"{name} of another {kind}", coded, query_codes, gallery_codes)
+    other = setup.kept.nearest(f"{name} of another {kind}", coded, DEPTH)
     scores: Float32 = np.concatenate([every[0], other[0]])
     positions: Int64 = np.concatenate([every[1], other[1]])
     has_hit = positions[:, 0] >= 0
@@ -126,31 +125,6 @@ def _examples(setup: SearchSetup, searched: Validation, name: str, kind: Relevan
 def _spread(rows: Int64, n: int) -> Int64:
     """Return up to `n` of these rows, evenly spread over them."""
     return rows if len(rows) <= n else rows[np.linspace(0, len(rows) - 1, n).astype(np.int64)]
-
-
-def _nearest_others(
-    kept: KeptSearches, name: str, gallery: Gallery, query_codes: Int64, gallery_codes: Int64
-) -> tuple[Float32, Int64]:
-    """Return the (q, DEPTH) scores and positions of what is nearest in the gallery and has another code.
-
-    The codes, (q,) and (n,), must be part of the names in the gallery.
-    """
-
-    def search(some: Int64, rows: Int64, depth: int) -> tuple[Float32, Int64]:
-        part = gallery.only(some, rows)
-        queries = part.queries()
-        hits = np.full((len(some), depth), -np.inf, np.float32), np.full((len(some), depth), -1, np.int64)
-        for positions, vectors in joined_blocks(part.blocks()):
-            rough: Float32 = queries @ vectors.T
-            rough[query_codes[some][:, None] == gallery_codes[rows[positions]]] = -np.inf
-            query, column = kept_candidates(rough, np.broadcast_to(positions, rough.shape), depth)
-            is_other = np.isfinite(rough[query, column])
-            query, column = query[is_other], column[is_other]
-            scores = pair_scores(queries, query, vectors, column)
-            hits = merge_topk(hits, best_of(query, rows[positions[column]], scores, len(some), depth))
-        return hits
-
-    return kept.find(f"{name} {gallery.family}", gallery.query_names, gallery.gallery_names, DEPTH, search)
 
 
 def _check(model: Confidence, learned: Examples, checked: Examples) -> ConfidenceFacts:

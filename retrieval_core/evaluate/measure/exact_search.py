@@ -16,10 +16,12 @@ from retrieval_core.artifacts.variants import Reduced, Variant
 from retrieval_core.errors import DimensionMismatch
 from retrieval_core.index.lookup import ShardedIndex
 from retrieval_core.index.shard_files import positions_of
+from retrieval_core.index.topk import best_of, kept_candidates, pair_scores
 from retrieval_core.metrics.exact_knn import Blocks, exact_topk, exact_topk_of_blocks, joined_blocks, merge_topk
 from retrieval_core.store.base import Store
 
 WHOLE_BYTES = 256 * 2**20
+Codes = tuple[Int64, Int64]
 Step = Literal["", "mask", "crop", "head", "PCA", "ANN", "rerank"]
 
 
@@ -53,8 +55,9 @@ def chain_names(variant: Variant, candidates: Variant | Reduced, available: Coll
 class Gallery(NamedTuple):
     """Vectors of one `family` and `dim`, in which the items with `query_ids` search among those with `gallery_ids`.
 
-    `query_names` and `gallery_names` are their `item_names`. `load(ids)` returns the (n, dim) vectors of n ids in their
-    order, `read(ids)` yields the same in blocks, by position in `ids`.
+    `query_names` and `gallery_names` are their `item_names`, `gallery_contents` the content ids of the gallery.
+    `load(ids)` returns the (n, dim) vectors of n ids in their order, `read(ids)` yields the same in blocks, by position
+    in `ids`. With `codes`, (q,) of the queries and (n,) of the gallery, rows of a query's code are not found.
     """
 
     family: str
@@ -63,8 +66,10 @@ class Gallery(NamedTuple):
     gallery_ids: pl.Series
     query_names: Int64
     gallery_names: Int64
+    gallery_contents: pl.Series
     load: Callable[[pl.Series], Float32]
     read: Callable[[pl.Series], Blocks]
+    codes: Codes | None = None
 
     def queries(self) -> Float32:
         """Load the (q, dim) vectors of the queries."""
@@ -81,6 +86,8 @@ class Gallery(NamedTuple):
             gallery_ids=self.gallery_ids.gather(gallery),
             query_names=self.query_names[queries],
             gallery_names=self.gallery_names[gallery],
+            gallery_contents=self.gallery_contents.gather(gallery),
+            codes=(self.codes[0][queries], self.codes[1][gallery]) if self.codes else None,
         )
 
     def nearest(self, k: int) -> tuple[Float32, Int64]:
@@ -89,10 +96,29 @@ class Gallery(NamedTuple):
         Vectors are read once if all fit `WHOLE_BYTES`.
         """
         n_queries, ids = len(self.query_ids), pl.concat([self.query_ids, self.gallery_ids])
-        if 4 * self.dim * len(ids) > WHOLE_BYTES:
-            return exact_topk_of_blocks(self.queries(), self.blocks(), k)
+        if self.codes or 4 * self.dim * len(ids) > WHOLE_BYTES:
+            return nearest_in_blocks(self.queries(), self.blocks(), k, self.codes)
         whole = self.load(ids)
         return exact_topk(whole[:n_queries], whole[n_queries:], k)
+
+
+def nearest_in_blocks(queries: Float32, blocks: Blocks, k: int, codes: Codes | None) -> tuple[Float32, Int64]:
+    """Return what `exact_topk_of_blocks` does; with `codes`, rows of a query's code are not found.
+
+    The codes of the rows, (n,), are by their ids in the blocks.
+    """
+    if codes is None:
+        return exact_topk_of_blocks(queries, blocks, k)
+    hits = np.full((len(queries), k), -np.inf, np.float32), np.full((len(queries), k), -1, np.int64)
+    for ids, vectors in joined_blocks(blocks):
+        rough: Float32 = queries @ vectors.T
+        rough[codes[0][:, None] == codes[1][ids]] = -np.inf
+        query, column = kept_candidates(rough, np.broadcast_to(ids, rough.shape), k)
+        is_other = np.isfinite(rough[query, column])
+        query, column = query[is_other], column[is_other]
+        scores = pair_scores(queries, query, vectors, column)
+        hits = merge_topk(hits, best_of(query, ids[column], scores, len(queries), k))
+    return hits
 
 
 def item_names(items: pl.DataFrame, *more: str) -> Int64:
@@ -110,6 +136,7 @@ def stored_gallery(store: Store, vectors: VectorSet, items: pl.DataFrame, querie
         gallery_items["content_id"],
         item_names(query_items),
         item_names(gallery_items),
+        gallery_items["content_id"],
         load=partial(load_vectors, store, vectors),
         read=partial(vectors_by_part, store, vectors),
     )
@@ -125,6 +152,7 @@ def indexed_gallery(index: ShardedIndex, family: str, items: pl.DataFrame, queri
         gallery_items["row_id"],
         item_names(query_items),
         item_names(gallery_items),
+        gallery_items["content_id"],
         load=lambda ids: index.vectors_of(ids.to_numpy()),
         read=lambda ids: blocks_of_rows(index, ids.to_numpy()),
     )

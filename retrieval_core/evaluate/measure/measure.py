@@ -26,6 +26,7 @@ from retrieval_core.artifacts.pictures import PictureReader
 from retrieval_core.config.stages import NightlyConfig
 from retrieval_core.evaluate.measure.confidence import MeasuredConfidence, measure_confidence
 from retrieval_core.evaluate.measure.exact_search import (
+    Gallery,
     Link,
     chain_names,
     classified_topk,
@@ -49,6 +50,7 @@ from retrieval_core.evaluate.measure.synthetic_queries import (
     search_synthetic,
 )
 from retrieval_core.evaluate.run_outputs import RunOutputs
+from retrieval_core.evaluate.search_shards import Machines, ShardedSearch
 from retrieval_core.index.lookup import open_index
 from retrieval_core.metrics.registry import ANN_RECALL, GOLDEN_NDCG, MASK_FALLBACK_RATE, MASK_IOU, is_measured_by
 from retrieval_core.metrics.retrieval import Scores, random_baseline, score
@@ -106,15 +108,18 @@ def measure(
     config: NightlyConfig,
     settings: Settings | None = None,
     earlier: Report | None = None,
+    machines: Machines | None = None,
 ) -> Measured:
     """Measure every variant under exact search, and the published index, on the same held-out queries.
 
     Where every picture is a query the gallery is empty, and there are no metrics of the search. `settings` give the
     device and the threads for embedding golden and synthetic queries; the default is the environment. What a report
-    has embedded and compared `earlier` is not embedded and compared again.
+    has embedded and compared `earlier` is not embedded and compared again. `machines` make shards of large searches.
     """
     vectors, index_set = VectorSet.open(store, outputs.vectors), IndexSet.open(store, outputs.index)
-    setup = _open_setup(store, outputs, index_set, config, read_searches(store, earlier))
+    sets = [VectorSet.open(store, ref) for ref in outputs.variants]
+    search = ShardedSearch(store, sets, machines).nearest if machines else Gallery.nearest
+    setup = _open_setup(store, outputs, index_set, config, KeptSearches(read_searches(store, earlier), search))
     published = measure_index(setup)
     nearest = {outputs.vectors.key: published.nearest}
     searched = {

@@ -144,6 +144,7 @@ def test_what_a_killed_run_left_is_removed_after_the_safe_age(
     strays = {
         f"vectors/{A}/parts/x.parquet",
         f"vectors/{A}/plans/x.parquet",
+        f"vectors/{A}/plans/{B}/found-0000.parquet",
         f"orders/{A}/plans/0000.json",
         f"orders/{A}/plans/0000/1.json",
         f"backbones/{A}/model.onnx",

@@ -8,6 +8,7 @@ import shutil
 import signal
 import time
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -20,13 +21,16 @@ from benchmarks.scaling.dask_cluster import ROOT, DaskCluster
 from deployments.cli.main import main
 from flows.nightly import nightly
 from flows.run import RUNNER
-from flows.shards import dask_cluster
+from flows.shards import dask_cluster, engines
 from flows.shards.engines import each_shard, in_shards
 from retrieval_core.artifacts.manifests import Ref
 from retrieval_core.artifacts.shards import Target, WorkPlan, WorkShard
 from retrieval_core.artifacts.variants import Reduced, Variant
 from retrieval_core.config.stages import IndexConfig, NightlyConfig
 from retrieval_core.errors import BadConfig, ImageRefused
+from retrieval_core.evaluate.analysis.analyse import QUERIES_FILE
+from retrieval_core.evaluate.measure.kept_searches import LISTS_FILE, ROWS_FILE
+from retrieval_core.evaluate.search_shards import Machines, SearchShard
 from retrieval_core.index.recipes import choose_recipe
 from retrieval_core.index.versions import IndexPlan
 from retrieval_core.maintenance.verify import verify
@@ -112,9 +116,19 @@ def files(store: Path) -> dict[str, bytes]:
     return {str(path.relative_to(store)): path.read_bytes() for folder in folders for path in store.glob(folder)}
 
 
+def searched(store: Path) -> list[bytes]:
+    """What the report of a store says of each query, and its neighbours."""
+    return [
+        path.read_bytes()
+        for name in (QUERIES_FILE, ROWS_FILE, LISTS_FILE)
+        for path in store.glob(f"reports/*/*/{name}")
+    ]
+
+
 def test_two_workers_make_the_bytes_that_one_machine_makes(
-    cluster: DaskCluster, messages: Messages, tmp_path: Path
+    cluster: DaskCluster, messages: Messages, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(engines, "Machines", partial(Machines, min_pairs=1, shard_rows=20))
     source = f"synthetic:{tmp_path / 'catalog'}?products=12&views=4&size_px=96"
     alone = Settings.load(store=str(tmp_path / "alone"), threads=1)
     together = Settings.load(store=str(tmp_path / "together"), threads=1, runner="dask", dask_address=cluster.address)
@@ -125,10 +139,14 @@ def test_two_workers_make_the_bytes_that_one_machine_makes(
     assert (run.release, run.embedded, run.masked) == (expected.release, expected.embedded, expected.masked)
     assert files(tmp_path / "together") == files(tmp_path / "alone")
     assert len(files(tmp_path / "together")) > 3 * 48 / 8
+    assert searched(tmp_path / "together") == searched(tmp_path / "alone")
     assert verify(together.open_store()).ok
 
     derived = {wanted.variant for asked in messages.asked for wanted in getattr(asked["shard"], "sets", ())}
     assert derived == {Variant("raw", boosted=True), Variant("masked", boosted=True), Reduced(8)}
+
+    sources = {shard.source for asked in messages.asked if isinstance(shard := asked["shard"], SearchShard)}
+    assert len(sources) == 5, "every representation was searched in shards"
 
     sizes = [len(pickle.dumps(asked)) for asked in messages.asked]
     sizes += [len(pickle.dumps(future.result())) for future in messages.answered]

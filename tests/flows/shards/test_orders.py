@@ -27,6 +27,7 @@ from retrieval_core.config.stages import (
 )
 from retrieval_core.embed.shards import PictureWork, ShardOutcome
 from retrieval_core.errors import ImageRefused, NotFound, VitrineError
+from retrieval_core.evaluate.search_shards import SearchShard
 from retrieval_core.index.recipes import choose_recipe
 from retrieval_core.index.versions import IndexPlan
 from retrieval_core.ingest.shards import ReadingShard
@@ -67,6 +68,9 @@ CALLS: dict[str, list[tuple[Any, ...]]] = {
     "head": [(PART_SHARD, REF)] * 2,
     "reduce": [(PART_SHARD, REF, ReduceConfig(dims=(8, 16)))],
     "index": [(shard,) for shard in INDEX.split()],
+    "evaluate": [
+        (SearchShard(source=REF, folder="vectors/f/plans/s", depth=32, number=n, n_shards=2),) for n in (0, 1)
+    ],
 }
 
 

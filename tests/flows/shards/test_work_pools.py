@@ -7,6 +7,7 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from contextvars import copy_context
+from functools import partial
 from pathlib import Path
 from uuid import uuid4
 
@@ -23,7 +24,7 @@ from benchmarks.scaling.watching import once
 from deployments.cli.main import main
 from flows.nightly import nightly
 from flows.run import RUNNER, holds_lease
-from flows.shards import work_pools
+from flows.shards import engines, work_pools
 from flows.shards.engines import each_shard
 from flows.shards.make_shards import TASKS, make_shards
 from flows.shards.orders import write_orders
@@ -31,6 +32,7 @@ from retrieval_core.artifacts.manifests import Ref
 from retrieval_core.artifacts.shards import ORDERS, Target, WorkPlan
 from retrieval_core.config.stages import NightlyConfig
 from retrieval_core.errors import ImageRefused, Permanent, VitrineError
+from retrieval_core.evaluate.search_shards import Machines
 from retrieval_core.maintenance.verify import verify
 from retrieval_core.settings import Pools, Settings
 from tests.flows.shards.noted_shards import Noted, Wishes, note_shard
@@ -121,11 +123,19 @@ def runs_of_pool(pool: str) -> list[FlowRun]:
     return [FlowRun.model_validate(run) for run in answer.json()]
 
 
-def test_two_workers_make_the_bytes_of_one_machine_though_one_is_lost(cpu: PoolWorkers, tmp_path: Path) -> None:
+def test_two_workers_make_the_bytes_of_one_machine_though_one_is_lost(
+    cpu: PoolWorkers, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(
+        engines, "Machines", partial(Machines, min_pairs=48 * 48, shard_rows=24)
+    )  # one search: of every row
     source = f"synthetic:{tmp_path / 'catalog'}?products=12&views=4&size_px=96"
     alone = Settings.load(store=str(tmp_path / "alone"), threads=1)
     together = Settings.load(
-        store=str(tmp_path / "together"), threads=1, runner="pools", pools="embed=cpu,index=cpu,default=local"
+        store=str(tmp_path / "together"),
+        threads=1,
+        runner="pools",
+        pools="embed=cpu,index=cpu,evaluate=cpu,default=local",
     )
     expected = nightly(source, alone, CONFIG)
     shutil.copytree(tmp_path / "alone" / "segmenters", tmp_path / "together" / "segmenters")  # no shards of it
@@ -134,6 +144,7 @@ def test_two_workers_make_the_bytes_of_one_machine_though_one_is_lost(cpu: PoolW
         run = nightly(source, together, CONFIG)
     assert (run.release, run.embedded, run.masked) == (expected.release, expected.embedded, expected.masked)
     assert files(tmp_path / "together") == files(tmp_path / "alone")
+    assert list((tmp_path / "together").glob("vectors/*/plans/*/found-*.parquet")), "evaluation had shards, too"
     assert verify(together.open_store()).ok
     assert not list((tmp_path / "together" / ORDERS).rglob("*.json")), "orders end with their run"
     states = [run.state_type for run in runs_of_pool("cpu")]

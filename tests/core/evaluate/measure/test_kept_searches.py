@@ -26,7 +26,7 @@ def test_a_report_keeps_what_was_found(local_store, open_gallery):
     searches.nearest("gallery", open_gallery(np.arange(0, 200, 3), np.arange(1, 300, 2)), 10)
     searches.nearest("few", few, 10)  # lists that hold the whole gallery have no floor
     searches.nearest("nothing", open_gallery(np.arange(5), np.arange(0)), 10)
-    read = read_searches(local_store, seal(local_store, searches)).earlier
+    read = read_searches(local_store, seal(local_store, searches))
     assert read.keys() == searches.now.keys() == {"gallery f", "few f", "nothing f"}
     for name, kept in searches.now.items():
         n_wide = read[name].found.shape[1]
@@ -38,8 +38,8 @@ def test_a_report_keeps_what_was_found(local_store, open_gallery):
 
 
 def test_a_run_without_searches_keeps_none(local_store):
-    assert read_searches(local_store, seal(local_store, KeptSearches())).earlier == {}
-    assert read_searches(local_store, None).earlier == {}
+    assert read_searches(local_store, seal(local_store, KeptSearches())) == {}
+    assert read_searches(local_store, None) == {}
 
 
 def test_queries_that_were_asked_are_not_compared_again(open_gallery):
