@@ -31,7 +31,7 @@ STAGE_VERSIONS = {
     "reduce": 1,
     "index": 2,
     "train": 2,
-    "evaluate": 14,
+    "evaluate": 15,
     "compare": 3,
     "publish": 1,
     "judge": 1,

@@ -195,7 +195,7 @@ class SearchSetup:
     _found: dict[int, Remembered] = field(default_factory=dict, init=False, repr=False)
 
     def hits(self, rows: Int64, k: int) -> tuple[Float32, Int64]:
-        """Return the (q, k) scores and row ids found among the candidates of a search for ten, whose hits come first.
+        """Return the (q, k) scores and row ids found among the candidates of a search for ten, or k if these are more.
 
         What was asked is not searched again.
         """

@@ -1,10 +1,14 @@
 """The published index against exact search, and how long each way to search takes."""
 
+from dataclasses import replace
+
 import numpy as np
+import pytest
 
 from retrieval_core.artifacts.manifests import TunePoint
 from retrieval_core.evaluate.measure.index_quality import MAX_TIMED_POINTS, measure_index, time_curve
 from retrieval_core.metrics.exact_knn import exact_topk
+from retrieval_core.metrics.ranking import ann_recall
 from retrieval_core.metrics.retrieval import score
 
 
@@ -28,6 +32,14 @@ def test_an_index_that_looks_in_few_lists_misses_some(catalog_items, open_bench,
     vectors = draw_vectors(3_000)
     few = measure_index(open_bench(catalog_items(3_000), vectors, key="IVF32,Flat", nprobe=1))
     assert 0.1 < few.recall.mean() < 1
+
+
+@pytest.mark.parametrize("rerank_depth", [1, 5])
+def test_recall_is_that_of_a_search_for_ten(catalog_items, open_bench, draw_vectors, rerank_depth):
+    bench = replace(open_bench(catalog_items(400), draw_vectors(400), candidate_dim=4), rerank_depth=rerank_depth)
+    queries = bench.protocol.queries
+    exact, _ = exact_topk(bench.vectors[queries], bench.vectors[np.arange(400)], 10)
+    assert measure_index(bench).recall.tolist() == ann_recall(exact, bench.find(queries)[0]).tolist()
 
 
 def test_without_queries_nothing_is_measured_and_nothing_breaks(catalog_items, open_bench, draw_vectors):
