@@ -14,7 +14,15 @@ import xxhash
 
 from retrieval_core.arrays import Bool, Int64, UInt64
 from retrieval_core.artifacts.manifests import Artifact, Catalog, Part, Ref
-from retrieval_core.artifacts.mapped_rows import KeyIndex, batches_at, in_batches, mapped, rows_or_null
+from retrieval_core.artifacts.mapped_rows import (
+    KeyIndex,
+    batches_at,
+    in_batches,
+    mapped,
+    rows_at,
+    rows_by_value,
+    rows_or_null,
+)
 from retrieval_core.artifacts.parts import is_stored, map_table, read_table, read_unsealed, table_bytes
 from retrieval_core.errors import NotFound
 from retrieval_core.fields.values import TEXT_FIELDS, FieldValue, parse_value
@@ -233,13 +241,6 @@ def read_fields(store: Store, fields: FieldSet) -> pl.DataFrame:
     return mapped(batch.select("row_id", given) for batch in in_batches(table))
 
 
-def changed_fraction(previous: pl.DataFrame, current: pl.DataFrame) -> float:
-    """Return the share of items, of the larger catalogue, that were added or removed or show another picture."""
-    key = ["item_id", "content_id"]
-    same = previous.select(key).join(current.select(key), on=key, how="inner", nulls_equal=True).height
-    return 1 - same / max(previous.height, current.height, 1)
-
-
 def put_items(store: Store, items: pl.DataFrame) -> tuple[Part, ...]:
     """Store the items of a catalogue (`CATALOG_SCHEMA`) in pieces, except those that another catalogue has stored."""
     return tuple(_put_piece(store, piece) for piece in item_pieces(items))
@@ -319,25 +320,27 @@ def load_items(store: Store, catalog_fingerprint: str, columns: list[str] | None
 
 
 def read_titles(store: Store, fields: Ref | None, items: pl.DataFrame) -> pl.Series:
-    """Return the titles of these items, null for an item without one. Raises `NotFound`, `ShardCorrupt`."""
+    """Return the titles of these items, mapped, null for an item without one. Raises `NotFound`, `ShardCorrupt`."""
     part, column = FieldSet.open(store, fields).part(FIELDS_FILE) if fields else None, FIELD + "title"
     if part is None or "title" not in field_names(store, part):
         return pl.Series("title", [None] * len(items), pl.String)
     titles = read_table(store, part, ["row_id", column]).select("row_id", title=pl.col(column).struct.field("text"))
-    return items.select("row_id").join(titles, on="row_id", how="left", maintain_order="left")["title"]
+    known = KeyIndex(titles.select("row_id"))
+    found = (known.first(batch) for batch in in_batches(items.select("row_id")))
+    return mapped(rows_or_null(titles.select("title"), positions) for positions in found)["title"]
 
 
 def without_held_out(items: pl.DataFrame) -> pl.DataFrame:
-    """Return the items whose picture no held-out item shows, in their order: those that a model may be trained on."""
-    held_out = items.filter(pl.col("split").is_in(HELD_OUT))["content_id"]
-    return items.filter(~pl.col("content_id").is_in(held_out.implode()))
+    """Return the items whose picture no held-out item shows, in their order, mapped: a model may be trained on them."""
+    held_out = items["content_id"].filter(items["split"].is_in(HELD_OUT)).implode()
+    return mapped(batch.filter(~pl.col("content_id").is_in(held_out)) for batch in in_batches(items))
 
 
 def bounded_sample(items: pl.DataFrame, max_rows: int, seed: int) -> pl.DataFrame:
     """Return all items, or of more than `max_rows` a random sample of that size, in their order."""
     if len(items) <= max_rows:
         return items
-    return items[np.sort(np.random.default_rng(seed).permutation(len(items))[:max_rows])]
+    return rows_at(items, np.sort(np.random.default_rng(seed).permutation(len(items))[:max_rows]))
 
 
 def product_unit() -> pl.Expr:
@@ -378,16 +381,16 @@ def linked_groups(items: pl.DataFrame, seed: int) -> UInt64:
 
     A group is named by the lowest hash, with `seed`, of its products and of its files without a product.
     """
-    name = pl.coalesce("product_id", "content_id", pl.lit(""))
-    names = items.select(name=name).with_columns(items["product_id"], items["content_id"]).with_row_index("row")
-    unique = names["name"].unique()
-    hashes = pl.Series([xxhash.xxh3_64_intdigest(text.encode(), seed) for text in unique], dtype=pl.UInt64)
-    linked = names.with_columns(group=pl.col("name").replace_strict(unique, hashes))
+    named = items.select("product_id", "content_id")
+    names = pl.coalesce("product_id", "content_id", pl.lit(""))
+    texts = (text for batch in in_batches(named) for text in batch.select(names).to_series())
+    groups = np.fromiter((xxhash.xxh3_64_intdigest(text.encode(), seed) for text in texts), np.uint64, len(named))
+    links = [link for column in named.columns if len((link := rows_by_value(named, column)).rows)]
     while True:
-        moved = linked
-        for column in ("product_id", "content_id"):
-            lowest = pl.when(pl.col(column).is_null()).then("group").otherwise(pl.col("group").min().over(column))
-            moved = moved.with_columns(group=lowest)
-        if moved.equals(linked):
-            return moved["group"].to_numpy()
-        linked = moved
+        moved = groups.copy()
+        for rows, starts in links:
+            lowest = np.minimum.reduceat(moved[rows], starts)
+            moved[rows] = np.repeat(lowest, np.diff(np.append(starts, len(rows))))
+        if np.array_equal(moved, groups):
+            return groups
+        groups = moved

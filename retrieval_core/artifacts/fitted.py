@@ -5,9 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, NamedTuple, TypeVar, overload
 
+import polars as pl
+
 from retrieval_core.artifacts import releases
-from retrieval_core.artifacts.catalog_rows import changed_fraction, load_items
+from retrieval_core.artifacts.catalog_rows import load_items
 from retrieval_core.artifacts.manifests import Fitted, Head, Reducer, Ref, Segmenter
+from retrieval_core.artifacts.mapped_rows import KeyIndex, in_batches
 from retrieval_core.errors import NotFound
 from retrieval_core.store.base import Store
 
@@ -78,3 +81,11 @@ def still_serves(store: Store, model: Segmenter | Head | Reducer, question: FitQ
         return False
     current = load_items(store, question.parents["catalog"], columns)
     return changed_fraction(previous, current) <= question.refit_after_change
+
+
+def changed_fraction(previous: pl.DataFrame, current: pl.DataFrame) -> float:
+    """Return the share of items, of the larger catalogue, that were added or removed or show another picture."""
+    key = ["item_id", "content_id"]
+    known = KeyIndex(previous.select(key))
+    n_same = sum(int((known.first(batch) >= 0).sum()) for batch in in_batches(current.select(key)))
+    return 1 - n_same / max(previous.height, current.height, 1)

@@ -20,7 +20,7 @@ import polars as pl
 from retrieval_core.arrays import Float32
 from retrieval_core.artifacts.compaction import merge_tables, pieces_of, plan_merges, short_name, transform_by_piece
 from retrieval_core.artifacts.manifests import ClassSet, GrowingSet, MaskSet, Part, VectorSet, fingerprint
-from retrieval_core.artifacts.mapped_rows import MissingIds
+from retrieval_core.artifacts.mapped_rows import MissingIds, batches_at, mapped, sorted_by
 from retrieval_core.artifacts.parts import (
     MaskRow,
     encode_part,
@@ -145,12 +145,13 @@ def derived_bytes(source: Path, transforms: Iterable[Transform]) -> Iterator[byt
 
 
 def indexable_items(store: Store, items: pl.DataFrame, vectors: VectorSet) -> pl.DataFrame:
-    """Return the rows of a catalogue that are not quarantined and have a vector, ordered by item id."""
-    usable = items.filter(pl.col("status") == "ok").sort("item_id")
-    missing = MissingIds(usable["content_id"])
+    """Return the rows of a catalogue that are not quarantined and have a vector, ordered by item id; mapped."""
+    usable = (items["status"] == "ok").arg_true()
+    missing = MissingIds(items["content_id"].gather(usable))
     for part in vectors.parts:
         missing.take(read_id_column(store.local_path(part.key, part.sha256)))
-    return usable.filter(~pl.Series(missing.is_missing))
+    rows = usable.to_numpy()[~missing.is_missing].astype(np.int64)
+    return sorted_by(items if len(rows) == len(items) else mapped(batches_at(items, rows)), "item_id")
 
 
 def sample_vectors(store: Store, vectors: VectorSet, n_rows: int, seed: int) -> Iterator[Float32]:

@@ -10,6 +10,7 @@ import tempfile
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import chain
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import polars as pl
@@ -198,6 +199,21 @@ def unique_by(table: pl.DataFrame, column: str) -> pl.DataFrame:
     """Return the first row of each value of a column, in their order, mapped."""
     first = first_with_key(table.select(column))
     return mapped(batches_at(table, np.flatnonzero(first == np.arange(len(first)))))
+
+
+class RowsByValue(NamedTuple):
+    """The (m,) rows that have a value, those of equal values together, and where each value starts in them."""
+
+    rows: Int64
+    starts: Int64
+
+
+def rows_by_value(table: pl.DataFrame, column: str) -> RowsByValue:
+    """Return the rows of a table by the hashes of a column, without those where it is null."""
+    rows = table[column].is_not_null().arg_true().to_numpy().astype(np.int64)
+    hashes = _hashes(table.select(column))[rows]
+    order = np.argsort(hashes, kind="stable")
+    return RowsByValue(rows[order], np.flatnonzero(np.diff(hashes[order], prepend=~hashes[order[:1]])))
 
 
 def _hashes(keys: pl.DataFrame) -> np.ndarray[tuple[int], np.dtype[np.uint64]]:

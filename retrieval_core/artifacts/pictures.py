@@ -29,7 +29,7 @@ from retrieval_core.artifacts.growing_sets import (
     view_fingerprint,
 )
 from retrieval_core.artifacts.manifests import Part, PictureSet, Ref, Value, content_id, fingerprint
-from retrieval_core.artifacts.mapped_rows import in_batches, mapped, unique_by
+from retrieval_core.artifacts.mapped_rows import KeyIndex, in_batches, mapped, rows_or_null, unique_by
 from retrieval_core.artifacts.parts import encode_part, read_table
 from retrieval_core.errors import ImageRefused, NotFound, Permanent
 from retrieval_core.images import RGB, decode
@@ -67,14 +67,18 @@ class Picture(Value):
 
 
 def usable_pictures(store: Store, catalog: Ref) -> pl.DataFrame:
-    """Return content_id, image_uri and item_id of every catalogue row that is not in quarantine."""
+    """Return content_id, image_uri and item_id of every catalogue row that is not in quarantine, mapped."""
     columns = ["content_id", "image_uri", "item_id"]
-    return load_items(store, catalog.name, [*columns, "status"]).filter(pl.col("status") == "ok").select(columns)
+    items = load_items(store, catalog.name, [*columns, "status"])
+    return mapped(batch.filter(pl.col("status") == "ok").select(columns) for batch in in_batches(items))
 
 
 def with_places(store: Store, pictures: pl.DataFrame) -> pl.DataFrame:
-    """Add to pictures where each is kept, the columns of `PLACE_SCHEMA`, null where it is not."""
-    return pictures.join(kept_places(store), on="content_id", how="left", maintain_order="left")
+    """Add to pictures where each is kept, the columns of `PLACE_SCHEMA`, null where it is not; mapped."""
+    places = kept_places(store)
+    known, columns = KeyIndex(places.select("content_id")), places.drop("content_id")
+    found = (rows_or_null(columns, known.first(batch.select("content_id"))) for batch in in_batches(pictures))
+    return mapped(batch.hstack(place) for batch, place in zip(in_batches(pictures), found, strict=True))
 
 
 def kept_places(store: Store) -> pl.DataFrame:

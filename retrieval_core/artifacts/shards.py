@@ -12,8 +12,10 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import NamedTuple
 
+import numpy as np
 import polars as pl
 
+from retrieval_core.arrays import Bool, Int64
 from retrieval_core.artifacts.growing_sets import (
     Transform,
     View,
@@ -28,8 +30,8 @@ from retrieval_core.artifacts.growing_sets import (
     view_fingerprint,
 )
 from retrieval_core.artifacts.manifests import Part, Ref, Value, VectorSet, fingerprint
-from retrieval_core.artifacts.mapped_rows import MissingIds
-from retrieval_core.artifacts.parts import read_unsealed, table_bytes
+from retrieval_core.artifacts.mapped_rows import MissingIds, mapped, rows_at, sorted_by, unique_by
+from retrieval_core.artifacts.parts import put_table, read_unsealed
 from retrieval_core.artifacts.pictures import Picture, usable_pictures, with_local_files, with_places
 from retrieval_core.artifacts.variants import RepresentationField
 from retrieval_core.errors import NotFound, ShardCorrupt
@@ -117,33 +119,47 @@ def plan_work(store: Store, targets: Sequence[Target], pictures: pl.DataFrame, s
     several items with the same picture, one is kept. Pictures whose bytes lie in one file are neighbours. The plan's
     table lies beside the last target and names in `missing_in` the targets that lack a picture, by position.
     """
-    by = ["file"] if "file" in pictures.columns else []
-    one_each = pictures.sort("content_id", "item_id").unique("content_id", keep="first").sort(*by, "content_id")
+    one_each = unique_by(sorted_by(pictures, "item_id"), "content_id")
     lacks = [_is_missing(store, target, one_each["content_id"]) for target in targets]
-    flags = [pl.when(is_missing).then(pl.lit(n, pl.Int32)) for n, is_missing in enumerate(lacks)]
-    missing_in = pl.concat_list(flags).list.drop_nulls() if flags else pl.lit([], pl.List(pl.Int32))
-    missing = one_each.with_columns(missing_in=missing_in).filter(pl.col("missing_in").list.len() > 0)
-    if missing.is_empty():
+    order = _neighbours_by_file(one_each)
+    order = order[np.logical_or.reduce([np.zeros(len(order), np.bool_), *lacks])[order]]
+    if not len(order):
         return WorkPlan(targets=tuple(targets))
+    shards = [order[start : start + shard_rows] for start in range(0, len(order), shard_rows)]
     names = tuple(
-        tuple(
-            shard_name(shard.filter(pl.col("missing_in").list.contains(n))["content_id"]) for n in range(len(targets))
-        )
-        for shard in missing.iter_slices(shard_rows)
+        tuple(shard_name(one_each["content_id"].gather(rows[lack[rows]])) for lack in lacks) for rows in shards
     )
-    plan = missing.with_columns(shard=pl.int_range(pl.len(), dtype=pl.Int32) // shard_rows).sort("shard", "content_id")
+    plan = mapped(_planned(one_each, rows, lacks, number) for number, rows in enumerate(shards))
     name = fingerprint("plan", 2, names, [target.family for target in targets])
     key = f"{targets[-1].folder}/{targets[-1].family}/plans/{name}.parquet"
-    store.put(key, table_bytes(plan))
+    put_table(store, key, plan)
     return WorkPlan(targets=tuple(targets), key=key, shards=names, n_missing=len(plan))
 
 
-def _is_missing(store: Store, target: Target, content_ids: pl.Series) -> pl.Series:
-    """Return which of these pictures no stored part of a target has."""
+def _neighbours_by_file(pictures: pl.DataFrame) -> Int64:
+    """Return the rows of pictures in the order of their files, if any, and content ids."""
+    order = pictures["content_id"].arg_sort().to_numpy().astype(np.int64)
+    if "file" not in pictures.columns:
+        return order
+    files = pictures["file"].drop_nulls().unique().sort()
+    number = pictures["file"].cast(pl.Enum(files)).to_physical().cast(pl.Int64).fill_null(-1).to_numpy()
+    return order[np.argsort(number[order], kind="stable")]
+
+
+def _planned(pictures: pl.DataFrame, rows: Int64, lacks: Sequence[Bool], number: int) -> pl.DataFrame:
+    """Return the pictures of a shard with its number and the targets that lack each, by content id."""
+    flags = [pl.when(pl.Series(lack[rows])).then(pl.lit(n, pl.Int32)) for n, lack in enumerate(lacks)]
+    missing_in = pl.concat_list(flags).list.drop_nulls()
+    shard = pl.lit(number, pl.Int32)
+    return rows_at(pictures, rows).with_columns(missing_in=missing_in, shard=shard).sort("content_id")
+
+
+def _is_missing(store: Store, target: Target, content_ids: pl.Series) -> Bool:
+    """Return which of these pictures, (n,), no stored part of a target has."""
     missing = MissingIds(content_ids)
     for part in stored_parts_of(store, target.folder, target.family):
         missing.take(part.content_ids)
-    return pl.Series(missing.is_missing)
+    return missing.is_missing
 
 
 def read_shard(store: Store, shard: WorkShard) -> ShardWork:

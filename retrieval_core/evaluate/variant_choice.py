@@ -15,8 +15,9 @@ import polars as pl
 
 from retrieval_core.arrays import Float64, Int64
 from retrieval_core.artifacts import releases
-from retrieval_core.artifacts.catalog_rows import changed_fraction, load_items
+from retrieval_core.artifacts.catalog_rows import load_items
 from retrieval_core.artifacts.fingerprints import STAGE_VERSIONS
+from retrieval_core.artifacts.fitted import changed_fraction
 from retrieval_core.artifacts.growing_sets import indexable_items
 from retrieval_core.artifacts.manifests import Ref, Release, Report, Value, VectorSet, fingerprint
 from retrieval_core.artifacts.variants import Variant, VariantField, parse_variant

@@ -12,6 +12,7 @@ from retrieval_core.artifacts.fingerprints import boosted_family, head_fingerpri
 from retrieval_core.artifacts.fitted import FitQuestion, fit_or_reuse
 from retrieval_core.artifacts.growing_sets import indexable_items
 from retrieval_core.artifacts.manifests import Fitted, Head, Ref, VectorSet
+from retrieval_core.artifacts.mapped_rows import beside, in_batches, mapped
 from retrieval_core.artifacts.parts import load_vectors, put_part_files
 from retrieval_core.artifacts.shards import DerivationPlan, DerivedSet, PartShard, derive_shard, plan_derivation
 from retrieval_core.config.stages import HeadConfig
@@ -61,10 +62,11 @@ def _learnable_items(store: Store, catalog: str, vectors: VectorSet, config: Hea
     No held-out picture is among them, so that no query of an evaluation chooses a word, an epoch or a threshold.
     """
     items = load_items(store, catalog, COLUMNS)
-    items = items.with_columns(pl.Series(IS_VALIDATION, inner_validation(items, config.seed)))
+    items = beside(items, pl.DataFrame({IS_VALIDATION: inner_validation(items, config.seed)}))
     items = indexable_items(store, without_held_out(items), vectors)
     has_any = pl.col("attributes", "labels").list.len().fill_null(0) > 0
-    labelled = items.filter(pl.any_horizontal(pl.col("category").is_not_null(), has_any))
+    is_labelled = pl.any_horizontal(pl.col("category").is_not_null(), has_any)
+    labelled = mapped(batch.filter(is_labelled) for batch in in_batches(items))
     return bounded_sample(labelled, config.max_rows, config.seed)
 
 

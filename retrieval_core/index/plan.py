@@ -10,6 +10,7 @@ import polars as pl
 from retrieval_core.arrays import Int64
 from retrieval_core.artifacts.fingerprints import STAGE_VERSIONS
 from retrieval_core.artifacts.manifests import IndexSet, fingerprint
+from retrieval_core.artifacts.mapped_rows import batches_at, mapped
 from retrieval_core.artifacts.parts import name_of_content
 from retrieval_core.errors import ShardCorrupt
 from retrieval_core.index.recipes import shard_of
@@ -38,10 +39,12 @@ def template_name(question: str, data: bytes) -> str:
 
 
 def split_rows(rows: pl.DataFrame, n_shards: int) -> list[pl.DataFrame]:
-    """Return the `rows` (row_id, content_id) of each of `n_shards` shards, sorted by row id; a shard may be empty."""
-    shard = pl.Series(shard_of(rows["row_id"].to_numpy(), n_shards), dtype=pl.Int64)
-    ordered = rows.with_columns(shard=shard).sort("row_id")
-    return [ordered.filter(pl.col("shard") == number).drop("shard") for number in range(n_shards)]
+    """Return the `rows` (row_id, content_id) of each of `n_shards` shards, mapped, by row id; a shard may be empty."""
+    row_ids = rows["row_id"].to_numpy()
+    shard = shard_of(row_ids, n_shards)
+    ordered = mapped(batches_at(rows, np.lexsort((row_ids, shard))))
+    ends = np.cumsum(np.bincount(shard, minlength=n_shards)).tolist()
+    return [ordered[start:end] for start, end in zip([0, *ends[:-1]], ends, strict=True)]
 
 
 def name_shard(rows: pl.DataFrame, parents: list[str]) -> str:

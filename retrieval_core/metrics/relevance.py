@@ -7,7 +7,7 @@ graded one by attributes and labels (the mAP@10 of boosted representations, and 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, NamedTuple, Self
 
@@ -15,8 +15,8 @@ import numpy as np
 import numpy.typing as npt
 import polars as pl
 
-from retrieval_core.arrays import Bool, Float32, Float64, Int64
-from retrieval_core.artifacts.mapped_rows import BATCH_ROWS
+from retrieval_core.arrays import Bool, Float32, Float64, Int32, Int64
+from retrieval_core.artifacts.mapped_rows import in_batches
 from retrieval_core.errors import DimensionMismatch
 
 if TYPE_CHECKING:
@@ -40,7 +40,7 @@ class Judgements:
     category: Int64 | None = None
     labels: csr_array | None = None
     label_names: tuple[str, ...] = ()
-    attributes: Int64 | None = None
+    attributes: Int32 | None = None
     attribute_names: tuple[str, ...] = ()
 
     def take(self, rows: npt.NDArray[np.integer] | Bool) -> Self:
@@ -53,6 +53,19 @@ class Judgements:
             label_names=self.label_names,
             attributes=None if self.attributes is None else self.attributes[rows],
             attribute_names=self.attribute_names,
+        )
+
+    def only(self, rows: npt.NDArray[np.integer] | Bool) -> Self:
+        """Return the judgements of these rows alone, as `encode` returns them: None where it says nothing of them."""
+        taken = self.take(rows)
+        has_labels = taken.labels is not None and taken.labels.nnz > 0
+        has_attributes = taken.attributes is not None and bool((taken.attributes >= 0).any())
+        return replace(
+            taken,
+            product=None if taken.product is None else _known(taken.product),
+            category=None if taken.category is None else _known(taken.category),
+            labels=taken.labels if has_labels else None,
+            attributes=taken.attributes if has_attributes else None,
         )
 
 
@@ -87,7 +100,7 @@ def _known(codes: Int64) -> Int64 | None:
 def _encode_labels(labels: pl.Series) -> tuple[csr_array | None, tuple[str, ...]]:
     from scipy.sparse import csr_array
 
-    batches = [labels[start : start + BATCH_ROWS] for start in range(0, len(labels), BATCH_ROWS)]
+    batches = [batch.to_series() for batch in in_batches(labels.to_frame())]
     found = pl.concat([pl.Series([], dtype=pl.String), *(batch.explode().unique() for batch in batches)])
     names = found.drop_nulls().unique().sort()
     if names.is_empty():
@@ -101,15 +114,25 @@ def _encode_labels(labels: pl.Series) -> tuple[csr_array | None, tuple[str, ...]
     return matrix, tuple(names)
 
 
-def _encode_attributes(attributes: pl.Series) -> tuple[Int64 | None, tuple[str, ...]]:
-    rows = pl.DataFrame({"row": np.arange(len(attributes)), "attribute": attributes}).explode("attribute").drop_nulls()
-    if rows.is_empty():
+def _encode_attributes(attributes: pl.Series) -> tuple[Int32 | None, tuple[str, ...]]:
+    rows = pl.DataFrame({"attribute": attributes}).with_row_index("row")
+    batches = [_facts(batch) for batch in in_batches(rows)]
+    names, values = (pl.concat([batch[of].unique() for batch in batches]).unique().sort() for of in ("name", "value"))
+    if names.is_empty():
         return None, ()
-    facts = rows.unnest("attribute").drop_nulls().sort("row", "name", "value").unique(["row", "name"], keep="first")
-    names = facts["name"].unique().sort().to_list()
-    matrix = np.full((len(attributes), len(names)), -1, np.int64)
-    matrix[facts["row"].to_numpy(), _codes(facts["name"])] = _codes(facts["value"])
-    return matrix if names else None, tuple(names)
+    matrix = np.full((len(attributes), len(names)), -1, np.int32)
+    for facts in batches:
+        name, value = (
+            facts[of].cast(pl.Enum(all_of)).to_physical() for of, all_of in (("name", names), ("value", values))
+        )
+        matrix[facts["row"].to_numpy(), name.to_numpy()] = value.to_numpy()
+    return matrix, tuple(names)
+
+
+def _facts(rows: pl.DataFrame) -> pl.DataFrame:
+    """Return row, name and value of each attribute, one value for each row and name."""
+    pairs = rows.explode("attribute").drop_nulls().unnest("attribute").drop_nulls()
+    return pairs.sort("row", "name", "value").unique(["row", "name"], keep="first")
 
 
 def is_labelled(labels: csr_array) -> Bool:
@@ -320,18 +343,24 @@ def _n_labels(labels: csr_array) -> Float32:
 
 def _profiles(queries: Judgements, gallery: Judgements) -> tuple[Int64, Int64]:
     """Return codes (q,) and (n,) of category and attributes together; all equal where there are neither."""
-    table = np.concatenate([_properties(queries), _properties(gallery)])
-    if not table.shape[1]:
-        return np.zeros(queries.n_items, np.int64), np.zeros(gallery.n_items, np.int64)
-    codes = np.unique(table, axis=0, return_inverse=True)[1].reshape(-1).astype(np.int64)
-    codes[(table < 0).all(axis=1)] = -1
-    return codes[: queries.n_items], codes[queries.n_items :]
+    profiles = np.zeros(queries.n_items + gallery.n_items, np.int64)
+    is_known = np.zeros(len(profiles), np.bool_)
+    properties: list[Int64] = [
+        np.concatenate(codes) for codes in zip(_properties(queries), _properties(gallery), strict=True)
+    ]
+    for codes in properties:
+        both = profiles * (int(codes.max(initial=-1)) + 2) + codes + 1
+        profiles = np.unique(both, return_inverse=True)[1].astype(np.int64)
+        is_known |= codes >= 0
+    if properties:
+        profiles[~is_known] = -1
+    return profiles[: queries.n_items], profiles[queries.n_items :]
 
 
-def _properties(judged: Judgements) -> Int64:
-    known = [judged.category[:, None]] if judged.category is not None else []
-    known += [judged.attributes] if judged.attributes is not None else []
-    return np.concatenate([np.empty((judged.n_items, 0), np.int64), *known], axis=1)
+def _properties(judged: Judgements) -> list[Int32 | Int64]:
+    """Return (n,) codes of the category, if known, and of each attribute."""
+    category = [] if judged.category is None else [judged.category]
+    return category + ([] if judged.attributes is None else list(judged.attributes.T))
 
 
 def _count_equal(query_codes: Int64 | None, gallery_codes: Int64 | None, own: Int64) -> Int64 | None:

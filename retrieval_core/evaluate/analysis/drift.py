@@ -173,7 +173,8 @@ def _distance(scores: Float32) -> Float64:
 
 def _arrived(previous: pl.DataFrame, current: pl.DataFrame) -> Int64:
     """Return the row ids of items that are new or show another picture, ascending."""
-    return current.join(previous, on=["item_id", "content_id"], how="anti")["row_id"].sort().to_numpy()
+    key = ["item_id", "content_id"]
+    return current.select("row_id", *key).join(previous.select(key), on=key, how="anti")["row_id"].sort().to_numpy()
 
 
 def _without_comparison(name: str, values: Float64) -> Drift:

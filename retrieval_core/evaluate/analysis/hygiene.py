@@ -16,6 +16,7 @@ import polars as pl
 from retrieval_core.arrays import Bool, Float64, Int64
 from retrieval_core.artifacts.catalog_rows import product_unit
 from retrieval_core.artifacts.manifests import Value
+from retrieval_core.artifacts.mapped_rows import in_batches, rows_at
 from retrieval_core.evaluate.analysis.mislabelled import (
     MIN_MEMBERS,
     NO_CODE,
@@ -159,7 +160,10 @@ def csv_bytes(fixes: pl.DataFrame) -> bytes:
 
 def _neighbours(items: pl.DataFrame, found: Neighbours) -> _Neighbours:
     rows, positions, scores = found
-    units = items.select(product_unit().rank("dense").cast(pl.Int64)).to_series().to_numpy()
+    asked = np.unique(np.append(rows, np.maximum(positions, 0)))
+    named = rows_at(items.select("product_id", "item_id"), asked).select(product_unit().rank("dense").cast(pl.Int64))
+    units = np.zeros(len(items), np.int64)
+    units[asked] = named.to_series().to_numpy()
     is_other = (positions >= 0) & (positions != rows[:, None])
     best = np.where(is_other, scores, -np.inf).max(axis=1, initial=-np.inf)
     distance = np.where(np.isfinite(best), np.maximum(1 - best.astype(np.float64), 0), np.nan)
@@ -213,8 +217,11 @@ def _label_fixes(
     if judged.labels is None:
         reasons["label"] = "No item has a label."
         return
-    named = _labels_in_titles(setup.items, titles)
-    if len(named) >= NAME_WORDS * judged.labels.nnz:
+    n_named, named = 0, set[tuple[int, str]]()
+    for batch in _labels_in_titles(setup.items, titles):
+        n_named += len(batch)
+        named.update(batch.filter(pl.col("row").is_in(neighbours.rows)).iter_rows())
+    if n_named >= NAME_WORDS * judged.labels.nnz:
         reasons["label"] = "Labels are the words of the items' names, of which a picture need not show each."
         return
     query_of = np.full(judged.n_items + 1, -1, np.int64)
@@ -244,15 +251,15 @@ def _label_fixes(
     yield from best.values()
 
 
-def _labels_in_titles(items: pl.DataFrame, titles: pl.Series) -> set[tuple[int, str]]:
-    """Return the row and the label for each label that is a word of its item's title."""
-    labels = items.select("labels").with_row_index("row").with_columns(title=" " + titles.str.to_lowercase() + " ")
-    labels = labels.filter(pl.col("title").is_not_null()).explode("labels").drop_nulls("labels")
-    words = pl.col("title").str.replace_all(r"[^\pL\pN]+", " ")
-    label = pl.concat_str(
-        pl.lit(" "), pl.col("labels").str.to_lowercase().str.replace_all(r"[^\pL\pN]+", " "), pl.lit(" ")
-    )
-    return set(labels.filter(words.str.contains(label, literal=True)).select("row", "labels").iter_rows())
+def _labels_in_titles(items: pl.DataFrame, titles: pl.Series) -> Iterator[pl.DataFrame]:
+    """Yield the row and the label for each label that is a word of its item's title, in batches of rows."""
+    word = r"[^\pL\pN]+"
+    lower, label = pl.col("title").str.to_lowercase(), pl.col("labels").str.to_lowercase().str.replace_all(word, " ")
+    words = (" " + lower + " ").str.replace_all(word, " ")
+    for batch in in_batches(items.select("labels").with_row_index("row").with_columns(title=titles)):
+        labels = batch.filter(pl.col("title").is_not_null()).explode("labels").drop_nulls("labels")
+        is_named = words.str.contains(pl.concat_str(pl.lit(" "), label, pl.lit(" ")), literal=True)
+        yield labels.filter(is_named).select("row", "labels").unique()
 
 
 class _Suspect(NamedTuple):

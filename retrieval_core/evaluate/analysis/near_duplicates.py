@@ -17,6 +17,7 @@ import polars as pl
 from retrieval_core.arrays import Int64
 from retrieval_core.artifacts.fingerprints import STAGE_VERSIONS
 from retrieval_core.artifacts.manifests import Report, Value
+from retrieval_core.artifacts.mapped_rows import rows_at
 from retrieval_core.artifacts.parts import read_kept
 from retrieval_core.embed.extract import SquareLoader, in_batches
 from retrieval_core.evaluate.measure.known_answer import rows_of
@@ -124,8 +125,8 @@ def find_near_duplicates(
     `known` (`COMPARED_SCHEMA`) from an earlier run.
     """
     nearest = _across_products(setup.items, _nearest_pairs(neighbours))
-    content = setup.items["content_id"].to_numpy()
-    is_same_file = content[nearest.first] == content[nearest.second]
+    content = setup.items["content_id"]
+    is_same_file = (content.gather(nearest.first) == content.gather(nearest.second)).to_numpy()
     compared = nearest.take(np.flatnonzero(~is_same_file)[:MAX_COMPARED])
     verdicts = _compare(setup, compared, max_pixels, known)
     likeness = Likeness(*(verdicts[name].fill_null(False).to_numpy() for name in Likeness._fields))
@@ -225,7 +226,7 @@ def group_variants(items: pl.DataFrame, recoloured: _Pairs, same: _Pairs) -> pl.
     graph = coo_array((np.ones(len(linked.first)), (linked.first, linked.second)), shape)
     group = connected_components(graph, directed=False)[1]
     rows = np.flatnonzero(np.isin(group, group[recoloured.first]))
-    members = items.select("item_id", "product_id")[rows].with_columns(group=pl.Series(group[rows]))
+    members = rows_at(items.select("item_id", "product_id"), rows).with_columns(group=pl.Series(group[rows]))
     proposed = pl.coalesce(pl.col("product_id").min(), pl.col("item_id").min()).over("group")
     return (
         members.with_columns(proposed_product_id=proposed, size=pl.len().over("group"))
@@ -236,7 +237,7 @@ def group_variants(items: pl.DataFrame, recoloured: _Pairs, same: _Pairs) -> pl.
 
 
 def _table(setup: SearchSetup, pairs: _Pairs) -> pl.DataFrame:
-    first, second = (setup.items.select("item_id", "product_id")[rows] for rows in pairs)
+    first, second = (rows_at(setup.items.select("item_id", "product_id"), rows) for rows in pairs)
     similarity = np.vecdot(setup.vectors[pairs.first], setup.vectors[pairs.second])
     return (
         first.hstack(second.rename({name: f"other_{name}" for name in second.columns}))

@@ -147,7 +147,8 @@ def _with_fields(store: Store, items: pl.DataFrame, fields: Ref | None) -> pl.Da
 
 
 def _only_in(items: pl.DataFrame, others: pl.DataFrame) -> pl.DataFrame:
-    return items.join(others, on="item_id", how="anti").select("item_id", "row_id", pl.lit([], LIST).alias("differs"))
+    only = items.select("item_id", "row_id").join(others.select("item_id"), on="item_id", how="anti")
+    return only.with_columns(pl.lit([], LIST).alias("differs"))
 
 
 def _changed(before: pl.DataFrame, now: pl.DataFrame) -> pl.DataFrame:

@@ -8,8 +8,12 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterator
 
+import numpy as np
+import numpy.typing as npt
 import polars as pl
 
+from retrieval_core.arrays import Bool
+from retrieval_core.artifacts.mapped_rows import KeyIndex, in_batches
 from retrieval_core.config.stages import GateConfig
 
 # The columns of a catalogue that can be lost, and what is said of the items that lost it.
@@ -58,25 +62,39 @@ def _mark_losses(production: pl.DataFrame, challenger: pl.DataFrame, declared: C
 
     The columns but item_id are null for an item that the challenger lacks.
     """
-    both = production.join(challenger, on="item_id", suffix=" now")
-    lost = both.select("item_id", *(_is_lost(both, column).alias(column) for column in COLUMNS[1:]), in_both=True)
-    marked = production.select("item_id", of="category").join(lost, on="item_id", how="left")
-    is_declared = pl.col("item_id").is_in(list(declared))
-    return marked.with_columns(item_id=pl.col("in_both").is_null() & ~is_declared)
+    known = KeyIndex(challenger.select("item_id"))
+    there = np.concatenate([known.first(batch) for batch in in_batches(production.select("item_id"))])
+    is_gone, both = there < 0, np.flatnonzero(there >= 0)
+    is_declared = production["item_id"].is_in(list(declared)).to_numpy()
+    marked: dict[str, npt.NDArray[np.generic] | pl.Series] = {"item_id": is_gone & ~is_declared}
+    for column in COLUMNS[1:]:
+        before, now = _compared(production[column]).gather(both), _compared(challenger[column]).gather(there[both])
+        lost = np.zeros(len(there), np.bool_)
+        lost[both] = _is_lost(before, now)
+        marked[column] = pl.select(pl.when(pl.Series(~is_gone)).then(pl.Series(lost))).to_series()
+    return pl.DataFrame(marked | {"of": production["category"]})
 
 
-def _is_lost(both: pl.DataFrame, column: str) -> pl.Series:
-    before, now = column, f"{column} now"
-    if isinstance(both.schema[column], pl.List):  # labels such as "new" come and go, so only their absence is a loss
-        had, has = (pl.col(name).list.len().fill_null(0) > 0 for name in (before, now))
-        return both.select((had & ~has).alias(column))[column]
+def _compared(values: pl.Series) -> pl.Series:
+    """Return what is compared: of labels, which come and go (such as "new"), only whether there are any, else null."""
+    if not isinstance(values.dtype, pl.List):
+        return values
+    has_any = values.list.len().fill_null(0) > 0
+    return pl.select(pl.when(has_any).then(has_any)).to_series()
+
+
+def _is_lost(before: pl.Series, now: pl.Series) -> Bool:
+    """Return which values are lost, (n,), of items that had those `before` and have those `now`."""
+    is_moved = before.ne_missing(now)
+    pairs = pl.DataFrame({"before": before, "now": now}).with_row_index("row")
+    unsure = pairs.filter(pl.col("now").is_in(now.filter(is_moved).unique().implode()), pl.col("before").is_not_null())
     # The items of the most frequent earlier value keep the current one: a value that was only renamed is not lost.
     # The share that is kept is the purity of a clustering (Manning, Raghavan and Schütze, 2008, section 16.3).
-    counts = both.select(before, now).drop_nulls().group_by(now, before).len()
-    ranked = counts.sort("len", before, descending=[True, False])
-    kept = ranked.unique(now, keep="first", maintain_order=True).select(now, before, is_kept=True)
-    marked = both.select(before, now).join(kept, on=[now, before], how="left", maintain_order="left")
-    return marked.select((pl.col(before).is_not_null() & pl.col("is_kept").is_null()).alias(column))[column]
+    counts = unsure.group_by("now", "before").len().sort("len", "before", descending=[True, False])
+    kept = counts.unique("now", keep="first").select("now", "before")
+    is_lost = (before.is_not_null() & now.is_null()).to_numpy(writable=True)
+    is_lost[unsure.join(kept, on=["now", "before"], how="anti")["row"].to_numpy()] = True
+    return np.asarray(is_lost)
 
 
 def _losses_by_category(marked: pl.DataFrame, column: str, config: GateConfig) -> Iterator[str]:
@@ -90,8 +108,9 @@ def _losses_by_category(marked: pl.DataFrame, column: str, config: GateConfig) -
 
 
 def _renamed(production: pl.DataFrame, challenger: pl.DataFrame) -> str:
-    gone = production.join(challenger, on="item_id", how="anti")
-    n_renamed = len(gone.join(challenger, on="content_id", how="semi"))
+    pictures = production.select("item_id", "content_id")
+    gone = pictures.join(challenger.select("item_id"), on="item_id", how="anti")
+    n_renamed = len(gone.join(challenger.select("content_id"), on="content_id", how="semi"))
     return f" ({n_renamed:,} of their pictures have another id now)" if n_renamed else ""
 
 

@@ -55,12 +55,13 @@ def search_shared_gallery(store: Store, release: Release, setup: SearchSetup, co
     Raises `NotFound` where a part of the release was removed, `ShardCorrupt` where one is damaged.
     """
     baseline = open_indexed(store, release)
-    items = setup.items.with_row_index("position")
+    items = setup.items.select("item_id", "content_id", "row_id", "product_id", "split").with_row_index("position")
     in_baseline = baseline.items.select("item_id", "content_id", baseline_row_id="row_id")
     shared = items.join(in_baseline, on=["item_id", "content_id"], maintain_order="left")
-    protocol, positions = choose_protocol(shared, config), shared["position"].to_numpy()
+    positions = shared["position"].to_numpy()
+    protocol = choose_protocol(shared, config, setup.protocol.judgements.only(positions))
     query_items, queries = shared[protocol.queries], positions[protocol.queries]
-    gallery = shared[protocol.gallery]
+    gallery = shared.select("row_id", "baseline_row_id")[protocol.gallery]
     gallery_ids, baseline_ids = (gallery[name].to_numpy() for name in ("row_id", "baseline_row_id"))
     new_hits = _hits(setup.index.n_rows, gallery_ids, len(queries), lambda k: setup.hits(queries, k)[1])
     old_hits = _hits(

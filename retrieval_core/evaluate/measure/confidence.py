@@ -29,6 +29,7 @@ MAX_QUERIES = 500
 MIN_QUERIES = 30
 N_BINS = 10
 COLUMN_OF: dict[RelevanceKind, str] = {"product": "product_id", "category": "category"}
+SEARCHED = ("item_id", "row_id", "content_id", "product_id", "category", "split")
 
 
 class ConfidenceBin(Value):
@@ -77,7 +78,8 @@ def measure_confidence(setup: SearchSetup, seed: int) -> MeasuredConfidence:
 
     Relevant is the same product where enough validation queries have another picture of theirs, else the same category.
     """
-    validation = draw_validation(setup.items, MAX_QUERIES, len(setup.items), seed)
+    items, judgements = setup.items.select(*SEARCHED), setup.protocol.judgements
+    validation = draw_validation(items, MAX_QUERIES, len(items), seed, judgements)
     held_out = Validation(setup.items, setup.protocol)
     for kind in COLUMN_OF:
         learned = _examples(setup, validation, "validation", kind)

@@ -11,6 +11,7 @@ import polars as pl
 
 from retrieval_core.arrays import Float32, Int32, Int64
 from retrieval_core.artifacts.manifests import VectorSet
+from retrieval_core.artifacts.mapped_rows import in_batches
 from retrieval_core.artifacts.parts import load_vectors, vectors_by_part
 from retrieval_core.artifacts.variants import Reduced, Variant
 from retrieval_core.errors import DimensionMismatch
@@ -123,20 +124,22 @@ def nearest_in_blocks(queries: Float32, blocks: Blocks, k: int, codes: Codes | N
 
 def item_names(items: pl.DataFrame, *more: str) -> Int64:
     """Return a number from 0 for each item, (n,), which names its vector within a family, and its values of `more`."""
-    return items.select(pl.struct("item_id", "content_id", *more).hash() // 2).to_series().cast(pl.Int64).to_numpy()
+    named = items.select("item_id", "content_id", *more)
+    hashes = [batch.select(pl.struct(pl.all()).hash() // 2).to_series() for batch in in_batches(named)]
+    return pl.concat(hashes).cast(pl.Int64).to_numpy()
 
 
 def stored_gallery(store: Store, vectors: VectorSet, items: pl.DataFrame, queries: Int64, gallery: Int64) -> Gallery:
     """Return rows of items as queries and as gallery in a vector set, which raises `ShardCorrupt`."""
-    query_items, gallery_items = items[queries], items[gallery]
+    names, content_ids = item_names(items), items["content_id"]
     return Gallery(
         vectors.family,
         vectors.dim,
-        query_items["content_id"],
-        gallery_items["content_id"],
-        item_names(query_items),
-        item_names(gallery_items),
-        gallery_items["content_id"],
+        content_ids.gather(queries),
+        content_ids.gather(gallery),
+        names[queries],
+        names[gallery],
+        content_ids.gather(gallery),
         load=partial(load_vectors, store, vectors),
         read=partial(vectors_by_part, store, vectors),
     )
@@ -144,15 +147,15 @@ def stored_gallery(store: Store, vectors: VectorSet, items: pl.DataFrame, querie
 
 def indexed_gallery(index: ShardedIndex, family: str, items: pl.DataFrame, queries: Int64, gallery: Int64) -> Gallery:
     """Return rows of items as queries and as gallery in an index, whose vectors, of a family, are mapped."""
-    query_items, gallery_items = items[queries], items[gallery]
+    names, row_ids, content_ids = item_names(items), items["row_id"], items["content_id"]
     return Gallery(
         family,
         index.dim,
-        query_items["row_id"],
-        gallery_items["row_id"],
-        item_names(query_items),
-        item_names(gallery_items),
-        gallery_items["content_id"],
+        row_ids.gather(queries),
+        row_ids.gather(gallery),
+        names[queries],
+        names[gallery],
+        content_ids.gather(gallery),
         load=lambda ids: index.vectors_of(ids.to_numpy()),
         read=lambda ids: blocks_of_rows(index, ids.to_numpy()),
     )

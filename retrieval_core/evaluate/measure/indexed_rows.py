@@ -12,6 +12,7 @@ import polars as pl
 from retrieval_core.arrays import Float32, Int64
 from retrieval_core.artifacts.catalog_rows import load_items
 from retrieval_core.artifacts.manifests import IndexSet, Release
+from retrieval_core.artifacts.mapped_rows import batches_at, mapped, sorted_by
 from retrieval_core.evaluate.measure.exact_search import indexed_gallery
 from retrieval_core.evaluate.measure.kept_searches import KeptSearches
 from retrieval_core.evaluate.measure.setup import hash_rows
@@ -38,7 +39,7 @@ class IndexedItems:
     @cached_property
     def by_row_id(self) -> pl.DataFrame:
         """The items in the order of their row ids, by which ties of neighbours go."""
-        return self.items.sort("row_id")
+        return sorted_by(self.items.select(COLUMNS), "row_id")
 
     def sample(self, n: int, seed: int) -> Int64:
         """Draw up to n row ids, ascending, by the hash of each id, so that two releases draw the same items."""
@@ -89,7 +90,8 @@ def _equal_rows(previous: IndexedItems, current: IndexedItems) -> Int64:
     """Return the rows that have the same vector in both releases, ascending."""
     if previous.family != current.family:
         return np.empty(0, np.int64)
-    shared = previous.items.join(current.items, on=["row_id", "content_id"], how="semi")
+    key = ["row_id", "content_id"]
+    shared = previous.items.select(key).join(current.items.select(key), on=key, how="semi")
     return shared["row_id"].sort().to_numpy()
 
 
@@ -98,8 +100,9 @@ def open_indexed(store: Store, release: Release) -> IndexedItems:
     index_set = IndexSet.open(store, release.index)
     index = open_index(store, index_set)
     items = load_items(store, release.catalog.name, COLUMNS)
-    indexed = pl.DataFrame({"row_id": index.row_ids()}, schema={"row_id": pl.Int64})
-    return IndexedItems(items.join(indexed, on="row_id", how="semi", maintain_order="left"), index, index_set.family)
+    is_indexed = np.isin(items["row_id"].to_numpy(), index.row_ids())
+    indexed = items if is_indexed.all() else mapped(batches_at(items, np.flatnonzero(is_indexed)))
+    return IndexedItems(indexed, index, index_set.family)
 
 
 def sample_rows(row_ids: Int64, n: int, seed: int) -> Int64:

@@ -21,6 +21,7 @@ from retrieval_core.artifacts.manifests import (
     Value,
     VectorSet,
 )
+from retrieval_core.artifacts.mapped_rows import rows_at
 from retrieval_core.artifacts.parts import load_classes, load_vectors
 from retrieval_core.artifacts.pictures import PictureReader
 from retrieval_core.config.stages import NightlyConfig
@@ -188,7 +189,7 @@ def _open_setup(
 
 def _per_query(setup: SearchSetup, published: IndexQuality) -> pl.DataFrame:
     recall = {ANN_RECALL.name: published.recall} if len(published.recall) else {}
-    queries = setup.items[setup.protocol.queries]
+    queries = rows_at(setup.items.select("item_id", "product_id", "content_id"), setup.protocol.queries)
     return published.scores.per_query.with_columns(queries["item_id"], cluster_names(queries), **recall)
 
 

@@ -13,6 +13,7 @@ import polars as pl
 from retrieval_core.arrays import Float32, Float64, Int64, UInt64
 from retrieval_core.artifacts.catalog_rows import HELD_OUT, linked_groups, validation_rows
 from retrieval_core.artifacts.fingerprints import STAGE_VERSIONS
+from retrieval_core.artifacts.mapped_rows import batches_at, mapped, rows_at
 from retrieval_core.artifacts.pictures import PictureReader
 from retrieval_core.config.stages import EvaluateConfig
 from retrieval_core.evaluate.measure.exact_search import indexed_gallery, item_names
@@ -36,31 +37,38 @@ class Protocol(NamedTuple):
     clusters: Int64
 
 
-def choose_protocol(items: pl.DataFrame, config: EvaluateConfig) -> Protocol:
+def choose_protocol(items: pl.DataFrame, config: EvaluateConfig, judgements: Judgements | None = None) -> Protocol:
     """Draw up to `config.queries` queries from the held-out rows of `items`, as `draw_protocol` does.
 
     The gallery is the split of that name if the source has one.
     """
     is_gallery = items["split"] == "gallery"
     gallery = is_gallery if is_gallery.any() else None
-    return draw_protocol(items, items["split"].is_in(HELD_OUT), gallery, config.queries, config.seed)
+    return draw_protocol(items, items["split"].is_in(HELD_OUT), gallery, config.queries, config.seed, judgements)
 
 
 def draw_protocol(
-    items: pl.DataFrame, can_query: pl.Series, gallery: pl.Series | None, n_queries: int, seed: int
+    items: pl.DataFrame,
+    can_query: pl.Series,
+    gallery: pl.Series | None,
+    n_queries: int,
+    seed: int,
+    judgements: Judgements | None = None,
 ) -> Protocol:
     """Draw up to `n_queries` queries from the rows of `items` that `can_query`, a mask.
 
     Without a mask `gallery` the gallery is every row that is not a query. If all files of a product may query, at most
     half of them do, so that the others can be found. A file is a query once, and no row with it is in the gallery.
-    Files are drawn by their hashes, so that most queries stay when others come and go.
+    Files are drawn by their hashes, so that most queries stay when others come and go. `judgements` are those of the
+    items, which are encoded where they are not known.
     """
-    candidates = items.with_row_index("row").filter(can_query)
+    named = items.select("content_id", "product_id")
+    candidates = named.with_row_index("row").filter(can_query)
     shuffled = candidates.sort(pl.col("content_id").hash(seed), maintain_order=True)
     shuffled = shuffled.unique("content_id", keep="first", maintain_order=True)
     if gallery is None:
         files = shuffled["content_id"].implode()
-        found = items.filter(~can_query, ~pl.col("content_id").is_in(files))["product_id"].drop_nulls().unique()
+        found = named.filter(~can_query, ~pl.col("content_id").is_in(files))["product_id"].drop_nulls().unique()
         is_free = pl.col("product_id").is_null() | pl.col("product_id").is_in(found.implode())
         rank = pl.int_range(pl.len()).over("product_id")
         shuffled = shuffled.filter(is_free | (rank < pl.max_horizontal(pl.len().over("product_id") // 2, 1)))
@@ -69,9 +77,9 @@ def draw_protocol(
     if gallery is not None:
         in_gallery &= gallery.to_numpy()
     rows = np.flatnonzero(in_gallery).astype(np.int64)
-    judgements = encode(items)
+    judgements = encode(items) if judgements is None else judgements
     truth = find_truth(judgements.take(queries), judgements.take(rows))
-    return Protocol(queries, rows, truth, judgements, cluster_codes(items[queries]))
+    return Protocol(queries, rows, truth, judgements, cluster_codes(rows_at(named, queries)))
 
 
 class Validation(NamedTuple):
@@ -81,11 +89,13 @@ class Validation(NamedTuple):
     protocol: Protocol
 
 
-def draw_validation(items: pl.DataFrame, n_queries: int, max_rows: int, seed: int) -> Validation:
+def draw_validation(
+    items: pl.DataFrame, n_queries: int, max_rows: int, seed: int, judgements: Judgements | None = None
+) -> Validation:
     """Draw up to `n_queries` of the `inner_validation` rows of `items` as queries among the other training rows.
 
     Of more than `max_rows` rows about as many are drawn, by whole groups of linked rows, always the same ones. Groups
-    with a held-out picture are left out.
+    with a held-out picture are left out. `judgements` are as in `draw_protocol`.
     """
     groups = linked_groups(items, seed)
     is_held_out = items["split"].is_in(HELD_OUT).fill_null(False).to_numpy()
@@ -93,8 +103,9 @@ def draw_validation(items: pl.DataFrame, n_queries: int, max_rows: int, seed: in
     is_drawn = (groups & 0xFFFFFFFF) < min(1, max_rows / max(len(items), 1)) * 2**32
     is_used = is_drawn & ~np.isin(groups, groups[is_held_out])
     is_query = pl.Series(validation_rows(items, groups)[is_used])
-    items = items.filter(is_used)
-    return Validation(items, draw_protocol(items, is_query, None, n_queries, seed))
+    used = mapped(batches_at(items, np.flatnonzero(is_used)))
+    known = judgements.only(is_used) if judgements else None
+    return Validation(used, draw_protocol(used, is_query, None, n_queries, seed, known))
 
 
 def cluster_names(items: pl.DataFrame) -> pl.Series:
@@ -211,7 +222,7 @@ class SearchSetup:
             columns = [
                 [STAGE_VERSIONS["evaluate"]] * len(rows),
                 [k] * len(rows),
-                item_names(self.items[rows]),
+                item_names(rows_at(self.items.select("item_id", "content_id"), rows)),
                 ids.tolist(),
             ]
             tables.append(pl.DataFrame(columns, HITS_SCHEMA, orient="col"))

@@ -11,6 +11,7 @@ import numpy as np
 import polars as pl
 
 from retrieval_core.arrays import Bool, Float32, Int64
+from retrieval_core.artifacts.mapped_rows import rows_at
 from retrieval_core.artifacts.pictures import PictureReader
 from retrieval_core.evaluate.measure.setup import Protocol
 from retrieval_core.evaluate.report.schema import QueryGrid
@@ -101,10 +102,10 @@ def album(
     item_ids: Iterable[str], *tables: pl.DataFrame, pictures: PictureReader = FROM_SOURCE
 ) -> dict[str, Thumbnail]:
     """Return thumbnails by item id, each from the first table of items that has the item; unknown ids are left out."""
-    requested = pl.DataFrame({"item_id": list(dict.fromkeys(item_ids))}, schema={"item_id": pl.String})
-    thumbnails: dict[str, Thumbnail] = {}
+    requested, thumbnails = set(item_ids), dict[str, Thumbnail]()
     for items in tables:
-        rows = items.join(requested, on="item_id", how="semi").filter(~pl.col("item_id").is_in(list(thumbnails)))
+        is_new = items["item_id"].is_in(list(requested - thumbnails.keys()))
+        rows = rows_at(items, is_new.arg_true().to_numpy().astype(np.int64))
         with ThreadPoolExecutor(THREADS) as pool:
             drawn = pool.map(partial(item_picture, rows, pictures=pictures), range(len(rows)))
             thumbnails |= {thumbnail.item_id: thumbnail for thumbnail in drawn}

@@ -8,8 +8,7 @@ import polars as pl
 import pytest
 
 from retrieval_core.artifacts import fingerprints, releases
-from retrieval_core.artifacts.catalog_rows import changed_fraction
-from retrieval_core.artifacts.fitted import FitQuestion, fit_or_reuse, still_serves
+from retrieval_core.artifacts.fitted import FitQuestion, changed_fraction, fit_or_reuse, still_serves
 from retrieval_core.artifacts.manifests import Catalog, Reducer, Ref, Release
 from retrieval_core.artifacts.parts import put_part, table_bytes
 from retrieval_core.config.stages import ReduceConfig

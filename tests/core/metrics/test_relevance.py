@@ -186,6 +186,34 @@ def test_a_query_in_the_gallery_is_judged_as_in_the_gallery_without_it(rows):
             assert inside is None or np.array_equal(inside.best[query], outside.best[0])
 
 
+@given(catalogues(), st.data())
+def test_the_judgements_of_some_rows_alone_are_those_of_a_catalogue_of_them(rows, data):
+    chosen = data.draw(st.lists(st.integers(0, len(rows) - 1), min_size=2, unique=True))
+    table = items(*rows)
+    mine, alone = encode(table).only(np.array(chosen)), encode(table[chosen])
+    for name in ("product", "category", "labels", "attributes"):
+        assert (getattr(mine, name) is None) == (getattr(alone, name) is None)
+    truths = [find_truth(*split(judged, 1)) for judged in (mine, alone)]
+    everything = np.arange(len(chosen) - 1)[None]
+    for shares in (False, True):
+        gains = [neighbour_gain(truth, everything, shares).tolist() for truth in truths]
+        assert gains[0] == gains[1]
+    assert [truth.n_same_category is None for truth in truths] in ([True, True], [False, False])
+
+
+@given(catalogues(), st.integers(1, 4))
+def test_batches_of_rows_give_the_same_judgements(rows, n_rows):
+    table = items(*rows)
+    whole = encode(table)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("retrieval_core.artifacts.mapped_rows.BATCH_ROWS", n_rows)
+        batched = encode(table)
+    assert (batched.label_names, batched.attribute_names) == (whole.label_names, whole.attribute_names)
+    for name in ("labels", "attributes"):
+        ours, theirs = getattr(batched, name), getattr(whole, name)
+        assert ours is theirs is None or not (ours != theirs).sum()
+
+
 def test_blocks_do_not_change_the_truth(monkeypatch):
     rng = np.random.default_rng(0)
     labels = csr_array(rng.random((90, 7)) < 0.3)

@@ -65,6 +65,16 @@ def test_every_query_has_a_row_with_its_item_and_its_metrics(labelled_run, measu
     assert run.per_query["ann_recall@10"].to_list() == [1.0] * 8
 
 
+def test_rows_that_are_read_in_batches_are_measured_the_same(labelled_run, measured, monkeypatch):
+    outputs = labelled_run()
+    whole = measured(outputs)
+    monkeypatch.setattr("retrieval_core.artifacts.mapped_rows.BATCH_ROWS", 5)
+    batched = measured(outputs)
+    assert batched.metrics == whole.metrics
+    assert batched.per_query.equals(whole.per_query)
+    assert batched.confidence == whole.confidence
+
+
 def test_the_variants_are_those_of_the_outputs_and_the_chain_leads_to_the_candidates(labelled_run, measured):
     outputs = labelled_run()
     run = measured(outputs)
