@@ -19,8 +19,8 @@ from prefect.client.schemas.actions import WorkPoolCreate
 from prefect.client.schemas.objects import StateType
 from prefect.settings import PREFECT_API_URL, temporary_settings
 from prefect.states import Cancelling
-from prefect.workers.process import ProcessWorker
 
+from deployments.worker import StoppableWorker
 from flows.run import RUNNER, holds_lease
 from retrieval_core import TELEMETRY_OFF
 from retrieval_core.settings import Settings
@@ -74,7 +74,7 @@ async def cancel_on_worker(store: Path) -> None:
         parameters = {"settings": {"store": str(store)}}
         run = await client.create_flow_run_from_deployment(deployment_id, parameters=parameters)
         with anyio.fail_after(PATIENCE_S):
-            async with ProcessWorker(work_pool_name="cancelling") as worker:
+            async with StoppableWorker("cancelling", None) as worker:
                 await worker.sync_with_backend()
                 await worker.get_and_submit_flow_runs()
                 while not (store / "started").exists():
