@@ -8,8 +8,10 @@ from typing import Any, Literal, NamedTuple
 
 import polars as pl
 
+from retrieval_core.arrays import Int64
 from retrieval_core.artifacts.catalog_rows import FIELDS_FILE, FieldSet, load_items
 from retrieval_core.artifacts.manifests import Fitted, Ref, Release, Value
+from retrieval_core.artifacts.mapped_rows import KeyIndex, in_batches, rows_at
 from retrieval_core.artifacts.parts import read_table
 from retrieval_core.config.stages import NightlyConfig
 from retrieval_core.evaluate.measure.setup import hash_rows
@@ -17,7 +19,6 @@ from retrieval_core.evaluate.run_outputs import RunOutputs
 from retrieval_core.filters import FIELD
 from retrieval_core.store.base import Store
 
-BLOCK_ROWS = 100_000  # of the catalogue joined at a time
 N_NAMED = 8  # items of each kind that the page names
 N_GONE = 3  # categories that the page names
 COMPARED = ("image_uri", "product_id", "category", "labels", "attributes", "split", "content_id", "mask_id", "status")
@@ -153,12 +154,16 @@ def _only_in(items: pl.DataFrame, others: pl.DataFrame) -> pl.DataFrame:
 
 def _changed(before: pl.DataFrame, now: pl.DataFrame) -> pl.DataFrame:
     """Return item_id, row_id and `differs`, the names of the columns that changed."""
-    blocks = [_changed_in(before, block) for block in now.iter_slices(BLOCK_ROWS)]
-    return pl.concat(blocks) if blocks else _changed_in(before, now)
+    known = KeyIndex(before.select("item_id"))
+    return pl.concat([_changed_in(before, known.first(batch.select("item_id")), batch) for batch in in_batches(now)])
 
 
-def _changed_in(before: pl.DataFrame, now: pl.DataFrame) -> pl.DataFrame:
-    both = now.join(before, on="item_id", suffix="_before")
+def _changed_in(before: pl.DataFrame, positions: Int64, now: pl.DataFrame) -> pl.DataFrame:
+    """Return the same of a batch, whose items are at these (n,) positions in `before`, or -1."""
+    is_known = positions >= 0
+    both = now.filter(pl.Series(is_known)).hstack(
+        rows_at(before, positions[is_known]).rename({name: f"{name}_before" for name in before.columns})
+    )
     differs = [
         pl.when(pl.col(name).ne_missing(pl.col(f"{name}_before")) & _is_told(name)).then(pl.lit(name))
         for name in now.columns
@@ -180,8 +185,8 @@ def _n_newly_unreadable(before: pl.DataFrame, now: pl.DataFrame) -> int:
 
 def _gone(before: pl.DataFrame, removed: pl.DataFrame) -> Iterator[GoneCategory]:
     is_gone = pl.col("item_id").is_in(removed["item_id"].implode())
-    of_category = pl.col("category").fill_null("")
-    counts = before.group_by(of_category).agg(is_gone.sum().alias("n_gone"), pl.len().alias("n_before"))
+    marked = before.select(pl.col("category").fill_null(""), is_gone.alias("is_gone"))
+    counts = marked.group_by("category").agg(n_gone=pl.col("is_gone").sum(), n_before=pl.len())
     worst = counts.filter(pl.col("n_gone") > 0).sort("n_gone", "category", descending=[True, False])
     return (GoneCategory(**row) for row in worst.head(N_GONE).iter_rows(named=True))
 

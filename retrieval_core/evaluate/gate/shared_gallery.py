@@ -18,6 +18,7 @@ from retrieval_core.artifacts import fingerprints
 from retrieval_core.artifacts.anchors import find_report
 from retrieval_core.artifacts.fingerprints import STAGE_VERSIONS
 from retrieval_core.artifacts.manifests import IndexSet, Ref, Release, VectorSet
+from retrieval_core.artifacts.mapped_rows import KeyIndex, batches_at, in_batches, mapped, rows_at
 from retrieval_core.artifacts.parts import load_vectors, read_kept
 from retrieval_core.config.stages import EvaluateConfig
 from retrieval_core.errors import NotFound
@@ -55,14 +56,15 @@ def search_shared_gallery(store: Store, release: Release, setup: SearchSetup, co
     Raises `NotFound` where a part of the release was removed, `ShardCorrupt` where one is damaged.
     """
     baseline = open_indexed(store, release)
-    items = setup.items.select("item_id", "content_id", "row_id", "product_id", "split").with_row_index("position")
-    in_baseline = baseline.items.select("item_id", "content_id", baseline_row_id="row_id")
-    shared = items.join(in_baseline, on=["item_id", "content_id"], maintain_order="left")
-    positions = shared["position"].to_numpy()
+    key, items = ["item_id", "content_id"], setup.items.select("item_id", "content_id", "row_id", "product_id", "split")
+    known = KeyIndex(baseline.items.select(key))
+    there = np.concatenate([known.first(batch) for batch in in_batches(items.select(key))])
+    positions = np.flatnonzero(there >= 0)
+    shared, held = mapped(batches_at(items, positions)), baseline.items["row_id"].to_numpy()[there[positions]]
     protocol = choose_protocol(shared, config, setup.protocol.judgements.only(positions))
-    query_items, queries = shared[protocol.queries], positions[protocol.queries]
-    gallery = shared.select("row_id", "baseline_row_id")[protocol.gallery]
-    gallery_ids, baseline_ids = (gallery[name].to_numpy() for name in ("row_id", "baseline_row_id"))
+    queries, in_baseline = positions[protocol.queries], pl.Series("baseline_row_id", held[protocol.queries])
+    query_items = rows_at(shared, protocol.queries).with_columns(in_baseline)
+    gallery_ids, baseline_ids = shared["row_id"].to_numpy()[protocol.gallery], held[protocol.gallery]
     new_hits = _hits(setup.index.n_rows, gallery_ids, len(queries), lambda k: setup.hits(queries, k)[1])
     old_hits = _hits(
         baseline.index.n_rows, baseline_ids, len(queries), lambda k: _ask(store, release, baseline, query_items, k)
