@@ -1,4 +1,5 @@
-"""Weights files: downloaded once, read without running code, copied into a network with every key accounted for.
+"""Networks as files: weights that are downloaded once, read without running code and copied into a network with every
+key accounted for; and the graph of a network for ONNX Runtime.
 
 Importing this module imports torch.
 """
@@ -16,6 +17,7 @@ from torch import Tensor, nn
 from retrieval_core.errors import WeightsInvalid
 
 PROBE_TIMEOUT_S = 5.0  # for the first answer of a server that weights are downloaded from
+EXPORT_OPSET = 20
 STEP_COUNTER = "num_batches_tracked"  # of a batch norm; not used here, and files older than PyTorch 0.4.1 lack it
 
 
@@ -32,6 +34,31 @@ def cached_download(url: str, sha256: str) -> Path:
         path.parent.mkdir(parents=True, exist_ok=True)
         torch.hub.download_url_to_file(url, str(path), hash_prefix=sha256, progress=False)
     return path
+
+
+def export_graph(module: nn.Module, pixels: Tensor, output_name: str, path: Path) -> None:
+    """Write the graph of a network that maps `pixels`, whose first axis is of any length, to its one output.
+
+    The same network gives the same file on every machine.
+    """
+    program = torch.onnx.export(
+        module,
+        (pixels,),
+        dynamo=True,
+        opset_version=EXPORT_OPSET,
+        input_names=["pixels"],
+        output_names=[output_name],
+        dynamic_shapes=({0: torch.export.Dim("n", min=1)},),
+        verbose=False,
+    )
+    if program is None:
+        raise RuntimeError("torch.onnx.export returned no program")
+    for graph in program.model.graphs():
+        for node in graph.all_nodes():
+            # Source paths and stack traces of this machine are of no use to a reader and differ between exports.
+            node.metadata_props.clear()
+            node.doc_string = None
+    program.save(path)
 
 
 def read_state(path: Path) -> dict[str, Tensor]:

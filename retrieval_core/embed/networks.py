@@ -12,8 +12,7 @@ from torch import Tensor, nn
 
 from retrieval_core.embed.cards import Card
 from retrieval_core.embed.registry import adapter_of
-
-EXPORT_OPSET = 20
+from retrieval_core.state_dict import export_graph
 
 
 class ImageEmbedder(nn.Module):
@@ -51,22 +50,4 @@ def build_network(card: Card, size_px: int, seed: int) -> nn.Module:
 
 def export_onnx(module: ImageEmbedder, size_px: int, path: Path) -> None:
     """Write the graph from pixels (n, size, size, 3) uint8 to vectors (n, dim) float32, for any n of at least 1."""
-    pixels = torch.zeros(2, size_px, size_px, 3, dtype=torch.uint8)
-    program = torch.onnx.export(
-        module,
-        (pixels,),
-        dynamo=True,
-        opset_version=EXPORT_OPSET,
-        input_names=["pixels"],
-        output_names=["vectors"],
-        dynamic_shapes=({0: torch.export.Dim("n", min=1)},),
-        verbose=False,
-    )
-    if program is None:
-        raise RuntimeError("torch.onnx.export returned no program")
-    for graph in program.model.graphs():
-        for node in graph.all_nodes():
-            # Source paths and stack traces of this machine are of no use to a reader and differ between exports.
-            node.metadata_props.clear()
-            node.doc_string = None
-    program.save(path)
+    export_graph(module, torch.zeros(2, size_px, size_px, 3, dtype=torch.uint8), "vectors", path)

@@ -104,20 +104,11 @@ def save_segmenter(trained: TrainedSegmenter, config: MaskConfig, folder: Path) 
     from safetensors.torch import save_file
 
     from retrieval_core.mask.unet import rebuild_unet
+    from retrieval_core.state_dict import export_graph
 
     save_file(trained.state, folder / WEIGHTS_FILE)
     example = torch.zeros(2, config.size_px, config.size_px, 3, dtype=torch.uint8)
-    torch.onnx.export(
-        rebuild_unet(trained.state, config.encoder),
-        (example,),
-        folder / ONNX_FILE,
-        input_names=["pixels"],
-        output_names=["probability"],
-        dynamic_shapes=({0: torch.export.Dim("n")},),
-        dynamo=True,
-        external_data=False,
-        verbose=False,
-    )
+    export_graph(rebuild_unet(trained.state, config.encoder), example, "probability", folder / ONNX_FILE)
 
 
 def _run_epoch(learner: Learner, train: SegmentationData, val: SegmentationData, epoch: Epoch) -> dict[str, float]:
