@@ -9,6 +9,7 @@ from typing import ClassVar, Literal
 
 import numpy as np
 import torch
+from scipy.sparse import csr_array
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 
@@ -53,7 +54,7 @@ class Attributes(LinearObjective):
         for name, names in found.tasks.items():
             if name == LABELS and found.multi is not None:
                 columns.append(np.nan_to_num(found.multi) > 0)
-                self._relations[name] = SharedLabels(columns[-1], 1.0, 0.0)
+                self._relations[name] = SharedLabels(csr_array(columns[-1]), 1.0, 0.0)
             else:
                 columns.append(np.equal.outer(found.single[name], np.arange(len(names))))
                 self._relations[name] = SameClass(found.single[name])

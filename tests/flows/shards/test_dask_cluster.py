@@ -39,7 +39,7 @@ from tasks.stage import stage
 
 N_WORKERS = 2
 MAX_MESSAGE_BYTES = 10_000
-MAX_SENT_BYTES = 50_000  # with what Prefect adds: the task, and what it knows of the run
+MAX_SENT_BYTES = 60_000  # with what Prefect adds, most of it the form of the flow
 CONFIG = NightlyConfig.load(
     None,
     [
