@@ -54,7 +54,7 @@ FIX_WORDS: dict[Action, tuple[str, str]] = {  # with the noun that is counted
     "relabel": ("the category or label of {}", "item"),
     "replace": ("{} that cannot be read", "picture"),
     "merge": ("{} to join with another under one product", "item"),
-    "check": ("{} that look like nothing else", "item"),
+    "check": ("{} unlike all others", "item"),
 }
 N_VALUES = 4  # kinds of change that a sentence lists
 
