@@ -25,10 +25,8 @@ if TYPE_CHECKING:
 
 VAL_FRACTION = 0.1
 STD_COLUMNS = 64
-MIN_EPOCHS, MIN_STEPS = (
-    3,
-    200,
-)  # a large catalogue is learned in so few epochs, a small one in more; with many more, by heart
+MIN_EPOCHS = 3  # a large catalogue is learned in so few; with many more, by heart
+MIN_STEPS = 200  # a small catalogue takes more epochs
 STEPS_PER_EPOCH, MIN_BATCH_SIZE = 16, 16  # of a small catalogue, whose batches are smaller than `batch_size`
 WARM_UP = 0.1  # share of the training in which the learning rate rises
 # Directions with less than about this share of the average variance are noise, and are not scaled up to full variance.
