@@ -297,6 +297,7 @@ def _group_fixes(items: pl.DataFrame, groups: pl.DataFrame) -> Iterator[_Fix]:
     row_of = rows_of(items, groups["item_id"])
     for (proposed,), group in groups.group_by("proposed_product_id", maintain_order=True):
         members = group["item_id"].to_list()
+        whole = "both" if len(members) == 2 else f"all {len(members)} of them"
         for item_id, product_id, _ in group.iter_rows():
             if product_id == proposed:
                 continue
@@ -306,7 +307,7 @@ def _group_fixes(items: pl.DataFrame, groups: pl.DataFrame) -> Iterator[_Fix]:
                 row_of[item_id],
                 "one_product",
                 f"shows the design of {', '.join(others[:N_NAMED])}{more} in another colour",
-                f"product_id {proposed} for all {len(members)} of them, as variants of one product",
+                f"product_id {proposed} for {whole}, as variants of one product",
                 1.0,
                 tuple(row_of[other] for other in others[:K]),
             )

@@ -162,6 +162,8 @@ def test_variants_of_one_product_are_given_its_product_id(clean):
     assert found["item_id"].to_list() == ["item-00001", "item-00003"]
     assert set(found["suggestion"]) == {"product_id p-2 for all 3 of them, as variants of one product"}
     assert found["evidence"][0] == "shows the design of item-00002, item-00003 in another colour"
+    pair = of(clean(vectors, groups=groups[:2]), "one_product")
+    assert pair["suggestion"].to_list() == ["product_id p-2 for both, as variants of one product"]
 
 
 def test_the_share_of_suspicions_that_is_right_is_measured_on_planted_errors(clean):
