@@ -20,6 +20,7 @@ from retrieval_core.store.base import Store
 from retrieval_core.store.leases import exclusive_lease, shared_lease
 from retrieval_core.store.uris import open_store
 from tests.faults.s3_proxy import NO_FAULT, Fault, Proxy, running_proxy
+from tests.faults.suspension import suspend
 
 pytestmark = pytest.mark.usefixtures("aws_environment")
 ROOT = Path(__file__).parents[3]
@@ -77,7 +78,7 @@ def suspended_holder(store: Store, kind: str) -> Iterator[Callable[[], list[str]
     with subprocess.Popen(command, cwd=ROOT, text=True, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
         assert process.stdout is not None
         assert process.stdout.readline() == "holding\n"
-        process.send_signal(signal.SIGSTOP)
+        suspend(process.pid, Path(store.url, ".lock"))
         time.sleep(leases.EXPIRES_S + 0.1)
 
         def wake() -> list[str]:

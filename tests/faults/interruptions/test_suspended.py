@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import fcntl
 import os
 import signal
 import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -24,6 +23,7 @@ from retrieval_core.store.base import Store
 from retrieval_core.store.uris import open_store
 from tests.core.sealed_runs import SealedRuns
 from tests.faults.processes import Order, Run
+from tests.faults.suspension import suspend
 
 ROOT = Path(__file__).parents[3]
 SHORT = {"RENEW_S": 0.05, "OVERDUE_S": 0.1, "EXPIRES_S": 0.6, "FRESH_S": 0.05, "SETTLE_S": 0.15, "POLL_S": 0.02}
@@ -92,31 +92,12 @@ def suspended(script: str, store: Store) -> Iterator[subprocess.Popen[str]]:
     with subprocess.Popen(command, cwd=ROOT, text=True, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
         assert process.stdout is not None
         assert process.stdout.readline() == "pausing\n"
-        process.send_signal(signal.SIGSTOP)
+        suspend(process.pid, Path(store.url, ".lock"))
         time.sleep(SHORT["EXPIRES_S"] + 0.1)
         try:
             yield process
         finally:
             process.kill()
-
-
-def has_stopped(pid: int) -> bool:
-    """Return whether every thread of a process has stopped; one could take the lock until then."""
-    stats = [file.read_text() for file in Path(f"/proc/{pid}/task").glob("*/stat")]
-    return all(stat.rpartition(")")[2].split()[0] == "T" for stat in stats)
-
-
-def suspend(pid: int, lock: Path) -> None:
-    """Suspend a process at a moment at which it does not hold the store's lock, which others would wait for."""
-    while True:
-        os.kill(pid, signal.SIGSTOP)
-        while not has_stopped(pid):
-            time.sleep(0.001)
-        with lock.open("ab") as file, suppress(BlockingIOError):
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            return
-        os.kill(pid, signal.SIGCONT)
-        time.sleep(0.01)
 
 
 def wake(process: subprocess.Popen[str]) -> str:
