@@ -10,7 +10,7 @@ import polars as pl
 from retrieval_core.artifacts import releases
 from retrieval_core.artifacts.catalog_rows import load_items
 from retrieval_core.artifacts.manifests import Fitted, Head, Reducer, Ref, Segmenter
-from retrieval_core.artifacts.mapped_rows import KeyIndex, in_batches
+from retrieval_core.artifacts.mapped_rows import KeyIndex
 from retrieval_core.errors import NotFound
 from retrieval_core.store.base import Store
 
@@ -86,6 +86,5 @@ def still_serves(store: Store, model: Segmenter | Head | Reducer, question: FitQ
 def changed_fraction(previous: pl.DataFrame, current: pl.DataFrame) -> float:
     """Return the share of items, of the larger catalogue, that were added or removed or show another picture."""
     key = ["item_id", "content_id"]
-    known = KeyIndex(previous.select(key))
-    n_same = sum(int((known.first(batch) >= 0).sum()) for batch in in_batches(current.select(key)))
+    n_same = int((KeyIndex(previous.select(key)).first(current.select(key)) >= 0).sum())
     return 1 - n_same / max(previous.height, current.height, 1)

@@ -18,6 +18,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from retrieval_core.arrays import Bool, Int64
+from retrieval_core.errors import ShardCorrupt
 from retrieval_core.store.files import write_errors
 
 BATCH_ROWS = 1 << 15  # in memory at a time
@@ -171,6 +172,9 @@ class KeyIndex:
 
     def first(self, wanted: pl.DataFrame) -> Int64:
         """Return the first position of each of the `wanted` keys, (n,), -1 where there is none; nulls are equal."""
+        return np.concatenate([self._first(batch) for batch in in_batches(wanted)])
+
+    def _first(self, wanted: pl.DataFrame) -> Int64:
         found = np.full(len(wanted), -1, np.int64)
         hashes = _hashes(wanted)
         at = np.searchsorted(self._hashes, hashes)
@@ -192,7 +196,7 @@ def first_with_key(keys: pl.DataFrame) -> Int64:
     index = KeyIndex(keys)
     if index.is_unique:
         return np.arange(len(keys))
-    return np.concatenate([index.first(batch) for batch in in_batches(keys)])
+    return index.first(keys)
 
 
 def unique_by(table: pl.DataFrame, column: str) -> pl.DataFrame:
@@ -248,3 +252,9 @@ class MissingIds:
         positions, at = np.unique(positions[is_same], return_index=True)
         self.is_missing[positions] = False
         return positions, rows[is_same][at]
+
+    def check_none(self, key: str) -> None:
+        """Check that the set of vectors at `key`, whose ids were taken, lacks none. Raises `ShardCorrupt`."""
+        if self.is_missing.any():
+            example = self.content_ids[int(self.is_missing.argmax())]
+            raise ShardCorrupt(f"{key} lacks {self.is_missing.sum()} of the wanted vectors, e.g. {example}")

@@ -393,6 +393,4 @@ def vectors_by_part(
             positions, rows = missing.take(read_id_column(path))
             if len(positions):
                 yield positions, read_vectors(path)[1][rows]
-    if missing.is_missing.any():
-        example = missing.content_ids[int(missing.is_missing.argmax())]
-        raise ShardCorrupt(f"{vector_set.key} lacks {missing.is_missing.sum()} of the wanted vectors, e.g. {example}")
+    missing.check_none(vector_set.key)

@@ -83,7 +83,7 @@ class ShardedSearch:
         if vectors is None or n_queries * len(gallery.gallery_ids) < self._machines.min_pairs:
             return gallery.nearest(k)
         shards = plan_search(self._store, vectors, gallery, k, self._machines.shard_rows)
-        absent = [shard for shard in shards if _found(self._store, shard) is None]
+        absent = [shard for shard in shards if not _is_made(self._store, shard)]
         log.info("exact search of %d queries: %d of %d shards", n_queries, len(absent), len(shards))
         if absent:
             self._machines.run(absent)
@@ -98,8 +98,7 @@ def plan_search(
     Raises `ShardCorrupt` where the set lacks a row.
     """
     rows = _rows_by_part(store, vectors, gallery)
-    numbers = [number for number, table in enumerate(rows) if len(table)]
-    groups = list(group_parts(numbers, vectors.parts, shard_rows))
+    groups = list(group_parts(rows, vectors.parts, shard_rows))
     queries = {"vector": pl.Series(values=gallery.queries(), dtype=pl.Array(pl.Float32, gallery.dim))}
     if gallery.codes:
         queries[CODE] = pl.Series(gallery.codes[0])
@@ -123,19 +122,18 @@ def plan_search(
     return shards
 
 
-def _rows_by_part(store: Store, vectors: VectorSet, gallery: Gallery) -> list[pl.DataFrame]:
-    """Return the rows of the gallery that each part of a set has: part, row there, position in the gallery, code."""
-    missing = MissingIds(gallery.gallery_contents)
-    tables = []
+def _rows_by_part(store: Store, vectors: VectorSet, gallery: Gallery) -> dict[int, pl.DataFrame]:
+    """Return the rows of the gallery that parts of a set have: part, row there, position in the gallery, code."""
+    missing, tables = MissingIds(gallery.gallery_contents), dict[int, pl.DataFrame]()
     for number, part in enumerate(vectors.parts):
         positions, rows = missing.take(read_id_column(store.local_path(part.key, part.sha256)))
+        if not len(positions):
+            continue
         table = {"part": np.full(len(rows), number, np.int32), "row": rows.astype(np.int32), "position": positions}
         if gallery.codes:
             table[CODE] = gallery.codes[1][positions]
-        tables.append(pl.DataFrame(table))
-    if missing.is_missing.any():
-        example = missing.content_ids[int(missing.is_missing.argmax())]
-        raise ShardCorrupt(f"{vectors.key} lacks {missing.is_missing.sum()} of the wanted vectors, e.g. {example}")
+        tables[number] = pl.DataFrame(table)
+    missing.check_none(vectors.key)
     return tables
 
 
@@ -184,13 +182,14 @@ def merge_found(store: Store, shards: Iterable[SearchShard], n_queries: int, dep
     return scores, positions
 
 
-def _found(store: Store, shard: SearchShard) -> pl.DataFrame | None:
-    """Return what a shard found before; None where it is not made, or damaged, which is deleted."""
+def _is_made(store: Store, shard: SearchShard) -> bool:
+    """Return whether a shard was made before; what it found is deleted where that is damaged."""
     try:
-        return read_unsealed(store, shard.found_key)
+        read_unsealed(store, shard.found_key)
     except NotFound:
-        return None
+        return False
     except ShardCorrupt as error:
         log.warning("%s; it is made again", error)
         store.delete(shard.found_key)
-        return None
+        return False
+    return True

@@ -277,8 +277,7 @@ class _Splits:
         if earlier is None:
             return
         units_before, before = _units(earlier), _codes(earlier)
-        index = KeyIndex(earlier.select("item_id"))
-        at = np.concatenate([index.first(batch.select("item_id")) for batch in in_batches(items)])
+        at = KeyIndex(earlier.select("item_id")).first(items.select("item_id"))
         is_same = (given == NO_SPLIT) & (at >= 0)
         for claims in ((units[is_same], before[at[is_same]]), (units_before, before)):
             self._add(*_agreed(*claims))

@@ -253,9 +253,9 @@ def _label_fixes(
 
 def _labels_in_titles(items: pl.DataFrame, titles: pl.Series) -> Iterator[pl.DataFrame]:
     """Yield the row and the label for each label that is a word of its item's title, in batches of rows."""
-    word = r"[^\pL\pN]+"
-    lower, label = pl.col("title").str.to_lowercase(), pl.col("labels").str.to_lowercase().str.replace_all(word, " ")
-    words = (" " + lower + " ").str.replace_all(word, " ")
+    between = r"[^\pL\pN]+"  # words
+    lower, label = pl.col("title").str.to_lowercase(), pl.col("labels").str.to_lowercase().str.replace_all(between, " ")
+    words = (" " + lower + " ").str.replace_all(between, " ")
     for batch in in_batches(items.select("labels").with_row_index("row").with_columns(title=titles)):
         labels = batch.filter(pl.col("title").is_not_null()).explode("labels").drop_nulls("labels")
         is_named = words.str.contains(pl.concat_str(pl.lit(" "), label, pl.lit(" ")), literal=True)

@@ -13,7 +13,7 @@ import numpy.typing as npt
 import polars as pl
 
 from retrieval_core.arrays import Bool
-from retrieval_core.artifacts.mapped_rows import KeyIndex, in_batches
+from retrieval_core.artifacts.mapped_rows import KeyIndex
 from retrieval_core.config.stages import GateConfig
 
 # The columns of a catalogue that can be lost, and what is said of the items that lost it.
@@ -62,8 +62,7 @@ def _mark_losses(production: pl.DataFrame, challenger: pl.DataFrame, declared: C
 
     The columns but item_id are null for an item that the challenger lacks.
     """
-    known = KeyIndex(challenger.select("item_id"))
-    there = np.concatenate([known.first(batch) for batch in in_batches(production.select("item_id"))])
+    there = KeyIndex(challenger.select("item_id")).first(production.select("item_id"))
     is_gone, both = there < 0, np.flatnonzero(there >= 0)
     is_declared = production["item_id"].is_in(list(declared)).to_numpy()
     marked: dict[str, npt.NDArray[np.generic] | pl.Series] = {"item_id": is_gone & ~is_declared}

@@ -18,7 +18,7 @@ from retrieval_core.artifacts import fingerprints
 from retrieval_core.artifacts.anchors import find_report
 from retrieval_core.artifacts.fingerprints import STAGE_VERSIONS
 from retrieval_core.artifacts.manifests import IndexSet, Ref, Release, VectorSet
-from retrieval_core.artifacts.mapped_rows import KeyIndex, batches_at, in_batches, mapped, rows_at
+from retrieval_core.artifacts.mapped_rows import KeyIndex, batches_at, mapped, rows_at
 from retrieval_core.artifacts.parts import load_vectors, read_kept
 from retrieval_core.config.stages import EvaluateConfig
 from retrieval_core.errors import NotFound
@@ -57,8 +57,7 @@ def search_shared_gallery(store: Store, release: Release, setup: SearchSetup, co
     """
     baseline = open_indexed(store, release)
     key, items = ["item_id", "content_id"], setup.items.select("item_id", "content_id", "row_id", "product_id", "split")
-    known = KeyIndex(baseline.items.select(key))
-    there = np.concatenate([known.first(batch) for batch in in_batches(items.select(key))])
+    there = KeyIndex(baseline.items.select(key)).first(items.select(key))
     positions = np.flatnonzero(there >= 0)
     shared, held = mapped(batches_at(items, positions)), baseline.items["row_id"].to_numpy()[there[positions]]
     protocol = choose_protocol(shared, config, setup.protocol.judgements.only(positions))

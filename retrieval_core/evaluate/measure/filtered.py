@@ -22,7 +22,6 @@ N_FIRST, N_QUERIES = 200, 500  # that search in each other filter: more than the
 MAX_MARGIN = 0.01  # on each side of a recall, of its 95% interval
 N_TIMED = 30
 
-
 Find = Callable[[Int64], tuple[Float32, Int64]]
 
 

@@ -156,8 +156,6 @@ ASKED_AT_ONCE = 4_096
 SHARE_RERANKED = 0.75  # finds 0.993 of what all do, and as many of the categories that are wrong on purpose
 MAX_ASKED = 10_000  # rows that search the index in an analysis; in a larger catalogue those with the lowest hashes
 SPLITMIX64_INCREMENT = 0x9E3779B97F4A7C15  # 2^64 over the golden ratio
-
-
 HITS_FILE = "hits.parquet"  # what a later run need not ask of this release's index again
 HITS_SCHEMA = {"version": pl.Int64(), "k": pl.Int64(), "name": pl.Int64(), "found": pl.List(pl.Int64())}
 
